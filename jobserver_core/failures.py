@@ -1,0 +1,44 @@
+"""How a job or a context fails: the error as its language tells it, and what kind it is."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import attrs
+
+__all__ = ["ErrorInfo", "FailureKind"]
+
+
+@attrs.frozen(kw_only=True)
+class ErrorInfo:
+    """What went wrong in a job or a context, in the words of the language that raised it.
+
+    ``error_class`` is the qualified name of the exception's class, ``stack`` its traceback.
+    """
+
+    message: str
+    error_class: str = ""
+    stack: str = ""
+
+
+class FailureKind(str, Enum):
+    """Why a job ended ERROR; front-ends choose their answer by it."""
+
+    RAISED = "raised"
+    """The job's own code raised."""
+    VALIDATION = "validation"
+    """The job's own validation refused its configuration."""
+    CLASS_NOT_FOUND = "class-not-found"
+    """The class path holds no such class."""
+    WRONG_TYPE = "wrong-type"
+    """The class is not a job, or one for another kind of context."""
+    LOADING = "loading"
+    """The code could not be fetched, unpacked or imported."""
+    CRASHED = "crashed"
+    """The job's process ended without a word: exit, signal, out of memory."""
+    RESULT = "result"
+    """The result could not be stored, or is over a limit."""
+    CONTEXT_INIT = "context-init"
+    """The context that was made for this job could not be started."""
+    CONTEXT_LOST = "context-lost"
+    """The context ended while the job was waiting or running in it."""

@@ -1,0 +1,219 @@
+"""Every state, event and transition of contexts, jobs and callback deliveries; nothing else.
+
+A lifecycle is a table. :meth:`Lifecycle.next` is the one way to a new state; an event
+that a state does not list raises :class:`~jobserver_core.errors.IllegalTransition` and
+changes nothing. Stores write the new state by compare-and-set on the old one. The diagrams
+in the documentation are drawn from these tables by :meth:`Lifecycle.mermaid`.
+
+The states of contexts and jobs are those of the HTTP contract of spark-jobserver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Generic, TypeVar
+
+from jobserver_core.errors import IllegalTransition
+
+__all__ = [
+    "CONTEXTS",
+    "DELIVERIES",
+    "JOBS",
+    "ContextEvent",
+    "ContextState",
+    "DeliveryEvent",
+    "DeliveryState",
+    "JobEvent",
+    "JobState",
+    "Lifecycle",
+]
+
+
+class ContextState(str, Enum):
+    """Where a context is in its life."""
+
+    STARTED = "STARTED"
+    RUNNING = "RUNNING"
+    STOPPING = "STOPPING"
+    RESTARTING = "RESTARTING"
+    FINISHED = "FINISHED"
+    ERROR = "ERROR"
+    KILLED = "KILLED"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing can follow."""
+        return CONTEXTS.final(self)
+
+
+class ContextEvent(str, Enum):
+    """What can happen to a context."""
+
+    READY = "ready"
+    RESTART = "restart"
+    STOP = "stop"
+    STOPPED = "stopped"
+    FAIL = "fail"
+    KILL = "kill"
+
+
+class JobState(str, Enum):
+    """Where a job is in its life. A job that waits for a slot or its context is STARTED."""
+
+    STARTED = "STARTED"
+    RUNNING = "RUNNING"
+    RESTARTING = "RESTARTING"
+    FINISHED = "FINISHED"
+    ERROR = "ERROR"
+    KILLED = "KILLED"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing can follow."""
+        return JOBS.final(self)
+
+
+class JobEvent(str, Enum):
+    """What can happen to a job."""
+
+    RUN = "run"
+    RESTART = "restart"
+    FINISH = "finish"
+    FAIL = "fail"
+    KILL = "kill"
+
+
+class DeliveryState(str, Enum):
+    """Where the delivery of a callback is."""
+
+    PENDING = "PENDING"
+    SENDING = "SENDING"
+    DELIVERED = "DELIVERED"
+    ABANDONED = "ABANDONED"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing can follow."""
+        return DELIVERIES.final(self)
+
+
+class DeliveryEvent(str, Enum):
+    """What can happen to the delivery of a callback."""
+
+    SEND = "send"
+    ACCEPT = "accept"
+    RETRY = "retry"
+    ABANDON = "abandon"
+
+
+S = TypeVar("S", ContextState, JobState, DeliveryState)
+E = TypeVar("E", ContextEvent, JobEvent, DeliveryEvent)
+
+
+class Lifecycle(Generic[S, E]):
+    """A transition table: for each state the events it allows, and the state each leads to.
+
+    A state without events is final.
+    """
+
+    def __init__(self, kind: str, table: Mapping[S, Mapping[E, S]]) -> None:
+        self.kind = kind
+        self.table = table
+
+    def next(self, state: S, event: E) -> S:
+        """Return the state that follows; raise IllegalTransition when the table has none."""
+        allowed = self.table[state]
+        if event not in allowed:
+            names = tuple(e.value for e in allowed)
+            raise IllegalTransition(kind=self.kind, state=state.value, event=event.value, allowed=names)
+        return allowed[event]
+
+    def allows(self, state: S, event: E) -> bool:
+        """Whether the table has this transition."""
+        return event in self.table[state]
+
+    def final(self, state: S) -> bool:
+        """Whether the state allows no event."""
+        return not self.table[state]
+
+    @property
+    def live_states(self) -> tuple[S, ...]:
+        """The states that are not final, in the order of the table."""
+        return tuple(state for state in self.table if self.table[state])
+
+    def mermaid(self) -> str:
+        """Draw the table as a Mermaid state diagram."""
+        first = next(iter(self.table))
+        lines = ["stateDiagram-v2", f"    [*] --> {first.value}"]
+        for state, events in self.table.items():
+            lines += [f"    {state.value} --> {to.value}: {e.value}" for e, to in events.items()]
+            if not events:
+                lines.append(f"    {state.value} --> [*]")
+        return "\n".join(lines)
+
+
+_C, _CE = ContextState, ContextEvent
+_J, _JE = JobState, JobEvent
+_D, _DE = DeliveryState, DeliveryEvent
+
+CONTEXTS: Lifecycle[ContextState, ContextEvent] = Lifecycle(
+    "context",
+    {
+        _C.STARTED: {
+            _CE.READY: _C.RUNNING,
+            _CE.STOP: _C.STOPPING,
+            _CE.FAIL: _C.ERROR,
+            _CE.KILL: _C.KILLED,
+        },
+        _C.RUNNING: {
+            _CE.STOP: _C.STOPPING,
+            _CE.RESTART: _C.RESTARTING,
+            _CE.STOPPED: _C.FINISHED,
+            _CE.FAIL: _C.ERROR,
+            _CE.KILL: _C.KILLED,
+        },
+        _C.STOPPING: {_CE.STOPPED: _C.FINISHED, _CE.FAIL: _C.ERROR, _CE.KILL: _C.KILLED},
+        _C.RESTARTING: {
+            _CE.READY: _C.RUNNING,
+            _CE.STOP: _C.STOPPING,
+            _CE.FAIL: _C.ERROR,
+            _CE.KILL: _C.KILLED,
+        },
+        _C.FINISHED: {},
+        _C.ERROR: {},
+        _C.KILLED: {},
+    },
+)
+
+JOBS: Lifecycle[JobState, JobEvent] = Lifecycle(
+    "job",
+    {
+        _J.STARTED: {
+            _JE.RUN: _J.RUNNING,
+            _JE.RESTART: _J.RESTARTING,
+            _JE.FAIL: _J.ERROR,
+            _JE.KILL: _J.KILLED,
+        },
+        _J.RUNNING: {
+            _JE.FINISH: _J.FINISHED,
+            _JE.RESTART: _J.RESTARTING,
+            _JE.FAIL: _J.ERROR,
+            _JE.KILL: _J.KILLED,
+        },
+        _J.RESTARTING: {_JE.RUN: _J.RUNNING, _JE.FAIL: _J.ERROR, _JE.KILL: _J.KILLED},
+        _J.FINISHED: {},
+        _J.ERROR: {},
+        _J.KILLED: {},
+    },
+)
+
+DELIVERIES: Lifecycle[DeliveryState, DeliveryEvent] = Lifecycle(
+    "callback delivery",
+    {
+        _D.PENDING: {_DE.SEND: _D.SENDING, _DE.ABANDON: _D.ABANDONED},
+        _D.SENDING: {_DE.ACCEPT: _D.DELIVERED, _DE.RETRY: _D.PENDING, _DE.ABANDON: _D.ABANDONED},
+        _D.DELIVERED: {},
+        _D.ABANDONED: {},
+    },
+)

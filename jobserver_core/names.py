@@ -1,0 +1,57 @@
+"""The rules for names that come from outside, and the functions that enforce them."""
+
+from __future__ import annotations
+
+import re
+
+from jobserver_core.errors import InvalidName
+
+__all__ = ["check_binary_name", "check_class_name", "check_context_name", "check_data_prefix"]
+
+_LIMIT = 255
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-~ +@]*")
+_CONTEXT = re.compile(r"[A-Za-z][A-Za-z0-9_.\-~+@$]*")
+_PREFIX = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-~+@]*")
+_CLASS = re.compile(r"[^\W\d]\w*\$?(?:[.$][^\W\d]\w*\$?)*")
+
+
+def _check(kind: str, name: str, pattern: re.Pattern[str], rule: str) -> str:
+    if len(name) > _LIMIT:
+        raise InvalidName(kind=kind, name=name[:32] + "…", rule=f"at most {_LIMIT} characters")
+    if not pattern.fullmatch(name):
+        raise InvalidName(kind=kind, name=name, rule=rule)
+    return name
+
+
+def check_binary_name(name: str) -> str:
+    """Return the name, or raise InvalidName: letters, digits and ``_ . - ~ + @`` and blank.
+
+    Commas and colons are not allowed, since a class path lists names and URIs by comma.
+    """
+    rule = "letters, digits and _ . - ~ + @ blank, beginning with a letter, digit or _"
+    return _check("binary", name, _PLAIN, rule)
+
+
+def check_context_name(name: str) -> str:
+    """Return the name, or raise InvalidName with the old server's words for the first letter."""
+    if not name[:1].isascii() or not name[:1].isalpha():
+        raise InvalidName(kind="context", name=name, rule="context name must start with letters")
+    return _check("context", name, _CONTEXT, "letters, digits and _ . - ~ + @ $")
+
+
+def check_ad_hoc_name(name: str) -> str:
+    """Return the name of a context that a job makes for itself (``<8 hex digits>-<class>``)."""
+    return _check(
+        "context", name, re.compile(r"(?:[^/\\\s~]+~)?[0-9a-f]{8}-.+"), "8 hex digits, '-', a class"
+    )
+
+
+def check_data_prefix(prefix: str) -> str:
+    """Return the prefix of a data file's name, or raise InvalidName: it is one plain path segment."""
+    rule = "letters, digits and _ . - ~ + @, beginning with a letter, digit or _"
+    return _check("data file", prefix, _PREFIX, rule)
+
+
+def check_class_name(name: str) -> str:
+    """Return the dotted name of a Python, Scala or Java class, or raise InvalidName."""
+    return _check("class", name, _CLASS, "identifiers joined by '.' or '$'")

@@ -1,0 +1,133 @@
+"""Time and identity, injected so that tests own them."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import threading
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from datetime import datetime, timezone
+
+__all__ = ["Clock", "Ids", "SystemClock", "Timer", "UuidIds"]
+
+_log = logging.getLogger(__name__)
+
+
+class Timer(ABC):
+    """A call that is due at some time."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Make sure that a call which has not begun never does."""
+
+
+class Clock(ABC):
+    """Tells the time and calls back later."""
+
+    @abstractmethod
+    def now(self) -> datetime:
+        """Return the wall-clock time, in UTC."""
+
+    @abstractmethod
+    def monotonic(self) -> float:
+        """Return seconds that never go back, from an arbitrary start."""
+
+    @abstractmethod
+    def call_later(self, delay: float, call: Callable[[], None]) -> Timer:
+        """Call once after ``delay`` seconds, on a thread of the clock.
+
+        Calls run one after another, so they must be short; what one raises is logged.
+        """
+
+    def close(self) -> None:
+        """Drop every call that is not due yet, and end the clock's thread; repeating is allowed."""
+        return
+
+
+class Ids(ABC):
+    """Makes identifiers."""
+
+    @abstractmethod
+    def new(self) -> str:
+        """Return an id that was never returned before, here or by another server."""
+
+
+class UuidIds(Ids):
+    """Random UUIDs, in the form that the old server gave to jobs."""
+
+    def new(self) -> str:
+        """Return a random UUID of 36 characters."""
+        return str(uuid.uuid4())
+
+
+class _Entry(Timer):
+    def __init__(self, due: float, call: Callable[[], None]) -> None:
+        self.due = due
+        self.call: Callable[[], None] | None = call
+
+    def cancel(self) -> None:
+        self.call = None
+
+
+class SystemClock(Clock):
+    """The machine's clock; one thread, started at the first use, serves every timer."""
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[float, int, _Entry]] = []
+        self._order = itertools.count()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def now(self) -> datetime:
+        """Return the wall-clock time, in UTC."""
+        return datetime.now(timezone.utc)
+
+    def monotonic(self) -> float:
+        """Return :func:`time.monotonic`."""
+        return time.monotonic()
+
+    def call_later(self, delay: float, call: Callable[[], None]) -> Timer:
+        """Call once after ``delay`` seconds on the timer thread; never after :meth:`close`."""
+        entry = _Entry(self.monotonic() + max(0.0, delay), call)
+        with self._changed:
+            if self._closed:
+                return entry
+            heapq.heappush(self._entries, (entry.due, next(self._order), entry))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="jobserver-clock", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+        return entry
+
+    def close(self) -> None:
+        """Drop all timers and wait for the thread to end."""
+        with self._changed:
+            self._closed = True
+            self._entries.clear()
+            self._changed.notify()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _run(self) -> None:
+        while (entry := self._next_due()) is not None:
+            call = entry.call
+            if call is not None:
+                try:
+                    call()
+                except Exception:
+                    _log.exception("a timer's call failed")
+
+    def _next_due(self) -> _Entry | None:
+        with self._changed:
+            while not self._closed:
+                wait = self._entries[0][0] - self.monotonic() if self._entries else None
+                if wait is not None and wait <= 0:
+                    return heapq.heappop(self._entries)[2]
+                self._changed.wait(wait)
+            return None

@@ -1,0 +1,200 @@
+"""The metadata port: every record of the job server, and every change of state."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from datetime import datetime
+
+from jobserver_core.binaries import Binary
+from jobserver_core.callbacks import Delivery
+from jobserver_core.contexts import Context, ContextQuery
+from jobserver_core.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
+from jobserver_core.lifecycle import ContextState, DeliveryState, JobState
+
+__all__ = ["MetadataStore"]
+
+
+class MetadataStore(ABC):
+    """Binaries, contexts, jobs with their results, and callback deliveries.
+
+    Records go in and come out as frozen models, equal in full to what was stored; times keep
+    microseconds and come back in UTC. Every method is one transaction: when it returns, what it
+    did is durable and seen by all later calls; when it raises, nothing was changed. What the
+    database itself fails at is a StorageError.
+
+    ``advance_*`` are the compare-and-set writes. They store the whole record given, if and only
+    if the stored state is ``expected``; else they raise StaleState (``found`` None for an unknown
+    id). Of any number of writers that expect the same state, one wins, unless the write keeps the
+    state. A store does not judge transitions: callers take states from
+    :mod:`jobserver_core.lifecycle`.
+
+    Lists are indexed: a page from a million records costs what it costs from a thousand.
+    """
+
+    # -- binaries ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def add_binary(self, binary: Binary) -> None:
+        """Store a version; it is the newest of its name. Raises DuplicateId for a known id.
+
+        "Newest" is by ``uploaded_at``, and among equals the one that was added last.
+        """
+
+    @abstractmethod
+    def binary(self, name: str) -> Binary | None:
+        """Return the newest version of a name, or None."""
+
+    @abstractmethod
+    def binaries(self) -> list[Binary]:
+        """Return the newest version of every name, sorted by name."""
+
+    @abstractmethod
+    def binary_versions(self, name: str) -> list[Binary]:
+        """Return all versions of a name, newest first; empty for an unknown one."""
+
+    @abstractmethod
+    def delete_binary(self, name: str) -> list[Binary]:
+        """Remove every version of a name, and return them, newest first.
+
+        Raises BinaryNotFound; BinaryInUse, with the ids of the jobs in submission order, while a
+        job that is not final has a version of it in its class path.
+        """
+
+    # -- contexts ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def add_context(self, context: Context) -> None:
+        """Store a new context.
+
+        Raises ContextExists while a context of this name is not final, DuplicateId for a known id.
+        """
+
+    @abstractmethod
+    def context(self, context_id: str) -> Context | None:
+        """Return a context by its id, or None."""
+
+    @abstractmethod
+    def context_named(self, name: str) -> Context | None:
+        """Return the newest context of a name, also after it ended, or None.
+
+        "Newest" is by ``started_at``, and among equals the one that was added last.
+        """
+
+    @abstractmethod
+    def contexts(self, query: ContextQuery) -> list[Context]:
+        """Return the contexts that a query selects, newest first."""
+
+    @abstractmethod
+    def advance_context(self, context: Context, *, expected: ContextState) -> None:
+        """Store a context by compare-and-set on its state. Raises StaleState."""
+
+    # -- jobs --------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def add_job(self, job: Job, *, config: str) -> None:
+        """Store a new job and its configuration (a JSON object as text).
+
+        Raises DuplicateId for a known id (``kind`` "job") and for a known idempotency key (``kind``
+        "idempotency key", ``holder`` the id of the job that has it); BinaryNotFound when a binary's
+        version in the class path was deleted meanwhile, so that a delete and a submit never both win.
+        """
+
+    @abstractmethod
+    def job(self, job_id: str) -> Job | None:
+        """Return a job by its id, or None."""
+
+    @abstractmethod
+    def job_with_key(self, idempotency_key: str) -> Job | None:
+        """Return the job that was submitted under an idempotency key, or None."""
+
+    @abstractmethod
+    def job_config(self, job_id: str) -> str | None:
+        """Return the stored configuration, or None for an unknown job."""
+
+    @abstractmethod
+    def job_result(self, job_id: str) -> JobResult | None:
+        """Return where the job's result is, or None while there is none."""
+
+    @abstractmethod
+    def jobs(self, query: JobQuery) -> JobPage:
+        """Return one page of jobs, newest first by ``submitted_at`` and then ``id``, both descending.
+
+        Following ``next`` visits every job that was there at the first page once, whatever is added
+        meanwhile. Raises InvalidRequest for a cursor that this store did not make.
+        """
+
+    @abstractmethod
+    def advance_job(
+        self,
+        job: Job,
+        *,
+        expected: JobState,
+        result: JobResult | None = None,
+        delivery: Delivery | None = None,
+    ) -> None:
+        """Store a job by compare-and-set on its state, with its result and its callback's delivery.
+
+        All of it or nothing. The stored ``progress`` stays when the given job has none.
+        Raises StaleState.
+        """
+
+    @abstractmethod
+    def record_progress(self, job_id: str, progress: JobProgress) -> None:
+        """Store how far a job is, if it is not final; anything else is ignored."""
+
+    @abstractmethod
+    def delete_jobs(self, *, ended_before: datetime, limit: int) -> int:
+        """Remove up to ``limit`` final jobs that ended before a time, oldest first; return how many.
+
+        Their configurations, results and final deliveries go with them; a job with a delivery
+        that is not final stays.
+        """
+
+    # -- callback deliveries -----------------------------------------------------------------------
+
+    @abstractmethod
+    def delivery(self, delivery_id: str) -> Delivery | None:
+        """Return a delivery by its id, or None."""
+
+    @abstractmethod
+    def deliveries_of(self, job_id: str) -> list[Delivery]:
+        """Return the deliveries of a job, oldest first."""
+
+    @abstractmethod
+    def due_deliveries(self, *, now: datetime, limit: int, excluding: Iterable[str] = ()) -> list[Delivery]:
+        """Return PENDING deliveries with ``due_at`` not after ``now``, by ``due_at``, then ``created_at``, ``id``.
+
+        Those to the receivers in ``excluding`` are left out, so that a full lane hides nobody else.
+        """
+
+    @abstractmethod
+    def next_delivery_at(self) -> datetime | None:
+        """Return the earliest ``due_at`` of a PENDING delivery, or None."""
+
+    @abstractmethod
+    def advance_delivery(self, delivery: Delivery, *, expected: DeliveryState) -> None:
+        """Store a delivery by compare-and-set on its state. Raises StaleState."""
+
+    @abstractmethod
+    def deliveries_in(self, state: DeliveryState, *, limit: int) -> list[Delivery]:
+        """Return deliveries in a state, oldest first; after a crash, those that were being sent."""
+
+    # -- blobs in use ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def unreferenced(self, digests: Iterable[str]) -> list[str]:
+        """Return those of the digests that no binary, no live job and no result refers to.
+
+        A job refers to the blobs of its class path until it is final.
+        """
+
+    # -- the store itself --------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise StorageError when the store cannot be used; cheap enough for a readiness probe."""
+        return
+
+    def close(self) -> None:
+        """Let go of connections; repeating this is allowed."""
+        return
