@@ -158,7 +158,7 @@ class InvalidConfig(InvalidInput):
     ``line`` and ``column`` count from 1, and are None where the parser does not know.
     """
 
-    _fields = ("message", "line", "column")
+    _fields: tuple[str, ...] = ("message", "line", "column")
     _defaults = {"line": None, "column": None}
     line: int | None
     column: int | None
@@ -175,7 +175,7 @@ class InvalidSetting(InvalidConfig):
     ``key`` is the dotted path, ``nearest`` the known key most like it, or None.
     """
 
-    _fields = ("key", "message", "nearest", "line", "column")
+    _fields: tuple[str, ...] = ("key", "message", "nearest", "line", "column")
     _defaults = {"nearest": None, "line": None, "column": None}
     key: str
     nearest: str | None
@@ -411,7 +411,7 @@ class JobUnsuccessful(JobServerError):
     """
 
     template = "job {job_id}: {error.message}"
-    _fields = ("job_id", "error")
+    _fields: tuple[str, ...] = ("job_id", "error")
     job_id: str
     error: Any
 
@@ -419,7 +419,7 @@ class JobUnsuccessful(JobServerError):
 class JobFailed(JobUnsuccessful):
     """The job ended ERROR; ``failure`` is its :class:`jobserver_core.jobs.FailureKind`."""
 
-    _fields = ("job_id", "error", "failure")
+    _fields: tuple[str, ...] = ("job_id", "error", "failure")
     failure: Any
 
 

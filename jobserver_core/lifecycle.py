@@ -107,8 +107,8 @@ class DeliveryEvent(str, Enum):
     ABANDON = "abandon"
 
 
-S = TypeVar("S", ContextState, JobState, DeliveryState)
-E = TypeVar("E", ContextEvent, JobEvent, DeliveryEvent)
+S = TypeVar("S", bound=Enum)
+E = TypeVar("E", bound=Enum)
 
 
 class Lifecycle(Generic[S, E]):

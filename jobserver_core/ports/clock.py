@@ -120,7 +120,7 @@ class SystemClock(Clock):
             if call is not None:
                 try:
                     call()
-                except Exception:
+                except Exception:  # noqa: BLE001 - one bad call must not end all timers
                     _log.exception("a timer's call failed")
 
     def _next_due(self) -> _Entry | None:
