@@ -165,7 +165,8 @@ class MetadataStore(ABC):
     def due_deliveries(self, *, now: datetime, limit: int, excluding: Iterable[str] = ()) -> list[Delivery]:
         """Return PENDING deliveries that are due: ``due_at`` is not after ``now``.
 
-        They come by ``due_at``, then ``created_at``, then ``id``. Those to the receivers in ``excluding`` are left out, so that a full lane hides nobody else.
+        They come by ``due_at``, then ``created_at``, then ``id``. Those to the receivers in
+        ``excluding`` are left out, so that a full lane hides nobody else.
         """
 
     @abstractmethod
