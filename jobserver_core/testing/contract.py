@@ -1,0 +1,44 @@
+"""What makes a contract suite law: its tests can be inherited, never replaced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["Contract"]
+
+
+class Contract:
+    """The root of every contract suite: a class of ``test_*`` methods that a backend's tests inherit.
+
+    A subclass supplies the fixtures that the suite asks for, and may add tests. One in which a
+    test of a contract is not the contract's own any more (redefined, set to None, or hidden
+    by a class mixed in before it) is a TypeError where it is defined, so that passing a
+    contract means the same for everybody.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        replaced = sorted(name for name, owner in _tests(cls).items() if owner is not _owner(cls, name))
+        if replaced:
+            raise TypeError(f"{cls.__qualname__} replaces tests of its contract: {', '.join(replaced)}")
+
+    @classmethod
+    def contract_tests(cls) -> tuple[str, ...]:
+        """Return the names of the contract's tests, in the order they are written."""
+        return tuple(_tests(cls))
+
+
+def _tests(cls: type) -> dict[str, type]:
+    """Every test of the contracts above a class, and the contract that first wrote it."""
+    contracts = [base for base in reversed(cls.__mro__) if issubclass(base, Contract)]
+    found: dict[str, type] = {}
+    for contract in contracts:
+        for name in vars(contract):
+            if name.startswith("test_"):
+                found.setdefault(name, contract)
+    return found
+
+
+def _owner(cls: type, name: str) -> type:
+    """The class whose definition of a name is the one that counts."""
+    return next(base for base in cls.__mro__ if name in vars(base))
