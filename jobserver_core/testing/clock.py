@@ -1,0 +1,202 @@
+"""A clock that tests move by hand, and the contract of every clock."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import threading
+import time
+from abc import abstractmethod
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+
+from jobserver_core.ports.clock import Clock, Timer
+from jobserver_core.testing.contract import Contract
+
+__all__ = ["ClockContract", "ManualClock"]
+
+_log = logging.getLogger(__name__)
+
+EPOCH = datetime(2024, 1, 1, tzinfo=timezone.utc)
+"""The time that a manual clock shows when it is given no other."""
+
+
+class _ManualTimer(Timer):
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call: Callable[[], None] | None = call
+
+    def cancel(self) -> None:
+        self.call = None
+
+
+class ManualClock(Clock):
+    """A clock that stands still until :meth:`advance` moves it.
+
+    Due calls run inside :meth:`advance`, on its thread, in the order in which they are due, and each of
+    them sees the time at which it was due. A delay of zero waits for ``advance(0)``. Safe to use
+    from several threads.
+    """
+
+    def __init__(self, start: datetime = EPOCH) -> None:
+        self._now = start
+        self._elapsed = 0.0
+        self._lock = threading.Lock()
+        self._advancing = threading.RLock()
+        self._order = itertools.count()
+        self._timers: list[tuple[float, int, _ManualTimer]] = []
+        self._closed = False
+
+    def now(self) -> datetime:
+        """Return the time that the clock was moved to."""
+        with self._lock:
+            return self._now + timedelta(seconds=self._elapsed)
+
+    def monotonic(self) -> float:
+        """Return by how many seconds the clock was moved altogether."""
+        with self._lock:
+            return self._elapsed
+
+    def call_later(self, delay: float, call: Callable[[], None]) -> Timer:
+        """Call once when the clock has been moved by ``delay`` seconds from now."""
+        timer = _ManualTimer(call)
+        with self._lock:
+            if not self._closed:
+                due = self._elapsed + max(0.0, delay)
+                heapq.heappush(self._timers, (due, next(self._order), timer))
+        return timer
+
+    def advance(self, seconds: float = 0.0) -> int:
+        """Move the clock forward, run what becomes due on the way, and return how many calls ran.
+
+        Calls that are made while it moves run too, if they are due by its end.
+        """
+        if seconds < 0:
+            raise ValueError(f"a clock moves forward only, got {seconds!r}")
+        with self._advancing:
+            until = self.monotonic() + seconds
+            ran = 0
+            while (call := self._next_due(until)) is not None:
+                self._run(call)
+                ran += 1
+            with self._lock:
+                self._elapsed = max(self._elapsed, until)
+            return ran
+
+    @property
+    def timers(self) -> list[float]:
+        """In how many seconds each of the waiting calls is due, soonest first."""
+        with self._lock:
+            return sorted(due - self._elapsed for due, _, timer in self._timers if timer.call is not None)
+
+    def close(self) -> None:
+        """Drop every waiting call; later ones are never made."""
+        with self._lock:
+            self._closed = True
+            self._timers.clear()
+
+    def _next_due(self, until: float) -> Callable[[], None] | None:
+        with self._lock:
+            while self._timers and self._timers[0][0] <= until:
+                due, _, timer = heapq.heappop(self._timers)
+                if timer.call is not None:
+                    self._elapsed = max(self._elapsed, due)
+                    return timer.call
+            return None
+
+    @staticmethod
+    def _run(call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception:  # noqa: BLE001 - as the port says: what a call raises is logged
+            _log.exception("a timer's call failed")
+
+
+class ClockContract(Contract):
+    """What every clock does. Fixtures: ``clock``, a new one."""
+
+    @abstractmethod
+    def pass_time(self, clock: Clock, seconds: float) -> None:
+        """Let time pass: sleep, or move a manual clock."""
+
+    def await_calls(self, clock: Clock, calls: list[str], count: int) -> None:
+        """Let time pass until so many calls were made; fail after five seconds."""
+        deadline = time.monotonic() + 5
+        while len(calls) < count and time.monotonic() < deadline:
+            self.pass_time(clock, 0.01)
+        assert len(calls) >= count, f"only {calls} were called"
+
+    def test_now_is_in_utc(self, clock: Clock) -> None:
+        assert clock.now().utcoffset() == timedelta(0)
+
+    def test_monotonic_goes_on_by_what_passed(self, clock: Clock) -> None:
+        before = clock.monotonic()
+        self.pass_time(clock, 0.05)
+        assert clock.monotonic() - before >= 0.049
+
+    def test_now_goes_on(self, clock: Clock) -> None:
+        before = clock.now()
+        self.pass_time(clock, 0.05)
+        assert clock.now() > before
+
+    def test_a_call_is_made_once_and_not_before_its_time(self, clock: Clock) -> None:
+        calls: list[str] = []
+        start = clock.monotonic()
+        at: list[float] = []
+
+        def call() -> None:
+            at.append(clock.monotonic())
+            calls.append("a")
+
+        clock.call_later(0.05, call)
+        self.await_calls(clock, calls, 1)
+        self.pass_time(clock, 0.1)
+        assert calls == ["a"]
+        assert at[0] - start >= 0.049
+
+    def test_calls_come_in_the_order_in_which_they_are_due(self, clock: Clock) -> None:
+        calls: list[str] = []
+        clock.call_later(0.15, lambda: calls.append("later"))
+        clock.call_later(0.03, lambda: calls.append("sooner"))
+        self.await_calls(clock, calls, 2)
+        assert calls == ["sooner", "later"]
+
+    def test_a_negative_delay_is_due_at_once(self, clock: Clock) -> None:
+        calls: list[str] = []
+        clock.call_later(-5, lambda: calls.append("a"))
+        self.await_calls(clock, calls, 1)
+
+    def test_a_cancelled_call_is_never_made(self, clock: Clock) -> None:
+        calls: list[str] = []
+        clock.call_later(0.02, lambda: calls.append("cancelled")).cancel()
+        clock.call_later(0.04, lambda: calls.append("kept"))
+        self.await_calls(clock, calls, 1)
+        assert calls == ["kept"]
+
+    def test_what_a_call_raises_does_not_stop_the_next(self, clock: Clock) -> None:
+        calls: list[str] = []
+
+        def fail() -> None:
+            raise RuntimeError("on purpose")
+
+        clock.call_later(0.01, fail)
+        clock.call_later(0.02, lambda: calls.append("next"))
+        self.await_calls(clock, calls, 1)
+
+    def test_a_call_may_ask_for_another(self, clock: Clock) -> None:
+        calls: list[str] = []
+
+        def first() -> None:
+            clock.call_later(0.01, lambda: calls.append("second"))
+
+        clock.call_later(0.01, first)
+        self.await_calls(clock, calls, 1)
+
+    def test_nothing_is_called_after_close(self, clock: Clock) -> None:
+        calls: list[str] = []
+        clock.call_later(0.02, lambda: calls.append("before"))
+        clock.close()
+        clock.call_later(0.0, lambda: calls.append("after"))
+        clock.close()
+        self.pass_time(clock, 0.1)
+        assert calls == []
