@@ -1,0 +1,277 @@
+"""The job server: the one object that an embedder holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from jobserver_core.binaries import Binary, BinaryType
+from jobserver_core.callbacks import Delivery
+from jobserver_core.contexts import Context, ContextQuery
+from jobserver_core.data_files import DataFile
+from jobserver_core.events import Event, Subscription
+from jobserver_core.handles import JobHandle
+from jobserver_core.jobs import Job, JobPage, JobQuery, JobRequest
+from jobserver_core.ports import (
+    BlobStore,
+    Clock,
+    Fetcher,
+    Ids,
+    Launcher,
+    MetadataStore,
+    SystemClock,
+    Transport,
+    UuidIds,
+)
+from jobserver_core.services.assembly import Services
+from jobserver_core.services.binaries import Upload
+from jobserver_core.services.results import ResultReader
+from jobserver_core.waiting import Waiter
+
+if TYPE_CHECKING:
+    from jobserver_core.config import Settings
+
+__all__ = ["JobServer"]
+
+
+class JobServer:
+    """Keeps binaries, runs contexts and jobs in them, and remembers what came of it.
+
+    Give it a backend for every port, or let :meth:`in_memory` or :meth:`from_settings` do that.
+    Use it as a context manager, or call :meth:`start` and :meth:`close`. Every method may be
+    called from any thread. Methods that take long hand back a
+    :class:`~jobserver_core.waiting.Waiter`, which can be blocked on, called back by, or awaited.
+    """
+
+    def __init__(
+        self,
+        *,
+        metadata: MetadataStore,
+        blobs: BlobStore,
+        fetcher: Fetcher,
+        launcher: Launcher,
+        transports: Sequence[Transport] = (),
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+        ids: Ids | None = None,
+    ) -> None:
+        from jobserver_core.config import Settings  # noqa: PLC0415 - keeps the import of core light
+
+        self.settings = settings or Settings()
+        self._services = Services.assemble(
+            metadata=metadata,
+            blobs=blobs,
+            fetcher=fetcher,
+            launcher=launcher,
+            transports=transports,
+            settings=self.settings,
+            clock=clock or SystemClock(),
+            ids=ids or UuidIds(),
+        )
+
+    @classmethod
+    def in_memory(cls, *, settings: Settings | None = None, **ports: Any) -> JobServer:
+        """Return a server that keeps all in memory and runs Python callables in this process.
+
+        Any port can be given by name instead (``launcher=…``, ``clock=…``).
+        """
+        from jobserver_core import memory  # noqa: PLC0415 - keeps the import of core light
+
+        return cls(settings=settings, **memory.ports(**ports))
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> JobServer:
+        """Return a server with the backends that the settings name.
+
+        Takes the data folder for itself. Raises PluginNotFound, DataDirLocked, StorageError.
+        """
+        from jobserver_core import plugins  # noqa: PLC0415 - keeps the import of core light
+
+        return plugins.build_server(cls, settings)
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def start(self) -> JobServer:
+        """Make the past true, start the configured contexts, and take work. Returns itself.
+
+        What a crash left behind is settled first: contexts that are gone end ERROR, and so do their
+        jobs; jobs that never reached a context start again; callbacks that were due are sent.
+        """
+        self._services.start()
+        return self
+
+    def drain(self) -> None:
+        """Take no new work from now on; what was accepted goes on."""
+        self._services.drain()
+
+    def close(self, timeout: float = 30.0) -> None:
+        """Stop contexts (those that take longer than ``timeout`` seconds by force) and let go of all."""
+        self._services.close(timeout)
+
+    def __enter__(self) -> JobServer:
+        return self.start()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def check(self) -> dict[str, str | None]:
+        """Return for each part (metadata, blobs, launcher) what is wrong with it, None for nothing."""
+        return self._services.check()
+
+    def subscribe(self, subscriber: Callable[[Event], None]) -> Subscription:
+        """Call ``subscriber`` with every event from now on, until the subscription is closed."""
+        return self._services.bus.subscribe(subscriber)
+
+    def parse_config(self, text: str | bytes) -> dict[str, Any]:
+        """Parse what a user posted as HOCON or JSON: no includes, no environment, within the limits.
+
+        Raises InvalidConfig.
+        """
+        return self._services.parse_config(text)
+
+    # -- binaries ----------------------------------------------------------------------------------
+
+    def upload(
+        self, name: str, type: BinaryType, data: bytes | BinaryIO | Iterable[bytes]  # noqa: A002
+    ) -> Binary:
+        """Store a new version of a binary.
+
+        Raises InvalidName, NotAnArchive, TooLarge, StorageError; then nothing was stored.
+        """
+        return self._services.binaries.upload(name, type, data)
+
+    def begin_upload(self, name: str, type: BinaryType) -> Upload:  # noqa: A002
+        """Return an upload to write to piece by piece; see :class:`Upload`. Raises InvalidName."""
+        return self._services.binaries.begin_upload(name, type)
+
+    def binaries(self) -> list[Binary]:
+        """Return the newest version of every binary, sorted by name."""
+        return self._services.binaries.newest()
+
+    def binary(self, name: str) -> Binary:
+        """Return the newest version of a binary. Raises BinaryNotFound."""
+        return self._services.binaries.get(name)
+
+    def binary_versions(self, name: str) -> list[Binary]:
+        """Return all versions of a binary, newest first. Raises BinaryNotFound."""
+        return self._services.binaries.versions(name)
+
+    def delete_binary(self, name: str) -> list[Binary]:
+        """Remove every version of a binary. Raises BinaryNotFound, BinaryInUse."""
+        return self._services.binaries.delete(name)
+
+    # -- contexts ----------------------------------------------------------------------------------
+
+    def create_context(self, name: str, settings: Mapping[str, Any] | None = None) -> Waiter[Context]:
+        """Begin to start a context; the waiter has it once jobs can run, or raises ContextFailed.
+
+        ``settings`` are laid over the server's ``spark.context-settings``. Raises ContextExists,
+        InvalidName, InvalidSetting, MalformedUrl, FetchError, ServerClosed at once.
+        """
+        return self._services.contexts.create(name, settings or {})
+
+    def contexts(self, query: ContextQuery | None = None) -> list[Context]:
+        """Return contexts, newest first; without a query those that are not final."""
+        return self._services.contexts.list(query)
+
+    def context(self, name: str) -> Context:
+        """Return the newest context of a name, also after it ended. Raises ContextNotFound."""
+        return self._services.contexts.get(name)
+
+    def stop_context(self, name: str, *, timeout: float | None = None) -> Waiter[Context]:
+        """Begin to stop a context; the waiter has it once it ended.
+
+        After ``timeout`` seconds (default: the configured ``deletion-timeout``) it is ended by force.
+        Its jobs end ERROR, without callbacks. Raises ContextNotFound, also when it ended already.
+        """
+        return self._services.contexts.stop(name, timeout)
+
+    def kill_context(self, name: str) -> Waiter[Context]:
+        """End a context by force; the waiter has it once it ended. Raises ContextNotFound."""
+        return self._services.contexts.kill(name)
+
+    def reset_contexts(self) -> Waiter[None]:
+        """Stop every context, and start those of the configuration again."""
+        return self._services.contexts.reset()
+
+    # -- jobs --------------------------------------------------------------------------------------
+
+    def submit(self, request: JobRequest) -> JobHandle:
+        """Accept a job: from here on it is recorded, and nothing that happens loses it.
+
+        May block while a URI is fetched. Raises InvalidRequest, InvalidConfig, InvalidCallbackUrl,
+        MalformedUrl, FetchError, NotAnArchive, BinaryNotFound, ContextNotFound, ContextStopping, NoSlots,
+        IdempotencyMismatch, ServerClosed; then nothing was recorded.
+        """
+        return self._services.jobs.submit(request)
+
+    def jobs(self, query: JobQuery | None = None) -> JobPage:
+        """Return a page of jobs, newest first."""
+        return self._services.jobs.page(query or JobQuery())
+
+    def job(self, job_id: str) -> Job:
+        """Return a job as it is recorded. Raises JobNotFound."""
+        return self._services.jobs.get(job_id)
+
+    def job_handle(self, job_id: str) -> JobHandle:
+        """Return a handle to wait for a job, whenever it was submitted. Raises JobNotFound."""
+        return self._services.jobs.handle(job_id)
+
+    def job_config(self, job_id: str) -> str:
+        """Return the job's configuration as JSON text. Raises JobNotFound."""
+        return self._services.jobs.config(job_id)
+
+    def open_result(self, job_id: str) -> ResultReader | None:
+        """Open a finished job's result for reading in pieces; None when it has none.
+
+        Raises JobNotFound.
+        """
+        return self._services.jobs.open_result(job_id)
+
+    def deliveries(self, job_id: str) -> list[Delivery]:
+        """Return the callback deliveries of a job, with their attempts and fate."""
+        return self._services.metadata.deliveries_of(job_id)
+
+    def kill_job(self, job_id: str, *, force: bool = False) -> Waiter[Job]:
+        """Begin to end a job; the waiter has it once it is final, KILLED or what was faster.
+
+        With ``force`` the context is killed when the job has not ended after the configured
+        ``kill-timeout``. Raises JobNotFound, JobAlreadyFinal.
+        """
+        return self._services.jobs.kill(job_id, force=force)
+
+    # -- logs and data files -----------------------------------------------------------------------
+
+    def job_log(self, job_id: str) -> Path:
+        """Return the file that a job's output goes to. Raises JobNotFound, LogNotFound."""
+        return self._services.jobs.log(job_id)
+
+    def context_log(self, name: str) -> Path:
+        """Return the file that a context's driver output goes to. Raises ContextNotFound, LogNotFound."""
+        return self._services.contexts.log(name)
+
+    def add_data_file(self, prefix: str, data: bytes | BinaryIO | Iterable[bytes]) -> DataFile:
+        """Store a data file that jobs on this machine can read by its path.
+
+        Raises InvalidName, TooLarge, StorageError.
+        """
+        return self._services.data_files.add(prefix, data)
+
+    def data_files(self) -> list[DataFile]:
+        """Return the data files, sorted by path."""
+        return self._services.data_files.list()
+
+    def delete_data_file(self, name: str) -> None:
+        """Remove a data file by its full path or its plain name. Raises DataFileNotFound."""
+        self._services.data_files.delete(name)
+
+    def reset_data_files(self) -> None:
+        """Remove every data file."""
+        self._services.data_files.reset()

@@ -1,0 +1,78 @@
+"""Waiting for something without a thread: block, be called back, or await."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, Generic, TypeVar
+
+from jobserver_core.errors import ResultTimeout
+
+__all__ = ["Promise", "Waiter"]
+
+T = TypeVar("T")
+
+
+class Waiter(Generic[T]):
+    """Something that will be there, or fail, once.
+
+    Any number of threads and event loops may wait; none of them costs a thread. A waiter cannot
+    be cancelled: giving up waiting changes nothing for the thing that is waited for.
+    """
+
+    def __init__(self, future: Future[T], what: str) -> None:
+        self._future = future
+        self._what = what
+
+    def done(self) -> bool:
+        """Whether it is there, or failed."""
+        return self._future.done()
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait up to ``timeout`` seconds (None: for ever) and return it; raise what it failed with.
+
+        Raises ResultTimeout when it takes longer; waiting again is allowed.
+        """
+        try:
+            return self._future.result(timeout)
+        except FutureTimeout:
+            if self._future.done():
+                raise
+            raise ResultTimeout(what=self._what, seconds=timeout) from None
+
+    def add_done_callback(self, call: Callable[[Waiter[T]], None]) -> None:
+        """Call with this waiter once it is done, on the thread that finished it; at once if it is done."""
+        self._future.add_done_callback(lambda _future: call(self))
+
+    def __await__(self) -> Generator[Any, None, T]:
+        import asyncio  # noqa: PLC0415 - only those who await pay for it
+
+        return asyncio.wrap_future(self._future).__await__()
+
+
+class Promise(Generic[T]):
+    """The other side of a waiter: who makes the thing keeps the promise, once."""
+
+    def __init__(self, what: str) -> None:
+        self._future: Future[T] = Future()
+        # From here on nobody's cancel() has an effect on the others who wait.
+        self._future.set_running_or_notify_cancel()
+        self.waiter: Waiter[T] = Waiter(self._future, what)
+
+    @classmethod
+    def kept(cls, value: T, what: str = "") -> Waiter[T]:
+        """Return a waiter for something that is there already."""
+        promise: Promise[T] = cls(what)
+        promise.keep(value)
+        return promise.waiter
+
+    def keep(self, value: T) -> None:
+        """Hand the thing over; once it was, nothing changes any more."""
+        if not self._future.done():
+            self._future.set_result(value)
+
+    def fail(self, error: BaseException) -> None:
+        """Say that it will never be there."""
+        if not self._future.done():
+            self._future.set_exception(error)
