@@ -155,6 +155,12 @@ class FetcherSettings(Section):
         (), "Hosts that may be fetched from; empty is any", check=_host
     )
     denied_hosts: tuple[str, ...] = kinds.texts((), "Hosts that are never fetched from", check=_host)
+    allowed_networks: tuple[str, ...] = kinds.texts(
+        (), "Networks that a host's address must be in; empty is any", check=_network
+    )
+    denied_networks: tuple[str, ...] = kinds.texts(
+        (), "Networks that a host's address must not be in", check=_network
+    )
     allowed_folders: tuple[Path, ...] = kinds.paths(
         "Folders that file: and local: URIs may point into; empty is any"
     )

@@ -1,0 +1,106 @@
+"""Blobs in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from jobserver_core.errors import BlobNotFound, StorageError
+from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
+from jobserver_core.ports.clock import Clock, SystemClock
+
+if TYPE_CHECKING:
+    from jobserver_core.settings import Settings
+
+__all__ = ["MemoryBlobStore"]
+
+
+class MemoryBlobStore(BlobStore):
+    """A blob store for tests and small embedded servers: all of it is in memory, and gone with it."""
+
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._lock = threading.Lock()
+        self._blobs: dict[str, tuple[bytes, datetime]] = {}
+
+    @classmethod
+    def from_settings(cls, settings: Settings, data_dir: Path) -> MemoryBlobStore:
+        """Make a store; it takes nothing from the settings."""
+        return cls()
+
+    def create(self) -> BlobWriter:
+        """Return a writer that keeps what is written until it is committed."""
+        return _MemoryWriter(self)
+
+    def open(self, digest: str) -> BinaryIO:
+        """Open a blob for reading. Raises BlobNotFound."""
+        return io.BytesIO(self._content(digest))
+
+    @contextmanager
+    def local_path(self, digest: str) -> Iterator[Path]:
+        """Write the blob to a temporary file, which goes when the block is left. Raises BlobNotFound."""
+        content = self._content(digest)
+        with tempfile.TemporaryDirectory(prefix="jobserver-blob-") as folder:
+            path = Path(folder, digest)
+            path.write_bytes(content)
+            yield path
+
+    def size(self, digest: str) -> int | None:
+        """Return the blob's size in bytes, or None."""
+        with self._lock:
+            found = self._blobs.get(digest)
+        return None if found is None else len(found[0])
+
+    def delete(self, digest: str) -> None:
+        """Remove a blob, if it is here."""
+        with self._lock:
+            self._blobs.pop(digest, None)
+
+    def digests(self, *, modified_before: datetime) -> Iterator[str]:
+        """Iterate over the blobs that were last committed before a time."""
+        with self._lock:
+            found = [digest for digest, (_, at) in self._blobs.items() if at < modified_before]
+        return iter(found)
+
+    def _content(self, digest: str) -> bytes:
+        with self._lock:
+            found = self._blobs.get(digest)
+        if found is None:
+            raise BlobNotFound(digest=digest)
+        return found[0]
+
+    def _add(self, content: bytes) -> Blob:
+        digest = hashlib.sha256(content).hexdigest()
+        with self._lock:
+            kept = self._blobs.get(digest, (content, None))[0]
+            self._blobs[digest] = (kept, self._clock.now())
+        return Blob(digest=digest, size=len(content))
+
+
+class _MemoryWriter(BlobWriter):
+    def __init__(self, store: MemoryBlobStore) -> None:
+        self._store = store
+        self._buffer: io.BytesIO | None = io.BytesIO()
+
+    def write(self, data: bytes) -> None:
+        self._open().write(data)
+
+    def commit(self) -> Blob:
+        blob = self._store._add(self._open().getvalue())
+        self._buffer = None
+        return blob
+
+    def discard(self) -> None:
+        self._buffer = None
+
+    def _open(self) -> io.BytesIO:
+        if self._buffer is None:
+            raise StorageError(message="this blob was committed or discarded; nothing more can be written")
+        return self._buffer

@@ -1,0 +1,75 @@
+"""A fetcher of URIs that are in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobserver_core.errors import FetchError, TooLarge
+from jobserver_core.ports.fetcher import Fetched, Fetcher, ProgressCallback
+from jobserver_core.uris import Uri, UriPolicy
+
+if TYPE_CHECKING:
+    from jobserver_core.settings import Settings
+
+__all__ = ["MemoryFetcher"]
+
+
+class MemoryFetcher(Fetcher):
+    """Serves URIs from a mapping to their content, under the same policy as a fetcher that goes out.
+
+    :meth:`publish` and :meth:`withdraw` change what there is. ``scheme:/path`` and ``scheme:///path`` are
+    one file. Sizes are in bytes. It takes no time, so it has no limit of time.
+    """
+
+    def __init__(
+        self,
+        files: Mapping[str, bytes] | None = None,
+        *,
+        policy: UriPolicy | None = None,
+        max_size: int = 2 * 1024**3,
+    ) -> None:
+        self._policy = policy or UriPolicy()
+        self._max_size = max_size
+        self._files: dict[str, bytes] = {}
+        for uri, content in (files or {}).items():
+            self.publish(uri, content)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, data_dir: Path) -> MemoryFetcher:
+        """Make a fetcher with nothing in it, and the policy and the limit of size of the settings."""
+        fetcher = settings.fetcher
+        return cls(policy=UriPolicy.from_settings(fetcher), max_size=fetcher.max_size)
+
+    def publish(self, uri: str, content: bytes) -> None:
+        """Put content under a URI, in the place of what was there. Raises MalformedUrl."""
+        self._files[Uri.parse(uri).canonical] = bytes(content)
+
+    def withdraw(self, uri: str) -> None:
+        """Take a URI away; one that is not here is no error."""
+        self._files.pop(Uri.parse(uri).canonical, None)
+
+    def check(self, uri: str) -> None:
+        """Raise MalformedUrl when the policy does not allow the URI."""
+        self._policy.check(uri)
+
+    @contextmanager
+    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+        """Write the content to a temporary file, which goes when the block is left."""
+        parsed = self._policy.check(uri)
+        content = self._files.get(parsed.canonical)
+        if content is None:
+            raise FetchError(url=str(parsed), reason="not found")
+        if len(content) > self._max_size:
+            raise TooLarge(what=str(parsed), limit=self._max_size)
+        if progress is not None:
+            progress(len(content), len(content))
+        digest = hashlib.sha256(content).hexdigest()
+        with tempfile.TemporaryDirectory(prefix="jobserver-fetch-") as folder:
+            path = Path(folder, digest)
+            path.write_bytes(content)
+            yield Fetched(path=path, digest=digest, size=len(content))
