@@ -1,0 +1,64 @@
+"""URLs of others: what may be shown of one, and which receiver it leads to."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import SplitResult, urlsplit
+
+__all__ = ["MAX_URL", "receiver_of", "redacted", "scheme_of", "scrubbed"]
+
+MAX_URL = 8192
+"""The longest URL that is taken, in characters."""
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_USERINFO = re.compile(r"(?<=//)[^/?#]*@")
+
+
+def scheme_of(url: str) -> str:
+    """Return the scheme in lower case; empty when there is none (RFC 3986, section 3.1)."""
+    match = _SCHEME.match(url)
+    return match.group(1).lower() if match else ""
+
+
+def receiver_of(url: str) -> str:
+    """Return scheme, host and port, with the default port left out: what fairness goes by.
+
+    A URL without a host (``call:name``) is a receiver by its scheme. Never raises: what cannot be
+    parsed is one receiver with all others of its scheme.
+    """
+    parts = _split(url)
+    scheme = scheme_of(url)
+    if parts is None or not parts.hostname:
+        return scheme
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname.rstrip(".")
+    if parts.port is None or parts.port == _DEFAULT_PORTS.get(scheme):
+        return f"{scheme}://{host}"
+    return f"{scheme}://{host}:{parts.port}"
+
+
+def redacted(url: str) -> str:
+    """Return the URL without credentials: neither user and password, nor what the query holds."""
+    shown = _USERINFO.sub("***@", url, count=1)
+    end = re.search(r"[?#]", shown)
+    return shown if end is None else f"{shown[: end.start() + 1]}…"
+
+
+def scrubbed(text: str, url: str) -> str:
+    """Return a text in which this URL, and the password in it, may not be read any more."""
+    text = text.replace(url, redacted(url))
+    parts = _split(url)
+    secrets = (parts.password, parts.query) if parts is not None else ()
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
+    return text
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises for a port that is not a number
+    except ValueError:
+        return None
+    return parts
