@@ -37,7 +37,8 @@ class JobRequest:
     """A job to run: a class, the class path that holds it, its configuration, and where to run.
 
     ``config`` is HOCON text or an already parsed mapping. Without ``context`` an ad-hoc context
-    is made, with ``context_settings`` laid over the server's defaults. ``idempotency_key`` makes
+    is made, with ``context_settings`` laid over the server's defaults; ``context_owner`` is put
+    before its name (``<owner>~``), where each user's contexts are kept apart. ``idempotency_key`` makes
     a repeated submit return the first one's job.
     """
 
@@ -46,6 +47,7 @@ class JobRequest:
     config: str | Mapping[str, Any] = attrs.field(default="", hash=False)
     context: str | None = None
     context_settings: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
+    context_owner: str | None = None
     callback_url: str | None = None
     idempotency_key: str | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -31,7 +32,7 @@ from jobserver_core.services.results import ResultReader
 from jobserver_core.waiting import Waiter
 
 if TYPE_CHECKING:
-    from jobserver_core.config import Settings
+    from jobserver_core.settings import Settings
 
 __all__ = ["JobServer"]
 
@@ -43,6 +44,9 @@ class JobServer:
     Use it as a context manager, or call :meth:`start` and :meth:`close`. Every method may be
     called from any thread. Methods that take long hand back a
     :class:`~jobserver_core.waiting.Waiter`, which can be blocked on, called back by, or awaited.
+
+    Logs and data files are in ``data_dir``; without one, in a temporary folder that goes with the
+    server. The server closes its backends, and then ``resources``, when it is closed.
     """
 
     def __init__(
@@ -56,8 +60,10 @@ class JobServer:
         settings: Settings | None = None,
         clock: Clock | None = None,
         ids: Ids | None = None,
+        data_dir: Path | None = None,
+        resources: ExitStack | None = None,
     ) -> None:
-        from jobserver_core.config import Settings  # noqa: PLC0415 - keeps the import of core light
+        from jobserver_core.settings import Settings  # noqa: PLC0415 - keeps the import of core light
 
         self.settings = settings or Settings()
         self._services = Services.assemble(
@@ -69,6 +75,8 @@ class JobServer:
             settings=self.settings,
             clock=clock or SystemClock(),
             ids=ids or UuidIds(),
+            data_dir=data_dir,
+            resources=resources or ExitStack(),
         )
 
     @classmethod
@@ -104,7 +112,7 @@ class JobServer:
 
     def drain(self) -> None:
         """Take no new work from now on; what was accepted goes on."""
-        self._services.drain()
+        self._services.jobs.drain()
 
     def close(self, timeout: float = 30.0) -> None:
         """Stop contexts (those that take longer than ``timeout`` seconds by force) and let go of all."""
@@ -127,19 +135,22 @@ class JobServer:
 
     def subscribe(self, subscriber: Callable[[Event], None]) -> Subscription:
         """Call ``subscriber`` with every event from now on, until the subscription is closed."""
-        return self._services.bus.subscribe(subscriber)
+        return self._services.environment.bus.subscribe(subscriber)
 
     def parse_config(self, text: str | bytes) -> dict[str, Any]:
         """Parse what a user posted as HOCON or JSON: no includes, no environment, within the limits.
 
         Raises InvalidConfig.
         """
-        return self._services.parse_config(text)
+        return self._services.environment.parse(text)
 
     # -- binaries ----------------------------------------------------------------------------------
 
     def upload(
-        self, name: str, type: BinaryType, data: bytes | BinaryIO | Iterable[bytes]  # noqa: A002
+        self,
+        name: str,
+        type: BinaryType,
+        data: bytes | BinaryIO | Iterable[bytes],
     ) -> Binary:
         """Store a new version of a binary.
 
@@ -147,7 +158,7 @@ class JobServer:
         """
         return self._services.binaries.upload(name, type, data)
 
-    def begin_upload(self, name: str, type: BinaryType) -> Upload:  # noqa: A002
+    def begin_upload(self, name: str, type: BinaryType) -> Upload:
         """Return an upload to write to piece by piece; see :class:`Upload`. Raises InvalidName."""
         return self._services.binaries.begin_upload(name, type)
 
@@ -179,7 +190,7 @@ class JobServer:
 
     def contexts(self, query: ContextQuery | None = None) -> list[Context]:
         """Return contexts, newest first; without a query those that are not final."""
-        return self._services.contexts.list(query)
+        return self._services.contexts.select(query)
 
     def context(self, name: str) -> Context:
         """Return the newest context of a name, also after it ended. Raises ContextNotFound."""
@@ -237,7 +248,7 @@ class JobServer:
 
     def deliveries(self, job_id: str) -> list[Delivery]:
         """Return the callback deliveries of a job, with their attempts and fate."""
-        return self._services.metadata.deliveries_of(job_id)
+        return self._services.environment.metadata.deliveries_of(job_id)
 
     def kill_job(self, job_id: str, *, force: bool = False) -> Waiter[Job]:
         """Begin to end a job; the waiter has it once it is final, KILLED or what was faster.
@@ -266,7 +277,7 @@ class JobServer:
 
     def data_files(self) -> list[DataFile]:
         """Return the data files, sorted by path."""
-        return self._services.data_files.list()
+        return self._services.data_files.all()
 
     def delete_data_file(self, name: str) -> None:
         """Remove a data file by its full path or its plain name. Raises DataFileNotFound."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import threading
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Generic, TypeVar
 
 from jobserver_core.errors import ResultTimeout
 
-__all__ = ["Promise", "Waiter"]
+__all__ = ["Promise", "Waiter", "all_done"]
 
 T = TypeVar("T")
 
@@ -76,3 +77,25 @@ class Promise(Generic[T]):
         """Say that it will never be there."""
         if not self._future.done():
             self._future.set_exception(error)
+
+
+def all_done(waiters: Iterable[Waiter[Any]]) -> Waiter[None]:
+    """Return a waiter that is done when all of them are, in whatever way."""
+    pending = list(waiters)
+    done: Promise[None] = Promise(f"{len(pending)} things")
+    lock = threading.Lock()
+    left = len(pending)
+
+    def one_done(_waiter: Waiter[Any]) -> None:
+        nonlocal left
+        with lock:
+            left -= 1
+            last = left == 0
+        if last:
+            done.keep(None)
+
+    for waiter in pending:
+        waiter.add_done_callback(one_done)
+    if not pending:
+        done.keep(None)
+    return done.waiter

@@ -2,5 +2,6 @@
 
 from jobserver_core.memory.blobs import MemoryBlobStore
 from jobserver_core.memory.fetcher import MemoryFetcher
+from jobserver_core.memory.launcher import InlineJob, InlineLauncher, JobRefused
 
-__all__ = ["MemoryBlobStore", "MemoryFetcher"]
+__all__ = ["InlineJob", "InlineLauncher", "JobRefused", "MemoryBlobStore", "MemoryFetcher"]

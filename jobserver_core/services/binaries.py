@@ -37,7 +37,7 @@ class Upload:
     one thread at a time.
     """
 
-    def __init__(self, environment: Environment, name: str, type: BinaryType) -> None:  # noqa: A002
+    def __init__(self, environment: Environment, name: str, type: BinaryType) -> None:
         self._environment = environment
         self._name = name
         self._type = type
@@ -96,14 +96,14 @@ class BinaryService:
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
 
-    def begin_upload(self, name: str, type: BinaryType) -> Upload:  # noqa: A002
+    def begin_upload(self, name: str, type: BinaryType) -> Upload:
         """Return an upload to write to. Raises InvalidName."""
         return Upload(self._environment, check_binary_name(name), type)
 
     def upload(
         self,
         name: str,
-        type: BinaryType,  # noqa: A002
+        type: BinaryType,
         data: bytes | BinaryIO | Iterable[bytes],
     ) -> Binary:
         """Store a new version of a binary, or nothing."""

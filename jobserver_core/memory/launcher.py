@@ -1,0 +1,335 @@
+"""A launcher that runs Python callables on threads of this process: no Spark, no waiting."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jobserver_core.errors import TooLarge
+from jobserver_core.failures import ErrorInfo, FailureKind
+from jobserver_core.jobs import JobProgress
+from jobserver_core.ports import (
+    ContextEnd,
+    ContextHandle,
+    ContextListener,
+    ContextSpec,
+    JobOutcome,
+    JobSpec,
+    Launcher,
+    ResultSink,
+)
+
+__all__ = ["InlineJob", "InlineLauncher", "JobRefused"]
+
+_log = logging.getLogger(__name__)
+
+JobFunction = Callable[["InlineJob"], Any]
+
+
+class JobRefused(Exception):
+    """Raised by the ``validate`` attribute of an inline job that does not accept its configuration."""
+
+
+class _Killed(BaseException):
+    """Raised inside the thread of a job that is being killed."""
+
+
+class InlineJob:
+    """What an inline job's callable is given: its configuration, and ways to talk back."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        context: ContextSpec,
+        tell: Callable[[Callable[[ContextListener], None]], None],
+    ) -> None:
+        self.id = spec.id
+        self.class_name = spec.class_name
+        self.class_path = spec.class_path
+        self.config: dict[str, Any] = json.loads(spec.config)
+        self.context_settings: Mapping[str, Any] = context.settings
+        self.data_dir = context.data_dir
+        self.cancelled = threading.Event()
+        """Set when the job is to end; a callable that blocks outside of :meth:`sleep` should watch it."""
+        self._log_path = spec.log_path
+        self._tell = tell
+
+    def check(self) -> None:
+        """End here when the job is being killed."""
+        if self.cancelled.is_set():
+            raise _Killed
+
+    def sleep(self, seconds: float) -> None:
+        """Do nothing for some seconds; a kill ends this at once."""
+        if self.cancelled.wait(seconds):
+            raise _Killed
+
+    def print(self, text: str) -> None:
+        """Append a line to the job's log."""
+        with self._log_path.open("a", encoding="utf-8") as log:
+            log.write(f"{text}\n")
+
+    def report(self, progress: JobProgress) -> None:
+        """Tell how far the job is."""
+        self._tell(lambda listener: listener.job_progress(self.id, progress))
+
+
+class InlineLauncher(Launcher):
+    """Runs registered callables, each on a thread of its own.
+
+    ``functions`` maps class names to callables that take an :class:`InlineJob` and return the
+    result: JSON-like values, or an iterator of bytes for a streamed result. A name that is not there
+    is a class that is not found. ``start_delay`` is how many seconds a context takes to be ready.
+    A setting ``inline.fail = "reason"`` makes a context fail to start, as a test may want.
+
+    A callable is validated by its ``validate`` attribute, if it has one. A kill ends it inside
+    :meth:`InlineJob.sleep` and :meth:`InlineJob.check`; one that blocks elsewhere ends when it returns, and
+    only then does the launcher tell that it did. A thread cannot be ended by force: killing the context
+    no longer waits for such a callable, and ignores what becomes of it.
+    """
+
+    def __init__(
+        self, functions: Mapping[str, JobFunction] | None = None, *, start_delay: float = 0.0
+    ) -> None:
+        self.functions: dict[str, JobFunction] = dict(functions or {})
+        self._start_delay = start_delay
+        self._lock = threading.Lock()
+        self._contexts: set[_InlineContext] = set()
+
+    @classmethod
+    def from_settings(cls, settings: Any, data_dir: Path) -> InlineLauncher:
+        """Return an empty launcher; its functions are registered afterwards."""
+        return cls()
+
+    def register(self, class_name: str, function: JobFunction) -> None:
+        """Let jobs of this class name run this callable."""
+        self.functions[class_name] = function
+
+    def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
+        """Begin to start a context on a thread of its own."""
+        context = _InlineContext(self, spec, listener)
+        with self._lock:
+            self._contexts.add(context)
+        context.start(self._start_delay)
+        return context
+
+    def close(self) -> None:
+        """Kill every context, and wait for their threads."""
+        with self._lock:
+            contexts = list(self._contexts)
+        for context in contexts:
+            context.kill()
+        for context in contexts:
+            context.join()
+
+    def forget(self, context: _InlineContext) -> None:
+        """Drop a context that has ended."""
+        with self._lock:
+            self._contexts.discard(context)
+
+
+class _InlineContext(ContextHandle):
+    """One context: a thread that waits for its end, and a thread for each job."""
+
+    def __init__(self, launcher: InlineLauncher, spec: ContextSpec, listener: ContextListener) -> None:
+        self._launcher = launcher
+        self._spec = spec
+        self._listener = _Serial(listener)
+        self._lock = threading.Lock()
+        self._jobs: dict[str, _JobThread] = {}
+        self._ending: tuple[ContextEnd, float] | None = None
+        self._wanted = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"context-{spec.name}", daemon=True)
+        self._delay = 0.0
+
+    def start(self, delay: float) -> None:
+        """Start the context's thread; it is ready after ``delay`` seconds."""
+        self._delay = delay
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait until the context has ended."""
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def submit(self, job: JobSpec) -> None:
+        """Run a job on a thread of its own."""
+        with self._lock:
+            if self._ending is not None:
+                return
+            thread = _JobThread(self._launcher.functions, self._spec, job, self._listener, self._forget)
+            self._jobs[job.id] = thread
+        thread.start()
+
+    def kill_job(self, job_id: str) -> None:
+        """End the job as soon as its callable lets that happen."""
+        with self._lock:
+            thread = self._jobs.get(job_id)
+        if thread is not None:
+            thread.kill()
+
+    def stop(self, timeout: float) -> None:
+        """Cancel the jobs and end."""
+        self._end(ContextEnd.STOPPED, timeout)
+
+    def kill(self) -> None:
+        """Cancel the jobs and end, without waiting for them."""
+        self._end(ContextEnd.KILLED, 0.0)
+
+    def _end(self, end: ContextEnd, timeout: float) -> None:
+        with self._lock:
+            if self._ending is None or end is ContextEnd.KILLED:
+                self._ending = (end, timeout)
+        self._wanted.set()
+
+    def _run(self) -> None:
+        failure = self._prepare()
+        if failure is not None:
+            self._finish(ContextEnd.FAILED, failure)
+            return
+        if not self._wanted.wait(self._delay):
+            self._listener.context_ready(application_id=f"inline-{self._spec.id}", url=None)
+        self._wanted.wait()
+        self._cancel_jobs()
+        end = self._ending[0] if self._ending else ContextEnd.STOPPED
+        self._finish(end, None)
+
+    def _prepare(self) -> ErrorInfo | None:
+        inline = self._spec.settings.get("inline") or {}
+        reason = inline.get("fail") if isinstance(inline, Mapping) else None
+        if reason:
+            return ErrorInfo(message=str(reason), error_class="InlineFailure")
+        self._spec.work_dir.mkdir(parents=True, exist_ok=True)
+        self._spec.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self._spec.log_path.open("a", encoding="utf-8") as log:
+            log.write(f"context {self._spec.name} runs inline\n")
+        return None
+
+    def _cancel_jobs(self) -> None:
+        with self._lock:
+            threads = list(self._jobs.values())
+            timeout = self._ending[1] if self._ending else 0.0
+        for thread in threads:
+            thread.kill()
+        deadline = time.monotonic() + timeout
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _finish(self, end: ContextEnd, error: ErrorInfo | None) -> None:
+        with self._lock:
+            self._ending = self._ending or (end, 0.0)
+        shutil.rmtree(self._spec.work_dir, ignore_errors=True)
+        self._listener.close(end, error)
+        self._launcher.forget(self)
+
+    def _forget(self, job_id: str) -> None:
+        with self._lock:
+            self._jobs.pop(job_id, None)
+
+
+class _Serial:
+    """Tells a listener one thing at a time, and nothing after the end."""
+
+    def __init__(self, listener: ContextListener) -> None:
+        self._listener = listener
+        self._lock = threading.Lock()
+        self._ended = False
+
+    def context_ready(self, *, application_id: str | None, url: str | None) -> None:
+        with self._lock:
+            self._listener.context_ready(application_id=application_id, url=url)
+
+    def close(self, end: ContextEnd, error: ErrorInfo | None) -> None:
+        with self._lock:
+            self._ended = True
+            self._listener.context_ended(end, error)
+
+    def tell(self, call: Callable[[ContextListener], None]) -> None:
+        with self._lock:
+            if not self._ended:
+                call(self._listener)
+
+
+class _JobThread(threading.Thread):
+    """Runs one callable and tells how that went."""
+
+    def __init__(
+        self,
+        functions: Mapping[str, JobFunction],
+        context: ContextSpec,
+        spec: JobSpec,
+        listener: _Serial,
+        forget: Callable[[str], None],
+    ) -> None:
+        super().__init__(name=f"job-{spec.id}", daemon=True)
+        self._functions = functions
+        self._spec = spec
+        self._listener = listener
+        self._forget = forget
+        self._job = InlineJob(spec, context, listener.tell)
+
+    def kill(self) -> None:
+        """Ask the callable to end."""
+        self._job.cancelled.set()
+
+    def run(self) -> None:
+        """Run the callable, and tell its outcome last."""
+        outcome = self._outcome()
+        self._forget(self._spec.id)
+        self._listener.tell(lambda listener: listener.job_ended(self._spec.id, outcome))
+
+    def _outcome(self) -> JobOutcome:
+        function = self._functions.get(self._spec.class_name)
+        if function is None:
+            info = ErrorInfo(
+                message=f"classPath {self._spec.class_name} not found", error_class="LookupError"
+            )
+            return JobOutcome(error=info, failure=FailureKind.CLASS_NOT_FOUND)
+        try:
+            self._call(function)
+        except _Killed:
+            return JobOutcome(killed=True)
+        except JobRefused as error:
+            return JobOutcome(error=_described(error), failure=FailureKind.VALIDATION)
+        except TooLarge as error:
+            return JobOutcome(error=_described(error), failure=FailureKind.RESULT)
+        except Exception as error:  # noqa: BLE001 - whatever a job raises is that job's error
+            return JobOutcome(error=_described(error), failure=FailureKind.RAISED)
+        return JobOutcome()
+
+    def _call(self, function: JobFunction) -> None:
+        self._spec.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self._spec.log_path.touch()
+        self._job.check()
+        validate = getattr(function, "validate", None)
+        if validate is not None:
+            validate(self._job)
+        self._listener.tell(lambda told: told.job_running(self._spec.id))
+        self._write(function(self._job))
+
+    def _write(self, value: Any) -> None:
+        stream = isinstance(value, Iterator)
+        chunks = value if stream else iter([json.dumps(value, default=str).encode()])
+        sinks: list[ResultSink] = []
+        self._listener.tell(lambda told: sinks.append(told.open_result(self._spec.id, stream=stream)))
+        for chunk in chunks:
+            self._job.check()
+            for sink in sinks:
+                sink.write(chunk)
+
+
+def _described(error: BaseException) -> ErrorInfo:
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return ErrorInfo(
+        message=str(error),
+        error_class=name,
+        stack="".join(traceback.format_exception(error)),
+    )
