@@ -1,0 +1,248 @@
+"""Runs JVM jobs in a context, through the gateway of its JVM."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import attrs
+from jobserver_core.errors import LaunchError
+from jobserver_core.failures import ErrorInfo, FailureKind
+
+from jobserver_pyspark.jvm.compiler import JvmToolchain
+from jobserver_pyspark.jvm.libraries import LibrariesUnavailable
+
+__all__ = [
+    "JvmJar",
+    "JvmJobRequest",
+    "JvmJobs",
+    "JvmOutcome",
+    "JvmStatus",
+    "context_settings",
+    "isolation_for",
+]
+
+KINDS = ("spark", "session", "sql", "hive", "streaming")
+RUNNER_CLASS = "org.apache.spark.sql.jobserver.JobRunner"
+
+
+def context_settings(kind: str) -> dict[str, str]:
+    """Spark settings that a context of this kind wants for JVM jobs; they change nothing for Python jobs."""
+    if kind == "streaming":
+        return {}
+    return {"spark.sql.artifact.isolation.enabled": "true"}
+
+
+def isolation_for(kind: str, wanted: str | None = None) -> str:
+    """How class paths are kept apart in a context of this kind: ``session`` or ``shared``.
+
+    ``wanted`` is what the context's settings ask for, if they do. The batches of a streaming context run on Spark's
+    own threads, which carry no session: its class paths are always shared.
+    """
+    if wanted not in {None, "session", "shared"}:
+        raise LaunchError(f"JVM isolation must be session or shared, not {wanted!r}")
+    return "shared" if kind == "streaming" else wanted or "session"
+
+
+@attrs.frozen(kw_only=True)
+class JvmJar:
+    """A jar on the driver's machine. ``sha256`` is the hexadecimal digest of its content, its identity."""
+
+    path: Path
+    sha256: str = attrs.field(validator=attrs.validators.matches_re(r"[0-9a-f]{64}"))
+
+
+@attrs.frozen(kw_only=True)
+class JvmJobRequest:
+    """A JVM job to run.
+
+    ``config`` is the job's configuration, nested, of JSON types; ``context_config`` the context's settings likewise
+    (``streaming.batch_interval`` in milliseconds and ``streaming.stopGracefully`` are read from it). ``kind`` is what
+    the context's factory makes: ``spark``, ``session``, ``sql``, ``hive`` or ``streaming``. ``result_path`` is
+    written when the job finished; ``log_path`` is appended to. ``max_result_bytes`` of 0 means no limit.
+    ``data_dir`` holds the data files that ``getDataFile`` may hand out.
+    """
+
+    job_id: str
+    main_class: str
+    jars: tuple[JvmJar, ...] = attrs.field(converter=tuple)
+    kind: str = attrs.field(validator=attrs.validators.in_(KINDS))
+    result_path: Path
+    log_path: Path
+    config: Mapping[str, Any] = attrs.field(factory=dict)
+    context_config: Mapping[str, Any] = attrs.field(factory=dict)
+    max_result_bytes: int = 0
+    max_log_bytes: int = 64 * 1024 * 1024
+    data_dir: Path | None = None
+
+    def to_json(self) -> str:
+        """The request as the JVM reads it."""
+        return json.dumps(
+            {
+                "jobId": self.job_id,
+                "mainClass": self.main_class,
+                "jars": _jars(self.jars),
+                "kind": self.kind,
+                "config": dict(self.config),
+                "contextConfig": dict(self.context_config),
+                "resultPath": str(self.result_path),
+                "logPath": str(self.log_path),
+                "maxResultBytes": self.max_result_bytes,
+                "maxLogBytes": self.max_log_bytes,
+                "dataDir": None if self.data_dir is None else str(self.data_dir),
+            }
+        )
+
+
+class JvmStatus(str, Enum):
+    """How a JVM job ended."""
+
+    FINISHED = "finished"
+    FAILED = "failed"
+    KILLED = "killed"
+
+
+@attrs.frozen(kw_only=True)
+class JvmOutcome:
+    """How a JVM job ended.
+
+    ``finished``: ``result`` is ``json`` (one JSON value) or ``stream`` (bytes of a streamed result), in the request's
+    ``result_path``, ``size`` bytes of it. ``failed``: ``failure`` and ``error`` say why; what may lie in
+    ``result_path`` then is no result.
+    """
+
+    status: JvmStatus
+    failure: FailureKind | None = None
+    error: ErrorInfo | None = None
+    result: str | None = None
+    size: int = 0
+
+    @classmethod
+    def failed(cls, failure: FailureKind, error: ErrorInfo) -> JvmOutcome:
+        """A job that ended ERROR."""
+        return cls(status=JvmStatus.FAILED, failure=failure, error=error)
+
+
+@attrs.define
+class JvmJobs:
+    """The JVM jobs of one context.
+
+    ``session`` is the context's own PySpark ``SparkSession``. ``isolation`` as :func:`isolation_for` says.
+    ``max_sessions`` class paths are kept ready for their next job. Thread-safe.
+
+    Errors of the job are outcomes; :class:`~jobserver_core.errors.LaunchError` is raised when jobs cannot be run at
+    all: the runner does not compile, or the JVM is gone.
+    """
+
+    session: Any
+    toolchain: JvmToolchain
+    isolation: str = attrs.field(default="session", kw_only=True)
+    max_sessions: int = attrs.field(default=16, kw_only=True)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+    _runner: Any = attrs.field(default=None, init=False)
+    _api_loaded: bool = attrs.field(default=False, init=False)
+    _cancelled: set[str] = attrs.field(factory=set, init=False)
+
+    def run(self, request: JvmJobRequest, on_running: Callable[[], None] | None = None) -> JvmOutcome:
+        """Runs a job to its end. Blocks; ``on_running`` is called when its validation has passed."""
+        try:
+            answer = self._attempt(request, on_running)
+            if answer["status"] == "needs-api":
+                self._load_api()
+                answer = self._attempt(request, on_running)
+        except LibrariesUnavailable as error:
+            return JvmOutcome.failed(FailureKind.LOADING, _as_error_info(error))
+        finally:
+            self._cancelled.discard(request.job_id)
+        return _outcome(answer)
+
+    def cancel(self, job_id: str, wait: float) -> bool:
+        """Kills a job; False when it still runs after ``wait`` seconds. A job that is not known is over."""
+        self._cancelled.add(job_id)
+        runner = self._runner
+        if runner is None:
+            return True
+        return bool(runner.cancel(job_id, int(wait * 1000)))
+
+    def is_running(self, job_id: str) -> bool:
+        """Whether a job has not ended yet."""
+        return self._runner is not None and bool(self._runner.isRunning(job_id))
+
+    def running(self) -> list[str]:
+        """The ids of the jobs that run."""
+        if self._runner is None:
+            return []
+        ids: list[str] = json.loads(self._runner.running())
+        return ids
+
+    def close(self, wait: float) -> None:
+        """Cancels all jobs, each for at most ``wait`` seconds; to be called before the context is stopped."""
+        if self._runner is not None:
+            self._runner.close(int(wait * 1000))
+
+    def _attempt(self, request: JvmJobRequest, on_running: Callable[[], None] | None) -> dict[str, Any]:
+        runner = self._loaded()
+        if request.job_id in self._cancelled:
+            return {"status": "killed"}
+        runner.start(request.to_json())
+        if request.job_id in self._cancelled:  # killed between the two: the JVM did not know it yet
+            runner.cancel(request.job_id, 0)
+        answer: dict[str, Any] = json.loads(runner.awaitValidated(request.job_id))
+        if answer["status"] == "running" and on_running is not None:
+            on_running()
+        answer = json.loads(runner.awaitEnded(request.job_id))
+        return answer
+
+    def _loaded(self) -> Any:
+        with self._lock:
+            if self._runner is None:
+                self._runner = self._make_runner(self.toolchain.runner_jar())
+            return self._runner
+
+    def _make_runner(self, jar: Path) -> Any:
+        gateway = self.session.sparkContext._gateway
+        jvm_session = self.session._jsparkSession
+        # The loader that all sessions share is the parent of every class path's: what it holds, they have in common.
+        shared = jvm_session.sharedState().jarClassLoader()
+        shared.addURL(gateway.jvm.java.io.File(str(jar)).toURI().toURL())
+        arguments = gateway.new_array(gateway.jvm.java.lang.Object, 3)
+        arguments[0] = jvm_session
+        arguments[1] = self.isolation
+        arguments[2] = self.max_sessions
+        runner = shared.loadClass(RUNNER_CLASS).getConstructors()[0].newInstance(arguments)
+        runner.addLibraries(json.dumps(_jars([_jar(jar)])))
+        return runner
+
+    def _load_api(self) -> None:
+        with self._lock:
+            if not self._api_loaded:
+                self._runner.addJobApi(json.dumps(_jars(_jar(path) for path in self.toolchain.api_jars())))
+                self._api_loaded = True
+
+
+def _jar(path: Path) -> JvmJar:
+    return JvmJar(path=path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def _jars(jars: Iterable[JvmJar]) -> list[dict[str, str]]:
+    return [{"path": str(jar.path), "sha256": jar.sha256} for jar in jars]
+
+
+def _outcome(answer: Mapping[str, Any]) -> JvmOutcome:
+    if answer["status"] == "failed":
+        error = answer["error"]
+        info = ErrorInfo(message=error["message"], error_class=error["errorClass"], stack=error["stack"])
+        return JvmOutcome.failed(FailureKind(answer["failure"]), info)
+    return JvmOutcome(
+        status=JvmStatus(answer["status"]), result=answer.get("result"), size=int(answer.get("bytes", 0))
+    )
+
+
+def _as_error_info(error: LaunchError) -> ErrorInfo:
+    kind = type(error)
+    return ErrorInfo(message=str(error), error_class=f"{kind.__module__}.{kind.__qualname__}")

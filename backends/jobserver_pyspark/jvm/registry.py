@@ -1,0 +1,197 @@
+"""Named objects: what the jobs of one context share, Python and JVM jobs alike.
+
+They live in a plain ``java.util.concurrent.ConcurrentHashMap`` among the *system properties* of the context's JVM, under
+the key ``jobserver.namedObjects``: reachable through any gateway connection to that JVM, with no compiled code at all.
+
+The map's layout, which ``NamedObjectTable.scala`` shares::
+
+    name (str) -> CompletableFuture[ java.util.HashMap ]
+
+A future that is not done is an object that is being made: whoever asks for it waits. The map in it has
+
+=========== ======================================================================================================
+``kind``    ``dataframe``, ``rdd``, ``python-rdd``, ``broadcast``, ``object``
+``value``   the JVM object that Python can use: a ``Dataset``, a ``JavaRDD``, …; for ``python-rdd`` a ``JavaRDD``
+            whose elements are pickled lists (PySpark's ``AutoBatchedSerializer(CPickleSerializer())``)
+``object``  what a JVM job gets: its ``NamedDataFrame``, ``NamedRDD``, …; absent when Python made the entry
+``source``  for ``python-rdd``: the ``JavaRDD`` that the job itself had, cached or not
+``job``     the id of the job that made it
+``owner``   the class path of the JVM job that made it; absent for Python
+=========== ======================================================================================================
+
+A second map, ``jobserver.namedObjects.creators``, says which job is making a name, so that :func:`abandon` can clean up
+after a job that was killed while it did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from jobserver_core.errors import LaunchError
+
+__all__ = ["NamedObjectTimeout", "NamedObjects", "UnsupportedNamedObject", "abandon"]
+
+TABLE_KEY = "jobserver.namedObjects"
+CREATORS_KEY = "jobserver.namedObjects.creators"
+
+
+class NamedObjectTimeout(LaunchError):
+    """Another job is making the object and did not get done in time."""
+
+
+class UnsupportedNamedObject(LaunchError):
+    """Not an object that jobs can share through a JVM."""
+
+
+@attrs.define
+class NamedObjects:
+    """The named objects of a context, as one Python job sees them.
+
+    ``session`` is the job's PySpark ``SparkSession``, attached to the context's JVM. DataFrames, RDDs and objects of
+    the JVM (``py4j`` proxies) can be shared. ``timeout`` is in seconds.
+    """
+
+    session: Any
+    job_id: str
+    timeout: float = 60.0
+
+    def get(self, name: str) -> Any | None:
+        """The object of this name, or None. Waits for one that is being made."""
+        future = self._table().get(name)
+        return None if future is None else self._from_entry(self._await(name, future))
+
+    def get_or_else_create(self, name: str, make: Callable[[], Any]) -> Any:
+        """The object of this name, made by calling ``make`` when there is none; made once, whoever asks."""
+        mine = self._jvm().java.util.concurrent.CompletableFuture()
+        other = self._table().putIfAbsent(name, mine)
+        if other is not None:
+            return self._from_entry(self._await(name, other))
+        return self._fill(name, mine, make)
+
+    def update(self, name: str, make: Any) -> Any:
+        """Puts an object, or what ``make`` returns when called, in place of whatever has this name."""
+        mine = self._jvm().java.util.concurrent.CompletableFuture()
+        self._table().put(name, mine)
+        return self._fill(name, mine, make if callable(make) else lambda: make)
+
+    def forget(self, name: str) -> None:
+        """Forgets the name, and leaves the object as it is."""
+        self._table().remove(name)
+
+    def destroy(self, name: str) -> None:
+        """Forgets the name and frees what the object holds in the cluster."""
+        future = self._table().remove(name)
+        if future is not None and _made(future):
+            entry = future.get()
+            if entry["kind"] != "object":
+                entry["value"].unpersist(False)
+            if entry["kind"] == "python-rdd":
+                entry["source"].unpersist(False)
+
+    def get_names(self) -> list[str]:
+        """The names of all objects, sorted."""
+        table = self._table()
+        return sorted(name for name in table.keySet().toArray() if (f := table.get(name)) and _made(f))
+
+    def _fill(self, name: str, future: Any, make: Callable[[], Any]) -> Any:
+        self._creators().put(name, self.job_id)
+        try:
+            made = make()
+            future.complete(self._to_entry(made))
+        except BaseException:
+            self._table().remove(name, future)
+            future.completeExceptionally(
+                self._jvm().java.util.concurrent.CancellationException(f"named object {name} could not be made")
+            )
+            raise
+        finally:
+            self._creators().remove(name, self.job_id)
+        return made
+
+    def _await(self, name: str, future: Any) -> Any:
+        unit = self._jvm().java.util.concurrent.TimeUnit.MILLISECONDS
+        from py4j.protocol import Py4JJavaError  # noqa: PLC0415 - nothing of PySpark before a job wants it
+
+        try:
+            return future.get(int(self.timeout * 1000), unit)
+        except Py4JJavaError as error:
+            if error.java_exception.getClass().getSimpleName() != "TimeoutException":
+                raise
+            message = f"named object {name!r} was not made within {self.timeout:g} seconds"
+            raise NamedObjectTimeout(message) from error
+
+    def _to_entry(self, made: Any) -> Any:
+        kind, value, extra = _shared_form(made)
+        entry = self._jvm().java.util.HashMap()
+        for key, content in {"kind": kind, "value": value, "job": self.job_id, **extra}.items():
+            entry.put(key, content)
+        return entry
+
+    def _from_entry(self, entry: Any) -> Any:
+        from pyspark import RDD  # noqa: PLC0415 - nothing of PySpark before a job wants it
+        from pyspark.serializers import AutoBatchedSerializer, CPickleSerializer  # noqa: PLC0415
+        from pyspark.sql import DataFrame  # noqa: PLC0415
+
+        kind, value = entry["kind"], entry["value"]
+        if kind == "dataframe":
+            return DataFrame(value, self.session)
+        context = self.session.sparkContext
+        if kind == "rdd":
+            pickled = self._jvm().org.apache.spark.api.python.SerDeUtil.javaToPython(value)
+            return RDD(pickled, context, AutoBatchedSerializer(CPickleSerializer()))
+        if kind == "python-rdd":
+            return RDD(value, context, AutoBatchedSerializer(CPickleSerializer()))
+        return value
+
+    def _jvm(self) -> Any:
+        return self.session.sparkContext._jvm
+
+    def _table(self) -> Any:
+        return _shared_map(self._jvm(), TABLE_KEY)
+
+    def _creators(self) -> Any:
+        return _shared_map(self._jvm(), CREATORS_KEY)
+
+
+def abandon(jvm: Any, job_id: str) -> None:
+    """Lets nobody wait for objects that a job was making when it ended or was killed.
+
+    For the context host, with the gateway's ``jvm``, after each job.
+    """
+    creators, table = _shared_map(jvm, CREATORS_KEY), _shared_map(jvm, TABLE_KEY)
+    for name in list(creators.keySet().toArray()):
+        if creators.remove(name, job_id):
+            future = table.remove(name)
+            if future is not None and not future.isDone():
+                future.cancel(True)
+
+
+def _shared_map(jvm: Any, key: str) -> Any:
+    # `putIfAbsent` on the properties is atomic, as their table is locked by itself.
+    properties = jvm.java.lang.System.getProperties()
+    properties.putIfAbsent(key, jvm.java.util.concurrent.ConcurrentHashMap())
+    return properties.get(key)
+
+
+def _made(future: Any) -> bool:
+    return bool(future.isDone()) and not future.isCompletedExceptionally()
+
+
+def _shared_form(made: Any) -> tuple[str, Any, dict[str, Any]]:
+    from py4j.java_gateway import JavaObject  # noqa: PLC0415 - nothing of PySpark before a job wants it
+    from pyspark import RDD  # noqa: PLC0415
+    from pyspark.sql import DataFrame  # noqa: PLC0415
+
+    if isinstance(made, DataFrame):
+        return "dataframe", made._jdf, {}
+    if isinstance(made, RDD):
+        # One known form for every job, whatever serializer this RDD happens to use inside.
+        return "python-rdd", made._pickled()._jrdd, {"source": made._jrdd}
+    if isinstance(made, JavaObject):
+        return "object", made, {}
+    raise UnsupportedNamedObject(
+        f"a named object must be a DataFrame, an RDD or an object of the JVM, not a {type(made).__qualname__}"
+    )
+

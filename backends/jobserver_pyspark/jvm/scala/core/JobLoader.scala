@@ -1,0 +1,65 @@
+package org.apache.spark.sql.jobserver
+
+import java.lang.reflect.InvocationTargetException
+
+import scala.util.control.NonFatal
+
+/** There is no such class on the job's class path. */
+private[jobserver] final class ClassMissing(message: String) extends Exception(message)
+
+/** The class is there and could not be loaded or made. */
+private[jobserver] final class LoadingFailed(cause: Throwable) extends Exception(cause)
+
+/** The class is one of the `spark.jobserver` API, which is not loaded (yet). */
+private[jobserver] final class ApiMissing extends Exception
+
+/** Finds a job's class and understands what kind of job it is. */
+private[jobserver] final class JobLoader(loader: ClassLoader, oldApi: Option[JobApi]) {
+
+  /** Throws [[ClassMissing]], [[LoadingFailed]], [[WrongKindOfJob]] or [[ApiMissing]]. */
+  def load(mainClass: String, context: JobContext): ShapedJob = translating(mainClass) {
+    val owner = classOrObject(mainClass)
+    val apis = oldApi.toSeq :+ ReflectiveJobs
+    candidates(owner).flatMap(candidate => apis.flatMap(_.shape(candidate, context))).take(1).toList.headOption
+      .orElse(ReflectiveJobs.application(owner, context))
+      .getOrElse(throw new WrongKindOfJob(
+        s"$mainClass is not a job: it needs runJob(context, config), runJob(context, runtime, data), " +
+          "main(String[]), or an interface of the job API, and a constructor without parameters"))
+  }
+
+  private def classOrObject(name: String): Class[_] =
+    try Class.forName(name, false, loader)
+    catch { case _: ClassNotFoundException => Class.forName(name + "$", false, loader) }
+
+  /** A class's own instance first, then the Scala object of that name. */
+  private def candidates(owner: Class[_]): Iterator[AnyRef] =
+    Iterator(() => instance(owner), () => module(owner)).flatMap(make => make())
+
+  private def instance(owner: Class[_]): Option[AnyRef] =
+    owner.getConstructors.find(_.getParameterCount == 0)
+      .filterNot(_ => java.lang.reflect.Modifier.isAbstract(owner.getModifiers))
+      .map(_.newInstance().asInstanceOf[AnyRef])
+
+  private def module(owner: Class[_]): Option[AnyRef] = {
+    val name = owner.getName.stripSuffix("$") + "$"
+    try Some(Class.forName(name, true, loader).getField("MODULE$").get(null))
+    catch { case _: ClassNotFoundException | _: NoSuchFieldException => None }
+  }
+
+  private def translating(mainClass: String)(load: => ShapedJob): ShapedJob =
+    try load
+    catch {
+      case error: WrongKindOfJob => throw error
+      case error: InvocationTargetException => throw new LoadingFailed(error.getCause)
+      case error: ClassNotFoundException if isOf(mainClass, error.getMessage) =>
+        throw new ClassMissing(s"no class $mainClass on the job's class path")
+      case error: NoClassDefFoundError if oldApi.isEmpty && needsApi(error) => throw new ApiMissing
+      case error @ (_: LinkageError | NonFatal(_)) => throw new LoadingFailed(error)
+    }
+
+  private def isOf(mainClass: String, missing: String): Boolean = missing == mainClass || missing == mainClass + "$"
+
+  private def needsApi(error: Throwable): Boolean =
+    Option(error.getMessage).exists(_.startsWith("spark/jobserver/")) ||
+      Option(error.getMessage).exists(_.startsWith("org/scalactic/"))
+}

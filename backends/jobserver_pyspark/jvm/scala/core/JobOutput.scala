@@ -1,0 +1,120 @@
+package org.apache.spark.sql.jobserver
+
+import java.io.{BufferedOutputStream, OutputStream, PrintStream}
+import java.nio.charset.StandardCharsets.UTF_8
+import java.nio.file.{Files, Path, StandardOpenOption}
+
+import org.apache.logging.log4j.LogManager
+import org.apache.logging.log4j.core.{LogEvent, LoggerContext}
+import org.apache.logging.log4j.core.appender.AbstractAppender
+import org.apache.logging.log4j.core.config.Property
+import org.apache.logging.log4j.core.layout.PatternLayout
+
+import org.apache.spark.SparkContext
+
+/** The threads of one job: its own, and all that it starts (thread pools included) are born into this group. */
+private[jobserver] final class JobThreads(val jobId: String, val log: JobLog) extends ThreadGroup(s"job-$jobId") {
+
+  def members: Seq[Thread] = {
+    val found = new Array[Thread](activeCount() * 2 + 8)
+    found.take(enumerate(found)).toSeq
+  }
+}
+
+private[jobserver] object JobThreads {
+  /** The job that the calling thread belongs to, if any. */
+  def current: Option[JobThreads] = {
+    var group = Thread.currentThread.getThreadGroup
+    while (group != null && !group.isInstanceOf[JobThreads]) group = group.getParent
+    Option(group.asInstanceOf[JobThreads])
+  }
+}
+
+/** A job's log file, of bounded size: what comes after the limit is counted and dropped, and the file says so. */
+private[jobserver] final class JobLog(path: Path, maxBytes: Long) {
+  private val out = new BufferedOutputStream(Files.newOutputStream(
+    path, StandardOpenOption.CREATE, StandardOpenOption.APPEND))
+  private var written = 0L
+  private var dropped = 0L
+  private var open = true
+
+  def write(bytes: Array[Byte], offset: Int, length: Int): Unit = synchronized {
+    if (open) {
+      val fits = math.min(length.toLong, math.max(0L, maxBytes - written)).toInt
+      out.write(bytes, offset, fits)
+      written += fits
+      dropped += length - fits
+    }
+  }
+
+  def flush(): Unit = synchronized { if (open) out.flush() }
+
+  def close(): Unit = synchronized {
+    if (open) {
+      if (dropped > 0) out.write(s"\n[$dropped bytes more than the limit of $maxBytes were dropped]\n".getBytes(UTF_8))
+      out.close()
+      open = false
+    }
+  }
+}
+
+/**
+ * Sends what a job prints and logs to the job's own file.
+ *
+ * `System.out`, `System.err` and the root logger are shared by the whole JVM: each line goes to the job whose thread
+ * wrote it, and where it always went when that thread belongs to no job.
+ */
+private[jobserver] object JobOutput {
+  private var installed = false
+  private val originalOut = System.out
+  private val originalErr = System.err
+  val out = new PrintStream(new Routed(originalOut), true, "UTF-8")
+  val err = new PrintStream(new Routed(originalErr), true, "UTF-8")
+
+  def install(): Unit = synchronized {
+    if (!installed) {
+      System.setOut(out)
+      System.setErr(err)
+      attachAppender()
+      installed = true
+    }
+  }
+
+  /** Scala's own `println` remembers the stream that was there first, so it is told as well. */
+  def capturing[T](body: => T): T = Console.withOut(out)(Console.withErr(err)(body))
+
+  private def attachAppender(): Unit =
+    LogManager.getContext(classOf[SparkContext].getClassLoader, false) match {
+      case context: LoggerContext =>
+        val appender = new JobAppender(context)
+        appender.start()
+        context.getConfiguration.addAppender(appender)
+        context.getConfiguration.getRootLogger.addAppender(appender, null, null)
+        context.updateLoggers()
+      case _ => // another logging back-end: its lines stay in the driver's log
+    }
+
+  private final class Routed(original: OutputStream) extends OutputStream {
+    override def write(byte: Int): Unit = write(Array(byte.toByte), 0, 1)
+    override def write(bytes: Array[Byte], offset: Int, length: Int): Unit = JobThreads.current match {
+      case Some(job) => job.log.write(bytes, offset, length)
+      case None => original.write(bytes, offset, length)
+    }
+    override def flush(): Unit = JobThreads.current match {
+      case Some(job) => job.log.flush()
+      case None => original.flush()
+    }
+  }
+
+  private final class JobAppender(context: LoggerContext) extends AbstractAppender(
+      "job-log", null, PatternLayout.newBuilder()
+        .withPattern("%d{yy/MM/dd HH:mm:ss} %p %c{1}: %m%n%ex")
+        .withConfiguration(context.getConfiguration).build(), true, Property.EMPTY_ARRAY) {
+
+    override def append(event: LogEvent): Unit = JobThreads.current.foreach { job =>
+      val bytes = getLayout.toByteArray(event)
+      job.log.write(bytes, 0, bytes.length)
+      job.log.flush()
+    }
+  }
+}

@@ -1,0 +1,224 @@
+package org.apache.spark.sql.jobserver
+
+import java.util.concurrent.{CompletableFuture, ConcurrentHashMap, TimeUnit, TimeoutException}
+
+import scala.collection.JavaConverters._
+import scala.util.control.NonFatal
+
+import org.apache.spark.SparkContext
+import org.apache.spark.scheduler.JobResultGetter
+import org.apache.spark.sql.SparkSession
+
+/**
+ * Runs JVM jobs in a context: what the context host calls through its gateway.
+ *
+ * All arguments and answers are strings of JSON, numbers or flags, so that nothing of a job ever passes the gateway.
+ * Every method may be called from any thread; `awaitValidated` and `awaitEnded` block their caller.
+ *
+ * @param isolation `session` or `shared`, as `jobserver_pyspark.jvm` describes
+ */
+final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
+  private val context: SparkContext = root.sparkContext
+  private val codeHomes: Isolation = Isolations.make(isolation, root, maxSessions)
+  private val serializers = new Serializers(context)
+  private val jobs = new ConcurrentHashMap[String, RunningJob]()
+  @volatile private var oldApi: Option[JobApi] = None
+
+  JobOutput.install()
+  JobResultGetter.install(context, Isolation.Property, codeHomes.loaderOf)
+  serializers.prepareDriver()
+
+  /** Jars for every class path: the runner's own, for the executors. `[{"path", "sha256"}, …]` */
+  def addLibraries(jarsJson: String): Unit = codeHomes.addLibraries(JobRunner.jars(jarsJson))
+
+  /** The `spark.jobserver` API and the two libraries that it needs. */
+  def addJobApi(jarsJson: String): Unit = synchronized {
+    if (oldApi.isEmpty) {
+      val jars = JobRunner.jars(jarsJson)
+      val shared = root.sharedState.jarClassLoader
+      jars.foreach(jar => shared.addURL(jar.path.toUri.toURL))
+      codeHomes.addLibraries(jars)
+      oldApi = Some(Class.forName(JobRunner.ApiClass, true, shared)
+        .getDeclaredConstructor().newInstance().asInstanceOf[JobApi])
+    }
+  }
+
+  /** Starts a job on threads of its own and returns at once. */
+  def start(requestJson: String): Unit = {
+    val request = JobRequest.parse(requestJson)
+    val job = new RunningJob(request, context, codeHomes, serializers, oldApi)
+    require(jobs.putIfAbsent(request.jobId, job) == null, s"job ${request.jobId} runs already")
+    try job.start()
+    catch {
+      case error: Throwable =>
+        jobs.remove(request.jobId)
+        throw error
+    }
+  }
+
+  /** Waits until the job passed its own validation, or ended before that. */
+  def awaitValidated(jobId: String): String = job(jobId).validated.get().toJson
+
+  /** Waits for the job's end; after that the job is not known any more. */
+  def awaitEnded(jobId: String): String =
+    try job(jobId).ended.get().toJson finally jobs.remove(jobId)
+
+  /**
+   * Kills a job: its Spark jobs are cancelled, its streams stopped, its threads interrupted, again and again until it
+   * is over or the time is up. False when it still runs after that: code that never looks up cannot be ended without
+   * the JVM. An unknown job is over.
+   */
+  def cancel(jobId: String, waitMs: Long): Boolean = Option(jobs.get(jobId)).forall(_.cancel(waitMs))
+
+  def isRunning(jobId: String): Boolean = Option(jobs.get(jobId)).exists(!_.ended.isDone)
+
+  /** The ids of the jobs that run, as a JSON list. */
+  def running(): String = {
+    val ids = jobs.asScala.collect { case (id, job) if !job.ended.isDone => id }
+    Outcome.mapper.writeValueAsString(ids.toSeq.sorted.asJava)
+  }
+
+  /** Cancels every job and lets go of all sessions; the Spark context is left to its owner. */
+  def close(waitMs: Long): Unit = {
+    jobs.values.asScala.toSeq.map(job => new Thread(() => job.cancel(waitMs))).map { t => t.start(); t }.foreach(_.join())
+    codeHomes.close()
+  }
+
+  private def job(jobId: String): RunningJob =
+    Option(jobs.get(jobId)).getOrElse(throw new NoSuchElementException(s"no job $jobId runs here"))
+}
+
+private[jobserver] object JobRunner {
+  val ApiClass = "org.apache.spark.sql.jobserver.OldJobApi"
+
+  def jars(json: String): Seq[JobJar] = Outcome.mapper.readTree(json).elements.asScala.map { jar =>
+    JobJar(java.nio.file.Paths.get(jar.required("path").asText), jar.required("sha256").asText)
+  }.toList
+}
+
+/** One job, from its class to its result. */
+private[jobserver] final class RunningJob(
+    request: JobRequest,
+    spark: SparkContext,
+    codeHomes: Isolation,
+    serializers: Serializers,
+    oldApi: Option[JobApi]) {
+
+  val validated = new CompletableFuture[Outcome]()
+  val ended = new CompletableFuture[Outcome]()
+  private val threads = new JobThreads(request.jobId, new JobLog(request.logPath, request.maxLogBytes))
+  @volatile private var cancelled = false
+  @volatile private var jobContext: Option[JobContext] = None
+
+  def start(): Unit = {
+    val thread = new Thread(threads, () => main(), s"job-${request.jobId}")
+    thread.setDaemon(true)
+    thread.start()
+  }
+
+  def cancel(waitMs: Long): Boolean = {
+    cancelled = true
+    val deadline = System.nanoTime + TimeUnit.MILLISECONDS.toNanos(waitMs)
+    do {
+      spark.cancelJobGroup(request.jobId)
+      stopStreams()
+      if (!ended.isDone) threads.interrupt()
+    } while (!overWithin(math.min(200L, math.max(1L, (deadline - System.nanoTime) / 1000000L))) &&
+      System.nanoTime < deadline)
+    ended.isDone
+  }
+
+  private def overWithin(ms: Long): Boolean =
+    try { ended.get(ms, TimeUnit.MILLISECONDS); true }
+    catch { case _: TimeoutException => false }
+
+  private def main(): Unit = {
+    val outcome = JobOutput.capturing {
+      try within(codeHomes.enter(request))
+      catch {
+        case error: ClassPathConflict => Outcome.failed("loading", error)
+        case error: Throwable => Outcome.failed("loading", error)
+      }
+    }
+    val truth = if (cancelled) Outcome.killed else outcome
+    threads.log.close()
+    validated.complete(truth)
+    ended.complete(truth)
+  }
+
+  private def within(home: CodeHome): Outcome =
+    try home.within {
+      SparkSession.setActiveSession(home.session)
+      spark.setJobGroup(request.jobId, s"job ${request.jobId}: ${request.mainClass}", interruptOnCancel = true)
+      spark.setLocalProperty(Isolation.Property, request.classPathKey)
+      try attempt(home)
+      finally {
+        SparkSession.clearActiveSession()
+        spark.clearJobGroup()
+        spark.setLocalProperty(Isolation.Property, null)
+      }
+    } finally home.leave()
+
+  private def attempt(home: CodeHome): Outcome =
+    try {
+      serializers.prepareExecutors()
+      val streaming = request.contextConfig.path("streaming")
+      val context = new JobContext(
+        request.jobId, request.kind, home.session, request.config.toString, request.contextConfig.toString,
+        new NamedObjectTable(request.jobId, request.classPathKey), request.dataDir,
+        streaming.path("batch_interval").asLong(1000L))
+      jobContext = Some(context)
+      val shaped = new JobLoader(home.loader, oldApi).load(request.mainClass, context)
+      val data = shaped.validate()
+      if (cancelled) Outcome.killed
+      else {
+        validated.complete(Outcome.running)
+        run(shaped, data)
+      }
+    } catch {
+      case _: ApiMissing => Outcome.needsApi
+      case error: ClassMissing => Outcome.failed("class-not-found", error)
+      case error: WrongKindOfJob => Outcome.failed("wrong-type", error)
+      case error: LoadingFailed => Outcome.failed("loading", error.getCause)
+      case refusal: ValidationRefused => Outcome.failed("validation", refusal.shown)
+      case error: Throwable => report(error)
+    } finally stopOwnStreaming()
+
+  private def run(shaped: ShapedJob, data: Any): Outcome =
+    try {
+      // The result is taken out of its box, so that nothing here holds the head of a lazy sequence while it is written.
+      val box = new java.util.concurrent.atomic.AtomicReference[Any](shaped.run(data))
+      jobContext.flatMap(_.startedStreaming).foreach(_.awaitTermination())
+      val (kind, bytes) =
+        new ResultWriter(request.resultPath, request.maxResultBytes).write(() => box.getAndSet(null))
+      Outcome.finished(kind, bytes)
+    } catch {
+      case refused: ResultRefused => Outcome.failed("result", refused)
+      case error: Throwable => report(error)
+    }
+
+  private def report(error: Throwable): Outcome = {
+    if (!cancelled) error.printStackTrace()
+    Outcome.failed("raised", error)
+  }
+
+  // A StreamingContext that was started keeps its batches going by itself; the job is its only owner.
+  private def stopOwnStreaming(): Unit = jobContext.flatMap(_.startedStreaming).foreach { streaming =>
+    val gracefully = request.contextConfig.path("streaming").path("stopGracefully").asBoolean(true)
+    Thread.interrupted()
+    try streaming.stop(stopSparkContext = false, stopGracefully = gracefully && !cancelled)
+    catch { case NonFatal(error) => error.printStackTrace() }
+  }
+
+  /** Stops the structured streams that this job's threads started; those of its neighbours go on. */
+  private def stopStreams(): Unit = jobContext.foreach { context =>
+    val names = threads.members.filter(_ != null).map(_.getName)
+    val own = context.session.streams.active.filter(query => names.exists(_.contains(query.runId.toString)))
+    own.foreach { query =>
+      val stopper = new Thread(() => try query.stop() catch { case NonFatal(_) => }, s"stop-${query.runId}")
+      stopper.setDaemon(true)
+      stopper.start()
+      stopper.join(2000L)
+    }
+  }
+}

@@ -1,0 +1,63 @@
+package org.apache.spark.sql.jobserver
+
+import java.io.{PrintWriter, StringWriter}
+
+import com.fasterxml.jackson.databind.ObjectMapper
+
+/** How a job ended (or that it passed its validation), as the host is told of it. */
+private[jobserver] final case class Outcome(
+    status: String,
+    failure: String = null,
+    error: Failure = null,
+    result: String = null,
+    bytes: Long = 0L) {
+
+  def toJson: String = {
+    val node = Outcome.mapper.createObjectNode().put("status", status)
+    if (failure != null) node.put("failure", failure)
+    if (error != null) {
+      node.putObject("error")
+        .put("message", error.message).put("errorClass", error.errorClass).put("stack", error.stack)
+    }
+    if (result != null) node.put("result", result).put("bytes", bytes)
+    node.toString
+  }
+}
+
+private[jobserver] object Outcome {
+  val mapper = new ObjectMapper()
+
+  /** The job's own validation passed: it runs from now on. */
+  val running: Outcome = Outcome("running")
+  val killed: Outcome = Outcome("killed")
+
+  /** The class needs the `spark.jobserver` API, which is not loaded yet. */
+  val needsApi: Outcome = Outcome("needs-api")
+
+  def finished(kind: String, bytes: Long): Outcome = Outcome("finished", result = kind, bytes = bytes)
+  def failed(kind: String, error: Failure): Outcome = Outcome("failed", kind, error)
+  def failed(kind: String, error: Throwable): Outcome = failed(kind, Failure.of(error))
+}
+
+/** An exception as data: message, Java class, Java stack. */
+private[jobserver] final case class Failure(message: String, errorClass: String, stack: String)
+
+private[jobserver] object Failure {
+  def of(error: Throwable): Failure = {
+    val text = new StringWriter()
+    error.printStackTrace(new PrintWriter(text, true))
+    Failure(Option(error.getMessage).getOrElse(error.toString), error.getClass.getName, text.toString)
+  }
+}
+
+/** The class is there, yet is not a job, or one for another kind of context. */
+private[jobserver] final class WrongKindOfJob(message: String) extends Exception(message)
+
+/** The job's own validation said no; `shown` is what the caller is told. */
+private[jobserver] final class ValidationRefused(val shown: Throwable) extends Exception(shown)
+
+/** Two different jars that cannot both be in one context. */
+final class ClassPathConflict(message: String) extends Exception(message)
+
+/** A job's result that cannot be made JSON, or is over a limit. */
+final class ResultRefused(message: String, cause: Throwable = null) extends Exception(message, cause)

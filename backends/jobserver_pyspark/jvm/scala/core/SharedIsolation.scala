@@ -1,0 +1,73 @@
+package org.apache.spark.sql.jobserver
+
+import java.util.zip.ZipFile
+
+import scala.collection.JavaConverters._
+import scala.collection.mutable
+
+import org.apache.spark.sql.SparkSession
+
+/**
+ * One set of jars for the whole context: for Spark before 4, and for streaming contexts, whose batches run on threads
+ * of their own.
+ *
+ * A class that is loaded cannot be unloaded, so a jar that holds another version of a file that is there already is
+ * refused: running the old code without a word would be worse.
+ */
+private[jobserver] final class SharedIsolation(root: SparkSession) extends Isolation {
+  private val shared = root.sharedState.jarClassLoader
+  private val added = mutable.Set[String]()
+  private val contents = mutable.Map[String, (Long, String)]()
+
+  override def addLibraries(jars: Seq[JobJar]): Unit = jars.foreach(add)
+
+  override def loaderOf(key: String): Option[ClassLoader] = Some(shared)
+
+  override def close(): Unit = ()
+
+  override def enter(request: JobRequest): CodeHome = {
+    request.jars.foreach(add)
+    new CodeHome {
+      override def session: SparkSession = root
+      override def loader: ClassLoader = shared
+      override def within[T](body: => T): T = {
+        val thread = Thread.currentThread
+        val before = thread.getContextClassLoader
+        thread.setContextClassLoader(shared)
+        try body finally thread.setContextClassLoader(before)
+      }
+      override def leave(): Unit = ()
+    }
+  }
+
+  private def add(jar: JobJar): Unit = synchronized {
+    if (!added.contains(jar.sha256)) {
+      val files = SharedIsolation.files(jar)
+      files.foreach { case (name, crc) =>
+        contents.get(name).filter(_._1 != crc).foreach { case (_, other) =>
+          throw new ClassPathConflict(
+            s"${jar.path.getFileName} holds another version of $name than $other, which this context loaded before; " +
+              "this context cannot hold two versions of one class: use a new context for the new version")
+        }
+      }
+      shared.addURL(jar.path.toUri.toURL)
+      root.sparkContext.addJar(jar.path.toUri.toString)
+      files.foreach { case (name, crc) => contents.getOrElseUpdate(name, (crc, jar.path.getFileName.toString)) }
+      added += jar.sha256
+    }
+  }
+}
+
+private object SharedIsolation {
+  /** The files of a jar that can make a difference, with their checksums. */
+  def files(jar: JobJar): Seq[(String, Long)] = {
+    val zip = new ZipFile(jar.path.toFile)
+    try zip.entries.asScala
+      .filterNot(entry => entry.isDirectory || harmless(entry.getName))
+      .map(entry => (entry.getName, entry.getCrc)).toList
+    finally zip.close()
+  }
+
+  private def harmless(name: String): Boolean =
+    name.startsWith("META-INF/") || name == "module-info.class" || name.matches("(?i)(LICEN[SC]E|NOTICE|README|rootdoc).*")
+}

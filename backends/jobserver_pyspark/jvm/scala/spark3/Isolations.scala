@@ -1,0 +1,8 @@
+package org.apache.spark.sql.jobserver
+
+import org.apache.spark.sql.SparkSession
+
+/** Spark 3 has no session artifacts: whatever is asked for, one set of jars serves the whole context. */
+private[jobserver] object Isolations {
+  def make(name: String, root: SparkSession, maxSessions: Int): Isolation = new SharedIsolation(root)
+}

@@ -1,0 +1,84 @@
+package org.apache.spark.sql.jobserver
+
+import java.nio.file.Paths
+
+import scala.collection.mutable
+
+import org.apache.spark.sql.SparkSession
+import org.apache.spark.sql.classic
+
+private[jobserver] object Isolations {
+  def make(name: String, root: SparkSession, maxSessions: Int): Isolation = name match {
+    case "shared" => new SharedIsolation(root)
+    case "session" => new SessionIsolation(root.asInstanceOf[classic.SparkSession], maxSessions)
+  }
+}
+
+/**
+ * A session per class path, each with its jars as artifacts: the driver and the executors load them apart, so that two
+ * versions of a class can be in one context.
+ *
+ * Sessions are kept for the next job of the same class path. When there are more than `maxSessions`, those that were
+ * not used for the longest time go, except where their code is still needed: a job runs, or a named object is theirs.
+ */
+private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxSessions: Int) extends Isolation {
+  private val homes = mutable.LinkedHashMap[String, Home]()
+  private val libraries = mutable.ListBuffer[JobJar]()
+  // Read by the threads that receive results, which must never wait for a session to be made.
+  private val loaders = new java.util.concurrent.ConcurrentHashMap[String, ClassLoader]()
+
+  override def addLibraries(jars: Seq[JobJar]): Unit = synchronized {
+    libraries ++= jars
+    // A session that exists keeps the loader that its classes came from; the next job gets a new one.
+    homes.values.filter(_.users == 0).toList.foreach(discard)
+    homes.values.foreach(_.stale = true)
+  }
+
+  override def loaderOf(key: String): Option[ClassLoader] = Option(loaders.get(key))
+
+  override def enter(request: JobRequest): CodeHome = synchronized {
+    val home = homes.remove(request.classPathKey).filterNot(_.stale)
+      .getOrElse(new Home(request.classPathKey, request.jars))
+    homes.put(request.classPathKey, home)
+    loaders.put(request.classPathKey, home.loader)
+    if (home.users == 0) SharedViews.replace(root, home.own)
+    home.users += 1
+    evict()
+    new Visit(home)
+  }
+
+  override def close(): Unit = synchronized(homes.values.toList.foreach(discard))
+
+  private def evict(): Unit =
+    homes.values.filter(home => home.users == 0 && !NamedObjectTable.owns(home.key))
+      .take(math.max(0, homes.size - maxSessions)).toList.foreach(discard)
+
+  private def discard(home: Home): Unit = {
+    homes.get(home.key).filter(_ eq home).foreach(_ => homes.remove(home.key))
+    loaders.remove(home.key, home.loader)
+    home.own.artifactManager.close()
+  }
+
+  private final class Home(val key: String, jars: Seq[JobJar]) {
+    var users = 0
+    var stale = false
+    val own: classic.SparkSession = new JobSession(root)
+    (libraries.toList ++ jars).map(jar => (jar.sha256, jar)).toMap.values.foreach { jar =>
+      own.artifactManager.addArtifact(Paths.get("jars", jar.sha256 + ".jar"), jar.path, None, deleteStagedFile = false)
+    }
+    val loader: ClassLoader = own.artifactManager.classloader
+  }
+
+  private final class Visit(home: Home) extends CodeHome {
+    private val before = SharedViews.of(home.own)
+
+    override def session: SparkSession = home.own
+    override def loader: ClassLoader = home.loader
+    override def within[T](body: => T): T = home.own.artifactManager.withResources(body)
+    override def leave(): Unit = SessionIsolation.this.synchronized {
+      SharedViews.publish(home.own, before, root)
+      home.users -= 1
+      if (home.stale && home.users == 0) discard(home)
+    }
+  }
+}
