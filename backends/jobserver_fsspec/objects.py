@@ -1,0 +1,238 @@
+"""Blobs on a file system of fsspec's: object stores, HDFS, SFTP and others."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from jobserver_core.errors import BlobNotFound, JobServerError, StorageError
+from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
+from jobserver_fsspec.copies import LocalCopies
+
+__all__ = ["ObjectBlobStore"]
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_SHARDS = [f"{number:02x}" for number in range(256)]
+_TEMPORARY = "tmp"
+_CHUNK = 1024 * 1024
+_TIME_KEYS = ("LastModified", "last_modified", "mtime", "updated")
+
+
+class ObjectBlobStore(BlobStore):
+    """Blobs as objects ``ab/cd/<digest>`` below a root; what is written has a key below ``tmp`` until then.
+
+    A commit moves the object, which object stores do by a copy on their side that is visible when it is
+    whole. Reading goes through copies on this machine, whose hash is checked, so that a reader may
+    seek, and keeps what it reads although the object is deleted. Between the check and the deletion of
+    an object others may commit it again: file systems have no conditional delete.
+    """
+
+    def __init__(
+        self, filesystem: Any, root: str, *, copies: LocalCopies, name: str, scrub: Callable[[str], str]
+    ) -> None:
+        self._files = filesystem
+        self._root = root.rstrip("/")
+        self._copies = copies
+        self._name = name
+        self._scrub = scrub
+
+    def create(self) -> BlobWriter:
+        """Open an object under a temporary key. Raises StorageError."""
+        key = f"{self._root}/{_TEMPORARY}/{secrets.token_hex(16)}"
+        with self.translated("write to"):
+            return _ObjectWriter(self, key, self._making_parent(key, lambda: self._files.open(key, "wb")))
+
+    def open(self, digest: str) -> BinaryIO:
+        """Open the copy on this machine, which is made when it is not here. Raises BlobNotFound."""
+        with self.local_path(digest) as path:
+            return path.open("rb")
+
+    @contextmanager
+    def local_path(self, digest: str) -> Iterator[Path]:
+        """Give the copy on this machine, which is made when it is not here. Raises BlobNotFound."""
+        size = self.size(digest)
+        if size is None:
+            raise BlobNotFound(digest=digest)
+        with self._copies.file(digest, size, lambda path: self._download(digest, path)) as path:
+            yield path
+
+    def size(self, digest: str) -> int | None:
+        """Return the object's size in bytes, or None."""
+        if not _DIGEST.fullmatch(digest):
+            return None
+        with self.translated("read from"):
+            info = self._info(self._key(digest))
+        return None if info is None else int(info["size"])
+
+    def delete(self, digest: str) -> None:
+        """Remove the object, if it is there."""
+        if _DIGEST.fullmatch(digest):
+            with self.translated("delete from"):
+                self._remove(self._key(digest))
+
+    def digests(self, *, modified_before: datetime) -> Iterator[str]:
+        """Iterate over the blobs whose object is older than a time, one listing for 1/256 of them."""
+        for shard in _SHARDS:
+            for key, info in self._list(f"{self._root}/{shard}"):
+                digest = key.rpartition("/")[2]
+                if _DIGEST.fullmatch(digest) and self._older(key, info, modified_before):
+                    yield digest
+
+    def sweep(self, *, modified_before: datetime) -> None:
+        """Remove objects under temporary keys that are older than the time."""
+        for key, info in self._list(f"{self._root}/{_TEMPORARY}"):
+            if self._older(key, info, modified_before):
+                with self.translated("sweep"):
+                    self._remove(key)
+
+    def check(self) -> None:
+        """Write and remove a small object. Raises StorageError."""
+        with self.create() as writer:
+            writer.write(b"readiness probe")
+
+    def close(self) -> None:
+        """Remove the copies on this machine."""
+        self._copies.close()
+
+    @contextmanager
+    def translated(self, action: str) -> Iterator[None]:
+        """Raise what the file system raises as a StorageError, without the secrets of its options."""
+        try:
+            yield
+        except JobServerError:
+            raise
+        except Exception as error:  # noqa: BLE001 - drivers raise errors of their own libraries
+            reason = self._scrub(str(error) or type(error).__name__)
+            raise StorageError(message=f"cannot {action} the blobs at {self._name}: {reason}") from None
+
+    def publish(self, temporary: str, digest: str, size: int) -> None:
+        """Move a whole object to its place. Where there is one it is replaced, which renews its time."""
+        key = self._key(digest)
+        try:
+            self._making_parent(key, lambda: self._files.mv(temporary, key))
+        except FileExistsError:  # a file system whose move does not replace
+            self._remove(key)
+            self._files.mv(temporary, key)
+        if (found := self.size(digest)) != size:
+            raise StorageError(message=f"{self._name} keeps {found} bytes of a blob of {size}")
+
+    def remove_temporary(self, key: str) -> None:
+        """Remove the object of a writer, whatever became of it; a sweep takes what stays."""
+        with suppress(Exception):
+            self._remove(key)
+
+    def _key(self, digest: str) -> str:
+        return f"{self._root}/{digest[:2]}/{digest[2:4]}/{digest}"
+
+    def _making_parent(self, key: str, action: Callable[[], Any]) -> Any:
+        """Do something with a key. Only some file systems have folders, which must then be made."""
+        try:
+            return action()
+        except FileNotFoundError:
+            self._files.makedirs(key.rpartition("/")[0], exist_ok=True)
+            return action()
+
+    def _info(self, key: str) -> dict[str, Any] | None:
+        self._files.invalidate_cache(key.rpartition("/")[0])
+        try:
+            info: dict[str, Any] = self._files.info(key)
+        except FileNotFoundError:
+            return None
+        return info if info.get("type") == "file" else None
+
+    def _list(self, folder: str) -> list[tuple[str, dict[str, Any]]]:
+        with self.translated("list"):
+            self._files.invalidate_cache(folder)
+            try:
+                return list(self._files.find(folder, detail=True).items())
+            except FileNotFoundError:
+                return []
+
+    def _older(self, key: str, info: dict[str, Any], limit: datetime) -> bool:
+        """Whether an object is older than a time; one that has gone or tells no time is not."""
+        with self.translated("list"):
+            try:
+                at = next((info[name] for name in _TIME_KEYS if info.get(name) is not None), None)
+                modified = _time(self._files.modified(key) if at is None else at)
+            except (FileNotFoundError, NotImplementedError):
+                return False
+        return modified < limit
+
+    def _remove(self, key: str) -> None:
+        with suppress(FileNotFoundError):
+            self._files.rm_file(key)
+
+    def _download(self, digest: str, path: Path) -> None:
+        with self.translated("read from"):
+            try:
+                self._files.get_file(self._key(digest), str(path))
+            except FileNotFoundError:
+                raise BlobNotFound(digest=digest) from None
+            found = hashlib.sha256()
+            with path.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    found.update(chunk)
+        if found.hexdigest() != digest:
+            raise StorageError(message=f"blob {digest} at {self._name} is damaged: its hash is another")
+
+
+class _ObjectWriter(BlobWriter):
+    def __init__(self, store: ObjectBlobStore, key: str, file: Any) -> None:
+        self._store = store
+        self._key = key
+        self._file: Any | None = file
+        self._hash = hashlib.sha256()
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        file = self._opened()
+        try:
+            with self._store.translated("write to"):
+                file.write(data)
+        except StorageError:
+            self.discard()  # how much of it was written is not known, so it must not be committed
+            raise
+        self._hash.update(data)
+        self._size += len(data)
+
+    def commit(self) -> Blob:
+        file = self._opened()
+        blob = Blob(digest=self._hash.hexdigest(), size=self._size)
+        try:
+            with self._store.translated("write to"):
+                file.close()
+                self._store.publish(self._key, blob.digest, blob.size)
+        except StorageError:
+            self.discard()
+            raise
+        self._file = None
+        return blob
+
+    def discard(self) -> None:
+        if self._file is not None:
+            with suppress(Exception):
+                self._file.close()
+            self._file = None
+            self._store.remove_temporary(self._key)
+
+    def _opened(self) -> Any:
+        if self._file is None:
+            raise StorageError(message="this blob was committed or discarded; nothing more can be written")
+        return self._file
+
+
+def _time(value: Any) -> datetime:
+    """Read a time as file systems write it: seconds, ISO text, or a datetime, in UTC when it does not say."""
+    if isinstance(value, (int, float)):
+        return datetime.fromtimestamp(value, tz=timezone.utc)
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value.replace("Z", "+00:00"))
+    if not isinstance(value, datetime):
+        raise NotImplementedError(f"a time of type {type(value).__name__}")
+    return value if value.tzinfo else value.replace(tzinfo=timezone.utc)

@@ -1,0 +1,359 @@
+"""The contract of every blob store."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from jobserver_core.errors import BlobNotFound
+from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
+from jobserver_core.testing.contract import Contract
+
+__all__ = ["BlobStoreContract"]
+
+_HOUR = timedelta(hours=1)
+_MIB = 1024 * 1024
+_CONTENT = b"the content of a blob"
+_DIGEST = hashlib.sha256(_CONTENT).hexdigest()
+_ABSENT = hashlib.sha256(b"never stored").hexdigest()
+_NO_DIGESTS = ("", "abc", "../../../etc/passwd", "/etc/passwd", _DIGEST.upper(), _DIGEST + "/..", "\0", "*")
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+class _StopHereError(Exception):
+    """Raised on purpose."""
+
+
+class BlobStoreContract(Contract):
+    """What every blob store does. Fixtures: ``blobs``, a new and empty one.
+
+    The subclass gives access behind the store's back, so that what the store claims can be checked.
+    """
+
+    @abstractmethod
+    def reopen(self, blobs: BlobStore) -> BlobStore:
+        """Return another store over the same storage, or the same one where there is no other."""
+
+    @abstractmethod
+    def stored(self, blobs: BlobStore, digest: str) -> bytes | None:
+        """Return what lies in the storage itself under a digest, or None."""
+
+    @abstractmethod
+    def leftovers(self, blobs: BlobStore) -> list[str]:
+        """Return the names of everything in the storage that is not a blob: temporary files."""
+
+    @abstractmethod
+    def make_older(self, blobs: BlobStore, digest: str, age: timedelta) -> None:
+        """Move the time at which a blob was last committed back."""
+
+    def _digests(self, blobs: BlobStore) -> set[str]:
+        return set(blobs.digests(modified_before=_now() + _HOUR))
+
+    def _assert_nothing(self, blobs: BlobStore) -> None:
+        assert blobs.size(_DIGEST) is None
+        assert self.stored(blobs, _DIGEST) is None
+        assert self._digests(blobs) == set()
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    def test_a_committed_blob_is_named_by_the_hash_of_its_content(self, blobs: BlobStore) -> None:
+        with blobs.create() as writer:
+            writer.write(_CONTENT[:5])
+            writer.write(b"")
+            writer.write(_CONTENT[5:])
+            assert writer.commit() == Blob(digest=_DIGEST, size=len(_CONTENT))
+        assert self.stored(blobs, _DIGEST) == _CONTENT
+
+    def test_an_empty_blob_is_a_blob(self, blobs: BlobStore) -> None:
+        blob = blobs.put([])
+        assert blob == Blob(digest=hashlib.sha256(b"").hexdigest(), size=0)
+        assert blobs.size(blob.digest) == 0
+        with blobs.open(blob.digest) as file:
+            assert file.read() == b""
+        with blobs.local_path(blob.digest) as path:
+            assert path.read_bytes() == b""
+
+    def test_a_blob_of_many_pieces_comes_back_as_it_was(self, blobs: BlobStore) -> None:
+        pieces = [os.urandom(size) for size in (1, 7, 64 * 1024, 3 * _MIB + 1, 8191)]
+        whole = b"".join(pieces)
+        blob = blobs.put(pieces)
+        assert blob == Blob(digest=hashlib.sha256(whole).hexdigest(), size=len(whole))
+        with blobs.open(blob.digest) as file:
+            assert file.read() == whole
+
+    def test_put_takes_any_iterable_once(self, blobs: BlobStore) -> None:
+        assert blobs.put(iter([b"a", b"b"])) == blobs.put([b"ab"])
+
+    def test_nothing_is_visible_before_the_commit(self, blobs: BlobStore) -> None:
+        with blobs.create() as writer:
+            writer.write(_CONTENT)
+            self._assert_nothing(blobs)
+            self._assert_nothing(self.reopen(blobs))
+            writer.commit()
+            assert self._digests(blobs) == {_DIGEST}
+
+    def test_a_committed_blob_is_seen_through_another_store(self, blobs: BlobStore) -> None:
+        blobs.put([_CONTENT])
+        other = self.reopen(blobs)
+        assert other.size(_DIGEST) == len(_CONTENT)
+        with other.open(_DIGEST) as file:
+            assert file.read() == _CONTENT
+
+    def test_a_commit_leaves_no_temporary_file(self, blobs: BlobStore) -> None:
+        blobs.put([_CONTENT])
+        blobs.put([_CONTENT])
+        assert self.leftovers(blobs) == []
+
+    def test_a_discarded_writer_leaves_nothing(self, blobs: BlobStore) -> None:
+        writer = blobs.create()
+        writer.write(_CONTENT)
+        writer.discard()
+        writer.discard()
+        self._assert_nothing(blobs)
+        assert self.leftovers(blobs) == []
+
+    def test_leaving_the_block_without_a_commit_discards(self, blobs: BlobStore) -> None:
+        with blobs.create() as writer:
+            writer.write(_CONTENT)
+        self._assert_nothing(blobs)
+        assert self.leftovers(blobs) == []
+
+    def test_an_error_inside_the_block_discards(self, blobs: BlobStore) -> None:
+        def write_and_stop(writer: BlobWriter) -> None:
+            writer.write(_CONTENT)
+            raise _StopHereError
+
+        with pytest.raises(_StopHereError), blobs.create() as writer:
+            write_and_stop(writer)
+        self._assert_nothing(blobs)
+        assert self.leftovers(blobs) == []
+
+    def test_an_error_while_iterating_stores_nothing(self, blobs: BlobStore) -> None:
+        def chunks() -> Iterator[bytes]:
+            yield _CONTENT
+            raise _StopHereError
+
+        with pytest.raises(_StopHereError):
+            blobs.put(chunks())
+        self._assert_nothing(blobs)
+        assert self.leftovers(blobs) == []
+
+    def test_a_discard_after_the_commit_changes_nothing(self, blobs: BlobStore) -> None:
+        writer = blobs.create()
+        writer.write(_CONTENT)
+        writer.commit()
+        writer.discard()
+        writer.discard()
+        assert self.stored(blobs, _DIGEST) == _CONTENT
+
+    def test_writers_do_not_disturb_one_another(self, blobs: BlobStore) -> None:
+        with blobs.create() as first, blobs.create() as second:
+            first.write(b"first ")
+            second.write(b"second")
+            first.write(b"blob")
+            second.discard()
+            blob = first.commit()
+        assert self.stored(blobs, blob.digest) == b"first blob"
+        assert self._digests(blobs) == {blob.digest}
+
+    # -- content that is here already --------------------------------------------------------------
+
+    def test_the_same_content_is_stored_once(self, blobs: BlobStore) -> None:
+        assert blobs.put([_CONTENT]) == blobs.put([_CONTENT[:3], _CONTENT[3:]])
+        assert self._digests(blobs) == {_DIGEST}
+        assert self.stored(blobs, _DIGEST) == _CONTENT
+
+    def test_committing_content_that_is_here_makes_it_new_again(self, blobs: BlobStore) -> None:
+        blobs.put([_CONTENT])
+        self.make_older(blobs, _DIGEST, 2 * _HOUR)
+        assert set(blobs.digests(modified_before=_now() - _HOUR)) == {_DIGEST}
+        blobs.put([_CONTENT])
+        assert set(blobs.digests(modified_before=_now() - _HOUR)) == set()
+        assert self._digests(blobs) == {_DIGEST}
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def test_an_open_blob_can_be_read_in_pieces_and_from_any_place(self, blobs: BlobStore) -> None:
+        blobs.put([_CONTENT])
+        with blobs.open(_DIGEST) as file:
+            assert file.seekable()
+            assert file.read(3) == _CONTENT[:3]
+            assert file.seek(-4, os.SEEK_END) == len(_CONTENT) - 4
+            assert file.read() == _CONTENT[-4:]
+            file.seek(0)
+            assert file.read() == _CONTENT
+            assert file.read() == b""
+
+    def test_two_readers_of_one_blob_have_places_of_their_own(self, blobs: BlobStore) -> None:
+        blobs.put([_CONTENT])
+        with blobs.open(_DIGEST) as first, blobs.open(_DIGEST) as second:
+            assert first.read(5) == second.read(5) == _CONTENT[:5]
+            assert first.read() == _CONTENT[5:]
+            assert second.read() == _CONTENT[5:]
+
+    def test_a_blob_deleted_while_it_is_open_can_be_read_to_its_end(self, blobs: BlobStore) -> None:
+        content = os.urandom(2 * _MIB)
+        digest = blobs.put([content]).digest
+        with blobs.open(digest) as file:
+            start = file.read(10)
+            blobs.delete(digest)
+            assert start + file.read() == content
+        assert blobs.size(digest) is None
+
+    def test_a_local_path_has_the_content(self, blobs: BlobStore) -> None:
+        blobs.put([_CONTENT])
+        with blobs.local_path(_DIGEST) as path, blobs.local_path(_DIGEST) as again:
+            assert path.is_file()
+            assert path.read_bytes() == again.read_bytes() == _CONTENT
+
+    def test_a_local_path_stays_valid_until_its_own_block_is_left(self, blobs: BlobStore) -> None:
+        blobs.put([_CONTENT])
+        with blobs.local_path(_DIGEST) as path:
+            with blobs.local_path(_DIGEST):
+                pass
+            blobs.put([_CONTENT])
+            assert path.read_bytes() == _CONTENT
+
+    def test_using_local_paths_leaves_nothing_in_the_store(self, blobs: BlobStore) -> None:
+        blobs.put([_CONTENT])
+        with blobs.local_path(_DIGEST):
+            pass
+        assert self.leftovers(blobs) == []
+        assert self._digests(blobs) == {_DIGEST}
+
+    def test_the_size_is_that_of_the_content(self, blobs: BlobStore) -> None:
+        blobs.put([_CONTENT])
+        assert blobs.size(_DIGEST) == len(_CONTENT)
+
+    @pytest.mark.parametrize("digest", [_ABSENT, *_NO_DIGESTS])
+    def test_a_blob_that_is_not_here_is_not_found(self, blobs: BlobStore, digest: str) -> None:
+        blobs.put([_CONTENT])
+        with pytest.raises(BlobNotFound) as caught:
+            blobs.open(digest)
+        assert caught.value.digest == digest
+        with pytest.raises(BlobNotFound), blobs.local_path(digest):
+            pytest.fail("the block was entered")
+        assert blobs.size(digest) is None
+
+    # -- deleting and sweeping ---------------------------------------------------------------------
+
+    def test_a_deleted_blob_is_gone(self, blobs: BlobStore) -> None:
+        other = blobs.put([b"another blob"])
+        blobs.put([_CONTENT])
+        with blobs.local_path(_DIGEST):
+            pass
+        blobs.delete(_DIGEST)
+        assert self.stored(blobs, _DIGEST) is None
+        assert blobs.size(_DIGEST) is None
+        with pytest.raises(BlobNotFound):
+            blobs.open(_DIGEST)
+        with pytest.raises(BlobNotFound), blobs.local_path(_DIGEST):
+            pytest.fail("the block was entered")
+        assert self._digests(blobs) == {other.digest}
+
+    @pytest.mark.parametrize("digest", [_ABSENT, *_NO_DIGESTS])
+    def test_deleting_what_is_not_here_is_no_error(self, blobs: BlobStore, digest: str) -> None:
+        blobs.put([_CONTENT])
+        blobs.delete(digest)
+        blobs.delete(digest)
+        assert self._digests(blobs) == {_DIGEST}
+
+    def test_a_deleted_blob_can_be_stored_again(self, blobs: BlobStore) -> None:
+        blobs.put([_CONTENT])
+        blobs.delete(_DIGEST)
+        blobs.put([_CONTENT])
+        assert self.stored(blobs, _DIGEST) == _CONTENT
+
+    def test_digests_are_those_that_were_last_committed_before_the_time(self, blobs: BlobStore) -> None:
+        old, older = blobs.put([b"old"]).digest, blobs.put([b"older"]).digest
+        new = blobs.put([b"new"]).digest
+        self.make_older(blobs, old, 2 * _HOUR)
+        self.make_older(blobs, older, 4 * _HOUR)
+        assert self._digests(blobs) == {new, old, older}
+        assert set(blobs.digests(modified_before=_now() - _HOUR)) == {old, older}
+        assert set(blobs.digests(modified_before=_now() - 3 * _HOUR)) == {older}
+        assert list(blobs.digests(modified_before=_now() - 5 * _HOUR)) == []
+
+    def test_blobs_can_be_deleted_while_their_digests_are_listed(self, blobs: BlobStore) -> None:
+        for number in range(20):
+            blobs.put([b"%d" % number])
+        for digest in blobs.digests(modified_before=_now() + _HOUR):
+            blobs.delete(digest)
+        assert self._digests(blobs) == set()
+
+    def test_sweeping_removes_what_abandoned_writers_left(self, blobs: BlobStore) -> None:
+        kept = blobs.put([_CONTENT])
+        abandoned = blobs.create()
+        abandoned.write(b"never committed")
+        blobs.sweep(modified_before=_now() + _HOUR)
+        assert self.leftovers(blobs) == []
+        assert self.stored(blobs, kept.digest) == _CONTENT
+        abandoned.discard()
+
+    def test_sweeping_leaves_writers_that_are_younger_than_the_time(self, blobs: BlobStore) -> None:
+        with blobs.create() as writer:
+            writer.write(_CONTENT)
+            blobs.sweep(modified_before=_now() - _HOUR)
+            writer.commit()
+        assert self.stored(blobs, _DIGEST) == _CONTENT
+
+    def test_an_empty_store_has_nothing_to_list_or_sweep(self, blobs: BlobStore) -> None:
+        assert self._digests(blobs) == set()
+        blobs.sweep(modified_before=_now())
+
+    # -- the store itself --------------------------------------------------------------------------
+
+    def test_a_check_of_a_store_that_works_raises_nothing_and_leaves_nothing(self, blobs: BlobStore) -> None:
+        blobs.check()
+        assert self.leftovers(blobs) == []
+        assert self._digests(blobs) == set()
+
+    def test_closing_twice_is_allowed(self, blobs: BlobStore) -> None:
+        blobs.put([_CONTENT])
+        blobs.close()
+        blobs.close()
+
+    def test_many_threads_can_store_the_same_and_other_content_at_once(self, blobs: BlobStore) -> None:
+        common = os.urandom(300_000)
+
+        def run(number: int) -> None:
+            own = b"%d" % number
+            for _ in range(3):
+                for content in (common, own):
+                    blob = blobs.put([content[:1000], content[1000:]])
+                    with blobs.open(blob.digest) as file:
+                        assert file.read() == content
+                    with blobs.local_path(blob.digest) as path:
+                        assert path.read_bytes() == content
+
+        _in_threads(run, 6)
+        assert self.leftovers(blobs) == []
+        assert len(self._digests(blobs)) == 7
+
+
+def _in_threads(run: Callable[[int], None], count: int) -> None:
+    """Run a function at once in several threads, and raise what any of them raised."""
+    errors: list[BaseException] = []
+
+    def guarded(number: int) -> None:
+        try:
+            run(number)
+        except BaseException as error:  # noqa: BLE001 - given to the thread that waits
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]

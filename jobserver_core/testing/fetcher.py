@@ -1,0 +1,276 @@
+"""The contract of every fetcher."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import pickle
+import threading
+from abc import abstractmethod
+from typing import ClassVar
+
+import pytest
+
+from jobserver_core.errors import FetchError, MalformedUrl, TooLarge
+from jobserver_core.ports.fetcher import Fetcher
+from jobserver_core.testing.contract import Contract
+
+__all__ = ["FetcherContract"]
+
+_CONTENT = b"the content of a file " * 50
+
+
+class _StopHereError(Exception):
+    """Raised on purpose."""
+
+
+class FetcherContract(Contract):
+    """What every fetcher does. Fixtures: ``fetcher``, a new one.
+
+    It is made with the limit of size :attr:`max_size`, and with a policy that allows what
+    :meth:`publish` returns and nothing that :meth:`refused` does. The subclass is the source of the
+    files too; a fetcher of several schemes has a subclass for each.
+    """
+
+    max_size: ClassVar[int] = 256 * 1024
+    """The fetcher's limit of size, in bytes."""
+    secret: ClassVar[str] = "hunter2"
+    """The password in the URIs of :meth:`missing` and :meth:`refused`."""
+
+    @abstractmethod
+    def publish(self, fetcher: Fetcher, name: str, content: bytes) -> str:
+        """Make content available under a URI that ends in a name, replacing what was there; return it."""
+
+    @abstractmethod
+    def missing(self) -> str:
+        """Return an allowed URI under which there is nothing, with the password where its scheme has one."""
+
+    @abstractmethod
+    def refused(self) -> list[str]:
+        """Return well-formed URIs that the fetcher's policy does not allow, at least one."""
+
+    @abstractmethod
+    def files(self, fetcher: Fetcher) -> set[str]:
+        """Return the names of all files that the fetcher has on this machine now, its cache included."""
+
+    def spellings(self, uri: str) -> list[str]:
+        """Return other ways to write the same URI."""
+        return []
+
+    # -- fetching ----------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("size", [0, 1, 65_536, 200_001])
+    def test_a_fetched_file_has_the_content_and_tells_hash_and_size(
+        self, fetcher: Fetcher, size: int
+    ) -> None:
+        content = os.urandom(size)
+        with fetcher.fetch(self.publish(fetcher, "file.jar", content)) as fetched:
+            assert fetched.path.read_bytes() == content
+            assert fetched.digest == hashlib.sha256(content).hexdigest()
+            assert fetched.size == size
+
+    def test_every_spelling_of_a_uri_gives_the_same_file(self, fetcher: Fetcher) -> None:
+        uri = self.publish(fetcher, "file.jar", _CONTENT)
+        for spelling in [uri, *self.spellings(uri)]:
+            fetcher.check(spelling)
+            with fetcher.fetch(spelling) as fetched:
+                assert fetched.path.read_bytes() == _CONTENT
+
+    def test_what_did_not_change_is_the_same_file_again(self, fetcher: Fetcher) -> None:
+        uri = self.publish(fetcher, "file.jar", _CONTENT)
+        with fetcher.fetch(uri) as first, fetcher.fetch(uri) as second:
+            assert (first.digest, first.size) == (second.digest, second.size)
+            assert second.path.read_bytes() == _CONTENT
+
+    def test_what_changed_at_the_source_is_fetched_anew(self, fetcher: Fetcher) -> None:
+        for content in (b"first", b"second", b"third!", b"first"):
+            uri = self.publish(fetcher, "file.jar", content)
+            with fetcher.fetch(uri) as fetched:
+                assert fetched.path.read_bytes() == content
+                assert fetched.digest == hashlib.sha256(content).hexdigest()
+
+    def test_the_file_is_not_changed_inside_the_block(self, fetcher: Fetcher) -> None:
+        uri = self.publish(fetcher, "file.jar", _CONTENT)
+        with fetcher.fetch(uri) as fetched:
+            self.publish(fetcher, "file.jar", b"something else")
+            with fetcher.fetch(uri) as other:
+                assert other.path.read_bytes() == b"something else"
+            assert fetched.path.read_bytes() == _CONTENT
+
+    def test_the_file_stays_while_others_use_it(self, fetcher: Fetcher) -> None:
+        uri = self.publish(fetcher, "file.jar", _CONTENT)
+        with fetcher.fetch(uri) as fetched:
+            with fetcher.fetch(uri):
+                pass
+            assert fetched.path.read_bytes() == _CONTENT
+
+    def test_an_error_inside_the_block_comes_out_as_it_is(self, fetcher: Fetcher) -> None:
+        uri = self.publish(fetcher, "file.jar", _CONTENT)
+        with pytest.raises(_StopHereError), fetcher.fetch(uri):
+            raise _StopHereError
+        with fetcher.fetch(uri) as fetched:
+            assert fetched.path.read_bytes() == _CONTENT
+
+    def test_files_of_one_name_and_different_folders_are_kept_apart(self, fetcher: Fetcher) -> None:
+        one = self.publish(fetcher, "one/file.jar", b"one")
+        two = self.publish(fetcher, "two/file.jar", b"two")
+        with fetcher.fetch(one) as first, fetcher.fetch(two) as second:
+            assert (first.path.read_bytes(), second.path.read_bytes()) == (b"one", b"two")
+
+    @pytest.mark.parametrize(
+        "name", ["with blank.jar", "plus+and&amp=.jar", "größe.jar", "100%.jar", "a#b?c.jar"]
+    )
+    def test_a_name_with_characters_that_uris_encode_is_found(self, fetcher: Fetcher, name: str) -> None:
+        with fetcher.fetch(self.publish(fetcher, name, _CONTENT)) as fetched:
+            assert fetched.path.read_bytes() == _CONTENT
+
+    # -- progress ----------------------------------------------------------------------------------
+
+    def test_progress_grows_up_to_the_size(self, fetcher: Fetcher) -> None:
+        content = os.urandom(200_000)
+        calls: list[tuple[int, int | None]] = []
+        uri = self.publish(fetcher, "file.jar", content)
+        with fetcher.fetch(uri, progress=lambda done, total: calls.append((done, total))):
+            pass
+        done = [count for count, _ in calls]
+        assert done == sorted(done)
+        assert done[-1] == len(content)
+        assert {total for _, total in calls} <= {None, len(content)}
+
+    def test_what_the_progress_callback_raises_ends_the_fetch(self, fetcher: Fetcher) -> None:
+        def stop(done: int, total: int | None) -> None:
+            raise _StopHereError
+
+        uri = self.publish(fetcher, "file.jar", _CONTENT)
+        before = self.files(fetcher)
+        with pytest.raises(_StopHereError), fetcher.fetch(uri, progress=stop):
+            pytest.fail("the block was entered")
+        assert self.files(fetcher) == before
+
+    # -- limits ------------------------------------------------------------------------------------
+
+    def test_a_file_of_the_limit_is_fetched_and_a_larger_one_is_too_large(self, fetcher: Fetcher) -> None:
+        exact = self.publish(fetcher, "exact.jar", bytes(self.max_size))
+        larger = self.publish(fetcher, "larger.jar", bytes(self.max_size + 1))
+        with fetcher.fetch(exact) as fetched:
+            assert fetched.size == self.max_size
+        before = self.files(fetcher)
+        with pytest.raises(TooLarge) as caught, fetcher.fetch(larger):
+            pytest.fail("the block was entered")
+        assert caught.value.limit == self.max_size
+        assert self.files(fetcher) == before
+
+    # -- what cannot be fetched --------------------------------------------------------------------
+
+    def test_what_is_not_there_is_a_fetch_error_and_leaves_nothing(self, fetcher: Fetcher) -> None:
+        before = self.files(fetcher)
+        with pytest.raises(FetchError) as caught, fetcher.fetch(self.missing()):
+            pytest.fail("the block was entered")
+        assert caught.value.reason
+        assert self.files(fetcher) == before
+
+    def test_what_was_withdrawn_is_not_served_from_memory(self, fetcher: Fetcher) -> None:
+        uri = self.publish(fetcher, "file.jar", _CONTENT)
+        with fetcher.fetch(uri):
+            pass
+        self.withdraw(fetcher, uri)
+        with pytest.raises(FetchError), fetcher.fetch(uri):
+            pytest.fail("the block was entered")
+
+    @abstractmethod
+    def withdraw(self, fetcher: Fetcher, uri: str) -> None:
+        """Take away what is under a URI."""
+
+    def test_a_check_touches_nothing(self, fetcher: Fetcher) -> None:
+        before = self.files(fetcher)
+        fetcher.check(self.missing())
+        assert self.files(fetcher) == before
+
+    @pytest.mark.parametrize(
+        "uri",
+        [
+            "",
+            "no-scheme",
+            "/etc/passwd",
+            "://host/x",
+            "http://",
+            "http:/path-only",
+            "http:///no-host",
+            "ftp://",
+            "http://host:port/x",
+            "http://[::1/x",
+            "http://ho st/x",
+            "http://host\\@other/x",
+            "http://host/x\r\nHost: other",
+            "ftp://host/x%0d%0aDELE%20y",
+            "file:relative/path.jar",
+            "file://other-host/path.jar",
+            "file:///a\0b",
+            "file:///a%00b",
+            "file:///a?b",
+            "file:///a#b",
+            "gopher://host/x",
+            "javascript:alert(1)",
+        ],
+    )
+    def test_what_is_no_uri_is_malformed(self, fetcher: Fetcher, uri: str) -> None:
+        before = self.files(fetcher)
+        with pytest.raises(MalformedUrl) as caught:
+            fetcher.check(uri)
+        assert caught.value.reason
+        with pytest.raises(MalformedUrl), fetcher.fetch(uri):
+            pytest.fail("the block was entered")
+        assert self.files(fetcher) == before
+
+    def test_what_the_policy_refuses_is_malformed(self, fetcher: Fetcher) -> None:
+        assert self.refused()
+        for uri in self.refused():
+            with pytest.raises(MalformedUrl) as caught:
+                fetcher.check(uri)
+            assert caught.value.reason
+            with pytest.raises(MalformedUrl), fetcher.fetch(uri):
+                pytest.fail("the block was entered")
+
+    def test_no_error_shows_a_password(self, fetcher: Fetcher) -> None:
+        broken = [
+            f"http://user:{self.secret}@ho st/x",
+            f"ftp://user:{self.secret}@host:port/x",
+            f"x:{self.secret}@",
+        ]
+        shown = []
+        for uri in [self.missing(), *self.refused(), *broken, f"gopher://u:{self.secret}@host/x"]:
+            with pytest.raises((FetchError, MalformedUrl)) as caught, fetcher.fetch(uri):
+                pytest.fail("the block was entered")
+            shown.append(caught.value)
+        for error in [*shown, *copy.copy(shown), *pickle.loads(pickle.dumps(shown))]:
+            assert self.secret not in f"{error} {error!r} {error.fields}"
+
+    # -- the fetcher itself ------------------------------------------------------------------------
+
+    def test_many_threads_can_fetch_the_same_and_other_files_at_once(self, fetcher: Fetcher) -> None:
+        common = os.urandom(100_000)
+        uris = {self.publish(fetcher, "common.jar", common): common}
+        uris |= {self.publish(fetcher, f"{n}.jar", b"%d" % n): b"%d" % n for n in range(3)}
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                for uri, content in uris.items():
+                    with fetcher.fetch(uri) as fetched:
+                        assert fetched.path.read_bytes() == content
+            except BaseException as error:  # noqa: BLE001 - given to the thread that waits
+                errors.append(error)
+
+        threads = [threading.Thread(target=run) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+
+    def test_closing_twice_is_allowed(self, fetcher: Fetcher) -> None:
+        with fetcher.fetch(self.publish(fetcher, "file.jar", _CONTENT)):
+            pass
+        fetcher.close()
+        fetcher.close()
