@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+
+from jobserver_core.binaries import Binary, BinaryType, ClassPathEntry, ResolvedEntry, parse_class_path
+from jobserver_core.callbacks import Answer
+from jobserver_core.errors import InvalidName, InvalidRequest, MalformedUrl, UnsupportedMediaType
+from jobserver_core.jobs import JobQuery, JobRequest, JobResult, ResultKind
+from jobserver_core.names import (
+    check_binary_name,
+    check_class_name,
+    check_context_name,
+    check_data_prefix,
+)
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+DIGEST = "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("media_type", "kind"),
+    [
+        ("application/java-archive", BinaryType.JAR),
+        ("application/python-egg", BinaryType.EGG),
+        ("application/python-wheel", BinaryType.WHEEL),
+        ("application/python-archive", BinaryType.EGG),
+        ("python-archive", BinaryType.EGG),
+        ("Application/Java-Archive; charset=UTF-8", BinaryType.JAR),
+    ],
+)
+def test_a_media_type_names_a_binary_type(media_type: str, kind: BinaryType) -> None:
+    assert BinaryType.from_media_type(media_type) is kind
+
+
+@pytest.mark.parametrize("media_type", [None, "", "text/plain", "application/zip", "java-archive"])
+def test_another_media_type_is_refused_with_those_that_are_supported(media_type: str | None) -> None:
+    with pytest.raises(UnsupportedMediaType, match="application/python-wheel"):
+        BinaryType.from_media_type(media_type)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("http://h/a.jar?x=1#y", BinaryType.JAR),
+        ("/p/a-1.0-py3.egg", BinaryType.EGG),
+        ("a.WHL", BinaryType.WHEEL),
+        ("http://h/download", None),
+    ],
+)
+def test_a_file_name_tells_the_type_by_its_ending(name: str, kind: BinaryType | None) -> None:
+    assert BinaryType.from_file_name(name) is kind
+
+
+@pytest.mark.parametrize("name", ["test", "my app-1.0_2", "a+b", "0day", "user@site"])
+def test_a_binary_name_may_be(name: str) -> None:
+    assert check_binary_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a/b", "../a", "a,b", "http:x", "a\nb", "a\0", ".hidden", "x" * 256, "ä"]
+)
+def test_a_binary_name_may_not_be(name: str) -> None:
+    with pytest.raises(InvalidName):
+        check_binary_name(name)
+
+
+@pytest.mark.parametrize("name", ["sql-context-1", "A", "ctx.of_us", "user~ctx"])
+def test_a_context_name_may_be(name: str) -> None:
+    assert check_context_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "1ctx", "-a", "a/b", "a b", "ä1", "x" * 256])
+def test_a_context_name_may_not_be(name: str) -> None:
+    with pytest.raises(InvalidName):
+        check_context_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.B", "B", "spark.jobserver.WordCountExample", "a.B$C", "a.Obj$", "übung.Job"]
+)
+def test_a_class_name_may_be(name: str) -> None:
+    assert check_class_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", ".a", "a..b", "a.", "a b", "os;import", "a/b", "1a", "a\n"])
+def test_a_class_name_may_not_be(name: str) -> None:
+    with pytest.raises(InvalidName):
+        check_class_name(name)
+
+
+@pytest.mark.parametrize("prefix", ["", "../x", "a/b", ".x", "a\0"])
+def test_a_data_file_prefix_may_not_be(prefix: str) -> None:
+    with pytest.raises(InvalidName):
+        check_data_prefix(prefix)
+
+
+def binary(**changes: Any) -> Binary:
+    values: dict[str, Any] = {
+        "id": "1",
+        "name": "app",
+        "type": BinaryType.JAR,
+        "uploaded_at": NOW,
+        "digest": DIGEST,
+        "size": 3,
+    }
+    return Binary(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"uploaded_at": datetime(2026, 1, 2)},
+        {"digest": "A" * 64},
+        {"digest": "abc"},
+        {"size": -1},
+        {"name": "a/b"},
+    ],
+)
+def test_a_binary_refuses_values_that_cannot_be(changes: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, InvalidName)):
+        binary(**changes)
+
+
+def test_a_class_path_mixes_names_and_uris() -> None:
+    assert parse_class_path("app, http://h/x.jar ,,file:/p/y.jar,local:///z.jar") == (
+        ClassPathEntry(name="app"),
+        ClassPathEntry(uri="http://h/x.jar"),
+        ClassPathEntry(uri="file:/p/y.jar"),
+        ClassPathEntry(uri="local:///z.jar"),
+    )
+    assert parse_class_path(["a", "b"]) == (ClassPathEntry(name="a"), ClassPathEntry(name="b"))
+
+
+def test_a_class_path_entry_is_a_name_or_a_uri_and_not_both() -> None:
+    for values in ({}, {"name": "a", "uri": "http://h/x"}):
+        with pytest.raises(InvalidRequest):
+            ClassPathEntry(**values)
+
+
+def test_a_uri_of_nothing_is_malformed() -> None:
+    with pytest.raises(MalformedUrl):
+        ClassPathEntry.parse("http://")
+
+
+def test_a_resolved_entry_has_the_hash_of_its_bytes() -> None:
+    with pytest.raises(ValueError, match="sha256"):
+        ResolvedEntry(source="a", type=BinaryType.JAR, digest="x", size=1)
+
+
+def test_cp_and_main_class_win_over_the_older_pair() -> None:
+    request = JobRequest.from_parameters(app_name="a", class_path="b.C", cp="x,y", main_class="m.M")
+    assert request.class_name == "m.M"
+    assert [str(entry) for entry in request.class_path] == ["x", "y"]
+
+
+def test_dependencies_go_before_the_application() -> None:
+    request = JobRequest.from_parameters(
+        app_name="a", class_path="b.C", dependencies=parse_class_path("http://h/d.jar")
+    )
+    assert [str(entry) for entry in request.class_path] == ["http://h/d.jar", "a"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({}, "To start the job appName or cp parameters should be configured!"),
+        ({"class_path": "a.B"}, "To start the job appName or cp parameters should be configured!"),
+        ({"main_class": "a.B"}, "To start the job appName or cp parameters should be configured!"),
+        ({"cp": "x"}, "mainClass parameter is missing!"),
+        ({"cp": "x", "class_path": "a.B"}, "mainClass parameter is missing!"),
+        ({"app_name": "x"}, "classPath parameter is missing!"),
+        ({"app_name": "x", "main_class": "a.B"}, "classPath parameter is missing!"),
+        (
+            {"cp": " , ", "main_class": "a.B"},
+            "To start the job appName or cp parameters should be configured!",
+        ),
+    ],
+)
+def test_a_request_without_code_is_refused_in_the_old_words(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        JobRequest.from_parameters(**parameters)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256])
+def test_an_idempotency_key_has_a_sensible_length(key: str) -> None:
+    with pytest.raises(InvalidRequest, match="1 to 255"):
+        JobRequest(class_name="a.B", class_path=(ClassPathEntry(name="a"),), idempotency_key=key)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"kind": ResultKind.INLINE, "size": 1},
+        {"kind": ResultKind.INLINE, "size": 1, "digest": DIGEST},
+        {"kind": ResultKind.STORED, "size": 1},
+        {"kind": ResultKind.STREAM, "size": 1, "text": "x"},
+        {"kind": ResultKind.INLINE, "size": 1, "text": "x", "digest": DIGEST},
+        {"kind": ResultKind.INLINE, "size": -1, "text": "x"},
+        {"kind": ResultKind.STORED, "size": 1, "digest": "short"},
+    ],
+)
+def test_a_result_is_in_one_place(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"result|size|digest"):
+        JobResult(**values)
+
+
+@pytest.mark.parametrize("values", [{"limit": -1}, {"limit": 10_001}, {"offset": -1}])
+def test_a_query_refuses_impossible_pages(values: dict[str, int]) -> None:
+    with pytest.raises(InvalidRequest):
+        JobQuery(**values)
+
+
+@pytest.mark.parametrize(
+    ("answer", "accepted"),
+    [
+        (Answer(status=200), True),
+        (Answer(status=399), True),
+        (Answer(status=400), False),
+        (Answer(status=503), False),
+        (Answer(error="connection refused"), False),
+        (Answer(status=200, error="body cut"), False),
+    ],
+)
+def test_an_answer_of_400_or_more_or_none_is_a_failure(answer: Answer, *, accepted: bool) -> None:
+    assert answer.accepted is accepted
