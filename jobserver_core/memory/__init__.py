@@ -3,5 +3,13 @@
 from jobserver_core.memory.blobs import MemoryBlobStore
 from jobserver_core.memory.fetcher import MemoryFetcher
 from jobserver_core.memory.launcher import InlineJob, InlineLauncher, JobRefused
+from jobserver_core.memory.metadata import MemoryMetadataStore
 
-__all__ = ["InlineJob", "InlineLauncher", "JobRefused", "MemoryBlobStore", "MemoryFetcher"]
+__all__ = [
+    "InlineJob",
+    "InlineLauncher",
+    "JobRefused",
+    "MemoryBlobStore",
+    "MemoryFetcher",
+    "MemoryMetadataStore",
+]

@@ -1,0 +1,361 @@
+"""Metadata in this process's memory: gone when it ends, and held to the same contract as a database."""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timezone
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+
+from jobserver_core.binaries import Binary
+from jobserver_core.callbacks import Delivery
+from jobserver_core.contexts import Context, ContextQuery
+from jobserver_core.errors import BinaryInUse, BinaryNotFound, ContextExists, DuplicateId, StaleState
+from jobserver_core.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
+from jobserver_core.json_values import plain
+from jobserver_core.lifecycle import CONTEXTS, DELIVERIES, JOBS, ContextState, DeliveryState, JobState
+from jobserver_core.pagination import decode_cursor, encode_cursor
+from jobserver_core.ports.metadata import MetadataStore
+
+if TYPE_CHECKING:
+    from jobserver_core.settings import Settings
+
+__all__ = ["MemoryMetadataStore"]
+
+M = TypeVar("M", Binary, Context, Job, Delivery)
+_Key = tuple[datetime, str]
+
+
+class MemoryMetadataStore(MetadataStore):
+    """Records in dictionaries behind one lock.
+
+    A page of jobs costs what it holds; one with filters walks past the jobs that do not match.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._binaries: dict[str, Binary] = {}
+        self._contexts: dict[str, Context] = {}
+        self._jobs: dict[str, Job] = {}
+        self._order: list[_Key] = []
+        self._live: set[str] = set()
+        self._keys: dict[str, str] = {}
+        self._configs: dict[str, str] = {}
+        self._results: dict[str, JobResult] = {}
+        self._deliveries: dict[str, Delivery] = {}
+
+    @classmethod
+    def from_settings(cls, settings: Settings, data_dir: Path) -> MemoryMetadataStore:
+        """Return an empty store; it has no settings and writes no file."""
+        return cls()
+
+    # -- binaries ----------------------------------------------------------------------------------
+
+    def add_binary(self, binary: Binary) -> None:
+        """Store a version; it is the newest of its name. Raises DuplicateId for a known id."""
+        with self._lock:
+            _refuse_known("binary", binary.id, self._binaries)
+            self._binaries[binary.id] = _stored(binary)
+
+    def binary(self, name: str) -> Binary | None:
+        """Return the newest version of a name, or None."""
+        return next(iter(self.binary_versions(name)), None)
+
+    def binaries(self) -> list[Binary]:
+        """Return the newest version of every name, sorted by name."""
+        with self._lock:
+            newest = {b.name: b for b in _oldest_first(self._binaries.values(), "uploaded_at")}
+        return sorted(newest.values(), key=lambda binary: binary.name)
+
+    def binary_versions(self, name: str) -> list[Binary]:
+        """Return all versions of a name, newest first; empty for an unknown one."""
+        with self._lock:
+            versions = [b for b in self._binaries.values() if b.name == name]
+        return _oldest_first(versions, "uploaded_at")[::-1]
+
+    def delete_binary(self, name: str) -> list[Binary]:
+        """Remove every version of a name, and return them. Raises BinaryNotFound, BinaryInUse."""
+        with self._lock:
+            versions = self.binary_versions(name)
+            if not versions:
+                raise BinaryNotFound(name=name)
+            if users := self._users({binary.id for binary in versions}):
+                raise BinaryInUse(name=name, job_ids=users)
+            for binary in versions:
+                del self._binaries[binary.id]
+            return versions
+
+    def _users(self, binary_ids: set[str]) -> tuple[str, ...]:
+        live = sorted((self._jobs[job_id] for job_id in self._live), key=_key)
+        return tuple(j.id for j in live if any(e.binary_id in binary_ids for e in j.class_path))
+
+    # -- contexts ----------------------------------------------------------------------------------
+
+    def add_context(self, context: Context) -> None:
+        """Store a new context. Raises ContextExists, DuplicateId."""
+        with self._lock:
+            _refuse_known("context", context.id, self._contexts)
+            self._put_context(context)
+
+    def context(self, context_id: str) -> Context | None:
+        """Return a context by its id, or None."""
+        with self._lock:
+            found = self._contexts.get(context_id)
+        return found and _with_own_settings(found)
+
+    def context_named(self, name: str) -> Context | None:
+        """Return the newest context of a name, also after it ended, or None."""
+        return next(iter(self.contexts(ContextQuery(name=name, limit=1))), None)
+
+    def contexts(self, query: ContextQuery) -> list[Context]:
+        """Return the contexts that a query selects, newest first."""
+        with self._lock:
+            newest_first = _oldest_first(self._contexts.values(), "started_at")[::-1]
+        wanted = (c for c in newest_first if _selects_context(query, c))
+        return [_with_own_settings(context) for context in islice(wanted, query.limit)]
+
+    def advance_context(self, context: Context, *, expected: ContextState) -> None:
+        """Store a context by compare-and-set on its state. Raises StaleState."""
+        with self._lock:
+            _compare(CONTEXTS.kind, self._contexts.get(context.id), context.id, expected)
+            self._put_context(context)
+
+    def _put_context(self, context: Context) -> None:
+        rivals = (c for c in self._contexts.values() if c.name == context.name and c.id != context.id)
+        if not context.state.final and any(not rival.state.final for rival in rivals):
+            raise ContextExists(name=context.name)
+        self._contexts[context.id] = _with_own_settings(_stored(context))
+
+    # -- jobs --------------------------------------------------------------------------------------
+
+    def add_job(self, job: Job, *, config: str) -> None:
+        """Store a new job and its configuration. Raises DuplicateId, BinaryNotFound."""
+        with self._lock:
+            _refuse_known("job", job.id, self._jobs)
+            self._refuse_known_key(job)
+            for entry in job.class_path:
+                if entry.binary_id is not None and entry.binary_id not in self._binaries:
+                    raise BinaryNotFound(name=entry.source)
+            self._put_job(job)
+            self._configs[job.id] = config
+
+    def job(self, job_id: str) -> Job | None:
+        """Return a job by its id, or None."""
+        with self._lock:
+            return self._jobs.get(job_id)
+
+    def job_with_key(self, idempotency_key: str) -> Job | None:
+        """Return the job that was submitted under an idempotency key, or None."""
+        with self._lock:
+            return self._jobs.get(self._keys.get(idempotency_key, ""))
+
+    def job_config(self, job_id: str) -> str | None:
+        """Return the stored configuration, or None for an unknown job."""
+        with self._lock:
+            return self._configs.get(job_id)
+
+    def job_result(self, job_id: str) -> JobResult | None:
+        """Return where the job's result is, or None while there is none."""
+        with self._lock:
+            return self._results.get(job_id)
+
+    def jobs(self, query: JobQuery) -> JobPage:
+        """Return one page of jobs, newest first. Raises InvalidRequest for a strange cursor."""
+        with self._lock:
+            wanted = (job for job in self._newest_first(query) if _selects_job(query, job))
+            found = list(islice(wanted, query.offset, query.offset + query.limit + 1))
+        page = tuple(found[: query.limit])
+        return JobPage(jobs=page, next=encode_cursor(page[-1]) if page and len(found) > len(page) else None)
+
+    def _newest_first(self, query: JobQuery) -> Iterator[Job]:
+        end = len(self._order)
+        if query.after is not None:
+            end = bisect.bisect_left(self._order, decode_cursor(query.after))
+        if query.until is not None:
+            end = min(end, bisect.bisect_left(self._order, (query.until, "")))
+        start = bisect.bisect_left(self._order, (query.since, "")) if query.since is not None else 0
+        return (self._jobs[self._order[position][1]] for position in range(end - 1, start - 1, -1))
+
+    def advance_job(
+        self,
+        job: Job,
+        *,
+        expected: JobState,
+        result: JobResult | None = None,
+        delivery: Delivery | None = None,
+    ) -> None:
+        """Store a job by compare-and-set on its state, with its result and delivery. Raises StaleState."""
+        with self._lock:
+            stored = self._jobs.get(job.id)
+            _compare(JOBS.kind, stored, job.id, expected)
+            self._refuse_known_key(job)
+            if delivery is not None:
+                _refuse_known(DELIVERIES.kind, delivery.id, self._deliveries)
+                self._deliveries[delivery.id] = _stored(delivery)
+            if result is not None:
+                self._results[job.id] = result
+            if job.progress is None and stored is not None:
+                job = attrs.evolve(job, progress=stored.progress)
+            self._put_job(job)
+
+    def record_progress(self, job_id: str, progress: JobProgress) -> None:
+        """Store how far a job is, if it is not final; anything else is ignored."""
+        with self._lock:
+            if job_id in self._live:
+                self._jobs[job_id] = attrs.evolve(self._jobs[job_id], progress=progress)
+
+    def delete_jobs(self, *, ended_before: datetime, limit: int) -> int:
+        """Remove up to ``limit`` final jobs that ended before a time, oldest first; return how many."""
+        with self._lock:
+            held = {d.job_id for d in self._deliveries.values() if not d.state.final}
+            ended = [
+                (job.ended_at, *_key(job))
+                for job in self._jobs.values()
+                if job.state.final and job.ended_at is not None and job.ended_at < ended_before
+            ]
+            old = heapq.nsmallest(limit, (entry for entry in ended if entry[2] not in held))
+            for _, _, job_id in old:
+                self._forget(self._jobs[job_id])
+                del self._configs[job_id]
+                self._results.pop(job_id, None)
+            gone = {job_id for _, _, job_id in old}
+            self._deliveries = {k: d for k, d in self._deliveries.items() if d.job_id not in gone}
+            return len(old)
+
+    def _put_job(self, job: Job) -> None:
+        if job.id in self._jobs:
+            self._forget(self._jobs[job.id])
+        self._jobs[job.id] = stored = _stored(job)
+        bisect.insort(self._order, _key(stored))
+        if not job.state.final:
+            self._live.add(job.id)
+        if job.idempotency_key is not None:
+            self._keys[job.idempotency_key] = job.id
+
+    def _forget(self, job: Job) -> None:
+        del self._jobs[job.id]
+        del self._order[bisect.bisect_left(self._order, _key(job))]
+        self._live.discard(job.id)
+        if job.idempotency_key is not None:
+            del self._keys[job.idempotency_key]
+
+    def _refuse_known_key(self, job: Job) -> None:
+        key = job.idempotency_key
+        if key is not None and (holder := self._keys.get(key, job.id)) != job.id:
+            raise DuplicateId(kind="idempotency key", id=key, holder=holder)
+
+    # -- callback deliveries -----------------------------------------------------------------------
+
+    def delivery(self, delivery_id: str) -> Delivery | None:
+        """Return a delivery by its id, or None."""
+        with self._lock:
+            return self._deliveries.get(delivery_id)
+
+    def deliveries_of(self, job_id: str) -> list[Delivery]:
+        """Return the deliveries of a job, oldest first."""
+        with self._lock:
+            return sorted((d for d in self._deliveries.values() if d.job_id == job_id), key=_age)
+
+    def due_deliveries(self, *, now: datetime, limit: int, excluding: Iterable[str] = ()) -> list[Delivery]:
+        """Return PENDING deliveries that are due, but those to the receivers in ``excluding``."""
+        left_out = set(excluding)
+        with self._lock:
+            due = [d for d in self._pending() if d.due_at <= now and d.receiver not in left_out]
+        return heapq.nsmallest(limit, due, key=lambda delivery: (delivery.due_at, *_age(delivery)))
+
+    def next_delivery_at(self) -> datetime | None:
+        """Return the earliest ``due_at`` of a PENDING delivery, or None."""
+        with self._lock:
+            return min((delivery.due_at for delivery in self._pending()), default=None)
+
+    def advance_delivery(self, delivery: Delivery, *, expected: DeliveryState) -> None:
+        """Store a delivery by compare-and-set on its state. Raises StaleState."""
+        with self._lock:
+            _compare(DELIVERIES.kind, self._deliveries.get(delivery.id), delivery.id, expected)
+            self._deliveries[delivery.id] = _stored(delivery)
+
+    def deliveries_in(self, state: DeliveryState, *, limit: int) -> list[Delivery]:
+        """Return deliveries in a state, oldest first."""
+        with self._lock:
+            return heapq.nsmallest(
+                limit, (d for d in self._deliveries.values() if d.state is state), key=_age
+            )
+
+    def _pending(self) -> Iterator[Delivery]:
+        return (d for d in self._deliveries.values() if d.state is DeliveryState.PENDING)
+
+    # -- blobs in use ------------------------------------------------------------------------------
+
+    def unreferenced(self, digests: Iterable[str]) -> list[str]:
+        """Return those of the digests that no binary, no live job and no result refers to."""
+        with self._lock:
+            used = {binary.digest for binary in self._binaries.values()}
+            used |= {entry.digest for job_id in self._live for entry in self._jobs[job_id].class_path}
+            used |= {result.digest for result in self._results.values() if result.digest is not None}
+        return [digest for digest in dict.fromkeys(digests) if digest not in used]
+
+
+def _stored(model: M) -> M:
+    """The record as a database gives it back: its times are in UTC."""
+    times: dict[str, Any] = {
+        name: value.astimezone(timezone.utc)
+        for name in (field.name for field in attrs.fields(type(model)))
+        if isinstance(value := getattr(model, name), datetime)
+    }
+    return attrs.evolve(model, **times)
+
+
+def _with_own_settings(context: Context) -> Context:
+    return attrs.evolve(context, settings=plain(context.settings))
+
+
+def _key(job: Job) -> _Key:
+    return (job.submitted_at, job.id)
+
+
+def _age(delivery: Delivery) -> _Key:
+    return (delivery.created_at, delivery.id)
+
+
+def _oldest_first(models: Iterable[M], time: str) -> list[M]:
+    """Sort by a time; among equals the one that was added last comes last."""
+    return sorted(models, key=lambda model: getattr(model, time))
+
+
+def _refuse_known(kind: str, record_id: str, records: Mapping[str, Any]) -> None:
+    if record_id in records:
+        raise DuplicateId(kind=kind, id=record_id, holder=record_id)
+
+
+def _compare(
+    kind: str,
+    stored: Context | Job | Delivery | None,
+    record_id: str,
+    expected: ContextState | JobState | DeliveryState,
+) -> None:
+    if stored is None or stored.state is not expected:
+        found = None if stored is None else stored.state.value
+        raise StaleState(kind=kind, id=record_id, expected=expected.value, found=found)
+
+
+def _selects_context(query: ContextQuery, context: Context) -> bool:
+    return (
+        (query.states is None or context.state in query.states)
+        and query.name in (None, context.name)
+        and query.owner in (None, context.owner)
+    )
+
+
+def _selects_job(query: JobQuery, job: Job) -> bool:
+    return (
+        (query.states is None or job.state in query.states)
+        and query.context_id in (None, job.context_id)
+        and query.context_name in (None, job.context_name)
+        and query.class_name in (None, job.class_name)
+    )
