@@ -87,7 +87,14 @@ class JobServer:
         """
         from jobserver_core import memory  # noqa: PLC0415 - keeps the import of core light
 
-        return cls(settings=settings, **memory.ports(**ports))
+        in_memory: dict[str, Any] = {
+            "metadata": memory.MemoryMetadataStore,
+            "blobs": memory.MemoryBlobStore,
+            "fetcher": memory.MemoryFetcher,
+            "launcher": memory.InlineLauncher,
+        }
+        made = {name: make() for name, make in in_memory.items() if name not in ports}
+        return cls(settings=settings, **made, **ports)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> JobServer:

@@ -26,7 +26,7 @@ from jobserver_core.ports import ContextSpec
 from jobserver_core.services.class_paths import ClassPaths
 from jobserver_core.services.environment import Environment
 from jobserver_core.services.live_context import LiveContext
-from jobserver_core.trees import flatten, merged
+from jobserver_core.trees import merged
 from jobserver_core.waiting import Promise, Waiter, all_done
 
 __all__ = ["ContextService", "settings_class_path"]
