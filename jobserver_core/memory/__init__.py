@@ -4,6 +4,7 @@ from jobserver_core.memory.blobs import MemoryBlobStore
 from jobserver_core.memory.fetcher import MemoryFetcher
 from jobserver_core.memory.launcher import InlineJob, InlineLauncher, JobRefused
 from jobserver_core.memory.metadata import MemoryMetadataStore
+from jobserver_core.memory.transport import MemoryTransport
 
 __all__ = [
     "InlineJob",
@@ -12,4 +13,5 @@ __all__ = [
     "MemoryBlobStore",
     "MemoryFetcher",
     "MemoryMetadataStore",
+    "MemoryTransport",
 ]

@@ -25,10 +25,11 @@ from jobserver_core.ports.blobs import BlobStore
 from jobserver_core.ports.clock import Clock, Ids
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.ports.transport import Message, Transport
+from jobserver_core.receivers import MAX_URL, receiver_of, scheme_of, scrubbed
 from jobserver_core.services.courier import STORAGE_PAUSE, Courier
 from jobserver_core.services.lanes import Standing
 from jobserver_core.services.payloads import make_payload
-from jobserver_core.urls import MAX_URL, receiver_of, redacted, scheme_of, scrubbed
+from jobserver_core.uris import redacted
 
 if TYPE_CHECKING:
     from jobserver_core.settings import CallbackSettings

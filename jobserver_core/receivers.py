@@ -1,18 +1,19 @@
-"""URLs of others: what may be shown of one, and which receiver it leads to."""
+"""Receivers of callbacks: which one a URL leads to, and what of a URL may be shown."""
 
 from __future__ import annotations
 
 import re
 from urllib.parse import SplitResult, urlsplit
 
-__all__ = ["MAX_URL", "receiver_of", "redacted", "scheme_of", "scrubbed"]
+from jobserver_core.uris import redacted
+
+__all__ = ["MAX_URL", "receiver_of", "scheme_of", "scrubbed"]
 
 MAX_URL = 8192
-"""The longest URL that is taken, in characters."""
+"""The longest callback URL that is taken, in characters."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
-_USERINFO = re.compile(r"(?<=//)[^/?#]*@")
 
 
 def scheme_of(url: str) -> str:
@@ -35,13 +36,6 @@ def receiver_of(url: str) -> str:
     if parts.port is None or parts.port == _DEFAULT_PORTS.get(scheme):
         return f"{scheme}://{host}"
     return f"{scheme}://{host}:{parts.port}"
-
-
-def redacted(url: str) -> str:
-    """Return the URL without credentials: neither user and password, nor what the query holds."""
-    shown = _USERINFO.sub("***@", url, count=1)
-    end = re.search(r"[?#]", shown)
-    return shown if end is None else f"{shown[: end.start() + 1]}…"
 
 
 def scrubbed(text: str, url: str) -> str:

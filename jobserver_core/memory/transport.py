@@ -1,0 +1,121 @@
+"""A transport that keeps what it is given, for tests of those who embed the server."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobserver_core.callbacks import Answer
+from jobserver_core.ports.transport import Message, Transport
+from jobserver_core.receivers import receiver_of
+from jobserver_core.transports import check_scheme
+
+if TYPE_CHECKING:
+    from jobserver_core.settings import Settings
+
+__all__ = ["MemoryTransport"]
+
+_ACCEPTED = Answer(status=200)
+
+
+class MemoryTransport(Transport):
+    """Records every attempt, and answers as it was told to; 200 when it was told nothing.
+
+    Serves http and https too, so that a test can use the URLs of production without a network. Answers
+    are told per receiver (scheme, host and port of a URL). A receiver that hangs lets every attempt
+    last until :meth:`release`, or the attempt's time limit in real seconds.
+    """
+
+    def __init__(self, *, schemes: tuple[str, ...] = ("http", "https", "memory")) -> None:
+        self.schemes = schemes
+        self._changed = threading.Condition()
+        self._messages: list[Message] = []
+        self._once: dict[str, deque[Answer]] = {}
+        self._always: dict[str, Answer] = {}
+        self._hanging: set[str] = set()
+        self._under_way: list[Message] = []
+        self._closed = False
+
+    @classmethod
+    def from_settings(cls, settings: Settings, data_dir: Path) -> MemoryTransport:
+        """Make a transport; it takes nothing from the settings."""
+        return cls()
+
+    # -- what the server uses ----------------------------------------------------------------------
+
+    def check(self, url: str) -> None:
+        """Raise InvalidCallbackUrl for another scheme."""
+        check_scheme(self, url)
+
+    def send(self, message: Message, *, timeout: float) -> Answer:
+        """Record the attempt, and return the answer that is next for its receiver."""
+        receiver = receiver_of(message.url)
+        with self._changed:
+            if self._closed:
+                return Answer(error="the transport is closed")
+            self._messages.append(message)
+            self._under_way.append(message)
+            self._changed.notify_all()
+            released = self._changed.wait_for(lambda: receiver not in self._hanging or self._closed, timeout)
+            self._under_way.remove(message)
+            self._changed.notify_all()
+            if not released:
+                return Answer(error=f"no answer within {timeout:g} s")
+            return self._next_answer(receiver)
+
+    def _next_answer(self, receiver: str) -> Answer:
+        planned = self._once.get(receiver)
+        return planned.popleft() if planned else self._always.get(receiver, _ACCEPTED)
+
+    def close(self) -> None:
+        """Record nothing more, and let go of attempts that hang."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    # -- what a test uses --------------------------------------------------------------------------
+
+    def answer(self, url: str, *answers: Answer | int) -> None:
+        """Plan the answers to the next attempts at the URL's receiver, one each."""
+        with self._changed:
+            self._once.setdefault(receiver_of(url), deque()).extend(map(_as_answer, answers))
+
+    def always_answer(self, url: str, answer: Answer | int) -> None:
+        """Answer so, from now on, what no planned answer is for."""
+        with self._changed:
+            self._always[receiver_of(url)] = _as_answer(answer)
+
+    def hang(self, url: str) -> None:
+        """Give no answer to this receiver's attempts, also those under way, until :meth:`release`."""
+        with self._changed:
+            self._hanging.add(receiver_of(url))
+
+    def release(self, url: str) -> None:
+        """Answer again, attempts that hang included."""
+        with self._changed:
+            self._hanging.discard(receiver_of(url))
+            self._changed.notify_all()
+
+    @property
+    def messages(self) -> list[Message]:
+        """Every attempt so far, in order."""
+        with self._changed:
+            return list(self._messages)
+
+    @property
+    def under_way(self) -> list[Message]:
+        """The attempts that have not been answered yet."""
+        with self._changed:
+            return list(self._under_way)
+
+    def wait_for(self, condition: Callable[[MemoryTransport], bool], timeout: float = 5.0) -> bool:
+        """Wait until a condition on this transport holds; False when that takes over ``timeout`` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: condition(self), timeout)
+
+
+def _as_answer(answer: Answer | int) -> Answer:
+    return answer if isinstance(answer, Answer) else Answer(status=answer)

@@ -1,0 +1,303 @@
+"""The contract of every transport."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import pytest
+
+from jobserver_core.callbacks import Answer
+from jobserver_core.errors import InvalidCallbackUrl
+from jobserver_core.ports.transport import Message, Transport
+from jobserver_core.testing.contract import Contract
+
+__all__ = [
+    "AnsweringReceiver",
+    "AnsweringTransportContract",
+    "Received",
+    "Receiver",
+    "TransportContract",
+]
+
+_SECRET = "correct-horse-battery"
+_TIMEOUT = 10.0
+
+
+@attrs.frozen(kw_only=True)
+class Received:
+    """One attempt as it came out at the other end; ``headers`` by their names in lower case."""
+
+    delivery_id: str
+    body: bytes
+    headers: Mapping[str, str]
+
+
+class Receiver(ABC):
+    """The other end, looked at behind the transport's back."""
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """A callback URL of this receiver, without a query."""
+
+    @abstractmethod
+    def received(self) -> list[Received]:
+        """Return every attempt that came out, in order."""
+
+
+class AnsweringReceiver(Receiver):
+    """A receiver that can refuse; it accepts what no answer was planned for."""
+
+    @abstractmethod
+    def answer(self, *statuses: int, retry_after: int | None = None) -> None:
+        """Plan the answers to the next attempts, one each."""
+
+    @abstractmethod
+    def hang(self) -> None:
+        """Take attempts, and give no answer to them until :meth:`release`."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Answer again, attempts that wait included."""
+
+    @abstractmethod
+    def vanish(self) -> None:
+        """Be there no more, like a server that ended."""
+
+
+def message(url: str, **changes: Any) -> Message:
+    """Return a message to send."""
+    made = Message(
+        delivery_id="delivery-1",
+        job_id="job-1",
+        url=url,
+        attempt=1,
+        timestamp=1_700_000_000,
+        body=b'{"jobId": "job-1", "result": 42}',
+        headers={"link": '<http://jobs.example/jobs/job-1>; rel="related"'},
+    )
+    return attrs.evolve(made, **changes)
+
+
+def with_secrets(url: str) -> str:
+    """Return the URL with a password, where it has a host, and a secret in its query."""
+    return url.replace("://", f"://user:{_SECRET}@", 1) + f"?token={_SECRET}"
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """Collect every line that is logged, by whomever and of whatever level."""
+    lines: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(logging.Formatter().format(record))
+
+    root, collector = logging.getLogger(), Collector()
+    level = root.level
+    root.addHandler(collector)
+    root.setLevel(logging.DEBUG)
+    try:
+        yield lines
+    finally:
+        root.setLevel(level)
+        root.removeHandler(collector)
+
+
+def await_true(condition: Callable[[], bool], what: str, timeout: float = 3.0) -> None:
+    """Wait until a condition holds; fail after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        time.sleep(0.005)
+
+
+class Sending:
+    """Sends on threads of its own, and collects the answers."""
+
+    def __init__(self, transport: Transport, messages: list[Message], timeout: float = _TIMEOUT) -> None:
+        self.answers: list[Answer] = []
+        self.errors: list[BaseException] = []
+
+        def send(one: Message) -> None:
+            try:
+                self.answers.append(transport.send(one, timeout=timeout))
+            except BaseException as error:  # noqa: BLE001 - told to the test, on its own thread
+                self.errors.append(error)
+
+        self._threads = [threading.Thread(target=send, args=(one,), daemon=True) for one in messages]
+        for thread in self._threads:
+            thread.start()
+
+    def join(self) -> list[Answer]:
+        """Wait for all the answers."""
+        for thread in self._threads:
+            thread.join(_TIMEOUT)
+            assert not thread.is_alive(), "a send did not return"
+        assert not self.errors, f"send raised {self.errors[0]!r}"
+        return self.answers
+
+
+class TransportContract(Contract):
+    """What every transport does. Fixtures: ``transport``, and ``receiver``, which accepts."""
+
+    def test_its_schemes_are_told_in_lower_case(self, transport: Transport) -> None:
+        assert transport.schemes
+        assert all(scheme == scheme.lower() for scheme in transport.schemes)
+
+    def test_a_url_of_its_own_is_allowed(self, transport: Transport, receiver: Receiver) -> None:
+        transport.check(receiver.url)
+
+    def test_checking_a_url_sends_nothing(self, transport: Transport, receiver: Receiver) -> None:
+        transport.check(receiver.url)
+        assert receiver.received() == []
+
+    def test_a_url_of_another_scheme_is_refused_with_those_allowed(self, transport: Transport) -> None:
+        with pytest.raises(InvalidCallbackUrl) as refused:
+            transport.check("nobody-serves-this://host/path")
+        assert all(scheme in refused.value.reason for scheme in transport.schemes)
+
+    def test_a_refusal_does_not_tell_what_is_secret_in_the_url(self, transport: Transport) -> None:
+        with pytest.raises(InvalidCallbackUrl) as refused:
+            transport.check(with_secrets("nobody-serves-this://host/path"))
+        assert _SECRET not in str(refused.value)
+
+    def test_a_message_arrives_once_and_whole(self, transport: Transport, receiver: Receiver) -> None:
+        sent = message(receiver.url)
+        transport.send(sent, timeout=_TIMEOUT)
+        (came,) = receiver.received()
+        assert (came.delivery_id, came.body) == (sent.delivery_id, sent.body)
+        assert {name: came.headers.get(name) for name in sent.headers} == sent.headers
+
+    def test_an_accepted_message_is_reported_as_accepted(
+        self, transport: Transport, receiver: Receiver
+    ) -> None:
+        assert transport.send(message(receiver.url), timeout=_TIMEOUT).accepted
+
+    def test_bodies_arrive_byte_for_byte(self, transport: Transport, receiver: Receiver) -> None:
+        bodies = [
+            b"{}",
+            '{"result": "Grüße, 世界 \U0001f600"}'.encode(),
+            b'{\r\n"result": "\\u0000 \\n"\n}\n',
+            b'{"result": "' + b"x" * (1 << 20) + b'"}',
+        ]
+        for number, body in enumerate(bodies):
+            transport.send(message(receiver.url, body=body, delivery_id=f"d-{number}"), timeout=_TIMEOUT)
+        assert [came.body for came in receiver.received()] == bodies
+
+    def test_a_second_attempt_has_the_id_of_the_first(self, transport: Transport, receiver: Receiver) -> None:
+        for attempt in (1, 2):
+            transport.send(message(receiver.url, attempt=attempt), timeout=_TIMEOUT)
+        assert [came.delivery_id for came in receiver.received()] == ["delivery-1"] * 2
+
+    def test_many_threads_may_send_at_once(self, transport: Transport, receiver: Receiver) -> None:
+        ids = [f"delivery-{number}" for number in range(24)]
+        answers = Sending(transport, [message(receiver.url, delivery_id=one) for one in ids]).join()
+        assert all(answer.accepted for answer in answers)
+        assert sorted(came.delivery_id for came in receiver.received()) == sorted(ids)
+
+    def test_nothing_secret_of_a_url_is_logged(self, transport: Transport, receiver: Receiver) -> None:
+        url = with_secrets(receiver.url)
+        with logged() as lines:
+            transport.check(url)
+            assert transport.send(message(url), timeout=_TIMEOUT).accepted
+        assert [line for line in lines if _SECRET in line] == []
+
+    def test_after_close_nothing_is_sent(self, transport: Transport, receiver: Receiver) -> None:
+        transport.close()
+        transport.close()
+        answer = transport.send(message(receiver.url), timeout=_TIMEOUT)
+        assert not answer.accepted
+        assert answer.error
+        assert receiver.received() == []
+
+
+class AnsweringTransportContract(TransportContract):
+    """What a transport does whose receivers may refuse; ``receiver`` is an AnsweringReceiver."""
+
+    def test_answers_below_400_are_accepted(self, transport: Transport, receiver: AnsweringReceiver) -> None:
+        statuses = (200, 201, 202, 204)
+        receiver.answer(*statuses)
+        answers = [transport.send(message(receiver.url), timeout=_TIMEOUT) for _ in statuses]
+        assert [(answer.status, answer.accepted) for answer in answers] == [(s, True) for s in statuses]
+
+    def test_answers_from_400_are_failures_with_their_status(
+        self, transport: Transport, receiver: AnsweringReceiver
+    ) -> None:
+        statuses = (400, 401, 404, 410, 429, 500, 503)
+        receiver.answer(*statuses)
+        answers = [transport.send(message(receiver.url), timeout=_TIMEOUT) for _ in statuses]
+        assert [(answer.status, answer.accepted) for answer in answers] == [(s, False) for s in statuses]
+
+    def test_a_failed_attempt_is_not_repeated_by_the_transport(
+        self, transport: Transport, receiver: AnsweringReceiver
+    ) -> None:
+        receiver.answer(503)
+        transport.send(message(receiver.url), timeout=_TIMEOUT)
+        assert len(receiver.received()) == 1
+
+    def test_when_to_come_again_is_told(self, transport: Transport, receiver: AnsweringReceiver) -> None:
+        receiver.answer(503, retry_after=7)
+        assert transport.send(message(receiver.url), timeout=_TIMEOUT).retry_after == 7
+
+    def test_no_wish_when_to_come_again_is_none(
+        self, transport: Transport, receiver: AnsweringReceiver
+    ) -> None:
+        receiver.answer(503)
+        assert transport.send(message(receiver.url), timeout=_TIMEOUT).retry_after is None
+
+    def test_a_receiver_that_hangs_is_an_answer_in_time(
+        self, transport: Transport, receiver: AnsweringReceiver
+    ) -> None:
+        receiver.hang()
+        try:
+            began = time.monotonic()
+            (answer,) = Sending(transport, [message(receiver.url)], timeout=0.3).join()
+            took = time.monotonic() - began
+        finally:
+            receiver.release()
+        assert answer.status is None
+        assert answer.error
+        assert 0.25 < took < 2
+
+    def test_a_receiver_that_is_gone_is_an_answer(
+        self, transport: Transport, receiver: AnsweringReceiver
+    ) -> None:
+        receiver.vanish()
+        answer = transport.send(message(receiver.url), timeout=_TIMEOUT)
+        assert not answer.accepted
+        assert answer.error
+
+    def test_what_went_wrong_is_told_without_secrets(
+        self, transport: Transport, receiver: AnsweringReceiver
+    ) -> None:
+        receiver.vanish()
+        with logged() as lines:
+            answer = transport.send(message(with_secrets(receiver.url)), timeout=_TIMEOUT)
+        assert _SECRET not in (answer.error or "")
+        assert [line for line in lines if _SECRET in line] == []
+
+    def test_an_attempt_after_a_failed_one_arrives(
+        self, transport: Transport, receiver: AnsweringReceiver
+    ) -> None:
+        receiver.answer(500)
+        answers = [transport.send(message(receiver.url), timeout=_TIMEOUT) for _ in range(2)]
+        assert [answer.accepted for answer in answers] == [False, True]
+
+    def test_attempts_do_not_wait_for_each_other(
+        self, transport: Transport, receiver: AnsweringReceiver
+    ) -> None:
+        receiver.hang()
+        sending = Sending(transport, [message(receiver.url, delivery_id=f"d-{n}") for n in range(4)])
+        try:
+            await_true(lambda: len(receiver.received()) == 4, "four attempts at once")
+        finally:
+            receiver.release()
+        assert all(answer.accepted for answer in sending.join())

@@ -1,0 +1,374 @@
+"""The transports of core keep the contract, and a broken one does not pass it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+import pytest
+
+from jobserver_core.callbacks import Answer
+from jobserver_core.memory.transport import MemoryTransport
+from jobserver_core.ports.transport import Message, Transport
+from jobserver_core.testing.transport import (
+    AnsweringReceiver,
+    AnsweringTransportContract,
+    Received,
+    Receiver,
+    TransportContract,
+)
+from jobserver_core.transports import CallableTransport, LoggingTransport
+
+
+def as_received(message: Message) -> Received:
+    return Received(delivery_id=message.delivery_id, body=message.body, headers=message.headers)
+
+
+class MemoryReceiver(AnsweringReceiver):
+    url = "https://receiver.example:8443/done"
+
+    def __init__(self, transport: MemoryTransport) -> None:
+        self.transport = transport
+
+    def received(self) -> list[Received]:
+        return [as_received(message) for message in self.transport.messages]
+
+    def answer(self, *statuses: int, retry_after: int | None = None) -> None:
+        answers = (Answer(status=status, retry_after=retry_after) for status in statuses)
+        self.transport.answer(self.url, *answers)
+
+    def hang(self) -> None:
+        self.transport.hang(self.url)
+
+    def release(self) -> None:
+        self.transport.release(self.url)
+
+    def vanish(self) -> None:
+        self.transport.always_answer(self.url, Answer(error="connection refused"))
+
+
+class TestMemoryTransport(AnsweringTransportContract):
+    @pytest.fixture
+    def transport(self) -> MemoryTransport:
+        return MemoryTransport()
+
+    @pytest.fixture
+    def receiver(self, transport: MemoryTransport) -> MemoryReceiver:
+        return MemoryReceiver(transport)
+
+    def test_close_lets_go_of_attempts_that_hang(
+        self, transport: MemoryTransport, receiver: MemoryReceiver
+    ) -> None:
+        receiver.hang()
+        thread = threading.Thread(
+            target=transport.send, args=(a_message(receiver.url),), kwargs={"timeout": 60}
+        )
+        thread.start()
+        assert transport.wait_for(lambda t: len(t.under_way) == 1)
+        transport.close()
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+class FunctionReceiver(AnsweringReceiver):
+    """A function that can be told what to return, in the forms that a function may."""
+
+    url = "call:billing"
+
+    def __init__(self) -> None:
+        self.got: list[Message] = []
+        self.planned: list[Answer | int] = []
+        self.open = threading.Event()
+        self.open.set()
+        self.gone = False
+
+    def __call__(self, message: Message) -> Answer | int | None:
+        self.got.append(message)
+        if self.gone:
+            raise ConnectionError(f"nobody at {message.url}")
+        planned = self.planned.pop(0) if self.planned else None
+        self.open.wait(20)
+        return planned
+
+    def received(self) -> list[Received]:
+        return [as_received(message) for message in self.got]
+
+    def answer(self, *statuses: int, retry_after: int | None = None) -> None:
+        for status in statuses:
+            self.planned.append(Answer(status=status, retry_after=retry_after) if retry_after else status)
+
+    def hang(self) -> None:
+        self.open.clear()
+
+    def release(self) -> None:
+        self.open.set()
+
+    def vanish(self) -> None:
+        self.gone = True
+
+
+class TestCallableTransport(AnsweringTransportContract):
+    @pytest.fixture
+    def receiver(self) -> FunctionReceiver:
+        return FunctionReceiver()
+
+    @pytest.fixture
+    def transport(self, receiver: FunctionReceiver) -> CallableTransport:
+        return CallableTransport(receiver, max_overdue=2)
+
+    def test_a_function_that_overstays_is_not_piled_up(
+        self, transport: CallableTransport, receiver: FunctionReceiver
+    ) -> None:
+        receiver.hang()
+        try:
+            errors = [
+                transport.send(a_message(receiver.url, delivery_id=f"d-{n}"), timeout=0.02).error
+                for n in range(4)
+            ]
+            assert len(receiver.got) == 2
+        finally:
+            receiver.release()
+        assert (
+            errors
+            == ["no answer within 0.02 s"] * 2 + ["the function is still busy with earlier callbacks"] * 2
+        )
+        deadline = time.monotonic() + 5
+        while not transport.send(a_message(receiver.url), timeout=5).accepted:
+            assert time.monotonic() < deadline
+
+
+class LogReceiver(Receiver):
+    url = "log:audit"
+
+    def __init__(self) -> None:
+        self.records: list[logging.LogRecord] = []
+
+    def received(self) -> list[Received]:
+        return [as_received(record.callback) for record in self.records]  # type: ignore[attr-defined]
+
+
+class TestLoggingTransport(TransportContract):
+    @pytest.fixture
+    def transport(self) -> LoggingTransport:
+        return LoggingTransport()
+
+    @pytest.fixture
+    def receiver(self) -> Iterator[LogReceiver]:
+        receiver = LogReceiver()
+
+        class Handler(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                receiver.records.append(record)
+
+        logger, handler = logging.getLogger("jobserver.callbacks"), Handler()
+        level = logger.level
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        yield receiver
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+    def test_the_line_tells_job_and_body(self, transport: LoggingTransport, receiver: LogReceiver) -> None:
+        transport.send(a_message(receiver.url, body=b'{"result":\n1}'), timeout=1)
+        line = receiver.records[0].getMessage()
+        assert "job-1" in line
+        assert r'{"result":\n1}' in line
+
+
+def a_message(url: str, **changes: Any) -> Message:
+    made = Message(delivery_id="delivery-1", job_id="job-1", url=url, attempt=1, timestamp=1, body=b"{}")
+    return attrs.evolve(made, **changes)
+
+
+# -- the proof that the contract finds what is broken ----------------------------------------------
+
+
+class Raising(MemoryTransport):
+    def send(self, message: Message, *, timeout: float) -> Answer:
+        answer = super().send(message, timeout=timeout)
+        if answer.error:
+            raise ConnectionError(answer.error)
+        return answer
+
+
+class Repeating(MemoryTransport):
+    def send(self, message: Message, *, timeout: float) -> Answer:
+        answer = super().send(message, timeout=timeout)
+        return answer if answer.accepted else super().send(message, timeout=timeout)
+
+
+class Doubling(MemoryTransport):
+    def send(self, message: Message, *, timeout: float) -> Answer:
+        super().send(message, timeout=timeout)
+        return super().send(message, timeout=timeout)
+
+
+class Swallowing(MemoryTransport):
+    def send(self, message: Message, *, timeout: float) -> Answer:
+        return Answer(status=200)
+
+
+class Optimistic(MemoryTransport):
+    def send(self, message: Message, *, timeout: float) -> Answer:
+        super().send(message, timeout=timeout)
+        return Answer(status=200)
+
+
+class Cutting(MemoryTransport):
+    def send(self, message: Message, *, timeout: float) -> Answer:
+        return super().send(attrs.evolve(message, body=message.body[:65536]), timeout=timeout)
+
+
+class Renaming(MemoryTransport):
+    def send(self, message: Message, *, timeout: float) -> Answer:
+        renamed = attrs.evolve(message, delivery_id=f"{message.delivery_id}-{message.attempt}")
+        return super().send(renamed, timeout=timeout)
+
+
+class Headless(MemoryTransport):
+    def send(self, message: Message, *, timeout: float) -> Answer:
+        return super().send(attrs.evolve(message, headers={}), timeout=timeout)
+
+
+class Queueing(MemoryTransport):
+    def __init__(self) -> None:
+        super().__init__()
+        self._one_at_a_time = threading.Lock()
+
+    def send(self, message: Message, *, timeout: float) -> Answer:
+        with self._one_at_a_time:
+            return super().send(message, timeout=timeout)
+
+
+class Patient(MemoryTransport):
+    def send(self, message: Message, *, timeout: float) -> Answer:
+        return super().send(message, timeout=timeout + 2)
+
+
+class Talkative(MemoryTransport):
+    def send(self, message: Message, *, timeout: float) -> Answer:
+        logging.getLogger("talkative").debug("sending to %s", message.url)
+        return super().send(message, timeout=timeout)
+
+
+class Telltale(MemoryTransport):
+    def send(self, message: Message, *, timeout: float) -> Answer:
+        answer = super().send(message, timeout=timeout)
+        return attrs.evolve(answer, error=f"{message.url}: {answer.error}") if answer.error else answer
+
+
+class Careless(MemoryTransport):
+    def check(self, url: str) -> None:
+        return
+
+
+class Leaking(MemoryTransport):
+    def check(self, url: str) -> None:
+        from jobserver_core.errors import InvalidCallbackUrl
+
+        if not url.startswith("http"):
+            raise InvalidCallbackUrl(url=url, reason=", ".join(self.schemes))
+
+
+class Curious(MemoryTransport):
+    def check(self, url: str) -> None:
+        super().check(url)
+        self.send(a_message(url), timeout=1)
+
+
+class Forgetful(MemoryTransport):
+    def send(self, message: Message, *, timeout: float) -> Answer:
+        return attrs.evolve(super().send(message, timeout=timeout), retry_after=None)
+
+
+class Inventive(MemoryTransport):
+    def send(self, message: Message, *, timeout: float) -> Answer:
+        answer = super().send(message, timeout=timeout)
+        return attrs.evolve(answer, retry_after=answer.retry_after or 60)
+
+
+class Shouting(MemoryTransport):
+    def __init__(self) -> None:
+        super().__init__(schemes=("HTTPS", "https"))
+
+
+class Undead(MemoryTransport):
+    def close(self) -> None:
+        return
+
+
+class Brittle(MemoryTransport):
+    def send(self, message: Message, *, timeout: float) -> Answer:
+        if self._closed:
+            raise RuntimeError("closed")
+        return super().send(message, timeout=timeout)
+
+
+FAULTS: dict[type[MemoryTransport], str] = {
+    Raising: "test_a_receiver_that_is_gone_is_an_answer",
+    Repeating: "test_a_failed_attempt_is_not_repeated_by_the_transport",
+    Doubling: "test_a_message_arrives_once_and_whole",
+    Swallowing: "test_a_message_arrives_once_and_whole",
+    Optimistic: "test_answers_from_400_are_failures_with_their_status",
+    Cutting: "test_bodies_arrive_byte_for_byte",
+    Renaming: "test_a_second_attempt_has_the_id_of_the_first",
+    Headless: "test_a_message_arrives_once_and_whole",
+    Queueing: "test_attempts_do_not_wait_for_each_other",
+    Patient: "test_a_receiver_that_hangs_is_an_answer_in_time",
+    Talkative: "test_nothing_secret_of_a_url_is_logged",
+    Telltale: "test_what_went_wrong_is_told_without_secrets",
+    Careless: "test_a_url_of_another_scheme_is_refused_with_those_allowed",
+    Leaking: "test_a_refusal_does_not_tell_what_is_secret_in_the_url",
+    Curious: "test_checking_a_url_sends_nothing",
+    Forgetful: "test_when_to_come_again_is_told",
+    Inventive: "test_no_wish_when_to_come_again_is_none",
+    Shouting: "test_its_schemes_are_told_in_lower_case",
+    Undead: "test_after_close_nothing_is_sent",
+    Brittle: "test_after_close_nothing_is_sent",
+}
+
+
+def run(test: Callable[..., None], transport: MemoryTransport) -> None:
+    fixtures = {"transport": transport, "receiver": MemoryReceiver(transport)}
+    test(**{name: fixtures[name] for name in inspect.signature(test).parameters})
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_the_contract_finds_a_transport_that_is(fault: type[MemoryTransport]) -> None:
+    suite = AnsweringTransportContract()
+    with pytest.raises((AssertionError, pytest.fail.Exception, ConnectionError, RuntimeError, ValueError)):
+        run(getattr(suite, FAULTS[fault]), fault())
+
+
+def test_every_test_of_the_contract_passes_where_nothing_is_broken() -> None:
+    suite = AnsweringTransportContract()
+    for name in suite.contract_tests():
+        run(getattr(suite, name), MemoryTransport())
+
+
+def test_a_planted_fault_is_known_for_most_tests_of_the_contract() -> None:
+    unproven = set(AnsweringTransportContract.contract_tests()) - set(FAULTS.values())
+    assert unproven == {
+        # Each of these fails together with one above it, or needs a receiver that is broken instead.
+        "test_a_url_of_its_own_is_allowed",
+        "test_an_accepted_message_is_reported_as_accepted",
+        "test_many_threads_may_send_at_once",
+        "test_answers_below_400_are_accepted",
+        "test_an_attempt_after_a_failed_one_arrives",
+    }
+
+
+def test_schemes_of_a_transport_can_be_chosen() -> None:
+    transports: list[Transport] = [
+        MemoryTransport(schemes=("queue",)),
+        LoggingTransport(schemes=("queue",)),
+        CallableTransport(lambda _: None, schemes=("queue",)),
+    ]
+    for transport in transports:
+        transport.check("queue:somewhere")
+        assert transport.send(a_message("queue:somewhere"), timeout=1).accepted
