@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -66,6 +67,8 @@ class JobServer:
         from jobserver_core.settings import Settings  # noqa: PLC0415 - keeps the import of core light
 
         self.settings = settings or Settings()
+        self._starting = threading.Lock()
+        self._started = False
         self._services = Services.assemble(
             metadata=metadata,
             blobs=blobs,
@@ -109,12 +112,16 @@ class JobServer:
     # -- life --------------------------------------------------------------------------------------
 
     def start(self) -> JobServer:
-        """Make the past true, start the configured contexts, and take work. Returns itself.
+        """Make the past true, start the configured contexts, and take work; repeating does nothing.
 
         What a crash left behind is settled first: contexts that are gone end ERROR, and so do their
         jobs; jobs that never reached a context start again; callbacks that were due are sent.
+        Returns the server itself.
         """
-        self._services.start()
+        with self._starting:
+            if not self._started:
+                self._started = True
+                self._services.start()
         return self
 
     def drain(self) -> None:

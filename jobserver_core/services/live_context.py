@@ -211,7 +211,9 @@ class LiveContext(ContextListener):
             return
         # The deposit comes before the lock, here and at a submit: the order that cannot deadlock.
         with self._environment.deposits.making():
-            ending = live.ending_of(outcome)
+            # A launcher may end jobs because their context ends; nobody asked for that kill.
+            unasked = outcome.killed and not live.job.kill_requested
+            ending = self._lost(live, None) if unasked else live.ending_of(outcome)
             self._finish_job(live, ending)
 
     # -- inside ------------------------------------------------------------------------------------

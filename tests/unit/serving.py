@@ -1,0 +1,126 @@
+"""A job server in memory with a few inline jobs, for the tests of its services."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jobserver_core import BinaryType, JobRequest, JobServer, Settings, parse_class_path
+from jobserver_core.jobs import JobProgress
+from jobserver_core.memory import InlineJob, InlineLauncher, JobRefused
+from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobSpec, Launcher
+
+WAIT = 10.0
+"""Seconds that anything may take before a test fails."""
+
+
+def archive(text: str = "x = 1") -> bytes:
+    """Return a small Python package as a ZIP archive."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("words.py", text)
+    return buffer.getvalue()
+
+
+def count(job: InlineJob) -> dict[str, int]:
+    words = job.config["input"]["string"].split()
+    return {word: words.count(word) for word in words}
+
+
+def fail(job: InlineJob) -> Any:
+    raise ValueError(job.config.get("message", "no"))
+
+
+def sleep(job: InlineJob) -> Any:
+    job.print("sleeping")
+    job.sleep(3600)
+
+
+def refuse(_job: InlineJob) -> Any:
+    raise AssertionError("never runs")
+
+
+def _refuse(_job: InlineJob) -> None:
+    raise JobRefused("input.string is missing")
+
+
+refuse.validate = _refuse  # type: ignore[attr-defined]
+
+
+def stream(job: InlineJob) -> Iterator[bytes]:
+    return (b"%d," % number for number in range(job.config["n"]))
+
+
+def echo(job: InlineJob) -> Any:
+    return job.config.get("value")
+
+
+def progress(job: InlineJob) -> None:
+    job.report(JobProgress(tasks_done=1, tasks_total=4))
+
+
+FUNCTIONS = {
+    "w.Count": count,
+    "w.Fail": fail,
+    "w.Sleep": sleep,
+    "w.Refuse": refuse,
+    "w.Stream": stream,
+    "w.Echo": echo,
+    "w.Progress": progress,
+}
+
+
+def a_server(*, settings: Settings | None = None, start_delay: float = 0.0, **ports: Any) -> JobServer:
+    """Return a server in memory that knows the jobs above; not started."""
+    ports.setdefault("launcher", InlineLauncher(FUNCTIONS, start_delay=start_delay))
+    return JobServer.in_memory(settings=settings, **ports)
+
+
+def a_request(class_name: str, config: Any = "", **rest: Any) -> JobRequest:
+    """Return a request for one of the jobs above."""
+    return JobRequest(class_name=class_name, class_path=parse_class_path("words"), config=config, **rest)
+
+
+def upload(server: JobServer) -> None:
+    """Upload the binary that the requests name."""
+    server.upload("words", BinaryType.EGG, archive())
+
+
+class ScriptedHandle(ContextHandle):
+    """Remembers what core asks of a context."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+
+    def submit(self, job: JobSpec) -> None:
+        self.calls.append(("submit", job.id))
+
+    def kill_job(self, job_id: str) -> None:
+        self.calls.append(("kill_job", job_id))
+
+    def stop(self, timeout: float) -> None:
+        self.calls.append(("stop", timeout))
+
+    def kill(self) -> None:
+        self.calls.append(("kill", None))
+
+
+class ScriptedLauncher(Launcher):
+    """Does nothing by itself: the test tells core what happens, in whatever order it likes."""
+
+    def __init__(self, *, at_start: Callable[[ContextListener], None] = lambda _listener: None) -> None:
+        self.listeners: list[ContextListener] = []
+        self.handles: list[ScriptedHandle] = []
+        self._at_start = at_start
+
+    def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
+        self._at_start(listener)
+        self.listeners.append(listener)
+        self.handles.append(ScriptedHandle())
+        return self.handles[-1]
+
+    def close(self) -> None:
+        for listener in self.listeners:
+            listener.context_ended(ContextEnd.KILLED)

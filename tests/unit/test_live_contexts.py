@@ -1,0 +1,288 @@
+"""What core makes of what launchers tell, in orders that no test of a real launcher can bring about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import pytest
+from serving import WAIT, ScriptedLauncher, a_request, a_server, upload
+
+from jobserver_core import ContextState, ErrorInfo, FailureKind, Job, JobHandle, JobState, errors
+from jobserver_core.memory import MemoryMetadataStore, MemoryTransport
+from jobserver_core.ports import ContextEnd, ContextListener, JobOutcome
+from jobserver_core.testing.clock import ManualClock
+
+RAISED = JobOutcome(error=ErrorInfo(message="boom"), failure=FailureKind.RAISED)
+
+
+class FailingStore(MemoryMetadataStore):
+    """Cannot write jobs while ``broken`` is above zero, which every refused write lowers."""
+
+    broken = 0
+
+    def advance_job(self, job: Job, **rest: Any) -> None:
+        if self.broken > 0:
+            self.broken -= 1
+            raise errors.StorageError(message="disk full")
+        super().advance_job(job, **rest)
+
+
+class Scene:
+    """A server with one scripted context and a job in it."""
+
+    def __init__(self, *, ready: bool = True, **ports: Any) -> None:
+        self.launcher = ScriptedLauncher()
+        self.clock = ManualClock()
+        self.metadata = FailingStore()
+        self.transport = MemoryTransport()
+        self.server = a_server(
+            launcher=self.launcher,
+            clock=self.clock,
+            metadata=self.metadata,
+            transports=[self.transport],
+            **ports,
+        ).start()
+        upload(self.server)
+        self.created = self.server.create_context("shared")
+        self.listener = self.launcher.listeners[0]
+        self.handle = self.launcher.handles[0]
+        if ready:
+            self.listener.context_ready(application_id="app-1", url=None)
+
+    def submit(self, **rest: Any) -> JobHandle:
+        return self.server.submit(a_request("w.Any", context="shared", **rest))
+
+    def job(self, job_id: str) -> Job:
+        return self.server.job(job_id)
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    scene = Scene()
+    yield scene
+    scene.listener.context_ended(ContextEnd.KILLED)
+    scene.server.close(0)
+
+
+def finish(scene: Scene, job: JobHandle, text: bytes = b"1") -> None:
+    scene.listener.job_running(job.id)
+    scene.listener.open_result(job.id, stream=False).write(text)
+    scene.listener.job_ended(job.id, JobOutcome())
+
+
+def test_a_job_that_finishes_before_its_kill_arrives_is_finished(scene: Scene) -> None:
+    job = scene.submit(callback_url="memory://receiver/x")
+    scene.listener.job_running(job.id)
+    waiter = scene.server.kill_job(job.id)
+    assert not waiter.done()
+    assert scene.job(job.id).state is JobState.RUNNING
+    assert scene.job(job.id).kill_requested
+    scene.listener.open_result(job.id, stream=False).write(b"1")
+    scene.listener.job_ended(job.id, JobOutcome())
+    assert waiter.result(0).state is JobState.FINISHED
+    assert len(scene.server.deliveries(job.id)) == 1
+
+
+def test_a_killed_job_calls_nobody_back(scene: Scene) -> None:
+    job = scene.submit(callback_url="memory://receiver/x")
+    scene.server.kill_job(job.id)
+    scene.listener.job_ended(job.id, JobOutcome(killed=True))
+    assert scene.job(job.id).state is JobState.KILLED
+    assert scene.server.deliveries(job.id) == []
+
+
+def test_a_job_that_fails_while_it_is_being_killed_calls_nobody_back(scene: Scene) -> None:
+    job = scene.submit(callback_url="memory://receiver/x")
+    scene.server.kill_job(job.id)
+    scene.listener.job_ended(job.id, RAISED)
+    assert scene.job(job.id).state is JobState.ERROR
+    assert scene.server.deliveries(job.id) == []
+
+
+def test_a_kill_that_nobody_asked_for_is_not_shown_as_one(scene: Scene) -> None:
+    job = scene.submit()
+    scene.listener.job_ended(job.id, JobOutcome(killed=True))
+    assert scene.job(job.id).failure is FailureKind.CONTEXT_LOST
+
+
+def test_a_second_end_of_a_job_changes_nothing(scene: Scene) -> None:
+    job = scene.submit()
+    finish(scene, job)
+    scene.listener.job_ended(job.id, RAISED)
+    scene.listener.job_running(job.id)
+    assert scene.job(job.id).state is JobState.FINISHED
+
+
+def test_a_job_that_ends_without_having_been_running_is_recorded_in_the_legal_order(scene: Scene) -> None:
+    job = scene.submit()
+    scene.listener.open_result(job.id, stream=False).write(b"2")
+    scene.listener.job_ended(job.id, JobOutcome())
+    record = scene.job(job.id)
+    assert record.state is JobState.FINISHED
+    assert record.running_at is not None
+    assert job.result(0) == 2
+
+
+def test_a_context_that_dies_ends_its_jobs_first_and_tells_their_callbacks(scene: Scene) -> None:
+    states: list[str] = []
+    with scene.server.subscribe(lambda event: states.append(type(event).__name__)):
+        job = scene.submit(callback_url="memory://receiver/x")
+        scene.listener.job_running(job.id)
+        states.clear()
+        scene.listener.context_ended(ContextEnd.FAILED, ErrorInfo(message="the JVM died"))
+    record = scene.job(job.id)
+    assert record.state is JobState.ERROR
+    assert record.error is not None
+    assert record.error.message == "Context (shared) for this job was terminated"
+    assert "the JVM died" in record.error.stack
+    context = scene.server.context("shared")
+    assert context.state is ContextState.ERROR
+    assert context.error == ErrorInfo(message="the JVM died")
+    assert states.index("JobChanged") < states.index("ContextChanged")
+    assert len(scene.server.deliveries(job.id)) == 1
+
+
+def test_jobs_of_a_context_that_was_deleted_call_nobody_back(scene: Scene) -> None:
+    job = scene.submit(callback_url="memory://receiver/x")
+    scene.listener.job_running(job.id)
+    waiter = scene.server.stop_context("shared")
+    assert scene.server.context("shared").state is ContextState.STOPPING
+    with pytest.raises(errors.ContextStopping, match="Context stop in progress"):
+        scene.submit()
+    scene.listener.context_ended(ContextEnd.STOPPED)
+    assert waiter.result(0).state is ContextState.FINISHED
+    assert scene.job(job.id).state is JobState.ERROR
+    assert scene.server.deliveries(job.id) == []
+
+
+def test_a_job_that_finishes_while_its_context_stops_is_finished_and_told(scene: Scene) -> None:
+    job = scene.submit(callback_url="memory://receiver/x")
+    scene.server.stop_context("shared")
+    finish(scene, job)
+    scene.listener.context_ended(ContextEnd.STOPPED)
+    assert scene.job(job.id).state is JobState.FINISHED
+    assert len(scene.server.deliveries(job.id)) == 1
+
+
+@pytest.mark.parametrize(
+    ("end", "state"),
+    [
+        (ContextEnd.STOPPED, ContextState.FINISHED),
+        (ContextEnd.FAILED, ContextState.ERROR),
+        (ContextEnd.KILLED_OUTSIDE, ContextState.KILLED),
+        (ContextEnd.KILLED, ContextState.KILLED),
+    ],
+)
+def test_a_context_ends_as_its_launcher_tells(scene: Scene, end: ContextEnd, state: ContextState) -> None:
+    scene.listener.context_ended(end)
+    context = scene.server.context("shared")
+    assert context.state is state
+    assert (context.error is not None) == (state is ContextState.ERROR)
+    with pytest.raises(errors.ContextNotFound):
+        scene.submit()
+
+
+def test_a_context_that_ends_before_it_was_ready_breaks_the_promise() -> None:
+    scene = Scene(ready=False)
+    job = scene.submit()
+    scene.listener.context_ended(ContextEnd.STOPPED)
+    with pytest.raises(errors.ContextFailed):
+        scene.created.result(0)
+    assert scene.server.context("shared").state is ContextState.ERROR
+    assert scene.job(job.id).failure is FailureKind.CONTEXT_LOST
+    scene.server.close(0)
+
+
+def test_a_context_that_is_ready_while_it_is_being_stopped_stays_stopping() -> None:
+    scene = Scene(ready=False)
+    scene.server.stop_context("shared")
+    scene.listener.context_ready(application_id="late", url=None)
+    assert scene.server.context("shared").state is ContextState.STOPPING
+    scene.listener.context_ended(ContextEnd.STOPPED)
+    assert scene.server.context("shared").state is ContextState.FINISHED
+    scene.server.close(0)
+
+
+def test_a_launcher_that_is_ready_before_it_hands_back_the_handle_loses_no_job() -> None:
+    def ready(listener: ContextListener) -> None:
+        listener.context_ready(application_id="quick", url=None)
+
+    launcher = ScriptedLauncher(at_start=ready)
+    server = a_server(launcher=launcher).start()
+    upload(server)
+    job = server.submit(a_request("w.Any"))
+    assert launcher.handles[0].calls == [("submit", job.id)]
+    launcher.listeners[0].context_ended(ContextEnd.STOPPED)
+    server.close(0)
+
+
+def test_a_launcher_that_refuses_settings_leaves_an_ended_context() -> None:
+    def refuse(_listener: ContextListener) -> None:
+        raise errors.InvalidSetting(key="num-cpu-cores", message="takes a whole number")
+
+    server = a_server(launcher=ScriptedLauncher(at_start=refuse)).start()
+    upload(server)
+    with pytest.raises(errors.InvalidSetting):
+        server.create_context("bad")
+    assert server.context("bad").state is ContextState.ERROR
+    record = server.submit(a_request("w.Any")).finished.result(WAIT)
+    assert record.failure is FailureKind.CONTEXT_INIT
+    assert server.contexts() == []
+    server.close(0)
+
+
+def test_an_end_that_the_store_cannot_take_is_stored_as_soon_as_it_can(scene: Scene) -> None:
+    job = scene.submit()
+    scene.listener.job_running(job.id)
+    scene.listener.open_result(job.id, stream=False).write(b"1")
+    scene.metadata.broken = 2
+    scene.listener.job_ended(job.id, JobOutcome())
+    assert scene.job(job.id).state is JobState.RUNNING
+    assert not job.done()
+    scene.clock.advance(1)
+    assert not job.done()
+    scene.clock.advance(1)
+    assert job.result(0) == 1
+
+
+def test_the_end_of_a_context_that_the_store_cannot_take_is_stored_later(scene: Scene) -> None:
+    jobs = [scene.submit() for _ in range(3)]
+    scene.metadata.broken = 1
+    scene.listener.context_ended(ContextEnd.FAILED)
+    assert scene.server.context("shared").state is ContextState.RUNNING
+    scene.clock.advance(1)
+    assert scene.server.context("shared").state is ContextState.ERROR
+    assert {scene.job(job.id).state for job in jobs} == {JobState.ERROR}
+
+
+def test_a_job_that_cannot_be_dispatched_stays_in_the_queue(scene: Scene) -> None:
+    scene.metadata.broken = 1
+    job = scene.submit()
+    assert scene.handle.calls == []
+    scene.clock.advance(1)
+    assert scene.handle.calls == [("submit", job.id)]
+
+
+def test_the_end_that_another_writer_stored_first_is_the_end(scene: Scene) -> None:
+    job = scene.submit()
+    scene.listener.job_running(job.id)
+    stored = scene.job(job.id)
+    other = attrs.evolve(stored, state=JobState.KILLED, ended_at=scene.clock.now())
+    scene.metadata.advance_job(other, expected=JobState.RUNNING)
+    finish(scene, job)
+    assert scene.job(job.id) == other
+    assert job.finished.result(0) == other
+    assert scene.server.job_handle(job.id).finished.result(0) == other
+
+
+def test_a_full_disk_is_the_error_of_the_job_whose_result_it_was(scene: Scene) -> None:
+    job = scene.submit()
+    scene.listener.job_running(job.id)
+    scene.listener.open_result(job.id, stream=False).write(b"\xff")
+    scene.listener.job_ended(job.id, JobOutcome())
+    record = scene.job(job.id)
+    assert record.failure is FailureKind.RESULT
+    assert record.error is not None
+    assert "could not be stored" in record.error.message

@@ -1,0 +1,595 @@
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import WAIT, a_request, a_server, archive, upload
+
+from jobserver_core import (
+    BinaryType,
+    ContextQuery,
+    ContextState,
+    FailureKind,
+    JobChanged,
+    JobHandle,
+    JobProgressed,
+    JobQuery,
+    JobRequest,
+    JobServer,
+    JobState,
+    Settings,
+    errors,
+    parse_class_path,
+)
+from jobserver_core.memory import MemoryBlobStore, MemoryFetcher, MemoryMetadataStore
+from jobserver_core.testing.clock import ManualClock
+
+
+@pytest.fixture
+def server() -> Iterator[JobServer]:
+    with a_server() as server:
+        upload(server)
+        yield server
+
+
+def settled(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.005)
+
+
+def running(server: JobServer, class_name: str = "w.Sleep", **rest: Any) -> JobHandle:
+    job = server.submit(a_request(class_name, **rest))
+    settled(lambda: server.job(job.id).state is JobState.RUNNING)
+    return job
+
+
+# -- binaries --------------------------------------------------------------------------------------
+
+
+def test_the_newest_upload_of_a_name_is_the_one_that_counts(server: JobServer) -> None:
+    newer = server.upload("words", BinaryType.EGG, archive("x = 2"))
+    assert server.binary("words") == newer
+    assert server.binaries() == [newer]
+    assert server.binary_versions("words")[0] == newer
+    assert len(server.binary_versions("words")) == 2
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"not a zip", b"PK\x03\x04 and then nothing", b"PK\x05\x06" + b"\0" * 18]
+)
+def test_an_upload_that_is_no_archive_leaves_nothing(data: bytes) -> None:
+    blobs = MemoryBlobStore()
+    with a_server(blobs=blobs) as server:
+        with pytest.raises(errors.NotAnArchive, match="Binary is not of the right format"):
+            server.upload("bad", BinaryType.JAR, data)
+        assert server.binaries() == []
+
+
+def test_an_upload_over_the_limit_leaves_nothing(server: JobServer) -> None:
+    small = Settings.from_mapping({"jobserver": {"limits": {"upload-size": "10 B"}}})
+    with a_server(settings=small) as limited:
+        with pytest.raises(errors.TooLarge, match="limit of 10 bytes"):
+            limited.upload("big", BinaryType.JAR, io.BytesIO(archive()))
+        assert limited.binaries() == []
+
+
+def test_an_upload_that_is_not_finished_leaves_nothing(server: JobServer) -> None:
+    with server.begin_upload("half", BinaryType.JAR) as upload_:
+        upload_.write(archive()[:20])
+    with pytest.raises(errors.BinaryNotFound):
+        server.binary("half")
+
+
+def test_a_binary_in_use_cannot_be_deleted_until_its_jobs_end(server: JobServer) -> None:
+    job = running(server)
+    with pytest.raises(errors.BinaryInUse) as caught:
+        server.delete_binary("words")
+    assert caught.value.job_ids == (job.id,)
+    server.kill_job(job.id).result(WAIT)
+    assert [binary.name for binary in server.delete_binary("words")] == ["words"]
+    with pytest.raises(errors.BinaryNotFound):
+        server.delete_binary("words")
+
+
+# -- jobs ------------------------------------------------------------------------------------------
+
+
+def test_the_sample_of_the_old_documentation_counts_words(server: JobServer) -> None:
+    job = server.submit(a_request("w.Count", "input.string = a b c a b see"))
+    assert job.result(WAIT) == {"a": 2, "b": 2, "c": 1, "see": 1}
+    record = server.job(job.id)
+    assert record.state is JobState.FINISHED
+    assert record.context_name.endswith("-w.Count")
+    assert len(record.context_name.split("-")[0]) == 8
+    assert json.loads(server.job_config(job.id)) == {"input": {"string": "a b c a b see"}}
+    assert record.seconds is not None
+
+
+def test_an_ad_hoc_context_ends_with_its_job(server: JobServer) -> None:
+    job = server.submit(a_request("w.Echo"))
+    job.result(WAIT)
+    settled(lambda: server.context(job.job.context_name).state is ContextState.FINISHED)
+    assert server.contexts() == []
+
+
+def test_a_result_can_be_null_large_or_streamed(server: JobServer) -> None:
+    assert server.submit(a_request("w.Echo")).result(WAIT) is None
+    large = "x" * 200_000
+    job = server.submit(a_request("w.Echo", {"value": large}))
+    assert job.result(WAIT) == large
+    streamed = server.submit(a_request("w.Stream", {"n": 5}))
+    assert streamed.result(WAIT) == b"0,1,2,3,4,"
+    reader = server.open_result(streamed.id)
+    assert reader is not None
+    with reader:
+        assert reader.read(3) == b"0,1"
+
+
+def test_a_result_over_the_limit_is_the_jobs_error_in_words() -> None:
+    settings = Settings.from_mapping({"jobserver": {"jobs": {"max-result-size": "100 B"}}})
+    with a_server(settings=settings) as server:
+        upload(server)
+        job = server.submit(a_request("w.Stream", {"n": 1000}))
+        with pytest.raises(errors.JobFailed, match="limit of 100 bytes") as caught:
+            job.result(WAIT)
+        assert caught.value.failure is FailureKind.RESULT
+
+
+def test_a_job_that_raises_ends_in_error_with_its_exception(server: JobServer) -> None:
+    job = server.submit(a_request("w.Fail", "message = out of words"))
+    with pytest.raises(errors.JobFailed, match="out of words"):
+        job.result(WAIT)
+    record = server.job(job.id)
+    assert record.failure is FailureKind.RAISED
+    assert record.error is not None
+    assert record.error.error_class == "ValueError"
+    assert "Traceback" in record.error.stack
+
+
+def test_a_job_that_refuses_its_configuration_never_runs(server: JobServer) -> None:
+    job = server.submit(a_request("w.Refuse"))
+    record = job.started.result(WAIT)
+    assert record.failure is FailureKind.VALIDATION
+    assert record.running_at is None
+
+
+def test_a_class_that_is_not_there_is_the_jobs_failure(server: JobServer) -> None:
+    record = server.submit(a_request("w.Nothing")).finished.result(WAIT)
+    assert record.failure is FailureKind.CLASS_NOT_FOUND
+
+
+def test_a_job_can_be_awaited(server: JobServer) -> None:
+    async def main() -> Any:
+        return await server.submit(a_request("w.Count", "input.string = b"))
+
+    assert asyncio.run(main()) == {"b": 1}
+
+
+def test_two_hundred_waiters_cost_no_threads(server: JobServer) -> None:
+    job = running(server)
+    before = threading.active_count()
+
+    async def main() -> list[JobState]:
+        tasks = [asyncio.ensure_future(_state(job)) for _ in range(200)]
+        await asyncio.sleep(0.01)
+        assert threading.active_count() <= before + 1
+        server.kill_job(job.id)
+        return await asyncio.gather(*tasks)
+
+    assert set(asyncio.run(main())) == {JobState.KILLED}
+
+
+async def _state(job: JobHandle) -> JobState:
+    return (await job.finished).state
+
+
+def test_a_done_callback_gets_the_handle(server: JobServer) -> None:
+    seen: list[Any] = []
+    job = server.submit(a_request("w.Echo", {"value": 3}))
+    job.add_done_callback(lambda handle: seen.append(handle.result()))
+    settled(lambda: seen == [3])
+
+
+def test_a_handle_can_be_had_again_before_and_after_the_end(server: JobServer) -> None:
+    job = running(server)
+    again = server.job_handle(job.id)
+    with pytest.raises(errors.ResultTimeout):
+        again.result(0.01)
+    server.kill_job(job.id)
+    with pytest.raises(errors.JobKilled, match=f"Job {job.id} killed"):
+        again.result(WAIT)
+    with pytest.raises(errors.JobKilled):
+        server.job_handle(job.id).result(0)
+    with pytest.raises(errors.JobNotFound):
+        server.job_handle("nobody")
+
+
+def test_a_killed_job_is_killed_once(server: JobServer) -> None:
+    job = running(server)
+    assert server.kill_job(job.id).result(WAIT).state is JobState.KILLED
+    with pytest.raises(errors.JobAlreadyFinal) as caught:
+        server.kill_job(job.id)
+    assert caught.value.state == "KILLED"
+    with pytest.raises(errors.JobNotFound):
+        server.kill_job("nobody")
+
+
+def test_killing_with_force_ends_the_context_of_a_job_that_does_not_end() -> None:
+    settings = Settings.from_mapping({"jobserver": {"jobs": {"kill-timeout": "50 ms"}}})
+    from jobserver_core.memory import InlineJob, InlineLauncher
+
+    stop = threading.Event()
+
+    def deaf(_job: InlineJob) -> None:
+        stop.wait(WAIT)
+
+    with a_server(settings=settings, launcher=InlineLauncher({"w.Deaf": deaf})) as server:
+        upload(server)
+        job = running(server, "w.Deaf")
+        try:
+            assert server.kill_job(job.id, force=True).result(WAIT).state is JobState.KILLED
+            settled(lambda: server.context(job.job.context_name).state is ContextState.KILLED)
+        finally:
+            stop.set()
+
+
+def test_progress_is_told_and_recorded(server: JobServer) -> None:
+    seen: list[JobProgressed] = []
+    with server.subscribe(lambda event: seen.append(event) if isinstance(event, JobProgressed) else None):
+        job = server.submit(a_request("w.Progress"))
+        job.result(WAIT)
+    assert [event.job.progress.tasks_done for event in seen if event.job.progress] == [1]
+    progress = server.job(job.id).progress
+    assert progress is not None
+    assert progress.tasks_total == 4
+
+
+def test_events_come_in_the_order_of_the_states(server: JobServer) -> None:
+    seen: list[tuple[str, bool]] = []
+    done = threading.Event()
+
+    def watch(event: object) -> None:
+        if isinstance(event, JobChanged):
+            seen.append((event.job.state.value, event.job.waiting))
+            if event.job.state.final:
+                done.set()
+
+    with server.subscribe(watch):
+        server.submit(a_request("w.Echo"))
+        assert done.wait(WAIT)
+    assert seen == [("STARTED", True), ("STARTED", False), ("RUNNING", False), ("FINISHED", False)]
+
+
+def test_what_a_job_prints_can_be_read_while_it_runs(server: JobServer) -> None:
+    job = running(server)
+    settled(lambda: "sleeping" in server.job_log(job.id).read_text())
+    with pytest.raises(errors.JobNotFound):
+        server.job_log("nobody")
+
+
+@pytest.mark.parametrize(
+    ("config", "error"),
+    [("a = {", errors.InvalidConfig), ('include file("/etc/passwd")', errors.InvalidConfig)],
+)
+def test_a_configuration_that_cannot_be_parsed_records_nothing(
+    server: JobServer, config: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        server.submit(a_request("w.Echo", config))
+    assert server.jobs().jobs == ()
+
+
+def test_a_config_of_values_that_are_not_json_is_refused(server: JobServer) -> None:
+    for value in (float("nan"), object(), {1, 2}):
+        with pytest.raises(errors.InvalidConfig, match="JSON values only"):
+            server.submit(a_request("w.Echo", {"value": value}))
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"class_path": parse_class_path("nothing")}, errors.BinaryNotFound),
+        ({"class_path": parse_class_path("words,words")}, errors.InvalidRequest),
+        ({"class_path": parse_class_path("gopher://h/x.jar")}, errors.MalformedUrl),
+        ({"class_path": parse_class_path("http://h/missing.jar")}, errors.FetchError),
+        ({"context": "nowhere"}, errors.ContextNotFound),
+        ({"callback_url": "gopher://h/x"}, errors.InvalidCallbackUrl),
+    ],
+)
+def test_a_submit_that_cannot_work_records_nothing(
+    server: JobServer, change: dict[str, Any], error: type[Exception]
+) -> None:
+    values = {"class_name": "w.Echo", "class_path": parse_class_path("words")}
+    with pytest.raises(error):
+        server.submit(JobRequest(**{**values, **change}))
+    assert server.jobs().jobs == ()
+    assert server.contexts(ContextQuery()) == []
+
+
+def test_a_job_can_come_from_a_uri() -> None:
+    fetcher = MemoryFetcher({"http://h/words.egg": archive(), "http://h/bad.egg": b"nonsense"})
+    with a_server(fetcher=fetcher) as server:
+        request = JobRequest(class_name="w.Echo", class_path=parse_class_path("http://h/words.egg"))
+        job = server.submit(request)
+        job.result(WAIT)
+        (entry,) = server.job(job.id).class_path
+        assert (entry.source, entry.type, entry.binary_id) == ("http://h/words.egg", BinaryType.EGG, None)
+        with pytest.raises(errors.NotAnArchive):
+            server.submit(JobRequest(class_name="w.Echo", class_path=parse_class_path("http://h/bad.egg")))
+
+
+def test_the_same_idempotency_key_is_the_same_job(server: JobServer) -> None:
+    first = server.submit(a_request("w.Echo", {"value": 1}, idempotency_key="k"))
+    again = server.submit(a_request("w.Echo", {"value": 1}, idempotency_key="k"))
+    assert again.id == first.id
+    with pytest.raises(errors.IdempotencyMismatch, match=first.id):
+        server.submit(a_request("w.Echo", {"value": 2}, idempotency_key="k"))
+    first.result(WAIT)
+    assert server.submit(a_request("w.Echo", {"value": 1}, idempotency_key="k")).result(WAIT) == 1
+    assert len(server.jobs().jobs) == 1
+
+
+def test_one_key_submitted_by_many_at_once_is_one_job(server: JobServer) -> None:
+    ids: list[str] = []
+    barrier = threading.Barrier(8)
+
+    def submit() -> None:
+        barrier.wait()
+        ids.append(server.submit(a_request("w.Echo", idempotency_key="k")).id)
+
+    threads = [threading.Thread(target=submit) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ids) == 8
+    assert len(set(ids)) == 1
+    assert len(server.jobs().jobs) == 1
+    settled(lambda: server.contexts() == [])
+
+
+def test_jobs_are_listed_newest_first_page_by_page(server: JobServer) -> None:
+    ids = []
+    for _ in range(5):
+        job = server.submit(a_request("w.Echo"))
+        job.result(WAIT)
+        ids.append(job.id)
+    page = server.jobs(JobQuery(limit=3))
+    rest = server.jobs(JobQuery(limit=3, after=page.next))
+    assert [job.id for job in (*page.jobs, *rest.jobs)] == ids[::-1]
+    assert rest.next is None
+
+
+# -- contexts --------------------------------------------------------------------------------------
+
+
+def test_a_context_is_created_lives_and_is_stopped(server: JobServer) -> None:
+    context = server.create_context("shared", {"spark.executor.memory": "1g"}).result(WAIT)
+    assert context.state is ContextState.RUNNING
+    assert context.settings["spark"]["executor"]["memory"] == "1g"
+    assert [c.name for c in server.contexts()] == ["shared"]
+    with pytest.raises(errors.ContextExists, match="context shared exists"):
+        server.create_context("shared")
+    assert server.stop_context("shared").result(WAIT).state is ContextState.FINISHED
+    assert server.contexts() == []
+    assert server.context("shared").ended_at is not None
+    with pytest.raises(errors.ContextNotFound):
+        server.stop_context("shared")
+    server.create_context("shared").result(WAIT)
+
+
+def test_a_context_that_cannot_start_says_why(server: JobServer) -> None:
+    waiter = server.create_context("bad", {"inline.fail": "no cores left"})
+    with pytest.raises(errors.ContextFailed, match="no cores left"):
+        waiter.result(WAIT)
+    context = server.context("bad")
+    assert context.state is ContextState.ERROR
+    assert context.error is not None
+    assert context.error.message == "no cores left"
+
+
+def test_a_job_whose_own_context_cannot_start_says_why(server: JobServer) -> None:
+    job = server.submit(a_request("w.Echo", context_settings={"inline.fail": "no cores left"}))
+    record = job.finished.result(WAIT)
+    assert record.failure is FailureKind.CONTEXT_INIT
+    assert record.error is not None
+    assert record.error.message == "no cores left"
+
+
+def test_a_context_that_is_not_ready_in_time_is_an_error() -> None:
+    clock = ManualClock()
+    with a_server(clock=clock, start_delay=WAIT * 10) as server:
+        waiter = server.create_context("slow")
+        clock.advance(60)
+        with pytest.raises(errors.ContextFailed, match="not ready after 60 s"):
+            waiter.result(WAIT)
+        settled(lambda: server.context("slow").state is ContextState.ERROR)
+
+
+def test_jobs_for_a_context_that_starts_wait_for_it() -> None:
+    with a_server(start_delay=0.2) as server:
+        upload(server)
+        server.create_context("slow")
+        job = server.submit(a_request("w.Echo", {"value": 1}, context="slow"))
+        assert server.job(job.id).waiting
+        assert not job.started.done()
+        assert job.result(WAIT) == 1
+
+
+def test_jobs_of_a_stopped_context_end_in_error_with_the_old_words(server: JobServer) -> None:
+    server.create_context("shared").result(WAIT)
+    job = running(server, context="shared")
+    server.stop_context("shared").result(WAIT)
+    record = server.job(job.id)
+    assert record.state is JobState.ERROR
+    assert record.failure is FailureKind.CONTEXT_LOST
+    assert record.error is not None
+    assert record.error.message == "Context (shared) for this job was terminated"
+
+
+def test_a_killed_context_ends_killed(server: JobServer) -> None:
+    server.create_context("shared").result(WAIT)
+    assert server.kill_context("shared").result(WAIT).state is ContextState.KILLED
+
+
+def test_a_failing_job_stops_its_context_where_that_is_wanted(server: JobServer) -> None:
+    server.create_context("strict", {"stop-context-on-job-error": "true"}).result(WAIT)
+    server.submit(a_request("w.Echo", context="strict")).result(WAIT)
+    assert server.context("strict").state is ContextState.RUNNING
+    server.submit(a_request("w.Fail", context="strict")).finished.result(WAIT)
+    settled(lambda: server.context("strict").state is ContextState.FINISHED)
+
+
+def test_configured_contexts_start_with_the_server_and_again_after_a_reset() -> None:
+    settings = Settings.from_mapping({"spark": {"contexts": {"one": {"num-cpu-cores": 1}, "two": {}}}})
+    with a_server(settings=settings) as server:
+        settled(lambda: {c.state for c in server.contexts()} == {ContextState.RUNNING})
+        assert {c.name for c in server.contexts()} == {"one", "two"}
+        server.create_context("three").result(WAIT)
+        before = {c.id for c in server.contexts()}
+        server.reset_contexts().result(WAIT)
+        assert {c.name for c in server.contexts()} == {"one", "two"}
+        assert not before & {c.id for c in server.contexts()}
+
+
+def test_there_is_a_most_of_contexts() -> None:
+    settings = Settings.from_mapping({"jobserver": {"contexts": {"max-contexts": 1}}})
+    with a_server(settings=settings) as server:
+        server.create_context("one").result(WAIT)
+        with pytest.raises(errors.Unavailable, match="the most allowed"):
+            server.create_context("two")
+        server.stop_context("one").result(WAIT)
+        server.create_context("two").result(WAIT)
+
+
+# -- slots -----------------------------------------------------------------------------------------
+
+
+def limited(running_jobs: int, queued: int) -> JobServer:
+    limits = {"max-jobs-per-context": running_jobs, "max-queued-jobs": queued}
+    server = a_server(settings=Settings.from_mapping({"jobserver": {"jobs": limits}})).start()
+    upload(server)
+    server.create_context("shared").result(WAIT)
+    return server
+
+
+def test_without_a_queue_a_full_context_refuses_in_the_old_words() -> None:
+    with limited(1, 0) as server:
+        running(server, context="shared")
+        with pytest.raises(errors.NoSlots) as caught:
+            server.submit(a_request("w.Echo", context="shared"))
+        assert str(caught.value) == "Too many running jobs (1) for job context 'shared'"
+        assert len(server.jobs().jobs) == 1
+
+
+def test_jobs_wait_their_turn_in_the_order_of_their_submits() -> None:
+    with limited(1, 2) as server:
+        first = running(server, context="shared")
+        second = server.submit(a_request("w.Echo", context="shared"))
+        third = server.submit(a_request("w.Echo", context="shared"))
+        assert second.started.result(WAIT).waiting
+        with pytest.raises(errors.NoSlots):
+            server.submit(a_request("w.Echo", context="shared"))
+        server.kill_job(first.id)
+        for job in (second, third):
+            job.result(WAIT)
+        dispatched = [server.job(job.id).dispatched_at for job in (second, third)]
+        assert dispatched[0] is not None
+        assert dispatched[1] is not None
+        assert dispatched[0] < dispatched[1]
+
+
+def test_a_waiting_job_can_be_killed_at_once_and_never_runs() -> None:
+    with limited(1, 2) as server:
+        running(server, context="shared")
+        waiting = server.submit(a_request("w.Echo", context="shared"))
+        assert server.kill_job(waiting.id).result(WAIT).state is JobState.KILLED
+        assert server.job(waiting.id).dispatched_at is None
+
+
+# -- data files ------------------------------------------------------------------------------------
+
+
+def test_data_files_are_kept_by_prefix_and_time(server: JobServer) -> None:
+    first = server.add_data_file("table", b"one")
+    second = server.add_data_file("table", io.BytesIO(b"two"))
+    assert first.path != second.path
+    assert first.path.read_bytes() == b"one"
+    assert first.path.name.startswith("table-")
+    assert first.path.suffix == ".dat"
+    assert ":" not in first.path.name
+    assert {file.path for file in server.data_files()} == {first.path, second.path}
+    server.delete_data_file(str(first.path))
+    with pytest.raises(errors.DataFileNotFound, match="Unable to delete data file"):
+        server.delete_data_file(str(first.path))
+    server.reset_data_files()
+    assert server.data_files() == []
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../etc/passwd", "", "."])
+def test_only_the_servers_own_data_files_can_be_deleted(server: JobServer, name: str) -> None:
+    with pytest.raises(errors.DataFileNotFound):
+        server.delete_data_file(name)
+
+
+@pytest.mark.parametrize("prefix", ["../x", "a/b", "", ".x"])
+def test_a_data_file_cannot_leave_its_folder(server: JobServer, prefix: str) -> None:
+    with pytest.raises(errors.InvalidName):
+        server.add_data_file(prefix, b"x")
+    assert server.data_files() == []
+
+
+# -- life ------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_drains_takes_nothing_new_and_finishes_what_it_has(server: JobServer) -> None:
+    job = server.submit(a_request("w.Echo", {"value": 1}))
+    server.drain()
+    with pytest.raises(errors.ServerClosed):
+        server.submit(a_request("w.Echo"))
+    assert job.result(WAIT) == 1
+
+
+def test_closing_ends_contexts_and_threads_and_removes_what_was_temporary() -> None:
+    before = threading.active_count()
+    server = a_server().start()
+    upload(server)
+    job = running(server)
+    log = server.job_log(job.id)
+    server.close()
+    server.close()
+    assert job.finished.result(0).state is JobState.ERROR
+    assert not log.exists()
+    settled(lambda: threading.active_count() == before)
+
+
+def test_a_health_check_names_what_is_wrong() -> None:
+    class Broken(MemoryMetadataStore):
+        def check(self) -> None:
+            raise errors.StorageError(message="disk full")
+
+    with a_server(metadata=Broken()) as server:
+        assert server.check() == {"metadata": "disk full", "blobs": None, "launcher": None}
+
+
+def test_configured_binaries_are_uploaded_once(tmp_path: Path) -> None:
+    path = tmp_path / "words.egg"
+    path.write_bytes(archive())
+    settings = Settings.from_mapping(
+        {"jobserver": {"job-binary-paths": {"w": str(path), "x": "/nowhere.jar"}}}
+    )
+    metadata, blobs = MemoryMetadataStore(), MemoryBlobStore()
+    for _ in range(2):
+        with a_server(settings=settings, metadata=metadata, blobs=blobs) as server:
+            assert [binary.name for binary in server.binaries()] == ["w"]
+            assert len(server.binary_versions("w")) == 1
