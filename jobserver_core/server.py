@@ -29,6 +29,7 @@ from jobserver_core.ports import (
 )
 from jobserver_core.services.assembly import Services
 from jobserver_core.services.binaries import Upload
+from jobserver_core.services.data_files import DataUpload
 from jobserver_core.services.results import ResultReader
 from jobserver_core.waiting import Waiter
 
@@ -288,6 +289,13 @@ class JobServer:
         Raises InvalidName, TooLarge, StorageError.
         """
         return self._services.data_files.add(prefix, data)
+
+    def begin_data_file(self, prefix: str) -> DataUpload:
+        """Return a data file to write to piece by piece; see :class:`DataUpload`.
+
+        Raises InvalidName, StorageError.
+        """
+        return self._services.data_files.begin(prefix)
 
     def data_files(self) -> list[DataFile]:
         """Return the data files, sorted by path."""
