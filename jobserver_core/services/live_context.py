@@ -19,6 +19,7 @@ from jobserver_core.errors import (
     ContextStopping,
     JobAlreadyFinal,
     NoSlots,
+    StaleState,
 )
 from jobserver_core.failures import ErrorInfo, FailureKind
 from jobserver_core.jobs import Job, JobProgress
@@ -177,7 +178,7 @@ class LiveContext(ContextListener):
                 event = ContextEvent.FAIL
             if event is ContextEvent.FAIL and error is None:
                 error = ErrorInfo(message="the context ended by itself")
-            self._advance(event, error=error, ended_at=self._environment.clock.now())
+            self._record_end(event, error)
             self._outbox.put(self._settle)
 
     def job_running(self, job_id: str) -> None:
@@ -223,6 +224,13 @@ class LiveContext(ContextListener):
             if live.job.id in self._running:
                 self._end_job(live, ending)
                 self._pump()
+
+    def _record_end(self, event: ContextEvent, error: ErrorInfo | None) -> None:
+        try:
+            self._advance(event, error=error, ended_at=self._environment.clock.now())
+        except StaleState as stale:
+            _log.warning("context %s was ended by another writer: %s", self.record.name, stale)
+            self.record = self._environment.metadata.context(self.record.id) or self.record
 
     def _check_room(self) -> None:
         if self.record.state.final:

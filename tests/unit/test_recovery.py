@@ -1,0 +1,208 @@
+"""A server that ended without a word, and the next one over the same stores."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from serving import WAIT, ScriptedLauncher, a_request, a_server, archive, upload
+
+from jobserver_core import BinaryType, ContextState, FailureKind, JobServer, JobState, Settings
+from jobserver_core.memory import MemoryBlobStore, MemoryMetadataStore, MemoryTransport
+from jobserver_core.ports import ContextEnd, JobOutcome
+from jobserver_core.services.environment import Deposits
+from jobserver_core.services.sweeping import GRACE
+from jobserver_core.testing.clock import ManualClock
+
+
+class World:
+    """The stores that outlive a server, and the servers that come and crash over them."""
+
+    def __init__(self) -> None:
+        self.metadata = MemoryMetadataStore()
+        self.blobs = MemoryBlobStore()
+        self.transport = MemoryTransport()
+        self.launchers: list[ScriptedLauncher] = []
+        self.servers: list[JobServer] = []
+
+    def boot(self, **ports: Any) -> JobServer:
+        """Start a server; the one before is taken to have crashed."""
+        self.launchers.append(ScriptedLauncher())
+        server = a_server(
+            metadata=self.metadata,
+            blobs=self.blobs,
+            launcher=self.launchers[-1],
+            transports=[self.transport],
+            **ports,
+        )
+        self.servers.append(server)
+        return server.start()
+
+    def close(self) -> None:
+        for server, launcher in zip(self.servers, self.launchers, strict=True):
+            launcher.close()
+            server.close(0)
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World()
+    yield world
+    world.close()
+
+
+def test_contexts_of_a_crashed_server_end_in_error_and_their_jobs_too(world: World) -> None:
+    first = world.boot()
+    upload(first)
+    first.create_context("shared")
+    world.launchers[0].listeners[0].context_ready(application_id=None, url=None)
+    runs = first.submit(a_request("w.Any", context="shared", callback_url="memory://receiver/x"))
+    world.launchers[0].listeners[0].job_running(runs.id)
+    waits = first.submit(a_request("w.Any", context="shared"))
+
+    second = world.boot()
+    for job_id in (runs.id, waits.id):
+        job = second.job(job_id)
+        assert job.state is JobState.ERROR
+        assert job.failure is FailureKind.CONTEXT_LOST
+        assert job.error is not None
+        assert job.error.message == "Context (shared) for this job was terminated"
+    assert second.context("shared").state is ContextState.ERROR
+    assert second.contexts() == []
+    assert len(second.deliveries(runs.id)) == 1
+    second.create_context("shared")
+
+
+def test_a_job_that_never_reached_its_own_context_runs_again(world: World) -> None:
+    first = world.boot()
+    upload(first)
+    job = first.submit(a_request("w.Any", {"a": 1}, context_settings={"num-cpu-cores": 3}))
+    old_context = job.job.context_id
+
+    second = world.boot()
+    record = second.job(job.id)
+    assert record.state is JobState.RESTARTING
+    assert record.context_id != old_context
+    listener, handle = world.launchers[1].listeners[0], world.launchers[1].handles[0]
+    assert second.context(record.context_name).settings["num-cpu-cores"] == 3
+    listener.context_ready(application_id=None, url=None)
+    assert handle.calls == [("submit", job.id)]
+    listener.job_running(job.id)
+    listener.open_result(job.id, stream=False).write(b'"again"')
+    listener.job_ended(job.id, JobOutcome())
+    assert second.job_handle(job.id).result(WAIT) == "again"
+
+
+def test_a_job_that_was_being_killed_is_killed(world: World) -> None:
+    first = world.boot()
+    upload(first)
+    job = first.submit(a_request("w.Any", callback_url="memory://receiver/x"))
+    listener = world.launchers[0].listeners[0]
+    listener.context_ready(application_id=None, url=None)
+    first.kill_job(job.id)
+
+    second = world.boot()
+    assert second.job(job.id).state is JobState.KILLED
+    assert second.deliveries(job.id) == []
+
+
+def test_jobs_of_a_context_that_was_being_deleted_call_nobody_back(world: World) -> None:
+    first = world.boot()
+    upload(first)
+    first.create_context("shared")
+    world.launchers[0].listeners[0].context_ready(application_id=None, url=None)
+    job = first.submit(a_request("w.Any", context="shared", callback_url="memory://receiver/x"))
+    first.stop_context("shared")
+
+    second = world.boot()
+    assert second.job(job.id).state is JobState.ERROR
+    assert second.deliveries(job.id) == []
+
+
+def test_what_was_final_stays_as_it_was(world: World) -> None:
+    first = world.boot()
+    upload(first)
+    job = first.submit(a_request("w.Any"))
+    listener = world.launchers[0].listeners[0]
+    listener.context_ready(application_id=None, url=None)
+    first.kill_job(job.id)
+    listener.job_ended(job.id, JobOutcome(killed=True))
+    listener.context_ended(ContextEnd.STOPPED)
+    before = first.job(job.id), first.context(job.job.context_name)
+
+    second = world.boot()
+    assert (second.job(job.id), second.context(job.job.context_name)) == before
+
+
+# -- sweeping --------------------------------------------------------------------------------------
+
+
+def swept(server: JobServer) -> None:
+    server._services.sweeper.sweep()
+
+
+def test_blobs_that_nothing_refers_to_are_swept_after_a_grace(world: World) -> None:
+    clock = ManualClock(start=ManualClock().now() + timedelta(days=365 * 100))
+    server = world.boot(clock=clock)
+    kept = server.upload("kept", BinaryType.EGG, archive("kept"))
+    gone = server.upload("gone", BinaryType.EGG, archive("gone"))
+    server.delete_binary("gone")
+    swept(server)
+    assert world.blobs.size(kept.digest) is not None
+    assert world.blobs.size(gone.digest) is None
+
+
+def test_a_young_blob_is_not_swept(world: World) -> None:
+    server = world.boot()
+    gone = server.upload("gone", BinaryType.EGG, archive("gone"))
+    server.delete_binary("gone")
+    swept(server)
+    assert timedelta(0) < GRACE
+    assert world.blobs.size(gone.digest) is not None
+
+
+def test_ended_jobs_go_when_their_time_is_over(world: World) -> None:
+    clock = ManualClock()
+    settings = Settings.from_mapping({"jobserver": {"jobs": {"retention": "1 day"}}})
+    server = world.boot(clock=clock, settings=settings)
+    upload(server)
+    job = server.submit(a_request("w.Any"))
+    listener = world.launchers[0].listeners[0]
+    listener.context_ready(application_id=None, url=None)
+    server.kill_job(job.id)
+    listener.context_ended(ContextEnd.KILLED)
+    alive = server.submit(a_request("w.Any"))
+    clock.advance(3600 * 23)
+    swept(server)
+    assert server.job(job.id).state is JobState.KILLED
+    clock.advance(3600 * 2)
+    swept(server)
+    assert [left.id for left in server.jobs().jobs] == [alive.id]
+
+
+def test_a_sweep_waits_for_deposits_and_holds_off_new_ones() -> None:
+    deposits = Deposits()
+    order: list[str] = []
+    inside, leave = threading.Event(), threading.Event()
+
+    def deposit() -> None:
+        with deposits.making(), deposits.making():
+            inside.set()
+            leave.wait(WAIT)
+            order.append("deposit")
+
+    def sweep() -> None:
+        with deposits.sweeping():
+            order.append("sweep")
+
+    threads = [threading.Thread(target=deposit), threading.Thread(target=sweep)]
+    threads[0].start()
+    assert inside.wait(WAIT)
+    threads[1].start()
+    leave.set()
+    for thread in threads:
+        thread.join(WAIT)
+    assert order == ["deposit", "sweep"]
