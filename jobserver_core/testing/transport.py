@@ -42,10 +42,8 @@ class Received:
 class Receiver(ABC):
     """The other end, looked at behind the transport's back."""
 
-    @property
-    @abstractmethod
-    def url(self) -> str:
-        """A callback URL of this receiver, without a query."""
+    url: str
+    """A callback URL of this receiver, without a query."""
 
     @abstractmethod
     def received(self) -> list[Received]:
