@@ -19,7 +19,7 @@ def encode_cursor(last: Job) -> str:
     """Return the cursor of the page that follows the one which ended with this job."""
     submitted = last.submitted_at.astimezone(timezone.utc).isoformat(timespec="microseconds")
     body = json.dumps([submitted, last.id], separators=(",", ":")).encode("ascii")
-    return base64.urlsafe_b64encode(_checksum(body) + body).decode("ascii").rstrip("=")
+    return _text(_checksum(body) + body)
 
 
 def decode_cursor(cursor: str) -> tuple[datetime, str]:
@@ -41,13 +41,17 @@ def _decode(cursor: str) -> tuple[datetime, str]:
         raise ValueError("too long")
     raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
     checksum, body = raw[:4], raw[4:]
-    if checksum != _checksum(body):
+    if checksum != _checksum(body) or cursor != _text(raw):
         raise ValueError("wrong checksum")
     submitted, job_id = json.loads(body)
     position = datetime.fromisoformat(submitted), job_id
     if not isinstance(job_id, str) or position[0].tzinfo is None:
         raise ValueError("not a position")
     return position
+
+
+def _text(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode("ascii").rstrip("=")
 
 
 def _checksum(body: bytes) -> bytes:

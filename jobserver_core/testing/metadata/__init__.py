@@ -1,0 +1,49 @@
+"""The contract of a metadata store: subclass it, supply the store, and every test of it is yours.
+
+::
+
+    class TestMyMetadataStore(PersistentMetadataStoreContract):
+        @pytest.fixture
+        def store(self, tmp_path): ...
+        def open_again(self, store): ...
+        def raw_counts(self, store): ...
+        def raw_job_state(self, store, job_id): ...
+
+A store that forgets everything at its end is held to :class:`MetadataStoreContract` instead.
+"""
+
+from __future__ import annotations
+
+from jobserver_core.ports.metadata import MetadataStore
+from jobserver_core.testing.metadata.binaries import BinariesContract
+from jobserver_core.testing.metadata.contexts import ContextsContract
+from jobserver_core.testing.metadata.deliveries import BlobsInUseContract, DeliveriesContract
+from jobserver_core.testing.metadata.jobs import JobsContract
+from jobserver_core.testing.metadata.lists import ListsContract
+from jobserver_core.testing.metadata.persistence import PersistenceContract
+from jobserver_core.testing.metadata.races import RacesContract
+
+__all__ = ["MetadataStoreContract", "PersistentMetadataStoreContract"]
+
+
+class MetadataStoreContract(
+    BinariesContract,
+    ContextsContract,
+    JobsContract,
+    ListsContract,
+    DeliveriesContract,
+    BlobsInUseContract,
+    RacesContract,
+):
+    """Everything that :class:`~jobserver_core.ports.metadata.MetadataStore` promises."""
+
+    def test_a_store_in_working_order_passes_its_check(self, store: MetadataStore) -> None:
+        store.check()
+
+    def test_closing_may_be_repeated(self, store: MetadataStore) -> None:
+        store.close()
+        store.close()
+
+
+class PersistentMetadataStoreContract(MetadataStoreContract, PersistenceContract):
+    """The same, of a store whose data outlives the process and may be opened by several."""

@@ -1,0 +1,70 @@
+"""What a backend's tests supply to the metadata contracts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jobserver_core.lifecycle import ContextState, DeliveryState, JobState
+from jobserver_core.ports.metadata import MetadataStore
+from jobserver_core.testing.contract import Contract
+
+__all__ = [
+    "FINAL_CONTEXTS",
+    "FINAL_JOBS",
+    "LIVE_CONTEXTS",
+    "LIVE_DELIVERIES",
+    "LIVE_JOBS",
+    "ODD_TEXTS",
+    "StoreAccess",
+    "states",
+]
+
+LIVE_JOBS = [state for state in JobState if not state.final]
+FINAL_JOBS = [state for state in JobState if state.final]
+LIVE_CONTEXTS = [state for state in ContextState if not state.final]
+FINAL_CONTEXTS = [state for state in ContextState if state.final]
+LIVE_DELIVERIES = [state for state in DeliveryState if not state.final]
+ODD_TEXTS = [
+    "",
+    " ",
+    "\0",
+    "a\0b",
+    "\x1a",
+    "\ud800",
+    "\x1a00",
+    "ü🙂",
+    "'; DROP TABLE jobs; --",
+    "%",
+    "a" * 5000,
+]
+
+
+def states(chosen: list[Any]) -> pytest.MarkDecorator:
+    """Run a test once for each of these states."""
+    return pytest.mark.parametrize("state", chosen, ids=lambda state: state.value)
+
+
+class StoreAccess(Contract):
+    """The fixture ``store``, and two looks behind the store's back.
+
+    A backend's tests override the three. The looks must not go through the store's own
+    methods, so that a store cannot confirm its own mistakes.
+    """
+
+    @pytest.fixture
+    def store(self) -> MetadataStore:
+        """Return an empty store; close it and drop its data after the test."""
+        raise NotImplementedError("supply a fixture that returns an empty store")
+
+    def raw_counts(self, store: MetadataStore) -> dict[str, int]:
+        """Count what is stored of each kind.
+
+        The keys are ``binaries``, ``contexts``, ``jobs``, ``configs``, ``results``, ``deliveries``.
+        """
+        raise NotImplementedError("count the stored records without the store's own methods")
+
+    def raw_job_state(self, store: MetadataStore, job_id: str) -> str | None:
+        """Return the stored state of a job as text, or None for an unknown one."""
+        raise NotImplementedError("read a job's state without the store's own methods")

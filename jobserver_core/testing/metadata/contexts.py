@@ -1,0 +1,258 @@
+"""The metadata contract's part about contexts."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from itertools import product
+
+import attrs
+import pytest
+
+from jobserver_core.contexts import Context, ContextQuery
+from jobserver_core.errors import ContextExists, DuplicateId, StaleState
+from jobserver_core.failures import ErrorInfo
+from jobserver_core.lifecycle import ContextState
+from jobserver_core.ports.metadata import MetadataStore
+from jobserver_core.testing.builders import a_context, at
+from jobserver_core.testing.metadata.access import (
+    FINAL_CONTEXTS,
+    LIVE_CONTEXTS,
+    ODD_TEXTS,
+    StoreAccess,
+    states,
+)
+
+__all__ = ["ContextsContract"]
+
+
+def _full() -> Context:
+    return a_context(
+        "alice~5453779a-jobs.WörkCount$",
+        state=ContextState.ERROR,
+        settings={"spark": {"cores": 2, "a.b": [1, 2.5, None, True, {"ü": ""}]}, "": {}, "none": None},
+        ad_hoc=True,
+        owner="server-2",
+        owned_since=at(1, microseconds=1),
+        started_at=at(2, microseconds=2),
+        ended_at=at(3, microseconds=3),
+        stop_requested=True,
+        application_id="local-1",
+        url="http://127.0.0.1:4040",
+        error=ErrorInfo(message="no \0 \ud800 🙂", error_class="java.lang.Error", stack="at x\n" * 1000),
+    )
+
+
+class ContextsContract(StoreAccess):
+    """Contexts: one live one of a name, advanced by compare-and-set."""
+
+    def test_a_context_with_every_field_set_comes_back_equal_in_full(self, store: MetadataStore) -> None:
+        context = _full()
+        store.add_context(context)
+        assert store.context(context.id) == context
+        assert store.context_named(context.name) == context
+        assert store.contexts(ContextQuery()) == [context]
+
+    def test_a_context_with_nothing_but_defaults_comes_back_equal_in_full(self, store: MetadataStore) -> None:
+        context = a_context()
+        store.add_context(context)
+        assert store.context(context.id) == context
+
+    @pytest.mark.parametrize("text", ODD_TEXTS)
+    def test_texts_of_a_context_come_back_as_they_were(self, store: MetadataStore, text: str) -> None:
+        error = ErrorInfo(message=text, error_class=text, stack=text)
+        context = a_context(owner=text, application_id=text, url=text, error=error, settings={text: text})
+        store.add_context(context)
+        assert store.context(context.id) == context
+
+    def test_empty_texts_and_empty_settings_are_not_none(self, store: MetadataStore) -> None:
+        context = a_context(url="", error=ErrorInfo(message=""))
+        store.add_context(context)
+        stored = store.context(context.id)
+        assert stored is not None
+        assert (stored.url, stored.application_id, stored.error, dict(stored.settings)) == (
+            "",
+            None,
+            ErrorInfo(message=""),
+            {},
+        )
+
+    def test_times_of_a_context_come_back_in_utc(self, store: MetadataStore) -> None:
+        local = datetime(2016, 6, 19, 16, 27, 12, 1, tzinfo=timezone(timedelta(hours=-7)))
+        context = a_context(started_at=local, owned_since=local, ended_at=local)
+        store.add_context(context)
+        stored = store.context(context.id)
+        assert stored == context
+        assert stored is not None
+        for time in (stored.started_at, stored.owned_since, stored.ended_at):
+            assert time is not None
+            assert time.utcoffset() == timedelta(0)
+
+    def test_settings_changed_after_they_were_stored_or_read_change_nothing(
+        self, store: MetadataStore
+    ) -> None:
+        inner = {"cores": 2}
+        context = a_context(settings={"spark": inner})
+        store.add_context(context)
+        inner["cores"] = 3
+        read = store.context(context.id)
+        assert read is not None
+        read.settings["spark"]["cores"] = 4
+        for again in (store.context(context.id), store.context_named(context.name)):
+            assert again is not None
+            assert again.settings == {"spark": {"cores": 2}}
+
+    @pytest.mark.parametrize("text", ["context-0", *ODD_TEXTS])
+    def test_an_unknown_context_is_none(self, store: MetadataStore, text: str) -> None:
+        store.add_context(a_context("c"))
+        assert store.context(text) is None
+        assert store.context_named(text) is None
+        assert store.contexts(ContextQuery(name=text)) == []
+        assert store.contexts(ContextQuery(owner=text)) == []
+
+    @states(LIVE_CONTEXTS)
+    def test_a_name_is_taken_while_its_context_lives(self, store: MetadataStore, state: ContextState) -> None:
+        first = a_context("c", state=state)
+        store.add_context(first)
+        with pytest.raises(ContextExists) as caught:
+            store.add_context(a_context("c"))
+        assert caught.value == ContextExists(name="c")
+        assert store.contexts(ContextQuery()) == [first]
+        assert self.raw_counts(store)["contexts"] == 1
+
+    @states(FINAL_CONTEXTS)
+    def test_a_name_is_free_again_once_its_context_is_final(
+        self, store: MetadataStore, state: ContextState
+    ) -> None:
+        first = a_context("c", state=ContextState.RUNNING)
+        store.add_context(first)
+        store.advance_context(attrs.evolve(first, state=state), expected=ContextState.RUNNING)
+        second = a_context("c", started_at=at(1))
+        store.add_context(second)
+        assert store.context_named("c") == second
+
+    def test_any_number_of_ended_contexts_may_share_a_name(self, store: MetadataStore) -> None:
+        for state in FINAL_CONTEXTS * 2:
+            store.add_context(a_context("c", state=state))
+        assert self.raw_counts(store)["contexts"] == 2 * len(FINAL_CONTEXTS)
+
+    def test_bringing_back_a_context_whose_name_was_taken_raises_context_exists(
+        self, store: MetadataStore
+    ) -> None:
+        ended = a_context("c", state=ContextState.ERROR)
+        for context in (ended, a_context("c")):
+            store.add_context(context)
+        back = attrs.evolve(ended, state=ContextState.RUNNING)
+        with pytest.raises(ContextExists):
+            store.advance_context(back, expected=ContextState.ERROR)
+        assert store.context(ended.id) == ended
+
+    def test_names_of_contexts_that_differ_in_case_are_two_contexts(self, store: MetadataStore) -> None:
+        lower, upper = a_context("c"), a_context("C")
+        store.add_context(lower)
+        store.add_context(upper)
+        assert (store.context_named("c"), store.context_named("C")) == (lower, upper)
+
+    def test_adding_a_context_with_a_known_id_raises_duplicate_id_and_changes_nothing(
+        self, store: MetadataStore
+    ) -> None:
+        first = a_context("c", id="same")
+        store.add_context(first)
+        with pytest.raises(DuplicateId) as caught:
+            store.add_context(a_context("other", id="same"))
+        assert caught.value == DuplicateId(kind="context", id="same", holder="same")
+        assert store.contexts(ContextQuery()) == [first]
+
+    def test_the_newest_context_of_a_name_is_the_one_started_last(self, store: MetadataStore) -> None:
+        def ended(seconds: float, microseconds: int = 0) -> Context:
+            started = at(seconds, microseconds=microseconds)
+            return a_context("c", state=ContextState.FINISHED, started_at=started)
+
+        newest = ended(2, 1)
+        for context in (ended(1), newest, ended(2)):
+            store.add_context(context)
+        assert store.context_named("c") == newest
+
+    def test_among_contexts_started_at_once_the_newest_is_the_one_added_last(
+        self, store: MetadataStore
+    ) -> None:
+        ids = ["m", "z", "a", "q"]
+        for context_id in ids:
+            store.add_context(a_context("c", id=context_id, state=ContextState.KILLED))
+        first = store.context("m")
+        assert first is not None
+        store.advance_context(attrs.evolve(first, url="changed"), expected=ContextState.KILLED)
+        newest = store.context_named("c")
+        assert newest is not None
+        assert newest.id == "q"
+        assert [c.id for c in store.contexts(ContextQuery())] == ids[::-1]
+        assert [c.id for c in store.contexts(ContextQuery(name="c", limit=3))] == ids[:0:-1]
+
+    def test_contexts_are_selected_by_states_name_and_owner_newest_first(self, store: MetadataStore) -> None:
+        stored: list[Context] = []
+        for number, state in enumerate([*FINAL_CONTEXTS, *LIVE_CONTEXTS] * 3):
+            name = f"c{number}" if not state.final else f"c{number % 3}"
+            context = a_context(
+                name, state=state, owner=f"server-{number % 2}", started_at=at(number * 7 % 10)
+            )
+            store.add_context(context)
+            stored.append(context)
+        newest_first = sorted(stored, key=lambda context: context.started_at)[::-1]
+        chosen_states = (None, (), (ContextState.KILLED,), tuple(LIVE_CONTEXTS), tuple(ContextState) * 2)
+        for wanted, named, owner, limit in product(
+            chosen_states, (None, "c1", "c"), (None, "server-1"), (None, 0, 1, 4, 100)
+        ):
+            query = ContextQuery(states=wanted, name=named, owner=owner, limit=limit)
+            expected = [
+                context
+                for context in newest_first
+                if (wanted is None or context.state in wanted)
+                and named in (None, context.name)
+                and owner in (None, context.owner)
+            ]
+            assert store.contexts(query) == expected[:limit], query
+
+    def test_advancing_a_context_stores_the_whole_record(self, store: MetadataStore) -> None:
+        full = _full()
+        store.add_context(a_context("before", id=full.id))
+        store.advance_context(full, expected=ContextState.STARTED)
+        assert store.context(full.id) == full
+        bare = a_context("after", id=full.id, state=ContextState.RUNNING)
+        store.advance_context(bare, expected=ContextState.ERROR)
+        assert store.context(full.id) == bare
+        assert store.context_named(full.name) is None
+        assert self.raw_counts(store)["contexts"] == 1
+
+    @pytest.mark.parametrize("stored", list(ContextState))
+    @pytest.mark.parametrize("expected", list(ContextState))
+    def test_a_context_is_advanced_if_and_only_if_its_state_is_the_expected_one(
+        self, store: MetadataStore, stored: ContextState, expected: ContextState
+    ) -> None:
+        before = a_context("c", state=stored)
+        store.add_context(before)
+        after = attrs.evolve(before, state=ContextState.STOPPING, url="new")
+        if stored is expected:
+            store.advance_context(after, expected=expected)
+            assert store.context(before.id) == after
+            return
+        with pytest.raises(StaleState) as caught:
+            store.advance_context(after, expected=expected)
+        assert caught.value == StaleState(
+            kind="context", id=before.id, expected=expected.value, found=stored.value
+        )
+        assert store.context(before.id) == before
+
+    def test_advancing_an_unknown_context_raises_stale_state_that_found_none(
+        self, store: MetadataStore
+    ) -> None:
+        with pytest.raises(StaleState) as caught:
+            store.advance_context(a_context(id="nobody"), expected=ContextState.STARTED)
+        assert caught.value == StaleState(kind="context", id="nobody", expected="STARTED", found=None)
+        assert self.raw_counts(store)["contexts"] == 0
+
+    def test_a_write_that_keeps_the_state_of_a_context_may_be_repeated(self, store: MetadataStore) -> None:
+        context = a_context(state=ContextState.RUNNING)
+        store.add_context(context)
+        for url in ("a", "b"):
+            context = attrs.evolve(context, url=url)
+            store.advance_context(context, expected=ContextState.RUNNING)
+            assert store.context(context.id) == context
