@@ -10,7 +10,7 @@ depth of nesting and of references.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,6 +47,7 @@ class Resolver:
         self._size = 0
         self._steps = 0
         self._active: dict[int, int] = {}
+        self._open: set[tuple[int, ...]] = set()
         self._lowest = _NEVER
         self._known: dict[int, _Reduced] = {}
 
@@ -102,11 +103,29 @@ class Resolver:
         if len(stack) > 1 or isinstance(leaf, _UNSETTLED):
             leaf, objects = self._reduce(stack)
             if objects:
-                return self._object(objects, depth + 1)
+                return self._opened(objects, stack[-1], lambda: self._object(objects, depth + 1))
         if isinstance(leaf, Array):
-            return self._list(leaf, depth + 1)
+            array = leaf
+            return self._opened([array], stack[-1], lambda: self._list(array, depth + 1))
         self._spend(len(leaf) + 1 if isinstance(leaf, str) else 1)
         return leaf.value if isinstance(leaf, Number) else leaf
+
+    def _opened(self, containers: Sequence[Object | Array], node: Any, make: Callable[[], Any]) -> Any:
+        """Make the value of containers, unless that is what is being made already."""
+        opened = tuple(map(id, containers))
+        if opened in self._open:
+            raise self._circular(node)
+        self._open.add(opened)
+        try:
+            return make()
+        finally:
+            self._open.discard(opened)
+
+    @staticmethod
+    def _circular(node: Any) -> InvalidConfig:
+        message = "this value contains itself"
+        known = isinstance(node, (Reference, Concat, Append))
+        return node.source.error(node.position, message) if known else InvalidConfig(message=message)
 
     def _list(self, array: Array, depth: int) -> list[Any]:
         if depth > self._max_depth:

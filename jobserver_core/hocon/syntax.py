@@ -44,7 +44,7 @@ _BLANKS = r" \t\r\f\v\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205
 _BLANK = re.compile(f"[{_BLANKS}]*")
 _IGNORED = re.compile(rf"(?:[{_BLANKS}\n]+|#[^\n]*|//[^\n]*)*")
 _RESERVED = r'$"{}\[\]:=,+#`^?!@*&\\'
-_WORD = re.compile(rf"(?:[^{_BLANKS}\n{_RESERVED}/]|/(?!/))+")
+_WORD = re.compile(rf"(?:[^{_BLANKS}\n{_RESERVED}/]|/(?!/)|(?<=[0-9][eE])\+(?=[0-9]))+")
 _LONE_WORD = re.compile(rf"([^{_BLANKS}\n{_RESERVED}/]+)[{_BLANKS}]*(?=[,\n}}\]#]|\Z)")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _INCLUDE = re.compile(

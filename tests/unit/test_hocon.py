@@ -1,0 +1,574 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobserver_core.errors import InvalidConfig
+from jobserver_core.hocon import parse_file, parse_untrusted
+
+pytestmark = pytest.mark.timeout(60)
+
+# -- what HOCON means ----------------------------------------------------------------------------------
+
+VALUES: list[tuple[str, str, dict[str, Any]]] = [
+    ("the seed's curl call", "input.string = a b c a b see", {"input": {"string": "a b c a b see"}}),
+    ("nothing", "", {}),
+    ("only blanks and comments", " \n\t# one\n// two\n", {}),
+    ("an empty object", "{}", {}),
+    ("a byte order mark", "\ufeffa = 1", {"a": 1}),
+    ("outer braces", "{ a = 1 }\n", {"a": 1}),
+    ("colon and equals sign", "a : 1, b = 2", {"a": 1, "b": 2}),
+    ("no separator before an object", "a { b = 1 }", {"a": {"b": 1}}),
+    ("a brace on the next line", "a\n{ b = 1 }", {"a": {"b": 1}}),
+    ("a value on the next line", "a =\n  1", {"a": 1}),
+    ("newlines instead of commas", "a = [\n1\n2\n]\nb = 1", {"a": [1, 2], "b": 1}),
+    ("trailing commas", "a = [1, 2,]\nb { x = 1, }", {"a": [1, 2], "b": {"x": 1}}),
+    ("carriage returns", "a = 1\r\nb = x y\r\n", {"a": 1, "b": "x y"}),
+    ("comments after values", "a = 1 # x\nb = y // z\nc = 2// w", {"a": 1, "b": "y", "c": 2}),
+    ("a comment inside a list", "a = [ # first\n 1 // one\n, 2 ]", {"a": [1, 2]}),
+    # keys
+    ("dotted keys", "a.b.c = 1\na.b.d = 2", {"a": {"b": {"c": 1, "d": 2}}}),
+    ("a quoted key with dots", '"a.b" = 1', {"a.b": 1}),
+    ("a quoted part of a key", 'a."b.c".d = 1', {"a": {"b.c": {"d": 1}}}),
+    ("a quoted key that holds a quote", r'"\"" = 1', {'"': 1}),
+    ("an empty quoted key", '"" = 1', {"": 1}),
+    ("a key of digits", "1.2 = 3", {"1": {"2": 3}}),
+    ("a key with blanks", "a b = 1", {"a b": 1}),
+    ("blanks around dots", "a . b = 1", {"a": {"b": 1}}),
+    ("a key with hyphens", "max-jobs_2 = 1", {"max-jobs_2": 1}),
+    ("a key beyond ASCII", "ключ = значение", {"ключ": "значение"}),
+    ("a quoted key called include", '"include" = 1', {"include": 1}),
+    ("a longer key that begins so", "includes = 1\ninclude.x = 2", {"includes": 1, "include": {"x": 2}}),
+    # scalars
+    ("integers", "a = 1, b = -5, c = 0", {"a": 1, "b": -5, "c": 0}),
+    ("real numbers", "a = 1.5, b = 1e+3, c = -2.5E-1", {"a": 1.5, "b": 1000.0, "c": -0.25}),
+    ("what JSON does not take for a number", "a = 007, b = 1., c = .5", {"a": "007", "b": "1.", "c": ".5"}),
+    ("a big number", "a = 123456789012345678901234567890", {"a": 123456789012345678901234567890}),
+    ("booleans and null", "a = true, b = false, c = null", {"a": True, "b": False, "c": None}),
+    ("words that are like booleans", "a = yes, b = TRUE", {"a": "yes", "b": "TRUE"}),
+    ("booleans in text", "a = true story\nb = not null", {"a": "true story", "b": "not null"}),
+    ("numbers in text", "a = 10 green bottles", {"a": "10 green bottles"}),
+    ("single quotes are not quotes", "a = 'a'\nb = it's", {"a": "'a'", "b": "it's"}),
+    ("durations stay text", "a = 10 s\nb = [5m, 1 hour]", {"a": "10 s", "b": ["5m", "1 hour"]}),
+    ("sizes stay text", "a = 64 MiB\nb = 512m", {"a": "64 MiB", "b": "512m"}),
+    ("a path", "a = /tmp/x.jar", {"a": "/tmp/x.jar"}),
+    ("a quoted URL", 'a = "http://h:1/p?q#f"', {"a": "http://h:1/p?q#f"}),
+    ("include as a word of a value", "a = please include it", {"a": "please include it"}),
+    ("an include in a value", 'a = include "x"', {"a": "include x"}),
+    ("an include in a quoted text", r'a = "include \"x\""', {"a": 'include "x"'}),
+    ("a reference in a quoted text", 'a = "${HOME}"', {"a": "${HOME}"}),
+    # quoted text
+    ("escapes", r'a = "\"\\\/\b\f\n\r\t"', {"a": '"\\/\b\f\n\r\t'}),
+    ("unicode escapes", r'a = "\u00e9\ud83d\ude00"', {"a": "é😀"}),
+    ("an empty text", 'a = ""', {"a": ""}),
+    ("quoted and bare text side by side", 'a = x "y z" w', {"a": "x y z w"}),
+    ("adjoining texts", 'a = x"y"z', {"a": "xyz"}),
+    ("inner blanks are kept, outer ones not", "a =   x   y   ", {"a": "x   y"}),
+    ("several lines", 'a = """x\n  "y" \\n"""', {"a": 'x\n  "y" \\n'}),
+    ("quotes at the end of several lines", 'a = """x""""', {"a": 'x"'}),
+    # lists and objects
+    ("nested", "a = [[1], {b = [{}]}]", {"a": [[1], {"b": [{}]}]}),
+    ("objects merge", "a { x = 1, y = 1 }\na { y = 2 }", {"a": {"x": 1, "y": 2}}),
+    ("a scalar between objects hides", "a { x = 1 }\na = 5\na { y = 2 }", {"a": {"y": 2}}),
+    ("the last one wins", "a = 1\na = [2]\na = 3", {"a": 3}),
+    ("lists side by side", "a = [1] [2]", {"a": [1, 2]}),
+    ("objects side by side", "a = {x = 1} {y = 2}", {"a": {"x": 1, "y": 2}}),
+    ("null hides", "a { x = 1 }\na = null", {"a": None}),
+    # appending
+    ("+= makes a list", "a += 1\na += 2", {"a": [1, 2]}),
+    ("+= goes on with a list", "a = [0]\na += x y\na += {b = 1}", {"a": [0, "x y", {"b": 1}]}),
+    ("+= appends a list as one item", "a = [0]\na += [1]", {"a": [0, [1]]}),
+    ("+= in an object and below a path", "x { a += 1, a += 2 }\nx.a += 3", {"x": {"a": [1, 2, 3]}}),
+    ("+= in an object of a list", "x = [{ a += 1, a += 2 }]", {"x": [{"a": [1, 2]}]}),
+    ("+= onto a reference", "b = [1]\na = ${b}\na += 2\na += 3", {"b": [1], "a": [1, 2, 3]}),
+    ("+= of a reference", "b = 7\na += ${b}\na += ${?c}", {"b": 7, "a": [7]}),
+    # references
+    ("a reference", "a = 1\nb = ${a}", {"a": 1, "b": 1}),
+    ("a reference ahead", "b = ${a}\na = 1\na = 2", {"b": 2, "a": 2}),
+    ("a reference in text", "a = 1.10\nb = v${a}-x", {"a": 1.1, "b": "v1.10-x"}),
+    (
+        "booleans and null in text",
+        "a = true, n = null\nb = ${a} ${n}",
+        {"a": True, "n": None, "b": "true null"},
+    ),
+    ("a reference to a path", 'a."b.c" { d = 1 }\nx = ${a."b.c".d}', {"a": {"b.c": {"d": 1}}, "x": 1}),
+    ("blanks in a reference", "a = 1\nb = ${ a }", {"a": 1, "b": 1}),
+    ("an extended object", "a {x = 1}\nb = ${a} {y = 2}", {"a": {"x": 1}, "b": {"x": 1, "y": 2}}),
+    ("an extended list", "a = [1]\nb = ${a} [2]", {"a": [1], "b": [1, 2]}),
+    ("in a list", "x = 5\na = [${x}, ${?q}, 3]", {"x": 5, "a": [5, 3]}),
+    ("an optional one drops its key", "a = ${?nope}\nb = x${?nope}y", {"b": "xy"}),
+    ("only optional ones drop the key", "a = ${?x}${?y}", {}),
+    ("an optional one keeps what was before", "a = 1\na = ${?nope}", {"a": 1}),
+    ("an optional one with an object", "a = ${?nope} {x = 1}", {"a": {"x": 1}}),
+    ("to null", "a = null\nb = ${a}", {"a": None, "b": None}),
+    ("merged later", "a { x = ${z} }\nz = 1\nb = ${a}\nb.x = 2", {"a": {"x": 1}, "z": 1, "b": {"x": 2}}),
+    ("a chain", "a = ${b}\nb = ${c}\nc = 1", {"a": 1, "b": 1, "c": 1}),
+    # references to oneself, from the specification
+    ("itself", "a = [1]\na = ${a} [2]\na = ${a} [3]", {"a": [1, 2, 3]}),
+    ("itself as text", 'p = "a:b"\np = ${p}":c"', {"p": "a:b:c"}),
+    ("itself with nothing before, optional", "a = ${?a}x", {"a": "x"}),
+    ("itself in an object", "a { b = [1], b = ${a.b} [2] }", {"a": {"b": [1, 2]}}),
+    ("itself by a dotted key", "a.b = 3\na.b = ${a.b}", {"a": {"b": 3}}),
+    (
+        "a part of itself",
+        "foo : { a : { c : 1 } }\nfoo : ${foo.a}\nfoo : { a : 2 }",
+        {"foo": {"a": 2, "c": 1}},
+    ),
+    ("a neighbour", "bar : { foo : 42, baz : ${bar.foo} }", {"bar": {"foo": 42, "baz": 42}}),
+    (
+        "a neighbour that changes later",
+        "bar : { foo : 42, baz : ${bar.foo} }\nbar : { foo : 43 }",
+        {"bar": {"foo": 43, "baz": 43}},
+    ),
+    (
+        "two objects that refer to each other",
+        "bar : { a : ${foo.d}, b : 1 }\nbar.b = 3\nfoo : { c : ${bar.b}, d : 2 }\nfoo.d = 4",
+        {"bar": {"a": 4, "b": 3}, "foo": {"c": 3, "d": 4}},
+    ),
+    (
+        "inside an object that is put together",
+        "a: 1\nb: ${c} {\n pa: [${a}]\n pb: ${b.pa}\n}\nc: {}\nd: { pc: ${b.pa} }\ne: ${b}",
+        {"a": 1, "b": {"pa": [1], "pb": [1]}, "c": {}, "d": {"pc": [1]}, "e": {"pa": [1], "pb": [1]}},
+    ),
+    (
+        "a part of what it is part of",
+        "a = ${b} {x = 1}\nb {y = ${a.x}}",
+        {"a": {"y": 1, "x": 1}, "b": {"y": 1}},
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), [pytest.param(t, e, id=i) for i, t, e in VALUES])
+def test_hocon_means_what_its_specification_says(text: str, expected: dict[str, Any]) -> None:
+    found = parse_untrusted(text)
+    assert found == expected
+    assert json.dumps(found, sort_keys=True) == json.dumps(expected, sort_keys=True)
+
+
+@pytest.mark.parametrize("text", [t for _, t, _ in VALUES])
+def test_bytes_mean_what_text_means(text: str) -> None:
+    assert parse_untrusted(text.encode()) == parse_untrusted(text)
+
+
+def test_keys_keep_the_order_of_the_text() -> None:
+    assert list(parse_untrusted("c = 1\na = 2\nb = ${a}\na = 3")) == ["c", "a", "b"]
+
+
+def test_what_is_returned_belongs_to_the_caller() -> None:
+    text = "a = [1]\nb = ${a}"
+    first = parse_untrusted(text)
+    first["a"].append(2)
+    assert first["b"] == [1]
+    assert parse_untrusted(text) == {"a": [1], "b": [1]}
+
+
+# -- JSON ----------------------------------------------------------------------------------------------
+
+
+def test_json_that_repeats_a_key_is_merged_as_hocon() -> None:
+    assert parse_untrusted('{"a": {"x": 1}, "a": {"y": 2}, "b": 1, "b": 2}') == {
+        "a": {"x": 1, "y": 2},
+        "b": 2,
+    }
+
+
+def test_nan_and_infinity_are_text_since_json_has_no_such_numbers() -> None:
+    assert parse_untrusted('{"a": NaN, "b": -Infinity}') == {"a": "NaN", "b": "-Infinity"}
+
+
+def test_json_keys_with_dots_stay_one_key() -> None:
+    assert parse_untrusted('{"spark.executor.memory": "1g"}') == {"spark.executor.memory": "1g"}
+
+
+def parsed_or_error(text: str | bytes) -> dict[str, Any] | str:
+    """Return what the text says, or the message of the one error that is allowed."""
+    try:
+        return parse_untrusted(text)
+    except InvalidConfig as error:
+        return str(error)
+
+
+scalars = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+)
+objects = st.dictionaries(
+    st.text(),
+    st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=12),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(objects)
+def test_every_json_object_comes_back_equal(value: dict[str, Any]) -> None:
+    assert parse_untrusted(json.dumps(value)) == value
+
+
+@settings(max_examples=40, deadline=None)
+@given(objects, st.booleans(), st.sampled_from([None, 2]))
+def test_every_json_object_is_the_same_as_hocon(
+    value: dict[str, Any], ascii_only: bool, indent: int | None
+) -> None:
+    text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
+    assert parse_untrusted(f"// a comment makes it HOCON\n{text}") == value
+
+
+WORDS = """a b . = : += { } [ ] , " \""" ${a} ${?b} ${ $ # // \\ \\u include 1 - 1e5 1e+5 1e999 null true é"""
+pieces = st.sampled_from([*WORDS.split(), " ", "\n", "\x00", "\ud800", 'include "x"'])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(pieces, max_size=30).map("".join))
+def test_whatever_looks_like_hocon_gives_json_or_one_clear_error(text: str) -> None:
+    value = parsed_or_error(text)
+    assert isinstance(value, str) or parse_untrusted(json.dumps(value, allow_nan=False)) == value
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text() | st.binary())
+def test_whatever_is_sent_gives_json_or_one_clear_error(text: str | bytes) -> None:
+    assert json.dumps(parsed_or_error(text), allow_nan=False)
+
+
+# -- errors --------------------------------------------------------------------------------------------
+
+ERRORS = [
+    ("a = ", 1, 5, "expected a value, found the end of the text"),
+    ("a = 1\nb = }", 2, 5, "expected a value, found '}'"),
+    ("a = 1\nb", 2, 2, "expected '=', ':', '+=' or '{' after the key, found the end of the text"),
+    ("= 1", 1, 1, "expected a key, found '='"),
+    ("a = 1,, b = 2", 1, 7, "expected a key, found ','"),
+    ("a..b = 1", 1, 5, "a key has an empty part"),
+    (".a = 1", 1, 3, "a key has an empty part"),
+    ("a. = 1", 1, 4, "a key ends with a dot"),
+    ("a { b = 1", 1, 3, "this '{' is never closed"),
+    ("a = [1, 2", 1, 5, "this '[' is never closed"),
+    ("a = [1, 2}", 1, 10, "expected a value, found '}'"),
+    ("a = 1 }", 1, 7, "this '}' closes nothing"),
+    ("{ a = 1 } b", 1, 11, "nothing may follow the closing '}'"),
+    ("[1, 2]", 1, 1, "must be an object, not a list"),
+    ("just words", 1, 11, "after the key, found the end of the text"),
+    ('a = "x', 1, 5, "does not end on its line"),
+    ('a = "x\ny"', 1, 5, "does not end on its line"),
+    ('a = """x', 1, 5, "is never closed"),
+    ('a = "\\q"', 1, 6, "Invalid \\escape"),
+    ("a = http://x", 1, 9, "':' may not stand in text without quotes"),
+    ("a = x@y", 1, 6, "'@' may not stand in text without quotes"),
+    ("a = c:\\x", 1, 6, "':' may not stand in text without quotes"),
+    ("a = $x", 1, 5, "'$' may only stand in text without quotes as ${path}"),
+    ("a = ${x", 1, 8, "expected '}' after the path"),
+    ("a = ${}", 1, 7, "expected a path in ${…}"),
+    ("a = [1] x", 1, 5, "cannot stand side by side"),
+    ("b { x = 1 }\na = ${b} x", 2, 5, "cannot stand side by side"),
+    ("a = 1\na += 2", 2, 1, "'+=' appends to lists only"),
+    ("a = 1e400", 1, 5, "too large a number"),
+    ("a = " + "1" * 1001, 1, 5, "a number may have 1000 characters at most"),
+    ("\n\n  a = ${b.c}", 3, 7, "${b.c} is not defined in this text"),
+    ("a = ${a}", 1, 5, "${a} is not defined in this text"),
+    ("a = ${b}\nb = ${a}", 2, 5, "${a} is not defined in this text"),
+    ("a { b = ${a} }", 1, 9, "this value contains itself"),
+    ("a = [${a}]", 1, 6, "this value contains itself"),
+    ("a = ${b}\nb { c = ${a} {d = 1} }", 2, 9, "this value contains itself"),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "column", "message"), ERRORS)
+def test_an_error_says_where_and_what(text: str, line: int, column: int, message: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        parse_untrusted(text)
+    assert message in str(caught.value)
+    assert (caught.value.line, caught.value.column) == (line, column)
+
+
+@pytest.mark.parametrize("scalar", ["5", '"text"', "null"])
+def test_a_lone_scalar_is_not_a_configuration(scalar: str) -> None:
+    with pytest.raises(InvalidConfig, match="after the key"):
+        parse_untrusted(scalar)
+
+
+@pytest.mark.parametrize("text", [b"a = \xff", b'{"a": "\xc3"}', "a = \ud800"])
+def test_what_is_not_utf8_is_refused(text: str | bytes) -> None:
+    with pytest.raises(InvalidConfig, match="must be text in UTF-8"):
+        parse_untrusted(text)
+
+
+@pytest.mark.parametrize("text", [r'{"a": "\ud800"}', r'a = "\udc00x"', r'"\ud800" = 1'])
+def test_half_a_surrogate_pair_is_refused(text: str) -> None:
+    with pytest.raises(InvalidConfig, match="surrogates must come in pairs"):
+        parse_untrusted(text)
+
+
+# -- what users must not reach -------------------------------------------------------------------------
+
+INCLUDES = [
+    'include "secret.conf"',
+    'include   "secret.conf"',
+    'include file("secret.conf")',
+    'include url("file:secret.conf")',
+    'include url("http://127.0.0.1:9/x")',
+    'include classpath("secret.conf")',
+    'include package("jobserver_core:secret.conf")',
+    'include required("secret.conf")',
+    'include required(file("secret.conf"))',
+    '{ include "secret.conf" }',
+    'a { include "secret.conf" }',
+    'a = 1, include "secret.conf"',
+    'a = [{ include "secret.conf" }]',
+    'a = ${?x} { b { include "secret.conf" } }',
+    'include"secret.conf"',
+    "include secret.conf",
+    "include = 1",
+    'include # comment\n"secret.conf"',
+]
+
+
+@pytest.mark.parametrize("text", INCLUDES)
+def test_no_include_of_any_kind_is_followed(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret.conf").write_text("stolen = 1")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidConfig, match="'include' is"):
+        parse_untrusted(text)
+
+
+@pytest.mark.parametrize(
+    "text", ['INCLUDE "secret.conf" = 1', 'a = include file("secret.conf")', 'a = [include "x"]']
+)
+def test_what_only_looks_like_an_include_is_text(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret.conf").write_text("stolen = 1")
+    monkeypatch.chdir(tmp_path)
+    assert "stolen" not in json.dumps(parse_untrusted(text))
+
+
+@pytest.mark.parametrize("text", ["a = ${SECRET_OF_THE_SERVER}", "a = x${SECRET_OF_THE_SERVER}"])
+def test_the_environment_does_not_answer_a_reference(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_SERVER", "s3cret")
+    with pytest.raises(InvalidConfig, match="is not defined in this text"):
+        parse_untrusted(text)
+
+
+def test_the_environment_does_not_answer_an_optional_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_SERVER", "s3cret")
+    text = "SECRET_OF_THE_SERVER = ${?SECRET_OF_THE_SERVER}\na = [${?SECRET_OF_THE_SERVER}]\nb = ${?HOME}"
+    assert parse_untrusted(text) == {"a": []}
+
+
+# -- limits --------------------------------------------------------------------------------------------
+
+
+def test_text_over_the_limit_is_refused_and_text_at_the_limit_is_not() -> None:
+    assert parse_untrusted("a = xyz", max_bytes=7) == {"a": "xyz"}
+    for text in ("a = xyzw", b"a = xyzw", "a = é12", "a = é12".encode()):
+        with pytest.raises(InvalidConfig, match="larger than the limit of 7 bytes"):
+            parse_untrusted(text, max_bytes=7)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": {"b": {"c": 1}}}',
+        '{"a": {"b": [1]}}',
+        "a { b { c = 1 } }",
+        "a.b.c = 1",
+        "a { b = [1] }",
+        "a = ${b}\nb { c { d = 1 } }\nb = {}",
+    ],
+)
+def test_nesting_to_the_limit_is_fine_and_deeper_is_not(text: str) -> None:
+    assert parse_untrusted(text, max_depth=3)
+    with pytest.raises(InvalidConfig, match="nest deeper than the limit of 2"):
+        parse_untrusted(text, max_depth=2)
+
+
+def test_references_cannot_nest_deeper_than_the_limit() -> None:
+    doubled = "\n".join(f"a{i} {{ x {{ y = ${{a{i + 1}}} }} }}" for i in range(40)) + "\na40 = 1"
+    with pytest.raises(InvalidConfig, match="nest deeper than the limit of 50, once substitutions"):
+        parse_untrusted(doubled, max_depth=50)
+
+
+@pytest.mark.parametrize("opening", ['{"a":', "[", "a {", "a = [", "a.", '{"a":['])
+def test_bottomless_nesting_is_an_error_and_never_a_recursion_error(opening: str) -> None:
+    with pytest.raises(InvalidConfig):
+        parse_untrusted(opening * 50_000)
+
+
+def test_the_deepest_limit_that_can_be_configured_works() -> None:
+    nested = "a {" * 149 + "b = 1" + "}" * 149
+    assert parse_untrusted(nested, max_depth=150)
+    assert parse_untrusted('{"a":' * 150 + "1" + "}" * 150, max_depth=150)
+
+
+LAUGHS = {
+    "text": ("b0 = ha\n", "b{n} = ${{b{m}}}${{b{m}}}"),
+    "lists": ("b0 = [ha]\n", "b{n} = ${{b{m}}}${{b{m}}}"),
+    "lists in lists": ("b0 = [ha]\n", "b{n} = [${{b{m}}}, ${{b{m}}}]"),
+    "objects": ("b0 {{ x = ha }}\n".format(), "b{n} {{ l = ${{b{m}}}, r = ${{b{m}}} }}"),
+    "itself": ("a = [ha]\nb0 = 1\n", "a = ${{a}}${{a}}\nb{n} = 1"),
+    "backwards": ("b41 = ha\n", "b{m} = ${{b{n}}}${{b{n}}}"),
+}
+
+
+@pytest.mark.parametrize(("first", "line"), LAUGHS.values(), ids=LAUGHS)
+def test_references_cannot_blow_up_the_result(first: str, line: str) -> None:
+    text = first + "\n".join(line.format(n=n, m=n - 1) for n in range(1, 42))
+    with pytest.raises(InvalidConfig, match=r"larger than the limit of|too many steps"):
+        parse_untrusted(text, max_bytes=64 * 1024)
+
+
+def test_merging_the_same_object_over_and_over_costs_nothing() -> None:
+    text = "b0 { x = 1 }\n" + "\n".join(f"b{n} = ${{b{n - 1}}}${{b{n - 1}}}" for n in range(1, 60))
+    assert parse_untrusted(text)["b59"] == {"x": 1}
+
+
+def test_a_reference_that_is_used_often_is_worked_out_once() -> None:
+    text = "b0 = ${?x}\n" + "\n".join(f"b{n} = ${{?b{n - 1}}}${{?b{n - 1}}}" for n in range(1, 45))
+    assert parse_untrusted(text) == {}
+
+
+def test_a_long_chain_of_references_is_an_error() -> None:
+    text = "\n".join(f"b{n} = ${{b{n + 1}}}" for n in range(500)) + "\nb500 = 1"
+    with pytest.raises(InvalidConfig, match="refer to each other more than 100 deep"):
+        parse_untrusted(text)
+
+
+def test_many_references_are_no_chain() -> None:
+    count = 3000
+    text = "b0 = 1\n" + "\n".join(f"b{n} = ${{b{n - 1}}}" for n in range(1, count))
+    assert set(parse_untrusted(text).values()) == {1}
+
+
+def test_many_lookups_through_many_layers_are_bounded() -> None:
+    layers = "x { k = 1 }\n" + "a = ${x}\n" * 2000
+    lookups = "\n".join(f"b{n} = ${{a.k}}" for n in range(2000))
+    with pytest.raises(InvalidConfig, match="too many steps"):
+        parse_untrusted(layers + lookups)
+
+
+HOSTILE = {
+    "words": "a = " + "x " * 32_000,
+    "quotes": "a = " + '""' * 32_000,
+    "appends": "a += 1\n" * 9_000,
+    "dots": "." * 64_000,
+    "blanks": "a =" + " " * 64_000,
+    "newlines": "\n" * 64_000,
+    "slashes": "a = " + "/ " * 32_000,
+    "backslashes": 'a = "' + '\\"' * 32_000,
+    "triple quotes": 'a = """' + '"' * 64_000,
+    "openings": "a = ${" * 10_000,
+    "a long number": '{"a": ' + "1" * 64_000 + "}",
+    "a long real number": '{"a": 1.' + "1" * 64_000 + "}",
+    "blank keys": "a b" * 20_000,
+    "empty lists": "a = " + "[]" * 32_000,
+    "stars": "a = " + "*" * 64_000,
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.timeout(20)
+def test_long_hostile_text_ends_soon(text: str) -> None:
+    found = parsed_or_error(text)
+    assert isinstance(found, dict) or 10 < len(found) < 300
+
+
+# -- files of the server -------------------------------------------------------------------------------
+
+
+def test_a_file_includes_others_beside_it_and_merges_them(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "main.conf").write_text('include "sub/one"\na.x = 2\ninner { include file("sub/two.json") }')
+    (tmp_path / "sub" / "one.conf").write_text('a { x = 1, y = 1 }\ninclude "two.json"')
+    (tmp_path / "sub" / "two.json").write_text('{"two": 2}')
+    assert parse_file(tmp_path / "main.conf") == {"a": {"x": 2, "y": 1}, "two": 2, "inner": {"two": 2}}
+
+
+def test_references_of_an_included_file_mean_its_own_keys_first(tmp_path: Path) -> None:
+    (tmp_path / "main.conf").write_text('x = outer\nonly = here\nin { include "in.conf" }\nin.x = changed')
+    (tmp_path / "in.conf").write_text("x = inner\nown = ${x}\nother = ${only}")
+    found = parse_file(tmp_path / "main.conf")
+    assert found["in"] == {"x": "changed", "own": "changed", "other": "here"}
+
+
+def test_a_missing_include_is_nothing_unless_it_is_required(tmp_path: Path) -> None:
+    main = tmp_path / "main.conf"
+    main.write_text('include "none.conf"\na = 1')
+    assert parse_file(main) == {"a": 1}
+    for statement in ('include required("none.conf")', 'include required(file("none.conf"))'):
+        main.write_text(f"a = 1\n{statement}")
+        with pytest.raises(InvalidConfig, match=r"the required file .*none.conf does not exist") as caught:
+            parse_file(main)
+        assert caught.value.line == 2
+        assert str(main) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["url", "classpath", "package"])
+def test_other_kinds_of_include_are_refused_in_files_too(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "main.conf").write_text(f'include {kind}("x")')
+    with pytest.raises(InvalidConfig, match="is not supported; include a file"):
+        parse_file(tmp_path / "main.conf")
+
+
+def test_an_include_with_lost_parentheses_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "main.conf").write_text('include required(file("x")')
+    with pytest.raises(InvalidConfig, match="parentheses"):
+        parse_file(tmp_path / "main.conf")
+
+
+def test_files_that_include_each_other_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.conf").write_text('include "b.conf"')
+    (tmp_path / "b.conf").write_text('include "a.conf"')
+    with pytest.raises(InvalidConfig, match="round in a circle"):
+        parse_file(tmp_path / "a.conf")
+
+
+def test_a_file_may_use_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "main.conf"
+    file.write_text('master = "local[4]"\nmaster = ${?MASTER}\npaths = [${ROOT}/python]\nROOT2 = ${?NONE}')
+    assert parse_file(file, env={"ROOT": "/spark"}) == {"master": "local[4]", "paths": ["/spark/python"]}
+    monkeypatch.setenv("ROOT", "/s")
+    monkeypatch.setenv("MASTER", "yarn")
+    assert parse_file(file) == {"master": "yarn", "paths": ["/s/python"]}
+
+
+def test_a_key_of_the_file_comes_before_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "main.conf"
+    file.write_text("HOME = here\na = ${HOME}")
+    assert parse_file(file, env={"HOME": "/root"})["a"] == "here"
+
+
+def test_a_variable_that_is_not_set_is_an_error_with_the_files_name(tmp_path: Path) -> None:
+    file = tmp_path / "main.conf"
+    file.write_text("a = 1\nb = ${NOT_SET}")
+    with pytest.raises(
+        InvalidConfig, match=r"main.conf: \$\{NOT_SET\} is not defined .* environment"
+    ) as caught:
+        parse_file(file, env={})
+    assert (caught.value.line, caught.value.column) == (2, 5)
+
+
+@pytest.mark.parametrize("case", ["missing", "folder", "binary"])
+def test_a_file_that_cannot_be_read_is_a_clear_error(case: str, tmp_path: Path) -> None:
+    file = tmp_path / "main.conf"
+    if case == "folder":
+        file.mkdir()
+    if case == "binary":
+        file.write_bytes(b"a = \xff")
+    with pytest.raises(InvalidConfig, match=r"main\.conf"):
+        parse_file(file)
+
+
+def test_importing_the_library_imports_no_parser() -> None:
+    code = "import jobserver_core.config, sys; print(*(n in sys.modules for n in ('pyhocon', 'pyparsing')))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
+    assert done.stdout.split() == ["False", "False"]
