@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hmac
 import math
 import os
 import re
@@ -19,22 +18,21 @@ from typing import Any, ClassVar
 import attrs
 
 from jobserver_core.errors import InvalidSetting
+from jobserver_core.redaction import Secret, redacted, redacted_url
 from jobserver_core.units import duration_text, parse_duration, parse_size, size_text
 
 __all__ = [
-    "Secret",
     "Section",
     "SettingType",
     "bind",
     "choices",
     "duration",
     "flag",
-    "named_texts",
+    "named_paths",
     "named_trees",
     "number",
     "path",
     "paths",
-    "redacted_url",
     "secret",
     "setting_key",
     "size",
@@ -44,52 +42,26 @@ __all__ = [
 ]
 
 _METADATA_KEY = "setting"
-_USERINFO = re.compile(r"(?<=:)([^:@/?#\s]*)(?=@)")
-
-
-class Secret:
-    """A text that is shown nowhere; :meth:`reveal` gives it to the one place that needs it."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        """Return the secret text."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret(***)"
-
-    def __str__(self) -> str:
-        return "***"
-
-    def __bool__(self) -> bool:
-        return bool(self._value)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Secret):
-            return NotImplemented
-        return hmac.compare_digest(self._value.encode(), other._value.encode())
-
-    def __hash__(self) -> int:
-        return hash(self._value)
+_URI_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
 @attrs.frozen(kw_only=True)
 class SettingType:
     """What a setting takes.
 
-    ``name`` is the kind for the reference documentation, ``parse`` turns a value into the typed one or
-    raises ValueError, ``show`` makes HOCON-like text of a typed value, with nothing secret in it.
+    ``name`` is the kind for the reference documentation. ``parse`` turns a value into the typed one or
+    raises ValueError. ``show`` makes a JSON-like value of a typed one, as a configuration file would have
+    it, with nothing secret in it. ``anchor`` puts a folder before relative paths. ``free`` values are
+    objects of keys of their own.
     """
 
     name: str
     doc: str
     parse: Callable[[Any], Any]
-    show: Callable[[Any], str]
+    show: Callable[[Any], Any]
     nullable: bool = False
+    free: bool = False
+    anchor: Callable[[Any, Path], Any] = lambda value, _folder: value
 
     def convert(self, value: Any, key: str) -> Any:
         """Return the typed value. Raises InvalidSetting with the key."""
@@ -188,7 +160,7 @@ def number(
         return checked
 
     name = "whole number" if whole else "number"
-    kind = SettingType(name=name, doc=doc, parse=parse, show="{:g}".format, nullable=default is None)
+    kind = SettingType(name=name, doc=doc, parse=parse, show=lambda value: value, nullable=default is None)
     return _field(kind, default)
 
 
@@ -196,7 +168,7 @@ def _number(value: Any, whole: bool) -> float:
     if isinstance(value, (int, float, str)) and not isinstance(value, bool):
         with contextlib.suppress(ValueError, OverflowError):
             parsed = float(value)
-            if parsed.is_integer():
+            if whole and parsed.is_integer():
                 return int(parsed)
             if not whole and math.isfinite(parsed):
                 return parsed
@@ -221,7 +193,7 @@ def flag(default: bool, doc: str) -> Any:
             return _FLAGS[value.strip().lower()]
         raise ValueError(f"expected true or false, got {_shortened(value)}")
 
-    kind = SettingType(name="true or false", doc=doc, parse=parse, show=lambda value: str(value).lower())
+    kind = SettingType(name="true or false", doc=doc, parse=parse, show=bool)
     return _field(kind, default)
 
 
@@ -233,11 +205,6 @@ def _text(value: Any) -> str:
     if "\0" in value or not value.strip():
         raise ValueError("must not be empty" if not value.strip() else "must not contain a NUL character")
     return value.strip()
-
-
-def redacted_url(value: str) -> str:
-    """Return a URL without the password in it."""
-    return _USERINFO.sub("***", value) if "://" in value else value
 
 
 def text(
@@ -289,8 +256,8 @@ def texts(default: tuple[str, ...], doc: str, *, check: Callable[[str], str] | N
     return _field(kind, default)
 
 
-def _show_list(values: tuple[Any, ...]) -> str:
-    return f"[{', '.join(str(value) for value in values)}]"
+def _show_list(values: tuple[Any, ...]) -> list[str]:
+    return [str(value) for value in values]
 
 
 def _path(value: Any) -> Path:
@@ -304,7 +271,14 @@ def _path(value: Any) -> Path:
 
 def path(default: Callable[[], Path] | None, doc: str) -> Any:
     """Make a field of a path; ``~`` is the user's home folder."""
-    kind = SettingType(name="path", doc=doc, parse=_path, show=str, nullable=default is None)
+    kind = SettingType(
+        name="path",
+        doc=doc,
+        parse=_path,
+        show=str,
+        nullable=default is None,
+        anchor=lambda value, folder: folder / value,
+    )
     return _field(kind, default)
 
 
@@ -314,14 +288,25 @@ def paths(doc: str) -> Any:
     def parse(value: Any) -> tuple[Path, ...]:
         return tuple(_path(item) for item in _items(value))
 
-    return _field(SettingType(name="list of paths", doc=doc, parse=parse, show=_show_list), ())
+    kind = SettingType(
+        name="list of paths",
+        doc=doc,
+        parse=parse,
+        show=_show_list,
+        anchor=lambda values, folder: tuple(folder / value for value in values),
+    )
+    return _field(kind, ())
 
 
 def secret(doc: str) -> Any:
     """Make a field of a text that is never shown, null by default."""
 
     def parse(value: Any) -> Secret:
-        return value if isinstance(value, Secret) else Secret(_text(value))
+        if isinstance(value, Secret):
+            return value
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError("expected text that is not empty")
+        return Secret(value.strip())
 
     return _field(SettingType(name="secret", doc=doc, parse=parse, show=str, nullable=True), None)
 
@@ -332,11 +317,17 @@ def _mapping(value: Any, of: str) -> dict[str, Any]:
     return copy.deepcopy(dict(value))
 
 
-def _tree_of(doc: str, of: str, check: Callable[[Any], Any]) -> Any:
+def _tree_of(
+    doc: str,
+    of: str,
+    check: Callable[[Any], Any],
+    anchor: Callable[[Any, Path], Any] = lambda value, _folder: value,
+) -> Any:
     def parse(value: Any) -> dict[str, Any]:
         return {str(name): check(item) for name, item in _mapping(value, of).items()}
 
-    return _field(SettingType(name=f"object of {of}", doc=doc, parse=parse, show=str), dict, shown=False)
+    kind = SettingType(name=f"object of {of}", doc=doc, parse=parse, show=redacted, free=True, anchor=anchor)
+    return _field(kind, dict, shown=False)
 
 
 def tree(doc: str) -> Any:
@@ -349,6 +340,16 @@ def named_trees(doc: str) -> Any:
     return _tree_of(doc, "objects", lambda item: _mapping({} if item is None else item, "settings"))
 
 
-def named_texts(doc: str) -> Any:
-    """Make a field of texts by name."""
-    return _tree_of(doc, "texts", _text)
+def named_paths(doc: str) -> Any:
+    """Make a field of paths by name; a URI is taken too, and left as it is."""
+
+    def located(item: Any, folder: Path) -> str:
+        return item if _URI_SCHEME.match(item) else str(folder / item)
+
+    def anchor(value: dict[str, Any], folder: Path) -> dict[str, Any]:
+        return {name: located(item, folder) for name, item in value.items()}
+
+    def checked(item: Any) -> str:
+        return _text(item) if isinstance(item, str) and _URI_SCHEME.match(item) else str(_path(item))
+
+    return _tree_of(doc, "paths", checked, anchor)

@@ -21,7 +21,8 @@ import attrs
 
 from jobserver_core import setting_types as kinds
 from jobserver_core.errors import InvalidSetting
-from jobserver_core.setting_types import Secret, Section, bind
+from jobserver_core.redaction import Secret, redacted_url
+from jobserver_core.setting_types import Section, bind
 
 __all__ = [
     "AuthSettings",
@@ -84,7 +85,7 @@ def _http_url(value: str) -> str:
     except ValueError:
         valid = False
     if not valid or parts.query or parts.fragment:
-        raise ValueError(f"expected an http or https URL without query, got {kinds.redacted_url(value)!r}")
+        raise ValueError(f"expected an http or https URL without query, got {redacted_url(value)!r}")
     return value.rstrip("/")
 
 
@@ -206,6 +207,7 @@ class JobLimits(Section):
     kill_timeout: float = kinds.duration(
         10.0, "How long a killed job may take to end before its context is ended too"
     )
+    default_config: dict[str, Any] = kinds.tree("Configuration of every job, below its own")
     start_timeout: float = kinds.duration(
         60.0, "How long an asynchronous request waits for the job's validation"
     )
@@ -228,7 +230,7 @@ class InputLimits(Section):
 
     config_size: int = kinds.size(1 * _MIB, "The largest configuration that may be posted", minimum=1)
     config_depth: int = kinds.number(
-        100, "How deep the objects and lists of a posted configuration may nest", minimum=1, maximum=200
+        100, "How deep the objects and lists of a posted configuration may nest", minimum=1, maximum=150
     )
     upload_size: int = kinds.size(
         10 * _GIB, "The largest binary or data file that may be uploaded", minimum=1
@@ -326,7 +328,7 @@ class Settings(Section):
     prefix: ClassVar[str] = "jobserver"
 
     data_dir: Path = kinds.path(default_data_dir, "The folder of everything that the server keeps")
-    job_binary_paths: dict[str, str] = kinds.named_texts(
+    job_binary_paths: dict[str, str] = kinds.named_paths(
         "Binaries that are uploaded when the server starts: name = path"
     )
     spark: SparkSettings = attrs.field(factory=SparkSettings)
@@ -342,3 +344,13 @@ class Settings(Section):
     auth: AuthSettings = attrs.field(factory=AuthSettings)
     warnings: tuple[str, ...] = ()
     origins: Mapping[str, str] = attrs.field(factory=dict, eq=False)
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], *, env: Mapping[str, str] | None = None) -> Settings:
+        """Return the settings that a mapping gives, over the defaults; keys may nest or have dots.
+
+        Raises InvalidSetting for an unknown key, with the nearest known one, and for a bad value.
+        """
+        from jobserver_core.config import load_settings  # noqa: PLC0415 - config builds on this module
+
+        return load_settings(overrides=mapping, env=env)

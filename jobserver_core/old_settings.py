@@ -1,0 +1,80 @@
+"""Keys of the old server's configuration files: what they are called here, and which mean nothing.
+
+Facts from the ``application.conf`` and the templates that came with its versions 0.5 to 0.11.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobserver_core.errors import InvalidSetting
+
+__all__ = ["ALIASES", "IGNORED", "check_ignored"]
+
+_OLD = "spark.jobserver"
+
+ALIASES = {
+    f"{_OLD}.port": "jobserver.http.port",
+    f"{_OLD}.bind-address": "jobserver.http.host",
+    f"{_OLD}.master": "spark.master",
+    f"{_OLD}.max-jobs-per-context": "jobserver.jobs.max-jobs-per-context",
+    f"{_OLD}.context-creation-timeout": "jobserver.contexts.creation-timeout",
+    f"{_OLD}.yarn-context-creation-timeout": "jobserver.contexts.creation-timeout",
+    f"{_OLD}.context-deletion-timeout": "jobserver.contexts.deletion-timeout",
+    f"{_OLD}.yarn-context-deletion-timeout": "jobserver.contexts.deletion-timeout",
+    f"{_OLD}.job-binary-paths": "jobserver.job-binary-paths",
+    f"{_OLD}.job-bin-paths": "jobserver.job-binary-paths",
+    f"{_OLD}.job-jar-paths": "jobserver.job-binary-paths",
+    f"{_OLD}.dao-cleanup-after": "jobserver.jobs.retention",
+    "akka.http.server.parsing.max-content-length": "jobserver.limits.upload-size",
+    "spray.can.server.parsing.max-content-length": "jobserver.limits.upload-size",
+}
+"""Keys of the old server that mean the same as one here."""
+
+_TOP_LEVEL = "akka spray flyway slick access-control shiro custom-downing deploy cassandra cassandradao"
+_OF_SPARK = (
+    "akka broadcast.factory driver.supervise home job-cache job-number-cpus master-provider "
+    "submit.deployMode ui.port webUrlPort yarn.isPython"
+)
+_OF_JOBSERVER = (
+    "binarydao cache-on-upload cassandra cassandradao combineddao context-lookup-timeout "
+    "context-per-jvm dao-timeout daorootdir datadao driver-mode filedao ha hdfs healthcheck "
+    "ignore-akka-hostname job-result-cache-size jobdao kill-context-on-supervisor-down "
+    "manager-initialization-timeout metadatadao named-object-creation-timeout network-address-resolver "
+    "result-chunk-size short-timeout sqldao startH2Server startup_dao_cleanup_class use-spark-launcher "
+    "wait-for-manager-start yarn-broadcast-factory zookeeper zookeeperdao"
+)
+IGNORED = frozenset(
+    _TOP_LEVEL.split()
+    + [f"spark.{key}" for key in _OF_SPARK.split()]
+    + [f"{_OLD}.{key}" for key in _OF_JOBSERVER.split()]
+)
+"""Keys, and sections, of the old server that mean nothing here."""
+
+_OFF = (False, "off", "false", "no", None, "")
+
+
+def _inside(tree: Any, path: str) -> Any:
+    for key in path.split("."):
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
+def check_ignored(key: str, value: Any) -> None:
+    """Refuse what must not be ignored in silence: access control and encryption that were switched on.
+
+    ``key`` is one of :data:`IGNORED`. Raises InvalidSetting that names the settings to use instead.
+    """
+    provider = _inside(value, "provider")
+    on = _inside(value, "authentication") not in _OFF
+    if (key == "access-control" and provider and "AllowAll" not in str(provider)) or (key == "shiro" and on):
+        raise InvalidSetting(
+            key=key,
+            message="the old server's access control does not work here; remove it, and set jobserver.auth",
+        )
+    server = {"akka": "http.server", "spray": "can.server"}.get(key)
+    if server and _inside(value, f"{server}.ssl-encryption") not in _OFF:
+        raise InvalidSetting(
+            key=f"{key}.{server}.ssl-encryption",
+            message="is not read; remove it, and set jobserver.http.tls-certificate and tls-key",
+        )

@@ -1,0 +1,61 @@
+"""Secrets, and settings shown without them."""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["Secret", "redacted", "redacted_url"]
+
+_MASK = "***"
+_PASSWORD = re.compile(r"(://[^/?#@\s:]*):[^/?#\s]*@")
+_SECRET_QUERY = re.compile(r"(?i)([?&][^=&#]*(?:secret|passw|token|key)[^=&#]*=)[^&#]*")
+_SECRET_KEY = re.compile(r"(?i)secret|passw|credential|token|access[._-]?key|api[._-]?key|private")
+
+
+class Secret:
+    """A text that is shown nowhere; :meth:`reveal` gives it to the one place that needs it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the secret text."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return f"Secret({_MASK})"
+
+    def __str__(self) -> str:
+        return _MASK
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+
+def redacted_url(value: str) -> str:
+    """Return a URL without the passwords in it."""
+    if "://" not in value:
+        return value
+    return _SECRET_QUERY.sub(rf"\1{_MASK}", _PASSWORD.sub(rf"\1:{_MASK}@", value))
+
+
+def redacted(value: Any) -> Any:
+    """Return a JSON-like value with what its keys call a secret masked, and without passwords in URLs."""
+    if isinstance(value, Mapping):
+        return {k: _MASK if _SECRET_KEY.search(str(k)) else redacted(item) for k, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redacted(item) for item in value]
+    return redacted_url(value) if isinstance(value, str) else value
