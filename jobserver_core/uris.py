@@ -134,6 +134,8 @@ class Uri:
     def __str__(self) -> str:
         if self.scheme in FILE_SCHEMES:
             return f"{self.scheme}://{self.path}"
+        if not self.host:
+            return redacted(f"{self.scheme}:{self.path}")
         user = "***@" if self.user is not None else ""
         return f"{self.scheme}://{user}{self.authority}{self.path}{'?…' if self.query else ''}"
 

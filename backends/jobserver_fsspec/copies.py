@@ -108,13 +108,13 @@ def _make_whole(path: Path, make: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _own_folder(parent: Path | None) -> tuple[Path, int]:
-    """Make a folder that is locked for as long as this process lives.
+def _own_folder(parent: Path | None) -> tuple[Path, int | None]:
+    """Make a folder; one below ``parent`` is locked for as long as this process lives.
 
     It gets its final name when it is locked, so that no other process takes it for an abandoned one.
     """
     if parent is None:
-        parent = Path(tempfile.gettempdir(), f"jobserver-{os.getuid()}")
+        return Path(tempfile.mkdtemp(prefix="jobserver-blobs-")), None
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _remove_abandoned(parent)
     made = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
@@ -140,6 +140,7 @@ def _remove_abandoned(parent: Path) -> None:
             os.close(lock)
 
 
-def _drop_folder(folder: Path, lock: int) -> None:
+def _drop_folder(folder: Path, lock: int | None) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    os.close(lock)
+    if lock is not None:
+        os.close(lock)

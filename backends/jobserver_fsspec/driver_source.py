@@ -1,0 +1,88 @@
+"""Files from wherever fsspec has a driver for: object stores, HDFS, SFTP and others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote, unquote
+
+from jobserver_core.errors import FetchError
+from jobserver_core.uris import Uri
+from jobserver_fsspec.deadlines import Deadline
+from jobserver_fsspec.sources import CHUNK, Interrupted, Opened, Source, Stamp
+
+__all__ = ["DriverSource"]
+
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError)
+
+
+class DriverSource(Source):
+    """Reads through fsspec's driver of the URI's scheme, with ``options[scheme]`` as its options.
+
+    The policy knows only the name of such a host or bucket, and the limit of time is looked at between
+    pieces. Versions are told by what the driver's ``ukey`` makes of them.
+    """
+
+    def __init__(self, options: Mapping[str, Mapping[str, Any]]) -> None:
+        self._options = options
+
+    @contextmanager
+    def open(
+        self, uri: Uri, *, known: Stamp, partial: Stamp, offset: int, deadline: Deadline
+    ) -> Iterator[Opened | None]:
+        """Open a file, from ``offset`` on when it still is the same version."""
+        with _translated(uri):
+            filesystem, path = self._filesystem(uri)
+            filesystem.invalidate_cache()
+            info = filesystem.info(path)
+            if info.get("type") != "file":
+                raise FetchError(url=str(uri), reason="it is not a file")
+            stamp = {"key": str(filesystem.ukey(path))}
+        if known == stamp:
+            yield None
+            return
+        start = offset if partial == stamp else 0
+        with _translated(uri):
+            file = filesystem.open(path, "rb")
+        try:
+            yield Opened(chunks=_chunks(uri, file, start), stamp=stamp, total=info.get("size"), start=start)
+        finally:
+            file.close()
+
+    def _filesystem(self, uri: Uri) -> tuple[Any, str]:
+        # Not fsspec.open: it would read "::" in the path as a chain of other file systems.
+        import fsspec  # noqa: PLC0415 - only who fetches from other file systems needs it
+
+        driver = fsspec.get_filesystem_class(uri.scheme)
+        user = "" if uri.user is None else f"{quote(uri.user, safe='')}:{quote(uri.password or '', safe='')}@"
+        query = f"?{uri.query}" if uri.query else ""
+        url = f"{uri.scheme}://{user}{uri.authority}{unquote(uri.path)}{query}"
+        options = {**driver._get_kwargs_from_urls(url), **self._options.get(uri.scheme, {})}
+        return fsspec.filesystem(uri.scheme, **options), driver._strip_protocol(url)
+
+
+def _chunks(uri: Uri, file: Any, start: int) -> Iterator[bytes]:
+    with _translated(uri):
+        file.seek(start)
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+@contextmanager
+def _translated(uri: Uri) -> Iterator[None]:
+    try:
+        yield
+    except (FetchError, Interrupted):
+        raise
+    except ImportError as error:
+        raise FetchError(url=str(uri), reason=f"its driver is not installed: {error}") from None
+    except _FINAL as error:
+        raise FetchError(url=str(uri), reason=_shown(uri, error)) from None
+    except Exception as error:  # noqa: BLE001 - drivers raise errors of their own libraries
+        raise Interrupted(_shown(uri, error)) from None
+
+
+def _shown(uri: Uri, error: BaseException) -> str:
+    text = "not found" if isinstance(error, FileNotFoundError) else str(error) or type(error).__name__
+    return text.replace(uri.password, "***") if uri.password else text

@@ -1,0 +1,258 @@
+"""The fetcher: a URI of any allowed scheme becomes a file on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobserver_core.errors import FetchError, InvalidSetting, TooLarge
+from jobserver_core.ports.fetcher import Fetched, Fetcher, ProgressCallback
+from jobserver_core.uris import Uri, UriPolicy
+from jobserver_fsspec.cache import FetchCache, Part, Pinned
+from jobserver_fsspec.deadlines import Deadline
+from jobserver_fsspec.driver_source import DriverSource
+from jobserver_fsspec.file_source import FileSource
+from jobserver_fsspec.ftp_source import FtpSource
+from jobserver_fsspec.http_source import HttpSource
+from jobserver_fsspec.sources import Interrupted, Opened, Source, Stamp
+
+if TYPE_CHECKING:
+    from jobserver_core.settings import Settings
+
+__all__ = ["FsspecFetcher"]
+
+_GIB = 1024**3
+_FRUITLESS_ATTEMPTS = 3
+_ATTEMPTS = 20
+_FIRST_PAUSE = 0.1
+_RECENT = 1024
+
+
+class FsspecFetcher(Fetcher):
+    """Fetches ``http``, ``https``, ``ftp``, ``file`` and ``local``, and what else fsspec has drivers for.
+
+    Sizes are in bytes, ``timeout`` is in seconds and covers everything about one fetch: names, redirects,
+    retries, and waiting for another fetch of the same URI. A connection that fails is tried again, twice
+    more unless bytes have come since, and goes on where it stopped when the source can do that; an
+    answer such as "not found" is final. Everything fetched is kept in ``cache_folder`` (default: a temporary
+    folder that :meth:`close` removes) up to ``cache_size``, and asked for again by its validator.
+
+    In the configuration, ``jobserver.fetcher.options`` has the options of fsspec's drivers by scheme.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: UriPolicy | None = None,
+        max_size: int = 2 * _GIB,
+        timeout: float = 300.0,
+        cache_folder: Path | None = None,
+        cache_size: int = 10 * _GIB,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self._policy = policy or UriPolicy()
+        self._max_size = max_size
+        self._timeout = timeout
+        self._folder = cache_folder
+        self._cache_size = cache_size
+        self._cache: FetchCache | None = None
+        self._lock = threading.Lock()
+        self._recent: dict[str, tuple[float, str, int]] = {}
+        http, ftp, file = HttpSource(self._policy), FtpSource(self._policy), FileSource(self._policy)
+        self._sources = {"http": http, "https": http, "ftp": ftp, "file": file, "local": file}
+        self._drivers = DriverSource(options or {})
+
+    @classmethod
+    def from_settings(cls, settings: Settings, data_dir: Path) -> FsspecFetcher:
+        """Make the fetcher that the settings describe. Raises InvalidSetting."""
+        fetcher = settings.fetcher
+        for scheme, options in fetcher.options.items():
+            if not isinstance(options, Mapping):
+                key = f"jobserver.fetcher.options.{scheme}"
+                raise InvalidSetting(key=key, message="takes an object: the options of the scheme's driver")
+        return cls(
+            policy=UriPolicy.from_settings(fetcher),
+            max_size=fetcher.max_size,
+            timeout=fetcher.timeout,
+            cache_folder=data_dir / "cache" / "fetched",
+            cache_size=fetcher.cache_size,
+            options=fetcher.options,
+        )
+
+    def check(self, uri: str) -> None:
+        """Raise MalformedUrl when the policy does not allow the URI; a host's addresses are judged later."""
+        self._policy.check(uri)
+
+    @contextmanager
+    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+        """Fetch a URI, or take it from the cache when its source says that it did not change."""
+        parsed = self._policy.check(uri)
+        cache = self._opened_cache(parsed)
+        pinned = self._pinned(cache, parsed, progress)
+        try:
+            yield Fetched(path=pinned.path, digest=pinned.digest, size=pinned.size)
+        finally:
+            cache.release(pinned)
+
+    def close(self) -> None:
+        """Remove the cache, if it is in a temporary folder; repeating this is allowed."""
+        with self._lock:
+            cache, self._cache = self._cache, None
+        if cache is not None and self._folder is None:
+            shutil.rmtree(cache.folder, ignore_errors=True)
+
+    def _opened_cache(self, uri: Uri) -> FetchCache:
+        with self._lock, _local(uri):
+            if self._cache is None:
+                folder = self._folder or Path(tempfile.mkdtemp(prefix="jobserver-fetched-"))
+                self._cache = FetchCache(folder, limit=self._cache_size)
+            return self._cache
+
+    def _pinned(self, cache: FetchCache, uri: Uri, progress: ProgressCallback | None) -> Pinned:
+        begun = time.monotonic()
+        key = hashlib.sha256(uri.canonical.encode()).hexdigest()
+        with Deadline(self._timeout) as deadline, ExitStack() as stack:
+            with _local(uri):
+                held = stack.enter_context(cache.locked(key, lambda: deadline.expired))
+            if not held:
+                raise _too_slow(uri, deadline)
+            found = self._just_fetched(cache, key, uri, begun)
+            if found is None:
+                return self._fetched(cache, key, uri, progress, deadline)
+        try:
+            if progress is not None:
+                progress(found.size, found.size)
+        except BaseException:
+            found.release()
+            raise
+        return found
+
+    def _just_fetched(self, cache: FetchCache, key: str, uri: Uri, begun: float) -> Pinned | None:
+        """Return what another thread has fetched, with the same password, while this one waited for it."""
+        with self._lock:
+            at, digest, size = self._recent.get(f"{key}{uri.password}", (0.0, "", 0))
+        with _local(uri):
+            return cache.pin(key, digest, size, {}) if at > begun else None
+
+    def _fetched(
+        self, cache: FetchCache, key: str, uri: Uri, progress: ProgressCallback | None, deadline: Deadline
+    ) -> Pinned:
+        with _local(uri):
+            part = cache.new_part()
+        known = cache.find(key)
+        try:
+            transfer = _Transfer(uri, part, self._max_size, progress)
+            source = self._sources.get(uri.scheme, self._drivers)
+            if _run(source, transfer, known.stamp if known else {}, deadline):
+                with _local(uri):
+                    pinned = cache.add(key, part, transfer.stamp, str(uri))
+            else:
+                pinned, known = self._unchanged(cache, transfer, known), None
+            self._remember(key, uri, pinned)
+            return pinned
+        finally:
+            part.close()
+            if known is not None:
+                known.release()
+
+    @staticmethod
+    def _unchanged(cache: FetchCache, transfer: _Transfer, known: Pinned | None) -> Pinned:
+        if known is None:
+            raise FetchError(url=str(transfer.uri), reason="its source says that nothing changed since never")
+        transfer.report_whole(known.size)
+        cache.renew(known)
+        return known
+
+    def _remember(self, key: str, uri: Uri, pinned: Pinned) -> None:
+        with self._lock:
+            while len(self._recent) >= _RECENT:
+                del self._recent[next(iter(self._recent))]
+            self._recent[f"{key}{uri.password}"] = (time.monotonic(), pinned.digest, pinned.size)
+
+
+class _Transfer:
+    """The bytes of one URI on their way into a file, through as many connections as it takes."""
+
+    def __init__(self, uri: Uri, part: Part, limit: int, progress: ProgressCallback | None) -> None:
+        self.uri = uri
+        self.part = part
+        self.stamp: Stamp = {}
+        self._limit = limit
+        self._progress = progress
+
+    def receive(self, opened: Opened, deadline: Deadline) -> None:
+        """Write what comes. Raises TooLarge, and Interrupted when it ends before its end."""
+        if opened.start != self.part.size:
+            self.part.restart()
+        self.stamp = opened.stamp
+        self._check_size(opened.total or 0)
+        for chunk in opened.chunks:
+            self._check_size(self.part.size + len(chunk))
+            with _local(self.uri):
+                self.part.write(chunk)
+            if self._progress is not None:
+                self._progress(self.part.size, opened.total)
+            if deadline.expired:
+                raise Interrupted("the time is over")
+        if opened.total is not None and self.part.size != opened.total:
+            raise Interrupted(f"it ended after {self.part.size} of {opened.total} bytes")
+
+    def report_whole(self, size: int) -> None:
+        """Tell that all of it is here."""
+        self._check_size(size)
+        if self._progress is not None:
+            self._progress(size, size)
+
+    def _check_size(self, size: int) -> None:
+        if size > self._limit:
+            raise TooLarge(what=str(self.uri), limit=self._limit)
+
+
+def _run(source: Source, transfer: _Transfer, known: Stamp, deadline: Deadline) -> bool:
+    """Fetch, again after interruptions; False when the known version is still right.
+
+    Raises FetchError when attempts bring nothing any more, or the time is over.
+    """
+    fruitless = 0
+    for _ in range(_ATTEMPTS):
+        before = transfer.part.size
+        try:
+            with source.open(
+                transfer.uri, known=known, partial=transfer.stamp, offset=before, deadline=deadline
+            ) as opened:
+                if opened is None:
+                    return False
+                transfer.receive(opened, deadline)
+                return True
+        except (Interrupted, FetchError) as error:
+            if deadline.expired:
+                raise _too_slow(transfer.uri, deadline) from None
+            if isinstance(error, FetchError):
+                raise
+            reason = str(error)
+        fruitless = 0 if transfer.part.size > before else fruitless + 1
+        if fruitless >= _FRUITLESS_ATTEMPTS:
+            break
+        time.sleep(deadline.remaining(_FIRST_PAUSE * 2**fruitless))
+    raise FetchError(url=str(transfer.uri), reason=reason)
+
+
+def _too_slow(uri: Uri, deadline: Deadline) -> FetchError:
+    return FetchError(url=str(uri), reason=f"it took longer than {deadline.seconds:g} s")
+
+
+@contextmanager
+def _local(uri: Uri) -> Iterator[None]:
+    """Raise what this machine's disk refuses as a FetchError."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"it cannot be kept on this machine: {error.strerror or error}"
+        raise FetchError(url=str(uri), reason=reason) from error

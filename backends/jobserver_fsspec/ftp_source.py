@@ -1,0 +1,134 @@
+"""Files from FTP servers, through the standard library."""
+
+from __future__ import annotations
+
+import re
+import time
+from calendar import timegm
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from jobserver_core.errors import FetchError
+from jobserver_core.uris import Uri, UriPolicy
+from jobserver_fsspec.deadlines import Deadline
+from jobserver_fsspec.sources import CHUNK, IDLE_SECONDS, Interrupted, Opened, Source, Stamp, resolve
+
+if TYPE_CHECKING:
+    from ftplib import FTP
+
+__all__ = ["FtpSource"]
+
+_PORT = 21
+_SETTLED_SECONDS = 2
+_TYPE = re.compile(r";type=[aidAID]$")
+
+
+class FtpSource(Source):
+    """Logs in, anonymously when the URI has no user, and retrieves in passive mode.
+
+    The path is relative to the folder in which a login starts (RFC 1738, section 3.2.2); ``%2F`` at its
+    beginning makes it absolute. Versions are told by MDTM and SIZE, where the server has them.
+    """
+
+    def __init__(self, policy: UriPolicy) -> None:
+        self._policy = policy
+
+    @contextmanager
+    def open(
+        self, uri: Uri, *, known: Stamp, partial: Stamp, offset: int, deadline: Deadline
+    ) -> Iterator[Opened | None]:
+        """Begin to retrieve a file, from ``offset`` on when it still is the same version (REST)."""
+        import ftplib  # noqa: PLC0415 - only who fetches by FTP needs it
+
+        path = _path(uri)
+        client = ftplib.FTP(timeout=deadline.remaining(IDLE_SECONDS))  # noqa: S321 - the URI asks for it
+        try:
+            with _translated(uri):
+                self._log_in(client, uri, deadline)
+                stamp, size = _stamp(client, path)
+            if known and known == stamp:
+                yield None
+                return
+            start = offset if stamp and stamp == partial else 0
+            chunks = _retrieve(client, uri, path, start, deadline)
+            yield Opened(chunks=chunks, stamp=stamp, total=size, start=start)
+        finally:
+            client.close()
+
+    def _log_in(self, client: FTP, uri: Uri, deadline: Deadline) -> None:
+        port = uri.port or _PORT
+        last: OSError | None = None
+        for address in resolve(uri, port, self._policy):
+            try:
+                client.connect(address, port)
+                break
+            except OSError as error:
+                last = error
+        else:
+            raise Interrupted(str(last))
+        if client.sock is not None:
+            deadline.watch(client.sock)
+        client.login(uri.user or "anonymous", uri.password or ("" if uri.user else "anonymous@"))
+        client.voidcmd("TYPE I")
+
+
+def _path(uri: Uri) -> str:
+    path = unquote(_TYPE.sub("", uri.path)[1:])
+    if not path or path.endswith("/"):
+        raise FetchError(url=str(uri), reason="it names a folder, not a file")
+    return path
+
+
+def _stamp(client: FTP, path: str) -> tuple[dict[str, str], int | None]:
+    """Return what tells the version, and the size; nothing when the file may have changed just now."""
+    size = _asked(client, f"SIZE {path}")
+    changed = _asked(client, f"MDTM {path}")
+    total = int(size) if size is not None and size.isdecimal() else None
+    if size is None or changed is None:
+        return {}, total
+    try:
+        modified = timegm(time.strptime(changed[:14], "%Y%m%d%H%M%S"))
+    except ValueError:
+        return {}, total
+    settled = time.time() - modified >= _SETTLED_SECONDS
+    return ({"modified": changed, "size": size} if settled else {}), total
+
+
+def _asked(client: FTP, command: str) -> str | None:
+    """Return what a server answers to an optional command, or None."""
+    import ftplib  # noqa: PLC0415
+
+    try:
+        code, _, text = client.sendcmd(command).partition(" ")
+    except ftplib.error_perm:
+        return None
+    return text.strip() if code == "213" else None
+
+
+def _retrieve(client: FTP, uri: Uri, path: str, start: int, deadline: Deadline) -> Iterator[bytes]:
+    with _translated(uri):
+        with client.transfercmd(f"RETR {path}", rest=start or None) as connection:
+            deadline.watch(connection)
+            while chunk := connection.recv(CHUNK):
+                yield chunk
+        client.voidresp()
+
+
+@contextmanager
+def _translated(uri: Uri) -> Iterator[None]:
+    import ftplib  # noqa: PLC0415
+
+    try:
+        yield
+    except (ftplib.error_perm, ValueError) as error:  # ValueError: a line break in what would be sent
+        raise FetchError(url=str(uri), reason=_shown(uri, error)) from None
+    except (ftplib.Error, OSError, EOFError) as error:
+        raise Interrupted(_shown(uri, error)) from None
+
+
+def _shown(uri: Uri, error: BaseException) -> str:
+    """Return an error's text, without the password should the server repeat it."""
+    text = str(error) or "the connection was closed"
+    return text.replace(uri.password, "***") if uri.password else text
