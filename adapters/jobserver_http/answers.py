@@ -1,0 +1,106 @@
+"""The responses of the application: JSON, texts, and results that are sent as they are read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any
+
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from jobserver_core.jobs import ResultKind
+from jobserver_core.services.results import ResultReader
+from jobserver_http.errors import Answer
+from jobserver_http.pools import Pools
+from jobserver_http.wire import encoded
+
+__all__ = ["ResultResponse", "StreamedText", "json_response", "raw_json_response", "respond"]
+
+JSON = "application/json"
+PIECE = 256 * 1024
+
+
+def raw_json_response(
+    text: str | bytes, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Answer with JSON text as it is."""
+    return Response(text, status, headers, media_type=JSON)
+
+
+def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer with a value as JSON."""
+    return raw_json_response(encoded(body), status, headers)
+
+
+def respond(answer: Answer) -> Response:
+    """Answer in one of the contract's shapes."""
+    return json_response(answer.body, answer.status, answer.headers)
+
+
+class ResultResponse(StreamingResponse):
+    """A JSON object whose last member is a job's result: the stored bytes as they are.
+
+    Nothing is decoded or held whole. The length is told, except for a streamed result, which the
+    contract sends chunked. The reader is closed in any case, also when the client has gone.
+    """
+
+    def __init__(self, members: Mapping[str, Any], reader: ResultReader, pools: Pools) -> None:
+        head = encoded(members)[:-1] + (b"," if members else b"") + b'"result":'
+        empty = reader.size == 0
+        self._reader = reader
+        self._pools = pools
+        super().__init__(self._pieces(head, empty), media_type=JSON)
+        if reader.kind is not ResultKind.STREAM:
+            self.headers["content-length"] = str(len(head) + (4 if empty else reader.size) + 1)
+
+    async def _pieces(self, head: bytes, empty: bool) -> AsyncIterator[bytes]:
+        yield head
+        if empty:
+            yield b"null"  # a stream without a byte is still to be JSON
+        while piece := await self._pools.quick.run(self._reader.read, PIECE):
+            yield piece
+        yield b"}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response."""
+        try:
+            if scope["method"] == "HEAD":
+                await send_head(self, send)
+            else:
+                await super().__call__(scope, receive, send)
+        finally:
+            self._reader.close()
+
+
+class StreamedText(StreamingResponse):
+    """Text that is sent piece by piece; what was opened for it is closed in any case."""
+
+    def __init__(
+        self,
+        pieces: AsyncIterator[str] | AsyncIterator[bytes],
+        *,
+        media_type: str,
+        headers: Mapping[str, str] | None = None,
+        opened: AbstractContextManager[Any] | None = None,
+    ) -> None:
+        super().__init__(pieces, headers=headers, media_type=media_type)
+        self._opened = ExitStack()
+        if opened is not None:
+            self._opened.push(opened)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response."""
+        with self._opened:
+            if scope["method"] == "HEAD":
+                await send_head(self, send)
+            else:
+                await super().__call__(scope, receive, send)
+
+
+async def send_head(response: Response, send: Send) -> None:
+    """Send status and headers, and no body."""
+    await send(
+        {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
+    )
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

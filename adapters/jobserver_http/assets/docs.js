@@ -1,0 +1,137 @@
+"use strict";
+// Draws openapi.json and lets its calls be tried. Text goes in as text, never as markup.
+
+function element(name, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+}
+
+function authorization() {
+  const value = (id) => document.getElementById(id).value;
+  if (value("token")) return { Authorization: "Bearer " + value("token") };
+  if (!value("user")) return {};
+  const bytes = new TextEncoder().encode(value("user") + ":" + value("password"));
+  return { Authorization: "Basic " + btoa(String.fromCharCode(...bytes)) };
+}
+
+function schemaText(schema) {
+  if (!schema) return "";
+  if (schema.enum) return schema.enum.join(" | ");
+  const range = schema.minimum === undefined ? "" : ` ${schema.minimum} … ${schema.maximum}`;
+  return (schema.format || schema.type || "") + range;
+}
+
+function parameterRow(parameter, inputs) {
+  const field = element("input", { placeholder: schemaText(parameter.schema) });
+  field.setAttribute("aria-label", parameter.name);
+  inputs.push({ parameter, field });
+  const name = element("code", { textContent: parameter.name + (parameter.required ? " *" : "") });
+  return element("tr", {}, element("td", {}, name), element("td", { textContent: parameter.in }),
+    element("td", { textContent: parameter.description || "" }), element("td", {}, field));
+}
+
+function bodyFields(body) {
+  const types = Object.keys(body.content);
+  const type = element("select", {}, ...types.map((value) => element("option", { value, textContent: value })));
+  const text = element("textarea", { placeholder: body.description });
+  const file = element("input", { type: "file" });
+  for (const [field, name] of [[type, "content type"], [text, "body"], [file, "file"]]) field.setAttribute("aria-label", name);
+  return { type, text, file, box: element("div", {}, type, text, file) };
+}
+
+function requestOf(base, path, method, inputs, body) {
+  const query = new URLSearchParams();
+  const headers = authorization();
+  let target = path;
+  for (const { parameter, field } of inputs) {
+    if (parameter.in === "path") target = target.replace(`{${parameter.name}}`, encodeURIComponent(field.value));
+    else if (field.value && parameter.in === "query") query.set(parameter.name, field.value);
+    else if (field.value) headers[parameter.name] = field.value;
+  }
+  const options = { method: method.toUpperCase(), headers };
+  if (body) {
+    headers["Content-Type"] = body.type.value;
+    options.body = body.file.files[0] || body.text.value;
+  }
+  const url = base.replace(/\/$/, "") + target + (query.toString() ? "?" + query : "");
+  return { url, options };
+}
+
+async function show(response, output, signal) {
+  output.textContent = `${response.status} ${response.statusText}\n`;
+  const location = response.headers.get("Location") || response.headers.get("Link");
+  if (location) output.textContent += location + "\n";
+  const isJson = (response.headers.get("Content-Type") || "").startsWith("application/json");
+  if (isJson) {
+    const text = await response.text();
+    try { output.textContent += JSON.stringify(JSON.parse(text), null, 2); } catch { output.textContent += text; }
+    return;
+  }
+  if (!response.body) return;
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let part = await reader.read(); !part.done && !signal.aborted; part = await reader.read()) {
+    output.textContent = (output.textContent + part.value).slice(-200000);
+  }
+}
+
+function callBox(base, path, method, operation) {
+  const inputs = [];
+  const parameters = operation.parameters || [];
+  const body = operation.requestBody ? bodyFields(operation.requestBody) : null;
+  const output = element("pre", { hidden: true });
+  const send = element("button", { textContent: "Send" });
+  const stop = element("button", { textContent: "Stop", disabled: true });
+  let running = null;
+  stop.onclick = () => running && running.abort();
+  send.onclick = async () => {
+    running = new AbortController();
+    stop.disabled = false;
+    output.hidden = false;
+    output.className = "";
+    const { url, options } = requestOf(base, path, method, inputs, body);
+    try {
+      await show(await fetch(url, { ...options, signal: running.signal }), output, running.signal);
+    } catch (error) {
+      output.className = "wrong";
+      output.textContent += `\n${error}`;
+    }
+    stop.disabled = true;
+  };
+  const rows = parameters.map((parameter) => parameterRow(parameter, inputs));
+  const replies = Object.entries(operation.responses).map(([status, reply]) =>
+    element("tr", {}, element("td", { textContent: status }), element("td", { textContent: reply.description })));
+  const summary = element("summary", {}, element("span", { className: "method", textContent: method.toUpperCase() }),
+    element("span", { className: "path", textContent: path }), element("span", { className: "summary", textContent: operation.summary }));
+  if (operation["x-extension"]) summary.append(element("span", { className: "mark", textContent: "extension" }));
+  if (operation["x-permission"]) summary.append(element("span", { className: "mark", textContent: operation["x-permission"] }));
+  const inside = element("div", {});
+  if (rows.length) inside.append(element("table", {}, ...rows));
+  if (body) inside.append(body.box);
+  inside.append(send, stop, output, element("table", {}, ...replies));
+  return element("details", { className: "call", id: operation.operationId }, summary, inside);
+}
+
+async function main() {
+  const calls = document.getElementById("calls");
+  const response = await fetch("openapi.json");
+  const description = await response.json();
+  document.getElementById("title").textContent = `${description.info.title} ${description.info.version}`;
+  document.getElementById("about").textContent = description.info.description;
+  document.getElementById("login").hidden = !description.components.securitySchemes;
+  const groups = new Map();
+  for (const [path, methods] of Object.entries(description.paths)) {
+    for (const [method, operation] of Object.entries(methods)) {
+      const tag = operation.tags[0];
+      if (!groups.has(tag)) groups.set(tag, []);
+      groups.get(tag).push(callBox(description.servers[0].url, path, method, operation));
+    }
+  }
+  calls.replaceChildren();
+  for (const [tag, boxes] of groups) calls.append(element("h2", { textContent: tag }), ...boxes);
+}
+
+main().catch((error) => {
+  const note = document.getElementById("note");
+  if (note) { note.className = "wrong"; note.textContent = `The description cannot be read: ${error}`; }
+});

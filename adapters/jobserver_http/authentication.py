@@ -1,0 +1,195 @@
+"""Who calls: credentials, authenticators, and the way from one to the other.
+
+An authenticator of one's own implements :class:`Authenticator` and is registered in the entry-point
+group ``jobserver.authenticator`` as a callable that takes the
+:class:`~jobserver_core.settings.AuthSettings`; ``jobserver.auth.backend`` names it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import logging
+import secrets
+import time
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from importlib.metadata import entry_points
+
+import attrs
+
+from jobserver_core.errors import InvalidSetting, PluginNotFound
+from jobserver_core.settings import AuthSettings
+from jobserver_http.errors import Rejected
+from jobserver_http.pools import Pool
+from jobserver_http.throttle import Throttle
+
+__all__ = [
+    "Authenticator",
+    "Credentials",
+    "Gate",
+    "Identity",
+    "authenticator_from_settings",
+    "parse_authorization",
+]
+
+GROUP = "jobserver.authenticator"
+REMEMBERED = 60.0
+"""Seconds for which a success is not verified again."""
+
+_log = logging.getLogger(__name__)
+
+
+@attrs.frozen(kw_only=True)
+class Credentials:
+    """What a caller sent: ``basic`` with a user's name and password, or ``bearer`` with a token."""
+
+    scheme: str
+    user: str | None = None
+    secret: str = attrs.field(repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class Identity:
+    """An authenticated caller, with the permissions that it holds.
+
+    ``proof`` is what the credentials were checked against, such as a stored hash: when that changes, an
+    earlier success is worth nothing.
+    """
+
+    name: str
+    permissions: frozenset[str]
+    proof: str = attrs.field(default="", repr=False)
+
+
+class Authenticator(ABC):
+    """Tells who a caller is. Methods may block, and are called from several threads at once."""
+
+    challenges: tuple[str, ...] = ('Basic realm="jobserver", charset="UTF-8"',)
+    """The values of WWW-Authenticate in an answer 401."""
+
+    @abstractmethod
+    def authenticate(self, credentials: Credentials) -> Identity | None:
+        """Return whose credentials these are, or None for wrong ones.
+
+        Takes as long for a user that is not known as for a wrong password.
+        """
+
+    def current(self, identity: Identity) -> bool:
+        """Whether an identity that was authenticated a moment ago still holds; cheap."""
+        return True
+
+
+def parse_authorization(header: str) -> Credentials | None:
+    """Read an Authorization header; None for what is neither Basic nor Bearer, or is malformed."""
+    scheme, _, value = header.strip().partition(" ")
+    scheme, value = scheme.lower(), value.strip()
+    if scheme == "bearer" and value:
+        return Credentials(scheme="bearer", secret=value)
+    if scheme != "basic":
+        return None
+    try:
+        user, colon, password = base64.b64decode(value, validate=True).decode("utf-8").partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    return Credentials(scheme="basic", user=user, secret=password) if colon else None
+
+
+class Gate:
+    """Lets callers in: verifies credentials off the event loop, remembers, and slows down guessing.
+
+    A success is remembered for a minute under a keyed hash of the credentials, so that the costly
+    hash of a password is not computed for each request; neither passwords nor their plain hashes are kept.
+    """
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        pool: Pool,
+        *,
+        throttle: Throttle | None = None,
+        remember: float = REMEMBERED,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._authenticator = authenticator
+        self._pool = pool
+        self._throttle = throttle or Throttle(clock=clock)
+        self._clock = clock
+        self._remember = remember
+        self._key = secrets.token_bytes(32)
+        self._known: OrderedDict[bytes, tuple[float, Identity]] = OrderedDict()
+
+    async def admit(self, headers: Iterable[tuple[bytes, bytes]], address: str) -> Identity:
+        """Return who calls. Raises Rejected: 401 with a challenge, or 429 after too many failures."""
+        values = [value for name, value in headers if name == b"authorization"]
+        if not values:
+            raise self._challenge("credentials are missing")
+        credentials = parse_authorization(values[0].decode("latin-1")) if len(values) == 1 else None
+        if credentials is None:
+            raise self._challenge("the Authorization header cannot be read; send Basic or Bearer credentials")
+        mark = self._mark(credentials)
+        identity = self._remembered(mark) or await self._verified(credentials, mark, address)
+        if identity is None:
+            raise self._challenge("the credentials are wrong")
+        return identity
+
+    async def _verified(self, credentials: Credentials, mark: bytes, address: str) -> Identity | None:
+        user = credentials.user or credentials.scheme
+        wait = self._throttle.begin(address, user)
+        if wait is not None:
+            _log.warning("log-in of %s from %s refused: too many failures", ascii(user[:64]), address)
+            raise Rejected(429, "too many failed log-ins; try again later", {"Retry-After": str(wait)})
+        identity = await self._pool.run(self._authenticator.authenticate, credentials)
+        if identity is None:
+            _log.warning("log-in of %s from %s failed", ascii(user[:64]), address)
+            return None
+        self._throttle.succeeded(address, user)
+        self._known[mark] = (self._clock() + self._remember, identity)
+        while len(self._known) > 1000:
+            self._known.popitem(last=False)
+        return identity
+
+    def _remembered(self, mark: bytes) -> Identity | None:
+        until, identity = self._known.get(mark, (0.0, None))
+        if identity is None:
+            return None
+        if until < self._clock() or not self._authenticator.current(identity):
+            del self._known[mark]
+            return None
+        return identity
+
+    def _mark(self, credentials: Credentials) -> bytes:
+        parts = (credentials.scheme, credentials.user or "", credentials.secret)
+        text = "\0".join(f"{len(part)}:{part}" for part in parts)
+        return hmac.digest(self._key, text.encode("utf-8", "surrogatepass"), hashlib.sha256)
+
+    def _challenge(self, message: str) -> Rejected:
+        return Rejected(401, message, {"WWW-Authenticate": ", ".join(self._authenticator.challenges)})
+
+
+def authenticator_from_settings(settings: AuthSettings) -> Authenticator | None:
+    """Return the authenticator that the settings name, None for ``none``.
+
+    Raises PluginNotFound for one that is not installed, and InvalidSetting when files of credentials
+    are named that nobody would look at, or that cannot be read.
+    """
+    if settings.backend == "none":
+        for name in ("password_file", "token_file"):
+            if getattr(settings, name) is not None:
+                key = f"jobserver.auth.{name.replace('_', '-')}"
+                raise InvalidSetting(key=key, message="needs 'jobserver.auth.backend' to be file")
+        return None
+    found = entry_points(group=GROUP)
+    for entry in found:
+        if entry.name == settings.backend:
+            made = entry.load()(settings)
+            if not isinstance(made, Authenticator):
+                raise InvalidSetting(
+                    key="jobserver.auth.backend", message=f"{settings.backend} gave no Authenticator"
+                )
+            return made
+    available = tuple(sorted({entry.name for entry in found} | {"none"}))
+    raise PluginNotFound(kind="authenticator", name=settings.backend, available=available)

@@ -1,0 +1,104 @@
+"""Reading request bodies: in pieces, within limits of size and of patience."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+from starlette.types import Message, Receive, Scope, Send
+
+from jobserver_http.errors import BodyTooLarge, Rejected
+
+__all__ = ["BodyGuard", "Disconnected", "read_body", "stream_body"]
+
+PIECE = 1024 * 1024
+"""Bytes that are gathered before they are handed on, so that a large upload takes few hops."""
+STALLED = 60.0
+"""Seconds without a byte after which a body is given up."""
+DRAINED = 8 * 1024 * 1024
+"""Bytes of a body that nobody wanted which are read, so that the client gets to see the answer."""
+DRAIN_TIME = 3.0
+
+
+class Disconnected(Exception):
+    """The client went away before its request was complete; nobody is there for an answer."""
+
+
+async def stream_body(receive: Receive, *, limit: int, what: str) -> AsyncIterator[bytes]:
+    """Yield the body in pieces of about a megabyte.
+
+    Raises BodyTooLarge as soon as more than ``limit`` bytes came, Rejected (408) when nothing comes
+    for a minute, Disconnected when the connection ends before the body does.
+    """
+    gathered, size, more = bytearray(), 0, True
+    while more:
+        message = await _next(receive)
+        piece = message.get("body", b"")
+        more = message.get("more_body", False)
+        size += len(piece)
+        if size > limit:
+            raise BodyTooLarge(what=what, limit=limit)
+        gathered += piece
+        if gathered and (len(gathered) >= PIECE or not more):
+            yield bytes(gathered)
+            gathered.clear()
+
+
+async def read_body(receive: Receive, *, limit: int, what: str) -> bytes:
+    """Return the whole body. Raises as :func:`stream_body`."""
+    return b"".join([piece async for piece in stream_body(receive, limit=limit, what=what)])
+
+
+async def _next(receive: Receive) -> Message:
+    with anyio.move_on_after(STALLED):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        return message
+    raise Rejected(408, f"the body did not go on for {STALLED:g} seconds")
+
+
+class BodyGuard:
+    """Stands between a connection and the application, and watches the request's body.
+
+    An answer that comes before the body was read must still reach the client, who is busy
+    sending: some of the body is read and dropped first. When there is more, the connection is closed
+    after the answer, so that a body without end costs nothing.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"0")
+        self._expected = b"transfer-encoding" in headers or length.strip() not in (b"", b"0")
+        self._waits = headers.get(b"expect", b"").lower() == b"100-continue"
+        self._receive = receive
+        self._send = send
+        self._begun = False
+        self._complete = not self._expected
+        self.declared = int(length) if length.isdigit() and len(length) < 19 else None
+
+    async def receive(self) -> Message:
+        """Hand on the next message, and note when the body is complete."""
+        self._begun = True
+        message = await self._receive()
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            self._complete = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Hand on a message; before the first one see to a body that was not read."""
+        if message["type"] == "http.response.start" and not self._complete:
+            if self._begun or not self._waits:
+                await self._drain()
+            if not self._complete:
+                headers: list[Any] = list(message.get("headers", []))
+                message = {**message, "headers": [*headers, (b"connection", b"close")]}
+        await self._send(message)
+
+    async def _drain(self) -> None:
+        dropped = 0
+        with anyio.move_on_after(DRAIN_TIME):
+            while not self._complete and dropped < DRAINED:
+                message = await self.receive()
+                dropped += len(message.get("body", b""))

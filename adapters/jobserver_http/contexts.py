@@ -1,0 +1,176 @@
+"""The calls on ``/contexts``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import Response
+
+from jobserver_core.errors import InvalidSetting, ResultTimeout
+from jobserver_core.trees import merged
+from jobserver_http.answers import json_response, respond
+from jobserver_http.calls import Call
+from jobserver_http.errors import Answer
+from jobserver_http.parameters import Flag, Parameter
+from jobserver_http.routing import (
+    CONFIGURATION,
+    NO_CONTEXT,
+    RESET,
+    SUCCESS_BODY,
+    SYNC,
+    Reply,
+    Route,
+    failures,
+)
+from jobserver_http.wire import context_report
+
+__all__ = [
+    "ROUTES",
+    "context_settings_of",
+    "create_context",
+    "delete_context",
+    "get_context",
+    "list_contexts",
+    "reset_contexts",
+]
+
+KILL_GRACE = 10.0
+"""Seconds that a context which is ended by force has, until the answer is that it has not ended yet."""
+
+
+def context_settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``spark.context-settings`` block of a posted configuration; empty when there is none."""
+    spark = config.get("spark")
+    settings = spark.get("context-settings") if isinstance(spark, Mapping) else None
+    if settings is None:
+        return {}
+    if not isinstance(settings, Mapping):
+        raise InvalidSetting(key="spark.context-settings", message="takes an object { … }")
+    return dict(settings)
+
+
+async def list_contexts(call: Call) -> Response:
+    """Answer with the names of the contexts that are not final."""
+    contexts = await call.pools.quick.run(call.server.contexts)
+    return json_response([call.names.shown(c.name) for c in contexts if call.names.owns(c.name)])
+
+
+async def get_context(call: Call) -> Response:
+    """Answer with the newest context of a name."""
+    name = call.names.stored(call.path["name"])
+    context = await call.pools.quick.run(call.server.context, name)
+    return json_response(context_report(context, call.names))
+
+
+async def create_context(call: Call) -> Response:
+    """Start a context, and answer once jobs can run in it."""
+    name = call.names.new(call.path["name"])
+    config = await call.pools.slow.run(call.server.parse_config, await call.body("the configuration"))
+    settings = call.names.settings(merged(call.query, context_settings_of(config)))
+    waiter = await call.pools.slow.run(call.server.create_context, name, settings)
+    await call.wait(waiter)
+    return respond(Answer(status=200, label="SUCCESS", result="Context initialized"))
+
+
+async def delete_context(call: Call) -> Response:
+    """Stop a context, with ``force`` by killing it; 202 when it takes longer than it may."""
+    name = call.names.stored(call.path["name"])
+    if call.params["force"]:
+        waiter = await call.pools.quick.run(call.server.kill_context, name)
+        patience = KILL_GRACE
+    else:
+        waiter = await call.pools.quick.run(call.server.stop_context, name)
+        patience = call.server.settings.contexts.deletion_timeout
+    try:
+        await call.wait(waiter, patience)
+    except ResultTimeout:
+        return Response(status_code=202, headers={"Location": call.url("contexts", call.path["name"])})
+    return respond(Answer(status=200, label="SUCCESS", result="Context stopped"))
+
+
+async def reset_contexts(call: Call) -> Response:
+    """Stop every context and start the configured ones again."""
+    waiter = await call.pools.quick.run(call.server.reset_contexts)
+    if call.params["sync"] is False:
+        return respond(Answer(status=200, label="SUCCESS", result="Context reset requested"))
+    await call.wait(waiter)
+    return respond(Answer(status=200, label="SUCCESS", result="Context reset"))
+
+
+ROUTES = (
+    Route(
+        name="list_contexts",
+        method="GET",
+        path="/contexts",
+        handler=list_contexts,
+        group="contexts",
+        permission="contexts:read",
+        summary="The names of the contexts that live",
+        replies=(Reply(200, "The names", "Names"),),
+    ),
+    Route(
+        name="get_context",
+        method="GET",
+        path="/contexts/{name}",
+        handler=get_context,
+        group="contexts",
+        permission="contexts:read",
+        summary="The newest context of a name, also after it ended",
+        replies=(Reply(200, "The context", "Context"), *NO_CONTEXT),
+    ),
+    Route(
+        name="create_context",
+        method="POST",
+        path="/contexts/{name}",
+        handler=create_context,
+        group="contexts",
+        permission="contexts:start",
+        summary="Start a context, and wait until jobs can run in it",
+        parameters=(
+            Parameter(name="num-cpu-cores", doc="how many cores it may use"),
+            Parameter(name="memory-per-node", doc="memory of each executor, such as 512m"),
+            Parameter(name="context-factory", doc="what a job is handed"),
+            Parameter(name="spark.proxy.user", doc="the user to impersonate"),
+        ),
+        open_query=True,
+        body=CONFIGURATION,
+        replies=(
+            Reply(200, "It is ready", SUCCESS_BODY),
+            *failures(
+                s400="The name is taken or not allowed, or a setting is wrong",
+                s404="A binary of its class path is not known",
+                s413="The body is larger than the limit",
+                s500="It could not be started",
+                s503="No more contexts are allowed, or the server is shutting down",
+            ),
+        ),
+    ),
+    Route(
+        name="delete_context",
+        method="DELETE",
+        path="/contexts/{name}",
+        handler=delete_context,
+        group="contexts",
+        permission="contexts:delete",
+        summary="Stop a context and the jobs in it",
+        parameters=(Parameter(name="force", kind=Flag(), doc="true kills it"),),
+        replies=(
+            Reply(200, "It has stopped", SUCCESS_BODY),
+            Reply(202, "It has not stopped yet; Location tells where to look"),
+            *NO_CONTEXT,
+            *failures(s500="It could not be stopped"),
+        ),
+    ),
+    Route(
+        name="reset_contexts",
+        method="PUT",
+        path="/contexts",
+        handler=reset_contexts,
+        group="contexts",
+        permission="contexts:reset",
+        summary="Stop every context, and start those of the configuration again",
+        parameters=(RESET, SYNC),
+        replies=(Reply(200, "It was done, or requested", SUCCESS_BODY),),
+    ),
+)

@@ -1,0 +1,101 @@
+"""The calls on ``/data``."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from jobserver_http.answers import json_response, respond
+from jobserver_http.calls import Call
+from jobserver_http.errors import Answer
+from jobserver_http.routing import RESET, SUCCESS_BODY, SYNC, Body, Reply, Route, failures
+
+__all__ = ["ROUTES", "delete_data_file", "list_data_files", "reset_data_files", "upload_data_file"]
+
+
+async def list_data_files(call: Call) -> Response:
+    """Answer with the full names of the data files."""
+    files = await call.pools.quick.run(call.server.data_files)
+    return json_response([str(file.path) for file in files])
+
+
+async def upload_data_file(call: Call) -> Response:
+    """Store the body as a data file, as it arrives."""
+    prefix = call.path["name"]
+    pieces = call.upload("data file")
+    upload = await call.pools.quick.run(call.server.begin_data_file, prefix)
+    try:
+        async for piece in pieces:
+            await call.pools.quick.run(upload.write, piece)
+        file = await call.pools.slow.run(upload.finish)
+    finally:
+        await call.pools.quick.run(upload.discard)
+    return json_response({"result": {"filename": str(file.path)}})
+
+
+async def delete_data_file(call: Call) -> Response:
+    """Remove a data file."""
+    await call.pools.quick.run(call.server.delete_data_file, call.path["name"])
+    return respond(Answer(status=200, label="SUCCESS"))
+
+
+async def reset_data_files(call: Call) -> Response:
+    """Remove every data file; without ``sync`` too it is done before the answer, since it is quick."""
+    await call.pools.quick.run(call.server.reset_data_files)
+    requested = call.params["sync"] is False
+    return respond(
+        Answer(status=200, label="SUCCESS", result="Data reset requested" if requested else "Data reset")
+    )
+
+
+ROUTES = (
+    Route(
+        name="list_data_files",
+        method="GET",
+        path="/data",
+        handler=list_data_files,
+        group="data",
+        permission="data:read",
+        summary="The full names of the data files",
+        replies=(Reply(200, "The names", "Names"),),
+    ),
+    Route(
+        name="upload_data_file",
+        method="POST",
+        path="/data/{name}",
+        handler=upload_data_file,
+        group="data",
+        permission="data:upload",
+        summary="Upload a data file; the path gives the beginning of its name",
+        body=Body("The file", ("application/octet-stream",)),
+        replies=(
+            Reply(200, "Its full name", "Stored"),
+            *failures(
+                s400="The name is not allowed", s413="The body is larger than the limit", s500="Storage"
+            ),
+        ),
+    ),
+    Route(
+        name="delete_data_file",
+        method="DELETE",
+        path="/data/{name:path}",
+        handler=delete_data_file,
+        group="data",
+        permission="data:delete",
+        summary="Remove a data file by its URL-encoded full name",
+        replies=(
+            Reply(200, "It was removed", SUCCESS_BODY),
+            *failures(s400="It is not one of the server's files"),
+        ),
+    ),
+    Route(
+        name="reset_data_files",
+        method="PUT",
+        path="/data",
+        handler=reset_data_files,
+        group="data",
+        permission="data:reset",
+        summary="Remove every data file",
+        parameters=(RESET, SYNC),
+        replies=(Reply(200, "It was done", SUCCESS_BODY),),
+    ),
+)

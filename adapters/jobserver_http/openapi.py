@@ -1,0 +1,118 @@
+"""The OpenAPI document, made from the table of routes and the schemas."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from jobserver_http.parameters import Parameter
+from jobserver_http.schemas import SCHEMAS, reference
+
+if TYPE_CHECKING:
+    from jobserver_http.routing import Reply, Route
+
+__all__ = ["document"]
+
+_SEGMENT = re.compile(r"\{(\w+)(?::path)?\}")
+_REFUSED = {
+    401: "Credentials are missing or wrong",
+    403: "The permission is missing",
+    429: "Too many failures",
+}
+_ALWAYS = {400: "The request cannot be read", 408: "The body did not go on"}
+# A segment that is a dot or two never arrives: clients take it out of the path before they send it.
+_NAME = {"type": "string", "minLength": 1, "pattern": r"^(?!\.{1,2}$)[^/\x00-\x1f\x7f]+$"}
+
+
+def document(routes: Iterable[Route], *, root: str = "", guarded: bool = False) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of some routes, served below the path ``root``.
+
+    With ``guarded`` it says which calls need credentials.
+    """
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        path = _SEGMENT.sub(r"{\1}", route.path)
+        paths.setdefault(path, {})[route.method.lower()] = _operation(route, guarded)
+    components: dict[str, Any] = {"schemas": SCHEMAS}
+    if guarded:
+        components["securitySchemes"] = {
+            "basic": {"type": "http", "scheme": "basic"},
+            "bearer": {"type": "http", "scheme": "bearer"},
+        }
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Job server",
+            "version": version("jobserver-core"),
+            "description": "Spark as a service: upload code, keep warm contexts, run jobs in them.",
+        },
+        "servers": [{"url": root or "/"}],
+        "paths": paths,
+        "components": components,
+    }
+
+
+def _operation(route: Route, guarded: bool) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": route.name,
+        "tags": [route.group],
+        "summary": route.summary,
+        "parameters": [
+            *(_path_parameter(name) for name in _SEGMENT.findall(route.path)),
+            *(_parameter(parameter, "query") for parameter in route.parameters),
+            *(_parameter(parameter, "header") for parameter in route.headers),
+        ],
+        "responses": _responses(route, guarded),
+    }
+    if route.extension:
+        operation["x-extension"] = True
+    if route.body is not None:
+        content: dict[str, Any] = {media_type: {"schema": {}} for media_type in route.body.media_types}
+        operation["requestBody"] = {
+            "description": route.body.doc,
+            "required": route.body.required,
+            "content": content,
+        }
+    if route.permission is not None:
+        operation["x-permission"] = route.permission
+        if guarded:
+            operation["security"] = [{"basic": []}, {"bearer": []}]
+    return operation
+
+
+def _path_parameter(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": _NAME}
+
+
+def _parameter(parameter: Parameter, place: str) -> dict[str, Any]:
+    return {
+        "name": parameter.name,
+        "in": place,
+        "required": parameter.required,
+        "description": parameter.doc,
+        "schema": parameter.kind.schema(),
+    }
+
+
+def _responses(route: Route, guarded: bool) -> dict[str, Any]:
+    responses: dict[str, Any] = {}
+    for reply in route.replies:
+        responses.setdefault(str(reply.status), _response(reply))
+    more = {**_ALWAYS, **(_REFUSED if guarded and route.permission is not None else {})}
+    for status, doc in more.items():
+        responses.setdefault(
+            str(status),
+            {"description": doc, "content": {"application/json": {"schema": reference("Failure")}}},
+        )
+    return dict(sorted(responses.items()))
+
+
+def _response(reply: Reply) -> dict[str, Any]:
+    response: dict[str, Any] = {"description": reply.doc}
+    if reply.schema is not None:
+        response["content"] = {reply.media_type: {"schema": reference(reply.schema)}}
+    elif reply.media_type != "application/json":
+        response["content"] = {reply.media_type: {"schema": {"type": "string"}}}
+    return response

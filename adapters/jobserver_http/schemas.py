@@ -1,0 +1,120 @@
+"""JSON schemas of the bodies on the wire, for the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobserver_core.binaries import BinaryType
+from jobserver_core.lifecycle import ContextState, DeliveryState, JobState
+
+__all__ = ["SCHEMAS", "reference"]
+
+_TEXT: dict[str, Any] = {"type": "string"}
+_TIME: dict[str, Any] = {"type": "string", "format": "date-time"}
+_COUNT: dict[str, Any] = {"type": "integer", "minimum": 0}
+_TRUE: dict[str, Any] = {"type": "boolean", "const": True}
+
+
+def reference(name: str) -> dict[str, Any]:
+    """Return a reference to one of the schemas."""
+    if name not in SCHEMAS:
+        raise KeyError(name)
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _object(
+    properties: dict[str, Any], optional: tuple[str, ...] = (), *, more: bool = False
+) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": [name for name in properties if name not in optional],
+        "additionalProperties": more,
+    }
+
+
+def _list(name: str) -> dict[str, Any]:
+    return {"type": "array", "items": {"$ref": f"#/components/schemas/{name}"}}
+
+
+def _one_of(values: Any) -> dict[str, Any]:
+    return {"type": "string", "enum": [value.value for value in values]}
+
+
+_ERROR = {"$ref": "#/components/schemas/ErrorObject"}
+_BINARY = {"binary-type": _one_of(BinaryType), "upload-time": _TIME}
+_JOB: dict[str, Any] = {
+    "jobId": _TEXT,
+    "startTime": _TIME,
+    "classPath": _TEXT,
+    "context": _TEXT,
+    "contextId": _TEXT,
+    "duration": {"type": "string", "examples": ["Job not done yet", "6.341 secs"]},
+    "status": _one_of(JobState),
+    "waiting": _TRUE,
+    "killRequested": _TRUE,
+    "progress": {"$ref": "#/components/schemas/Progress"},
+    "callbacks": _list("Delivery"),
+}
+_JOB_OPTIONAL = ("waiting", "killRequested", "progress", "callbacks", "result")
+
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "ErrorObject": _object({"message": _TEXT, "errorClass": _TEXT, "stack": _TEXT}),
+    "Success": _object({"status": {"const": "SUCCESS"}, "result": _TEXT}, ("result",)),
+    "Failure": _object(
+        {"status": _TEXT, "result": {"anyOf": [_TEXT, _ERROR]}, "detail": _TEXT}, ("result", "detail")
+    ),
+    "Binary": _object({"app-name": _TEXT, **_BINARY}),
+    "Binaries": {"type": "object", "additionalProperties": _object(_BINARY)},
+    "Versions": {
+        "type": "array",
+        "items": _object({**_BINARY, "id": _TEXT, "digest": _TEXT, "size": _COUNT}),
+    },
+    "Names": {"type": "array", "items": _TEXT},
+    "Context": _object(
+        {
+            "id": _TEXT,
+            "name": _TEXT,
+            "startTime": _TIME,
+            "endTime": {"anyOf": [{"const": "Empty"}, _TIME]},
+            "state": _one_of(ContextState),
+            "applicationId": _TEXT,
+            "url": _TEXT,
+            "error": _ERROR,
+        },
+        ("applicationId", "url", "error"),
+    ),
+    "Progress": _object(dict.fromkeys(("stagesDone", "stagesTotal", "tasksDone", "tasksTotal"), _COUNT)),
+    "Delivery": _object(
+        {
+            "id": _TEXT,
+            "state": _one_of(DeliveryState),
+            "attempts": _COUNT,
+            "dueAt": _TIME,
+            "endedAt": {"anyOf": [_TIME, {"type": "null"}]},
+            "lastStatus": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+            "lastError": {"anyOf": [_TEXT, {"type": "null"}]},
+        }
+    ),
+    "JobReport": _object({**_JOB, "result": _ERROR}, _JOB_OPTIONAL),
+    "JobReports": _list("JobReport"),
+    "Job": _object({**_JOB, "result": {"description": "The value, or the error object"}}, _JOB_OPTIONAL),
+    "JobResult": _object(
+        {
+            "jobId": _TEXT,
+            "status": _one_of((JobState.ERROR, JobState.KILLED)),
+            "result": {"description": "The value, or the error object when there is a status"},
+        },
+        ("status",),
+    ),
+    "Killed": {
+        "anyOf": [
+            _object({"status": {"const": "KILLED"}}),
+            _object({"status": {"const": "ERROR"}, "ERROR": _ERROR}),
+        ]
+    },
+    "Stored": _object({"result": _object({"filename": _TEXT})}),
+    "Configuration": {"type": "object"},
+    "OpenApi": {"type": "object"},
+}
+"""Every schema by its name. Objects have no other members than those listed."""

@@ -1,0 +1,145 @@
+"""How the library's models are written on the wire: the contract's names, times and durations."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from typing import Any
+
+from jobserver_core.binaries import Binary
+from jobserver_core.callbacks import Delivery
+from jobserver_core.contexts import Context
+from jobserver_core.failures import ErrorInfo
+from jobserver_core.jobs import Job, JobProgress
+from jobserver_core.lifecycle import JobState
+from jobserver_http.namespaces import Namespace
+
+__all__ = [
+    "binary_report",
+    "context_report",
+    "delivery_report",
+    "duration",
+    "encoded",
+    "error_object",
+    "exception_object",
+    "job_report",
+    "progress_report",
+    "timestamp",
+    "version_report",
+]
+
+EVERYBODY = Namespace()
+
+
+def encoded(value: Any) -> bytes:
+    """Return JSON bytes; ASCII only, so that even a lone surrogate in a job's message can be sent."""
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def timestamp(moment: datetime) -> str:
+    """Return ISO-8601 with milliseconds and an offset, in UTC: ``2016-06-19T10:57:12.196Z``."""
+    return moment.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def duration(seconds: float | None) -> str:
+    """Return ``6.341 secs``, with up to three decimals, or that the job is not done."""
+    return "Job not done yet" if seconds is None else f"{round(max(seconds, 0.0), 3)} secs"
+
+
+def error_object(error: ErrorInfo | None, names: Namespace = EVERYBODY) -> dict[str, Any]:
+    """Return the contract's error object."""
+    error = error or ErrorInfo(message="no reason is known")
+    return {"message": names.hidden(error.message), "errorClass": error.error_class, "stack": error.stack}
+
+
+def exception_object(error: BaseException, names: Namespace = EVERYBODY) -> dict[str, Any]:
+    """Return the error object of an exception of the server itself; its frames stay in the server's log."""
+    kind = type(error)
+    text = "".join(traceback.format_exception_only(kind, error)).strip()
+    return {
+        "message": names.hidden(str(error)),
+        "errorClass": f"{kind.__module__}.{kind.__qualname__}",
+        "stack": names.hidden(text),
+    }
+
+
+def binary_report(binary: Binary) -> dict[str, Any]:
+    """Return what ``GET /binaries`` tells of a binary."""
+    return {"binary-type": binary.type.value, "upload-time": timestamp(binary.uploaded_at)}
+
+
+def version_report(binary: Binary) -> dict[str, Any]:
+    """Return what ``GET /binaries/<name>/versions`` tells of one version."""
+    return {**binary_report(binary), "id": binary.id, "digest": binary.digest, "size": binary.size}
+
+
+def context_report(context: Context, names: Namespace = EVERYBODY) -> dict[str, Any]:
+    """Return what ``GET /contexts/<name>`` tells."""
+    report: dict[str, Any] = {
+        "id": context.id,
+        "name": names.shown(context.name),
+        "startTime": timestamp(context.started_at),
+        "endTime": timestamp(context.ended_at) if context.ended_at else "Empty",
+        "state": context.state.value,
+    }
+    if context.application_id is not None:
+        report["applicationId"] = context.application_id
+    if context.url is not None:
+        report["url"] = context.url
+    if context.error is not None:
+        report["error"] = error_object(context.error, names)
+    return report
+
+
+def job_report(job: Job, names: Namespace = EVERYBODY) -> dict[str, Any]:
+    """Return the contract's job report.
+
+    Beyond the contract, ``waiting`` and ``killRequested`` are there when they are true, and
+    ``progress`` once some is known.
+    """
+    report: dict[str, Any] = {
+        "jobId": job.id,
+        "startTime": timestamp(job.submitted_at),
+        "classPath": job.class_name,
+        "context": names.shown(job.context_name),
+        "contextId": job.context_id,
+        "duration": duration(job.seconds),
+        "status": job.state.value,
+    }
+    if job.state in (JobState.ERROR, JobState.KILLED):
+        report["result"] = error_object(job.error, names)
+    if job.waiting:
+        report["waiting"] = True
+    if job.kill_requested and not job.state.final:
+        report["killRequested"] = True
+    if job.progress is not None:
+        report["progress"] = progress_report(job.progress)
+    return report
+
+
+def progress_report(progress: JobProgress) -> dict[str, int]:
+    """Return how far a job is."""
+    return {
+        "stagesDone": progress.stages_done,
+        "stagesTotal": progress.stages_total,
+        "tasksDone": progress.tasks_done,
+        "tasksTotal": progress.tasks_total,
+    }
+
+
+def delivery_report(deliveries: Iterable[Delivery]) -> list[dict[str, Any]]:
+    """Return what became of a job's callbacks; the URL is not repeated, since it may hold secrets."""
+    return [
+        {
+            "id": delivery.id,
+            "state": delivery.state.value,
+            "attempts": delivery.attempts,
+            "dueAt": timestamp(delivery.due_at),
+            "endedAt": timestamp(delivery.ended_at) if delivery.ended_at else None,
+            "lastStatus": delivery.last_status,
+            "lastError": delivery.last_error,
+        }
+        for delivery in deliveries
+    ]
