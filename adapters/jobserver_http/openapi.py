@@ -99,7 +99,10 @@ def _parameter(parameter: Parameter, place: str) -> dict[str, Any]:
 def _responses(route: Route, guarded: bool) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for reply in route.replies:
-        responses.setdefault(str(reply.status), _response(reply))
+        made = responses.setdefault(str(reply.status), {"description": reply.doc})
+        content = _content(reply)
+        if content:
+            made.setdefault("content", {}).update(content)
     more = {**_ALWAYS, **(_REFUSED if guarded and route.permission is not None else {})}
     for status, doc in more.items():
         responses.setdefault(
@@ -109,10 +112,9 @@ def _responses(route: Route, guarded: bool) -> dict[str, Any]:
     return dict(sorted(responses.items()))
 
 
-def _response(reply: Reply) -> dict[str, Any]:
-    response: dict[str, Any] = {"description": reply.doc}
+def _content(reply: Reply) -> dict[str, Any]:
     if reply.schema is not None:
-        response["content"] = {reply.media_type: {"schema": reference(reply.schema)}}
-    elif reply.media_type != "application/json":
-        response["content"] = {reply.media_type: {"schema": {"type": "string"}}}
-    return response
+        return {reply.media_type: {"schema": reference(reply.schema)}}
+    if reply.media_type != "application/json":
+        return {reply.media_type: {"schema": {"type": "string"}}}
+    return {}

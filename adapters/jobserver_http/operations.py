@@ -182,7 +182,7 @@ ROUTES = (
         permission=None,
         summary="A part of the documentation",
         replies=(
-            Reply(200, "The part", media_type="text/css; charset=utf-8"),
+            *(Reply(200, "The part", media_type=media_type) for media_type in ASSETS.values()),
             *failures(s404="There is no such part"),
         ),
         extension=True,

@@ -23,6 +23,7 @@ from jobserver_core.settings import HttpSettings
 from jobserver_http.application import HttpApplication, create_app
 from jobserver_http.authentication import Authenticator, authenticator_from_settings
 from jobserver_http.browsers import BrowserGuard
+from jobserver_http.connections import PatientProtocol
 
 __all__ = ["is_loopback", "running", "serve"]
 
@@ -228,7 +229,7 @@ class Runner:
             options = {"ssl_certfile": self._http.tls_certificate, "ssl_keyfile": self._http.tls_key}
         return uvicorn.Config(
             app,
-            http="h11",
+            http=PatientProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
