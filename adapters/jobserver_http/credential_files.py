@@ -31,7 +31,7 @@ from jobserver_core.settings import AuthSettings
 from jobserver_http.authentication import Authenticator, Credentials, Identity
 from jobserver_http.permissions import parse_permissions
 
-__all__ = ["FileAuthenticator", "hash_password", "hash_token", "new_token"]
+__all__ = ["FileAuthenticator", "entry_line", "hash_password", "hash_token", "new_token"]
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +54,14 @@ def new_token() -> str:
 def hash_token(token: str) -> str:
     """Return the hash of a token, for a line of the token file. Tokens are random, so sha256 will do."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def entry_line(name: str, hashed: str, permissions: str) -> str:
+    """Return a line for either file. Raises ValueError for a name or permissions that it cannot hold."""
+    parse_permissions(permissions)
+    if not _NAME.fullmatch(name):
+        raise ValueError("a name has letters, digits and _ . @ -, and begins with a letter, digit or _")
+    return f"{name}:{hashed}:{permissions}"
 
 
 @attrs.frozen
@@ -206,9 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--token", action="store_true", help="make a bearer token instead of a password")
     options = parser.parse_args(arguments)
     try:
-        parse_permissions(options.permissions)
-        if not _NAME.fullmatch(options.name):
-            raise ValueError("a name has letters, digits and _ . @ -")
+        entry_line(options.name, "", options.permissions)
     except ValueError as error:
         parser.error(str(error))
     if options.token:
@@ -217,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hashed = hash_token(token)
     else:
         hashed = hash_password(getpass.getpass() if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n"))
-    print(f"{options.name}:{hashed}:{options.permissions}")
+    print(entry_line(options.name, hashed, options.permissions))
     return 0
 
 
