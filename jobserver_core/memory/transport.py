@@ -41,8 +41,8 @@ class MemoryTransport(Transport):
 
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> MemoryTransport:
-        """Make a transport; it takes nothing from the settings."""
-        return cls()
+        """Make a transport for ``memory:`` URLs only, so that it can stand beside the one for HTTP."""
+        return cls(schemes=("memory",))
 
     # -- what the server uses ----------------------------------------------------------------------
 

@@ -215,7 +215,9 @@ class Courier:
             for delivery in found:
                 if delivery.due_at > now:
                     return delivery.due_at
-                if delivery.id not in under_way and not self._assign(delivery):
+                if delivery.id in under_way or delivery.receiver in passed:
+                    continue  # whoever was passed once stays so, or a later one would overtake it
+                if not self._assign(delivery):
                     passed.add(delivery.receiver)
             if len(found) < limit:
                 return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -27,7 +28,7 @@ def test_the_prefix_may_be_left_out() -> None:
         Signer("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
         Signer("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
     )
-    sent = {"delivery_id": "a", "timestamp": 1, "body": b"{}"}
+    sent: dict[str, Any] = {"delivery_id": "a", "timestamp": 1, "body": b"{}"}
     assert with_prefix.headers(**sent) == without.headers(**sent)
 
 

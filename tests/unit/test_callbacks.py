@@ -1,0 +1,711 @@
+"""Callbacks: delivered, repeated, given up and recovered by the rules."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import attrs
+import pytest
+from callback_world import URL, FailingMetadata, World, callback_threads
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobserver_core.callbacks import Answer
+from jobserver_core.errors import InvalidCallbackUrl, TransportError
+from jobserver_core.failures import ErrorInfo
+from jobserver_core.lifecycle import DELIVERIES, DeliveryEvent, DeliveryState
+from jobserver_core.memory import MemoryTransport
+from jobserver_core.ports import Message
+from jobserver_core.services.callbacks import retry_delay
+from jobserver_core.settings import CallbackSettings
+from jobserver_core.transports import CallableTransport
+
+PENDING, SENDING = DeliveryState.PENDING, DeliveryState.SENDING
+DELIVERED, ABANDONED = DeliveryState.DELIVERED, DeliveryState.ABANDONED
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with World() as world:
+        yield world
+    assert callback_threads() == []
+
+
+def url_of(receiver: int) -> str:
+    return f"https://receiver-{receiver}.example/done"
+
+
+def was_sent(delivery_id: str, transport: MemoryTransport) -> bool:
+    return any(message.delivery_id == delivery_id for message in transport.messages)
+
+
+def attempts_at(world: World) -> list[float]:
+    """When each attempt was made, in seconds since the world began."""
+    began = World().clock.now().timestamp()
+    return [message.timestamp - began for message in world.transport.messages]
+
+
+# -- one delivery ----------------------------------------------------------------------------------
+
+
+def test_a_result_is_delivered(world: World) -> None:
+    delivery = world.end_job()
+    world.settle()
+    (message,) = world.transport.messages
+    assert delivery is not None
+    assert json.loads(message.body) == {"jobId": delivery.job_id, "result": 42}
+    assert (message.url, message.delivery_id, message.attempt) == (URL, delivery.id, 1)
+    done = world.stored(delivery)
+    assert (done.state, done.attempts, done.last_status, done.last_error) == (DELIVERED, 1, 200, None)
+    assert done.ended_at == world.clock.now()
+
+
+def test_a_failure_is_delivered(world: World) -> None:
+    error = ErrorInfo(message="boom", error_class="ValueError", stack="Traceback …")
+    delivery = world.end_job(error=error)
+    world.settle()
+    assert delivery is not None
+    assert json.loads(world.transport.messages[0].body) == {
+        "jobId": delivery.job_id,
+        "status": "ERROR",
+        "result": {"message": "boom", "errorClass": "ValueError", "stack": "Traceback …"},
+    }
+
+
+def test_a_job_without_callback_has_no_delivery(world: World) -> None:
+    assert world.end_job(None) is None
+    world.settle()
+    assert world.transport.messages == []
+
+
+def test_a_new_delivery_is_due_at_once_and_named_by_its_receiver(world: World) -> None:
+    delivery = world.end_job("https://user:secret@Receiver.Example:443/done?x=1", told=False)
+    assert delivery is not None
+    assert delivery.receiver == "https://receiver.example"
+    assert delivery.created_at == delivery.due_at == world.clock.now()
+    assert delivery.state is PENDING
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299, 304, 399])
+def test_an_answer_below_400_is_a_delivery(world: World, status: int) -> None:
+    world.transport.answer(URL, status)
+    delivery = world.end_job()
+    world.settle()
+    assert (world.stored(delivery).state, world.stored(delivery).last_status) == (DELIVERED, status)
+
+
+@pytest.mark.parametrize("answer", [400, 404, 410, 429, 500, 599, Answer(error="timed out")])
+def test_anything_else_is_tried_again(world: World, answer: Answer | int) -> None:
+    world.transport.answer(URL, answer)
+    delivery = world.end_job()
+    world.settle()
+    waiting = world.stored(delivery)
+    assert (waiting.state, waiting.attempts) == (PENDING, 1)
+    assert waiting.due_at == world.clock.now() + timedelta(seconds=10)
+    world.run_for(10)
+    assert (world.stored(delivery).state, world.stored(delivery).attempts) == (DELIVERED, 2)
+
+
+def test_the_last_answer_is_recorded(world: World) -> None:
+    world.transport.answer(URL, 503, Answer(error="connection refused"), 200)
+    delivery = world.end_job()
+    seen = []
+    for _ in range(3):
+        world.settle()
+        seen.append((world.stored(delivery).last_status, world.stored(delivery).last_error))
+        world.clock.advance(10)
+    assert seen == [(503, None), (None, "connection refused"), (200, None)]
+
+
+def test_events_tell_every_step_in_order(world: World) -> None:
+    world.transport.answer(URL, 500)
+    world.end_job()
+    world.run_for(10)
+    steps = [(event.state, event.attempts) for event in world.events]
+    assert steps == [(PENDING, 0), (SENDING, 1), (PENDING, 1), (SENDING, 2), (DELIVERED, 2)]
+
+
+def test_every_step_follows_the_lifecycle(world: World) -> None:
+    world.transport.always_answer(URL, 500)
+    world.end_job()
+    world.run_for(100)
+    states = [event.state for event in world.events]
+    for before, after in itertools.pairwise(states):
+        assert any(
+            DELIVERIES.allows(before, event) and DELIVERIES.next(before, event) is after
+            for event in DeliveryEvent
+        )
+
+
+# -- retries and their end -------------------------------------------------------------------------
+
+
+def test_after_five_attempts_ten_seconds_apart_it_is_abandoned_for_good(world: World) -> None:
+    world.transport.always_answer(URL, 500)
+    delivery = world.end_job()
+    world.run_for(1000)
+    assert attempts_at(world) == [0, 10, 20, 30, 40]
+    given_up = world.stored(delivery)
+    assert (given_up.state, given_up.attempts, given_up.last_status) == (ABANDONED, 5, 500)
+    assert given_up.ended_at is not None
+    assert world.clock.timers == []
+
+
+def test_what_was_abandoned_is_never_sent_again_by_another_server() -> None:
+    with World(max_attempts=1) as world:
+        world.transport.always_answer(URL, 500)
+        world.end_job()
+        world.settle()
+    with world.after_crash() as later:
+        later.run_for(100_000)
+        assert later.transport.messages == []
+        assert later.states() == {ABANDONED: 1}
+
+
+def test_every_attempt_has_the_same_id_and_body_and_its_own_number(world: World) -> None:
+    world.transport.answer(URL, 500, 500)
+    world.end_job()
+    world.run_for(20)
+    messages = world.transport.messages
+    assert [message.attempt for message in messages] == [1, 2, 3]
+    assert len({(message.delivery_id, message.body) for message in messages}) == 1
+
+
+def test_backoff_lengthens_the_delay_up_to_its_limit() -> None:
+    with World(max_attempts=6, retry_delay=1.0, backoff=3.0, max_retry_delay=20.0) as world:
+        world.transport.always_answer(URL, 500)
+        world.end_job()
+        world.run_for(1000)
+        assert attempts_at(world) == [0, 1, 4, 13, 33, 53]
+
+
+def test_retry_after_is_honoured_within_the_limit() -> None:
+    with World(max_retry_delay=60.0) as world:
+        wishes = (Answer(status=429, retry_after=25), Answer(status=503, retry_after=9999))
+        world.transport.answer(URL, *wishes, Answer(status=503, retry_after=1))
+        world.end_job()
+        world.run_for(1000)
+        assert attempts_at(world) == [0, 25, 85, 95]
+
+
+@given(
+    attempts=st.integers(1, 10_000),
+    delay=st.floats(0, 1e6),
+    backoff=st.floats(1, 100),
+    limit=st.floats(0, 1e6),
+    wish=st.none() | st.floats(0, 1e12),
+)
+def test_a_delay_is_never_shorter_than_configured_nor_longer_than_its_limit(
+    attempts: int, delay: float, backoff: float, limit: float, wish: float | None
+) -> None:
+    settings = CallbackSettings(retry_delay=delay, backoff=backoff, max_retry_delay=limit)
+    found = retry_delay(attempts, Answer(status=503, retry_after=wish), settings)
+    assert settings.retry_delay <= found <= max(settings.retry_delay, settings.max_retry_delay)
+    assert found <= retry_delay(attempts + 1, Answer(status=503, retry_after=wish), settings)
+
+
+def test_a_zero_delay_still_ends_after_the_attempts_that_are_allowed() -> None:
+    with World(retry_delay=0.0) as world:
+        world.transport.always_answer(URL, 500)
+        world.end_job()
+        world.run_for(0)
+        assert len(world.transport.messages) == 5
+
+
+# -- order and fairness ----------------------------------------------------------------------------
+
+
+def test_one_receiver_gets_its_callbacks_in_order(world: World) -> None:
+    made = [world.end_job() for _ in range(100)]
+    world.settle()
+    sent = [message.delivery_id for message in world.transport.messages]
+    assert sent == [delivery.id for delivery in made if delivery]
+
+
+def test_a_backlog_of_an_earlier_run_drains_in_order_per_receiver() -> None:
+    before = World()
+    made = [before.end_job(url_of(n % 7), told=False) for n in range(350)]
+    with before.after_crash(concurrency=4) as world:
+        world.settle()
+        for receiver in range(7):
+            expected = [d.id for d in made if d and d.url == url_of(receiver)]
+            sent = [m.delivery_id for m in world.transport.messages if m.url == url_of(receiver)]
+            assert sent == expected
+
+
+def test_a_retry_does_not_hold_up_what_comes_after_it(world: World) -> None:
+    world.transport.answer(URL, 500)
+    first, second = world.end_job(), world.end_job()
+    world.settle()
+    assert world.stored(first).state is PENDING
+    assert world.stored(second).state is DELIVERED
+
+
+def test_one_receiver_is_not_sent_two_at_once(world: World) -> None:
+    world.transport.hang(URL)
+    for _ in range(5):
+        world.end_job()
+    assert world.transport.wait_for(lambda t: len(t.under_way) == 1)
+    assert not world.transport.wait_for(lambda t: len(t.under_way) > 1, 0.1)
+    world.transport.release(URL)
+    world.settle()
+    assert world.states() == {DELIVERED: 5}
+
+
+def test_more_at_once_can_be_configured() -> None:
+    with World(per_receiver=3) as world:
+        world.transport.hang(URL)
+        for _ in range(8):
+            world.end_job()
+        assert world.transport.wait_for(lambda t: len(t.under_way) == 3)
+        assert not world.transport.wait_for(lambda t: len(t.under_way) > 3, 0.1)
+        world.transport.release(URL)
+        world.settle()
+        assert world.states() == {DELIVERED: 8}
+
+
+def test_never_more_than_the_configured_number_is_under_way() -> None:
+    with World(concurrency=4) as world:
+        for receiver in range(40):
+            world.transport.hang(url_of(receiver))
+            world.end_job(url_of(receiver))
+        assert world.transport.wait_for(lambda t: len(t.under_way) == 3)  # a quarter is kept free
+        assert not world.transport.wait_for(lambda t: len(t.under_way) > 3, 0.1)
+        assert len(callback_threads()) <= 4
+        for receiver in range(40):
+            world.transport.release(url_of(receiver))
+        world.settle()
+        assert world.states() == {DELIVERED: 40}
+
+
+def test_a_receiver_that_hangs_does_not_hold_up_another(world: World) -> None:
+    world.transport.hang(url_of(1))
+    for _ in range(50):
+        world.end_job(url_of(1))
+    living = world.end_job(url_of(2))
+    assert world.transport.wait_for(lambda t: any(m.url == url_of(2) for m in t.messages))
+    world.transport.release(url_of(1))
+    world.settle()
+    assert world.stored(living).state is DELIVERED
+
+
+def test_receivers_that_hang_leave_places_to_those_known_to_be_prompt() -> None:
+    with World(concurrency=8) as world:
+        prompt = url_of(0)
+        world.end_job(prompt)
+        world.settle()
+        for receiver in range(1, 60):
+            world.transport.hang(url_of(receiver))
+            world.end_job(url_of(receiver))
+        assert world.transport.wait_for(lambda t: len(t.under_way) == 6)
+        late = [world.end_job(prompt) for _ in range(20)]
+        assert world.transport.wait_for(lambda t: sum(m.url == prompt for m in t.messages) == 21)
+        assert all(world.stored(delivery).attempts == 1 for delivery in late)
+        for receiver in range(1, 60):
+            world.transport.release(url_of(receiver))
+        world.settle()
+        assert world.states() == {DELIVERED: 80}
+
+
+def test_receivers_known_to_hang_leave_places_to_new_ones() -> None:
+    with World(concurrency=8, timeout=0.02, retry_delay=1.0, max_attempts=100) as world:
+        slow = [url_of(receiver) for receiver in range(12)]
+        for url in slow:
+            world.transport.always_answer(url, 500)
+            world.end_job(url)
+        world.settle()
+        for url in slow:
+            world.transport.hang(url)
+        for _ in range(3):  # all of them are due now, and there are more than places
+            world.clock.advance(1)
+            assert world.transport.wait_for(lambda t: len(t.under_way) >= 1)
+            new = world.end_job(f"https://new-{world.ids.new()}.example/")
+            assert new is not None
+            assert world.transport.wait_for(partial(was_sent, new.id))
+            world.settle()
+
+
+def test_a_large_backlog_is_read_in_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = World()
+    for _ in range(600):
+        before.end_job(told=False)
+    pages = []
+    ask = before.metadata.due_deliveries
+
+    def due_deliveries(**kwargs: Any) -> Any:
+        found = ask(**kwargs)
+        pages.append(len(found))
+        return found
+
+    monkeypatch.setattr(before.metadata, "due_deliveries", due_deliveries)
+    with before.after_crash(concurrency=4) as world:
+        assert world.service.drain(60)
+        assert world.states() == {DELIVERED: 600}
+    assert max(pages) < 50
+
+
+# -- crashes and restarts --------------------------------------------------------------------------
+
+
+def test_what_was_recorded_and_never_tried_is_sent_after_a_restart() -> None:
+    before = World()
+    delivery = before.end_job(told=False)
+    with before.after_crash() as world:
+        world.settle()
+        assert world.stored(delivery).state is DELIVERED
+
+
+def test_an_attempt_that_a_crash_cut_short_is_made_again_and_not_counted() -> None:
+    crashed = World()
+    delivery = crashed.end_job(told=False)
+    cut = attrs.evolve(crashed.stored(delivery), state=SENDING, attempts=5)
+    crashed.metadata.advance_delivery(cut, expected=PENDING)
+    with crashed.after_crash() as world:
+        world.settle()
+        (message,) = world.transport.messages
+        assert message.attempt == 5
+        assert (world.stored(delivery).state, world.stored(delivery).attempts) == (DELIVERED, 5)
+        assert [event.state for event in world.events] == [PENDING, SENDING, DELIVERED]
+
+
+def test_a_crash_keeps_the_order_of_a_receiver() -> None:
+    crashed = World()
+    made = []
+    for _ in range(5):
+        made.append(crashed.end_job(told=False))
+        crashed.clock.advance(1)
+    cut = attrs.evolve(crashed.stored(made[0]), state=SENDING, attempts=1)
+    crashed.metadata.advance_delivery(cut, expected=PENDING)
+    with crashed.after_crash() as world:
+        world.settle()
+        assert [m.delivery_id for m in world.transport.messages] == [d.id for d in made if d]
+
+
+def test_retries_of_an_earlier_run_come_when_they_are_due() -> None:
+    with World() as before:
+        before.transport.answer(URL, 500)
+        delivery = before.end_job()
+        before.run_for(3)
+    with before.after_crash() as world:
+        world.run_for(6)
+        assert world.transport.messages == []
+        world.run_for(1)
+        assert world.stored(delivery).state is DELIVERED
+
+
+def test_many_that_were_being_sent_are_all_recovered() -> None:
+    crashed = World()
+    for receiver in range(250):
+        delivery = crashed.end_job(url_of(receiver), told=False)
+        cut = attrs.evolve(crashed.stored(delivery), state=SENDING, attempts=1)
+        crashed.metadata.advance_delivery(cut, expected=PENDING)
+    with crashed.after_crash() as world:
+        world.settle()
+        assert world.states() == {DELIVERED: 250}
+
+
+def test_close_waits_for_an_attempt_that_is_under_way() -> None:
+    world = World()
+    world.service.start()
+    world.transport.hang(URL)
+    delivery = world.end_job()
+    assert world.transport.wait_for(lambda t: len(t.under_way) == 1)
+    threading.Timer(0.1, world.transport.release, args=(URL,)).start()
+    world.service.close(5)
+    assert world.stored(delivery).state is DELIVERED
+    assert callback_threads() == []
+
+
+def test_close_leaves_pending_what_it_could_not_wait_for() -> None:
+    world = World()
+    world.service.start()
+    world.transport.hang(URL)
+    made = [world.end_job() for _ in range(3)]
+    assert world.transport.wait_for(lambda t: len(t.under_way) == 1)
+    began = time.monotonic()
+    world.service.close(0.1)
+    assert time.monotonic() - began < 2
+    left = [(world.stored(delivery).state, world.stored(delivery).attempts) for delivery in made]
+    assert left == [(PENDING, 0)] * 3
+    world.transport.release(URL)
+    deadline = time.monotonic() + 5
+    while callback_threads():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    # What the attempt came to is not written over what close said, so the next start repeats it.
+    assert world.stored(made[0]).state is PENDING
+    assert len(world.transport.messages) == 1
+
+
+def test_close_begins_nothing_more_and_can_be_repeated() -> None:
+    world = World()
+    world.service.start()
+    world.service.close(1)
+    world.service.close(1)
+    delivery = world.end_job()
+    world.clock.advance(100)
+    assert world.stored(delivery).state is PENDING
+    assert world.transport.messages == []
+
+
+def test_nothing_is_sent_before_start() -> None:
+    world = World()
+    delivery = world.end_job()
+    world.clock.advance(100)
+    assert world.stored(delivery).state is PENDING
+    assert [event.state for event in world.events] == [PENDING]
+
+
+def test_an_idle_service_has_no_thread_and_no_timer() -> None:
+    with World() as world:
+        world.settle()
+        assert world.clock.timers == []
+        assert len(callback_threads()) <= 1  # the one that looked, once, for what an earlier run left
+    assert callback_threads() == []
+
+
+def test_a_waiting_retry_is_one_timer_and_no_thread_of_its_own(world: World) -> None:
+    for receiver in range(50):
+        world.transport.always_answer(url_of(receiver), 500)
+        world.end_job(url_of(receiver))
+    world.settle()
+    assert world.clock.timers == [10.0]
+    assert len(callback_threads()) <= 16
+
+
+# -- others, and storage that fails ----------------------------------------------------------------
+
+
+def test_a_delivery_that_somebody_else_settles_meanwhile_is_left_to_them(world: World) -> None:
+    world.transport.hang(URL)
+    delivery = world.end_job()
+    assert world.transport.wait_for(lambda t: len(t.under_way) == 1)
+    theirs = attrs.evolve(world.stored(delivery), state=ABANDONED, ended_at=world.clock.now())
+    world.metadata.advance_delivery(theirs, expected=SENDING)
+    world.transport.release(URL)
+    world.settle()
+    assert world.stored(delivery) == theirs
+
+
+def test_of_two_servers_over_one_store_one_sends() -> None:
+    one = World()
+    two = one.after_crash()
+    for _ in range(100):
+        one.end_job(told=False)
+    with one, two:
+        for world in (one, two, one):
+            world.service.drain(10)
+    sent = [message.delivery_id for message in one.transport.messages + two.transport.messages]
+    assert len(sent) == len(set(sent)) == 100
+    assert one.states() == {DELIVERED: 100}
+
+
+def await_timer(world: World) -> None:
+    deadline = time.monotonic() + 5
+    while not world.clock.timers:
+        assert time.monotonic() < deadline, "nothing waits"
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [
+        {"due_deliveries": 3},
+        {"advance_delivery": 1},
+        {"advance_delivery": 3},
+        {"advance_delivery": 1, "delivery": 2},
+        {"job": 2},
+        {"job_result": 1, "advance_delivery": 2},
+    ],
+)
+@pytest.mark.parametrize("after", [False, True])
+def test_storage_that_fails_for_a_while_loses_and_repeats_nothing(
+    failing: dict[str, int], after: bool
+) -> None:
+    metadata = FailingMetadata()
+    with World(metadata=metadata) as world:
+        world.settle()
+        made = [world.end_job(told=False) for _ in range(3)]
+        metadata.after = after
+        metadata.failing = dict(failing)
+        for delivery in made:
+            assert delivery
+            world.service.recorded(delivery)
+        deadline = time.monotonic() + 10
+        while world.states() != {DELIVERED: 3}:
+            assert time.monotonic() < deadline, world.states()
+            world.clock.advance(1)
+            time.sleep(0.002)
+        metadata.failing = {}
+        assert len(world.transport.messages) == 3
+        assert [world.stored(delivery).attempts for delivery in made] == [1, 1, 1]
+
+
+def test_an_outcome_is_stored_once_storage_is_back() -> None:
+    metadata = FailingMetadata()
+    with World(metadata=metadata) as world:
+        world.transport.hang(URL)
+        delivery = world.end_job()
+        assert world.transport.wait_for(lambda t: len(t.under_way) == 1)
+        metadata.failing = {"advance_delivery": 4}
+        world.transport.release(URL)
+        for _ in range(4):
+            await_timer(world)
+            assert world.stored(delivery).state is SENDING
+            world.clock.advance(5)
+        world.settle()
+        assert (world.stored(delivery).state, len(world.transport.messages)) == (DELIVERED, 1)
+
+
+def test_close_does_not_wait_for_storage_that_never_comes_back() -> None:
+    metadata = FailingMetadata()
+    world = World(metadata=metadata)
+    world.service.start()
+    metadata.failing = {"advance_delivery": 1_000_000}
+    world.end_job()
+    await_timer(world)
+    began = time.monotonic()
+    world.service.close(5)
+    assert time.monotonic() - began < 3
+    assert callback_threads() == []
+
+
+def test_a_result_that_is_gone_is_an_abandoned_delivery_that_says_so(world: World) -> None:
+    from jobserver_core.jobs import JobResult, ResultKind
+
+    delivery = world.end_job(result=JobResult(kind=ResultKind.STORED, size=10, digest="a" * 64))
+    world.settle()
+    given_up = world.stored(delivery)
+    assert (given_up.state, given_up.attempts) == (ABANDONED, 0)
+    assert "cannot be read" in (given_up.last_error or "")
+    assert world.transport.messages == []
+
+
+def test_an_error_in_making_the_payload_is_tried_again_and_holds_up_nobody(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = world.end_job(told=False)
+    assert broken is not None
+    ask = world.metadata.job
+
+    def job(job_id: str) -> Any:
+        if job_id == broken.job_id:
+            raise ZeroDivisionError("a bug")
+        return ask(job_id)
+
+    monkeypatch.setattr(world.metadata, "job", job)
+    world.service.recorded(broken)
+    fine = world.end_job()
+    world.settle()
+    assert world.stored(fine).state is DELIVERED
+    waiting = world.stored(broken)
+    assert (waiting.state, waiting.attempts) == (PENDING, 0)
+    monkeypatch.undo()
+    world.run_for(10)
+    assert world.stored(broken).state is DELIVERED
+
+
+# -- transports ------------------------------------------------------------------------------------
+
+
+class Rude(MemoryTransport):
+    def send(self, message: Message, *, timeout: float) -> Answer:
+        raise RuntimeError(f"cannot reach {message.url}")
+
+
+def test_a_transport_that_raises_is_a_failed_attempt(caplog: pytest.LogCaptureFixture) -> None:
+    with World(transports=[Rude()]) as world:
+        delivery = world.end_job("https://user:geheim@receiver.example/?token=geheim")
+        world.settle()
+        waiting = world.stored(delivery)
+        assert (waiting.state, waiting.last_error) == (PENDING, "the transport failed with RuntimeError")
+    assert "geheim" not in caplog.text
+
+
+def test_logs_name_the_receiver_and_nothing_secret(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    url = "https://user:geheim@receiver.example:8443/geheim?token=geheim#geheim"
+    world.transport.answer(url, Answer(error=f"cannot reach {url}"))
+    delivery = world.end_job(url)
+    world.run_for(10)
+    assert "https://receiver.example:8443" in caplog.text
+    assert "geheim" not in caplog.text
+    assert all("geheim" not in (event.last_error or "") for event in world.events)
+    assert world.stored(delivery).url == url
+
+
+def test_a_scheme_that_is_not_served_any_more_is_a_failed_attempt() -> None:
+    with World(transports=[CallableTransport(lambda _: None)], max_attempts=1) as world:
+        delivery = world.end_job()
+        world.settle()
+        given_up = world.stored(delivery)
+        assert (given_up.state, given_up.last_error) == (
+            ABANDONED,
+            "no transport is configured for https: URLs",
+        )
+
+
+def test_two_transports_for_one_scheme_are_refused() -> None:
+    with pytest.raises(TransportError, match="two transports serve http"):
+        World(transports=[MemoryTransport(), MemoryTransport()])
+
+
+def test_a_function_can_be_the_transport() -> None:
+    got: list[bytes] = []
+    with World(transports=[CallableTransport(lambda message: got.append(message.body))]) as world:
+        delivery = world.end_job("call:billing")
+        world.settle()
+        assert world.stored(delivery).state is DELIVERED
+        assert len(got) == 1
+
+
+# -- what is checked at submit ---------------------------------------------------------------------
+
+
+def test_a_url_of_a_served_scheme_is_allowed(world: World) -> None:
+    world.service.check(URL)
+    world.service.check("HTTP://receiver.example")
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("ftp://receiver.example/", "http, https, memory"),
+        ("javascript:alert(1)", "http, https, memory"),
+        ("receiver.example/done", "not an absolute URL"),
+        ("/done", "not an absolute URL"),
+        ("", "not an absolute URL"),
+        ("http://receiver.example/a b", "white space"),
+        ("http://receiver.example/\r\nHost: other", "white space"),
+        ("http://receiver.example/\x00", "control characters"),
+        ("http://receiver.example/" + "x" * 9000, "longer than"),
+    ],
+)
+def test_a_url_that_can_never_be_called_is_refused_with_the_reason(
+    world: World, url: str, reason: str
+) -> None:
+    with pytest.raises(InvalidCallbackUrl) as refused:
+        world.service.check(url)
+    assert reason in str(refused.value)
+
+
+def test_without_a_transport_every_url_is_refused() -> None:
+    with pytest.raises(InvalidCallbackUrl, match="no transport is configured"):
+        World(transports=[]).service.check(URL)
+
+
+@given(st.text(max_size=60))
+def test_checking_any_text_passes_or_refuses(url: str) -> None:
+    try:
+        World().service.check(url)
+    except InvalidCallbackUrl:
+        return
+    assert url.lower().startswith(("http:", "https:", "memory:"))

@@ -1,0 +1,48 @@
+"""Which receiver a URL leads to, and what may be shown of it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobserver_core.receivers import receiver_of, scheme_of, scrubbed
+
+
+@pytest.mark.parametrize(
+    ("url", "receiver"),
+    [
+        ("http://host/path?query", "http://host"),
+        ("HTTP://Host:80/", "http://host"),
+        ("https://host:443", "https://host"),
+        ("https://host.:8443/", "https://host:8443"),
+        ("http://host:443/", "http://host:443"),
+        ("http://user:password@host/", "http://host"),
+        ("http://[2001:DB8::1]:8080/", "http://[2001:db8::1]:8080"),
+        ("call:billing", "call"),
+        ("log:audit", "log"),
+        ("http://host:port/", "http"),
+        ("no url", ""),
+    ],
+)
+def test_a_receiver_is_scheme_host_and_port(url: str, receiver: str) -> None:
+    assert receiver_of(url) == receiver
+
+
+@pytest.mark.parametrize(
+    ("url", "scheme"),
+    [("HTTPS://x", "https"), ("a+b-c.d:x", "a+b-c.d"), ("1http://x", ""), ("//x", ""), ("", "")],
+)
+def test_a_scheme_is_what_the_standard_says(url: str, scheme: str) -> None:
+    assert scheme_of(url) == scheme
+
+
+@given(st.text())
+def test_no_text_is_too_strange_for_a_receiver(url: str) -> None:
+    assert isinstance(receiver_of(url), str)
+
+
+def test_the_secrets_of_a_url_are_taken_out_of_a_text() -> None:
+    url = "https://user:pass%20word@host/path?token=abc"
+    text = f"cannot reach {url}: pass%20word and token=abc were refused"
+    assert scrubbed(text, url) == "cannot reach https://***@host/path?…: *** and *** were refused"
