@@ -1,0 +1,26 @@
+"""The ``jobserver`` command: serves, uploads, submits, watches, explains.
+
+Every command that talks to a server does so over HTTP, so that it works with any job server that
+answers the contract. Modules are imported when a command needs them: asking for help stays quick.
+"""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line of this process, and exit with one of the documented codes."""
+    try:
+        from jobserver_cli.application import app  # noqa: PLC0415 - typer may be missing
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("typer", "rich"):
+            raise
+        sys.stderr.write(
+            "The jobserver command needs a package that is not installed. "
+            "Install it with: pip install 'jobserver-core[cli]'\n"
+        )
+        sys.exit(7)
+    app(prog_name="jobserver")

@@ -1,0 +1,56 @@
+"""The command line as a whole."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jobserver_cli import (
+    context_commands,
+    file_commands,
+    job_commands,
+    log_commands,
+    machine_commands,
+    serving_commands,
+)
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="jobserver",
+    help="Spark as a service: upload code once, keep warm contexts, fire many small jobs at them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415 - only one option needs it
+
+        typer.echo(version("jobserver-core"))
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Spark as a service: upload code once, keep warm contexts, fire many small jobs at them."""
+
+
+for _commands in (
+    serving_commands,
+    job_commands,
+    log_commands,
+    file_commands,
+    context_commands,
+    machine_commands,
+):
+    _commands.register(app)

@@ -1,0 +1,260 @@
+"""A job server seen through its HTTP contract: requests, and what their failures mean to a command."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+import attrs
+
+from jobserver_cli.exits import CommandFailed, ExitCode
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx
+
+__all__ = ["DEFAULT_URL", "Client", "Connection", "refusal", "segment"]
+
+DEFAULT_URL = "http://127.0.0.1:8090"
+PASSWORD_VARIABLE = "JOBSERVER_PASSWORD"  # noqa: S105 - the name of a variable
+CONNECT_TIMEOUT = 5.0
+READ_TIMEOUT = 90.0
+"""Seconds without a byte after which a server is given up, longer than any answer that it owes by itself."""
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@attrs.frozen
+class Connection:
+    """Which server, and as whom; the password is never part of it."""
+
+    server: str = DEFAULT_URL
+    user: str | None = None
+    token: str | None = attrs.field(default=None, repr=False)
+    ca_file: Path | None = None
+
+    @property
+    def url(self) -> str:
+        """The server's address with a scheme and without a slash at its end. Raises CommandFailed."""
+        text = self.server.strip().rstrip("/")
+        text = text if "://" in text else f"http://{text}"
+        try:
+            parts = urlsplit(text)
+            valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            valid = False
+        if not valid or "@" in parts.netloc or parts.query or parts.fragment:
+            raise CommandFailed(
+                "the server's address is not right; it is like http://host:8090",
+                ExitCode.USAGE,
+                "Give it with --server or JOBSERVER_URL, and the user with --user or JOBSERVER_USER.",
+            )
+        return text
+
+    @property
+    def local(self) -> bool:
+        """Whether the server is on this machine, where no proxy stands between."""
+        return urlsplit(self.url).hostname in _LOOPBACK
+
+
+class Client:
+    """Talks to one server; to be used in a ``with`` block.
+
+    Every method raises CommandFailed for what goes wrong: UNREACHABLE when nobody answers, DENIED and
+    REFUSED with the server's own words when it says no.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.url = connection.url
+        self._http: httpx.Client | None = None
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._http is not None:
+            self._http.close()
+
+    # -- requests ----------------------------------------------------------------------------------
+
+    def get(self, path: str, **params: Any) -> Any:
+        """Return the JSON answer of a GET."""
+        return self.call("GET", path, params=params)
+
+    def call(self, method: str, path: str, **request: Any) -> Any:
+        """Return the JSON answer of a request; None for an empty one."""
+        response = self.send(method, path, **request)
+        return _decoded(response, self.url) if response.content else None
+
+    def send(self, method: str, path: str, *, accept_errors: bool = False, **request: Any) -> httpx.Response:
+        """Send a request and return its response, read to the end; a refusal is raised unless accepted."""
+        with self._translated():
+            response = self._connected().request(method, self.url + path, **_without_none(request))
+        if response.is_error and not accept_errors:
+            raise refusal(response, self.url)
+        return response
+
+    @contextmanager
+    def stream(self, path: str, *, patience: float | None = None, **params: Any) -> Iterator[httpx.Response]:
+        """Open the answer of a GET for reading as it comes.
+
+        ``patience`` is how many seconds may pass without a byte; None is for ever.
+        """
+        import httpx  # noqa: PLC0415 - asking for help needs no HTTP
+
+        timeout = httpx.Timeout(CONNECT_TIMEOUT, read=patience)
+        query = _without_none({"params": params})
+        with (
+            self._translated(),
+            self._connected().stream("GET", self.url + path, timeout=timeout, **query) as response,
+        ):
+            if response.is_error:
+                response.read()
+                raise refusal(response, self.url)
+            yield response
+
+    # -- the connection ----------------------------------------------------------------------------
+
+    def _connected(self) -> httpx.Client:
+        if self._http is None:
+            import httpx  # noqa: PLC0415 - asking for help needs no HTTP
+
+            self._http = httpx.Client(
+                auth=self._auth(),
+                headers={"User-Agent": "jobserver-cli", "Accept": "application/json, */*;q=0.5"},
+                timeout=httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT),
+                trust_env=not self.connection.local,
+                verify=self._verification(),
+            )
+        return self._http
+
+    def _auth(self) -> Any:
+        connection = self.connection
+        if connection.token:
+            token = connection.token
+
+            def bearer(request: httpx.Request) -> httpx.Request:
+                request.headers["Authorization"] = f"Bearer {token}"
+                return request
+
+            return bearer
+        return (connection.user, _password(connection.user)) if connection.user else None
+
+    def _verification(self) -> ssl.SSLContext | bool:
+        if self.connection.ca_file is None:
+            return True
+        import ssl  # noqa: PLC0415 - few need it
+
+        try:
+            return ssl.create_default_context(cafile=str(self.connection.ca_file))
+        except (OSError, ssl.SSLError) as error:
+            raise CommandFailed(
+                f"cannot read certificate authorities from {self.connection.ca_file}: {error}", ExitCode.USAGE
+            ) from error
+
+    def _translated(self) -> AbstractContextManager[None]:
+        return _connection_errors(self.url)
+
+
+def _password(user: str) -> str:
+    given = os.environ.get(PASSWORD_VARIABLE)
+    if given is not None:
+        return given
+    if not sys.stdin.isatty():
+        raise CommandFailed(
+            f"the password of {user} is not known",
+            ExitCode.USAGE,
+            f"Put it in the variable {PASSWORD_VARIABLE}.",
+        )
+    return getpass.getpass(f"Password of {user}: ")
+
+
+def _without_none(request: Mapping[str, Any]) -> dict[str, Any]:
+    params = {key: value for key, value in (request.get("params") or {}).items() if value is not None}
+    return {**request, "params": params}
+
+
+@contextmanager
+def _connection_errors(url: str) -> Iterator[None]:
+    import httpx  # noqa: PLC0415 - asking for help needs no HTTP
+
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        advice = "Start one with: jobserver serve. Or say where it is with --server or JOBSERVER_URL."
+        raise CommandFailed(
+            f"no job server answers at {url}: {_reason(error)}", ExitCode.UNREACHABLE, advice
+        ) from error
+    except httpx.ReadTimeout as error:
+        raise CommandFailed(f"the server at {url} did not answer in time", ExitCode.TIMED_OUT) from error
+    except httpx.TransportError as error:
+        raise CommandFailed(
+            f"the connection to {url} broke: {_reason(error)}", ExitCode.UNREACHABLE
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _decoded(response: httpx.Response, url: str) -> Any:
+    try:
+        return response.json()
+    except ValueError as error:
+        raise CommandFailed(
+            f"what answers at {url} is no job server: {response.request.url.path} gave no JSON",
+            ExitCode.UNREACHABLE,
+            "Look at --server and JOBSERVER_URL.",
+        ) from error
+
+
+def refusal(response: httpx.Response, url: str) -> CommandFailed:
+    """Return the failure that a response of 400 or more stands for, in the server's words."""
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict) or "status" not in body:
+        return CommandFailed(f"{url} answered {response.status_code} {response.reason_phrase}")
+    return CommandFailed(_words(body), _code(response.status_code, body), _advice(response.status_code))
+
+
+def _words(body: Mapping[str, Any]) -> str:
+    result = body.get("result")
+    text = result.get("message") if isinstance(result, Mapping) else result
+    label = body["status"]
+    words = f"{text}" if label == "ERROR" and text else f"{label}: {text}" if text else f"{label}"
+    return f"{words}: {body['detail']}" if body.get("detail") else words
+
+
+def _code(status: int, body: Mapping[str, Any]) -> ExitCode:
+    if body["status"] == "VALIDATION FAILED":
+        return ExitCode.JOB_FAILED
+    in_use = str(body.get("result", "")).startswith("Binary is in use")
+    if status in (401, 429) or (status == 403 and not in_use):
+        return ExitCode.DENIED
+    return ExitCode.REFUSED
+
+
+def _advice(status: int) -> str | None:
+    if status != 401:
+        return None
+    return f"Log in with JOBSERVER_USER and {PASSWORD_VARIABLE}, or with JOBSERVER_TOKEN."
+
+
+def segment(name: str) -> str:
+    """Return a name as one segment of a path."""
+    return quote(name, safe="")

@@ -1,0 +1,147 @@
+"""The commands on contexts: the warm Spark applications that jobs run in."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from jobserver_cli.client import Client, segment
+from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_cli.job_commands import config_text
+from jobserver_cli.parameters import command
+from jobserver_cli.reports import error_text, time_shown
+from jobserver_cli.terminal import Terminal
+
+__all__ = ["register"]
+
+PANEL = "Contexts"
+FOR_EVER = None
+"""Starting and stopping take as long as the server is configured to let them; it answers in any case."""
+
+ContextName = Annotated[str, typer.Argument(metavar="NAME", help="The context's name.", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands on contexts."""
+    command(app, "contexts", rich_help_panel=PANEL)(contexts)
+    group = typer.Typer(help="Start, look at and stop a context.", no_args_is_help=True)
+    command(group, "create")(create)
+    command(group, "show")(show)
+    command(group, "stop")(stop)
+    app.add_typer(group, name="context", rich_help_panel=PANEL)
+
+
+def contexts(client: Client, terminal: Terminal) -> None:
+    """List the contexts that live."""
+    names = client.get("/contexts")
+    reports = [report for name in names if (report := _report(client, name)) is not None]
+    if terminal.as_json:
+        terminal.json(reports)
+    elif not reports:
+        terminal.note("no contexts")
+    else:
+        columns = ["Context", "State", "Started"] + (
+            ["Application", "Spark UI"] if terminal.wide else ["Spark UI"]
+        )
+        terminal.table(columns, [_row(report, terminal.wide) for report in reports])
+
+
+def _report(client: Client, name: str) -> dict[str, Any] | None:
+    """Return a context's report; None when it has gone since it was listed."""
+    response = client.send("GET", f"/contexts/{segment(name)}", accept_errors=True)
+    return None if response.status_code == 404 else dict(response.json())
+
+
+def _row(report: dict[str, Any], wide: bool) -> list[object]:
+    row: list[object] = [report.get("name"), report.get("state"), time_shown(report.get("startTime"))]
+    return [*row, *([report.get("applicationId", "")] if wide else []), report.get("url", "")]
+
+
+def show(client: Client, terminal: Terminal, name: ContextName) -> None:
+    """Show the newest context of a name, also after it ended."""
+    report = client.get(f"/contexts/{segment(name)}")
+    if terminal.as_json:
+        terminal.json(report)
+        return
+    ended = report.get("endTime")
+    terminal.record(
+        {
+            "Context": report.get("name"),
+            "State": report.get("state"),
+            "Started": time_shown(report.get("startTime")),
+            "Ended": time_shown(ended) if ended != "Empty" else None,
+            "Application": report.get("applicationId"),
+            "Spark UI": report.get("url"),
+            "Error": error_text(report["error"]) if report.get("error") else None,
+        }
+    )
+
+
+def create(
+    client: Client,
+    terminal: Terminal,
+    name: ContextName,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            "-s",
+            metavar="KEY=VALUE",
+            help="A setting, as num-cpu-cores=2 or spark.*. May be repeated.",
+        ),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            "-d",
+            metavar="HOCON",
+            help="Settings as spark { context-settings { … } }; @FILE reads a file.",
+        ),
+    ] = None,
+) -> None:
+    """Start a context, and wait until jobs can run in it."""
+    with terminal.status(f"starting {name} (Spark needs some seconds)"):
+        client.call(
+            "POST",
+            f"/contexts/{segment(name)}",
+            params=dict(_pair(setting) for setting in settings or []),
+            content=config_text(data).encode(),
+            headers={"Content-Type": "text/plain"},
+            timeout=FOR_EVER,
+        )
+    if terminal.as_json:
+        terminal.json(client.get(f"/contexts/{segment(name)}"))
+    else:
+        terminal.done(f"{name} is ready")
+
+
+def _pair(setting: str) -> tuple[str, str]:
+    key, equals, value = setting.partition("=")
+    if not equals or not key.strip():
+        raise CommandFailed(f"--set takes KEY=VALUE, got {setting!r}", ExitCode.USAGE)
+    return key.strip(), value
+
+
+def stop(
+    client: Client,
+    terminal: Terminal,
+    name: ContextName,
+    force: Annotated[bool, typer.Option("--force", help="Kill it instead of letting it stop.")] = False,
+) -> None:
+    """Stop a context, and wait until it has ended; jobs that run in it end with it."""
+    with terminal.status(f"stopping {name}"):
+        response = client.send(
+            "DELETE",
+            f"/contexts/{segment(name)}",
+            params={"force": "true" if force else None},
+            timeout=FOR_EVER,
+        )
+    if response.status_code == 202:
+        advice = None if force else f"Kill it with: jobserver context stop {name} --force"
+        raise CommandFailed(f"{name} has not stopped yet", ExitCode.TIMED_OUT, advice)
+    if terminal.as_json:
+        terminal.json(client.get(f"/contexts/{segment(name)}"))
+    else:
+        terminal.done(f"{name} has stopped")

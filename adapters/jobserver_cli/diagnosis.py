@@ -1,0 +1,202 @@
+"""What a job server needs from its machine, checked one by one, each with advice."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from jobserver_core.settings import Settings
+
+__all__ = ["Finding", "Verdict", "examine", "java_finding"]
+
+GIB = 1024**3
+SCARCE_DISK = 2 * GIB
+SCARCE_MEMORY = 2 * GIB
+
+
+class Verdict(str, Enum):
+    """How bad a finding is."""
+
+    GOOD = "good"
+    WARNING = "warning"
+    BAD = "bad"
+
+
+@attrs.frozen(kw_only=True)
+class Finding:
+    """What one check found, and what to do about it when that is not good."""
+
+    name: str
+    verdict: Verdict
+    text: str
+    advice: str | None = None
+
+
+def _good(name: str, text: str) -> Finding:
+    return Finding(name=name, verdict=Verdict.GOOD, text=text)
+
+
+def _warning(name: str, text: str, advice: str) -> Finding:
+    return Finding(name=name, verdict=Verdict.WARNING, text=text, advice=advice)
+
+
+def _bad(name: str, text: str, advice: str) -> Finding:
+    return Finding(name=name, verdict=Verdict.BAD, text=text, advice=advice)
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Yield the finding of each check, in the order in which they matter."""
+    checks: list[Callable[[Settings], Finding]] = [_python]
+    if settings.launcher.backend == "pyspark":
+        checks += [_java, _pyspark, _host_name]
+    checks += [_backends, _front_end, _port, _data_dir, _disk, _temporary_disk, _memory]
+    for check in checks:
+        yield check(settings)
+
+
+def _python(_settings: Settings) -> Finding:
+    # An older one than 3.10 cannot even read this file; pip does not install it there.
+    return _good("Python", f"{platform.python_version()} ({sys.executable})")
+
+
+def java_finding() -> Finding:
+    """Return whether there is a Java that Spark can run on."""
+    from jobserver_core.errors import LaunchError  # noqa: PLC0415 - asking for help needs no core
+
+    try:
+        from jobserver_pyspark.java import find_java  # noqa: PLC0415 - the extra may be missing
+
+        java = find_java()
+    except ImportError as error:
+        return _bad("Java", f"cannot be looked for: {error}", "pip install 'jobserver-core[pyspark,jdk]'")
+    except LaunchError as error:
+        problem, _, advice = str(error).partition(". ")
+        return _bad("Java", problem, advice)
+    return _good("Java", f"{java.version} ({java.program})")
+
+
+def _java(_settings: Settings) -> Finding:
+    return java_finding()
+
+
+def _pyspark(_settings: Settings) -> Finding:
+    from jobserver_core.errors import LaunchError  # noqa: PLC0415 - asking for help needs no core
+
+    advice = "pip install 'jobserver-core[pyspark]'"
+    try:
+        from jobserver_pyspark.installation import find_installation  # noqa: PLC0415 - the extra may be missing
+
+        found = find_installation(sys.executable)
+    except ImportError as error:
+        return _bad("PySpark", f"cannot be looked for: {error}", advice)
+    except LaunchError as error:
+        return _bad("PySpark", str(error), advice)
+    return _good("PySpark", f"{found.version} ({found.folder})")
+
+
+def _host_name(_settings: Settings) -> Finding:
+    name = socket.gethostname()
+    try:
+        address = socket.gethostbyname(name)
+    except OSError:
+        advice = f"Add a line '127.0.0.1 {name}' to /etc/hosts, or set SPARK_LOCAL_IP=127.0.0.1."
+        return _warning("Host name", f"{name} has no address, which Spark needs", advice)
+    return _good("Host name", f"{name} is {address}")
+
+
+def _backends(settings: Settings) -> Finding:
+    from jobserver_core import plugins  # noqa: PLC0415 - asking for help needs no core
+
+    names = []
+    for kind in ("metadata", "blobs", "fetcher", "launcher"):
+        name = getattr(settings, kind).backend
+        points = plugins.registered(kind)
+        extra = plugins.EXTRAS.get(name)
+        advice = f"pip install 'jobserver-core[{extra}]'" if extra else "Install the package that has it."
+        if name not in points:
+            known = ", ".join(sorted(points)) or "none"
+            return _bad("Backends", f"{kind} {name!r} is not installed (installed: {known})", advice)
+        try:
+            points[name].load()
+        except ImportError as error:
+            return _bad("Backends", f"{kind} {name!r} cannot be loaded: {error}", advice)
+        names.append(f"{kind} {name}")
+    return _good("Backends", ", ".join(names))
+
+
+def _front_end(_settings: Settings) -> Finding:
+    try:
+        import jobserver_http  # noqa: F401, PLC0415 - the extra may be missing
+    except ImportError as error:
+        return _bad("HTTP", f"the front-end cannot be loaded: {error}", "pip install 'jobserver-core[http]'")
+    return _good("HTTP", "the front-end is installed")
+
+
+def _port(settings: Settings) -> Finding:
+    host, port = settings.http.host, settings.http.port
+    where = f"{host}:{port}"
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        advice = "Stop what listens there (a job server that runs already?), or choose another with --port."
+        return _bad("Port", f"cannot listen on {where}: {error.strerror or error}", advice)
+    return _good("Port", f"{where} is free")
+
+
+def _existing(path: Path) -> Path:
+    """Return the path itself or the nearest folder above it that exists."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+
+
+def _data_dir(settings: Settings) -> Finding:
+    path = settings.data_dir
+    folder = _existing(path)
+    try:
+        if not folder.is_dir():
+            raise NotADirectoryError(20, "is not a folder")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        advice = "Choose another with --data-dir, or give this user the right to write there."
+        return _bad("Data folder", f"cannot write to {folder}: {error.strerror or error}", advice)
+    return _good("Data folder", f"{path} {'is' if folder == path else 'can be made and is'} writable")
+
+
+def _disk(settings: Settings) -> Finding:
+    return _room(
+        "Disk", _existing(settings.data_dir), "Free some space, or choose another folder with --data-dir."
+    )
+
+
+def _temporary_disk(_settings: Settings) -> Finding:
+    return _room(
+        "Temporary disk", Path(tempfile.gettempdir()), "Free some space, or set TMPDIR to a larger disk."
+    )
+
+
+def _room(name: str, folder: Path, advice: str) -> Finding:
+    free = shutil.disk_usage(folder).free
+    text = f"{free / GIB:.1f} GiB free in {folder}"
+    return _good(name, text) if free >= SCARCE_DISK else _warning(name, text, advice)
+
+
+def _memory(_settings: Settings) -> Finding:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    text = f"{total / GIB:.1f} GiB in this machine, {os.cpu_count()} cores"
+    if total < SCARCE_MEMORY:
+        return _warning("Memory", text, "Each context takes about half a GiB: keep few of them.")
+    return _good("Memory", text)

@@ -1,0 +1,191 @@
+"""The commands on what is uploaded: binaries with code, and data files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import typer
+
+from jobserver_cli.client import Client, segment
+from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_cli.parameters import command
+from jobserver_cli.reports import time_shown
+from jobserver_cli.terminal import Terminal
+
+__all__ = ["register"]
+
+PANEL = "Code and data"
+FOR_EVER = None
+"""An upload takes as long as its bytes do."""
+
+
+class BinaryKind(str, Enum):
+    """The kinds of binaries, as the option ``--type`` takes them."""
+
+    JAR = "jar"
+    EGG = "egg"
+    WHEEL = "wheel"
+
+
+_MEDIA_TYPES = {
+    BinaryKind.JAR: "application/java-archive",
+    BinaryKind.EGG: "application/python-egg",
+    BinaryKind.WHEEL: "application/python-wheel",
+}
+_ENDINGS = {".jar": BinaryKind.JAR, ".egg": BinaryKind.EGG, ".whl": BinaryKind.WHEEL}
+
+BinaryName = Annotated[str, typer.Argument(metavar="NAME", help="The binary's name.", show_default=False)]
+LocalFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE",
+        help="The file to upload.",
+        exists=True,
+        dir_okay=False,
+        readable=True,
+        show_default=False,
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands on binaries and data files."""
+    command(app, "upload", rich_help_panel=PANEL)(upload)
+    command(app, "binaries", rich_help_panel=PANEL)(binaries)
+    group = typer.Typer(help="Look at the versions of a binary, or delete it.", no_args_is_help=True)
+    command(group, "versions")(versions)
+    command(group, "delete")(delete)
+    app.add_typer(group, name="binary", rich_help_panel=PANEL)
+    data = typer.Typer(help="Files on the server's machine for jobs to read.", no_args_is_help=True)
+    command(data, "list")(data_list)
+    command(data, "upload")(data_upload)
+    command(data, "delete")(data_delete)
+    app.add_typer(data, name="data", rich_help_panel=PANEL)
+
+
+def upload(
+    client: Client,
+    terminal: Terminal,
+    name: BinaryName,
+    file: LocalFile,
+    kind: Annotated[
+        BinaryKind | None,
+        typer.Option("--type", help="What the file is, where its ending (.jar, .egg, .whl) does not tell."),
+    ] = None,
+) -> None:
+    """Upload a jar, egg or wheel as a new version of a binary."""
+    kind = kind or _ENDINGS.get(file.suffix.lower())
+    if kind is None:
+        raise CommandFailed(
+            f"{file.name} does not end in .jar, .egg or .whl", ExitCode.USAGE, "Say what it is with --type."
+        )
+    _post(client, terminal, f"/binaries/{segment(name)}", file, _MEDIA_TYPES[kind])
+    if terminal.as_json:
+        terminal.json(client.get(f"/binaries/{segment(name)}"))
+    else:
+        terminal.done(f"uploaded {file.name} as {name}")
+
+
+def _post(client: Client, terminal: Terminal, path: str, file: Path, media_type: str) -> Any:
+    with _opened(terminal, file) as (content, size):
+        headers = {"Content-Type": media_type, "Content-Length": str(size)}
+        return client.call("POST", path, content=content, headers=headers, timeout=FOR_EVER)
+
+
+@contextmanager
+def _opened(terminal: Terminal, file: Path) -> Iterator[tuple[BinaryIO, int]]:
+    try:
+        size = file.stat().st_size
+        with (
+            terminal.progress() as progress,
+            progress.open(file, "rb", total=size, description=file.name) as content,
+        ):
+            yield content, size
+    except OSError as error:
+        raise CommandFailed(f"cannot read {file}: {error.strerror or error}", ExitCode.USAGE) from error
+
+
+def binaries(client: Client, terminal: Terminal) -> None:
+    """List the binaries, each with its newest upload."""
+    found = client.get("/binaries")
+    if terminal.as_json:
+        terminal.json(found)
+    elif not found:
+        terminal.note("no binaries")
+    else:
+        rows = [
+            (name, about.get("binary-type", ""), time_shown(about.get("upload-time")))
+            for name, about in found.items()
+        ]
+        terminal.table(["Binary", "Type", "Uploaded"], rows)
+
+
+def versions(client: Client, terminal: Terminal, name: BinaryName) -> None:
+    """List every upload of a binary, newest first."""
+    found = client.get(f"/binaries/{segment(name)}/versions")
+    if terminal.as_json:
+        terminal.json(found)
+        return
+    rows = [
+        (
+            time_shown(version.get("upload-time")),
+            version.get("binary-type", ""),
+            version.get("size", ""),
+            version.get("digest", ""),
+        )
+        for version in found
+    ]
+    terminal.table(["Uploaded", "Type", "Bytes", "SHA-256"], rows)
+
+
+def delete(client: Client, terminal: Terminal, name: BinaryName) -> None:
+    """Delete every version of a binary."""
+    answer = client.call("DELETE", f"/binaries/{segment(name)}")
+    if terminal.as_json:
+        terminal.json(answer)
+    else:
+        terminal.done(f"deleted {name}")
+
+
+def data_list(client: Client, terminal: Terminal) -> None:
+    """List the data files by their paths on the server's machine."""
+    files = client.get("/data")
+    if terminal.as_json:
+        terminal.json(files)
+    for file in [] if terminal.as_json else files:
+        terminal.line(str(file))
+
+
+def data_upload(
+    client: Client,
+    terminal: Terminal,
+    prefix: Annotated[
+        str, typer.Argument(metavar="PREFIX", help="What the name begins with.", show_default=False)
+    ],
+    file: LocalFile,
+) -> None:
+    """Upload a data file; print the path that jobs open it by."""
+    answer = _post(client, terminal, f"/data/{segment(prefix)}", file, "application/octet-stream")
+    if terminal.as_json:
+        terminal.json(answer)
+    else:
+        terminal.line(str(answer["result"]["filename"]))
+
+
+def data_delete(
+    client: Client,
+    terminal: Terminal,
+    name: Annotated[
+        str, typer.Argument(metavar="FILE", help="The path that the upload printed.", show_default=False)
+    ],
+) -> None:
+    """Delete a data file."""
+    answer = client.call("DELETE", f"/data/{segment(name)}")
+    if terminal.as_json:
+        terminal.json(answer)
+    else:
+        terminal.done(f"deleted {name}")

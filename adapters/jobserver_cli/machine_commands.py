@@ -1,0 +1,170 @@
+"""The commands about this machine: its fitness, its settings, its class path for compilers, its log-ins."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import attrs
+import typer
+
+from jobserver_cli.diagnosis import Finding, Verdict, examine
+from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_cli.parameters import command
+from jobserver_cli.server_options import ConfigFile, DataDir, Host, Port, settings_of
+from jobserver_cli.serving_commands import front_end
+from jobserver_cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from jobserver_core.config import Described
+
+__all__ = ["register"]
+
+PANEL = "This machine"
+_MARKS = {Verdict.GOOD: ("✓", "green"), Verdict.WARNING: ("!", "yellow"), Verdict.BAD: ("✗", "red")}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    command(app, "doctor", rich_help_panel=PANEL)(doctor)
+    group = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
+    command(group, "show")(config_show)
+    app.add_typer(group, name="config", rich_help_panel=PANEL)
+    command(app, "jvm-api", rich_help_panel=PANEL)(jvm_api)
+    credentials = typer.Typer(help="Make entries for password and token files.", no_args_is_help=True)
+    command(credentials, "password")(password)
+    command(credentials, "token")(token)
+    app.add_typer(credentials, name="credentials", rich_help_panel=PANEL)
+
+
+def doctor(
+    terminal: Terminal,
+    *,
+    config: ConfigFile = None,
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Check that this machine can run a job server, and say what to do where it cannot."""
+    findings = []
+    for finding in examine(settings_of(config, host, port, data_dir)):
+        findings.append(finding)
+        if not terminal.as_json:
+            _print(terminal, finding)
+    if terminal.as_json:
+        terminal.json([attrs.asdict(finding) for finding in findings])
+    bad = [finding.name for finding in findings if finding.verdict is Verdict.BAD]
+    if bad:
+        raise CommandFailed(f"this machine is not ready: {', '.join(bad)}", ExitCode.NOT_READY)
+
+
+def _print(terminal: Terminal, finding: Finding) -> None:
+    mark, style = _MARKS[finding.verdict]
+    terminal.marked(mark, style, f"{finding.name}: {finding.text}")
+    if finding.advice:
+        terminal.line(f"  → {finding.advice}")
+
+
+def config_show(
+    terminal: Terminal,
+    *,
+    config: ConfigFile = None,
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    changed: Annotated[bool, typer.Option("--changed", help="Only those that are not defaults.")] = False,
+) -> None:
+    """Print the effective settings, and where each is from; secrets are not shown."""
+    from jobserver_core.config import describe  # noqa: PLC0415 - asking for help needs no settings
+
+    settings = settings_of(config, host, port, data_dir)
+    described = [one for one in describe(settings) if not changed or one.origin != "default"]
+    for warning in settings.warnings:
+        terminal.note(f"warning: {warning}", style="yellow")
+    if terminal.as_json:
+        terminal.json([attrs.asdict(one) for one in described])
+        return
+    terminal.table(["Setting", "Value", "From"], [_setting(one) for one in described])
+
+
+def _setting(described: Described) -> tuple[str, str, str]:
+    origin = "command line" if described.origin == "override" else described.origin
+    return described.key, _shown(described.value), origin
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def jvm_api(
+    without_spark: Annotated[
+        bool,
+        typer.Option("--without-spark", help="Only the job API and its libraries, not Spark's own jars."),
+    ] = False,
+) -> None:
+    """Print, alone on stdout, the class path to compile a JVM job against."""
+    try:
+        from jobserver_pyspark.jvm import JvmToolchain  # noqa: PLC0415 - the extra may be missing
+    except ImportError as error:
+        raise CommandFailed(
+            f"the PySpark backend cannot be loaded: {error}",
+            ExitCode.NOT_READY,
+            "Install it with: pip install 'jobserver-core[pyspark,jdk]'",
+        ) from error
+    terminal = Terminal()
+    with terminal.status("building the job API (once for each version of Spark)"):
+        class_path = JvmToolchain().class_path(with_spark=not without_spark)
+    sys.stdout.write(f"{class_path}\n")
+
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The name to log in with.", show_default=False)]
+Permissions = Annotated[
+    str,
+    typer.Argument(
+        metavar="PERMISSIONS", help="Such as jobs,contexts:read — or * for everything.", show_default=False
+    ),
+]
+
+
+def password(name: Name, permissions: Permissions) -> None:
+    """Ask for a password, or read a line of stdin, and print the line for the password file."""
+    files = _credential_files()
+    _entry(name, "", permissions)
+    if sys.stdin.isatty():
+        given = getpass.getpass(f"Password of {name}: ")
+        if given != getpass.getpass("Once more: "):
+            raise CommandFailed("the two passwords differ", ExitCode.USAGE)
+    else:
+        given = sys.stdin.readline().rstrip("\n")
+    if not given:
+        raise CommandFailed("the password must not be empty", ExitCode.USAGE)
+    sys.stdout.write(f"{_entry(name, files.hash_password(given), permissions)}\n")
+
+
+def token(terminal: Terminal, name: Name, permissions: Permissions) -> None:
+    """Make a random bearer token; print it on stderr, and the line for the token file on stdout."""
+    files = _credential_files()
+    made = files.new_token()
+    line = _entry(name, files.hash_token(made), permissions)
+    if terminal.as_json:
+        terminal.json({"token": made, "line": line})
+        return
+    terminal.note(f"token (shown only now): {made}")
+    terminal.line(line)
+
+
+def _credential_files() -> ModuleType:
+    """Return the module that knows the files' format."""
+    front_end()
+    from jobserver_http import credential_files  # noqa: PLC0415 - the extra may be missing
+
+    return credential_files
+
+
+def _entry(name: str, hashed: str, permissions: str) -> str:
+    try:
+        return str(_credential_files().entry_line(name, hashed, permissions))
+    except ValueError as error:
+        raise CommandFailed(str(error), ExitCode.USAGE) from error

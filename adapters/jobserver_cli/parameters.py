@@ -1,0 +1,165 @@
+"""What commands share: how a function becomes a command, and the options that many of them have.
+
+A command is a function whose parameters are its options. Two kinds of parameters are made here, so that they
+are the same everywhere: a :class:`~jobserver_cli.terminal.Terminal` gives the command ``--json``, a
+:class:`~jobserver_cli.client.Client` the options that say which server to talk to, and as whom.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jobserver_cli.client import DEFAULT_URL, Client, Connection
+from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_cli.terminal import Terminal
+
+__all__ = ["CONNECTION_PANEL", "command"]
+
+CONNECTION_PANEL = "Which server"
+
+Function = Callable[..., None]
+
+
+def _json_option(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Carry the option of commands that have a terminal."""
+
+
+def _connection_options(
+    server: Annotated[
+        str,
+        typer.Option(
+            "--server",
+            metavar="URL",
+            envvar="JOBSERVER_URL",
+            help="The job server's address.",
+            rich_help_panel=CONNECTION_PANEL,
+        ),
+    ] = DEFAULT_URL,
+    user: Annotated[
+        str | None,
+        typer.Option(
+            "--user",
+            metavar="NAME",
+            envvar="JOBSERVER_USER",
+            help="Log in as this user; the password is JOBSERVER_PASSWORD, or is asked for.",
+            rich_help_panel=CONNECTION_PANEL,
+        ),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token",
+            metavar="TOKEN",
+            envvar="JOBSERVER_TOKEN",
+            help="Log in with a bearer token; the variable hides it from lists of processes.",
+            rich_help_panel=CONNECTION_PANEL,
+        ),
+    ] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca-file",
+            metavar="FILE",
+            envvar="JOBSERVER_CA_FILE",
+            help="Trust the certificate authorities in this file (PEM) for https.",
+            rich_help_panel=CONNECTION_PANEL,
+        ),
+    ] = None,
+) -> None:
+    """Carry the options of commands that talk to a server."""
+
+
+def _parameters(function: Function) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(function, eval_str=True).parameters)
+
+
+def command(app: typer.Typer, name: str, **settings: Any) -> Callable[[Function], Function]:
+    """Register the function as a command of the application.
+
+    What goes wrong in it is told in a line on stderr and ends the process with its exit code.
+    """
+
+    def register(function: Function) -> Function:
+        app.command(name, **settings)(_runnable(function))
+        return function
+
+    return register
+
+
+def _runnable(function: Function) -> Function:
+    own = _parameters(function)
+    made = {kind: name for name, p in own.items() for kind in (Client, Terminal) if p.annotation is kind}
+    offered = {name: p for name, p in own.items() if name not in made.values()}
+    connection = _parameters(_connection_options) if Client in made else {}
+    output = _parameters(_json_option) if Terminal in made else {}
+    offered |= output | connection
+
+    @functools.wraps(function)
+    def run(**given: Any) -> None:
+        terminal = Terminal(as_json=given.pop("as_json", False) if output else False)
+        if Terminal in made:
+            given[made[Terminal]] = terminal
+        with failures_as_exits(terminal):
+            if Client not in made:
+                function(**given)
+                return
+            chosen = Connection(**{key: given.pop(key) for key in connection})
+            with Client(chosen) as client:
+                function(**{**given, made[Client]: client})
+
+    ordered = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in offered.values()]
+    run.__dict__["__signature__"] = inspect.Signature(ordered)
+    run.__annotations__ = {name: p.annotation for name, p in offered.items()}
+    return run
+
+
+@contextmanager
+def failures_as_exits(terminal: Terminal) -> Iterator[None]:
+    """Tell what was raised in the block, and end the process with the exit code that stands for it."""
+    try:
+        yield
+    except CommandFailed as error:
+        terminal.error(error.message, error.advice)
+        raise typer.Exit(error.code) from None
+    except (KeyboardInterrupt, typer.Abort):
+        terminal.note("interrupted")
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    except typer.Exit:
+        raise
+    except Exception as error:  # noqa: BLE001 - the last line of defence tells every failure apart
+        raise typer.Exit(_tell(terminal, error)) from None
+
+
+def _tell(terminal: Terminal, error: Exception) -> ExitCode:
+    from jobserver_core.errors import JobServerError  # noqa: PLC0415 - only a failure needs it
+
+    if isinstance(error, JobServerError):
+        terminal.error(str(error))
+        return _code_of(error)
+    traceback.print_exception(error, file=sys.stderr)
+    terminal.error("this is a mistake in jobserver itself; please report it with the lines above")
+    return ExitCode.BUG
+
+
+def _code_of(error: Exception) -> ExitCode:
+    from jobserver_core import errors  # noqa: PLC0415 - only a failure needs it
+
+    codes = {
+        errors.InvalidInput: ExitCode.USAGE,
+        errors.JobUnsuccessful: ExitCode.JOB_FAILED,
+        errors.ResultTimeout: ExitCode.TIMED_OUT,
+        errors.BackendError: ExitCode.NOT_READY,
+        errors.ContextFailed: ExitCode.NOT_READY,
+    }
+    return next((code for kind, code in codes.items() if isinstance(error, kind)), ExitCode.REFUSED)

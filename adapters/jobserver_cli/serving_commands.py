@@ -1,0 +1,99 @@
+"""The commands that run a server: for good, or to show what it does."""
+
+from __future__ import annotations
+
+import logging
+from enum import Enum
+from types import ModuleType
+from typing import Annotated
+
+import typer
+
+from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_cli.parameters import command
+from jobserver_cli.server_options import ConfigFile, DataDir, Host, Port, settings_of
+from jobserver_cli.terminal import Terminal
+
+__all__ = ["LogLevel", "configure_logging", "front_end", "register", "url_of"]
+
+PANEL = "Server"
+CHATTY = ("uvicorn", "httpx", "httpcore", "alembic", "asyncio")
+"""Loggers of libraries whose news are of no use to who runs a server, unless it is looked for a defect."""
+
+
+class LogLevel(str, Enum):
+    """How much is logged, as the option ``--log-level`` takes it."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    command(app, "serve", rich_help_panel=PANEL)(serve)
+
+
+def configure_logging(level: LogLevel) -> None:
+    """Send the log of this process to stderr."""
+    number = logging.getLevelName(level.value.upper())
+    logging.basicConfig(level=number, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    if level is not LogLevel.DEBUG:
+        for name in CHATTY:
+            logging.getLogger(name).setLevel(max(number, logging.WARNING))
+
+
+def front_end() -> ModuleType:
+    """Return the package that serves HTTP. Raises CommandFailed, with the extra that brings it."""
+    try:
+        import jobserver_http  # noqa: PLC0415 - the extra may be missing
+    except ImportError as error:
+        raise CommandFailed(
+            f"the HTTP front-end cannot be loaded: {error}",
+            ExitCode.NOT_READY,
+            "Install it with: pip install 'jobserver-core[http]'",
+        ) from error
+    return jobserver_http
+
+
+def url_of(host: str, port: int, *, tls: bool) -> str:
+    """Return the base URL of an address that a server listens on."""
+    shown = f"[{host}]" if ":" in host else host
+    return f"{'https' if tls else 'http'}://{shown}:{port}"
+
+
+def serve(
+    terminal: Terminal,
+    *,
+    config: ConfigFile = None,
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    log_level: Annotated[
+        LogLevel, typer.Option("--log-level", case_sensitive=False, help="How much is logged on stderr.")
+    ] = LogLevel.INFO,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C: then running jobs may end, contexts stop, and the exit code is 0.
+
+    A second signal hurries. The server's address is printed alone on stdout, as soon as it answers.
+    """
+    configure_logging(log_level)
+    http = front_end()
+    settings = settings_of(config, host, port, data_dir)
+    from jobserver_core.server import JobServer  # noqa: PLC0415 - asking for help needs no server
+
+    def listening(host: str, port: int) -> None:
+        url = url_of(host, port, tls=settings.http.tls_certificate is not None)
+        terminal.json({"url": url}) if terminal.as_json else terminal.line(url)
+        terminal.note(f"jobserver answers at {url} — try {url}/docs — data in {settings.data_dir}")
+
+    def draining() -> None:
+        terminal.note("stopping: running jobs may end; a second signal hurries")
+
+    server = JobServer.from_settings(settings)
+    try:
+        http.serve(server, on_listening=listening, on_draining=draining)
+    finally:
+        server.close()
+    terminal.note("stopped")

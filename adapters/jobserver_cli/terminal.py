@@ -1,0 +1,237 @@
+"""What a command shows: tables and progress for people, JSON for programs.
+
+Answers go to stdout, everything else (progress, notes, job logs while a job is followed) to stderr, so that
+stdout can be piped. What came from a server or a job is cleaned of control characters before a terminal
+sees it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from jobserver_cli.exits import ExitCode
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.progress import Progress
+
+__all__ = ["STATE_STYLES", "Terminal", "visible"]
+
+UNLIMITED = 100_000
+"""Columns of an output that is not a terminal: nothing is wrapped or cut there."""
+SHORT = 20
+"""Characters up to which a table's cells are always shown whole."""
+WIDE = 110
+"""Columns from which there is room for everything."""
+_CONTROL = re.compile(r"(?:\x1b\[[0-?]*[ -/]*[@-~])|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+STATE_STYLES = {
+    "STARTED": "cyan",
+    "RUNNING": "blue",
+    "RESTARTING": "yellow",
+    "STOPPING": "yellow",
+    "FINISHED": "green",
+    "ERROR": "red",
+    "KILLED": "magenta",
+}
+"""How the states of jobs and contexts are coloured."""
+
+
+def visible(text: object) -> str:
+    """Return text without what could steer a terminal: escape sequences and control characters."""
+    return _CONTROL.sub("", str(text))
+
+
+class Terminal:
+    """The two outputs of a command; with ``as_json`` stdout gets JSON documents only."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self.out = _console(stderr=False)
+        self.err = _console(stderr=True)
+
+    @property
+    def interactive(self) -> bool:
+        """Whether somebody watches stderr, so that progress is worth showing."""
+        return self.err.is_terminal
+
+    @property
+    def wide(self) -> bool:
+        """Whether there is room for more than the 80 columns of a small terminal."""
+        return self.out.width >= WIDE
+
+    def json(self, value: Any) -> None:
+        """Print a value as a JSON document: indented on a terminal, else one line."""
+        indent = 2 if self.out.is_terminal else None
+        self.line(json.dumps(value, indent=indent, ensure_ascii=self.out.is_terminal is False))
+
+    def line(self, text: str) -> None:
+        """Print text and a line end on stdout, never wrapped, for people and programs alike."""
+        self.out.print(
+            visible(text) if self.out.is_terminal else text, markup=False, emoji=False, soft_wrap=True
+        )
+
+    def note(self, text: str, *, style: str | None = None) -> None:
+        """Tell something beside the answer, on stderr."""
+        self.err.print(visible(text), style=style, markup=False, emoji=False, soft_wrap=True)
+
+    def done(self, text: str) -> None:
+        """Tell on stderr that a step succeeded."""
+        self.err.print(_marked("✓", "green", text), emoji=False, soft_wrap=True)
+
+    def failed(self, text: str) -> None:
+        """Tell on stderr that a step failed."""
+        self.err.print(_marked("✗", "red", text), emoji=False, soft_wrap=True)
+
+    def marked(self, mark: str, style: str, text: str) -> None:
+        """Print a line with a coloured mark on stdout."""
+        self.out.print(_marked(mark, style, text), emoji=False, soft_wrap=True)
+
+    def error(self, message: str, advice: str | None = None) -> None:
+        """Tell on stderr why the command ends, and what would help."""
+        self.failed(message)
+        if advice:
+            self.note(f"  {advice}")
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """Print rows under headings; where room is short, long cells are cut, never those of the first."""
+        from rich.table import Table  # noqa: PLC0415 - only when a table is shown
+        from rich.text import Text  # noqa: PLC0415
+
+        cells = [[visible(cell).replace("\n", " ") for cell in row] for row in rows]
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        for number, column in enumerate(columns):
+            longest = max((len(row[number]) for row in cells), default=0)
+            table.add_column(column, no_wrap=number == 0 or longest <= SHORT, overflow="ellipsis")
+        for row in cells:
+            table.add_row(*(Text(cell, style=STATE_STYLES.get(cell, "")) for cell in row))
+        self._print(table)
+
+    def record(self, fields: Mapping[str, object]) -> None:
+        """Print names and values, one a line; None is left out."""
+        from rich.table import Table  # noqa: PLC0415 - only when a record is shown
+        from rich.text import Text  # noqa: PLC0415
+
+        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in fields.items():
+            if value is not None:
+                table.add_row(name, Text(visible(value), style=STATE_STYLES.get(str(value), "")))
+        self._print(table)
+
+    def bytes(self, pieces: Iterable[bytes]) -> None:
+        """Copy bytes to stdout as they come, unchanged: for output that may be large, to be piped."""
+        try:
+            for piece in pieces:
+                sys.stdout.buffer.write(piece)
+                sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            self.out.on_broken_pipe()
+
+    def status(self, text: str) -> AbstractContextManager[Callable[[str], None]]:
+        """Show what goes on while the block runs; the block's value changes the text.
+
+        Without a terminal each new text is a line, so that logs of unattended runs tell the same story.
+        """
+        return _Spinner(self, text) if self.interactive else _Lines(self, text)
+
+    def progress(self) -> Progress:
+        """Return a progress display of bytes on stderr, which shows nothing without a terminal."""
+        from rich import progress as bars  # noqa: PLC0415 - only when progress is shown
+
+        return bars.Progress(
+            bars.TextColumn("{task.description}", markup=False),
+            bars.BarColumn(bar_width=None),
+            bars.DownloadColumn(binary_units=True),
+            bars.TransferSpeedColumn(),
+            bars.TimeRemainingColumn(compact=True),
+            console=self.err,
+            transient=True,
+            disable=not self.interactive,
+            expand=True,
+        )
+
+    def _print(self, content: RenderableType) -> None:
+        if self.out.is_terminal:
+            self.out.print(content)
+            return
+        with self.out.capture() as capture:
+            self.out.print(content)
+        for line in capture.get().splitlines():
+            self.line(line.rstrip())
+
+
+class _Spinner:
+    """A line that moves while something goes on, with the time that it took so far."""
+
+    def __init__(self, terminal: Terminal, text: str) -> None:
+        from rich import progress as bars  # noqa: PLC0415 - only when progress is shown
+
+        self._progress = bars.Progress(
+            bars.SpinnerColumn(),
+            bars.TextColumn("{task.description}", markup=False),
+            bars.TimeElapsedColumn(),
+            console=terminal.err,
+            transient=True,
+        )
+        self._task = self._progress.add_task(visible(text), total=None)
+
+    def __enter__(self) -> Callable[[str], None]:
+        self._progress.start()
+        return self._show
+
+    def __exit__(self, *_exc: object) -> None:
+        self._progress.stop()
+
+    def _show(self, text: str) -> None:
+        self._progress.update(self._task, description=visible(text))
+
+
+class _Lines:
+    """The same for an output that is no terminal: a line for each new text."""
+
+    def __init__(self, terminal: Terminal, text: str) -> None:
+        self._terminal = terminal
+        self._shown = ""
+        self._first = text
+
+    def __enter__(self) -> Callable[[str], None]:
+        self._show(self._first)
+        return self._show
+
+    def __exit__(self, *_exc: object) -> None:
+        return
+
+    def _show(self, text: str) -> None:
+        if text != self._shown:
+            self._shown = text
+            self._terminal.note(text)
+
+
+def _marked(mark: str, style: str, text: str) -> RenderableType:
+    from rich.text import Text  # noqa: PLC0415 - only when something is shown
+
+    return Text.assemble((mark, style), " ", visible(text))
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console  # noqa: PLC0415 - asking for help needs no console of ours
+
+    class Output(Console):
+        """A console that says with an exit code of its own that nobody reads any more."""
+
+        def on_broken_pipe(self) -> None:
+            """End quietly: whoever read the output stopped reading."""
+            self.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(ExitCode.PIPE_CLOSED)
+
+    terminal = Output(stderr=stderr, highlight=False)
+    return terminal if terminal.is_terminal else Output(stderr=stderr, highlight=False, width=UNLIMITED)
