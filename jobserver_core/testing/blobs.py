@@ -284,7 +284,7 @@ class BlobStoreContract(Contract):
         assert list(blobs.digests(modified_before=_now() - 5 * _HOUR)) == []
 
     def test_blobs_can_be_deleted_while_their_digests_are_listed(self, blobs: BlobStore) -> None:
-        for number in range(20):
+        for number in range(8):
             blobs.put([b"%d" % number])
         for digest in blobs.digests(modified_before=_now() + _HOUR):
             blobs.delete(digest)

@@ -1,0 +1,365 @@
+"""A blob store with a fault does not pass the contract, whatever the fault is."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+import test_blobs
+from faults import failing
+
+from jobserver_core.errors import BlobNotFound
+from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
+from jobserver_fsspec.folder import FolderBlobStore
+
+FAR = datetime(9999, 1, 1, tzinfo=timezone.utc)
+
+
+class Writer(BlobWriter):
+    """A writer around another, for faults to be planted in."""
+
+    def __init__(self, store: FolderBlobStore, inner: BlobWriter) -> None:
+        self.store, self.inner = store, inner
+        self.written = b""
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+        self.inner.write(data)
+
+    def commit(self) -> Blob:
+        return self.inner.commit()
+
+    def discard(self) -> None:
+        self.inner.discard()
+
+
+class Faulty(FolderBlobStore):
+    writer: type[Writer] = Writer
+
+    def create(self) -> BlobWriter:
+        return self.writer(self, super().create())
+
+
+class HalfWrittenIsVisible(Faulty):
+    class writer(Writer):  # noqa: N801
+        def write(self, data: bytes) -> None:
+            super().write(data)
+            put_raw(self.store, self.written)
+
+
+class HashOfTheFirstPieceOnly(Faulty):
+    class writer(Writer):  # noqa: N801
+        first = b""
+
+        def write(self, data: bytes) -> None:
+            self.first = self.first or data
+            super().write(data)
+
+        def commit(self) -> Blob:
+            blob = super().commit()
+            return Blob(digest=hashlib.sha256(self.first).hexdigest(), size=blob.size)
+
+
+class SizeOfTheLastPieceOnly(Faulty):
+    class writer(Writer):  # noqa: N801
+        last = 0
+
+        def write(self, data: bytes) -> None:
+            self.last = len(data) or self.last
+            super().write(data)
+
+        def commit(self) -> Blob:
+            return Blob(digest=super().commit().digest, size=self.last)
+
+
+class LosesTheEndOfLargeBlobs(Faulty):
+    class writer(Writer):  # noqa: N801
+        def write(self, data: bytes) -> None:
+            super().write(data[: 1024 * 1024])
+
+
+class KeepsTheTemporaryFileOfADiscard(Faulty):
+    class writer(Writer):  # noqa: N801
+        def discard(self) -> None:
+            Path(self.store._temporaries, "left").touch()
+            super().discard()
+
+
+class DiscardCommits(Faulty):
+    class writer(Writer):  # noqa: N801
+        def discard(self) -> None:
+            try:
+                self.inner.commit()
+            except Exception:
+                self.inner.discard()
+
+
+class DiscardAfterTheCommitDeletes(Faulty):
+    class writer(Writer):  # noqa: N801
+        digest = ""
+
+        def commit(self) -> Blob:
+            blob = super().commit()
+            self.digest = blob.digest
+            return blob
+
+        def discard(self) -> None:
+            self.store.delete(self.digest)
+            super().discard()
+
+
+class PutKeepsWhatCameBeforeAnError(Faulty):
+    def put(self, chunks: Iterable[bytes]) -> Blob:
+        with self.create() as writer:
+            try:
+                for chunk in chunks:
+                    writer.write(chunk)
+            finally:
+                blob = writer.commit()
+            return blob
+
+
+class DoesNotRenewTheTime(Faulty):
+    class writer(Writer):  # noqa: N801
+        def commit(self) -> Blob:
+            path = path_of(self.store, hashlib.sha256(self.written).hexdigest())
+            before = path.stat().st_mtime if path.exists() else None
+            blob = super().commit()
+            if before is not None:
+                os.utime(path, (before, before))
+            return blob
+
+
+class LeavesATemporaryFileOfADuplicate(Faulty):
+    class writer(Writer):  # noqa: N801
+        def commit(self) -> Blob:
+            if path_of(self.store, hashlib.sha256(self.written).hexdigest()).exists():
+                Path(self.store._temporaries, "duplicate").touch()
+            return super().commit()
+
+
+class AllWritersShareOneFile(Faulty):
+    def _create_temporary(self) -> tuple[Path, int]:
+        first, descriptor = super()._create_temporary()
+        os.close(descriptor)
+        first.unlink()
+        path = self._temporaries / "the-only-one"
+        return path, os.open(path, os.O_WRONLY | os.O_CREAT)
+
+
+class DoesNotDelete(Faulty):
+    def delete(self, digest: str) -> None:
+        return
+
+
+class DeletesByEmptying(Faulty):
+    def delete(self, digest: str) -> None:
+        if self.size(digest) is not None:
+            with open(path_of(self, digest), "r+b") as file:
+                file.truncate()
+        super().delete(digest)
+
+
+class DeletingTheAbsentRaises(Faulty):
+    def delete(self, digest: str) -> None:
+        if self.size(digest) is None:
+            raise BlobNotFound(digest=digest)
+        super().delete(digest)
+
+
+class ListsAllWhateverTheTime(Faulty):
+    def digests(self, *, modified_before: datetime) -> Iterator[str]:
+        return super().digests(modified_before=FAR)
+
+
+class ListsThoseAfterTheTime(Faulty):
+    def digests(self, *, modified_before: datetime) -> Iterator[str]:
+        before = set(super().digests(modified_before=modified_before))
+        return (digest for digest in super().digests(modified_before=FAR) if digest not in before)
+
+
+class ListsNothing(Faulty):
+    def digests(self, *, modified_before: datetime) -> Iterator[str]:
+        return iter(())
+
+
+class SweepsNothing(Faulty):
+    def sweep(self, *, modified_before: datetime) -> None:
+        return
+
+
+class SweepsWhateverTheTime(Faulty):
+    def sweep(self, *, modified_before: datetime) -> None:
+        super().sweep(modified_before=FAR)
+
+
+class SweepsBlobsToo(Faulty):
+    def sweep(self, *, modified_before: datetime) -> None:
+        super().sweep(modified_before=modified_before)
+        for digest in self.digests(modified_before=modified_before):
+            self.delete(digest)
+
+
+class TellsTheAbsentInWordsOfItsOwn(Faulty):
+    def open(self, digest: str) -> BinaryIO:
+        return path_of(self, digest).open("rb")
+
+
+class OpensTheAbsentAsEmpty(Faulty):
+    def open(self, digest: str) -> BinaryIO:
+        return io.BytesIO() if self.size(digest) is None else super().open(digest)
+
+
+class TrustsDigests(Faulty):
+    def _path(self, digest: str) -> Path:
+        return Path(self._root, digest[:2], digest[2:4], digest)
+
+
+class FindsDigestsInAnyCase(Faulty):
+    def _path(self, digest: str) -> Path:
+        return super()._path(digest.lower())
+
+
+class SizeOfTheAbsentIsZero(Faulty):
+    def size(self, digest: str) -> int | None:
+        return super().size(digest) or 0
+
+
+class CannotSeek(Faulty):
+    def open(self, digest: str) -> BinaryIO:
+        inner = super().open(digest)
+
+        class Pipe(io.BytesIO):
+            def seekable(self) -> bool:
+                return False
+
+        with inner:
+            return Pipe(inner.read())
+
+
+class ReadersShareTheirPlace(Faulty):
+    shared: dict[str, BinaryIO] = {}
+
+    def open(self, digest: str) -> BinaryIO:
+        class Shared(io.BytesIO):
+            def close(self) -> None:
+                return
+
+        with super().open(digest) as file:
+            return self.shared.setdefault(f"{self._root}{digest}", Shared(file.read()))
+
+
+class ReadsLazilyByName(Faulty):
+    def open(self, digest: str) -> BinaryIO:
+        path = path_of(self, digest)
+        super().open(digest).close()
+
+        class Lazy(io.BytesIO):
+            def read(self, size: int | None = -1) -> bytes:
+                with path.open("rb") as file:
+                    file.seek(self.tell())
+                    data = file.read(-1 if size is None else size)
+                self.seek(len(data), os.SEEK_CUR)
+                return data
+
+        return Lazy(bytes(self.size(digest) or 0))
+
+
+class LocalPathIsACopyLeftInTheStore(Faulty):
+    @contextmanager
+    def local_path(self, digest: str) -> Iterator[Path]:
+        with super().local_path(digest) as path:
+            copy = Path(self._root, "copy")
+            copy.write_bytes(path.read_bytes())
+            yield copy
+
+
+class LocalPathGoesWithTheFirstUser(Faulty):
+    @contextmanager
+    def local_path(self, digest: str) -> Iterator[Path]:
+        with super().local_path(digest) as path:
+            copy = Path(self._root).with_name(f"copy-{digest}")
+            copy.write_bytes(path.read_bytes())
+            try:
+                yield copy
+            finally:
+                copy.unlink(missing_ok=True)
+
+
+class LocalPathOutlivesTheBlob(Faulty):
+    kept: dict[str, bytes] = {}
+
+    @contextmanager
+    def local_path(self, digest: str) -> Iterator[Path]:
+        copy = Path(self._root).with_name(f"kept-{digest[:64]}".replace("/", "_").replace("\0", ""))
+        if not copy.exists():
+            with super().local_path(digest) as path:
+                copy.write_bytes(path.read_bytes())
+        yield copy
+
+
+class CheckLeavesItsFile(Faulty):
+    def check(self) -> None:
+        super().check()
+        Path(self._temporaries, "probe").touch()
+
+
+class CheckLeavesABlob(Faulty):
+    def check(self) -> None:
+        self.put([b"probe"])
+
+
+class ClosingTwiceFails(Faulty):
+    closed = False
+
+    def close(self) -> None:
+        if self.closed:
+            self.closed = False
+            raise ValueError("closed")
+        self.closed = True
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder in memory where there is one: these tests write much, and syncing is not what they test."""
+    memory = "/dev/shm"
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
+        yield Path(name)
+
+
+def path_of(store: FolderBlobStore, digest: str) -> Path:
+    return Path(store._root, digest[:2], digest[2:4], digest)
+
+
+def put_raw(store: FolderBlobStore, content: bytes) -> None:
+    path = path_of(store, hashlib.sha256(content).hexdigest())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def _failing(kind: type[FolderBlobStore], folder: Path) -> Iterator[str]:
+    count = iter(range(10_000))
+
+    def make(suite: Any) -> BlobStore:
+        suite.root = folder / str(next(count)) / "blobs"
+        return kind(suite.root)
+
+    return failing(test_blobs.TestFolderOfFsspecBlobStore, "blobs", make)
+
+
+def test_a_store_without_a_fault_passes(folder: Path) -> None:
+    assert list(_failing(Faulty, folder)) == []
+
+
+@pytest.mark.parametrize("fault", Faulty.__subclasses__(), ids=lambda kind: kind.__name__)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_a_store_with_a_fault_fails(fault: type[Faulty], folder: Path) -> None:
+    assert next(_failing(fault, folder), None) is not None
