@@ -1,0 +1,464 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import logging
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobserver_core.errors import ContextNotFound, InvalidName, InvalidSetting, JobNotFound, PluginNotFound
+from jobserver_core.settings import AuthSettings
+from jobserver_http import credential_files
+from jobserver_http.authentication import (
+    Authenticator,
+    Credentials,
+    Gate,
+    Identity,
+    authenticator_from_settings,
+    parse_authorization,
+)
+from jobserver_http.browsers import BrowserGuard
+from jobserver_http.credential_files import FileAuthenticator, hash_password, hash_token, new_token
+from jobserver_http.errors import Rejected
+from jobserver_http.namespaces import Namespace
+from jobserver_http.permissions import PERMISSIONS, allows, parse_permissions
+from jobserver_http.pools import Pool
+from jobserver_http.throttle import Throttle
+
+HASH = hash_password("s3cret")
+
+
+class Time:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Counting(Authenticator):
+    """Knows one user, counts how often it is asked, and on which thread."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.threads: set[int] = set()
+        self.holds = True
+
+    def authenticate(self, credentials: Credentials) -> Identity | None:
+        self.asked += 1
+        self.threads.add(threading.get_ident())
+        right = credentials == Credentials(scheme="basic", user="alice", secret="s3cret")
+        return Identity(name="alice", permissions=frozenset({"*"})) if right else None
+
+    def current(self, identity: Identity) -> bool:
+        return self.holds
+
+
+def basic(user: str, password: str) -> list[tuple[bytes, bytes]]:
+    return [(b"authorization", b"Basic " + base64.b64encode(f"{user}:{password}".encode()))]
+
+
+def admitted(gate: Gate, headers: list[tuple[bytes, bytes]], address: str = "10.0.0.1") -> Identity:
+    return asyncio.run(gate.admit(headers, address))
+
+
+def refused(gate: Gate, headers: list[tuple[bytes, bytes]], address: str = "10.0.0.1") -> Rejected:
+    with pytest.raises(Rejected) as caught:
+        admitted(gate, headers, address)
+    return caught.value
+
+
+# -- permissions -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted", "allowed"),
+    [
+        ("*", "jobs:delete", True),
+        ("jobs", "jobs:delete", True),
+        ("jobs:read", "jobs:read", True),
+        ("jobs:read", "jobs:delete", False),
+        ("data, contexts:read", "binaries:read", False),
+    ],
+)
+def test_permissions_are_everything_a_group_or_one_action(held: str, wanted: str, allowed: bool) -> None:
+    assert allows(parse_permissions(held), wanted) is allowed
+
+
+@pytest.mark.parametrize("text", ["", "job", "jobs:kill", "jobs:", "*:read", "jobs,root"])
+def test_permissions_that_do_not_exist_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="permission"):
+        parse_permissions(text)
+
+
+def test_every_route_asks_for_a_permission_of_the_contract_or_is_public_for_a_reason() -> None:
+    from jobserver_http.routes import ROUTES
+
+    known = {f"{group}:{action}" for group, actions in PERMISSIONS.items() for action in actions}
+    public = {route.name for route in ROUTES if route.permission is None}
+    assert public == {"get_health", "get_readiness", "get_openapi", "get_index", "get_docs", "get_asset"}
+    assert {route.permission for route in ROUTES if route.permission} == known
+
+
+# -- credentials -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("header", "credentials"),
+    [
+        ("Bearer abc", Credentials(scheme="bearer", secret="abc")),
+        ("bearer  abc ", Credentials(scheme="bearer", secret="abc")),
+        ("Basic dTpwOnE=", Credentials(scheme="basic", user="u", secret="p:q")),
+        ("Basic dQ==", None),
+        ("Basic !!!", None),
+        ("Basic /w==", None),
+        ("Digest x", None),
+        ("Bearer", None),
+        ("", None),
+    ],
+)
+def test_an_authorization_header_is_read(header: str, credentials: Credentials | None) -> None:
+    assert parse_authorization(header) == credentials
+
+
+def test_secrets_are_in_no_repr() -> None:
+    assert "s3cret" not in repr(Credentials(scheme="basic", user="u", secret="s3cret"))
+    assert "proof" not in repr(Identity(name="u", permissions=frozenset(), proof="x"))
+
+
+# -- the gate --------------------------------------------------------------------------------------
+
+
+def test_a_success_is_verified_off_the_loop_and_remembered_for_a_while() -> None:
+    clock, authenticator = Time(), Counting()
+    gate = Gate(authenticator, Pool(1), clock=clock)
+    for _ in range(3):
+        assert admitted(gate, basic("alice", "s3cret")).name == "alice"
+    assert authenticator.asked == 1
+    assert threading.get_ident() not in authenticator.threads
+    clock.now += 61
+    admitted(gate, basic("alice", "s3cret"))
+    assert authenticator.asked == 2
+
+
+def test_a_remembered_success_ends_when_the_identity_no_longer_holds() -> None:
+    authenticator = Counting()
+    gate = Gate(authenticator, Pool(1))
+    admitted(gate, basic("alice", "s3cret"))
+    authenticator.holds = False
+    admitted(gate, basic("alice", "s3cret"))
+    assert authenticator.asked == 2
+
+
+def test_what_is_remembered_holds_no_password() -> None:
+    gate = Gate(Counting(), Pool(1))
+    admitted(gate, basic("alice", "s3cret"))
+    assert "s3cret" not in repr(vars(gate))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [[], basic("alice", "wrong"), basic("bob", "s3cret"), [(b"authorization", b"Basic ?")]],
+)
+def test_missing_and_wrong_credentials_are_challenged(headers: list[tuple[bytes, bytes]]) -> None:
+    rejected = refused(Gate(Counting(), Pool(1)), headers)
+    assert rejected.status == 401
+    assert rejected.headers["WWW-Authenticate"].startswith("Basic realm=")
+
+
+def test_two_authorization_headers_are_refused() -> None:
+    assert refused(Gate(Counting(), Pool(1)), basic("alice", "s3cret") * 2).status == 401
+
+
+def test_guessing_is_slowed_down_for_the_one_who_guesses(caplog: pytest.LogCaptureFixture) -> None:
+    clock, authenticator = Time(), Counting()
+    gate = Gate(authenticator, Pool(1), clock=clock)
+    with caplog.at_level(logging.WARNING):
+        for number in range(5):
+            assert refused(gate, basic("alice", f"guess-{number}")).status == 401
+        blocked = refused(gate, basic("alice", "s3cret"))
+    assert blocked.status == 429
+    assert 1 <= int(blocked.headers["Retry-After"]) <= 60
+    assert authenticator.asked == 5
+    assert "guess" not in caplog.text
+    assert "alice" in caplog.text
+    assert admitted(gate, basic("alice", "s3cret"), "10.0.0.2").name == "alice"
+    clock.now += 61
+    assert admitted(gate, basic("alice", "s3cret")).name == "alice"
+
+
+def test_someone_who_is_logged_in_is_not_locked_out_by_a_guesser_beside_him() -> None:
+    gate = Gate(Counting(), Pool(1))
+    admitted(gate, basic("alice", "s3cret"))
+    for _ in range(6):
+        refused(gate, basic("alice", "wrong"))
+    assert admitted(gate, basic("alice", "s3cret")).name == "alice"
+
+
+def test_a_user_name_cannot_forge_lines_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        refused(Gate(Counting(), Pool(1)), basic("eve\nlog-in of root succeeded", "x"))
+    assert "\nlog-in of root" not in caplog.text
+
+
+# -- the throttle ----------------------------------------------------------------------------------
+
+
+def test_attempts_count_while_they_are_under_way() -> None:
+    throttle = Throttle(per_user=2)
+    assert throttle.begin("a", "u") is None
+    assert throttle.begin("a", "u") is None
+    assert throttle.begin("a", "u") is not None
+    throttle.succeeded("a", "u")
+    assert throttle.begin("a", "u") is None
+
+
+def test_an_address_that_tries_many_users_is_slowed_down_too() -> None:
+    throttle = Throttle(per_address=3)
+    for number in range(3):
+        assert throttle.begin("a", f"u{number}") is None
+    assert throttle.begin("a", "u9") is not None
+    assert throttle.begin("b", "u9") is None
+
+
+def test_the_throttle_holds_a_bounded_number_of_counts() -> None:
+    throttle = Throttle(capacity=50)
+    for number in range(1000):
+        throttle.begin(f"address-{number}", "u" * 10_000)
+    assert len(throttle._counts) <= 50
+    assert all(len(part) <= 256 for key in throttle._counts for part in key)
+
+
+# -- files of credentials --------------------------------------------------------------------------
+
+
+def files(folder: Path, passwords: str | None = None, tokens: str | None = None) -> AuthSettings:
+    named: dict[str, Any] = {}
+    for key, text in (("password_file", passwords), ("token_file", tokens)):
+        if text is not None:
+            path = folder / key
+            path.write_text(text)
+            named[key] = path
+    return AuthSettings(backend="file", **named)
+
+
+def login(user: str, password: str) -> Credentials:
+    return Credentials(scheme="basic", user=user, secret=password)
+
+
+def test_users_of_the_password_file_have_its_permissions(tmp_path: Path) -> None:
+    settings = files(tmp_path, f"# who\n\nalice:{HASH}:jobs,contexts:read\nbob:{HASH}:*\n")
+    authenticator = authenticator_from_settings(settings)
+    assert authenticator is not None
+    alice = authenticator.authenticate(login("alice", "s3cret"))
+    assert alice is not None
+    assert alice.permissions == {"jobs", "contexts:read"}
+    assert authenticator.authenticate(login("alice", "S3cret")) is None
+    assert authenticator.authenticate(login("carol", "s3cret")) is None
+    assert authenticator.authenticate(Credentials(scheme="bearer", secret="s3cret")) is None
+
+
+def test_a_token_is_as_good_as_the_file_says(tmp_path: Path) -> None:
+    token = new_token()
+    authenticator = FileAuthenticator(files(tmp_path, tokens=f"ci:{hash_token(token)}:jobs:start"))
+    found = authenticator.authenticate(Credentials(scheme="bearer", secret=token))
+    assert found is not None
+    assert (found.name, found.permissions) == ("ci", {"jobs:start"})
+    assert authenticator.authenticate(Credentials(scheme="bearer", secret=token + "x")) is None
+    assert authenticator.authenticate(login("ci", token)) is None
+    assert authenticator.challenges == ('Bearer realm="jobserver"',)
+
+
+def test_an_unknown_user_takes_as_long_as_a_wrong_password(tmp_path: Path) -> None:
+    authenticator = FileAuthenticator(files(tmp_path, f"alice:{HASH}:*"))
+
+    def seconds(user: str) -> float:
+        taken = []
+        for _ in range(5):
+            begun = time.process_time()
+            authenticator.authenticate(login(user, "wrong"))
+            taken.append(time.process_time() - begun)
+        return min(taken)
+
+    known, unknown = seconds("alice"), seconds("nobody")
+    assert unknown > known / 3
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("alice", "line 1: expected name:hash:permissions"),
+        (f"\nalice:{HASH}:root", "line 2: 'root' is no permission"),
+        ("alice:plain:*", "line 1: the second field must be an argon2 hash"),
+        (f"alice~x:{HASH}:*", "line 1: a name has letters"),
+        (f"alice:{HASH}:*\nalice:{HASH}:jobs", "line 2: the name is there already"),
+    ],
+)
+def test_a_wrong_line_is_told_with_its_number_and_without_its_hash(
+    tmp_path: Path, text: str, reason: str
+) -> None:
+    with pytest.raises(InvalidSetting, match=reason) as caught:
+        FileAuthenticator(files(tmp_path, text))
+    assert HASH not in str(caught.value)
+
+
+def test_files_that_are_missing_or_not_text_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match="No such file"):
+        FileAuthenticator(AuthSettings(backend="file", password_file=tmp_path / "none"))
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    with pytest.raises(InvalidSetting, match="not UTF-8"):
+        FileAuthenticator(AuthSettings(backend="file", password_file=tmp_path / "bytes"))
+    with pytest.raises(InvalidSetting, match="password-file"):
+        FileAuthenticator(AuthSettings(backend="file"))
+
+
+def test_a_changed_file_counts_without_a_restart_and_a_broken_one_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(credential_files, "CHECKED", 0.0)
+    settings = files(tmp_path, f"alice:{HASH}:*")
+    authenticator = FileAuthenticator(settings)
+    alice = authenticator.authenticate(login("alice", "s3cret"))
+    assert alice is not None
+    assert authenticator.current(alice)
+    assert settings.password_file is not None
+    settings.password_file.write_text("broken")
+    assert authenticator.authenticate(login("alice", "s3cret")) == alice
+    assert "what was read before still holds" in caplog.text
+    settings.password_file.write_text(f"alice:{hash_password('new')}:*")
+    assert not authenticator.current(alice)
+    assert authenticator.authenticate(login("alice", "s3cret")) is None
+    assert authenticator.authenticate(login("alice", "new")) is not None
+
+
+def test_files_that_nobody_would_look_at_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match=r"password-file.*backend.*to be file"):
+        authenticator_from_settings(AuthSettings(password_file=tmp_path / "x"))
+    assert authenticator_from_settings(AuthSettings()) is None
+
+
+def test_an_authenticator_that_is_not_installed_is_named() -> None:
+    with pytest.raises(PluginNotFound, match=r"kerberos.*file"):
+        authenticator_from_settings(AuthSettings(backend="kerberos"))
+
+
+def test_lines_for_the_files_are_made_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("s3cret\n"))
+    assert credential_files.main(["alice", "jobs"]) == 0
+    password_line = capsys.readouterr().out
+    assert credential_files.main(["ci", "jobs:start", "--token"]) == 0
+    captured = capsys.readouterr()
+    token = captured.err.split(": ")[1].strip()
+    assert token not in captured.out
+    authenticator = FileAuthenticator(files(tmp_path, password_line, captured.out))
+    assert authenticator.authenticate(login("alice", "s3cret")) is not None
+    assert authenticator.authenticate(Credentials(scheme="bearer", secret=token)) is not None
+
+
+@pytest.mark.parametrize("arguments", [["a:b", "jobs"], ["alice", "root"]])
+def test_the_command_refuses_what_the_file_would_not_take(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        credential_files.main(arguments)
+
+
+# -- browsers --------------------------------------------------------------------------------------
+
+
+def headers(**values: str) -> dict[bytes, bytes]:
+    return {name.encode(): value.encode() for name, value in values.items()}
+
+
+@pytest.mark.parametrize(
+    ("method", "origin", "host"),
+    [
+        ("POST", "", "127.0.0.1:8090"),
+        ("POST", "http://127.0.0.1:8090", "127.0.0.1:8090"),
+        ("POST", "http://[::1]:8090", "[::1]:8090"),
+        ("DELETE", "https://jobs.example.org", "jobs.example.org"),
+        ("DELETE", "https://jobs.example.org", "jobs.example.org:443"),
+        ("GET", "http://evil.example", "127.0.0.1:8090"),
+        ("POST", "https://console.example.org", "127.0.0.1:8090"),
+    ],
+)
+def test_programs_and_the_servers_own_pages_are_let_in(method: str, origin: str, host: str) -> None:
+    guard = BrowserGuard(origins=("https://console.example.org",))
+    guard.check(method, headers(host=host, **({"origin": origin} if origin else {})))
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["http://evil.example", "null", "http://127.0.0.1:9999", "http://127.0.0.1", "http://[broken", "x"],
+)
+def test_a_strangers_page_changes_nothing(origin: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        BrowserGuard().check("POST", headers(host="127.0.0.1:8090", origin=origin))
+    assert caught.value.status == 403
+
+
+@pytest.mark.parametrize("host", ["localhost:8090", "127.0.0.1", "[::1]:8090", "a.localhost", "10.1.2.3:1"])
+def test_a_local_server_answers_to_addresses_and_localhost(host: str) -> None:
+    BrowserGuard(local_only=True).check("GET", headers(host=host))
+
+
+@pytest.mark.parametrize("host", ["evil.example:8090", "localhost.evil.example", "127.0.0.1.evil.example"])
+def test_a_local_server_does_not_answer_to_a_name_that_a_stranger_controls(host: str) -> None:
+    with pytest.raises(Rejected, match="allow-unauthenticated"):
+        BrowserGuard(local_only=True).check("GET", headers(host=host))
+
+
+# -- namespaces ------------------------------------------------------------------------------------
+
+
+def test_without_proxy_users_names_are_what_they_are() -> None:
+    names = Namespace()
+    assert names.stored("etl") == names.new("etl") == names.shown("etl") == "etl"
+    assert names.owns("anything")
+    assert names.settings({"spark": {"proxy": {"user": "bob"}}}) == {"spark": {"proxy": {"user": "bob"}}}
+
+
+def test_names_get_a_prefix_that_is_taken_off_again() -> None:
+    names = Namespace("alice")
+    assert names.stored("etl") == names.new("etl") == "alice~etl"
+    assert names.shown("alice~etl") == "etl"
+    assert names.owns("alice~etl")
+    assert not names.owns("bob~etl")
+    assert not names.owns("alice2~etl")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"spark.proxy.user": "root"},
+        {"spark": {"proxy": {"user": "root"}}},
+        {"spark": {"proxy.user": "root"}},
+        {"spark.proxy": {"user": {"x": 1}}},
+        {},
+    ],
+)
+def test_the_proxy_user_is_the_caller_whatever_the_settings_say(settings: dict[str, Any]) -> None:
+    assert Namespace("alice").settings(settings) == {"spark": {"proxy": {"user": "alice"}}}
+
+
+def test_the_visible_name_obeys_the_rules() -> None:
+    with pytest.raises(InvalidName, match="must start with letters"):
+        Namespace("alice").new("1x")
+    with pytest.raises(InvalidName, match="at most"):
+        Namespace("alice").new("x" * 252)
+    with pytest.raises(ContextNotFound):
+        Namespace("alice").stored("")
+
+
+def test_jobs_of_others_are_not_found() -> None:
+    from test_http_wire import JOB
+
+    with pytest.raises(JobNotFound):
+        Namespace("alice").checked(JOB)
+    assert Namespace().checked(JOB) is JOB

@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import inspect
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+
+from jobserver_core import errors as core
+from jobserver_core.failures import ErrorInfo, FailureKind
+from jobserver_core.jobs import Job
+from jobserver_core.lifecycle import JobState
+from jobserver_http import errors
+from jobserver_http.errors import BodyTooLarge, Rejected, answer_to, failed_submission
+from jobserver_http.namespaces import Namespace
+
+INFO = ErrorInfo(message="no memory", error_class="java.lang.OutOfMemoryError", stack="at x")
+FIELDS: dict[str, Any] = {
+    "message": "it broke",
+    "kind": "context",
+    "name": "words",
+    "rule": "letters only",
+    "line": 1,
+    "column": 2,
+    "key": "spark.master",
+    "nearest": None,
+    "media_type": None,
+    "supported": ("a",),
+    "reason": "refused",
+    "url": "gopher://x",
+    "what": "binary words",
+    "limit": 10,
+    "job_id": "j1",
+    "digest": "0" * 64,
+    "id": "j1",
+    "job_ids": ("j1", "j2"),
+    "state": "FINISHED",
+    "event": "run",
+    "allowed": (),
+    "expected": "STARTED",
+    "found": "RUNNING",
+    "holder": "j2",
+    "context": "etl",
+    "running": 8,
+    "error": INFO,
+    "failure": FailureKind.RAISED,
+    "seconds": 10.0,
+    "known": "1",
+    "path": "/data",
+    "available": (),
+    "extra": None,
+}
+PUBLIC = [getattr(core, name) for name in core.__all__]
+
+
+def made(kind: type[core.JobServerError]) -> core.JobServerError:
+    return kind(**{name: FIELDS[name] for name in kind._fields})
+
+
+@pytest.mark.parametrize("kind", PUBLIC, ids=lambda kind: kind.__name__)
+def test_every_public_error_has_an_answer_of_its_own(kind: type[core.JobServerError]) -> None:
+    assert kind in errors._ANSWERS, f"say in jobserver_http.errors what {kind.__name__} is answered with"
+    answer = answer_to(made(kind))
+    assert 200 <= answer.status < 600
+    assert set(answer.body) <= {"status", "result", "detail"}
+    assert answer.result is not None
+
+
+def test_no_answer_is_for_an_error_that_does_not_exist() -> None:
+    known = {kind for _, kind in inspect.getmembers(core, inspect.isclass)} | {BodyTooLarge}
+    assert set(errors._ANSWERS) <= known
+    for special in errors._BY_OPERATION.values():
+        assert set(special) <= known
+
+
+def test_every_operation_with_answers_of_its_own_is_a_route() -> None:
+    from jobserver_http.routes import ROUTES
+
+    assert set(errors._BY_OPERATION) <= {route.name for route in ROUTES}
+
+
+@pytest.mark.parametrize("kind", PUBLIC, ids=lambda kind: kind.__name__)
+def test_only_what_is_the_servers_fault_or_the_contracts_word_is_a_5xx(
+    kind: type[core.JobServerError],
+) -> None:
+    theirs = (core.InvalidInput, core.NotFound, core.Conflict)
+    if issubclass(kind, theirs) and kind is not core.BlobNotFound:
+        assert 400 <= answer_to(made(kind)).status < 500
+
+
+@pytest.mark.parametrize(
+    ("error", "operation", "status", "label", "result"),
+    [
+        (core.BinaryNotFound(name="w"), "get_binary", 404, "ERROR", "Can't find binary with name w"),
+        (core.BinaryNotFound(name="w"), "delete_binary", 404, "ERROR", "can't find binary with name w"),
+        (core.BinaryNotFound(name="w"), "submit_job", 404, "ERROR", "appName w not found"),
+        (core.ContextNotFound(name="c"), "get_context", 404, "ERROR", "can't find context with name c"),
+        (core.ContextNotFound(name="c"), "delete_context", 404, "ERROR", "context c not found"),
+        (core.ContextNotFound(name="c"), "submit_job", 404, "ERROR", "context c not found"),
+        (core.ContextExists(name="c"), "create_context", 400, "ERROR", "context c exists"),
+        (core.ContextStopping(name="c"), "submit_job", 409, "ERROR", "Context stop in progress"),
+        (core.JobNotFound(job_id="x"), "get_job", 404, "ERROR", "No such job ID x"),
+        (
+            core.JobAlreadyFinal(job_id="x", state="FINISHED"),
+            "kill_job",
+            404,
+            "ERROR",
+            "No running job with ID x",
+        ),
+        (
+            core.BinaryInUse(name="w", job_ids=("a", "b")),
+            "delete_binary",
+            403,
+            "ERROR",
+            "Binary is in use by job(s): a, b",
+        ),
+        (
+            core.NoSlots(context="c", running=8),
+            "submit_job",
+            503,
+            "NO SLOTS AVAILABLE",
+            "Too many running jobs (8) for job context 'c'",
+        ),
+        (
+            core.InvalidRequest(message="mainClass parameter is missing!"),
+            "submit_job",
+            400,
+            "ERROR",
+            "Cannot parse config: mainClass parameter is missing!",
+        ),
+        (
+            core.DataFileNotFound(name="/x"),
+            "delete_data_file",
+            400,
+            "ERROR",
+            "Unable to delete data file '/x'.",
+        ),
+        (
+            core.InvalidName(kind="context", name="1", rule="context name must start with letters"),
+            "create_context",
+            400,
+            "ERROR",
+            "context name must start with letters",
+        ),
+        (
+            core.ResultTimeout(what="job", seconds=1),
+            "submit_job",
+            500,
+            "ERROR",
+            "Request timed out. Try using the /jobs/<jobID>, /jobs APIs to get status/results",
+        ),
+    ],
+)
+def test_texts_are_the_contracts(
+    error: core.JobServerError, operation: str, status: int, label: str, result: str
+) -> None:
+    answer = answer_to(error, operation)
+    assert (answer.status, answer.label, answer.result) == (status, label, result)
+
+
+@pytest.mark.parametrize(
+    ("error", "operation", "status", "label"),
+    [
+        (core.StorageError(message="disk"), "upload_binary", 500, "Storage Failure"),
+        (core.ContextFailed(name="c", error=INFO), "create_context", 500, "CONTEXT INIT ERROR"),
+        (core.ContextFailed(name="c", error=INFO), "delete_context", 500, "CONTEXT DELETE ERROR"),
+        (core.MalformedUrl(url="x:", reason="r"), "create_context", 400, "CONTEXT INIT ERROR: Malformed URL"),
+        (core.MalformedUrl(url="x:", reason="r"), "submit_job", 400, "JOB LOADING FAILED: Malformed URL"),
+        (core.FetchError(url="http://x", reason="r"), "submit_job", 400, "JOB LOADING FAILED"),
+        (core.NotAnArchive(reason="r"), "submit_job", 400, "JOB LOADING FAILED"),
+    ],
+)
+def test_labels_with_an_error_object_are_the_contracts(
+    error: core.JobServerError, operation: str, status: int, label: str
+) -> None:
+    answer = answer_to(error, operation)
+    assert (answer.status, answer.label) == (status, label)
+    assert set(answer.result) == {"message", "errorClass", "stack"}
+
+
+def test_an_upload_that_is_no_archive_is_told_in_the_contracts_words_with_the_reason_beside() -> None:
+    answer = answer_to(core.NotAnArchive(reason="it is cut off"), "upload_binary")
+    assert answer.body == {
+        "status": "ERROR",
+        "result": "Binary is not of the right format",
+        "detail": "it is cut off",
+    }
+
+
+def test_a_body_over_the_limit_is_413_also_where_code_over_the_limit_is_not() -> None:
+    assert answer_to(BodyTooLarge(what="body", limit=1), "submit_job").status == 413
+    assert answer_to(core.TooLarge(what="code", limit=1), "submit_job").status == 400
+
+
+def test_a_rejected_request_is_answered_as_it_says() -> None:
+    answer = answer_to(Rejected(401, "who?", {"WWW-Authenticate": "Basic"}))
+    assert (answer.status, answer.result, answer.headers) == (401, "who?", {"WWW-Authenticate": "Basic"})
+
+
+def test_an_error_that_is_not_the_librarys_has_no_answer() -> None:
+    with pytest.raises(TypeError, match="ZeroDivisionError"):
+        answer_to(ZeroDivisionError())
+
+
+def test_users_never_see_the_prefix_of_their_contexts() -> None:
+    names = Namespace("alice")
+    answer = answer_to(core.ContextExists(name="alice~etl"), "create_context", names)
+    assert answer.result == "context etl exists"
+    lost = core.ContextFailed(name="alice~etl", error=ErrorInfo(message="context alice~etl died"))
+    assert answer_to(lost, "create_context", names).result["message"] == "context etl died"
+
+
+def a_job(failure: FailureKind) -> Job:
+    now = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    return Job(
+        id="j",
+        class_name="w.Count",
+        class_path=(),
+        context_id="c",
+        context_name="etl",
+        state=JobState.ERROR,
+        submitted_at=now,
+        ended_at=now,
+        failure=failure,
+        error=INFO,
+    )
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "label", "result"),
+    [
+        (FailureKind.VALIDATION, 400, "VALIDATION FAILED", dict),
+        (FailureKind.CLASS_NOT_FOUND, 404, "ERROR", "classPath w.Count not found"),
+        (FailureKind.WRONG_TYPE, 400, "ERROR", "Invalid job type for this context"),
+        (FailureKind.LOADING, 400, "JOB LOADING FAILED", dict),
+        (FailureKind.CONTEXT_INIT, 500, "CONTEXT INIT FAILED", dict),
+    ],
+)
+def test_a_job_that_never_ran_is_refused(failure: FailureKind, status: int, label: str, result: Any) -> None:
+    answer = failed_submission(a_job(failure), Namespace())
+    assert answer is not None
+    assert (answer.status, answer.label) == (status, label)
+    if result is dict:
+        assert answer.result == {
+            "message": "no memory",
+            "errorClass": "java.lang.OutOfMemoryError",
+            "stack": "at x",
+        }
+    else:
+        assert answer.result == result
+
+
+def test_each_kind_of_failure_is_either_a_refusal_or_the_outcome_of_a_job_that_ran() -> None:
+    ran = {FailureKind.RAISED, FailureKind.CRASHED, FailureKind.RESULT, FailureKind.CONTEXT_LOST}
+    assert {kind for kind in FailureKind if failed_submission(a_job(kind), Namespace()) is None} == ran

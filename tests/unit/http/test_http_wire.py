@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime, timedelta, timezone
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobserver_core.contexts import Context
+from jobserver_core.failures import ErrorInfo
+from jobserver_core.jobs import Job, JobProgress
+from jobserver_core.lifecycle import ContextState, JobState
+from jobserver_http.namespaces import Namespace
+from jobserver_http.wire import context_report, duration, encoded, exception_object, job_report, timestamp
+
+NOW = datetime(2016, 6, 19, 16, 27, 12, 196789, timezone(timedelta(hours=5, minutes=30)))
+JOB = Job(
+    id="5453779a",
+    class_name="spark.jobserver.WordCountExample",
+    class_path=(),
+    context_id="c1",
+    context_name="b7ea0eb5-spark.jobserver.WordCountExample",
+    submitted_at=NOW,
+    dispatched_at=NOW,
+)
+CONTEXT = Context(id="c1", name="alice~etl", owner="s", owned_since=NOW, started_at=NOW)
+
+
+def test_times_have_milliseconds_and_an_offset() -> None:
+    assert timestamp(NOW) == "2016-06-19T10:57:12.196Z"
+
+
+@given(st.datetimes(timezones=st.timezones(), min_value=datetime(1900, 1, 1)))
+def test_every_time_is_written_in_one_form(moment: datetime) -> None:
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", timestamp(moment))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "Job not done yet"),
+        (6.341, "6.341 secs"),
+        (2, "2 secs"),
+        (0.0004, "0.0 secs"),
+        (-1.0, "0.0 secs"),
+    ],
+)
+def test_durations_have_up_to_three_decimals(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_job_report_has_the_contracts_members_and_no_others() -> None:
+    assert job_report(JOB) == {
+        "jobId": "5453779a",
+        "startTime": "2016-06-19T10:57:12.196Z",
+        "classPath": "spark.jobserver.WordCountExample",
+        "context": "b7ea0eb5-spark.jobserver.WordCountExample",
+        "contextId": "c1",
+        "duration": "Job not done yet",
+        "status": "STARTED",
+    }
+
+
+@pytest.mark.parametrize("state", [JobState.ERROR, JobState.KILLED])
+def test_a_job_that_failed_has_its_error_object(state: JobState) -> None:
+    error = ErrorInfo(message="no", error_class="ValueError", stack="Traceback")
+    job = attrs.evolve(JOB, state=state, ended_at=NOW + timedelta(seconds=6.341), error=error)
+    report = job_report(job)
+    assert report["result"] == {"message": "no", "errorClass": "ValueError", "stack": "Traceback"}
+    assert report["duration"] == "6.341 secs"
+
+
+def test_what_goes_beyond_the_contract_is_there_only_when_there_is_something_to_say() -> None:
+    waiting = attrs.evolve(JOB, dispatched_at=None)
+    assert job_report(waiting)["waiting"] is True
+    busy = attrs.evolve(JOB, state=JobState.RUNNING, kill_requested=True, progress=JobProgress(tasks_done=1))
+    assert job_report(busy)["killRequested"] is True
+    assert job_report(busy)["progress"] == {
+        "stagesDone": 0,
+        "stagesTotal": 0,
+        "tasksDone": 1,
+        "tasksTotal": 0,
+    }
+
+
+def test_a_context_that_lives_ends_empty_and_has_no_url_before_there_is_one() -> None:
+    assert context_report(CONTEXT, Namespace("alice")) == {
+        "id": "c1",
+        "name": "etl",
+        "startTime": "2016-06-19T10:57:12.196Z",
+        "endTime": "Empty",
+        "state": "STARTED",
+    }
+
+
+def test_a_context_that_ended_says_when_and_why() -> None:
+    ended = attrs.evolve(
+        CONTEXT, state=ContextState.ERROR, ended_at=NOW, url="http://ui", error=ErrorInfo(message="died")
+    )
+    report = context_report(ended)
+    assert report["endTime"] == "2016-06-19T10:57:12.196Z"
+    assert report["url"] == "http://ui"
+    assert report["error"]["message"] == "died"
+
+
+def test_an_exception_of_the_server_is_told_without_its_frames() -> None:
+    try:
+        json.loads("{")
+    except ValueError as error:
+        told = exception_object(error)
+    assert told["errorClass"] == "json.decoder.JSONDecodeError"
+    assert "File" not in told["stack"]
+    assert __file__ not in json.dumps(told)
+
+
+@given(st.text())
+def test_any_text_can_be_sent_even_lone_surrogates(text: str) -> None:
+    assert json.loads(encoded({"m": text + "\ud800"}))["m"] == text + "\ud800"
