@@ -1,0 +1,289 @@
+"""A fetcher with a fault does not pass the contract, whatever the fault is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import test_fetcher
+from faults import failing
+
+from jobserver_core.errors import FetchError, MalformedUrl, TooLarge
+from jobserver_core.memory import MemoryFetcher
+from jobserver_core.ports.fetcher import Fetched, ProgressCallback
+from jobserver_core.uris import Uri, UriPolicy
+
+
+class Faulty(MemoryFetcher):
+    """A fetcher for faults to be planted in; it knows the folder that its files are in."""
+
+    folder: Path
+
+    @contextmanager
+    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+        with super().fetch(uri, progress=progress) as fetched:
+            yield fetched
+
+
+class Changed(Faulty):
+    """A fetcher that changes what it fetched before it gives it."""
+
+    def changed(self, fetched: Fetched) -> Fetched:
+        raise NotImplementedError
+
+    @contextmanager
+    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+        with super().fetch(uri, progress=progress) as fetched:
+            yield self.changed(fetched)
+
+
+class HashOfSomethingElse(Changed):
+    def changed(self, fetched: Fetched) -> Fetched:
+        return Fetched(path=fetched.path, digest="0" * 64, size=fetched.size)
+
+
+class SizeOfSomethingElse(Changed):
+    def changed(self, fetched: Fetched) -> Fetched:
+        return Fetched(path=fetched.path, digest=fetched.digest, size=fetched.size + 1)
+
+
+class CutsOff(Changed):
+    def changed(self, fetched: Fetched) -> Fetched:
+        os.truncate(fetched.path, min(fetched.size, 65_536))
+        return fetched
+
+
+class OnePathForAll(Changed):
+    def changed(self, fetched: Fetched) -> Fetched:
+        path = self.folder / "the-file"
+        shutil.copyfile(fetched.path, path)
+        return Fetched(path=path, digest=fetched.digest, size=fetched.size)
+
+
+class NeverAsksAgain(Faulty):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.kept: dict[str, bytes] = {}
+
+    @contextmanager
+    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+        canonical = Uri.parse(uri).canonical
+        if canonical in self.kept:
+            fetcher = MemoryFetcher({uri: self.kept[canonical]})
+            with fetcher.fetch(uri, progress=progress) as fetched:
+                yield fetched
+        else:
+            with super().fetch(uri, progress=progress) as fetched:
+                self.kept[canonical] = fetched.path.read_bytes()
+                yield fetched
+
+
+class CachesByName(NeverAsksAgain):
+    @contextmanager
+    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+        name = f"http://host.example/{Uri.parse(uri).name}"
+        if name not in self.kept:
+            with MemoryFetcher.fetch(self, uri, progress=progress) as fetched:
+                self.kept[name] = fetched.path.read_bytes()
+        with MemoryFetcher({name: self.kept[name]}).fetch(name) as fetched:
+            yield fetched
+
+
+class LeavesFilesBehind(Faulty):
+    @contextmanager
+    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+        part = self.folder / "part"
+        part.touch()
+        with super().fetch(uri, progress=progress) as fetched:
+            part.unlink()
+            yield fetched
+
+
+class NeverTellsProgress(Faulty):
+    @contextmanager
+    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+        with super().fetch(uri) as fetched:
+            yield fetched
+
+
+class ProgressGoesBack(Faulty):
+    @contextmanager
+    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+        with super().fetch(uri, progress=progress) as fetched:
+            if progress is not None:
+                progress(0, None)
+            yield fetched
+
+
+class SwallowsWhatProgressRaises(Faulty):
+    @contextmanager
+    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+        def quiet(done: int, total: int | None) -> None:
+            try:
+                if progress is not None:
+                    progress(done, total)
+            except Exception:
+                return
+
+        with super().fetch(uri, progress=quiet) as fetched:
+            yield fetched
+
+
+class HasNoLimit(Faulty):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options | {"max_size": 2**40})
+
+
+class RefusesTheLimitItself(Faulty):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options | {"max_size": options["max_size"] - 1})
+
+
+class FetchesWithoutTheCheck(Faulty):
+    @contextmanager
+    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+        try:
+            self.check(uri)
+        except MalformedUrl:
+            uri = "http://host.example/"
+            self.publish(uri, b"")
+        with super().fetch(uri, progress=progress) as fetched:
+            yield fetched
+
+
+class AllowsEveryHost(Faulty):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options | {"policy": UriPolicy()})
+
+
+class AllowsEveryScheme(Faulty):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._policy.schemes = ("http", "https", "ftp", "file", "local", "gopher", "javascript", "s3")
+
+
+class CheckAllowsAll(Faulty):
+    def check(self, uri: str) -> None:
+        return
+
+
+class CheckLooks(Faulty):
+    def check(self, uri: str) -> None:
+        super().check(uri)
+        (self.folder / "looked").touch()
+
+
+class MissingIsEmpty(Faulty):
+    @contextmanager
+    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+        self.check(uri)
+        if Uri.parse(uri).canonical not in self._files:
+            self.publish(uri, b"")
+        with super().fetch(uri, progress=progress) as fetched:
+            yield fetched
+
+
+class MissingIsSaidInWordsOfItsOwn(Faulty):
+    @contextmanager
+    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+        self.check(uri)
+        if Uri.parse(uri).canonical not in self._files:
+            raise FileNotFoundError(uri)
+        with super().fetch(uri, progress=progress) as fetched:
+            yield fetched
+
+
+class TooLargeIsAFetchError(Faulty):
+    @contextmanager
+    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+        try:
+            with super().fetch(uri, progress=progress) as fetched:
+                yield fetched
+        except TooLarge as error:
+            raise FetchError(url="x", reason=str(error)) from None
+
+
+class ShowsThePassword(Faulty):
+    @contextmanager
+    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+        try:
+            with super().fetch(uri, progress=progress) as fetched:
+                yield fetched
+        except FetchError as error:
+            raise FetchError(url=uri, reason=error.reason) from None
+
+
+class ShowsThePasswordOfWhatItRefuses(Faulty):
+    def check(self, uri: str) -> None:
+        try:
+            super().check(uri)
+        except MalformedUrl as error:
+            raise MalformedUrl(url=uri, reason=error.reason) from None
+
+    @contextmanager
+    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+        self.check(uri)
+        with super().fetch(uri, progress=progress) as fetched:
+            yield fetched
+
+
+class SwallowsWhatTheBlockRaises(Faulty):
+    @contextmanager
+    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+        with super().fetch(uri, progress=progress) as fetched:
+            try:
+                yield fetched
+            except Exception:
+                return
+
+
+class FileGoesBeforeTheBlock(Faulty):
+    @contextmanager
+    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+        with super().fetch(uri, progress=progress) as fetched:
+            gone = fetched
+        yield gone
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in memory where there is one, and the system's temporary folder during the test."""
+    memory = "/dev/shm"
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
+        monkeypatch.setattr(tempfile, "tempdir", name)
+        yield Path(name)
+
+
+def _failing(kind: type[Faulty], folder: Path) -> Iterator[str]:
+    def make(suite: Any) -> Faulty:
+        suite.folder = folder
+        for left in folder.iterdir():
+            left.unlink()
+        fetcher = kind(
+            policy=UriPolicy(denied_hosts=["*.denied.example", "203.0.113.0/24"]), max_size=suite.max_size
+        )
+        fetcher.folder = folder
+        return fetcher
+
+    return failing(test_fetcher.TestMemoryFetcher, "fetcher", make)
+
+
+def _faults(kind: type[Faulty]) -> list[type[Faulty]]:
+    return [fault for child in kind.__subclasses__() for fault in (child, *_faults(child))]
+
+
+def test_a_fetcher_without_a_fault_passes(folder: Path) -> None:
+    assert list(_failing(Faulty, folder)) == []
+
+
+@pytest.mark.parametrize(
+    "fault", [fault for fault in _faults(Faulty) if fault is not Changed], ids=lambda kind: kind.__name__
+)
+def test_a_fetcher_with_a_fault_fails(fault: type[Faulty], folder: Path) -> None:
+    assert next(_failing(fault, folder), None) is not None
