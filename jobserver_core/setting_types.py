@@ -25,7 +25,6 @@ __all__ = [
     "Section",
     "SettingType",
     "bind",
-    "choices",
     "duration",
     "flag",
     "named_paths",
@@ -224,17 +223,6 @@ def text(
             default=default, metadata={_METADATA_KEY: kind}, repr=lambda v: repr(v and show(v))
         )
     return _field(kind, default)
-
-
-def choices(default: str, doc: str, allowed: tuple[str, ...]) -> Any:
-    """Make a field of one of a few words."""
-
-    def check(value: str) -> str:
-        if value not in allowed:
-            raise ValueError(f"must be one of {', '.join(allowed)}, got {_shortened(value)}")
-        return value
-
-    return text(default, doc, check=check)
 
 
 def _items(value: Any) -> list[Any]:

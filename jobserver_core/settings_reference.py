@@ -72,10 +72,9 @@ outside:
   same text.
 - `jobserver.limits.config-size` bounds the text, and what it becomes once its substitutions are put in;
   `jobserver.limits.config-depth` bounds how deep objects and lists nest.
-- Further limits are fixed: substitutions refer to each other at most 100 deep, and take at most a
-  million steps to put in; a number has at most 1000 characters.
-- JSON is read at once. Other HOCON takes time in proportion to its length, about a second for 300 kB of
-  the slowest kind, so lower the limit of size where users are not trusted that much.
+- Further limits are fixed. HOCON that is not JSON has at most 200,000 values; substitutions refer to each
+  other at most 100 deep, and take at most a million steps to put in; a number has at most 1000
+  characters. So the most hostile text takes a few seconds of one core, and everyday ones next to nothing.
 - Durations and sizes stay text (`10 s`), single quotes are part of the text, and text without quotes
   must not hold ``$ " { } [ ] : = , + # ` ^ ? ! @ * & \\``.
 - A key that JSON repeats is merged as in HOCON, and `NaN` and `Infinity` are text.

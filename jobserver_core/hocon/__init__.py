@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from jobserver_core.errors import InvalidConfig
-from jobserver_core.hocon.nodes import Object, Source
+from jobserver_core.hocon.nodes import Include, Object, Source
 from jobserver_core.hocon.resolution import Resolver
-from jobserver_core.hocon.syntax import Include, Parser
+from jobserver_core.hocon.syntax import Parser
 
 __all__ = ["parse_file", "parse_untrusted"]
 

@@ -12,6 +12,7 @@ __all__ = [
     "Append",
     "Array",
     "Concat",
+    "Include",
     "Node",
     "Number",
     "Object",
@@ -93,6 +94,22 @@ class Append:
 
 Node = Any
 """None, bool, str, Number, Array, Object, Reference, Concat or Append."""
+
+
+@attrs.frozen(kw_only=True)
+class Include:
+    """An ``include`` statement: ``kind`` is the function around the name, None for the bare name."""
+
+    name: str
+    kind: str | None
+    required: bool
+    prefix: Path
+    source: Source
+    position: int
+
+    def error(self, message: str) -> InvalidConfig:
+        """Return the error for this statement."""
+        return self.source.error(self.position, message)
 
 
 def define(stack: list[Node], node: Node) -> None:

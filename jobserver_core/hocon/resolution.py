@@ -175,8 +175,6 @@ class Resolver:
 
     @contextmanager
     def _working_on(self, node: Any, source: Source, position: int) -> Iterator[int]:
-        if id(node) in self._active:
-            raise source.error(position, "this value refers to itself")
         if len(self._active) >= _MAX_CHAIN:
             raise source.error(position, f"substitutions refer to each other more than {_MAX_CHAIN} deep")
         order = len(self._active)
@@ -184,7 +182,7 @@ class Resolver:
         try:
             yield order
         finally:
-            del self._active[id(node)]
+            self._active.pop(id(node), None)
 
     def _appended(self, node: Append, below: list[Any]) -> _Reduced:
         leaf, objects = self._reduce(below)
@@ -253,6 +251,10 @@ class Resolver:
             return self._env[name], []
         if node.optional:
             return _MISSING, []
+        if self._lowest < _NEVER:
+            raise node.source.error(
+                node.position, f"${{{name}}} refers to itself, and nothing before defines it"
+            )
         where = "in this text" if self._env is None else "in this configuration or in the environment"
         raise node.source.error(node.position, f"${{{name}}} is not defined {where}")
 

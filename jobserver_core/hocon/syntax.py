@@ -10,13 +10,12 @@ import json
 import re
 from collections.abc import Callable, Iterator
 
-import attrs
-
 from jobserver_core.errors import InvalidConfig
 from jobserver_core.hocon.nodes import (
     Append,
     Array,
     Concat,
+    Include,
     Node,
     Number,
     Object,
@@ -55,22 +54,7 @@ _QUOTED = re.compile(r'"[^"\\\n]*(?:\\.[^"\\\n]*)*"')
 _JSON = json.JSONDecoder(strict=False)
 _KEYWORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 _MAX_NUMBER_LENGTH = 1000
-
-
-@attrs.frozen(kw_only=True)
-class Include:
-    """An ``include`` statement: ``kind`` is the function around the name, None for the bare name."""
-
-    name: str
-    kind: str | None
-    required: bool
-    prefix: Path
-    source: Source
-    position: int
-
-    def error(self, message: str) -> InvalidConfig:
-        """Return the error for this statement."""
-        return self.source.error(self.position, message)
+_MAX_VALUES = 200_000
 
 
 class _Word(str):
@@ -96,6 +80,7 @@ class Parser:
         self._include = include
         self._prefix = prefix
         self._at = 0
+        self._values = 0
 
     def parse(self) -> Object:
         """Return the text's object. Raises InvalidConfig."""
@@ -274,7 +259,13 @@ class Parser:
 
     # -- values ------------------------------------------------------------------------------------
 
+    def _count(self) -> None:
+        self._values += 1
+        if self._values > _MAX_VALUES:
+            raise self._error(f"more than {_MAX_VALUES} values; send them as JSON, which has no such limit")
+
     def _value(self, path: Path, depth: int) -> Node:
+        self._count()
         started = self._at
         lone = _LONE_WORD.match(self._text, started)
         if lone is not None:
@@ -298,6 +289,8 @@ class Parser:
         char = self._char()
         if char == '"':
             return self._string()
+        if char and char in "{[$":
+            self._count()
         if char == "{":
             return self._object(path, depth + 1)
         if char == "[":

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -271,8 +272,10 @@ ERRORS = [
     ("a = 1e400", 1, 5, "too large a number"),
     ("a = " + "1" * 1001, 1, 5, "a number may have 1000 characters at most"),
     ("\n\n  a = ${b.c}", 3, 7, "${b.c} is not defined in this text"),
-    ("a = ${a}", 1, 5, "${a} is not defined in this text"),
-    ("a = ${b}\nb = ${a}", 2, 5, "${a} is not defined in this text"),
+    ("a = ${a}", 1, 5, "${a} refers to itself, and nothing before defines it"),
+    ("a = ${b}\nb = ${a}", 2, 5, "${a} refers to itself, and nothing before defines it"),
+    ("a = ${b} x\nb = y ${a}", 2, 7, "${a} refers to itself"),
+    ("a.b = ${a.b.c}", 1, 7, "${a.b.c} refers to itself"),
     ("a { b = ${a} }", 1, 9, "this value contains itself"),
     ("a = [${a}]", 1, 6, "this value contains itself"),
     ("a = ${b}\nb { c = ${a} {d = 1} }", 2, 9, "this value contains itself"),
@@ -408,6 +411,21 @@ def test_the_deepest_limit_that_can_be_configured_works() -> None:
     assert parse_untrusted('{"a":' * 150 + "1" + "}" * 150, max_depth=150)
 
 
+def test_text_that_is_too_deep_for_the_callers_stack_is_an_error_too() -> None:
+    def deep(left: int) -> dict[str, Any]:
+        return deep(left - 1) if left else parse_untrusted("a {" * 90 + "b = 1" + "}" * 90)
+
+    assert deep(1)
+    with pytest.raises(InvalidConfig, match="nest deeper"):
+        deep(sys.getrecursionlimit() - len(inspect.stack()) - 200)
+
+
+def test_lists_cannot_nest_deeper_than_the_limit_through_references() -> None:
+    text = "\n".join(f"a{i} = [[${{a{i + 1}}}]]" for i in range(40)) + "\na40 = 1"
+    with pytest.raises(InvalidConfig, match="nest deeper than the limit of 50, once substitutions"):
+        parse_untrusted(text, max_depth=50)
+
+
 LAUGHS = {
     "text": ("b0 = ha\n", "b{n} = ${{b{m}}}${{b{m}}}"),
     "lists": ("b0 = [ha]\n", "b{n} = ${{b{m}}}${{b{m}}}"),
@@ -452,6 +470,16 @@ def test_many_lookups_through_many_layers_are_bounded() -> None:
     lookups = "\n".join(f"b{n} = ${{a.k}}" for n in range(2000))
     with pytest.raises(InvalidConfig, match="too many steps"):
         parse_untrusted(layers + lookups)
+
+
+@pytest.mark.parametrize("text", ["a = [" + "1," * 200_001 + "]"])
+def test_more_values_than_hocon_can_read_quickly_are_refused(text: str) -> None:
+    with pytest.raises(InvalidConfig, match="more than 200000 values; send them as JSON"):
+        parse_untrusted(text)
+
+
+def test_json_may_have_any_number_of_values() -> None:
+    assert len(parse_untrusted('{"a": [' + "1," * 200_001 + "1]}")["a"]) == 200_002
 
 
 HOSTILE = {

@@ -1,0 +1,589 @@
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobserver_core.config import describe, load_settings, sections, setting_types
+from jobserver_core.errors import InvalidConfig, InvalidSetting
+from jobserver_core.old_settings import ALIASES, IGNORED
+from jobserver_core.redaction import redacted, redacted_url
+from jobserver_core.settings import (
+    AuthSettings,
+    CallbackSettings,
+    HttpSettings,
+    JobLimits,
+    Secret,
+    Settings,
+    SparkSettings,
+    default_data_dir,
+)
+from jobserver_core.settings_reference import settings_reference
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
+
+
+def from_text(folder: Path, text: str, **options: Any) -> Settings:
+    file = folder / "server.conf"
+    file.write_text(text)
+    return load_settings(file, **options)
+
+
+# -- defaults ------------------------------------------------------------------------------------------
+
+
+def test_settings_without_arguments_are_the_documented_defaults() -> None:
+    settings = Settings()
+    assert settings == load_settings() == Settings.from_mapping({})
+    assert settings.spark.master == "local[*]"
+    assert settings.jobs.max_jobs_per_context == 8
+    assert settings.jobs.sync_timeout == 10.0
+    assert settings.jobs.retention is None
+    assert settings.callbacks.retry_delay == 10.0
+    assert settings.limits.config_size == 1024**2
+    assert settings.fetcher.allowed_schemes == ("http", "https", "ftp", "file", "local")
+    assert (settings.http.host, settings.http.port) == ("127.0.0.1", 8090)
+    assert settings.contexts.max_contexts is None
+    assert settings.warnings == ()
+
+
+def test_every_setting_is_documented_and_its_default_may_be_written_down() -> None:
+    kinds = setting_types()
+    for described in describe(Settings()):
+        kind = kinds[described.key]
+        assert len(described.doc) > 10
+        assert described.origin == "default"
+        written = kind.convert(described.value, described.key)
+        assert described.value is None or kind.show(written) == described.value
+
+
+def test_keys_are_lower_case_with_hyphens_and_below_their_section() -> None:
+    for key in setting_types():
+        assert key == key.lower()
+        assert "_" not in key
+        assert key.startswith(("jobserver.", "spark."))
+
+
+def test_the_reference_page_is_the_settings() -> None:
+    assert REFERENCE.read_text() == settings_reference(), (
+        "run python -m jobserver_core.settings_reference again"
+    )
+
+
+def test_the_data_folder_follows_the_xdg_specification(tmp_path: Path) -> None:
+    assert default_data_dir({"XDG_DATA_HOME": "/x", "HOME": "/h"}) == Path("/x/jobserver")
+    assert default_data_dir({"HOME": "/h"}) == Path("/h/.local/share/jobserver")
+    assert default_data_dir({"XDG_DATA_HOME": "relative", "HOME": "/h"}) == Path("/h/.local/share/jobserver")
+    assert load_settings(env={"HOME": str(tmp_path)}).data_dir == tmp_path / ".local/share/jobserver"
+
+
+def test_without_a_home_folder_the_data_folder_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.path.expanduser", str)
+    with pytest.raises(InvalidSetting, match="no home folder; name a folder") as caught:
+        default_data_dir({})
+    assert caught.value.key == "jobserver.data-dir"
+    assert load_settings(env={}, overrides={"jobserver.data-dir": "/d"}).data_dir == Path("/d")
+
+
+def test_settings_are_frozen_copied_and_pickled_as_equals() -> None:
+    settings = Settings.from_mapping(
+        {"jobserver.callbacks.signing-secret": "s3cret", "jobserver.http.port": 1}
+    )
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        settings.http.port = 2  # type: ignore[misc]
+    assert pickle.loads(pickle.dumps(settings)) == settings == copy.deepcopy(settings)
+    assert attrs.evolve(settings, jobs=JobLimits(max_queued_jobs=0)).jobs.max_queued_jobs == 0
+
+
+def test_sections_are_found_by_their_attribute() -> None:
+    assert sections()["jobs"] is JobLimits
+    assert set(sections()) == {
+        *("auth", "blobs", "callbacks", "contexts", "fetcher", "http", "jobs"),
+        *("launcher", "limits", "metadata", "spark"),
+    }
+
+
+# -- values --------------------------------------------------------------------------------------------
+
+
+def test_constructors_take_what_a_file_takes() -> None:
+    assert JobLimits(sync_timeout="2 minutes").sync_timeout == 120.0  # type: ignore[arg-type]
+    assert JobLimits(max_result_size="64 MiB").max_result_size == 64 * 1024**2  # type: ignore[arg-type]
+    assert AuthSettings(use_as_proxy_user="on").use_as_proxy_user is True  # type: ignore[arg-type]
+    assert CallbackSettings(backoff=2).backoff == 2.0
+
+
+GOOD: list[tuple[str, Any, str, Any]] = [
+    ("jobserver.jobs.retention", "30 days", "jobs.retention", 30 * 86400.0),
+    ("jobserver.jobs.retention", None, "jobs.retention", None),
+    ("jobserver.jobs.max-queued-jobs", "0", "jobs.max_queued_jobs", 0),
+    ("jobserver.contexts.max-contexts", 0, "contexts.max_contexts", None),
+    ("jobserver.contexts.max-contexts", 3, "contexts.max_contexts", 3),
+    ("jobserver.callbacks.backoff", "1.5", "callbacks.backoff", 1.5),
+    (
+        "jobserver.callbacks.denied-networks",
+        ["10.0.0.0/8", "fd00::/8"],
+        "callbacks.denied_networks",
+        ("10.0.0.0/8", "fd00::/8"),
+    ),
+    (
+        "jobserver.callbacks.allowed-hosts",
+        "A.example, b.example.",
+        "callbacks.allowed_hosts",
+        ("a.example", "b.example"),
+    ),
+    ("jobserver.callbacks.public-url", "https://h/x/", "callbacks.public_url", "https://h/x"),
+    ("jobserver.fetcher.allowed-schemes", ["HTTPS", "s3a"], "fetcher.allowed_schemes", ("https", "s3a")),
+    ("jobserver.fetcher.allowed-folders", [], "fetcher.allowed_folders", ()),
+    ("jobserver.http.port", 0, "http.port", 0),
+    ("jobserver.blobs.backend", 5, "blobs.backend", "5"),
+    ("jobserver.http.host", "::1", "http.host", "::1"),
+    ("jobserver.http.allow-unauthenticated", "yes", "http.allow_unauthenticated", True),
+    ("jobserver.http.allow-unauthenticated", "off", "http.allow_unauthenticated", False),
+    ("jobserver.metadata.url", "postgresql://h/db", "metadata.url", "postgresql://h/db"),
+    ("spark.master", "yarn", "spark.master", "yarn"),
+    ("spark.contexts", {"a": None, "b": {"x": 1}}, "spark.contexts", {"a": {}, "b": {"x": 1}}),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "attribute", "expected"), GOOD)
+def test_a_value_that_is_allowed_is_typed(key: str, value: Any, attribute: str, expected: Any) -> None:
+    section, _, name = attribute.partition(".")
+    settings = Settings.from_mapping({key: value})
+    found = getattr(getattr(settings, section), name)
+    assert found == expected
+    assert type(found) is type(expected)
+    assert settings.origins == {key: "override"}
+
+
+BAD: list[tuple[str, Any, str]] = [
+    ("jobserver.http.port", 65536, "must be at most 65535, got 65536"),
+    ("jobserver.http.port", -1, "must be at least 0, got -1"),
+    ("jobserver.http.port", "http", "expected a whole number, got 'http'"),
+    ("jobserver.http.port", 80.5, "expected a whole number, got 80.5"),
+    ("jobserver.http.port", True, "expected a whole number, got True"),
+    ("jobserver.http.port", None, "must not be null, it takes a whole number"),
+    ("jobserver.http.port", "9" * 500, "expected a whole number, got '999"),
+    ("jobserver.http.host", "http://h", "host names without scheme"),
+    ("jobserver.http.host", "", "must not be empty"),
+    ("jobserver.http.host", ["h"], "expected text, got ['h']"),
+    ("jobserver.http.host", "a\0b", "must not contain a NUL character"),
+    ("jobserver.http.allow-unauthenticated", "maybe", "expected true or false, got 'maybe'"),
+    ("jobserver.http.allow-unauthenticated", 1, "expected true or false, got 1"),
+    ("jobserver.jobs.sync-timeout", "0 s", "must be at least 1 ms, got 0 s"),
+    ("jobserver.jobs.sync-timeout", "-1 s", "must be at least 1 ms, got -1 s"),
+    ("jobserver.jobs.sync-timeout", "11000 days", "must be at most 3650 days, got 11000 days"),
+    ("jobserver.jobs.sync-timeout", "1 parsec", "'parsec' is not a unit of time"),
+    ("jobserver.jobs.max-jobs-per-context", 0, "must be at least 1, got 0"),
+    ("jobserver.jobs.max-result-size", "10 mb", "'mb' is not a unit of size"),
+    ("jobserver.jobs.inline-result-limit", -1, "must be at least 0 B, got -1 B"),
+    ("jobserver.limits.config-depth", 151, "must be at most 150, got 151"),
+    ("jobserver.callbacks.backoff", 0.5, "must be at least 1, got 0.5"),
+    ("jobserver.callbacks.backoff", "nan", "expected a number, got 'nan'"),
+    ("jobserver.callbacks.denied-networks", ["10.0.0.1/8"], "expected networks such as 10.0.0.0/8"),
+    ("jobserver.callbacks.denied-networks", 5, "expected a list of texts, got 5"),
+    ("jobserver.callbacks.allowed-hosts", ["http://h/"], "host names without scheme"),
+    ("jobserver.callbacks.public-url", "ftp://h", "expected an http or https URL"),
+    ("jobserver.callbacks.public-url", "http://[", "expected an http or https URL"),
+    ("jobserver.callbacks.signing-secret", "", "expected text that is not empty"),
+    ("jobserver.fetcher.allowed-schemes", ["https://"], "URL schemes such as https, without ://"),
+    (
+        "jobserver.auth.token-file",
+        "~no-such-user-here/x",
+        "the home folder in '~no-such-user-here/x' is not known",
+    ),
+    ("jobserver.auth.options", [1], "expected an object of anything, got [1]"),
+    ("jobserver.job-binary-paths", {"a": {}}, "expected text, got {}"),
+    ("spark.contexts", {"a": 1}, "expected an object of settings, got 1"),
+    ("spark.context-settings", "x", "expected an object of anything, got 'x'"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), BAD)
+def test_a_value_that_is_not_allowed_is_refused_with_what_is(key: str, value: Any, message: str) -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        Settings.from_mapping({key: value})
+    assert caught.value.key == key
+    assert message in caught.value.message
+    assert len(str(caught.value)) < 300
+
+
+def test_a_constructor_refuses_with_the_settings_key() -> None:
+    with pytest.raises(InvalidSetting, match=r"jobserver\.jobs\.max-queued-jobs.*at least 0"):
+        JobLimits(max_queued_jobs=-1)
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"), [("tls-key", "tls-certificate"), ("tls-certificate", "tls-key")]
+)
+def test_a_certificate_and_its_key_need_each_other(given: str, missing: str) -> None:
+    with pytest.raises(InvalidSetting, match="is needed too") as caught:
+        Settings.from_mapping({f"jobserver.http.{given}": "/x.pem"})
+    assert caught.value.key == f"jobserver.http.{missing}"
+    both = HttpSettings(tls_certificate=Path("/c.pem"), tls_key=Path("/k.pem"))
+    assert both.tls_key == Path("/k.pem")
+
+
+# -- files and overrides -------------------------------------------------------------------------------
+
+
+def test_a_file_lies_over_the_defaults_and_overrides_lie_over_the_file(tmp_path: Path) -> None:
+    text = "jobserver { http { port = 1, host = localhost }, jobs.sync-timeout = 1 minute }"
+    settings = from_text(
+        tmp_path, text, overrides={"jobserver.http.port": 2, "jobserver": {"jobs": {"kill-timeout": 3}}}
+    )
+    assert (settings.http.host, settings.http.port) == ("localhost", 2)
+    assert (settings.jobs.sync_timeout, settings.jobs.kill_timeout) == (60.0, 3.0)
+    file = str(tmp_path / "server.conf")
+    assert settings.origins == {
+        "jobserver.http.host": file,
+        "jobserver.http.port": "override",
+        "jobserver.jobs.sync-timeout": file,
+        "jobserver.jobs.kill-timeout": "override",
+    }
+
+
+def test_free_objects_of_a_file_and_overrides_are_merged(tmp_path: Path) -> None:
+    text = "spark.context-settings { num-cpu-cores = 2, spark.executor.memory = 1g }"
+    settings = from_text(
+        tmp_path,
+        text,
+        overrides={
+            "spark.context-settings.spark.executor.cores": 1,
+            "spark": {"context-settings": {"a": [1]}},
+        },
+    )
+    assert settings.spark.context_settings == {
+        "num-cpu-cores": 2,
+        "spark": {"executor": {"memory": "1g", "cores": 1}},
+        "a": [1],
+    }
+
+
+def test_quoted_names_with_dots_stay_names(tmp_path: Path) -> None:
+    settings = from_text(tmp_path, 'spark.contexts { "my.context" { x = 1 }, plain {} }')
+    assert settings.spark.contexts == {"my.context": {"x": 1}, "plain": {}}
+
+
+def test_changing_the_mapping_afterwards_changes_no_settings() -> None:
+    options: dict[str, Any] = {"a": {"b": 1}}
+    settings = Settings.from_mapping({"jobserver.launcher.options": options})
+    options["a"]["b"] = 2
+    assert settings.launcher.options == {"a": {"b": 1}}
+
+
+def test_relative_paths_start_at_the_files_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """
+        jobserver {
+          data-dir = data
+          fetcher.allowed-folders = [shared, /abs]
+          auth.password-file = ~/passwords
+          callbacks.ca-file = ../ca.pem
+          job-binary-paths { a = jars/a.jar, b = "https://h/b.whl", c = /c.egg, d = ~/d.whl }
+        }"""
+    monkeypatch.setenv("HOME", "/home/somebody")
+    (tmp_path / "conf").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "server.conf").write_text(text)
+    settings = load_settings("conf/server.conf")
+    folder = tmp_path / "conf"
+    assert settings.data_dir == folder / "data"
+    assert settings.fetcher.allowed_folders == (folder / "shared", Path("/abs"))
+    assert settings.auth.password_file == Path("/home/somebody/passwords")
+    assert settings.callbacks.ca_file == folder / "../ca.pem"
+    assert settings.job_binary_paths == {
+        "a": str(folder / "jars/a.jar"),
+        "b": "https://h/b.whl",
+        "c": "/c.egg",
+        "d": "/home/somebody/d.whl",
+    }
+
+
+def test_relative_paths_of_overrides_start_at_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings.from_mapping({"jobserver.data-dir": "here"}).data_dir == tmp_path / "here"
+
+
+def test_a_file_may_use_the_environment_and_includes(tmp_path: Path) -> None:
+    (tmp_path / "more.conf").write_text("jobserver.http.port = 7")
+    settings = from_text(
+        tmp_path,
+        'include "more.conf"\nspark.master = ${MASTER}\njobserver.callbacks.signing-secret = ${?SECRET}',
+        env={"MASTER": "yarn", "SECRET": "x", "HOME": "/h"},
+    )
+    assert (settings.http.port, settings.spark.master) == (7, "yarn")
+    assert settings.callbacks.signing_secret == Secret("x")
+    assert "jobserver.data-dir" not in {d.key for d in describe(settings) if d.origin != "default"}
+
+
+def test_a_bad_value_in_a_file_is_an_error_with_the_files_name(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match=r"jobserver\.http\.port.*\(in .*server\.conf\)"):
+        from_text(tmp_path, "jobserver.http.port = x")
+    with pytest.raises(InvalidConfig, match=r"server\.conf: .*line 1"):
+        from_text(tmp_path, "jobserver {")
+
+
+# -- unknown keys --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("jobserver.http.prot", "jobserver.http.port"),
+        ("jobserver.port", "jobserver.http.port"),
+        ("jobserver.jobs.sync_timeout", "jobserver.jobs.sync-timeout"),
+        ("jobserver.sync-timeout", "jobserver.jobs.sync-timeout"),
+        ("jobserver.callback.retry-delay", "jobserver.callbacks.retry-delay"),
+        ("spark.context-setings", "spark.context-settings"),
+        ("spark.jobserver.max-job-per-context", "jobserver.jobs.max-jobs-per-context"),
+        ("jobserver.http.port.number", "jobserver.http.port"),
+        ("nonsense", None),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(key: str, nearest: str | None) -> None:
+    with pytest.raises(InvalidSetting, match="there is no such setting") as caught:
+        Settings.from_mapping({key: 1})
+    assert caught.value.key == key
+    assert caught.value.nearest == nearest
+
+
+def test_a_misspelled_section_is_refused_with_the_right_one() -> None:
+    with pytest.raises(InvalidSetting, match=r"did you mean 'jobserver\.jobs'") as caught:
+        Settings.from_mapping({"jobserver": {"job": {"sync-timeout": 1}}})
+    assert caught.value.key == "jobserver.job"
+
+
+def test_a_setting_of_spark_in_the_wrong_place_is_told_the_right_one() -> None:
+    with pytest.raises(InvalidSetting, match=r"Spark's own settings go into spark\.context-settings"):
+        Settings.from_mapping({"spark.driver.memory": "4g"})
+
+
+@pytest.mark.parametrize("value", [5, None, "x", [1]])
+def test_a_section_takes_only_an_object(value: Any) -> None:
+    with pytest.raises(
+        InvalidSetting, match=r"'jobserver\.jobs': is a group of settings and takes an object"
+    ):
+        Settings.from_mapping({"jobserver.jobs": value})
+
+
+known_names = {key.rpartition(".")[2] for key in setting_types()}
+
+
+@given(st.text(max_size=12).filter(lambda name: name not in known_names), st.integers() | st.text(max_size=5))
+def test_no_unknown_key_is_ever_taken(name: str, value: Any) -> None:
+    with pytest.raises(InvalidSetting, match="there is no such setting"):
+        Settings.from_mapping({"jobserver": {"http": {name: value}}})
+
+
+# -- files of the old server ---------------------------------------------------------------------------
+
+OLD_FILE = """
+flyway.locations = "db/h2/migration"
+flyway.initOnMigrate = false
+spark {
+  master = "local[4]"
+  master = ${?SPARK_MASTER}
+  submit.deployMode = "client"
+  driver.supervise = false
+  job-number-cpus = 4
+  jobserver {
+    port = 8091
+    bind-address = "127.0.0.2"
+    context-per-jvm = false
+    jobdao = spark.jobserver.io.JobSqlDAO
+    daorootdir = "/tmp/jobserver"
+    filedao { rootdir = /tmp/x }
+    sqldao {
+      slick-driver = slick.jdbc.H2Profile
+      jdbc { url = "jdbc:h2:file:/tmp/x", user = "u", password = "p" }
+    }
+    dao-cleanup-after = 72h
+    short-timeout = 3 s
+    context-creation-timeout = 90 s
+    context-deletion-timeout = 20 s
+    yarn-context-creation-timeout = 40 s
+    max-jobs-per-context = 4
+    job-bin-paths { test = jars/test.jar }
+    ha { masters = [] }
+  }
+  contexts { low-latency { num-cpu-cores = 1, memory-per-node = 512m } }
+  context-settings {
+    num-cpu-cores = 2
+    passthrough { es.nodes = "192.1.1.1" }
+    python { paths = [${?SPARK_HOME}/python], executable = "python3" }
+  }
+  home = "/home/spark"
+}
+akka {
+  loggers = ["akka.event.slf4j.Slf4jLogger"]
+  cluster.singleton { singleton-name = "context-supervisor" }
+  cluster.singleton-proxy { singleton-name = ${akka.cluster.singleton.singleton-name} }
+}
+akka.http.server { idle-timeout = 60 s, parsing.max-content-length = 30m, ssl-encryption = off }
+access-control { provider = spark.jobserver.auth.AllowAllAccessControl, auth-timeout = 10 s }
+"""
+
+
+def test_a_file_of_the_old_server_can_be_brought_along(tmp_path: Path) -> None:
+    settings = from_text(tmp_path, OLD_FILE, env={"HOME": "/h", "SPARK_HOME": "/spark"})
+    assert settings.spark.master == "local[4]"
+    assert (settings.http.host, settings.http.port) == ("127.0.0.2", 8091)
+    assert settings.jobs.max_jobs_per_context == 4
+    assert settings.jobs.retention == 72 * 3600
+    assert (settings.contexts.creation_timeout, settings.contexts.deletion_timeout) == (90.0, 20.0)
+    assert settings.limits.upload_size == 30 * 1024**2
+    assert settings.job_binary_paths == {"test": str(tmp_path / "jars/test.jar")}
+    assert settings.spark.contexts == {"low-latency": {"num-cpu-cores": 1, "memory-per-node": "512m"}}
+    assert settings.spark.context_settings["python"]["paths"] == ["/spark/python"]
+    assert settings.origins["jobserver.http.port"] == str(tmp_path / "server.conf")
+
+
+def test_each_old_key_without_a_meaning_is_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="jobserver_core"):
+        settings = from_text(tmp_path, OLD_FILE, overrides={"akka.x": 1}, env={"HOME": "/h"})
+    warned = [warning.partition(":")[0] for warning in settings.warnings]
+    assert sorted(warned) == sorted(
+        f"{prefix}{name}"
+        for prefix, names in {
+            "": "flyway akka access-control",
+            "spark.": "submit.deployMode driver.supervise job-number-cpus home",
+            "spark.jobserver.": "context-per-jvm jobdao daorootdir filedao sqldao short-timeout ha "
+            "yarn-context-creation-timeout",
+        }.items()
+        for name in names.split()
+    )
+    assert [record.getMessage() for record in caplog.records] == list(settings.warnings)
+
+
+@pytest.mark.parametrize("key", sorted(IGNORED))
+def test_an_ignored_key_is_accepted_alone_and_with_anything_below_it(key: str) -> None:
+    for value in (1, "x", None, {"a": {"b": [1]}}):
+        settings = Settings.from_mapping({key: value})
+        assert len(settings.warnings) == 1
+        assert settings.warnings[0].startswith(f"{key}: ")
+        assert settings == attrs.evolve(Settings(), warnings=settings.warnings)
+
+
+@pytest.mark.parametrize(("old", "key"), sorted(ALIASES.items()))
+def test_an_old_spelling_sets_the_same_and_its_errors_name_it(old: str, key: str) -> None:
+    kind = setting_types()[key]
+    value: Any = {"a": "/a.jar"} if kind.free else {"text": "yarn-x", "duration": "7 s"}.get(kind.name, 7)
+    master = {"spark.master": "yarn"} if ".yarn-" in old else {}
+    by_old = Settings.from_mapping({**master, old: value})
+    by_new = Settings.from_mapping({**master, key: value})
+    assert attrs.evolve(by_old, warnings=()) == by_new != Settings.from_mapping(master)
+    with pytest.raises(InvalidSetting) as caught:
+        Settings.from_mapping({**master, old: [[]]})
+    assert caught.value.key == old
+
+
+def test_the_spelling_for_yarn_wins_on_a_yarn_master_only() -> None:
+    old = {
+        "spark.jobserver.yarn-context-creation-timeout": 40,
+        "spark.jobserver.context-creation-timeout": 15,
+    }
+    assert Settings.from_mapping({**old, "spark.master": "yarn"}).contexts.creation_timeout == 40
+    other = Settings.from_mapping(old)
+    assert other.contexts.creation_timeout == 15
+    assert other.warnings == (
+        "spark.jobserver.yarn-context-creation-timeout: this setting is for YARN masters and is ignored",
+    )
+
+
+def test_the_new_layout_may_stand_below_spark() -> None:
+    settings = Settings.from_mapping(
+        {"spark": {"jobserver": {"jobs": {"sync-timeout": "1 s"}, "data-dir": "/d"}}}
+    )
+    assert (settings.jobs.sync_timeout, settings.data_dir) == (1.0, Path("/d"))
+
+
+def test_two_spellings_of_one_setting_are_refused() -> None:
+    with pytest.raises(
+        InvalidSetting, match=r"is the same setting as 'spark\.jobserver\.port': keep one of them"
+    ):
+        Settings.from_mapping({"spark.jobserver.port": 1, "jobserver.http.port": 2})
+
+
+def test_an_override_may_use_another_spelling_than_the_file(tmp_path: Path) -> None:
+    settings = from_text(tmp_path, "spark.jobserver.port = 1", overrides={"jobserver.http.port": 2})
+    assert settings.http.port == 2
+
+
+@pytest.mark.parametrize(
+    ("tree", "key"),
+    [
+        ({"access-control.provider": "spark.jobserver.auth.ShiroAccessControl"}, "access-control"),
+        ({"shiro.authentication": "on"}, "shiro"),
+        ({"akka.http.server.ssl-encryption": True}, "akka.http.server.ssl-encryption"),
+        ({"spray.can.server.ssl-encryption": "on"}, "spray.can.server.ssl-encryption"),
+    ],
+)
+def test_old_access_control_and_encryption_are_never_dropped_in_silence(
+    tree: dict[str, Any], key: str
+) -> None:
+    with pytest.raises(InvalidSetting, match="remove it, and set jobserver") as caught:
+        Settings.from_mapping(tree)
+    assert caught.value.key == key
+
+
+# -- secrets -------------------------------------------------------------------------------------------
+
+
+def test_no_secret_is_in_what_settings_show() -> None:
+    settings = Settings.from_mapping(
+        {
+            "jobserver.callbacks.signing-secret": "hidden-1",
+            "jobserver.metadata.url": "postgresql://user:hidden-2@host/db?sslpassword=hidden-3",
+            "jobserver.blobs.options": {
+                "s3": {"secret": {"key": "hidden-4"}},
+                "endpoint": "http://u:hidden-5@h",
+            },
+            "spark.context-settings": {"spark": {"hadoop": {"fs.s3a.access.key": "hidden-6"}}},
+            "spark.contexts": {"a": {"password": "hidden-7"}},
+            "jobserver.auth.options": {"tokens": ["hidden-8"]},
+        }
+    )
+    shown = repr(settings) + str(settings) + "".join(f"{d!r}" for d in describe(settings))
+    assert "hidden" not in shown
+    assert "postgresql://user:***@host/db" in shown
+    assert settings.callbacks.signing_secret is not None
+    assert settings.callbacks.signing_secret.reveal() == "hidden-1"
+    assert settings.metadata.url == "postgresql://user:hidden-2@host/db?sslpassword=hidden-3"
+
+
+def test_an_error_about_a_secret_does_not_tell_it() -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        Settings.from_mapping({"jobserver.callbacks.signing-secret": ["hidden"]})
+    assert "hidden" not in str(caught.value)
+
+
+def test_secrets_are_equal_by_value_and_hash_alike() -> None:
+    assert Secret("é") == Secret("é") != Secret("b")
+    assert Secret("a") != "a"
+    assert len({Secret("a"), Secret("a")}) == 1
+    assert Secret("a")
+    assert f"{Secret('a')} {Secret('a')!r}" == "*** Secret(***)"
+
+
+def test_urls_and_trees_are_redacted() -> None:
+    assert redacted_url("s3://key:p:a@ss@host/x") == "s3://key:***@host/x"
+    assert redacted_url("https://host/x?token=abc&y=1") == "https://host/x?token=***&y=1"
+    assert redacted_url("https://host/x@y:z@") == "https://host/x@y:z@"
+    assert redacted([{"apiKey": 1, "x": ("http://a:b@c",)}]) == [{"apiKey": "***", "x": ["http://a:***@c"]}]
+
+
+def test_describing_tells_values_that_code_set() -> None:
+    settings = Settings(spark=SparkSettings(master="local[1]"), jobs=JobLimits(sync_timeout=5))
+    told = {d.key: (d.value, d.origin) for d in describe(settings) if d.origin != "default"}
+    assert told == {"spark.master": ("local[1]", "code"), "jobserver.jobs.sync-timeout": ("5 s", "code")}
