@@ -43,7 +43,7 @@ class Connection:
     @property
     def url(self) -> str:
         """The server's address with a scheme and without a slash at its end. Raises CommandFailed."""
-        text = self.server.strip().rstrip("/")
+        text = self.server.strip()
         text = text if "://" in text else f"http://{text}"
         try:
             parts = urlsplit(text)
@@ -56,7 +56,7 @@ class Connection:
                 ExitCode.USAGE,
                 "Give it with --server or JOBSERVER_URL, and the user with --user or JOBSERVER_USER.",
             )
-        return text
+        return text.rstrip("/")
 
     @property
     def local(self) -> bool:

@@ -1,0 +1,45 @@
+"""A server in memory that the command talks to over real HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command_line import JOBS, CommandLine, wheel
+from jobserver_http import running
+
+from jobserver_core import BinaryType, JobServer
+from jobserver_core.config import load_settings
+from jobserver_core.memory import InlineLauncher
+
+
+@pytest.fixture
+def jobserver(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """The command, with no server."""
+    return CommandLine(monkeypatch, capsys)
+
+
+@pytest.fixture
+def server() -> Iterator[JobServer]:
+    """A job server in memory, which the command of :func:`client` talks to."""
+    settings = load_settings(
+        overrides={
+            "jobserver.http.port": 0,
+            "jobserver.http.drain-timeout": "0 s",
+            "jobserver.jobs.kill-timeout": "0.1 s",
+            "jobserver.contexts.deletion-timeout": "0.5 s",
+        }
+    )
+    yield JobServer.in_memory(launcher=InlineLauncher(JOBS), settings=settings)
+
+
+@pytest.fixture
+def client(server: JobServer, jobserver: CommandLine, tmp_path: Path) -> Iterator[CommandLine]:
+    """The command, with a server that has the binary ``words`` and the context ``warm``."""
+    with running(server) as url:
+        jobserver.environment.setenv("JOBSERVER_URL", url)
+        with wheel(tmp_path).open("rb") as file:
+            server.upload("words", BinaryType.WHEEL, file)
+        server.create_context("warm").result(10)
+        yield jobserver

@@ -1,0 +1,169 @@
+"""Reaching a server, and being let in."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from command_line import CommandLine
+from jobserver_http import running
+from jobserver_http.credential_files import hash_password, hash_token
+
+from jobserver_core import JobServer
+from jobserver_core.config import load_settings
+
+PASSWORD = "correct horse"
+TOKEN = "battery-staple"
+
+
+@pytest.fixture
+def guarded(jobserver: CommandLine, tmp_path: Path) -> Iterator[CommandLine]:
+    """The command, with a server that wants a log-in: ann may do everything, bob only read jobs."""
+    passwords, tokens = tmp_path / "passwords", tmp_path / "tokens"
+    passwords.write_text(f"ann:{hash_password(PASSWORD)}:*\nbob:{hash_password(PASSWORD)}:jobs:read\n")
+    tokens.write_text(f"robot:{hash_token(TOKEN)}:jobs\n")
+    settings = load_settings(
+        overrides={
+            "jobserver.http.port": 0,
+            "jobserver.auth.backend": "file",
+            "jobserver.auth.password-file": passwords,
+            "jobserver.auth.token-file": tokens,
+        }
+    )
+    with running(JobServer.in_memory(settings=settings)) as url:
+        jobserver.environment.setenv("JOBSERVER_URL", url)
+        yield jobserver
+
+
+@pytest.fixture
+def stranger() -> Iterator[str]:
+    """The address of a web server that is no job server."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>welcome</html>")
+
+        def do_POST(self) -> None:
+            self.send_error(404)
+
+        def log_message(self, *_arguments: object) -> None:
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_where_nobody_answers_the_code_is_3_with_advice(jobserver: CommandLine) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        done = jobserver("jobs", "--server", url)
+    assert (done.code, done.out) == (3, "")
+    assert f"no job server answers at {url}" in done.err
+    assert "jobserver serve" in done.err
+
+
+@pytest.mark.parametrize("arguments", [("jobs",), ("submit", "a.B", "--cp", "a"), ("logs", "x"), ("binaries",)])
+def test_a_connection_that_is_cut_off_has_code_3(jobserver: CommandLine, arguments: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        def hang_up() -> None:
+            connection, _ = listener.accept()
+            connection.recv(65536)
+            connection.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        done = jobserver(*arguments, "--server", f"127.0.0.1:{listener.getsockname()[1]}")
+        thread.join()
+    assert done.code == 3
+    assert "the connection to" in done.err
+
+
+def test_a_server_that_is_no_job_server_is_told_apart(jobserver: CommandLine, stranger: str) -> None:
+    done = jobserver("jobs", "--server", stranger)
+    assert done.code == 3
+    assert f"what answers at {stranger} is no job server" in done.err
+    assert "answered 404" in jobserver("submit", "a.B", "--cp", "a", "--server", stranger).err
+
+
+@pytest.mark.parametrize(
+    "url", ["", "ftp://host", "http://", "http://host:0", "http://host:99999", "http://h?a=b", "http://ann:pw1@host"]
+)
+def test_an_address_that_cannot_be_one_is_a_mistake_of_the_command_line(jobserver: CommandLine, url: str) -> None:
+    done = jobserver("jobs", "--server", url)
+    assert done.code == 2
+    assert "it is like http://host:8090" in done.err
+    assert "pw1" not in done.err
+
+
+def test_an_address_needs_no_scheme(client: CommandLine) -> None:
+    url = os.environ["JOBSERVER_URL"]
+    assert client("jobs", "--server", url.removeprefix("http://")).code == 0
+
+
+def test_without_credentials_a_guarded_server_lets_nobody_in(guarded: CommandLine) -> None:
+    done = guarded("jobs")
+    assert done.code == 6
+    assert "JOBSERVER_PASSWORD" in done.err
+
+
+def test_the_password_comes_from_the_environment(guarded: CommandLine) -> None:
+    guarded.environment.setenv("JOBSERVER_PASSWORD", PASSWORD)
+    assert guarded("jobs", "--user", "ann").code == 0
+    guarded.environment.setenv("JOBSERVER_USER", "ann")
+    assert guarded("jobs").code == 0
+
+
+def test_without_a_terminal_a_missing_password_is_not_waited_for(guarded: CommandLine) -> None:
+    done = guarded("jobs", "--user", "ann")
+    assert (done.code, "JOBSERVER_PASSWORD" in done.err) == (2, True)
+
+
+def test_a_wrong_password_has_code_6_and_is_not_repeated(guarded: CommandLine) -> None:
+    guarded.environment.setenv("JOBSERVER_PASSWORD", "incorrect horse")
+    done = guarded("jobs", "--user", "ann")
+    assert done.code == 6
+    assert "incorrect horse" not in done.out + done.err
+
+
+def test_a_missing_permission_has_code_6_and_is_named(guarded: CommandLine) -> None:
+    guarded.environment.setenv("JOBSERVER_PASSWORD", PASSWORD)
+    done = guarded("context", "create", "etl", "--user", "bob")
+    assert (done.code, "contexts:start" in done.err) == (6, True)
+
+
+def test_a_token_lets_in_from_the_option_or_the_environment(guarded: CommandLine) -> None:
+    assert guarded("jobs", "--token", TOKEN).code == 0
+    guarded.environment.setenv("JOBSERVER_TOKEN", TOKEN)
+    assert guarded("jobs").code == 0
+
+
+def test_help_does_not_show_the_secrets_of_the_environment(guarded: CommandLine) -> None:
+    guarded.environment.setenv("JOBSERVER_TOKEN", TOKEN)
+    guarded.environment.setenv("JOBSERVER_PASSWORD", PASSWORD)
+    shown = guarded("jobs", "--help")
+    assert shown.code == 0
+    assert TOKEN not in shown.out
+    assert PASSWORD not in shown.out
+
+
+def test_a_ca_file_that_cannot_be_read_is_a_mistake_of_the_command_line(jobserver: CommandLine) -> None:
+    done = jobserver("jobs", "--server", "https://127.0.0.1:9", "--ca-file", "nowhere.pem")
+    assert (done.code, "nowhere.pem" in done.err) == (2, True)
+
+
+def test_proxies_of_the_environment_do_not_stand_before_a_server_of_this_machine(client: CommandLine) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        client.environment.setenv(name, "http://127.0.0.1:9")
+    assert client("jobs").code == 0

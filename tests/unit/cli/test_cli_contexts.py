@@ -1,0 +1,80 @@
+"""Contexts from the command line."""
+
+from __future__ import annotations
+
+import pytest
+from command_line import CommandLine
+
+from jobserver_core import ContextState, JobServer
+
+
+def test_contexts_lists_those_that_live(client: CommandLine) -> None:
+    client("context", "create", "second")
+    lines = client("contexts").out.splitlines()
+    assert [line.split()[:2] for line in lines] == [["Context", "State"], ["second", "RUNNING"], ["warm", "RUNNING"]]
+    assert [report["name"] for report in client("contexts", "--json").json] == ["second", "warm"]
+
+
+def test_without_contexts_there_is_no_table(client: CommandLine) -> None:
+    client("context", "stop", "warm")
+    done = client("contexts")
+    assert (done.code, done.out, done.err) == (0, "", "no contexts\n")
+
+
+def test_create_passes_settings_from_options_and_from_hocon(client: CommandLine, server: JobServer) -> None:
+    block = "spark { context-settings { memory-per-node = 1g } }"
+    done = client("context", "create", "etl", "-s", "num-cpu-cores=2", "-s", "spark.ui.port=0", "-d", block)
+    settings = server.context("etl").settings
+    assert done.code == 0
+    assert (settings["num-cpu-cores"], settings["memory-per-node"]) in [("2", "1g"), (2, "1g")]
+    assert str(settings["spark"]["ui"]["port"]) == "0"
+
+
+def test_create_with_json_prints_the_report_of_the_contract(client: CommandLine) -> None:
+    assert client("context", "create", "etl", "--json").json["state"] == "RUNNING"
+
+
+def test_a_context_that_fails_to_start_ends_with_4_and_the_reason(client: CommandLine) -> None:
+    done = client("context", "create", "etl", "-s", "inline.fail=no JVM")
+    assert done.code == 4
+    assert "CONTEXT INIT ERROR: no JVM" in done.err
+
+
+def test_creating_a_context_that_exists_ends_with_4(client: CommandLine) -> None:
+    done = client("context", "create", "warm")
+    assert (done.code, "context warm exists" in done.err) == (4, True)
+
+
+@pytest.mark.parametrize("setting", ["num-cpu-cores", "=2", " =2"])
+def test_a_setting_that_is_no_pair_is_refused_before_the_server_is_asked(
+    jobserver: CommandLine, setting: str
+) -> None:
+    done = jobserver("context", "create", "etl", "--server", "http://127.0.0.1:9", "--set", setting)
+    assert done.code == 2
+    assert "--set takes KEY=VALUE" in done.err
+
+
+def test_show_tells_of_a_context_that_has_ended_and_why(client: CommandLine) -> None:
+    client("context", "create", "etl", "-s", "inline.fail=no JVM")
+    shown = client("context", "show", "etl").out
+    assert "State    ERROR" in shown
+    assert "no JVM" in shown
+    assert client("context", "show", "etl", "--json").json["name"] == "etl"
+
+
+def test_stop_waits_until_the_context_has_ended(client: CommandLine, server: JobServer) -> None:
+    done = client("context", "stop", "warm")
+    assert (done.code, "warm has stopped" in done.err) == (0, True)
+    assert server.context("warm").state is ContextState.FINISHED
+
+
+def test_stop_with_force_kills(client: CommandLine, server: JobServer) -> None:
+    report = client("context", "stop", "warm", "--force", "--json").json
+    assert report["state"] == server.context("warm").state.value
+    assert server.context("warm").state.final
+
+
+@pytest.mark.parametrize("action", ["show", "stop"])
+def test_an_unknown_context_ends_with_4(client: CommandLine, action: str) -> None:
+    done = client("context", action, "cold")
+    assert (done.code, "context" in done.err, "cold" in done.err) == (4, True, True)

@@ -1,0 +1,106 @@
+"""Binaries and data files from the command line."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from command_line import CommandLine, wheel
+
+from jobserver_core import BinaryType, JobServer
+
+
+def test_upload_stores_the_bytes_under_the_name_with_the_type_of_the_ending(
+    client: CommandLine, server: JobServer, tmp_path: Path
+) -> None:
+    file = wheel(tmp_path)
+    done = client("upload", "more", file)
+    binary = server.binary("more")
+    assert (done.code, f"uploaded {file.name} as more" in done.err) == (0, True)
+    assert (binary.type, binary.digest) == (BinaryType.WHEEL, hashlib.sha256(file.read_bytes()).hexdigest())
+
+
+@pytest.mark.parametrize(("ending", "kind"), [(".jar", "Jar"), (".EGG", "Egg"), (".whl", "Wheel")])
+def test_the_ending_tells_the_type_in_any_case(
+    client: CommandLine, tmp_path: Path, ending: str, kind: str
+) -> None:
+    file = wheel(tmp_path).rename(tmp_path / f"code{ending}")
+    assert client("upload", "code", file, "--json").json["binary-type"] == kind
+
+
+def test_another_ending_needs_the_type_as_an_option(client: CommandLine, tmp_path: Path) -> None:
+    file = wheel(tmp_path).rename(tmp_path / "code.zip")
+    refused = client("upload", "code", file)
+    assert refused.code == 2
+    assert "--type" in refused.err
+    assert client("upload", "code", file, "--type", "egg").code == 0
+
+
+def test_a_file_that_is_no_archive_is_refused_in_the_words_of_the_server(
+    client: CommandLine, tmp_path: Path
+) -> None:
+    file = tmp_path / "code.jar"
+    file.write_text("#!/bin/sh", encoding="utf-8")
+    done = client("upload", "code", file)
+    assert done.code == 4
+    assert "Binary is not of the right format" in done.err
+
+
+def test_a_file_that_is_not_there_is_a_mistake_of_the_command_line(client: CommandLine) -> None:
+    assert client("upload", "code", "nowhere.jar").code == 2
+
+
+def test_binaries_lists_names_types_and_times(client: CommandLine) -> None:
+    heading, row = client("binaries").out.splitlines()
+    assert heading.split() == ["Binary", "Type", "Uploaded"]
+    assert row.split()[:2] == ["words", "Wheel"]
+    assert list(client("binaries", "--json").json) == ["words"]
+
+
+def test_versions_lists_every_upload(client: CommandLine, tmp_path: Path) -> None:
+    client("upload", "words", wheel(tmp_path))
+    assert len(client("binary", "versions", "words").out.splitlines()) == 3
+    assert len(client("binary", "versions", "words", "--json").json) == 2
+
+
+def test_delete_removes_every_version(client: CommandLine) -> None:
+    assert client("binary", "delete", "words").code == 0
+    done = client("binaries")
+    assert (done.out, done.err) == ("", "no binaries\n")
+
+
+def test_deleting_an_unknown_binary_ends_with_4(client: CommandLine) -> None:
+    done = client("binary", "delete", "birds")
+    assert (done.code, "can't find binary with name birds" in done.err) == (4, True)
+
+
+def test_deleting_a_binary_that_is_in_use_is_a_refusal_and_no_matter_of_permissions(
+    client: CommandLine,
+) -> None:
+    job_id = client("submit", "words.Sleep", "--cp", "words", "-c", "warm").out.strip()
+    done = client("binary", "delete", "words")
+    assert done.code == 4
+    assert f"Binary is in use by job(s): {job_id}" in done.err
+
+
+def test_a_data_file_is_uploaded_listed_and_deleted_by_its_path(client: CommandLine, tmp_path: Path) -> None:
+    source = tmp_path / "birds.csv"
+    source.write_bytes(b"wren\nowl\n")
+    path = client("data", "upload", "birds", source).out.strip()
+    assert Path(path).read_bytes() == b"wren\nowl\n"
+    assert client("data", "list").out == f"{path}\n"
+    assert client("data", "list", "--json").json == [path]
+    assert client("data", "delete", path).code == 0
+    assert client("data", "list").out == ""
+
+
+def test_deleting_a_file_that_is_not_the_servers_ends_with_4_and_leaves_it(
+    client: CommandLine, tmp_path: Path
+) -> None:
+    other = tmp_path / "precious.dat"
+    other.write_text("mine", encoding="utf-8")
+    done = client("data", "delete", other)
+    assert done.code == 4
+    assert f"Unable to delete data file '{other}'." in done.err
+    assert other.read_text(encoding="utf-8") == "mine"

@@ -1,0 +1,255 @@
+"""Submitting, watching and ending jobs from the command line."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from command_line import HOSTILE, CommandLine
+
+from jobserver_core import JobServer, JobState
+
+COUNT = ("words.Count", "--cp", "words", "-c", "warm", "-d", "input.string = a b c a b see")
+ANSWER = {"a": 2, "b": 2, "c": 1, "see": 1}
+
+
+def wait_until(server: JobServer, job_id: str, state: JobState) -> None:
+    deadline = time.monotonic() + 10
+    while server.job(job_id).state is not state:
+        assert time.monotonic() < deadline, server.job(job_id)
+        time.sleep(0.01)
+
+
+def submitted(client: CommandLine, name: str) -> str:
+    return client("submit", f"words.{name}", "--cp", "words", "-c", "warm").out.strip()
+
+
+def test_submit_prints_the_id_of_the_job_alone_on_stdout(client: CommandLine, server: JobServer) -> None:
+    done = client("submit", *COUNT)
+    assert done.code == 0
+    assert server.job(done.out.strip()).class_name == "words.Count"
+
+
+def test_submit_with_json_prints_the_report_of_the_contract(client: CommandLine) -> None:
+    report = client("submit", *COUNT, "--json").json
+    assert (report["classPath"], report["context"]) == ("words.Count", "warm")
+
+
+def test_submit_sync_prints_the_result_alone_on_stdout(client: CommandLine) -> None:
+    done = client("submit", *COUNT, "--sync")
+    assert (done.code, done.json) == (0, ANSWER)
+
+
+def test_submit_sync_with_json_prints_the_answer_of_the_contract(client: CommandLine) -> None:
+    answer = client("submit", *COUNT, "--sync", "--json").json
+    assert answer["result"] == ANSWER
+    assert set(answer) == {"jobId", "result"}
+
+
+def test_submit_follow_shows_state_progress_and_output_beside_the_result(client: CommandLine) -> None:
+    done = client("submit", *COUNT, "--follow")
+    assert (done.code, done.json) == (0, ANSWER)
+    assert "RUNNING (stage 1/2, task 3/4)" in done.err
+    assert "│ counting" in done.err
+    assert "FINISHED in" in done.err
+
+
+def test_submit_follow_with_json_prints_the_last_report_with_the_result(client: CommandLine) -> None:
+    report = client("submit", *COUNT, "--follow", "--json").json
+    assert (report["status"], report["result"]) == ("FINISHED", ANSWER)
+
+
+@pytest.mark.parametrize("way", ["--sync", "--follow"])
+def test_a_job_that_raises_ends_the_command_with_1_and_its_error(client: CommandLine, way: str) -> None:
+    done = client("submit", "words.Fail", "--cp", "words", "-c", "warm", way)
+    assert (done.code, done.out) == (1, "")
+    assert "ERROR: ValueError: no such table: birds" in done.err
+
+
+@pytest.mark.parametrize("way", ["--sync", "--follow"])
+def test_a_job_that_raises_is_told_as_json_too(client: CommandLine, way: str) -> None:
+    done = client("submit", "words.Fail", "--cp", "words", "-c", "warm", way, "--json")
+    assert done.code == 1
+    assert done.json["result"]["errorClass"] == "ValueError"
+
+
+@pytest.mark.parametrize("way", [(), ("--sync",), ("--follow",)])
+def test_a_job_that_refuses_its_configuration_ends_the_command_with_1(
+    client: CommandLine, way: tuple[str, ...]
+) -> None:
+    done = client("submit", "words.Refuse", "--cp", "words", "-c", "warm", *way)
+    assert done.code == 1
+    assert "VALIDATION FAILED: input.string is missing" in done.err
+
+
+def test_a_sync_that_takes_too_long_ends_with_5_and_names_the_one_job_that_goes_on(
+    client: CommandLine, server: JobServer
+) -> None:
+    done = client("submit", "words.Sleep", "--cp", "words", "-c", "warm", "--sync", "--timeout", 1)
+    [job] = server.jobs().jobs
+    assert done.code == 5
+    assert f"jobserver kill {job.id}" in done.err
+    assert job.state is JobState.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("words.Count", "--cp", "birds"), "appName birds not found"),
+        (("words.Count", "--cp", "words", "-c", "cold"), "context cold not found"),
+        (("words.Other", "--cp", "words", "-c", "warm"), "classPath words.Other not found"),
+        (("words.Count", "--cp", "gopher://x/y"), "Malformed URL"),
+        (("words.Count", "--cp", "words", "-d", "a = ["), "Cannot parse config"),
+    ],
+)
+def test_what_the_server_refuses_ends_the_command_with_4_and_the_words_of_the_server(
+    client: CommandLine, arguments: tuple[str, ...], words: str
+) -> None:
+    done = client("submit", *arguments)
+    assert (done.code, done.out) == (4, "")
+    assert words in done.err
+
+
+def test_sync_and_follow_exclude_each_other(client: CommandLine) -> None:
+    assert client("submit", *COUNT, "--sync", "--follow").code == 2
+
+
+def test_the_configuration_comes_from_a_file_from_stdin_and_from_several_texts(
+    client: CommandLine, tmp_path: Path
+) -> None:
+    (tmp_path / "job.conf").write_text('input { string = "a a" }', encoding="utf-8")
+    start = ("submit", "words.Count", "--cp", "words", "-c", "warm", "--sync", "-d")
+    assert client(*start, f"@{tmp_path}/job.conf").json == {"a": 2}
+    assert client(*start, "@-", stdin="input.string = b").json == {"b": 1}
+    assert client(*start, "x = c", "-d", "input.string = ${x}").json == {"c": 1}
+
+
+def test_a_configuration_file_that_is_not_there_is_named(client: CommandLine) -> None:
+    done = client("submit", "words.Count", "--cp", "words", "-d", "@nowhere.conf")
+    assert done.code == 2
+    assert "cannot read nowhere.conf: No such file or directory" in done.err
+
+
+def test_jobs_lists_the_newest_first_within_80_columns(client: CommandLine) -> None:
+    first, second = submitted(client, "Fail"), client("submit", *COUNT).out.strip()
+    lines = client("jobs").out.splitlines()
+    assert [line.split()[0] for line in lines] == ["Job", second, first]
+    assert "ERROR" in lines[2]
+
+
+def test_jobs_are_filtered_by_state_in_any_case_by_class_context_and_number(client: CommandLine) -> None:
+    failed, counted = submitted(client, "Fail"), client("submit", *COUNT).out.strip()
+
+    def listed(*options: object) -> list[str]:
+        return [report["jobId"] for report in client("jobs", "--json", *options).json]
+
+    assert listed("--status", "error") == [failed]
+    assert listed("--class", "words.Count") == [counted]
+    assert listed("--context", "warm", "--limit", 1) == [counted]
+    assert listed("--since", "2001-01-01") == [counted, failed]
+    assert listed("--since", "2100-01-01") == []
+
+
+def test_without_jobs_there_is_no_table(client: CommandLine) -> None:
+    done = client("jobs")
+    assert (done.code, done.out, done.err) == (0, "", "no jobs\n")
+
+
+def test_job_shows_the_record_and_the_result(client: CommandLine, server: JobServer) -> None:
+    job_id = submitted(client, "Stream")
+    wait_until(server, job_id, JobState.FINISHED)
+    lines = client("job", job_id).out.splitlines()
+    assert lines[0].split() == ["Job", job_id]
+    assert lines[1].split() == ["State", "FINISHED"]
+    assert lines[-1] == "[1]"
+
+
+def test_job_shows_the_stack_of_a_failed_one(client: CommandLine) -> None:
+    shown = client("job", submitted(client, "Fail")).out
+    assert "Error" in shown
+    assert "Traceback (most recent call last)" in shown
+
+
+def test_a_large_result_is_copied_whole_with_json_and_pointed_to_without(
+    client: CommandLine, server: JobServer
+) -> None:
+    job_id = submitted(client, "Large")
+    wait_until(server, job_id, JobState.FINISHED)
+    shown = client("job", job_id)
+    assert shown.out == ""
+    assert f"jobserver job {job_id} --json > FILE" in shown.err
+    assert len(client("job", job_id, "--json").json["result"]) == 5_000_000
+
+
+def test_job_config_prints_what_the_job_was_submitted_with(client: CommandLine) -> None:
+    job_id = client("submit", *COUNT).out.strip()
+    assert client("job", job_id, "--config").json == {"input": {"string": "a b c a b see"}}
+
+
+def test_job_follow_begins_in_the_middle_and_ends_with_the_job(client: CommandLine) -> None:
+    done = client("job", client("submit", *COUNT).out.strip(), "--follow")
+    assert (done.code, done.json) == (0, ANSWER)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("job",), ("job", "--follow"), ("job", "--json"), ("kill",), ("logs",)]
+)
+def test_an_unknown_job_ends_the_command_with_4(client: CommandLine, arguments: tuple[str, ...]) -> None:
+    done = client(*arguments, "nope")
+    assert (done.code, done.out) == (4, "")
+    assert "No such job ID nope" in done.err
+
+
+def test_kill_ends_jobs_and_says_so(client: CommandLine, server: JobServer) -> None:
+    ids = [submitted(client, "Sleep"), submitted(client, "Sleep")]
+    done = client("kill", *ids)
+    assert done.code == 0
+    assert [server.job(job_id).state for job_id in ids] == [JobState.KILLED] * 2
+    assert f"{ids[0]} KILLED" in done.err
+
+
+def test_kill_with_json_prints_an_answer_for_each_job(client: CommandLine) -> None:
+    job_id = submitted(client, "Sleep")
+    assert client("kill", job_id, "--json").json == {job_id: {"status": "KILLED"}}
+
+
+def test_killing_a_killed_job_ends_with_4(client: CommandLine) -> None:
+    job_id = submitted(client, "Sleep")
+    client("kill", job_id)
+    done = client("kill", job_id)
+    assert done.code == 4
+    assert f"No running job with ID {job_id}" in done.err
+
+
+def test_a_job_that_does_not_end_is_told_with_5_and_how_to_end_it_by_force(client: CommandLine) -> None:
+    job_id = submitted(client, "Deaf")
+    done = client("kill", job_id)
+    assert done.code == 5
+    assert f"not ended yet: {job_id}" in done.err
+    assert "kill --force" in done.err
+
+
+def test_logs_prints_what_the_job_printed(client: CommandLine, server: JobServer) -> None:
+    job_id = client("submit", *COUNT).out.strip()
+    assert client("logs", job_id, "--follow").out == "counting\n"
+    assert client("logs", job_id).out == "counting\n"
+    assert client("logs", job_id, "--json").json == "counting"
+
+
+def test_logs_of_a_context_are_its_drivers(client: CommandLine) -> None:
+    assert client("logs", "--context", "warm").out == "context warm runs inline\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("some-job", "--context", "warm")])
+def test_logs_takes_a_job_or_a_context(client: CommandLine, arguments: tuple[str, ...]) -> None:
+    done = client("logs", *arguments)
+    assert done.code == 2
+    assert "either a job or" in done.err
+
+
+def test_what_a_job_says_cannot_steer_the_terminal_when_it_is_told_on_stderr(client: CommandLine) -> None:
+    done = client("submit", "words.Hostile", "--cp", "words", "-c", "warm", "--follow")
+    assert HOSTILE not in done.err
+    assert "\x1b" not in done.err
+    assert "plain" in done.err

@@ -1,0 +1,183 @@
+"""What is shown: safely, within the terminal's width, and in the right place."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from command_line import HOSTILE
+from jobserver_cli.exits import ExitCode
+from jobserver_cli.reports import (
+    class_shown,
+    duration_shown,
+    error_text,
+    progress_shown,
+    state_shown,
+    time_shown,
+)
+from jobserver_cli.terminal import Terminal, visible
+from rich.console import Console
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain text\n\twith a tab", "plain text\n\twith a tab"),
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("\x1b]0;title\x07", "]0;title"),
+        ("a\rb\x08c\x00d\x7fe", "abcde"),
+        ("\x9b2Jgone", "2Jgone"),
+        ("user\u202etxt.exe", "usertxt.exe"),
+        ("größe 数 🎉", "größe 数 🎉"),
+    ],
+)
+def test_what_could_steer_a_terminal_is_taken_out(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+def on_a_terminal(width: int) -> tuple[Terminal, io.StringIO]:
+    terminal, shown = Terminal(), io.StringIO()
+    terminal.out = Console(file=shown, width=width, force_terminal=True, color_system=None, highlight=False)
+    return terminal, shown
+
+
+ROW = ("f95e4a5f-c728-4561-9bad-8e8faced0596", "FINISHED", "2026-11-24 07:31", "12.3 s")
+
+
+def test_a_table_fits_into_80_columns_and_cuts_no_id() -> None:
+    terminal, shown = on_a_terminal(80)
+    terminal.table(["Job", "State", "Started", "Took", "Class"], [(*ROW, "AVeryLongNameOfAClassThatDoesNotFit")])
+    lines = shown.getvalue().splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert lines[1].startswith(ROW[0])
+    assert "…" in lines[1]
+
+
+def test_where_nothing_is_a_terminal_nothing_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    Terminal().table(["Job", "Class"], [(ROW[0], "x" * 500)])
+    assert capsys.readouterr().out.splitlines()[1] == f"{ROW[0]}  {'x' * 500}"
+
+
+def test_cells_and_records_cannot_steer_the_terminal() -> None:
+    terminal, shown = on_a_terminal(80)
+    terminal.table(["Job"], [(HOSTILE,)])
+    terminal.record({"Error": HOSTILE, "Empty": None})
+    terminal.line(HOSTILE)
+    terminal.json({"text": HOSTILE})
+    assert "\x1b" not in shown.getvalue()
+    assert "Empty" not in shown.getvalue()
+
+
+def test_square_brackets_in_what_is_shown_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal()
+    terminal.note("[red]job[/red] :smile:")
+    terminal.done("[bold]x")
+    terminal.line("[1, 2]")
+    shown = capsys.readouterr()
+    assert shown.err == "[red]job[/red] :smile:\n✓ [bold]x\n"
+    assert shown.out == "[1, 2]\n"
+
+
+def test_json_is_one_line_in_a_pipe_and_indented_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    Terminal().json({"a": [1, 2]})
+    assert capsys.readouterr().out == '{"a": [1, 2]}\n'
+    terminal, shown = on_a_terminal(80)
+    terminal.json({"a": 1})
+    assert shown.getvalue() == '{\n  "a": 1\n}\n'
+
+
+def test_without_a_terminal_progress_is_a_line_for_each_new_text(capsys: pytest.CaptureFixture[str]) -> None:
+    with Terminal().status("one") as show:
+        show("two")
+        show("two")
+        show("three")
+    assert capsys.readouterr().err == "one\ntwo\nthree\n"
+
+
+def test_a_reader_that_has_enough_ends_the_command_quietly() -> None:
+    script = (
+        "from jobserver_cli.terminal import Terminal\n"
+        "terminal = Terminal()\n"
+        "for number in range(100_000): terminal.line('x' * 100)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        errors = process.stderr.read()
+        assert (process.wait(30), errors) == (ExitCode.PIPE_CLOSED, b"")
+
+
+NOW = datetime(2026, 6, 19, 12, 0, tzinfo=timezone.utc)
+
+
+def test_a_time_of_today_is_shown_without_its_date_and_another_with_it() -> None:
+    local = NOW.astimezone()
+    assert time_shown(NOW.isoformat(), NOW) == f"{local:%H:%M:%S}"
+    assert time_shown("2026-06-19T12:00:00.000Z", NOW) == f"{local:%H:%M:%S}"
+    earlier = NOW - timedelta(days=30)
+    assert time_shown(earlier.isoformat(), NOW) == f"{earlier.astimezone():%Y-%m-%d %H:%M}"
+
+
+@pytest.mark.parametrize(("text", "shown"), [("Empty", "Empty"), (None, ""), ("", "")])
+def test_what_is_no_time_is_shown_as_it_is(text: object, shown: str) -> None:
+    assert time_shown(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Job not done yet", ""),
+        ("0.045 secs", "0.045 s"),
+        ("6.341 secs", "6.34 s"),
+        ("99.9 secs", "99.9 s"),
+        ("125.4 secs", "2m 5s"),
+        ("7325.0 secs", "2h 2m"),
+        ("soon", "soon"),
+        (None, ""),
+    ],
+)
+def test_a_duration_is_shown_in_few_letters(text: object, shown: str) -> None:
+    assert duration_shown(text) == shown
+
+
+def test_a_class_is_shown_without_its_package_where_room_is_short() -> None:
+    assert class_shown("spark.jobserver.WordCount", wide=False) == "WordCount"
+    assert class_shown("spark.jobserver.WordCount", wide=True) == "spark.jobserver.WordCount"
+    assert class_shown("Main", wide=False) == "Main"
+
+
+def test_a_state_is_shown_with_what_is_to_come() -> None:
+    assert state_shown({"status": "RUNNING"}) == "RUNNING"
+    assert state_shown({"status": "STARTED", "waiting": True}) == "STARTED, waits for its turn"
+    assert state_shown({"status": "RUNNING", "killRequested": True}) == "RUNNING, to be killed"
+
+
+def test_progress_is_shown_when_some_is_known() -> None:
+    progress = {"stagesDone": 1, "stagesTotal": 2, "tasksDone": 3, "tasksTotal": 4}
+    assert progress_shown({"progress": progress}) == "stage 1/2, task 3/4"
+    assert progress_shown({}) is None
+
+
+@pytest.mark.parametrize(
+    ("result", "shown"),
+    [
+        ({"errorClass": "ValueError", "message": "no", "stack": ""}, "ValueError: no"),
+        ({"message": "killed"}, "killed"),
+        ("text", "text"),
+    ],
+)
+def test_an_error_is_shown_with_its_class(result: object, shown: str) -> None:
+    assert error_text(result) == shown
+
+
+def test_every_exit_code_has_a_meaning_of_its_own() -> None:
+    assert len({code.meaning for code in ExitCode}) == len(ExitCode)
+    assert os.EX_SOFTWARE == ExitCode.BUG
