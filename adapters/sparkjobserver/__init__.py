@@ -1,0 +1,1 @@
+"""The API that Python jobs import; see :mod:`sparkjobserver.api`."""

@@ -1,0 +1,23 @@
+"""The PySpark launcher: a process per context with one JVM in it, and a process per running Python job.
+
+The package is imported on two sides. A server imports :class:`PySparkLauncher`. Context hosts and job
+processes, which may run another interpreter with nothing but PySpark, import ``jobserver_pyspark.host`` only;
+that is why the launcher is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jobserver_pyspark.launcher import PySparkLauncher
+
+__all__ = ["PySparkLauncher"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "PySparkLauncher":
+        from jobserver_pyspark.launcher import PySparkLauncher  # noqa: PLC0415 - see above
+
+        return PySparkLauncher
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,112 @@
+"""PySpark's objects in a job's process, attached to the JVM of the context."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+from jobserver_pyspark.host.errors import Failure
+
+__all__ = ["Attachment"]
+
+_WRONG_TYPE = "Invalid job type for this context"
+
+
+class Attachment:
+    """A connection to the context's JVM, and the SparkContext and session made from it.
+
+    ``port`` and ``secret`` are of a gateway server that the JVM runs for this process alone: its
+    threads carry this process's job group, its objects go away with it, and callbacks
+    find their way back.
+    """
+
+    def __init__(self, port: int, secret: str) -> None:
+        from pyspark import SparkConf, SparkContext  # noqa: PLC0415 - the zygote has imported it
+
+        java_gateway: Any = importlib.import_module("pyspark.java_gateway")
+        _spare_numpy()
+        os.environ["PYSPARK_GATEWAY_PORT"] = str(port)
+        os.environ["PYSPARK_GATEWAY_SECRET"] = secret
+        try:
+            self.gateway = java_gateway.launch_gateway()
+        finally:
+            del os.environ["PYSPARK_GATEWAY_PORT"], os.environ["PYSPARK_GATEWAY_SECRET"]
+        jvm = self.gateway.jvm
+        spark = jvm.org.apache.spark
+        spark_context = spark.SparkContext.getOrCreate()
+        self.java_context = spark.api.java.JavaSparkContext.fromSparkContext(spark_context)
+        conf = SparkConf(_jvm=jvm, _jconf=self.java_context.sc().conf())
+        self.context = SparkContext(gateway=self.gateway, jsc=self.java_context, conf=conf)
+        self.context.stop = _leave_running  # type: ignore[method-assign] # the context is not the job's
+        self._session: Any = None
+
+    @property
+    def session(self) -> Any:
+        """The context's one session, which its jobs share."""
+        if self._session is None:
+            from pyspark.sql import SparkSession  # noqa: PLC0415
+
+            self._session = SparkSession(self.context)
+            self._session.stop = _leave_running
+            SparkSession._instantiatedSession = self._session
+        return self._session
+
+    def warm(self) -> None:
+        """Start the first Python worker, so that the first job need not wait for it."""
+        self.context.parallelize([0], 1).map(bool).count()
+
+    def job_context(self, flavour: str, job: Any) -> Any:
+        """Return what a job's methods get as their context, as the context's factory says.
+
+        Raises Failure for a job that does not fit the factory.
+        """
+        if flavour == "spark":
+            return self.context
+        if flavour == "session":
+            return self.session
+        if flavour in ("sql", "hive"):
+            return _sql_context(self.context, self.session, hive=flavour == "hive")
+        if flavour == "custom" and callable(getattr(job, "build_context", None)):
+            made = job.build_context(self.gateway, self.java_context, self.context._conf)
+            if made is not None:
+                return made
+            raise Failure("wrong-type", _WRONG_TYPE, stack="build_context returned None")
+        raise Failure("wrong-type", _WRONG_TYPE, stack=f"a Python job cannot run in a {flavour} context")
+
+    def use_class_path(self, includes: list[str], pool: str | None) -> None:
+        """Give this process's tasks a class path, and Python workers that serve no other one."""
+        self.context._python_includes = [*includes, *(self.context._python_includes or [])]
+        if pool is not None:
+            self.context.environment["JOBSERVER_CLASS_PATH"] = pool
+
+
+def _leave_running() -> None:
+    print("stop() does nothing in a job: the context belongs to the job server", file=sys.stderr)
+
+
+def _sql_context(context: Any, session: Any, *, hive: bool) -> Any:
+    import warnings  # noqa: PLC0415
+
+    from pyspark.sql import HiveContext, SQLContext  # noqa: PLC0415
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # deprecated, and still what such contexts promise
+        if not hive:
+            return SQLContext(context, session)
+        try:
+            return HiveContext(context, session)
+        except TypeError:  # Spark 3.5 makes its own session when it is given none
+            return HiveContext(context)
+
+
+def _spare_numpy() -> None:
+    """Keep PySpark from importing numpy and pandas, a third of a second, to convert what is not theirs."""
+    from pyspark.sql import types  # noqa: PLC0415
+
+    for name in ("NumpyScalarConverter", "NumpyArrayConverter"):
+        converter = getattr(types, name, None)
+        if converter is not None and not hasattr(converter, "asked"):
+            converter.asked = converter.can_convert
+            converter.can_convert = lambda self, obj: "numpy" in sys.modules and self.asked(obj)

@@ -1,0 +1,48 @@
+"""Configurations as jobs get them: pyhocon's ConfigTree."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+__all__ = ["FALLBACK_PATH", "add_fallback", "laid_over", "tree"]
+
+FALLBACK_PATH = "JOBSERVER_FALLBACK_PATH"
+"""The environment variable with a folder that holds pyhocon, for interpreters that have none."""
+
+
+def add_fallback() -> None:
+    """Make pyhocon importable where the context's interpreter has none of its own."""
+    folder = os.environ.get(FALLBACK_PATH)
+    if folder and folder not in sys.path:
+        sys.path.append(folder)
+
+
+def tree(values: dict[str, Any]) -> Any:
+    """Return a ConfigTree of the values, as pyhocon would parse them: a key with a dot is a quoted one."""
+    from pyhocon import ConfigTree  # noqa: PLC0415 - jobs' interpreters import it late
+
+    made = ConfigTree()
+    for key, value in values.items():
+        made[f'"{key}"' if "." in key else key] = _value(value)
+    return made
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return tree(value)
+    if isinstance(value, list):
+        return [_value(element) for element in value]
+    return value
+
+
+def laid_over(upper: dict[str, Any], lower: dict[str, Any]) -> dict[str, Any]:
+    """Return the two merged deeply; where both say something, the upper wins."""
+    merged = dict(lower)
+    for key, value in upper.items():
+        below = merged.get(key)
+        merged[key] = (
+            laid_over(value, below) if isinstance(value, dict) and isinstance(below, dict) else value
+        )
+    return merged

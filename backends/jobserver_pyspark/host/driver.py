@@ -1,0 +1,198 @@
+"""The context's JVM: started, connected to, asked for its Spark application, and ended."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from jobserver_pyspark.host import processes
+from jobserver_pyspark.host.errors import Failure, describe
+from jobserver_pyspark.host.logs import BoundedLog, Output, OutputPump
+
+__all__ = ["Driver", "GatewayServer"]
+
+_POLL = 0.003
+
+
+class GatewayServer:
+    """A py4j server in the JVM for one runner: its address, its secret, and its end."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        self.port: int = server.getListeningPort()
+        self.secret: str = server.secret()
+
+    def shutdown(self) -> None:
+        """Close its connections, and let go of every JVM object that the runner held."""
+        self._server.shutdown()
+
+
+class Driver:
+    """The JVM process, and what is in it.
+
+    Started by the host's main thread, which lives as long as the host: the JVM is killed when
+    that thread ends. Its gateway connections are made by whatever thread asks.
+    """
+
+    def __init__(self, order: dict[str, Any], log: BoundedLog, pump: OutputPump) -> None:
+        self._order = order
+        self._log = log
+        self._info = Path(order["tmp_dir"], "gateway")
+        self._lock = threading.Lock()
+        self.process = self._start(order["jvm"], pump)
+        self.jvm: Any = None
+        self.gateway: Any = None
+        self.context: Any = None
+        self.session: Any = None
+
+    def _start(self, jvm: dict[str, Any], pump: OutputPump) -> subprocess.Popen[bytes]:
+        reader, writer = os.pipe()
+        parent = os.getpid()
+        environment = {**os.environ, **jvm["environment"], "_PYSPARK_DRIVER_CONN_INFO_PATH": str(self._info)}
+        process = subprocess.Popen(  # noqa: S603 - the command is the launcher's own
+            jvm["command"],
+            stdin=subprocess.PIPE,
+            stdout=writer,
+            stderr=writer,
+            env=environment,
+            preexec_fn=lambda: processes.die_with_parent(parent),  # noqa: PLW1509 - no other thread forks
+        )
+        os.close(writer)
+        self._output: Output = pump.add(reader, self._log.write)
+        self._pump = pump
+        return process
+
+    def connect(self) -> None:
+        """Wait for the JVM's gateway and connect to it. Raises Failure when the JVM ends instead."""
+        port, secret = self._address()
+        from py4j.clientserver import ClientServer, JavaParameters, PythonParameters  # noqa: PLC0415 - after the JVM
+
+        self.gateway = ClientServer(
+            java_parameters=JavaParameters(port=port, auth_token=secret, auto_convert=True),
+            python_parameters=PythonParameters(port=0, eager_load=False),
+        )
+        self.jvm = self.gateway.jvm
+
+    def _address(self) -> tuple[int, str]:
+        while not self._info.exists():
+            if self.process.poll() is not None:
+                self._pump.finish(self._output)
+                raise self._failure(f"the driver's JVM ended with status {self.process.returncode}")
+            time.sleep(_POLL)
+        data = self._info.read_bytes()
+        self._info.unlink()
+        port, length = struct.unpack(">ii", data[:8])
+        return port, data[8 : 8 + length].decode()
+
+    def start_spark(self) -> None:
+        """Make the Spark application. Raises Failure with Spark's own reason."""
+        try:
+            conf = self.jvm.org.apache.spark.SparkConf(True)
+            for key, value in self._order["conf"].items():
+                if not self._order["submitted"]:
+                    conf.set(key, value)
+                else:
+                    conf.setIfMissing(key, value)
+            context = self.jvm.org.apache.spark.SparkContext(conf)
+            for key, value in self._order["hadoop"].items():
+                context.hadoopConfiguration().set(key, value)
+            self.context = context
+        except Exception as error:
+            raise self._failure_of(error) from error
+
+    def start_session(self) -> None:
+        """Make the application's session. Raises Failure with Spark's own reason."""
+        try:
+            sql = self.jvm.org.apache.spark.sql
+            session_class = (
+                sql.SparkSession if self._order["spark_version"] < [4] else sql.classic.SparkSession
+            )
+            builder = session_class.builder()
+            if self._order["hive"]:
+                builder = builder.enableHiveSupport()
+            session = builder.getOrCreate()
+            session.sessionState()
+            self.session = session
+        except Exception as error:
+            raise self._failure_of(error) from error
+
+    def _failure_of(self, error: Exception) -> Failure:
+        java = getattr(error, "java_exception", None)
+        if java is None:
+            self.process.poll()
+            return self._failure(f"the connection to the driver's JVM broke: {describe(error)}")
+        cause = java
+        while cause.getMessage() is None and cause.getCause() is not None:
+            cause = cause.getCause()
+        writer = self.jvm.java.io.StringWriter()
+        java.printStackTrace(self.jvm.java.io.PrintWriter(writer))
+        message = str(cause.getMessage() or cause.toString())
+        return self._failure(message, str(java.getClass().getName()), str(writer))
+
+    def _failure(self, message: str, error_class: str = "", stack: str = "") -> Failure:
+        time.sleep(0.05)  # what the JVM printed last is on its way through the pipe
+        tail = f"last lines of the driver's log:\n{self._log.tail()}"
+        return Failure("context-init", message, error_class=error_class, stack=f"{stack}\n{tail}".strip())
+
+    @property
+    def application_id(self) -> str:
+        """The application's id."""
+        return str(self.context.applicationId())
+
+    @property
+    def url(self) -> str | None:
+        """The address of Spark's own user interface, None when that is off."""
+        found = self.context.uiWebUrl()
+        return str(found.get()) if found.isDefined() else None
+
+    def gateway_server(self, tag: str) -> GatewayServer:
+        """Start a gateway server for one runner, whose Spark jobs all carry ``tag``, on whatever thread.
+
+        Local properties are inherited by threads: the server's threads come from this one.
+        """
+        properties = {
+            "spark.jobGroup.id": tag,
+            "spark.job.tags": tag,
+            "spark.job.interruptOnCancel": "true",
+        }
+        with self._lock:
+            for key, value in properties.items():
+                self.context.setLocalProperty(key, value)
+            try:
+                server = self.jvm.org.apache.spark.api.python.Py4JServer(self.context.conf())
+                server.start()  # its accepting thread was made by the line before
+            finally:
+                for key in properties:
+                    self.context.setLocalProperty(key, None)
+        return GatewayServer(server)
+
+    def cancel(self, tag: str) -> None:
+        """Cancel the Spark jobs of a runner, whatever groups it put them in."""
+        self.context.cancelJobsWithTag(tag)
+
+    def add_archive(self, path: Path, name: str) -> None:
+        """Have every executor unpack a ZIP file as the folder ``name`` among its files."""
+        self.context.addArchive(f"{path.as_uri()}#{name}")
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the application ended, be it by itself or because the cluster ended it."""
+        return bool(self.context.isStopped())
+
+    def stop(self) -> None:
+        """Stop the application gracefully, and end the JVM."""
+        try:
+            if self.context is not None:
+                self.context.stop()
+        finally:
+            if self.process.stdin is not None:
+                self.process.stdin.close()  # the gateway's main ends at the end of its input
+
+    def kill(self) -> None:
+        """End the JVM at once."""
+        processes.kill(self.process.pid)

@@ -1,0 +1,182 @@
+"""The context host: owns the context's JVM and runners, and does what its server says."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jobserver_pyspark.host import processes
+from jobserver_pyspark.host.driver import Driver
+from jobserver_pyspark.host.errors import Failure, describe
+from jobserver_pyspark.host.frames import Channel, ChannelClosed, FrameError
+from jobserver_pyspark.host.logs import BoundedLog, OutputPump
+from jobserver_pyspark.host.python_jobs import PythonJobs
+from jobserver_pyspark.host.runners import Zygote
+
+__all__ = ["Host"]
+
+_PROGRESS_INTERVAL = 0.5
+_STOPPED_INTERVAL = 1.0
+
+
+class Host:
+    """One context. Made and served by the process's main thread, which the JVM and the zygote live by."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        self._order = order
+        self._ending = threading.Lock()
+        self._stopping = False
+        self._log = BoundedLog(Path(order["log_path"]), order["log_limit"])
+        self._pump = OutputPump()
+        self._driver = Driver(order, self._log, self._pump)
+        self._zygote = Zygote(self._pump, self._log.write, self._on_zygote_loss)
+        self._server = Channel(socket.create_connection(tuple(order["address"]), timeout=30))
+        self._server.settimeout(None)
+        self._jobs: PythonJobs | None = None
+
+    def serve(self) -> NoReturn:
+        """Start the context, and serve the server until it says stop, or is gone."""
+        threading.Thread(target=self._watch_server, name="server watch", daemon=True).start()
+        self._server.send("hello", token=self._order["token"])
+        threading.Thread(target=self._start, name="start", daemon=True).start()
+        try:
+            while True:
+                self._take(*self._server.receive())
+        except (ChannelClosed, FrameError):
+            self._end(clean=True)
+
+    def _watch_server(self) -> None:
+        """End with the server: its death closes this process's input."""
+        while os.read(0, 4096):
+            pass
+        self._end(clean=True)
+
+    def _take(self, request: dict[str, Any], payload: bytes) -> None:
+        kind = request["kind"]
+        if kind == "stop":
+            threading.Thread(target=self._stop, name="stop", daemon=True).start()
+        elif self._jobs is None:
+            return
+        elif kind == "submit":
+            self._jobs.submit(request, payload)
+        elif kind == "kill_job":
+            threading.Thread(target=self._jobs.kill, args=(request["job_id"],), daemon=True).start()
+        elif kind == "refuse":
+            self._jobs.refuse(request["job_id"], request["message"])
+
+    # -- start -------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        try:
+            self._driver.connect()
+            threading.Thread(target=self._watch_jvm, name="JVM watch", daemon=True).start()
+            self._driver.start_spark()
+            jobs = PythonJobs(self._order, self._driver, self._zygote, self._pump, self._server)
+            self._start_beside_each_other(jobs)
+            self._jobs = jobs
+            self._server.send("ready", application_id=self._driver.application_id, url=self._driver.url)
+        except ChannelClosed:
+            return  # the main thread ends everything
+        except Failure as failure:
+            self._fail(failure)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the context cannot start
+            self._fail(Failure.of("context-init", error))
+        threading.Thread(target=self._tell_progress, name="progress", daemon=True).start()
+        self._watch_application()
+
+    def _start_beside_each_other(self, jobs: PythonJobs) -> None:
+        """Make the session and the first runner at the same time."""
+        failures: list[BaseException] = []
+
+        def make_runner() -> None:
+            try:
+                jobs.start_spares()
+            except BaseException as error:  # noqa: BLE001 - told by the other thread
+                failures.append(error)
+
+        beside = threading.Thread(target=make_runner, name="first runner")
+        beside.start()
+        if self._order["session"]:
+            self._driver.start_session()
+        beside.join()
+        if failures:
+            raise Failure.of("context-init", failures[0])
+
+    # -- watching ----------------------------------------------------------------------------------
+
+    def _watch_jvm(self) -> None:
+        status = self._driver.process.wait()
+        if not self._stopping:
+            time.sleep(0.1)  # the last words of the JVM
+            what = f"signal {-status}" if status < 0 else f"exit status {status}"
+            self._fail(
+                Failure("context-lost", f"the driver's JVM ended by itself ({what})", stack=self._log.tail())
+            )
+
+    def _watch_application(self) -> None:
+        while not self._stopping:
+            time.sleep(_STOPPED_INTERVAL)
+            try:
+                stopped = self._driver.stopped
+            except Exception:  # noqa: BLE001 - the JVM is gone, which its own watch tells
+                return
+            if stopped and not self._stopping:
+                message = "the Spark application ended by itself, or was ended from outside"
+                self._fail(Failure("context-lost", message, stack=self._log.tail()))
+
+    def _tell_progress(self) -> None:
+        while not self._stopping:
+            time.sleep(_PROGRESS_INTERVAL)
+            try:
+                if self._jobs is not None and self._jobs.busy:
+                    self._jobs.tell_progress()
+            except Exception as error:  # noqa: BLE001 - progress is not worth a context
+                if not self._stopping:
+                    print(f"progress cannot be told: {describe(error)}", file=sys.stderr)
+
+    def _on_zygote_loss(self) -> None:
+        if not self._stopping:
+            self._fail(
+                Failure("context-lost", "the process that makes job processes ended", stack=self._log.tail())
+            )
+
+    # -- end ---------------------------------------------------------------------------------------
+
+    def _stop(self) -> None:
+        """Stop gracefully; the server ends this process by force when that takes too long."""
+        self._stopping = True
+        if self._jobs is not None:
+            self._jobs.close()
+        try:
+            if self._driver.jvm is not None:
+                self._driver.stop()
+                self._driver.process.wait()
+        except Exception as error:  # noqa: BLE001 - it ends all the same
+            print(f"the application did not stop cleanly: {describe(error)}", file=sys.stderr)
+        self._end(last="stopped")
+
+    def _fail(self, failure: Failure) -> NoReturn:
+        self._end(last="failed", error=failure.error)
+
+    def _end(self, *, clean: bool = False, last: str | None = None, **fields: Any) -> NoReturn:
+        """End all of this context, say the last word, and end. ``clean``: nobody else removes files."""
+        self._ending.acquire()
+        self._stopping = True
+        self._zygote.close()
+        self._driver.kill()
+        if last is not None:
+            try:
+                self._server.send(last, **fields)
+            except (ChannelClosed, FrameError):
+                clean = True
+        processes.kill_marked([self._order["marker"]])
+        if clean:
+            for folder in (self._order["work_dir"], self._order["tmp_dir"]):
+                shutil.rmtree(folder, ignore_errors=True)
+        os._exit(0)

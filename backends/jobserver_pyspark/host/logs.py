@@ -1,0 +1,163 @@
+"""Logs of bounded size, and the thread that fills them from the pipes of processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["BoundedLog", "Output", "OutputPump"]
+
+_READ = 64 * 1024
+
+
+class BoundedLog:
+    """A log file that is appended to, and never grows over ``limit`` bytes.
+
+    When it is full, its older half is dropped and a line says so at its beginning; the file
+    stays the same file, so that it can be read and followed at any time.
+    """
+
+    def __init__(self, path: Path, limit: int) -> None:
+        self._limit = max(limit, 1024)
+        self._lock = threading.Lock()
+        self._dropped = 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def write(self, data: bytes) -> None:
+        """Append bytes; what is written after :meth:`close` is dropped."""
+        with self._lock:
+            if self._file < 0:
+                return
+            try:
+                if os.fstat(self._file).st_size + len(data) > self._limit:
+                    data = self._make_room(data)
+                self._append(data)
+            except OSError:
+                self._dropped += len(data)  # a full disk must not end the job that prints
+
+    def _append(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._file, view) :]
+
+    def _make_room(self, data: bytes) -> bytes:
+        """Cut the file down, and return what is to be appended to it."""
+        keep = self._limit // 2
+        size = os.fstat(self._file).st_size
+        kept = os.pread(self._file, max(0, keep - len(data)), max(0, size - max(0, keep - len(data))))
+        whole = kept + data
+        tail = whole[-keep:]
+        tail = tail[tail.find(b"\n") + 1 :] or tail
+        self._dropped += size + len(data) - len(tail)
+        os.ftruncate(self._file, 0)
+        note = (
+            f"[{self._dropped} bytes of earlier output were dropped: a log keeps up to {self._limit} bytes]\n"
+        )
+        return note.encode() + tail
+
+    def tail(self, size: int = 4096) -> str:
+        """Return the last ``size`` bytes as text, from the beginning of a line."""
+        with self._lock:
+            if self._file < 0:
+                return ""
+            end = os.fstat(self._file).st_size
+            data = os.pread(self._file, size, max(0, end - size))
+        if end > size:
+            data = data[data.find(b"\n") + 1 :]
+        return data.decode(errors="replace").strip()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
+
+
+class Output:
+    """The reading end of a process's output pipe, and where its bytes go."""
+
+    def __init__(self, fd: int, write: Callable[[bytes], None]) -> None:
+        self.fd = fd
+        self.write = write
+        self.closing = False
+        self.done = threading.Event()
+
+
+class OutputPump:
+    """One thread that carries the output of many processes to their logs."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_reader, False)
+        self._lock = threading.Lock()
+        self._changed: list[Output] = []
+        self._selector.register(self._wake_reader, selectors.EVENT_READ, None)
+        threading.Thread(target=self._run, name="output pump", daemon=True).start()
+
+    def add(self, fd: int, write: Callable[[bytes], None]) -> Output:
+        """Begin to carry what can be read from ``fd``, which the pump owns from now on."""
+        os.set_blocking(fd, False)
+        output = Output(fd, write)
+        self._change(output)
+        return output
+
+    def finish(self, output: Output, timeout: float = 2.0) -> None:
+        """Carry what the pipe still holds and close it, also when some process holds its other end."""
+        output.closing = True
+        self._change(output)
+        output.done.wait(timeout)
+
+    def _change(self, output: Output) -> None:
+        with self._lock:
+            self._changed.append(output)
+        os.write(self._wake_writer, b"x")
+
+    def _run(self) -> None:
+        while True:
+            for key, _events in self._selector.select():
+                if key.data is None:
+                    self._take_changes()
+                elif not self._carry(key.data):
+                    self._close(key.data)
+
+    def _take_changes(self) -> None:
+        os.read(self._wake_reader, _READ)
+        with self._lock:
+            changed, self._changed = self._changed, []
+        for output in changed:
+            if output.closing and not output.done.is_set():
+                # A process that escaped could write for ever: a pipe holds no more than a megabyte.
+                for _ in range(16):
+                    if not self._carry(output, again=False):
+                        break
+                self._close(output)
+            elif not output.closing:
+                self._selector.register(output.fd, selectors.EVENT_READ, output)
+
+    @staticmethod
+    def _carry(output: Output, *, again: bool = True) -> bool:
+        """Carry one piece; return whether there may be more."""
+        try:
+            data = os.read(output.fd, _READ)
+        except BlockingIOError:
+            return again
+        except OSError:
+            return False
+        if data:
+            output.write(data)
+        return bool(data)
+
+    def _close(self, output: Output) -> None:
+        if output.done.is_set():
+            return
+        with contextlib.suppress(KeyError):  # it was finished before it was registered
+            self._selector.unregister(output.fd)
+        os.close(output.fd)
+        output.done.set()

@@ -1,0 +1,301 @@
+"""Python jobs: each in a runner of its own, from the request to the last of its processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from jobserver_pyspark.host.class_paths import ClassPaths
+from jobserver_pyspark.host.driver import Driver
+from jobserver_pyspark.host.errors import bounded_fields, describe
+from jobserver_pyspark.host.frames import Channel, ChannelClosed, FrameError
+from jobserver_pyspark.host.logs import BoundedLog, OutputPump
+from jobserver_pyspark.host.progress import ProgressBoard
+from jobserver_pyspark.host.runners import Runner, RunnerLost, Zygote
+
+__all__ = ["PythonJobs"]
+
+_KINDS = frozenset({"raised", "validation", "class-not-found", "wrong-type", "loading", "result"})
+_EXIT_TIMEOUT = 10.0
+_IDLE_TIMEOUT = 8.0
+
+
+class _Job:
+    """One running job. ``killed`` and ``refused`` say why its process was ended before its time."""
+
+    def __init__(self, request: dict[str, Any], log: BoundedLog) -> None:
+        self.id: str = request["job_id"]
+        self.request = request
+        self.log = log
+        self.runner: Runner | None = None
+        self.running = False
+        self.told: dict[str, Any] | None = None
+        self.killed = False
+        self.refused: str | None = None
+        self.progress: dict[str, int] = {}
+        self.lock = threading.Lock()
+
+
+class PythonJobs:
+    """Runs Python jobs, and tells the server of them. Any thread may submit and kill."""
+
+    def __init__(
+        self, order: dict[str, Any], driver: Driver, zygote: Zygote, pump: OutputPump, server: Channel
+    ) -> None:
+        self._order = order
+        self._driver = driver
+        self._zygote = zygote
+        self._pump = pump
+        self._server = server
+        self._class_paths = ClassPaths(driver, order)
+        self._jobs: dict[str, _Job] = {}
+        self._spares: list[Runner] = []
+        self._lock = threading.Lock()
+        self._need = threading.Semaphore(0)
+        self._board = ProgressBoard(driver.jvm, driver.context)
+        self._board_lock = threading.Lock()
+
+    # -- spare runners -----------------------------------------------------------------------------
+
+    def start_spares(self) -> None:
+        """Make the first spare runner, warm the first Python worker, and keep spares ready from now on."""
+        first = self._attached()
+        with self._lock:
+            self._spares.append(first)
+        threading.Thread(target=self._keep_spares, args=(first,), name="spare runners", daemon=True).start()
+
+    def _attached(self) -> Runner:
+        runner = self._zygote.fork()
+        try:
+            runner.attach(self._driver)
+        except BaseException:
+            runner.kill()
+            raise
+        return runner
+
+    def _keep_spares(self, first: Runner) -> None:
+        self._warm(first)
+        while True:
+            while len(self._spares) < self._order["spare_runners"]:
+                try:
+                    runner = self._attached()
+                except Exception as error:  # noqa: BLE001 - jobs make their own runner, and tell why they cannot
+                    self._note(f"a spare runner could not be made: {describe(error)}")
+                    break
+                with self._lock:
+                    self._spares.append(runner)
+            self._need.acquire()
+
+    def _warm(self, first: Runner) -> None:
+        """Start the Python worker in a spare, unless a job has taken that already."""
+        with self._lock:
+            if first not in self._spares:
+                return
+            self._spares.remove(first)
+        try:
+            first.warm()
+        except (ChannelClosed, RunnerLost, FrameError) as error:
+            self._note(f"the first Python worker did not start: {describe(error)}")
+            first.kill()
+            return
+        with self._lock:
+            self._spares.append(first)
+
+    def _take_runner(self) -> Runner:
+        with self._lock:
+            runner = self._spares.pop(0) if self._spares else None
+        self._need.release()
+        return runner or self._attached()
+
+    # -- jobs --------------------------------------------------------------------------------------
+
+    def submit(self, request: dict[str, Any], payload: bytes) -> None:
+        """Run a job on a thread of its own."""
+        job = _Job(request, BoundedLog(Path(request["log_path"]), self._order["log_limit"]))
+        with self._lock:
+            self._jobs[job.id] = job
+        threading.Thread(target=self._run, args=(job, payload), name=f"job {job.id}", daemon=True).start()
+
+    def kill(self, job_id: str) -> bool:
+        """End a job, unless it has told its end already; return whether it is a Python job that runs."""
+        job = self._jobs.get(job_id)
+        if job is None:
+            return False
+        with job.lock:
+            if job.told is None:
+                job.killed = True
+        if job.killed and job.runner is not None:
+            job.runner.kill()
+        return True
+
+    def refuse(self, job_id: str, message: str) -> None:
+        """End a job whose result the server does not take."""
+        job = self._jobs.get(job_id)
+        if job is not None:
+            job.refused = message
+            if job.runner is not None:
+                job.runner.kill()
+
+    def close(self) -> None:
+        """End every job and spare; nothing is told of them."""
+        with self._lock:
+            runners = [*self._spares, *(job.runner for job in self._jobs.values() if job.runner)]
+        for runner in runners:
+            runner.kill()
+
+    @property
+    def busy(self) -> bool:
+        """Whether any job runs."""
+        return bool(self._jobs)
+
+    def _run(self, job: _Job, payload: bytes) -> None:
+        outcome: dict[str, Any]
+        try:
+            runner = self._take_runner()
+        except Exception as error:  # noqa: BLE001 - whatever it is, this job cannot run
+            outcome = _failed("crashed", f"no process could be made for the job: {describe(error)}")
+        else:
+            runner.output.write = job.log.write
+            self._serve(job, runner, payload)
+            self._end(job, runner)
+            outcome = self._outcome(job, runner)
+        with self._lock:
+            del self._jobs[job.id]
+        job.log.close()
+        self._tell("ended", job_id=job.id, **outcome)
+
+    def _serve(self, job: _Job, runner: Runner, payload: bytes) -> None:
+        """Give the runner its job, and pass on what it tells until it tells its end, or ends."""
+        with job.lock:
+            job.runner = runner
+            if job.killed:
+                return
+        try:
+            fields = self._class_paths.of(job.request["packages"])
+            configuration = b'{"context":%s,"job":%s}' % (
+                json.dumps(self._order["settings"]).encode(),
+                payload,
+            )
+            runner.channel.send(
+                "job",
+                configuration,
+                job_id=job.id,
+                class_name=job.request["class_name"],
+                flavour=self._order["flavour"],
+                data_dir=self._order["data_dir"],
+                **fields,
+            )
+            while job.told is None:
+                self._take(job, *runner.channel.receive())
+        except (ChannelClosed, FrameError) as error:
+            if isinstance(error, FrameError):
+                job.log.write(f"the job's process broke the protocol: {error}\n".encode())
+            runner.exited.wait(_EXIT_TIMEOUT)
+        except Exception as error:  # noqa: BLE001 - the class path could not be shipped
+            with job.lock:
+                job.told = _failed("loading", describe(error))
+
+    def _take(self, job: _Job, header: dict[str, Any], payload: bytes) -> None:
+        kind = header["kind"]
+        if kind == "running" and not job.running:
+            job.running = True
+            self._tell("running", job_id=job.id)
+        elif kind == "result" and job.running and job.refused is None:
+            self._tell("result", payload, job_id=job.id, stream=header.get("stream") is True)
+        elif kind == "ended":
+            failure = header.get("failure")
+            told = {} if failure is None and job.running else _failed_as_told(failure, header.get("error"))
+            with job.lock:
+                if not job.killed and job.refused is None:
+                    job.told = told
+            if job.told is None:
+                raise ChannelClosed("the job was ended from outside")
+
+    def _end(self, job: _Job, runner: Runner) -> None:
+        """End the process, what it started, and its Spark jobs; wait until its cores are free."""
+        runner.kill()
+        runner.exited.wait(_EXIT_TIMEOUT)
+        try:
+            self._driver.cancel(runner.tag)
+            if job.told is None or job.told:
+                self._wait_idle(runner.tag)
+            self._abandon(job.id)
+            runner.close(self._pump)
+        except Exception as error:  # noqa: BLE001 - the JVM is ending, which is told elsewhere
+            self._note(f"after job {job.id}: {describe(error)}")
+        with self._board_lock:
+            self._board.forget(runner.tag)
+
+    def _wait_idle(self, tag: str) -> None:
+        deadline = time.monotonic() + _IDLE_TIMEOUT
+        while time.monotonic() < deadline:
+            with self._board_lock:
+                self._board.read()
+                if not self._board.active(tag):
+                    return
+            time.sleep(0.02)
+
+    def _abandon(self, job_id: str) -> None:
+        """Let nobody wait for named objects that the job did not get to make."""
+        creators = self._driver.jvm.java.lang.System.getProperties().get("jobserver.namedObjects.creators")
+        if creators is not None and not creators.isEmpty():
+            from jobserver_pyspark.jvm.registry import abandon  # noqa: PLC0415 - few jobs have named objects
+
+            abandon(self._driver.jvm, job_id)
+
+    def _outcome(self, job: _Job, runner: Runner) -> dict[str, Any]:
+        if job.told is not None:
+            return job.told
+        if job.refused is not None:
+            return _failed("result", job.refused)
+        if job.killed:
+            return {"killed": True}
+        return _failed("crashed", _crash(runner.exit_status), stack=job.log.tail())
+
+    def _tell(self, kind: str, payload: bytes = b"", /, **fields: Any) -> None:
+        with contextlib.suppress(ChannelClosed):  # the main thread notices too, and ends everything
+            self._server.send(kind, payload, **fields)
+
+    def _note(self, text: str) -> None:
+        self._tell("note", text=text[:2000])
+
+    # -- progress ----------------------------------------------------------------------------------
+
+    def tell_progress(self) -> None:
+        """Tell the server of every running job that got further since it was last told."""
+        jobs = [job for job in list(self._jobs.values()) if job.running and job.runner is not None]
+        if not jobs:
+            return
+        with self._board_lock:
+            self._board.read()
+            now = {job.id: self._board.of(job.runner.tag) for job in jobs if job.runner is not None}
+        for job in jobs:
+            if job.told is None and now[job.id] != job.progress and any(now[job.id].values()):
+                job.progress = now[job.id]
+                self._tell("progress", job_id=job.id, progress=job.progress)
+
+
+def _failed(kind: str, message: str, *, stack: str = "") -> dict[str, Any]:
+    return {"failure": kind, "error": {"message": message, "error_class": "", "stack": stack}}
+
+
+def _failed_as_told(kind: Any, error: Any) -> dict[str, Any]:
+    return {"failure": kind if kind in _KINDS else "crashed", "error": bounded_fields(error)}
+
+
+def _crash(status: int | None) -> str:
+    if status is None:
+        return "the job's process is gone"
+    if status >= 0:
+        return f"the job's process ended by itself with exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    hint = "; the system may have run out of memory" if -status == signal.SIGKILL else ""
+    return f"the job's process was ended by {name}{hint}"

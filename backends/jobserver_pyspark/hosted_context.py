@@ -1,0 +1,428 @@
+"""A context as the server sees it: a host process, the connection to it, and what it tells."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from jobserver_core.errors import JobServerError
+from jobserver_core.failures import ErrorInfo, FailureKind
+from jobserver_core.jobs import JobProgress
+from jobserver_core.ports import (
+    ContextEnd,
+    ContextHandle,
+    ContextListener,
+    ContextSpec,
+    JobOutcome,
+    JobSpec,
+    ResultSink,
+)
+from jobserver_pyspark.connections import Connections
+from jobserver_pyspark.host import processes
+from jobserver_pyspark.host.frames import Channel, ChannelClosed, FrameError
+from jobserver_pyspark.leftovers import ContextRecord, Leftovers
+from jobserver_pyspark.order import HostOrder, link_jars, properties_file
+from jobserver_pyspark.packages import Packages
+
+__all__ = ["HostedContext", "Surroundings"]
+
+_log = logging.getLogger(__name__)
+_LAST_WORDS = 10.0
+
+
+@attrs.frozen(kw_only=True)
+class Surroundings:
+    """What the contexts of one launcher share."""
+
+    connections: Connections
+    leftovers: Leftovers
+    packages: Packages
+    creation_timeout: float
+
+
+@attrs.define(eq=False)
+class _Job:
+    """A submitted job: where its result goes, and why that was refused."""
+
+    spec: JobSpec
+    sink: ResultSink | None = None
+    refused: ErrorInfo | None = None
+    killed: bool = False
+    sent: bool = False
+
+
+class HostedContext(ContextHandle):
+    """Starts a host, watches it from one thread, and ends all of it. ``on_end`` is called last."""
+
+    def __init__(
+        self,
+        spec: ContextSpec,
+        listener: ContextListener,
+        surroundings: Surroundings,
+        make_order: Callable[[], HostOrder],
+        on_end: Callable[[HostedContext], None],
+    ) -> None:
+        self._spec = spec
+        self._listener = listener
+        self._shared = surroundings
+        self._make_order = make_order
+        self._on_end = on_end
+        self._lock = threading.Lock()
+        self._telling = threading.Lock()
+        self._jobs: dict[str, _Job] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Channel | None = None
+        self._record: ContextRecord | None = None
+        self._end: ContextEnd | None = None
+        self._error: ErrorInfo | None = None
+        self._ready = False
+        self._timers: list[threading.Timer] = []
+        self._thread = threading.Thread(target=self._supervise, name=f"context {spec.name}", daemon=True)
+
+    def begin(self) -> None:
+        """Start to start."""
+        self._after(self._shared.creation_timeout, self._give_up)
+        self._thread.start()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the end to have been told, for so many seconds; return whether it was."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # -- what core asks ----------------------------------------------------------------------------
+
+    def submit(self, job: JobSpec) -> None:
+        """Run a job; what must be unpacked first is, on another thread."""
+        with self._lock:
+            if self._end is not None or self._channel is None:
+                return
+            self._jobs[job.id] = _Job(job)
+        if self._shared.packages.ready((*self._spec.class_path, *job.class_path)):
+            self._send_job(job)
+        else:
+            threading.Thread(target=self._send_job, args=(job,), name="unpacking", daemon=True).start()
+
+    def kill_job(self, job_id: str) -> None:
+        """End a job whatever it is doing."""
+        with self._lock:
+            job = self._jobs.get(job_id)
+            if job is None:
+                return
+            job.killed = True
+            if not job.sent:
+                return  # it is being unpacked, and will not be sent
+        self._send("kill_job", job_id=job_id)
+
+    def stop(self, timeout: float) -> None:
+        """Stop gracefully, or by force after so many seconds."""
+        with self._lock:
+            if self._end is None:
+                self._end = ContextEnd.STOPPED
+            ready = self._ready
+        if ready and timeout > 0:
+            self._after(timeout, self._destroy)
+            self._send("stop")
+        else:
+            self._destroy()
+
+    def kill(self) -> None:
+        """End at once, by force."""
+        with self._lock:
+            if self._end in (None, ContextEnd.STOPPED):
+                self._end = ContextEnd.KILLED
+        self._destroy()
+
+    def _give_up(self) -> None:
+        with self._lock:
+            if self._ready or self._end is not None:
+                return
+            self._end = ContextEnd.FAILED
+            limit = self._shared.creation_timeout
+            self._error = ErrorInfo(
+                message=f"the context was not ready after {limit:g} seconds",
+                error_class="TimeoutError",
+                stack=self._log_tail(),
+            )
+        self._destroy()
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        timer = threading.Timer(seconds, action)
+        timer.daemon = True
+        self._timers.append(timer)
+        timer.start()
+
+    def _destroy(self) -> None:
+        """Kill the host; the supervising thread notices, and ends the rest."""
+        with self._lock:
+            if self._process is not None and self._process.returncode is None:
+                processes.kill_group(self._process.pid)
+
+    # -- supervision -------------------------------------------------------------------------------
+
+    def _supervise(self) -> None:
+        try:
+            token, arrivals = self._shared.connections.expect()
+            try:
+                self._launch(token)
+                self._channel = self._await_connection(arrivals)
+            finally:
+                self._shared.connections.forget(token)
+            while self._channel is not None:
+                self._take(*self._channel.receive())
+        except (ChannelClosed, FrameError) as error:
+            _log.debug("context %s: %s", self._spec.name, error)
+        except JobServerError as error:
+            self._fail(ErrorInfo(message=str(error), error_class=_qualified(error)))
+        except Exception as error:  # noqa: BLE001 - whatever it is, core must hear of the end
+            _log.exception("context %s", self._spec.name)
+            self._fail(ErrorInfo(message=str(error), error_class=_qualified(error)))
+        finally:
+            self._clean_up()
+
+    def _launch(self, token: str) -> None:
+        order = self._make_order()
+        record = ContextRecord(marker=order.marker, folders=(self._spec.work_dir, order.tmp_dir))
+        self._record = record
+        self._shared.leftovers.record(self._spec.id, record)
+        for folder in (self._spec.work_dir / "local", order.tmp_dir, self._spec.log_path.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        link_jars(self._spec)
+        if order.order["submitted"]:
+            _write_private(order.tmp_dir / "spark.properties", properties_file(order.order["conf"]))
+        told = {**order.order, "token": token, "address": list(self._shared.connections.address)}
+        with self._lock:
+            if self._end is not None:
+                return
+            self._process = self._spawn(order)
+        pid = self._process.pid
+        self._record = attrs.evolve(record, pid=pid, start_time=processes.start_time(pid))
+        self._shared.leftovers.record(self._spec.id, self._record)
+        self._instruct(json.dumps(told).encode() + b"\n")
+
+    def _spawn(self, order: HostOrder) -> subprocess.Popen[bytes]:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        log = os.open(self._spec.log_path, flags, 0o600)
+        try:
+            return subprocess.Popen(  # noqa: S603 - the command is the launcher's own
+                order.command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                cwd=self._spec.work_dir,
+                env=order.environment,
+                start_new_session=True,
+            )
+        finally:
+            os.close(log)
+
+    def _instruct(self, order: bytes) -> None:
+        """Tell the host what to do. Its input stays open: that it closes tells that this server is gone."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(order)
+            self._process.stdin.flush()
+        except OSError as error:
+            raise ChannelClosed(str(error)) from error
+
+    def _await_connection(self, arrivals: queue.Queue[Channel | None]) -> Channel | None:
+        while self._process is not None:
+            try:
+                return arrivals.get(timeout=0.1)
+            except queue.Empty:
+                if self._process.poll() is not None:
+                    return None
+        return None
+
+    def _fail(self, error: ErrorInfo) -> None:
+        with self._lock:
+            if self._end is None:
+                self._end, self._error = ContextEnd.FAILED, error
+
+    def _clean_up(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        status = self._reap()
+        with self._lock:
+            if self._end is None:
+                self._end, self._error = ContextEnd.FAILED, self._unexpected(status)
+            end, error = self._end, self._error if self._end is ContextEnd.FAILED else None
+        if self._record is not None and self._record.end():
+            self._shared.leftovers.forget(self._spec.id)
+        shutil.rmtree(self._spec.work_dir, ignore_errors=True)
+        self._tell(lambda: self._listener.context_ended(end, error))
+        self._on_end(self)
+
+    def _reap(self) -> int | None:
+        """Wait for the host's end, which follows that of its connection; return its exit status."""
+        if self._channel is not None:
+            self._channel.close()
+        if self._process is None:
+            return None
+        try:
+            self._process.wait(_LAST_WORDS)
+        except subprocess.TimeoutExpired:
+            self._destroy()
+            self._process.wait()
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # it ended before it was told what to do
+                self._process.stdin.close()
+        return self._process.returncode
+
+    def _unexpected(self, status: int | None) -> ErrorInfo:
+        how = f"signal {-status}" if status is not None and status < 0 else f"exit status {status}"
+        return ErrorInfo(
+            message=f"the context's host process ended by itself ({how})",
+            error_class="ContextHostLost",
+            stack=self._log_tail(),
+        )
+
+    def _log_tail(self) -> str:
+        try:
+            with self._spec.log_path.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+                return "last lines of the context's log:\n" + file.read().decode(errors="replace").strip()
+        except OSError:
+            return ""
+
+    # -- what the host tells -----------------------------------------------------------------------
+
+    def _take(self, header: dict[str, Any], payload: bytes) -> None:
+        kind = header["kind"]
+        job = self._jobs.get(str(header.get("job_id")))
+        if kind == "ready":
+            self._take_ready(header)
+        elif kind == "failed":
+            self._fail(_error_info(header.get("error")))
+        elif kind == "note":
+            _log.warning("context %s: %s", self._spec.name, header.get("text"))
+        elif job is None:
+            return
+        elif kind == "running":
+            self._tell(lambda: self._listener.job_running(job.spec.id))
+        elif kind == "progress":
+            progress = JobProgress(**{name: int(n) for name, n in header["progress"].items()})
+            self._tell(lambda: self._listener.job_progress(job.spec.id, progress))
+        elif kind == "result":
+            self._take_result(job, payload, stream=bool(header["stream"]))
+        elif kind == "ended":
+            self._take_end(job, header)
+
+    def _take_ready(self, header: dict[str, Any]) -> None:
+        with self._lock:
+            if self._end is not None:
+                return
+            self._ready = True
+        self._timers[0].cancel()
+        found = {name: header.get(name) for name in ("application_id", "url")}
+        self._tell(lambda: self._listener.context_ready(**found))
+
+    def _take_result(self, job: _Job, payload: bytes, *, stream: bool) -> None:
+        if job.refused is not None:
+            return
+
+        def write() -> None:
+            if job.sink is None:
+                job.sink = self._listener.open_result(job.spec.id, stream=stream)
+            job.sink.write(payload)
+
+        try:
+            self._tell(write)
+        except JobServerError as error:
+            job.refused = ErrorInfo(message=str(error), error_class=_qualified(error))
+            self._send("refuse", job_id=job.spec.id, message=str(error))
+
+    def _take_end(self, job: _Job, header: dict[str, Any]) -> None:
+        with self._lock:
+            del self._jobs[job.spec.id]
+        if job.refused is not None:
+            outcome = JobOutcome(error=job.refused, failure=FailureKind.RESULT)
+        elif header.get("killed"):
+            outcome = JobOutcome(killed=True)
+        elif header.get("failure") is not None:
+            outcome = JobOutcome(
+                error=_error_info(header.get("error")), failure=FailureKind(header["failure"])
+            )
+        elif job.sink is None:
+            message = "the job's process told its success but no result"
+            outcome = JobOutcome(error=ErrorInfo(message=message), failure=FailureKind.RESULT)
+        else:
+            outcome = JobOutcome()
+        self._tell(lambda: self._listener.job_ended(job.spec.id, outcome))
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        with self._telling:
+            call()
+
+    # -- what the host is told ---------------------------------------------------------------------
+
+    def _send_job(self, spec: JobSpec) -> None:
+        codes = (*self._spec.class_path, *spec.class_path)
+        try:
+            packages = self._shared.packages.prepare(codes)
+        except JobServerError as error:
+            reason = ErrorInfo(message=str(error), error_class=_qualified(error))
+            self._end_unsent(spec, JobOutcome(error=reason, failure=FailureKind.LOADING))
+            return
+        with self._lock:
+            job = self._jobs.get(spec.id)
+            if job is None:
+                return
+            job.sent = not job.killed
+        if not job.sent:
+            self._end_unsent(spec, JobOutcome(killed=True))
+            return
+        self._send(
+            "submit",
+            spec.config.encode(),
+            job_id=spec.id,
+            class_name=spec.class_name,
+            log_path=str(spec.log_path),
+            packages=packages,
+        )
+
+    def _end_unsent(self, spec: JobSpec, outcome: JobOutcome) -> None:
+        """Tell the end of a job that the host never got; on a thread that core does not wait for."""
+
+        def tell() -> None:
+            with self._telling:
+                with self._lock:
+                    if self._jobs.pop(spec.id, None) is None or self._end is not None:
+                        return
+                self._listener.job_ended(spec.id, outcome)
+
+        threading.Thread(target=tell, name=f"job {spec.id}", daemon=True).start()
+
+    def _send(self, kind: str, payload: bytes = b"", /, **fields: Any) -> None:
+        channel = self._channel
+        if channel is None:
+            return
+        with contextlib.suppress(ChannelClosed):  # the supervising thread tells the context's end
+            channel.send(kind, payload, **fields)
+
+
+def _qualified(error: BaseException) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}"
+
+
+def _error_info(told: Any) -> ErrorInfo:
+    fields = told if isinstance(told, dict) else {}
+    names = ("message", "error_class", "stack")
+    return ErrorInfo(**{name: str(fields.get(name, "")) for name in names})
+
+
+def _write_private(path: Path, text: str) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(file, "w", encoding="utf-8") as stream:
+        stream.write(text)

@@ -1,0 +1,130 @@
+"""The PySpark launcher."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from jobserver_core.errors import LaunchError
+from jobserver_core.ports import ContextHandle, ContextListener, ContextSpec, Launcher
+from jobserver_core.settings import Settings
+from jobserver_pyspark.connections import Connections
+from jobserver_pyspark.hosted_context import HostedContext, Surroundings
+from jobserver_pyspark.installation import find_installation
+from jobserver_pyspark.java import find_java
+from jobserver_pyspark.leftovers import Leftovers
+from jobserver_pyspark.options import LauncherOptions
+from jobserver_pyspark.order import HostOrder, make_order
+from jobserver_pyspark.packages import Packages
+from jobserver_pyspark.spark_settings import SparkSettings, read_settings
+
+__all__ = ["PySparkLauncher"]
+
+_CLOSE_TIMEOUT = 30.0
+_MAX_TMP_PATH = 60
+"""The longest path, in bytes, of a folder for Unix sockets: with their names it may have 108."""
+
+
+class PySparkLauncher(Launcher):
+    """Starts each context as a process with a JVM, and runs each Python job as a process of its own.
+
+    ``folder`` is the launcher's own: unpacked packages and the records of living contexts.
+    ``creation_timeout`` is in seconds, ``log_limit`` in bytes for each log.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        master: str = "local[*]",
+        options: LauncherOptions | None = None,
+        creation_timeout: float = 60.0,
+        log_limit: int = 16 * 1024 * 1024,
+        spare_hosts: int = 0,
+    ) -> None:
+        self._master = master
+        self._options = options or LauncherOptions()
+        self._log_limit = log_limit
+        self._spare_hosts = spare_hosts
+        self._lock = threading.Lock()
+        self._closed = False
+        self._contexts: set[HostedContext] = set()
+        self._leftovers = Leftovers(folder / "contexts")
+        self._surroundings = Surroundings(
+            connections=Connections(),
+            leftovers=self._leftovers,
+            packages=Packages(folder / "packages"),
+            creation_timeout=creation_timeout,
+        )
+
+    @classmethod
+    def from_settings(cls, settings: Settings, data_dir: Path) -> PySparkLauncher:
+        """Make the launcher that the settings describe. Raises InvalidSetting for an option that is none."""
+        return cls(
+            data_dir / "pyspark",
+            master=settings.spark.master,
+            options=LauncherOptions.parse(settings.launcher.options),
+            creation_timeout=settings.contexts.creation_timeout,
+            log_limit=settings.limits.log_size,
+            spare_hosts=settings.contexts.spare_hosts,
+        )
+
+    def check(self) -> None:
+        """Raise LaunchError, with what to install, when there is no Java or no PySpark."""
+        find_java()
+        find_installation(sys.executable)
+
+    def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
+        """Begin to start a context on a thread of its own. Raises LaunchError once closed."""
+        settings = read_settings(spec.settings, default_master=self._master)
+        context = HostedContext(
+            spec, listener, self._surroundings, lambda: self._order(spec, settings), self._contexts_discard
+        )
+        with self._lock:
+            if self._closed:
+                raise LaunchError(message="the launcher is closed")
+            self._contexts.add(context)
+        context.begin()
+        return context
+
+    def _order(self, spec: ContextSpec, settings: SparkSettings) -> HostOrder:
+        installation = find_installation(settings.python or sys.executable)
+        return make_order(
+            spec,
+            settings,
+            installation,
+            find_java(),
+            self._options,
+            tmp_dir=_tmp_dir(spec),
+            log_limit=self._log_limit,
+            class_data=[],
+        )
+
+    def _contexts_discard(self, context: HostedContext) -> None:
+        with self._lock:
+            self._contexts.discard(context)
+
+    def sweep(self) -> None:
+        """End what contexts of an earlier server, which was killed, have left behind."""
+        self._leftovers.sweep()
+
+    def close(self) -> None:
+        """Kill every context that is left, and wait until nothing of them is."""
+        with self._lock:
+            self._closed = True
+            contexts = list(self._contexts)
+        for context in contexts:
+            context.kill()
+        for context in contexts:
+            context.join(_CLOSE_TIMEOUT)
+        self._surroundings.connections.close()
+
+
+def _tmp_dir(spec: ContextSpec) -> Path:
+    """A folder for temporary files whose path is short enough for Unix sockets in it."""
+    inside = spec.work_dir / "tmp"
+    if len(str(inside).encode()) <= _MAX_TMP_PATH:
+        return inside
+    return Path(tempfile.mkdtemp(prefix="js-"))

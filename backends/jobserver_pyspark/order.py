@@ -1,0 +1,306 @@
+"""What a context host is told to do: everything that can be known before it starts."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from jobserver_core.binaries import BinaryType
+from jobserver_core.errors import InvalidSetting
+from jobserver_core.ports import ContextSpec
+from jobserver_pyspark.host.config_trees import FALLBACK_PATH
+from jobserver_pyspark.host.processes import MARKER
+from jobserver_pyspark.installation import Installation, python_view, spark_home_view
+from jobserver_pyspark.java import Java
+from jobserver_pyspark.options import ALLOWED_VARIABLES, LauncherOptions
+from jobserver_pyspark.spark_settings import SparkSettings
+
+__all__ = ["HostOrder", "make_order"]
+
+_GATEWAY = "org.apache.spark.api.python.PythonGatewayServer"
+_SUBMIT = "org.apache.spark.deploy.SparkSubmit"
+_OPENED = (
+    "java.base/java.lang",
+    "java.base/java.lang.invoke",
+    "java.base/java.lang.reflect",
+    "java.base/java.io",
+    "java.base/java.net",
+    "java.base/java.nio",
+    "java.base/java.util",
+    "java.base/java.util.concurrent",
+    "java.base/java.util.concurrent.atomic",
+    "java.base/jdk.internal.ref",
+    "java.base/sun.nio.ch",
+    "java.base/sun.nio.cs",
+    "java.base/sun.security.action",
+    "java.base/sun.util.calendar",
+    "java.security.jgss/sun.security.krb5",
+)
+JVM_OPTIONS = (
+    "-XX:+IgnoreUnrecognizedVMOptions",
+    *(f"--add-opens={package}=ALL-UNNAMED" for package in _OPENED),
+    "-Djdk.reflect.useDirectMethodHandle=false",
+    "-Dio.netty.tryReflectionSetAccessible=true",
+    "-Dio.netty.allocator.type=pooled",
+    "-Dio.netty.handler.ssl.defaultEndpointVerificationAlgorithm=NONE",
+    "--sun-misc-unsafe-memory-access=allow",
+    "--enable-native-access=ALL-UNNAMED",
+    "-Dderby.connection.requireAuthentication=false",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-XX:-UsePerfData",
+)
+"""What Spark's own launcher gives its driver, but for a module that it can do without and that some JDKs
+lack; and that a JVM without memory ends instead of thrashing, and leaves no file in the system's folder."""
+
+
+@attrs.frozen(kw_only=True)
+class HostOrder:
+    """How to start a context host, and what it is told on its standard input but for address and token."""
+
+    command: list[str]
+    environment: dict[str, str]
+    order: dict[str, Any]
+    marker: str
+    tmp_dir: Path
+
+
+def make_order(
+    spec: ContextSpec,
+    settings: SparkSettings,
+    installation: Installation,
+    java: Java,
+    options: LauncherOptions,
+    *,
+    tmp_dir: Path,
+    log_limit: int,
+    class_data: list[str],
+) -> HostOrder:
+    """Put together what the host of a context is told; writes nothing but views and links."""
+    marker = f"{spec.id}:{secrets.token_hex(8)}"
+    conf = _conf(spec, settings, installation)
+    api = python_view(["sparkjobserver"], options.cache_dir)
+    environment = _environment(
+        settings,
+        installation=installation,
+        java=java,
+        options=options,
+        marker=marker,
+        tmp_dir=tmp_dir,
+    )
+    order = {
+        "context_id": spec.id,
+        "marker": marker,
+        "jvm": {
+            "command": _jvm_command(
+                spec,
+                settings,
+                conf,
+                installation=installation,
+                java=java,
+                tmp_dir=tmp_dir,
+                class_data=class_data,
+            ),
+            "environment": {"SPARK_HOME": str(spark_home_view(installation, options.cache_dir))},
+        },
+        "conf": conf,
+        "submitted": settings.needs_submit,
+        "hadoop": settings.hadoop,
+        "hive": settings.flavour == "hive",
+        "session": settings.flavour not in ("spark", "custom"),
+        "flavour": settings.flavour,
+        "cluster": not settings.local,
+        "spark_version": installation.release,
+        "settings": spec.settings,
+        "api_path": str(api),
+        "log_path": str(spec.log_path),
+        "log_limit": log_limit,
+        "work_dir": str(spec.work_dir),
+        "tmp_dir": str(tmp_dir),
+        "data_dir": str(spec.data_dir),
+        "spare_runners": options.spare_runners,
+    }
+    return HostOrder(
+        command=[installation.python, "-m", "jobserver_pyspark.host"],
+        environment=environment,
+        order=order,
+        marker=marker,
+        tmp_dir=tmp_dir,
+    )
+
+
+def _environment(
+    settings: SparkSettings,
+    *,
+    installation: Installation,
+    java: Java,
+    options: LauncherOptions,
+    marker: str,
+    tmp_dir: Path,
+) -> dict[str, str]:
+    """The whole environment of a host: of the server's, only what is on the list."""
+    allowed = (*ALLOWED_VARIABLES, *options.environment)
+    kept = {name: os.environ[name] for name in allowed if name in os.environ}
+    view = python_view(["jobserver_pyspark", "sparkjobserver"], options.cache_dir)
+    fallback = python_view(["attr", "attrs", "jobserver_core", "pyhocon", "pyparsing"], options.cache_dir)
+    python = settings.conf.get("spark.pyspark.python", installation.python)
+    return {
+        **kept,
+        MARKER: marker,
+        FALLBACK_PATH: str(fallback),
+        "PYTHONPATH": os.pathsep.join([str(view), *settings.python_paths]),
+        "PYSPARK_PYTHON": python,
+        "PYSPARK_DRIVER_PYTHON": installation.python,
+        "JAVA_HOME": str(java.home),
+        "TMPDIR": str(tmp_dir),
+    }
+
+
+def _conf(spec: ContextSpec, settings: SparkSettings, installation: Installation) -> dict[str, str]:
+    """The application's SparkConf: the context's own settings over defaults that keep it to its folder."""
+    work = spec.work_dir
+    conf = {
+        **_site_defaults(installation),
+        "spark.app.name": spec.name,
+        "spark.submit.deployMode": "client",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.ui.retainedJobs": "200",
+        "spark.ui.retainedStages": "200",
+        "spark.rdd.compress": "True",
+        "spark.serializer.objectStreamReset": "100",
+        "spark.python.task.killTimeout": "100ms",
+        "spark.local.dir": str(work / "local"),
+        "spark.sql.warehouse.dir": str(work / "warehouse"),
+    }
+    if settings.loopback:
+        conf |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+    if installation.release >= [4, 1]:
+        conf["spark.python.unix.domain.socket.enabled"] = "true"
+    if settings.flavour == "hive":
+        conf["spark.sql.catalogImplementation"] = "hive"
+        url = f"jdbc:derby:;databaseName={work / 'metastore'};create=true"
+        conf["spark.hadoop.javax.jdo.option.ConnectionURL"] = url
+    jars = _jars(spec)
+    if jars and not settings.local:
+        conf["spark.jars"] = ",".join(jar.as_uri() for jar in jars)
+    return {**conf, **settings.conf, "spark.master": settings.master}
+
+
+def _jars(spec: ContextSpec) -> list[Path]:
+    """The jars of every job of the context, under names that end as Spark wants it."""
+    codes = [code for code in spec.class_path if code.type is BinaryType.JAR]
+    return [spec.work_dir / "jars" / f"{code.digest}.jar" for code in codes]
+
+
+def link_jars(spec: ContextSpec) -> None:
+    """Make the files that :func:`make_order` names for the context's jars."""
+    for jar, code in zip(_jars(spec), (c for c in spec.class_path if c.type is BinaryType.JAR), strict=True):
+        jar.parent.mkdir(parents=True, exist_ok=True)
+        if not jar.exists():
+            jar.symlink_to(code.path.resolve())
+
+
+def _site_defaults(installation: Installation) -> dict[str, str]:
+    """Read the site's ``spark-defaults.conf``, which spark-submit would."""
+    folder = Path(os.environ.get("SPARK_CONF_DIR") or installation.folder / "conf")
+    try:
+        lines = (folder / "spark-defaults.conf").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    found = (re.match(r"\s*(spark\.[^\s:=]+)[\s:=]+(.*\S)\s*$", line) for line in lines)
+    return {match[1]: match[2] for match in found if match}
+
+
+def _jvm_command(
+    spec: ContextSpec,
+    settings: SparkSettings,
+    conf: Mapping[str, str],
+    *,
+    installation: Installation,
+    java: Java,
+    tmp_dir: Path,
+    class_data: list[str],
+) -> list[str]:
+    main = [_GATEWAY]
+    if settings.needs_submit:
+        main = [_SUBMIT, "--properties-file", str(tmp_dir / "spark.properties")]
+        if settings.proxy_user is not None:
+            main += ["--proxy-user", settings.proxy_user]
+        main.append("pyspark-shell")
+    return [
+        str(java.program),
+        *class_data,
+        "-cp",
+        class_path(installation, before=conf.get("spark.driver.extraClassPath"), after=_jars(spec)),
+        f"-Xmx{_heap(conf)}",
+        *JVM_OPTIONS,
+        f"-Djava.io.tmpdir={tmp_dir}",
+        f"-Dderby.system.home={spec.work_dir}",
+        *_extra_options(conf),
+        *main,
+    ]
+
+
+def class_path(
+    installation: Installation, *, before: str | None = None, after: list[Path] | None = None
+) -> str:
+    """Return the driver's class path: the site's configuration, Spark's jars, the context's own."""
+    folder = Path(os.environ.get("SPARK_CONF_DIR") or installation.folder / "conf")
+    parts = [before] if before else []
+    if folder.is_dir():
+        parts.append(str(folder))
+    return os.pathsep.join([*parts, *map(str, installation.jars), *map(str, after or [])])
+
+
+def _heap(conf: Mapping[str, str]) -> str:
+    memory = conf.get("spark.driver.memory", "1g").strip().lower().removesuffix("b")
+    if not re.fullmatch(r"\d+[kmgt]?", memory):
+        raise InvalidSetting(
+            key="spark.driver.memory", message=f"expected a size such as 512m or 2g, got {memory!r}"
+        )
+    return memory if not memory.isdigit() else f"{memory}m"
+
+
+def _extra_options(conf: Mapping[str, str]) -> list[str]:
+    found: list[str] = []
+    for key in ("spark.driver.defaultJavaOptions", "spark.driver.extraJavaOptions"):
+        try:
+            found += shlex.split(conf.get(key, ""))
+        except ValueError as error:
+            raise InvalidSetting(key=key, message=f"cannot be split into options: {error}") from None
+    return found
+
+
+def properties_file(conf: Mapping[str, str]) -> str:
+    """Return a SparkConf as a Java properties file."""
+    return "".join(f"{_escaped(key)}={_escaped(value)}\n" for key, value in conf.items())
+
+
+def _escaped(text: str) -> str:
+    special = {
+        "\\": "\\\\",
+        "\n": "\\n",
+        "\r": "\\r",
+        "\t": "\\t",
+        " ": "\\ ",
+        "=": "\\=",
+        ":": "\\:",
+        "#": "\\#",
+    }
+    pieces = []
+    for letter in text:
+        if letter in special:
+            pieces.append(special[letter])
+        elif letter.isascii():
+            pieces.append(letter)
+        else:
+            data = letter.encode("utf-16-be")
+            pieces += [f"\\u{data[i]:02x}{data[i + 1]:02x}" for i in range(0, len(data), 2)]
+    return "".join(pieces)

@@ -1,0 +1,162 @@
+"""From a context's settings, as the HTTP contract lists them, to what Spark is told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from jobserver_core.errors import InvalidSetting
+
+__all__ = ["FLAVOURS", "SparkSettings", "flattened", "read_settings"]
+
+FLAVOURS = {
+    "DefaultSparkContextFactory": "spark",
+    "JavaContextFactory": "spark",
+    "PythonContextFactory": "spark",
+    "SessionContextFactory": "session",
+    "JavaSessionContextFactory": "session",
+    "PythonSessionContextFactory": "session",
+    "SQLContextFactory": "sql",
+    "JavaSqlContextFactory": "sql",
+    "PythonSQLContextFactory": "sql",
+    "HiveContextFactory": "hive",
+    "JavaHiveContextFactory": "hive",
+    "PythonHiveContextFactory": "hive",
+    "StreamingContextFactory": "streaming",
+    "JavaStreamingContextFactory": "streaming",
+}
+"""What a context's jobs are handed, by the last part of its factory's name; others are custom."""
+
+_MEMORY = re.compile(r"\d+\s*[bkmgtp]?b?", re.IGNORECASE)
+_LOCAL = re.compile(r"local(?:\[.*\])?")
+_LOOPBACK = re.compile(r"spark://(?:127\.[0-9.]+|localhost|\[::1\])(?::\d+)?(?:,.*)?")
+
+
+@attrs.frozen(kw_only=True)
+class SparkSettings:
+    """What a context's settings mean to Spark.
+
+    ``conf`` is for the SparkConf, ``hadoop`` for the Hadoop configuration. ``flavour`` is what
+    jobs are handed: ``spark``, ``session``, ``sql``, ``hive``, ``streaming`` or ``custom``.
+    """
+
+    master: str
+    flavour: str
+    conf: dict[str, str] = attrs.field(factory=dict, hash=False)
+    hadoop: dict[str, str] = attrs.field(factory=dict, hash=False)
+    proxy_user: str | None = None
+    python: str | None = None
+    python_paths: tuple[str, ...] = ()
+
+    @property
+    def local(self) -> bool:
+        """Whether driver and executors are one process."""
+        return bool(_LOCAL.fullmatch(self.master))
+
+    @property
+    def loopback(self) -> bool:
+        """Whether everything of the application is on this machine."""
+        return self.local or bool(_LOOPBACK.fullmatch(self.master))
+
+    @property
+    def needs_submit(self) -> bool:
+        """Whether Spark's own submission has work to do: packages, impersonation, another cluster's ways."""
+        prepared = (
+            "spark.jars.packages",
+            "spark.jars",
+            "spark.files",
+            "spark.archives",
+            "spark.submit.pyFiles",
+        )
+        other_cluster = not self.local and not self.master.startswith("spark://")
+        return other_cluster or self.proxy_user is not None or any(key in self.conf for key in prepared)
+
+
+def read_settings(settings: Mapping[str, Any], *, default_master: str) -> SparkSettings:
+    """Read the merged tree of a context's settings. Raises InvalidSetting for what can never work."""
+    flat = flattened(settings)
+    conf = {key: value for key, value in flat.items() if key.startswith("spark.") and key != _PROXY_USER}
+    for prefix in ("passthrough.", "launcher."):
+        conf.update({k[len(prefix) :]: v for k, v in flat.items() if k.startswith(prefix)})
+    master = _master(conf.pop("spark.master", default_master), flat)
+    _set_cores(conf, master, flat)
+    _set_memory(conf, master, flat)
+    factory = flat.get("context-factory", "SessionContextFactory").rpartition(".")[2]
+    return SparkSettings(
+        master=master,
+        flavour=FLAVOURS.get(factory, "custom"),
+        conf=conf,
+        hadoop={k[len("hadoop.") :]: v for k, v in flat.items() if k.startswith("hadoop.")},
+        proxy_user=flat.get(_PROXY_USER),
+        python=flat.get("python.executable"),
+        python_paths=tuple(p for p in re.split("[,:]", flat.get("python.paths", "")) if p.strip()),
+    )
+
+
+_PROXY_USER = "spark.proxy.user"
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return the leaves of a tree by their dotted paths, as Spark takes them; nulls are left out."""
+    return dict(_leaves(tree, prefix))
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{path}.")
+        elif isinstance(value, (list, tuple)):
+            yield path, ",".join(_text(item) for item in value)
+        elif value is not None:
+            yield path, _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def _master(master: str, flat: Mapping[str, str]) -> str:
+    """A local master that leaves its threads open gets as many as the context has cores."""
+    cores = flat.get("num-cpu-cores")
+    if cores is not None and master in ("local", "local[*]"):
+        return f"local[{_count('num-cpu-cores', cores)}]"
+    return master
+
+
+def _set_cores(conf: dict[str, str], master: str, flat: Mapping[str, str]) -> None:
+    cores = flat.get("num-cpu-cores")
+    if cores is not None:
+        number = _count("num-cpu-cores", cores)
+        if not _LOCAL.fullmatch(master):
+            conf.setdefault("spark.cores.max", str(number))
+
+
+def _count(key: str, value: str) -> int:
+    try:
+        number = int(value)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise InvalidSetting(key=key, message=f"expected a whole number from 1, got {value!r}")
+    return number
+
+
+def _set_memory(conf: dict[str, str], master: str, flat: Mapping[str, str]) -> None:
+    """In local mode the driver is the only executor, so that the memory is the driver's."""
+    memory = flat.get("memory-per-node")
+    if memory is None:
+        return
+    if not _MEMORY.fullmatch(memory.strip()):
+        raise InvalidSetting(
+            key="memory-per-node", message=f"expected a size such as 512m or 2g, got {memory!r}"
+        )
+    text = memory.strip().replace(" ", "").lower()
+    conf.setdefault("spark.executor.memory", text)
+    if _LOCAL.fullmatch(master):
+        conf.setdefault("spark.driver.memory", text)
