@@ -201,7 +201,12 @@ JOBS: Lifecycle[JobState, JobEvent] = Lifecycle(
             _JE.FAIL: _J.ERROR,
             _JE.KILL: _J.KILLED,
         },
-        _J.RESTARTING: {_JE.RUN: _J.RUNNING, _JE.FAIL: _J.ERROR, _JE.KILL: _J.KILLED},
+        _J.RESTARTING: {
+            _JE.RUN: _J.RUNNING,
+            _JE.RESTART: _J.RESTARTING,
+            _JE.FAIL: _J.ERROR,
+            _JE.KILL: _J.KILLED,
+        },
         _J.FINISHED: {},
         _J.ERROR: {},
         _J.KILLED: {},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -81,9 +81,7 @@ class JobService:
             spec = self._spec(job, codes, env.metadata.job_config(job.id) or "{}")
             live = LiveJob(env, job, spec, files.pop_all())
         context, context_spec = self._contexts.prepare(job.context_name, settings, ad_hoc=True)
-        self._register(live, context)
-        context.adopt(live)
-        _begin(context, context_spec)
+        self._give(live, context, context_spec, lambda: context.adopt(live))
 
     def _accept(self, request: JobRequest, config: str, fingerprint: str) -> JobHandle:
         env = self._environment
@@ -105,7 +103,7 @@ class JobService:
             )
             live = LiveJob(env, job, self._spec(job, codes, config), files.pop_all())
             handle = self._handle(live)
-            self._give(live, context, context_spec, config)
+            self._give(live, context, context_spec, lambda: context.accept(live, config))
         return handle
 
     def _context_for(self, request: JobRequest) -> tuple[LiveContext, ContextSpec | None]:
@@ -116,10 +114,13 @@ class JobService:
         name = f"{owner}~{ad_hoc}" if owner else ad_hoc
         return self._contexts.prepare(name, request.context_settings, ad_hoc=True)
 
-    def _give(self, live: LiveJob, context: LiveContext, spec: ContextSpec | None, config: str) -> None:
+    def _give(
+        self, live: LiveJob, context: LiveContext, spec: ContextSpec | None, take: Callable[[], None]
+    ) -> None:
+        """Let a context take the job; one that was made for it is begun then, or ended."""
         self._register(live, context)
         try:
-            context.accept(live, config)
+            take()
         except BaseException:
             self._forget(live)
             live.settle()
