@@ -12,8 +12,8 @@ from typing import Any
 
 import attrs
 import pytest
-from jobserver_cli.application import app
 
+from jobserver_cli.application import app
 from jobserver_core.jobs import JobProgress
 from jobserver_core.memory import InlineJob, InlineLauncher, JobRefused
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from enum import Enum
 from types import ModuleType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.parameters import command
 from jobserver_cli.server_options import ConfigFile, DataDir, Host, Port, settings_of
 from jobserver_cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from jobserver_core.errors import InvalidSetting
 
 __all__ = ["LogLevel", "configure_logging", "front_end", "register", "url_of"]
 
@@ -33,6 +36,7 @@ class LogLevel(str, Enum):
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     command(app, "serve", rich_help_panel=PANEL)(serve)
+    command(app, "demo", rich_help_panel=PANEL)(demo)
 
 
 def configure_logging(level: LogLevel) -> None:
@@ -81,7 +85,8 @@ def serve(
     configure_logging(log_level)
     http = front_end()
     settings = settings_of(config, host, port, data_dir)
-    from jobserver_core.server import JobServer  # noqa: PLC0415 - asking for help needs no server
+    from jobserver_core import JobServer  # noqa: PLC0415 - asking for help needs no server
+    from jobserver_core.errors import InvalidSetting  # noqa: PLC0415
 
     def listening(host: str, port: int) -> None:
         url = url_of(host, port, tls=settings.http.tls_certificate is not None)
@@ -94,6 +99,24 @@ def serve(
     server = JobServer.from_settings(settings)
     try:
         http.serve(server, on_listening=listening, on_draining=draining)
+    except InvalidSetting as error:
+        raise CommandFailed(str(error), _code_of(error)) from error
     finally:
         server.close()
     terminal.note("stopped")
+
+
+def _code_of(error: InvalidSetting) -> ExitCode:
+    # The port was a number that can be one; what is wrong is that this machine has no use for it now.
+    return ExitCode.NOT_READY if error.key == "jobserver.http.port" else ExitCode.USAGE
+
+
+def demo(
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the server running, and print commands to go on with.")
+    ] = False,
+) -> None:
+    """Count words on Spark: start a server, upload an example, run it, show all of it, clean up."""
+    from jobserver_cli.demonstration import Demonstration  # noqa: PLC0415 - only this command needs it
+
+    Demonstration(Terminal(), keep=keep).run()

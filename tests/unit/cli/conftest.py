@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import JOBS, CommandLine, wheel
-from jobserver_http import running
 
+from command_line import JOBS, CommandLine, wheel
 from jobserver_core import BinaryType, JobServer
 from jobserver_core.config import load_settings
 from jobserver_core.memory import InlineLauncher
+from jobserver_http import running
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def jobserver(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
 
 @pytest.fixture
-def server() -> Iterator[JobServer]:
+def server() -> JobServer:
     """A job server in memory, which the command of :func:`client` talks to."""
     settings = load_settings(
         overrides={
@@ -31,7 +31,7 @@ def server() -> Iterator[JobServer]:
             "jobserver.contexts.deletion-timeout": "0.5 s",
         }
     )
-    yield JobServer.in_memory(launcher=InlineLauncher(JOBS), settings=settings)
+    return JobServer.in_memory(launcher=InlineLauncher(JOBS), settings=settings)
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from command_line import CommandLine
-from jobserver_http import running
-from jobserver_http.credential_files import hash_password, hash_token
 
+from command_line import CommandLine
 from jobserver_core import JobServer
 from jobserver_core.config import load_settings
+from jobserver_http import running
+from jobserver_http.credential_files import hash_password, hash_token
 
 PASSWORD = "correct horse"
 TOKEN = "battery-staple"
@@ -74,9 +74,12 @@ def test_where_nobody_answers_the_code_is_3_with_advice(jobserver: CommandLine) 
     assert "jobserver serve" in done.err
 
 
-@pytest.mark.parametrize("arguments", [("jobs",), ("submit", "a.B", "--cp", "a"), ("logs", "x"), ("binaries",)])
+@pytest.mark.parametrize(
+    "arguments", [("jobs",), ("submit", "a.B", "--cp", "a"), ("logs", "x"), ("binaries",)]
+)
 def test_a_connection_that_is_cut_off_has_code_3(jobserver: CommandLine, arguments: tuple[str, ...]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
+
         def hang_up() -> None:
             connection, _ = listener.accept()
             connection.recv(65536)
@@ -98,9 +101,20 @@ def test_a_server_that_is_no_job_server_is_told_apart(jobserver: CommandLine, st
 
 
 @pytest.mark.parametrize(
-    "url", ["", "ftp://host", "http://", "http://host:0", "http://host:99999", "http://h?a=b", "http://ann:pw1@host"]
+    "url",
+    [
+        "",
+        "ftp://host",
+        "http://",
+        "http://host:0",
+        "http://host:99999",
+        "http://h?a=b",
+        "http://ann:pw1@host",
+    ],
 )
-def test_an_address_that_cannot_be_one_is_a_mistake_of_the_command_line(jobserver: CommandLine, url: str) -> None:
+def test_an_address_that_cannot_be_one_is_a_mistake_of_the_command_line(
+    jobserver: CommandLine, url: str
+) -> None:
     done = jobserver("jobs", "--server", url)
     assert done.code == 2
     assert "it is like http://host:8090" in done.err

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from command_line import CommandLine
 
+from command_line import CommandLine
 from jobserver_core import ContextState, JobServer
 
 
 def test_contexts_lists_those_that_live(client: CommandLine) -> None:
     client("context", "create", "second")
     lines = client("contexts").out.splitlines()
-    assert [line.split()[:2] for line in lines] == [["Context", "State"], ["second", "RUNNING"], ["warm", "RUNNING"]]
+    assert [line.split()[:2] for line in lines] == [
+        ["Context", "State"],
+        ["second", "RUNNING"],
+        ["warm", "RUNNING"],
+    ]
     assert [report["name"] for report in client("contexts", "--json").json] == ["second", "warm"]
 
 

@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from command_line import CommandLine, wheel
 
+from command_line import CommandLine, wheel
 from jobserver_core import BinaryType, JobServer
 
 

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from command_line import HOSTILE, CommandLine
 
+from command_line import HOSTILE, CommandLine
 from jobserver_core import JobServer, JobState
 
 COUNT = ("words.Count", "--cp", "words", "-c", "warm", "-d", "input.string = a b c a b see")

@@ -9,6 +9,8 @@ import sys
 from datetime import datetime, timedelta, timezone
 
 import pytest
+from rich.console import Console
+
 from command_line import HOSTILE
 from jobserver_cli.exits import ExitCode
 from jobserver_cli.reports import (
@@ -20,7 +22,6 @@ from jobserver_cli.reports import (
     time_shown,
 )
 from jobserver_cli.terminal import Terminal, visible
-from rich.console import Console
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,9 @@ ROW = ("f95e4a5f-c728-4561-9bad-8e8faced0596", "FINISHED", "2026-11-24 07:31", "
 
 def test_a_table_fits_into_80_columns_and_cuts_no_id() -> None:
     terminal, shown = on_a_terminal(80)
-    terminal.table(["Job", "State", "Started", "Took", "Class"], [(*ROW, "AVeryLongNameOfAClassThatDoesNotFit")])
+    terminal.table(
+        ["Job", "State", "Started", "Took", "Class"], [(*ROW, "AVeryLongNameOfAClassThatDoesNotFit")]
+    )
     lines = shown.getvalue().splitlines()
     assert max(len(line) for line in lines) <= 80
     assert lines[1].startswith(ROW[0])

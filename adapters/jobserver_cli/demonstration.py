@@ -1,0 +1,179 @@
+"""The demo: everything that the job server is for, once, before your eyes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from jobserver_cli.client import Client, Connection
+from jobserver_cli.diagnosis import Verdict, java_finding
+from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_cli.following import follow_job
+from jobserver_cli.reports import error_text
+from jobserver_cli.serving_commands import LogLevel, configure_logging, front_end
+from jobserver_cli.terminal import Terminal
+
+__all__ = ["Demonstration"]
+
+PORT = 8090
+APP = "demo"
+CONTEXT = "demo"
+CONFIG = "input.string = a b c a b see"
+DRAIN = "2 s"
+
+
+class Demonstration:
+    """One run of the demo; whatever ends it, nothing of it is left."""
+
+    def __init__(self, terminal: Terminal, *, keep: bool) -> None:
+        self._terminal = terminal
+        self._keep = keep
+        self._folder = Path()
+        self._class_name = ""
+
+    def run(self) -> None:
+        """Show everything. Raises CommandFailed with what to install, before anything else is tried."""
+        configure_logging(LogLevel.WARNING)
+        self._check()
+        http = front_end()
+        with _ending_on_sigterm(), ExitStack() as cleaning:
+            self._folder = Path(tempfile.mkdtemp(prefix="jobserver-demo-"))
+            cleaning.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            cleaning.callback(self._terminal.done, "stopped, and cleaned up")
+            with self._serving(http) as url, Client(Connection(server=url)) as client:
+                self._show(client)
+                if self._keep:
+                    self._stay(url)
+
+    def _check(self) -> None:
+        java = java_finding()
+        if java.verdict is Verdict.BAD:
+            raise CommandFailed(java.text, ExitCode.NOT_READY, java.advice)
+        self._terminal.done(f"Java {java.text}")
+
+    @contextmanager
+    def _serving(self, http: Any) -> Iterator[str]:
+        from jobserver_core.config import load_settings  # noqa: PLC0415 - only the demo needs it
+        from jobserver_core.server import JobServer  # noqa: PLC0415
+
+        settings = load_settings(
+            overrides={
+                "jobserver.data-dir": self._folder / "data",
+                "jobserver.http.port": PORT if _is_free(PORT) else 0,
+                "jobserver.http.drain-timeout": DRAIN,
+                "spark.master": "local[2]",
+            }
+        )
+        with ExitStack() as serving:
+            with self._terminal.status("starting a job server"):
+                url = serving.enter_context(http.running(JobServer.from_settings(settings)))
+            self._terminal.done(f"a job server answers at {url}, its data is in {self._folder}")
+            try:
+                yield url
+            finally:
+                with _no_interruption(), self._terminal.status("stopping the context and the server"):
+                    serving.close()
+
+    def _show(self, client: Client) -> None:
+        wheel = self._wheel()
+        client.call(
+            "POST",
+            f"/binaries/{APP}",
+            content=wheel.read_bytes(),
+            headers={"Content-Type": "application/python-wheel"},
+        )
+        self._terminal.done(f"built {wheel.name} and uploaded it as {APP}")
+        with self._terminal.status("starting a Spark context (takes some seconds, once)"):
+            begun = time.monotonic()
+            client.call("POST", f"/contexts/{CONTEXT}", timeout=None)
+        self._terminal.done(f"the context {CONTEXT} is ready after {time.monotonic() - begun:.1f} s")
+        self._followed(client)
+        self._again(client)
+
+    def _wheel(self) -> Path:
+        from jobserver_pyspark.demo import CLASS_NAME, build_example_wheel  # noqa: PLC0415
+
+        self._class_name = CLASS_NAME
+        return build_example_wheel(self._folder)
+
+    def _params(self) -> dict[str, str]:
+        return {"appName": APP, "classPath": self._class_name, "context": CONTEXT}
+
+    def _followed(self, client: Client) -> None:
+        self._terminal.note(f"→ job {self._class_name} with {CONFIG}")
+        begun = time.monotonic()
+        job = client.call("POST", "/jobs", params=self._params(), content=CONFIG.encode())
+        report = follow_job(client, job["jobId"], self._terminal)
+        if report.get("status") != "FINISHED":
+            raise CommandFailed(
+                f"the job ended {report.get('status')}: {error_text(report.get('result'))}",
+                ExitCode.JOB_FAILED,
+            )
+        self._terminal.done(f"the job has finished after {time.monotonic() - begun:.1f} s")
+        result = client.get(f"/jobs/{job['jobId']}")["result"]
+        self._terminal.line(json.dumps(result, sort_keys=True))
+
+    def _again(self, client: Client) -> None:
+        begun = time.monotonic()
+        client.call(
+            "POST",
+            "/jobs",
+            params={**self._params(), "sync": "true", "timeout": "60"},
+            content=CONFIG.encode(),
+        )
+        self._terminal.done(f"the same job again, in the warm context: {time.monotonic() - begun:.2f} s")
+
+    def _stay(self, url: str) -> None:
+        query = f"appName={APP}&classPath={self._class_name}&context={CONTEXT}"
+        self._terminal.line(
+            f"""
+Go on with (in another terminal):
+
+  curl -d "{CONFIG}" "{url}/jobs?{query}&sync=true"
+  curl "{url}/jobs"
+  curl "{url}/contexts/{CONTEXT}"
+  curl "{url}/binaries"
+
+The interface is described at {url}/docs. Ctrl-C stops the server."""
+        )
+        threading.Event().wait()
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM do in the block what Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _no_interruption() -> Iterator[None]:
+    """Ignore further signals while what must be done is done; it is bounded in time."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,213 @@
+"""The commands about this machine: doctor, settings, credentials, class path."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import argon2
+import pytest
+
+from command_line import CommandLine
+from jobserver_cli import diagnosis
+from jobserver_cli.diagnosis import Finding, Verdict, examine, java_finding
+from jobserver_core.config import load_settings
+from jobserver_core.settings import Settings
+from jobserver_http.credential_files import hash_token
+
+MEMORY = {
+    "jobserver.metadata.backend": "memory",
+    "jobserver.blobs.backend": "memory",
+    "jobserver.fetcher.backend": "memory",
+    "jobserver.launcher.backend": "memory",
+    "jobserver.http.port": 0,
+}
+
+
+def settings(tmp_path: Path, **overrides: object) -> Settings:
+    given = {key.replace("__", "."): value for key, value in overrides.items()}
+    return load_settings(overrides={**MEMORY, "jobserver.data-dir": tmp_path / "data", **given})
+
+
+def found(chosen: Settings) -> dict[str, Finding]:
+    return {finding.name: finding for finding in examine(chosen)}
+
+
+def config_file(folder: Path, text: str = "") -> Path:
+    path = folder / "server.conf"
+    lines = [f"{key} = {value}" for key, value in MEMORY.items()]
+    path.write_text("\n".join([*lines, text]), encoding="utf-8")
+    return path
+
+
+# -- doctor ----------------------------------------------------------------------------------------
+
+
+def test_doctor_finds_nothing_wrong_where_nothing_is(jobserver: CommandLine, tmp_path: Path) -> None:
+    done = jobserver("doctor", "--config", config_file(tmp_path), "--data-dir", tmp_path / "data")
+    assert (done.code, done.err) == (0, "")
+    assert "✓ Python: 3." in done.out
+    assert not (tmp_path / "data").exists()
+
+
+def test_doctor_with_json_prints_every_finding(jobserver: CommandLine, tmp_path: Path) -> None:
+    findings = jobserver("doctor", "--config", config_file(tmp_path), "--data-dir", tmp_path, "--json").json
+    assert {"name", "verdict", "text", "advice"} == set(findings[0])
+    assert {"Python", "Backends", "HTTP", "Port", "Data folder", "Disk"} <= {f["name"] for f in findings}
+
+
+def test_doctor_ends_with_7_and_advice_when_the_port_is_taken(jobserver: CommandLine, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = jobserver("doctor", "--config", config_file(tmp_path), "--port", port, "--data-dir", tmp_path)
+    assert done.code == 7
+    assert f"✗ Port: cannot listen on 127.0.0.1:{port}: Address already in use" in done.out
+    assert "--port" in done.out
+    assert "not ready: Port" in done.err
+
+
+def test_doctor_names_a_backend_that_is_not_installed(tmp_path: Path) -> None:
+    finding = found(settings(tmp_path, jobserver__metadata__backend="stone"))["Backends"]
+    assert finding.verdict is Verdict.BAD
+    assert "metadata 'stone' is not installed (installed: memory" in finding.text
+
+
+@pytest.mark.parametrize("way", ["file", "below a file"])
+def test_doctor_says_when_the_data_folder_cannot_be_one(tmp_path: Path, way: str) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    path = file if way == "file" else file / "data"
+    finding = found(settings(tmp_path, **{"jobserver__data-dir": path}))["Data folder"]
+    assert finding.verdict is Verdict.BAD
+    assert finding.advice is not None
+    assert "--data-dir" in finding.advice
+
+
+@pytest.mark.parametrize("name", ["Disk", "Temporary disk"])
+def test_doctor_warns_of_a_disk_that_is_nearly_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(diagnosis, "SCARCE_DISK", 2**80)
+    assert found(settings(tmp_path))[name].verdict is Verdict.WARNING
+
+
+def test_doctor_warns_of_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "SCARCE_MEMORY", 2**80)
+    assert found(settings(tmp_path))["Memory"].verdict is Verdict.WARNING
+
+
+def test_doctor_looks_for_java_and_pyspark_only_where_the_launcher_needs_them(tmp_path: Path) -> None:
+    assert not {"Java", "PySpark"} & set(found(settings(tmp_path)))
+    assert {"Java", "PySpark"} <= set(found(settings(tmp_path, jobserver__launcher__backend="pyspark")))
+
+
+def test_without_a_java_the_advice_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setattr("jobserver_pyspark.java._packaged", lambda: None)
+    finding = java_finding()
+    assert finding.verdict is Verdict.BAD
+    assert finding.text == "Spark needs Java 17 or newer, and none was found"
+    assert finding.advice is not None
+    assert "pip install 'jobserver-core[jdk]'" in finding.advice
+    assert "openjdk-17" in finding.advice
+
+
+# -- config show -----------------------------------------------------------------------------------
+
+
+def test_config_show_tells_each_setting_its_value_and_where_that_is_from(
+    jobserver: CommandLine, tmp_path: Path
+) -> None:
+    path = config_file(tmp_path, "jobserver.jobs.sync-timeout = 1 minute")
+    described = jobserver("config", "show", "--config", path, "--port", 9000, "--json").json
+    by_key = {one["key"]: one for one in described}
+    assert by_key["jobserver.jobs.sync-timeout"]["origin"] == str(path)
+    assert by_key["jobserver.http.port"]["value"] == 9000
+    assert by_key["jobserver.http.host"]["origin"] == "default"
+    shown = jobserver("config", "show", "--config", path, "--port", 9000).out
+    [line] = [line for line in shown.splitlines() if line.startswith("jobserver.http.port")]
+    assert line.split(maxsplit=2) == ["jobserver.http.port", "9000", "command line"]
+
+
+def test_config_show_changed_leaves_the_defaults_out(jobserver: CommandLine) -> None:
+    [described] = jobserver("config", "show", "--changed", "--host", "::1", "--json").json
+    assert (described["key"], described["value"]) == ("jobserver.http.host", "::1")
+
+
+def test_config_show_tells_no_secrets(jobserver: CommandLine, tmp_path: Path) -> None:
+    secrets = [
+        'jobserver.callbacks.signing-secret = "hush-1"',
+        'jobserver.metadata.url = "postgresql://ann:hush-2@db/jobs"',
+        'spark.context-settings.passthrough."spark.hadoop.fs.s3a.secret.key" = "hush-3"',
+        'jobserver.blobs.options.password = "hush-4"',
+    ]
+    path = config_file(tmp_path, "\n".join(secrets))
+    for options in [(), ("--json",), ("--changed",)]:
+        done = jobserver("config", "show", "--config", path, *options)
+        assert done.code == 0
+        assert "jobserver.callbacks.signing-secret" in done.out
+        assert "hush" not in done.out + done.err
+
+
+def test_config_show_warns_of_what_is_ignored(jobserver: CommandLine, tmp_path: Path) -> None:
+    done = jobserver("config", "show", "--config", config_file(tmp_path, "spark.jobserver.jobdao = x"))
+    assert done.code == 0
+    assert "spark.jobserver.jobdao" in done.err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("jobserver.http.prot = 1", "did you mean 'jobserver.http.port'?"),
+        ("jobserver.http.host = [1, 2", "line"),
+        ("jobserver.jobs.sync-timeout = soon", "jobserver.jobs.sync-timeout"),
+    ],
+)
+@pytest.mark.parametrize("command", [("config", "show"), ("serve",), ("doctor",)])
+def test_a_mistake_in_the_configuration_ends_with_2_and_what_would_be_right(
+    jobserver: CommandLine, tmp_path: Path, text: str, words: str, command: tuple[str, ...]
+) -> None:
+    done = jobserver(*command, "--config", config_file(tmp_path, text))
+    assert done.code == 2
+    assert words in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("command", [("config", "show"), ("serve",), ("doctor",)])
+def test_a_configuration_file_that_is_not_there_is_named(
+    jobserver: CommandLine, command: tuple[str, ...]
+) -> None:
+    done = jobserver(*command, "--config", "nowhere.conf")
+    assert (done.code, "there is no configuration file nowhere.conf" in done.err) == (2, True)
+
+
+# -- credentials -----------------------------------------------------------------------------------
+
+
+def test_password_prints_the_line_of_the_password_file_and_not_the_password(jobserver: CommandLine) -> None:
+    done = jobserver("credentials", "password", "ann", "jobs,contexts:read", stdin="correct horse\n")
+    name, hashed, permissions = done.out.strip().split(":", 2)
+    assert (name, permissions) == ("ann", "jobs,contexts:read")
+    assert argon2.PasswordHasher().verify(hashed, "correct horse")
+    assert "correct horse" not in done.out + done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "permissions", "password"), [("a:b", "*", "x"), ("ann", "birds", "x"), ("ann", "*", "")]
+)
+def test_a_line_that_the_file_could_not_hold_is_not_made(
+    jobserver: CommandLine, name: str, permissions: str, password: str
+) -> None:
+    done = jobserver("credentials", "password", name, permissions, stdin=f"{password}\n")
+    assert (done.code, done.out) == (2, "")
+
+
+def test_token_prints_the_token_once_and_its_hash_for_the_file(jobserver: CommandLine) -> None:
+    done = jobserver("credentials", "token", "robot", "*")
+    token = done.err.strip().rpartition(" ")[2]
+    assert done.out == f"robot:{hash_token(token)}:*\n"
+    as_json = jobserver("credentials", "token", "robot", "*", "--json").json
+    assert as_json["line"] == f"robot:{hash_token(as_json['token'])}:*"
