@@ -18,6 +18,15 @@ from typing import Any
 
 import attrs
 
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # it imports asyncore, which Python 3.12 lacks
+    from pyftpdlib.authorizers import DummyAuthorizer
+    from pyftpdlib.handlers import DTPHandler, FTPHandler
+    from pyftpdlib.ioloop import IOLoop
+    from pyftpdlib.servers import FTPServer
+
+__all__ = ["DTPHandler", "FtpServer", "HttpServer", "Request", "Route", "silent_server", "wait_until"]
+
 
 @attrs.define(kw_only=True)
 class Route:
@@ -197,14 +206,6 @@ class FtpServer:
     """pyftpdlib's server over a folder: anonymous, and ``user`` with a password."""
 
     def __init__(self, folder: Path, password: str, **handling: Any) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", DeprecationWarning
-            )  # it imports asyncore, which Python 3.12 lacks
-            from pyftpdlib.authorizers import DummyAuthorizer
-            from pyftpdlib.handlers import FTPHandler
-            from pyftpdlib.servers import FTPServer
-
         authorizer = DummyAuthorizer()
         authorizer.add_anonymous(str(folder))
         authorizer.add_user("user", password, str(folder))
@@ -222,7 +223,7 @@ class FtpServer:
             {"authorizer": authorizer, "auth_failed_timeout": 0, "pre_process_command": pre_process_command}
             | handling,
         )
-        self._server = FTPServer(("127.0.0.1", 0), self.handler)
+        self._server = FTPServer(("127.0.0.1", 0), self.handler, ioloop=IOLoop())
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()

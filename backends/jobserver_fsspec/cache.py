@@ -155,6 +155,7 @@ class FetchCache:
             fcntl.flock(descriptor, fcntl.LOCK_SH)
             part.path.replace(path)
             same = Pinned(path=path, digest=part.digest, size=part.size, stamp=stamp, descriptor=descriptor)
+        same.added = True
         try:
             self._record(key, same, shown)
         except OSError:

@@ -1,0 +1,279 @@
+"""Blobs on file systems of fsspec's that stand for object stores and others, with their habits."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, ClassVar
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from jobserver_core.errors import BlobNotFound, InvalidSetting, StorageError
+from jobserver_core.settings import BlobSettings, Settings
+from jobserver_fsspec import FsspecBlobStore
+from jobserver_fsspec.copies import LocalCopies
+
+
+def later() -> datetime:
+    return datetime.now(timezone.utc) + timedelta(hours=1)
+
+
+class StoreWithHabits(MemoryFileSystem):  # type: ignore[misc]
+    """An in-memory file system that does what others do: it is told which of it."""
+
+    protocol = "habits"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    cachable = False
+    habits: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.removeprefix("habits://")))
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        parent = path.rsplit("/", 1)[0]
+        if self.habits.get("folders") and "w" in mode and parent not in self.pseudo_dirs:
+            raise FileNotFoundError(parent)
+        if error := self.habits.get("open"):
+            raise error
+        return super()._open(path, mode, **options)
+
+    def mv(self, path1: str, path2: str, **options: Any) -> None:
+        if error := self.habits.get("mv"):
+            raise error
+        if self.habits.get("folders") and path2.rsplit("/", 1)[0] not in self.pseudo_dirs:
+            raise FileNotFoundError(path2)
+        if self.habits.get("keeps") and self.exists(path2):
+            raise FileExistsError(path2)
+        super().mv(path1, path2, **options)
+
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
+        if error := self.habits.get("info"):
+            raise error
+        info: dict[str, Any] = super().info(path, **options)
+        return info
+
+    def find(self, path: str, **options: Any) -> Any:
+        found = super().find(path, **options)
+        for name, info in found.items():
+            info.update(self.habits.get("times", lambda _: {})(self.store[name].modified))
+        return found
+
+    def modified(self, path: str) -> Any:
+        if self.habits.get("timeless"):
+            raise NotImplementedError
+        return super().modified(path)
+
+
+fsspec.register_implementation("habits", StoreWithHabits, clobber=True)
+
+
+@pytest.fixture
+def habits() -> Iterator[dict[str, Any]]:
+    yield StoreWithHabits.habits
+    StoreWithHabits.habits.clear()
+    StoreWithHabits.store.clear()
+    del StoreWithHabits.pseudo_dirs[1:]
+
+
+@pytest.fixture
+def blobs(habits: dict[str, Any], tmp_path: Path) -> Iterator[FsspecBlobStore]:
+    store = FsspecBlobStore("habits://bucket/blobs", cache_folder=tmp_path / "cache", cache_size=1000)
+    yield store
+    store.close()
+    assert list((tmp_path / "cache").rglob("*")) == []
+
+
+def keys() -> list[str]:
+    return sorted(StoreWithHabits.store)
+
+
+def test_a_blob_is_an_object_under_its_digest(blobs: FsspecBlobStore) -> None:
+    digest = blobs.put([b"content"]).digest
+    assert keys() == [f"/bucket/blobs/{digest[:2]}/{digest[2:4]}/{digest}"]
+
+
+def test_a_file_system_with_folders_gets_them(blobs: FsspecBlobStore, habits: dict[str, Any]) -> None:
+    habits["folders"] = True
+    digest = blobs.put([b"content"]).digest
+    with blobs.open(digest) as file:
+        assert file.read() == b"content"
+
+
+def test_a_file_system_whose_move_does_not_replace_takes_the_same_content_again(
+    blobs: FsspecBlobStore, habits: dict[str, Any]
+) -> None:
+    habits["keeps"] = True
+    assert blobs.put([b"content"]) == blobs.put([b"content"])
+    assert len(keys()) == 1
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        lambda at: {"LastModified": at},
+        lambda at: {"last_modified": at.replace(tzinfo=None)},
+        lambda at: {"mtime": at.timestamp()},
+        lambda at: {"updated": at.isoformat().replace("+00:00", "Z")},
+        lambda at: {},
+    ],
+    ids=["aware", "naive", "seconds", "text", "asked"],
+)
+def test_times_are_read_as_drivers_write_them(
+    blobs: FsspecBlobStore, habits: dict[str, Any], times: Any
+) -> None:
+    habits["times"] = times
+    old, new = blobs.put([b"old"]).digest, blobs.put([b"new"]).digest
+    (key,) = (key for key in keys() if key.endswith(old))
+    StoreWithHabits.store[key].modified = datetime.now(timezone.utc) - timedelta(hours=2)
+    assert set(blobs.digests(modified_before=datetime.now(timezone.utc) - timedelta(hours=1))) == {old}
+    assert set(blobs.digests(modified_before=later())) == {old, new}
+
+
+def test_what_tells_no_time_is_never_taken_for_old(blobs: FsspecBlobStore, habits: dict[str, Any]) -> None:
+    habits["timeless"] = True
+    blobs.put([b"content"])
+    assert list(blobs.digests(modified_before=later())) == []
+
+
+@pytest.mark.parametrize("place", ["open", "mv", "info"])
+def test_what_a_driver_raises_is_a_storage_error_without_secrets(
+    habits: dict[str, Any], tmp_path: Path, place: str
+) -> None:
+    store = FsspecBlobStore(
+        "habits://bucket/blobs", options={"token": "hunter2", "nested": {"key": "hunter3"}}
+    )
+    habits[place] = RuntimeError("the token hunter2 with the key hunter3 was refused")
+    with pytest.raises(StorageError, match="was refused") as caught:
+        store.put([b"content"])
+    assert "hunter" not in str(caught.value)
+    habits.clear()
+    assert [key for key in keys() if "/tmp/" in key] == []
+    store.close()
+
+
+def test_an_object_that_was_damaged_is_not_given_out(blobs: FsspecBlobStore, tmp_path: Path) -> None:
+    digest = blobs.put([b"content"]).digest
+    StoreWithHabits(  # the same length, so that only the hash tells
+    ).pipe_file(keys()[0], b"CONTENT")
+    with pytest.raises(StorageError, match="damaged"):
+        blobs.open(digest)
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.name.startswith(digest)] == []
+
+
+def test_a_read_only_copy_is_made_once_while_there_is_room(
+    blobs: FsspecBlobStore, habits: dict[str, Any]
+) -> None:
+    digest = blobs.put([b"content"]).digest
+    with blobs.local_path(digest) as path:
+        assert path.stat().st_mode & 0o777 == 0o444
+    habits["open"] = RuntimeError("read again")
+    with blobs.local_path(digest) as again:
+        assert again == path
+        assert again.read_bytes() == b"content"
+
+
+def test_a_copy_does_not_outlive_its_object(blobs: FsspecBlobStore) -> None:
+    digest = blobs.put([b"content"]).digest
+    with blobs.local_path(digest):
+        pass
+    StoreWithHabits.store.clear()
+    with pytest.raises(BlobNotFound), blobs.local_path(digest):
+        pytest.fail("the block was entered")
+
+
+def test_copies_are_bounded_and_the_ones_used_longest_ago_go_first(
+    blobs: FsspecBlobStore, tmp_path: Path
+) -> None:
+    digests = [blobs.put([bytes([number]) * 400]).digest for number in range(3)]
+    for digest in (digests[0], digests[1], digests[0], digests[2]):
+        with blobs.local_path(digest):
+            pass
+    kept = {path.name for path in (tmp_path / "cache").rglob("*") if len(path.name) == 64}
+    assert kept == {digests[0], digests[2]}
+
+
+def test_copies_in_use_stay_whatever_the_bound(blobs: FsspecBlobStore) -> None:
+    digests = [blobs.put([bytes([number]) * 600]).digest for number in range(2)]
+    with blobs.local_path(digests[0]) as first, blobs.local_path(digests[1]) as second:
+        assert (first.read_bytes(), second.read_bytes()) == (b"\0" * 600, b"\1" * 600)
+
+
+def test_the_copies_of_a_killed_process_are_removed_and_those_of_a_living_one_are_not(tmp_path: Path) -> None:
+    script = """
+import sys
+from pathlib import Path
+from jobserver_fsspec.copies import LocalCopies
+copies = LocalCopies(Path(sys.argv[1]), limit=100)
+with copies.file("key", 1, lambda path: path.write_bytes(b"x")) as path:
+    print(path, flush=True)
+    sys.stdin.readline()
+"""
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    killed, living = (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    )
+    try:
+        paths = []
+        for process in (killed, living):
+            assert process.stdout is not None
+            paths.append(Path(process.stdout.readline().strip()))
+        killed.kill()
+        killed.communicate()
+        mine = LocalCopies(tmp_path, limit=100)
+        with mine.file("key", 1, lambda path: path.touch()):
+            assert [path.exists() for path in paths] == [False, True]
+        mine.close()
+        living.communicate("go\n", timeout=20)
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        living.kill()
+        living.communicate()
+
+
+def test_a_protocol_that_is_not_known_is_an_invalid_setting() -> None:
+    with pytest.raises(InvalidSetting, match=r"jobserver\.blobs\.url"):
+        FsspecBlobStore("nonsense://user:hunter2@host/x")
+
+
+def test_a_protocol_whose_driver_is_missing_is_an_error_that_names_it() -> None:
+    protocol = next((name for name in ("oci", "dvc", "lakefs", "oss") if not _importable(name)), None)
+    assert protocol is not None
+    with pytest.raises(StorageError, match="no driver"):
+        FsspecBlobStore(f"{protocol}://user:hunter2@bucket/x")
+
+
+def _importable(protocol: str) -> bool:
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except ImportError:
+        return False
+    return True
+
+
+def test_the_settings_give_url_options_and_bound(habits: dict[str, Any], tmp_path: Path) -> None:
+    options = {"cache-size": "1 KiB", "token": "x"}
+    settings = Settings(blobs=BlobSettings(url="habits://bucket/blobs", options=options))
+    store = FsspecBlobStore.from_settings(settings, tmp_path)
+    digest = store.put([b"content"]).digest
+    with store.local_path(digest) as path:
+        assert path.is_relative_to(tmp_path / "cache" / "blobs")
+    store.close()
+    broken = Settings(blobs=BlobSettings(url="habits://x", options={"cache-size": "much"}))
+    with pytest.raises(InvalidSetting, match=r"options\.cache-size"):
+        FsspecBlobStore.from_settings(broken, tmp_path)
+
+
+def test_the_modification_of_an_object_is_renewed_by_committing_it_again(blobs: FsspecBlobStore) -> None:
+    blobs.put([b"content"])
+    before = datetime.now(timezone.utc)
+    time.sleep(0.01)
+    blobs.put([b"content"])
+    assert list(blobs.digests(modified_before=before)) == []

@@ -1,0 +1,497 @@
+"""Fetching from real HTTP servers that behave well, badly, and maliciously."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from file_servers import HttpServer, Route, silent_server, wait_until
+from jobserver_core.errors import FetchError, MalformedUrl, TooLarge
+from jobserver_core.uris import UriPolicy
+from jobserver_fsspec import FsspecFetcher
+
+MakeFetcher = Callable[..., FsspecFetcher]
+CONTENT = os.urandom(300_000)
+OLD = time.time() - 3600
+
+
+def fetched(fetcher: FsspecFetcher, uri: str) -> bytes:
+    with fetcher.fetch(uri) as found:
+        return found.path.read_bytes()
+
+
+def stack_of(thread: threading.Thread) -> list[str]:
+    """The names of the functions that a thread is in."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return [entry.name for entry in traceback.extract_stack(frame)] if frame else []
+
+
+def reason(fetcher: FsspecFetcher, uri: str) -> str:
+    with pytest.raises(FetchError) as caught, fetcher.fetch(uri):
+        pytest.fail("the block was entered")
+    return str(caught.value.reason)
+
+
+# -- the cache -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("route", [{"etag": True}, {"etag": False, "modified": OLD}])
+def test_what_did_not_change_is_not_sent_again(
+    server: HttpServer, fetcher: FsspecFetcher, route: dict[str, float]
+) -> None:
+    server.routes["/x.jar"] = Route(content=CONTENT, **route)
+    assert [fetched(fetcher, f"{server.url}/x.jar") for _ in range(3)] == [CONTENT] * 3
+    assert server.bodies == ["/x.jar"]
+    assert len(server.requests) == 3
+
+
+def test_what_did_not_change_is_not_sent_again_after_a_restart(
+    server: HttpServer, make_fetcher: MakeFetcher
+) -> None:
+    server.routes["/x.jar"] = Route(content=CONTENT)
+    for _ in range(2):
+        fetcher = make_fetcher()
+        assert fetched(fetcher, f"{server.url}/x.jar") == CONTENT
+        fetcher.close()
+    assert server.bodies == ["/x.jar"]
+
+
+def test_a_file_that_was_young_when_it_was_sent_is_not_taken_for_unchanged_by_its_time(
+    server: HttpServer, fetcher: FsspecFetcher
+) -> None:
+    now = time.time()
+    for content in (b"first", b"second"):
+        server.routes["/x.jar"] = Route(content=content, etag=False, modified=now)
+        assert fetched(fetcher, f"{server.url}/x.jar") == content
+
+
+def test_a_source_without_validators_is_fetched_every_time_and_not_kept(
+    server: HttpServer, fetcher: FsspecFetcher, cache: Path
+) -> None:
+    server.routes["/x.jar"] = Route(content=CONTENT, etag=False)
+    for _ in range(2):
+        with fetcher.fetch(f"{server.url}/x.jar") as found:
+            assert found.path.read_bytes() == CONTENT
+            assert list(cache.glob("contents/*")) == [found.path]
+    assert server.bodies == ["/x.jar"] * 2
+    assert list(cache.glob("contents/*")) == []
+
+
+def test_one_uri_with_two_users_is_kept_twice(server: HttpServer, fetcher: FsspecFetcher) -> None:
+    server.routes["/x.jar"] = Route(content=CONTENT)
+    for user in ("anna", "bert"):
+        assert fetched(fetcher, f"http://{user}:pw@{server.authority}/x.jar") == CONTENT
+    assert server.bodies == ["/x.jar"] * 2
+
+
+def test_two_fetches_at_once_download_once(server: HttpServer, fetcher: FsspecFetcher) -> None:
+    server.routes["/x.jar"] = Route(content=CONTENT)
+    server.gate = threading.Event()
+    found: list[bytes] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(fetched(fetcher, f"{server.url}/x.jar")))
+        for _ in range(5)
+    ]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: server.bodies)
+    server.gate.set()
+    for thread in threads:
+        thread.join()
+    assert found == [CONTENT] * 5
+    assert server.bodies == ["/x.jar"]
+
+
+def test_two_fetches_at_once_download_once_although_nothing_tells_the_version(
+    server: HttpServer, fetcher: FsspecFetcher
+) -> None:
+    server.routes["/x.jar"] = Route(content=CONTENT, etag=False)
+    server.gate = threading.Event()
+    both = threading.Barrier(2, timeout=20)
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with fetcher.fetch(f"{server.url}/x.jar") as found:
+                both.wait()
+                assert found.path.read_bytes() == CONTENT
+        except BaseException as error:
+            errors.append(error)
+
+    first, second = threading.Thread(target=run), threading.Thread(target=run)
+    first.start()
+    wait_until(lambda: server.bodies)
+    second.start()
+    time.sleep(
+        0.1
+    )  # the second has begun before the first is done, or else it downloads itself and fails below
+    server.gate.set()
+    first.join()
+    second.join()
+    assert errors == []
+    assert server.bodies == ["/x.jar"]
+
+
+def test_a_fetch_of_another_uri_does_not_wait(server: HttpServer, fetcher: FsspecFetcher) -> None:
+    server.routes["/slow.jar"] = Route(content=CONTENT)
+    server.routes["/none.jar"] = Route(status=404)
+    server.gate = threading.Event()
+    thread = threading.Thread(target=lambda: fetched(fetcher, f"{server.url}/slow.jar"))
+    thread.start()
+    wait_until(lambda: server.bodies)
+    assert "404" in reason(fetcher, f"{server.url}/other.jar")
+    server.gate.set()
+    thread.join()
+
+
+# -- answers that are final ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [204, 400, 401, 403, 404, 410, 429])
+def test_an_answer_that_is_not_the_file_is_final(
+    server: HttpServer, fetcher: FsspecFetcher, status: int
+) -> None:
+    server.routes["/x.jar"] = Route(status=status)
+    assert f"HTTP {status}" in reason(fetcher, f"{server.url}/x.jar")
+    assert len(server.requests) == 1
+
+
+def test_a_server_in_trouble_is_asked_again_a_few_times(server: HttpServer, fetcher: FsspecFetcher) -> None:
+    server.routes["/x.jar"] = Route(status=503)
+    assert "HTTP 503" in reason(fetcher, f"{server.url}/x.jar")
+    assert len(server.requests) == 3
+
+
+def test_a_refused_connection_is_an_error_with_the_reason(fetcher: FsspecFetcher) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert "refused" in reason(fetcher, f"http://127.0.0.1:{port}/x.jar")
+
+
+def test_an_unknown_host_is_an_error_with_the_reason(fetcher: FsspecFetcher) -> None:
+    assert "host no-such-host.invalid" in reason(fetcher, "http://no-such-host.invalid/x.jar")
+
+
+def test_an_encoding_that_was_not_asked_for_is_refused(server: HttpServer, fetcher: FsspecFetcher) -> None:
+    server.routes["/x.jar"] = Route(content=CONTENT, encoding="gzip")
+    assert "gzip" in reason(fetcher, f"{server.url}/x.jar")
+
+
+# -- limits ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "route",
+    [{}, {"chunked": True}, {"length": 10_000_000_000}],
+    ids=["honest length", "no length", "far too long a length"],
+)
+def test_too_large_a_file_is_refused(
+    server: HttpServer, make_fetcher: MakeFetcher, cache: Path, route: dict[str, int]
+) -> None:
+    server.routes["/x.jar"] = Route(content=CONTENT, **route)
+    fetcher = make_fetcher(max_size=100_000)
+    with pytest.raises(TooLarge) as caught, fetcher.fetch(f"{server.url}/x.jar"):
+        pytest.fail("the block was entered")
+    assert caught.value.limit == 100_000
+    assert list(cache.glob("*/*")) == []
+
+
+def test_a_length_that_is_too_short_cuts_the_file_and_no_more_is_read(
+    server: HttpServer, fetcher: FsspecFetcher
+) -> None:
+    server.routes["/x.jar"] = Route(content=CONTENT, length=1000)
+    assert fetched(fetcher, f"{server.url}/x.jar") == CONTENT[:1000]
+
+
+def test_a_length_that_is_too_long_is_an_interruption(server: HttpServer, fetcher: FsspecFetcher) -> None:
+    server.routes["/x.jar"] = Route(content=CONTENT, length=len(CONTENT) + 5, ranges=False)
+    assert reason(fetcher, f"{server.url}/x.jar")
+    assert len(server.requests) >= 3
+
+
+@pytest.mark.parametrize(
+    "route", [Route(content=CONTENT, drip=0.05), Route(drip_headers=True)], ids=["body", "head"]
+)
+def test_the_time_limit_is_for_all_of_it_and_ends_a_drip(
+    server: HttpServer, make_fetcher: MakeFetcher, cache: Path, route: Route
+) -> None:
+    server.routes["/x.jar"] = route
+    begun = time.monotonic()
+    assert "longer than 0.5 s" in reason(make_fetcher(timeout=0.5), f"{server.url}/x.jar")
+    assert time.monotonic() - begun < 5
+    assert list(cache.glob("*/*")) == []
+
+
+def test_a_server_that_never_answers_runs_into_the_time_limit(make_fetcher: MakeFetcher) -> None:
+    with silent_server() as port:
+        begun = time.monotonic()
+        assert "longer than 0.4 s" in reason(make_fetcher(timeout=0.4), f"http://127.0.0.1:{port}/x.jar")
+        assert "longer than 0.4 s" in reason(make_fetcher(timeout=0.4), f"https://127.0.0.1:{port}/x.jar")
+    assert time.monotonic() - begun < 5
+
+
+def test_who_waits_for_anothers_fetch_waits_within_the_time_limit(
+    server: HttpServer, make_fetcher: MakeFetcher
+) -> None:
+    server.routes["/x.jar"] = Route(content=CONTENT)
+    server.gate = threading.Event()
+    patient, hasty = make_fetcher(), make_fetcher(timeout=0.3)
+    thread = threading.Thread(target=lambda: fetched(patient, f"{server.url}/x.jar"))
+    thread.start()
+    wait_until(lambda: server.bodies)
+    assert "longer than 0.3 s" in reason(hasty, f"{server.url}/x.jar")
+    server.gate.set()
+    thread.join()
+
+
+# -- interruptions ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("validator", [{"etag": True}, {"etag": False, "modified": OLD}])
+def test_a_cut_download_goes_on_where_it_stopped(
+    server: HttpServer, fetcher: FsspecFetcher, validator: dict[str, float], chunked: bool
+) -> None:
+    route = Route(content=CONTENT, cut=[100_000, 50_000], chunked=chunked, **validator)
+    server.routes["/x.jar"] = route
+    assert fetched(fetcher, f"{server.url}/x.jar") == CONTENT
+    ranges = [request.headers.get("Range") for request in server.requests]
+    assert ranges == [None, "bytes=100000-", "bytes=150000-"]
+    assert all("If-Range" in request.headers for request in server.requests[1:])
+
+
+def test_a_server_without_ranges_sends_it_all_again(server: HttpServer, fetcher: FsspecFetcher) -> None:
+    server.routes["/x.jar"] = Route(content=CONTENT, cut=[100_000], ranges=False)
+    assert fetched(fetcher, f"{server.url}/x.jar") == CONTENT
+
+
+def test_without_a_validator_it_is_not_put_together_from_pieces(
+    server: HttpServer, fetcher: FsspecFetcher
+) -> None:
+    server.routes["/x.jar"] = Route(content=CONTENT, cut=[100_000], etag=False)
+    assert fetched(fetcher, f"{server.url}/x.jar") == CONTENT
+    assert [request.headers.get("Range") for request in server.requests] == [None, None]
+
+
+def test_a_file_that_changes_between_two_pieces_is_fetched_from_its_beginning(
+    server: HttpServer, fetcher: FsspecFetcher
+) -> None:
+    changed = os.urandom(200_000)
+    server.routes["/x.jar"] = Route(content=CONTENT, cut=[100_000])
+
+    def change(done: int, total: int | None) -> None:
+        server.routes["/x.jar"].content = changed
+
+    with fetcher.fetch(f"{server.url}/x.jar", progress=change) as found:
+        assert found.path.read_bytes() == changed
+
+
+def test_a_range_that_was_not_asked_for_is_refused(server: HttpServer, fetcher: FsspecFetcher) -> None:
+    answer = f"bytes 7-{len(CONTENT) - 1}/{len(CONTENT)}"
+    server.routes["/x.jar"] = Route(content=CONTENT, cut=[100_000], answer_range=answer)
+    assert "range that was not asked for" in reason(fetcher, f"{server.url}/x.jar")
+
+
+def test_a_file_that_became_shorter_than_what_is_here_is_fetched_anew(
+    server: HttpServer, fetcher: FsspecFetcher
+) -> None:
+    server.routes["/x.jar"] = Route(content=CONTENT, cut=[100_000], etag=False, modified=OLD)
+
+    def change(done: int, total: int | None) -> None:
+        server.routes["/x.jar"].content = b"short"
+
+    with fetcher.fetch(f"{server.url}/x.jar", progress=change) as found:
+        assert found.path.read_bytes() == b"short"
+
+
+def test_a_connection_that_always_breaks_is_given_up(
+    server: HttpServer, fetcher: FsspecFetcher, cache: Path
+) -> None:
+    server.routes["/x.jar"] = Route(content=CONTENT, cut=[1000] + [0] * 50)
+    assert reason(fetcher, f"{server.url}/x.jar")
+    assert len(server.requests) == 4
+    assert list(cache.glob("*/*")) == []
+
+
+# -- redirects -------------------------------------------------------------------------------------
+
+
+def test_redirects_are_followed(server: HttpServer, other_server: HttpServer, fetcher: FsspecFetcher) -> None:
+    server.routes["/a"] = Route(redirect="/b?c=d")
+    server.routes["/b?c=d"] = Route(redirect=f"{other_server.url}/x.jar")
+    other_server.routes["/x.jar"] = Route(content=CONTENT)
+    assert fetched(fetcher, f"{server.url}/a") == CONTENT
+
+
+def test_redirects_in_a_circle_are_given_up(server: HttpServer, fetcher: FsspecFetcher) -> None:
+    server.routes["/a"] = Route(redirect="/a")
+    assert "more than 5 times" in reason(fetcher, f"{server.url}/a")
+    assert len(server.requests) == 6
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://sub.denied.example/x", "http://", "gopher://x/y"],
+)
+def test_a_redirect_to_what_the_policy_refuses_is_not_followed(
+    server: HttpServer, make_fetcher: MakeFetcher, target: str
+) -> None:
+    policy = UriPolicy(denied_hosts=["*.denied.example"])
+    server.routes["/a"] = Route(redirect=target)
+    assert "redirected" in reason(make_fetcher(policy=policy), f"{server.url}/a")
+
+
+def test_a_redirect_to_a_denied_address_is_not_followed(
+    server: HttpServer, other_server: HttpServer, make_fetcher: MakeFetcher
+) -> None:
+    policy = UriPolicy(denied_networks=["::1/128", "127.0.0.2/32"])
+    server.routes["/a"] = Route(redirect=f"http://127.0.0.2:{other_server.port}/x.jar")
+    assert "redirected" in reason(make_fetcher(policy=policy), f"{server.url}/a")
+    assert other_server.requests == []
+
+
+def test_a_password_is_sent_to_its_own_server_only(
+    server: HttpServer, other_server: HttpServer, fetcher: FsspecFetcher
+) -> None:
+    server.routes["/a"] = Route(redirect="/b", password="hunter2")
+    server.routes["/b"] = Route(redirect=f"{other_server.url}/c", password="hunter2")
+    other_server.routes["/c"] = Route(redirect=f"{server.url}/d")
+    server.routes["/d"] = Route(content=CONTENT)
+    assert fetched(fetcher, f"http://user:hunter2@{server.authority}/a") == CONTENT
+    sent = ["Authorization" in request.headers for request in server.requests]
+    assert sent == [True, True, False]
+    assert ["Authorization" in request.headers for request in other_server.requests] == [False]
+
+
+# -- hosts -----------------------------------------------------------------------------------------
+
+
+def test_a_name_is_judged_by_the_address_that_it_has(server: HttpServer, make_fetcher: MakeFetcher) -> None:
+    server.routes["/x.jar"] = Route(content=CONTENT)
+    uri = f"http://localhost:{server.port}/x.jar"
+    allowed = make_fetcher(policy=UriPolicy(allowed_networks=["127.0.0.0/8", "::1/128"]))
+    assert fetched(allowed, uri) == CONTENT
+    for policy in (
+        UriPolicy(denied_hosts=["127.0.0.0/8", "::1"]),
+        UriPolicy(denied_networks=["127.0.0.0/8", "::1/128"]),
+        UriPolicy(allowed_networks=["10.0.0.0/8"]),
+        UriPolicy(allowed_hosts=["10.0.0.0/8"]),
+    ):
+        fetcher = make_fetcher(policy=policy)
+        fetcher.check(uri)
+        with pytest.raises(MalformedUrl, match="localhost"), fetcher.fetch(uri):
+            pytest.fail("the block was entered")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "host", ["127.1", "2130706433", "0x7f.0.0.1", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]"]
+)
+def test_a_denied_address_in_disguise_is_denied(
+    server: HttpServer, make_fetcher: MakeFetcher, host: str
+) -> None:
+    fetcher = make_fetcher(policy=UriPolicy(denied_networks=["127.0.0.0/8"]))
+    with pytest.raises((MalformedUrl, FetchError)), fetcher.fetch(f"http://{host}:{server.port}/x.jar"):
+        pytest.fail("the block was entered")
+    assert server.requests == []
+
+
+def test_a_name_that_changes_its_address_after_it_was_judged_gets_nothing(
+    server: HttpServer, make_fetcher: MakeFetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DNS rebinding: the first answer is harmless, the second leads inside."""
+    fetcher = make_fetcher(policy=UriPolicy(denied_networks=["127.0.0.0/8", "::1/128"]))
+    harmless = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("203.0.113.9", server.port))]
+    answers = iter([harmless])
+    real = socket.getaddrinfo
+
+    def resolve(*arguments: object, **options: object) -> object:
+        return next(answers, None) or real(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with pytest.raises(MalformedUrl, match="denied"), fetcher.fetch(f"http://localhost:{server.port}/x.jar"):
+        pytest.fail("the block was entered")
+    assert server.requests == []
+
+
+# -- secrets ---------------------------------------------------------------------------------------
+
+
+def test_a_password_is_in_no_log_no_error_and_no_file(
+    server: HttpServer, fetcher: FsspecFetcher, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    server.routes["/x.jar?token=hunter3"] = Route(content=CONTENT, password="hunter2")
+    uri = f"http://user:hunter2@{server.authority}/x.jar?token=hunter3"
+    assert fetched(fetcher, uri) == CONTENT
+    error = reason(fetcher, f"http://user:hunter2@{server.authority}/y.jar?token=hunter3")
+    entries = [path.name + path.read_text() for path in cache.glob("entries/*")]
+    contents = [path.name for path in cache.glob("contents/*")]
+    assert len(entries) == len(contents) == 1
+    for secret in ("hunter2", "hunter3", "dXNlcjpodW50ZXIy"):
+        assert secret not in "".join([caplog.text, error, *entries, *contents])
+
+
+def test_a_wrong_password_gets_nothing_from_the_cache(server: HttpServer, fetcher: FsspecFetcher) -> None:
+    server.routes["/x.jar"] = Route(content=CONTENT, password="hunter2")
+    assert fetched(fetcher, f"http://user:hunter2@{server.authority}/x.jar") == CONTENT
+    assert "HTTP 401" in reason(fetcher, f"http://user:guess@{server.authority}/x.jar")
+
+
+# -- HTTPS -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tls_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpServer]:
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the openssl command to make a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
+            *("-nodes", "-days", "2", "-keyout", str(key), "-out", str(certificate)),
+            *("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    server = HttpServer(context)
+    yield server
+    server.close()
+
+
+def test_https_is_fetched_and_its_certificate_is_checked(
+    tls_server: HttpServer, make_fetcher: MakeFetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls_server.routes["/x.jar"] = Route(content=CONTENT)
+    assert fetched(make_fetcher(), f"{tls_server.url}/x.jar") == CONTENT
+    monkeypatch.delenv("SSL_CERT_FILE")
+    assert "CERTIFICATE_VERIFY_FAILED" in reason(make_fetcher(), f"{tls_server.url}/x.jar")
+
+
+def test_a_redirect_from_https_to_http_is_not_followed(
+    tls_server: HttpServer, server: HttpServer, fetcher: FsspecFetcher
+) -> None:
+    tls_server.routes["/a"] = Route(redirect=f"{server.url}/x.jar")
+    assert "from https to http" in reason(fetcher, f"{tls_server.url}/a")
+    assert server.requests == []
+
+
+def test_the_time_limit_ends_a_drip_over_tls_too(tls_server: HttpServer, make_fetcher: MakeFetcher) -> None:
+    tls_server.routes["/x.jar"] = Route(content=CONTENT, drip=0.05)
+    assert "longer than 0.6 s" in reason(make_fetcher(timeout=0.6), f"{tls_server.url}/x.jar")
