@@ -5,7 +5,7 @@ the entry point group of its port:
 
 - ``jobserver.metadata``, ``jobserver.blobs``, ``jobserver.fetcher``, ``jobserver.launcher``: the one
   that the settings name
-- ``jobserver.transport``: every one that is installed; each serves the URL schemes that it names
+- ``jobserver.transport``: those that the settings list; each serves the URL schemes that it names
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def build_server(cls: type[Server], settings: Settings) -> Server:
         for kind in ("metadata", "blobs", "fetcher", "launcher"):
             parts[kind] = build(kind, getattr(settings, kind).backend, settings, data_dir)
             resources.callback(parts[kind].close)
-        transports = _transports(settings, data_dir)
+        transports = [build("transport", name, settings, data_dir) for name in settings.callbacks.transports]
         return cls(
             **parts,
             transports=transports,
@@ -68,17 +68,6 @@ def build_server(cls: type[Server], settings: Settings) -> Server:
             data_dir=data_dir,
             resources=resources.pop_all(),
         )
-
-
-def _transports(settings: Settings, data_dir: Path) -> list[Any]:
-    """Make every transport that is installed; those that lack their library are left out."""
-    made = []
-    for name in sorted(registered("transport")):
-        try:
-            made.append(build("transport", name, settings, data_dir))
-        except PluginNotFound:
-            continue
-    return made
 
 
 def lock_data_dir(path: Path, until: ExitStack) -> Path:

@@ -277,6 +277,9 @@ class CallbackSettings(Section):
     public_url: str | None = kinds.text(
         None, "The base of links to large results, as receivers reach this server", check=_http_url, url=True
     )
+    transports: tuple[str, ...] = kinds.texts(
+        ("httpx",), "The transports that are used; each serves the URL schemes that it names"
+    )
     options: dict[str, Any] = kinds.tree("Options that the transports document")
 
 
