@@ -63,21 +63,27 @@ class _Job:
 
 
 class HostedContext(ContextHandle):
-    """Starts a host, watches it from one thread, and ends all of it. ``on_end`` is called last."""
+    """Starts a host, watches it from one thread, and ends all of it.
+
+    ``on_end`` is called last. ``priority`` is the nice value of all its processes.
+    """
 
     def __init__(
         self,
         spec: ContextSpec,
         listener: ContextListener,
         surroundings: Surroundings,
+        *,
         make_order: Callable[[], HostOrder],
         on_end: Callable[[HostedContext], None],
+        priority: int = 0,
     ) -> None:
         self._spec = spec
         self._listener = listener
         self._shared = surroundings
         self._make_order = make_order
         self._on_end = on_end
+        self._priority = priority
         self._lock = threading.Lock()
         self._telling = threading.Lock()
         self._jobs: dict[str, _Job] = {}
@@ -206,6 +212,8 @@ class HostedContext(ContextHandle):
                 return
             self._process = self._spawn(order)
         pid = self._process.pid
+        if self._priority:
+            os.setpriority(os.PRIO_PROCESS, pid, self._priority)  # before it starts anything itself
         self._record = attrs.evolve(record, pid=pid, start_time=processes.start_time(pid))
         self._shared.leftovers.record(self._spec.id, self._record)
         self._instruct(json.dumps(told).encode() + b"\n")

@@ -10,19 +10,22 @@ from pathlib import Path
 from jobserver_core.errors import LaunchError
 from jobserver_core.ports import ContextHandle, ContextListener, ContextSpec, Launcher
 from jobserver_core.settings import Settings
+from jobserver_pyspark.class_data import ClassData, Training
 from jobserver_pyspark.connections import Connections
 from jobserver_pyspark.hosted_context import HostedContext, Surroundings
-from jobserver_pyspark.installation import find_installation
-from jobserver_pyspark.java import find_java
+from jobserver_pyspark.installation import Installation, find_installation
+from jobserver_pyspark.java import Java, find_java
 from jobserver_pyspark.leftovers import Leftovers
 from jobserver_pyspark.options import LauncherOptions
 from jobserver_pyspark.order import HostOrder, make_order
 from jobserver_pyspark.packages import Packages
 from jobserver_pyspark.spark_settings import SparkSettings, read_settings
+from jobserver_pyspark.training_session import TrainingSession
 
 __all__ = ["PySparkLauncher"]
 
 _CLOSE_TIMEOUT = 30.0
+_LOWEST_PRIORITY = 19
 _MAX_TMP_PATH = 60
 """The longest path, in bytes, of a folder for Unix sockets: with their names it may have 108."""
 
@@ -51,6 +54,7 @@ class PySparkLauncher(Launcher):
         self._lock = threading.Lock()
         self._closed = False
         self._contexts: set[HostedContext] = set()
+        self._training = Training()
         self._leftovers = Leftovers(folder / "contexts")
         self._surroundings = Surroundings(
             connections=Connections(),
@@ -78,9 +82,24 @@ class PySparkLauncher(Launcher):
 
     def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
         """Begin to start a context on a thread of its own. Raises LaunchError once closed."""
+        return self._start(spec, listener)
+
+    def _start(
+        self,
+        spec: ContextSpec,
+        listener: ContextListener,
+        *,
+        class_data: list[str] | None = None,
+        priority: int = 0,
+    ) -> HostedContext:
         settings = read_settings(spec.settings, default_master=self._master)
         context = HostedContext(
-            spec, listener, self._surroundings, lambda: self._order(spec, settings), self._contexts_discard
+            spec,
+            listener,
+            self._surroundings,
+            make_order=lambda: self._order(spec, settings, class_data),
+            on_end=self._contexts_discard,
+            priority=priority,
         )
         with self._lock:
             if self._closed:
@@ -89,18 +108,34 @@ class PySparkLauncher(Launcher):
         context.begin()
         return context
 
-    def _order(self, spec: ContextSpec, settings: SparkSettings) -> HostOrder:
-        installation = find_installation(settings.python or sys.executable)
+    def _order(self, spec: ContextSpec, settings: SparkSettings, class_data: list[str] | None) -> HostOrder:
+        installation, java = find_installation(settings.python or sys.executable), find_java()
         return make_order(
             spec,
             settings,
             installation,
-            find_java(),
+            java,
             self._options,
             tmp_dir=_tmp_dir(spec),
             log_limit=self._log_limit,
-            class_data=[],
+            class_data=class_data if class_data is not None else self._class_data(installation, java),
         )
+
+    def _class_data(self, installation: Installation, java: Java) -> list[str]:
+        """The options of a JVM that uses the archive of its classes; when there is none, it is begun."""
+        if not self._options.class_data_sharing:
+            return []
+        data = ClassData(installation, java, self._options.cache_dir)
+        if not data.exists:
+            self._training.begin(data, lambda options: self._train(installation, options))
+        return data.options()
+
+    def _train(self, installation: Installation, options: list[str]) -> bool:
+        """Run a context that makes an archive of its JVM's classes when it stops."""
+        with tempfile.TemporaryDirectory(prefix="js-", ignore_cleanup_errors=True) as folder:
+            session = TrainingSession(Path(folder), installation.python)
+            handle = self._start(session.spec, session, class_data=options, priority=_LOWEST_PRIORITY)
+            return session.follow(handle)
 
     def _contexts_discard(self, context: HostedContext) -> None:
         with self._lock:
@@ -119,6 +154,7 @@ class PySparkLauncher(Launcher):
             context.kill()
         for context in contexts:
             context.join(_CLOSE_TIMEOUT)
+        self._training.join(_CLOSE_TIMEOUT)
         self._surroundings.connections.close()
 
 

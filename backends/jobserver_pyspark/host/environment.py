@@ -15,7 +15,7 @@ class Runtime:
         self.jobId = job_id
         self.contextConfig = context_config
         self._attachment = attachment
-        self._data_dir = Path(data_dir)
+        self.data_dir = Path(data_dir)
         self._named_objects: Any = None
 
     @property
@@ -32,7 +32,7 @@ class Runtime:
 
         Raises FileNotFoundError for anything else.
         """
-        path = (self._data_dir / name).resolve()
-        if path.parent != self._data_dir.resolve() or not path.is_file():
+        path = (self.data_dir / name).resolve()
+        if path.parent != self.data_dir.resolve() or not path.is_file():
             raise FileNotFoundError(f"the server holds no data file named {name!r}")
         return path

@@ -221,9 +221,10 @@ class PythonJobs:
         runner.kill()
         runner.exited.wait(_EXIT_TIMEOUT)
         try:
-            self._driver.cancel(runner.tag)
-            if job.told is None or job.told:
-                self._wait_idle(runner.tag)
+            if job.told == {}:
+                self._driver.cancel(runner.tag)  # what a thread of the job may have left
+            else:
+                self._cancel_and_wait(runner.tag)
             self._abandon(job.id)
             runner.close(self._pump)
         except Exception as error:  # noqa: BLE001 - the JVM is ending, which is told elsewhere
@@ -231,13 +232,14 @@ class PythonJobs:
         with self._board_lock:
             self._board.forget(runner.tag)
 
-    def _wait_idle(self, tag: str) -> None:
+    def _cancel_and_wait(self, tag: str) -> None:
+        """Cancel a runner's Spark jobs, and wait until none of their tasks holds a core any more."""
+        with self._board_lock:
+            self._board.read()
+            stages = self._board.running_stages(tag)
+        self._driver.cancel(tag)
         deadline = time.monotonic() + _IDLE_TIMEOUT
-        while time.monotonic() < deadline:
-            with self._board_lock:
-                self._board.read()
-                if not self._board.active(tag):
-                    return
+        while self._board.busy(stages) and time.monotonic() < deadline:
             time.sleep(0.02)
 
     def _abandon(self, job_id: str) -> None:

@@ -6,8 +6,8 @@ a job returns                                  JSON
 ``None``, ``bool``, numbers, text              the same; what is not finite is ``"NaN"``, ``"Infinity"``
                                                or ``"-Infinity"``, as in Spark's own JSON
 mappings                                       an object; keys become strings, ``None`` and ``1.5`` as in JSON
-lists, tuples, sets, other iterables           an array; sets in the order of their elements where they have one
-``Row``, named tuples, data and attrs classes  an object by field name (a ``Row`` without names an array)
+``None``, ``bool``, numbers, text              the same; if not finite ``"NaN"``, ``"Infinity"`` or
+                                               ``"-Infinity"``, as in Spark's own JSON
 enums                                          their value
 dates, times                                   ISO 8601
 ``Decimal``, ``Fraction``, ``UUID``, paths     their text
