@@ -29,9 +29,12 @@ __all__ = ["converter", "dumps", "loads", "structure", "unstructure"]
 T = TypeVar("T")
 
 
-def unstructure(value: Any) -> Any:
-    """Return a model, an error, or a collection of them as JSON-like values."""
-    return converter().unstructure(value)
+def unstructure(value: Any, kind: Any = None) -> Any:
+    """Return a model, an error, or a collection of them as JSON-like values.
+
+    ``kind`` is what it is to be read back as, where that is not its class.
+    """
+    return converter().unstructure(value, unstructure_as=kind)
 
 
 def structure(value: Any, kind: type[T]) -> T:
@@ -47,9 +50,9 @@ def structure(value: Any, kind: type[T]) -> T:
         raise ValueError(f"not a {getattr(kind, '__name__', kind)}: {error}") from error
 
 
-def dumps(value: Any) -> str:
-    """Return a model, an error, or a collection of them as compact JSON."""
-    return json.dumps(unstructure(value), separators=(",", ":"))
+def dumps(value: Any, kind: Any = None) -> str:
+    """Return a model, an error, or a collection of them as compact JSON; see :func:`unstructure`."""
+    return json.dumps(unstructure(value, kind), separators=(",", ":"))
 
 
 def loads(text: str, kind: type[T]) -> T:

@@ -1,0 +1,5 @@
+"""Metadata on SQLite and PostgreSQL, through SQLAlchemy Core."""
+
+from jobserver_sql.store import SqlMetadataStore
+
+__all__ = ["SqlMetadataStore"]

@@ -1,0 +1,82 @@
+"""What is read and written about binaries, each inside a transaction of the caller's."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, Select, delete, func, insert, select
+
+from jobserver_core.binaries import Binary
+from jobserver_core.errors import BinaryInUse, BinaryNotFound, DuplicateId
+from jobserver_sql.tables import binaries, columns_of, job_holds, jobs, row_of
+
+__all__ = ["add", "conflict", "newest", "newest_of_all", "remove", "versions"]
+
+_COLUMNS = columns_of(Binary, binaries)
+_VERSIONS = select(*_COLUMNS).order_by(binaries.c.uploaded_at.desc(), binaries.c.seq.desc())
+
+
+def add(connection: Connection, binary: Binary) -> None:
+    """Write a version."""
+    connection.execute(insert(binaries), row_of(binary))
+
+
+def conflict(connection: Connection, binary: Binary) -> DuplicateId | None:
+    """Return why a version could not be written."""
+    known = connection.scalar(select(binaries.c.seq).where(binaries.c.id == binary.id))
+    return None if known is None else DuplicateId(kind="binary", id=binary.id, holder=binary.id)
+
+
+def newest(connection: Connection, name: str) -> Binary | None:
+    """Return the newest version of a name."""
+    row = connection.execute(_VERSIONS.where(binaries.c.name == name).limit(1)).first()
+    return None if row is None else Binary(**row._mapping)
+
+
+def versions(connection: Connection, name: str) -> list[Binary]:
+    """Return all versions of a name, newest first."""
+    return [Binary(**row._mapping) for row in connection.execute(_VERSIONS.where(binaries.c.name == name))]
+
+
+def newest_of_all(connection: Connection) -> list[Binary]:
+    """Return the newest version of every name, by name."""
+    return [Binary(**row._mapping) for row in connection.execute(_NEWEST_OF_ALL)]
+
+
+def _newest_of_all() -> Select[tuple[Binary]]:
+    """Hop from name to name along the index, so that many versions of few names cost little."""
+    names = select(func.min(binaries.c.name).label("name")).cte("names", recursive=True)
+    following = select(func.min(binaries.c.name)).where(binaries.c.name > names.c.name).scalar_subquery()
+    names = names.union_all(select(following).where(names.c.name.is_not(None)))
+    newest_seq = (
+        select(binaries.c.seq)
+        .where(binaries.c.name == names.c.name)
+        .order_by(binaries.c.uploaded_at.desc(), binaries.c.seq.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    chosen = select(newest_seq.label("seq")).where(names.c.name.is_not(None))
+    return select(*_COLUMNS).where(binaries.c.seq.in_(chosen)).order_by(binaries.c.name)
+
+
+_NEWEST_OF_ALL = _newest_of_all()
+
+
+def remove(connection: Connection, name: str) -> list[Binary]:
+    """Delete every version of a name and return them. Raises BinaryNotFound, BinaryInUse.
+
+    The versions are locked first: a job that is being added beside this has either its hold
+    on them committed by then, or waits and finds them gone.
+    """
+    chosen = select(binaries.c.id).where(binaries.c.name == name).order_by(binaries.c.id).with_for_update()
+    ids = list(connection.scalars(chosen))
+    if not ids:
+        raise BinaryNotFound(name=name)
+    users = (
+        select(jobs.c.id)
+        .where(jobs.c.id.in_(select(job_holds.c.job_id).where(job_holds.c.binary_id.in_(ids))))
+        .order_by(jobs.c.submitted_at, jobs.c.id)
+    )
+    if job_ids := tuple(connection.scalars(users)):
+        raise BinaryInUse(name=name, job_ids=job_ids)
+    removed = connection.execute(_VERSIONS.where(binaries.c.id.in_(ids))).all()
+    connection.execute(delete(binaries).where(binaries.c.id.in_(ids)))
+    return [Binary(**row._mapping) for row in removed]

@@ -1,0 +1,121 @@
+"""Column types: how each kind of value lies in a database, the same in all of them."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, timezone
+from enum import Enum
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import BigInteger, Dialect, Text
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from jobserver_core.errors import StorageError
+from jobserver_core.serialization import dumps, loads
+
+__all__ = ["Choice", "FreeText", "Instant", "Json"]
+
+T = TypeVar("T")
+E = TypeVar("E", bound=Enum)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+_UNSTORABLE = re.compile("[\0\x1a\ud800-\udfff]")
+_ESCAPE = re.compile("\x1a([0-9a-f]{4})")
+
+
+class Instant(TypeDecorator[datetime]):
+    """A time as whole microseconds since 1970: exact, and ordered as the times are."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        """Return the microseconds."""
+        return None if value is None else (value - _EPOCH) // _MICROSECOND
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        """Return the time, in UTC."""
+        return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+class FreeText(TypeDecorator[str]):
+    """Any Python string, compared by code points.
+
+    PostgreSQL refuses NUL and orders by the database's language, and no database takes lone
+    surrogates. Those characters are written as U+001A and four hex digits (as is U+001A itself).
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the type of a column: ordered by code points, which SQLite does by itself."""
+        collation = "C" if dialect.name == "postgresql" else None
+        return dialect.type_descriptor(Text(collation=collation))
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Return the text with what no database takes written otherwise."""
+        if value is None or _storable(value):
+            return value
+        return _UNSTORABLE.sub(lambda found: f"\x1a{ord(found[0]):04x}", value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        """Return the text as it was."""
+        if value is None or "\x1a" not in value:
+            return value
+        return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), value)
+
+
+def _storable(text: str) -> bool:
+    if "\0" in text or "\x1a" in text:
+        return False
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class Choice(TypeDecorator[E], Generic[E]):
+    """A member of an enumeration, as the text that is its value."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, kind: type[E]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def process_bind_param(self, value: E | None, dialect: Dialect) -> str | None:
+        """Return the member's value."""
+        return None if value is None else value.value
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> E | None:
+        """Return the member. Raises StorageError for a value that is none's."""
+        try:
+            return None if value is None else self.kind(value)
+        except ValueError as error:
+            raise StorageError(message=f"the metadata database holds a damaged value: {error}") from error
+
+
+class Json(TypeDecorator[T], Generic[T]):
+    """A model or a tree that nothing is looked up by, as JSON text."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, kind: type[T]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def process_bind_param(self, value: T | None, dialect: Dialect) -> str | None:
+        """Return the JSON text."""
+        return None if value is None else dumps(value, self.kind)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> T | None:
+        """Return the model. Raises StorageError for text that does not make one."""
+        try:
+            return None if value is None else loads(value, self.kind)
+        except ValueError as error:
+            raise StorageError(message=f"the metadata database holds a damaged value: {error}") from error

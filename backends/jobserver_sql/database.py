@@ -1,0 +1,200 @@
+"""One database: its engine, its transactions, and its errors in the library's words.
+
+SQLite: write-ahead log, so readers and a writer do not wait for each other; a writing
+transaction takes the database's write lock at its beginning (``BEGIN IMMEDIATE``), so that
+what it reads cannot change before it writes; writers of this process queue on a lock of their
+own, which is fair where SQLite's own waiting polls. With ``synchronous=FULL`` (the default) a
+commit is on the disk when it returns, which even a power cut does not undo; with ``NORMAL`` it
+survives the end of the process, however hard, and a power cut may take the last commits.
+
+PostgreSQL: READ COMMITTED, whatever the server's default is: the statements are written for it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+
+from jobserver_core.errors import InvalidSetting, StorageError
+
+__all__ = ["Database"]
+
+T = TypeVar("T")
+
+_POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
+_ATTEMPTS = 3
+
+
+class _Refused(StorageError):
+    """A unique index refused a row; whoever wrote it finds out which and why."""
+
+
+class Database:
+    """Hands out transactions. Thread-safe."""
+
+    def __init__(self, url: str | URL, *, synchronous: str, pool_size: int, lock_timeout: float) -> None:
+        parsed = _parse(url)
+        self.path = Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
+        self._closed = False
+        self._serial: AbstractContextManager[Any] = nullcontext()
+        if self.path is None:
+            self._engine = _postgresql_engine(parsed, pool_size)
+        else:
+            self._serial = threading.Lock()
+            self._engine = _sqlite_engine(parsed, self.path, synchronous, lock_timeout)
+        self._writing = self._engine.execution_options(jobserver_writes=True)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Give a transaction that only reads. What the database fails at is a StorageError."""
+        with self._translated(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Give a transaction that is committed, durably, when the block is left without an error."""
+        with self._translated(), self._serial, self._writing.begin() as connection:
+            yield connection
+
+    def put(
+        self, work: Callable[[Connection], T], *, conflict: Callable[[Connection], Exception | None]
+    ) -> T:
+        """Write, and when a unique index refuses it, raise what ``conflict`` finds to be the reason.
+
+        The reason may be gone by the time it is looked for; then the write is tried again.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                with self.write() as connection:
+                    return work(connection)
+            except _Refused as refused:
+                last = refused
+            with self.read() as connection:
+                reason = conflict(connection)
+            if reason is not None:
+                raise reason
+        raise StorageError(message=last.message)
+
+    def close(self) -> None:
+        """Close every connection; later transactions raise StorageError."""
+        self._closed = True
+        self._engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        if self._closed:
+            raise StorageError(message="the metadata store is closed")
+        try:
+            yield
+        except IntegrityError as error:
+            raise _Refused(message=_reason(error)) from error
+        except SQLAlchemyError as error:
+            raise StorageError(message=_reason(error)) from error
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    """Say what failed without the statement and its values, which may hold secrets."""
+    cause: Any = error.orig if isinstance(error, DBAPIError) else error
+    primary = getattr(getattr(cause, "diag", None), "message_primary", None)
+    lines = str(primary or cause).strip().splitlines()
+    return f"the metadata database failed: {lines[0] if lines else type(cause).__name__}"
+
+
+def _parse(url: str | URL) -> URL:
+    """Return a URL with the driver that is used. Raises InvalidSetting for a database that is not."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise _bad_url("not a database URL") from error
+    if parsed.drivername in _POSTGRESQL:
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise _bad_url(f"{parsed.drivername!r} is not a database that is supported")
+    if not parsed.database or ":memory:" in parsed.database or "uri" in parsed.query:
+        raise _bad_url("a SQLite database must be a file; to keep nothing, choose the backend 'memory'")
+    return parsed
+
+
+def _bad_url(problem: str) -> InvalidSetting:
+    forms = "sqlite:////folder/metadata.db or postgresql://user:password@host/database"
+    return InvalidSetting(key="jobserver.metadata.url", message=f"{problem}; write {forms}")
+
+
+def _postgresql_engine(url: URL, pool_size: int) -> Engine:
+    defaults = {"connect_timeout": 10, "application_name": "jobserver"}
+    try:
+        return create_engine(
+            url,
+            connect_args={name: value for name, value in defaults.items() if name not in url.query},
+            hide_parameters=True,
+            isolation_level="READ COMMITTED",
+            max_overflow=pool_size,
+            pool_pre_ping=True,
+            pool_size=pool_size,
+            pool_use_lifo=True,
+        )
+    except (ImportError, NoSuchModuleError) as error:
+        text = "PostgreSQL needs psycopg: pip install 'jobserver-core[postgresql]'"
+        raise StorageError(message=text) from error
+
+
+def _sqlite_engine(url: URL, path: Path, synchronous: str, lock_timeout: float) -> Engine:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise StorageError(message=f"cannot write the metadata database: {error}") from error
+    engine = create_engine(
+        url,
+        connect_args={"timeout": lock_timeout},
+        hide_parameters=True,
+        max_overflow=30,
+        pool_size=10,
+        pool_use_lifo=True,
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver begins no transactions: "begin" below does
+        connection.execute(f"PRAGMA synchronous={synchronous}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("jobserver_writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    _keep_write_ahead_log(engine, lock_timeout)
+    return engine
+
+
+def _keep_write_ahead_log(engine: Engine, lock_timeout: float) -> None:
+    """Switch the file to WAL, once and for all; SQLite does not wait for others who do the same."""
+    deadline = time.monotonic() + lock_timeout
+    while True:
+        problem = _switch_to_write_ahead_log(engine)
+        if problem is None:
+            return
+        if time.monotonic() > deadline or "locked" not in problem:
+            engine.dispose()
+            raise StorageError(message=f"the metadata database cannot be opened: {problem}")
+        time.sleep(0.01)
+
+
+def _switch_to_write_ahead_log(engine: Engine) -> str | None:
+    """Return why it did not work, or None."""
+    try:
+        with closing(engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            mode = cursor.fetchone()
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        return str(getattr(error, "orig", None) or error)
+    return None if mode == ("wal",) else f"its journal stays {mode}, is the folder on a network drive?"

@@ -1,0 +1,81 @@
+"""Pages of records, newest first, at the same cost however many records there are.
+
+A page is read in two steps of one statement. For each wanted state, the keys of its newest
+records are read off an index that begins with what is filtered by, then the state, then the
+order; so no step reads more keys than a page holds, whatever the planner thinks of the
+table's statistics. The few keys left after merging fetch the records.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Select, Table, bindparam, select, tuple_, union_all
+from sqlalchemy.sql.elements import ColumnElement
+
+__all__ = ["LIMIT", "OFFSET", "REACH", "newest_first", "state_parameter"]
+
+LIMIT, OFFSET, REACH = "page_limit", "page_offset", "page_reach"
+"""Names of the parameters: records on the page, records to skip, and the sum of both."""
+
+
+def state_parameter(number: int) -> str:
+    """Return the name of the parameter that is one of the wanted states."""
+    return f"page_state_{number}"
+
+
+@functools.lru_cache(maxsize=1024)
+def newest_first(
+    table: Table, columns: tuple[str, ...], order: tuple[str, str], states: int, filters: tuple[str, ...]
+) -> Select[Any]:
+    """Return the statement of a page: ``columns`` of a table, by ``order`` descending.
+
+    The second of ``order`` is unique. ``states`` is how many states are wanted; ``filters`` are
+    names of columns, or ``since``, ``until`` (the first of ``order``) and ``after`` (both of it,
+    as ``after_0`` and ``after_1``). Every value is a parameter of that name.
+    """
+    branches = [_keys(table, order, number, filters) for number in range(states)]
+    merged = union_all(*branches).subquery()
+    keys = _descending(select(merged.c[1]), merged, order).limit(_number(LIMIT)).offset(_number(OFFSET))
+    wanted = select(*(table.c[name] for name in columns)).where(table.c[order[1]].in_(keys))
+    return _descending(wanted, table, order)
+
+
+def _keys(table: Table, order: tuple[str, str], number: int, filters: tuple[str, ...]) -> Select[Any]:
+    keys = select(table.c[order[0]], table.c[order[1]])
+    keys = keys.where(table.c.state == bindparam(state_parameter(number), type_=table.c.state.type))
+    for name in filters:
+        keys = keys.where(_CONDITIONS.get(name, _equal)(table, order, name))
+    limited = _descending(keys, table, order).limit(_number(REACH)).subquery()
+    return select(limited.c[0], limited.c[1])
+
+
+def _descending(statement: Select[Any], source: Any, order: tuple[str, str]) -> Select[Any]:
+    return statement.order_by(source.c[order[0]].desc(), source.c[order[1]].desc())
+
+
+def _number(name: str) -> Any:
+    return bindparam(name)
+
+
+def _equal(table: Table, order: tuple[str, str], name: str) -> ColumnElement[bool]:
+    return table.c[name] == bindparam(name, type_=table.c[name].type)
+
+
+def _since(table: Table, order: tuple[str, str], name: str) -> ColumnElement[bool]:
+    return table.c[order[0]] >= bindparam(name, type_=table.c[order[0]].type)
+
+
+def _until(table: Table, order: tuple[str, str], name: str) -> ColumnElement[bool]:
+    return table.c[order[0]] < bindparam(name, type_=table.c[order[0]].type)
+
+
+def _after(table: Table, order: tuple[str, str], name: str) -> ColumnElement[bool]:
+    position = [bindparam(f"{name}_{n}", type_=table.c[column].type) for n, column in enumerate(order)]
+    return tuple_(*(table.c[column] for column in order)) < tuple_(*position)
+
+
+_Condition = Callable[[Table, tuple[str, str], str], ColumnElement[bool]]
+_CONDITIONS: dict[str, _Condition] = {"since": _since, "until": _until, "after": _after}

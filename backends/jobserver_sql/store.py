@@ -1,0 +1,252 @@
+"""The metadata store on SQLite or PostgreSQL: each method is one transaction."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import URL
+
+from jobserver_core.binaries import Binary
+from jobserver_core.callbacks import Delivery
+from jobserver_core.contexts import Context, ContextQuery
+from jobserver_core.errors import InvalidSetting, SchemaTooNew, StorageError
+from jobserver_core.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
+from jobserver_core.lifecycle import ContextState, DeliveryState, JobState
+from jobserver_core.ports.metadata import MetadataStore
+from jobserver_sql import binaries, blobs, contexts, deliveries, jobs, schema
+from jobserver_sql.database import Database
+
+if TYPE_CHECKING:
+    from jobserver_core.settings import Settings
+
+__all__ = ["SqlMetadataStore"]
+
+FILE_NAME = "metadata.db"
+_SYNCHRONOUS = ("full", "normal")
+
+
+class SqlMetadataStore(MetadataStore):
+    """Metadata in a database: a SQLite file, or PostgreSQL by another URL.
+
+    The schema is brought up to date when the store is made. ``synchronous`` is how durable
+    SQLite's commits are (see :mod:`jobserver_sql.database`), ``pool_size`` how many connections to
+    PostgreSQL are kept (twice as many may be open), ``lock_timeout`` how many seconds a write
+    waits for another process's writes to a SQLite file.
+
+    Raises InvalidSetting for a URL of another database, SchemaTooNew for a database of a newer
+    release, StorageError for one that cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str | URL,
+        *,
+        synchronous: str = "full",
+        pool_size: int = 10,
+        lock_timeout: float = 30.0,
+    ) -> None:
+        if synchronous not in _SYNCHRONOUS:
+            raise _bad_option("synchronous", f"must be one of {_SYNCHRONOUS}, got {synchronous!r}")
+        for name, number in {"pool-size": pool_size, "lock-timeout": lock_timeout}.items():
+            if isinstance(number, bool) or not isinstance(number, int | float) or number < 1:
+                raise _bad_option(name, f"must be a number from 1, got {number!r}")
+        self._database = Database(
+            url, synchronous=synchronous, pool_size=int(pool_size), lock_timeout=lock_timeout
+        )
+        try:
+            schema.upgrade(self._database)
+        except BaseException:
+            self._database.close()
+            raise
+
+    @classmethod
+    def from_settings(cls, settings: Settings, data_dir: Path) -> SqlMetadataStore:
+        """Make the store that ``jobserver.metadata`` describes.
+
+        Without a URL it is the SQLite file ``metadata.db`` in the data folder. Options:
+        ``synchronous`` (full, normal), ``pool-size``, ``lock-timeout`` (seconds).
+        """
+        options: dict[str, Any] = {}
+        known = ("synchronous", "pool-size", "lock-timeout")
+        for name, value in settings.metadata.options.items():
+            if name not in known:
+                nearest = next(iter(difflib.get_close_matches(name, known)), None)
+                raise _bad_option(name, f"is not an option; options are {', '.join(known)}", nearest)
+            options[name.replace("-", "_")] = value
+        default = URL.create("sqlite", database=str(data_dir / FILE_NAME))
+        return cls(settings.metadata.url or default, **options)
+
+    # -- binaries ----------------------------------------------------------------------------------
+
+    def add_binary(self, binary: Binary) -> None:
+        """Store a version; it is the newest of its name. Raises DuplicateId for a known id."""
+        work = partial(binaries.add, binary=binary)
+        self._database.put(work, conflict=partial(binaries.conflict, binary=binary))
+
+    def binary(self, name: str) -> Binary | None:
+        """Return the newest version of a name, or None."""
+        with self._database.read() as connection:
+            return binaries.newest(connection, name)
+
+    def binaries(self) -> list[Binary]:
+        """Return the newest version of every name, sorted by name."""
+        with self._database.read() as connection:
+            return binaries.newest_of_all(connection)
+
+    def binary_versions(self, name: str) -> list[Binary]:
+        """Return all versions of a name, newest first; empty for an unknown one."""
+        with self._database.read() as connection:
+            return binaries.versions(connection, name)
+
+    def delete_binary(self, name: str) -> list[Binary]:
+        """Remove every version of a name, and return them. Raises BinaryNotFound, BinaryInUse."""
+        with self._database.write() as connection:
+            return binaries.remove(connection, name)
+
+    # -- contexts ----------------------------------------------------------------------------------
+
+    def add_context(self, context: Context) -> None:
+        """Store a new context. Raises ContextExists, DuplicateId."""
+        work = partial(contexts.add, context=context)
+        self._database.put(work, conflict=partial(contexts.conflict, context=context, new=True))
+
+    def context(self, context_id: str) -> Context | None:
+        """Return a context by its id, or None."""
+        with self._database.read() as connection:
+            return contexts.by_id(connection, context_id)
+
+    def context_named(self, name: str) -> Context | None:
+        """Return the newest context of a name, also after it ended, or None."""
+        with self._database.read() as connection:
+            return contexts.newest_of(connection, name)
+
+    def contexts(self, query: ContextQuery) -> list[Context]:
+        """Return the contexts that a query selects, newest first."""
+        with self._database.read() as connection:
+            return contexts.selected(connection, query)
+
+    def advance_context(self, context: Context, *, expected: ContextState) -> None:
+        """Store a context by compare-and-set on its state. Raises StaleState."""
+        work = partial(contexts.advance, context=context, expected=expected)
+        self._database.put(work, conflict=partial(contexts.conflict, context=context, new=False))
+
+    # -- jobs --------------------------------------------------------------------------------------
+
+    def add_job(self, job: Job, *, config: str) -> None:
+        """Store a new job and its configuration. Raises DuplicateId, BinaryNotFound."""
+        work = partial(jobs.add, job=job, text=config)
+        self._database.put(work, conflict=partial(jobs.conflict, job=job))
+
+    def job(self, job_id: str) -> Job | None:
+        """Return a job by its id, or None."""
+        with self._database.read() as connection:
+            return jobs.by_id(connection, job_id)
+
+    def job_with_key(self, idempotency_key: str) -> Job | None:
+        """Return the job that was submitted under an idempotency key, or None."""
+        with self._database.read() as connection:
+            return jobs.by_key(connection, idempotency_key)
+
+    def job_config(self, job_id: str) -> str | None:
+        """Return the stored configuration, or None for an unknown job."""
+        with self._database.read() as connection:
+            return jobs.config(connection, job_id)
+
+    def job_result(self, job_id: str) -> JobResult | None:
+        """Return where the job's result is, or None while there is none."""
+        with self._database.read() as connection:
+            return jobs.result(connection, job_id)
+
+    def jobs(self, query: JobQuery) -> JobPage:
+        """Return one page of jobs, newest first. Raises InvalidRequest for a strange cursor.
+
+        An offset costs what it skips; ``after`` costs nothing.
+        """
+        with self._database.read() as connection:
+            return jobs.page(connection, query)
+
+    def advance_job(
+        self,
+        job: Job,
+        *,
+        expected: JobState,
+        result: JobResult | None = None,
+        delivery: Delivery | None = None,
+    ) -> None:
+        """Store a job by compare-and-set on its state, with its result and delivery. Raises StaleState."""
+        work = partial(jobs.advance, job=job, expected=expected, outcome=result, delivery=delivery)
+        self._database.put(work, conflict=partial(jobs.advance_conflict, job=job, delivery=delivery))
+
+    def record_progress(self, job_id: str, progress: JobProgress) -> None:
+        """Store how far a job is, if it is not final; anything else is ignored."""
+        with self._database.write() as connection:
+            jobs.record_progress(connection, job_id, progress)
+
+    def delete_jobs(self, *, ended_before: datetime, limit: int) -> int:
+        """Remove up to ``limit`` final jobs that ended before a time, oldest first; return how many."""
+        with self._database.write() as connection:
+            return jobs.remove_ended(connection, ended_before, limit)
+
+    # -- callback deliveries -----------------------------------------------------------------------
+
+    def delivery(self, delivery_id: str) -> Delivery | None:
+        """Return a delivery by its id, or None."""
+        with self._database.read() as connection:
+            return deliveries.by_id(connection, delivery_id)
+
+    def deliveries_of(self, job_id: str) -> list[Delivery]:
+        """Return the deliveries of a job, oldest first."""
+        with self._database.read() as connection:
+            return deliveries.of_job(connection, job_id)
+
+    def due_deliveries(self, *, now: datetime, limit: int, excluding: Iterable[str] = ()) -> list[Delivery]:
+        """Return PENDING deliveries that are due, but those to the receivers in ``excluding``."""
+        with self._database.read() as connection:
+            return deliveries.due(connection, now, limit, excluding)
+
+    def next_delivery_at(self) -> datetime | None:
+        """Return the earliest ``due_at`` of a PENDING delivery, or None."""
+        with self._database.read() as connection:
+            return deliveries.next_due_at(connection)
+
+    def advance_delivery(self, delivery: Delivery, *, expected: DeliveryState) -> None:
+        """Store a delivery by compare-and-set on its state. Raises StaleState."""
+        with self._database.write() as connection:
+            deliveries.advance(connection, delivery, expected)
+
+    def deliveries_in(self, state: DeliveryState, *, limit: int) -> list[Delivery]:
+        """Return deliveries in a state, oldest first."""
+        with self._database.read() as connection:
+            return deliveries.in_state(connection, state, limit)
+
+    # -- blobs in use ------------------------------------------------------------------------------
+
+    def unreferenced(self, digests: Iterable[str]) -> list[str]:
+        """Return those of the digests that no binary, no live job and no result refers to."""
+        with self._database.read() as connection:
+            return blobs.unreferenced(connection, digests)
+
+    # -- the store itself --------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise StorageError when the database does not answer, or is not the one it was any more."""
+        path = self._database.path
+        if path is not None and not path.exists():
+            raise StorageError(message=f"the metadata database {path} is gone")
+        with self._database.read() as connection:
+            revision = schema.found(connection)
+        if revision != schema.HEAD:
+            raise SchemaTooNew(found=str(revision), known=schema.HEAD)
+
+    def close(self) -> None:
+        """Close every connection; repeating this is allowed, anything else raises StorageError then."""
+        self._database.close()
+
+
+def _bad_option(name: str, problem: str, nearest: str | None = None) -> InvalidSetting:
+    return InvalidSetting(key=f"jobserver.metadata.options.{name}", message=problem, nearest=nearest)

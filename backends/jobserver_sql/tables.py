@@ -1,0 +1,181 @@
+"""The tables. A column is called as the field it holds, so that records and rows need no translation.
+
+What a page of jobs does not show (configurations, results) has tables of its own. ``job_holds``
+has a row for each class-path entry of each job that is *not final*: what may not be deleted or
+collected yet. So these questions cost what lives, not what ever ran.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, Table
+from sqlalchemy.sql.elements import ColumnElement
+
+from jobserver_core.binaries import Binary, BinaryType, ResolvedEntry
+from jobserver_core.callbacks import Delivery
+from jobserver_core.contexts import Context
+from jobserver_core.failures import ErrorInfo, FailureKind
+from jobserver_core.jobs import Job, JobProgress, JobResult, ResultKind
+from jobserver_core.lifecycle import CONTEXTS, ContextState, DeliveryState, JobState
+from jobserver_sql.columns import Choice, FreeText, Instant, Json
+
+__all__ = [
+    "binaries",
+    "columns_of",
+    "contexts",
+    "deliveries",
+    "job_configs",
+    "job_holds",
+    "job_results",
+    "jobs",
+    "metadata",
+    "row_of",
+]
+
+metadata = MetaData()
+_SEQUENCE = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _id() -> Column[str]:
+    return Column("id", FreeText, primary_key=True)
+
+
+def _required(name: str, kind: Any) -> Column[Any]:
+    return Column(name, kind, nullable=False)
+
+
+binaries = Table(
+    "binaries",
+    metadata,
+    Column("seq", _SEQUENCE, primary_key=True),
+    _required("id", FreeText),
+    _required("name", FreeText),
+    _required("type", Choice(BinaryType)),
+    _required("uploaded_at", Instant),
+    _required("digest", FreeText),
+    _required("size", BigInteger),
+    Index("ux_binaries_id", "id", unique=True),
+    Index("ix_binaries_name", "name", "uploaded_at", "seq"),
+    Index("ix_binaries_digest", "digest"),
+)
+
+contexts = Table(
+    "contexts",
+    metadata,
+    Column("seq", _SEQUENCE, primary_key=True),
+    _required("id", FreeText),
+    _required("name", FreeText),
+    _required("state", Choice(ContextState)),
+    _required("settings", Json(Mapping[str, Any])),
+    _required("ad_hoc", Boolean),
+    _required("owner", FreeText),
+    _required("owned_since", Instant),
+    _required("started_at", Instant),
+    Column("ended_at", Instant),
+    _required("stop_requested", Boolean),
+    Column("application_id", FreeText),
+    Column("url", FreeText),
+    Column("error", Json(ErrorInfo)),
+    Index("ux_contexts_id", "id", unique=True),
+    Index("ix_contexts_name", "name", "started_at", "seq"),
+    Index("ix_contexts_name_state", "name", "state", "started_at", "seq"),
+    Index("ix_contexts_state", "state", "started_at", "seq"),
+    Index("ix_contexts_owner", "owner", "state", "started_at", "seq"),
+)
+_live: ColumnElement[bool] = contexts.c.state.in_(CONTEXTS.live_states)
+Index("ux_contexts_live_name", contexts.c.name, unique=True, sqlite_where=_live, postgresql_where=_live)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    _id(),
+    _required("class_name", FreeText),
+    _required("class_path", Json(tuple[ResolvedEntry, ...])),
+    _required("context_id", FreeText),
+    _required("context_name", FreeText),
+    _required("state", Choice(JobState)),
+    _required("submitted_at", Instant),
+    Column("dispatched_at", Instant),
+    Column("running_at", Instant),
+    Column("ended_at", Instant),
+    _required("kill_requested", Boolean),
+    Column("failure", Choice(FailureKind)),
+    Column("error", Json(ErrorInfo)),
+    _required("has_result", Boolean),
+    Column("progress", Json(JobProgress)),
+    Column("callback_url", FreeText),
+    Column("idempotency_key", FreeText),
+    Column("fingerprint", FreeText),
+    Index("ux_jobs_idempotency_key", "idempotency_key", unique=True),
+    Index("ix_jobs_state", "state", "submitted_at", "id"),
+    Index("ix_jobs_context_id", "context_id", "state", "submitted_at", "id"),
+    Index("ix_jobs_context_name", "context_name", "state", "submitted_at", "id"),
+    Index("ix_jobs_class_name", "class_name", "state", "submitted_at", "id"),
+    Index("ix_jobs_ended_at", "ended_at", "submitted_at", "id"),
+)
+
+job_configs = Table(
+    "job_configs",
+    metadata,
+    Column("job_id", FreeText, primary_key=True),
+    _required("config", FreeText),
+)
+
+job_results = Table(
+    "job_results",
+    metadata,
+    Column("job_id", FreeText, primary_key=True),
+    _required("kind", Choice(ResultKind)),
+    _required("size", BigInteger),
+    Column("text", FreeText),
+    Column("digest", FreeText),
+    Index("ix_job_results_digest", "digest"),
+)
+
+job_holds = Table(
+    "job_holds",
+    metadata,
+    Column("job_id", FreeText, primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("binary_id", FreeText),
+    _required("digest", FreeText),
+    Index("ix_job_holds_binary_id", "binary_id"),
+    Index("ix_job_holds_digest", "digest"),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    _id(),
+    _required("job_id", FreeText),
+    _required("url", FreeText),
+    _required("receiver", FreeText),
+    _required("state", Choice(DeliveryState)),
+    _required("attempts", BigInteger),
+    _required("created_at", Instant),
+    _required("due_at", Instant),
+    Column("ended_at", Instant),
+    Column("last_status", BigInteger),
+    Column("last_error", FreeText),
+    Index("ix_deliveries_job_id", "job_id", "created_at", "id"),
+    Index("ix_deliveries_due_at", "state", "due_at", "created_at", "id"),
+    Index("ix_deliveries_state", "state", "created_at", "id"),
+)
+
+_FIELDS = {
+    model: tuple(field.name for field in attrs.fields(model))
+    for model in (Binary, Context, Job, JobResult, Delivery)
+}
+
+
+def columns_of(model: type[Binary | Context | Job | JobResult | Delivery], table: Table) -> list[Column[Any]]:
+    """Return the columns that make a model, which leaves out those that are the table's own."""
+    return [table.c[name] for name in _FIELDS[model]]
+
+
+def row_of(record: Binary | Context | Job | JobResult | Delivery) -> dict[str, Any]:
+    """Return a record's fields as the row to write."""
+    return {name: getattr(record, name) for name in _FIELDS[type(record)]}

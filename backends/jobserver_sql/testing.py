@@ -1,0 +1,157 @@
+"""A PostgreSQL server for a test run: on a socket in a temporary folder, and gone after it."""
+
+from __future__ import annotations
+
+import glob
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import URL, make_url
+
+if TYPE_CHECKING:
+    import psycopg
+
+__all__ = ["PostgresqlServer", "missing", "postgresql_programs"]
+
+_USER = "postgres"
+_SECONDS_TO_START = 60.0
+
+
+def postgresql_programs() -> Path | None:
+    """Return the folder that has initdb and postgres, from PATH or where Debian puts it; else None."""
+    found = shutil.which("initdb")
+    folders = [os.path.dirname(os.path.realpath(found))] if found else []
+    folders += sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True)
+    needed = ("initdb", "postgres")
+    usable = (f for f in folders if all(os.access(os.path.join(f, name), os.X_OK) for name in needed))
+    return next(map(Path, usable), None)
+
+
+def missing() -> str | None:
+    """Return what a server cannot be started for the lack of, or None."""
+    if postgresql_programs() is None:
+        return "PostgreSQL's programs initdb and postgres (apt-get install postgresql)"
+    try:
+        _identity()
+    except KeyError:
+        return f"a user {_USER!r}: PostgreSQL refuses to run as root"
+    return None
+
+
+def _identity() -> dict[str, Any]:
+    """Who the server runs as; to be given to subprocess."""
+    if os.geteuid() != 0:
+        return {}
+    account = pwd.getpwnam(_USER)
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+
+
+class PostgresqlServer:
+    """A server that listens on a Unix socket only. A context manager.
+
+    PostgreSQL refuses to run as root: then it runs as the user ``postgres``. ``durable`` leaves
+    fsync on, for measurements.
+    """
+
+    def __init__(self, *, durable: bool = False) -> None:
+        if problem := missing():
+            raise RuntimeError(f"needs {problem}")
+        self._programs = postgresql_programs() or Path()
+        self._identity = _identity()
+        self._durable = durable
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> PostgresqlServer:
+        self._folder = Path(tempfile.mkdtemp(prefix="jobserver-pg-"))
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)  # its "fast" way: it waits for no client
+            self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def url(self, database: str) -> str:
+        """Return the URL of a database of this server."""
+        made = URL.create("postgresql", "postgres", database=database, query={"host": str(self._folder)})
+        return made.render_as_string()
+
+    def database(self, name: str) -> str:
+        """Make an empty database of this name unless it is there, and return the name."""
+        with self.connect(self.url("postgres")) as connection:
+            known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone()
+            if known is None:
+                connection.execute(f"CREATE DATABASE {name}".encode())
+        return name
+
+    def drop(self, name: str) -> None:
+        """Drop a database, whoever is still connected to it."""
+        with self.connect(self.url("postgres")) as connection:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+    def connect(self, url: str) -> psycopg.Connection[Any]:
+        """Return a plain connection to a database, past the store."""
+        import psycopg  # noqa: PLC0415 - in the extra postgresql
+
+        name = make_url(url).database
+        return psycopg.connect(host=str(self._folder), user="postgres", dbname=name, autocommit=True)
+
+    def _start(self) -> None:
+        if self._identity:
+            os.chown(self._folder, self._identity["user"], self._identity["group"])
+        data = str(self._folder / "data")
+        creation = [str(self._programs / "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-N"]
+        subprocess.run(  # noqa: S603 - the command is ours
+            [*creation, "-E", "UTF8", "--no-locale"],
+            check=True,
+            cwd=self._folder,
+            capture_output=True,
+            **self._identity,
+        )
+        options = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(self._folder),
+            "max_connections": "60",
+        }
+        if not self._durable:
+            options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        command = [str(self._programs / "postgres"), "-D", data]
+        for name, value in options.items():
+            command += ["-c", f"{name}={value}"]
+        with (self._folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - the command is ours
+                self._bound(command), stdout=log, stderr=log, **self._identity
+            )
+        self._wait()
+
+    def _bound(self, command: list[str]) -> list[str]:
+        """Let the server end when this process does, even by SIGKILL, where there is a program for that."""
+        found = shutil.which("setpriv")
+        return [found, "--pdeathsig", "QUIT", *command] if found else command
+
+    def _wait(self) -> None:
+        import psycopg  # noqa: PLC0415 - in the extra postgresql
+
+        assert self._process is not None
+        deadline = time.monotonic() + _SECONDS_TO_START
+        while True:
+            try:
+                self.connect(self.url("postgres")).close()
+            except psycopg.OperationalError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError((self._folder / "log").read_text()) from None
+                time.sleep(0.05)
+            else:
+                return
