@@ -31,6 +31,7 @@ _HOST_SCHEMES = ("http", "https", "ftp")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):(.*)", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BAD_AUTHORITY = re.compile(r"[\\\s]")
+_HOST = re.compile(r"[A-Za-z0-9._\-]*|[0-9a-fA-F:.]+(?:%[A-Za-z0-9._~\-]+)?")
 _USER = re.compile(r"(:/*).*@", re.DOTALL)
 _SAFE = "/%:@!$&'()*+,;=~-._"
 
@@ -82,13 +83,14 @@ class Uri:
         scheme = found[1].lower()
         if scheme in FILE_SCHEMES:
             return cls(scheme=scheme, path=_file_path(text, parts))
-        if scheme in _HOST_SCHEMES and not parts.hostname:
+        host = _host(text, parts.hostname or "")
+        if scheme in _HOST_SCHEMES and not host:
             raise _malformed(text, f"it needs a host, as in {scheme}://host/path")
         if _CONTROL.search(unquote(parts.path)) and scheme in _HOST_SCHEMES:
             raise _malformed(text, "its path has control characters")
         return cls(
             scheme=scheme,
-            host=_host(text, parts.hostname or ""),
+            host=host,
             port=port,
             user=_decoded(parts.username),
             password=_decoded(parts.password),
@@ -119,6 +121,8 @@ class Uri:
             return f"{self.scheme}://{quote(os.fsencode(self.file))}"
         user = f"{quote(self.user, safe='')}@" if self.user is not None else ""
         query = f"?{self.encoded_query}" if self.query else ""
+        if not self.host and self.path and not self.path.startswith("/"):
+            return f"{self.scheme}:{self.encoded_path}{query}"
         return f"{self.scheme}://{user}{self.authority}{self.encoded_path}{query}"
 
     @property
@@ -166,6 +170,8 @@ def _host(text: str, host: str) -> str:
         plain = host if host.isascii() else host.encode("idna").decode("ascii")
     except UnicodeError:
         raise _malformed(text, "its host is not a name that the domain name system has") from None
+    if not _HOST.fullmatch(plain):
+        raise _malformed(text, "its host has characters that no name and no address has")
     return plain.lower().rstrip(".")
 
 
