@@ -10,7 +10,7 @@ depth of nesting and of references.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,10 @@ _NEVER = 2**31
 
 class _Missing:
     """What an optional reference to nothing is."""
+
+
+class _Circle(InvalidConfig):
+    """A reference to what is being worked out; a definition that has one gives way to those below it."""
 
 
 _MISSING = _Missing()
@@ -53,7 +57,10 @@ class Resolver:
 
     def resolve(self) -> dict[str, Any]:
         """Return the plain object. Raises InvalidConfig."""
-        return self._object([self._root], 1)
+        try:
+            return self._object([self._root], 1)
+        except _Circle as circle:
+            raise InvalidConfig(**circle.fields) from None
 
     # -- limits ------------------------------------------------------------------------------------
 
@@ -103,29 +110,33 @@ class Resolver:
         if len(stack) > 1 or isinstance(leaf, _UNSETTLED):
             leaf, objects = self._reduce(stack)
             if objects:
-                return self._opened(objects, stack[-1], lambda: self._object(objects, depth + 1))
+                return self._opened([dict, *objects], stack, depth, lambda: self._object(objects, depth + 1))
         if isinstance(leaf, Array):
             array = leaf
-            return self._opened([array], stack[-1], lambda: self._list(array, depth + 1))
+            return self._opened([list, *array.items], stack, depth, lambda: self._list(array, depth + 1))
         self._spend(len(leaf) + 1 if isinstance(leaf, str) else 1)
         return leaf.value if isinstance(leaf, Number) else leaf
 
-    def _opened(self, containers: Sequence[Object | Array], node: Any, make: Callable[[], Any]) -> Any:
-        """Make the value of containers, unless that is what is being made already."""
-        opened = tuple(map(id, containers))
+    def _opened(self, parts: list[Any], stack: list[Any], depth: int, make: Callable[[], Any]) -> Any:
+        """Make a value of its type and its parts, unless that is what is being made already."""
+        opened = tuple(map(id, parts))
         if opened in self._open:
-            raise self._circular(node)
+            return self._circular(stack, depth)
         self._open.add(opened)
         try:
             return make()
         finally:
             self._open.discard(opened)
 
-    @staticmethod
-    def _circular(node: Any) -> InvalidConfig:
+    def _circular(self, stack: list[Any], depth: int) -> Any:
+        """Give what an optional reference to its own surroundings leaves; else raise InvalidConfig."""
+        node = stack[-1]
+        if isinstance(node, Reference) and node.optional:
+            return self._value(stack[:-1], depth) if len(stack) > 1 else _MISSING
         message = "this value contains itself"
-        known = isinstance(node, (Reference, Concat, Append))
-        return node.source.error(node.position, message) if known else InvalidConfig(message=message)
+        if isinstance(node, (Reference, Concat, Append)):
+            raise node.source.error(node.position, message)
+        raise InvalidConfig(message=message)
 
     def _list(self, array: Array, depth: int) -> list[Any]:
         if depth > self._max_depth:
@@ -148,7 +159,12 @@ class Resolver:
         objects: list[Object] = []
         for index in range(len(stack) - 1, -1, -1):
             self._step()
-            leaf, more = self._expand(stack[index], stack, index)
+            try:
+                leaf, more = self._expand(stack[index], stack, index)
+            except _Circle:
+                if index == 0:
+                    raise
+                continue
             objects.extend(more)
             if leaf is not _MISSING:
                 return (_MISSING, objects) if objects else (leaf, [])
@@ -232,11 +248,13 @@ class Resolver:
         if known is not None:
             return known
         outside, self._lowest = self._lowest, _NEVER
-        with self._working_on(node, node.source, node.position) as order:
-            result = self._lookup(node)
-        if self._lowest >= order:
-            self._known[id(node)] = result
-        self._lowest = min(outside, self._lowest)
+        try:
+            with self._working_on(node, node.source, node.position) as order:
+                result = self._lookup(node)
+            if self._lowest >= order:
+                self._known[id(node)] = result
+        finally:
+            self._lowest = min(outside, self._lowest)
         return result
 
     def _lookup(self, node: Reference) -> _Reduced:
@@ -252,9 +270,8 @@ class Resolver:
         if node.optional:
             return _MISSING, []
         if self._lowest < _NEVER:
-            raise node.source.error(
-                node.position, f"${{{name}}} refers to itself, and nothing before defines it"
-            )
+            message = f"${{{name}}} refers to itself, and nothing before defines it"
+            raise _Circle(**node.source.error(node.position, message).fields)
         where = "in this text" if self._env is None else "in this configuration or in the environment"
         raise node.source.error(node.position, f"${{{name}}} is not defined {where}")
 

@@ -112,6 +112,8 @@ VALUES: list[tuple[str, str, dict[str, Any]]] = [
     ("to null", "a = null\nb = ${a}", {"a": None, "b": None}),
     ("merged later", "a { x = ${z} }\nz = 1\nb = ${a}\nb.x = 2", {"a": {"x": 1}, "z": 1, "b": {"x": 2}}),
     ("a chain", "a = ${b}\nb = ${c}\nc = 1", {"a": 1, "b": 1, "c": 1}),
+    ("what it is in, optionally", "a.b = ${?a}", {"a": {}}),
+    ("what it is in, optionally, over another", "a { b = 1, b = ${?a} }", {"a": {"b": 1}}),
     # references to oneself, from the specification
     ("itself", "a = [1]\na = ${a} [2]\na = ${a} [3]", {"a": [1, 2, 3]}),
     ("itself as text", 'p = "a:b"\np = ${p}":c"', {"p": "a:b:c"}),
@@ -278,6 +280,7 @@ ERRORS = [
     ("a.b = ${a.b.c}", 1, 7, "${a.b.c} refers to itself"),
     ("a { b = ${a} }", 1, 9, "this value contains itself"),
     ("a = [${a}]", 1, 6, "this value contains itself"),
+    ("a = [1] ${?z} [${a}]", 1, 16, "this value contains itself"),
     ("a = ${b}\nb { c = ${a} {d = 1} }", 2, 9, "this value contains itself"),
 ]
 
@@ -288,6 +291,11 @@ def test_an_error_says_where_and_what(text: str, line: int, column: int, message
         parse_untrusted(text)
     assert message in str(caught.value)
     assert (caught.value.line, caught.value.column) == (line, column)
+
+
+def test_an_object_that_contains_itself_below_another_is_an_error() -> None:
+    with pytest.raises(InvalidConfig, match="this value contains itself"):
+        parse_untrusted("a { b = ${a}, b = { x = 1 } }")
 
 
 @pytest.mark.parametrize("scalar", ["5", '"text"', "null"])
@@ -393,6 +401,11 @@ def test_nesting_to_the_limit_is_fine_and_deeper_is_not(text: str) -> None:
         parse_untrusted(text, max_depth=2)
 
 
+def test_json_may_be_wide_without_being_deep() -> None:
+    wide = {"a": [{} for _ in range(500)]}
+    assert parse_untrusted(json.dumps(wide), max_depth=3) == wide
+
+
 def test_references_cannot_nest_deeper_than_the_limit() -> None:
     doubled = "\n".join(f"a{i} {{ x {{ y = ${{a{i + 1}}} }} }}" for i in range(40)) + "\na40 = 1"
     with pytest.raises(InvalidConfig, match="nest deeper than the limit of 50, once substitutions"):
@@ -441,6 +454,24 @@ def test_references_cannot_blow_up_the_result(first: str, line: str) -> None:
     text = first + "\n".join(line.format(n=n, m=n - 1) for n in range(1, 42))
     with pytest.raises(InvalidConfig, match=r"larger than the limit of|too many steps"):
         parse_untrusted(text, max_bytes=64 * 1024)
+
+
+def test_references_to_a_long_text_count_each_time() -> None:
+    text = f"a = {'x' * 20_000}\nb = ${{a}}\nc = ${{a}}\n"
+    assert len(parse_untrusted(text, max_bytes=64 * 1024)) == 3
+    with pytest.raises(InvalidConfig, match="larger than the limit of 65536 bytes"):
+        parse_untrusted(text + "d = [${a}]", max_bytes=64 * 1024)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_the_order_of_keys_does_not_decide_what_a_circle_means(order: tuple[int, ...]) -> None:
+    def written(*lines: str) -> str:
+        return "\n".join(lines[index] for index in order)
+
+    assert parse_untrusted(written("a = 1", "a = ${b}", "b = ${a}")) == {"a": 1, "b": 1}
+    assert parse_untrusted(written("a = 1", "a = ${?b}", "b = ${?a}")) == {"a": 1, "b": 1}
+    joined = parse_untrusted(written("a = [1]", "a = ${b} [3]", "b = ${a} [2]"))
+    assert joined == {"a": [1, 2, 3], "b": [1, 2]}
 
 
 def test_merging_the_same_object_over_and_over_costs_nothing() -> None:
