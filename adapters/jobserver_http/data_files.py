@@ -61,7 +61,7 @@ ROUTES = (
     Route(
         name="upload_data_file",
         method="POST",
-        path="/data/{name}",
+        path="/data/{name:path}",
         handler=upload_data_file,
         group="data",
         permission="data:upload",

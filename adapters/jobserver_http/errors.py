@@ -146,9 +146,13 @@ _ANSWERS: dict[type[Exception], Rule] = {
 }
 
 _CANNOT_PARSE = _said(400, "Cannot parse config: ")
+_NOTHING_TO_DELETE: dict[type[Exception], Rule] = {
+    core.BinaryNotFound: _words(404, "can't find binary with name {name}")
+}
 
 _BY_OPERATION: dict[str, dict[type[Exception], Rule]] = {
-    "delete_binary": {core.BinaryNotFound: _words(404, "can't find binary with name {name}")},
+    "delete_binary": _NOTHING_TO_DELETE,
+    "delete_jar": _NOTHING_TO_DELETE,
     "create_context": {
         core.BinaryNotFound: _words(404, "appName {name} not found"),
         core.MalformedUrl: _object(400, "CONTEXT INIT ERROR: Malformed URL"),

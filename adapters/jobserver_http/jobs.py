@@ -50,7 +50,7 @@ async def _accepted(call: Call, handle: JobHandle) -> Response:
         return respond(failed)
     # The contract's answer is the job as it was accepted; whether it has to wait is what came out since.
     report = job_report(handle.job, call.names)
-    if not job.waiting or job is handle.job:
+    if not job.waiting:
         report.pop("waiting", None)
     return json_response(report, 202)
 

@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import signal
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -55,7 +56,7 @@ def serve(
     is called, new work is refused, requests and jobs go on for up to ``drain-timeout`` seconds, then
     contexts are stopped; a second signal hurries. Returns when all is done. To be called on the main thread.
 
-    Raises InvalidSetting when it may not or cannot listen there; then nothing was started.
+    Raises InvalidSetting when it may not or cannot listen there; then the server was not started, but closed.
     """
     Runner(server, authenticator, on_listening, on_draining).run(signals=True)
 
@@ -145,8 +146,11 @@ class Runner:
 
     def run(self, *, signals: bool) -> None:
         """Serve until asked to stop, and close the server."""
-        self._check_exposure()
-        with self._bind() as listener:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._server.close)  # also when it never started
+            self._check_exposure()
+            self._check_certificate()
+            listener = stack.enter_context(self._bind())
             asyncio.run(self._run(listener, signals))
 
     def stop(self) -> None:
@@ -253,6 +257,18 @@ class Runner:
         plain = self._http.tls_certificate is None
         if self._authenticator is not None and plain and not is_loopback(self._http.host):
             _log.warning("credentials travel unencrypted: configure jobserver.http.tls-certificate")
+
+    def _check_certificate(self) -> None:
+        certificate, key = self._http.tls_certificate, self._http.tls_key
+        if certificate is None:
+            return
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+        except OSError as error:  # as all errors of OpenSSL are
+            raise InvalidSetting(
+                key="jobserver.http.tls-certificate",
+                message=f"{certificate} and {key} are no certificate with its key: {error.strerror or error}",
+            ) from None
 
     def _bind(self) -> socket.socket:
         host, port = self._http.host, self._http.port

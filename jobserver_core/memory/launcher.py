@@ -220,7 +220,12 @@ class _InlineContext(ContextHandle):
             thread.kill()
         deadline = time.monotonic() + timeout
         for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            while thread.is_alive() and time.monotonic() < deadline and not self._killed():
+                thread.join(0.05)
+
+    def _killed(self) -> bool:
+        with self._lock:
+            return self._ending is not None and self._ending[0] is ContextEnd.KILLED
 
     def _finish(self, end: ContextEnd, error: ErrorInfo | None) -> None:
         with self._lock:

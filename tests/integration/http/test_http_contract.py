@@ -1,0 +1,661 @@
+"""The contract, call by call, over a real socket."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from conftest import WHEEL, Site, Start
+from serving import archive
+
+JAR = {"Content-Type": "application/java-archive"}
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}(Z|[+-]\d\d:\d\d)")
+
+
+def ok(answer: httpx.Response, status: int, body: Any) -> None:
+    assert (answer.status_code, answer.json()) == (status, body)
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["content-length"] == str(len(answer.content))
+
+
+def error(answer: httpx.Response, status: int, text: str) -> None:
+    ok(answer, status, {"status": "ERROR", "result": text})
+
+
+def error_object(answer: httpx.Response, status: int, label: str) -> dict[str, str]:
+    assert answer.status_code == status
+    body = answer.json()
+    assert body["status"] == label
+    assert set(body["result"]) == {"message", "errorClass", "stack"}
+    result: dict[str, str] = body["result"]
+    return result
+
+
+# -- binaries --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("media_type", "kind"),
+    [
+        ("application/java-archive", "Jar"),
+        ("application/python-egg", "Egg"),
+        ("application/python-wheel", "Wheel"),
+        ("application/python-archive", "Egg"),
+        ("python-archive", "Egg"),
+        ("application/java-archive; charset=utf-8", "Jar"),
+    ],
+)
+def test_a_binary_is_uploaded_listed_and_deleted(site: Site, media_type: str, kind: str) -> None:
+    ok(
+        site.client.post("/binaries/b", content=archive(), headers={"Content-Type": media_type}),
+        201,
+        {"status": "SUCCESS"},
+    )
+    one = site.client.get("/binaries/b").json()
+    assert set(one) == {"app-name", "binary-type", "upload-time"}
+    assert (one["app-name"], one["binary-type"]) == ("b", kind)
+    assert TIME.fullmatch(one["upload-time"])
+    assert site.client.get("/binaries").json()["b"] == {
+        "binary-type": kind,
+        "upload-time": one["upload-time"],
+    }
+    ok(site.client.delete("/binaries/b"), 200, {"status": "SUCCESS"})
+    error(site.client.get("/binaries/b"), 404, "Can't find binary with name b")
+    error(site.client.delete("/binaries/b"), 404, "can't find binary with name b")
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": "text/plain"}, {"Content-Type": ""}])
+def test_an_upload_without_a_known_content_type_is_refused(site: Site, headers: dict[str, str]) -> None:
+    answer = site.client.post("/binaries/b", content=archive(), headers=headers)
+    assert answer.status_code == 415
+    assert answer.json()["status"] == "ERROR"
+    assert "b" not in site.client.get("/binaries").json()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", archive()[:-10]])
+def test_an_upload_that_is_no_zip_archive_is_refused(site: Site, content: bytes) -> None:
+    answer = site.client.post("/binaries/b", content=content, headers=JAR)
+    assert answer.status_code == 400
+    assert (answer.json()["status"], answer.json()["result"]) == (
+        "ERROR",
+        "Binary is not of the right format",
+    )
+    assert "b" not in site.client.get("/binaries").json()
+
+
+def test_an_upload_under_a_known_name_is_a_new_version(site: Site) -> None:
+    site.client.post("/binaries/words", content=archive("x = 2"), headers=WHEEL)
+    versions = site.client.get("/binaries/words/versions").json()
+    assert len(versions) == 2
+    assert len({version["digest"] for version in versions}) == 2
+    assert set(versions[0]) == {"binary-type", "upload-time", "id", "digest", "size"}
+    error(site.client.get("/binaries/none/versions"), 404, "Can't find binary with name none")
+
+
+def test_a_binary_that_a_job_uses_is_not_deleted(site: Site) -> None:
+    first, second = site.sleeping(), site.sleeping()
+    error(site.client.delete("/binaries/words"), 403, f"Binary is in use by job(s): {first}, {second}")
+    for job_id in (first, second):
+        site.client.delete(f"/jobs/{job_id}")
+    ok(site.client.delete("/binaries/words"), 200, {"status": "SUCCESS"})
+
+
+def test_older_clients_use_jars_with_or_without_a_content_type(site: Site) -> None:
+    ok(site.client.post("/jars/j", content=archive()), 201, {"status": "SUCCESS"})
+    ok(site.client.post("/jars/k", content=archive(), headers=JAR), 201, {"status": "SUCCESS"})
+    assert set(site.client.get("/jars").json()) == {"j", "k"}
+    assert set(site.client.get("/binaries").json()) == {"j", "k", "words"}
+    assert site.client.get("/jars/j").json()["binary-type"] == "Jar"
+    error(site.client.get("/jars/words"), 404, "Can't find binary with name words")
+    error(site.client.delete("/jars/words"), 404, "can't find binary with name words")
+    ok(site.client.delete("/jars/j"), 200, {"status": "SUCCESS"})
+    assert "words" in site.client.get("/binaries").json()
+
+
+# -- method override -------------------------------------------------------------------------------
+
+
+def test_post_can_stand_for_other_methods(site: Site) -> None:
+    ok(site.client.post("/binaries/words?_method=DELETE"), 200, {"status": "SUCCESS"})
+    ok(site.client.post("/data?_method=put&reset=reboot"), 200, {"status": "SUCCESS", "result": "Data reset"})
+    error(site.client.post("/binaries/words?_method=GET"), 400, "_method takes DELETE or PUT, got 'GET'")
+    assert site.client.get("/binaries?_method=DELETE").json() == {}
+
+
+# -- contexts --------------------------------------------------------------------------------------
+
+
+def test_a_context_is_created_shown_and_stopped(site: Site) -> None:
+    ok(
+        site.client.post("/contexts/etl?num-cpu-cores=2"),
+        200,
+        {"status": "SUCCESS", "result": "Context initialized"},
+    )
+    ok(site.client.get("/contexts"), 200, ["etl"])
+    shown = site.client.get("/contexts/etl").json()
+    assert {"id", "name", "startTime", "endTime", "state"} <= set(shown)
+    assert (shown["name"], shown["endTime"], shown["state"]) == ("etl", "Empty", "RUNNING")
+    error(site.client.post("/contexts/etl"), 400, "context etl exists")
+    ok(site.client.delete("/contexts/etl"), 200, {"status": "SUCCESS", "result": "Context stopped"})
+    ok(site.client.get("/contexts"), 200, [])
+    ended = site.client.get("/contexts/etl").json()
+    assert ended["state"] == "FINISHED"
+    assert TIME.fullmatch(ended["endTime"])
+    error(site.client.delete("/contexts/etl"), 404, "context etl not found")
+    error(site.client.get("/contexts/none"), 404, "can't find context with name none")
+
+
+def test_settings_of_the_body_win_over_those_of_the_query(site: Site) -> None:
+    body = "spark.context-settings { num-cpu-cores = 4, spark.executor.memory = 2g }"
+    site.client.post("/contexts/etl?num-cpu-cores=2&spark.cleaner.ttl=86400&memory-per-node=1g", content=body)
+    settings = site.server.context("etl").settings
+    assert settings["num-cpu-cores"] == 4
+    assert settings["memory-per-node"] == "1g"
+    assert settings["spark"]["executor"]["memory"] == "2g"
+    assert settings["spark"]["cleaner"]["ttl"] == "86400"
+
+
+@pytest.mark.parametrize("name", ["1etl", "_etl", "-"])
+def test_a_context_name_starts_with_a_letter(site: Site, name: str) -> None:
+    error(site.client.post(f"/contexts/{name}"), 400, "context name must start with letters")
+
+
+def test_a_context_that_cannot_start_says_why(site: Site) -> None:
+    answer = site.client.post("/contexts/etl?inline.fail=no%20memory")
+    assert error_object(answer, 500, "CONTEXT INIT ERROR")["message"] == "no memory"
+    assert site.client.get("/contexts").json() == []
+    bad = site.client.post("/contexts/etl", content='spark.context-settings.cp = ["gopher://x/y.jar"]')
+    error_object(bad, 400, "CONTEXT INIT ERROR: Malformed URL")
+    wrong = site.client.post("/contexts/etl", content="spark.context-settings = 7")
+    assert wrong.status_code == 400
+    error(
+        site.client.post("/contexts/etl", content="spark.context-settings.cp = nothing"),
+        404,
+        "appName nothing not found",
+    )
+
+
+def test_a_context_that_takes_long_to_stop_is_told_to_be_stopping(start: Start) -> None:
+    def stubborn(job: Any) -> None:
+        job.cancelled.wait(5)
+        time.sleep(1.0)
+
+    site = start({"contexts": {"deletion-timeout": "300 ms"}}, functions={"w.Stubborn": stubborn})
+    site.client.post("/contexts/etl")
+    site.until(site.submit("w.Stubborn", context="etl").json()["jobId"], "RUNNING")
+    answer = site.client.delete("/contexts/etl")
+    if answer.status_code == 202:
+        assert answer.headers["location"] == "/contexts/etl"
+        assert answer.content == b""
+    else:  # the launcher ended it by force at the same moment
+        ok(answer, 200, {"status": "SUCCESS", "result": "Context stopped"})
+
+
+def test_force_kills_a_context_and_its_jobs(site: Site) -> None:
+    site.client.post("/contexts/etl")
+    job_id = site.sleeping(context="etl")
+    ok(
+        site.client.delete("/contexts/etl?force=true"),
+        200,
+        {"status": "SUCCESS", "result": "Context stopped"},
+    )
+    assert site.client.get("/contexts/etl").json()["state"] == "KILLED"
+    report = site.until(job_id, "ERROR")
+    assert report["result"]["message"] == "Context (etl) for this job was terminated"
+
+
+def test_reset_stops_every_context(site: Site) -> None:
+    site.client.post("/contexts/etl")
+    ok(site.client.put("/contexts?reset=reboot"), 200, {"status": "SUCCESS", "result": "Context reset"})
+    assert site.client.get("/contexts").json() == []
+    ok(
+        site.client.put("/contexts?reset=reboot&sync=false"),
+        200,
+        {"status": "SUCCESS", "result": "Context reset requested"},
+    )
+    assert site.client.put("/contexts").status_code == 400
+    assert site.client.put("/contexts?reset=all").status_code == 400
+
+
+# -- jobs ------------------------------------------------------------------------------------------
+
+
+def test_an_asynchronous_job_is_reported_started_then_finished(site: Site) -> None:
+    answer = site.submit("w.Count", "input.string = a b c a b see")
+    report = answer.json()
+    assert answer.status_code == 202
+    assert set(report) == {"jobId", "startTime", "classPath", "context", "contextId", "duration", "status"}
+    assert report["status"] == "STARTED"
+    assert report["duration"] == "Job not done yet"
+    assert re.fullmatch(r"[0-9a-f]{8}-w\.Count", report["context"])
+    assert TIME.fullmatch(report["startTime"])
+    done = site.until(report["jobId"], "FINISHED")
+    assert done["result"] == {"a": 2, "b": 2, "c": 1, "see": 1}
+    assert re.fullmatch(r"\d+\.\d{1,3} secs", done["duration"])
+    assert {**report, "status": 0, "duration": 0} == {
+        name: 0 if name in ("status", "duration") else value
+        for name, value in done.items()
+        if name != "result"
+    }
+    ok(site.client.get(f"/jobs/{report['jobId']}/config"), 200, {"input": {"string": "a b c a b see"}})
+
+
+def test_a_synchronous_job_is_answered_with_its_result_and_no_status(site: Site) -> None:
+    answer = site.submit("w.Count", "input.string = a b a", sync="true")
+    assert answer.status_code == 200
+    assert set(answer.json()) == {"jobId", "result"}
+    assert answer.json()["result"] == {"a": 2, "b": 1}
+
+
+def test_the_newer_parameters_stand_in_the_query_or_in_the_body(site: Site) -> None:
+    for body in ("n = 1", "cp = words, mainClass = w.Echo", 'cp = ["words"], mainClass = "w.Echo"'):
+        params = {"cp": "words", "mainClass": "w.Echo"} if body == "n = 1" else {}
+        answer = site.client.post("/jobs", params={**params, "sync": "true"}, content=f"value = 7, {body}")
+        assert answer.json().get("result") == 7, answer.text
+
+
+def test_an_app_name_goes_before_what_the_body_calls_cp(site: Site) -> None:
+    answer = site.submit("w.Echo", "value = 7, cp = unknown, mainClass = nothing", sync="true")
+    assert answer.json()["result"] == 7
+
+
+def test_the_body_is_hocon_whatever_the_content_type_says(site: Site) -> None:
+    for media_type in ("application/x-www-form-urlencoded", "application/json", "text/plain", None):
+        headers = {"Content-Type": media_type} if media_type else {}
+        answer = site.client.post(
+            "/jobs?appName=words&classPath=w.Echo&sync=true", content="value = a b c", headers=headers
+        )
+        assert answer.json()["result"] == "a b c"
+
+
+def test_a_job_that_raises_is_answered_with_its_error(site: Site) -> None:
+    answer = site.submit("w.Fail", "message = oh", sync="true")
+    assert answer.status_code == 200
+    body = answer.json()
+    assert set(body) == {"jobId", "status", "result"}
+    assert body["status"] == "ERROR"
+    assert body["result"]["message"] == "oh"
+    assert body["result"]["errorClass"].endswith("ValueError")
+    assert "Traceback" in body["result"]["stack"]
+    assert site.client.get(f"/jobs/{body['jobId']}").json()["result"] == body["result"]
+
+
+@pytest.mark.parametrize("sync", ["true", "false"])
+def test_a_configuration_that_the_job_refuses_is_400_and_recorded(site: Site, sync: str) -> None:
+    answer = site.submit("w.Refuse", sync=sync)
+    assert error_object(answer, 400, "VALIDATION FAILED")["message"] == "input.string is missing"
+    assert [job["status"] for job in site.client.get("/jobs").json()] == ["ERROR"]
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "status", "text"),
+    [
+        ("", "", 400, "Cannot parse config: To start the job appName or cp parameters should be configured!"),
+        ("cp=words", "", 400, "Cannot parse config: mainClass parameter is missing!"),
+        ("appName=words", "", 400, "Cannot parse config: classPath parameter is missing!"),
+        ("appName=none&classPath=w.Count", "", 404, "appName none not found"),
+        ("cp=none&mainClass=w.Count", "", 404, "appName none not found"),
+        ("appName=words&classPath=w.Count&context=none", "", 404, "context none not found"),
+        ("appName=words&classPath=w.Nothing", "", 404, "classPath w.Nothing not found"),
+        ("appName=words&classPath=w.Nothing&sync=true", "", 404, "classPath w.Nothing not found"),
+    ],
+)
+def test_a_submit_that_cannot_work_is_refused_in_the_contracts_words(
+    site: Site, query: str, body: str, status: int, text: str
+) -> None:
+    error(site.client.post(f"/jobs?{query}", content=body), status, text)
+
+
+def test_a_configuration_that_cannot_be_parsed_is_refused(site: Site) -> None:
+    answer = site.submit("w.Count", "input {")
+    assert answer.status_code == 400
+    assert answer.json()["status"] == "ERROR"
+    assert answer.json()["result"].startswith("Cannot parse config: ")
+
+
+@pytest.mark.parametrize("uri", ["gopher://x/y.jar", "s3a://bucket/y.jar", "http:"])
+def test_a_uri_of_another_protocol_is_malformed(site: Site, uri: str) -> None:
+    answer = site.client.post("/jobs", params={"cp": uri, "mainClass": "w.Count"})
+    error_object(answer, 400, "JOB LOADING FAILED: Malformed URL")
+    assert site.client.get("/jobs").json() == []
+
+
+def test_code_that_cannot_be_fetched_is_a_loading_failure(site: Site) -> None:
+    answer = site.client.post("/jobs", params={"cp": "file:///nothing/here.jar", "mainClass": "w.Count"})
+    error_object(answer, 400, "JOB LOADING FAILED")
+
+
+@pytest.mark.parametrize("url", ["ftp://x/y", "javascript:alert(1)", "nonsense"])
+def test_a_callback_url_that_is_not_http_is_refused(site: Site, url: str) -> None:
+    answer = site.submit("w.Count", callbackUrl=url)
+    assert answer.status_code == 400
+    assert answer.json()["status"] == "ERROR"
+    assert "callbackUrl" in answer.json()["result"]
+
+
+def test_a_context_that_is_stopping_takes_no_jobs(start: Start) -> None:
+    import threading
+
+    let_go = threading.Event()
+
+    def stubborn(job: Any) -> None:
+        let_go.wait(10)
+
+    site = start({"contexts": {"deletion-timeout": "5 s"}}, functions={"w.Stubborn": stubborn})
+    site.client.post("/contexts/etl")
+    site.until(site.submit("w.Stubborn", context="etl").json()["jobId"], "RUNNING")
+    waiter = site.server.stop_context("etl")
+    try:
+        error(site.submit("w.Count", context="etl"), 409, "Context stop in progress")
+    finally:
+        let_go.set()
+    waiter.result(10)
+
+
+def test_more_jobs_than_slots_are_refused_when_nothing_may_wait(start: Start) -> None:
+    site = start({"jobs": {"max-jobs-per-context": 1, "max-queued-jobs": 0}})
+    site.client.post("/contexts/etl")
+    site.sleeping(context="etl")
+    answer = site.submit("w.Count", context="etl")
+    ok(
+        answer,
+        503,
+        {
+            "status": "NO SLOTS AVAILABLE",
+            "result": "Too many running jobs (1) for job context 'etl'",
+        },
+    )
+
+
+def test_jobs_above_the_slots_wait_visibly_and_can_be_killed_there(start: Start) -> None:
+    site = start({"jobs": {"max-jobs-per-context": 1}})
+    site.client.post("/contexts/etl")
+    site.sleeping(context="etl")
+    answer = site.submit("w.Count", context="etl")
+    assert answer.status_code == 202
+    assert answer.json()["waiting"] is True
+    job_id = answer.json()["jobId"]
+    assert site.client.get(f"/jobs/{job_id}").json()["waiting"] is True
+    ok(site.client.delete(f"/jobs/{job_id}"), 200, {"status": "KILLED"})
+    assert "waiting" not in site.client.get(f"/jobs/{job_id}").json()
+
+
+@pytest.mark.parametrize("sync", ["true", "false"])
+def test_an_ad_hoc_context_that_fails_to_start_is_told(site: Site, sync: str) -> None:
+    body = "spark.context-settings.inline.fail = no memory"
+    answer = site.submit("w.Count", body, sync=sync)
+    assert error_object(answer, 500, "CONTEXT INIT FAILED")["message"] == "no memory"
+
+
+def test_a_synchronous_wait_that_runs_out_says_so_and_the_job_goes_on(site: Site) -> None:
+    answer = site.submit("w.Sleep", sync="true", timeout=0)
+    error(answer, 500, "Request timed out. Try using the /jobs/<jobID>, /jobs APIs to get status/results")
+    (job,) = site.client.get("/jobs").json()
+    assert site.until(job["jobId"], "RUNNING")
+
+
+def test_the_default_of_the_synchronous_wait_is_the_configurations(start: Start) -> None:
+    site = start({"jobs": {"sync-timeout": "50 ms"}})
+    assert site.submit("w.Sleep", sync="true").status_code == 500
+    answer = site.submit("w.Echo", "value = 1", sync="true", timeout=10)
+    assert answer.json()["result"] == 1
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["sync=maybe", "timeout=-1", "timeout=ten", "timeout=99999999999999999999", "sync=true&sync=true"],
+)
+def test_parameters_that_mean_nothing_are_refused(site: Site, query: str) -> None:
+    answer = site.client.post(f"/jobs?appName=words&classPath=w.Count&{query}")
+    assert answer.status_code == 400
+    assert answer.json()["status"] == "ERROR"
+    assert site.client.get("/jobs").json() == []
+
+
+def test_killing_a_job_answers_by_how_it_stands(site: Site) -> None:
+    job_id = site.sleeping()
+    ok(site.client.delete(f"/jobs/{job_id}"), 200, {"status": "KILLED"})
+    report = site.client.get(f"/jobs/{job_id}").json()
+    assert report["status"] == "KILLED"
+    assert report["result"]["message"] == f"Job {job_id} killed"
+    error(site.client.delete(f"/jobs/{job_id}"), 404, f"No running job with ID {job_id}")
+    done = site.submit("w.Echo", sync="true").json()["jobId"]
+    error(site.client.delete(f"/jobs/{done}"), 404, f"No running job with ID {done}")
+    failed = site.submit("w.Fail", sync="true").json()
+    answer = site.client.delete(f"/jobs/{failed['jobId']}")
+    ok(answer, 200, {"status": "ERROR", "ERROR": failed["result"]})
+    error(site.client.delete("/jobs/none"), 404, "No such job ID none")
+
+
+def test_a_job_that_does_not_die_is_told_to_live_on(start: Start) -> None:
+    import threading
+
+    let_go = threading.Event()
+
+    def stubborn(job: Any) -> None:
+        let_go.wait(20)
+
+    site = start({"jobs": {"kill-timeout": "0 s"}}, functions={"w.Stubborn": stubborn})
+    job_id = site.submit("w.Stubborn").json()["jobId"]
+    answer = site.client.delete(f"/jobs/{job_id}")
+    assert answer.status_code == 202
+    assert answer.json()["status"] == "RUNNING"
+    assert answer.json()["killRequested"] is True
+    let_go.set()
+
+
+def test_a_sync_caller_whose_job_is_killed_is_told(site: Site) -> None:
+    import concurrent.futures
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(site.submit, "w.Sleep", sync="true", timeout=10)
+        while not (listed := site.client.get("/jobs?status=running").json()):
+            time.sleep(0.01)
+        site.client.delete(f"/jobs/{listed[0]['jobId']}")
+        answer = waiting.result()
+    assert answer.status_code == 200
+    assert answer.json()["status"] == "KILLED"
+    assert answer.json()["result"]["message"] == f"Job {listed[0]['jobId']} killed"
+
+
+@pytest.mark.parametrize("path", ["/jobs/none", "/jobs/none/config", "/jobs/none/logs", "/jobs/none/events"])
+def test_an_unknown_job_is_not_found(site: Site, path: str) -> None:
+    error(site.client.get(path), 404, "No such job ID none")
+
+
+def test_jobs_are_listed_newest_first_by_filters_and_pages(site: Site) -> None:
+    site.client.post("/contexts/etl")
+    ids = [
+        site.submit("w.Echo", f"value = {n}", sync="true", context="etl").json()["jobId"] for n in range(5)
+    ]
+    failed = site.submit("w.Fail", sync="true").json()["jobId"]
+
+    def listed(query: str) -> list[str]:
+        return [job["jobId"] for job in site.client.get(f"/jobs?{query}").json()]
+
+    assert listed("") == [failed, *reversed(ids)]
+    assert listed("status=error") == listed("status=ERROR") == [failed]
+    assert listed("context=etl&limit=2") == [ids[4], ids[3]]
+    assert listed("classPath=w.Fail") == [failed]
+    assert listed("offset=4") == [ids[1], ids[0]]
+    assert listed("limit=0") == []
+    middle = site.client.get(f"/jobs/{ids[2]}").json()["startTime"]
+    assert ids[4] in listed(f"since={quote(middle)}")
+    assert ids[4] not in listed(f"until={quote(middle)}")
+    found, url = [], "/jobs?limit=4"
+    while url:
+        answer = site.client.get(url)
+        found += [job["jobId"] for job in answer.json()]
+        url = answer.links.get("next", {}).get("url", "")
+    assert found == listed("")
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=-1", "limit=x", "limit=100000", "status=done", "since=today", "offset=-1", "cursor=x"]
+)
+def test_a_list_with_wrong_parameters_is_refused(site: Site, query: str) -> None:
+    answer = site.client.get(f"/jobs?{query}")
+    assert answer.status_code == 400
+    assert answer.json()["status"] == "ERROR"
+
+
+def test_a_repeated_submit_with_one_key_is_one_job(site: Site) -> None:
+    def post(body: str) -> httpx.Response:
+        return site.client.post(
+            "/jobs?appName=words&classPath=w.Echo", content=body, headers={"Idempotency-Key": "k1"}
+        )
+
+    first, again, other = post("value = 1"), post("value = 1"), post("value = 2")
+    assert first.json()["jobId"] == again.json()["jobId"]
+    assert other.status_code == 422
+    assert len(site.client.get("/jobs").json()) == 1
+
+
+# -- data files ------------------------------------------------------------------------------------
+
+
+def test_data_files_are_uploaded_listed_and_deleted(site: Site) -> None:
+    answer = site.client.post("/data/table", content=b"a,b\n1,2\n")
+    assert answer.status_code == 200
+    name = answer.json()["result"]["filename"]
+    assert re.fullmatch(r".*/table-[^:/]+\.dat", name)
+    with open(name, "rb") as file:
+        assert file.read() == b"a,b\n1,2\n"
+    ok(site.client.get("/data"), 200, [name])
+    assert site.client.delete(f"/data/{quote(name, safe='')}").status_code == 200
+    ok(site.client.get("/data"), 200, [])
+    error(site.client.delete(f"/data/{quote(name, safe='')}"), 400, f"Unable to delete data file '{name}'.")
+    error(site.client.delete("/data/%2Fetc%2Fpasswd"), 400, "Unable to delete data file '/etc/passwd'.")
+
+
+def test_reset_removes_every_data_file(site: Site) -> None:
+    for _ in range(2):
+        site.client.post("/data/x", content=b"1")
+        ok(site.client.put("/data?reset=reboot"), 200, {"status": "SUCCESS", "result": "Data reset"})
+        assert site.client.get("/data").json() == []
+    ok(
+        site.client.put("/data?reset=reboot&sync=false"),
+        200,
+        {"status": "SUCCESS", "result": "Data reset requested"},
+    )
+
+
+@pytest.mark.parametrize("name", ["..", "%2e%2e", "..%2fx", "a%00b", "%0a", "-x", "a%5cb", "x" * 300])
+def test_names_that_lead_elsewhere_are_refused_everywhere(site: Site, name: str) -> None:
+    for path, headers in ((f"/binaries/{name}", JAR), (f"/data/{name}", {}), (f"/contexts/{name}", {})):
+        request = httpx.Request("POST", site.url, content=archive(), headers=headers)
+        request.url = httpx.URL(site.url).copy_with(raw_path=path.encode())
+        answer = site.client.send(request)
+        assert answer.status_code in (400, 404, 405), (path, answer.text)
+    assert set(site.client.get("/binaries").json()) == {"words"}
+    assert site.client.get("/data").json() == []
+    assert site.client.get("/contexts").json() == []
+
+
+# -- the server itself -----------------------------------------------------------------------------
+
+
+def test_health_and_readiness(site: Site) -> None:
+    ok(site.client.get("/healthz"), 200, {"status": "SUCCESS"})
+    ok(site.client.get("/readyz"), 200, {"status": "SUCCESS"})
+
+
+def test_a_server_whose_storage_fails_is_alive_but_not_ready(start: Start) -> None:
+    from jobserver_core.errors import StorageError
+    from jobserver_core.memory import MemoryMetadataStore
+
+    class Broken(MemoryMetadataStore):
+        broken = False
+
+        def check(self) -> None:
+            if self.broken:
+                raise StorageError(message="the disk is full")
+
+    store = Broken()
+    site = start(metadata=store)
+    store.broken = True
+    ok(site.client.get("/healthz"), 200, {"status": "SUCCESS"})
+    error(site.client.get("/readyz"), 503, "metadata: the disk is full")
+
+
+def test_a_storage_that_fails_is_a_storage_failure_and_leaves_nothing(start: Start) -> None:
+    from jobserver_core.errors import StorageError
+    from jobserver_core.memory import MemoryMetadataStore
+
+    class Broken(MemoryMetadataStore):
+        broken = False
+
+        def add_binary(self, binary: Any) -> None:
+            if self.broken:
+                raise StorageError(message="the disk is full")
+            super().add_binary(binary)
+
+    store = Broken()
+    site = start(metadata=store)
+    store.broken = True
+    answer = site.client.post("/binaries/b", content=archive(), headers=JAR)
+    assert error_object(answer, 500, "Storage Failure")["message"] == "the disk is full"
+    assert "b" not in site.client.get("/binaries").json()
+
+
+def test_measurements_are_there_for_prometheus(site: Site) -> None:
+    site.client.post("/contexts/etl")
+    site.submit("w.Echo", sync="true", context="etl")
+    text = site.client.get("/metrics").text
+    assert 'jobserver_http_requests_total{method="POST",route="submit_job",status="200"} 1.0' in text
+    assert 'jobserver_jobs_total{state="FINISHED"} 1.0' in text
+    assert "jobserver_jobs_submitted_total 1.0" in text
+    assert 'jobserver_contexts{state="RUNNING"} 1.0' in text
+
+
+def test_the_description_and_its_page_are_served(site: Site) -> None:
+    described = site.client.get("/openapi.json").json()
+    assert described["openapi"].startswith("3.")
+    page = site.client.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    for asset in re.findall(r'(?:src|href)="(docs/[^"]+)"', page.text):
+        assert site.client.get(f"/{asset}").status_code == 200
+    assert site.client.get("/").headers["location"] == "/docs"
+    error(site.client.get("/docs/other.js"), 404, "there is no such file")
+
+
+def test_what_is_not_there_is_not_found_and_wrong_methods_are_told_the_right_ones(site: Site) -> None:
+    error(site.client.get("/nothing"), 404, "there is nothing at '/nothing'")
+    answer = site.client.patch("/jobs")
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "GET, HEAD, OPTIONS, POST"
+    assert site.client.options("/jobs").headers["allow"] == "GET, HEAD, OPTIONS, POST"
+
+
+def test_head_says_what_get_would(site: Site) -> None:
+    job_id = site.submit("w.Echo", "value = 1", sync="true").json()["jobId"]
+    for path in ("/binaries", f"/jobs/{job_id}", f"/jobs/{job_id}/config", f"/jobs/{job_id}/logs"):
+        head, get = site.client.head(path), site.client.get(path)
+        assert head.status_code == get.status_code == 200
+        assert head.headers["content-length"] == str(len(get.content))
+        assert head.headers["content-type"] == get.headers["content-type"]
+        assert head.content == b""
+
+
+def test_a_defect_of_the_server_is_a_plain_500_and_the_log_has_all_of_it(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    from jobserver_core.memory import MemoryMetadataStore
+
+    class Defective(MemoryMetadataStore):
+        def binary_versions(self, name: str) -> Any:
+            raise ZeroDivisionError("secret detail")
+
+    site = start(metadata=Defective())
+    answer = site.client.get("/binaries/words/versions")
+    assert answer.status_code == 500
+    assert "secret detail" not in answer.text
+    assert "secret detail" in caplog.text
+    assert json.loads(answer.text)["result"].rsplit(" ", 1)[1] in caplog.text

@@ -1,0 +1,240 @@
+"""Events and logs, as they happen."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from conftest import Site, Start
+from jobserver_core.events import JobChanged
+from jobserver_http.events import Listener
+from jobserver_http.logs import LogTail
+from serving import WAIT, a_request, a_server, upload
+
+
+def sent(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Parse server-sent events; a comment is an event without a name."""
+    name, data = "", ""
+    for line in lines:
+        if line.startswith(":"):
+            yield "", {}
+        elif line.startswith("event: "):
+            name = line[7:]
+        elif line.startswith("data: "):
+            data = line[6:]
+        elif not line and name:
+            yield name, json.loads(data)
+            name = ""
+
+
+def test_a_jobs_events_begin_with_its_record_and_end_with_its_end(start: Start) -> None:
+    gate = threading.Event()
+
+    def gated(job: Any) -> int:
+        gate.wait(WAIT)
+        from jobserver_core.jobs import JobProgress
+
+        job.report(JobProgress(tasks_done=3, tasks_total=4))
+        return 1
+
+    site = start(functions={"w.Gated": gated})
+    job_id = site.submit("w.Gated").json()["jobId"]
+    site.until(job_id, "RUNNING")
+    with site.client.stream("GET", f"/jobs/{job_id}/events") as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        events = sent(answer.iter_lines())
+        name, first = next(events)
+        assert (name, first["jobId"], first["status"]) == ("job", job_id, "RUNNING")
+        gate.set()
+        rest = list(events)
+    progress = [data["progress"] for name, data in rest if name == "progress"]
+    assert {"stagesDone": 0, "stagesTotal": 0, "tasksDone": 3, "tasksTotal": 4} in progress
+    assert (rest[-1][0], rest[-1][1]["status"]) == ("job", "FINISHED")
+
+
+def test_the_events_of_a_job_that_ended_are_its_record(site: Site) -> None:
+    job_id = site.submit("w.Fail", sync="true").json()["jobId"]
+    (event,) = sent(iter(site.client.get(f"/jobs/{job_id}/events").text.split("\n")))
+    assert (event[0], event[1]["status"]) == ("job", "ERROR")
+
+
+def test_all_events_tell_of_contexts_and_jobs(site: Site) -> None:
+    with site.client.stream("GET", "/events") as answer:
+        events = sent(answer.iter_lines())
+        assert next(events)[0] == ""
+        with httpx.Client(base_url=site.url) as other:
+            other.post("/contexts/etl")
+            other.post("/jobs?appName=words&classPath=w.Echo&context=etl&sync=true")
+        seen = []
+        for name, data in events:
+            seen.append((name, data.get("state") or data.get("status")))
+            if seen[-1] == ("job", "FINISHED"):
+                break
+    assert ("context", "STARTED") in seen
+    assert ("context", "RUNNING") in seen
+    assert seen.index(("job", "STARTED")) < seen.index(("job", "RUNNING"))
+
+
+def test_a_quiet_stream_is_kept_alive_and_ends_with_the_client(start: Start) -> None:
+    from jobserver_http.application import create_app
+
+    server = a_server().start()
+    try:
+        app = create_app(server)
+        app.site.heartbeat = 0.05
+
+        async def listen() -> list[bytes]:
+            received: list[bytes] = []
+            left = asyncio.Event()
+            scope = {
+                "type": "http",
+                "asgi": {"version": "3.0", "spec_version": "2.3"},
+                "http_version": "1.1",
+                "method": "GET",
+                "path": "/events",
+                "raw_path": b"/events",
+                "root_path": "",
+                "scheme": "http",
+                "query_string": b"",
+                "headers": [],
+                "client": ("127.0.0.1", 1),
+                "server": ("127.0.0.1", 2),
+            }
+
+            async def receive() -> Any:
+                await left.wait()
+                return {"type": "http.disconnect"}
+
+            async def send(message: Any) -> None:
+                received.append(message.get("body", b""))
+                if received.count(b": still here\n\n") == 3:
+                    left.set()
+
+            await asyncio.wait_for(app(scope, receive, send), WAIT)
+            return received
+
+        assert asyncio.run(listen())[1] == b": listening\n\n"
+        assert not server._services.environment.bus._subscribers.keys() - {0, 1}
+    finally:
+        server.close()
+
+
+def test_a_slow_listener_loses_the_oldest_events_and_is_told_how_many() -> None:
+    async def slow() -> tuple[int, int, str]:
+        loop = asyncio.get_running_loop()
+        with a_server() as server:
+            upload(server)
+            with Listener(server, lambda event: isinstance(event, JobChanged), kept=4) as listener:
+
+                def work() -> None:
+                    for _ in range(5):
+                        server.submit(a_request("w.Echo")).finished.result(WAIT)
+
+                await loop.run_in_executor(None, work)
+                await listener.wait()
+                await asyncio.sleep(0.05)
+                lost, events = listener.take()
+                assert listener.take() == (0, [])
+                last = events[-1]
+                assert isinstance(last, JobChanged)
+                return lost, len(events), last.job.state.value
+
+    lost, kept, last = asyncio.run(slow())
+    assert kept == 4
+    assert lost >= 10
+    assert last == "FINISHED"
+
+
+# -- logs ------------------------------------------------------------------------------------------
+
+
+def test_a_jobs_log_is_what_it_printed(start: Start) -> None:
+    site = start(functions={"w.Print": lambda job: job.print("Grüße")})
+    job_id = site.submit("w.Print", sync="true").json()["jobId"]
+    answer = site.client.get(f"/jobs/{job_id}/logs")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert answer.text == "Grüße\n"
+    assert answer.headers["content-length"] == str(len(answer.content))
+
+
+def test_a_log_is_followed_until_the_job_has_ended(start: Start) -> None:
+    steps = [threading.Event() for _ in range(3)]
+
+    def talk(job: Any) -> None:
+        for number, step in enumerate(steps):
+            step.wait(WAIT)
+            job.print(f"line {number}")
+
+    site = start(functions={"w.Talk": talk})
+    job_id = site.submit("w.Talk").json()["jobId"]
+    with site.client.stream("GET", f"/jobs/{job_id}/logs?follow=true") as answer:
+        lines = answer.iter_lines()
+        for number, step in enumerate(steps):
+            step.set()
+            assert next(lines) == f"line {number}"
+        assert list(lines) == []
+    assert site.client.get(f"/jobs/{job_id}").json()["status"] == "FINISHED"
+
+
+def test_a_contexts_log_is_shown_and_followed(site: Site) -> None:
+    site.client.post("/contexts/etl")
+    assert site.client.get("/contexts/etl/logs").text == "context etl runs inline\n"
+    with site.client.stream("GET", "/contexts/etl/logs?follow=true") as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == "context etl runs inline"
+        with httpx.Client(base_url=site.url) as other:
+            other.delete("/contexts/etl")
+        assert list(lines) == []
+    assert site.client.get("/contexts/none/logs").status_code == 404
+
+
+def test_a_log_that_is_cut_or_replaced_is_read_from_its_new_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with LogTail(lambda: path) as tail:
+        assert tail.read() == b""
+        path.write_bytes(b"one\n")
+        assert tail.read() == b"one\n"
+        assert tail.read() == b""
+        path.write_bytes(b"2\n")
+        assert tail.read() == b"2\n"
+        other = tmp_path / "other"
+        other.write_bytes(b"three\n")
+        os.replace(other, path)
+        assert tail.read() == b"three\n"
+        path.unlink()
+        assert tail.read() == b""
+
+
+def test_a_log_is_sent_as_long_as_it_was_when_it_was_asked_for(start: Start) -> None:
+    stop = threading.Event()
+
+    def chatter(job: Any) -> None:
+        while not stop.is_set():
+            job.print("x" * 100)
+            job.check()
+
+    site = start(functions={"w.Chatter": chatter})
+    job_id = site.submit("w.Chatter").json()["jobId"]
+    time.sleep(0.1)
+    try:
+        for _ in range(20):
+            answer = site.client.get(f"/jobs/{job_id}/logs")
+            assert len(answer.content) == int(answer.headers["content-length"])
+    finally:
+        stop.set()
+
+
+@pytest.mark.parametrize("path", ["/jobs/{}/logs", "/jobs/{}/events", "/jobs/{}/logs?follow=true"])
+def test_head_of_a_stream_has_no_body_and_ends(site: Site, path: str) -> None:
+    job_id = site.sleeping()
+    answer = site.client.head(path.format(job_id))
+    assert (answer.status_code, answer.content) == (200, b"")

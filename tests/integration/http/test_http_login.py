@@ -1,0 +1,239 @@
+"""Access control over a real socket: credentials, permissions, proxy users, browsers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from conftest import WHEEL, Site, Start
+from jobserver_http.credential_files import hash_password, hash_token
+from jobserver_http.routes import ROUTES, Route
+from serving import archive
+
+PASSWORD = "correct horse"
+HASH = hash_password(PASSWORD)
+TOKEN = "t0ken-of-the-pipeline"
+
+
+@pytest.fixture
+def auth(tmp_path: Path) -> dict[str, Any]:
+    users = {
+        "admin": "*",
+        "alice": "jobs,contexts,binaries",
+        "bob": "jobs,contexts,binaries",
+        "eve": "data:read",
+    }
+    passwords, tokens = tmp_path / "passwords", tmp_path / "tokens"
+    passwords.write_text("".join(f"{user}:{HASH}:{held}\n" for user, held in users.items()))
+    tokens.write_text(f"pipeline:{hash_token(TOKEN)}:jobs:read\n")
+    return {"backend": "file", "password-file": str(passwords), "token-file": str(tokens)}
+
+
+@pytest.fixture
+def guarded(start: Start, auth: dict[str, Any]) -> Site:
+    return start({"auth": auth}, credentials=("admin", PASSWORD))
+
+
+def as_user(site: Site, user: str, password: str = PASSWORD) -> httpx.Client:
+    return httpx.Client(base_url=site.url, auth=(user, password))
+
+
+def call(site: Site, route: Route, auth: Any) -> httpx.Response:
+    path = route.path.replace("{name:path}", "x").replace("{name}", "x").replace("{id}", "x")
+    url = site.url + path.replace("{file}", "docs.js")
+    with httpx.stream(route.method, url, auth=auth) as answer:  # of an endless stream the head will do
+        return answer
+
+
+def test_every_route_but_the_public_ones_wants_credentials(guarded: Site) -> None:
+    for route in ROUTES:
+        status = call(guarded, route, None).status_code
+        assert (status == 401) is (route.permission is not None), route.name
+
+
+def test_every_route_wants_its_permission(guarded: Site) -> None:
+    for route in ROUTES:
+        if route.permission is not None:
+            status = call(guarded, route, ("eve", PASSWORD)).status_code
+            assert (status == 403) is (route.permission != "data:read"), route.name
+
+
+def test_a_challenge_tells_both_ways_to_log_in(guarded: Site) -> None:
+    answer = httpx.get(f"{guarded.url}/jobs")
+    assert answer.status_code == 401
+    assert answer.json() == {"status": "ERROR", "result": "credentials are missing"}
+    assert answer.headers["www-authenticate"] == (
+        'Basic realm="jobserver", charset="UTF-8", Bearer realm="jobserver"'
+    )
+
+
+def test_a_missing_permission_is_named(guarded: Site) -> None:
+    with as_user(guarded, "eve") as client:
+        answer = client.get("/jobs")
+    assert answer.status_code == 403
+    assert answer.json() == {"status": "ERROR", "result": "the permission jobs:read is missing"}
+
+
+def test_a_bearer_token_lets_in(guarded: Site) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    assert httpx.get(f"{guarded.url}/jobs", headers=headers).status_code == 200
+    assert httpx.get(f"{guarded.url}/binaries", headers=headers).status_code == 403
+    assert httpx.get(f"{guarded.url}/jobs", headers={"Authorization": "Bearer x"}).status_code == 401
+
+
+def test_a_post_that_stands_for_a_delete_wants_the_permission_to_delete(guarded: Site) -> None:
+    answer = httpx.post(f"{guarded.url}/jobs/x?_method=DELETE", headers={"Authorization": f"Bearer {TOKEN}"})
+    assert (answer.status_code, answer.json()["result"]) == (403, "the permission jobs:delete is missing")
+
+
+def test_guessing_ends_in_429_and_no_password_is_logged(
+    guarded: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG), as_user(guarded, "alice", "hunter2-guess") as client:
+        statuses = [client.get("/jobs").status_code for _ in range(7)]
+    assert statuses == [401] * 5 + [429] * 2
+    assert "hunter2-guess" not in caplog.text
+    assert PASSWORD not in caplog.text
+    assert guarded.client.get("/jobs").status_code == 200
+
+
+def test_readiness_tells_strangers_no_reasons(start: Start, auth: dict[str, Any]) -> None:
+    from jobserver_core.errors import StorageError
+    from jobserver_core.memory import MemoryMetadataStore
+
+    class Broken(MemoryMetadataStore):
+        def check(self) -> None:
+            raise StorageError(message="postgresql://admin@10.0.0.1 refused")
+
+    site = start({"auth": auth}, credentials=("admin", PASSWORD), metadata=Broken())
+    answer = httpx.get(f"{site.url}/readyz")
+    assert (answer.status_code, answer.json()) == (503, {"status": "ERROR", "result": "metadata"})
+
+
+# -- proxy users -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proxied(start: Start, auth: dict[str, Any]) -> Site:
+    return start(
+        {"auth": {**auth, "use-as-proxy-user": True}},
+        credentials=("admin", PASSWORD),
+        functions={"w.Who": lambda job: job.context_settings["spark"]["proxy"]["user"]},
+    )
+
+
+@pytest.fixture
+def alice(proxied: Site) -> Iterator[httpx.Client]:
+    with as_user(proxied, "alice") as client:
+        yield client
+
+
+@pytest.fixture
+def bob(proxied: Site) -> Iterator[httpx.Client]:
+    with as_user(proxied, "bob") as client:
+        yield client
+
+
+def test_users_have_contexts_of_their_own_under_equal_names(
+    proxied: Site, alice: httpx.Client, bob: httpx.Client
+) -> None:
+    for client in (alice, bob):
+        assert client.post("/contexts/etl?spark.proxy.user=root").status_code == 200
+        assert client.get("/contexts").json() == ["etl"]
+        assert client.get("/contexts/etl").json()["name"] == "etl"
+        assert client.post("/contexts/etl").json()["result"] == "context etl exists"
+    assert proxied.server.context("alice~etl").settings["spark"]["proxy"]["user"] == "alice"
+    assert alice.delete("/contexts/etl").json()["result"] == "Context stopped"
+    assert alice.get("/contexts").json() == []
+    assert bob.get("/contexts").json() == ["etl"]
+    assert alice.delete("/contexts/etl").json()["result"] == "context etl not found"
+    assert alice.get("/contexts/bob~etl").status_code == 404
+
+
+def test_jobs_run_as_the_caller_and_are_the_callers(
+    proxied: Site, alice: httpx.Client, bob: httpx.Client
+) -> None:
+    query = "/jobs?appName=words&classPath=w.Who&sync=true&spark.proxy.user=root"
+    bodies = ("", "spark.context-settings.spark.proxy.user = root", '{"spark.context-settings": {}}')
+    for body in bodies:
+        assert alice.post(query, content=body).json()["result"] == "alice"
+    job_id = alice.get("/jobs").json()[0]["jobId"]
+    assert "~" not in alice.get("/jobs").text
+    assert len(alice.get("/jobs?limit=2").json()) == 2
+    assert bob.get("/jobs").json() == []
+    for path in (
+        f"/jobs/{job_id}",
+        f"/jobs/{job_id}/config",
+        f"/jobs/{job_id}/logs",
+        f"/jobs/{job_id}/events",
+    ):
+        assert bob.get(path).json()["result"] == f"No such job ID {job_id}"
+        assert alice.get(path).status_code == 200
+    assert bob.delete(f"/jobs/{job_id}").json()["result"] == f"No such job ID {job_id}"
+
+
+def test_pages_of_jobs_are_the_callers_alone(alice: httpx.Client, bob: httpx.Client) -> None:
+    mine = []
+    for number in range(6):
+        client = (alice, bob)[number % 2]
+        answer = client.post("/jobs?appName=words&classPath=w.Echo&sync=true")
+        if client is alice:
+            mine.append(answer.json()["jobId"])
+    found, url = [], "/jobs?limit=2"
+    while url:
+        answer = alice.get(url)
+        assert len(answer.json()) <= 2
+        found += [job["jobId"] for job in answer.json()]
+        url = answer.links.get("next", {}).get("url", "")
+    assert found == mine[::-1]
+    assert [job["jobId"] for job in alice.get("/jobs?offset=1").json()] == mine[:-1][::-1]
+
+
+def test_an_idempotency_key_is_its_users_own(alice: httpx.Client, bob: httpx.Client) -> None:
+    query, headers = "/jobs?appName=words&classPath=w.Echo", {"Idempotency-Key": "k"}
+    first = alice.post(query, headers=headers).json()["jobId"]
+    assert alice.post(query, headers=headers).json()["jobId"] == first
+    assert bob.post(query, headers=headers).json()["jobId"] != first
+
+
+def test_messages_have_no_prefix(proxied: Site, alice: httpx.Client) -> None:
+    alice.post("/contexts/etl")
+    job_id = alice.post("/jobs?appName=words&classPath=w.Sleep&context=etl").json()["jobId"]
+    alice.delete("/contexts/etl?force=true")
+    assert (
+        alice.get(f"/jobs/{job_id}").json()["result"]["message"]
+        == "Context (etl) for this job was terminated"
+    )
+
+
+# -- browsers --------------------------------------------------------------------------------------
+
+
+def test_a_page_of_another_site_runs_nothing_here(site: Site) -> None:
+    answer = site.client.post(
+        "/jobs?appName=words&classPath=w.Echo", headers={"Origin": "http://evil.example"}
+    )
+    assert answer.status_code == 403
+    assert site.client.get("/jobs").json() == []
+    own = site.client.post("/jobs?appName=words&classPath=w.Echo", headers={"Origin": site.url})
+    assert own.status_code == 202
+
+
+def test_a_name_of_another_site_that_leads_here_reads_nothing(site: Site) -> None:
+    assert site.client.get("/jobs", headers={"Host": "evil.example"}).status_code == 403
+    assert site.client.get("/jobs", headers={"Host": "localhost:1"}).status_code == 200
+
+
+def test_a_server_with_log_ins_may_be_called_by_any_name(guarded: Site) -> None:
+    assert guarded.client.get("/jobs", headers={"Host": "jobs.example.org"}).status_code == 200
+
+
+def test_uploading_and_counting_work_with_credentials_as_without(guarded: Site) -> None:
+    assert guarded.client.post("/binaries/b", content=archive(), headers=WHEEL).status_code == 201
+    answer = guarded.submit("w.Count", "input.string = a a", sync="true")
+    assert answer.json()["result"] == {"a": 2}

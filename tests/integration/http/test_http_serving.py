@@ -1,0 +1,271 @@
+"""The server's life: binding safely, draining on a signal, hurrying on a second one, TLS."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from conftest import Start
+from jobserver_core import Settings
+from jobserver_core.errors import InvalidSetting, StorageError
+from jobserver_core.memory import MemoryMetadataStore
+from jobserver_http import running, serve
+from serving import WAIT, a_server, archive
+
+TESTS = Path(__file__).resolve().parents[2]
+PROGRAM = textwrap.dedent(
+    """
+    import logging, sys, threading
+    from serving import FUNCTIONS, a_server
+    from jobserver_core import Settings
+    from jobserver_http import serve
+
+    def stubborn(job):
+        threading.Event().wait(float(job.config["seconds"]))
+
+    FUNCTIONS["w.Stubborn"] = stubborn
+    logging.basicConfig(level=logging.INFO)
+    http = {"port": 0, "drain-timeout": sys.argv[1]}
+    contexts = {"deletion-timeout": "20 s"}
+    server = a_server(settings=Settings.from_mapping({"jobserver": {"http": http, "contexts": contexts}}))
+    serve(
+        server,
+        on_listening=lambda host, port: print(f"http://{host}:{port}", flush=True),
+        on_draining=lambda: print("draining", flush=True),
+    )
+    print("closed", flush=True)
+    """
+)
+
+
+class Served:
+    """A server in a process of its own."""
+
+    def __init__(self, drain: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, drain],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(TESTS)},
+        )
+        self.client = httpx.Client(base_url=self.line(), timeout=WAIT)
+        self.client.post(
+            "/binaries/words", content=archive(), headers={"Content-Type": "application/python-wheel"}
+        )
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def submit(self, class_name: str, body: str = "") -> str:
+        answer = self.client.post("/jobs", params={"appName": "words", "classPath": class_name}, content=body)
+        job_id: str = answer.json()["jobId"]
+        while self.client.get(f"/jobs/{job_id}").json()["status"] != "RUNNING":
+            time.sleep(0.01)
+        return job_id
+
+    def listens(self) -> bool:
+        try:
+            return self.client.get("/healthz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def close(self) -> None:
+        self.client.close()
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+def settled(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def served() -> Iterator[Any]:
+    made: list[Served] = []
+
+    def begin(drain: str) -> Served:
+        made.append(Served(drain))
+        return made[-1]
+
+    yield begin
+    for one in made:
+        one.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_server_ends_with_zero_on_a_signal(served: Any, number: int) -> None:
+    one = served("30 s")
+    one.process.send_signal(number)
+    assert one.process.wait(WAIT) == 0
+    assert [one.line(), one.line()] == ["draining", "closed"]
+
+
+def test_a_draining_server_refuses_new_work_and_lets_jobs_end(served: Any) -> None:
+    one = served("30 s")
+    job_id = one.submit("w.Stubborn", "seconds = 2")
+    one.process.send_signal(signal.SIGTERM)
+    assert one.line() == "draining"
+    refused = one.client.post("/jobs?appName=words&classPath=w.Echo")
+    assert refused.status_code == 503
+    assert "takes no new work" in refused.json()["result"]
+    assert one.client.get(f"/jobs/{job_id}").json()["status"] == "RUNNING"
+    begun = time.monotonic()
+    assert one.process.wait(15) == 0
+    assert time.monotonic() - begun < 10
+    assert one.line() == "closed"
+
+
+def test_a_job_that_does_not_end_is_waited_for_no_longer_than_the_drain_timeout(served: Any) -> None:
+    one = served("500 ms")
+    one.submit("w.Sleep")
+    one.process.send_signal(signal.SIGTERM)
+    assert one.process.wait(WAIT) == 0
+
+
+def test_a_second_signal_hurries(served: Any) -> None:
+    one = served("60 s")
+    one.submit("w.Sleep")
+    one.process.send_signal(signal.SIGTERM)
+    assert one.line() == "draining"
+    one.process.send_signal(signal.SIGTERM)
+    assert one.process.wait(WAIT) == 0
+
+
+def test_a_second_signal_while_contexts_stop_kills_them(served: Any) -> None:
+    one = served("0 s")
+    one.submit("w.Stubborn", "seconds = 60")
+    one.process.send_signal(signal.SIGTERM)
+    assert one.line() == "draining"
+    settled(lambda: not one.listens())  # from then on it stops its contexts
+    time.sleep(0.5)
+    begun = time.monotonic()
+    one.process.send_signal(signal.SIGTERM)
+    assert one.process.wait(19) == 0
+    assert time.monotonic() - begun < 15
+
+
+def test_streams_end_when_the_server_does(served: Any) -> None:
+    one = served("30 s")
+    with one.client.stream("GET", "/events") as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == ": listening"
+        one.process.send_signal(signal.SIGTERM)
+        assert "event: job" not in list(lines)
+    assert one.process.wait(WAIT) == 0
+
+
+def in_http(**http: Any) -> Settings:
+    return Settings.from_mapping({"jobserver": {"http": http}})
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_an_open_server_is_not_bound_where_others_reach_it(host: str) -> None:
+    server = a_server(settings=in_http(host=host, port=0))
+    with pytest.raises(InvalidSetting, match=r"jobserver\.http\.host.*allow-unauthenticated"):
+        serve(server)
+    server.close()
+
+
+def test_an_open_server_is_bound_anywhere_when_a_flag_says_so() -> None:
+    server = a_server(settings=in_http(**{"host": "0.0.0.0", "port": 0, "allow-unauthenticated": True}))
+    with running(server) as url:
+        port = httpx.URL(url).port
+        answer = httpx.get(f"http://127.0.0.1:{port}/healthz", headers={"Host": "any.example"})
+    assert answer.status_code == 200
+
+
+def test_a_port_that_is_taken_is_told_before_anything_starts() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = a_server(settings=in_http(port=port))
+        with pytest.raises(InvalidSetting, match=f"cannot listen on 127.0.0.1 port {port}: Address already"):
+            serve(server)
+        server.close()
+
+
+def test_a_server_that_cannot_start_says_why_and_leaves_no_thread() -> None:
+    class Broken(MemoryMetadataStore):
+        def jobs(self, query: Any) -> Any:
+            raise StorageError(message="no such table")
+
+        def contexts(self, query: Any) -> Any:
+            raise StorageError(message="no such table")
+
+    before = threading.active_count()
+    with pytest.raises(StorageError, match="no such table"), running(a_server(metadata=Broken())):
+        raise AssertionError("it must not run")
+    deadline = time.monotonic() + WAIT
+    while threading.active_count() > before:
+        assert time.monotonic() < deadline, threading.enumerate()
+        time.sleep(0.01)
+
+
+def test_ipv6_loopback_is_served() -> None:
+    with running(a_server(settings=in_http(host="::1", port=0))) as url:
+        assert url.startswith("http://[::1]:")
+        assert httpx.get(f"{url}/healthz").status_code == 200
+
+
+def test_https_is_served_with_certificate_and_key(tmp_path: Path) -> None:
+    import trustme
+
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    for part in certificate.cert_chain_pems:
+        part.write_to_path(str(tmp_path / "cert.pem"), append=True)
+    settings = in_http(
+        **{"port": 0, "tls-certificate": str(tmp_path / "cert.pem"), "tls-key": str(tmp_path / "key.pem")}
+    )
+    trusted = ssl.create_default_context()
+    authority.configure_trust(trusted)
+    with running(a_server(settings=settings)) as url:
+        assert url.startswith("https://")
+        assert httpx.get(f"{url}/healthz", verify=trusted).status_code == 200
+
+
+def test_a_certificate_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "cert.pem").write_text("nonsense")
+    settings = in_http(
+        **{"port": 0, "tls-certificate": str(tmp_path / "cert.pem"), "tls-key": str(tmp_path / "cert.pem")}
+    )
+    with pytest.raises(InvalidSetting, match="tls-certificate"), running(a_server(settings=settings)):
+        raise AssertionError("it must not run")
+
+
+def test_a_connection_that_sends_no_request_is_closed(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jobserver_http import connections
+
+    monkeypatch.setattr(connections, "HEAD_TIME", 0.3)
+    url = httpx.URL(start().url)
+    for beginning in (b"", b"GET /jobs HTTP/1.1\r\nHost: loc"):
+        with socket.create_connection((url.host, url.port or 80), timeout=WAIT) as connection:
+            connection.sendall(beginning)
+            assert connection.recv(100) == b""
+    with socket.create_connection((url.host, url.port or 80), timeout=WAIT) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        received = b""
+        while not received.endswith(b'{"status":"SUCCESS"}'):
+            received += connection.recv(10000)
+        connection.sendall(b"GET /heal")
+        assert connection.recv(10000) == b""

@@ -1,0 +1,76 @@
+"""Waiting clients: no thread for any of them, and nothing lost when they leave."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+
+import httpx
+
+from conftest import Site, Start
+from serving import WAIT
+
+CLIENTS = 200
+
+
+def test_two_hundred_clients_that_wait_cost_no_threads(start: Start) -> None:
+    gate = threading.Event()
+
+    def gated(_job: object) -> str:
+        gate.wait(WAIT * 3)
+        return "open"
+
+    # One job runs; the others wait for its slot, so that jobs do not cost threads either.
+    site = start(
+        {"jobs": {"max-jobs-per-context": 1, "max-queued-jobs": CLIENTS}}, functions={"w.Gated": gated}
+    )
+    site.client.post("/contexts/etl")
+    before = threading.active_count()
+
+    async def all_of_them() -> tuple[int, list[httpx.Response]]:
+        limits = httpx.Limits(max_connections=CLIENTS + 10)
+        async with httpx.AsyncClient(base_url=site.url, timeout=60, limits=limits) as client:
+            query = "/jobs?appName=words&classPath=w.Gated&context=etl&sync=true&timeout=50"
+            waiting = [asyncio.ensure_future(client.post(query)) for _ in range(CLIENTS)]
+            deadline = time.monotonic() + 30
+            while len((await client.get("/jobs?limit=1000")).json()) < CLIENTS:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
+            most = threading.active_count()
+            gate.set()
+            return most, await asyncio.gather(*waiting)
+
+    most, answers = asyncio.run(all_of_them())
+    assert [answer.status_code for answer in answers] == [200] * CLIENTS
+    assert {answer.json()["result"] for answer in answers} == {"open"}
+    assert most - before < 50, f"{most - before} threads more for {CLIENTS} clients"
+
+
+def test_a_client_that_leaves_does_not_end_its_job(site: Site) -> None:
+    url = httpx.URL(site.url)
+    with socket.create_connection((url.host, url.port or 80)) as connection:
+        connection.sendall(
+            b"POST /jobs?appName=words&classPath=w.Sleep&sync=true&timeout=1000 HTTP/1.1\r\n"
+            b"Host: localhost\r\nContent-Length: 0\r\n\r\n"
+        )
+        while not (jobs := site.client.get("/jobs").json()):
+            time.sleep(0.01)
+        site.until(jobs[0]["jobId"], "RUNNING")
+    deadline = time.monotonic() + WAIT
+    while 'route="submit_job",status="499"' not in site.client.get("/metrics").text:
+        assert time.monotonic() < deadline, "the server goes on waiting for nobody"
+        time.sleep(0.02)
+    assert site.client.get(f"/jobs/{jobs[0]['jobId']}").json()["status"] == "RUNNING"
+    assert site.client.delete(f"/jobs/{jobs[0]['jobId']}").json() == {"status": "KILLED"}
+
+
+def test_an_asynchronous_submit_waits_for_the_validation_no_longer_than_configured(start: Start) -> None:
+    site = start({"jobs": {"start-timeout": "100 ms"}}, start_delay=3.0)
+    begun = time.monotonic()
+    answer = site.submit("w.Refuse")
+    assert answer.status_code == 202
+    assert time.monotonic() - begun < 2
+    report = site.until(answer.json()["jobId"], "ERROR")
+    assert report["result"]["message"] == "input.string is missing"
