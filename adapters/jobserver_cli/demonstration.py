@@ -10,12 +10,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from jobserver_cli.client import Client, Connection
-from jobserver_cli.diagnosis import Verdict, java_finding
+from jobserver_cli.diagnosis import Verdict, java_finding, pyspark_finding
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import follow_job
 from jobserver_cli.reports import error_text
@@ -55,10 +55,10 @@ class Demonstration:
                     self._stay(url)
 
     def _check(self) -> None:
-        java = java_finding()
-        if java.verdict is Verdict.BAD:
-            raise CommandFailed(java.text, ExitCode.NOT_READY, java.advice)
-        self._terminal.done(f"Java {java.text}")
+        for finding in (java_finding(), pyspark_finding()):
+            if finding.verdict is Verdict.BAD:
+                raise CommandFailed(f"{finding.name}: {finding.text}", ExitCode.NOT_READY, finding.advice)
+            self._terminal.done(f"{finding.name} {finding.text}")
 
     @contextmanager
     def _serving(self, http: Any) -> Iterator[str]:
@@ -70,13 +70,14 @@ class Demonstration:
                 "jobserver.data-dir": self._folder / "data",
                 "jobserver.http.port": PORT if _is_free(PORT) else 0,
                 "jobserver.http.drain-timeout": DRAIN,
+                "jobserver.contexts.creation-timeout": "5 minutes",
                 "spark.master": "local[2]",
             }
         )
         with ExitStack() as serving:
-            with self._terminal.status("starting a job server"):
+            with _interrupted_later(), self._terminal.status("starting a job server"):
                 url = serving.enter_context(http.running(JobServer.from_settings(settings)))
-            self._terminal.done(f"a job server answers at {url}, its data is in {self._folder}")
+            self._terminal.done(f"a job server answers at {url}")
             try:
                 yield url
             finally:
@@ -133,19 +134,23 @@ class Demonstration:
         self._terminal.done(f"the same job again, in the warm context: {time.monotonic() - begun:.2f} s")
 
     def _stay(self, url: str) -> None:
-        query = f"appName={APP}&classPath={self._class_name}&context={CONTEXT}"
+        query = f"appName={APP}&classPath={self._class_name}&context={CONTEXT}&sync=true"
         self._terminal.line(
             f"""
-Go on with (in another terminal):
+Go on with, in another terminal:
 
-  curl -d "{CONFIG}" "{url}/jobs?{query}&sync=true"
+  curl -d "{CONFIG}" \\
+    "{url}/jobs?{query}"
   curl "{url}/jobs"
   curl "{url}/contexts/{CONTEXT}"
   curl "{url}/binaries"
 
-The interface is described at {url}/docs. Ctrl-C stops the server."""
+All calls are described at {url}/docs
+The server's data is in {self._folder} until Ctrl-C stops it.
+"""
         )
-        threading.Event().wait()
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
 
 
 def _is_free(port: int) -> bool:
@@ -169,11 +174,27 @@ def _ending_on_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def _no_interruption() -> Iterator[None]:
-    """Ignore further signals while what must be done is done; it is bounded in time."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+def _handling(handler: Any) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+@contextmanager
+def _no_interruption() -> Iterator[None]:
+    """Ignore further signals while what must be done is done; it is bounded in time."""
+    with _handling(signal.SIG_IGN):
+        yield
+
+
+@contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Keep a signal until the block is done, so that what it starts is not left half started."""
+    came: list[int] = []
+    with _handling(lambda number, _frame: came.append(number)):
+        yield
+    if came:
+        raise KeyboardInterrupt

@@ -18,7 +18,7 @@ import attrs
 if TYPE_CHECKING:
     from jobserver_core.settings import Settings
 
-__all__ = ["Finding", "Verdict", "examine", "java_finding"]
+__all__ = ["Finding", "Verdict", "examine", "java_finding", "pyspark_finding"]
 
 GIB = 1024**3
 SCARCE_DISK = 2 * GIB
@@ -91,6 +91,11 @@ def _java(_settings: Settings) -> Finding:
 
 
 def _pyspark(_settings: Settings) -> Finding:
+    return pyspark_finding()
+
+
+def pyspark_finding() -> Finding:
+    """Return whether this interpreter has a PySpark that contexts can run."""
     from jobserver_core.errors import LaunchError  # noqa: PLC0415 - asking for help needs no core
 
     advice = "pip install 'jobserver-core[pyspark]'"

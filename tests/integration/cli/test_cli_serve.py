@@ -1,0 +1,226 @@
+"""``jobserver serve``: from its first line to its exit code."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from command_line import wheel
+from jobserver_cli.exits import ExitCode
+
+PATIENCE = 60.0
+
+
+def uploaded(url: str, folder: Path) -> str:
+    answer = httpx.post(
+        f"{url}/binaries/words",
+        content=wheel(folder).read_bytes(),
+        headers={"Content-Type": "application/python-wheel"},
+    )
+    assert answer.status_code == 201
+    return url
+
+
+def submitted(url: str, name: str, **params: str) -> str:
+    query = {"cp": "words", "mainClass": f"words.{name}", "context": "warm", **params}
+    return str(httpx.post(f"{url}/jobs", params=query, content="input.string = a b a").json()["jobId"])
+
+
+def wait_until(url: str, job_id: str, state: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while httpx.get(f"{url}/jobs/{job_id}").json()["status"] != state:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_serve_prints_its_address_alone_on_stdout_and_answers_there(serve: Callable[..., Any]) -> None:
+    server = serve()
+    assert httpx.get(f"{server.url}/healthz").json() == {"status": "SUCCESS"}
+    assert httpx.get(f"{server.url}/contexts").json() == ["warm"]
+    server.signal(signal.SIGTERM)
+    assert server.wait() is ExitCode.OK
+    assert server.process.stdout.read() == ""
+    assert f"jobserver answers at {server.url}" in server.errors
+    assert server.errors.rstrip().endswith("stopped")
+
+
+def test_serve_with_json_prints_its_address_as_json(serve: Callable[..., Any]) -> None:
+    server = serve("--json")
+    assert json.loads(server.url)["url"].startswith("http://127.0.0.1:")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_server_ends_with_0_on_a_signal(serve: Callable[..., Any], number: signal.Signals) -> None:
+    server = serve()
+    server.signal(number)
+    assert server.wait() is ExitCode.OK
+    assert "Traceback" not in server.errors
+
+
+def test_a_signal_lets_running_jobs_end_refuses_new_ones_and_then_stops(
+    serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    server = serve()
+    url = uploaded(server.url, tmp_path)
+    sleeping = submitted(url, "Sleep")
+    wait_until(url, sleeping, "RUNNING")
+    server.signal(signal.SIGTERM)
+    server.wait_for("stopping: running jobs may end")
+    refused = httpx.post(f"{url}/jobs", params={"cp": "words", "mainClass": "words.Count", "context": "warm"})
+    assert refused.status_code == 503
+    assert httpx.get(f"{url}/jobs/{sleeping}").json()["status"] == "RUNNING"
+    assert httpx.delete(f"{url}/jobs/{sleeping}").json() == {"status": "KILLED"}
+    assert server.wait() is ExitCode.OK
+
+
+def test_a_second_signal_hurries(serve: Callable[..., Any], tmp_path: Path) -> None:
+    server = serve(config="jobserver.http.drain-timeout = 1 hour")
+    url = uploaded(server.url, tmp_path)
+    wait_until(url, submitted(url, "Sleep"), "RUNNING")
+    server.signal(signal.SIGTERM)
+    server.wait_for("a second signal hurries")
+    server.signal(signal.SIGTERM)
+    assert server.wait() is ExitCode.OK
+
+
+def test_the_commands_work_against_the_server_of_another_process(
+    serve: Callable[..., Any], jobserver: Callable[..., Any], tmp_path: Path
+) -> None:
+    url = serve().url
+    assert jobserver("upload", "words", wheel(tmp_path), "--server", url).returncode == 0
+    done = jobserver(
+        "submit",
+        "words.Count",
+        "--cp",
+        "words",
+        "-c",
+        "warm",
+        "-d",
+        "input.string = a b a",
+        "--follow",
+        "--server",
+        url,
+    )
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"a": 2, "b": 1})
+    assert jobserver("submit", "words.Fail", "--cp", "words", "--sync", "--server", url).returncode == 1
+
+
+def test_ctrl_c_while_following_leaves_the_job_alone_and_ends_with_130(
+    serve: Callable[..., Any], environment: dict[str, str], tmp_path: Path
+) -> None:
+    url = uploaded(serve().url, tmp_path)
+    command = [
+        sys.executable,
+        "-m",
+        "jobserver_cli",
+        "submit",
+        "words.Sleep",
+        "--cp",
+        "words",
+        "-c",
+        "warm",
+        "-f",
+    ]
+    with subprocess.Popen(
+        [*command, "--server", url],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        shown = []
+        for line in process.stderr:
+            shown.append(line)
+            if "sleeping" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        shown += process.stderr.readlines()
+        assert process.wait(PATIENCE) == ExitCode.INTERRUPTED
+    text = "".join(shown)
+    [job] = httpx.get(f"{url}/jobs").json()
+    assert job["status"] == "RUNNING"
+    assert f"jobserver kill {job['jobId']}" in text
+    assert "Traceback" not in text
+
+
+def test_a_server_that_goes_away_while_a_job_is_followed_is_told(
+    serve: Callable[..., Any], environment: dict[str, str], tmp_path: Path
+) -> None:
+    server = serve()
+    url = uploaded(server.url, tmp_path)
+    command = [
+        sys.executable,
+        "-m",
+        "jobserver_cli",
+        "submit",
+        "words.Sleep",
+        "--cp",
+        "words",
+        "-c",
+        "warm",
+        "-f",
+    ]
+    with subprocess.Popen(
+        [*command, "--server", url],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if "sleeping" in line)
+        server.process.kill()
+        assert process.wait(PATIENCE) == ExitCode.UNREACHABLE
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_the_host_of_the_command_line_wins_over_the_configuration(serve: Callable[..., Any]) -> None:
+    server = serve("--host", "localhost", config='jobserver.http.host = "203.0.113.1"')
+    assert httpx.get(f"{server.url}/healthz").status_code == 200
+
+
+def test_a_port_that_is_taken_ends_with_7_and_starts_nothing(
+    serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = serve("--port", str(taken.getsockname()[1]))
+        assert server.wait() is ExitCode.NOT_READY
+    assert "cannot listen on 127.0.0.1" in server.errors
+    assert "Traceback" not in server.errors
+
+
+def test_an_address_that_others_reach_needs_authentication(serve: Callable[..., Any]) -> None:
+    server = serve("--host", "0.0.0.0")
+    assert server.wait() is ExitCode.USAGE
+    assert "configure jobserver.auth" in server.errors
+
+
+def test_a_data_folder_that_another_server_uses_ends_with_7_and_names_the_other(
+    serve: Callable[..., Any],
+) -> None:
+    first = serve()
+    second = serve()
+    assert second.wait() is ExitCode.NOT_READY
+    assert str(first.process.pid) in second.errors
+    assert "choose another data folder" in second.errors
+
+
+def test_the_log_goes_to_stderr_at_the_level_that_was_asked_for(
+    serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    talkative, quiet = serve(), serve("--log-level", "error", data_dir=tmp_path / "other")
+    httpx.get(f"{talkative.url}/healthz")
+    talkative.wait_for("GET /healthz 200")
+    httpx.get(f"{quiet.url}/healthz")
+    assert "GET /healthz" not in quiet.errors

