@@ -6,9 +6,9 @@ import functools
 import hashlib
 import importlib.util
 import json
-import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -104,15 +104,12 @@ def _view(cache: Path, entries: list[Path]) -> Path:
     view = cache / "views" / name
     if not view.is_dir():
         view.parent.mkdir(parents=True, exist_ok=True)
-        temporary = view.with_name(f".{name}.{os.getpid()}")
-        temporary.mkdir(exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=view.parent, prefix=f".{name}."))
         for entry in entries:
-            link = temporary / entry.name
-            if not link.is_symlink():
-                link.symlink_to(entry)
+            (temporary / entry.name).symlink_to(entry)
         try:
             temporary.rename(view)
-        except OSError:  # another process was first
+        except OSError:  # another thread or process was first
             for link in temporary.iterdir():
                 link.unlink()
             temporary.rmdir()
