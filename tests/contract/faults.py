@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,12 +18,9 @@ def cases(suite: type[Contract]) -> Iterator[tuple[str, dict[str, Any]]]:
     for name in suite.contract_tests():
         marks = getattr(getattr(suite, name), "pytestmark", [])
         parametrized = [mark for mark in marks if mark.name == "parametrize"]
-        assert len(parametrized) <= 1
-        if not parametrized:
-            yield name, {}
-        for mark in parametrized:
-            for value in mark.args[1]:
-                yield name, {mark.args[0]: value}
+        names = [mark.args[0] for mark in parametrized]
+        for values in itertools.product(*(mark.args[1] for mark in parametrized)):
+            yield name, dict(zip(names, values, strict=True))
 
 
 def failing(suite: type[Contract], fixture: str, make: Callable[[Any], Any]) -> Iterator[str]:

@@ -20,6 +20,10 @@ from jobserver_core.testing.metadata.access import LIVE_DELIVERIES, LIVE_JOBS, O
 __all__ = ["ListsContract"]
 
 
+_ENDLESS = 1000
+"""More jobs than any test here stores."""
+
+
 def _fill(store: MetadataStore, jobs: list[Job]) -> list[Job]:
     """Store the jobs in an order of their own, and return them as a page lists them."""
     for job in random.Random(7).sample(jobs, len(jobs)):
@@ -35,6 +39,7 @@ def _follow(store: MetadataStore, query: JobQuery, between: Any = lambda: None) 
         between()
         page = store.jobs(attrs.evolve(query, after=page.next, offset=0))
         assert page.jobs, "a cursor led to an empty page"
+        assert len(seen) < _ENDLESS, "the pages have no end"
         seen += [job.id for job in page.jobs]
     return seen
 

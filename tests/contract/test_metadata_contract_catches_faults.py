@@ -1,0 +1,691 @@
+"""A metadata store with a fault does not pass the contract, whatever the fault is.
+
+Each class is the in-memory store with one fault, which lives in its dictionaries only, and names
+a test of the contract that fails for it.
+"""
+
+import threading
+import time
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+
+import attrs
+import pytest
+from faults import cases
+from test_metadata import TestMemoryMetadataStore as Suite
+
+from jobserver_core.binaries import Binary
+from jobserver_core.callbacks import Delivery
+from jobserver_core.contexts import Context, ContextQuery
+from jobserver_core.errors import BinaryNotFound, DuplicateId, InvalidRequest, JobServerError, StaleState
+from jobserver_core.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
+from jobserver_core.lifecycle import ContextState, DeliveryState, JobState
+from jobserver_core.memory import MemoryMetadataStore
+
+
+class Fault(MemoryMetadataStore):
+    caught_by: ClassVar[str]
+
+
+# -- compare-and-set ---------------------------------------------------------------------------------
+
+
+class AdvancesJobsWhateverTheState(Fault):
+    caught_by = "test_a_job_is_advanced_if_and_only_if_its_state_is_the_expected_one"
+
+    def advance_job(self, job: Job, *, expected: JobState, **rest: Any) -> None:
+        stored = self._jobs.get(job.id)
+        super().advance_job(job, expected=stored.state if stored else expected, **rest)
+
+
+class AdvancesContextsWhateverTheState(Fault):
+    caught_by = "test_a_context_is_advanced_if_and_only_if_its_state_is_the_expected_one"
+
+    def advance_context(self, context: Context, *, expected: ContextState) -> None:
+        stored = self._contexts.get(context.id)
+        super().advance_context(context, expected=stored.state if stored else expected)
+
+
+class AdvancesDeliveriesWhateverTheState(Fault):
+    caught_by = "test_a_delivery_is_advanced_if_and_only_if_its_state_is_the_expected_one"
+
+    def advance_delivery(self, delivery: Delivery, *, expected: DeliveryState) -> None:
+        stored = self._deliveries.get(delivery.id)
+        super().advance_delivery(delivery, expected=stored.state if stored else expected)
+
+
+class ComparesBeforeItLocks(Fault):
+    caught_by = "test_of_many_writers_that_end_a_job_one_wins_and_everything_is_its"
+
+    def advance_job(self, job: Job, *, expected: JobState, **rest: Any) -> None:
+        stored = self._jobs.get(job.id)
+        if stored is None or stored.state is not expected:
+            super().advance_job(job, expected=expected, **rest)
+        time.sleep(0.005)
+        with self._lock:
+            super().advance_job(job, expected=self._jobs[job.id].state, **rest)
+
+
+class KeepsResultsOfLosers(Fault):
+    caught_by = "test_a_job_is_advanced_if_and_only_if_its_state_is_the_expected_one"
+
+    def advance_job(self, job: Job, *, result: JobResult | None = None, **rest: Any) -> None:
+        if result is not None:
+            self._results[job.id] = result
+        super().advance_job(job, **rest)
+
+
+class KeepsDeliveriesOfLosers(Fault):
+    caught_by = "test_a_job_is_advanced_if_and_only_if_its_state_is_the_expected_one"
+
+    def advance_job(self, job: Job, *, delivery: Delivery | None = None, **rest: Any) -> None:
+        if delivery is not None:
+            self._deliveries[delivery.id] = delivery
+        super().advance_job(job, **rest)
+
+
+class AdvancesInTwoSteps(Fault):
+    caught_by = "test_a_taken_delivery_id_refuses_the_whole_advance"
+
+    def advance_job(
+        self, job: Job, *, expected: JobState, delivery: Delivery | None = None, **rest: Any
+    ) -> None:
+        super().advance_job(job, expected=expected, **rest)
+        if delivery is not None:
+            super().advance_job(job, expected=job.state, delivery=delivery)
+
+
+class AddsUnknownJobsByAdvance(Fault):
+    caught_by = "test_advancing_an_unknown_job_raises_stale_state_that_found_none"
+
+    def advance_job(self, job: Job, **rest: Any) -> None:
+        if job.id not in self._jobs:
+            self.add_job(job, config="{}")
+        else:
+            super().advance_job(job, **rest)
+
+
+class FindsNoStateInAStaleWrite(Fault):
+    caught_by = "test_a_job_is_advanced_if_and_only_if_its_state_is_the_expected_one"
+
+    def advance_job(self, job: Job, **rest: Any) -> None:
+        try:
+            super().advance_job(job, **rest)
+        except StaleState as error:
+            raise StaleState(**{**error.fields, "found": None}) from None
+
+
+class StoresOnlyTheState(Fault):
+    caught_by = "test_advancing_a_job_stores_the_whole_record"
+
+    def advance_job(self, job: Job, **rest: Any) -> None:
+        stored = self._jobs.get(job.id, job)
+        super().advance_job(attrs.evolve(stored, state=job.state), **rest)
+
+
+# -- what must be unique -----------------------------------------------------------------------------
+
+
+class SharesLiveNames(Fault):
+    caught_by = "test_a_name_is_taken_while_its_context_lives"
+
+    def _put_context(self, context: Context) -> None:
+        self._contexts[context.id] = context
+
+
+class NeverFreesNames(Fault):
+    caught_by = "test_a_name_is_free_again_once_its_context_is_final"
+
+    def add_context(self, context: Context) -> None:
+        if any(other.name == context.name for other in self._contexts.values()):
+            raise DuplicateId(kind="context", id=context.id, holder="")
+        super().add_context(context)
+
+
+class LooksForNamesBeforeItLocks(Fault):
+    caught_by = "test_of_many_contexts_of_one_name_one_is_made"
+
+    def _put_context(self, context: Context) -> None:
+        super()._put_context(context)
+        del self._contexts[context.id]
+        self._lock.release()
+        time.sleep(0.005)
+        self._lock.acquire()
+        self._contexts[context.id] = context
+
+
+class OverwritesKnownJobs(Fault):
+    caught_by = "test_adding_a_job_with_a_known_id_raises_duplicate_id_and_changes_nothing"
+
+    def add_job(self, job: Job, *, config: str) -> None:
+        if job.id in self._jobs:
+            self._forget(self._jobs[job.id])
+        super().add_job(job, config=config)
+
+
+class OverwritesKnownBinaries(Fault):
+    caught_by = "test_adding_a_known_id_raises_duplicate_id_and_changes_nothing"
+
+    def add_binary(self, binary: Binary) -> None:
+        self._binaries[binary.id] = binary
+
+
+class SharesIdempotencyKeys(Fault):
+    caught_by = "test_adding_a_job_with_a_known_idempotency_key_names_the_job_that_has_it"
+
+    def _refuse_known_key(self, job: Job) -> None:
+        return
+
+
+class NamesTheLoserOfAnIdempotencyKey(Fault):
+    caught_by = "test_of_many_jobs_under_one_idempotency_key_one_is_stored_and_the_others_learn_which"
+
+    def _refuse_known_key(self, job: Job) -> None:
+        try:
+            super()._refuse_known_key(job)
+        except DuplicateId as error:
+            raise DuplicateId(kind=error.kind, id=error.id, holder=job.id) from None
+
+
+# -- results, configurations, progress ---------------------------------------------------------------
+
+
+class LosesResults(Fault):
+    caught_by = "test_a_result_comes_back_equal_in_full"
+
+    def advance_job(self, job: Job, *, result: JobResult | None = None, **rest: Any) -> None:
+        super().advance_job(job, **rest)
+
+
+class TakesNullForNone(Fault):
+    caught_by = "test_a_null_result_is_not_the_same_as_none"
+
+    def job_result(self, job_id: str) -> JobResult | None:
+        found = super().job_result(job_id)
+        return None if found is not None and found.text == "null" else found
+
+
+class LosesTheResultAtTheNextAdvance(Fault):
+    caught_by = "test_a_result_stays_when_a_later_advance_has_none_and_is_replaced_when_it_has_one"
+
+    def advance_job(self, job: Job, *, result: JobResult | None = None, **rest: Any) -> None:
+        super().advance_job(job, result=result, **rest)
+        if result is None:
+            self._results.pop(job.id, None)
+
+
+class CutsLargeConfigurations(Fault):
+    caught_by = "test_a_configuration_comes_back_as_the_text_it_was"
+
+    def add_job(self, job: Job, *, config: str) -> None:
+        super().add_job(job, config=config[: 64 * 1024])
+
+
+class TidiesConfigurations(Fault):
+    caught_by = "test_a_configuration_comes_back_as_the_text_it_was"
+
+    def add_job(self, job: Job, *, config: str) -> None:
+        super().add_job(job, config=config.strip())
+
+
+class EndsTextsAtNul(Fault):
+    caught_by = "test_texts_of_a_job_come_back_as_they_were"
+
+    def add_job(self, job: Job, *, config: str) -> None:
+        super().add_job(job, config=config.split("\0", maxsplit=1)[0])
+
+
+class TakesEmptyTextForNone(Fault):
+    caught_by = "test_empty_texts_of_a_job_are_not_none"
+
+    def add_job(self, job: Job, *, config: str) -> None:
+        super().add_job(attrs.evolve(job, callback_url=job.callback_url or None), config=config)
+
+
+class DropsProgressAtTheEnd(Fault):
+    caught_by = "test_progress_stays_when_an_advance_has_none_and_is_replaced_when_it_has_some"
+
+    def advance_job(self, job: Job, **rest: Any) -> None:
+        super().advance_job(attrs.evolve(job, progress=job.progress or JobProgress()), **rest)
+
+
+class RecordsProgressOfTheDead(Fault):
+    caught_by = "test_progress_of_a_final_job_is_ignored"
+
+    def record_progress(self, job_id: str, progress: JobProgress) -> None:
+        if job_id in self._jobs:
+            self._jobs[job_id] = attrs.evolve(self._jobs[job_id], progress=progress)
+
+
+class BringsJobsBackByProgress(Fault):
+    caught_by = "test_progress_racing_the_end_of_a_job_never_brings_it_back"
+
+    def record_progress(self, job_id: str, progress: JobProgress) -> None:
+        stored = self._jobs[job_id]
+        time.sleep(0.005)
+        self._jobs[job_id] = attrs.evolve(stored, progress=progress)
+
+
+# -- times, settings ---------------------------------------------------------------------------------
+
+
+class CutsMicroseconds(Fault):
+    caught_by = "test_a_job_with_every_field_set_comes_back_equal_in_full"
+
+    def add_job(self, job: Job, *, config: str) -> None:
+        job = attrs.evolve(job, submitted_at=job.submitted_at.replace(microsecond=196_000))
+        super().add_job(job, config=config)
+
+
+class KeepsTheTimeZone(Fault):
+    caught_by = "test_an_upload_time_comes_back_in_utc"
+
+    def add_binary(self, binary: Binary) -> None:
+        self._binaries[binary.id] = binary
+
+
+class KeepsSettingsByReference(Fault):
+    caught_by = "test_settings_changed_after_they_were_stored_or_read_change_nothing"
+
+    def add_context(self, context: Context) -> None:
+        super().add_context(context)
+        self._contexts[context.id] = context
+
+
+class HandsOutSettingsByReference(Fault):
+    caught_by = "test_settings_changed_after_they_were_stored_or_read_change_nothing"
+
+    def context(self, context_id: str) -> Context | None:
+        return self._contexts.get(context_id)
+
+
+# -- lists -------------------------------------------------------------------------------------------
+
+
+class ListsOldestFirst(Fault):
+    caught_by = "test_jobs_come_newest_first_and_among_equals_by_id_descending"
+
+    def jobs(self, query: JobQuery) -> JobPage:
+        found = super().jobs(query)
+        return attrs.evolve(found, jobs=found.jobs[::-1])
+
+
+class OrdersEqualsByIdAscending(Fault):
+    caught_by = "test_jobs_come_newest_first_and_among_equals_by_id_descending"
+
+    def jobs(self, query: JobQuery) -> JobPage:
+        found = super().jobs(query)
+        by_id = sorted(found.jobs, key=lambda job: job.id)
+        return attrs.evolve(found, jobs=tuple(sorted(by_id, key=lambda job: job.submitted_at, reverse=True)))
+
+
+class SkipsOneAtEachCursor(Fault):
+    caught_by = "test_following_next_visits_every_job_once"
+
+    def jobs(self, query: JobQuery) -> JobPage:
+        return super().jobs(attrs.evolve(query, offset=query.offset + (query.after is not None)))
+
+
+class RepeatsTheLastJobOfAPage(Fault):
+    caught_by = "test_following_next_visits_every_job_once"
+
+    def jobs(self, query: JobQuery) -> JobPage:
+        found = super().jobs(query)
+        if query.after is None:
+            return found
+        before = super().jobs(JobQuery(limit=10_000)).jobs
+        first = next((n for n, job in enumerate(before) if found.jobs and job.id == found.jobs[0].id), 1)
+        return attrs.evolve(found, jobs=(before[first - 1], *found.jobs))
+
+
+class PagesByNumber(Fault):
+    caught_by = "test_following_next_visits_every_job_once_whatever_is_added_meanwhile"
+
+    def jobs(self, query: JobQuery) -> JobPage:
+        try:
+            offset = int(query.after or 0) + query.offset
+        except ValueError:
+            raise InvalidRequest(message="no") from None
+        found = super().jobs(attrs.evolve(query, after=None, offset=offset))
+        return attrs.evolve(found, next=str(offset + query.limit) if found.next else None)
+
+
+class NamesANextThatIsEmpty(Fault):
+    caught_by = "test_a_page_that_is_just_full_has_no_next"
+
+    def jobs(self, query: JobQuery) -> JobPage:
+        found = super().jobs(query)
+        return attrs.evolve(found, next=found.next or ("more" if len(found.jobs) == query.limit else None))
+
+
+class TakesAnyCursor(Fault):
+    caught_by = "test_a_cursor_that_the_store_did_not_make_is_an_invalid_request"
+
+    def jobs(self, query: JobQuery) -> JobPage:
+        try:
+            return super().jobs(query)
+        except InvalidRequest:
+            return JobPage(jobs=())
+
+
+class TakesSinceForExclusive(Fault):
+    caught_by = "test_since_is_inclusive_and_until_is_exclusive_to_the_microsecond"
+
+    def jobs(self, query: JobQuery) -> JobPage:
+        since = query.since and query.since + timedelta(microseconds=1)
+        return super().jobs(attrs.evolve(query, since=since))
+
+
+class TakesUntilForInclusive(Fault):
+    caught_by = "test_since_is_inclusive_and_until_is_exclusive_to_the_microsecond"
+
+    def jobs(self, query: JobQuery) -> JobPage:
+        until = query.until and query.until + timedelta(microseconds=1)
+        return super().jobs(attrs.evolve(query, until=until))
+
+
+class TakesNoStatesForAll(Fault):
+    caught_by = "test_no_states_select_no_job_and_a_repeated_state_selects_none_twice"
+
+    def jobs(self, query: JobQuery) -> JobPage:
+        return super().jobs(attrs.evolve(query, states=query.states or None))
+
+
+class IgnoresTheClassOfAQueryWithAContext(Fault):
+    caught_by = "test_jobs_are_selected_by_any_combination_of_filters"
+
+    def jobs(self, query: JobQuery) -> JobPage:
+        class_name = None if query.context_name and query.since else query.class_name
+        return super().jobs(attrs.evolve(query, class_name=class_name))
+
+
+class ListsContextsOldestFirst(Fault):
+    caught_by = "test_contexts_are_selected_by_states_name_and_owner_newest_first"
+
+    def contexts(self, query: ContextQuery) -> list[Context]:
+        return super().contexts(query)[::-1]
+
+
+class FindsTheContextAddedLast(Fault):
+    caught_by = "test_the_newest_context_of_a_name_is_the_one_started_last"
+
+    def context_named(self, name: str) -> Context | None:
+        return [context for context in self._contexts.values() if context.name == name][-1]
+
+
+# -- binaries ----------------------------------------------------------------------------------------
+
+
+class TakesTheVersionAddedLast(Fault):
+    caught_by = "test_the_newest_version_is_the_one_uploaded_last_and_not_the_one_added_last"
+
+    def binary(self, name: str) -> Binary | None:
+        return [binary for binary in self._binaries.values() if binary.name == name][-1]
+
+
+class ForgetsTheCaseOfNames(Fault):
+    caught_by = "test_names_that_differ_in_case_are_two_binaries"
+
+    def binary(self, name: str) -> Binary | None:
+        found = [b for b in self._binaries.values() if b.name.lower() == name.lower()]
+        return found[-1] if found else None
+
+
+class DeletesBinariesInUse(Fault):
+    caught_by = "test_a_binary_of_a_live_job_cannot_be_deleted"
+
+    def _users(self, binary_ids: set[str]) -> tuple[str, ...]:
+        return ()
+
+
+class LooksAtTheNewestVersionOnly(Fault):
+    caught_by = "test_a_refused_delete_names_the_jobs_in_submission_order_and_removes_nothing"
+
+    def delete_binary(self, name: str) -> list[Binary]:
+        newest = self.binary(name)
+        if newest is not None and not self._users({newest.id}):
+            return super().delete_binary(name)
+        return super().delete_binary(name) if newest is None else self._refuse(name, newest)
+
+    def _refuse(self, name: str, newest: Binary) -> list[Binary]:
+        self._binaries = {newest.id: newest}
+        return super().delete_binary(name)
+
+
+class DeletesTheNewestVersionOnly(Fault):
+    caught_by = "test_deleting_removes_every_version_of_the_name_and_returns_them_newest_first"
+
+    def delete_binary(self, name: str) -> list[Binary]:
+        older = self.binary_versions(name)[1:]
+        removed = super().delete_binary(name)
+        self._binaries.update({binary.id: binary for binary in older})
+        return removed
+
+
+class TakesJobsOfDeletedBinaries(Fault):
+    caught_by = "test_a_job_of_a_deleted_version_raises_binary_not_found_and_stores_nothing"
+
+    def add_job(self, job: Job, *, config: str) -> None:
+        known = self._binaries
+        anything: dict[Any, Any] = dict.fromkeys(entry.binary_id for entry in job.class_path)
+        self._binaries = anything
+        try:
+            super().add_job(job, config=config)
+        finally:
+            self._binaries = known
+
+
+class ChecksBinariesAfterStoringTheJob(Fault):
+    caught_by = "test_a_job_of_a_deleted_version_raises_binary_not_found_and_stores_nothing"
+
+    def add_job(self, job: Job, *, config: str) -> None:
+        try:
+            super().add_job(job, config=config)
+        except BinaryNotFound:
+            self._put_job(job)
+            raise
+
+
+class ChecksUsersBeforeItLocks(Fault):
+    caught_by = "test_a_delete_and_a_submit_of_one_binary_never_both_win"
+
+    def delete_binary(self, name: str) -> list[Binary]:
+        users = self._users({binary.id for binary in self.binary_versions(name)})
+        time.sleep(0.005)
+        if users:
+            return super().delete_binary(name)
+        with self._lock:
+            live, self._live = self._live, set()
+            try:
+                return super().delete_binary(name)
+            finally:
+                self._live = live
+
+
+# -- deleting jobs -----------------------------------------------------------------------------------
+
+
+class DeletesThoseThatEndedJustThen(Fault):
+    caught_by = "test_deleting_removes_final_jobs_that_ended_before_a_time_and_says_how_many"
+
+    def delete_jobs(self, *, ended_before: datetime, limit: int) -> int:
+        return super().delete_jobs(ended_before=ended_before + timedelta(microseconds=1), limit=limit)
+
+
+class DeletesNewestFirst(Fault):
+    caught_by = "test_the_oldest_jobs_are_deleted_first_and_no_more_than_the_limit"
+
+    def delete_jobs(self, *, ended_before: datetime, limit: int) -> int:
+        ended = [job for job in self._jobs.values() if job.ended_at and job.ended_at < ended_before]
+        newest = sorted(ended, key=lambda job: str(job.ended_at))[::-1][:limit]
+        for job in newest:
+            self._forget(job)
+        return len(newest)
+
+
+class DeletesMoreThanTheLimit(Fault):
+    caught_by = "test_the_oldest_jobs_are_deleted_first_and_no_more_than_the_limit"
+
+    def delete_jobs(self, *, ended_before: datetime, limit: int) -> int:
+        return super().delete_jobs(ended_before=ended_before, limit=limit + 1)
+
+
+class DeletesJobsThatOweACallback(Fault):
+    caught_by = "test_a_job_with_a_delivery_that_is_not_final_stays_and_does_not_count"
+
+    def delete_jobs(self, *, ended_before: datetime, limit: int) -> int:
+        self._deliveries.clear()
+        return super().delete_jobs(ended_before=ended_before, limit=limit)
+
+
+class LeavesConfigurationsBehind(Fault):
+    caught_by = "test_configurations_results_and_final_deliveries_go_with_their_job"
+
+    def delete_jobs(self, *, ended_before: datetime, limit: int) -> int:
+        configs = dict(self._configs)
+        count = super().delete_jobs(ended_before=ended_before, limit=limit)
+        self._configs = configs
+        return count
+
+
+class DeletesEachJobTwice(Fault):
+    caught_by = "test_deletes_of_old_jobs_at_once_remove_each_job_once"
+
+    def delete_jobs(self, *, ended_before: datetime, limit: int) -> int:
+        counted = sum(1 for job in self._jobs.values() if job.ended_at and job.ended_at < ended_before)
+        time.sleep(0.005)
+        super().delete_jobs(ended_before=ended_before, limit=limit)
+        return min(counted, limit)
+
+
+# -- deliveries and blobs ----------------------------------------------------------------------------
+
+
+class IsNeverDueJustThen(Fault):
+    caught_by = "test_due_deliveries_are_pending_and_not_later_than_now"
+
+    def due_deliveries(self, *, now: datetime, limit: int, excluding: Iterable[str] = ()) -> list[Delivery]:
+        early = now - timedelta(microseconds=1)
+        return super().due_deliveries(now=early, limit=limit, excluding=excluding)
+
+
+class LimitsBeforeItExcludes(Fault):
+    caught_by = "test_a_full_lane_hides_no_other_receiver"
+
+    def due_deliveries(self, *, now: datetime, limit: int, excluding: Iterable[str] = ()) -> list[Delivery]:
+        left_out = set(excluding)
+        return [d for d in super().due_deliveries(now=now, limit=limit) if d.receiver not in left_out]
+
+
+class SendsInTheOrderOfCreation(Fault):
+    caught_by = "test_due_deliveries_come_by_due_time_then_creation_then_id"
+
+    def due_deliveries(self, *, now: datetime, limit: int, excluding: Iterable[str] = ()) -> list[Delivery]:
+        found = super().due_deliveries(now=now, limit=limit, excluding=excluding)
+        return sorted(found, key=lambda delivery: (delivery.created_at, delivery.id))
+
+
+class WakesForWhatIsBeingSent(Fault):
+    caught_by = "test_the_next_delivery_is_the_earliest_pending_one"
+
+    def next_delivery_at(self) -> datetime | None:
+        return min((d.due_at for d in self._deliveries.values() if not d.state.final), default=None)
+
+
+class ClaimsBeforeItLocks(Fault):
+    caught_by = "test_of_many_couriers_that_claim_a_delivery_one_wins"
+
+    def advance_delivery(self, delivery: Delivery, *, expected: DeliveryState) -> None:
+        if self._deliveries[delivery.id].state is not expected:
+            super().advance_delivery(delivery, expected=expected)
+        time.sleep(0.005)
+        self._deliveries[delivery.id] = delivery
+
+
+class CollectsBlobsOfResults(Fault):
+    caught_by = "test_a_result_refers_to_its_blob_until_its_job_is_deleted"
+
+    def unreferenced(self, digests: Iterable[str]) -> list[str]:
+        results, self._results = self._results, {}
+        try:
+            return super().unreferenced(digests)
+        finally:
+            self._results = results
+
+
+class CollectsBlobsOfLiveJobs(Fault):
+    caught_by = "test_a_live_job_refers_to_the_blobs_of_its_class_path"
+
+    def unreferenced(self, digests: Iterable[str]) -> list[str]:
+        live, self._live = self._live, set()
+        try:
+            return super().unreferenced(digests)
+        finally:
+            self._live = live
+
+
+class CollectsBlobsOfOlderVersions(Fault):
+    caught_by = "test_every_version_of_a_binary_refers_to_its_blob_until_it_is_deleted"
+
+    def unreferenced(self, digests: Iterable[str]) -> list[str]:
+        known, self._binaries = self._binaries, {b.id: b for b in self.binaries()}
+        try:
+            return super().unreferenced(digests)
+        finally:
+            self._binaries = known
+
+
+class NeverLetsGoOfAClassPath(Fault):
+    caught_by = "test_a_job_lets_go_of_its_class_path_once_it_is_final"
+
+    def unreferenced(self, digests: Iterable[str]) -> list[str]:
+        live, self._live = self._live, set(self._jobs)
+        try:
+            return super().unreferenced(digests)
+        finally:
+            self._live = live
+
+
+class FailsWhenItIsFine(Fault):
+    caught_by = "test_a_store_in_working_order_passes_its_check"
+
+    def check(self) -> None:
+        raise JobServerError(message="no")
+
+
+class ClosesOnce(Fault):
+    caught_by = "test_closing_may_be_repeated"
+
+    def close(self) -> None:
+        if self.__dict__.setdefault("_closed", False):
+            raise JobServerError(message="closed")
+        self.__dict__["_closed"] = True
+
+
+FAULTS = Fault.__subclasses__()
+
+
+def _fails(store: type[MemoryMetadataStore], name: str) -> bool:
+    """Whether a test of the contract fails for a store, with any of its parameters."""
+    ran = 0
+    for test, arguments in cases(Suite):
+        if test != name:
+            continue
+        ran += 1
+        try:
+            getattr(Suite(), test)(store=store(), **arguments)
+        except (Exception, pytest.fail.Exception):
+            return True
+    assert ran, f"the contract has no test {name}"
+    return False
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_the_contract_catches(fault: type[Fault]) -> None:
+    assert not _fails(MemoryMetadataStore, fault.caught_by), "the test fails for a store without a fault"
+    assert _fails(fault, fault.caught_by)
+
+
+def test_no_thread_is_left_behind() -> None:
+    assert [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon] == []
