@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["flatten", "merged", "nested"]
+__all__ = ["flatten", "merged", "nested", "overlaid"]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -46,3 +46,14 @@ def merged(*trees: Mapping[str, Any]) -> dict[str, Any]:
     for tree in trees:
         leaves.update(flatten(tree))
     return nested(leaves)
+
+
+def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one tree over another as HOCON does: objects are merged, and keys are taken as they are."""
+    tree = dict(below)
+    for key, value in above.items():
+        under = tree.get(key)
+        if isinstance(value, Mapping) and isinstance(under, Mapping):
+            value = overlaid(under, value)  # noqa: PLW2901 - what was laid on the other
+        tree[key] = value
+    return tree

@@ -142,7 +142,7 @@ class Environment:
 
     def parse(self, text: str | bytes) -> dict[str, Any]:
         """Parse configuration that a user posted. Raises InvalidConfig."""
-        from jobserver_core import hocon  # noqa: PLC0415 - pyhocon takes long to import
+        from jobserver_core import hocon  # noqa: PLC0415 - only servers that are sent HOCON need it
 
         limits = self.settings.limits
         return hocon.parse_untrusted(text, max_bytes=limits.config_size, max_depth=limits.config_depth)

@@ -22,13 +22,14 @@ from jobserver_core.errors import (
 )
 from jobserver_core.handles import JobHandle
 from jobserver_core.jobs import Job, JobPage, JobQuery, JobRequest
-from jobserver_core.ports import ContextSpec, JobSpec
+from jobserver_core.ports import ContextSpec, JobCode, JobSpec
 from jobserver_core.services.class_paths import ClassPaths
 from jobserver_core.services.contexts import ContextService
 from jobserver_core.services.environment import Environment
 from jobserver_core.services.live_context import LiveContext
 from jobserver_core.services.live_job import LiveJob
 from jobserver_core.services.results import ResultReader
+from jobserver_core.trees import overlaid
 from jobserver_core.waiting import Promise, Waiter
 
 __all__ = ["JobService"]
@@ -130,12 +131,14 @@ class JobService:
         if spec is not None:
             _begin(context, spec)
 
-    def _spec(self, job: Job, codes: tuple[Any, ...], config: str) -> JobSpec:
+    def _spec(self, job: Job, codes: tuple[JobCode, ...], config: str) -> JobSpec:
+        """Return the job for its launcher: its configuration lies over that of every job."""
+        below = self._environment.settings.jobs.default_config
         return JobSpec(
             id=job.id,
             class_name=job.class_name,
             class_path=codes,
-            config=config,
+            config=json.dumps(overlaid(below, json.loads(config))) if below else config,
             log_path=self._environment.folders.job_log(job.id),
         )
 

@@ -370,6 +370,15 @@ def test_jobs_are_listed_newest_first_page_by_page(server: JobServer) -> None:
     assert rest.next is None
 
 
+def test_the_configuration_of_every_job_lies_below_its_own() -> None:
+    settings = Settings.from_mapping({"jobserver": {"jobs": {"default-config": {"value": {"a": 1, "b": 1}}}}})
+    with a_server(settings=settings) as server:
+        upload(server)
+        job = server.submit(a_request("w.Echo", "value.b = 2"))
+        assert job.result(WAIT) == {"a": 1, "b": 2}
+        assert json.loads(server.job_config(job.id)) == {"value": {"b": 2}}
+
+
 # -- contexts --------------------------------------------------------------------------------------
 
 

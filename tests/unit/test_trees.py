@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobserver_core.trees import flatten, merged, nested
+from jobserver_core.trees import flatten, merged, nested, overlaid
 
 KEYS = st.text("abc", min_size=1, max_size=2)
 TREES = st.recursive(
@@ -38,3 +38,13 @@ def test_a_setting_below_a_setting_is_not_lost() -> None:
 
 def test_lists_are_replaced_as_a_whole() -> None:
     assert merged({"cp": ["a", "b"]}, {"cp": ["c"]}) == {"cp": ["c"]}
+
+
+def test_overlaying_merges_objects_and_takes_keys_as_they_are() -> None:
+    below = {"a": {"x": 1, "y": [1]}, "b": 1}
+    assert overlaid(below, {"a": {"y": [2]}, "b": {"c": 2}, "q.r": 3}) == {
+        "a": {"x": 1, "y": [2]},
+        "b": {"c": 2},
+        "q.r": 3,
+    }
+    assert below == {"a": {"x": 1, "y": [1]}, "b": 1}
