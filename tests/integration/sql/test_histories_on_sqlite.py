@@ -1,0 +1,37 @@
+"""Random histories of a whole job server over a SQLite file, with crashes in between."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+
+from histories import JobServerHistory
+from jobserver_core.ports import MetadataStore
+from jobserver_sql import SqlMetadataStore
+
+
+class SqliteHistory(JobServerHistory):
+    """The store is a file; a crash leaves it as it is, and the next server opens it anew."""
+
+    def open_metadata(self) -> MetadataStore:
+        if not hasattr(self, "folder"):
+            self.folder = Path(tempfile.mkdtemp(prefix="jobserver-history-"))
+        else:
+            self.metadata.close()
+        return SqlMetadataStore(f"sqlite:///{self.folder / 'metadata.db'}", synchronous="normal")
+
+    def teardown(self) -> None:
+        super().teardown()
+        shutil.rmtree(self.folder)
+
+
+TestSqliteHistory = SqliteHistory.TestCase
+TestSqliteHistory.settings = settings(
+    max_examples=25,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
