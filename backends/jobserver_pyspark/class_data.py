@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from jobserver_core.errors import JobServerError
 from jobserver_pyspark.installation import Installation
 from jobserver_pyspark.java import Java
 from jobserver_pyspark.order import JVM_OPTIONS, class_path
@@ -101,12 +102,15 @@ class ClassData:
 
 
 class Training:
-    """Makes the archive in the background, once, after the first context that had to do without.
+    """Makes the archive in the background, once, some time after the first context had to do without.
 
-    It runs at the lowest priority, so that jobs hardly notice, and is given up when the launcher closes.
+    It waits ``delay`` seconds, so as not to be in the way of what the server was started for, and is
+    given up when the launcher closes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, delay: float = 30.0) -> None:
+        self._delay = delay
+        self._closed = threading.Event()
         self._lock = threading.Lock()
         self._begun: set[Path] = set()
         self._threads: list[threading.Thread] = []
@@ -121,16 +125,18 @@ class Training:
             self._threads.append(thread)
         thread.start()
 
-    @staticmethod
-    def _run(data: ClassData, train: Callable[[list[str]], bool]) -> None:
+    def _run(self, data: ClassData, train: Callable[[list[str]], bool]) -> None:
+        if self._closed.wait(self._delay):
+            return
         try:
             made = data.make(train)
-        except (OSError, subprocess.SubprocessError) as error:
+        except (OSError, subprocess.SubprocessError, JobServerError) as error:
             _log.warning("contexts start without an archive of classes: %s", error)
         else:
             _log.info("archive of classes %s: %s", data.path, "made" if made else "not made")
 
-    def join(self, timeout: float) -> None:
-        """Wait for what was begun, for so many seconds each."""
+    def close(self, timeout: float) -> None:
+        """Begin nothing any more, and wait for what was begun, for so many seconds each."""
+        self._closed.set()
         for thread in self._threads:
             thread.join(timeout)

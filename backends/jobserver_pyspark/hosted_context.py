@@ -16,6 +16,7 @@ from typing import Any
 
 import attrs
 
+from jobserver_core.binaries import BinaryType
 from jobserver_core.errors import JobServerError
 from jobserver_core.failures import ErrorInfo, FailureKind
 from jobserver_core.jobs import JobProgress
@@ -397,7 +398,13 @@ class HostedContext(ContextHandle):
             job_id=spec.id,
             class_name=spec.class_name,
             log_path=str(spec.log_path),
+            python=spec.class_path[-1].type.python if spec.class_path else True,
             packages=packages,
+            jars=[
+                {"path": str(code.path), "digest": code.digest}
+                for code in spec.class_path
+                if code.type is BinaryType.JAR
+            ],
         )
 
     def _end_unsent(self, spec: JobSpec, outcome: JobOutcome) -> None:

@@ -34,7 +34,8 @@ class PySparkLauncher(Launcher):
     """Starts each context as a process with a JVM, and runs each Python job as a process of its own.
 
     ``folder`` is the launcher's own: unpacked packages and the records of living contexts.
-    ``creation_timeout`` is in seconds, ``log_limit`` in bytes for each log.
+    ``creation_timeout`` is in seconds, ``log_limit`` in bytes for each log, ``result_limit`` for what
+    a JVM job may write before core is asked.
     """
 
     def __init__(
@@ -45,11 +46,13 @@ class PySparkLauncher(Launcher):
         options: LauncherOptions | None = None,
         creation_timeout: float = 60.0,
         log_limit: int = 16 * 1024 * 1024,
+        result_limit: int = 10 * 1024**3,
         spare_hosts: int = 0,
     ) -> None:
         self._master = master
         self._options = options or LauncherOptions()
         self._log_limit = log_limit
+        self._result_limit = result_limit
         self._spare_hosts = spare_hosts
         self._lock = threading.Lock()
         self._closed = False
@@ -72,6 +75,7 @@ class PySparkLauncher(Launcher):
             options=LauncherOptions.parse(settings.launcher.options),
             creation_timeout=settings.contexts.creation_timeout,
             log_limit=settings.limits.log_size,
+            result_limit=settings.jobs.max_result_size,
             spare_hosts=settings.contexts.spare_hosts,
         )
 
@@ -118,6 +122,7 @@ class PySparkLauncher(Launcher):
             self._options,
             tmp_dir=_tmp_dir(spec),
             log_limit=self._log_limit,
+            result_limit=self._result_limit,
             class_data=class_data if class_data is not None else self._class_data(installation, java),
         )
 
@@ -154,7 +159,7 @@ class PySparkLauncher(Launcher):
             context.kill()
         for context in contexts:
             context.join(_CLOSE_TIMEOUT)
-        self._training.join(_CLOSE_TIMEOUT)
+        self._training.close(_CLOSE_TIMEOUT)
         self._surroundings.connections.close()
 
 

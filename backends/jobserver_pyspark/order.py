@@ -19,6 +19,7 @@ from jobserver_pyspark.host.config_trees import FALLBACK_PATH
 from jobserver_pyspark.host.processes import MARKER
 from jobserver_pyspark.installation import Installation, python_view, spark_home_view
 from jobserver_pyspark.java import Java
+from jobserver_pyspark.jvm.jobs import context_settings
 from jobserver_pyspark.options import ALLOWED_VARIABLES, LauncherOptions
 from jobserver_pyspark.spark_settings import SparkSettings
 
@@ -80,6 +81,7 @@ def make_order(
     *,
     tmp_dir: Path,
     log_limit: int,
+    result_limit: int,
     class_data: list[str],
 ) -> HostOrder:
     """Put together what the host of a context is told; writes nothing but views and links."""
@@ -107,7 +109,10 @@ def make_order(
                 tmp_dir=tmp_dir,
                 class_data=class_data,
             ),
-            "environment": {"SPARK_HOME": str(spark_home_view(installation, options.cache_dir))},
+            "environment": {
+                "SPARK_HOME": str(spark_home_view(installation, options.cache_dir)),
+                "SPARK_LOCAL_DIRS": conf.get("spark.local.dir", str(spec.work_dir / "local")),
+            },
         },
         "conf": conf,
         "submitted": settings.needs_submit,
@@ -125,6 +130,13 @@ def make_order(
         "tmp_dir": str(tmp_dir),
         "data_dir": str(spec.data_dir),
         "spare_runners": options.spare_runners,
+        "result_limit": result_limit,
+        "toolchain": {
+            "jars": str(installation.folder / "jars"),
+            "java": str(java.program),
+            "cache_dir": str(options.cache_dir),
+            "libraries": str(options.jvm_libraries) if options.jvm_libraries else None,
+        },
     }
     return HostOrder(
         command=[installation.python, "-m", "jobserver_pyspark.host"],
@@ -176,8 +188,8 @@ def _conf(spec: ContextSpec, settings: SparkSettings, installation: Installation
         "spark.rdd.compress": "True",
         "spark.serializer.objectStreamReset": "100",
         "spark.python.task.killTimeout": "100ms",
-        "spark.local.dir": str(work / "local"),
         "spark.sql.warehouse.dir": str(work / "warehouse"),
+        **context_settings(settings.flavour),
     }
     if settings.loopback:
         conf |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import subprocess
 import threading
@@ -17,6 +18,18 @@ from jobserver_pyspark.host.logs import BoundedLog, Output, OutputPump
 __all__ = ["Driver", "GatewayServer"]
 
 _POLL = 0.003
+_LOG_SIZE = 32 * 1024
+_TELLING = re.compile(
+    r"(?:Exception in thread \S+ |Error: |Caused by: |Unrecognized |Invalid |[\w.$]+(?:Exception|Error): )"
+)
+
+
+def telling_line(log: str) -> str:
+    """Return the line of a JVM's last words that says why it ended: the last cause, or the last line."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    telling = [line for line in lines if _TELLING.match(line)]
+    causes = [line for line in telling if line.startswith("Caused by: ")]
+    return next(iter([*causes[-1:], *telling[-1:], *lines[-1:]]), "it said nothing")
 
 
 class GatewayServer:
@@ -82,7 +95,8 @@ class Driver:
         while not self._info.exists():
             if self.process.poll() is not None:
                 self._pump.finish(self._output)
-                raise self._failure(f"the driver's JVM ended with status {self.process.returncode}")
+                ended = f"the driver's JVM ended with status {self.process.returncode}"
+                raise self._failure(f"{ended}: {telling_line(self._log.tail(_LOG_SIZE))}")
             time.sleep(_POLL)
         data = self._info.read_bytes()
         self._info.unlink()
@@ -116,10 +130,16 @@ class Driver:
             if self._order["hive"]:
                 builder = builder.enableHiveSupport()
             session = builder.getOrCreate()
-            session.sessionState()
+            if self._order["hive"]:
+                session.sessionState()  # a metastore that does not work is a start that failed
             self.session = session
         except Exception as error:
             raise self._failure_of(error) from error
+
+    def warm_session(self) -> None:
+        """Have the session make what its first use would wait for."""
+        if self.session is not None:
+            self.session.sessionState()
 
     def _failure_of(self, error: Exception) -> Failure:
         java = getattr(error, "java_exception", None)

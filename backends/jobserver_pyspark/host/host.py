@@ -15,9 +15,12 @@ from jobserver_pyspark.host import processes
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.errors import Failure, describe
 from jobserver_pyspark.host.frames import Channel, ChannelClosed, FrameError
+from jobserver_pyspark.host.jvm_jobs import HostedJvmJobs
 from jobserver_pyspark.host.logs import BoundedLog, OutputPump
+from jobserver_pyspark.host.progress import ProgressBoard, ProgressTeller
 from jobserver_pyspark.host.python_jobs import PythonJobs
 from jobserver_pyspark.host.runners import Zygote
+from jobserver_pyspark.host.telling import Telling
 
 __all__ = ["Host"]
 
@@ -38,7 +41,10 @@ class Host:
         self._zygote = Zygote(self._pump, self._log.write, self._on_zygote_loss)
         self._server = Channel(socket.create_connection(tuple(order["address"]), timeout=30))
         self._server.settimeout(None)
+        self._telling = Telling(self._server)
         self._jobs: PythonJobs | None = None
+        self._jvm_jobs = HostedJvmJobs(order, self._driver, self._telling)
+        self._progress: ProgressTeller | None = None
 
     def serve(self) -> NoReturn:
         """Start the context, and serve the server until it says stop, or is gone."""
@@ -64,11 +70,21 @@ class Host:
         elif self._jobs is None:
             return
         elif kind == "submit":
-            self._jobs.submit(request, payload)
+            jobs = self._jobs if request["python"] else self._jvm_jobs
+            jobs.submit(request, payload)
         elif kind == "kill_job":
-            threading.Thread(target=self._jobs.kill, args=(request["job_id"],), daemon=True).start()
+            threading.Thread(target=self._kill_job, args=(request["job_id"],), daemon=True).start()
         elif kind == "refuse":
-            self._jobs.refuse(request["job_id"], request["message"])
+            for jobs in (self._jobs, self._jvm_jobs):
+                jobs.refuse(request["job_id"], request["message"])
+
+    def _kill_job(self, job_id: str) -> None:
+        try:
+            if self._jobs is not None:
+                self._jobs.kill(job_id)
+            self._jvm_jobs.kill(job_id)
+        except Exception as error:  # noqa: BLE001 - the JVM is gone, which its own watch tells
+            print(f"job {job_id} cannot be killed: {describe(error)}", file=sys.stderr)
 
     # -- start -------------------------------------------------------------------------------------
 
@@ -77,7 +93,16 @@ class Host:
             self._driver.connect()
             threading.Thread(target=self._watch_jvm, name="JVM watch", daemon=True).start()
             self._driver.start_spark()
-            jobs = PythonJobs(self._order, self._driver, self._zygote, self._pump, self._server)
+            board = ProgressBoard(self._driver.jvm, self._driver.context)
+            self._progress = ProgressTeller(board, self._telling)
+            jobs = PythonJobs(
+                self._order,
+                driver=self._driver,
+                zygote=self._zygote,
+                pump=self._pump,
+                telling=self._telling,
+                board=board,
+            )
             self._start_beside_each_other(jobs)
             self._jobs = jobs
             self._server.send("ready", application_id=self._driver.application_id, url=self._driver.url)
@@ -87,6 +112,7 @@ class Host:
             self._fail(failure)
         except Exception as error:  # noqa: BLE001 - whatever it is, the context cannot start
             self._fail(Failure.of("context-init", error))
+        threading.Thread(target=self._warm_session, name="session", daemon=True).start()
         threading.Thread(target=self._tell_progress, name="progress", daemon=True).start()
         self._watch_application()
 
@@ -107,6 +133,13 @@ class Host:
         beside.join()
         if failures:
             raise Failure.of("context-init", failures[0])
+
+    def _warm_session(self) -> None:
+        try:
+            self._driver.warm_session()
+        except Exception as error:  # noqa: BLE001 - the first job that uses it is told the same
+            if not self._stopping:
+                print(f"the session is not ready: {describe(error)}", file=sys.stderr)
 
     # -- watching ----------------------------------------------------------------------------------
 
@@ -134,8 +167,8 @@ class Host:
         while not self._stopping:
             time.sleep(_PROGRESS_INTERVAL)
             try:
-                if self._jobs is not None and self._jobs.busy:
-                    self._jobs.tell_progress()
+                if self._jobs is not None and self._progress is not None:
+                    self._progress.tell({**self._jobs.running(), **self._jvm_jobs.running()})
             except Exception as error:  # noqa: BLE001 - progress is not worth a context
                 if not self._stopping:
                     print(f"progress cannot be told: {describe(error)}", file=sys.stderr)
@@ -155,6 +188,7 @@ class Host:
             self._jobs.close()
         try:
             if self._driver.jvm is not None:
+                self._jvm_jobs.close()
                 self._driver.stop()
                 self._driver.process.wait()
         except Exception as error:  # noqa: BLE001 - it ends all the same

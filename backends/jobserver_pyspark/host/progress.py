@@ -3,45 +3,49 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Collection
 from typing import Any
 
-__all__ = ["ProgressBoard"]
+from jobserver_pyspark.host.telling import Telling
+
+__all__ = ["ProgressBoard", "ProgressTeller"]
 
 _FIELDS = ("stages_done", "stages_total", "tasks_done", "tasks_total")
 
 
 class ProgressBoard:
-    """Counts the stages and tasks of runners' Spark jobs; one call to the JVM tells of all of them.
+    """Counts the stages and tasks of jobs' Spark jobs, which carry the job's tag or group.
 
-    Spark forgets ended Spark jobs after a while, so that what was seen of each is kept here.
+    One call to the JVM tells of all of them. Spark forgets ended Spark jobs after a while, so that what
+    was seen of each is kept here while its job runs.
     """
 
     def __init__(self, jvm: Any, context: Any) -> None:
+        self._lock = threading.Lock()
         self._store = context.statusStore()
         self._mapper = jvm.com.fasterxml.jackson.databind.ObjectMapper()
         scala_module = getattr(jvm.com.fasterxml.jackson.module.scala, "DefaultScalaModule$")
         self._mapper.registerModule(getattr(scala_module, "MODULE$"))
         self._seen: dict[str, dict[int, tuple[int, ...]]] = {}
-        self._running: dict[str, set[int]] = {}
 
-    def read(self) -> None:
-        """Ask Spark for what it knows now."""
-        self._running = {}
-        for job in json.loads(self._mapper.writeValueAsString(self._store.jobsList(None))):
-            for tag in {job.get("jobGroup"), *(job.get("jobTags") or [])}:
-                if tag is not None and tag.startswith("jobserver-runner-"):
-                    self._seen.setdefault(tag, {})[job["jobId"]] = _counts(job)
-                    if job["status"] == "RUNNING":
-                        self._running.setdefault(tag, set()).update(job["stageIds"])
-
-    def of(self, tag: str) -> dict[str, int]:
-        """Return the sums over a runner's Spark jobs, as fields of a JobProgress."""
-        rows = self._seen.get(tag, {}).values()
-        return {name: sum(row[i] for row in rows) for i, name in enumerate(_FIELDS)}
+    def read(self, tags: Collection[str]) -> dict[str, dict[str, int]]:
+        """Ask Spark, and return for each tag the fields of a JobProgress; forget every other tag."""
+        with self._lock:
+            self._seen = {tag: self._seen.get(tag, {}) for tag in tags}
+            for job in self._jobs():
+                for tag in _tags(job).intersection(self._seen):
+                    self._seen[tag][job["jobId"]] = _counts(job)
+            return {tag: _sums(rows.values()) for tag, rows in self._seen.items()}
 
     def running_stages(self, tag: str) -> set[int]:
-        """Return the stages of those Spark jobs of a runner that ran when Spark was last asked."""
-        return self._running.get(tag, set())
+        """Return the stages of those Spark jobs of a tag that run now."""
+        jobs = [job for job in self._jobs() if job["status"] == "RUNNING" and tag in _tags(job)]
+        return {stage for job in jobs for stage in job["stageIds"]}
+
+    def _jobs(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self._mapper.writeValueAsString(self._store.jobsList(None)))
+        return found
 
     def busy(self, stages: set[int]) -> bool:
         """Ask Spark whether tasks of any of these stages still run, be their Spark job cancelled or not."""
@@ -55,9 +59,30 @@ class ProgressBoard:
         except Py4JJavaError:
             return 0  # a stage that Spark does not know was never begun, or is long over
 
-    def forget(self, tag: str) -> None:
-        """Drop what is known of a runner that has ended."""
-        self._seen.pop(tag, None)
+
+class ProgressTeller:
+    """Tells the server of every running job that got further since it was last told."""
+
+    def __init__(self, board: ProgressBoard, telling: Telling) -> None:
+        self._board = board
+        self._telling = telling
+        self._told: dict[str, dict[str, int]] = {}
+
+    def tell(self, running: dict[str, str]) -> None:
+        """Ask Spark once for all of them; ``running`` gives for each job the tag of its Spark jobs."""
+        now = self._board.read(set(running.values())) if running else {}
+        for job_id, tag in running.items():
+            if now[tag] != self._told.get(job_id) and any(now[tag].values()):
+                self._telling.progress(job_id, now[tag])
+        self._told = {job_id: now[tag] for job_id, tag in running.items()}
+
+
+def _tags(job: dict[str, Any]) -> set[str]:
+    return {tag for tag in (job.get("jobGroup"), *(job.get("jobTags") or [])) if tag is not None}
+
+
+def _sums(rows: Collection[tuple[int, ...]]) -> dict[str, int]:
+    return {name: sum(row[i] for row in rows) for i, name in enumerate(_FIELDS)}
 
 
 def _counts(job: dict[str, Any]) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 import threading
@@ -13,10 +12,11 @@ from typing import Any
 from jobserver_pyspark.host.class_paths import ClassPaths
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.errors import bounded_fields, describe
-from jobserver_pyspark.host.frames import Channel, ChannelClosed, FrameError
+from jobserver_pyspark.host.frames import ChannelClosed, FrameError
 from jobserver_pyspark.host.logs import BoundedLog, OutputPump
 from jobserver_pyspark.host.progress import ProgressBoard
 from jobserver_pyspark.host.runners import Runner, RunnerLost, Zygote
+from jobserver_pyspark.host.telling import Telling
 
 __all__ = ["PythonJobs"]
 
@@ -37,7 +37,6 @@ class _Job:
         self.told: dict[str, Any] | None = None
         self.killed = False
         self.refused: str | None = None
-        self.progress: dict[str, int] = {}
         self.lock = threading.Lock()
 
 
@@ -45,20 +44,26 @@ class PythonJobs:
     """Runs Python jobs, and tells the server of them. Any thread may submit and kill."""
 
     def __init__(
-        self, order: dict[str, Any], driver: Driver, zygote: Zygote, pump: OutputPump, server: Channel
+        self,
+        order: dict[str, Any],
+        *,
+        driver: Driver,
+        zygote: Zygote,
+        pump: OutputPump,
+        telling: Telling,
+        board: ProgressBoard,
     ) -> None:
         self._order = order
         self._driver = driver
         self._zygote = zygote
         self._pump = pump
-        self._server = server
+        self._telling = telling
         self._class_paths = ClassPaths(driver, order)
         self._jobs: dict[str, _Job] = {}
         self._spares: list[Runner] = []
         self._lock = threading.Lock()
         self._need = threading.Semaphore(0)
-        self._board = ProgressBoard(driver.jvm, driver.context)
-        self._board_lock = threading.Lock()
+        self._board = board
 
     # -- spare runners -----------------------------------------------------------------------------
 
@@ -85,7 +90,7 @@ class PythonJobs:
                 try:
                     runner = self._attached()
                 except Exception as error:  # noqa: BLE001 - jobs make their own runner, and tell why they cannot
-                    self._note(f"a spare runner could not be made: {describe(error)}")
+                    self._telling.note(f"a spare runner could not be made: {describe(error)}")
                     break
                 with self._lock:
                     self._spares.append(runner)
@@ -100,7 +105,7 @@ class PythonJobs:
         try:
             first.warm()
         except (ChannelClosed, RunnerLost, FrameError) as error:
-            self._note(f"the first Python worker did not start: {describe(error)}")
+            self._telling.note(f"the first Python worker did not start: {describe(error)}")
             first.kill()
             return
         with self._lock:
@@ -148,6 +153,11 @@ class PythonJobs:
         for runner in runners:
             runner.kill()
 
+    def running(self) -> dict[str, str]:
+        """Return the jobs whose code runs, and the tags that their Spark jobs carry."""
+        jobs = list(self._jobs.values())
+        return {job.id: job.runner.tag for job in jobs if job.running and not job.told and job.runner}
+
     @property
     def busy(self) -> bool:
         """Whether any job runs."""
@@ -167,7 +177,7 @@ class PythonJobs:
         with self._lock:
             del self._jobs[job.id]
         job.log.close()
-        self._tell("ended", job_id=job.id, **outcome)
+        self._telling.ended(job.id, outcome)
 
     def _serve(self, job: _Job, runner: Runner, payload: bytes) -> None:
         """Give the runner its job, and pass on what it tells until it tells its end, or ends."""
@@ -204,9 +214,9 @@ class PythonJobs:
         kind = header["kind"]
         if kind == "running" and not job.running:
             job.running = True
-            self._tell("running", job_id=job.id)
+            self._telling.running(job.id)
         elif kind == "result" and job.running and job.refused is None:
-            self._tell("result", payload, job_id=job.id, stream=header.get("stream") is True)
+            self._telling.result(job.id, payload, stream=header.get("stream") is True)
         elif kind == "ended":
             failure = header.get("failure")
             told = {} if failure is None and job.running else _failed_as_told(failure, header.get("error"))
@@ -228,15 +238,11 @@ class PythonJobs:
             self._abandon(job.id)
             runner.close(self._pump)
         except Exception as error:  # noqa: BLE001 - the JVM is ending, which is told elsewhere
-            self._note(f"after job {job.id}: {describe(error)}")
-        with self._board_lock:
-            self._board.forget(runner.tag)
+            self._telling.note(f"after job {job.id}: {describe(error)}")
 
     def _cancel_and_wait(self, tag: str) -> None:
         """Cancel a runner's Spark jobs, and wait until none of their tasks holds a core any more."""
-        with self._board_lock:
-            self._board.read()
-            stages = self._board.running_stages(tag)
+        stages = self._board.running_stages(tag)
         self._driver.cancel(tag)
         deadline = time.monotonic() + _IDLE_TIMEOUT
         while self._board.busy(stages) and time.monotonic() < deadline:
@@ -258,28 +264,6 @@ class PythonJobs:
         if job.killed:
             return {"killed": True}
         return _failed("crashed", _crash(runner.exit_status), stack=job.log.tail())
-
-    def _tell(self, kind: str, payload: bytes = b"", /, **fields: Any) -> None:
-        with contextlib.suppress(ChannelClosed):  # the main thread notices too, and ends everything
-            self._server.send(kind, payload, **fields)
-
-    def _note(self, text: str) -> None:
-        self._tell("note", text=text[:2000])
-
-    # -- progress ----------------------------------------------------------------------------------
-
-    def tell_progress(self) -> None:
-        """Tell the server of every running job that got further since it was last told."""
-        jobs = [job for job in list(self._jobs.values()) if job.running and job.runner is not None]
-        if not jobs:
-            return
-        with self._board_lock:
-            self._board.read()
-            now = {job.id: self._board.of(job.runner.tag) for job in jobs if job.runner is not None}
-        for job in jobs:
-            if job.told is None and now[job.id] != job.progress and any(now[job.id].values()):
-                job.progress = now[job.id]
-                self._tell("progress", job_id=job.id, progress=job.progress)
 
 
 def _failed(kind: str, message: str, *, stack: str = "") -> dict[str, Any]:

@@ -1,0 +1,67 @@
+"""Real contexts for the launcher's tests, shared where a test leaves them as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from launcher_world import Context, Start, jobs_wheel, make_launcher, starter
+
+from jobserver_core.ports import JobCode
+from jobserver_pyspark import PySparkLauncher
+
+
+@pytest.fixture(scope="session")
+def code(tmp_path_factory: pytest.TempPathFactory) -> JobCode:
+    return jobs_wheel(tmp_path_factory.mktemp("wheels"), "1.0")
+
+
+@pytest.fixture(scope="session")
+def other_code(tmp_path_factory: pytest.TempPathFactory) -> JobCode:
+    return jobs_wheel(tmp_path_factory.mktemp("wheels"), "2.0")
+
+
+@pytest.fixture(scope="session")
+def shared_launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PySparkLauncher]:
+    launcher = make_launcher(tmp_path_factory.mktemp("shared"))
+    yield launcher
+    launcher.close()
+
+
+@pytest.fixture(scope="session")
+def start_shared(
+    shared_launcher: PySparkLauncher, tmp_path_factory: pytest.TempPathFactory, code: JobCode
+) -> Start:
+    return starter(shared_launcher, tmp_path_factory.mktemp("contexts"), code)
+
+
+@pytest.fixture(scope="session")
+def shared_context(start_shared: Start) -> Iterator[Context]:
+    """One session context for all tests that do not end it."""
+    context = start_shared({"my": {"setting": "of the context"}}).wait_ready()
+    yield context
+    assert context.listener.faults == []
+    context.handle.kill()
+    context.wait_end()
+
+
+@pytest.fixture
+def context(shared_context: Context) -> Context:
+    """The shared context, which lives before every test."""
+    assert not [event for event in shared_context.listener.events if event[0] == "context-ended"]
+    return shared_context
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Iterator[PySparkLauncher]:
+    """A launcher of the test's own."""
+    launcher = make_launcher(tmp_path)
+    yield launcher
+    launcher.close()
+
+
+@pytest.fixture
+def start(launcher: PySparkLauncher, tmp_path: Path, code: JobCode) -> Start:
+    """Starts contexts that the test may end."""
+    return starter(launcher, tmp_path, code)

@@ -1,0 +1,1 @@
+"""Jobs for the launcher's tests: what each does is what its test is about."""

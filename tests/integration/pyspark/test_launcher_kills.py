@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from launcher_world import Context, wait_until
+
+from jobserver_core.failures import FailureKind
+
+pytestmark = pytest.mark.spark
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "trouble.BusyLoop",
+        "contract.Endless",
+        "trouble.NativeCall",
+        "trouble.SleepingTasks",
+        "trouble.BusyTasks",
+        "trouble.ThreadedTasks",
+        "trouble.JvmSleep",
+    ],
+)
+def test_a_kill_ends_a_job_whatever_it_does_and_frees_its_cores(context: Context, name: str) -> None:
+    neighbour = context.running("contract.Endless")
+    victim = context.running(name)
+    time.sleep(1.0)  # let it get into what it does; the test holds whether it did or not
+    context.handle.kill_job(victim.id)
+    assert context.listener.outcome(victim.id, timeout=10.0).killed
+    counted = context.end_of(context.submit("work.WordCount", {"input": {"string": "a b"}}), timeout=20.0)
+    assert counted.value == {"a": 1, "b": 1}
+    assert context.listener.of_job(neighbour.id) == ["running"]
+    context.handle.kill_job(neighbour.id)
+    assert context.end_of(neighbour).outcome.killed
+
+
+def test_a_kill_ends_a_job_in_its_validation(context: Context) -> None:
+    job = context.submit("trouble.NeverValid")
+    wait_until(job.log_path.exists)
+    context.handle.kill_job(job.id)
+    assert context.end_of(job, timeout=10.0).outcome.killed
+    assert context.listener.of_job(job.id) == ["job-ended"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("trouble.Exit", "exit status 3"),
+        ("trouble.Segfault", "SIGSEGV"),
+    ],
+)
+def test_a_job_whose_process_dies_fails_alone(context: Context, name: str, text: str) -> None:
+    neighbour = context.running("contract.Endless")
+    outcome = context.run(name).outcome
+    assert outcome.failure is FailureKind.CRASHED
+    assert outcome.error is not None
+    assert text in outcome.error.message
+    assert context.listener.of_job(neighbour.id) == ["running"]
+    context.handle.kill_job(neighbour.id)
+    context.end_of(neighbour)
+
+
+def test_the_error_of_a_crash_has_what_the_process_said_last(context: Context) -> None:
+    error = context.run("trouble.Exit").outcome.error
+    assert error is not None
+    assert "about to leave" in error.stack
+    error = context.run("trouble.Segfault").outcome.error
+    assert error is not None
+    assert "Fatal Python error: Segmentation fault" in error.stack
+
+
+def test_running_out_of_memory_is_the_jobs_error(context: Context) -> None:
+    outcome = context.run("trouble.MemoryHog").outcome
+    assert outcome.failure is FailureKind.RAISED
+    assert outcome.error is not None
+    assert outcome.error.error_class == "MemoryError"
+
+
+def test_an_exit_with_status_zero_is_no_success(context: Context) -> None:
+    assert context.run("trouble.Exit", {"status": 0}).outcome.failure is FailureKind.CRASHED
+
+
+@pytest.mark.parametrize("stay", [False, True])
+def test_processes_that_a_job_started_end_with_it(context: Context, stay: bool) -> None:
+    job = context.submit("trouble.Families", {"stay": stay})
+    if stay:
+        wait_until(lambda: len(_sleepers()) == 3)
+        context.handle.kill_job(job.id)
+    context.end_of(job)
+    wait_until(lambda: not _sleepers(), timeout=5.0)
+
+
+def _sleepers() -> list[str]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if command[0] == b"sleep" and command[1:2] in ([b"611"], [b"612"], [b"613"]):
+            found.append(entry.name)
+    return found
+
+
+def test_spark_jobs_that_a_finished_job_left_behind_are_cancelled(context: Context) -> None:
+    assert context.run("trouble.LeavesTasks").value == "left"
+    counted = context.end_of(context.submit("work.WordCount", {"input": {"string": "a"}}), timeout=20.0)
+    assert counted.value == {"a": 1}
