@@ -37,6 +37,11 @@ _access = logging.getLogger("jobserver_http.access")
 _OVERRIDES = ("DELETE", "PUT")
 _OWNER = re.compile(r"[^/\\\s~\x00-\x1f\x7f]{1,128}")
 _UNKNOWN = "none"
+_AMBIGUOUS = Answer(
+    status=400,
+    result="a request has either Content-Length or Transfer-Encoding",
+    headers={"Connection": "close"},
+)
 CLIENT_LEFT = 499
 """What is logged and counted as the status where the client left before there was one."""
 
@@ -97,7 +102,10 @@ class HttpApplication:
         self.site.metrics.began()
         scope["jobserver.guard"] = guard
         try:
-            await self._starlette(scope, guard.receive, watched.send)
+            if guard.ambiguous:
+                await respond(_AMBIGUOUS)(scope, guard.receive, watched.send)
+            else:
+                await self._starlette(scope, guard.receive, watched.send)
         finally:
             route = scope.get("jobserver.route", _UNKNOWN)
             method = scope["method"] if route != _UNKNOWN else "ANY"

@@ -70,6 +70,8 @@ class BodyGuard:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"0")
+        self.ambiguous = b"content-length" in headers and b"transfer-encoding" in headers
+        """Whether two servers in a row could disagree on where the request ends (RFC 9112, 6.3)."""
         self._expected = b"transfer-encoding" in headers or length.strip() not in (b"", b"0")
         self._waits = headers.get(b"expect", b"").lower() == b"100-continue"
         self._receive = receive

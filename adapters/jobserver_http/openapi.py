@@ -69,7 +69,7 @@ def _operation(route: Route, guarded: bool) -> dict[str, Any]:
     if route.extension:
         operation["x-extension"] = True
     if route.body is not None:
-        content: dict[str, Any] = {media_type: {"schema": {}} for media_type in route.body.media_types}
+        content = {media_type: {"schema": _body_schema(media_type)} for media_type in route.body.media_types}
         operation["requestBody"] = {
             "description": route.body.doc,
             "required": route.body.required,
@@ -80,6 +80,14 @@ def _operation(route: Route, guarded: bool) -> dict[str, Any]:
         if guarded:
             operation["security"] = [{"basic": []}, {"bearer": []}]
     return operation
+
+
+def _body_schema(media_type: str) -> dict[str, Any]:
+    if media_type == "application/json":
+        return {"type": "object"}
+    if media_type in ("text/plain", "application/x-www-form-urlencoded"):
+        return {"type": "string"}
+    return {"type": "string", "format": "binary"}
 
 
 def _path_parameter(name: str) -> dict[str, Any]:
