@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,19 +28,24 @@ INPUT = "input.string = a b c a b see"
 
 
 @pytest.fixture
-def private(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
+def scratch() -> Iterator[Path]:
+    """A temporary folder of the test's own, with a short path: sockets of Spark's workers are in it."""
+    with tempfile.TemporaryDirectory(prefix="js") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def private(environment: dict[str, str], scratch: Path, tmp_path: Path) -> dict[str, str]:
     """An environment whose temporary folder is the test's, so that what is left behind shows."""
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    return {**environment, "TMPDIR": str(folder), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    return {**environment, "TMPDIR": str(scratch), "XDG_CACHE_HOME": str(tmp_path / "cache")}
 
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "jobserver_cli", *arguments]
 
 
-def processes_of(folder: Path) -> list[str]:
-    """Return the command lines of processes that name the folder, or work in it."""
+def processes_of(folders: tuple[Path, ...]) -> list[str]:
+    """Return the command lines of processes that name one of the folders, or work in it."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -47,20 +53,19 @@ def processes_of(folder: Path) -> list[str]:
             where = os.readlink(process / "cwd")
         except OSError:
             continue
-        if str(folder) in line or where.startswith(str(folder)):
+        if any(str(folder) in line or where.startswith(str(folder)) for folder in folders):
             found.append(f"{process.name}: {line}")
     return found
 
 
-def assert_nothing_is_left(folder: Path) -> None:
+def assert_nothing_is_left(scratch: Path, *others: Path) -> None:
     deadline = time.monotonic() + 20
-    while left := processes_of(folder):
+    while left := [*processes_of((scratch, *others)), *scratch.iterdir()]:
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
-    assert [path.name for path in (folder / "tmp").iterdir() if "jobserver" in path.name] == []
 
 
-def test_demo_counts_words_shows_how_and_cleans_up(private: dict[str, str], tmp_path: Path) -> None:
+def test_demo_counts_words_shows_how_and_cleans_up(private: dict[str, str], scratch: Path) -> None:
     done = subprocess.run(
         command("demo"), env=private, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
@@ -73,11 +78,11 @@ def test_demo_counts_words_shows_how_and_cleans_up(private: dict[str, str], tmp_
         "stopped, and cleaned up",
     ):
         assert step in done.stderr
-    assert_nothing_is_left(tmp_path)
+    assert_nothing_is_left(scratch)
 
 
 def test_demo_without_a_java_says_what_to_install_before_anything_else(
-    private: dict[str, str], tmp_path: Path
+    private: dict[str, str], scratch: Path
 ) -> None:
     """The packaged JDK is hidden, as if it were not installed."""
     script = (
@@ -90,7 +95,7 @@ def test_demo_without_a_java_says_what_to_install_before_anything_else(
     bare = {key: value for key, value in private.items() if key != "JAVA_HOME"}
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env={**bare, "PATH": str(tmp_path)},
+        env={**bare, "PATH": str(scratch)},
         capture_output=True,
         text=True,
         check=False,
@@ -98,7 +103,7 @@ def test_demo_without_a_java_says_what_to_install_before_anything_else(
     )
     assert (done.returncode, done.stdout) == (ExitCode.NOT_READY, "")
     assert "pip install 'jobserver-core[jdk]'" in done.stderr
-    assert list((tmp_path / "tmp").iterdir()) == []
+    assert_nothing_is_left(scratch)
 
 
 @pytest.fixture
@@ -112,7 +117,7 @@ def kept(private: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_demo_keep_prints_curl_lines_that_work_until_ctrl_c(
-    kept: subprocess.Popen[str], tmp_path: Path
+    kept: subprocess.Popen[str], scratch: Path
 ) -> None:
     assert kept.stdout is not None
     lines = []
@@ -134,11 +139,11 @@ def test_demo_keep_prints_curl_lines_that_work_until_ctrl_c(
     assert answers[0]["result"] == json.loads(ANSWER)
     kept.send_signal(signal.SIGINT)
     assert kept.wait(PATIENCE) == ExitCode.OK
-    assert_nothing_is_left(tmp_path)
+    assert_nothing_is_left(scratch)
 
 
 def test_ctrl_c_in_the_middle_of_the_demo_leaves_nothing_and_no_traceback(
-    private: dict[str, str], tmp_path: Path
+    private: dict[str, str], scratch: Path
 ) -> None:
     with subprocess.Popen(
         command("demo"), env=private, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -150,11 +155,11 @@ def test_ctrl_c_in_the_middle_of_the_demo_leaves_nothing_and_no_traceback(
         assert process.wait(PATIENCE) == ExitCode.INTERRUPTED
     assert "stopped, and cleaned up" in shown
     assert "Traceback" not in shown
-    assert_nothing_is_left(tmp_path)
+    assert_nothing_is_left(scratch)
 
 
 def test_a_wheel_goes_through_a_real_server_from_upload_to_sigterm(
-    private: dict[str, str], tmp_path: Path, jobserver: Callable[..., Any]
+    private: dict[str, str], scratch: Path, tmp_path: Path, jobserver: Callable[..., Any]
 ) -> None:
     wheel = build_example_wheel(tmp_path)
     options = ["--data-dir", str(tmp_path / "data"), "--port", "0"]
@@ -178,7 +183,7 @@ def test_a_wheel_goes_through_a_real_server_from_upload_to_sigterm(
             assert server.wait(PATIENCE) == ExitCode.OK
         finally:
             server.kill()
-    assert_nothing_is_left(tmp_path)
+    assert_nothing_is_left(scratch, tmp_path)
 
 
 def test_jvm_api_prints_a_class_path_of_files_that_are_there(private: dict[str, str]) -> None:
