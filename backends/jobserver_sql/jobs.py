@@ -50,7 +50,6 @@ _PROGRESS = update(jobs).where(jobs.c.id == bindparam("key"), jobs.c.state.in_(J
 _RELEASE = delete(job_holds).where(job_holds.c.job_id == bindparam("job_id"))
 _FORGET_RESULT = delete(job_results).where(job_results.c.job_id == bindparam("job_id"))
 _FILTERS = ("context_id", "context_name", "class_name", "since", "until")
-_FINAL = [state for state in JobState if state.final]
 _CHUNK = 1000
 
 
@@ -143,11 +142,12 @@ def remove_ended(connection: Connection, ended_before: datetime, limit: int) -> 
     """Delete final jobs that ended before a time, oldest first; return how many.
 
     They are locked before it is asked again which of them wait for a delivery: one that was
-    recorded since the first look keeps its job.
+    recorded since the first look keeps its job. "Not live" rather than "final" keeps the
+    planner on the index of times, where the index of states has nearly every job.
     """
     chosen = (
         select(jobs.c.id)
-        .where(jobs.c.ended_at < ended_before, jobs.c.state.in_(_FINAL), ~_undelivered())
+        .where(jobs.c.ended_at < ended_before, jobs.c.state.not_in(JOBS.live_states), ~_undelivered())
         .order_by(jobs.c.ended_at, jobs.c.submitted_at, jobs.c.id)
         .limit(limit)
         .with_for_update()

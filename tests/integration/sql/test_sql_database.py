@@ -1,0 +1,275 @@
+"""Databases that are wrong, gone, locked or elsewhere: one clear error, no secret in it, nothing left."""
+
+import os
+import sqlite3
+import stat
+import threading
+import traceback
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from sqlalchemy import make_url, text
+
+from jobserver_core.errors import InvalidSetting, StorageError
+from jobserver_core.jobs import JobQuery
+from jobserver_core.lifecycle import JobState
+from jobserver_core.settings import MetadataSettings, Settings
+from jobserver_core.testing.builders import a_binary, a_context, a_job
+from jobserver_sql import SqlMetadataStore
+from jobserver_sql.testing import PostgresqlServer
+
+SECRET = "s3" + "cret"
+
+# -- settings ----------------------------------------------------------------------------------------
+
+
+def settings(**metadata: Any) -> Settings:
+    return Settings(metadata=MetadataSettings(**metadata))
+
+
+def test_without_a_url_the_store_is_a_file_in_the_data_folder(tmp_path: Path) -> None:
+    odd = tmp_path / "a b%20?c#d"
+    with closing(SqlMetadataStore.from_settings(settings(), odd)) as store:
+        store.add_job(a_job(), config="{}")
+    assert (odd / "metadata.db").stat().st_size > 0
+    assert [path.name for path in tmp_path.iterdir()] == [odd.name]
+
+
+def test_the_url_and_the_options_of_the_settings_are_used(tmp_path: Path) -> None:
+    options = {"synchronous": "normal", "lock-timeout": 2, "pool-size": 3}
+    chosen = settings(url=f"sqlite:///{tmp_path}/other.db", options=options)
+    with closing(SqlMetadataStore.from_settings(chosen, tmp_path)) as store:
+        store.check()
+        with store._database.read() as connection:
+            assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
+            assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 2000
+    assert {path.name for path in tmp_path.iterdir()} == {"other.db"}
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "words"),
+    [
+        ({"synchronus": "full"}, "synchronus", "did you mean 'synchronous'"),
+        ({"nonsense": 1}, "nonsense", "options are synchronous, pool-size, lock-timeout"),
+        ({"synchronous": "off"}, "synchronous", "must be one of"),
+        ({"pool-size": 0}, "pool-size", "a number from 1"),
+        ({"pool-size": True}, "pool-size", "a number from 1"),
+        ({"lock-timeout": "long"}, "lock-timeout", "a number from 1"),
+    ],
+)
+def test_a_bad_option_is_refused_by_name(
+    tmp_path: Path, options: dict[str, Any], key: str, words: str
+) -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        SqlMetadataStore.from_settings(settings(options=options), tmp_path)
+    assert caught.value.key == f"jobserver.metadata.options.{key}"
+    assert words in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"mysql://me:{SECRET}@host/x",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///file::memory:?uri=true",
+        f"{SECRET} nonsense",
+        "",
+        f"postgresql+psycopg2://me:{SECRET}@host/x",
+    ],
+)
+def test_a_url_of_a_database_that_is_not_supported_is_an_invalid_setting(url: str) -> None:
+    with pytest.raises(
+        InvalidSetting, match=r"jobserver\.metadata\.url.*sqlite:///.*postgresql://"
+    ) as caught:
+        SqlMetadataStore(url)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+# -- SQLite ------------------------------------------------------------------------------------------
+
+
+def test_nobody_else_may_read_the_file(tmp_path: Path) -> None:
+    with closing(SqlMetadataStore(f"sqlite:///{tmp_path}/metadata.db")) as store:
+        store.add_binary(a_binary())
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("metadata.db", "metadata.db-wal", "metadata.db-shm"), 0o600)
+
+
+def test_a_file_that_is_no_database_is_a_storage_error_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.db"
+    path.write_bytes(b"my holiday pictures" * 100)
+    with pytest.raises(StorageError, match="not a database"):
+        SqlMetadataStore(f"sqlite:///{path}")
+    assert path.read_bytes() == b"my holiday pictures" * 100
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "metadata.db", tmp_path):
+        with pytest.raises(StorageError, match="cannot write the metadata database"):
+            SqlMetadataStore(f"sqlite:///{path}")
+
+
+def test_a_write_that_another_process_does_not_let_in_is_a_storage_error_without_secrets(
+    sqlite_url: str,
+) -> None:
+    with closing(SqlMetadataStore(sqlite_url, lock_timeout=1)) as store:
+        store.add_job(a_job(id="before"), config="{}")
+        path = sqlite_url.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StorageError, match="locked") as caught:
+                store.add_job(a_job(callback_url=f"https://x/?token={SECRET}"), config=SECRET)
+            assert SECRET not in "".join(traceback.format_exception(caught.value))
+            assert [job.id for job in store.jobs(JobQuery()).jobs] == ["before"]
+            other.execute("ROLLBACK")
+        store.add_job(a_job(id="z-after"), config="{}")
+        assert [job.id for job in store.jobs(JobQuery()).jobs] == ["z-after", "before"]
+
+
+def test_readers_do_not_wait_for_a_writer(sqlite_url: str) -> None:
+    with closing(SqlMetadataStore(sqlite_url)) as store:
+        job = a_job()
+        store.add_job(job, config="{}")
+        with store._database.write():
+            read: list[Any] = []
+            reader = threading.Thread(target=lambda: read.append(store.job(job.id)))
+            reader.start()
+            reader.join(30)
+            assert read == [job]
+
+
+def test_a_database_that_was_removed_fails_the_check(tmp_path: Path) -> None:
+    with closing(SqlMetadataStore(f"sqlite:///{tmp_path}/metadata.db")) as store:
+        store.check()
+        (tmp_path / "metadata.db").unlink()
+        with pytest.raises(StorageError, match="is gone"):
+            store.check()
+
+
+def test_a_store_that_was_closed_says_so(url: str) -> None:
+    store = SqlMetadataStore(url)
+    store.close()
+    for call in (store.check, store.binaries, lambda: store.add_binary(a_binary())):
+        with pytest.raises(StorageError, match="the metadata store is closed"):
+            call()
+
+
+def test_a_damaged_record_is_a_storage_error(url: str) -> None:
+    with closing(SqlMetadataStore(url)) as store:
+        for job_id, damage in (("a", "state = 'DREAMING'"), ("b", "class_path = 'not json'")):
+            store.add_job(a_job(id=job_id), config="{}")
+            with store._database.write() as connection:
+                connection.execute(text(f"UPDATE jobs SET {damage} WHERE id = '{job_id}'"))
+            with pytest.raises(StorageError, match="damaged"):
+                store.job(job_id)
+
+
+def test_settings_that_json_has_no_word_for_are_refused_and_not_stored(url: str) -> None:
+    with closing(SqlMetadataStore(url)) as store:
+        with pytest.raises((TypeError, StorageError), match="JSON has no word"):
+            store.add_context(a_context("c", settings={"a": object()}))
+        assert store.context_named("c") is None
+
+
+def test_no_file_stays_open_after_closing(tmp_path: Path) -> None:
+    store = SqlMetadataStore(f"sqlite:///{tmp_path}/metadata.db")
+    threads = [threading.Thread(target=store.add_binary, args=(a_binary(),)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    store.close()
+    opened = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.exists()]
+    assert [path for path in opened if str(tmp_path) in path] == []
+    assert [path.name for path in tmp_path.iterdir()] == ["metadata.db"]
+
+
+# -- PostgreSQL --------------------------------------------------------------------------------------
+
+
+def test_a_server_that_does_not_answer_is_a_storage_error_without_the_password() -> None:
+    with pytest.raises(StorageError) as caught:
+        SqlMetadataStore(f"postgresql://me:{SECRET}@127.0.0.1:1/x")
+    assert "refused" in str(caught.value)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.postgresql
+def test_connections_that_the_server_dropped_are_made_again(
+    postgresql_server: PostgresqlServer, postgresql_url: str
+) -> None:
+    with closing(SqlMetadataStore(postgresql_url)) as store:
+        store.add_binary(a_binary("b"))
+        with postgresql_server.connect(postgresql_url) as connection:
+            connection.execute(
+                b"SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                b" WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        assert len(store.binaries()) == 1
+
+
+@pytest.mark.postgresql
+def test_records_are_ordered_by_code_points_whatever_the_database_sorts_by(
+    postgresql_server: PostgresqlServer,
+) -> None:
+    with postgresql_server.connect(postgresql_server.url("postgres")) as connection:
+        if not connection.execute("SELECT 1 FROM pg_collation WHERE collprovider = 'i' LIMIT 1").fetchone():
+            pytest.skip("needs a PostgreSQL that was built with ICU")
+        connection.execute(
+            "CREATE DATABASE english TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en' LOCALE 'C'"
+        )
+    url = postgresql_server.url("english")
+    try:
+        with closing(SqlMetadataStore(url)) as store:
+            names = ["b", "B", "a", "_a", "Z", "a-b", "a b"]
+            for name in names:
+                store.add_binary(a_binary(name))
+                store.add_job(a_job(id=name), config="{}")
+            assert [binary.name for binary in store.binaries()] == sorted(names)
+            assert [job.id for job in store.jobs(JobQuery()).jobs] == sorted(names, reverse=True)
+            page = store.jobs(JobQuery(limit=3))
+            rest = store.jobs(JobQuery(after=page.next))
+            assert [job.id for job in (*page.jobs, *rest.jobs)] == sorted(names, reverse=True)
+    finally:
+        postgresql_server.drop("english")
+
+
+@pytest.mark.postgresql
+def test_a_database_that_cannot_hold_every_character_is_refused(postgresql_server: PostgresqlServer) -> None:
+    with postgresql_server.connect(postgresql_server.url("postgres")) as connection:
+        connection.execute("CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
+    try:
+        with pytest.raises(StorageError, match="the encoding LATIN1: make one with UTF8"):
+            SqlMetadataStore(postgresql_server.url("latin"))
+    finally:
+        postgresql_server.drop("latin")
+
+
+@pytest.mark.postgresql
+def test_the_isolation_is_ours_whatever_the_server_defaults_to(
+    postgresql_server: PostgresqlServer, postgresql_url: str
+) -> None:
+    name = make_url(postgresql_url).database
+    with postgresql_server.connect(postgresql_url) as connection:
+        connection.execute(
+            f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'".encode()
+        )
+    with closing(SqlMetadataStore(postgresql_url)) as store:
+        with store._database.write() as connection:
+            assert connection.execute(text("SHOW transaction_isolation")).scalar() == "read committed"
+        job = a_job()
+        store.add_job(job, config="{}")
+        store.advance_job(attrs.evolve(job, state=JobState.RUNNING), expected=JobState.STARTED)
+
+
+@pytest.mark.postgresql
+def test_both_spellings_of_the_scheme_are_understood(postgresql_url: str) -> None:
+    for scheme in ("postgres:", "postgresql:", "postgresql+psycopg:"):
+        with closing(SqlMetadataStore(postgresql_url.replace("postgresql:", scheme, 1))) as store:
+            store.check()

@@ -1,0 +1,182 @@
+"""The schema: made at start, upgraded, never touched when it is newer, by one server at a time."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Dialect, Engine, create_engine, inspect, text
+from sqlalchemy.types import TypeEngine
+
+from jobserver_core.contexts import ContextQuery
+from jobserver_core.errors import SchemaTooNew, StorageError
+from jobserver_core.jobs import JobQuery
+from jobserver_core.testing.builders import a_binary, a_context, a_job
+from jobserver_sql import SqlMetadataStore, schema, tables
+
+
+@contextmanager
+def raw(url: str) -> Iterator[Connection]:
+    """A connection that does not go through the store."""
+    engine: Engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    try:
+        with engine.begin() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def revision_of(url: str) -> str | None:
+    with raw(url) as connection:
+        return schema.found(connection)
+
+
+def test_a_new_database_gets_the_newest_schema(url: str) -> None:
+    with closing(SqlMetadataStore(url)) as store:
+        store.check()
+    assert revision_of(url) == schema.HEAD
+
+
+def test_the_revision_in_the_code_is_the_head_of_one_line_of_migrations(url: str) -> None:
+    with raw(url) as connection:
+        scripts = ScriptDirectory.from_config(schema._config(connection))
+    assert scripts.get_heads() == [schema.HEAD]
+    assert [script.revision for script in scripts.walk_revisions()][-1] == "0001"
+
+
+def _differ(dialect: Dialect, found: TypeEngine[Any], wanted: TypeEngine[Any]) -> bool:
+    """Whether two types make different columns; PostgreSQL's unbounded VARCHAR and its TEXT do not."""
+    texts = [kind.compile(dialect).replace("VARCHAR", "TEXT") for kind in (found, wanted)]
+    return texts[0] != texts[1]
+
+
+def test_the_migrations_make_the_tables_that_the_code_describes(url: str) -> None:
+    SqlMetadataStore(url).close()
+    with raw(url) as connection:
+        options = {
+            "include_name": lambda name, *_: name != schema.VERSION_TABLE,
+            "compare_type": lambda context, _i, _m, *types: _differ(context.dialect, *types),
+        }
+        context = MigrationContext.configure(connection, opts=options)
+        assert compare_metadata(context, tables.metadata) == []
+
+
+def test_the_index_of_live_names_covers_the_live_states_only(url: str) -> None:
+    SqlMetadataStore(url).close()
+    with raw(url) as connection:
+        source = "sqlite_master" if url.startswith("sqlite") else "pg_indexes"
+        columns = ("sql", "name") if url.startswith("sqlite") else ("indexdef", "indexname")
+        found = connection.scalar(
+            text(f"SELECT {columns[0]} FROM {source} WHERE {columns[1]} = 'ux_contexts_live_name'")
+        )
+    assert found is not None
+    states = {word for word in ("STARTED", "RUNNING", "STOPPING", "RESTARTING", "FINISHED") if word in found}
+    assert states == {"STARTED", "RUNNING", "STOPPING", "RESTARTING"}
+
+
+def test_a_database_of_the_first_revision_is_upgraded_with_its_records(url: str) -> None:
+    binary, context, job = a_binary("b"), a_context("c", settings={"a": [1]}), a_job(idempotency_key="key")
+    with raw(url) as connection:
+        command.upgrade(schema._config(connection), "0001")
+        connection.execute(tables.binaries.insert(), tables.row_of(binary))
+        connection.execute(tables.contexts.insert(), tables.row_of(context))
+        connection.execute(tables.jobs.insert(), tables.row_of(job))
+    assert revision_of(url) == "0001"
+    with raw(url) as connection:
+        assert "ix_jobs_state" not in {index["name"] for index in inspect(connection).get_indexes("jobs")}
+    with closing(SqlMetadataStore(url)) as store:
+        assert (store.binaries(), store.contexts(ContextQuery())) == ([binary], [context])
+        assert store.jobs(JobQuery()).jobs == (job,)
+    assert revision_of(url) == schema.HEAD
+    with raw(url) as connection:
+        assert "ix_jobs_state" in {index["name"] for index in inspect(connection).get_indexes("jobs")}
+
+
+def test_a_database_of_a_newer_release_is_refused_and_left_alone(url: str) -> None:
+    SqlMetadataStore(url).close()
+    with raw(url) as connection:
+        connection.execute(text(f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'"))
+        connection.execute(text("ALTER TABLE jobs ADD COLUMN novelty TEXT"))
+    with pytest.raises(SchemaTooNew) as caught:
+        SqlMetadataStore(url)
+    assert caught.value == SchemaTooNew(found="9999", known=schema.HEAD)
+    assert revision_of(url) == "9999"
+    with raw(url) as connection:
+        assert "novelty" in {column["name"] for column in inspect(connection).get_columns("jobs")}
+
+
+def test_a_store_whose_database_was_upgraded_under_it_fails_its_check(url: str) -> None:
+    with closing(SqlMetadataStore(url)) as store:
+        with raw(url) as connection:
+            connection.execute(text(f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'"))
+        with pytest.raises(SchemaTooNew):
+            store.check()
+
+
+def test_a_migration_that_fails_leaves_the_database_as_it_was(url: str) -> None:
+    with raw(url) as connection:
+        connection.execute(text("CREATE TABLE deliveries (somebody TEXT)"))
+    with pytest.raises(StorageError, match="deliveries"):
+        SqlMetadataStore(url)
+    with raw(url) as connection:
+        assert inspect(connection).get_table_names() == ["deliveries"]
+
+
+def test_another_applications_revision_in_the_same_database_is_not_ours(url: str) -> None:
+    with raw(url) as connection:
+        connection.execute(text("CREATE TABLE alembic_version (version_num TEXT)"))
+        connection.execute(text("INSERT INTO alembic_version VALUES ('theirs')"))
+    SqlMetadataStore(url).close()
+    with raw(url) as connection:
+        assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "theirs"
+
+
+SERVER = """
+import sys
+from jobserver_sql import SqlMetadataStore
+from jobserver_core.testing.builders import a_binary
+print("ready", flush=True)
+sys.stdin.readline()
+store = SqlMetadataStore(sys.argv[1])
+store.add_binary(a_binary(sys.argv[2], id=sys.argv[2]))
+store.close()
+"""
+
+
+def test_servers_that_start_at_once_on_a_new_database_all_work(url: str) -> None:
+    names = [f"server-{number}" for number in range(3)]
+    servers = [
+        subprocess.Popen(
+            [sys.executable, "-c", SERVER, url, name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in names
+    ]
+    try:
+        for server in servers:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "ready\n"
+        failures = []
+        for server in servers:
+            assert server.stdin is not None
+            server.stdin.write("go\n")
+            server.stdin.flush()
+        for server in servers:
+            _, problem = server.communicate(timeout=60)
+            failures += [problem] if server.returncode else []
+        assert failures == []
+    finally:
+        for server in servers:
+            server.kill()
+            server.communicate()
+    with closing(SqlMetadataStore(url)) as store:
+        assert [binary.name for binary in store.binaries()] == names
