@@ -1,0 +1,49 @@
+"""A FastAPI service with the job server's whole HTTP interface below ``/spark``.
+
+Run it with ``uvicorn --factory app:main``; the interactive documentation is at ``/spark/docs``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, HTTPException
+
+from jobserver_core import JobRequest, JobServer, Settings, errors, parse_class_path
+from jobserver_http import create_app
+
+
+def build(server: JobServer) -> FastAPI:
+    """Return the service; it starts and closes the job server with itself."""
+    jobserver = create_app(server)
+
+    @asynccontextmanager
+    async def life(_app: FastAPI) -> AsyncIterator[None]:
+        with server:
+            yield
+            jobserver.close()  # event streams end before the server does
+
+    service = FastAPI(title="Reports", lifespan=life)
+    service.mount("/spark", jobserver)
+
+    @service.get("/words")
+    async def count(text: str) -> Any:
+        """Count words with a job, called through the library: no HTTP to oneself."""
+        request = JobRequest(
+            class_name="words.Count",
+            class_path=parse_class_path("words"),
+            config={"input": {"string": text}},
+        )
+        try:
+            return await server.submit(request)
+        except errors.JobUnsuccessful as error:
+            raise HTTPException(502, str(error)) from error
+
+    return service
+
+
+def main() -> FastAPI:
+    """Return the service over the backends that the settings name."""
+    return build(JobServer.from_settings(Settings()))

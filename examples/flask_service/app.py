@@ -1,0 +1,57 @@
+"""A Flask service that runs jobs through the library.
+
+Flask is synchronous, so a request holds its worker while it waits: wait briefly, and hand back the
+job's id when that was not enough. Run it with ``flask --app app:main run``.
+"""
+
+from __future__ import annotations
+
+import atexit
+from typing import Any
+
+from flask import Flask, jsonify, request
+
+from jobserver_core import JobRequest, JobServer, Settings, errors, parse_class_path
+
+
+def build(server: JobServer, *, patience: float = 2.0) -> Flask:
+    """Return the service over a job server that somebody else starts and closes."""
+    service = Flask(__name__)
+
+    @service.post("/words")
+    def count() -> Any:
+        job = server.submit(
+            JobRequest(
+                class_name="words.Count",
+                class_path=parse_class_path("words"),
+                config={"input": {"string": request.get_data(as_text=True)}},
+            )
+        )
+        try:
+            return jsonify(job.result(timeout=patience))
+        except errors.ResultTimeout:
+            return jsonify(job=job.id), 202
+
+    @service.get("/words/<job_id>")
+    def result(job_id: str) -> Any:
+        job = server.job_handle(job_id)
+        if not job.done():
+            return jsonify(status=server.job(job_id).state.value), 202
+        return jsonify(job.result())
+
+    @service.errorhandler(errors.NotFound)
+    def not_found(error: errors.NotFound) -> Any:
+        return jsonify(error=str(error)), 404
+
+    @service.errorhandler(errors.JobUnsuccessful)
+    def failed(error: errors.JobUnsuccessful) -> Any:
+        return jsonify(error=error.error.message), 502
+
+    return service
+
+
+def main() -> Flask:
+    """Return the service over the backends that the settings name."""
+    server = JobServer.from_settings(Settings()).start()
+    atexit.register(server.close)
+    return build(server)
