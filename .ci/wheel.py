@@ -1,7 +1,7 @@
 """Build the wheel, install it where nothing else is, and see that it works as users get it.
 
-Three environments: the wheel alone (the in-memory server runs a job; a missing backend names its
-extra), and what the wheel must hold. The full test suite runs against the editable install.
+In an environment with the wheel alone the in-memory server runs a job, and a missing backend names its
+extra. The full test suite runs against the editable install.
 """
 
 from __future__ import annotations

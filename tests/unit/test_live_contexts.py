@@ -7,12 +7,12 @@ from typing import Any
 
 import attrs
 import pytest
-from serving import WAIT, ScriptedLauncher, a_request, a_server, upload
 
 from jobserver_core import ContextState, ErrorInfo, FailureKind, Job, JobHandle, JobState, errors
 from jobserver_core.memory import MemoryMetadataStore, MemoryTransport
 from jobserver_core.ports import ContextEnd, ContextListener, JobOutcome
 from jobserver_core.testing.clock import ManualClock
+from serving import WAIT, ScriptedLauncher, a_request, a_server, upload
 
 RAISED = JobOutcome(error=ErrorInfo(message="boom"), failure=FailureKind.RAISED)
 

@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from serving import WAIT, ScriptedLauncher, a_request, a_server, archive, upload
 
 from jobserver_core import BinaryType, ContextState, FailureKind, JobServer, JobState, Settings
 from jobserver_core.memory import MemoryBlobStore, MemoryMetadataStore, MemoryTransport
@@ -16,6 +15,7 @@ from jobserver_core.ports import ContextEnd, JobOutcome
 from jobserver_core.services.environment import Deposits
 from jobserver_core.services.sweeping import GRACE
 from jobserver_core.testing.clock import ManualClock
+from serving import WAIT, ScriptedLauncher, a_request, a_server, archive, upload
 
 
 class World:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import WAIT, a_request, a_server, archive, upload
 
 from jobserver_core import (
     BinaryType,
@@ -30,6 +29,7 @@ from jobserver_core import (
 )
 from jobserver_core.memory import MemoryBlobStore, MemoryFetcher, MemoryMetadataStore
 from jobserver_core.testing.clock import ManualClock
+from serving import WAIT, a_request, a_server, archive, upload
 
 
 @pytest.fixture
