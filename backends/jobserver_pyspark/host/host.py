@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -26,6 +28,7 @@ __all__ = ["Host"]
 
 _PROGRESS_INTERVAL = 0.5
 _STOPPED_INTERVAL = 1.0
+_JVM_END = 2.0
 
 
 class Host:
@@ -160,6 +163,9 @@ class Host:
             except Exception:  # noqa: BLE001 - the JVM is gone, which its own watch tells
                 return
             if stopped and not self._stopping:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._driver.process.wait(_JVM_END)
+                    return  # the whole JVM ended, which its own watch tells
                 message = "the Spark application ended by itself, or was ended from outside"
                 self._fail(Failure("context-lost", message, stack=self._log.tail()))
 

@@ -39,7 +39,7 @@ from typing import Any
 
 __all__ = ["MAX_DEPTH", "UnusableResult", "encode", "opened"]
 
-MAX_DEPTH = 500
+MAX_DEPTH = 200
 _BUDGET = 2000
 """How many values, and kilobytes of text, are converted in memory before a value is streamed."""
 _PIECE = 256 * 1024

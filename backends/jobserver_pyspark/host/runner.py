@@ -120,7 +120,7 @@ class Runner:
                     buffered, size = [], 0
         except ChannelClosed:
             raise
-        except (results.UnusableResult, RecursionError) as error:
+        except results.UnusableResult as error:
             raise Failure.of("result", error) from error
         except BaseException as error:
             raise Failure.of("raised", error, skip=1) from error

@@ -125,6 +125,9 @@ class NeverValid(Accepting):
         while True:
             pass
 
+    def run_job(self, context, runtime, data):
+        return None
+
 
 class NoMethods:
     pass
@@ -133,6 +136,9 @@ class NoMethods:
 class BadConstructor(Accepting):
     def __init__(self):
         raise RuntimeError("cannot be made")
+
+    def run_job(self, context, runtime, data):
+        return None
 
 
 class BadValidation(Accepting):
