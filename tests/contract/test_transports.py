@@ -1,4 +1,4 @@
-"""The transports of core keep the contract, and a broken one does not pass it."""
+"""Every transport keeps the contract, and a broken one does not pass it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 
 from jobserver_core.callbacks import Answer
 from jobserver_core.memory.transport import MemoryTransport
+from jobserver_core.plugins import registered
 from jobserver_core.ports.transport import Message, Transport
 from jobserver_core.testing.transport import (
     AnsweringReceiver,
@@ -23,6 +24,8 @@ from jobserver_core.testing.transport import (
     TransportContract,
 )
 from jobserver_core.transports import CallableTransport, LoggingTransport
+from jobserver_httpx import HttpxTransport
+from loopback import Handler, Loopback
 
 
 def as_received(message: Message) -> Received:
@@ -53,6 +56,8 @@ class MemoryReceiver(AnsweringReceiver):
 
 
 class TestMemoryTransport(AnsweringTransportContract):
+    backend = MemoryTransport
+
     @pytest.fixture
     def transport(self) -> MemoryTransport:
         return MemoryTransport()
@@ -113,6 +118,8 @@ class FunctionReceiver(AnsweringReceiver):
 
 
 class TestCallableTransport(AnsweringTransportContract):
+    backend = CallableTransport
+
     @pytest.fixture
     def receiver(self) -> FunctionReceiver:
         return FunctionReceiver()
@@ -153,6 +160,8 @@ class LogReceiver(Receiver):
 
 
 class TestLoggingTransport(TransportContract):
+    backend = LoggingTransport
+
     @pytest.fixture
     def transport(self) -> LoggingTransport:
         return LoggingTransport()
@@ -178,6 +187,61 @@ class TestLoggingTransport(TransportContract):
         line = receiver.records[0].getMessage()
         assert "job-1" in line
         assert r'{"result":\n1}' in line
+
+
+class HttpReceiver(AnsweringReceiver):
+    def __init__(self, server: Loopback) -> None:
+        self.server = server
+        self.url = server.url()
+        self.open = threading.Event()
+        self.open.set()
+        self.planned: list[tuple[int, dict[str, str]]] = []
+        server.behave = self.behave
+
+    def behave(self, handler: Handler) -> None:
+        self.open.wait(20)
+        status, headers = self.planned.pop(0) if self.planned else (200, {})
+        handler.say(status, b"" if status == 204 else b"{}", **headers)
+
+    def received(self) -> list[Received]:
+        with self.server.lock:
+            return [
+                Received(delivery_id=call.headers["webhook-id"], body=call.body, headers=call.headers)
+                for call in self.server.calls
+            ]
+
+    def answer(self, *statuses: int, retry_after: int | None = None) -> None:
+        headers = {} if retry_after is None else {"retry_after": str(retry_after)}
+        self.planned += [(status, headers) for status in statuses]
+
+    def hang(self) -> None:
+        self.open.clear()
+
+    def release(self) -> None:
+        self.open.set()
+
+    def vanish(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class TestHttpxTransport(AnsweringTransportContract):
+    backend = HttpxTransport
+
+    @pytest.fixture
+    def transport(self) -> HttpxTransport:
+        return HttpxTransport()
+
+    @pytest.fixture
+    def receiver(self) -> Iterator[HttpReceiver]:
+        with Loopback() as server:
+            yield HttpReceiver(server)
+
+
+def test_every_transport_that_is_registered_keeps_the_contract() -> None:
+    suites = (TestMemoryTransport, TestCallableTransport, TestLoggingTransport, TestHttpxTransport)
+    covered = {suite.backend for suite in suites}
+    assert {point.load() for point in registered("transport").values()} <= covered
 
 
 def a_message(url: str, **changes: Any) -> Message:

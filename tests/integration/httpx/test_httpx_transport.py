@@ -17,14 +17,13 @@ import attrs
 import httpx
 import pytest
 import trustme
-from loopback import Handler, Loopback, refused_port
 
 from jobserver_core.errors import InvalidCallbackUrl, InvalidSetting
 from jobserver_core.ports.transport import Message
 from jobserver_core.settings import CallbackSettings, Secret, Settings
-from jobserver_core.testing.transport import AnsweringReceiver, AnsweringTransportContract, Received
 from jobserver_core.uris import UriPolicy
 from jobserver_httpx import HttpxTransport, Signer
+from loopback import Handler, Loopback, refused_port
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 
@@ -45,52 +44,6 @@ def a_message(url: str, **changes: Any) -> Message:
 def server() -> Iterator[Loopback]:
     with Loopback() as server:
         yield server
-
-
-class HttpReceiver(AnsweringReceiver):
-    def __init__(self, server: Loopback) -> None:
-        self.server = server
-        self.url = server.url()
-        self.open = threading.Event()
-        self.open.set()
-        self.planned: list[tuple[int, dict[str, str]]] = []
-        server.behave = self.behave
-
-    def behave(self, handler: Handler) -> None:
-        self.open.wait(20)
-        status, headers = self.planned.pop(0) if self.planned else (200, {})
-        handler.say(status, b"" if status == 204 else b"{}", **headers)
-
-    def received(self) -> list[Received]:
-        with self.server.lock:
-            return [
-                Received(delivery_id=call.headers["webhook-id"], body=call.body, headers=call.headers)
-                for call in self.server.calls
-            ]
-
-    def answer(self, *statuses: int, retry_after: int | None = None) -> None:
-        headers = {} if retry_after is None else {"retry_after": str(retry_after)}
-        self.planned += [(status, headers) for status in statuses]
-
-    def hang(self) -> None:
-        self.open.clear()
-
-    def release(self) -> None:
-        self.open.set()
-
-    def vanish(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-
-class TestHttpxTransport(AnsweringTransportContract):
-    @pytest.fixture
-    def transport(self) -> HttpxTransport:
-        return HttpxTransport()
-
-    @pytest.fixture
-    def receiver(self, server: Loopback) -> HttpReceiver:
-        return HttpReceiver(server)
 
 
 # -- what is sent ----------------------------------------------------------------------------------
