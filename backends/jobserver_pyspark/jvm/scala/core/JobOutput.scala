@@ -1,8 +1,8 @@
 package org.apache.spark.sql.jobserver
 
-import java.io.{BufferedOutputStream, OutputStream, PrintStream}
+import java.io.{BufferedOutputStream, FileOutputStream, OutputStream, PrintStream}
 import java.nio.charset.StandardCharsets.UTF_8
-import java.nio.file.{Files, Path, StandardOpenOption}
+import java.nio.file.Path
 
 import org.apache.logging.log4j.LogManager
 import org.apache.logging.log4j.core.{LogEvent, LoggerContext}
@@ -32,8 +32,8 @@ private[jobserver] object JobThreads {
 
 /** A job's log file, of bounded size: what comes after the limit is counted and dropped, and the file says so. */
 private[jobserver] final class JobLog(path: Path, maxBytes: Long) {
-  private val out = new BufferedOutputStream(Files.newOutputStream(
-    path, StandardOpenOption.CREATE, StandardOpenOption.APPEND))
+  // Not a channel: those are closed for good when a thread that is being killed writes to them.
+  private val out = new BufferedOutputStream(new FileOutputStream(path.toFile, true))
   private var written = 0L
   private var dropped = 0L
   private var open = true

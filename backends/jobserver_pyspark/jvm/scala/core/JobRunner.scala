@@ -25,6 +25,7 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
   @volatile private var oldApi: Option[JobApi] = None
 
   JobOutput.install()
+  addContextJars()
   JobResultGetter.install(context, Isolation.Property, codeHomes.loaderOf)
   serializers.prepareDriver()
 
@@ -84,6 +85,12 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
     codeHomes.close()
   }
 
+  /** The context's own jars (`spark.jars`, `spark.jars.packages`) are seen by every job's code on the driver. */
+  private def addContextJars(): Unit =
+    context.jars.map(new org.apache.hadoop.fs.Path(_).toUri)
+      .filter(uri => uri.getScheme == null || uri.getScheme == "file")
+      .foreach(uri => root.sharedState.jarClassLoader.addURL(new java.io.File(uri.getPath).toURI.toURL))
+
   private def job(jobId: String): RunningJob =
     Option(jobs.get(jobId)).getOrElse(throw new NoSuchElementException(s"no job $jobId runs here"))
 }
@@ -133,17 +140,27 @@ private[jobserver] final class RunningJob(
     catch { case _: TimeoutException => false }
 
   private def main(): Unit = {
-    val outcome = JobOutput.capturing {
-      try within(codeHomes.enter(request))
-      catch {
-        case error: ClassPathConflict => Outcome.failed("loading", error)
-        case error: Throwable => Outcome.failed("loading", error)
+    var outcome = Outcome.killed
+    try outcome = JobOutput.capturing(admitted())
+    catch { case error: Throwable => outcome = Outcome.failed("raised", error) }
+    finally {
+      // Whatever happened, and however often this thread was interrupted, somebody waits for the end.
+      Thread.interrupted()
+      try {
+        // A thread that is interrupted leaves the Spark job behind that it had just submitted.
+        if (cancelled || outcome.failure != null) spark.cancelJobGroup(request.jobId)
+        threads.log.close()
+      } finally {
+        val truth = if (cancelled) Outcome.killed else outcome
+        validated.complete(truth)
+        ended.complete(truth)
       }
     }
-    val truth = if (cancelled) Outcome.killed else outcome
-    threads.log.close()
-    validated.complete(truth)
-    ended.complete(truth)
+  }
+
+  private def admitted(): Outcome = {
+    val home = try Right(codeHomes.enter(request)) catch { case error: Throwable => Left(error) }
+    home.fold(Outcome.failed("loading", _), within)
   }
 
   private def within(home: CodeHome): Outcome =

@@ -1,7 +1,7 @@
 package org.apache.spark.sql.jobserver
 
-import java.io.{BufferedOutputStream, InputStream, OutputStream}
-import java.nio.file.{Files, Path}
+import java.io.{BufferedOutputStream, FileOutputStream, InputStream, OutputStream}
+import java.nio.file.Path
 import java.util.{Map => JMap}
 
 import scala.collection.JavaConverters._
@@ -27,7 +27,7 @@ private[jobserver] final class ResultWriter(path: Path, maxBytes: Long) {
    * The result is handed over by a function, so that no frame here holds on to the head of a lazy sequence.
    */
   def write(take: () => Any): (String, Long) = {
-    val out = new LimitedStream(new BufferedOutputStream(Files.newOutputStream(path), 1 << 16), maxBytes)
+    val out = new LimitedStream(new BufferedOutputStream(new FileOutputStream(path.toFile), 1 << 16), maxBytes)
     try {
       val kind = ResultWriter.content(take()) match {
         case ResultWriter.Bytes(in) => copy(in, out); "stream"

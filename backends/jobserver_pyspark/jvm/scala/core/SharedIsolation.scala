@@ -19,6 +19,8 @@ private[jobserver] final class SharedIsolation(root: SparkSession) extends Isola
   private val added = mutable.Set[String]()
   private val contents = mutable.Map[String, (Long, String)]()
 
+  LocalExecutor.of(root.sparkContext).foreach(_.useForAll(shared))
+
   override def addLibraries(jars: Seq[JobJar]): Unit = jars.foreach(add)
 
   override def loaderOf(key: String): Option[ClassLoader] = Some(shared)

@@ -4,6 +4,7 @@ import java.nio.file.Paths
 
 import scala.collection.mutable
 
+import org.apache.spark.JobArtifactSet
 import org.apache.spark.sql.SparkSession
 import org.apache.spark.sql.classic
 
@@ -24,6 +25,7 @@ private[jobserver] object Isolations {
 private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxSessions: Int) extends Isolation {
   private val homes = mutable.LinkedHashMap[String, Home]()
   private val libraries = mutable.ListBuffer[JobJar]()
+  private val localExecutor = LocalExecutor.of(root.sparkContext)
   // Read by the threads that receive results, which must never wait for a session to be made.
   private val loaders = new java.util.concurrent.ConcurrentHashMap[String, ClassLoader]()
 
@@ -41,6 +43,7 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
       .getOrElse(new Home(request.classPathKey, request.jars))
     homes.put(request.classPathKey, home)
     loaders.put(request.classPathKey, home.loader)
+    localExecutor.foreach(_.useForSession(home.own.artifactManager.state, home.loader))
     if (home.users == 0) SharedViews.replace(root, home.own)
     home.users += 1
     evict()
@@ -48,6 +51,8 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
   }
 
   override def close(): Unit = synchronized(homes.values.toList.foreach(discard))
+
+  private def contextJars: Seq[String] = root.sparkContext.addedJars.get("default").toSeq.flatMap(_.keys)
 
   private def evict(): Unit =
     homes.values.filter(home => home.users == 0 && !NamedObjectTable.owns(home.key))
@@ -63,10 +68,13 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
     var users = 0
     var stale = false
     val own: classic.SparkSession = new JobSession(root)
+    private val artifacts = own.artifactManager
     (libraries.toList ++ jars).map(jar => (jar.sha256, jar)).toMap.values.foreach { jar =>
-      own.artifactManager.addArtifact(Paths.get("jars", jar.sha256 + ".jar"), jar.path, None, deleteStagedFile = false)
+      artifacts.addArtifact(Paths.get("jars", jar.sha256 + ".jar"), jar.path, None, deleteStagedFile = false)
     }
-    val loader: ClassLoader = own.artifactManager.classloader
+    // A session that has jars of its own no longer sees the context's: they are added to it.
+    JobArtifactSet.withActiveJobArtifactState(artifacts.state)(contextJars.foreach(root.sparkContext.addJar))
+    val loader: ClassLoader = artifacts.classloader
   }
 
   private final class Visit(home: Home) extends CodeHome {

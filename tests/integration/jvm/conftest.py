@@ -1,0 +1,224 @@
+"""A Spark in this process, job jars compiled against the shipped API, and a way to run them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+pytest.importorskip("pyspark", reason="PySpark is not installed")
+
+from jobserver_pyspark.jvm import (
+    JvmJar,
+    JvmJobRequest,
+    JvmJobs,
+    JvmOutcome,
+    JvmToolchain,
+    context_settings,
+)
+
+SOURCES = Path(__file__).parent / "jobs"
+DEADLINE = 60.0
+
+
+@attrs.define
+class JobBench:
+    """Runs jobs and reads what they left."""
+
+    jobs: JvmJobs
+    folder: Path
+    count: int = 0
+
+    def request(self, main_class: str, *jars: Path, kind: str = "spark", **more: Any) -> JvmJobRequest:
+        self.count += 1
+        job_id = more.pop("job_id", f"job-{self.count}")
+        return JvmJobRequest(
+            job_id=job_id,
+            main_class=main_class,
+            jars=tuple(JvmJar(path=jar, sha256=hashlib.sha256(jar.read_bytes()).hexdigest()) for jar in jars),
+            kind=kind,
+            result_path=self.folder / f"{job_id}.result",
+            log_path=self.folder / f"{job_id}.log",
+            **more,
+        )
+
+    def run(self, main_class: str, *jars: Path, **more: Any) -> JvmOutcome:
+        return self.jobs.run(self.request(main_class, *jars, **more))
+
+    def value(self, main_class: str, *jars: Path, **more: Any) -> Any:
+        """The JSON that a job leaves, which must have finished."""
+        request = self.request(main_class, *jars, **more)
+        outcome = self.jobs.run(request)
+        assert (outcome.status.value, outcome.error) == ("finished", None)
+        assert outcome.result == "json"
+        content = request.result_path.read_bytes()
+        assert len(content) == outcome.size
+        return json.loads(content, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+
+    def start(self, request: JvmJobRequest) -> StartedJob:
+        return StartedJob(self.jobs, request)
+
+
+class StartedJob:
+    """A job that runs on a thread of this test."""
+
+    def __init__(self, jobs: JvmJobs, request: JvmJobRequest) -> None:
+        self.request = request
+        self.validated = threading.Event()
+        self._outcome: list[JvmOutcome] = []
+        self._thread = threading.Thread(target=self._run, args=(jobs,), daemon=True)
+        self._thread.start()
+
+    def _run(self, jobs: JvmJobs) -> None:
+        self._outcome.append(jobs.run(self.request, on_running=self.validated.set))
+
+    def outcome(self, timeout: float = DEADLINE) -> JvmOutcome:
+        self._thread.join(timeout)
+        assert not self._thread.is_alive(), "the job did not end in time"
+        return self._outcome[0]
+
+    def wait_for_log(self, text: str) -> None:
+        wait_until(lambda: text in self.log(), f"{text!r} in the log")
+
+    def log(self) -> str:
+        return self.request.log_path.read_text() if self.request.log_path.exists() else ""
+
+
+def wait_until(condition: Callable[[], object], what: str, timeout: float = DEADLINE) -> None:
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, f"waited {timeout} seconds for {what}"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def toolchain(tmp_path_factory: pytest.TempPathFactory) -> JvmToolchain:
+    return JvmToolchain(cache_dir=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def javac() -> str:
+    found = shutil.which("javac")
+    if found is None:
+        pytest.skip("javac is not installed: a JDK is needed to compile Java jobs")
+    return found
+
+
+@pytest.fixture(scope="session")
+def compile_jar(toolchain: JvmToolchain, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Compiles Scala sources into a jar, against Spark alone or the job API as well."""
+
+    def compiled(name: str, *sources: Path, class_path: str | None = None) -> Path:
+        classes = tmp_path_factory.mktemp(name)
+        against = class_path or os.pathsep.join(str(jar) for jar in toolchain.spark.jars.glob("*.jar"))
+        command = [toolchain.java, "-XX:TieredStopAtLevel=1", "-cp", toolchain.spark.class_path]
+        command += ["scala.tools.nsc.Main", "-nowarn", "-d", str(classes), "-classpath", against]
+        subprocess.run([*command, *map(str, sources)], check=True, timeout=DEADLINE * 2)
+        return archive(classes, classes.parent / f"{classes.name}.jar")
+
+    return compiled
+
+
+def archive(classes: Path, jar: Path) -> Path:
+    with zipfile.ZipFile(jar, "w") as target:
+        for path in sorted(classes.rglob("*.class")):
+            target.write(path, path.relative_to(classes).as_posix())
+    return jar
+
+
+@pytest.fixture(scope="session")
+def old_jar(compile_jar: Callable[..., Path], toolchain: JvmToolchain) -> Path:
+    """The documented sample jobs of the old server, against the shipped API."""
+    return compile_jar("old", *sorted((SOURCES / "old").glob("*.scala")), class_path=toolchain.class_path())
+
+
+@pytest.fixture(scope="session")
+def java_jar(toolchain: JvmToolchain, javac: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    classes = tmp_path_factory.mktemp("java")
+    sources = sorted(map(str, (SOURCES / "java").glob("*.java")))
+    command = [javac, "-nowarn", "-proc:none", "-d", str(classes), "-cp", toolchain.class_path(), *sources]
+    subprocess.run(command, check=True, timeout=DEADLINE * 2)
+    return archive(classes, classes.parent / "java.jar")
+
+
+@pytest.fixture(scope="session")
+def shapes_jar(compile_jar: Callable[..., Path]) -> Path:
+    return compile_jar("shapes", SOURCES / "shapes" / "Shapes.scala")
+
+
+@pytest.fixture(scope="session")
+def version_jars(compile_jar: Callable[..., Path]) -> tuple[Path, Path]:
+    """One class, twice: with the same name and other content."""
+    one, two = (compile_jar(name, SOURCES / "versions" / f"{name}.scala") for name in ("one", "two"))
+    return one, two
+
+
+@pytest.fixture(scope="session")
+def gateway() -> Iterator[None]:
+    """Ends the JVM that PySpark keeps in this process."""
+    from pyspark import SparkContext
+
+    yield
+    gateway = SparkContext._gateway
+    if gateway is not None:
+        gateway.shutdown()
+        gateway.proc.stdin.close()
+        gateway.proc.wait(timeout=DEADLINE)
+        SparkContext._gateway = SparkContext._jvm = None
+
+
+@pytest.fixture(scope="module")
+def spark_settings() -> dict[str, str]:
+    """What a module wants of its Spark; to be overridden."""
+    return {"spark.master": "local[2]", **context_settings("spark")}
+
+
+@pytest.fixture(scope="module")
+def spark(
+    gateway: None, spark_settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
+    from pyspark.sql import SparkSession
+
+    folder = tmp_path_factory.mktemp("spark")
+    builder = SparkSession.builder.appName("jvm jobs")
+    settings = {
+        "spark.ui.enabled": "false",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.sql.shuffle.partitions": "2",
+        "spark.local.dir": str(folder / "local"),
+        "spark.sql.warehouse.dir": str(folder / "warehouse"),
+        **spark_settings,
+    }
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    session = builder.getOrCreate()
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="module")
+def isolation() -> str:
+    """How the module's class paths are kept apart; to be overridden."""
+    return "session"
+
+
+@pytest.fixture(scope="module")
+def bench(
+    spark: Any, toolchain: JvmToolchain, isolation: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[JobBench]:
+    jobs = JvmJobs(spark, toolchain, isolation=isolation)
+    yield JobBench(jobs, tmp_path_factory.mktemp("jobs"))
+    jobs.close(wait=10.0)
+    assert jobs.running() == []
