@@ -32,12 +32,15 @@ KILL_MARGIN = 2.0
 
 async def submit_job(call: Call) -> Response:
     """Submit a job; wait for its validation, or with ``sync`` for its end."""
-    body = await call.body("the configuration")
-    config = await call.pools.slow.run(call.server.parse_config, body)
-    handle = await call.pools.slow.run(call.server.submit, job_request(call, config))
+    handle = await call.pools.slow.run(_submitted, call, await call.body("the configuration"))
     if call.params["sync"]:
         return await _finished(call, handle)
     return await _accepted(call, handle)
+
+
+def _submitted(call: Call, body: bytes) -> JobHandle:
+    """Parse the body, once, and submit what it asks for."""
+    return call.server.submit(job_request(call, call.server.parse_config(body)))
 
 
 async def _accepted(call: Call, handle: JobHandle) -> Response:
