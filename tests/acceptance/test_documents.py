@@ -9,7 +9,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
-RUN = ["docs/howto/embed.md", "docs/howto/test-without-spark.md", "docs/howto/write-a-backend.md"]
+RUN = [
+    "docs/howto/embed.md",
+    "docs/howto/mount-in-fastapi.md",
+    "docs/howto/secure-the-server.md",
+    "docs/howto/test-without-spark.md",
+    "docs/howto/write-a-backend.md",
+]
 BLOCK = re.compile(r"^([ ]*)```python\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from jobserver_core.errors import InvalidRequest
 from jobserver_http.openapi import document
 from jobserver_http.operations import ASSETS
+from jobserver_http.reference import http_reference
 from jobserver_http.routes import GROUPS, ROUTES, chosen
 from jobserver_http.schemas import SCHEMAS
 
@@ -70,3 +72,8 @@ def test_the_documentation_page_is_packaged_and_asks_nobody_else_for_anything() 
         text = files("jobserver_http").joinpath("assets").joinpath(name).read_text()
         assert "//" not in re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE), f"{name} points elsewhere"
         assert "innerHTML" not in text
+
+
+def test_the_reference_page_is_that_of_the_table() -> None:
+    page = Path(__file__).resolve().parents[3] / "docs" / "reference" / "http-api.md"
+    assert page.read_text() == http_reference(), "run python -m jobserver_http.reference again"

@@ -1,0 +1,143 @@
+"""The reference page of the HTTP interface, made from the table of routes.
+
+``python -m jobserver_http.reference > docs/reference/http-api.md`` writes it again; a test fails while the
+page and the table differ.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from jobserver_http.parameters import Parameter
+from jobserver_http.permissions import PERMISSIONS
+from jobserver_http.routes import GROUPS, ROUTES, Reply, Route
+
+__all__ = ["http_reference"]
+
+_INTRODUCTION = """\
+# HTTP interface
+
+<!-- Made by `python -m jobserver_http.reference`; change the table of routes, not this page. -->
+
+The interface of spark-jobserver 0.8 to 0.11: clients that were written for it work as they are. What
+goes beyond
+it is marked *extension*. The same description is served by every server: for programs as OpenAPI at
+`/openapi.json`, for people at `/docs`, where calls can be tried.
+
+## Conventions
+
+- Bodies are JSON, times ISO-8601 with milliseconds and an offset, a `duration` is `"6.341 secs"` or
+  `"Job not done yet"`.
+- A failure is `{"status": "ERROR", "result": "<text>"}`, or with an exception
+  `{"status": "<LABEL>", "result": {"message", "errorClass", "stack"}}`. Where the contract fixes the
+  text, the reason
+  that it does not tell stands beside it as `"detail"`.
+- Configurations are HOCON, of which JSON is a part, whatever the content type says: `curl -d
+  'input.string = a b'` works.
+  They may not include files or read the environment, and are limited in size and depth (`jobserver.limits`).
+- `POST any/path?_method=DELETE` (or `PUT`) is that method, for proxies that allow no other.
+- A parameter that is given twice, or has a value that it does not take, is refused with 400.
+- `HEAD` is answered like `GET` without the body.
+- Uploads go to storage as they arrive, and large results are sent as they are read; neither is held in
+  memory. A
+  synchronous call that waits holds no thread. A client that leaves does not end its job.
+"""
+
+_EVENTS = """\
+## Event streams
+
+*Extension.* `GET /jobs/<id>/events` and `GET /events` answer with server-sent events (`text/event-stream`):
+
+| event | data |
+| --- | --- |
+| `job` | the job's report, when it is recorded, dispatched, runs, ends; the first is the job as it is now |
+| `progress` | the job's report with `progress` (stages and tasks) |
+| `context` | the context's report, on `/events` |
+| `callback` | a delivery of the job's callback: its state, attempts and last answer |
+| `lost` | `{"count": n}`: the client was too slow, and the n oldest events are gone; ask for the job again |
+
+A comment line comes every 15 seconds while nothing happens. A job's stream ends with the job.
+
+```sh
+curl -N localhost:8090/jobs/$ID/events
+```
+"""
+
+_PAGES = """\
+## Pages of jobs
+
+*Extension.* While there are more jobs than `limit`, the answer of `GET /jobs` has a `Link` header with
+`rel="next"`; follow it
+as it is. `cursor` in it does not shift when new jobs come, as `offset` does. `since` and `until` bound
+the time of submission.
+
+## Repeating a submit safely
+
+*Extension.* With an `Idempotency-Key` header a repeated `POST /jobs` answers with the job of the first
+one, and starts none.
+The same key for another request is refused with 422.
+"""
+
+
+def http_reference() -> str:
+    """Return the page in Markdown."""
+    lines = [_INTRODUCTION]
+    for group in GROUPS:
+        lines += [f"## {group.capitalize()}\n", *_group(group)]
+    lines += [_EVENTS, _PAGES, "## Permissions\n", *_permissions()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _group(group: str) -> Iterator[str]:
+    for route in ROUTES:
+        if route.group == group and not route.path.startswith("/jars"):
+            yield from _route(route)
+    if group == "binaries":
+        yield "Older clients use `/jars` and `/jars/<name>` for the same: jars only, any content type.\n"
+
+
+def _route(route: Route) -> Iterator[str]:
+    path = route.path.replace("{", "<").replace("}", ">").replace(":path", "")
+    mark = " *(extension)*" if route.extension else ""
+    asks = f"Permission `{route.permission}`." if route.permission else "Never asks for credentials."
+    yield f"### `{route.method} {path}`{mark}\n"
+    yield f"{route.summary}. {asks}\n"
+    if route.body is not None:
+        yield f"Body: {route.body.doc}.\n"
+    parameters = [*route.parameters, *route.headers]
+    if parameters:
+        yield "| parameter | takes | meaning |\n| --- | --- | --- |"
+        yield from (_parameter(parameter, parameter in route.headers) for parameter in parameters)
+        if route.open_query:
+            yield "| any other | text | a setting of the context, such as `spark.executor.memory` |"
+        yield ""
+    yield "| answer | meaning |\n| --- | --- |"
+    yield from (_reply(reply) for reply in sorted(route.replies, key=lambda reply: reply.status))
+    yield ""
+
+
+def _parameter(parameter: Parameter, header: bool) -> str:
+    schema = parameter.kind.schema()
+    takes = schema.get("format") or schema["type"]
+    if "enum" in schema:
+        takes = ", ".join(f"`{word}`" for word in schema["enum"])
+    elif "minimum" in schema:
+        takes = f"{schema['minimum']} to {schema['maximum']}"
+    name = f"`{parameter.name}`" + (" (header)" if header else "") + (" *" if parameter.required else "")
+    return f"| {name} | {takes} | {parameter.doc} |"
+
+
+def _reply(reply: Reply) -> str:
+    return f"| {reply.status} | {reply.doc} |"
+
+
+def _permissions() -> Iterator[str]:
+    yield "`*` is every permission; the name of a group is all of its actions.\n"
+    yield "| group | actions |\n| --- | --- |"
+    for group, actions in PERMISSIONS.items():
+        yield f"| `{group}` | {', '.join(f'`{group}:{action}`' for action in actions)} |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(http_reference())
