@@ -35,6 +35,8 @@ class Route:
     content: bytes = b""
     status: int = 200
     etag: bool = True
+    weak: bool = False
+    """Whether the ETag says that it tells versions apart by meaning only."""
     modified: float | None = None
     ranges: bool = True
     length: int | None = None
@@ -142,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {}
         etag = f'"{hashlib.sha256(route.content).hexdigest()[:16]}"'
         if route.etag:
-            headers["ETag"] = etag
+            headers["ETag"] = f"W/{etag}" if route.weak else etag
         if route.modified is not None:
             headers["Last-Modified"] = formatdate(route.modified, usegmt=True)
         if self._unchanged(route, headers):

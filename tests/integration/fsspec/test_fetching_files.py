@@ -107,11 +107,12 @@ def test_a_file_is_read_once_for_as_long_as_it_stays_the_same(
     assert fetched(fetcher, path) == first[::-1]
 
 
-def test_a_file_that_changed_just_now_is_read_again(files: Path, fetcher: FsspecFetcher) -> None:
+def test_a_file_that_changed_just_now_is_read_again(files: Path, fetcher: FsspecFetcher, cache: Path) -> None:
     path = files / "x.jar"
     for content in (b"one", b"two", b"six"):
         path.write_bytes(content)
         assert fetched(fetcher, path) == content
+        assert list(cache.glob("entries/*")) == []
 
 
 def test_a_file_that_is_written_to_all_the_time_is_an_error(files: Path, fetcher: FsspecFetcher) -> None:

@@ -277,10 +277,11 @@ def test_a_server_without_ranges_sends_it_all_again(server: HttpServer, fetcher:
     assert fetched(fetcher, f"{server.url}/x.jar") == CONTENT
 
 
-def test_without_a_validator_it_is_not_put_together_from_pieces(
-    server: HttpServer, fetcher: FsspecFetcher
+@pytest.mark.parametrize("validator", [{"etag": False}, {"weak": True}], ids=["none", "weak"])
+def test_without_a_strong_validator_it_is_not_put_together_from_pieces(
+    server: HttpServer, fetcher: FsspecFetcher, validator: dict[str, bool]
 ) -> None:
-    server.routes["/x.jar"] = Route(content=CONTENT, cut=[100_000], etag=False)
+    server.routes["/x.jar"] = Route(content=CONTENT, cut=[100_000], **validator)
     assert fetched(fetcher, f"{server.url}/x.jar") == CONTENT
     assert [request.headers.get("Range") for request in server.requests] == [None, None]
 
@@ -492,6 +493,9 @@ def test_a_redirect_from_https_to_http_is_not_followed(
     assert server.requests == []
 
 
-def test_the_time_limit_ends_a_drip_over_tls_too(tls_server: HttpServer, make_fetcher: MakeFetcher) -> None:
-    tls_server.routes["/x.jar"] = Route(content=CONTENT, drip=0.05)
+@pytest.mark.parametrize("route", [{"drip": 0.05}, {"drip_headers": True}], ids=["body", "head"])
+def test_the_time_limit_ends_a_drip_over_tls_too(
+    tls_server: HttpServer, make_fetcher: MakeFetcher, route: dict[str, float]
+) -> None:
+    tls_server.routes["/x.jar"] = Route(content=CONTENT, **route)
     assert "longer than 0.6 s" in reason(make_fetcher(timeout=0.6), f"{tls_server.url}/x.jar")
