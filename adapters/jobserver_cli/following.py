@@ -77,7 +77,11 @@ def follow_job(client: Client, job_id: str, terminal: Terminal) -> dict[str, Any
     with terminal.status("submitted") as show:
         log.start()
         for report in job_events(client, job_id):
-            progress = progress_shown(report)
-            show(f"{state_shown(report)} ({progress})" if progress else state_shown(report))
+            show(_shown(report))
         log.join(LAST_LINES)
     return report
+
+
+def _shown(report: dict[str, Any]) -> str:
+    progress = progress_shown(report) if report.get("status") not in FINAL else None
+    return f"{state_shown(report)} ({progress})" if progress else state_shown(report)
