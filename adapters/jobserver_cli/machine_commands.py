@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -86,6 +87,9 @@ def config_show(
     if terminal.as_json:
         terminal.json([attrs.asdict(one) for one in described])
         return
+    if not described:
+        terminal.note("every setting is the default")
+        return
     terminal.table(["Setting", "Value", "From"], [_setting(one) for one in described])
 
 
@@ -95,7 +99,7 @@ def _setting(described: Described) -> tuple[str, str, str]:
 
 
 def _shown(value: Any) -> str:
-    return "null" if value is None else str(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def jvm_api(

@@ -137,6 +137,19 @@ def test_config_show_changed_leaves_the_defaults_out(jobserver: CommandLine) -> 
     assert (described["key"], described["value"]) == ("jobserver.http.host", "::1")
 
 
+def test_config_show_changed_says_when_there_is_nothing_to_show(jobserver: CommandLine) -> None:
+    done = jobserver("config", "show", "--changed")
+    assert (done.code, done.out, done.err) == (0, "", "every setting is the default\n")
+
+
+def test_config_show_writes_values_as_a_configuration_would(jobserver: CommandLine) -> None:
+    lines = [line.split() for line in jobserver("config", "show").out.splitlines()]
+    shown = {line[0]: line[1] for line in lines}
+    assert shown["jobserver.auth.use-as-proxy-user"] == "false"
+    assert shown["jobserver.auth.token-file"] == "null"
+    assert shown["jobserver.callbacks.options"] == "{}"
+
+
 def test_config_show_tells_no_secrets(jobserver: CommandLine, tmp_path: Path) -> None:
     secrets = [
         'jobserver.callbacks.signing-secret = "hush-1"',
