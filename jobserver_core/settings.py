@@ -42,6 +42,8 @@ __all__ = [
 ]
 
 _KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
+_LINK_LOCAL = ("169.254.0.0/16", "fe80::/10")
+"""Where clouds answer with a machine's credentials to whoever asks from it."""
 _MINUTE, _HOUR = 60.0, 3600.0
 
 
@@ -160,7 +162,7 @@ class FetcherSettings(Section):
         (), "Networks that a host's address must be in; empty is any", check=_network
     )
     denied_networks: tuple[str, ...] = kinds.texts(
-        (), "Networks that a host's address must not be in", check=_network
+        _LINK_LOCAL, "Networks that a host's address must not be in", check=_network
     )
     allowed_folders: tuple[Path, ...] = kinds.paths(
         "Folders that file: and local: URIs may point into; empty is any"
@@ -268,7 +270,7 @@ class CallbackSettings(Section):
         (), "Networks that a receiver's address must be in; empty is any", check=_network
     )
     denied_networks: tuple[str, ...] = kinds.texts(
-        (), "Networks that a receiver's address must not be in", check=_network
+        _LINK_LOCAL, "Networks that a receiver's address must not be in", check=_network
     )
     signing_secret: Secret | None = kinds.secret(
         "The secret that callbacks are signed with (Standard Webhooks); null is no signature"

@@ -10,6 +10,7 @@ from jobserver_core.binaries import BinaryType, ClassPathEntry, ResolvedEntry
 from jobserver_core.errors import BinaryNotFound, InvalidRequest, NotAnArchive
 from jobserver_core.ports import Blob, Fetched, JobCode
 from jobserver_core.services.environment import Environment
+from jobserver_core.uris import Uri
 
 __all__ = ["ClassPaths"]
 
@@ -77,7 +78,7 @@ class ClassPaths:
                 if kind is None:
                     kind = _guess(file.name)
             blob = self._keep(fetched)
-        return ResolvedEntry(source=_without_password(uri), type=kind, digest=blob.digest, size=blob.size)
+        return ResolvedEntry(source=str(Uri.parse(uri)), type=kind, digest=blob.digest, size=blob.size)
 
     def _keep(self, fetched: Fetched) -> Blob:
         blobs = self._environment.blobs
@@ -102,10 +103,3 @@ def _guess(path: str) -> BinaryType:
         return BinaryType.EGG
     return BinaryType.JAR
 
-
-def _without_password(uri: str) -> str:
-    head, separator, tail = uri.partition("://")
-    authority, slash, path = tail.partition("/")
-    if not separator or "@" not in authority:
-        return uri
-    return f"{head}://{authority.rpartition('@')[2]}{slash}{path}"
