@@ -14,13 +14,13 @@ from jobserver_cli import (
     machine_commands,
     serving_commands,
 )
+from jobserver_cli.exits import ExitCode
 
 __all__ = ["app"]
 
 app = typer.Typer(
     name="jobserver",
     help="Spark as a service: upload code once, keep warm contexts, fire many small jobs at them.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -35,14 +35,18 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def root(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """Spark as a service: upload code once, keep warm contexts, fire many small jobs at them."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(ExitCode.USAGE)
 
 
 for _commands in (
