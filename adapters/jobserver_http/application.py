@@ -85,8 +85,13 @@ class HttpApplication:
         )
         self._starlette.router.redirect_slashes = False
 
+    def drain(self) -> None:
+        """Tell who asks for readiness that no new work is taken. The job server is not touched."""
+        self.site.draining = True
+
     def close(self) -> None:
         """End streams that would go on for ever. The job server is not touched."""
+        self.drain()
         self.site.closing.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -34,8 +34,8 @@ T = TypeVar("T")
 class Site:
     """What the calls of one application share.
 
-    ``closing`` is set when the server ends: streams without end stop then. ``heartbeat`` is how many
-    seconds an event stream may be silent.
+    ``draining`` says that no new work is taken; ``closing`` is set when the server ends: streams without
+    end stop then. ``heartbeat`` is how many seconds an event stream may be silent.
     """
 
     server: JobServer
@@ -44,6 +44,7 @@ class Site:
     metrics: Metrics = attrs.field(factory=Metrics)
     guarded: bool = False
     heartbeat: float = 15.0
+    draining: bool = False
     closing: asyncio.Event = attrs.field(factory=asyncio.Event)
 
 

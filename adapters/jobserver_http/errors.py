@@ -13,7 +13,14 @@ from jobserver_core.jobs import Job
 from jobserver_http.namespaces import Namespace
 from jobserver_http.wire import error_object, exception_object
 
-__all__ = ["Answer", "BodyTooLarge", "Rejected", "answer_to", "failed_submission"]
+__all__ = [
+    "Answer",
+    "BodyTooLarge",
+    "ContextUrlMalformed",
+    "Rejected",
+    "answer_to",
+    "failed_submission",
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -53,6 +60,10 @@ class Rejected(Exception):
 
 class BodyTooLarge(core.TooLarge):
     """The body of the request itself is over its limit."""
+
+
+class ContextUrlMalformed(core.MalformedUrl):
+    """A malformed URL in the settings of a job's ad-hoc context, not in the job's own class path."""
 
 
 Rule = Callable[[Any, Namespace], Answer]
@@ -174,6 +185,7 @@ _BY_OPERATION: dict[str, dict[type[Exception], Rule]] = {
         core.BinaryNotFound: _words(404, "appName {name} not found"),
         core.ContextNotFound: _words(404, "context {name} not found"),
         core.MalformedUrl: _object(400, "JOB LOADING FAILED: Malformed URL"),
+        ContextUrlMalformed: _object(400, "CONTEXT INIT ERROR: Malformed URL"),
         core.NotAnArchive: _object(400, "JOB LOADING FAILED"),
         core.TooLarge: _object(400, "JOB LOADING FAILED"),
         core.FetchError: _object(400, "JOB LOADING FAILED"),

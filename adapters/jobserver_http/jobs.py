@@ -18,7 +18,7 @@ from jobserver_http.calls import Call
 from jobserver_http.errors import answer_to, failed_submission
 from jobserver_http.parameters import Choice, Flag, Moment, Parameter, Text, Whole
 from jobserver_http.routing import CONFIGURATION, NO_JOB, Reply, Route, failures
-from jobserver_http.submissions import job_request
+from jobserver_http.submissions import submitted
 from jobserver_http.wire import delivery_report, encoded, error_object, job_report
 
 __all__ = ["ROUTES", "get_job", "get_job_config", "kill_job", "list_jobs", "submit_job"]
@@ -32,15 +32,10 @@ KILL_MARGIN = 2.0
 
 async def submit_job(call: Call) -> Response:
     """Submit a job; wait for its validation, or with ``sync`` for its end."""
-    handle = await call.pools.slow.run(_submitted, call, await call.body("the configuration"))
+    handle = await call.pools.slow.run(submitted, call, await call.body("the configuration"))
     if call.params["sync"]:
         return await _finished(call, handle)
     return await _accepted(call, handle)
-
-
-def _submitted(call: Call, body: bytes) -> JobHandle:
-    """Parse the body, once, and submit what it asks for."""
-    return call.server.submit(job_request(call, call.server.parse_config(body)))
 
 
 async def _accepted(call: Call, handle: JobHandle) -> Response:

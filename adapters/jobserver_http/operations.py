@@ -57,7 +57,7 @@ async def get_readiness(call: Call) -> Response:
 
     Where callers must log in, the reasons go to the log alone, since everybody may ask.
     """
-    if call.site.closing.is_set():
+    if call.site.draining:
         return respond(Answer(status=503, result="the server is shutting down"))
     parts = await call.pools.quick.run(call.server.check)
     wrong = {part: reason for part, reason in parts.items() if reason is not None}

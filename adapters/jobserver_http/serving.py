@@ -204,8 +204,9 @@ class Runner:
 
     async def _drain(self, app: HttpApplication, web: _Uvicorn) -> None:
         """Take no new work, and let what was accepted end, as far as there is time."""
-        self._on_draining()
+        app.drain()
         self._server.drain()
+        self._on_draining()
         deadline = time.monotonic() + self._http.drain_timeout
         while not self._hurry.is_set() and time.monotonic() < deadline:
             if not await asyncio.to_thread(self._busy):

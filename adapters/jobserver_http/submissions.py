@@ -7,13 +7,35 @@ from typing import Any
 from urllib.parse import unquote
 
 from jobserver_core.binaries import ClassPathEntry, parse_class_path
-from jobserver_core.errors import InvalidRequest
+from jobserver_core.errors import InvalidRequest, MalformedUrl
+from jobserver_core.handles import JobHandle
 from jobserver_core.jobs import JobRequest
 from jobserver_core.trees import merged
+from jobserver_core.uris import Uri
 from jobserver_http.calls import Call
 from jobserver_http.contexts import context_settings_of
+from jobserver_http.errors import ContextUrlMalformed
 
-__all__ = ["job_request"]
+__all__ = ["job_request", "submitted"]
+
+
+def submitted(call: Call, body: bytes) -> JobHandle:
+    """Parse the body, once, and submit what it asks for. Raises as ``parse_config`` and ``submit``."""
+    request = job_request(call, call.server.parse_config(body))
+    try:
+        return call.server.submit(request)
+    except MalformedUrl as error:
+        if any(_shown(entry.uri) == error.url for entry in request.class_path if entry.uri):
+            raise
+        raise ContextUrlMalformed(**error.fields) from None
+
+
+def _shown(uri: str) -> str:
+    """Return a URI as errors show it: without what may be secret."""
+    try:
+        return str(Uri.parse(uri))
+    except MalformedUrl as error:
+        return error.url
 
 
 def job_request(call: Call, config: Mapping[str, Any]) -> JobRequest:

@@ -220,6 +220,10 @@ def test_a_callback_is_told_the_result(uploaded: str, received: Any, sync: str) 
         "jobId": report["jobId"],
         "result": {"a": 2, "b": 2, "see": 1, "c": 1},
     }
+    deadline = time.monotonic() + WAIT
+    while (told := curl(f"{uploaded}/jobs/{report['jobId']}")[1]["callbacks"])[0]["state"] != "DELIVERED":
+        assert time.monotonic() < deadline, told
+    assert (told[0]["attempts"], told[0]["lastStatus"], len(told)) == (1, 200, 1)
 
 
 @needs_curl

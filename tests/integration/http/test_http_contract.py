@@ -321,6 +321,12 @@ def test_a_uri_of_another_protocol_is_malformed(site: Site, uri: str) -> None:
     assert site.client.get("/jobs").json() == []
 
 
+def test_a_malformed_uri_of_the_ad_hoc_context_is_the_contexts(site: Site) -> None:
+    body = 'spark.context-settings.dependent-jar-uris = ["gopher://x/y.jar"]'
+    error_object(site.submit("w.Count", body), 400, "CONTEXT INIT ERROR: Malformed URL")
+    assert site.client.get("/jobs").json() == []
+
+
 def test_code_that_cannot_be_fetched_is_a_loading_failure(site: Site) -> None:
     answer = site.client.post("/jobs", params={"cp": "file:///nothing/here.jar", "mainClass": "w.Count"})
     error_object(answer, 400, "JOB LOADING FAILED")

@@ -128,6 +128,8 @@ def test_a_draining_server_refuses_new_work_and_lets_jobs_end(served: Any) -> No
     refused = one.client.post("/jobs?appName=words&classPath=w.Echo")
     assert refused.status_code == 503
     assert "takes no new work" in refused.json()["result"]
+    assert one.client.get("/readyz").status_code == 503
+    assert one.client.get("/healthz").status_code == 200
     assert one.client.get(f"/jobs/{job_id}").json()["status"] == "RUNNING"
     begun = time.monotonic()
     assert one.process.wait(15) == 0

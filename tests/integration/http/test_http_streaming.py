@@ -19,6 +19,7 @@ import pytest
 
 from conftest import WHEEL, Site, Start
 from jobserver_core.binaries import BinaryType
+from jobserver_http import bodies
 from serving import WAIT
 
 MIB = 1024 * 1024
@@ -172,6 +173,18 @@ def test_a_body_without_end_is_cut_off(start: Start) -> None:
                     sent += len(chunk)
             assert sent < 64 * MIB, f"{path} swallows a body without end"
     assert set(site.client.get("/binaries").json()) == {"words"}
+
+
+def test_a_body_that_does_not_go_on_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "STALLED", 0.2)
+    for path in ("/data/d", "/jobs?appName=words&classPath=w.Echo"):
+        with connected(site) as connection:
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
+            connection.sendall(head.encode() + b"x" * 50)
+            status, received = answered(connection)
+        assert status == 408
+        assert b"did not go on" in received
+    assert not list(site.server._services.environment.folders.data.iterdir())
 
 
 def test_a_configuration_over_the_limit_is_413(start: Start) -> None:

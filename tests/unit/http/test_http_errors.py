@@ -11,7 +11,7 @@ from jobserver_core.failures import ErrorInfo, FailureKind
 from jobserver_core.jobs import Job
 from jobserver_core.lifecycle import JobState
 from jobserver_http import errors
-from jobserver_http.errors import BodyTooLarge, Rejected, answer_to, failed_submission
+from jobserver_http.errors import BodyTooLarge, ContextUrlMalformed, Rejected, answer_to, failed_submission
 from jobserver_http.namespaces import Namespace
 
 INFO = ErrorInfo(message="no memory", error_class="java.lang.OutOfMemoryError", stack="at x")
@@ -67,7 +67,10 @@ def test_every_public_error_has_an_answer_of_its_own(kind: type[core.JobServerEr
 
 
 def test_no_answer_is_for_an_error_that_does_not_exist() -> None:
-    known = {kind for _, kind in inspect.getmembers(core, inspect.isclass)} | {BodyTooLarge}
+    known = {kind for _, kind in inspect.getmembers(core, inspect.isclass)} | {
+        BodyTooLarge,
+        ContextUrlMalformed,
+    }
     assert set(errors._ANSWERS) <= known
     for special in errors._BY_OPERATION.values():
         assert set(special) <= known
