@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from datetime import datetime, timedelta, timezone
 from enum import Enum
@@ -20,6 +21,7 @@ E = TypeVar("E", bound=Enum)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
+_SHORT = 4096
 _UNSTORABLE = re.compile("[\0\x1a\ud800-\udfff]")
 _ESCAPE = re.compile("\x1a([0-9a-f]{4})")
 
@@ -100,14 +102,23 @@ class Choice(TypeDecorator[E], Generic[E]):
 
 
 class Json(TypeDecorator[T], Generic[T]):
-    """A model or a tree that nothing is looked up by, as JSON text."""
+    """A model or a tree that nothing is looked up by, as JSON text.
+
+    ``shared`` is for values that repeat and cannot be changed: equal short texts may be read as
+    one object, which is most of the work of reading a page of jobs saved.
+    """
 
     impl = Text
     cache_ok = True
 
-    def __init__(self, kind: type[T]) -> None:
+    def __init__(self, kind: type[T], shared: bool = False) -> None:
         super().__init__()
         self.kind = kind
+        self.shared = shared
+        self._read_again = functools.lru_cache(maxsize=1024)(self._read)
+
+    def _read(self, text: str) -> T:
+        return loads(text, self.kind)
 
     def process_bind_param(self, value: T | None, dialect: Dialect) -> str | None:
         """Return the JSON text."""
@@ -116,6 +127,8 @@ class Json(TypeDecorator[T], Generic[T]):
     def process_result_value(self, value: str | None, dialect: Dialect) -> T | None:
         """Return the model. Raises StorageError for text that does not make one."""
         try:
-            return None if value is None else loads(value, self.kind)
+            if value is None:
+                return None
+            return self._read_again(value) if self.shared and len(value) <= _SHORT else self._read(value)
         except ValueError as error:
             raise StorageError(message=f"the metadata database holds a damaged value: {error}") from error

@@ -93,7 +93,7 @@ jobs = Table(
     metadata,
     _id(),
     _required("class_name", FreeText),
-    _required("class_path", Json(tuple[ResolvedEntry, ...])),
+    _required("class_path", Json(tuple[ResolvedEntry, ...], shared=True)),
     _required("context_id", FreeText),
     _required("context_name", FreeText),
     _required("state", Choice(JobState)),

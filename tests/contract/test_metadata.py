@@ -113,4 +113,5 @@ def test_every_registered_metadata_store_is_held_to_the_contract() -> None:
 
 
 def _subclasses(cls: type) -> set[type]:
-    return {cls} | {deeper for below in cls.__subclasses__() for deeper in _subclasses(below)}
+    deeper: list[type] = cls.__subclasses__()
+    return {cls}.union(*(_subclasses(below) for below in deeper))

@@ -33,7 +33,7 @@ ODD_TEXTS = [
     "a\0b",
     "\x1a",
     "\ud800",
-    "\x1a00",
+    "\x1a0041",
     "ü🙂",
     "'; DROP TABLE jobs; --",
     "%",

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from jobserver_core.contexts import ContextQuery
-from jobserver_core.errors import ContextExists, DuplicateId, StaleState
+from jobserver_core.errors import BinaryInUse, BinaryNotFound, ContextExists, DuplicateId, StaleState
 from jobserver_core.jobs import JobQuery
 from jobserver_core.lifecycle import ContextState, JobState
 from jobserver_core.ports.metadata import MetadataStore
@@ -98,3 +98,15 @@ class PersistenceContract(StoreAccess):
                     )
                 )
                 assert store.context(won.id) == ends[winner(outcomes, StaleState)] == other.context(won.id)
+
+    def test_a_delete_and_a_submit_through_two_stores_never_both_win(self, store: MetadataStore) -> None:
+        with closing(self.open_again(store)) as other:
+            for number in range(20):
+                binary = a_binary(f"b{number}")
+                store.add_binary(binary)
+                job = a_job(binary)
+                deleted, added = race(
+                    partial(store.delete_binary, binary.name), partial(other.add_job, job, config="{}")
+                )
+                lost = [BinaryInUse(name=binary.name, job_ids=(job.id,)), BinaryNotFound(name=binary.name)]
+                assert (deleted, added) in [([binary], lost[1]), (lost[0], None)]
