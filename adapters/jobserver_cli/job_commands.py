@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import secrets
+import os
 import sys
 from collections.abc import Iterator
 from datetime import datetime
@@ -160,7 +160,7 @@ class _Submission:
         self._client = client
         self._params = params
         self._config = config.encode()
-        self._headers = {"Idempotency-Key": secrets.token_hex(16), "Content-Type": "text/plain"}
+        self._headers = {"Idempotency-Key": os.urandom(16).hex(), "Content-Type": "text/plain"}
 
     def send(self) -> dict[str, Any]:
         """Submit, and return the job's report."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import attrs
 import typer
 
-from jobserver_cli.diagnosis import Finding, Verdict, examine
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.parameters import command
 from jobserver_cli.server_options import ConfigFile, DataDir, Host, Port, settings_of
@@ -19,12 +18,13 @@ from jobserver_cli.serving_commands import front_end
 from jobserver_cli.terminal import Terminal
 
 if TYPE_CHECKING:
+    from jobserver_cli.diagnosis import Finding
     from jobserver_core.config import Described
 
 __all__ = ["register"]
 
 PANEL = "This machine"
-_MARKS = {Verdict.GOOD: ("✓", "green"), Verdict.WARNING: ("!", "yellow"), Verdict.BAD: ("✗", "red")}
+_MARKS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "red")}
 
 
 def register(app: typer.Typer) -> None:
@@ -49,6 +49,8 @@ def doctor(
     data_dir: DataDir = None,
 ) -> None:
     """Check that this machine can run a job server, and say what to do where it cannot."""
+    from jobserver_cli.diagnosis import Verdict, examine  # noqa: PLC0415 - asking for help needs no checks
+
     findings = []
     for finding in examine(settings_of(config, host, port, data_dir)):
         findings.append(finding)
@@ -62,7 +64,7 @@ def doctor(
 
 
 def _print(terminal: Terminal, finding: Finding) -> None:
-    mark, style = _MARKS[finding.verdict]
+    mark, style = _MARKS[finding.verdict.value]
     terminal.marked(mark, style, f"{finding.name}: {finding.text}")
     if finding.advice:
         terminal.line(f"  → {finding.advice}")
