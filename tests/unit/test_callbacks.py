@@ -26,6 +26,7 @@ from jobserver_core.memory import MemoryTransport
 from jobserver_core.ports import Message
 from jobserver_core.services.callbacks import retry_delay
 from jobserver_core.settings import CallbackSettings
+from jobserver_core.testing.clock import ManualClock
 from jobserver_core.transports import CallableTransport
 
 PENDING, SENDING = DeliveryState.PENDING, DeliveryState.SENDING
@@ -333,6 +334,36 @@ def test_receivers_known_to_hang_leave_places_to_new_ones() -> None:
             world.settle()
 
 
+class Dawdling(MemoryTransport):
+    """Accepts what comes, and lets five seconds of the clock pass over it."""
+
+    clock = ManualClock()
+
+    def send(self, message: Message, *, timeout: float) -> Answer:
+        self.clock.advance(5)
+        return super().send(message, timeout=timeout)
+
+
+@pytest.mark.parametrize(("transport", "at_once"), [(Dawdling, 1), (MemoryTransport, 2)])
+def test_a_receiver_that_accepts_slowly_counts_as_slow(
+    transport: type[MemoryTransport], at_once: int
+) -> None:
+    receivers = transport()
+    with World(transports=[receivers], clock=Dawdling.clock, concurrency=4) as world:
+        for url in (url_of(1), url_of(2)):
+            world.end_job(url)
+            world.settle()
+            receivers.hang(url)
+        for url in (url_of(1), url_of(2)):
+            world.end_job(url)
+        assert receivers.wait_for(lambda t: len(t.under_way) == at_once)
+        assert not receivers.wait_for(lambda t: len(t.under_way) > at_once, 0.1)
+        for url in (url_of(1), url_of(2)):
+            receivers.release(url)
+        world.settle()
+        assert world.states() == {DELIVERED: 4}
+
+
 def test_a_large_backlog_is_read_in_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     before = World()
     for _ in range(600):
@@ -443,6 +474,30 @@ def test_close_leaves_pending_what_it_could_not_wait_for() -> None:
     # What the attempt came to is not written over what close said, so the next start repeats it.
     assert world.stored(made[0]).state is PENDING
     assert len(world.transport.messages) == 1
+
+
+def test_what_is_still_being_prepared_at_close_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    asked, go_on = threading.Event(), threading.Event()
+    ask = world.metadata.job
+
+    def job(job_id: str) -> Any:
+        asked.set()
+        go_on.wait(10)
+        return ask(job_id)
+
+    monkeypatch.setattr(world.metadata, "job", job)
+    world.service.start()
+    delivery = world.end_job()
+    assert asked.wait(5)
+    world.service.close(0.05)
+    go_on.set()
+    deadline = time.monotonic() + 5
+    while callback_threads():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert world.stored(delivery).state is PENDING
+    assert world.transport.messages == []
 
 
 def test_close_begins_nothing_more_and_can_be_repeated() -> None:
