@@ -254,10 +254,10 @@ class HostedContext(ContextHandle):
                     return None
         return None
 
-    def _fail(self, error: ErrorInfo) -> None:
+    def _fail(self, error: ErrorInfo, end: ContextEnd = ContextEnd.FAILED) -> None:
         with self._lock:
             if self._end is None:
-                self._end, self._error = ContextEnd.FAILED, error
+                self._end, self._error = end, error
 
     def _clean_up(self) -> None:
         for timer in self._timers:
@@ -266,7 +266,8 @@ class HostedContext(ContextHandle):
         with self._lock:
             if self._end is None:
                 self._end, self._error = ContextEnd.FAILED, self._unexpected(status)
-            end, error = self._end, self._error if self._end is ContextEnd.FAILED else None
+            asked = self._end in (ContextEnd.STOPPED, ContextEnd.KILLED)
+            end, error = self._end, None if asked else self._error
         if self._record is not None and self._record.end():
             self._shared.leftovers.forget(self._spec.id)
         shutil.rmtree(self._spec.work_dir, ignore_errors=True)
@@ -313,7 +314,9 @@ class HostedContext(ContextHandle):
         if kind == "ready":
             self._take_ready(header)
         elif kind == "failed":
-            self._fail(_error_info(header.get("error")))
+            outside = header.get("outside") is True
+            end = ContextEnd.KILLED_OUTSIDE if outside else ContextEnd.FAILED
+            self._fail(_error_info(header.get("error")), end)
         elif kind == "note":
             _log.warning("context %s: %s", self._spec.name, header.get("text"))
         elif job is None:

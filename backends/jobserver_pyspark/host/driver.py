@@ -196,8 +196,20 @@ class Driver:
         self.context.cancelJobsWithTag(tag)
 
     def add_archive(self, path: Path, name: str) -> None:
-        """Have every executor unpack a ZIP file as the folder ``name`` among its files."""
+        """Have every executor unpack a ZIP file as the folder ``name`` among its files.
+
+        A session of Spark 4 whose artifacts are isolated gives its tasks files of its own, so that it is told
+        as well.
+        """
         self.context.addArchive(f"{path.as_uri()}#{name}")
+        if self._order["spark_version"] < [4]:
+            return
+        if self.session is None:
+            self.start_session()
+        to_path, fragment = self.jvm.java.nio.file.Paths.get, self.jvm.scala.Option.apply(name)
+        nothing = self.gateway.new_array(self.jvm.java.lang.String, 0)
+        local, remote = to_path(str(path), nothing), to_path(f"archives/{path.name}", nothing)
+        self.session.artifactManager().addArtifact(remote, local, fragment, False)
 
     @property
     def stopped(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -29,6 +30,9 @@ __all__ = ["Host"]
 _PROGRESS_INTERVAL = 0.5
 _STOPPED_INTERVAL = 1.0
 _JVM_END = 2.0
+_LOG_SIZE = 64 * 1024
+_KILLED = re.compile(r"Master removed our application: KILLED|Application \S+ has been killed|state: KILLED")
+"""What Spark's driver says when its master, or YARN, ended the application because somebody asked for that."""
 
 
 class Host:
@@ -166,8 +170,17 @@ class Host:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._driver.process.wait(_JVM_END)
                     return  # the whole JVM ended, which its own watch tells
-                message = "the Spark application ended by itself, or was ended from outside"
-                self._fail(Failure("context-lost", message, stack=self._log.tail()))
+                self._end_with_application()
+
+    def _end_with_application(self) -> NoReturn:
+        """Tell that the application is over: who ended it is in its cluster's last words, if anywhere."""
+        log = self._log.tail(_LOG_SIZE)
+        if found := _KILLED.search(log):
+            message = f"the Spark application was killed from outside ({found[0]})"
+        else:
+            message = "the Spark application ended by itself"
+        error = Failure("context-lost", message, stack=self._log.tail()).error
+        self._end(last="failed", error=error, outside=found is not None)
 
     def _tell_progress(self) -> None:
         while not self._stopping:

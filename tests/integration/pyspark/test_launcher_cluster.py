@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pyspark
+import pytest
+from launcher_world import Context, Start, wait_until
+
+from jobserver_core.ports import ContextEnd, JobCode
+
+pytestmark = [pytest.mark.spark, pytest.mark.cluster]
+
+SPARK_HOME = Path(pyspark.__file__).parent
+
+
+@attrs.frozen
+class Cluster:
+    """A standalone master, and a worker with four cores: both on loopback."""
+
+    master: str
+    ui: str
+    folder: Path
+
+    def settings(self, **more: Any) -> dict[str, Any]:
+        return {
+            "spark": {"master": self.master, "ui": {"enabled": "true", "port": 0}, **more},
+            "num-cpu-cores": 2,
+            "memory-per-node": "512m",
+        }
+
+    def kill_application(self, application_id: str) -> None:
+        url = f"{self.ui}/app/kill/"
+        body = f"id={application_id}&terminate=true".encode()
+        with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=10):
+            pass
+
+    def executors(self) -> int:
+        """How many executor processes live."""
+        found = 0
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (entry / "cmdline").read_bytes()
+                found += (
+                    b"CoarseGrainedExecutorBackend" in command
+                    and self.master.encode() in (entry / "environ").read_bytes()
+                )
+            except OSError:
+                continue
+        return found
+
+
+def _spark_class(folder: Path, name: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+    with (folder / f"{name.rpartition('.')[2]}.log").open("wb") as log:
+        return subprocess.Popen(
+            [SPARK_HOME / "bin" / "spark-class", name, *arguments],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "SPARK_HOME": str(SPARK_HOME), "SPARK_NO_DAEMONIZE": "1", **environment},
+            start_new_session=True,
+        )
+
+
+def _said(log: Path, pattern: str) -> str:
+    found: list[str] = []
+
+    def there() -> bool:
+        found[:] = re.findall(pattern, log.read_text()) if log.exists() else []
+        return bool(found)
+
+    wait_until(there, timeout=90.0)
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("cluster")
+    package = "org.apache.spark.deploy"
+    here = ("--host", "127.0.0.1", "--port", "0", "--webui-port", "0")
+    processes = [_spark_class(folder, f"{package}.master.Master", *here, SPARK_MASTER_HOST="127.0.0.1")]
+    try:
+        master = _said(folder / "Master.log", r"Starting Spark master at (spark://\S+)")
+        port = _said(folder / "Master.log", r"Bound MasterWebUI to \S+, and started at http://\S+:(\d+)")
+        worker = (*here, "--cores", "4", "--memory", "2g", "--work-dir", str(folder / "work"), master)
+        processes.append(_spark_class(folder, f"{package}.worker.Worker", *worker, CLUSTER=master))
+        _said(folder / "Worker.log", r"(Successfully registered with master)")
+        yield Cluster(master, f"http://127.0.0.1:{port}", folder)
+    finally:
+        for process in reversed(processes):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def on_cluster(cluster: Cluster, start_shared: Start) -> Iterator[Context]:
+    context = start_shared(cluster.settings(), name="on-the-cluster").wait_ready()
+    yield context
+    context.handle.kill()
+    context.wait_end()
+
+
+def test_an_application_of_the_cluster_is_reported_with_its_address(on_cluster: Context) -> None:
+    _, application_id, url = on_cluster.listener.wait_for("ready", timeout=1.0)
+    assert application_id.startswith("app-")
+    assert url.startswith("http://127.0.0.1:")
+    conf = on_cluster.run("work.Conf", {"keys": ["spark.cores.max", "spark.executor.memory"]}).value
+    assert conf == {"spark.cores.max": "2", "spark.executor.memory": "512m"}
+
+
+def test_jobs_and_their_packages_run_on_separate_executors(
+    on_cluster: Context, code: JobCode, other_code: JobCode
+) -> None:
+    counted = on_cluster.run("work.WordCount", {"input": {"string": "a b c a b see"}})
+    assert counted.value == {"a": 2, "b": 2, "c": 1, "see": 1}
+    for each, version in ((code, "1.0"), (other_code, "2.0"), (code, "1.0")):
+        seen = on_cluster.run("work.Version", code=each).value
+        assert seen == {"driver": version, "executors": version}
+        assert on_cluster.run("work.UdfVersion", code=each).value == [version]
+    assert on_cluster.run("work.DataFile").value == ["data of version 1.0"] * 3
+
+
+def test_a_kill_frees_the_cores_of_the_cluster(on_cluster: Context) -> None:
+    job = on_cluster.running("trouble.SleepingTasks")
+    time.sleep(2.0)
+    on_cluster.handle.kill_job(job.id)
+    assert on_cluster.listener.outcome(job.id, timeout=15.0).killed
+    counted = on_cluster.end_of(on_cluster.submit("work.WordCount", {"input": {"string": "a"}}), 20.0)
+    assert counted.value == {"a": 1}
+
+
+def test_named_objects_are_shared_on_a_cluster(on_cluster: Context) -> None:
+    assert on_cluster.run("results.Share").value == ["frame", "rdd"]
+    assert on_cluster.run("results.UseShared").value["rdd"] == [0, 1, 4, 9]
+
+
+def test_an_application_that_its_master_kills_was_killed_from_outside(cluster: Cluster, start: Start) -> None:
+    context = start(cluster.settings()).wait_ready()
+    application_id = context.listener.wait_for("ready", timeout=1.0)[1]
+    cluster.kill_application(application_id)
+    end, error = context.wait_end(20.0)
+    assert end is ContextEnd.KILLED_OUTSIDE
+    assert "killed from outside" in error.message
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_executors_end_with_their_context(cluster: Cluster, start: Start, how: str) -> None:
+    before = cluster.executors()
+    context = start(cluster.settings()).wait_ready()
+    context.running("trouble.SleepingTasks")
+    wait_until(lambda: cluster.executors() > before, timeout=60.0)
+    if how == "stop":
+        context.handle.stop(30.0)
+    else:
+        context.handle.kill()
+    context.wait_end()
+    wait_until(lambda: cluster.executors() == before, timeout=30.0)
+
+
+def test_a_master_that_is_not_there_is_told(start: Start) -> None:
+    settings = {"spark": {"master": "spark://127.0.0.1:1", "deploy": {"maxRetries": 1}}}
+    settings["spark"]["appStateTimeout"] = "2s"
+    context = start(settings)
+    end, error = context.wait_end(180.0)
+    assert end in (ContextEnd.FAILED, ContextEnd.KILLED_OUTSIDE)
+    assert error.message
