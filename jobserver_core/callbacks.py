@@ -7,6 +7,7 @@ from datetime import datetime
 import attrs
 
 from jobserver_core.lifecycle import DeliveryState
+from jobserver_core.redaction import redacted_repr
 from jobserver_core.validation import aware, non_negative
 
 __all__ = ["Answer", "Delivery"]
@@ -23,7 +24,7 @@ class Delivery:
 
     id: str
     job_id: str
-    url: str
+    url: str = attrs.field(repr=redacted_repr)
     receiver: str
     state: DeliveryState = DeliveryState.PENDING
     attempts: int = attrs.field(default=0, validator=non_negative)

@@ -10,6 +10,7 @@ import attrs
 
 from jobserver_core.failures import ErrorInfo
 from jobserver_core.lifecycle import ContextState
+from jobserver_core.redaction import redacted_repr
 from jobserver_core.validation import aware
 
 __all__ = ["Context", "ContextQuery"]
@@ -28,7 +29,7 @@ class Context:
     id: str
     name: str
     state: ContextState = ContextState.STARTED
-    settings: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
+    settings: Mapping[str, Any] = attrs.field(factory=dict, hash=False, repr=redacted_repr)
     ad_hoc: bool = False
     owner: str
     owned_since: datetime = attrs.field(validator=aware)

@@ -14,6 +14,7 @@ from jobserver_core.errors import InvalidRequest
 from jobserver_core.failures import ErrorInfo, FailureKind
 from jobserver_core.lifecycle import JobState
 from jobserver_core.names import check_class_name
+from jobserver_core.redaction import redacted_repr
 from jobserver_core.validation import aware, non_negative, sha256
 
 __all__ = [
@@ -44,11 +45,11 @@ class JobRequest:
 
     class_name: str
     class_path: tuple[ClassPathEntry, ...]
-    config: str | Mapping[str, Any] = attrs.field(default="", hash=False)
+    config: str | Mapping[str, Any] = attrs.field(default="", hash=False, repr=False)
     context: str | None = None
-    context_settings: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
+    context_settings: Mapping[str, Any] = attrs.field(factory=dict, hash=False, repr=redacted_repr)
     context_owner: str | None = None
-    callback_url: str | None = None
+    callback_url: str | None = attrs.field(default=None, repr=redacted_repr)
     idempotency_key: str | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -149,7 +150,7 @@ class Job:
     error: ErrorInfo | None = None
     has_result: bool = False
     progress: JobProgress | None = None
-    callback_url: str | None = None
+    callback_url: str | None = attrs.field(default=None, repr=redacted_repr)
     idempotency_key: str | None = None
     fingerprint: str | None = None
 

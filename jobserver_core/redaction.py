@@ -51,6 +51,11 @@ def redacted_url(value: str) -> str:
     return _SECRET_QUERY.sub(rf"\1{_MASK}", _PASSWORD.sub(rf"\1:{_MASK}@", value))
 
 
+def redacted_repr(value: Any) -> str:
+    """Return the repr of a field that may hold secrets, with those masked."""
+    return repr(redacted(value))
+
+
 def redacted(value: Any) -> Any:
     """Return a JSON-like value with what its keys call a secret masked, and without passwords in URLs."""
     if isinstance(value, Mapping):

@@ -13,6 +13,7 @@ import attrs
 from jobserver_core.binaries import BinaryType
 from jobserver_core.failures import ErrorInfo, FailureKind
 from jobserver_core.jobs import JobProgress
+from jobserver_core.redaction import redacted_repr
 
 __all__ = [
     "ContextEnd",
@@ -53,7 +54,7 @@ class ContextSpec:
 
     id: str
     name: str
-    settings: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
+    settings: Mapping[str, Any] = attrs.field(factory=dict, hash=False, repr=redacted_repr)
     class_path: tuple[JobCode, ...] = ()
     log_path: Path
     work_dir: Path
@@ -72,7 +73,7 @@ class JobSpec:
     id: str
     class_name: str
     class_path: tuple[JobCode, ...]
-    config: str
+    config: str = attrs.field(repr=False)
     log_path: Path
 
 
@@ -179,7 +180,8 @@ class ContextHandle(ABC):
     def stop(self, timeout: float) -> None:
         """Stop the context gracefully; after ``timeout`` seconds end it by force all the same.
 
-        Running jobs are cancelled. ``context_ended`` follows with STOPPED. Repeating this is allowed.
+        Running jobs are cancelled. ``context_ended`` follows with STOPPED. Allowed at any time, also while
+        it starts; repeating is allowed.
         """
 
     @abstractmethod

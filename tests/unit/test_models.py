@@ -15,6 +15,7 @@ from jobserver_core.names import (
     check_context_name,
     check_data_prefix,
 )
+from jobserver_core.testing.builders import a_context, a_delivery, a_job
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 DIGEST = "a" * 64
@@ -212,6 +213,25 @@ def test_a_result_is_in_one_place(values: dict[str, Any]) -> None:
 def test_a_query_refuses_impossible_pages(values: dict[str, int]) -> None:
     with pytest.raises(InvalidRequest):
         JobQuery(**values)
+
+
+def test_no_record_shows_a_secret_in_its_repr() -> None:
+    url = "https://me:hunter2@h/x"
+    request = JobRequest(
+        class_name="a.B",
+        class_path=parse_class_path("a"),
+        config="password = hunter2",
+        context_settings={"spark": {"hadoop.fs.s3a.secret.key": "hunter2"}},
+        callback_url=url,
+    )
+    records = [
+        request,
+        a_job(callback_url=url),
+        a_delivery(url=url),
+        a_context(settings={"spark.ssl.keyPassword": "hunter2"}),
+    ]
+    for record in records:
+        assert "hunter2" not in repr(record)
 
 
 @pytest.mark.parametrize(
