@@ -32,7 +32,7 @@ _STOPPED_INTERVAL = 1.0
 _JVM_END = 2.0
 _LOG_SIZE = 64 * 1024
 _KILLED = re.compile(r"Master removed our application: KILLED|Application \S+ has been killed|state: KILLED")
-"""What Spark's driver says when its master, or YARN, ended the application because somebody asked for that."""
+"""What Spark's driver says when its master, or YARN, ended the application since somebody asked for that."""
 
 
 class Host:

@@ -99,7 +99,9 @@ class OutputPump:
         self._lock = threading.Lock()
         self._changed: list[Output] = []
         self._selector.register(self._wake_reader, selectors.EVENT_READ, None)
-        threading.Thread(target=self._run, name="output pump", daemon=True).start()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="output pump", daemon=True)
+        self._thread.start()
 
     def add(self, fd: int, write: Callable[[bytes], None]) -> Output:
         """Begin to carry what can be read from ``fd``, which the pump owns from now on."""
@@ -114,18 +116,28 @@ class OutputPump:
         self._change(output)
         output.done.wait(timeout)
 
+    def close(self) -> None:
+        """End the thread; what is not finished is dropped."""
+        self._closed = True
+        os.write(self._wake_writer, b"x")
+        self._thread.join()
+        os.close(self._wake_writer)
+
     def _change(self, output: Output) -> None:
         with self._lock:
             self._changed.append(output)
         os.write(self._wake_writer, b"x")
 
     def _run(self) -> None:
-        while True:
+        while not self._closed:
             for key, _events in self._selector.select():
                 if key.data is None:
                     self._take_changes()
                 elif not self._carry(key.data):
                     self._close(key.data)
+        for key in list(self._selector.get_map().values()):
+            os.close(key.fd)
+        self._selector.close()
 
     def _take_changes(self) -> None:
         os.read(self._wake_reader, _READ)

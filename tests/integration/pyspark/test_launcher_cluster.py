@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from launcher_world import Context, Start, wait_until
 
 from jobserver_core.ports import ContextEnd, JobCode
+from jobserver_pyspark.host import processes
 
 pytestmark = [pytest.mark.spark, pytest.mark.cluster]
 
@@ -28,7 +30,7 @@ class Cluster:
 
     master: str
     ui: str
-    folder: Path
+    worker: int
 
     def settings(self, **more: Any) -> dict[str, Any]:
         return {
@@ -38,24 +40,19 @@ class Cluster:
         }
 
     def kill_application(self, application_id: str) -> None:
-        url = f"{self.ui}/app/kill/"
-        body = f"id={application_id}&terminate=true".encode()
-        with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=10):
+        """Press the button of the master's page, with the token that newer masters put there."""
+        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        with opener.open(self.ui, timeout=10) as page:
+            text = page.read().decode()
+        tokens = re.findall(r'name="csrfToken"[^>]*value="([^"]+)"', text)
+        fields = {"id": application_id, "terminate": "true"} | ({"csrfToken": tokens[0]} if tokens else {})
+        body = urllib.parse.urlencode(fields).encode()
+        with opener.open(f"{self.ui}/app/kill/", data=body, timeout=10):
             pass
 
     def executors(self) -> int:
-        """How many executor processes live."""
-        found = 0
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                command = (entry / "cmdline").read_bytes()
-                found += (
-                    b"CoarseGrainedExecutorBackend" in command
-                    and self.master.encode() in (entry / "environ").read_bytes()
-                )
-            except OSError:
-                continue
-        return found
+        """How many executor processes the worker has."""
+        return len(processes.children(self.worker))
 
 
 def _spark_class(folder: Path, name: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
@@ -85,16 +82,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
     package = "org.apache.spark.deploy"
     here = ("--host", "127.0.0.1", "--port", "0", "--webui-port", "0")
-    processes = [_spark_class(folder, f"{package}.master.Master", *here, SPARK_MASTER_HOST="127.0.0.1")]
+    started = [_spark_class(folder, f"{package}.master.Master", *here, SPARK_MASTER_HOST="127.0.0.1")]
     try:
         master = _said(folder / "Master.log", r"Starting Spark master at (spark://\S+)")
         port = _said(folder / "Master.log", r"Bound MasterWebUI to \S+, and started at http://\S+:(\d+)")
         worker = (*here, "--cores", "4", "--memory", "2g", "--work-dir", str(folder / "work"), master)
-        processes.append(_spark_class(folder, f"{package}.worker.Worker", *worker, CLUSTER=master))
+        started.append(_spark_class(folder, f"{package}.worker.Worker", *worker))
         _said(folder / "Worker.log", r"(Successfully registered with master)")
-        yield Cluster(master, f"http://127.0.0.1:{port}", folder)
+        yield Cluster(master, f"http://127.0.0.1:{port}", started[1].pid)
     finally:
-        for process in reversed(processes):
+        for process in reversed(started):
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 

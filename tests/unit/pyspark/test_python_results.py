@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime
+import decimal
+import enum
+import json
+import math
+import pathlib
+import uuid
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobserver_pyspark.host.results import MAX_DEPTH, UnusableResult, encode, opened
+
+
+def as_json(value: Any) -> Any:
+    return json.loads(b"".join(encode(value)), parse_constant=_refuse)
+
+
+def _refuse(name: str) -> Any:
+    raise AssertionError(f"{name} is not JSON")
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=40,
+)
+
+
+@given(plain)
+def test_json_values_stay_what_they_are(value: Any) -> None:
+    assert as_json(value) == value
+
+
+@given(st.lists(plain, max_size=5), st.integers(0, 5000))
+def test_long_lists_are_encoded_like_short_ones(values: list[Any], filler: int) -> None:
+    value = [*values, list(range(filler)), {"deep": [*values, list(range(filler))]}]
+    assert as_json(value) == value
+
+
+@dataclasses.dataclass
+class Data:
+    a: int
+    b: Any
+
+
+@attrs.frozen
+class Attrs:
+    a: int
+    b: Any
+
+
+Named = collections.namedtuple("Named", "a b")
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Number(enum.IntEnum):
+    TWO = 2
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (Data(1, [2.5]), {"a": 1, "b": [2.5]}),
+        (Attrs(1, None), {"a": 1, "b": None}),
+        (Named(1, (2, 3)), {"a": 1, "b": [2, 3]}),
+        ((1, 2), [1, 2]),
+        ({3, 1, 2}, [1, 2, 3]),
+        (frozenset("a"), ["a"]),
+        (range(3), [0, 1, 2]),
+        ((n for n in range(3)), [0, 1, 2]),
+        (collections.deque([1]), [1]),
+        ({1: 2}.values(), [2]),
+        (collections.Counter("aab"), {"a": 2, "b": 1}),
+        (collections.OrderedDict(z=1, a=2), {"z": 1, "a": 2}),
+        (Colour.RED, "red"),
+        (Number.TWO, 2),
+        (decimal.Decimal("1.10"), "1.10"),
+        (datetime.date(2026, 1, 2), "2026-01-02"),
+        (datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc), "2026-01-02T00:00:00+00:00"),
+        (datetime.timedelta(hours=1), "1:00:00"),
+        (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (pathlib.PurePosixPath("/a"), "/a"),
+        (b"caf\xc3\xa9", "café"),
+        (b"\xff", "/w=="),
+        (float("nan"), "NaN"),
+        ([float("inf"), -float("inf")], ["Infinity", "-Infinity"]),
+        ({1: "a", 2.5: "b", None: "c", True and "x": "d"}, {"1": "a", "2.5": "b", "null": "c", "x": "d"}),
+        ({(1, 2): 3}, {"(1, 2)": 3}),
+        ({float("nan"): 1}, {"NaN": 1}),
+        (2**100, 2**100),
+        ("\ud800", "\ud800"),
+        (ValueError("text"), "text"),
+        (int, "<class 'int'>"),
+    ],
+)
+def test_a_value_becomes_json_as_the_table_says(value: Any, expected: Any) -> None:
+    assert as_json(value) == expected
+    assert as_json([value, {"in": expected}]) == [expected, {"in": expected}] or isinstance(
+        value, collections.abc.Iterator
+    )
+
+
+def test_numpy_values_become_numbers_and_arrays() -> None:
+    numpy = pytest.importorskip("numpy", reason="numpy is not installed")
+    value = {
+        "scalar": numpy.int64(1),
+        "nan": numpy.float32("nan"),
+        "flag": numpy.bool_(True),
+        "matrix": numpy.arange(4).reshape(2, 2),
+        "long": numpy.arange(10_000),
+        "when": numpy.datetime64("2026-01-02T03:04:05.123456789"),
+        "whens": numpy.array(["2026-01-02"], dtype="datetime64[ns]"),
+        "record": numpy.array([(1, "a")], dtype=[("n", int), ("s", "U1")]),
+        numpy.int64(7): "key",
+    }
+    assert as_json(value) == {
+        "scalar": 1,
+        "nan": "NaN",
+        "flag": True,
+        "matrix": [[0, 1], [2, 3]],
+        "long": list(range(10_000)),
+        "when": "2026-01-02T03:04:05.123456789",
+        "whens": ["2026-01-02T00:00:00.000000000"],
+        "record": [{"n": 1, "s": "a"}],
+        "7": "key",
+    }
+
+
+def test_tables_become_records() -> None:
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    frame = pandas.DataFrame(
+        {"n": [1, 2], "t": [pandas.Timestamp("2026-01-02"), pandas.NaT], "f": [0.5, math.nan]}
+    )
+    records = [{"n": 1, "t": "2026-01-02T00:00:00", "f": 0.5}, {"n": 2, "t": None, "f": "NaN"}]
+    assert as_json(frame) == records
+    assert as_json({"series": frame["n"], "index": frame.index, "missing": pandas.NA}) == {
+        "series": [1, 2],
+        "index": [0, 1],
+        "missing": None,
+    }
+    table = arrow.table({"a": list(range(5000)), "b": ["x"] * 5000})
+    assert as_json(table) == [{"a": n, "b": "x"} for n in range(5000)]
+    assert as_json(arrow.array([1, None])) == [1, None]
+    with pytest.raises(UnusableResult, match="two columns"):
+        as_json(pandas.DataFrame([[1, 2]], columns=["a", "a"]))
+
+
+def test_rows_become_objects_by_their_names() -> None:
+    from pyspark.sql import Row
+
+    assert as_json([Row(a=1, b=Row(c=[2]))]) == [{"a": 1, "b": {"c": [2]}}]
+    assert as_json(Row(1, 2)) == [1, 2]
+
+
+def test_configurations_come_back_without_quotes_around_keys() -> None:
+    from jobserver_pyspark.host.config_trees import tree
+
+    values = {"a.b": 1, "c": {"d.e": [{"f.g": None}]}}
+    assert as_json(tree(values)) == values
+
+
+@pytest.mark.parametrize("shape", [lambda x: [x], lambda x: {"k": x}, lambda x: (x,)])
+def test_nesting_is_bounded_in_words(shape: Any) -> None:
+    deep: Any = 1
+    for _ in range(MAX_DEPTH + 2):
+        deep = shape(deep)
+    with pytest.raises(UnusableResult, match="nested more than"):
+        as_json(deep)
+    loop: list[Any] = []
+    loop.append(shape(loop))
+    with pytest.raises(UnusableResult, match="nested more than"):
+        as_json(loop)
+
+
+def test_mappings_that_would_lose_members_are_refused() -> None:
+    for value in ({1: "a", "1": "b"}, {"big": list(range(9000)), 1: 0, "1": 1}):
+        with pytest.raises(UnusableResult, match="both '1' in JSON"):
+            as_json(value)
+
+
+def test_pieces_are_bounded_whatever_the_shape() -> None:
+    for value in (["x" * 100] * 50_000, {str(n): "x" * 100 for n in range(50_000)}, "ü" * 5_000_000):
+        pieces = list(encode(value))
+        assert max(map(len, pieces)) < 1 << 20
+        assert json.loads(b"".join(pieces)) == value
+
+
+def test_iterators_of_bytes_are_streams_and_others_are_lists() -> None:
+    stream, pieces = opened(iter([b"ab", bytearray(b"c"), memoryview(b"d")]))
+    assert stream
+    assert b"".join(pieces) == b"abcd"
+    stream, pieces = opened(iter([1, 2]))
+    assert not stream
+    assert b"".join(pieces) == b"[1,2]"
+    stream, pieces = opened(iter([]))
+    assert not stream
+    assert b"".join(pieces) == b"[]"
+    stream, pieces = opened([b"ab"])
+    assert not stream
+    assert b"".join(pieces) == b'["ab"]'
+
+
+def test_a_stream_that_turns_into_something_else_is_refused() -> None:
+    _, pieces = opened(iter([b"ab", "c"]))
+    with pytest.raises(UnusableResult, match="piece 1 is of type str"):
+        list(pieces)
