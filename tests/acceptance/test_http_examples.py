@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from jobserver_core import BinaryType, JobServer, Settings
 from jobserver_core.memory import InlineLauncher
+from jobserver_core.ports import ContextEnd
 from jobserver_http import create_app
 from serving import WAIT, ScriptedLauncher, a_server, archive, count
 
@@ -102,6 +103,7 @@ def test_a_context_that_takes_long_to_stop_is_located_below_the_mount() -> None:
             assert (answer.status_code, answer.content) == (202, b"")
             assert answer.headers["location"] == "/deep/spark/contexts/etl"
             assert client.get(answer.headers["location"]).json()["state"] == "STOPPING"
+        launcher.listeners[0].context_ended(ContextEnd.STOPPED)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from conftest import WHEEL, Site, Start
+from jobserver_core.ports import ContextEnd
 from serving import ScriptedLauncher, archive
 
 JAR = {"Content-Type": "application/java-archive"}
@@ -190,6 +191,8 @@ def test_a_context_that_takes_long_to_stop_is_told_to_be_stopping(start: Start) 
     assert answer.headers["location"] == "/contexts/etl"
     assert site.client.get("/contexts/etl").json()["state"] == "STOPPING"
     error(site.submit("w.Count", context="etl"), 409, "Context stop in progress")
+    launcher.listeners[0].context_ended(ContextEnd.STOPPED)
+    assert site.client.get("/contexts/etl").json()["state"] == "FINISHED"
 
 
 def test_force_kills_a_context_and_its_jobs(site: Site) -> None:
