@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from jobserver_core.binaries import BinaryType
+from jobserver_core.errors import InvalidSetting, LaunchError
+from jobserver_core.ports import ContextSpec, JobCode
+from jobserver_pyspark import java
+from jobserver_pyspark.host.processes import MARKER
+from jobserver_pyspark.installation import Installation
+from jobserver_pyspark.java import Java, find_java
+from jobserver_pyspark.options import LauncherOptions
+from jobserver_pyspark.order import HostOrder, make_order, properties_file
+from jobserver_pyspark.spark_settings import flattened, read_settings
+
+
+def read(settings: dict[str, Any], master: str = "local[*]") -> Any:
+    return read_settings(settings, default_master=master)
+
+
+def test_a_tree_is_flattened_to_what_spark_takes() -> None:
+    tree = {"a": {"b": 1, "c": {"d": True, "e": None}}, "f": ["x", 2], "g.h": 0.5, "i": False}
+    assert flattened(tree) == {"a.b": "1", "a.c.d": "true", "f": "x,2", "g.h": "0.5", "i": "false"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "master", "threads", "cores"),
+    [
+        ({"num-cpu-cores": 3}, "local[*]", "local[3]", None),
+        ({"num-cpu-cores": "3"}, "local", "local[3]", None),
+        ({"num-cpu-cores": 3}, "local[2]", "local[2]", None),
+        ({}, "local[*]", "local[*]", None),
+        ({"num-cpu-cores": 3}, "spark://h:7077", "spark://h:7077", "3"),
+        ({"num-cpu-cores": 3, "spark": {"cores": {"max": 5}}}, "yarn", "yarn", "5"),
+        ({"spark": {"master": "local[7]"}}, "yarn", "local[7]", None),
+        ({"spark.master": "local[7]"}, "yarn", "local[7]", None),
+    ],
+)
+def test_cores_are_threads_of_a_local_master_and_cores_of_a_cluster(
+    settings: dict[str, Any], master: str, threads: str, cores: str | None
+) -> None:
+    found = read(settings, master)
+    assert found.master == threads
+    assert found.conf.get("spark.cores.max") == cores
+    assert "spark.master" not in found.conf
+
+
+def test_memory_is_the_executors_and_in_local_mode_the_drivers_too() -> None:
+    assert read({"memory-per-node": "2 G"}).conf == {
+        "spark.executor.memory": "2g",
+        "spark.driver.memory": "2g",
+    }
+    assert read({"memory-per-node": "512m"}, "yarn").conf == {"spark.executor.memory": "512m"}
+    chosen = read({"memory-per-node": "2g", "launcher": {"spark": {"driver": {"memory": "1g"}}}})
+    assert chosen.conf["spark.driver.memory"] == "1g"
+
+
+def test_prefixes_lead_where_the_contract_says() -> None:
+    found = read(
+        {
+            "spark": {"a": 1, "proxy": {"user": "alice"}},
+            "passthrough": {"spark": {"b": 2}, "other": "x"},
+            "hadoop": {"fs": {"c": 3}},
+            "launcher": {"spark": {"d": 4}},
+            "python": {"executable": "/usr/bin/python3", "paths": ["/one", "/two"]},
+            "my": {"own": "setting"},
+        }
+    )
+    assert found.conf == {"spark.a": "1", "spark.b": "2", "other": "x", "spark.d": "4"}
+    assert found.hadoop == {"fs.c": "3"}
+    assert found.proxy_user == "alice"
+    assert found.python == "/usr/bin/python3"
+    assert found.python_paths == ("/one", "/two")
+    assert read({"python.paths": "/one:/two,/three"}).python_paths == ("/one", "/two", "/three")
+
+
+@pytest.mark.parametrize(
+    ("factory", "flavour"),
+    [
+        (None, "session"),
+        ("spark.jobserver.context.DefaultSparkContextFactory", "spark"),
+        ("spark.jobserver.context.SessionContextFactory", "session"),
+        ("spark.jobserver.context.SQLContextFactory", "sql"),
+        ("spark.jobserver.context.HiveContextFactory", "hive"),
+        ("spark.jobserver.context.StreamingContextFactory", "streaming"),
+        ("spark.jobserver.context.JavaSqlContextFactory", "sql"),
+        ("spark.jobserver.python.PythonContextFactory", "spark"),
+        ("spark.jobserver.python.PythonSessionContextFactory", "session"),
+        ("spark.jobserver.python.PythonHiveContextFactory", "hive"),
+        ("com.example.Mine", "custom"),
+    ],
+)
+def test_a_factory_names_a_flavour(factory: str | None, flavour: str) -> None:
+    assert read({"context-factory": factory} if factory else {}).flavour == flavour
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"num-cpu-cores": "x"}, "num-cpu-cores"),
+        ({"num-cpu-cores": -1}, "num-cpu-cores"),
+        ({"num-cpu-cores": 1.5}, "num-cpu-cores"),
+        ({"memory-per-node": "lots"}, "memory-per-node"),
+        ({"memory-per-node": "-1g"}, "memory-per-node"),
+    ],
+)
+def test_values_that_can_never_work_are_refused_by_name(settings: dict[str, Any], key: str) -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        read(settings)
+    assert caught.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("settings", "master", "needed"),
+    [
+        ({}, "local[*]", False),
+        ({}, "spark://h:7077", False),
+        ({}, "yarn", True),
+        ({}, "k8s://https://h", True),
+        ({"spark": {"proxy": {"user": "alice"}}}, "local[*]", True),
+        ({"spark": {"jars": {"packages": "a:b:1"}}}, "local[*]", True),
+    ],
+)
+def test_sparks_own_submission_is_used_where_it_has_work_to_do(
+    settings: dict[str, Any], master: str, needed: bool
+) -> None:
+    assert read(settings, master).needs_submit is needed
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Installation:
+    jars = tmp_path / "pyspark" / "jars"
+    jars.mkdir(parents=True)
+    for name in ("a.jar", "slf4j-api-2.jar", "z.jar"):
+        (jars / name).write_bytes(b"PK")
+    return Installation(python=sys.executable, folder=jars.parent, version="4.3.0")
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> ContextSpec:
+    return ContextSpec(
+        id="id-1",
+        name="name",
+        log_path=tmp_path / "log",
+        work_dir=tmp_path / "work",
+        data_dir=tmp_path / "data",
+    )
+
+
+def order_of(
+    spec: ContextSpec, installation: Installation, tmp_path: Path, settings: dict[str, Any], **options: Any
+) -> HostOrder:
+    return make_order(
+        spec,
+        read(settings),
+        installation,
+        Java(program=Path("/jdk/bin/java"), version=17, identity="17"),
+        LauncherOptions(cache_dir=tmp_path / "cache", **options),
+        tmp_dir=tmp_path / "tmp",
+        log_limit=1,
+        result_limit=2,
+        class_data=["-XX:SharedArchiveFile=x.jsa"],
+    )
+
+
+def test_the_jvm_is_started_with_sparks_jars_in_a_fixed_order(
+    spec: ContextSpec, installation: Installation, tmp_path: Path
+) -> None:
+    jar = JobCode(path=tmp_path / "blob", type=BinaryType.JAR, digest="d" * 64, source="jar")
+    order = order_of(attrs.evolve(spec, class_path=(jar,)), installation, tmp_path, {})
+    command = order.order["jvm"]["command"]
+    assert command[0] == "/jdk/bin/java"
+    names = [Path(entry).name for entry in command[command.index("-cp") + 1].split(":")]
+    assert names == ["slf4j-api-2.jar", "a.jar", "z.jar", "d" * 64 + ".jar"]
+    assert command[-1] == "org.apache.spark.api.python.PythonGatewayServer"
+    assert "-XX:+ExitOnOutOfMemoryError" in command
+    assert "-Xmx1g" in command
+
+
+def test_a_context_keeps_to_its_folder_and_to_loopback(
+    spec: ContextSpec, installation: Installation, tmp_path: Path
+) -> None:
+    conf = order_of(spec, installation, tmp_path, {}).order["conf"]
+    assert conf["spark.driver.host"] == conf["spark.driver.bindAddress"] == "127.0.0.1"
+    assert conf["spark.sql.warehouse.dir"] == str(spec.work_dir / "warehouse")
+    assert conf["spark.ui.enabled"] == "false"
+    assert conf["spark.app.name"] == "name"
+
+
+def test_a_contexts_own_settings_win_over_the_defaults(
+    spec: ContextSpec, installation: Installation, tmp_path: Path
+) -> None:
+    settings = {"spark": {"app": {"name": "mine"}, "ui": {"enabled": True}, "driver": {"memory": "3g"}}}
+    order = order_of(spec, installation, tmp_path, settings).order
+    assert order["conf"]["spark.app.name"] == "mine"
+    assert order["conf"]["spark.ui.enabled"] == "true"
+    assert "-Xmx3g" in order["jvm"]["command"]
+
+
+@pytest.mark.parametrize("memory", ["much", "1.5g", "-Xmx9g"])
+def test_a_heap_that_is_no_size_is_refused(
+    spec: ContextSpec, installation: Installation, tmp_path: Path, memory: str
+) -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        order_of(spec, installation, tmp_path, {"spark": {"driver": {"memory": memory}}})
+    assert caught.value.key == "spark.driver.memory"
+
+
+def test_the_environment_is_an_allow_list(
+    spec: ContextSpec, installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PASSWORD", "hunter2")
+    monkeypatch.setenv("WANTED", "seen")
+    monkeypatch.setenv("LD_PRELOAD", "evil.so")
+    monkeypatch.setenv("PYTHONPATH", "/the/servers")
+    order = order_of(spec, installation, tmp_path, {"python": {"paths": ["/mine"]}}, environment=("WANTED",))
+    assert "PASSWORD" not in order.environment
+    assert "LD_PRELOAD" not in order.environment
+    assert order.environment["WANTED"] == "seen"
+    assert order.environment[MARKER].startswith("id-1:")
+    view, *paths = order.environment["PYTHONPATH"].split(":")
+    assert paths == ["/mine"]
+    assert sorted(entry.name for entry in Path(view).iterdir()) == ["jobserver_pyspark", "sparkjobserver"]
+
+
+def test_what_the_host_imports_needs_the_standard_library_only(
+    spec: ContextSpec, installation: Installation, tmp_path: Path
+) -> None:
+    order = order_of(spec, installation, tmp_path, {})
+    environment = {"PYTHONPATH": order.environment["PYTHONPATH"]}
+    code = (
+        "import jobserver_pyspark.host.host, jobserver_pyspark.host.zygote, jobserver_pyspark.host.runner\n"
+        "import sparkjobserver.api, sys\n"
+        "print(sorted({'attr', 'attrs', 'pyspark', 'py4j', 'pyhocon', 'cattrs'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_properties_file_is_read_back_as_it_was() -> None:
+    conf = {"spark.a": "x=y: z#\\n", "spark.b": "line\nline\ttab", "spark.c": "ünï€𝄞", "spark.d": " lead"}
+    text = properties_file(conf)
+    assert text.isascii()
+    assert text.splitlines()[0] == r"spark.a=x\=y\:\ z\#\\n"
+    assert r"spark.c=\u00fcn\u00ef\u20ac\ud834\udd1e" in text
+
+
+def test_options_are_read_and_refused_by_name() -> None:
+    options = LauncherOptions.parse(
+        {"environment": ["A", "B"], "spare-runners": "3", "class-data-sharing": False, "cache-dir": "/c"}
+    )
+    assert options == LauncherOptions(
+        environment=("A", "B"), spare_runners=3, class_data_sharing=False, cache_dir=Path("/c")
+    )
+    for tree, key in (
+        ({"no-such": 1}, "jobserver.launcher.options.no-such"),
+        ({"spare-runners": -1}, "jobserver.launcher.options.spare-runners"),
+        ({"class-data-sharing": "maybe"}, "jobserver.launcher.options.class-data-sharing"),
+        ({"environment": 5}, "jobserver.launcher.options.environment"),
+        ({"cache-dir": 5}, "jobserver.launcher.options.cache-dir"),
+    ):
+        with pytest.raises(InvalidSetting) as caught:
+            LauncherOptions.parse(tree)
+        assert caught.value.key == key
+
+
+def _a_java(folder: Path, version: str) -> Path:
+    program = folder / "bin" / "java"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n")
+    program.chmod(0o755)
+    return folder
+
+
+def test_java_is_that_of_java_home_then_the_paths_then_the_packaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = _a_java(tmp_path / "home", "17.0.1")
+    on_path = _a_java(tmp_path / "path", "21")
+    packaged = _a_java(tmp_path / "packaged", "25")
+    monkeypatch.setattr(java, "_packaged", lambda: packaged / "bin" / "java")
+    path = f"{on_path / 'bin'}:/bin"
+    assert find_java({"JAVA_HOME": str(home), "PATH": path}).version == 17
+    assert find_java({"PATH": path}).version == 21
+    assert find_java({"PATH": "/nowhere"}).version == 25
+    assert find_java({"PATH": "/nowhere"}).home == packaged.resolve()
+
+
+def test_a_java_that_is_too_old_is_passed_over_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = _a_java(tmp_path / "old", "1.8.0_401")
+    monkeypatch.setattr(java, "_packaged", lambda: None)
+    with pytest.raises(LaunchError) as caught:
+        find_java({"JAVA_HOME": str(old), "PATH": "/nowhere"})
+    message = str(caught.value)
+    assert "is version 8" in message
+    assert "pip install 'jobserver-core[jdk]'" in message
+    assert "JAVA_HOME" in message
