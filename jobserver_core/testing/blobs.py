@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +24,9 @@ _MIB = 1024 * 1024
 _CONTENT = b"the content of a blob"
 _DIGEST = hashlib.sha256(_CONTENT).hexdigest()
 _ABSENT = hashlib.sha256(b"never stored").hexdigest()
-_NO_DIGESTS = ("", "abc", "../../../etc/passwd", "/etc/passwd", _DIGEST.upper(), _DIGEST + "/..", "\0", "*")
+# No path here leads to a file that could exist: a faulty store would delete it.
+_NOWHERE = "/nowhere/of/any/machine"
+_NO_DIGESTS = ("", "abc", f"../../..{_NOWHERE}", _NOWHERE, _DIGEST.upper(), _DIGEST + "/..", "\0", "*")
 
 
 def _now() -> datetime:
@@ -266,6 +270,16 @@ class BlobStoreContract(Contract):
         blobs.delete(digest)
         blobs.delete(digest)
         assert self._digests(blobs) == {_DIGEST}
+
+    def test_a_path_in_the_place_of_a_digest_reaches_no_file(self, blobs: BlobStore) -> None:
+        with tempfile.TemporaryDirectory(prefix="jobserver-bystander-") as folder:
+            bystander = Path(folder, "bystander")
+            bystander.write_bytes(_CONTENT)
+            assert blobs.size(str(bystander)) is None
+            with pytest.raises(BlobNotFound):
+                blobs.open(str(bystander))
+            blobs.delete(str(bystander))
+            assert bystander.read_bytes() == _CONTENT
 
     def test_a_deleted_blob_can_be_stored_again(self, blobs: BlobStore) -> None:
         blobs.put([_CONTENT])

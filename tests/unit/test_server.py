@@ -545,10 +545,14 @@ def test_data_files_are_kept_by_prefix_and_time(server: JobServer) -> None:
     assert server.data_files() == []
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "../../etc/passwd", "", "."])
-def test_only_the_servers_own_data_files_can_be_deleted(server: JobServer, name: str) -> None:
-    with pytest.raises(errors.DataFileNotFound):
-        server.delete_data_file(name)
+@pytest.mark.parametrize("name", ["../logs", "", "."])
+def test_only_the_servers_own_data_files_can_be_deleted(server: JobServer, name: str, tmp_path: Path) -> None:
+    bystander = tmp_path / "bystander.dat"
+    bystander.touch()
+    for path in (name, str(bystander), f"../../../../../../../..{bystander}"):
+        with pytest.raises(errors.DataFileNotFound):
+            server.delete_data_file(path)
+    assert bystander.exists()
 
 
 @pytest.mark.parametrize("prefix", ["../x", "a/b", "", ".x"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -516,7 +517,14 @@ def test_data_files_are_uploaded_listed_and_deleted(site: Site) -> None:
     assert site.client.delete(f"/data/{quote(name, safe='')}").status_code == 200
     ok(site.client.get("/data"), 200, [])
     error(site.client.delete(f"/data/{quote(name, safe='')}"), 400, f"Unable to delete data file '{name}'.")
-    error(site.client.delete("/data/%2Fetc%2Fpasswd"), 400, "Unable to delete data file '/etc/passwd'.")
+
+
+def test_only_the_servers_own_data_files_can_be_deleted(site: Site, tmp_path: Path) -> None:
+    bystander = tmp_path / "bystander.dat"
+    bystander.touch()
+    answer = site.client.delete(f"/data/{quote(str(bystander), safe='')}")
+    error(answer, 400, f"Unable to delete data file '{bystander}'.")
+    assert bystander.exists()
 
 
 def test_reset_removes_every_data_file(site: Site) -> None:
