@@ -63,6 +63,7 @@ class PythonJobs:
         self._spares: list[Runner] = []
         self._lock = threading.Lock()
         self._need = threading.Semaphore(0)
+        self._closing = False
         self._board = board
 
     # -- spare runners -----------------------------------------------------------------------------
@@ -85,12 +86,12 @@ class PythonJobs:
 
     def _keep_spares(self, first: Runner) -> None:
         self._warm(first)
-        while True:
+        while not self._closing:
             while len(self._spares) < self._order["spare_runners"]:
                 try:
                     runner = self._attached()
                 except Exception as error:  # noqa: BLE001 - jobs make their own runner, and tell why they cannot
-                    self._telling.note(f"a spare runner could not be made: {describe(error)}")
+                    self._note(f"a spare runner could not be made: {describe(error)}")
                     break
                 with self._lock:
                     self._spares.append(runner)
@@ -105,7 +106,7 @@ class PythonJobs:
         try:
             first.warm()
         except (ChannelClosed, RunnerLost, FrameError) as error:
-            self._telling.note(f"the first Python worker did not start: {describe(error)}")
+            self._note(f"the first Python worker did not start: {describe(error)}")
             first.kill()
             return
         with self._lock:
@@ -148,10 +149,16 @@ class PythonJobs:
 
     def close(self) -> None:
         """End every job and spare; nothing is told of them."""
+        self._closing = True
         with self._lock:
             runners = [*self._spares, *(job.runner for job in self._jobs.values() if job.runner)]
         for runner in runners:
             runner.kill()
+
+    def _note(self, text: str) -> None:
+        """Tell what went wrong beside the jobs; while the context ends that is no news."""
+        if not self._closing:
+            self._telling.note(text)
 
     def running(self) -> dict[str, str]:
         """Return the jobs whose code runs, and the tags that their Spark jobs carry."""
@@ -238,7 +245,7 @@ class PythonJobs:
             self._abandon(job.id)
             runner.close(self._pump)
         except Exception as error:  # noqa: BLE001 - the JVM is ending, which is told elsewhere
-            self._telling.note(f"after job {job.id}: {describe(error)}")
+            self._note(f"after job {job.id}: {describe(error)}")
 
     def _cancel_and_wait(self, tag: str) -> None:
         """Cancel a runner's Spark jobs, and wait until none of their tasks holds a core any more."""

@@ -18,7 +18,7 @@ import socket
 import sys
 from typing import Any, NoReturn
 
-from jobserver_pyspark.host import processes
+from jobserver_pyspark.host import config_trees, processes
 
 __all__ = ["main"]
 
@@ -27,6 +27,7 @@ _IMPORTS = (
     "pyspark.sql",
     "pyspark.sql.functions",
     "pyspark.sql.types",
+    "pyhocon",
     "jobserver_pyspark.host.runner",
 )
 
@@ -107,6 +108,7 @@ def main(parent: int, control: int) -> None:
     """Become a zygote: import what jobs need, say so, and serve the host."""
     processes.die_with_parent(parent)
     processes.adopt_orphans()
+    config_trees.add_fallback()
     connection = socket.socket(fileno=control)
     for name in _IMPORTS:
         importlib.import_module(name)
