@@ -24,7 +24,7 @@ What the job's threads print and log goes to ``log_path``; what belongs to no jo
 Spark jobs carry the job's id as their job group. ``on_running`` is called once the job passed its own validation.
 
 **Kill.** ``cancel`` cancels the job group, stops the structured streams that the job's threads started, and interrupts
-its threads, again and again until ``wait`` seconds are over. False: code that never looks up still runs, and only the
+its thread, again and again until ``wait`` seconds are over. False: code that never looks up still runs, and only the
 end of the JVM ends it. The outcome of a cancelled job is ``killed``, whatever it says on its way out.
 
 **Isolation.** ``session`` (Spark 4): a session per class path, identified by its jars' contents, so that two versions

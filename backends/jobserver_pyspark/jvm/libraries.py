@@ -69,7 +69,7 @@ def _in_folder(folder: Path, prefix: str) -> Path:
     # Ivy names the jars after their group as well: org.scalactic_scalactic_2.13-3.2.19.jar
     found = sorted(jar for jar in folder.glob("*.jar") if prefix in jar.name)
     if not found:
-        raise LibrariesUnavailable(f"no {prefix}<version>.jar in the configured folder {folder}: put it there")
+        raise LibrariesUnavailable(message=f"no {prefix}<version>.jar in the configured folder {folder}: put it there")
     return found[-1]
 
 
@@ -90,10 +90,10 @@ def _resolve(source: LibrarySource, java: str, spark: SparkInstall, runner: Path
             command, capture_output=True, text=True, timeout=source.timeout, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise LibrariesUnavailable(f"{advice} ({error})") from error
+        raise LibrariesUnavailable(message=f"{advice} ({error})") from error
     found = [Path(line) for line in done.stdout.splitlines() if line.endswith(".jar")]
     if done.returncode != 0 or len(found) != len(coordinates):
-        raise LibrariesUnavailable(f"{advice} ({_reason(done.stderr)})")
+        raise LibrariesUnavailable(message=f"{advice} ({_reason(done.stderr)})")
     return found
 
 

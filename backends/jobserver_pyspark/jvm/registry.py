@@ -11,10 +11,10 @@ A future that is not done is an object that is being made: whoever asks for it w
 
 =========== ======================================================================================================
 ``kind``    ``dataframe``, ``rdd``, ``python-rdd``, ``broadcast``, ``object``
-``value``   the JVM object that Python can use: a ``Dataset``, a ``JavaRDD``, …; for ``python-rdd`` a ``JavaRDD``
+``value``   the JVM object that Python can use: a ``Dataset``, a ``JavaRDD`` of plain Java values; for ``python-rdd`` one
             whose elements are pickled lists (PySpark's ``AutoBatchedSerializer(CPickleSerializer())``)
 ``object``  what a JVM job gets: its ``NamedDataFrame``, ``NamedRDD``, …; absent when Python made the entry
-``source``  for ``python-rdd``: the ``JavaRDD`` that the job itself had, cached or not
+``source``  for ``rdd`` and ``python-rdd``: the ``JavaRDD`` that the job itself had, cached or not
 ``job``     the id of the job that made it
 ``owner``   the class path of the JVM job that made it; absent for Python
 =========== ======================================================================================================
@@ -87,7 +87,7 @@ class NamedObjects:
             entry = future.get()
             if entry["kind"] != "object":
                 entry["value"].unpersist(False)
-            if entry["kind"] == "python-rdd":
+            if entry["kind"] in {"rdd", "python-rdd"}:
                 entry["source"].unpersist(False)
 
     def get_names(self) -> list[str]:
@@ -120,7 +120,7 @@ class NamedObjects:
             if error.java_exception.getClass().getSimpleName() != "TimeoutException":
                 raise
             message = f"named object {name!r} was not made within {self.timeout:g} seconds"
-            raise NamedObjectTimeout(message) from error
+            raise NamedObjectTimeout(message=message) from error
 
     def _to_entry(self, made: Any) -> Any:
         kind, value, extra = _shared_form(made)
@@ -192,6 +192,6 @@ def _shared_form(made: Any) -> tuple[str, Any, dict[str, Any]]:
     if isinstance(made, JavaObject):
         return "object", made, {}
     raise UnsupportedNamedObject(
-        f"a named object must be a DataFrame, an RDD or an object of the JVM, not a {type(made).__qualname__}"
+        message=f"a named object must be a DataFrame, an RDD or an object of the JVM, not a {type(made).__qualname__}"
     )
 

@@ -164,9 +164,9 @@ def version_jars(compile_jar: Callable[..., Path]) -> tuple[Path, Path]:
     return one, two
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def gateway() -> Iterator[None]:
-    """Ends the JVM that PySpark keeps in this process."""
+    """Ends the JVM that PySpark keeps in this process: as in production, one JVM never sees a second context."""
     from pyspark import SparkContext
 
     yield

@@ -12,7 +12,11 @@ import org.apache.logging.log4j.core.layout.PatternLayout
 
 import org.apache.spark.SparkContext
 
-/** The threads of one job: its own, and all that it starts (thread pools included) are born into this group. */
+/**
+ * The threads of one job: its own, and all that it starts, thread pools included, are born into this group.
+ *
+ * So are threads of Spark's own that are started lazily, by whichever job is the first to need them.
+ */
 private[jobserver] final class JobThreads(val jobId: String, val log: JobLog) extends ThreadGroup(s"job-$jobId") {
 
   def members: Seq[Thread] = {
@@ -22,11 +26,11 @@ private[jobserver] final class JobThreads(val jobId: String, val log: JobLog) ex
 }
 
 private[jobserver] object JobThreads {
-  /** The job that the calling thread belongs to, if any. */
+  /** The job that the calling thread belongs to, if any that is not over. */
   def current: Option[JobThreads] = {
     var group = Thread.currentThread.getThreadGroup
     while (group != null && !group.isInstanceOf[JobThreads]) group = group.getParent
-    Option(group.asInstanceOf[JobThreads])
+    Option(group.asInstanceOf[JobThreads]).filter(_.log.isOpen)
   }
 }
 
@@ -36,7 +40,9 @@ private[jobserver] final class JobLog(path: Path, maxBytes: Long) {
   private val out = new BufferedOutputStream(new FileOutputStream(path.toFile, true))
   private var written = 0L
   private var dropped = 0L
-  private var open = true
+  @volatile private var open = true
+
+  def isOpen: Boolean = open
 
   def write(bytes: Array[Byte], offset: Int, length: Int): Unit = synchronized {
     if (open) {

@@ -65,7 +65,7 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
     try job(jobId).ended.get().toJson finally jobs.remove(jobId)
 
   /**
-   * Kills a job: its Spark jobs are cancelled, its streams stopped, its threads interrupted, again and again until it
+   * Kills a job: its Spark jobs are cancelled, its streams stopped, its thread interrupted, again and again until it
    * is over or the time is up. False when it still runs after that: code that never looks up cannot be ended without
    * the JVM. An unknown job is over.
    */
@@ -114,11 +114,13 @@ private[jobserver] final class RunningJob(
   val validated = new CompletableFuture[Outcome]()
   val ended = new CompletableFuture[Outcome]()
   private val threads = new JobThreads(request.jobId, new JobLog(request.logPath, request.maxLogBytes))
+  private val thread = new Thread(threads, () => main(), s"job-${request.jobId}")
+  private val interruption = new Object
+  private var windingUp = false
   @volatile private var cancelled = false
   @volatile private var jobContext: Option[JobContext] = None
 
   def start(): Unit = {
-    val thread = new Thread(threads, () => main(), s"job-${request.jobId}")
     thread.setDaemon(true)
     thread.start()
   }
@@ -129,7 +131,9 @@ private[jobserver] final class RunningJob(
     do {
       spark.cancelJobGroup(request.jobId)
       stopStreams()
-      if (!ended.isDone) threads.interrupt()
+      // The job's own thread alone: among the others of its group are some of Spark's, which it made when the job
+      // asked for them first, and which everybody needs.
+      interruption.synchronized { if (!windingUp) thread.interrupt() }
     } while (!overWithin(math.min(200L, math.max(1L, (deadline - System.nanoTime) / 1000000L))) &&
       System.nanoTime < deadline)
     ended.isDone
@@ -144,8 +148,7 @@ private[jobserver] final class RunningJob(
     try outcome = JobOutput.capturing(admitted())
     catch { case error: Throwable => outcome = Outcome.failed("raised", error) }
     finally {
-      // Whatever happened, and however often this thread was interrupted, somebody waits for the end.
-      Thread.interrupted()
+      windUp()
       try {
         // A thread that is interrupted leaves the Spark job behind that it had just submitted.
         if (cancelled || outcome.failure != null) spark.cancelJobGroup(request.jobId)
@@ -156,6 +159,12 @@ private[jobserver] final class RunningJob(
         ended.complete(truth)
       }
     }
+  }
+
+  /** From here on this thread is not interrupted any more: what it still has to do must be done. */
+  private def windUp(): Unit = interruption.synchronized {
+    windingUp = true
+    Thread.interrupted()
   }
 
   private def admitted(): Outcome = {
@@ -222,7 +231,7 @@ private[jobserver] final class RunningJob(
   // A StreamingContext that was started keeps its batches going by itself; the job is its only owner.
   private def stopOwnStreaming(): Unit = jobContext.flatMap(_.startedStreaming).foreach { streaming =>
     val gracefully = request.contextConfig.path("streaming").path("stopGracefully").asBoolean(true)
-    Thread.interrupted()
+    windUp()
     try streaming.stop(stopSparkContext = false, stopGracefully = gracefully && !cancelled)
     catch { case NonFatal(error) => error.printStackTrace() }
   }

@@ -4,6 +4,7 @@ import java.lang.reflect.{AccessibleObject, Method}
 import java.util.{Map => JMap}
 
 import scala.collection.JavaConverters._
+import scala.collection.mutable
 
 import org.apache.spark.{JobArtifactState, SparkContext}
 
@@ -17,22 +18,31 @@ import org.apache.spark.{JobArtifactState, SparkContext}
 private[jobserver] final class LocalExecutor private (executor: AnyRef) {
   import LocalExecutor.call
 
-  /** Tasks of this session use this loader from now on. */
-  def useForSession(state: JobArtifactState, loader: ClassLoader): Unit = {
+  /** Tasks of this session use this loader, which has these of the session's jars. */
+  def useForSession(state: JobArtifactState, loader: ClassLoader, jars: collection.Map[String, Long]): Unit = {
     val cache = call(executor, "isolatedSessionCache")
     val known = call(cache, "getIfPresent", state.uuid)
     if (known == null || (call(known, "replClassLoader") ne loader)) {
       val made = call(executor, "org$apache$spark$executor$Executor$$newSessionState", state)
-      call(made, "replClassLoader_$eq", loader)
+      adopt(made, loader, jars)
       call(cache, "put", state.uuid, made)
     }
   }
 
-  /** Tasks of no session look into this loader first, from now on. */
-  def useForAll(loader: ClassLoader): Unit = {
+  /** Tasks of no session look into this loader first, which has these of the context's jars. */
+  def useForAll(loader: ClassLoader, jars: collection.Map[String, Long]): Unit = {
     val state = call(executor, "defaultSessionState")
-    val before = call(state, "replClassLoader").asInstanceOf[ClassLoader]
-    call(state, "replClassLoader_$eq", new FirstOf(loader, before))
+    val all = call(state, "replClassLoader") match {
+      case mine: FirstOf => mine
+      case other: ClassLoader => new FirstOf(loader, other)
+    }
+    adopt(state, all, jars)
+  }
+
+  /** The executor makes a new loader when it meets a jar that it does not know: it is told that it knows them. */
+  private def adopt(state: AnyRef, loader: ClassLoader, jars: collection.Map[String, Long]): Unit = {
+    call(state, "currentJars").asInstanceOf[mutable.HashMap[String, Long]] ++= jars
+    call(state, "replClassLoader_$eq", loader)
   }
 }
 

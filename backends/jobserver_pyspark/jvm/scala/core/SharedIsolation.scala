@@ -19,7 +19,7 @@ private[jobserver] final class SharedIsolation(root: SparkSession) extends Isola
   private val added = mutable.Set[String]()
   private val contents = mutable.Map[String, (Long, String)]()
 
-  LocalExecutor.of(root.sparkContext).foreach(_.useForAll(shared))
+  private val localExecutor = LocalExecutor.of(root.sparkContext)
 
   override def addLibraries(jars: Seq[JobJar]): Unit = jars.foreach(add)
 
@@ -29,6 +29,7 @@ private[jobserver] final class SharedIsolation(root: SparkSession) extends Isola
 
   override def enter(request: JobRequest): CodeHome = {
     request.jars.foreach(add)
+    localExecutor.foreach(_.useForAll(shared, Map.empty))
     new CodeHome {
       override def session: SparkSession = root
       override def loader: ClassLoader = shared
@@ -42,6 +43,9 @@ private[jobserver] final class SharedIsolation(root: SparkSession) extends Isola
     }
   }
 
+  private def contextJars: collection.Map[String, Long] =
+    root.sparkContext.addedJars.get("default").map(_.toMap).getOrElse(Map.empty)
+
   private def add(jar: JobJar): Unit = synchronized {
     if (!added.contains(jar.sha256)) {
       val files = SharedIsolation.files(jar)
@@ -53,7 +57,9 @@ private[jobserver] final class SharedIsolation(root: SparkSession) extends Isola
         }
       }
       shared.addURL(jar.path.toUri.toURL)
+      val before = contextJars.keySet
       root.sparkContext.addJar(jar.path.toUri.toString)
+      localExecutor.foreach(_.useForAll(shared, contextJars.filterNot { case (name, _) => before.contains(name) }))
       files.foreach { case (name, crc) => contents.getOrElseUpdate(name, (crc, jar.path.getFileName.toString)) }
       added += jar.sha256
     }

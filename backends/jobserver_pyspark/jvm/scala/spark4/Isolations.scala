@@ -31,6 +31,8 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
 
   override def addLibraries(jars: Seq[JobJar]): Unit = synchronized {
     libraries ++= jars
+    // Tasks of Python jobs convert what JVM jobs share with them; they belong to no class path.
+    jars.foreach(jar => root.sparkContext.addJar(jar.path.toUri.toString))
     // A session that exists keeps the loader that its classes came from; the next job gets a new one.
     homes.values.filter(_.users == 0).toList.foreach(discard)
     homes.values.foreach(_.stale = true)
@@ -43,7 +45,8 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
       .getOrElse(new Home(request.classPathKey, request.jars))
     homes.put(request.classPathKey, home)
     loaders.put(request.classPathKey, home.loader)
-    localExecutor.foreach(_.useForSession(home.own.artifactManager.state, home.loader))
+    val state = home.own.artifactManager.state
+    localExecutor.foreach(_.useForSession(state, home.loader, root.sparkContext.addedJars(state.uuid)))
     if (home.users == 0) SharedViews.replace(root, home.own)
     home.users += 1
     evict()

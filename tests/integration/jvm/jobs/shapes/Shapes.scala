@@ -109,7 +109,7 @@ object Deaf {
 
 class StructuredStream {
   def runJob(spark: SparkSession, config: JMap[String, Object]): Any = {
-    val query = spark.readStream.format("rate").load().writeStream.format("noop").queryName("rates").start()
+    val query = spark.readStream.format("rate").load().writeStream.format("noop").queryName(config.get("name").toString).start()
     println("waiting")
     query.awaitTermination()
   }

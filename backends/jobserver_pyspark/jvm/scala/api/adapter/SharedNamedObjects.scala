@@ -39,7 +39,10 @@ private final class SharedNamedObjects(table: NamedObjectTable) extends NamedObj
     val made = make
     persister.persist(made, name)
     made match {
-      case NamedRDD(rdd, _, _) => NamedObjectTable.entry("rdd", rdd.toJavaRDD(), made)
+      case NamedRDD(rdd, _, _) =>
+        val entry = NamedObjectTable.entry("rdd", PlainValues.of(rdd), made)
+        entry.put("source", rdd.toJavaRDD())
+        entry
       case NamedDataFrame(df, _, _) => NamedObjectTable.entry("dataframe", df, made)
       case NamedBroadcast(broadcast) => NamedObjectTable.entry("broadcast", broadcast, made)
       case other => NamedObjectTable.entry("object", other, made)

@@ -1,0 +1,54 @@
+"""One set of jars for a whole context: streaming contexts, Spark 3.5, and whoever asks for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from jobserver_core.failures import FailureKind
+from jobserver_pyspark.jvm import JvmStatus
+
+pytestmark = pytest.mark.spark
+
+
+@pytest.fixture(scope="module")
+def isolation() -> str:
+    return "shared"
+
+
+@pytest.mark.parametrize("turn", ["first", "second"])
+def test_a_streaming_job_runs_until_it_is_killed_and_the_context_outlives_it(
+    bench: Any, old_jar: Any, spark: Any, turn: str
+) -> None:
+    config = {"streaming": {"batch_interval": 100, "stopGracefully": True}}
+    job = bench.start(
+        bench.request("spark.jobserver.StreamingTestJob", old_jar, kind="streaming", context_config=config)
+    )
+    assert job.validated.wait(60), turn
+    job.wait_for_log("batch of 3")
+    assert bench.jobs.is_running(job.request.job_id)
+    assert bench.jobs.cancel(job.request.job_id, wait=20.0)
+    assert job.outcome().status is JvmStatus.KILLED
+    assert spark.range(3).count() == 3
+
+
+def test_another_version_of_a_class_is_refused_in_words_and_the_first_goes_on(
+    bench: Any, version_jars: Any
+) -> None:
+    one, two = version_jars
+    assert bench.value("versions.Job", one)["executors"] == ["one"]
+    outcome = bench.run("versions.Job", two)
+    assert outcome.failure is FailureKind.LOADING
+    assert f"{two.name} holds another version of versions/" in outcome.error.message
+    assert "use a new context for the new version" in outcome.error.message
+    assert bench.value("versions.Job", one) == {
+        "driver": "one",
+        "executors": ["one"],
+        "sent": ["one sent"],
+        "broadcast": ["one broadcast"],
+    }
+
+
+def test_a_jobs_own_class_travels_everywhere(bench: Any, old_jar: Any) -> None:
+    assert bench.value("spark.jobserver.ZookeeperJob", old_jar) == [["horse"]]
+    assert bench.value("spark.jobserver.PersistedAnimalsJob", old_jar) == [3, 3, 5]
