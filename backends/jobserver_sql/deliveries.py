@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, func, select, update
+from sqlalchemy import Connection, Select, bindparam, select, update
 
 from jobserver_core.callbacks import Delivery
 from jobserver_core.errors import StaleState
 from jobserver_core.lifecycle import DELIVERIES, DeliveryState
 from jobserver_sql.tables import columns_of, deliveries, row_of
 
-__all__ = ["advance", "by_id", "due", "in_state", "next_due_at", "of_job"]
+__all__ = ["advance", "by_id", "due", "in_state", "of_job"]
 
 _ALL = select(*columns_of(Delivery, deliveries))
 _AGE = (deliveries.c.created_at, deliveries.c.id)
@@ -49,12 +49,6 @@ def due(connection: Connection, now: datetime, limit: int, excluding: Iterable[s
     if left_out := list(excluding):
         statement = statement.where(deliveries.c.receiver.not_in(left_out))
     return _read(connection, statement.order_by(deliveries.c.due_at, *_AGE).limit(limit))
-
-
-def next_due_at(connection: Connection) -> datetime | None:
-    """Return the earliest time that a PENDING delivery is due."""
-    earliest: datetime | None = connection.scalar(select(func.min(deliveries.c.due_at)).where(_PENDING))
-    return earliest
 
 
 def advance(connection: Connection, delivery: Delivery, expected: DeliveryState) -> None:

@@ -209,11 +209,6 @@ class SqlMetadataStore(MetadataStore):
         with self._database.read() as connection:
             return deliveries.due(connection, now, limit, excluding)
 
-    def next_delivery_at(self) -> datetime | None:
-        """Return the earliest ``due_at`` of a PENDING delivery, or None."""
-        with self._database.read() as connection:
-            return deliveries.next_due_at(connection)
-
     def advance_delivery(self, delivery: Delivery, *, expected: DeliveryState) -> None:
         """Store a delivery by compare-and-set on its state. Raises StaleState."""
         with self._database.write() as connection:

@@ -161,7 +161,7 @@ deliveries = Table(
     Column("last_status", BigInteger),
     Column("last_error", FreeText),
     Index("ix_deliveries_job_id", "job_id", "created_at", "id"),
-    Index("ix_deliveries_due_at", "state", "due_at", "created_at", "id"),
+    Index("ix_deliveries_due_at", "state", "due_at", "created_at", "id", "receiver"),
     Index("ix_deliveries_state", "state", "created_at", "id"),
 )
 

@@ -269,11 +269,6 @@ class MemoryMetadataStore(MetadataStore):
             due = [d for d in self._pending() if d.due_at <= now and d.receiver not in left_out]
         return heapq.nsmallest(limit, due, key=lambda delivery: (delivery.due_at, *_age(delivery)))
 
-    def next_delivery_at(self) -> datetime | None:
-        """Return the earliest ``due_at`` of a PENDING delivery, or None."""
-        with self._lock:
-            return min((delivery.due_at for delivery in self._pending()), default=None)
-
     def advance_delivery(self, delivery: Delivery, *, expected: DeliveryState) -> None:
         """Store a delivery by compare-and-set on its state. Raises StaleState."""
         with self._lock:

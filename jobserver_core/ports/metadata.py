@@ -170,10 +170,6 @@ class MetadataStore(ABC):
         """
 
     @abstractmethod
-    def next_delivery_at(self) -> datetime | None:
-        """Return the earliest ``due_at`` of a PENDING delivery, or None."""
-
-    @abstractmethod
     def advance_delivery(self, delivery: Delivery, *, expected: DeliveryState) -> None:
         """Store a delivery by compare-and-set on its state. Raises StaleState."""
 

@@ -102,4 +102,3 @@ def _guess(path: str) -> BinaryType:
     if any(name.endswith(".py") for name in names):
         return BinaryType.EGG
     return BinaryType.JAR
-

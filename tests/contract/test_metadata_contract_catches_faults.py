@@ -586,13 +586,6 @@ class SendsInTheOrderOfCreation(Fault):
         return sorted(found, key=lambda delivery: (delivery.created_at, delivery.id))
 
 
-class WakesForWhatIsBeingSent(Fault):
-    caught_by = "test_the_next_delivery_is_the_earliest_pending_one"
-
-    def next_delivery_at(self) -> datetime | None:
-        return min((d.due_at for d in self._deliveries.values() if not d.state.final), default=None)
-
-
 class ClaimsBeforeItLocks(Fault):
     caught_by = "test_of_many_couriers_that_claim_a_delivery_one_wins"
 

@@ -91,15 +91,6 @@ class DeliveriesContract(StoreAccess):
         excluding = (name for name in ("https://full:443", "https://free0:443", "https://unknown"))
         assert store.due_deliveries(now=at(9), limit=9, excluding=excluding) == other[1:]
 
-    def test_the_next_delivery_is_the_earliest_pending_one(self, store: MetadataStore) -> None:
-        assert store.next_delivery_at() is None
-        _add(store, a_delivery(due_at=at(0), state=DeliveryState.SENDING, job_id="sending"))
-        assert store.next_delivery_at() is None
-        _add(
-            store, a_delivery(due_at=at(7), job_id="a"), a_delivery(due_at=at(5, microseconds=1), job_id="b")
-        )
-        assert store.next_delivery_at() == at(5, microseconds=1)
-
     def test_advancing_a_delivery_stores_the_whole_record(self, store: MetadataStore) -> None:
         full = _full()
         _add(store, a_delivery(id=full.id, job_id="before"))

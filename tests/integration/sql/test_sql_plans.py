@@ -116,7 +116,6 @@ CALLS: dict[str, Callable[[SqlMetadataStore], Any]] = {
     "binaries": lambda store: store.binaries(),
     "binary": lambda store: store.binary("b1"),
     "due deliveries": lambda store: store.due_deliveries(now=at(10**6), limit=10),
-    "next delivery": lambda store: store.next_delivery_at(),
     "deliveries of a job": lambda store: store.deliveries_of("job"),
     "deliveries being sent": lambda store: store.deliveries_in(DeliveryState.SENDING, limit=10),
     "delivered": lambda store: store.deliveries_in(DeliveryState.DELIVERED, limit=10),

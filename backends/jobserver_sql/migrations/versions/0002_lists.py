@@ -21,7 +21,7 @@ INDEXES = {
     "ix_job_holds_binary_id": ("job_holds", ["binary_id"]),
     "ix_job_holds_digest": ("job_holds", ["digest"]),
     "ix_deliveries_job_id": ("deliveries", ["job_id", "created_at", "id"]),
-    "ix_deliveries_due_at": ("deliveries", ["state", "due_at", "created_at", "id"]),
+    "ix_deliveries_due_at": ("deliveries", ["state", "due_at", "created_at", "id", "receiver"]),
     "ix_deliveries_state": ("deliveries", ["state", "created_at", "id"]),
 }
 
