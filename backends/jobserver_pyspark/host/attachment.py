@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from jobserver_pyspark.host.errors import Failure
@@ -52,6 +53,18 @@ class Attachment:
             self._session.stop = _leave_running
             SparkSession._instantiatedSession = self._session
         return self._session
+
+    def tell_queries(self, tell: Callable[[str], None]) -> None:
+        """Have the id of each streaming query that this process starts told, so that it can be ended."""
+        from pyspark.sql.streaming.readwriter import DataStreamWriter  # noqa: PLC0415
+
+        original: Any = DataStreamWriter._sq
+
+        def started(writer: Any, query: Any) -> Any:
+            tell(str(query.id()))
+            return original(writer, query)
+
+        DataStreamWriter._sq = started  # type: ignore[method-assign] # each process forks with the original
 
     def warm(self) -> None:
         """Start the first Python worker, so that the first job need not wait for it."""

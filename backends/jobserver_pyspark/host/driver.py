@@ -195,6 +195,13 @@ class Driver:
         """Cancel the Spark jobs of a runner, whatever groups it put them in."""
         self.context.cancelJobsWithTag(tag)
 
+    def stop_query(self, query_id: str) -> None:
+        """Stop a streaming query of the application's session; one that has ended is no error."""
+        if self.session is not None:
+            query = self.session.streams().get(query_id)
+            if query is not None:
+                query.stop()
+
     def add_archive(self, path: Path, name: str) -> None:
         """Have every executor unpack a ZIP file as the folder ``name`` among its files.
 

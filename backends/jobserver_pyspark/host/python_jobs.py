@@ -37,6 +37,7 @@ class _Job:
         self.told: dict[str, Any] | None = None
         self.killed = False
         self.refused: str | None = None
+        self.queries: list[str] = []
         self.lock = threading.Lock()
 
 
@@ -224,6 +225,8 @@ class PythonJobs:
             self._telling.running(job.id)
         elif kind == "result" and job.running and job.refused is None:
             self._telling.result(job.id, payload, stream=header.get("stream") is True)
+        elif kind == "query":
+            job.queries.append(str(header.get("id")))
         elif kind == "ended":
             failure = header.get("failure")
             told = {} if failure is None and job.running else _failed_as_told(failure, header.get("error"))
@@ -238,6 +241,8 @@ class PythonJobs:
         runner.kill()
         runner.exited.wait(_EXIT_TIMEOUT)
         try:
+            for query in job.queries:
+                self._driver.stop_query(query)
             if job.told == {}:
                 self._driver.cancel(runner.tag)  # what a thread of the job may have left
             else:

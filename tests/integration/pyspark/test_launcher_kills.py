@@ -104,6 +104,16 @@ def _sleepers() -> list[str]:
     return found
 
 
+def test_streaming_queries_end_with_their_job(context: Context) -> None:
+    job = context.running("trouble.Streaming", {"wait": True})
+    wait_until(lambda: len(context.run("trouble.StreamingQueries").value) == 1)
+    context.handle.kill_job(job.id)
+    assert context.end_of(job, timeout=20.0).outcome.killed
+    assert context.run("trouble.StreamingQueries").value == []
+    assert context.run("trouble.Streaming", {"wait": False}).value is True
+    assert context.run("trouble.StreamingQueries").value == []
+
+
 def test_spark_jobs_that_a_finished_job_left_behind_are_cancelled(context: Context) -> None:
     assert context.run("trouble.LeavesTasks").value == "left"
     counted = context.end_of(context.submit("work.WordCount", {"input": {"string": "a"}}), timeout=20.0)

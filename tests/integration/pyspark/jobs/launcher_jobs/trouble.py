@@ -113,6 +113,22 @@ class Families(Accepting):
         return "left"
 
 
+class Streaming(Accepting):
+    """Starts a streaming query, and waits for its end if it is told to."""
+
+    def run_job(self, context, runtime, data):
+        rate = context.readStream.format("rate").load()
+        query = rate.writeStream.format("noop").trigger(processingTime="1 second").start()
+        if data.get("wait"):
+            query.awaitTermination()
+        return query.isActive
+
+
+class StreamingQueries(Accepting):
+    def run_job(self, context, runtime, data):
+        return [query.id for query in context.streams.active]
+
+
 class KillsJvm(Accepting):
     def run_job(self, context, runtime, data):
         context.sparkContext._jvm.java.lang.System.exit(7)

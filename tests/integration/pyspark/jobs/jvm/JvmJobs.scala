@@ -1,0 +1,27 @@
+package launcherjobs
+
+import java.util.{Map => JMap}
+
+import org.apache.spark.sql.SparkSession
+
+class Count {
+  def runJob(spark: SparkSession, config: JMap[String, Any]): Any = {
+    println("counting in the JVM")
+    spark.range(config.get("rows").toString.toLong).count()
+  }
+}
+
+class Sleep {
+  def runJob(spark: SparkSession, config: JMap[String, Any]): Any = {
+    spark.sparkContext.parallelize(1 to 4, 4).foreach(_ => Thread.sleep(600000))
+  }
+}
+
+class Fail {
+  def runJob(spark: SparkSession, config: JMap[String, Any]): Any = throw new IllegalStateException("no such row")
+}
+
+class Large {
+  def runJob(spark: SparkSession, config: JMap[String, Any]): Any =
+    Iterator.fill(config.get("megabytes").toString.toInt)("x" * 1048576)
+}

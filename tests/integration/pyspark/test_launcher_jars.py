@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyspark
+import pytest
+from launcher_world import Context, Result, code_of
+
+from jobserver_core.binaries import BinaryType
+from jobserver_core.failures import FailureKind
+from jobserver_core.ports import JobCode, JobSpec
+
+pytestmark = pytest.mark.spark
+
+SOURCE = Path(__file__).parent / "jobs" / "jvm" / "JvmJobs.scala"
+
+
+@pytest.fixture(scope="module")
+def jar(tmp_path_factory: pytest.TempPathFactory) -> JobCode:
+    """Scala jobs, compiled with nothing but the PySpark install."""
+    folder = tmp_path_factory.mktemp("jar")
+    jars = Path(pyspark.__file__).parent / "jars"
+    java = shutil.which("java")
+    assert java is not None
+    class_path = ":".join(map(str, jars.glob("*.jar")))
+    command = [java, "-cp", f"{jars}/*", "scala.tools.nsc.Main", "-nowarn", "-d", str(folder)]
+    subprocess.run([*command, "-classpath", class_path, str(SOURCE)], check=True, timeout=200)
+    target = folder.parent / f"{folder.name}.jar"
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in sorted(folder.rglob("*.class")):
+            archive.write(path, path.relative_to(folder).as_posix())
+    return code_of(target, BinaryType.JAR)
+
+
+def _submit(context: Context, jar: JobCode, name: str, config: Any = None) -> JobSpec:
+    job_id = str(uuid4())
+    job = JobSpec(
+        id=job_id,
+        class_name=f"launcherjobs.{name}",
+        class_path=(jar,),
+        config=json.dumps(config or {}),
+        log_path=context.spec.log_path.with_name(f"job-{job_id}.log"),
+    )
+    context.handle.submit(job)
+    return job
+
+
+def _run(context: Context, jar: JobCode, name: str, config: Any = None) -> Result:
+    return context.end_of(_submit(context, jar, name, config), timeout=200.0)
+
+
+def test_a_jar_runs_in_the_same_context_as_python_jobs(context: Context, jar: JobCode) -> None:
+    counted = _run(context, jar, "Count", {"rows": 7})
+    assert counted.value == 7
+    assert "counting in the JVM" in counted.log
+    assert context.listener.of_job(counted.id) == ["running", "result", "job-ended"]
+    assert context.run("contract.Echo", {"value": 1}).value == 1
+
+
+def test_a_jar_job_that_throws_fails_with_its_exception(context: Context, jar: JobCode) -> None:
+    outcome = _run(context, jar, "Fail").outcome
+    assert outcome.failure is FailureKind.RAISED
+    assert outcome.error is not None
+    assert outcome.error.message == "no such row"
+    assert outcome.error.error_class == "java.lang.IllegalStateException"
+
+
+def test_a_class_that_the_jar_lacks_is_told(context: Context, jar: JobCode) -> None:
+    assert _run(context, jar, "Nobody").outcome.failure is FailureKind.CLASS_NOT_FOUND
+
+
+def test_a_kill_ends_a_jar_job_and_frees_its_cores(context: Context, jar: JobCode) -> None:
+    job = _submit(context, jar, "Sleep")
+    context.listener.wait_for("running", job.id, timeout=60.0)
+    context.handle.kill_job(job.id)
+    assert context.listener.outcome(job.id, timeout=15.0).killed
+    assert context.run("work.WordCount", {"input": {"string": "a"}}).value == {"a": 1}
+
+
+def test_a_large_result_of_a_jar_job_arrives_whole(context: Context, jar: JobCode) -> None:
+    value = _run(context, jar, "Large", {"megabytes": 5}).value
+    assert value == ["x" * 1048576] * 5
