@@ -10,32 +10,36 @@ For the context host, which owns the gateway of the context's JVM and a live ``S
     jobs.cancel(job_id, wait=2.0)                      # from any other thread
     jobs.close(wait=5.0)                               # before the context is stopped
 
-Nothing is compiled, loaded or resolved before the first JVM job of a context. The first one on a machine, for a
-version of Spark, compiles the runner (5 s); one that uses the ``spark.jobserver`` API also resolves two libraries and
-compiles that API (about 8 s more). Both are kept in the toolchain's cache folder; ``JvmToolchain.prepare()`` does it ahead.
+Nothing is compiled, loaded or resolved before the first JVM job of a context. The first one on a machine,
+for a version of Spark, compiles the runner (5 s); one that uses the ``spark.jobserver`` API also resolves
+two libraries and compiles that API (about 8 s more). Both are kept in the toolchain's cache folder;
+``JvmToolchain.prepare()`` does it ahead.
 
-**Threads.** ``run`` blocks; call it on a thread of its own per job. PySpark's gateway gives each Python thread its own
-connection. ``cancel`` and ``is_running`` may be called from any thread at any time.
+**Threads.** ``run`` blocks; call it on a thread of its own per job. PySpark's gateway gives each Python
+thread its own connection. ``cancel`` and ``is_running`` may be called from any thread at any time.
 
-**What a job is** is in :class:`JvmJobRequest`, **how it ended** in :class:`JvmOutcome`: ``finished``, ``failed`` (with
-the core's ``FailureKind`` and ``ErrorInfo``) or ``killed``. Results never pass the gateway: the JVM writes the file
-``result_path``, as one JSON value or as the bytes of a streamed result (``outcome.result`` says which).
-What the job's threads print and log goes to ``log_path``; what belongs to no job stays in the driver's log.
-Spark jobs carry the job's id as their job group. ``on_running`` is called once the job passed its own validation.
+**What a job is** is in :class:`JvmJobRequest`, **how it ended** in :class:`JvmOutcome`: ``finished``,
+``failed`` (with the core's ``FailureKind`` and ``ErrorInfo``) or ``killed``. Results never pass the
+gateway: the JVM writes the file ``result_path``, as one JSON value or as the bytes of a streamed result
+(``outcome.result`` says which). What the job's threads print and log goes to ``log_path``; what belongs to
+no job stays in the driver's log. Spark jobs carry the job's id as their job group. ``on_running`` is called
+once the job passed its own validation.
 
-**Kill.** ``cancel`` cancels the job group, stops the structured streams that the job's threads started, and interrupts
-its thread, again and again until ``wait`` seconds are over. False: code that never looks up still runs, and only the
-end of the JVM ends it. The outcome of a cancelled job is ``killed``, whatever it says on its way out.
+**Kill.** ``cancel`` cancels the job group, stops the structured streams that the job's threads started, and
+interrupts its thread, again and again until ``wait`` seconds are over. False: code that never looks up
+still runs, and only the end of the JVM ends it. The outcome of a cancelled job is ``killed``, whatever it
+says on its way out.
 
-**Isolation.** ``session`` (Spark 4): a session per class path, identified by its jars' contents, so that two versions
-of a class are right on the driver and on executors, at once and in turn. Temporary views are carried over to the
-context's own session when a job ends. Spark actions must be started on the job's own thread: others do not carry the
-class path, and fail with a ``ClassNotFoundException`` on executors. ``shared`` (Spark 3.5, streaming contexts, and
-whoever asks for it): one set of jars for the context, on every thread; a jar with another version of a file that was
-loaded before is refused (``FailureKind.LOADING``), never silently the old code.
+**Isolation.** ``session`` (Spark 4): a session per class path, identified by its jars' contents, so that
+two versions of a class are right on the driver and on executors, at once and in turn. Temporary views are
+carried over to the context's own session when a job ends. Spark actions must be started on the job's own
+thread: others do not carry the class path, and fail with a ``ClassNotFoundException`` on executors.
+``shared`` (Spark 3.5, streaming contexts, and whoever asks for it): one set of jars for the context, on
+every thread; a jar with another version of a file that was loaded before is refused
+(``FailureKind.LOADING``), never silently the old code.
 
-**Named objects** live in :mod:`jobserver_pyspark.jvm.registry`, which needs no compiled code: Python jobs use it through
-any gateway connection to the context's JVM, whether or not the context ever runs a JVM job.
+**Named objects** live in :mod:`jobserver_pyspark.jvm.registry`, which needs no compiled code: Python jobs
+use it through any gateway connection to the context's JVM, whether or not the context ever runs a JVM job.
 """
 
 from jobserver_pyspark.jvm.compiler import CompilationFailed, JvmToolchain, SparkInstall

@@ -1,4 +1,4 @@
-"""``python -m jobserver_pyspark.jvm``: prints, alone on stdout, the class path to compile a JVM job against."""
+"""``python -m jobserver_pyspark.jvm``: prints, alone on stdout, the class path to compile jobs against."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import sys
 
 from jobserver_core.errors import LaunchError
-
 from jobserver_pyspark.jvm.compiler import JvmToolchain
 
 

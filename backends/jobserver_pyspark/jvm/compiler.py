@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import attrs
-from jobserver_core.errors import LaunchError
 
+from jobserver_core.errors import LaunchError
 from jobserver_pyspark.jvm.libraries import LibrarySource, resolve_libraries
 
 __all__ = ["CompilationFailed", "JvmToolchain", "SparkInstall", "default_cache_dir", "default_java"]
@@ -94,8 +94,8 @@ class SparkInstall:
 class JvmToolchain:
     """Builds and finds the compiled JVM side of one installed Spark.
 
-    ``cache_dir`` may be shared by any number of processes: a result appears in it whole or not at all. Its content
-    can be deleted at any time when no context starts.
+    ``cache_dir`` may be shared by any number of processes: a result appears in it whole or not at all.
+    Its content can be deleted at any time when no context runs JVM jobs.
     """
 
     spark: SparkInstall = attrs.field(factory=SparkInstall.find)
@@ -111,7 +111,7 @@ class JvmToolchain:
     def api_jars(self) -> tuple[Path, ...]:
         """The ``spark.jobserver`` API and the libraries that it needs.
 
-        Raises :class:`~jobserver_pyspark.jvm.libraries.LibrariesUnavailable` when these can be had from nowhere.
+        Raises :class:`~jobserver_pyspark.jvm.libraries.LibrariesUnavailable` when these cannot be had.
         """
         runner = self.runner_jar()
         libraries = resolve_libraries(self.libraries, self.java, self.spark, runner, self._home())
@@ -158,7 +158,14 @@ class JvmToolchain:
     def _compile(self, sources: Sequence[Path], classes: Path, class_path: Sequence[Path]) -> None:
         spark = sorted(str(path) for path in self.spark.jars.glob("*.jar"))
         # One run, then gone: the first compiler tier alone is the quickest way through.
-        command = [self.java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xss8m", "-cp", self.spark.class_path]
+        command = [
+            self.java,
+            "-XX:TieredStopAtLevel=1",
+            "-XX:+UseSerialGC",
+            "-Xss8m",
+            "-cp",
+            self.spark.class_path,
+        ]
         command += ["scala.tools.nsc.Main", "-nowarn", "-encoding", "UTF-8", "-d", str(classes)]
         command += ["-classpath", os.pathsep.join([*map(str, class_path), *spark]), *map(str, sources)]
         try:
@@ -166,10 +173,14 @@ class JvmToolchain:
                 command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise CompilationFailed(message=f"cannot compile the JVM side for Spark {self.spark.version}: {error}") from error
+            raise CompilationFailed(
+                message=f"cannot compile the JVM side for Spark {self.spark.version}: {error}"
+            ) from error
         if done.returncode != 0:
             words = (done.stdout + done.stderr).strip()[-4000:]
-            raise CompilationFailed(message=f"cannot compile the JVM side for Spark {self.spark.version}:\n{words}")
+            raise CompilationFailed(
+                message=f"cannot compile the JVM side for Spark {self.spark.version}:\n{words}"
+            )
 
 
 def _sources(*folders: str) -> list[Path]:

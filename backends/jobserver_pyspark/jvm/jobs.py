@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+
 from jobserver_core.errors import LaunchError
 from jobserver_core.failures import ErrorInfo, FailureKind
-
 from jobserver_pyspark.jvm.compiler import JvmToolchain
 from jobserver_pyspark.jvm.libraries import LibrariesUnavailable
 
@@ -41,8 +41,8 @@ def context_settings(kind: str) -> dict[str, str]:
 def isolation_for(kind: str, wanted: str | None = None) -> str:
     """How class paths are kept apart in a context of this kind: ``session`` or ``shared``.
 
-    ``wanted`` is what the context's settings ask for, if they do. The batches of a streaming context run on Spark's
-    own threads, which carry no session: its class paths are always shared.
+    ``wanted`` is what the context's settings ask for, if they do. The batches of a streaming context run
+    on Spark's own threads, which carry no session: its class paths are always shared.
     """
     if wanted not in {None, "session", "shared"}:
         raise LaunchError(message=f"JVM isolation must be session or shared, not {wanted!r}")
@@ -57,20 +57,24 @@ class JvmJar:
     sha256: str = attrs.field(validator=attrs.validators.matches_re(r"[0-9a-f]{64}"))
 
 
+def _as_tuple(jars: Iterable[JvmJar]) -> tuple[JvmJar, ...]:
+    return tuple(jars)
+
+
 @attrs.frozen(kw_only=True)
 class JvmJobRequest:
     """A JVM job to run.
 
-    ``config`` is the job's configuration, nested, of JSON types; ``context_config`` the context's settings likewise
-    (``streaming.batch_interval`` in milliseconds and ``streaming.stopGracefully`` are read from it). ``kind`` is what
-    the context's factory makes: ``spark``, ``session``, ``sql``, ``hive`` or ``streaming``. ``result_path`` is
-    written when the job finished; ``log_path`` is appended to. ``max_result_bytes`` of 0 means no limit.
-    ``data_dir`` holds the data files that ``getDataFile`` may hand out.
+    ``config`` is the job's configuration, nested, of JSON types; ``context_config`` the context's settings
+    likewise (``streaming.batch_interval`` in milliseconds and ``streaming.stopGracefully`` are read from
+    it). ``kind`` is what the context's factory makes: ``spark``, ``session``, ``sql``, ``hive`` or
+    ``streaming``. ``result_path`` is written when the job finished; ``log_path`` is appended to.
+    ``max_result_bytes`` of 0 means no limit. ``data_dir`` holds the files that ``getDataFile`` hands out.
     """
 
     job_id: str
     main_class: str
-    jars: tuple[JvmJar, ...] = attrs.field(converter=tuple)
+    jars: tuple[JvmJar, ...] = attrs.field(converter=_as_tuple)
     kind: str = attrs.field(validator=attrs.validators.in_(KINDS))
     result_path: Path
     log_path: Path
@@ -111,9 +115,9 @@ class JvmStatus(str, Enum):
 class JvmOutcome:
     """How a JVM job ended.
 
-    ``finished``: ``result`` is ``json`` (one JSON value) or ``stream`` (bytes of a streamed result), in the request's
-    ``result_path``, ``size`` bytes of it. ``failed``: ``failure`` and ``error`` say why; what may lie in
-    ``result_path`` then is no result.
+    ``finished``: ``result`` is ``json`` (one JSON value) or ``stream`` (bytes of a streamed result), in the
+    request's ``result_path``, ``size`` bytes of it. ``failed``: ``failure`` and ``error`` say why; what may
+    lie in ``result_path`` then is no result.
     """
 
     status: JvmStatus
@@ -135,8 +139,8 @@ class JvmJobs:
     ``session`` is the context's own PySpark ``SparkSession``. ``isolation`` as :func:`isolation_for` says.
     ``max_sessions`` class paths are kept ready for their next job. Thread-safe.
 
-    Errors of the job are outcomes; :class:`~jobserver_core.errors.LaunchError` is raised when jobs cannot be run at
-    all: the runner does not compile, or the JVM is gone.
+    Errors of the job are outcomes. :class:`~jobserver_core.errors.LaunchError` is raised when the JVM side
+    cannot be compiled; py4j's own errors when the JVM is gone.
     """
 
     session: Any
@@ -195,8 +199,8 @@ class JvmJobs:
         answer: dict[str, Any] = json.loads(runner.awaitValidated(request.job_id))
         if answer["status"] == "running" and on_running is not None:
             on_running()
-        answer = json.loads(runner.awaitEnded(request.job_id))
-        return answer
+        ended: dict[str, Any] = json.loads(runner.awaitEnded(request.job_id))
+        return ended
 
     def _loaded(self) -> Any:
         with self._lock:
@@ -207,7 +211,7 @@ class JvmJobs:
     def _make_runner(self, jar: Path) -> Any:
         gateway = self.session.sparkContext._gateway
         jvm_session = self.session._jsparkSession
-        # The loader that all sessions share is the parent of every class path's: what it holds, they have in common.
+        # The loader that all sessions share is the parent of every class path's: what it holds is common.
         shared = jvm_session.sharedState().jarClassLoader()
         shared.addURL(gateway.jvm.java.io.File(str(jar)).toURI().toURL())
         arguments = gateway.new_array(gateway.jvm.java.lang.Object, 3)

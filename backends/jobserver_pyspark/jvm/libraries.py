@@ -1,4 +1,4 @@
-"""The two libraries that the ``spark.jobserver`` API is made of: from a folder, or through Spark's own resolution."""
+"""The libraries in the ``spark.jobserver`` API's signatures: from a folder, or as Spark resolves packages."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
+
 from jobserver_core.errors import LaunchError
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ class LibrariesUnavailable(LaunchError):
 class LibrarySource:
     """Where ``com.typesafe:config`` and ``org.scalactic:scalactic`` come from.
 
-    ``folder`` is for sites without a repository: a folder that holds the two jars. Without it Spark's own package
-    resolution is used, with the same settings: ``spark.jars.repositories``, ``spark.jars.ivySettings`` and
-    ``spark.jars.ivy``. ``timeout`` is in seconds.
+    ``folder`` is for sites without a repository: a folder that holds the two jars. Without it Spark's own
+    package resolution is used, with the same settings: ``spark.jars.repositories``,
+    ``spark.jars.ivySettings`` and ``spark.jars.ivy``. ``timeout`` is in seconds.
     """
 
     folder: Path | None = None
@@ -69,7 +70,9 @@ def _in_folder(folder: Path, prefix: str) -> Path:
     # Ivy names the jars after their group as well: org.scalactic_scalactic_2.13-3.2.19.jar
     found = sorted(jar for jar in folder.glob("*.jar") if prefix in jar.name)
     if not found:
-        raise LibrariesUnavailable(message=f"no {prefix}<version>.jar in the configured folder {folder}: put it there")
+        raise LibrariesUnavailable(
+            message=f"no {prefix}<version>.jar in the configured folder {folder}: put it there"
+        )
     return found[-1]
 
 
@@ -82,8 +85,9 @@ def _resolve(source: LibrarySource, java: str, spark: SparkInstall, runner: Path
     command += ["org.apache.spark.sql.jobserver.ResolveLibraries", ",".join(coordinates)]
     command += [source.ivy_settings or "", source.repositories or "", source.ivy or ""]
     advice = (
-        f"{' and '.join(coordinates)} are needed for jobs of the spark.jobserver API: make a repository reachable "
-        "(spark.jars.repositories, spark.jars.ivySettings), or configure a folder that holds the two jars"
+        f"{' and '.join(coordinates)} are needed for jobs of the spark.jobserver API: "
+        "make a repository reachable (spark.jars.repositories, spark.jars.ivySettings), "
+        "or configure a folder that holds the two jars"
     )
     try:
         done = subprocess.run(  # noqa: S603 - the command is ours

@@ -1,7 +1,8 @@
 """Named objects: what the jobs of one context share, Python and JVM jobs alike.
 
-They live in a plain ``java.util.concurrent.ConcurrentHashMap`` among the *system properties* of the context's JVM, under
-the key ``jobserver.namedObjects``: reachable through any gateway connection to that JVM, with no compiled code at all.
+They live in a plain ``java.util.concurrent.ConcurrentHashMap`` among the *system properties* of the context's
+JVM, under the key ``jobserver.namedObjects``: reachable through any gateway connection to that JVM, with no
+compiled code at all.
 
 The map's layout, which ``NamedObjectTable.scala`` shares::
 
@@ -9,18 +10,18 @@ The map's layout, which ``NamedObjectTable.scala`` shares::
 
 A future that is not done is an object that is being made: whoever asks for it waits. The map in it has
 
-=========== ======================================================================================================
+=========== ==========================================================================================
 ``kind``    ``dataframe``, ``rdd``, ``python-rdd``, ``broadcast``, ``object``
-``value``   the JVM object that Python can use: a ``Dataset``, a ``JavaRDD`` of plain Java values; for ``python-rdd`` one
-            whose elements are pickled lists (PySpark's ``AutoBatchedSerializer(CPickleSerializer())``)
+``value``   the JVM object that Python can use: a ``Dataset``, a ``JavaRDD`` of plain Java values; for
+            ``python-rdd`` one of pickled lists (``AutoBatchedSerializer(CPickleSerializer())``)
 ``object``  what a JVM job gets: its ``NamedDataFrame``, ``NamedRDD``, …; absent when Python made the entry
 ``source``  for ``rdd`` and ``python-rdd``: the ``JavaRDD`` that the job itself had, cached or not
 ``job``     the id of the job that made it
 ``owner``   the class path of the JVM job that made it; absent for Python
-=========== ======================================================================================================
+=========== ==========================================================================================
 
-A second map, ``jobserver.namedObjects.creators``, says which job is making a name, so that :func:`abandon` can clean up
-after a job that was killed while it did.
+A second map, ``jobserver.namedObjects.creators``, says which job is making a name, so that :func:`abandon`
+can clean up after a job that was killed while it did.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+
 from jobserver_core.errors import LaunchError
 
 __all__ = ["NamedObjectTimeout", "NamedObjects", "UnsupportedNamedObject", "abandon"]
@@ -49,8 +51,8 @@ class UnsupportedNamedObject(LaunchError):
 class NamedObjects:
     """The named objects of a context, as one Python job sees them.
 
-    ``session`` is the job's PySpark ``SparkSession``, attached to the context's JVM. DataFrames, RDDs and objects of
-    the JVM (``py4j`` proxies) can be shared. ``timeout`` is in seconds.
+    ``session`` is the job's PySpark ``SparkSession``, attached to the context's JVM. DataFrames, RDDs and
+    objects of the JVM (``py4j`` proxies) can be shared. ``timeout`` is in seconds.
     """
 
     session: Any
@@ -103,7 +105,9 @@ class NamedObjects:
         except BaseException:
             self._table().remove(name, future)
             future.completeExceptionally(
-                self._jvm().java.util.concurrent.CancellationException(f"named object {name} could not be made")
+                self._jvm().java.util.concurrent.CancellationException(
+                    f"named object {name} could not be made"
+                )
             )
             raise
         finally:
@@ -137,13 +141,12 @@ class NamedObjects:
         kind, value = entry["kind"], entry["value"]
         if kind == "dataframe":
             return DataFrame(value, self.session)
-        context = self.session.sparkContext
+        if kind not in {"rdd", "python-rdd"}:
+            return value
         if kind == "rdd":
-            pickled = self._jvm().org.apache.spark.api.python.SerDeUtil.javaToPython(value)
-            return RDD(pickled, context, AutoBatchedSerializer(CPickleSerializer()))
-        if kind == "python-rdd":
-            return RDD(value, context, AutoBatchedSerializer(CPickleSerializer()))
-        return value
+            value = self._jvm().org.apache.spark.api.python.SerDeUtil.javaToPython(value)
+        batched: Any = AutoBatchedSerializer  # PySpark leaves it untyped
+        return RDD(value, self.session.sparkContext, batched(CPickleSerializer()))
 
     def _jvm(self) -> Any:
         return self.session.sparkContext._jvm
@@ -191,7 +194,7 @@ def _shared_form(made: Any) -> tuple[str, Any, dict[str, Any]]:
         return "python-rdd", made._pickled()._jrdd, {"source": made._jrdd}
     if isinstance(made, JavaObject):
         return "object", made, {}
+    kind = type(made).__name__
     raise UnsupportedNamedObject(
-        message=f"a named object must be a DataFrame, an RDD or an object of the JVM, not a {type(made).__qualname__}"
+        message=f"a named object must be a DataFrame, an RDD or an object of the JVM, not {kind}"
     )
-

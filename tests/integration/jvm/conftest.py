@@ -166,7 +166,7 @@ def version_jars(compile_jar: Callable[..., Path]) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[None]:
-    """Ends the JVM that PySpark keeps in this process: as in production, one JVM never sees a second context."""
+    """Ends the JVM that PySpark keeps here: as in production, no JVM ever sees a second context."""
     from pyspark import SparkContext
 
     yield

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from jobserver_pyspark.jvm import JvmStatus, JvmToolchain, context_settings
 
 pytestmark = [pytest.mark.spark, pytest.mark.cluster]
@@ -47,7 +48,7 @@ class Daemon:
                 cwd=folder,
                 env=environment,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, no locks taken
             )
 
     def find(self, pattern: str) -> str:

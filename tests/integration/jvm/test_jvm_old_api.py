@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from jobserver_core.failures import FailureKind
 
 pytestmark = pytest.mark.spark
@@ -152,7 +153,8 @@ def test_a_data_file_is_handed_out_by_name_and_nothing_outside(
         object DataFile extends SparkJob {
           type JobData = String
           type JobOutput = String
-          def validate(sc: SparkContext, runtime: JobEnvironment, config: Config) = Good(config.getString("file"))
+          def validate(sc: SparkContext, runtime: JobEnvironment, config: Config) =
+            Good(config.getString("file"))
           def runJob(sc: SparkContext, runtime: JobEnvironment, file: String) =
             scala.io.Source.fromFile(runtime.asInstanceOf[DataFileCache].getDataFile(file)).mkString
         }

@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import pytest
+
 from jobserver_core.failures import FailureKind
 from jobserver_pyspark.jvm import NamedObjects
 from jobserver_pyspark.jvm.registry import NamedObjectTimeout, UnsupportedNamedObject, abandon
@@ -86,7 +87,7 @@ def test_who_asks_for_an_object_that_is_being_made_waits_for_it(named: NamedObje
         assert begun.wait(60)
         assert other.get_names() == []
         waiter.start()
-        with pytest.raises(NamedObjectTimeout, match="'slow' was not made within 0.1 seconds"):
+        with pytest.raises(NamedObjectTimeout, match=r"'slow' was not made within 0\.1 seconds"):
             NamedObjects(spark, "hasty-job", timeout=0.1).get("slow")
     finally:
         may_finish.set()
@@ -102,7 +103,7 @@ def test_a_maker_that_fails_leaves_nothing_behind(named: NamedObjects, spark: An
     with pytest.raises(ValueError, match="no"):
         named.get_or_else_create("failed", fail)
     assert named.get("failed") is None
-    with pytest.raises(UnsupportedNamedObject, match="not a int"):
+    with pytest.raises(UnsupportedNamedObject, match="not int"):
         named.update("failed", 5)
     assert named.get("failed") is None
 

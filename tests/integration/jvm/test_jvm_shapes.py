@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 import pytest
+
 from jobserver_core.failures import FailureKind
 from jobserver_pyspark.jvm import JvmStatus, LibrarySource
 
@@ -239,7 +240,9 @@ def test_a_job_that_hears_nothing_is_told_of_and_stays_running(
 
 def test_killing_a_job_stops_its_structured_streams_and_no_others(bench: Any, shapes_jar: Any) -> None:
     jobs = [
-        bench.start(bench.request("shapes.StructuredStream", shapes_jar, kind="session", config={"name": name}))
+        bench.start(
+            bench.request("shapes.StructuredStream", shapes_jar, kind="session", config={"name": name})
+        )
         for name in ("killed", "kept")
     ]
     killed, kept = jobs

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from jobserver_core.failures import FailureKind
 from jobserver_pyspark.jvm import JvmStatus
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from jobserver_pyspark.jvm import JvmStatus
 
 pytestmark = pytest.mark.spark
