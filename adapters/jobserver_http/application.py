@@ -42,6 +42,7 @@ _AMBIGUOUS = Answer(
     result="a request has either Content-Length or Transfer-Encoding",
     headers={"Connection": "close"},
 )
+_NO_PATH = Answer(status=400, result="the target of a request begins with /")
 CLIENT_LEFT = 499
 """What is logged and counted as the status where the client left before there was one."""
 
@@ -107,8 +108,9 @@ class HttpApplication:
         self.site.metrics.began()
         scope["jobserver.guard"] = guard
         try:
-            if guard.ambiguous:
-                await respond(_AMBIGUOUS)(scope, guard.receive, watched.send)
+            wrong = _AMBIGUOUS if guard.ambiguous else None if scope["path"].startswith("/") else _NO_PATH
+            if wrong is not None:
+                await respond(wrong)(scope, guard.receive, watched.send)
             else:
                 await self._starlette(scope, guard.receive, watched.send)
         finally:
