@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import logging
 import socket
 import ssl
 import threading
@@ -26,6 +27,9 @@ with warnings.catch_warnings():
     from pyftpdlib.servers import FTPServer
 
 __all__ = ["DTPHandler", "FtpServer", "HttpServer", "Request", "Route", "silent_server", "wait_until"]
+
+# Its thread may outlive the stream that a test captured the log in.
+logging.getLogger("pyftpdlib").setLevel(logging.WARNING)
 
 
 @attrs.define(kw_only=True)

@@ -107,6 +107,7 @@ class Services:
     def start(self) -> None:
         """Settle the past before anything new begins; then run what is to run."""
         self.environment.launcher.sweep()
+        self.data_files.sweep()
         again = self.recovery.settle()
         self.environment.callbacks.start()
         self._upload_configured()

@@ -20,6 +20,7 @@ from jobserver_core.services.environment import Environment
 __all__ = ["DataFileService", "DataUpload"]
 
 _ENDING = ".dat"
+_UNFINISHED = ".upload-"
 
 
 class DataUpload:
@@ -34,7 +35,7 @@ class DataUpload:
         self._prefix = prefix
         self._size = 0
         with self._storing():
-            descriptor, temporary = tempfile.mkstemp(dir=environment.folders.data, prefix=".upload-")
+            descriptor, temporary = tempfile.mkstemp(dir=environment.folders.data, prefix=_UNFINISHED)
             self._temporary = Path(temporary)
             self._file = os.fdopen(descriptor, "wb")
 
@@ -126,6 +127,11 @@ class DataFileService:
         if name not in known:
             raise DataFileNotFound(name=name)
         known[name].unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what uploads of an earlier, crashed server left; called before any upload begins."""
+        for path in self._environment.folders.data.glob(f"{_UNFINISHED}*"):
+            path.unlink(missing_ok=True)
 
     def reset(self) -> None:
         """Remove every data file."""

@@ -545,6 +545,17 @@ def test_data_files_are_kept_by_prefix_and_time(server: JobServer) -> None:
     assert server.data_files() == []
 
 
+def test_what_a_crash_left_of_an_upload_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    left = tmp_path / "data" / ".upload-abc"
+    left.touch()
+    with a_server(data_dir=tmp_path) as server:
+        server.add_data_file("kept", b"x")
+        assert not left.exists()
+    with a_server(data_dir=tmp_path) as server:
+        assert len(server.data_files()) == 1
+
+
 @pytest.mark.parametrize("name", ["../logs", "", "."])
 def test_only_the_servers_own_data_files_can_be_deleted(server: JobServer, name: str, tmp_path: Path) -> None:
     bystander = tmp_path / "bystander.dat"
