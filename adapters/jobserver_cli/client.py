@@ -65,7 +65,7 @@ class Connection:
 
 
 class Client:
-    """Talks to one server; to be used in a ``with`` block.
+    """Talks to one server; to be used in a ``with`` block. Asks for a password that is not known.
 
     Every method raises CommandFailed for what goes wrong: UNREACHABLE when nobody answers, DENIED and
     REFUSED with the server's own words when it says no.
@@ -74,6 +74,7 @@ class Client:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.url = connection.url
+        self._password = _password(connection.user) if connection.user and not connection.token else None
         self._http: httpx.Client | None = None
 
     def __enter__(self) -> Client:
@@ -151,7 +152,7 @@ class Client:
                 return request
 
             return bearer
-        return (connection.user, _password(connection.user)) if connection.user else None
+        return (connection.user, self._password) if connection.user else None
 
     def _verification(self) -> ssl.SSLContext | bool:
         if self.connection.ca_file is None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import socket
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,6 +16,12 @@ from jobserver_cli.client import Client, Connection
 from jobserver_cli.diagnosis import Verdict, java_finding, pyspark_finding
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import follow_job
+from jobserver_cli.interruption import (
+    apart,
+    interrupted_later,
+    terminated_like_interrupted,
+    uninterrupted,
+)
 from jobserver_cli.reports import error_text
 from jobserver_cli.serving_commands import LogLevel, configure_logging, front_end
 from jobserver_cli.terminal import Terminal
@@ -45,12 +49,12 @@ class Demonstration:
         configure_logging(LogLevel.WARNING)
         self._check()
         http = front_end()
-        with _ending_on_sigterm(), ExitStack() as cleaning:
+        with terminated_like_interrupted(), ExitStack() as cleaning:
             self._folder = Path(tempfile.mkdtemp(prefix="jobserver-demo-"))
             cleaning.callback(shutil.rmtree, self._folder, ignore_errors=True)
             cleaning.callback(self._terminal.done, "stopped, and cleaned up")
             with self._serving(http) as url, Client(Connection(server=url)) as client:
-                self._show(client)
+                apart(lambda: self._show(client))
                 if self._keep:
                     self._stay(url)
 
@@ -75,13 +79,14 @@ class Demonstration:
             }
         )
         with ExitStack() as serving:
-            with _interrupted_later(), self._terminal.status("starting a job server"):
+            with interrupted_later(), self._terminal.status("starting a job server"):
                 url = serving.enter_context(http.running(JobServer.from_settings(settings)))
             self._terminal.done(f"a job server answers at {url}")
             try:
                 yield url
             finally:
-                with _no_interruption(), self._terminal.status("stopping the context and the server"):
+                self._terminal.stop_display()
+                with uninterrupted(), self._terminal.status("stopping the context and the server"):
                     serving.close()
 
     def _show(self, client: Client) -> None:
@@ -150,7 +155,8 @@ The server's data is in {self._folder} until Ctrl-C stops it.
 """
         )
         with suppress(KeyboardInterrupt):
-            threading.Event().wait()
+            while True:
+                time.sleep(1)
 
 
 def _is_free(port: int) -> bool:
@@ -161,40 +167,3 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
-
-
-@contextmanager
-def _ending_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM do in the block what Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _handling(handler: Any) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
-
-
-@contextmanager
-def _no_interruption() -> Iterator[None]:
-    """Ignore further signals while what must be done is done; it is bounded in time."""
-    with _handling(signal.SIG_IGN):
-        yield
-
-
-@contextmanager
-def _interrupted_later() -> Iterator[None]:
-    """Keep a signal until the block is done, so that what it starts is not left half started."""
-    came: list[int] = []
-    with _handling(lambda number, _frame: came.append(number)):
-        yield
-    if came:
-        raise KeyboardInterrupt

@@ -134,6 +134,7 @@ def submit(
         "spark.proxy.user": proxy_user,
     }
     request = _Submission(client, params, config_text(data))
+    terminal.parting = "interrupted; the job goes on if it was accepted: see jobserver jobs"
     with terminal.status(_waiting(context, sync)):
         answer = request.wait(timeout) if sync else request.send()
     if sync:
@@ -211,11 +212,8 @@ def _failed(report: dict[str, Any], job_id: str) -> CommandFailed:
 
 def _follow(client: Client, terminal: Terminal, job_id: str) -> None:
     terminal.note(f"job {job_id}")
-    try:
-        report = follow_job(client, job_id, terminal)
-    except KeyboardInterrupt:
-        terminal.note(f"the job goes on; end it with: jobserver kill {job_id}")
-        raise
+    terminal.parting = f"the job goes on; to end it: jobserver kill {job_id}"
+    report = follow_job(client, job_id, terminal)
     if report.get("status") != "FINISHED":
         if terminal.as_json:
             terminal.json(report)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import typer
 
 from jobserver_cli.client import DEFAULT_URL, Client, Connection
 from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_cli.interruption import apart
 from jobserver_cli.terminal import Terminal
 
 __all__ = ["CONNECTION_PANEL", "command"]
@@ -114,14 +116,29 @@ def _runnable(function: Function) -> Function:
             if Client not in made:
                 function(**given)
                 return
-            chosen = Connection(**{key: given.pop(key) for key in connection})
-            with Client(chosen) as client:
-                function(**{**given, made[Client]: client})
+            client = Client(Connection(**{key: given.pop(key) for key in connection}))
+            _talk(terminal, client, lambda: function(**{**given, made[Client]: client}))
 
     ordered = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in offered.values()]
     run.__dict__["__signature__"] = inspect.Signature(ordered)
     run.__annotations__ = {name: p.annotation for name, p in offered.items()}
     return run
+
+
+def _talk(terminal: Terminal, client: Client, call: Callable[[], None]) -> None:
+    """Run what talks to the server; Ctrl-C ends the process at once, since nothing is there to clean up."""
+
+    def talking() -> None:
+        with client:
+            call()
+
+    try:
+        apart(talking)
+    except KeyboardInterrupt:
+        terminal.interrupted()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ExitCode.INTERRUPTED)
 
 
 @contextmanager
@@ -133,7 +150,7 @@ def failures_as_exits(terminal: Terminal) -> Iterator[None]:
         terminal.error(error.message, error.advice)
         raise typer.Exit(error.code) from None
     except (KeyboardInterrupt, typer.Abort):
-        terminal.note("interrupted")
+        terminal.interrupted()
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     except typer.Exit:
         raise

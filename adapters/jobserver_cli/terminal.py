@@ -53,6 +53,9 @@ class Terminal:
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
+        self.parting: str | None = None
+        """What is told when Ctrl-C ends the command."""
+        self._display: Progress | None = None
         self.out = _console(stderr=False)
         self.err = _console(stderr=True)
 
@@ -98,6 +101,17 @@ class Terminal:
         self.failed(message)
         if advice:
             self.note(f"  {advice}")
+
+    def stop_display(self) -> None:
+        """Take the display of what goes on off the terminal, from any thread; repeating is allowed."""
+        display, self._display = self._display, None
+        if display is not None:
+            display.stop()
+
+    def interrupted(self) -> None:
+        """Leave the terminal as it was, and tell what goes on without the command."""
+        self.stop_display()
+        self.note(self.parting or "interrupted")
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Print rows under headings; where room is short, long cells are cut, never those of the first."""
@@ -146,7 +160,7 @@ class Terminal:
         """Return a progress display of bytes on stderr, which shows nothing without a terminal."""
         from rich import progress as bars  # noqa: PLC0415 - only when progress is shown
 
-        return bars.Progress(
+        display = bars.Progress(
             bars.TextColumn("{task.description}", markup=False),
             bars.BarColumn(bar_width=None),
             bars.DownloadColumn(binary_units=True),
@@ -157,6 +171,12 @@ class Terminal:
             disable=not self.interactive,
             expand=True,
         )
+        return self.shown(display)
+
+    def shown(self, display: Progress) -> Progress:
+        """Note the display that is on the terminal now, and return it."""
+        self._display = display
+        return display
 
     def _print(self, content: RenderableType) -> None:
         if self.out.is_terminal:
@@ -181,6 +201,7 @@ class _Spinner:
             console=terminal.err,
             transient=True,
         )
+        terminal.shown(self._progress)
         self._task = self._progress.add_task(visible(text), total=None)
 
     def __enter__(self) -> Callable[[str], None]:
