@@ -135,6 +135,15 @@ class PySparkLauncher(Launcher):
             self._training.begin(data, lambda options: self._train(installation, options))
         return data.options()
 
+    def make_class_data(self) -> bool:
+        """Make the archive of the JVM's classes now; return whether it is there. Takes about half a minute.
+
+        A server does that by itself some time after its first context; an installation can do it ahead.
+        """
+        installation = find_installation(sys.executable)
+        data = ClassData(installation, find_java(), self._options.cache_dir)
+        return data.exists or data.make(lambda options: self._train(installation, options))
+
     def _train(self, installation: Installation, options: list[str]) -> bool:
         """Run a context that makes an archive of its JVM's classes when it stops."""
         with tempfile.TemporaryDirectory(prefix="js-", ignore_cleanup_errors=True) as folder:

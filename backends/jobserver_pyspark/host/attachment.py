@@ -58,17 +58,27 @@ class Attachment:
         """Have the id of each streaming query that this process starts told, so that it can be ended."""
         from pyspark.sql.streaming.readwriter import DataStreamWriter  # noqa: PLC0415
 
-        original: Any = DataStreamWriter._sq
+        writer_class: Any = DataStreamWriter
+        original = writer_class._sq
 
         def started(writer: Any, query: Any) -> Any:
             tell(str(query.id()))
             return original(writer, query)
 
-        DataStreamWriter._sq = started  # type: ignore[method-assign] # each process forks with the original
+        writer_class._sq = started
 
     def warm(self) -> None:
         """Start the first Python worker, so that the first job need not wait for it."""
         self.context.parallelize([0], 1).map(bool).count()
+
+    def prepare(self, flavour: str) -> None:
+        """Do ahead what the first Spark job of a process does once: look up classes, pickle a function.
+
+        No Spark job is run; an RDD is only described to the JVM.
+        """
+        _ = self.context.parallelize([0], 1).map(lambda number: (number, 1)).reduceByKey(max, 1)._jrdd
+        if flavour not in ("spark", "custom"):
+            _ = self.session.range(1)
 
     def job_context(self, flavour: str, job: Any) -> Any:
         """Return what a job's methods get as their context, as the context's factory says.

@@ -138,6 +138,7 @@ class Host:
         if self._order["session"]:
             self._driver.start_session()
         beside.join()
+        jobs.session_ready.set()
         if failures:
             raise Failure.of("context-init", failures[0])
 

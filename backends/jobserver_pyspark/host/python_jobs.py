@@ -65,6 +65,7 @@ class PythonJobs:
         self._lock = threading.Lock()
         self._need = threading.Semaphore(0)
         self._closing = False
+        self.session_ready = threading.Event()
         self._board = board
 
     # -- spare runners -----------------------------------------------------------------------------
@@ -87,10 +88,12 @@ class PythonJobs:
 
     def _keep_spares(self, first: Runner) -> None:
         self._warm(first)
+        self.session_ready.wait()
         while not self._closing:
             while len(self._spares) < self._order["spare_runners"]:
                 try:
                     runner = self._attached()
+                    runner.prepare(self._order["flavour"])
                 except Exception as error:  # noqa: BLE001 - jobs make their own runner, and tell why they cannot
                     self._note(f"a spare runner could not be made: {describe(error)}")
                     break

@@ -71,6 +71,8 @@ class Runner:
             elif request["kind"] == "warm" and self._attachment is not None:
                 self._attachment.warm()
                 self._channel.send("warmed")
+            elif request["kind"] == "prepare" and self._attachment is not None:
+                self._attachment.prepare(request["flavour"])
             elif request["kind"] == "job":
                 self._run(request, json.loads(payload))
                 return

@@ -49,6 +49,10 @@ class Runner:
         self.channel.send("warm")
         self._expect("warmed")
 
+    def prepare(self, flavour: str) -> None:
+        """Have the runner do ahead what every job would have to wait for; its next request waits for that."""
+        self.channel.send("prepare", flavour=flavour)
+
     def _expect(self, kind: str) -> None:
         header, _ = self.channel.receive()
         if header["kind"] != kind:

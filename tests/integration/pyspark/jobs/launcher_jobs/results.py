@@ -112,6 +112,12 @@ class UseShared(Accepting):
         return found | {"left": objects.get_names(), "gone": objects.get("frame")}
 
 
+class Forget(Accepting):
+    def run_job(self, context, runtime, data):
+        runtime.namedObjects.forget(data.get("name"))
+        return runtime.namedObjects.get_names()
+
+
 class CreateSlowly(Accepting):
     """Is killed while it makes a named object."""
 

@@ -1,0 +1,101 @@
+"""What the launcher's benchmarks share: a launcher, contexts, and three small jobs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from uuid import uuid4
+
+from jobserver_core.binaries import BinaryType
+from jobserver_core.ports import ContextHandle, ContextSpec, JobCode, JobSpec
+from jobserver_core.testing.launcher import RecordingListener
+from jobserver_pyspark import PySparkLauncher
+from jobserver_pyspark.demo import build_wheel
+
+SOURCE = """
+class Nothing:
+    def validate(self, context, runtime, config):
+        return "a b c a b see".split()
+
+    def run_job(self, context, runtime, data):
+        return None
+
+
+class WordCount(Nothing):
+    def run_job(self, context, runtime, data):
+        return dict(context.sparkContext.parallelize(data).countByValue())
+
+
+class Range(Nothing):
+    def run_job(self, context, runtime, data):
+        return context.range(1000).count()
+"""
+
+
+class BenchContext:
+    """A context that is ready, and runs one job after the other."""
+
+    def __init__(
+        self, spec: ContextSpec, listener: RecordingListener, handle: ContextHandle, code: JobCode
+    ) -> None:
+        self._spec = spec
+        self._listener = listener
+        self._handle = handle
+        self._code = code
+
+    def run(self, name: str) -> object:
+        job_id = str(uuid4())
+        log = self._spec.log_path.with_name(f"{job_id}.log")
+        spec = JobSpec(
+            id=job_id, class_name=f"bench_jobs.{name}", class_path=(self._code,), config="{}", log_path=log
+        )
+        self._handle.submit(spec)
+        outcome = self._listener.outcome(job_id, timeout=120.0)
+        if outcome.error is not None:
+            sys.exit(f"{name}: {outcome.error}")
+        return json.loads(bytes(self._listener.results[job_id][1]))
+
+    def stop(self) -> None:
+        self._handle.stop(30.0)
+        self._listener.wait_for("context-ended", timeout=60.0)
+
+
+class Bench:
+    """A launcher in a folder of its own; it ends with the ``with`` block."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        package = folder / "bench_jobs"
+        package.mkdir()
+        (package / "__init__.py").write_text(SOURCE)
+        wheel = build_wheel(package, folder, version="1.0")
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        self._code = JobCode(path=wheel, type=BinaryType.WHEEL, digest=digest, source="bench")
+        (folder / "data").mkdir()
+        self._launcher = PySparkLauncher(folder / "pyspark", master="local[2]", creation_timeout=300.0)
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._launcher.close()
+
+    def make_class_data(self) -> None:
+        """Make the archive of the JVM's classes first, as a server does in its first minute."""
+        print("archive of classes:", "there" if self._launcher.make_class_data() else "not made", flush=True)
+
+    def start(self) -> BenchContext:
+        context_id = str(uuid4())
+        spec = ContextSpec(
+            id=context_id,
+            name="bench",
+            log_path=self._folder / f"{context_id}.log",
+            work_dir=self._folder / "work" / context_id,
+            data_dir=self._folder / "data",
+        )
+        listener = RecordingListener()
+        handle = self._launcher.start_context(spec, listener)
+        listener.wait_for("ready", timeout=300.0)
+        return BenchContext(spec, listener, handle, self._code)
