@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 from jobserver_core.data_files import DataFile
@@ -86,12 +85,7 @@ class DataUpload:
     def __enter__(self) -> DataUpload:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         self.discard()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any, BinaryIO
 
 from jobserver_core.errors import TooLarge
@@ -51,12 +50,7 @@ class ResultReader:
     def __enter__(self) -> ResultReader:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         self.close()
 
 
