@@ -24,15 +24,15 @@ class Connections:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._expected: dict[str, queue.Queue[Channel | None]] = {}
+        self._expected: dict[str, queue.Queue[Channel]] = {}
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.address: tuple[str, int] = self._listener.getsockname()
         threading.Thread(target=self._accept, name="host connections", daemon=True).start()
 
-    def expect(self) -> tuple[str, queue.Queue[Channel | None]]:
+    def expect(self) -> tuple[str, queue.Queue[Channel]]:
         """Return a new secret, and the queue that its host's connection comes out of."""
         token = secrets.token_hex(32)
-        arrivals: queue.Queue[Channel | None] = queue.Queue(1)
+        arrivals: queue.Queue[Channel] = queue.Queue(1)
         with self._lock:
             self._expected[token] = arrivals
         return token, arrivals
@@ -68,7 +68,7 @@ class Connections:
         channel.settimeout(None)
         arrivals.put(Channel(connection))
 
-    def _claim(self, told: str) -> queue.Queue[Channel | None] | None:
+    def _claim(self, told: str) -> queue.Queue[Channel] | None:
         with self._lock:
             for token in self._expected:
                 if hmac.compare_digest(token.encode(), told.encode(errors="replace")):

@@ -6,12 +6,9 @@ import contextlib
 import json
 import logging
 import os
-import queue
 import shutil
-import subprocess
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -30,16 +27,16 @@ from jobserver_core.ports import (
     ResultSink,
 )
 from jobserver_pyspark.connections import Connections
-from jobserver_pyspark.host import processes
 from jobserver_pyspark.host.frames import Channel, ChannelClosed, FrameError
+from jobserver_pyspark.host_process import HostProcess
 from jobserver_pyspark.leftovers import ContextRecord, Leftovers
-from jobserver_pyspark.order import HostOrder, link_jars, properties_file
+from jobserver_pyspark.order import HostOrder, link_jars
 from jobserver_pyspark.packages import Packages
+from jobserver_pyspark.spare_hosts import SpareHost, SpareHosts
 
 __all__ = ["HostedContext", "Surroundings"]
 
 _log = logging.getLogger(__name__)
-_LAST_WORDS = 10.0
 
 
 @attrs.frozen(kw_only=True)
@@ -49,6 +46,7 @@ class Surroundings:
     connections: Connections
     leftovers: Leftovers
     packages: Packages
+    spares: SpareHosts
     creation_timeout: float
 
 
@@ -88,7 +86,7 @@ class HostedContext(ContextHandle):
         self._lock = threading.Lock()
         self._telling = threading.Lock()
         self._jobs: dict[str, _Job] = {}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._host: HostProcess | None = None
         self._channel: Channel | None = None
         self._record: ContextRecord | None = None
         self._end: ContextEnd | None = None
@@ -172,21 +170,16 @@ class HostedContext(ContextHandle):
     def _destroy(self) -> None:
         """Kill the host; the supervising thread notices, and ends the rest."""
         with self._lock:
-            if self._process is not None and self._process.returncode is None:
-                processes.kill_group(self._process.pid)
+            if self._host is not None:
+                self._host.kill()
 
     # -- supervision -------------------------------------------------------------------------------
 
     def _supervise(self) -> None:
         try:
-            token, arrivals = self._shared.connections.expect()
-            try:
-                self._launch(token)
-                self._channel = self._await_connection(arrivals)
-            finally:
-                self._shared.connections.forget(token)
-            while self._channel is not None:
-                self._take(*self._channel.receive())
+            if self._launch():
+                while self._channel is not None:
+                    self._take(*self._channel.receive())
         except (ChannelClosed, FrameError) as error:
             _log.debug("context %s: %s", self._spec.name, error)
         except JobServerError as error:
@@ -197,62 +190,52 @@ class HostedContext(ContextHandle):
         finally:
             self._clean_up()
 
-    def _launch(self, token: str) -> None:
+    def _launch(self) -> bool:
+        """Start a host or take a spare one; return whether there is a connection to it."""
         order = self._make_order()
-        record = ContextRecord(marker=order.marker, folders=(self._spec.work_dir, order.tmp_dir))
-        self._record = record
-        self._shared.leftovers.record(self._spec.id, record)
-        for folder in (self._spec.work_dir / "local", order.tmp_dir, self._spec.log_path.parent):
-            folder.mkdir(parents=True, exist_ok=True)
+        self._spec.work_dir.mkdir(parents=True, exist_ok=True)
         link_jars(self._spec)
-        if order.order["submitted"]:
-            _write_private(order.tmp_dir / "spark.properties", properties_file(order.order["conf"]))
-        told = {**order.order, "token": token, "address": list(self._shared.connections.address)}
+        spare = self._shared.spares.take(order, self._spec.work_dir)
+        if spare is not None and self._adopt(spare, order):
+            return True
+        # Recorded before there is a process, since the server may be killed at any moment.
+        record = ContextRecord(marker=order.marker, folders=(self._spec.work_dir, order.tmp_dir))
+        self._remember(record)
         with self._lock:
             if self._end is not None:
-                return
-            self._process = self._spawn(order)
-        pid = self._process.pid
-        if self._priority:
-            os.setpriority(os.PRIO_PROCESS, pid, self._priority)  # before it starts anything itself
-        self._record = attrs.evolve(record, pid=pid, start_time=processes.start_time(pid))
-        self._shared.leftovers.record(self._spec.id, self._record)
-        self._instruct(json.dumps(told).encode() + b"\n")
-
-    def _spawn(self, order: HostOrder) -> subprocess.Popen[bytes]:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        log = os.open(self._spec.log_path, flags, 0o600)
-        try:
-            return subprocess.Popen(  # noqa: S603 - the command is the launcher's own
-                order.command,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                cwd=self._spec.work_dir,
-                env=order.environment,
-                start_new_session=True,
+                return False
+            self._host = HostProcess(
+                order, work_dir=self._spec.work_dir, log_path=self._spec.log_path, priority=self._priority
             )
-        finally:
-            os.close(log)
+        self._remember(self._host.record)
+        self._channel = self._host.connect(self._shared.connections)
+        return True
 
-    def _instruct(self, order: bytes) -> None:
-        """Tell the host what to do. Its input stays open: that it closes tells that this server is gone."""
-        assert self._process is not None
-        assert self._process.stdin is not None
+    def _adopt(self, spare: SpareHost, order: HostOrder) -> bool:
+        """Give a spare host this context; return False when it has died."""
+        record = spare.host.record
+        folders = (self._spec.work_dir, *record.folders)
+        self._remember(attrs.evolve(record, folders=folders))
+        with self._lock:
+            self._host = spare.host
         try:
-            self._process.stdin.write(order)
-            self._process.stdin.flush()
-        except OSError as error:
-            raise ChannelClosed(str(error)) from error
+            spare.channel.send("adopt", json.dumps(order.order).encode())
+        except ChannelClosed:
+            spare.host.kill()
+            spare.host.reap()
+            record.end()
+            self._host = None
+            return False
+        finally:
+            self._shared.leftovers.forget(spare.id)
+        self._channel = spare.channel
+        if self._end is not None:
+            self._destroy()
+        return True
 
-    def _await_connection(self, arrivals: queue.Queue[Channel | None]) -> Channel | None:
-        while self._process is not None:
-            try:
-                return arrivals.get(timeout=0.1)
-            except queue.Empty:
-                if self._process.poll() is not None:
-                    return None
-        return None
+    def _remember(self, record: ContextRecord) -> None:
+        self._record = record
+        self._shared.leftovers.record(self._spec.id, record)
 
     def _fail(self, error: ErrorInfo, end: ContextEnd = ContextEnd.FAILED) -> None:
         with self._lock:
@@ -278,17 +261,7 @@ class HostedContext(ContextHandle):
         """Wait for the host's end, which follows that of its connection; return its exit status."""
         if self._channel is not None:
             self._channel.close()
-        if self._process is None:
-            return None
-        try:
-            self._process.wait(_LAST_WORDS)
-        except subprocess.TimeoutExpired:
-            self._destroy()
-            self._process.wait()
-        if self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):  # it ended before it was told what to do
-                self._process.stdin.close()
-        return self._process.returncode
+        return self._host.reap() if self._host is not None else None
 
     def _unexpected(self, status: int | None) -> ErrorInfo:
         how = f"signal {-status}" if status is not None and status < 0 else f"exit status {status}"
@@ -438,9 +411,3 @@ def _error_info(told: Any) -> ErrorInfo:
     fields = told if isinstance(told, dict) else {}
     names = ("message", "error_class", "stack")
     return ErrorInfo(**{name: str(fields.get(name, "")) for name in names})
-
-
-def _write_private(path: Path, text: str) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(file, "w", encoding="utf-8") as stream:
-        stream.write(text)

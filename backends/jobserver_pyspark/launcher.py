@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 import tempfile
 import threading
@@ -19,6 +20,7 @@ from jobserver_pyspark.leftovers import Leftovers
 from jobserver_pyspark.options import LauncherOptions
 from jobserver_pyspark.order import HostOrder, make_order
 from jobserver_pyspark.packages import Packages
+from jobserver_pyspark.spare_hosts import SpareHosts
 from jobserver_pyspark.spark_settings import SparkSettings, read_settings
 from jobserver_pyspark.training_session import TrainingSession
 
@@ -35,7 +37,8 @@ class PySparkLauncher(Launcher):
 
     ``folder`` is the launcher's own: unpacked packages and the records of living contexts.
     ``creation_timeout`` is in seconds, ``log_limit`` in bytes for each log, ``result_limit`` for what
-    a JVM job may write before core is asked.
+    a JVM job may write before core is asked. ``spare_hosts`` processes with a JVM are kept ready for contexts
+    of the same interpreter, environment and JVM options as the newest one.
     """
 
     def __init__(
@@ -53,15 +56,17 @@ class PySparkLauncher(Launcher):
         self._options = options or LauncherOptions()
         self._log_limit = log_limit
         self._result_limit = result_limit
-        self._spare_hosts = spare_hosts
         self._lock = threading.Lock()
         self._closed = False
         self._contexts: set[HostedContext] = set()
         self._training = Training()
         self._leftovers = Leftovers(folder / "contexts")
+        connections = Connections()
+        self._spares = SpareHosts(folder / "spares", spare_hosts, connections, self._leftovers)
         self._surroundings = Surroundings(
-            connections=Connections(),
+            connections=connections,
             leftovers=self._leftovers,
+            spares=self._spares,
             packages=Packages(folder / "packages"),
             creation_timeout=creation_timeout,
         )
@@ -110,6 +115,8 @@ class PySparkLauncher(Launcher):
                 raise LaunchError(message="the launcher is closed")
             self._contexts.add(context)
         context.begin()
+        if class_data is None and not settings.needs_submit and not spec.class_path:
+            self._spares.refill(lambda spare: self._order(spare, settings, None))
         return context
 
     def _order(self, spec: ContextSpec, settings: SparkSettings, class_data: list[str] | None) -> HostOrder:
@@ -155,6 +162,11 @@ class PySparkLauncher(Launcher):
         with self._lock:
             self._contexts.discard(context)
 
+    @property
+    def spares_ready(self) -> int:
+        """How many spare hosts wait for a context."""
+        return self._spares.ready
+
     def sweep(self) -> None:
         """End what contexts of an earlier server, which was killed, have left behind."""
         self._leftovers.sweep()
@@ -166,6 +178,7 @@ class PySparkLauncher(Launcher):
             contexts = list(self._contexts)
         for context in contexts:
             context.kill()
+        self._spares.close()
         for context in contexts:
             context.join(_CLOSE_TIMEOUT)
         self._training.close(_CLOSE_TIMEOUT)
@@ -177,4 +190,4 @@ def _tmp_dir(spec: ContextSpec) -> Path:
     inside = spec.work_dir / "tmp"
     if len(str(inside).encode()) <= _MAX_TMP_PATH:
         return inside
-    return Path(tempfile.mkdtemp(prefix="js-"))
+    return Path(tempfile.gettempdir(), f"js-{secrets.token_hex(8)}")

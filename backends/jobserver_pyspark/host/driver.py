@@ -80,6 +80,11 @@ class Driver:
         self._pump = pump
         return process
 
+    def write_log_to(self, log: BoundedLog) -> None:
+        """Have what the JVM says go to another log from now on."""
+        self._log = log
+        self._output.write = log.write
+
     def connect(self) -> None:
         """Wait for the JVM's gateway and connect to it. Raises Failure when the JVM ends instead."""
         port, secret = self._address()

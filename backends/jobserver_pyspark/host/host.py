@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -42,6 +43,7 @@ class Host:
         self._order = order
         self._ending = threading.Lock()
         self._stopping = False
+        self._folders = [order["tmp_dir"]]
         self._log = BoundedLog(Path(order["log_path"]), order["log_limit"])
         self._pump = OutputPump()
         self._driver = Driver(order, self._log, self._pump)
@@ -57,12 +59,28 @@ class Host:
         """Start the context, and serve the server until it says stop, or is gone."""
         threading.Thread(target=self._watch_server, name="server watch", daemon=True).start()
         self._server.send("hello", token=self._order["token"])
-        threading.Thread(target=self._start, name="start", daemon=True).start()
         try:
+            if self._order.get("spare"):
+                self._adopt(*self._server.receive())
+            threading.Thread(target=self._start, name="start", daemon=True).start()
             while True:
                 self._take(*self._server.receive())
         except (ChannelClosed, FrameError):
             self._end(clean=True)
+
+    def _adopt(self, header: dict[str, Any], payload: bytes) -> None:
+        """Become the host of a context: what a spare host is told once it is wanted."""
+        if header["kind"] != "adopt":
+            raise FrameError(f"a spare host was told {header['kind']} before it had a context")
+        begun = Path(self._order["log_path"]).read_bytes()
+        self._folders.append(self._order["work_dir"])
+        fixed = {name: self._order[name] for name in ("marker", "token", "address", "jvm", "tmp_dir")}
+        self._order.update({**json.loads(payload), **fixed})
+        self._log = BoundedLog(Path(self._order["log_path"]), self._order["log_limit"])
+        self._log.write(begun)
+        self._driver.write_log_to(self._log)
+        self._zygote.write_log_to(self._log.write)
+        self._jvm_jobs = HostedJvmJobs(self._order, self._driver, self._telling)
 
     def _watch_server(self) -> None:
         """End with the server: its death closes this process's input."""
@@ -231,6 +249,6 @@ class Host:
                 clean = True
         processes.kill_marked([self._order["marker"]])
         if clean:
-            for folder in (self._order["work_dir"], self._order["tmp_dir"]):
+            for folder in (self._order["work_dir"], *self._folders):
                 shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)

@@ -107,8 +107,13 @@ class Zygote:
                 pass_fds=[control.fileno()],
             )
         os.close(writer)
-        self._pump.add(reader, self._log)
+        self._output = self._pump.add(reader, self._log)
         return process
+
+    def write_log_to(self, log: Callable[[bytes], None]) -> None:
+        """Have what the zygote and idle runners say go to another log from now on."""
+        self._log = log
+        self._output.write = log
 
     def fork(self) -> Runner:
         """Return a new runner that waits to be attached. Raises RunnerLost."""
