@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jobserver_pyspark.host.errors import Failure
+from jobserver_pyspark.host.worker_pools import POOL_VARIABLE
 
 __all__ = ["Attachment"]
 
@@ -102,7 +103,7 @@ class Attachment:
         """Give this process's tasks a class path, and Python workers that serve no other one."""
         self.context._python_includes = [*includes, *(self.context._python_includes or [])]
         if pool is not None:
-            self.context.environment["JOBSERVER_CLASS_PATH"] = pool
+            self.context.environment[POOL_VARIABLE] = pool
 
 
 def _leave_running() -> None:

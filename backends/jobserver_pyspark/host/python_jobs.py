@@ -17,6 +17,7 @@ from jobserver_pyspark.host.logs import BoundedLog, OutputPump
 from jobserver_pyspark.host.progress import ProgressBoard
 from jobserver_pyspark.host.runners import Runner, RunnerLost, Zygote
 from jobserver_pyspark.host.telling import Telling
+from jobserver_pyspark.host.worker_pools import WorkerPools
 
 __all__ = ["PythonJobs"]
 
@@ -38,6 +39,7 @@ class _Job:
         self.killed = False
         self.refused: str | None = None
         self.queries: list[str] = []
+        self.pool: str | None = None
         self.lock = threading.Lock()
 
 
@@ -60,6 +62,7 @@ class PythonJobs:
         self._pump = pump
         self._telling = telling
         self._class_paths = ClassPaths(driver, order)
+        self._pools = WorkerPools(driver.process.pid)
         self._jobs: dict[str, _Job] = {}
         self._spares: list[Runner] = []
         self._lock = threading.Lock()
@@ -185,6 +188,7 @@ class PythonJobs:
             self._serve(job, runner, payload)
             self._end(job, runner)
             outcome = self._outcome(job, runner)
+        self._pools.end(job.pool)
         with self._lock:
             del self._jobs[job.id]
         job.log.close()
@@ -198,6 +202,8 @@ class PythonJobs:
                 return
         try:
             fields = self._class_paths.of(job.request["packages"])
+            job.pool = fields["pool"]
+            self._pools.begin(job.pool)
             configuration = b'{"context":%s,"job":%s}' % (
                 json.dumps(self._order["settings"]).encode(),
                 payload,

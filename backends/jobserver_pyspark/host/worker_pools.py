@@ -1,0 +1,79 @@
+"""The Python workers of class paths that nobody has used for a while, in local mode."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from jobserver_pyspark.host import processes
+
+__all__ = ["POOL_VARIABLE", "WorkerPools"]
+
+POOL_VARIABLE = "JOBSERVER_CLASS_PATH"
+"""The environment variable that tells the Python workers of one class path from those of another."""
+
+_IDLE = 120.0
+
+
+class WorkerPools:
+    """Ends the daemon of a pool that has been idle, once there are more than ``keep`` pools.
+
+    Spark lets workers go that were idle for a minute, but keeps the daemon that forks them, for ever. It
+    starts another one when it needs it and finds it gone; what must not be killed is a worker that
+    Spark believes to be idle, which is why a pool must have been idle for twice that time.
+    """
+
+    def __init__(
+        self,
+        driver: int,
+        *,
+        keep: int = 8,
+        idle: float = _IDLE,
+        now: Callable[[], float] = time.monotonic,
+        kill: Callable[[int, str], None] | None = None,
+    ) -> None:
+        self._driver = driver
+        self._keep = keep
+        self._idle = idle
+        self._now = now
+        self._kill = kill or _kill_daemons
+        self._lock = threading.Lock()
+        self._users: dict[str, int] = {}
+        self._used: dict[str, float] = {}
+
+    def begin(self, pool: str | None) -> None:
+        """Note that a job uses a pool; None is the one that is never ended."""
+        if pool is not None:
+            with self._lock:
+                self._users[pool] = self._users.get(pool, 0) + 1
+                self._used.pop(pool, None)
+
+    def end(self, pool: str | None) -> None:
+        """Note that a job uses a pool no more, and end those that are too many and idle for long."""
+        if pool is None:
+            return
+        with self._lock:
+            self._users[pool] -= 1
+            if self._users[pool] == 0:
+                del self._users[pool]
+                self._used[pool] = self._now()
+            surplus = list(self._used)[: max(0, len(self._used) - self._keep)]
+            ended = [idle for idle in surplus if self._now() - self._used[idle] > self._idle]
+            for idle in ended:
+                del self._used[idle]
+        for idle in ended:
+            self._kill(self._driver, idle)
+
+
+def _kill_daemons(driver: int, pool: str) -> None:
+    """Kill the JVM's children that carry a pool's name, and what they have forked."""
+    wanted = f"{POOL_VARIABLE}={pool}".encode()
+    for child in processes.children(driver):
+        try:
+            with open(f"/proc/{child}/environ", "rb") as file:
+                mine = wanted in file.read().split(b"\0")
+        except OSError:
+            continue  # it has ended already
+        if mine:
+            processes.kill_group(child)
