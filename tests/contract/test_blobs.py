@@ -66,6 +66,7 @@ class StreamingStore:
         assert peak < 12 * _MIB
 
 
+@pytest.mark.real
 class TestFolderOfFsspecBlobStore(BlobStoreContract, StreamingStore):
     entry_point = "fsspec"
 
@@ -95,6 +96,7 @@ class TestFolderOfFsspecBlobStore(BlobStoreContract, StreamingStore):
         os.utime(self._path(digest), (at, at))
 
 
+@pytest.mark.real
 class TestRemoteFileSystemOfFsspecBlobStore(BlobStoreContract):
     """fsspec's in-memory file system stands for object stores: keys without folders, no touch."""
 

@@ -69,6 +69,7 @@ class FsspecFetching(FetcherContract):
         return files_in(self.cache) if self.cache.exists() else set()
 
 
+@pytest.mark.real
 class TestFilesOfFsspecFetcher(FsspecFetching):
     @pytest.fixture
     def fetcher(self, tmp_path: Path) -> Iterator[FsspecFetcher]:
@@ -103,6 +104,7 @@ class TestFilesOfFsspecFetcher(FsspecFetching):
         ]
 
 
+@pytest.mark.real
 class TestHttpOfFsspecFetcher(FsspecFetching):
     @pytest.fixture
     def fetcher(self, tmp_path: Path) -> Iterator[FsspecFetcher]:
@@ -133,6 +135,7 @@ class TestHttpOfFsspecFetcher(FsspecFetching):
         ]
 
 
+@pytest.mark.real
 class TestFtpOfFsspecFetcher(FsspecFetching):
     @pytest.fixture
     def fetcher(self, tmp_path: Path) -> Iterator[FsspecFetcher]:
@@ -163,6 +166,7 @@ class TestFtpOfFsspecFetcher(FsspecFetching):
         return [f"ftp://user:{self.secret}@sub.denied.example/x", "ftp://203.0.113.7/x"]
 
 
+@pytest.mark.real
 class TestDriversOfFsspecFetcher(FsspecFetching):
     """fsspec's in-memory file system stands for the other file systems that it has drivers for."""
 

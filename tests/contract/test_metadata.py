@@ -40,6 +40,7 @@ class TestMemoryMetadataStore(MetadataStoreContract):
         return stored.state.value if stored else None
 
 
+@pytest.mark.real
 class TestSqlMetadataStoreOnSqlite(PersistentMetadataStoreContract):
     """The embedded default: one file."""
 
@@ -75,6 +76,7 @@ class TestSqlMetadataStoreOnSqlite(PersistentMetadataStoreContract):
 
 
 @pytest.mark.postgresql
+@pytest.mark.real
 class TestSqlMetadataStoreOnPostgresql(PersistentMetadataStoreContract):
     """The same code by another URL."""
 

@@ -225,6 +225,7 @@ class HttpReceiver(AnsweringReceiver):
         self.server.server_close()
 
 
+@pytest.mark.real
 class TestHttpxTransport(AnsweringTransportContract):
     backend = HttpxTransport
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jobserver_core import archives
@@ -214,7 +214,6 @@ def test_a_64_bit_end_record_cannot_hide_a_huge_list_of_members() -> None:
         check_archive(io.BytesIO(with_end64(GOOD, length=2**40)))
 
 
-@settings(max_examples=300, deadline=None)
 @given(
     edits=st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), min_size=1, max_size=8),
     cut=st.integers(0, len(GOOD)),

@@ -17,7 +17,6 @@ class MemoryHistory(JobServerHistory):
 
 TestMemoryHistory = MemoryHistory.TestCase
 TestMemoryHistory.settings = settings(
-    max_examples=100,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

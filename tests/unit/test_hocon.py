@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jobserver_core.errors import InvalidConfig
@@ -208,13 +208,11 @@ objects = st.dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None)
 @given(objects)
 def test_every_json_object_comes_back_equal(value: dict[str, Any]) -> None:
     assert parse_untrusted(json.dumps(value)) == value
 
 
-@settings(max_examples=40, deadline=None)
 @given(objects, st.booleans(), st.sampled_from([None, 2]))
 def test_every_json_object_is_the_same_as_hocon(
     value: dict[str, Any], ascii_only: bool, indent: int | None
@@ -227,14 +225,12 @@ WORDS = """a b . = : += { } [ ] , " \""" ${a} ${?b} ${ $ # // \\ \\u include 1 -
 pieces = st.sampled_from([*WORDS.split(), " ", "\n", "\x00", "\ud800", 'include "x"'])
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(pieces, max_size=30).map("".join))
 def test_whatever_looks_like_hocon_gives_json_or_one_clear_error(text: str) -> None:
     value = parsed_or_error(text)
     assert isinstance(value, str) or parse_untrusted(json.dumps(value, allow_nan=False)) == value
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.text() | st.binary())
 def test_whatever_is_sent_gives_json_or_one_clear_error(text: str | bytes) -> None:
     assert json.dumps(parsed_or_error(text), allow_nan=False)

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jobserver_core import errors
@@ -132,7 +132,6 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.text(), json_values))
 def test_settings_survive_json_whatever_they_are(tree: dict[str, Any]) -> None:
     context = a_context(settings=tree)

@@ -6,6 +6,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from jobserver_core.archives import check_archive, unpack
 from jobserver_core.binaries import BinaryType
 from jobserver_pyspark.demo import CLASS_NAME, build_example_wheel
@@ -22,6 +24,7 @@ def test_the_example_is_a_wheel_of_the_same_bytes_each_time(tmp_path: Path) -> N
         check_archive(file, BinaryType.WHEEL)
 
 
+@pytest.mark.real
 def test_pip_installs_the_example(tmp_path: Path) -> None:
     wheel = build_example_wheel(tmp_path)
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
