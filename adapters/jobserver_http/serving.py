@@ -88,8 +88,8 @@ def running(server: JobServer, *, authenticator: Authenticator | None = None) ->
 
     thread = threading.Thread(target=work, name="jobserver-http")
     thread.start()
-    up.wait()
     try:
+        up.wait()  # an interrupt here ends the thread as well
         if failed:
             raise failed[0]
         yield runner.url(*listening[0])
