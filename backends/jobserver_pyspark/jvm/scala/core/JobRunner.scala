@@ -129,7 +129,7 @@ private[jobserver] final class RunningJob(
     cancelled = true
     val deadline = System.nanoTime + TimeUnit.MILLISECONDS.toNanos(waitMs)
     do {
-      spark.cancelJobGroup(request.jobId)
+      cancelSparkJobs()
       stopStreams()
       // The job's own thread alone: among the others of its group are some of Spark's, which it made when the job
       // asked for them first, and which everybody needs.
@@ -138,6 +138,8 @@ private[jobserver] final class RunningJob(
       System.nanoTime < deadline)
     ended.isDone
   }
+
+  private def cancelSparkJobs(): Unit = if (!spark.isStopped) spark.cancelJobGroup(request.jobId)
 
   private def overWithin(ms: Long): Boolean =
     try { ended.get(ms, TimeUnit.MILLISECONDS); true }
@@ -151,7 +153,7 @@ private[jobserver] final class RunningJob(
       windUp()
       try {
         // A thread that is interrupted leaves the Spark job behind that it had just submitted.
-        if (cancelled || outcome.failure != null) spark.cancelJobGroup(request.jobId)
+        if (cancelled || outcome.failure != null) cancelSparkJobs()
         threads.log.close()
       } finally {
         val truth = if (cancelled) Outcome.killed else outcome

@@ -6,6 +6,7 @@ import scala.collection.JavaConverters._
 import scala.collection.mutable
 
 import org.apache.spark.sql.SparkSession
+import org.apache.spark.sql.jobserver.Sessions.Session
 
 /**
  * One set of jars for the whole context: for Spark before 4, and for streaming contexts, whose batches run on threads
@@ -14,11 +15,13 @@ import org.apache.spark.sql.SparkSession
  * A class that is loaded cannot be unloaded, so a jar that holds another version of a file that is there already is
  * refused: running the old code without a word would be worse.
  */
-private[jobserver] final class SharedIsolation(root: SparkSession) extends Isolation {
+private[jobserver] final class SharedIsolation(root: Session) extends Isolation {
   private val shared = root.sharedState.jarClassLoader
   private val added = mutable.Set[String]()
   private val contents = mutable.Map[String, (Long, String)]()
 
+  private lazy val own = new JobSession(root, isolated = false)
+  private var users = 0
   private val localExecutor = LocalExecutor.of(root.sparkContext)
 
   override def addLibraries(jars: Seq[JobJar]): Unit = jars.foreach(add)
@@ -30,16 +33,27 @@ private[jobserver] final class SharedIsolation(root: SparkSession) extends Isola
   override def enter(request: JobRequest): CodeHome = {
     request.jars.foreach(add)
     localExecutor.foreach(_.useForAll(shared, Map.empty))
-    new CodeHome {
-      override def session: SparkSession = root
-      override def loader: ClassLoader = shared
-      override def within[T](body: => T): T = {
-        val thread = Thread.currentThread
-        val before = thread.getContextClassLoader
-        thread.setContextClassLoader(shared)
-        try body finally thread.setContextClassLoader(before)
-      }
-      override def leave(): Unit = ()
+    synchronized {
+      if (users == 0) SharedViews.replace(root, own)
+      users += 1
+      new Visit
+    }
+  }
+
+  private final class Visit extends CodeHome {
+    private val views = SharedViews.of(own)
+
+    override def session: SparkSession = own
+    override def loader: ClassLoader = shared
+    override def within[T](body: => T): T = {
+      val thread = Thread.currentThread
+      val before = thread.getContextClassLoader
+      thread.setContextClassLoader(shared)
+      try body finally thread.setContextClassLoader(before)
+    }
+    override def leave(): Unit = SharedIsolation.this.synchronized {
+      SharedViews.publish(own, views, root)
+      users -= 1
     }
   }
 

@@ -10,7 +10,7 @@ import org.apache.spark.sql.classic
 
 private[jobserver] object Isolations {
   def make(name: String, root: SparkSession, maxSessions: Int): Isolation = name match {
-    case "shared" => new SharedIsolation(root)
+    case "shared" => new SharedIsolation(root.asInstanceOf[classic.SparkSession])
     case "session" => new SessionIsolation(root.asInstanceOf[classic.SparkSession], maxSessions)
   }
 }
@@ -70,7 +70,7 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
   private final class Home(val key: String, jars: Seq[JobJar]) {
     var users = 0
     var stale = false
-    val own: classic.SparkSession = new JobSession(root)
+    val own: classic.SparkSession = new JobSession(root, isolated = true)
     private val artifacts = own.artifactManager
     (libraries.toList ++ jars).map(jar => (jar.sha256, jar)).toMap.values.foreach { jar =>
       artifacts.addArtifact(Paths.get("jars", jar.sha256 + ".jar"), jar.path, None, deleteStagedFile = false)

@@ -1,18 +1,18 @@
 package org.apache.spark.sql.jobserver
 
-import org.apache.spark.sql.classic
 import org.apache.spark.sql.internal.{SessionState, SharedState}
+import org.apache.spark.sql.jobserver.Sessions.Session
 
 /**
- * A session of one class path, with the settings, views and functions of the context's own.
+ * A session for jobs, with the settings, views and functions of the context's own.
  *
  * Plain applications end with `spark.stop()`: that must not end the context for everybody, so it does nothing here.
  */
-private[jobserver] final class JobSession(root: classic.SparkSession) extends classic.SparkSession(root.sparkContext) {
+private[jobserver] final class JobSession(root: Session, isolated: Boolean) extends Session(root.sparkContext) {
   override lazy val sharedState: SharedState = root.sharedState
   override lazy val sessionState: SessionState = root.sessionState.clone(this)
 
-  sessionState.conf.setConfString("spark.sql.artifact.isolation.enabled", "true")
+  if (isolated) sessionState.conf.setConfString("spark.sql.artifact.isolation.enabled", "true")
 
   override def stop(): Unit =
     System.err.println("SparkSession.stop() has no effect: the job server owns the context")

@@ -1,0 +1,99 @@
+"""The JVM side is compiled once, by whoever comes first, and says in words why it cannot be."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import attrs
+import pytest
+
+from jobserver_core.errors import LaunchError
+from jobserver_pyspark.jvm import (
+    CompilationFailed,
+    JvmToolchain,
+    LibrariesUnavailable,
+    LibrarySource,
+    SparkInstall,
+)
+
+pytestmark = pytest.mark.spark
+
+
+def test_processes_that_compile_at_once_agree_and_leave_nothing_half_done(
+    toolchain: JvmToolchain, tmp_path: Path
+) -> None:
+    fresh = attrs.evolve(toolchain, cache_dir=tmp_path)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: fresh.runner_jar(), range(2))
+    assert first == second
+    assert "org/apache/spark/sql/jobserver/JobRunner.class" in zipfile.ZipFile(first).namelist()
+    assert [path.name for path in first.parent.parent.iterdir()] == [first.parent.name]
+    before = first.stat()
+    assert fresh.runner_jar() == first
+    assert first.stat() == before
+
+
+def test_the_class_path_is_printed_alone(toolchain: JvmToolchain) -> None:
+    toolchain.prepare()
+    environment = {**os.environ, "XDG_CACHE_HOME": str(toolchain.cache_dir.parent)}
+    (toolchain.cache_dir.parent / "jobserver").unlink(missing_ok=True)
+    (toolchain.cache_dir.parent / "jobserver").symlink_to(toolchain.cache_dir)
+    done = subprocess.run(
+        [sys.executable, "-m", "jobserver_pyspark.jvm"],
+        env={**environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    *libraries, spark = done.stdout.rstrip("\n").split(os.pathsep)
+    assert "\n" not in done.stdout.rstrip("\n")
+    assert [Path(jar).name.split("_")[0].split("-1")[0] for jar in libraries] == [
+        "jobserver-api",
+        "config",
+        "scalactic",
+    ]
+    assert spark == toolchain.spark.class_path
+
+
+def test_a_java_that_is_not_there_is_named(toolchain: JvmToolchain, tmp_path: Path) -> None:
+    without = attrs.evolve(toolchain, java=str(tmp_path / "no-java"), cache_dir=tmp_path / "cache")
+    with pytest.raises(CompilationFailed, match="no-java"):
+        without.runner_jar()
+
+
+def test_a_folder_that_is_no_spark_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match=r"no spark-core jar in .*is this a Spark installation\?"):
+        SparkInstall.of(tmp_path)
+
+
+def test_libraries_come_from_a_folder_where_there_is_no_repository(
+    toolchain: JvmToolchain, tmp_path: Path
+) -> None:
+    _, config, scalactic = toolchain.api_jars()
+    for jar in (config, scalactic):
+        (tmp_path / jar.name).symlink_to(jar)
+    local = attrs.evolve(toolchain, libraries=LibrarySource(folder=tmp_path))
+    assert [jar.parent for jar in local.api_jars()[1:]] == [tmp_path, tmp_path]
+
+
+def test_a_repository_that_is_out_of_reach_is_told_with_what_to_do(
+    toolchain: JvmToolchain, tmp_path: Path
+) -> None:
+    settings = tmp_path / "ivysettings.xml"
+    settings.write_text(
+        '<ivysettings><settings defaultResolver="nowhere"/><resolvers>'
+        f'<filesystem name="nowhere"><artifact pattern="{tmp_path}/[artifact].[ext]"/></filesystem>'
+        "</resolvers></ivysettings>"
+    )
+    source = LibrarySource(ivy_settings=str(settings), ivy=str(tmp_path / "ivy"))
+    cut_off = attrs.evolve(toolchain, libraries=source, cache_dir=tmp_path / "cache")
+    with pytest.raises(LibrariesUnavailable) as raised:
+        cut_off.api_jars()
+    assert "configure a folder that holds the two jars" in str(raised.value)
+    assert "unresolved dependency: com.typesafe#config;1.4.3: not found" in str(raised.value)
