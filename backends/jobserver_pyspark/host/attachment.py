@@ -88,7 +88,7 @@ class Attachment:
         """
         if flavour == "spark":
             return self.context
-        if flavour == "session":
+        if flavour in ("session", "any"):
             return self.session
         if flavour in ("sql", "hive"):
             return _sql_context(self.context, self.session, hive=flavour == "hive")

@@ -161,7 +161,7 @@ class HostedJvmJobs:
                     cache_dir=Path(told["cache_dir"]),
                     libraries=LibrarySource.from_conf(self._order["conf"], libraries),
                 )
-                isolation = isolation_for(_kind(self._order["flavour"]))
+                isolation = isolation_for(_kind(self._order["flavour"]), self._order["jvm_isolation"])
                 self._runner = JvmJobs(self._session(), toolchain, isolation=isolation)
             return self._runner
 

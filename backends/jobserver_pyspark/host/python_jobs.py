@@ -22,6 +22,7 @@ from jobserver_pyspark.host.worker_pools import WorkerPools
 __all__ = ["PythonJobs"]
 
 _KINDS = frozenset({"raised", "validation", "class-not-found", "wrong-type", "loading", "result"})
+_ATTEMPTS = 3
 _EXIT_TIMEOUT = 10.0
 _IDLE_TIMEOUT = 8.0
 
@@ -40,6 +41,8 @@ class _Job:
         self.refused: str | None = None
         self.queries: list[str] = []
         self.pool: str | None = None
+        self.accepted = False
+        self.attempts = 0
         self.lock = threading.Lock()
 
 
@@ -120,9 +123,14 @@ class PythonJobs:
             self._spares.append(first)
 
     def _take_runner(self) -> Runner:
+        """Return a spare that lives, or a new runner."""
         with self._lock:
+            dead = [spare for spare in self._spares if spare.exited.is_set()]
+            self._spares = [spare for spare in self._spares if spare not in dead]
             runner = self._spares.pop(0) if self._spares else None
         self._need.release()
+        for spare in dead:
+            spare.close(self._pump)
         return runner or self._attached()
 
     # -- jobs --------------------------------------------------------------------------------------
@@ -178,21 +186,27 @@ class PythonJobs:
         return bool(self._jobs)
 
     def _run(self, job: _Job, payload: bytes) -> None:
-        outcome: dict[str, Any]
         try:
-            runner = self._take_runner()
+            outcome = self._perform(job, payload)
         except Exception as error:  # noqa: BLE001 - whatever it is, this job cannot run
             outcome = _failed("crashed", f"no process could be made for the job: {describe(error)}")
-        else:
-            runner.output.write = job.log.write
-            self._serve(job, runner, payload)
-            self._end(job, runner)
-            outcome = self._outcome(job, runner)
-        self._pools.end(job.pool)
         with self._lock:
             del self._jobs[job.id]
         job.log.close()
         self._telling.ended(job.id, outcome)
+
+    def _perform(self, job: _Job, payload: bytes) -> dict[str, Any]:
+        """Run the job in a runner; in another one when a spare turns out to have died while it waited."""
+        while True:
+            runner = self._take_runner()
+            runner.output.write = job.log.write
+            self._serve(job, runner, payload)
+            self._end(job, runner)
+            self._pools.end(job.pool)
+            job.pool = None
+            job.attempts += 1
+            if job.accepted or job.killed or job.told is not None or job.attempts >= _ATTEMPTS:
+                return self._outcome(job, runner)
 
     def _serve(self, job: _Job, runner: Runner, payload: bytes) -> None:
         """Give the runner its job, and pass on what it tells until it tells its end, or ends."""
@@ -234,6 +248,8 @@ class PythonJobs:
             self._telling.running(job.id)
         elif kind == "result" and job.running and job.refused is None:
             self._telling.result(job.id, payload, stream=header.get("stream") is True)
+        elif kind == "accepted":
+            job.accepted = True
         elif kind == "query":
             job.queries.append(str(header.get("id")))
         elif kind == "ended":

@@ -91,6 +91,7 @@ class Runner:
 
     def _perform(self, request: dict[str, Any], configuration: dict[str, Any]) -> None:
         assert self._attachment is not None
+        self._channel.send("accepted")
         _prepare_process(request)
         self._attachment.use_class_path(request["includes"], request["pool"])
         self._attachment.tell_queries(lambda query_id: self._channel.send("query", id=query_id))

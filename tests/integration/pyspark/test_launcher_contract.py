@@ -58,4 +58,4 @@ class TestPySparkLauncher(LauncherContract):
         return {"num-cpu-cores": 2, "spark": {"master": "local[*]"}}
 
     def failing_settings(self) -> tuple[dict[str, Any], str]:
-        return {"spark": {"master": "no-such-master"}}, "no-such-master"
+        return {"spark": {"master": "local[no-number]"}}, "local[no-number]"

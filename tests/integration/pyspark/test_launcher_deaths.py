@@ -94,7 +94,6 @@ def test_the_death_of_workers_and_daemons_leaves_the_context_well(start: Start) 
     assert context.run("work.WordCount", config).value == {"a": 2, "b": 1}
     for pid in _family(context)["runners"]:
         processes.kill(pid)
-    wait_until(lambda: len(_family(context)["runners"]) > 0)
     assert context.run("work.WordCount", config).value == {"a": 2, "b": 1}
 
 
