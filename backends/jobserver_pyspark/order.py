@@ -120,6 +120,7 @@ def make_order(
         "hive": settings.flavour == "hive",
         "session": settings.flavour not in ("spark", "custom"),
         "flavour": settings.flavour,
+        "jvm_isolation": settings.jvm_isolation,
         "cluster": not settings.local,
         "spark_version": installation.release,
         "settings": spec.settings,

@@ -40,7 +40,9 @@ class SparkSettings:
     """What a context's settings mean to Spark.
 
     ``conf`` is for the SparkConf, ``hadoop`` for the Hadoop configuration. ``flavour`` is what
-    jobs are handed: ``spark``, ``session``, ``sql``, ``hive``, ``streaming`` or ``custom``.
+    jobs are handed: ``spark``, ``session``, ``sql``, ``hive``, ``streaming`` or ``custom``; ``any``, where no
+    factory was named, is what each job wants. ``jvm_isolation`` is how versions of JVM code are kept
+    apart (``session``, ``shared``), None for the best that there is.
     """
 
     master: str
@@ -50,6 +52,7 @@ class SparkSettings:
     proxy_user: str | None = None
     python: str | None = None
     python_paths: tuple[str, ...] = ()
+    jvm_isolation: str | None = None
 
     @property
     def local(self) -> bool:
@@ -84,19 +87,26 @@ def read_settings(settings: Mapping[str, Any], *, default_master: str) -> SparkS
     master = _master(conf.pop("spark.master", default_master), flat)
     _set_cores(conf, master, flat)
     _set_memory(conf, master, flat)
-    factory = flat.get("context-factory", "SessionContextFactory").rpartition(".")[2]
+    factory = flat.get("context-factory", "").rpartition(".")[2]
     return SparkSettings(
         master=master,
-        flavour=FLAVOURS.get(factory, "custom"),
+        flavour=FLAVOURS.get(factory, "custom") if factory else "any",
         conf=conf,
         hadoop={k[len("hadoop.") :]: v for k, v in flat.items() if k.startswith("hadoop.")},
         proxy_user=flat.get(_PROXY_USER),
         python=flat.get("python.executable"),
+        jvm_isolation=_isolation(flat.get("jvm.isolation")),
         python_paths=tuple(p for p in re.split("[,:]", flat.get("python.paths", "")) if p.strip()),
     )
 
 
 _PROXY_USER = "spark.proxy.user"
+
+
+def _isolation(wanted: str | None) -> str | None:
+    if wanted not in (None, "session", "shared"):
+        raise InvalidSetting(key="jvm.isolation", message=f"takes session or shared, got {wanted!r}")
+    return wanted
 
 
 def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -54,13 +54,13 @@ PYTHON = textwrap.dedent(
             return words.split() if words else build_problems(["config input.string not found"])
 
         def run_job(self, context, runtime, data):
-            return context.parallelize(data).countByValue()
+            return context.sparkContext.parallelize(data).countByValue()
 
 
     class Streams(WordCount):
         def run_job(self, context, runtime, data):
             yield b"["
-            yield b",".join(b"%d" % number for number in context.parallelize(range(3)).collect())
+            yield b",".join(b"%d" % number for number in context.sparkContext.parallelize(range(3)).collect())
             yield b"]"
 
 
@@ -133,11 +133,7 @@ def served(
     tmp_path_factory: pytest.TempPathFactory, receiver: tuple[str, queue.Queue[Any]]
 ) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("seed")
-    # What the old server's own configuration said: its sample job wants a SparkContext.
-    factory = "spark.jobserver.context.DefaultSparkContextFactory"
-    (folder / "jobserver.conf").write_text(
-        f'spark {{ master = "local[2]", context-settings.context-factory = {factory} }}\n'
-    )
+    (folder / "jobserver.conf").write_text('spark.master = "local[2]"\n')
     command = [sys.executable, "-m", "jobserver_cli", "serve", "--config", str(folder / "jobserver.conf")]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(

@@ -83,7 +83,7 @@ def test_prefixes_lead_where_the_contract_says() -> None:
 @pytest.mark.parametrize(
     ("factory", "flavour"),
     [
-        (None, "session"),
+        (None, "any"),
         ("spark.jobserver.context.DefaultSparkContextFactory", "spark"),
         ("spark.jobserver.context.SessionContextFactory", "session"),
         ("spark.jobserver.context.SQLContextFactory", "sql"),
@@ -98,6 +98,16 @@ def test_prefixes_lead_where_the_contract_says() -> None:
 )
 def test_a_factory_names_a_flavour(factory: str | None, flavour: str) -> None:
     assert read({"context-factory": factory} if factory else {}).flavour == flavour
+
+
+@pytest.mark.parametrize("isolation", [None, "session", "shared"])
+def test_how_versions_of_jvm_code_are_kept_apart_can_be_chosen(isolation: str | None) -> None:
+    assert read({"jvm": {"isolation": isolation}}).jvm_isolation == isolation
+
+
+def test_another_way_to_keep_versions_apart_is_refused() -> None:
+    with pytest.raises(InvalidSetting, match="takes session or shared, got 'magic'"):
+        read({"jvm.isolation": "magic"})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import org.apache.spark.streaming.{Milliseconds, StreamingContext}
 /**
  * What one running job may ask for: its session, the contexts made from it, configuration, named objects.
  *
- * Kinds of context are `spark`, `session`, `sql`, `hive` and `streaming`, as the context's factory says.
+ * Kinds of context are `spark`, `session`, `sql`, `hive` and `streaming`, as the context's factory says, and
+ * `any`, where none was named: there each job gets what it wants, but for a stream.
  */
 final class JobContext private[jobserver] (
     val jobId: String,
@@ -75,7 +76,7 @@ final class JobContext private[jobserver] (
 
   private[jobserver] def ownContext: AnyRef = kind match {
     case "spark" => sparkContext
-    case "session" => session
+    case "session" | "any" => session
     case "sql" => sqlContext
     case "hive" => hiveContext
     case "streaming" => streamingContext

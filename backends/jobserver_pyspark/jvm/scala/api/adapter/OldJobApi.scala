@@ -31,7 +31,7 @@ final class OldJobApi extends JobApi {
       case _: SparkStreamingJob | _: JStreamingJob[_] => (Set("streaming"), () => context.streamingContext)
       case _ => (Set(context.kind), () => context.ownContext)
     }
-    if (!kinds.contains(context.kind)) throw new WrongKindOfJob(
+    if (context.kind != "any" && !kinds.contains(context.kind)) throw new WrongKindOfJob(
       s"${job.getClass.getName.stripSuffix("$")} needs a context of kind ${kinds.toSeq.sorted.mkString(" or ")}, " +
         s"this one is of kind ${context.kind}")
     make()
