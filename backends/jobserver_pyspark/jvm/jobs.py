@@ -68,7 +68,8 @@ class JvmJobRequest:
     ``config`` is the job's configuration, nested, of JSON types; ``context_config`` the context's settings
     likewise (``streaming.batch_interval`` in milliseconds and ``streaming.stopGracefully`` are read from
     it). ``kind`` is what the context's factory makes: ``spark``, ``session``, ``sql``, ``hive`` or
-    ``streaming``, or ``any`` where none was named. ``result_path`` is written when the job finished; ``log_path`` is appended to.
+    ``streaming``, or ``any`` where none was named. ``result_path`` is written when the job finished;
+    ``log_path`` is appended to.
     ``max_result_bytes`` of 0 means no limit. ``data_dir`` holds the files that ``getDataFile`` hands out.
     """
 
