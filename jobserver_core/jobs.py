@@ -132,6 +132,7 @@ class Job:
     ``submitted_at`` is when it was accepted, ``dispatched_at`` when the launcher was given it (None:
     it waits for a slot or for its context), ``running_at`` when its validation had passed.
     ``kill_requested`` says that somebody asked for its end, which is not yet its end.
+    ``progress`` is what the launcher last told while the job ran.
     ``has_result`` tells a stored result (even JSON null) from none.
     """
 

@@ -97,7 +97,7 @@ def job_report(job: Job, names: Namespace = EVERYBODY) -> dict[str, Any]:
     """Return the contract's job report.
 
     Beyond the contract, ``waiting`` and ``killRequested`` are there when they are true, and
-    ``progress`` once some is known.
+    ``progress`` once some is known: of a finished job it would only say how far that was a moment before.
     """
     report: dict[str, Any] = {
         "jobId": job.id,
@@ -114,7 +114,7 @@ def job_report(job: Job, names: Namespace = EVERYBODY) -> dict[str, Any]:
         report["waiting"] = True
     if job.kill_requested and not job.state.final:
         report["killRequested"] = True
-    if job.progress is not None:
+    if job.progress is not None and job.state is not JobState.FINISHED:
         report["progress"] = progress_report(job.progress)
     return report
 
