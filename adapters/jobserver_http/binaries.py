@@ -167,11 +167,12 @@ def _as_jars(route: Route) -> Route:
     """Return the route as older clients have it: for jars alone, whatever the content type."""
     body = Body("The jar", ("application/java-archive",), required=True) if route.body else None
     replies = tuple(reply for reply in route.replies if reply.status != 415)
+    summary = route.summary.replace("a jar, an egg or a wheel", "a jar")
     return attrs.evolve(
         route,
         name=route.name.replace("binaries", "jars").replace("binary", "jar"),
         path=route.path.replace("/binaries", "/jars"),
-        summary=f"{route.summary} (jars only, for older clients)",
+        summary=f"{summary} (jars only, for older clients)",
         body=body,
         replies=replies,
     )
