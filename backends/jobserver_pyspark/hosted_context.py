@@ -26,28 +26,16 @@ from jobserver_core.ports import (
     JobSpec,
     ResultSink,
 )
-from jobserver_pyspark.connections import Connections
 from jobserver_pyspark.host.frames import Channel, ChannelClosed, FrameError
 from jobserver_pyspark.host_process import HostProcess
-from jobserver_pyspark.leftovers import ContextRecord, Leftovers
+from jobserver_pyspark.leftovers import ContextRecord
 from jobserver_pyspark.order import HostOrder, link_jars
-from jobserver_pyspark.packages import Packages
-from jobserver_pyspark.spare_hosts import SpareHost, SpareHosts
+from jobserver_pyspark.spare_hosts import SpareHost
+from jobserver_pyspark.surroundings import Surroundings
 
-__all__ = ["HostedContext", "Surroundings"]
+__all__ = ["HostedContext"]
 
 _log = logging.getLogger(__name__)
-
-
-@attrs.frozen(kw_only=True)
-class Surroundings:
-    """What the contexts of one launcher share."""
-
-    connections: Connections
-    leftovers: Leftovers
-    packages: Packages
-    spares: SpareHosts
-    creation_timeout: float
 
 
 @attrs.define(eq=False)

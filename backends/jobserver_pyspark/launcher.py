@@ -13,7 +13,7 @@ from jobserver_core.ports import ContextHandle, ContextListener, ContextSpec, La
 from jobserver_core.settings import Settings
 from jobserver_pyspark.class_data import ClassData, Training
 from jobserver_pyspark.connections import Connections
-from jobserver_pyspark.hosted_context import HostedContext, Surroundings
+from jobserver_pyspark.hosted_context import HostedContext
 from jobserver_pyspark.installation import Installation, find_installation
 from jobserver_pyspark.java import Java, find_java
 from jobserver_pyspark.leftovers import Leftovers
@@ -22,6 +22,7 @@ from jobserver_pyspark.order import HostOrder, make_order
 from jobserver_pyspark.packages import Packages
 from jobserver_pyspark.spare_hosts import SpareHosts
 from jobserver_pyspark.spark_settings import SparkSettings, read_settings
+from jobserver_pyspark.surroundings import Surroundings
 from jobserver_pyspark.training_session import TrainingSession
 
 __all__ = ["PySparkLauncher"]

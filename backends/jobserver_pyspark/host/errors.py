@@ -6,10 +6,14 @@ import traceback
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Failure", "describe"]
+__all__ = ["Failure", "UnusableResult", "bounded_fields", "describe"]
 
 _MAX_MESSAGE = 64 * 1024
 _MAX_STACK = 256 * 1024
+
+
+class UnusableResult(Exception):
+    """A result that has no JSON form, in words for the job's author."""
 
 
 class Failure(Exception):

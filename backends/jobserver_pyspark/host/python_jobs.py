@@ -25,6 +25,7 @@ _KINDS = frozenset({"raised", "validation", "class-not-found", "wrong-type", "lo
 _ATTEMPTS = 3
 _EXIT_TIMEOUT = 10.0
 _IDLE_TIMEOUT = 8.0
+_LULL_TIMEOUT = 0.5
 
 
 class _Job:
@@ -106,6 +107,13 @@ class PythonJobs:
                 with self._lock:
                     self._spares.append(runner)
             self._need.acquire()
+            self._wait_for_a_lull()
+
+    def _wait_for_a_lull(self) -> None:
+        """While there is a spare left, let jobs that have just begun have the cores for themselves."""
+        deadline = time.monotonic() + _LULL_TIMEOUT
+        while self._spares and self.busy and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def _warm(self, first: Runner) -> None:
         """Start the Python worker in a spare, unless a job has taken that already."""
