@@ -89,10 +89,7 @@ class Courier:
             if not self._running:
                 return
             self._scan_wanted = True
-            if self._idle:
-                self._work_there.notify()
-            elif self._lanes.free:
-                self._start_worker()
+            self._rouse()
 
     def drain(self, timeout: float) -> bool:
         """Wait until nothing is under way and nothing is due; False when that takes too long."""
@@ -139,6 +136,12 @@ class Courier:
 
     # -- workers -----------------------------------------------------------------------------------
 
+    def _rouse(self) -> None:
+        if self._idle:
+            self._work_there.notify()
+        elif self._lanes.free:
+            self._start_worker()
+
     def _start_worker(self) -> None:
         if len(self._threads) >= self._concurrency:
             return
@@ -175,7 +178,11 @@ class Courier:
                 if not self._running:
                     return None
                 if self._ready:
-                    return self._ready.popleft()
+                    flight = self._ready.popleft()
+                    if self._may_scan():
+                        # Whoever was woken to scan may be this worker, which will be busy from here on.
+                        self._rouse()
+                    return flight
                 self._scanning, self._scan_wanted = True, False
             self._scan()
 
