@@ -403,6 +403,7 @@ def run(test: Callable[..., None], transport: MemoryTransport) -> None:
     test(**{name: fixtures[name] for name in inspect.signature(test).parameters})
 
 
+@pytest.mark.slow  # each fault is a wait that runs out
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_the_contract_finds_a_transport_that_is(fault: type[MemoryTransport]) -> None:
     suite = AnsweringTransportContract()

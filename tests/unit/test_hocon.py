@@ -492,6 +492,7 @@ def test_many_references_are_no_chain() -> None:
     assert set(parse_untrusted(text).values()) == {1}
 
 
+@pytest.mark.slow
 def test_many_lookups_through_many_layers_are_bounded() -> None:
     layers = "x { k = 1 }\n" + "a = ${x}\n" * 2000
     lookups = "\n".join(f"b{n} = ${{a.k}}" for n in range(2000))
@@ -499,6 +500,7 @@ def test_many_lookups_through_many_layers_are_bounded() -> None:
         parse_untrusted(layers + lookups)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["a = [" + "1," * 200_001 + "]"])
 def test_more_values_than_hocon_can_read_quickly_are_refused(text: str) -> None:
     with pytest.raises(InvalidConfig, match="more than 200000 values; send them as JSON"):
@@ -528,6 +530,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 @pytest.mark.timeout(20)
 def test_long_hostile_text_ends_soon(text: str) -> None:
