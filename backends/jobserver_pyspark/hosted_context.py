@@ -74,6 +74,7 @@ class HostedContext(ContextHandle):
         self._lock = threading.Lock()
         self._telling = threading.Lock()
         self._jobs: dict[str, _Job] = {}
+        self._packages = surroundings.packages.lease()
         self._host: HostProcess | None = None
         self._channel: Channel | None = None
         self._record: ContextRecord | None = None
@@ -243,6 +244,7 @@ class HostedContext(ContextHandle):
             self._shared.leftovers.forget(self._spec.id)
         shutil.rmtree(self._spec.work_dir, ignore_errors=True)
         self._tell(lambda: self._listener.context_ended(end, error))
+        self._packages.close()
         self._on_end(self)
 
     def _reap(self) -> int | None:
@@ -343,7 +345,7 @@ class HostedContext(ContextHandle):
     def _send_job(self, spec: JobSpec) -> None:
         codes = (*self._spec.class_path, *spec.class_path)
         try:
-            packages = self._shared.packages.prepare(codes)
+            packages = self._packages.prepare(codes)
         except JobServerError as error:
             reason = ErrorInfo(message=str(error), error_class=_qualified(error))
             self._end_unsent(spec, JobOutcome(error=reason, failure=FailureKind.LOADING))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 import tempfile
@@ -68,7 +69,7 @@ class PySparkLauncher(Launcher):
             connections=connections,
             leftovers=self._leftovers,
             spares=self._spares,
-            packages=Packages(folder / "packages"),
+            packages=Packages(folder / "packages", self._options.packages_size),
             creation_timeout=creation_timeout,
         )
 
@@ -187,8 +188,24 @@ class PySparkLauncher(Launcher):
 
 
 def _tmp_dir(spec: ContextSpec) -> Path:
-    """A folder for temporary files whose path is short enough for Unix sockets in it."""
+    """A folder for temporary files whose path is short enough for Unix sockets in it.
+
+    Raises LaunchError when there is no such place.
+    """
     inside = spec.work_dir / "tmp"
-    if len(str(inside).encode()) <= _MAX_TMP_PATH:
+    if _fits(inside):
         return inside
-    return Path(tempfile.gettempdir(), f"js-{secrets.token_hex(8)}")
+    name = f"js-{secrets.token_hex(8)}"
+    places = [tempfile.gettempdir(), "/tmp", "/var/tmp"]  # noqa: S108 - the folder gets a secret name and mode
+    for folder in (Path(place, name) for place in places):
+        if _fits(folder) and os.access(folder.parent, os.W_OK | os.X_OK):
+            return folder
+    raise LaunchError(
+        message=f"no folder for temporary files has a path short enough for Unix sockets: {inside} has "
+        f"{len(os.fsencode(inside))} bytes where {_MAX_TMP_PATH} are allowed, and none of {', '.join(places)} "
+        "will do instead; choose a shorter data folder, or set TMPDIR to a short path that can be written to"
+    )
+
+
+def _fits(folder: Path) -> bool:
+    return len(os.fsencode(folder)) <= _MAX_TMP_PATH

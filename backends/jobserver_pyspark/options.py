@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from jobserver_core.errors import InvalidSetting
+from jobserver_core.units import parse_size
 
 __all__ = ["LauncherOptions", "default_cache_dir"]
 
@@ -53,7 +54,8 @@ class LauncherOptions:
     ``environment`` names further variables of the server's environment that jobs may see.
     ``spare_runners`` is how many attached processes each context keeps ready for its next Python jobs.
     ``class_data_sharing`` keeps an archive of the JVM's classes, which halves the time a context
-    takes to start, in ``cache_dir``. ``jvm_libraries`` is a folder with the two libraries of the
+    takes to start, in ``cache_dir``. ``packages_size`` is how many bytes of unpacked packages are kept
+    beside those that contexts use. ``jvm_libraries`` is a folder with the two libraries of the
     ``spark.jobserver`` API, for sites without a repository.
     """
 
@@ -61,6 +63,7 @@ class LauncherOptions:
     spare_runners: int = 2
     class_data_sharing: bool = True
     cache_dir: Path = attrs.field(factory=default_cache_dir)
+    packages_size: int = 10 * 1024**3
     jvm_libraries: Path | None = None
 
     @classmethod
@@ -96,6 +99,13 @@ def _count(value: Any) -> int:
     return count
 
 
+def _size(value: Any) -> int:
+    size = parse_size(value)
+    if size < 0:
+        raise ValueError(f"expected a size such as 10 GiB, or 0, got {value!r}")
+    return size
+
+
 def _flag(value: Any) -> bool:
     found = {"true": True, "false": False}.get(str(value).lower())
     if found is None:
@@ -114,5 +124,6 @@ _READERS = {
     "spare_runners": _count,
     "class_data_sharing": _flag,
     "cache_dir": _folder,
+    "packages_size": _size,
     "jvm_libraries": _folder,
 }

@@ -130,6 +130,46 @@ def test_a_context_that_takes_too_long_to_start_has_failed(tmp_path: Path, code:
         launcher.close()
 
 
+def test_a_context_starts_where_the_temporary_folder_has_a_long_path(
+    tmp_path: Path, code: JobCode, other_code: JobCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("long" * 40)
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    launcher = make_launcher(folder, options={"packages_size": 0})
+    try:
+        context = starter(launcher, folder, code)().wait_ready()
+        for each, version in ((code, "1.0"), (other_code, "2.0")):
+            assert context.run("work.Version", code=each).value["executors"] == version
+        place = Path(context.run("work.Environment").value["job"]["TMPDIR"])
+        assert len(list((folder / "pyspark" / "packages").iterdir())) == 2
+    finally:
+        launcher.close()
+    assert len(str(place)) <= 60
+    assert not place.exists()
+    assert list((folder / "pyspark" / "packages").iterdir()) == []  # none is to stay unused
+
+
+def test_a_place_for_sockets_that_is_nowhere_is_told_before_anything_starts(
+    tmp_path: Path, code: JobCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobserver_pyspark import launcher as module
+
+    monkeypatch.setattr(module, "_MAX_TMP_PATH", 10)
+    launcher = make_launcher(tmp_path)
+    try:
+        context = starter(launcher, tmp_path, code)()
+        end, error = context.wait_end()
+    finally:
+        launcher.close()
+    assert end is ContextEnd.FAILED
+    assert f"{context.spec.work_dir / 'tmp'} has" in error.message
+    assert "bytes where 10 are allowed" in error.message
+    assert not context.spec.work_dir.exists()
+    assert not context.spec.log_path.exists()
+
+
 def test_a_stop_whose_time_is_up_ends_by_force(start: Start) -> None:
     context = start().wait_ready()
     context.running("trouble.SleepingTasks")

@@ -265,10 +265,20 @@ def test_a_properties_file_is_read_back_as_it_was() -> None:
 
 def test_options_are_read_and_refused_by_name() -> None:
     options = LauncherOptions.parse(
-        {"environment": ["A", "B"], "spare-runners": "3", "class-data-sharing": False, "cache-dir": "/c"}
+        {
+            "environment": ["A", "B"],
+            "spare-runners": "3",
+            "class-data-sharing": False,
+            "cache-dir": "/c",
+            "packages-size": "2 GiB",
+        }
     )
     assert options == LauncherOptions(
-        environment=("A", "B"), spare_runners=3, class_data_sharing=False, cache_dir=Path("/c")
+        environment=("A", "B"),
+        spare_runners=3,
+        class_data_sharing=False,
+        cache_dir=Path("/c"),
+        packages_size=2 * 1024**3,
     )
     for tree, key in (
         ({"no-such": 1}, "jobserver.launcher.options.no-such"),
@@ -276,6 +286,7 @@ def test_options_are_read_and_refused_by_name() -> None:
         ({"class-data-sharing": "maybe"}, "jobserver.launcher.options.class-data-sharing"),
         ({"environment": 5}, "jobserver.launcher.options.environment"),
         ({"cache-dir": 5}, "jobserver.launcher.options.cache-dir"),
+        ({"packages-size": "much"}, "jobserver.launcher.options.packages-size"),
     ):
         with pytest.raises(InvalidSetting) as caught:
             LauncherOptions.parse(tree)

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from jobserver_core.binaries import BinaryType
+from jobserver_core.errors import NotAnArchive
+from jobserver_core.ports import JobCode
+from jobserver_pyspark.packages import PackageLease, Packages
+
+SIZE = 1000
+
+
+def wheel(folder: Path, name: str) -> JobCode:
+    """A wheel that unpacks to a module of exactly ``SIZE`` bytes."""
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}.py", f"# {name}\n".ljust(SIZE, "#"))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return JobCode(path=path, type=BinaryType.WHEEL, digest=digest, source=path.name)
+
+
+def use(packages: Packages, *codes: JobCode, at: float | None = None) -> None:
+    """Use packages in a context that ends then, or that ended at some time."""
+    lease = packages.lease()
+    folders = [Path(package["folder"]) for package in lease.prepare(codes)]
+    assert [len(list(folder.iterdir())) for folder in folders] == [1] * len(codes)
+    lease.close()
+    for folder in folders:
+        if at is not None and folder.exists():
+            os.utime(folder, (at, at))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "packages"
+
+
+@pytest.fixture
+def codes(tmp_path: Path) -> list[JobCode]:
+    return [wheel(tmp_path, name) for name in ("first", "second", "third", "fourth")]
+
+
+def kept(packages: Packages, codes: list[JobCode]) -> list[str]:
+    return [code.source.partition("-")[0] for code in codes if packages.ready([code])]
+
+
+def test_over_the_limit_the_package_goes_whose_last_use_is_longest_ago(
+    folder: Path, codes: list[JobCode]
+) -> None:
+    packages = Packages(folder, 2 * SIZE)
+    use(packages, codes[1], at=1000.0)
+    use(packages, codes[0], at=2000.0)
+    assert kept(packages, codes) == ["first", "second"]
+    use(packages, codes[2], at=3000.0)
+    assert kept(packages, codes) == ["first", "third"]
+    use(packages, codes[0])  # used again: now the third has waited longest
+    use(packages, codes[3])
+    assert kept(packages, codes) == ["first", "fourth"]
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_a_package_that_a_living_context_leased_is_never_removed(folder: Path, codes: list[JobCode]) -> None:
+    packages = Packages(folder, 0)
+    living = packages.lease()
+    living.prepare(codes[:1])
+    use(packages, codes[0], codes[1])
+    assert kept(packages, codes) == ["first"]
+    living.close()
+    assert list(folder.iterdir()) == []
+    living.close()
+
+
+def test_the_last_use_and_the_size_outlive_the_server(folder: Path, codes: list[JobCode]) -> None:
+    use(Packages(folder, 10 * SIZE), codes[1], at=1000.0)
+    use(Packages(folder, 10 * SIZE), codes[0], at=2000.0)
+    packages = Packages(folder, 2 * SIZE)
+    use(packages, codes[2])
+    assert kept(packages, codes) == ["first", "third"]
+
+
+def test_what_a_killed_server_removed_or_unpacked_by_half_goes(folder: Path, codes: list[JobCode]) -> None:
+    for name, age in (("half.removed", 0), (".a.removed", 0), (".b.part", 0), (".c.part", 2 * 86400)):
+        (folder / name / "inside").mkdir(parents=True)
+        (folder / name / "inside" / "file").write_text("left")
+        os.utime(folder / name, (time.time() - age,) * 2)
+    packages = Packages(folder, 10 * SIZE)
+    use(packages, codes[0])
+    assert sorted(path.name[:2] for path in folder.iterdir() if path.name.startswith(".")) == [".b"]
+    assert kept(packages, codes) == ["first"]
+
+
+def test_a_lease_that_was_closed_keeps_nothing(folder: Path, codes: list[JobCode]) -> None:
+    packages = Packages(folder, 0)
+    late = packages.lease()
+    late.close()
+    late.prepare(codes[:1])  # of a job whose context has just ended
+    use(packages, codes[1])
+    assert list(folder.iterdir()) == []
+
+
+def test_a_package_that_cannot_be_unpacked_leaves_nothing(tmp_path: Path, folder: Path) -> None:
+    path = tmp_path / "broken.whl"
+    path.write_bytes(b"PK\x03\x04 but no more")
+    code = JobCode(path=path, type=BinaryType.WHEEL, digest="d" * 64, source=path.name)
+    lease: PackageLease = Packages(folder, 10 * SIZE).lease()
+    with pytest.raises(NotAnArchive):
+        lease.prepare([code])
+    lease.close()
+    assert list(folder.iterdir()) == []
