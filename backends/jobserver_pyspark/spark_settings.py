@@ -15,6 +15,7 @@ __all__ = ["FLAVOURS", "SparkSettings", "flattened", "read_settings"]
 FLAVOURS = {
     "DefaultSparkContextFactory": "spark",
     "JavaContextFactory": "spark",
+    "JavaSparkContextFactory": "spark",
     "PythonContextFactory": "spark",
     "SessionContextFactory": "session",
     "JavaSessionContextFactory": "session",

@@ -16,6 +16,7 @@ from typing import Any
 
 import attrs
 import pytest
+from http_caller import Caller, calling
 
 pytest.importorskip("pyspark", reason="PySpark is not installed")
 
@@ -162,6 +163,32 @@ def version_jars(compile_jar: Callable[..., Path]) -> tuple[Path, Path]:
     """One class, twice: with the same name and other content."""
     one, two = (compile_jar(name, SOURCES / "versions" / f"{name}.scala") for name in ("one", "two"))
     return one, two
+
+
+@pytest.fixture(scope="session")
+def control_classes(compile_jar: Callable[..., Path]) -> Path:
+    """The compiled jobs that tests control, each class a file: to be put into jars as a test likes."""
+    return compile_jar("control", *sorted((SOURCES / "control").glob("*.scala"))).with_suffix("")
+
+
+@pytest.fixture(scope="session")
+def caller(
+    old_jar: Path,
+    java_jar: Path,
+    shapes_jar: Path,
+    control_classes: Path,
+    toolchain: JvmToolchain,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Caller]:
+    """A server for all modules that run jobs over HTTP and bring none of their own."""
+    control = control_classes.with_suffix(".jar")
+    jars = {"old": old_jar, "java": java_jar, "shapes": shapes_jar, "control": control}
+    settings = {
+        "jobserver.jobs": {"max-jobs-per-context": 2, "max-queued-jobs": 1, "kill-timeout": "3 s"},
+        "spark.context-settings": {"my.setting": "of the context"},
+    }
+    with calling(tmp_path_factory.mktemp("data"), toolchain.cache_dir, jars, **settings) as caller:
+        yield caller
 
 
 @pytest.fixture(scope="module")

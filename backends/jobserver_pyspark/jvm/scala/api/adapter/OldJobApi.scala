@@ -3,7 +3,8 @@ package org.apache.spark.sql.jobserver
 import java.io.File
 
 import com.typesafe.config.{Config, ConfigFactory}
-import org.scalactic.{Bad, Good}
+import org.apache.spark.api.java.JavaSparkContext
+import org.scalactic.{Bad, Good, One}
 
 import spark.jobserver._
 import spark.jobserver.api.{DataFileCache, JobEnvironment}
@@ -15,6 +16,7 @@ final class OldJobApi extends JobApi {
 
   override def shape(candidate: AnyRef, context: JobContext): Option[ShapedJob] = candidate match {
     case job: BaseJavaJob[_, _] => Some(new OldJavaJob(job.asInstanceOf[BaseJavaJob[Any, Any]], handed(job, context), context))
+    case job: JavaSparkJob => Some(new OldestJavaJob(job, handed(job, context).asInstanceOf[JavaSparkContext], context))
     case job: api.SparkJobBase => Some(new OldScalaJob(job, handed(job, context), context))
     case _ => None
   }
@@ -23,7 +25,7 @@ final class OldJobApi extends JobApi {
   private def handed(job: AnyRef, context: JobContext): AnyRef = {
     val (kinds, make: (() => AnyRef)) = job match {
       case _: SparkJob | _: api.SparkJob | _: api.OldSparkJob => (Set("spark"), () => context.sparkContext)
-      case _: JSparkJob[_] => (Set("spark"), () => context.javaSparkContext)
+      case _: JSparkJob[_] | _: JavaSparkJob => (Set("spark"), () => context.javaSparkContext)
       case _: SparkSessionJob | _: JSessionJob[_] =>
         (Set("session"), () => SparkSessionContextLikeWrapper(context.session))
       case _: SparkSqlJob | _: JSqlJob[_] => (Set("sql", "hive"), () => context.sqlContext)
@@ -61,6 +63,17 @@ private final class OldJavaJob(job: BaseJavaJob[Any, Any], handed: AnyRef, conte
     catch { case refusal: JavaValidationException => throw new ValidationRefused(refusal) }
 
   override def run(data: Any): Any = job.run(handed, environment, data.asInstanceOf[Config])
+}
+
+private final class OldestJavaJob(job: JavaSparkJob, handed: JavaSparkContext, context: JobContext) extends ShapedJob {
+  private val config = ConfigFactory.parseString(context.configJson)
+  job.namedObjects = new SharedNamedObjects(context.namedObjects)
+
+  override def validate(): Any = Option(job.invalidate(handed, config)).foreach { reason =>
+    throw new ValidationRefused(new Throwable(One(SparkJobInvalid(reason)).toString))
+  }
+
+  override def run(data: Any): Any = job.runJob(handed, config)
 }
 
 private final class Environment(context: JobContext) extends JobEnvironment with DataFileCache {

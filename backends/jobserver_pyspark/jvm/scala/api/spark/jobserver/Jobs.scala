@@ -62,15 +62,17 @@ trait SparkSessionJob extends api.SparkJobBase {
     validate(sc.spark, runtime, config)
 }
 
-/** The oldest Java API: subclasses override `runJob` and `invalidate`, which gives null or the reason of a refusal. */
-class JavaSparkJob extends SparkJob {
+/**
+ * The oldest Java API: subclasses override `runJob` and `invalidate`, which gives null or the reason of a refusal.
+ *
+ * No [[SparkJob]]: javac refuses a subclass of a class that has made a Scala type member of a trait its own.
+ */
+class JavaSparkJob {
   import org.apache.spark.api.java.JavaSparkContext
+
+  /** The named objects of the context; set before `invalidate` is called. */
+  var namedObjects: NamedObjects = _
 
   def runJob(jsc: JavaSparkContext, jobConfig: Config): Any = ()
   def invalidate(jsc: JavaSparkContext, config: Config): String = null
-
-  override def runJob(sc: SparkContext, jobConfig: Config): Any = runJob(new JavaSparkContext(sc), jobConfig)
-
-  override def validate(sc: SparkContext, config: Config): SparkJobValidation =
-    Option(invalidate(new JavaSparkContext(sc), config)).fold[SparkJobValidation](SparkJobValid)(SparkJobInvalid.apply)
 }

@@ -34,5 +34,6 @@ abstract class JSessionJob[R] extends BaseJavaJob[R, SparkSessionContextLikeWrap
     verify(sc.spark, runtime, config)
 }
 
-/** A Java job's refusal of its configuration. */
-case class JavaValidationException(reason: String, t: Throwable) extends Exception(reason, t) with ValidationProblem
+/** A Java job's refusal of its configuration. Unchecked, as `verify` declares nothing that it could throw. */
+case class JavaValidationException(reason: String, t: Throwable)
+  extends RuntimeException(reason, t) with ValidationProblem
