@@ -74,7 +74,7 @@ class Bench:
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
         self._code = JobCode(path=wheel, type=BinaryType.WHEEL, digest=digest, source="bench")
         (folder / "data").mkdir()
-        self._launcher = PySparkLauncher(folder / "pyspark", master="local[2]", creation_timeout=300.0)
+        self._launcher = PySparkLauncher(folder / "pyspark", master="local[2]")
 
     def __enter__(self) -> Bench:
         return self

@@ -13,21 +13,12 @@ from typing import Any
 
 import attrs
 
-from jobserver_core.binaries import BinaryType
 from jobserver_core.errors import JobServerError
-from jobserver_core.failures import ErrorInfo, FailureKind
-from jobserver_core.jobs import JobProgress
-from jobserver_core.ports import (
-    ContextEnd,
-    ContextHandle,
-    ContextListener,
-    ContextSpec,
-    JobOutcome,
-    JobSpec,
-    ResultSink,
-)
+from jobserver_core.failures import ErrorInfo
+from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobSpec
 from jobserver_pyspark.host.frames import Channel, ChannelClosed, FrameError
 from jobserver_pyspark.host_process import HostProcess
+from jobserver_pyspark.hosted_jobs import HostedJobs, error_as_told, error_info
 from jobserver_pyspark.leftovers import ContextRecord
 from jobserver_pyspark.order import HostOrder, link_jars
 from jobserver_pyspark.spare_hosts import SpareHost
@@ -36,17 +27,6 @@ from jobserver_pyspark.surroundings import Surroundings
 __all__ = ["HostedContext"]
 
 _log = logging.getLogger(__name__)
-
-
-@attrs.define(eq=False)
-class _Job:
-    """A submitted job: where its result goes, and why that was refused."""
-
-    spec: JobSpec
-    sink: ResultSink | None = None
-    refused: ErrorInfo | None = None
-    killed: bool = False
-    sent: bool = False
 
 
 class HostedContext(ContextHandle):
@@ -73,8 +53,8 @@ class HostedContext(ContextHandle):
         self._priority = priority
         self._lock = threading.Lock()
         self._telling = threading.Lock()
-        self._jobs: dict[str, _Job] = {}
         self._packages = surroundings.packages.lease()
+        self._jobs = HostedJobs(spec, listener, self._packages, send=self._send, telling=self._telling)
         self._host: HostProcess | None = None
         self._channel: Channel | None = None
         self._record: ContextRecord | None = None
@@ -86,7 +66,6 @@ class HostedContext(ContextHandle):
 
     def begin(self) -> None:
         """Start to start."""
-        self._after(self._shared.creation_timeout, self._give_up)
         self._thread.start()
 
     def join(self, timeout: float) -> bool:
@@ -97,26 +76,13 @@ class HostedContext(ContextHandle):
     # -- what core asks ----------------------------------------------------------------------------
 
     def submit(self, job: JobSpec) -> None:
-        """Run a job; what must be unpacked first is, on another thread."""
-        with self._lock:
-            if self._end is not None or self._channel is None:
-                return
-            self._jobs[job.id] = _Job(job)
-        if self._shared.packages.ready((*self._spec.class_path, *job.class_path)):
-            self._send_job(job)
-        else:
-            threading.Thread(target=self._send_job, args=(job,), name="unpacking", daemon=True).start()
+        """Run a job, unless the context is ending."""
+        if self._end is None:
+            self._jobs.submit(job)
 
     def kill_job(self, job_id: str) -> None:
         """End a job whatever it is doing."""
-        with self._lock:
-            job = self._jobs.get(job_id)
-            if job is None:
-                return
-            job.killed = True
-            if not job.sent:
-                return  # it is being unpacked, and will not be sent
-        self._send("kill_job", job_id=job_id)
+        self._jobs.kill(job_id)
 
     def stop(self, timeout: float) -> None:
         """Stop gracefully, or by force after so many seconds."""
@@ -125,7 +91,10 @@ class HostedContext(ContextHandle):
                 self._end = ContextEnd.STOPPED
             ready = self._ready
         if ready and timeout > 0:
-            self._after(timeout, self._destroy)
+            timer = threading.Timer(timeout, self._destroy)
+            timer.daemon = True
+            self._timers.append(timer)
+            timer.start()
             self._send("stop")
         else:
             self._destroy()
@@ -136,25 +105,6 @@ class HostedContext(ContextHandle):
             if self._end in (None, ContextEnd.STOPPED):
                 self._end = ContextEnd.KILLED
         self._destroy()
-
-    def _give_up(self) -> None:
-        with self._lock:
-            if self._ready or self._end is not None:
-                return
-            self._end = ContextEnd.FAILED
-            limit = self._shared.creation_timeout
-            self._error = ErrorInfo(
-                message=f"the context was not ready after {limit:g} seconds",
-                error_class="TimeoutError",
-                stack=self._log_tail(),
-            )
-        self._destroy()
-
-    def _after(self, seconds: float, action: Callable[[], None]) -> None:
-        timer = threading.Timer(seconds, action)
-        timer.daemon = True
-        self._timers.append(timer)
-        timer.start()
 
     def _destroy(self) -> None:
         """Kill the host; the supervising thread notices, and ends the rest."""
@@ -172,10 +122,10 @@ class HostedContext(ContextHandle):
         except (ChannelClosed, FrameError) as error:
             _log.debug("context %s: %s", self._spec.name, error)
         except JobServerError as error:
-            self._fail(ErrorInfo(message=str(error), error_class=_qualified(error)))
+            self._fail(error_info(error))
         except Exception as error:  # noqa: BLE001 - whatever it is, core must hear of the end
             _log.exception("context %s", self._spec.name)
-            self._fail(ErrorInfo(message=str(error), error_class=_qualified(error)))
+            self._fail(error_info(error))
         finally:
             self._clean_up()
 
@@ -243,7 +193,9 @@ class HostedContext(ContextHandle):
         if self._record is not None and self._record.end():
             self._shared.leftovers.forget(self._spec.id)
         shutil.rmtree(self._spec.work_dir, ignore_errors=True)
-        self._tell(lambda: self._listener.context_ended(end, error))
+        self._jobs.close()
+        with self._telling:
+            self._listener.context_ended(end, error)
         self._packages.close()
         self._on_end(self)
 
@@ -269,121 +221,28 @@ class HostedContext(ContextHandle):
         except OSError:
             return ""
 
-    # -- what the host tells -----------------------------------------------------------------------
+    # -- what the host tells, and is told -----------------------------------------------------------
 
     def _take(self, header: dict[str, Any], payload: bytes) -> None:
         kind = header["kind"]
-        job = self._jobs.get(str(header.get("job_id")))
         if kind == "ready":
             self._take_ready(header)
         elif kind == "failed":
             outside = header.get("outside") is True
             end = ContextEnd.KILLED_OUTSIDE if outside else ContextEnd.FAILED
-            self._fail(_error_info(header.get("error")), end)
+            self._fail(error_as_told(header.get("error")), end)
         elif kind == "note":
             _log.warning("context %s: %s", self._spec.name, header.get("text"))
-        elif job is None:
-            return
-        elif kind == "running":
-            self._tell(lambda: self._listener.job_running(job.spec.id))
-        elif kind == "progress":
-            progress = JobProgress(**{name: int(n) for name, n in header["progress"].items()})
-            self._tell(lambda: self._listener.job_progress(job.spec.id, progress))
-        elif kind == "result":
-            self._take_result(job, payload, stream=bool(header["stream"]))
-        elif kind == "ended":
-            self._take_end(job, header)
+        else:
+            self._jobs.take(header, payload)
 
     def _take_ready(self, header: dict[str, Any]) -> None:
         with self._lock:
             if self._end is not None:
                 return
             self._ready = True
-        self._timers[0].cancel()
-        found = {name: header.get(name) for name in ("application_id", "url")}
-        self._tell(lambda: self._listener.context_ready(**found))
-
-    def _take_result(self, job: _Job, payload: bytes, *, stream: bool) -> None:
-        if job.refused is not None:
-            return
-
-        def write() -> None:
-            if job.sink is None:
-                job.sink = self._listener.open_result(job.spec.id, stream=stream)
-            job.sink.write(payload)
-
-        try:
-            self._tell(write)
-        except JobServerError as error:
-            job.refused = ErrorInfo(message=str(error), error_class=_qualified(error))
-            self._send("refuse", job_id=job.spec.id, message=str(error))
-
-    def _take_end(self, job: _Job, header: dict[str, Any]) -> None:
-        with self._lock:
-            del self._jobs[job.spec.id]
-        if job.refused is not None:
-            outcome = JobOutcome(error=job.refused, failure=FailureKind.RESULT)
-        elif header.get("killed"):
-            outcome = JobOutcome(killed=True)
-        elif header.get("failure") is not None:
-            outcome = JobOutcome(
-                error=_error_info(header.get("error")), failure=FailureKind(header["failure"])
-            )
-        elif job.sink is None:
-            message = "the job's process told its success but no result"
-            outcome = JobOutcome(error=ErrorInfo(message=message), failure=FailureKind.RESULT)
-        else:
-            outcome = JobOutcome()
-        self._tell(lambda: self._listener.job_ended(job.spec.id, outcome))
-
-    def _tell(self, call: Callable[[], None]) -> None:
         with self._telling:
-            call()
-
-    # -- what the host is told ---------------------------------------------------------------------
-
-    def _send_job(self, spec: JobSpec) -> None:
-        codes = (*self._spec.class_path, *spec.class_path)
-        try:
-            packages = self._packages.prepare(codes)
-        except JobServerError as error:
-            reason = ErrorInfo(message=str(error), error_class=_qualified(error))
-            self._end_unsent(spec, JobOutcome(error=reason, failure=FailureKind.LOADING))
-            return
-        with self._lock:
-            job = self._jobs.get(spec.id)
-            if job is None:
-                return
-            job.sent = not job.killed
-        if not job.sent:
-            self._end_unsent(spec, JobOutcome(killed=True))
-            return
-        self._send(
-            "submit",
-            spec.config.encode(),
-            job_id=spec.id,
-            class_name=spec.class_name,
-            log_path=str(spec.log_path),
-            python=spec.class_path[-1].type.python if spec.class_path else True,
-            packages=packages,
-            jars=[
-                {"path": str(code.path), "digest": code.digest}
-                for code in spec.class_path
-                if code.type is BinaryType.JAR
-            ],
-        )
-
-    def _end_unsent(self, spec: JobSpec, outcome: JobOutcome) -> None:
-        """Tell the end of a job that the host never got; on a thread that core does not wait for."""
-
-        def tell() -> None:
-            with self._telling:
-                with self._lock:
-                    if self._jobs.pop(spec.id, None) is None or self._end is not None:
-                        return
-                self._listener.job_ended(spec.id, outcome)
-
-        threading.Thread(target=tell, name=f"job {spec.id}", daemon=True).start()
+            self._listener.context_ready(application_id=header.get("application_id"), url=header.get("url"))
 
     def _send(self, kind: str, payload: bytes = b"", /, **fields: Any) -> None:
         channel = self._channel
@@ -391,13 +250,3 @@ class HostedContext(ContextHandle):
             return
         with contextlib.suppress(ChannelClosed):  # the supervising thread tells the context's end
             channel.send(kind, payload, **fields)
-
-
-def _qualified(error: BaseException) -> str:
-    return f"{type(error).__module__}.{type(error).__qualname__}"
-
-
-def _error_info(told: Any) -> ErrorInfo:
-    fields = told if isinstance(told, dict) else {}
-    names = ("message", "error_class", "stack")
-    return ErrorInfo(**{name: str(fields.get(name, "")) for name in names})

@@ -38,9 +38,9 @@ class PySparkLauncher(Launcher):
     """Starts each context as a process with a JVM, and runs each Python job as a process of its own.
 
     ``folder`` is the launcher's own: unpacked packages and the records of living contexts.
-    ``creation_timeout`` is in seconds, ``log_limit`` in bytes for each log, ``result_limit`` for what
-    a JVM job may write before core is asked. ``spare_hosts`` processes with a JVM are kept ready for contexts
-    of the same interpreter, environment and JVM options as the newest one.
+    ``log_limit`` is in bytes for each log, ``result_limit`` for what a JVM job may write before core
+    is asked. ``spare_hosts`` processes with a JVM are kept ready for contexts of the same interpreter,
+    environment and JVM options as the newest one.
     """
 
     def __init__(
@@ -49,7 +49,6 @@ class PySparkLauncher(Launcher):
         *,
         master: str = "local[*]",
         options: LauncherOptions | None = None,
-        creation_timeout: float = 60.0,
         log_limit: int = 16 * 1024 * 1024,
         result_limit: int = 10 * 1024**3,
         spare_hosts: int = 0,
@@ -70,7 +69,6 @@ class PySparkLauncher(Launcher):
             leftovers=self._leftovers,
             spares=self._spares,
             packages=Packages(folder / "packages", self._options.packages_size),
-            creation_timeout=creation_timeout,
         )
 
     @classmethod
@@ -80,7 +78,6 @@ class PySparkLauncher(Launcher):
             data_dir / "pyspark",
             master=settings.spark.master,
             options=LauncherOptions.parse(settings.launcher.options),
-            creation_timeout=settings.contexts.creation_timeout,
             log_limit=settings.limits.log_size,
             result_limit=settings.jobs.max_result_size,
             spare_hosts=settings.contexts.spare_hosts,
@@ -202,8 +199,8 @@ def _tmp_dir(spec: ContextSpec) -> Path:
             return folder
     raise LaunchError(
         message=f"no folder for temporary files has a path short enough for Unix sockets: {inside} has "
-        f"{len(os.fsencode(inside))} bytes where {_MAX_TMP_PATH} are allowed, and none of {', '.join(places)} "
-        "will do instead; choose a shorter data folder, or set TMPDIR to a short path that can be written to"
+        f"{len(os.fsencode(inside))} bytes where {_MAX_TMP_PATH} are allowed, "
+        f"and none of {', '.join(places)} will do; choose a shorter data folder or a short TMPDIR"
     )
 
 

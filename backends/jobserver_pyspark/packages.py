@@ -39,10 +39,6 @@ class Packages:
         self._leases: Counter[str] = Counter()
         self._sizes: dict[str, int] = {}
 
-    def ready(self, codes: Iterable[JobCode]) -> bool:
-        """Whether all Python packages among these are unpacked already."""
-        return all(self._path(code).is_dir() for code in codes if code.type.python)
-
     def lease(self) -> PackageLease:
         """Return what a context gets its packages by; until it is closed they are all kept."""
         return PackageLease(self)
@@ -110,6 +106,10 @@ class PackageLease:
         self._lock = threading.Lock()
         self._names: set[str] = set()
         self._closed = False
+
+    def ready(self, codes: Iterable[JobCode]) -> bool:
+        """Whether all Python packages among these are unpacked already."""
+        return all(self._packages._path(code).is_dir() for code in codes if code.type.python)
 
     def prepare(self, codes: Iterable[JobCode]) -> list[dict[str, str]]:
         """Unpack what is not yet; return each package's digest and folder.

@@ -14,13 +14,9 @@ __all__ = ["Surroundings"]
 
 @attrs.frozen(kw_only=True)
 class Surroundings:
-    """Where hosts connect, what is recorded of them, and what is kept for them.
-
-    ``creation_timeout`` is in seconds.
-    """
+    """Where hosts connect, what is recorded of them, and what is kept for them."""
 
     connections: Connections
     leftovers: Leftovers
     packages: Packages
     spares: SpareHosts
-    creation_timeout: float

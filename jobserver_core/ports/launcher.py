@@ -210,6 +210,7 @@ class Launcher(ABC):
     def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
         """Begin to start a context and return at once; ``context_ready`` or ``context_ended`` follows.
 
+        Core kills one that is not ready in time, and tells why by the last lines of its ``log_path``.
         Raises InvalidSetting for settings that can never work. A start-up failure leaves nothing running.
         """
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -95,7 +97,7 @@ class LiveContext(ContextListener):
             self.context_ended(ContextEnd.FAILED, info)
             raise
         limit = self._environment.settings.contexts.creation_timeout
-        timer = self._environment.clock.call_later(limit, lambda: self._give_up(limit))
+        timer = self._environment.clock.call_later(limit, lambda: self._give_up(limit, spec.log_path))
         self.ready.waiter.add_done_callback(lambda _waiter: timer.cancel())
 
     def keep(self, codes: Iterable[JobCode], files: ExitStack) -> None:
@@ -301,12 +303,20 @@ class LiveContext(ContextListener):
         lost = ErrorInfo(message=self.record.terminated_message, error_class="ContextTerminated", stack=stack)
         return Ending.failed(FailureKind.CONTEXT_LOST, lost)
 
-    def _give_up(self, limit: float) -> None:
-        """End a context that did not become ready in time."""
+    def _give_up(self, limit: float, log: Path) -> None:
+        """End a context that did not become ready in time; why it did not is in its log, if anywhere."""
         with self._changing():
             if self.record.state is ContextState.STARTED:
-                message = f"context {self.record.name} was not ready after {limit:g} s"
-                self._doom = ErrorInfo(message=message, error_class="TimeoutError")
+                lines = _last_lines(log)
+                telling = [
+                    line for line in lines if line.strip() and not line[0].isspace()
+                ]  # no stack frames
+                last = f"; its log ends with: {telling[-1]}" if telling else ""
+                self._doom = ErrorInfo(
+                    message=f"context {self.record.name} was not ready after {limit:g} s{last}",
+                    error_class="TimeoutError",
+                    stack="\n".join(["last lines of the context's log:", *lines] if lines else []),
+                )
                 self._tell_handle(lambda handle: handle.kill())
 
     def _escalate(self, live: LiveJob) -> None:
@@ -365,3 +375,13 @@ class LiveContext(ContextListener):
         except BackendError as error:
             _log.warning("context %s: %s; trying again", self.record.name, error)
             self._environment.clock.call_later(RETRY, again)
+
+
+def _last_lines(log: Path, size: int = 4096) -> list[str]:
+    """Return the lines in the last ``size`` bytes of a file; none when there is no file."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+            return file.read().decode(errors="replace").strip().splitlines()
+    except OSError:
+        return []

@@ -109,7 +109,7 @@ Start = Callable[..., Context]
 
 def make_launcher(folder: Path, **settings: Any) -> PySparkLauncher:
     options = LauncherOptions(**settings.pop("options", {}))
-    fields = {"master": "local[2]", "creation_timeout": 120.0, "log_limit": 256 * 1024, **settings}
+    fields = {"master": "local[2]", "log_limit": 256 * 1024, **settings}
     return PySparkLauncher(folder / "pyspark", options=options, **fields)
 
 

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launcher_world import Context, Start, make_launcher, starter, wait_until
+from launcher_world import Start, make_launcher, starter, wait_until
 
-from jobserver_core.errors import InvalidSetting
+from jobserver_core import JobServer
+from jobserver_core.errors import ContextFailed, InvalidSetting, LogNotFound
 from jobserver_core.ports import ContextEnd, JobCode
+from jobserver_core.testing.clock import ManualClock
 from jobserver_pyspark import PySparkLauncher
 
 pytestmark = pytest.mark.spark
@@ -118,16 +120,24 @@ def test_a_start_that_fails_has_the_reason_and_the_log(start: Start) -> None:
     assert not context.spec.work_dir.exists()
 
 
-def test_a_context_that_takes_too_long_to_start_has_failed(tmp_path: Path, code: JobCode) -> None:
-    launcher = make_launcher(tmp_path, creation_timeout=0.3)
-    try:
-        context = starter(launcher, tmp_path, code)()
-        end, error = context.wait_end()
-        assert end is ContextEnd.FAILED
-        assert "not ready after 0.3 seconds" in error.message
-        assert _processes_of(context) == []
-    finally:
-        launcher.close()
+def test_a_context_that_takes_too_long_to_start_has_failed_and_says_what_spark_said(tmp_path: Path) -> None:
+    clock = ManualClock()
+    with JobServer.in_memory(launcher=make_launcher(tmp_path), clock=clock) as server:
+        waiter = server.create_context("late", {"spark": {"master": "spark://127.0.0.1:1"}})
+
+        def said() -> str:
+            try:
+                return server.context_log("late").read_text()
+            except LogNotFound:
+                return ""
+
+        wait_until(lambda: "Failed to connect to master 127.0.0.1:1" in said(), timeout=60.0)
+        clock.advance(60)
+        with pytest.raises(ContextFailed, match="late was not ready after 60 s; its log ends with: [^\\s]") as caught:
+            waiter.result(20.0)
+        assert "Failed to connect to master 127.0.0.1:1" in caught.value.error.stack
+        context_id = server.context("late").id
+    assert _processes_of(context_id) == []
 
 
 def test_a_context_starts_where_the_temporary_folder_has_a_long_path(
@@ -175,7 +185,7 @@ def test_a_stop_whose_time_is_up_ends_by_force(start: Start) -> None:
     context.running("trouble.SleepingTasks")
     context.handle.stop(0.0)
     assert context.wait_end(10.0)[0] is ContextEnd.STOPPED
-    assert _processes_of(context) == []
+    assert _processes_of(context.spec.id) == []
 
 
 def test_nothing_is_written_outside_of_a_contexts_folders(start: Start, tmp_path: Path) -> None:
@@ -202,9 +212,9 @@ def test_a_launcher_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_pa
     launcher.close()
 
 
-def _processes_of(context: Context) -> list[str]:
+def _processes_of(context_id: str) -> list[str]:
     """Whatever still carries the context's mark, or its work folder on its command line."""
-    needle = context.spec.id.encode()
+    needle = context_id.encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -222,4 +232,4 @@ def test_a_contexts_own_python_can_be_another_than_the_servers(
     assert context.run("contract.Echo", {"value": 1}).value == 1
     context.handle.kill()
     context.wait_end()
-    wait_until(lambda: _processes_of(context) == [])
+    wait_until(lambda: _processes_of(context.spec.id) == [])

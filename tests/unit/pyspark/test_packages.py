@@ -47,7 +47,7 @@ def codes(tmp_path: Path) -> list[JobCode]:
 
 
 def kept(packages: Packages, codes: list[JobCode]) -> list[str]:
-    return [code.source.partition("-")[0] for code in codes if packages.ready([code])]
+    return [code.source.partition("-")[0] for code in codes if packages.lease().ready([code])]
 
 
 def test_over_the_limit_the_package_goes_whose_last_use_is_longest_ago(
