@@ -228,6 +228,14 @@ class Driver:
         """Whether the application ended, be it by itself or because the cluster ended it."""
         return bool(self.context.isStopped())
 
+    @property
+    def lives(self) -> bool:
+        """Whether the JVM answers, and its application has not ended."""
+        try:
+            return not self.stopped
+        except Exception:  # noqa: BLE001 - whatever it is, there was no answer
+            return False
+
     def stop(self) -> None:
         """Stop the application gracefully, and end the JVM."""
         try:

@@ -50,7 +50,7 @@ class Host:
         self._zygote = Zygote(self._pump, self._log.write, self._on_zygote_loss)
         self._server = Channel(socket.create_connection(tuple(order["address"]), timeout=30))
         self._server.settimeout(None)
-        self._telling = Telling(self._server)
+        self._telling = Telling(self._server, self._lives)
         self._jobs: PythonJobs | None = None
         self._jvm_jobs = HostedJvmJobs(order, self._driver, self._telling)
         self._progress: ProgressTeller | None = None
@@ -178,9 +178,14 @@ class Host:
                 Failure("context-lost", f"the driver's JVM ended by itself ({what})", stack=self._log.tail())
             )
 
+    def _lives(self) -> bool:
+        """Whether the context goes on: a dead JVM or zygote may not have been noticed by its watch yet."""
+        return not self._stopping and self._zygote.lives and self._driver.lives
+
     def _watch_application(self) -> None:
         while not self._stopping:
             time.sleep(_STOPPED_INTERVAL)
+            processes.kill_leaderless()  # Python workers whose daemon died would hold their cores for ever
             try:
                 stopped = self._driver.stopped
             except Exception:  # noqa: BLE001 - the JVM is gone, which its own watch tells

@@ -17,6 +17,7 @@ __all__ = [
     "die_with_parent",
     "kill",
     "kill_group",
+    "kill_leaderless",
     "kill_marked",
     "start_time",
 ]
@@ -95,6 +96,19 @@ def marked(markers: Iterable[str]) -> list[int]:
         if wanted.intersection(environment.split(b"\0")):
             found.append(int(name))
     return found
+
+
+def kill_leaderless() -> None:
+    """Kill and reap children of this process whose group has lost its leader.
+
+    They were adopted: what this process starts itself is in its own group, or leads one.
+    """
+    for child in children(os.getpid()):
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # it ended, or was reaped elsewhere
+            group = os.getpgid(child)
+            if group != os.getpgrp() and start_time(group) is None:
+                kill(child)
+                os.waitpid(child, 0)
 
 
 def kill_marked(markers: Iterable[str], timeout: float = 5.0) -> bool:

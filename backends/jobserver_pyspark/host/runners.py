@@ -85,6 +85,7 @@ class Zygote:
         self._runners: dict[int, Runner] = {}
         self._count = 0
         self._closing = False
+        self._lost = False
         self._imported = threading.Event()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.process = self._start(theirs)
@@ -136,6 +137,11 @@ class Zygote:
             raise RunnerLost("the process that makes runners does not answer")
         return runner
 
+    @property
+    def lives(self) -> bool:
+        """Whether it can be heard; when it cannot, that is known before any runner's end is."""
+        return not self._lost
+
     def _listen(self) -> None:
         while True:
             try:
@@ -145,6 +151,7 @@ class Zygote:
             if not message:
                 break
             self._take_report(json.loads(message))
+        self._lost = True
         for runner in list(self._runners.values()):
             runner.forked.set()
             runner.exited.set()

@@ -26,7 +26,7 @@ def _family(context: Context) -> dict[str, list[int]]:
             if needle not in (entry / "environ").read_bytes():
                 continue
             command = (entry / "cmdline").read_bytes()
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            parent = _parent(int(entry.name))
         except (OSError, IndexError, ValueError):
             continue
         pid = int(entry.name)
@@ -41,6 +41,10 @@ def _family(context: Context) -> dict[str, list[int]]:
         elif b"jobserver_pyspark.host" in command:
             found["host"].append(pid)
     return found
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def _command(pid: int) -> bytes:
@@ -58,8 +62,9 @@ def _assert_all_gone(context: Context) -> None:
 @pytest.mark.parametrize("victim", ["host", "jvm", "zygote"])
 def test_the_death_of_a_part_ends_the_context_and_all_of_it(start: Start, victim: str) -> None:
     context = start().wait_ready()
-    context.running("contract.Endless")
-    context.running("trouble.SleepingTasks")
+    jobs = [
+        context.running(name) for name in ("contract.Endless", "trouble.SleepingTasks", "trouble.JvmSleep")
+    ]
     wait_until(lambda: len(_family(context)["workers"]) > 0)
     family = _family(context)
     assert len(family[victim]) == 1
@@ -69,6 +74,8 @@ def test_the_death_of_a_part_ends_the_context_and_all_of_it(start: Start, victim
     assert time.monotonic() - begun < 10.0
     assert end is ContextEnd.FAILED
     assert error.message
+    told = [context.listener.of_job(job.id) for job in jobs]
+    assert told == [["running"]] * 3, "what broke was the context, and no job of its own"
     _assert_all_gone(context)
 
 
@@ -95,6 +102,19 @@ def test_the_death_of_workers_and_daemons_leaves_the_context_well(start: Start) 
     for pid in _family(context)["runners"]:
         processes.kill(pid)
     assert context.run("work.WordCount", config).value == {"a": 2, "b": 1}
+
+
+def test_the_death_of_a_daemon_frees_the_cores_of_its_workers(start: Start) -> None:
+    context = start().wait_ready()
+    job = context.running("trouble.SleepingTasks")
+    wait_until(lambda: len(_family(context)["workers"]) > 2)
+    workers = _family(context)["workers"]
+    for pid in workers:
+        if b"pyspark.daemon" not in _command(_parent(pid)):
+            processes.kill(pid)
+    assert context.listener.outcome(job.id, timeout=15.0).failure is FailureKind.RAISED
+    wait_until(lambda: not any(processes.start_time(pid) for pid in workers))
+    assert context.run("work.WordCount", {"input": {"string": "a b a"}}).value == {"a": 2, "b": 1}
 
 
 SERVER = """
