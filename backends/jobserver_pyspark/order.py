@@ -117,7 +117,7 @@ def make_order(
         "conf": conf,
         "submitted": settings.needs_submit,
         "hadoop": settings.hadoop,
-        "hive": settings.flavour == "hive",
+        "hive": settings.hive,
         "session": settings.flavour not in ("spark", "custom"),
         "flavour": settings.flavour,
         "jvm_isolation": settings.jvm_isolation,
@@ -196,7 +196,7 @@ def _conf(spec: ContextSpec, settings: SparkSettings, installation: Installation
         conf |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
     if installation.release >= [4, 1]:
         conf["spark.python.unix.domain.socket.enabled"] = "true"
-    if settings.flavour == "hive":
+    if settings.hive:
         conf["spark.sql.catalogImplementation"] = "hive"
         url = f"jdbc:derby:;databaseName={work / 'metastore'};create=true"
         conf["spark.hadoop.javax.jdo.option.ConnectionURL"] = url

@@ -42,8 +42,9 @@ class SparkSettings:
 
     ``conf`` is for the SparkConf, ``hadoop`` for the Hadoop configuration. ``flavour`` is what
     jobs are handed: ``spark``, ``session``, ``sql``, ``hive``, ``streaming`` or ``custom``; ``any``, where no
-    factory was named, is what each job wants. ``jvm_isolation`` is how versions of JVM code are kept
-    apart (``session``, ``shared``), None for the best that there is.
+    factory was named, is what each job wants. ``hive`` is whether its tables are Hive's.
+    ``jvm_isolation`` is how versions of JVM code are kept apart (``session``, ``shared``), None for the
+    best that there is.
     """
 
     master: str
@@ -54,6 +55,7 @@ class SparkSettings:
     python: str | None = None
     python_paths: tuple[str, ...] = ()
     jvm_isolation: str | None = None
+    hive: bool = False
 
     @property
     def local(self) -> bool:
@@ -89,9 +91,11 @@ def read_settings(settings: Mapping[str, Any], *, default_master: str) -> SparkS
     _set_cores(conf, master, flat)
     _set_memory(conf, master, flat)
     factory = flat.get("context-factory", "").rpartition(".")[2]
+    flavour = FLAVOURS.get(factory, "custom") if factory else "any"
     return SparkSettings(
         master=master,
-        flavour=FLAVOURS.get(factory, "custom") if factory else "any",
+        flavour=flavour,
+        hive=flavour == "hive" or (flavour in ("session", "any") and flat.get(_SESSION_HIVE) == "true"),
         conf=conf,
         hadoop={k[len("hadoop.") :]: v for k, v in flat.items() if k.startswith("hadoop.")},
         proxy_user=flat.get(_PROXY_USER),
@@ -102,6 +106,8 @@ def read_settings(settings: Mapping[str, Any], *, default_master: str) -> SparkS
 
 
 _PROXY_USER = "spark.proxy.user"
+_SESSION_HIVE = "spark.session.hive.enabled"
+"""The old server's setting for sessions; there it was on unless switched off, which costs seconds a start."""
 
 
 def _isolation(wanted: str | None) -> str | None:

@@ -100,6 +100,25 @@ def test_a_factory_names_a_flavour(factory: str | None, flavour: str) -> None:
     assert read({"context-factory": factory} if factory else {}).flavour == flavour
 
 
+@pytest.mark.parametrize(
+    ("factory", "enabled", "hive"),
+    [
+        ("HiveContextFactory", None, True),
+        ("SessionContextFactory", None, False),
+        ("SessionContextFactory", True, True),
+        ("JavaSessionContextFactory", "true", True),
+        ("PythonSessionContextFactory", True, True),
+        ("SessionContextFactory", False, False),
+        ("DefaultSparkContextFactory", True, False),
+    ],
+)
+def test_sessions_have_hives_tables_where_the_old_setting_says_so(
+    factory: str, enabled: Any, hive: bool
+) -> None:
+    settings = {"context-factory": factory, "spark": {"session": {"hive": {"enabled": enabled}}}}
+    assert read(settings).hive is hive
+
+
 @pytest.mark.parametrize("isolation", [None, "session", "shared"])
 def test_how_versions_of_jvm_code_are_kept_apart_can_be_chosen(isolation: str | None) -> None:
     assert read({"jvm": {"isolation": isolation}}).jvm_isolation == isolation
