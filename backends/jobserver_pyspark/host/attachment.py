@@ -93,11 +93,44 @@ class Attachment:
         if flavour in ("sql", "hive"):
             return _sql_context(self.context, self.session, hive=flavour == "hive")
         if flavour == "custom" and callable(getattr(job, "build_context", None)):
-            made = job.build_context(self.gateway, self.java_context, self.context._conf)
+            made = self._built_by(job)
             if made is not None:
                 return made
             raise Failure("wrong-type", _WRONG_TYPE, stack="build_context returned None")
         raise Failure("wrong-type", _WRONG_TYPE, stack=f"a Python job cannot run in a {flavour} context")
+
+    def _built_by(self, job: Any) -> Any:
+        """What the job builds; a SparkContext of its own class takes the place of the one that is here."""
+        from pyspark import SparkContext  # noqa: PLC0415
+
+        here = self.context
+        spark_context: Any = SparkContext
+        check = spark_context._ensure_initialized
+
+        def make_way(instance: Any = None, **others: Any) -> None:
+            if instance is not None:
+                instance.stop = (
+                    _leave_running  # also when it cannot be made, and would stop what it is made of
+                )
+                if spark_context._active_spark_context is here:
+                    spark_context._active_spark_context = None
+            check(instance, **others)
+
+        spark_context._ensure_initialized = make_way
+        try:
+            made = job.build_context(self.gateway, self.java_context, here._conf)
+        finally:
+            spark_context._ensure_initialized = check
+            spark_context._active_spark_context = spark_context._active_spark_context or here
+        self._adopt(spark_context._active_spark_context)
+        return made
+
+    def _adopt(self, context: Any) -> None:
+        """Take a SparkContext that a job made; its tasks see the job's code as those of ours did."""
+        if context is not self.context:
+            context.environment.update(self.context.environment)
+            context._python_includes = self.context._python_includes
+            self.context, self._session = context, None
 
     def use_class_path(self, includes: list[str], pool: str | None) -> None:
         """Give this process's tasks a class path, and Python workers that serve no other one."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,9 @@ def test_a_factory_says_what_its_jobs_are_given(start: Start, factory: str, name
 
 def test_a_factory_of_ones_own_asks_the_job(start: Start) -> None:
     context = start({"context-factory": "com.example.MyFactory"}, name="of-my-own").wait_ready()
+    assert context.run("work.Custom").value == "of-my-own"
+    built = context.run("work.CustomClass").value
+    assert built == ["Counting", importlib.metadata.version("pyspark"), 3, 4]
     assert context.run("work.Custom").value == "of-my-own"
     refused = context.run("work.Tell").outcome.error
     assert refused is not None

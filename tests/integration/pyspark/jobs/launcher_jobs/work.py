@@ -165,3 +165,35 @@ class Custom(Accepting):
 
     def run_job(self, context, runtime, data):
         return context.built_for
+
+
+class CustomClass(Accepting):
+    """Makes a context of a class of its own of what it is given, as the old server's example does."""
+
+    def build_context(self, gateway, jvm_context, spark_conf):
+        from pyspark import SparkContext
+
+        class Counting(SparkContext):
+            def __init__(self):
+                self.wrapped = jvm_context
+                SparkContext.__init__(self, gateway=gateway, jsc=jvm_context, conf=spark_conf)
+
+            def version_below(self):
+                return self.wrapped.version()
+
+        return Counting()
+
+    def run_job(self, context, runtime, data):
+        from pyspark.sql import SparkSession
+
+        counted = context.parallelize([Shared(n) for n in range(3)]).map(lambda each: each.number).sum()
+        session = SparkSession.builder.getOrCreate()
+        context.stop()
+        return [type(context).__name__, context.version_below(), counted, session.range(4).count()]
+
+
+class Shared:
+    """A class of the package, which tasks must find."""
+
+    def __init__(self, number):
+        self.number = number
