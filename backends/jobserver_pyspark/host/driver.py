@@ -41,7 +41,10 @@ class GatewayServer:
         self.secret: str = server.secret()
 
     def shutdown(self) -> None:
-        """Close its connections, and let go of every JVM object that the runner held."""
+        """Close its connections, and let go of every JVM object that the runner held.
+
+        The py4j of Spark 4 interrupts the threads that are in a call: one that sleeps or waits ends.
+        """
         self._server.shutdown()
 
 
@@ -235,6 +238,14 @@ class Driver:
             return not self.stopped
         except Exception:  # noqa: BLE001 - whatever it is, there was no answer
             return False
+
+    @property
+    def over(self) -> bool:
+        """Whether the application or its JVM has ended, or is about to: then little can be asked of it."""
+        try:
+            return self.process.poll() is not None or self.stopped
+        except Exception:  # noqa: BLE001 - the connection is broken, whatever it is called
+            return True
 
     def stop(self) -> None:
         """Stop the application gracefully, and end the JVM."""

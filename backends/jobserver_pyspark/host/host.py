@@ -213,7 +213,7 @@ class Host:
                 if self._jobs is not None and self._progress is not None:
                     self._progress.tell({**self._jobs.running(), **self._jvm_jobs.running()})
             except Exception as error:  # noqa: BLE001 - progress is not worth a context
-                if not self._stopping:
+                if not self._stopping and not self._driver.over:
                     print(f"progress cannot be told: {describe(error)}", file=sys.stderr)
 
     def _on_zygote_loss(self) -> None:
@@ -229,6 +229,7 @@ class Host:
         self._stopping = True
         if self._jobs is not None:
             self._jobs.close()
+        self._zygote.close()  # with every runner, also one that is just being made
         try:
             if self._driver.jvm is not None:
                 self._jvm_jobs.close()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +99,7 @@ class PythonJobs:
         self._warm(first)
         self.session_ready.wait()
         while not self._closing:
-            while len(self._spares) < self._order["spare_runners"]:
+            while len(self._spares) < self._order["spare_runners"] and not self._driver.over:
                 try:
                     runner = self._attached()
                     runner.prepare(self._order["flavour"])
@@ -139,6 +141,7 @@ class PythonJobs:
         self._need.release()
         for spare in dead:
             spare.close(self._pump)
+            spare.detach()
         return runner or self._attached()
 
     # -- jobs --------------------------------------------------------------------------------------
@@ -179,9 +182,9 @@ class PythonJobs:
             runner.kill()
 
     def _note(self, text: str) -> None:
-        """Tell what went wrong beside the jobs; while the context ends that is no news."""
-        if not self._closing:
-            self._telling.note(text)
+        """Tell what went wrong beside the jobs, without a stack; while the context ends that is no news."""
+        if not self._closing and not self._driver.over:
+            self._telling.note(" ".join(text.splitlines()[:2]))
 
     def running(self) -> dict[str, str]:
         """Return the jobs whose code runs, and the tags that their Spark jobs carry."""
@@ -202,6 +205,9 @@ class PythonJobs:
             del self._jobs[job.id]
         job.log.close()
         self._telling.ended(job.id, outcome)
+        if job.told == {} and job.runner is not None:
+            with self._cleaning(job):
+                job.runner.detach()  # nobody waits for that
 
     def _perform(self, job: _Job, payload: bytes) -> dict[str, Any]:
         """Run the job in a runner; in another one when a spare turns out to have died while it waited."""
@@ -273,7 +279,7 @@ class PythonJobs:
         """End the process, what it started, and its Spark jobs; wait until its cores are free."""
         runner.kill()
         runner.exited.wait(_EXIT_TIMEOUT)
-        try:
+        with self._cleaning(job):
             for query in job.queries:
                 self._driver.stop_query(query)
             if job.told == {}:
@@ -282,7 +288,15 @@ class PythonJobs:
                 self._cancel_and_wait(runner.tag)
             self._abandon(job.id)
             runner.close(self._pump)
-        except Exception as error:  # noqa: BLE001 - the JVM is ending, which is told elsewhere
+            if job.told != {}:
+                runner.detach()
+
+    @contextlib.contextmanager
+    def _cleaning(self, job: _Job) -> Iterator[None]:
+        """Tell what goes wrong inside."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - the JVM may answer in many ways
             self._note(f"after job {job.id}: {describe(error)}")
 
     def _cancel_and_wait(self, tag: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import faulthandler
 import json
 import logging
@@ -17,7 +18,7 @@ from typing import Any, NoReturn
 from jobserver_pyspark.host import config_trees, processes, results
 from jobserver_pyspark.host.attachment import Attachment
 from jobserver_pyspark.host.environment import Runtime
-from jobserver_pyspark.host.errors import Failure
+from jobserver_pyspark.host.errors import Failure, describe
 from jobserver_pyspark.host.frames import CHUNK_SIZE, Channel, ChannelClosed
 from jobserver_pyspark.host.job_class import load_job
 
@@ -62,20 +63,30 @@ class Runner:
         self._attachment: Attachment | None = None
 
     def serve(self) -> None:
-        """Serve the host until a job was run."""
+        """Serve the host until a job was run, or what comes before it has failed."""
         while True:
             request, payload = self._channel.receive()
-            if request["kind"] == "attach":
-                self._attachment = Attachment(request["port"], request["secret"])
-                self._channel.send("attached")
-            elif request["kind"] == "warm" and self._attachment is not None:
-                self._attachment.warm()
-                self._channel.send("warmed")
-            elif request["kind"] == "prepare" and self._attachment is not None:
-                self._attachment.prepare(request["flavour"])
-            elif request["kind"] == "job":
+            if request["kind"] == "job":
                 self._run(request, json.loads(payload))
                 return
+            try:
+                self._make_ready(request)
+            except ChannelClosed:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, the host can tell whether it is news
+                self._channel.send("failed", message=describe(error))
+                return
+
+    def _make_ready(self, request: dict[str, Any]) -> None:
+        if request["kind"] == "attach":
+            self._attachment = Attachment(request["port"], request["secret"])
+            self._channel.send("attached")
+        elif request["kind"] == "warm" and self._attachment is not None:
+            self._attachment.warm()
+            self._channel.send("warmed")
+        elif request["kind"] == "prepare" and self._attachment is not None:
+            with contextlib.suppress(Exception):  # the job will be told the same, if it is still so
+                self._attachment.prepare(request["flavour"])
 
     def _run(self, request: dict[str, Any], configuration: dict[str, Any]) -> None:
         try:

@@ -55,6 +55,8 @@ class Runner:
 
     def _expect(self, kind: str) -> None:
         header, _ = self.channel.receive()
+        if header["kind"] == "failed":
+            raise RunnerLost(str(header.get("message")))
         if header["kind"] != kind:
             raise RunnerLost(f"a runner answered {header['kind']}, not {kind}")
 
@@ -64,9 +66,12 @@ class Runner:
             processes.kill_group(self.pid)
 
     def close(self, pump: OutputPump) -> None:
-        """Let go of what the host and the JVM hold for an ended runner."""
+        """Let go of what the host holds for an ended runner."""
         self.channel.close()
         pump.finish(self.output)
+
+    def detach(self) -> None:
+        """Let go of what the JVM holds for an ended runner, and end what it does for it."""
         if self.gateway_server is not None:
             self.gateway_server.shutdown()
 

@@ -79,12 +79,25 @@ def test_the_death_of_a_part_ends_the_context_and_all_of_it(start: Start, victim
     _assert_all_gone(context)
 
 
-def test_a_jvm_that_its_job_ends_takes_the_context_along(start: Start) -> None:
+@pytest.mark.parametrize(
+    ("killer", "text"),
+    [
+        ("trouble.KillsJvm", "JVM ended by itself"),
+        ("trouble.StopsApplication", "application ended by itself"),
+    ],
+)
+def test_a_job_that_ends_the_application_takes_the_context_along_without_noise(
+    start: Start, caplog: pytest.LogCaptureFixture, killer: str, text: str
+) -> None:
     context = start().wait_ready()
-    context.submit("trouble.KillsJvm")
+    context.running("trouble.SleepingTasks")
+    context.running("contract.Endless")
+    context.submit(killer)
     end, error = context.wait_end(15.0)
     assert end is ContextEnd.FAILED
-    assert "JVM" in error.message
+    assert text in error.message
+    assert caplog.messages == []
+    assert "Py4JJavaError" not in context.spec.log_path.read_text()
     _assert_all_gone(context)
 
 

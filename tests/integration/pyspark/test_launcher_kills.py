@@ -36,6 +36,15 @@ def test_a_kill_ends_a_job_whatever_it_does_and_frees_its_cores(context: Context
     assert context.end_of(neighbour).outcome.killed
 
 
+def test_a_kill_interrupts_the_calls_that_a_job_waits_for_in_the_jvm(context: Context) -> None:
+    before = context.run("trouble.JvmSleepers").value
+    job = context.running("trouble.JvmSleep")
+    wait_until(lambda: context.run("trouble.JvmSleepers").value == before + 2)
+    context.handle.kill_job(job.id)
+    assert context.end_of(job, timeout=10.0).outcome.killed
+    wait_until(lambda: context.run("trouble.JvmSleepers").value == before)
+
+
 def test_a_kill_ends_a_job_in_its_validation(context: Context) -> None:
     job = context.submit("trouble.NeverValid")
     wait_until(job.log_path.exists)

@@ -69,10 +69,25 @@ class LeavesTasks(Accepting):
 
 
 class JvmSleep(Accepting):
-    """Blocks inside a call to the JVM."""
+    """Blocks inside calls to the JVM, on two threads."""
 
     def run_job(self, context, runtime, data):
-        context.sparkContext._jvm.java.lang.Thread.sleep(600_000)
+        def sleep():
+            context.sparkContext._jvm.java.lang.Thread.sleep(600_000)
+
+        threading.Thread(target=sleep).start()
+        sleep()
+
+
+class JvmSleepers(Accepting):
+    """How many threads of the JVM sleep in a call from Python."""
+
+    def run_job(self, context, runtime, data):
+        stacks = context.sparkContext._jvm.java.lang.Thread.getAllStackTraces()
+        texts = [[str(frame) for frame in stacks[thread]] for thread in stacks]
+        return sum(
+            "Thread.sleep" in str(text[:2]) and "py4j.ClientServerConnection" in str(text) for text in texts
+        )
 
 
 class Exit(Accepting):
@@ -132,6 +147,14 @@ class StreamingQueries(Accepting):
 class KillsJvm(Accepting):
     def run_job(self, context, runtime, data):
         context.sparkContext._jvm.java.lang.System.exit(7)
+
+
+class StopsApplication(Accepting):
+    """Stops the application behind the back of PySpark, and goes on."""
+
+    def run_job(self, context, runtime, data):
+        context.sparkContext._jsc.sc().stop()
+        time.sleep(600)
 
 
 class NeverValid(Accepting):
