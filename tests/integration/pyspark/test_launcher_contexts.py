@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import getpass
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,20 @@ def test_settings_reach_spark_as_the_contract_says(start: Start) -> None:
     assert paths[1:] == settings["python"]["paths"]
     context.handle.kill()
     context.wait_end()
+
+
+def test_a_proxy_user_is_whom_spark_and_hadoop_work_for(start: Start) -> None:
+    context = start({"spark": {"proxy": {"user": "alice"}}}).wait_ready()
+    assert context.run("work.Users").value == {
+        "spark": "alice",
+        "hadoop": ["alice", "alice"],
+        "real": getpass.getuser(),
+        "sql": "alice",
+        "counted": 3,
+    }
+    context.handle.stop(30.0)
+    assert context.wait_end()[0] is ContextEnd.STOPPED
+    assert _processes_of(context.spec.id) == []
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,30 @@ class Stages(Accepting):
         return spark.parallelize(range(6), 6).map(slow).reduceByKey(lambda a, b: a + b).count()
 
 
+class Users(Accepting):
+    """Whom Spark, Hadoop on two threads, and SQL take the application for."""
+
+    def run_job(self, context, runtime, data):
+        from concurrent.futures import ThreadPoolExecutor
+
+        spark = getattr(context, "sparkContext", context)
+        group_information = spark._jvm.org.apache.hadoop.security.UserGroupInformation
+
+        def current():
+            return group_information.getCurrentUser().getShortUserName()
+
+        with ThreadPoolExecutor(1) as pool:
+            on_another_thread = pool.submit(current).result()
+        real = group_information.getCurrentUser().getRealUser()
+        return {
+            "spark": spark.sparkUser(),
+            "hadoop": [current(), on_another_thread],
+            "real": real and real.getShortUserName(),
+            "sql": context.sql("select current_user() as name").first().name,
+            "counted": spark.parallelize(range(3), 2).map(lambda n: n).count(),
+        }
+
+
 class Environment(Accepting):
     def run_job(self, context, runtime, data):
         import os
