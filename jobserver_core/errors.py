@@ -40,7 +40,8 @@ All of them survive pickling and copying.
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from typing import Any, ClassVar
 
 __all__ = [
     "BackendError",
@@ -93,32 +94,41 @@ def _rebuild(cls: type[JobServerError], fields: dict[str, Any]) -> JobServerErro
     return cls(**fields)
 
 
+def _shown(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else value
+
+
 class JobServerError(Exception):
     """The root of every error that this library raises.
 
-    A subclass takes keyword arguments only, keeps each as an attribute, and gives
-    a ``template`` that makes the message from them.
+    A subclass annotates its fields, those of its parent that it keeps included; one that annotates none has
+    its parent's. It takes them as keyword arguments, keeps each as an attribute, and gives a ``template``
+    that makes the message from them.
     """
 
-    template = "{message}"
-    _fields: tuple[str, ...] = ("message",)
-    _defaults: dict[str, Any] = {}
+    template: ClassVar[str] = "{message}"
+    field_names: ClassVar[tuple[str, ...]] = ("message",)
+    message: str
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if own := inspect.get_annotations(cls):
+            cls.field_names = tuple(own)
 
     def __init__(self, **fields: Any) -> None:
-        unknown = set(fields) - set(self._fields)
-        missing = set(self._fields) - set(fields) - set(self._defaults)
-        if unknown or missing:
-            raise TypeError(f"{type(self).__name__} takes {self._fields}, got {tuple(fields)}")
-        self.__dict__.update({**self._defaults, **fields})
+        missing = {name for name in self.field_names if name not in fields and not hasattr(self, name)}
+        if missing or not fields.keys() <= set(self.field_names):
+            raise TypeError(f"{type(self).__name__} takes {self.field_names}, got {tuple(fields)}")
+        self.__dict__.update(fields)
         super().__init__(self._text())
 
     def _text(self) -> str:
-        return self.template.format(**self.__dict__)
+        return self.template.format(**{name: _shown(value) for name, value in self.fields.items()})
 
     @property
     def fields(self) -> dict[str, Any]:
         """The error's fields by name, enough to build an equal error again."""
-        return {name: getattr(self, name) for name in self._fields}
+        return {name: getattr(self, name) for name in self.field_names}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (type(self), self.fields))
@@ -135,14 +145,11 @@ class JobServerError(Exception):
 class InvalidInput(JobServerError):
     """What the caller sent can never work; sending it again changes nothing."""
 
-    message: str
-
 
 class InvalidName(InvalidInput):
     """A name that is not allowed, with the rule that it breaks."""
 
     template = "{kind} name {name!r} is not allowed: {rule}"
-    _fields = ("kind", "name", "rule")
     kind: str
     name: str
     rule: str
@@ -158,10 +165,9 @@ class InvalidConfig(InvalidInput):
     ``line`` and ``column`` count from 1, and are None where the parser does not know.
     """
 
-    _fields: tuple[str, ...] = ("message", "line", "column")
-    _defaults = {"line": None, "column": None}
-    line: int | None
-    column: int | None
+    message: str
+    line: int | None = None
+    column: int | None = None
 
     def _text(self) -> str:
         if self.line is None:
@@ -175,10 +181,11 @@ class InvalidSetting(InvalidConfig):
     ``key`` is the dotted path, ``nearest`` the known key most like it, or None.
     """
 
-    _fields: tuple[str, ...] = ("key", "message", "nearest", "line", "column")
-    _defaults = {"nearest": None, "line": None, "column": None}
     key: str
-    nearest: str | None
+    message: str
+    nearest: str | None = None
+    line: int | None = None
+    column: int | None = None
 
     def _text(self) -> str:
         hint = f"; did you mean '{self.nearest}'?" if self.nearest else ""
@@ -189,7 +196,6 @@ class UnsupportedMediaType(InvalidInput):
     """An upload whose content type is missing or is not a binary's."""
 
     template = "Content type {media_type!r} is not supported. Supported: {supported}"
-    _fields = ("media_type", "supported")
     media_type: str | None
     supported: tuple[str, ...]
 
@@ -198,7 +204,6 @@ class NotAnArchive(InvalidInput):
     """An upload or a fetched file that is not a ZIP archive, or an unsafe one."""
 
     template = "Binary is not of the right format: {reason}"
-    _fields = ("reason",)
     reason: str
 
 
@@ -206,7 +211,6 @@ class MalformedUrl(InvalidInput):
     """A URI that cannot be parsed, or one of a protocol, host or folder that is not allowed."""
 
     template = "Malformed URL: {url}: {reason}"
-    _fields = ("url", "reason")
     url: str
     reason: str
 
@@ -215,7 +219,6 @@ class InvalidCallbackUrl(InvalidInput):
     """A callback URL that no transport serves or that the policy forbids."""
 
     template = "callbackUrl {url!r} is not allowed: {reason}"
-    _fields = ("url", "reason")
     url: str
     reason: str
 
@@ -224,7 +227,6 @@ class TooLarge(InvalidInput):
     """Something over a limit of size; ``limit`` is in bytes."""
 
     template = "{what} is larger than the limit of {limit} bytes"
-    _fields = ("what", "limit")
     what: str
     limit: int
 
@@ -233,7 +235,6 @@ class IdempotencyMismatch(InvalidInput):
     """An idempotency key that was used before, for a different request."""
 
     template = "idempotency key {key!r} belongs to job {job_id}, which was another request"
-    _fields = ("key", "job_id")
     key: str
     job_id: str
 
@@ -244,14 +245,11 @@ class IdempotencyMismatch(InvalidInput):
 class NotFound(JobServerError):
     """Something that was named does not exist."""
 
-    message: str
-
 
 class BinaryNotFound(NotFound):
     """No binary of this name was uploaded, or it was deleted since."""
 
     template = "appName {name} not found"
-    _fields = ("name",)
     name: str
 
 
@@ -259,7 +257,6 @@ class ContextNotFound(NotFound):
     """No context of this name is known."""
 
     template = "context {name} not found"
-    _fields = ("name",)
     name: str
 
 
@@ -267,7 +264,6 @@ class JobNotFound(NotFound):
     """No job of this id is known."""
 
     template = "No such job ID {job_id}"
-    _fields = ("job_id",)
     job_id: str
 
 
@@ -275,7 +271,6 @@ class DataFileNotFound(NotFound):
     """A data file that is not the server's."""
 
     template = "Unable to delete data file '{name}'."
-    _fields = ("name",)
     name: str
 
 
@@ -283,7 +278,6 @@ class BlobNotFound(NotFound):
     """Bytes that the blob store does not hold."""
 
     template = "no blob {digest}"
-    _fields = ("digest",)
     digest: str
 
 
@@ -291,7 +285,6 @@ class LogNotFound(NotFound):
     """A log that was never written or was removed."""
 
     template = "no log of {kind} {id}"
-    _fields = ("kind", "id")
     kind: str
     id: str
 
@@ -302,14 +295,11 @@ class LogNotFound(NotFound):
 class Conflict(JobServerError):
     """What was asked is possible in general, but not in the present state."""
 
-    message: str
-
 
 class ContextExists(Conflict):
     """A context of this name lives already."""
 
     template = "context {name} exists"
-    _fields = ("name",)
     name: str
 
 
@@ -317,26 +307,21 @@ class ContextStopping(Conflict):
     """The context takes no more jobs, since it is being stopped."""
 
     template = "Context stop in progress"
-    _fields = ("name",)
     name: str
 
 
 class BinaryInUse(Conflict):
     """The binary cannot be deleted while jobs that are not final use it."""
 
-    _fields = ("name", "job_ids")
+    template = "Binary is in use by job(s): {job_ids}"
     name: str
     job_ids: tuple[str, ...]
-
-    def _text(self) -> str:
-        return f"Binary is in use by job(s): {', '.join(self.job_ids)}"
 
 
 class JobAlreadyFinal(Conflict):
     """The job ended before it could be killed; ``state`` says how."""
 
     template = "No running job with ID {job_id}"
-    _fields = ("job_id", "state")
     job_id: str
     state: str
 
@@ -345,7 +330,6 @@ class IllegalTransition(Conflict):
     """An event that the lifecycle does not allow in this state; nothing was changed."""
 
     template = "a {kind} in state {state} does not allow {event}; it allows {allowed}"
-    _fields = ("kind", "state", "event", "allowed")
     kind: str
     state: str
     event: str
@@ -359,7 +343,6 @@ class StaleState(Conflict):
     """
 
     template = "{kind} {id} is {found}, not {expected}"
-    _fields = ("kind", "id", "expected", "found")
     kind: str
     id: str
     expected: str
@@ -370,7 +353,6 @@ class DuplicateId(Conflict):
     """An id, or an idempotency key, that a stored record has already; ``holder`` is its id."""
 
     template = "{kind} {id} exists"
-    _fields = ("kind", "id", "holder")
     kind: str
     id: str
     holder: str
@@ -382,14 +364,11 @@ class DuplicateId(Conflict):
 class Unavailable(JobServerError):
     """The server cannot take this now; later it may."""
 
-    message: str
-
 
 class NoSlots(Unavailable):
     """All job slots of the context are taken, and its queue is full or switched off."""
 
     template = "Too many running jobs ({running}) for job context '{context}'"
-    _fields = ("context", "running")
     context: str
     running: int
 
@@ -398,7 +377,7 @@ class ServerClosed(Unavailable):
     """The server is draining or closed, and takes nothing new."""
 
     template = "the job server is shutting down and takes no new work"
-    _fields = ()
+    field_names = ()
 
 
 # -- unsuccessful jobs and contexts ----------------------------------------------------------------
@@ -411,7 +390,6 @@ class JobUnsuccessful(JobServerError):
     """
 
     template = "job {job_id}: {error.message}"
-    _fields: tuple[str, ...] = ("job_id", "error")
     job_id: str
     error: Any
 
@@ -419,7 +397,8 @@ class JobUnsuccessful(JobServerError):
 class JobFailed(JobUnsuccessful):
     """The job ended ERROR; ``failure`` is its :class:`jobserver_core.jobs.FailureKind`."""
 
-    _fields: tuple[str, ...] = ("job_id", "error", "failure")
+    job_id: str
+    error: Any
     failure: Any
 
 
@@ -431,7 +410,6 @@ class ContextFailed(JobServerError):
     """A context could not be started, or ended by itself; ``error`` is an ``ErrorInfo``."""
 
     template = "context {name} failed: {error.message}"
-    _fields = ("name", "error")
     name: str
     error: Any
 
@@ -440,7 +418,6 @@ class ResultTimeout(JobServerError, TimeoutError):
     """A wait took longer than ``seconds``; what was waited for goes on."""
 
     template = "{what} not done after {seconds} s"
-    _fields = ("what", "seconds")
     what: str
     seconds: float
 
@@ -451,8 +428,6 @@ class ResultTimeout(JobServerError, TimeoutError):
 class BackendError(JobServerError):
     """Something behind a port does not work; the message has the reason."""
 
-    message: str
-
 
 class StorageError(BackendError):
     """The metadata or blob store failed."""
@@ -462,7 +437,6 @@ class FetchError(BackendError):
     """A URI could not be fetched: refused, not found, interrupted, timed out."""
 
     template = "cannot fetch {url}: {reason}"
-    _fields = ("url", "reason")
     url: str
     reason: str
 
@@ -479,7 +453,6 @@ class SchemaTooNew(BackendError):
     """The database was written by a newer release than this one."""
 
     template = "the database has schema {found}, this release knows up to {known}: upgrade jobserver-core"
-    _fields = ("found", "known")
     found: str
     known: str
 
@@ -488,21 +461,17 @@ class DataDirLocked(BackendError):
     """Another server works in the data folder."""
 
     template = "{path} is in use by another job server{holder}: stop that one or choose another data folder"
-    _fields = ("path", "holder")
-    _defaults = {"holder": ""}
     path: str
-    holder: str
+    holder: str = ""
 
 
 class PluginNotFound(BackendError):
     """A backend that is named in the configuration is not installed."""
 
-    _fields = ("kind", "name", "available", "extra")
-    _defaults = {"extra": None}
     kind: str
     name: str
     available: tuple[str, ...]
-    extra: str | None
+    extra: str | None = None
 
     def _text(self) -> str:
         known = ", ".join(self.available) or "none"

@@ -124,4 +124,4 @@ def _read_error(made: Converter, value: Mapping[str, Any]) -> errors.JobServerEr
 def _field_kinds(cls: type[errors.JobServerError]) -> dict[str, Any]:
     """The types of an error's fields; errors.py cannot name the models that two of them are of."""
     models = {"error": ErrorInfo, "failure": FailureKind | None}
-    return {**get_type_hints(cls), **{k: v for k, v in models.items() if k in cls._fields}}
+    return {**get_type_hints(cls), **{k: v for k, v in models.items() if k in cls.field_names}}

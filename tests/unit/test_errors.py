@@ -36,7 +36,7 @@ def every_error() -> list[type[JobServerError]]:
 
 
 def example(kind: type[JobServerError]) -> JobServerError:
-    return kind(**{name: VALUES.get(name, f"the {name}") for name in kind._fields})
+    return kind(**{name: VALUES.get(name, f"the {name}") for name in kind.field_names})
 
 
 @pytest.mark.parametrize("kind", every_error())

@@ -80,7 +80,7 @@ NUMBERS = {"line": 3, "column": 4, "limit": 5, "running": 6, "seconds": 1.5}
 @pytest.mark.parametrize("name", errors.__all__)
 def test_every_public_error_survives_json_as_an_equal_one(name: str) -> None:
     cls = getattr(errors, name)
-    error = cls(**{field: NUMBERS.get(field, _value(field)) for field in cls._fields})
+    error = cls(**{field: NUMBERS.get(field, _value(field)) for field in cls.field_names})
     back: errors.JobServerError = loads(dumps(error), errors.JobServerError)
     assert back == error
     assert str(back) == str(error)

@@ -54,7 +54,7 @@ PUBLIC = [getattr(core, name) for name in core.__all__]
 
 
 def made(kind: type[core.JobServerError]) -> core.JobServerError:
-    return kind(**{name: FIELDS[name] for name in kind._fields})
+    return kind(**{name: FIELDS[name] for name in kind.field_names})
 
 
 @pytest.mark.parametrize("kind", PUBLIC, ids=lambda kind: kind.__name__)
