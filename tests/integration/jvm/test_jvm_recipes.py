@@ -1,0 +1,210 @@
+"""The recipes of docs/howto/jvm-jobs.md, followed to the letter in an empty folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from jobserver_pyspark.jvm import SparkInstall
+
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "howto" / "jvm-jobs.md"
+FILE = re.compile(r"^`([^`\n]+)`[^\n]*:\n\n```\w+\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+COMMANDS = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+ANSWER = re.compile(r"^```json\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+OUT_OF_REACH = re.compile(
+    r".*(?:Could not transfer|UnknownHost|Connection refused|download error|timed out).*", re.IGNORECASE
+)
+PATIENCE = 280.0
+
+
+def compile_section(title: str | None = None) -> str:
+    """The text of the section "Compile" before its parts, or of one part."""
+    whole = re.split(r"^## ", DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    [section] = [part for part in whole if part.startswith("Compile\n")]
+    parts = dict(part.split("\n", 1) for part in re.split(r"^### ", section, flags=re.MULTILINE))
+    return parts["Compile" if title is None else title]
+
+
+@attrs.frozen
+class Reader:
+    """Somebody who does what the document says, with the job server installed and an empty cache."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def sh(self, commands: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", "-e"],
+            input=commands,
+            cwd=cwd or self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+
+    def follow(self, title: str, name: str, replaced: str = "", by: str = "") -> Path:
+        """Write the files of the section and of one recipe, run its commands, and return the jar."""
+        folder = self.folder / name
+        folder.mkdir()
+        recipe = compile_section(title)
+        for path, content in [*FILE.findall(compile_section()), *FILE.findall(recipe)]:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(content)
+        [commands] = COMMANDS.findall(recipe)
+        done = self.sh(commands.replace(replaced, by) if replaced else commands, folder)
+        said = done.stdout + done.stderr
+        if done.returncode != 0 and (reason := OUT_OF_REACH.search(said)):
+            pytest.skip(f"the repository of {name} is out of reach: {reason[0].strip()[:200]}")
+        assert done.returncode == 0, said[-4000:]
+        return folder / "words.jar"
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    if shutil.which("javac") is None:
+        pytest.skip("javac is not installed: the recipes need a JDK")
+    scripts = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+        "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
+        "NO_COLOR": "1",
+        # Each program runs for seconds only: the first compiler tier alone is the quickest way through.
+        "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    }
+    return Reader(tmp_path_factory.mktemp("recipes"), environment)
+
+
+@pytest.fixture(scope="module")
+def first_class_path(reader: Reader) -> subprocess.CompletedProcess[str]:
+    return reader.sh("jobserver jvm-api")
+
+
+@pytest.fixture(scope="module")
+def address(
+    reader: Reader,
+    first_class_path: subprocess.CompletedProcess[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "jobserver.conf").write_text(
+        'spark.master = "local[2]"\njobserver.launcher.options.class-data-sharing = false\n'
+    )
+    command = [sys.executable, "-m", "jobserver_cli", "serve", "--config", str(folder / "jobserver.conf")]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--port", "0", "--data-dir", str(folder / "data")],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=reader.environment,
+        )
+    assert process.stdout is not None
+    try:
+        url = process.stdout.readline().strip()
+        assert url, (folder / "log").read_text()
+        yield url.removeprefix("http://")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0, (folder / "log").read_text()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def maven_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The user's local repository, but for the job API: what is installed there is the user's own."""
+    kept = Path.home() / ".m2" / "repository"
+    for group in ("com", "net", "org"):
+        (kept / group).mkdir(parents=True, exist_ok=True)
+    repository = tmp_path_factory.mktemp("repository")
+    for group in kept.iterdir():
+        if group.name != "spark":
+            (repository / group.name).symlink_to(group)
+    return repository
+
+
+def run(reader: Reader, address: str, jar: Path) -> list[Any]:
+    """Run a jar as the document says; what its jobs gave."""
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed: the document's calls need it")
+    [commands] = COMMANDS.findall(compile_section("Run it"))
+    calls = commands.replace("localhost:8090", address).replace("curl ", "curl -sS ")
+    done = reader.sh(calls.replace("\n", "; echo\n"), jar.parent)
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
+    assert len(answers) == 4, done.stdout + done.stderr
+    assert all("result" in answer and "jobId" in answer for answer in answers[2:]), answers
+    return [answer["result"] for answer in answers[2:]]
+
+
+@pytest.fixture(scope="module")
+def promised() -> Any:
+    """What the document says that both jobs give."""
+    [answer] = ANSWER.findall(compile_section("Run it"))
+    counts = json.loads(answer)
+    assert counts["a"] == 2
+    return counts
+
+
+def test_the_class_path_is_printed_alone_also_when_it_is_built_first(
+    first_class_path: subprocess.CompletedProcess[str],
+) -> None:
+    assert first_class_path.returncode == 0, first_class_path.stderr
+    line = first_class_path.stdout.removesuffix("\n")
+    assert "\n" not in line
+    *jars, spark = line.split(os.pathsep)
+    assert [Path(jar).suffix for jar in jars] == [".jar"] * 3
+    assert all(Path(jar).is_file() for jar in jars)
+    assert spark == SparkInstall.find().class_path
+    assert "building the job API" in first_class_path.stderr
+
+
+def test_the_versions_are_found_as_the_document_says_and_are_those_it_names(reader: Reader) -> None:
+    [commands] = COMMANDS.findall(compile_section())
+    told, library = reader.sh(commands).stdout.splitlines()
+    installed = SparkInstall.find()
+    assert told == installed.version
+    scala = Path(library).stem.removeprefix("scala-library-")
+    assert scala.startswith(f"{installed.scala}.")
+    [named] = re.findall(r"<scala.version>(.*?)</scala.version>", compile_section("With Maven"))
+    assert named.rpartition(".")[0] == installed.scala
+
+
+def test_jobs_are_compiled_with_nothing_but_the_pyspark_install(
+    reader: Reader, address: str, promised: Any
+) -> None:
+    jar = reader.follow("With nothing but the PySpark install", "bare")
+    assert run(reader, address, jar) == [promised, promised]
+
+
+def test_jobs_are_compiled_with_maven(
+    reader: Reader, address: str, promised: Any, maven_repository: Path
+) -> None:
+    if shutil.which("mvn") is None:
+        pytest.skip("mvn is not installed: apt-get install maven")
+    local = f"mvn -B -Dmaven.repo.local={maven_repository} "
+    jar = reader.follow("With Maven", "maven", "mvn ", local)
+    assert run(reader, address, jar) == [promised, promised]
+
+
+def test_jobs_are_compiled_with_sbt(reader: Reader, address: str, promised: Any) -> None:
+    if shutil.which("sbt") is None:
+        pytest.skip("sbt is not installed: the program that starts what build.properties names")
+    jar = reader.follow("With sbt", "sbt")
+    assert run(reader, address, jar) == [promised, promised]
