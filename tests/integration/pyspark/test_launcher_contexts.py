@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import importlib.metadata
 import getpass
+import importlib.metadata
 import sys
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,17 @@ def test_a_factory_says_what_its_jobs_are_given(start: Start, factory: str, name
     context.handle.stop(30.0)
     assert context.wait_end()[0] is ContextEnd.STOPPED
     assert not context.spec.work_dir.exists()
+
+
+def test_a_session_context_has_tables_of_hive_where_the_old_setting_asks_for_them(start: Start) -> None:
+    factory = "spark.jobserver.python.PythonSessionContextFactory"
+    settings = {"context-factory": factory, "spark": {"session": {"hive": {"enabled": True}}}}
+    context = start(settings).wait_ready()
+    assert context.run("work.Tell").value["context"] == "SparkSession"
+    context.run("work.Sql", {"query": "create table of_hive (n int) using hive"})
+    assert context.run("work.Sql", {"query": "select count(*) as n from of_hive"}).value == [{"n": 0}]
+    context.handle.kill()
+    context.wait_end()
 
 
 def test_a_factory_of_ones_own_asks_the_job(start: Start) -> None:
