@@ -91,6 +91,20 @@ def test_a_missing_named_rdd_is_a_refusal(bench: Any, old_jar: Path) -> None:
     assert outcome.error.message == "One(SparkJobInvalid(Missing named RDD [nothing]))"
 
 
+def test_habits_of_old_sources_compile_and_work(bench: Any, old_jar: Path) -> None:
+    def refusal(name: str, **config: Any) -> str:
+        outcome = bench.run(f"spark.jobserver.{name}", old_jar, config=config)
+        assert outcome.failure is FailureKind.VALIDATION
+        return str(outcome.error.message)
+
+    assert refusal("HabitsJob") == "One(SparkJobInvalid(one is missing))"
+    assert refusal("HabitsJob", one=1) == "One(SparkJobInvalid(two is missing))"
+    for _ in range(2):
+        assert bench.value("spark.jobserver.HabitsJob", old_jar, config={"one": 1, "two": 2}) == [10, 3]
+    expected = "Many(SingleProblem(bad at 1), SingleProblem(worse at 2))"
+    assert refusal("LocatedProblemJob") == expected
+
+
 def test_sql_jobs_see_the_tables_of_the_jobs_before(bench: Any, old_jar: Path) -> None:
     assert bench.value("spark.jobserver.SqlLoaderJob", old_jar, kind="sql") == 3
     query = {"sql": "select firstName, city from addresses where city = 'San Jose' order by firstName"}

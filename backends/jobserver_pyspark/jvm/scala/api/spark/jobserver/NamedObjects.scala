@@ -10,12 +10,12 @@ import org.apache.spark.storage.StorageLevel
 /** Something that the jobs of a context share under a name. */
 trait NamedObject
 
-final case class NamedRDD[T](rdd: RDD[T], forceComputation: Boolean, storageLevel: StorageLevel) extends NamedObject
+case class NamedRDD[T](rdd: RDD[T], forceComputation: Boolean, storageLevel: StorageLevel) extends NamedObject
 
-final case class NamedDataFrame(df: DataFrame, forceComputation: Boolean, storageLevel: StorageLevel)
+case class NamedDataFrame(df: DataFrame, forceComputation: Boolean, storageLevel: StorageLevel)
   extends NamedObject
 
-final case class NamedBroadcast[T](broadcast: Broadcast[T]) extends NamedObject
+case class NamedBroadcast[T](broadcast: Broadcast[T]) extends NamedObject
 
 /** How named objects of one type are kept and let go. */
 abstract class NamedObjectPersister[O <: NamedObject] {

@@ -10,4 +10,4 @@ sealed trait SparkJobValidation {
 
 case object SparkJobValid extends SparkJobValidation
 
-final case class SparkJobInvalid(reason: String) extends SparkJobValidation with ValidationProblem
+case class SparkJobInvalid(reason: String) extends SparkJobValidation with ValidationProblem

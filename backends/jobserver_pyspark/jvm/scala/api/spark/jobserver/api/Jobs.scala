@@ -24,7 +24,7 @@ trait DataFileCache {
 /** One reason for a job to refuse its configuration. */
 trait ValidationProblem
 
-final case class SingleProblem(problem: String) extends ValidationProblem
+case class SingleProblem(problem: String) extends ValidationProblem
 
 /** The newer API: `validate` turns the configuration into data of the job's own type, with which `runJob` is called. */
 trait SparkJobBase {

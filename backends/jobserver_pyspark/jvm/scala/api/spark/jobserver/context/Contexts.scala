@@ -17,7 +17,7 @@ package spark.jobserver.context {
   import spark.jobserver.ContextLike
 
   /** The session, as `SparkSessionJob` and `JSessionJob` hand it through. */
-  final case class SparkSessionContextLikeWrapper(spark: SparkSession) extends ContextLike {
+  case class SparkSessionContextLikeWrapper(spark: SparkSession) extends ContextLike {
     override def sparkContext: SparkContext = spark.sparkContext
 
     /** Stops the session's streams; the context itself belongs to the server. */
