@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import queue
 import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import attrs
 
-__all__ = ["Call", "Loopback", "refused_port"]
+__all__ = ["Call", "Loopback", "callback_receiver", "refused_port"]
 
 
 @attrs.frozen(kw_only=True)
@@ -125,6 +128,21 @@ class Loopback(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
         self._thread.join(5)
+
+
+@contextlib.contextmanager
+def callback_receiver() -> Iterator[tuple[str, queue.Queue[Any]]]:
+    """A receiver of callbacks: its URL, and what it was sent."""
+    got: queue.Queue[Any] = queue.Queue()
+
+    def behave(handler: Handler) -> None:
+        with handler.server.lock:
+            call = handler.server.calls.pop()
+        got.put(json.loads(call.body))
+        handler.say(200)
+
+    with Loopback(behave) as server:
+        yield server.url("", host="localhost"), got
 
 
 def refused_port() -> int:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import collections
 import collections.abc
-import http.server
 import importlib
 import json
 import queue
 import re
 import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +21,7 @@ import pytest
 from jobserver_core import JobServer, Settings
 from jobserver_core.memory import InlineLauncher
 from jobserver_http import running
+from loopback import callback_receiver
 from serving import WAIT, archive, count, fail, sleep, stream
 
 FUNCTIONS = {
@@ -37,26 +36,8 @@ FUNCTIONS = {
 
 @pytest.fixture
 def received() -> Iterator[tuple[str, queue.Queue[Any]]]:
-    """A receiver of callbacks: its URL, and what it was sent."""
-    got: queue.Queue[Any] = queue.Queue()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            got.put(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:
-            return
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", got
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with callback_receiver() as told:
+        yield told
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ are other than printed. The quotes above the steps are the document's.
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import queue
@@ -16,7 +15,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -30,6 +28,7 @@ import pytest
 pytest.importorskip("pyspark", reason="PySpark is not installed")
 
 from jobserver_pyspark.jvm import JvmToolchain
+from loopback import Loopback, callback_receiver
 
 pytestmark = [
     pytest.mark.spark,
@@ -107,25 +106,8 @@ class Served:
 
 @pytest.fixture(scope="module")
 def receiver() -> Iterator[tuple[str, queue.Queue[Any]]]:
-    got: queue.Queue[Any] = queue.Queue()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            got.put(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:
-            return
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://localhost:{server.server_port}", got
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with callback_receiver() as told:
+        yield told
 
 
 @pytest.fixture(scope="module")
@@ -244,32 +226,15 @@ def test_sync_waits_for_the_result(uploaded: Served) -> None:
     assert (status, body) == (200, {"jobId": body["jobId"], "result": COUNTED})
 
 
-def test_cp_and_main_class_are_the_alternative(uploaded: Served, tmp_path: Path, jar: Path) -> None:
+def test_cp_and_main_class_are_the_alternative(uploaded: Served, jar: Path) -> None:
     # curl -d "input.string = a b c a b see"
     #   "localhost:8090/jobs?cp=binName,http://path/to/jar&mainClass=some.main.Class"
-    handler = http.server.SimpleHTTPRequestHandler
-
-    class Quiet(handler):  # type: ignore[valid-type, misc]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, directory=str(tmp_path), **kwargs)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            return
-
-    shutil.copy(jar, tmp_path / "other.jar")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        cp = f"binName,http://localhost:{server.server_port}/other.jar"
+    with Loopback(lambda handler: handler.say(200, jar.read_bytes())) as files:
+        cp = f"binName,{files.url('/other.jar', host='localhost')}"
         main = "spark.jobserver.WordCountExample"
         status, report = curl("-d", WORDS, f"{uploaded.at}/jobs?cp={cp}&mainClass={main}&context=warm")
         assert (status, report["classPath"], report["context"]) == (202, main, "warm"), report
         assert uploaded.until(report["jobId"], "FINISHED")["result"] == COUNTED
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def test_a_uri_is_enough_without_an_upload(uploaded: Served, package: Path, jar: Path) -> None:

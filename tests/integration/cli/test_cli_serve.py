@@ -43,6 +43,29 @@ def wait_until(url: str, job_id: str, state: str) -> None:
         time.sleep(0.05)
 
 
+def following(url: str, environment: dict[str, str]) -> subprocess.Popen[str]:
+    """A command that submits a job which sleeps, and follows it."""
+    command = [
+        sys.executable,
+        "-m",
+        "jobserver_cli",
+        "submit",
+        "words.Sleep",
+        "--cp",
+        "words",
+        "-c",
+        "warm",
+        "-f",
+    ]
+    return subprocess.Popen(
+        [*command, "-c", "warm", "-f", "--server", url],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def test_serve_prints_its_address_alone_on_stdout_and_answers_there(serve: Callable[..., Any]) -> None:
     server = serve()
     assert httpx.get(f"{server.url}/healthz").json() == {"status": "SUCCESS"}
@@ -119,25 +142,7 @@ def test_ctrl_c_while_following_leaves_the_job_alone_and_ends_with_130(
     serve: Callable[..., Any], environment: dict[str, str], tmp_path: Path
 ) -> None:
     url = uploaded(serve().url, tmp_path)
-    command = [
-        sys.executable,
-        "-m",
-        "jobserver_cli",
-        "submit",
-        "words.Sleep",
-        "--cp",
-        "words",
-        "-c",
-        "warm",
-        "-f",
-    ]
-    with subprocess.Popen(
-        [*command, "--server", url],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with following(url, environment) as process:
         assert process.stderr is not None
         shown = []
         for line in process.stderr:
@@ -159,25 +164,7 @@ def test_a_server_that_goes_away_while_a_job_is_followed_is_told(
 ) -> None:
     server = serve()
     url = uploaded(server.url, tmp_path)
-    command = [
-        sys.executable,
-        "-m",
-        "jobserver_cli",
-        "submit",
-        "words.Sleep",
-        "--cp",
-        "words",
-        "-c",
-        "warm",
-        "-f",
-    ]
-    with subprocess.Popen(
-        [*command, "--server", url],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with following(url, environment) as process:
         assert process.stderr is not None
         next(line for line in process.stderr if "sleeping" in line)
         server.process.kill()

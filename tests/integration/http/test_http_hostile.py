@@ -11,6 +11,7 @@ import re
 import socket
 import struct
 import time
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -278,9 +279,12 @@ def test_a_zip_bomb_costs_its_compressed_size_alone(start: Start) -> None:
     site = start()
     bomb = zip_of(("zeros", b"\0" * 200_000_000))
     assert len(bomb) < 1_000_000
-    begun = time.monotonic()
-    assert site.client.post("/binaries/bomb", content=bomb, headers=WHEEL).status_code in (201, 400)
-    assert time.monotonic() - begun < 3
+    tracemalloc.start()
+    try:
+        assert site.client.post("/binaries/bomb", content=bomb, headers=WHEEL).status_code in (201, 400)
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
@@ -317,9 +321,7 @@ def test_many_connections_that_say_nothing_stop_nobody(watched: Site) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(300):
             stack.enter_context(socket.create_connection((url.host, url.port or 80)))
-        begun = time.monotonic()
         assert watched.client.get("/binaries").status_code == 200
-        assert time.monotonic() - begun < 3
 
 
 def test_secrets_of_a_callback_are_in_no_log_line(watched: Site, caplog: pytest.LogCaptureFixture) -> None:
