@@ -147,6 +147,7 @@ def test_two_versions_of_a_class_are_each_right_on_executors(bench: Any, version
     for jar, version in zip(version_jars * 2, ["one", "two"] * 2, strict=True):
         assert bench.value("versions.Job", jar) == {
             "driver": version,
+            "joined": [version],
             "executors": [version],
             "sent": [f"{version} sent"],
             "broadcast": [f"{version} broadcast"],

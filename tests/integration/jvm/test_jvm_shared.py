@@ -44,6 +44,7 @@ def test_another_version_of_a_class_is_refused_in_words_and_the_first_goes_on(
     assert "use a new context for the new version" in outcome.error.message
     assert bench.value("versions.Job", one) == {
         "driver": "one",
+        "joined": ["one"],
         "executors": ["one"],
         "sent": ["one sent"],
         "broadcast": ["one broadcast"],

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from jobserver_core.failures import FailureKind
 from jobserver_pyspark.jvm import JvmStatus
 
 pytestmark = pytest.mark.spark
@@ -14,6 +15,7 @@ pytestmark = pytest.mark.spark
 def expected(version: str) -> dict[str, object]:
     return {
         "driver": version,
+        "joined": [version],
         "executors": [version],
         "sent": [f"{version} sent"],
         "broadcast": [f"{version} broadcast"],
@@ -33,3 +35,13 @@ def test_two_versions_at_once_are_each_right(bench: Any, version_jars: Any) -> N
     for job, version in zip(jobs, ["one", "two"] * 3, strict=True):
         assert job.outcome().status is JvmStatus.FINISHED
         assert job.request.result_path.read_text().count(f"{version} sent") == 1
+
+
+def test_threads_of_a_pool_never_run_another_versions_code(bench: Any, version_jars: Any) -> None:
+    for jar in version_jars:
+        assert bench.run("versions.Job", jar).status is JvmStatus.FINISHED
+    for jar in version_jars:
+        outcome = bench.run("versions.Job", jar, config={"future": True})
+        assert outcome.failure is FailureKind.RAISED
+        assert "started on a thread that does not carry its job's class path" in outcome.error.message
+        assert "jvm.isolation = shared" in outcome.error.message

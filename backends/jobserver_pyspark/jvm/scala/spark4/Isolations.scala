@@ -5,6 +5,7 @@ import java.nio.file.Paths
 import scala.collection.mutable
 
 import org.apache.spark.JobArtifactSet
+import org.apache.spark.scheduler.StrayTasks
 import org.apache.spark.sql.SparkSession
 import org.apache.spark.sql.classic
 
@@ -28,6 +29,11 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
   private val localExecutor = LocalExecutor.of(root.sparkContext)
   // Read by the threads that receive results, which must never wait for a session to be made.
   private val loaders = new java.util.concurrent.ConcurrentHashMap[String, ClassLoader]()
+
+  private val contents = mutable.Map[String, Long]()
+  @volatile private var ambiguous = false
+
+  StrayTasks.watch(root.sparkContext, Isolation.Property, () => ambiguous)
 
   override def addLibraries(jars: Seq[JobJar]): Unit = synchronized {
     libraries ++= jars
@@ -67,7 +73,13 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
     home.own.artifactManager.close()
   }
 
+  /** Remembers whether the class paths of this context ever held two versions of a file. */
+  private def note(jars: Seq[JobJar]): Unit = jars.flatMap(SharedIsolation.files).foreach { case (name, crc) =>
+    if (contents.getOrElseUpdate(name, crc) != crc) ambiguous = true
+  }
+
   private final class Home(val key: String, jars: Seq[JobJar]) {
+    note(jars)
     var users = 0
     var stale = false
     val own: classic.SparkSession = new JobSession(root, isolated = true)
