@@ -20,6 +20,8 @@ __all__ = ["HostedJvmJobs"]
 
 _CANCEL_WAIT = 30.0
 _STOP_WAIT = 5.0
+_DRAIN_WAIT = 3600.0
+"""Seconds that streams of a context that is stopped have to finish: the server ends it before, if need be."""
 
 
 class _Job:
@@ -66,9 +68,9 @@ class HostedJvmJobs:
             job.refused = message
 
     def close(self) -> None:
-        """Cancel every job, before the application is stopped."""
+        """Cancel every job, before the application is stopped; graceful streams finish what they have."""
         if self._runner is not None:
-            self._runner.close(wait=_STOP_WAIT)
+            self._runner.close(wait=_STOP_WAIT, drain=_DRAIN_WAIT)
 
     def running(self) -> dict[str, str]:
         """Return the jobs whose code runs, and the tags that their Spark jobs carry."""

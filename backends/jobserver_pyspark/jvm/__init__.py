@@ -26,14 +26,15 @@ no job stays in the driver's log. Spark jobs carry the job's id as their job gro
 once the job passed its own validation.
 
 **Kill.** ``cancel`` cancels the job group, stops the structured streams that the job's threads started, and
-interrupts its thread, again and again until ``wait`` seconds are over. False: code that never looks up
-still runs, and only the end of the JVM ends it. The outcome of a cancelled job is ``killed``, whatever it
-says on its way out.
+interrupts its thread, again and again until ``wait`` seconds are over. A ``StreamingContext`` finishes its
+batches before, for at most ``drain`` seconds, unless ``streaming.stopGracefully`` is off or the job is killed
+once more. False: code that never looks up still runs, and only the end of the JVM ends it. The outcome of a
+cancelled job is ``killed``, whatever it says on its way out.
 
 **Isolation.** ``session`` (Spark 4): a session per class path, identified by its jars' contents, so that
 two versions of a class are right on the driver and on executors, at once and in turn. Temporary views are
-carried over to the context's own session when a job ends. Spark actions must be started on the job's own
-thread: others do not carry the class path, and fail with a ``ClassNotFoundException`` on executors.
+carried over to the context's own session when a job ends. Spark actions should be started on the job's own
+thread: others do not carry the class path, and are refused once the context has seen two versions of a file.
 ``shared`` (Spark 3.5, streaming contexts, and whoever asks for it): one set of jars for the context, on
 every thread; a jar with another version of a file that was loaded before is refused
 (``FailureKind.LOADING``), never silently the old code.

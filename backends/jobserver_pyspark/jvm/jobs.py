@@ -33,8 +33,8 @@ RUNNER_CLASS = "org.apache.spark.sql.jobserver.JobRunner"
 
 def context_settings(kind: str) -> dict[str, str]:
     """Spark settings that a context of this kind wants for JVM jobs; they change nothing for Python jobs."""
-    if kind == "streaming":
-        return {}
+    if kind == "streaming":  # a job that stops its stream means that alone
+        return {"spark.streaming.stopSparkContextByDefault": "false"}
     return {"spark.sql.artifact.isolation.enabled": "true"}
 
 
@@ -166,13 +166,16 @@ class JvmJobs:
             self._cancelled.discard(request.job_id)
         return _outcome(answer)
 
-    def cancel(self, job_id: str, wait: float) -> bool:
-        """Kills a job; False when it still runs after ``wait`` seconds. A job that is not known is over."""
+    def cancel(self, job_id: str, wait: float, *, drain: float = 20.0) -> bool:
+        """Kills a job; False when it still runs after ``wait`` seconds. A job that is not known is over.
+
+        A stream that stops gracefully has ``drain`` seconds before that; none when it is killed once more.
+        """
         self._cancelled.add(job_id)
         runner = self._runner
         if runner is None:
             return True
-        return bool(runner.cancel(job_id, int(wait * 1000)))
+        return bool(runner.cancel(job_id, int(wait * 1000), int(drain * 1000)))
 
     def is_running(self, job_id: str) -> bool:
         """Whether a job has not ended yet."""
@@ -185,10 +188,13 @@ class JvmJobs:
         ids: list[str] = json.loads(self._runner.running())
         return ids
 
-    def close(self, wait: float) -> None:
-        """Cancels all jobs, each for at most ``wait`` seconds; to be called before the context is stopped."""
+    def close(self, wait: float, *, drain: float = 0.0) -> None:
+        """Cancels all jobs, each for at most ``wait`` seconds; to be called before the context is stopped.
+
+        Streams that stop gracefully have ``drain`` seconds before that.
+        """
         if self._runner is not None:
-            self._runner.close(int(wait * 1000))
+            self._runner.close(int(wait * 1000), int(drain * 1000))
 
     def _attempt(self, request: JvmJobRequest, on_running: Callable[[], None] | None) -> dict[str, Any]:
         runner = self._loaded()
@@ -196,7 +202,7 @@ class JvmJobs:
             return {"status": "killed"}
         runner.start(request.to_json())
         if request.job_id in self._cancelled:  # killed between the two: the JVM did not know it yet
-            runner.cancel(request.job_id, 0)
+            runner.cancel(request.job_id, 0, 0)
         answer: dict[str, Any] = json.loads(runner.awaitValidated(request.job_id))
         if answer["status"] == "running" and on_running is not None:
             on_running()

@@ -6,7 +6,7 @@ import java.nio.file.Path
 import org.apache.spark.SparkContext
 import org.apache.spark.api.java.JavaSparkContext
 import org.apache.spark.sql.{SparkSession, SQLContext}
-import org.apache.spark.streaming.{Milliseconds, StreamingContext}
+import org.apache.spark.streaming.{JobStreamingContext, Milliseconds, StreamingContext}
 
 /**
  * What one running job may ask for: its session, the contexts made from it, configuration, named objects.
@@ -43,7 +43,7 @@ final class JobContext private[jobserver] (
   def streamingContext: StreamingContext = synchronized {
     if (kind != "streaming") throw new WrongKindOfJob("a StreamingContext needs a streaming context")
     streaming.getOrElse {
-      val made = new StreamingContext(sparkContext, Milliseconds(batchIntervalMs))
+      val made = new JobStreamingContext(sparkContext, Milliseconds(batchIntervalMs), jobId)
       streaming = Some(made)
       made
     }

@@ -68,8 +68,12 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
    * Kills a job: its Spark jobs are cancelled, its streams stopped, its thread interrupted, again and again until it
    * is over or the time is up. False when it still runs after that: code that never looks up cannot be ended without
    * the JVM. An unknown job is over.
+   *
+   * A stream that stops gracefully may finish its batches before, for at most `drainMs`; not when the job is killed
+   * once more.
    */
-  def cancel(jobId: String, waitMs: Long): Boolean = Option(jobs.get(jobId)).forall(_.cancel(waitMs))
+  def cancel(jobId: String, waitMs: Long, drainMs: Long): Boolean =
+    Option(jobs.get(jobId)).forall(_.cancel(waitMs, drainMs))
 
   def isRunning(jobId: String): Boolean = Option(jobs.get(jobId)).exists(!_.ended.isDone)
 
@@ -79,9 +83,10 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
     Outcome.mapper.writeValueAsString(ids.toSeq.sorted.asJava)
   }
 
-  /** Cancels every job and lets go of all sessions; the Spark context is left to its owner. */
-  def close(waitMs: Long): Unit = {
-    jobs.values.asScala.toSeq.map(job => new Thread(() => job.cancel(waitMs))).map { t => t.start(); t }.foreach(_.join())
+  /** Cancels every job, as [[cancel]] does, and lets go of all sessions; the Spark context is left to its owner. */
+  def close(waitMs: Long, drainMs: Long): Unit = {
+    jobs.values.asScala.toSeq.map(job => new Thread(() => job.cancel(waitMs, drainMs)))
+      .map { thread => thread.start(); thread }.foreach(_.join())
     codeHomes.close()
   }
 
@@ -125,19 +130,38 @@ private[jobserver] final class RunningJob(
     thread.start()
   }
 
-  def cancel(waitMs: Long): Boolean = {
+  def cancel(waitMs: Long, drainMs: Long): Boolean = {
+    val again = cancelled
     cancelled = true
+    if (!again) drain(drainMs)
     val deadline = System.nanoTime + TimeUnit.MILLISECONDS.toNanos(waitMs)
+    var pause = 200L // longer each time: Spark writes a line for every group that has nothing to cancel
     do {
       cancelSparkJobs()
       stopStreams()
       // The job's own thread alone: among the others of its group are some of Spark's, which it made when the job
       // asked for them first, and which everybody needs.
       interruption.synchronized { if (!windingUp) thread.interrupt() }
-    } while (!overWithin(math.min(200L, math.max(1L, (deadline - System.nanoTime) / 1000000L))) &&
+      pause = math.min(pause * 3 / 2, 2000L)
+    } while (!overWithin(math.min(pause, math.max(1L, (deadline - System.nanoTime) / 1000000L))) &&
       System.nanoTime < deadline)
     ended.isDone
   }
+
+  /** Lets a stream that stops gracefully finish its batches, and what it has received. */
+  private def drain(ms: Long): Unit = jobContext.flatMap(_.startedStreaming).filter(_ => gracefully).foreach { stream =>
+    val stopper = new Thread(() =>
+      try stream.stop(stopSparkContext = false, stopGracefully = true)
+      catch {
+        case _: InterruptedException => // the time is up
+        case NonFatal(error) => error.printStackTrace()
+      }, s"drain-${request.jobId}")
+    stopper.setDaemon(true)
+    stopper.start()
+    if (!overWithin(ms)) stopper.interrupt()
+  }
+
+  private def gracefully: Boolean = request.contextConfig.path("streaming").path("stopGracefully").asBoolean(true)
 
   private def cancelSparkJobs(): Unit = if (!spark.isStopped) spark.cancelJobGroup(request.jobId)
 
@@ -232,7 +256,6 @@ private[jobserver] final class RunningJob(
 
   // A StreamingContext that was started keeps its batches going by itself; the job is its only owner.
   private def stopOwnStreaming(): Unit = jobContext.flatMap(_.startedStreaming).foreach { streaming =>
-    val gracefully = request.contextConfig.path("streaming").path("stopGracefully").asBoolean(true)
     windUp()
     try streaming.stop(stopSparkContext = false, stopGracefully = gracefully && !cancelled)
     catch { case NonFatal(error) => error.printStackTrace() }

@@ -1,0 +1,19 @@
+package org.apache.spark.streaming
+
+import org.apache.spark.SparkContext
+
+/**
+ * A job's own StreamingContext, whose batches are the job's: they can be cancelled with it, and count as its progress.
+ *
+ * Spark runs batches with the properties of the thread that starts the stream, but takes the job group out of them.
+ */
+private[spark] final class JobStreamingContext(spark: SparkContext, interval: Duration, jobId: String)
+  extends StreamingContext(spark, interval) {
+
+  override def start(): Unit = {
+    super.start()
+    val properties = savedProperties.get()
+    properties.setProperty("spark.jobGroup.id", jobId)
+    properties.setProperty("spark.job.interruptOnCancel", "true")
+  }
+}

@@ -1,0 +1,239 @@
+"""Kills, logs, progress, slots and class paths of JVM jobs over HTTP, as for Python jobs."""
+
+from __future__ import annotations
+
+import threading
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from http_caller import Caller
+
+pytestmark = pytest.mark.spark
+
+
+@pytest.fixture(scope="module")
+def context(caller: Caller) -> Iterator[str]:
+    """One context for all tests that leave it as it was."""
+    with caller.context("control") as name:
+        yield name
+
+
+def test_a_log_can_be_read_while_its_job_runs_and_after(caller: Caller, context: str, tmp_path: Path) -> None:
+    until = tmp_path / "until"
+    job_id = caller.running("control.Talk", f'until = "{until}"', "control", context=context)
+    caller.until(lambda: "logged before" in caller.log(job_id), "the log of a running job")
+    log = caller.log(job_id)
+    assert caller.report(job_id)["status"] == "RUNNING"
+    assert "said before\n" in log
+    assert "WARN Talk: logged before\n" in log
+    assert "after" not in log
+    until.touch()
+    assert caller.ended(job_id)["result"] == "talked"
+    log = caller.log(job_id)
+    assert log.index("said before\n") < log.index("said after\n") < log.index("WARN Talk: logged after\n")
+
+
+def test_progress_is_in_the_report_of_a_running_job(caller: Caller, context: str, tmp_path: Path) -> None:
+    until = tmp_path / "until"
+    job_id = caller.running("control.Steps", f'until = "{until}"', "control", context=context)
+    caller.until(lambda: caller.report(job_id).get("progress", {}).get("tasksDone") == 8, "eight tasks done")
+    report = caller.report(job_id)
+    assert report["status"] == "RUNNING"
+    assert report["progress"] == {"stagesDone": 0, "stagesTotal": 1, "tasksDone": 8, "tasksTotal": 10}
+    until.touch()
+    assert caller.ended(job_id)["result"] == 55.0
+
+
+def test_jobs_above_the_slots_wait_and_more_are_refused(caller: Caller, context: str, tmp_path: Path) -> None:
+    until = tmp_path / "until"
+
+    def send() -> Any:
+        return caller.send("control.Talk", f'until = "{until}"', "control", context=context)
+
+    ids = [caller.running("control.Talk", f'until = "{until}"', "control", context=context) for _ in range(2)]
+    waiting = send().json()
+    assert waiting["waiting"] is True
+    refused = send()
+    assert (refused.status_code, refused.json()) == (
+        503,
+        {
+            "status": "NO SLOTS AVAILABLE",
+            "result": f"Too many running jobs (2) for job context '{context}'",
+        },
+    )
+    assert caller.report(waiting["jobId"])["status"] == "STARTED"
+    until.touch()
+    assert [caller.ended(job_id)["result"] for job_id in (*ids, waiting["jobId"])] == ["talked"] * 3
+
+
+def test_killing_a_job_stops_its_structured_stream(caller: Caller, context: str) -> None:
+    job_id = caller.running("shapes.StructuredStream", "name = rates", "shapes", context=context)
+    caller.until(lambda: "waiting" in caller.log(job_id), "the stream")
+    assert caller.client.delete(f"/jobs/{job_id}").json() == {"status": "KILLED"}
+    assert caller.report(job_id)["status"] == "KILLED"
+    # A query of the same name would be refused while the first one lives.
+    again = caller.running("shapes.StructuredStream", "name = rates", "shapes", context=context)
+    caller.until(lambda: "waiting" in caller.log(again), "the second stream")
+    assert caller.client.delete(f"/jobs/{again}").json() == {"status": "KILLED"}
+
+
+def test_a_broadcast_is_shared_by_two_jobs_and_destroyed_by_one(caller: Caller, context: str) -> None:
+    shared = caller.result("ShareRatesJob", context=context)
+    assert caller.result("ShareRatesJob", context=context) == shared
+    found = {"id": shared, "known": [1, 2, 0], "left": ["rates"]}
+    assert caller.result("UseRatesJob", context=context) == found
+    assert caller.result("UseRatesJob", "destroy = true", context=context) == {**found, "left": []}
+    assert caller.result("ShareRatesJob", context=context) != shared
+
+
+# -- class paths -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def parts(control_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Three jars: a job, and the two classes that it needs, each by itself."""
+    folder = tmp_path_factory.mktemp("parts")
+    for name in ("Main", "Left", "Right"):
+        with zipfile.ZipFile(folder / f"{name}.jar", "w") as jar:
+            for path in (control_classes / "parts").glob(f"{name}*.class"):
+                jar.write(path, f"parts/{path.name}")
+    return {name: folder / f"{name}.jar" for name in ("Main", "Left", "Right")}
+
+
+@pytest.fixture(scope="module")
+def repository(parts: dict[str, Path]) -> Iterator[str]:
+    """An HTTP server that has the jars."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            return
+
+    handler = partial(Quiet, directory=str(parts["Main"].parent))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_several_jars_by_name_and_by_address_are_one_class_path(
+    caller: Caller, context: str, parts: dict[str, Path], repository: str
+) -> None:
+    caller.upload("main", parts["Main"])
+    caller.upload("left", parts["Left"])
+    query = {"cp": f"main,left,{repository}/Right.jar", "mainClass": "parts.Main", "context": context}
+    answer = caller.client.post("/jobs", params={**query, "sync": "true", "timeout": 200})
+    assert answer.json()["result"] == ["left", "right", "left", "right"]
+    without = {**query, "cp": "main,left"}
+    answer = caller.client.post("/jobs", params={**without, "sync": "true", "timeout": 200})
+    assert answer.json()["result"]["errorClass"] == "java.lang.NoClassDefFoundError"
+    assert answer.json()["result"]["message"] == "parts/Right$"
+
+
+def test_jars_of_the_context_are_on_the_class_path_of_every_job(
+    caller: Caller, parts: dict[str, Path], repository: str
+) -> None:
+    caller.upload("main", parts["Main"])
+    jars = f"file://{parts['Left']},{repository}/Right.jar"
+    with caller.context("dependent", **{"dependent-jar-uris": jars}) as context:
+        assert caller.result("parts.Main", "", "main", context=context) == ["left", "right", "left", "right"]
+
+
+def test_shared_isolation_serves_threads_that_everybody_shares(caller: Caller) -> None:
+    with caller.context("together", **{"jvm.isolation": "shared"}) as together:
+        assert caller.result("control.FromFuture", "", "control", context=together) == 10.0
+
+
+# -- ends ------------------------------------------------------------------------------------------
+
+
+def test_a_job_that_hears_nothing_stays_running_until_force_kills_its_context(caller: Caller) -> None:
+    answer = caller.client.post("/contexts/deaf")
+    assert answer.status_code == 200, answer.text
+    deaf = caller.running("shapes.Deaf", "", "shapes", context="deaf")
+    neighbour = caller.running("shapes.Waiting", "", "shapes", context="deaf")
+    answer = caller.client.delete(f"/jobs/{deaf}")
+    assert answer.status_code == 202
+    assert (answer.json()["status"], answer.json()["killRequested"]) == ("RUNNING", True)
+    assert caller.report(deaf)["status"] == caller.report(neighbour)["status"] == "RUNNING"
+
+    answer = caller.client.delete(f"/jobs/{deaf}", params={"force": "true"})
+    assert (answer.status_code, answer.json()) == (200, {"status": "KILLED"})
+    assert caller.report(deaf)["result"]["message"] == f"Job {deaf} killed"
+    lost = caller.ended(neighbour)
+    assert lost["status"] == "ERROR"
+    assert lost["result"]["message"] == "Context (deaf) for this job was terminated"
+    ended = caller.client.get("/contexts/deaf").json()
+    assert ended["state"] == "KILLED"
+    assert processes_of(ended["id"]) == []
+
+
+def processes_of(context_id: str) -> list[str]:
+    """The processes that carry the mark of a context in their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if f"{context_id}:".encode() in environment:
+            found.append(process.name)
+    return found
+
+
+@pytest.fixture
+def batches(tmp_path: Path) -> Path:
+    """Where the batches of a stream write when they begin and when they are done."""
+    return tmp_path / "batches"
+
+
+def _in_a_batch(caller: Caller, context: str, batches: Path) -> str:
+    """Submit a stream of one batch of two seconds; its id, once that batch has begun."""
+    batches.unlink(missing_ok=True)
+    config = f'path = "{batches}", millis = 2000'
+    job_id = caller.running("control.Batches", config, "control", context=context)
+    caller.until(batches.exists, "a batch")
+    return job_id
+
+
+STREAMING = {"streaming.batch_interval": 100, "streaming.stopSparkContext": "true"}
+
+
+def test_a_graceful_stream_finishes_its_batch_when_its_job_is_killed_and_when_its_context_stops(
+    caller: Caller, batches: Path
+) -> None:
+    graceful = {**STREAMING, "streaming.stopGracefully": "true"}
+    with caller.context("graceful", "StreamingContextFactory", **graceful) as context:
+        job_id = _in_a_batch(caller, context, batches)
+        assert batches.read_text() == "begun\n"
+        assert caller.client.delete(f"/jobs/{job_id}").json() == {"status": "KILLED"}
+        assert batches.read_text() == "begun\ndone\n"
+        assert caller.client.get(f"/contexts/{context}").json()["state"] == "RUNNING"
+        # A second kill means it.
+        job_id = _in_a_batch(caller, context, batches)
+        killer = threading.Thread(target=caller.client.delete, args=(f"/jobs/{job_id}",))
+        killer.start()
+        caller.until(lambda: caller.report(job_id).get("killRequested"), "the first kill")
+        assert caller.client.delete(f"/jobs/{job_id}").json() == {"status": "KILLED"}
+        killer.join()
+        assert batches.read_text() == "begun\n"
+        stopped = _in_a_batch(caller, context, batches)
+    assert batches.read_text() == "begun\ndone\n"
+    assert caller.client.get("/contexts/graceful").json()["state"] == "FINISHED"
+    message = caller.report(stopped)["result"]["message"]
+    assert message == "Context (graceful) for this job was terminated"
+
+
+def test_a_stream_that_is_not_graceful_breaks_its_batch_off(caller: Caller, batches: Path) -> None:
+    abrupt = {**STREAMING, "streaming.stopGracefully": "false"}
+    with caller.context("abrupt", "StreamingContextFactory", **abrupt) as context:
+        job_id = _in_a_batch(caller, context, batches)
+        assert caller.client.delete(f"/jobs/{job_id}").json() == {"status": "KILLED"}
+        assert batches.read_text() == "begun\n"
