@@ -1,16 +1,23 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import venv
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
-from launcher_world import Context, Start
+from launcher_world import Context, Start, code_of
 
+from jobserver_core.binaries import BinaryType
 from jobserver_core.failures import FailureKind
-from jobserver_core.ports import ContextEnd, JobCode
+from jobserver_core.ports import ContextEnd, JobCode, JobSpec
+from jobserver_pyspark.jvm import JvmToolchain, SparkInstall
 
 pytestmark = [pytest.mark.spark, pytest.mark.pyspark35, pytest.mark.slow]
 
@@ -78,3 +85,102 @@ def test_objects_and_progress_on_spark_3_5(on_35: Context) -> None:
     job = on_35.submit("work.Stages")
     assert on_35.end_of(job).value == 6
     assert any(0 < p.tasks_done < p.tasks_total for p in on_35.listener.progress[job.id])
+
+
+# -- JVM jobs --------------------------------------------------------------------------------------
+
+OLD = Path(__file__).parents[1] / "jvm" / "jobs" / "old"
+VERSIONS = OLD.parent / "versions"
+
+
+@pytest.fixture(scope="module")
+def compile_35(python: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., JobCode]:
+    """Compiles Scala sources with the compiler of Spark 3.5, Scala 2.12, against it and the job API."""
+    where = "import os, pyspark; print(os.path.dirname(pyspark.__file__))"
+    home = subprocess.run([python, "-c", where], check=True, capture_output=True, text=True, timeout=60)
+    toolchain = JvmToolchain(spark=SparkInstall.of(Path(home.stdout.strip()) / "jars"))
+
+    def compiled(*sources: Path) -> JobCode:
+        folder = tmp_path_factory.mktemp("classes35")
+        command = [toolchain.java, "-XX:TieredStopAtLevel=1", "-cp", toolchain.spark.class_path]
+        command += ["scala.tools.nsc.Main", "-nowarn", "-d", str(folder)]
+        spark = [str(jar) for jar in toolchain.spark.jars.glob("*.jar")]
+        class_path = os.pathsep.join([toolchain.class_path(with_spark=False), *spark])
+        command += ["-classpath", class_path, *map(str, sources)]
+        subprocess.run(command, check=True, timeout=200)
+        jar = folder.parent / f"{folder.name}.jar"
+        with zipfile.ZipFile(jar, "w") as archive:
+            for path in sorted(folder.rglob("*.class")):
+                archive.write(path, path.relative_to(folder).as_posix())
+        return code_of(jar, BinaryType.JAR)
+
+    return compiled
+
+
+@pytest.fixture(scope="module")
+def jar_35(compile_35: Callable[..., JobCode]) -> JobCode:
+    old = [OLD / f"{name}.scala" for name in ("WordCount", "Numbers", "Named")]
+    return compile_35(*old, Path(__file__).parent / "jobs" / "jvm" / "JvmJobs.scala")
+
+
+def _start(context: Context, jar: JobCode, class_name: str, config: Any = None) -> JobSpec:
+    job_id = str(uuid4())
+    job = JobSpec(
+        id=job_id,
+        class_name=class_name,
+        class_path=(jar,),
+        config=json.dumps(config or {}),
+        log_path=context.spec.log_path.with_name(f"job-{job_id}.log"),
+    )
+    context.handle.submit(job)
+    return job
+
+
+def _value(context: Context, jar: JobCode, class_name: str, config: Any = None) -> Any:
+    return context.end_of(_start(context, jar, class_name, config), timeout=240.0).value
+
+
+def test_jars_of_the_old_apis_and_of_none_run_on_spark_3_5(on_35: Context, jar_35: JobCode) -> None:
+    words, counted = {"input": {"string": "a b c a b see"}}, {"a": 2, "b": 2, "c": 1, "see": 1}
+    assert _value(on_35, jar_35, "launcherjobs.Count", {"rows": 7}) == 7
+    assert _value(on_35, jar_35, "spark.jobserver.WordCountExample", words) == counted
+    assert _value(on_35, jar_35, "spark.jobserver.WordCountExampleNewApi", words) == counted
+    # A job's own class in closures, in what tasks send back, in broadcasts and in persisted blocks.
+    assert _value(on_35, jar_35, "spark.jobserver.ZookeeperJob") == [["horse"]]
+    assert _value(on_35, jar_35, "spark.jobserver.PersistedAnimalsJob") == [3, 3, 5]
+    refused = on_35.end_of(_start(on_35, jar_35, "spark.jobserver.WordCountExample")).outcome
+    assert refused.failure is FailureKind.VALIDATION
+    assert refused.error is not None
+    assert refused.error.message == "One(SparkJobInvalid(No input.string config param))"
+
+
+def test_python_and_jars_share_named_objects_on_spark_3_5(on_35: Context, jar_35: JobCode) -> None:
+    assert _value(on_35, jar_35, "spark.jobserver.CacheRddByNameJob") == 55
+    assert on_35.run("results.ReadNamed", {"name": "cached by name"}).value == [1, 2, 3, 4, 5]
+    on_35.run("results.Share")
+    assert _value(on_35, jar_35, "spark.jobserver.SumNamedRddJob", {"name": "rdd"}) == 14
+    assert _value(on_35, jar_35, "spark.jobserver.CountNamedDataFrameJob", {"name": "frame"}) == 5
+    for name in ("cached by name", "frame", "rdd"):
+        on_35.run("results.Forget", {"name": name})
+
+
+def test_another_version_of_a_class_is_refused_in_words_on_spark_3_5(
+    on_35: Context, compile_35: Callable[..., JobCode]
+) -> None:
+    one, two = (compile_35(VERSIONS / f"{name}.scala") for name in ("one", "two"))
+    assert _value(on_35, one, "versions.Job")["executors"] == ["one"]
+    refused = on_35.end_of(_start(on_35, two, "versions.Job")).outcome
+    assert refused.failure is FailureKind.LOADING
+    assert refused.error is not None
+    assert "holds another version of versions/" in refused.error.message
+    assert "use a new context for the new version" in refused.error.message
+    # Threads of a pool carry the one class path that there is.
+    assert _value(on_35, one, "versions.Job", {"future": True})["sent"] == ["one sent"]
+
+
+def test_a_kill_ends_a_jar_job_and_frees_its_cores_on_spark_3_5(on_35: Context, jar_35: JobCode) -> None:
+    job = _start(on_35, jar_35, "launcherjobs.Sleep")
+    on_35.listener.wait_for("running", job.id, timeout=60.0)
+    on_35.handle.kill_job(job.id)
+    assert on_35.listener.outcome(job.id, timeout=15.0).killed
+    assert on_35.run("work.WordCount", {"input": {"string": "a"}}).value == {"a": 1}

@@ -112,6 +112,13 @@ class UseShared(Accepting):
         return found | {"left": objects.get_names(), "gone": objects.get("frame")}
 
 
+class ReadNamed(Accepting):
+    """Sorts the elements of an RDD that another job has stored."""
+
+    def run_job(self, context, runtime, data):
+        return sorted(runtime.namedObjects.get(data.get("name")).collect())
+
+
 class Forget(Accepting):
     def run_job(self, context, runtime, data):
         runtime.namedObjects.forget(data.get("name"))
