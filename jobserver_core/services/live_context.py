@@ -308,9 +308,7 @@ class LiveContext(ContextListener):
         with self._changing():
             if self.record.state is ContextState.STARTED:
                 lines = _last_lines(log)
-                telling = [
-                    line for line in lines if line.strip() and not line[0].isspace()
-                ]  # no stack frames
+                telling = [line for line in lines if line[:1].strip()]  # neither blank nor a frame of a stack
                 last = f"; its log ends with: {telling[-1]}" if telling else ""
                 self._doom = ErrorInfo(
                     message=f"context {self.record.name} was not ready after {limit:g} s{last}",
