@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ __all__ = ["PythonJobs"]
 
 _KINDS = frozenset({"raised", "validation", "class-not-found", "wrong-type", "loading", "result"})
 _ATTEMPTS = 3
+_MAX_THREADS = 10_000
 _EXIT_TIMEOUT = 10.0
 _IDLE_TIMEOUT = 8.0
 _LULL_TIMEOUT = 0.5
@@ -72,6 +74,9 @@ class PythonJobs:
         self._jobs: dict[str, _Job] = {}
         self._spares: list[Runner] = []
         self._lock = threading.Lock()
+        # A thread that ran a job has a connection to the JVM, which the next job need not wait for.
+        self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="job")
+        self._properties = driver.jvm.java.lang.System.getProperties()
         self._need = threading.Semaphore(0)
         self._closing = False
         self.session_ready = threading.Event()
@@ -151,7 +156,7 @@ class PythonJobs:
         job = _Job(request, BoundedLog(Path(request["log_path"]), self._order["log_limit"]))
         with self._lock:
             self._jobs[job.id] = job
-        threading.Thread(target=self._run, args=(job, payload), name=f"job {job.id}", daemon=True).start()
+        self._threads.submit(self._run, job, payload)
 
     def kill(self, job_id: str) -> bool:
         """End a job, unless it has told its end already; return whether it is a Python job that runs."""
@@ -206,8 +211,9 @@ class PythonJobs:
         job.log.close()
         self._telling.ended(job.id, outcome)
         if job.told == {} and job.runner is not None:
-            with self._cleaning(job):
-                job.runner.detach()  # nobody waits for that
+            with self._cleaning(job):  # nobody waits for that
+                self._driver.cancel(job.runner.tag)  # what was on its way to the JVM when the process ended
+                job.runner.detach()
 
     def _perform(self, job: _Job, payload: bytes) -> dict[str, Any]:
         """Run the job in a runner; in another one when a spare turns out to have died while it waited."""
@@ -278,18 +284,26 @@ class PythonJobs:
     def _end(self, job: _Job, runner: Runner) -> None:
         """End the process, what it started, and its Spark jobs; wait until its cores are free."""
         runner.kill()
+        finished = job.told == {}
+        if finished:  # while the process ends
+            with self._cleaning(job):
+                self._let_go(job, runner)
         runner.exited.wait(_EXIT_TIMEOUT)
         with self._cleaning(job):
             for query in job.queries:
                 self._driver.stop_query(query)
-            if job.told == {}:
-                self._driver.cancel(runner.tag)  # what a thread of the job may have left
-            else:
-                self._cancel_and_wait(runner.tag)
-            self._abandon(job.id)
-            runner.close(self._pump)
-            if job.told != {}:
+            if not finished:
+                self._let_go(job, runner)
                 runner.detach()
+        runner.close(self._pump)
+
+    def _let_go(self, job: _Job, runner: Runner) -> None:
+        """Cancel what the job left in Spark, and let nobody wait for what it did not get to make."""
+        if job.told == {}:
+            self._driver.cancel(runner.tag)  # of its threads, at most
+        else:
+            self._cancel_and_wait(runner.tag)
+        self._abandon(job.id)
 
     @contextlib.contextmanager
     def _cleaning(self, job: _Job) -> Iterator[None]:
@@ -309,7 +323,7 @@ class PythonJobs:
 
     def _abandon(self, job_id: str) -> None:
         """Let nobody wait for named objects that the job did not get to make."""
-        creators = self._driver.jvm.java.lang.System.getProperties().get("jobserver.namedObjects.creators")
+        creators = self._properties.get("jobserver.namedObjects.creators")
         if creators is not None and not creators.isEmpty():
             from jobserver_pyspark.jvm.registry import abandon  # noqa: PLC0415 - few jobs have named objects
 
