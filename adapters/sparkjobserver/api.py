@@ -70,30 +70,25 @@ class NamedObjects(ABC):
         """Return the names that are taken, sorted."""
 
 
-class JobEnvironment(ABC):
-    """What a job can ask about where it runs: the ``runtime`` of its methods."""
+class JobEnvironment:
+    """What a job can ask about where it runs: the ``runtime`` of its methods.
 
-    @property
-    @abstractmethod
-    def jobId(self) -> str:  # noqa: N802 - the old server's name
-        """The job's id."""
+    A job is given one. The test of a job can make its own, in which there are no data files:
+    ``jobId`` is the job's id, ``namedObjects`` the objects that the jobs of the context share, and
+    ``contextConfig`` the context's settings, a pyhocon ConfigTree.
+    """
 
-    @property
-    @abstractmethod
-    def namedObjects(self) -> NamedObjects:  # noqa: N802 - the old server's name
-        """The objects that the jobs of this context share."""
+    def __init__(self, job_id: str, named_objects: NamedObjects | None, context_config: Any) -> None:
+        self.jobId = job_id
+        self.namedObjects = named_objects
+        self.contextConfig = context_config
 
-    @property
-    @abstractmethod
-    def contextConfig(self) -> Any:  # noqa: N802 - the old server's name
-        """The context's settings, as a pyhocon ConfigTree."""
-
-    @abstractmethod
     def data_file(self, name: str) -> Path:
         """Return the path of an uploaded data file, by the name that its upload was answered with.
 
         Raises FileNotFoundError when the server holds no such file.
         """
+        raise FileNotFoundError(f"no data file {name!r}: only a job server has them")
 
 
 class SparkJob(ABC):
@@ -110,3 +105,11 @@ class SparkJob(ABC):
     @abstractmethod
     def run_job(self, context: Any, runtime: JobEnvironment, data: Any) -> Any:
         """Do the work, and return the result."""
+
+    def build_context(self, gateway: Any, jvmContext: Any, sparkConf: Any) -> Any:  # noqa: N803 - the old names
+        """Return the context that the methods get, where the context's factory is one of your own.
+
+        ``gateway`` is Py4J's, ``jvmContext`` the JavaSparkContext, ``sparkConf`` its SparkConf. None, as
+        here, is a refusal: this job does not fit such contexts.
+        """
+        return None
