@@ -124,8 +124,15 @@ class Driver:
             for key, value in self._order["hadoop"].items():
                 context.hadoopConfiguration().set(key, value)
             self.context = context
+            self._loader = self._child_loader()
         except Exception as error:
             raise self._failure_of(error) from error
+
+    def _child_loader(self) -> Any:
+        """Make what the calls of Python jobs find their jars' classes by."""
+        parent = self.jvm.java.lang.Thread.currentThread().getContextClassLoader()
+        nothing = self.gateway.new_array(self.jvm.java.net.URL, 0)
+        return self.jvm.org.apache.spark.util.MutableURLClassLoader(nothing, parent)
 
     def start_session(self) -> None:
         """Make the application's session. Raises Failure with Spark's own reason."""
@@ -181,7 +188,7 @@ class Driver:
     def gateway_server(self, tag: str) -> GatewayServer:
         """Start a gateway server for one runner, whose Spark jobs all carry ``tag``, on whatever thread.
 
-        Local properties are inherited by threads: the server's threads come from this one.
+        Local properties and class loaders are inherited by threads: the server's threads come from this one.
         """
         properties = {
             "spark.jobGroup.id": tag,
@@ -191,10 +198,13 @@ class Driver:
         with self._lock:
             for key, value in properties.items():
                 self.context.setLocalProperty(key, value)
+            thread = self.jvm.java.lang.Thread.currentThread()
             try:
+                thread.setContextClassLoader(self._loader)
                 server = self.jvm.org.apache.spark.api.python.Py4JServer(self.context.conf())
                 server.start()  # its accepting thread was made by the line before
             finally:
+                thread.setContextClassLoader(self._loader.getParent())
                 for key in properties:
                     self.context.setLocalProperty(key, None)
         return GatewayServer(server)
@@ -217,14 +227,29 @@ class Driver:
         as well.
         """
         self.context.addArchive(f"{path.as_uri()}#{name}")
+        self._add_artifact(path, f"archives/{path.name}", name)
+
+    def _add_artifact(self, path: Path, remote: str, fragment: str | None) -> None:
         if self._order["spark_version"] < [4]:
             return
         if self.session is None:
             self.start_session()
-        to_path, fragment = self.jvm.java.nio.file.Paths.get, self.jvm.scala.Option.apply(name)
-        nothing = self.gateway.new_array(self.jvm.java.lang.String, 0)
-        local, remote = to_path(str(path), nothing), to_path(f"archives/{path.name}", nothing)
-        self.session.artifactManager().addArtifact(remote, local, fragment, False)
+        to_path, nothing = (
+            self.jvm.java.nio.file.Paths.get,
+            self.gateway.new_array(self.jvm.java.lang.String, 0),
+        )
+        self.session.artifactManager().addArtifact(
+            to_path(remote, nothing),
+            to_path(str(path), nothing),
+            self.jvm.scala.Option.apply(fragment),
+            False,
+        )
+
+    def add_jar(self, path: Path) -> None:
+        """Have Python jobs, and the tasks of every job, find the classes of a jar."""
+        self.context.addJar(path.as_uri())
+        self._add_artifact(path, f"jars/{path.name}", None)
+        self._loader.addURL(self.jvm.java.net.URL(path.as_uri()))
 
     @property
     def stopped(self) -> bool:

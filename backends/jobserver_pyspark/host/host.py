@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +20,7 @@ from jobserver_pyspark.host import processes
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.errors import Failure, describe
 from jobserver_pyspark.host.frames import Channel, ChannelClosed, FrameError
+from jobserver_pyspark.host.job_jars import JarConflict, JobJars
 from jobserver_pyspark.host.jvm_jobs import HostedJvmJobs
 from jobserver_pyspark.host.logs import BoundedLog, OutputPump
 from jobserver_pyspark.host.progress import ProgressBoard, ProgressTeller
@@ -53,6 +55,7 @@ class Host:
         self._telling = Telling(self._server, self._lives)
         self._jobs: PythonJobs | None = None
         self._jvm_jobs = HostedJvmJobs(order, self._driver, self._telling)
+        self._jars: JobJars
         self._progress: ProgressTeller | None = None
 
     def serve(self) -> NoReturn:
@@ -95,13 +98,24 @@ class Host:
         elif self._jobs is None:
             return
         elif kind == "submit":
-            jobs = self._jobs if request["python"] else self._jvm_jobs
-            jobs.submit(request, payload)
+            self._submit(request, payload)
         elif kind == "kill_job":
             threading.Thread(target=self._kill_job, args=(request["job_id"],), daemon=True).start()
         elif kind == "refuse":
             for jobs in (self._jobs, self._jvm_jobs):
                 jobs.refuse(request["job_id"], request["message"])
+
+    def _submit(self, request: dict[str, Any], payload: bytes) -> None:
+        if request["python"] and self._jobs is not None:
+            self._jobs.submit(request, payload)
+            return
+        try:
+            self._jars.check(request["jars"])
+        except (JarConflict, OSError, zipfile.BadZipFile) as error:
+            failure = Failure.of("loading", error)
+            self._telling.ended(request["job_id"], {"failure": failure.kind, "error": failure.error})
+        else:
+            self._jvm_jobs.submit(request, payload)
 
     def _kill_job(self, job_id: str) -> None:
         try:
@@ -118,6 +132,7 @@ class Host:
             self._driver.connect()
             threading.Thread(target=self._watch_jvm, name="JVM watch", daemon=True).start()
             self._driver.start_spark()
+            self._jars = JobJars(self._driver, Path(self._order["work_dir"], "job-jars"))
             board = ProgressBoard(self._driver.jvm, self._driver.context)
             self._progress = ProgressTeller(board, self._telling)
             jobs = PythonJobs(
@@ -127,6 +142,7 @@ class Host:
                 pump=self._pump,
                 telling=self._telling,
                 board=board,
+                jars=self._jars,
             )
             self._start_beside_each_other(jobs)
             self._jobs = jobs

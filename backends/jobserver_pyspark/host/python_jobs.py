@@ -16,6 +16,7 @@ from jobserver_pyspark.host.class_paths import ClassPaths
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.errors import bounded_fields, describe
 from jobserver_pyspark.host.frames import ChannelClosed, FrameError
+from jobserver_pyspark.host.job_jars import JobJars
 from jobserver_pyspark.host.logs import BoundedLog, OutputPump
 from jobserver_pyspark.host.progress import ProgressBoard
 from jobserver_pyspark.host.runners import Runner, RunnerLost, Zygote
@@ -63,6 +64,7 @@ class PythonJobs:
         pump: OutputPump,
         telling: Telling,
         board: ProgressBoard,
+        jars: JobJars,
     ) -> None:
         self._order = order
         self._driver = driver
@@ -81,6 +83,7 @@ class PythonJobs:
         self._closing = False
         self.session_ready = threading.Event()
         self._board = board
+        self._jars = jars
 
     # -- spare runners -----------------------------------------------------------------------------
 
@@ -235,6 +238,7 @@ class PythonJobs:
             if job.killed:
                 return
         try:
+            self._jars.add(job.request["jars"])
             fields = self._class_paths.of(job.request["packages"])
             job.pool = fields["pool"]
             self._pools.begin(job.pool)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyspark
 import pytest
-from launcher_world import Context, Start, jobs_wheel, make_launcher, starter
+from launcher_world import Context, Start, code_of, jobs_wheel, make_launcher, starter
 
+from jobserver_core.binaries import BinaryType
 from jobserver_core.ports import JobCode
 from jobserver_pyspark import PySparkLauncher
+
+JVM_JOBS = Path(__file__).parent / "jobs" / "jvm" / "JvmJobs.scala"
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +27,23 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> JobCode:
 @pytest.fixture(scope="session")
 def other_code(tmp_path_factory: pytest.TempPathFactory) -> JobCode:
     return jobs_wheel(tmp_path_factory.mktemp("wheels"), "2.0")
+
+
+@pytest.fixture(scope="session")
+def jar(tmp_path_factory: pytest.TempPathFactory) -> JobCode:
+    """Scala jobs, compiled with nothing but the PySpark install."""
+    folder = tmp_path_factory.mktemp("jar")
+    jars = Path(pyspark.__file__).parent / "jars"
+    java = shutil.which("java")
+    assert java is not None
+    class_path = ":".join(map(str, jars.glob("*.jar")))
+    command = [java, "-cp", f"{jars}/*", "scala.tools.nsc.Main", "-nowarn", "-d", str(folder)]
+    subprocess.run([*command, "-classpath", class_path, str(JVM_JOBS)], check=True, timeout=200)
+    target = folder.parent / f"{folder.name}.jar"
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in sorted(folder.rglob("*.class")):
+            archive.write(path, path.relative_to(folder).as_posix())
+    return code_of(target, BinaryType.JAR)
 
 
 @pytest.fixture(scope="session")

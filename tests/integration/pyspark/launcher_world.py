@@ -63,12 +63,14 @@ class Context:
     handle: ContextHandle
     code: JobCode
 
-    def submit(self, name: str, config: Any = None, *, code: JobCode | None = None) -> JobSpec:
+    def submit(
+        self, name: str, config: Any = None, *, code: JobCode | None = None, before: JobCode | None = None
+    ) -> JobSpec:
         job_id = str(uuid4())
         job = JobSpec(
             id=job_id,
             class_name=f"launcher_jobs.{name}",
-            class_path=(code or self.code,),
+            class_path=(*([before] if before else []), code or self.code),
             config=json.dumps(config or {}),
             log_path=self.spec.log_path.with_name(f"job-{job_id}.log"),
         )

@@ -124,6 +124,14 @@ def test_jobs_and_their_packages_run_on_separate_executors(
     assert on_cluster.run("work.DataFile").value == ["data of version 1.0"] * 3
 
 
+def test_a_jar_in_the_class_path_of_a_python_job_reaches_separate_executors(
+    on_cluster: Context, jar: JobCode
+) -> None:
+    job = on_cluster.submit("work.CallsJar", before=jar)
+    called = on_cluster.end_of(job).value
+    assert called == {"driver": [42, 42], "sql": [0, 2, 4, 6], "rdd": [0, 2, 4, 6]}
+
+
 def test_a_kill_frees_the_cores_of_the_cluster(on_cluster: Context) -> None:
     job = on_cluster.running("trouble.SleepingTasks")
     time.sleep(2.0)

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import pyspark
 import pytest
 from launcher_world import Context, Result, code_of
 
@@ -17,25 +14,6 @@ from jobserver_core.failures import FailureKind
 from jobserver_core.ports import JobCode, JobSpec
 
 pytestmark = pytest.mark.spark
-
-SOURCE = Path(__file__).parent / "jobs" / "jvm" / "JvmJobs.scala"
-
-
-@pytest.fixture(scope="module")
-def jar(tmp_path_factory: pytest.TempPathFactory) -> JobCode:
-    """Scala jobs, compiled with nothing but the PySpark install."""
-    folder = tmp_path_factory.mktemp("jar")
-    jars = Path(pyspark.__file__).parent / "jars"
-    java = shutil.which("java")
-    assert java is not None
-    class_path = ":".join(map(str, jars.glob("*.jar")))
-    command = [java, "-cp", f"{jars}/*", "scala.tools.nsc.Main", "-nowarn", "-d", str(folder)]
-    subprocess.run([*command, "-classpath", class_path, str(SOURCE)], check=True, timeout=200)
-    target = folder.parent / f"{folder.name}.jar"
-    with zipfile.ZipFile(target, "w") as archive:
-        for path in sorted(folder.rglob("*.class")):
-            archive.write(path, path.relative_to(folder).as_posix())
-    return code_of(target, BinaryType.JAR)
 
 
 def _submit(context: Context, jar: JobCode, name: str, config: Any = None) -> JobSpec:
@@ -86,3 +64,28 @@ def test_a_kill_ends_a_jar_job_and_frees_its_cores(context: Context, jar: JobCod
 def test_a_large_result_of_a_jar_job_arrives_whole(context: Context, jar: JobCode) -> None:
     value = _run(context, jar, "Large", {"megabytes": 5}).value
     assert value == ["x" * 1048576] * 5
+
+
+CALLED = {"driver": [42, 42], "sql": [0, 2, 4, 6], "rdd": [0, 2, 4, 6]}
+
+
+def test_a_python_job_calls_the_classes_of_a_jar_in_its_class_path(context: Context, jar: JobCode) -> None:
+    for _ in range(2):
+        assert context.end_of(context.submit("work.CallsJar", before=jar)).value == CALLED
+    assert _run(context, jar, "Count", {"rows": 7}).value == 7
+
+
+def test_a_jar_with_another_version_of_a_class_is_refused_where_python_jobs_brought_the_first(
+    context: Context, jar: JobCode, tmp_path: Path
+) -> None:
+    assert context.end_of(context.submit("work.CallsJar", before=jar)).value == CALLED
+    path = tmp_path / "other.jar"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("launcherjobs/Twice.class", b"other code")
+        archive.writestr("META-INF/versions/9/module-info.class", b"")
+    other = code_of(path, BinaryType.JAR)
+    for job in (context.submit("work.CallsJar", before=other), _submit(context, other, "Count")):
+        outcome = context.end_of(job).outcome
+        assert outcome.failure is FailureKind.LOADING
+        assert outcome.error is not None
+        assert "the class launcherjobs.Twice is in two different jars" in outcome.error.message

@@ -25,3 +25,7 @@ class Large {
   def runJob(spark: SparkSession, config: JMap[String, Any]): Any =
     Iterator.fill(config.get("megabytes").toString.toInt)("x" * 1048576)
 }
+
+class Twice extends org.apache.spark.sql.api.java.UDF1[Long, Long] {
+  override def call(number: Long): Long = number * 2
+}

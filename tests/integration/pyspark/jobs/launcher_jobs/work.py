@@ -154,6 +154,26 @@ class Users(Accepting):
         }
 
 
+class CallsJar(Accepting):
+    """Calls a class of a jar in its class path, on two threads, in SQL tasks, and in tasks of an RDD."""
+
+    def run_job(self, context, runtime, data):
+        from concurrent.futures import ThreadPoolExecutor
+
+        def called():
+            return context.sparkContext._jvm.launcherjobs.Twice().call(21)
+
+        with ThreadPoolExecutor(1) as pool:
+            on_another_thread = pool.submit(called).result()
+        context.udf.registerJavaFunction("twice", "launcherjobs.Twice", "long")
+        rows = context.range(0, 4, 1, 2).selectExpr("twice(id) as twice")
+        return {
+            "driver": [called(), on_another_thread],
+            "sql": [row.twice for row in rows.collect()],
+            "rdd": rows.rdd.map(lambda row: row.twice).collect(),
+        }
+
+
 class Environment(Accepting):
     def run_job(self, context, runtime, data):
         import os
