@@ -98,7 +98,7 @@ def read_settings(settings: Mapping[str, Any], *, default_master: str) -> SparkS
         hive=flavour == "hive" or (flavour in ("session", "any") and flat.get(_SESSION_HIVE) == "true"),
         conf=conf,
         hadoop={k[len("hadoop.") :]: v for k, v in flat.items() if k.startswith("hadoop.")},
-        proxy_user=flat.get(_PROXY_USER),
+        proxy_user=flat.get(_PROXY_USER) or None,
         python=flat.get("python.executable"),
         jvm_isolation=_isolation(flat.get("jvm.isolation")),
         python_paths=tuple(p for p in re.split("[,:]", flat.get("python.paths", "")) if p.strip()),
@@ -166,14 +166,19 @@ def _count(key: str, value: str) -> int:
 
 def _set_memory(conf: dict[str, str], master: str, flat: Mapping[str, str]) -> None:
     """In local mode the driver is the only executor, so that the memory is the driver's."""
-    memory = flat.get("memory-per-node")
-    if memory is None:
+    for key in ("spark.executor.memory", "spark.driver.memory"):
+        if key in conf:
+            conf[key] = _size(key, conf[key])
+    if "memory-per-node" not in flat:
         return
-    if not _MEMORY.fullmatch(memory.strip()):
-        raise InvalidSetting(
-            key="memory-per-node", message=f"expected a size such as 512m or 2g, got {memory!r}"
-        )
-    text = memory.strip().replace(" ", "").lower()
+    text = _size("memory-per-node", flat["memory-per-node"])
     conf.setdefault("spark.executor.memory", text)
     if _LOCAL.fullmatch(master):
         conf.setdefault("spark.driver.memory", text)
+
+
+def _size(key: str, value: str) -> str:
+    text = value.strip().replace(" ", "").lower()
+    if not _MEMORY.fullmatch(text):
+        raise InvalidSetting(key=key, message=f"expected a size such as 512m or 2g, got {value!r}")
+    return text

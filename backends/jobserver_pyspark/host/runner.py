@@ -156,7 +156,10 @@ class Runner:
             sys.stdout.flush()
             sys.stderr.flush()
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises, the job has ended
-            os.write(2, f"an exit handler raised {type(error).__name__}: {error}\n".encode(errors="replace"))
+            with contextlib.suppress(OSError):  # the job may have closed its output
+                os.write(
+                    2, f"an exit handler raised {type(error).__name__}: {error}\n".encode(errors="replace")
+                )
         if failure is None:
             self._channel.send("ended")
         else:

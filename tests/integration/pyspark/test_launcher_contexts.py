@@ -120,6 +120,8 @@ def test_a_factory_of_ones_own_asks_the_job(start: Start) -> None:
         ({"num-cpu-cores": "many"}, "num-cpu-cores"),
         ({"num-cpu-cores": 0}, "num-cpu-cores"),
         ({"memory-per-node": "much"}, "memory-per-node"),
+        ({"spark": {"executor": {"memory": "lots"}}}, "spark.executor.memory"),
+        ({"launcher": {"spark": {"driver": {"memory": "-1g"}}}}, "spark.driver.memory"),
     ],
 )
 def test_settings_that_can_never_work_are_refused_at_once(

@@ -160,6 +160,12 @@ def test_what_a_job_says_is_in_its_own_log(context: Context) -> None:
     assert "said" not in context.spec.log_path.read_text()
 
 
+def test_a_job_that_closes_its_output_has_its_result(context: Context) -> None:
+    closed = context.run("trouble.ClosesOutput")
+    assert closed.value == "closed"
+    assert "before it closed" in closed.log
+
+
 def test_a_log_is_readable_while_its_job_runs(context: Context) -> None:
     job = context.running("work.TalkAndWait")
     wait_until(lambda: "said before the wait" in job.log_path.read_text())

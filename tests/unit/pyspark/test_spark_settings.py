@@ -274,6 +274,10 @@ def test_what_the_host_imports_needs_the_standard_library_only(
     assert done.stdout.strip() == "[]"
 
 
+def test_an_empty_proxy_user_is_none() -> None:
+    assert read({"spark": {"proxy": {"user": ""}}}).proxy_user is None
+
+
 def test_a_properties_file_is_read_back_as_it_was() -> None:
     conf = {"spark.a": "x=y: z#\\n", "spark.b": "line\nline\ttab", "spark.c": "ünï€𝄞", "spark.d": " lead"}
     text = properties_file(conf)

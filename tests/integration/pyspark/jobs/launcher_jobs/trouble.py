@@ -96,6 +96,17 @@ class Exit(Accepting):
         os._exit(data.get("status", 3))
 
 
+class ClosesOutput(Accepting):
+    """Closes its output, as daemons do."""
+
+    def run_job(self, context, runtime, data):
+        print("before it closed")
+        sys.stdout.close()
+        os.close(1)
+        os.close(2)
+        return "closed"
+
+
 class Segfault(Accepting):
     def run_job(self, context, runtime, data):
         ctypes.string_at(0)
