@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
-from jobserver_pyspark.host.errors import Failure
+from jobserver_pyspark.host import wheel_tags
+from jobserver_pyspark.host.errors import Failure, describe
 
 __all__ = ["load_job"]
 
 _WRONG_TYPE = "Invalid job type for this context"
 
 
-def load_job(name: str) -> Any:
+def load_job(name: str, folders: Sequence[str] = ()) -> Any:
     """Return a new object of the class, which must be importable from the class path.
 
     Raises Failure: class-not-found, loading (its module raised on import), wrong-type (not a
-    class with ``validate`` and ``run_job``), or raised (its constructor did).
+    class with ``validate`` and ``run_job``), or raised (its constructor did). An import that fails
+    says as well which of the packages in ``folders`` are made for another Python or machine.
     """
-    found = _find(name)
+    found = _find(name, folders)
     missing = [method for method in ("validate", "run_job") if not callable(getattr(found, method, None))]
     if not isinstance(found, type) or missing:
         what = (
@@ -35,7 +38,7 @@ def load_job(name: str) -> Any:
         raise Failure.of("raised", error, skip=1) from error
 
 
-def _find(name: str) -> Any:
+def _find(name: str, folders: Sequence[str]) -> Any:
     parts = name.split(".")
     for count in range(len(parts) - 1, 0, -1):
         module_name = ".".join(parts[:count])
@@ -44,13 +47,19 @@ def _find(name: str) -> Any:
         except ModuleNotFoundError as error:
             if error.name is not None and _leads_to(error.name, module_name):
                 continue
-            raise Failure.of("loading", error, skip=1) from error
+            raise _not_loaded(error, folders) from error
         except BaseException as error:
-            raise Failure.of("loading", error, skip=1) from error
+            raise _not_loaded(error, folders) from error
         return _attribute(module, parts[count:], name)
     raise Failure(
         "class-not-found", f"classPath {name} not found", stack=f"no module {parts[0]!r} on the class path"
     )
+
+
+def _not_loaded(error: BaseException, folders: Sequence[str]) -> Failure:
+    hint = wheel_tags.foreign(folders) if isinstance(error, ImportError) else ""
+    message = f"{describe(error)} ({hint})" if hint else None
+    return Failure.of("loading", error, skip=1, message=message)
 
 
 def _leads_to(missing: str, wanted: str) -> bool:

@@ -106,7 +106,7 @@ class Runner:
         _prepare_process(request)
         self._attachment.use_class_path(request["includes"], request["pool"])
         self._attachment.tell_queries(lambda query_id: self._channel.send("query", id=query_id))
-        job = load_job(request["class_name"])
+        job = load_job(request["class_name"], request["sys_path"])
         context = self._attachment.job_context(request["flavour"], job)
         settings, config = configuration["context"], configuration["job"]
         runtime = Runtime(

@@ -94,6 +94,25 @@ def test_a_compiled_extension_in_a_wheel_can_be_imported_everywhere(context: Con
     assert context.run("compiled.Job", code=code_of(wheel)).value == [True] * 3
 
 
+def test_a_wheel_for_another_machine_is_named_when_it_cannot_be_imported(
+    context: Context, tmp_path: Path
+) -> None:
+    wheel = tmp_path / "foreign-1.0-cp39-cp39-manylinux_2_17_sparc.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("launcher_jobs/__init__.py", "from launcher_jobs import _fast\n")
+        archive.writestr("launcher_jobs/_fast.cpython-39-sparc-linux-gnu.so", b"\x7fELF of elsewhere")
+        archive.writestr(
+            "foreign-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: cp39-cp39-manylinux_2_17_sparc\n"
+        )
+    outcome = context.run("Job", code=code_of(wheel)).outcome
+    assert outcome.failure is FailureKind.LOADING
+    assert outcome.error is not None
+    assert (
+        "the wheel foreign-1.0 is made for cp39-cp39-manylinux_2_17_sparc, and this is"
+        in outcome.error.message
+    )
+
+
 def _an_extension_module() -> Path:
     """A compiled module that can be imported from any package: one of the interpreter's own."""
     import _json
