@@ -17,9 +17,9 @@ pytestmark = pytest.mark.spark
 
 
 @pytest.fixture(scope="module")
-def context(caller: Caller) -> Iterator[str]:
-    """One context for all tests that leave it as it was."""
-    with caller.context("control") as name:
+def context(caller: Caller, parts: dict[str, Path]) -> Iterator[str]:
+    """One context for all tests that leave it as it was; with a jar for all of its jobs."""
+    with caller.context("control", **{"dependent-jar-uris": f"file://{parts['Left']}"}) as name:
         yield name
 
 
@@ -123,40 +123,27 @@ def repository(parts: dict[str, Path]) -> Iterator[str]:
     thread.join()
 
 
-def test_several_jars_by_name_and_by_address_are_one_class_path(
+def test_jars_of_the_context_by_name_and_by_address_are_one_class_path(
     caller: Caller, context: str, parts: dict[str, Path], repository: str
 ) -> None:
     caller.upload("main", parts["Main"])
-    caller.upload("left", parts["Left"])
-    query = {"cp": f"main,left,{repository}/Right.jar", "mainClass": "parts.Main", "context": context}
-    answer = caller.client.post("/jobs", params={**query, "sync": "true", "timeout": 200})
+    query = {"mainClass": "parts.Main", "context": context, "sync": "true", "timeout": 200}
+    whole = {"cp": f"main,shapes,{repository}/Right.jar", **query}
+    answer = caller.client.post("/jobs", params=whole)
     assert answer.json()["result"] == ["left", "right", "left", "right"]
-    without = {**query, "cp": "main,left"}
-    answer = caller.client.post("/jobs", params={**without, "sync": "true", "timeout": 200})
+    answer = caller.client.post("/jobs", params={"cp": "main,shapes", **query})
     assert answer.json()["result"]["errorClass"] == "java.lang.NoClassDefFoundError"
     assert answer.json()["result"]["message"] == "parts/Right$"
-
-
-def test_jars_of_the_context_are_on_the_class_path_of_every_job(
-    caller: Caller, parts: dict[str, Path], repository: str
-) -> None:
-    caller.upload("main", parts["Main"])
-    jars = f"file://{parts['Left']},{repository}/Right.jar"
-    with caller.context("dependent", **{"dependent-jar-uris": jars}) as context:
-        assert caller.result("parts.Main", "", "main", context=context) == ["left", "right", "left", "right"]
-
-
-def test_shared_isolation_serves_threads_that_everybody_shares(caller: Caller) -> None:
-    with caller.context("together", **{"jvm.isolation": "shared"}) as together:
-        assert caller.result("control.FromFuture", "", "control", context=together) == 10.0
 
 
 # -- ends ------------------------------------------------------------------------------------------
 
 
 def test_a_job_that_hears_nothing_stays_running_until_force_kills_its_context(caller: Caller) -> None:
-    answer = caller.client.post("/contexts/deaf")
+    answer = caller.client.post("/contexts/deaf", params={"jvm.isolation": "shared"})
     assert answer.status_code == 200, answer.text
+    # Shared isolation serves threads that everybody shares, as long as there are any.
+    assert caller.result("control.FromFuture", "", "control", context="deaf") == 10.0
     deaf = caller.running("shapes.Deaf", "", "shapes", context="deaf")
     neighbour = caller.running("shapes.Waiting", "", "shapes", context="deaf")
     answer = caller.client.delete(f"/jobs/{deaf}")
@@ -233,7 +220,14 @@ def test_a_graceful_stream_finishes_its_batch_when_its_job_is_killed_and_when_it
 
 def test_a_stream_that_is_not_graceful_breaks_its_batch_off(caller: Caller, batches: Path) -> None:
     abrupt = {**STREAMING, "streaming.stopGracefully": "false"}
-    with caller.context("abrupt", "StreamingContextFactory", **abrupt) as context:
+    with caller.context("abrupt", "JavaStreamingContextFactory", **abrupt) as context:
         job_id = _in_a_batch(caller, context, batches)
         assert caller.client.delete(f"/jobs/{job_id}").json() == {"status": "KILLED"}
         assert batches.read_text() == "begun\n"
+        # And one of the Java API, which waits for its end itself.
+        job_id = caller.running("JStreamingTestJob", "", "java", context=context)
+        caller.until(lambda: "batch of 5\n" in caller.log(job_id), "a batch")
+        assert caller.client.delete(f"/jobs/{job_id}").json() == {"status": "KILLED"}
+        assert caller.report(job_id)["status"] == "KILLED"
+        refused = caller.send("JavaHelloWorldJob", "", "java", context=context)
+        assert (refused.status_code, refused.json()["result"]) == (400, "Invalid job type for this context")

@@ -38,39 +38,26 @@ def test_hive_jobs_load_and_query_tables_of_hive_and_leave_nothing_in_the_workin
     assert list(tmp_path.iterdir()) == []
 
 
-def test_java_hive_jobs_load_and_query_tables_of_hive(caller: Caller, addresses: Path) -> None:
+def test_java_hive_and_sql_jobs_load_query_and_refuse(caller: Caller, addresses: Path) -> None:
     with caller.context("jhive", "JavaHiveContextFactory") as hive:
         assert caller.result("JHiveTestLoaderJob", f'path = "{addresses}"', "java", context=hive) == 3
         query = f'sql = "{HIVE_QUERY.format(table="default.java_addresses")}"'
         assert caller.result("JHiveTestJob", query, "java", context=hive) == CITIES
-
-
-def test_java_sql_jobs_query_and_refuse(caller: Caller) -> None:
-    with caller.context("jsql", "JavaSqlContextFactory") as sql:
-        query = 'sql = "select 1 as one, null as nothing"'
-        assert caller.result("JSqlTestJob", query, "java", context=sql) == [{"one": 1, "nothing": None}]
-        refused = caller.send("JSqlTestJob", "", "java", context=sql)
+        assert caller.result("JSqlTestJob", query, "java", context=hive) == CITIES
+        refused = caller.send("JSqlTestJob", "", "java", context=hive)
         assert (refused.status_code, refused.json()["status"]) == (400, "VALIDATION FAILED")
         assert refused.json()["result"]["message"] == "sql is missing"
 
 
-def test_java_session_jobs_share_their_tables(caller: Caller) -> None:
-    with caller.context("jsession", "JavaSessionContextFactory") as session:
-        assert caller.result("JSessionTestLoaderJob", "", "java", context=session) == 2
+def test_java_jobs_of_sql_and_of_sessions_share_their_tables_where_no_factory_was_named(
+    caller: Caller,
+) -> None:
+    with caller.context("jany") as context:
+        assert caller.result("JSessionTestLoaderJob", "", "java", context=context) == 2
         query = 'sql = "select value from java_names order by value"'
         expected = [{"value": "Bob"}, {"value": "Sandy"}]
-        assert caller.result("JSessionTestJob", query, "java", context=session) == expected
-
-
-def test_a_java_streaming_job_runs_until_it_is_killed(caller: Caller) -> None:
-    factory, often = "JavaStreamingContextFactory", {"streaming.batch_interval": 200}
-    with caller.context("jstream", factory, **often) as stream:
-        job_id = caller.running("JStreamingTestJob", "", "java", context=stream)
-        caller.until(lambda: "batch of 5\n" in caller.log(job_id), "a batch")
-        assert caller.client.delete(f"/jobs/{job_id}").json() == {"status": "KILLED"}
-        assert caller.report(job_id)["status"] == "KILLED"
-        refused = caller.send("JavaHelloWorldJob", "", "java", context=stream)
-        assert (refused.status_code, refused.json()["result"]) == (400, "Invalid job type for this context")
+        assert caller.result("JSessionTestJob", query, "java", context=context) == expected
+        assert caller.result("JSqlTestJob", query, "java", context=context) == expected
 
 
 def test_jobs_of_the_oldest_java_api_and_of_the_older_scala_api_with_an_environment(caller: Caller) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,35 +36,42 @@ def host_of(context_id: str) -> str:
     raise AssertionError("the context has no host")
 
 
+@pytest.fixture(scope="module")
+def context(caller: Caller) -> Iterator[str]:
+    """A context whose JVM could not hold much of a result."""
+    with caller.context("large", **{"spark.driver.memory": "512m"}) as name:
+        yield name
+
+
 @pytest.mark.parametrize("kind", ["bytes", "json"])
-def test_a_large_result_of_a_jvm_job_passes_in_bounded_memory(caller: Caller, kind: str) -> None:
-    with caller.context(f"large-{kind}", **{"spark.driver.memory": "512m"}) as context:
-        # The server is this process, with its client.
-        watched = [os.getpid(), host_of(caller.client.get(f"/contexts/{context}").json()["id"])]
-        small = {"sync": "true", "timeout": 200, "context": context}
-        answer = caller.send("control.Large", f"megabytes = 1, as = {kind}", "control", **small)
-        assert answer.status_code == 200
-        before = [resident(process) for process in watched]
-        most = list(before)
+def test_a_large_result_of_a_jvm_job_passes_in_bounded_memory(
+    caller: Caller, context: str, kind: str
+) -> None:
+    # The server is this process, with its client.
+    watched = [os.getpid(), host_of(caller.client.get(f"/contexts/{context}").json()["id"])]
+    small = {"sync": "true", "timeout": 200, "context": context}
+    answer = caller.send("control.Large", f"megabytes = 1, as = {kind}", "control", **small)
+    assert answer.status_code == 200
+    before = [resident(process) for process in watched]
+    most = list(before)
 
-        def look() -> None:
-            most[:] = [max(size, resident(process)) for size, process in zip(most, watched, strict=True)]
+    def look() -> None:
+        most[:] = [max(size, resident(process)) for size, process in zip(most, watched, strict=True)]
 
-        config = f"megabytes = {MEGABYTES}, as = {kind}"
-        job_id = caller.submit("control.Large", config, "control", context=context)["jobId"]
-        states = "/jobs?limit=1"
+    config = f"megabytes = {MEGABYTES}, as = {kind}"
+    job_id = caller.submit("control.Large", config, "control", context=context)["jobId"]
 
-        def over() -> bool:
-            look()
-            return bool(caller.client.get(states).json()[0]["status"] in ("FINISHED", "ERROR"))
+    def over() -> bool:
+        look()
+        return bool(caller.client.get("/jobs?limit=1").json()[0]["status"] in ("FINISHED", "ERROR"))
 
-        caller.until(over, "the job's end")
-        size = 0
-        with caller.client.stream("GET", f"/jobs/{job_id}") as answer:
-            for number, chunk in enumerate(answer.iter_bytes()):
-                size += len(chunk)
-                if number % 100 == 0:
-                    look()
-        assert size > MEGABYTES << 20
-        grown = [after - size for after, size in zip(most, before, strict=True)]
-        assert max(grown) < GROWTH, grown
+    caller.until(over, "the job's end")
+    size = 0
+    with caller.client.stream("GET", f"/jobs/{job_id}") as answer:
+        for number, chunk in enumerate(answer.iter_bytes()):
+            size += len(chunk)
+            if number % 100 == 0:
+                look()
+    assert size > MEGABYTES << 20
+    grown = [after - size for after, size in zip(most, before, strict=True)]
+    assert max(grown) < GROWTH, grown
