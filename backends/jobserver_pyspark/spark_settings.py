@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -90,8 +91,7 @@ def read_settings(settings: Mapping[str, Any], *, default_master: str) -> SparkS
     master = _master(conf.pop("spark.master", default_master), flat)
     _set_cores(conf, master, flat)
     _set_memory(conf, master, flat)
-    factory = flat.get("context-factory", "").rpartition(".")[2]
-    flavour = FLAVOURS.get(factory, "custom") if factory else "any"
+    flavour = _flavour(flat.get("context-factory", ""))
     return SparkSettings(
         master=master,
         flavour=flavour,
@@ -108,6 +108,16 @@ def read_settings(settings: Mapping[str, Any], *, default_master: str) -> SparkS
 _PROXY_USER = "spark.proxy.user"
 _SESSION_HIVE = "spark.session.hive.enabled"
 """The old server's setting for sessions; there it was on unless switched off, which costs seconds a start."""
+
+
+def _flavour(factory: str) -> str:
+    name = factory.rpartition(".")[2]
+    if not name:
+        return "any"
+    if name not in FLAVOURS and (near := difflib.get_close_matches(name, FLAVOURS, n=1, cutoff=0.95)):
+        message = f"no factory is called {factory!r}"
+        raise InvalidSetting(key="context-factory", message=message, nearest=near[0])
+    return FLAVOURS.get(name, "custom")
 
 
 def _isolation(wanted: str | None) -> str | None:

@@ -104,6 +104,11 @@ def test_a_factory_names_a_flavour(factory: str | None, flavour: str) -> None:
     assert read({"context-factory": factory} if factory else {}).flavour == flavour
 
 
+def test_a_factory_that_is_all_but_a_known_one_is_refused_with_its_name() -> None:
+    with pytest.raises(InvalidSetting, match="did you mean 'SessionContextFactory'"):
+        read({"context-factory": "spark.jobserver.context.SesionContextFactory"})
+
+
 @pytest.mark.parametrize(
     ("factory", "enabled", "hive"),
     [
