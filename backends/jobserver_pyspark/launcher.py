@@ -114,7 +114,7 @@ class PySparkLauncher(Launcher):
                 raise LaunchError(message="the launcher is closed")
             self._contexts.add(context)
         context.begin()
-        if class_data is None and not settings.needs_submit and not spec.class_path:
+        if class_data is None and not spec.class_path:
             self._spares.refill(lambda spare: self._order(spare, settings, None))
         return context
 

@@ -15,13 +15,14 @@ import attrs
 from jobserver_core.binaries import BinaryType
 from jobserver_core.errors import InvalidSetting
 from jobserver_core.ports import ContextSpec
+from jobserver_pyspark import site
 from jobserver_pyspark.host.config_trees import FALLBACK_PATH
 from jobserver_pyspark.host.processes import MARKER
 from jobserver_pyspark.installation import Installation, python_view, spark_home_view
 from jobserver_pyspark.java import Java
 from jobserver_pyspark.jvm.jobs import context_settings
 from jobserver_pyspark.options import ALLOWED_VARIABLES, LauncherOptions
-from jobserver_pyspark.spark_settings import SparkSettings
+from jobserver_pyspark.spark_settings import LOOPBACK, PREPARED, SparkSettings
 
 __all__ = ["HostOrder", "make_order"]
 
@@ -87,6 +88,7 @@ def make_order(
     """Put together what the host of a context is told; writes nothing but views and links."""
     marker = f"{spec.id}:{secrets.token_hex(8)}"
     conf = _conf(spec, settings, installation)
+    submitted = settings.needs_submit or not PREPARED.isdisjoint(site.defaults(installation))
     api = python_view(["sparkjobserver"], options.cache_dir)
     environment = _environment(
         settings,
@@ -108,14 +110,16 @@ def make_order(
                 java=java,
                 tmp_dir=tmp_dir,
                 class_data=class_data,
+                submitted=submitted,
             ),
             "environment": {
                 "SPARK_HOME": str(spark_home_view(installation, options.cache_dir)),
                 "SPARK_LOCAL_DIRS": conf.get("spark.local.dir", str(spec.work_dir / "local")),
+                **_local_address(conf),
             },
         },
         "conf": conf,
-        "submitted": settings.needs_submit,
+        "submitted": submitted,
         "hadoop": settings.hadoop,
         "hive": settings.hive,
         "session": settings.flavour not in ("spark", "custom"),
@@ -148,6 +152,12 @@ def make_order(
     )
 
 
+def _local_address(conf: Mapping[str, str]) -> dict[str, str]:
+    """Where Spark's own user interface listens, and what it takes for this machine's name."""
+    at_home = conf.get("spark.driver.bindAddress") == LOOPBACK and "SPARK_LOCAL_IP" not in os.environ
+    return {"SPARK_LOCAL_IP": LOOPBACK} if at_home else {}
+
+
 def _environment(
     settings: SparkSettings,
     *,
@@ -176,34 +186,43 @@ def _environment(
 
 
 def _conf(spec: ContextSpec, settings: SparkSettings, installation: Installation) -> dict[str, str]:
-    """The application's SparkConf: the context's own settings over defaults that keep it to its folder."""
-    work = spec.work_dir
+    """The application's SparkConf: the context's own settings over the site's, over defaults of ours."""
     conf = {
-        **_site_defaults(installation),
+        **_defaults(spec, settings, installation),
+        **site.defaults(installation),
         "spark.app.name": spec.name,
         "spark.submit.deployMode": "client",
-        "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
-        "spark.ui.retainedJobs": "200",
-        "spark.ui.retainedStages": "200",
-        "spark.rdd.compress": "True",
         "spark.serializer.objectStreamReset": "100",
-        "spark.python.task.killTimeout": "100ms",
-        "spark.sql.warehouse.dir": str(work / "warehouse"),
         **context_settings(settings.flavour),
     }
-    if settings.loopback:
-        conf |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
-    if installation.release >= [4, 1]:
-        conf["spark.python.unix.domain.socket.enabled"] = "true"
     if settings.hive:
         conf["spark.sql.catalogImplementation"] = "hive"
-        url = f"jdbc:derby:;databaseName={work / 'metastore'};create=true"
-        conf["spark.hadoop.javax.jdo.option.ConnectionURL"] = url
     jars = _jars(spec)
     if jars and not settings.local:
         conf["spark.jars"] = ",".join(jar.as_uri() for jar in jars)
     return {**conf, **settings.conf, "spark.master": settings.master}
+
+
+def _defaults(spec: ContextSpec, settings: SparkSettings, installation: Installation) -> dict[str, str]:
+    """What is so where nobody says otherwise; a context keeps to its folder and its machine if it can."""
+    conf = {
+        "spark.ui.enabled": "false",
+        "spark.ui.retainedJobs": "200",
+        "spark.ui.retainedStages": "200",
+        "spark.rdd.compress": "True",
+        "spark.python.task.killTimeout": "100ms",
+    }
+    if settings.loopback:
+        conf |= {"spark.driver.host": LOOPBACK, "spark.driver.bindAddress": LOOPBACK}
+    if installation.release >= [4, 1]:
+        conf["spark.python.unix.domain.socket.enabled"] = "true"
+    if not site.has_hive(installation):  # whose tables outlive the context, wherever they are
+        metastore = f"jdbc:derby:;databaseName={spec.work_dir / 'metastore'};create=true"
+        conf["spark.sql.warehouse.dir"] = str(spec.work_dir / "warehouse")
+        if settings.hive:
+            conf["spark.hadoop.javax.jdo.option.ConnectionURL"] = metastore
+    return conf
 
 
 def _jars(spec: ContextSpec) -> list[Path]:
@@ -220,17 +239,6 @@ def link_jars(spec: ContextSpec) -> None:
             jar.symlink_to(code.path.resolve())
 
 
-def _site_defaults(installation: Installation) -> dict[str, str]:
-    """Read the site's ``spark-defaults.conf``, which spark-submit would."""
-    folder = Path(os.environ.get("SPARK_CONF_DIR") or installation.folder / "conf")
-    try:
-        lines = (folder / "spark-defaults.conf").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return {}
-    found = (re.match(r"\s*(spark\.[^\s:=]+)[\s:=]+(.*\S)\s*$", line) for line in lines)
-    return {match[1]: match[2] for match in found if match}
-
-
 def _jvm_command(
     spec: ContextSpec,
     settings: SparkSettings,
@@ -240,9 +248,10 @@ def _jvm_command(
     java: Java,
     tmp_dir: Path,
     class_data: list[str],
+    submitted: bool,
 ) -> list[str]:
     main = [_GATEWAY]
-    if settings.needs_submit:
+    if submitted:
         main = [_SUBMIT, "--properties-file", str(tmp_dir / "spark.properties")]
         if settings.proxy_user is not None:
             main += ["--proxy-user", settings.proxy_user]
@@ -264,12 +273,10 @@ def _jvm_command(
 def class_path(
     installation: Installation, *, before: str | None = None, after: list[Path] | None = None
 ) -> str:
-    """Return the driver's class path: the site's configuration, Spark's jars, the context's own."""
-    folder = Path(os.environ.get("SPARK_CONF_DIR") or installation.folder / "conf")
+    """Return the driver's class path: Spark's jars and the site's configuration, then the context's own."""
     parts = [before] if before else []
-    if folder.is_dir():
-        parts.append(str(folder))
-    return os.pathsep.join([*parts, *map(str, installation.jars), *map(str, after or [])])
+    parts += [*site.class_path_before(installation), *map(str, installation.jars), *site.class_path_after()]
+    return os.pathsep.join([*parts, *map(str, after or [])])
 
 
 def _heap(conf: Mapping[str, str]) -> str:

@@ -36,7 +36,8 @@ class SpareHosts:
     """Keeps ``count`` spare hosts of the shape that the newest context had.
 
     A host fits a context when interpreter, environment, class path and options of the JVM are the same;
-    everything else is told to it when it is taken.
+    everything else is told to it when it is taken. What Spark's own submission prepares cannot be told later,
+    so that such contexts have no spares.
     """
 
     def __init__(self, folder: Path, count: int, connections: Connections, leftovers: Leftovers) -> None:
@@ -81,11 +82,13 @@ class SpareHosts:
     def _missing(self, make_order: Callable[[ContextSpec], HostOrder]) -> ContextSpec | None:
         """Return what the next spare is to be, None when there are enough; spares of other shapes go."""
         spec = self._spec()
-        wanted = shape(make_order(spec), spec.work_dir)
+        order = make_order(spec)
+        wanted = shape(order, spec.work_dir)
+        count = 0 if order.order["submitted"] else self._count
         with self._lock:
             unfit = [s for s in self._spares if s.made_for != wanted or not s.host.alive]
             self._spares = [s for s in self._spares if s not in unfit]
-            enough = len(self._spares) >= self._count
+            enough = len(self._spares) >= count
         for spare in unfit:
             self._end(spare)
         return None if enough else spec

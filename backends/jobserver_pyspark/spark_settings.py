@@ -11,7 +11,7 @@ import attrs
 
 from jobserver_core.errors import InvalidSetting
 
-__all__ = ["FLAVOURS", "SparkSettings", "flattened", "read_settings"]
+__all__ = ["FLAVOURS", "LOOPBACK", "PREPARED", "SparkSettings", "flattened", "read_settings"]
 
 FLAVOURS = {
     "DefaultSparkContextFactory": "spark",
@@ -31,6 +31,13 @@ FLAVOURS = {
     "JavaStreamingContextFactory": "streaming",
 }
 """What a context's jobs are handed, by the last part of its factory's name; others are custom."""
+
+PREPARED = frozenset(
+    {"spark.jars.packages", "spark.jars", "spark.files", "spark.archives", "spark.submit.pyFiles"}
+)
+"""Settings that Spark's own submission acts upon before there is an application."""
+
+LOOPBACK = "127.0.0.1"
 
 _MEMORY = re.compile(r"\d+\s*[bkmgtp]?b?", re.IGNORECASE)
 _LOCAL = re.compile(r"local(?:\[.*\])?")
@@ -71,15 +78,8 @@ class SparkSettings:
     @property
     def needs_submit(self) -> bool:
         """Whether Spark's own submission has work to do: packages, impersonation, another cluster's ways."""
-        prepared = (
-            "spark.jars.packages",
-            "spark.jars",
-            "spark.files",
-            "spark.archives",
-            "spark.submit.pyFiles",
-        )
         other_cluster = not self.local and not self.master.startswith("spark://")
-        return other_cluster or self.proxy_user is not None or any(key in self.conf for key in prepared)
+        return other_cluster or self.proxy_user is not None or not PREPARED.isdisjoint(self.conf)
 
 
 def read_settings(settings: Mapping[str, Any], *, default_master: str) -> SparkSettings:

@@ -109,9 +109,8 @@ class Attachment:
 
         def make_way(instance: Any = None, **others: Any) -> None:
             if instance is not None:
-                instance.stop = (
-                    _leave_running  # also when it cannot be made, and would stop what it is made of
-                )
+                # Also when it cannot be made, and would stop what it is made of.
+                instance.stop = _leave_running
                 if spark_context._active_spark_context is here:
                     spark_context._active_spark_context = None
             check(instance, **others)

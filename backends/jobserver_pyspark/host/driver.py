@@ -257,14 +257,6 @@ class Driver:
         return bool(self.context.isStopped())
 
     @property
-    def lives(self) -> bool:
-        """Whether the JVM answers, and its application has not ended."""
-        try:
-            return not self.stopped
-        except Exception:  # noqa: BLE001 - whatever it is, there was no answer
-            return False
-
-    @property
     def over(self) -> bool:
         """Whether the application or its JVM has ended, or is about to: then little can be asked of it."""
         try:

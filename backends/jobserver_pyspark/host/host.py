@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-import zipfile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +19,7 @@ from jobserver_pyspark.host import processes
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.errors import Failure, describe
 from jobserver_pyspark.host.frames import Channel, ChannelClosed, FrameError
-from jobserver_pyspark.host.job_jars import JarConflict, JobJars
+from jobserver_pyspark.host.job_jars import JobJars
 from jobserver_pyspark.host.jvm_jobs import HostedJvmJobs
 from jobserver_pyspark.host.logs import BoundedLog, OutputPump
 from jobserver_pyspark.host.progress import ProgressBoard, ProgressTeller
@@ -54,8 +53,8 @@ class Host:
         self._server.settimeout(None)
         self._telling = Telling(self._server, self._lives)
         self._jobs: PythonJobs | None = None
-        self._jvm_jobs = HostedJvmJobs(order, self._driver, self._telling)
-        self._jars: JobJars
+        self._jars = JobJars(self._driver, order)
+        self._jvm_jobs = HostedJvmJobs(order, self._driver, self._telling, self._jars)
         self._progress: ProgressTeller | None = None
 
     def serve(self) -> NoReturn:
@@ -83,7 +82,7 @@ class Host:
         self._log.write(begun)
         self._driver.write_log_to(self._log)
         self._zygote.write_log_to(self._log.write)
-        self._jvm_jobs = HostedJvmJobs(self._order, self._driver, self._telling)
+        self._jvm_jobs = HostedJvmJobs(self._order, self._driver, self._telling, self._jars)
 
     def _watch_server(self) -> None:
         """End with the server: its death closes this process's input."""
@@ -98,24 +97,13 @@ class Host:
         elif self._jobs is None:
             return
         elif kind == "submit":
-            self._submit(request, payload)
+            jobs = self._jobs if request["python"] else self._jvm_jobs
+            jobs.submit(request, payload)
         elif kind == "kill_job":
             threading.Thread(target=self._kill_job, args=(request["job_id"],), daemon=True).start()
         elif kind == "refuse":
             for jobs in (self._jobs, self._jvm_jobs):
                 jobs.refuse(request["job_id"], request["message"])
-
-    def _submit(self, request: dict[str, Any], payload: bytes) -> None:
-        if request["python"] and self._jobs is not None:
-            self._jobs.submit(request, payload)
-            return
-        try:
-            self._jars.check(request["jars"])
-        except (JarConflict, OSError, zipfile.BadZipFile) as error:
-            failure = Failure.of("loading", error)
-            self._telling.ended(request["job_id"], {"failure": failure.kind, "error": failure.error})
-        else:
-            self._jvm_jobs.submit(request, payload)
 
     def _kill_job(self, job_id: str) -> None:
         try:
@@ -132,7 +120,6 @@ class Host:
             self._driver.connect()
             threading.Thread(target=self._watch_jvm, name="JVM watch", daemon=True).start()
             self._driver.start_spark()
-            self._jars = JobJars(self._driver, Path(self._order["work_dir"], "job-jars"))
             board = ProgressBoard(self._driver.jvm, self._driver.context)
             self._progress = ProgressTeller(board, self._telling)
             jobs = PythonJobs(
@@ -196,7 +183,7 @@ class Host:
 
     def _lives(self) -> bool:
         """Whether the context goes on: a dead JVM or zygote may not have been noticed by its watch yet."""
-        return not self._stopping and self._zygote.lives and self._driver.lives
+        return not self._stopping and self._zygote.lives and not self._driver.over
 
     def _watch_application(self) -> None:
         while not self._stopping:

@@ -6,6 +6,7 @@ import shutil
 import threading
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from jobserver_pyspark.host.driver import Driver
 
@@ -17,18 +18,18 @@ class JarConflict(Exception):
 
 
 class JobJars:
-    """Adds the jars of Python jobs to the context, each once.
+    """Adds the jars of Python jobs to the context, each once; knows those of JVM jobs, which are kept apart.
 
-    They are the whole context's from then on, since tasks of RDDs know no class path of their own. So
-    that no job ever runs the code of another one's jar, two jars that differ and share a class are refused.
+    Jars of Python jobs are the whole context's from then on, since tasks of RDDs know no class path of their
+    own. That no job ever runs the code of another one's jar, two that differ and share a class are refused.
     """
 
-    def __init__(self, driver: Driver, folder: Path) -> None:
+    def __init__(self, driver: Driver, order: dict[str, Any]) -> None:
         self._driver = driver
-        self._folder = folder
+        self._order = order
         self._lock = threading.Lock()
         self._added: dict[str, frozenset[str]] = {}
-        self._of_jvm_jobs: dict[str, Path] = {}
+        self._noted: dict[str, frozenset[str]] = {}
 
     def add(self, jars: list[dict[str, str]]) -> None:
         """Make jars usable, each a ``digest`` and a ``path``. Raises JarConflict."""
@@ -37,22 +38,22 @@ class JobJars:
                 if jar["digest"] not in self._added:
                     self._add(jar["digest"], Path(jar["path"]))
 
-    def _add(self, digest: str, path: Path) -> None:
-        classes = _classes(path)
-        others = {key: _classes(jar) for key, jar in self._of_jvm_jobs.items()} | self._added
-        _check(digest, classes, others)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        # The server keeps the file for this job alone; executors may ask for it later.
-        self._driver.add_jar(Path(shutil.copyfile(path, self._folder / f"{digest}.jar")))
-        self._added[digest] = classes
-
-    def check(self, jars: list[dict[str, str]]) -> None:
-        """Note the jars of a JVM job, which are kept apart but from those added here. Raises JarConflict."""
+    def note(self, jars: list[dict[str, str]]) -> None:
+        """Take note of the jars of a JVM job. Raises JarConflict where they share a class with one added."""
         with self._lock:
             for jar in jars:
-                if self._added:
-                    _check(jar["digest"], _classes(Path(jar["path"])), self._added)
-                self._of_jvm_jobs[jar["digest"]] = Path(jar["path"])
+                if jar["digest"] not in self._noted:
+                    self._noted[jar["digest"]] = _classes(Path(jar["path"]))
+                _check(jar["digest"], self._noted[jar["digest"]], self._added)
+
+    def _add(self, digest: str, path: Path) -> None:
+        classes = _classes(path)
+        _check(digest, classes, self._noted | self._added)
+        folder = Path(self._order["work_dir"], "job-jars")
+        folder.mkdir(parents=True, exist_ok=True)
+        # The server keeps the file for this job alone; executors may ask for it later.
+        self._driver.add_jar(Path(shutil.copyfile(path, folder / f"{digest}.jar")))
+        self._added[digest] = classes
 
 
 def _check(digest: str, classes: frozenset[str], others: dict[str, frozenset[str]]) -> None:

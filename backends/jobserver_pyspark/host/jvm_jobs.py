@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.errors import bounded_fields, describe
 from jobserver_pyspark.host.frames import CHUNK_SIZE
+from jobserver_pyspark.host.job_jars import JobJars
 from jobserver_pyspark.host.telling import Telling
 
 if TYPE_CHECKING:
@@ -40,10 +41,11 @@ class HostedJvmJobs:
     Nothing of :mod:`jobserver_pyspark.jvm` is imported before the first such job of the context.
     """
 
-    def __init__(self, order: dict[str, Any], driver: Driver, telling: Telling) -> None:
+    def __init__(self, order: dict[str, Any], driver: Driver, telling: Telling, jars: JobJars) -> None:
         self._order = order
         self._driver = driver
         self._telling = telling
+        self._jars = jars
         self._lock = threading.Lock()
         self._jobs: dict[str, _Job] = {}
         self._runner: JvmJobs | None = None
@@ -93,6 +95,7 @@ class HostedJvmJobs:
     def _perform(self, job: _Job, config: dict[str, Any]) -> dict[str, Any]:
         from jobserver_pyspark.jvm import JvmJobRequest, JvmStatus  # noqa: PLC0415 - few contexts need it
 
+        self._jars.note(job.request["jars"])
         self._folder.mkdir(exist_ok=True)
         result = self._folder / f"{job.id}.result"
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import zipfile
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from http_caller import Caller
+
+from loopback import Loopback
 
 pytestmark = pytest.mark.spark
 
@@ -108,19 +108,9 @@ def parts(control_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 @pytest.fixture(scope="module")
 def repository(parts: dict[str, Path]) -> Iterator[str]:
     """An HTTP server that has the jars."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            return
-
-    handler = partial(Quiet, directory=str(parts["Main"].parent))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    folder = parts["Main"].parent
+    with Loopback(lambda handler: handler.say(200, (folder / handler.path[1:]).read_bytes())) as server:
+        yield server.url("")
 
 
 def test_jars_of_the_context_by_name_and_by_address_are_one_class_path(

@@ -1,22 +1,14 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 
-from jobserver_core.binaries import BinaryType
 from jobserver_core.errors import InvalidSetting, LaunchError
-from jobserver_core.ports import ContextSpec, JobCode
 from jobserver_pyspark import java
-from jobserver_pyspark.host.processes import MARKER
-from jobserver_pyspark.installation import Installation
-from jobserver_pyspark.java import Java, find_java
+from jobserver_pyspark.java import find_java
 from jobserver_pyspark.options import LauncherOptions
-from jobserver_pyspark.order import HostOrder, make_order, properties_file
 from jobserver_pyspark.spark_settings import flattened, read_settings
 
 
@@ -171,128 +163,8 @@ def test_sparks_own_submission_is_used_where_it_has_work_to_do(
     assert read(settings, master).needs_submit is needed
 
 
-@pytest.fixture
-def installation(tmp_path: Path) -> Installation:
-    jars = tmp_path / "pyspark" / "jars"
-    jars.mkdir(parents=True)
-    for name in ("a.jar", "slf4j-api-2.jar", "z.jar"):
-        (jars / name).write_bytes(b"PK")
-    return Installation(python=sys.executable, folder=jars.parent, version="4.3.0")
-
-
-@pytest.fixture
-def spec(tmp_path: Path) -> ContextSpec:
-    return ContextSpec(
-        id="id-1",
-        name="name",
-        log_path=tmp_path / "log",
-        work_dir=tmp_path / "work",
-        data_dir=tmp_path / "data",
-    )
-
-
-def order_of(
-    spec: ContextSpec, installation: Installation, tmp_path: Path, settings: dict[str, Any], **options: Any
-) -> HostOrder:
-    return make_order(
-        spec,
-        read(settings),
-        installation,
-        Java(program=Path("/jdk/bin/java"), version=17, identity="17"),
-        LauncherOptions(cache_dir=tmp_path / "cache", **options),
-        tmp_dir=tmp_path / "tmp",
-        log_limit=1,
-        result_limit=2,
-        class_data=["-XX:SharedArchiveFile=x.jsa"],
-    )
-
-
-def test_the_jvm_is_started_with_sparks_jars_in_a_fixed_order(
-    spec: ContextSpec, installation: Installation, tmp_path: Path
-) -> None:
-    jar = JobCode(path=tmp_path / "blob", type=BinaryType.JAR, digest="d" * 64, source="jar")
-    order = order_of(attrs.evolve(spec, class_path=(jar,)), installation, tmp_path, {})
-    command = order.order["jvm"]["command"]
-    assert command[0] == "/jdk/bin/java"
-    names = [Path(entry).name for entry in command[command.index("-cp") + 1].split(":")]
-    assert names == ["slf4j-api-2.jar", "a.jar", "z.jar", "d" * 64 + ".jar"]
-    assert command[-1] == "org.apache.spark.api.python.PythonGatewayServer"
-    assert "-XX:+ExitOnOutOfMemoryError" in command
-    assert "-Xmx1g" in command
-
-
-def test_a_context_keeps_to_its_folder_and_to_loopback(
-    spec: ContextSpec, installation: Installation, tmp_path: Path
-) -> None:
-    conf = order_of(spec, installation, tmp_path, {}).order["conf"]
-    assert conf["spark.driver.host"] == conf["spark.driver.bindAddress"] == "127.0.0.1"
-    assert conf["spark.sql.warehouse.dir"] == str(spec.work_dir / "warehouse")
-    assert conf["spark.ui.enabled"] == "false"
-    assert conf["spark.app.name"] == "name"
-
-
-def test_a_contexts_own_settings_win_over_the_defaults(
-    spec: ContextSpec, installation: Installation, tmp_path: Path
-) -> None:
-    settings = {"spark": {"app": {"name": "mine"}, "ui": {"enabled": True}, "driver": {"memory": "3g"}}}
-    order = order_of(spec, installation, tmp_path, settings).order
-    assert order["conf"]["spark.app.name"] == "mine"
-    assert order["conf"]["spark.ui.enabled"] == "true"
-    assert "-Xmx3g" in order["jvm"]["command"]
-
-
-@pytest.mark.parametrize("memory", ["much", "1.5g", "-Xmx9g"])
-def test_a_heap_that_is_no_size_is_refused(
-    spec: ContextSpec, installation: Installation, tmp_path: Path, memory: str
-) -> None:
-    with pytest.raises(InvalidSetting) as caught:
-        order_of(spec, installation, tmp_path, {"spark": {"driver": {"memory": memory}}})
-    assert caught.value.key == "spark.driver.memory"
-
-
-def test_the_environment_is_an_allow_list(
-    spec: ContextSpec, installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PASSWORD", "hunter2")
-    monkeypatch.setenv("WANTED", "seen")
-    monkeypatch.setenv("LD_PRELOAD", "evil.so")
-    monkeypatch.setenv("PYTHONPATH", "/the/servers")
-    order = order_of(spec, installation, tmp_path, {"python": {"paths": ["/mine"]}}, environment=("WANTED",))
-    assert "PASSWORD" not in order.environment
-    assert "LD_PRELOAD" not in order.environment
-    assert order.environment["WANTED"] == "seen"
-    assert order.environment[MARKER].startswith("id-1:")
-    view, *paths = order.environment["PYTHONPATH"].split(":")
-    assert paths == ["/mine"]
-    assert sorted(entry.name for entry in Path(view).iterdir()) == ["jobserver_pyspark", "sparkjobserver"]
-
-
-def test_what_the_host_imports_needs_the_standard_library_only(
-    spec: ContextSpec, installation: Installation, tmp_path: Path
-) -> None:
-    order = order_of(spec, installation, tmp_path, {})
-    environment = {"PYTHONPATH": order.environment["PYTHONPATH"]}
-    code = (
-        "import jobserver_pyspark.host.host, jobserver_pyspark.host.zygote, jobserver_pyspark.host.runner\n"
-        "import sparkjobserver.api, sys\n"
-        "print(sorted({'attr', 'attrs', 'pyspark', 'py4j', 'pyhocon', 'cattrs'} & set(sys.modules)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
-
-
 def test_an_empty_proxy_user_is_none() -> None:
     assert read({"spark": {"proxy": {"user": ""}}}).proxy_user is None
-
-
-def test_a_properties_file_is_read_back_as_it_was() -> None:
-    conf = {"spark.a": "x=y: z#\\n", "spark.b": "line\nline\ttab", "spark.c": "ünï€𝄞", "spark.d": " lead"}
-    text = properties_file(conf)
-    assert text.isascii()
-    assert text.splitlines()[0] == r"spark.a=x\=y\:\ z\#\\n"
-    assert r"spark.c=\u00fcn\u00ef\u20ac\ud834\udd1e" in text
 
 
 def test_options_are_read_and_refused_by_name() -> None:

@@ -1,0 +1,52 @@
+"""The configuration that a site has for its Spark and Hadoop, found where Spark's own scripts find it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from jobserver_pyspark.installation import Installation
+
+__all__ = ["class_path_after", "class_path_before", "defaults", "has_hive"]
+
+_SETTING = re.compile(r"\s*(spark\.[^\s:=]+)[\s:=]+(.*\S)\s*$")
+
+
+def defaults(installation: Installation) -> dict[str, str]:
+    """Return the settings of ``spark-defaults.conf``, but for the master, which is the server's to say."""
+    try:
+        lines = (_spark_folder(installation) / "spark-defaults.conf").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    found = {match[1]: match[2] for match in map(_SETTING.match, lines) if match}
+    found.pop("spark.master", None)
+    return found
+
+
+def class_path_before(installation: Installation) -> list[str]:
+    """Return what a driver's class path has before Spark's jars."""
+    folder = _spark_folder(installation)
+    return [str(folder)] if folder.is_dir() else []
+
+
+def class_path_after() -> list[str]:
+    """Return what a driver's class path has after Spark's jars: Hadoop's configuration, or all of Hadoop."""
+    hadoop = os.environ.get("SPARK_DIST_CLASSPATH")
+    return [*map(str, _hadoop_folders()), *([hadoop] if hadoop else [])]
+
+
+def has_hive(installation: Installation) -> bool:
+    """Whether the site has a metastore of its own."""
+    folders = [_spark_folder(installation), *_hadoop_folders()]
+    return any((folder / "hive-site.xml").is_file() for folder in folders)
+
+
+def _spark_folder(installation: Installation) -> Path:
+    return Path(os.environ.get("SPARK_CONF_DIR") or installation.folder / "conf")
+
+
+def _hadoop_folders() -> list[Path]:
+    given = [os.environ.get(name) for name in ("HADOOP_CONF_DIR", "YARN_CONF_DIR")]
+    folders = [Path(folder) for folder in dict.fromkeys(given) if folder]
+    return [folder for folder in folders if folder.is_dir()]
