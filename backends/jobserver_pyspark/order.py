@@ -274,9 +274,10 @@ def class_path(
     installation: Installation, *, before: str | None = None, after: list[Path] | None = None
 ) -> str:
     """Return the driver's class path: Spark's jars and the site's configuration, then the context's own."""
-    parts = [before] if before else []
-    parts += [*site.class_path_before(installation), *map(str, installation.jars), *site.class_path_after()]
-    return os.pathsep.join([*parts, *map(str, after or [])])
+    first = [before] if before else []
+    return os.pathsep.join(
+        [*first, *map(str, installation.jars), *site.class_path(installation), *map(str, after or [])]
+    )
 
 
 def _heap(conf: Mapping[str, str]) -> str:

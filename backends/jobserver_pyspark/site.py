@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jobserver_pyspark.installation import Installation
 
-__all__ = ["class_path_after", "class_path_before", "defaults", "has_hive"]
+__all__ = ["class_path", "defaults", "has_hive"]
 
 _SETTING = re.compile(r"\s*(spark\.[^\s:=]+)[\s:=]+(.*\S)\s*$")
 
@@ -24,29 +24,26 @@ def defaults(installation: Installation) -> dict[str, str]:
     return found
 
 
-def class_path_before(installation: Installation) -> list[str]:
-    """Return what a driver's class path has before Spark's jars."""
-    folder = _spark_folder(installation)
-    return [str(folder)] if folder.is_dir() else []
+def class_path(installation: Installation) -> list[str]:
+    """Return what a driver's class path has beside Spark's jars: configuration, and Hadoop's own jars if any.
 
-
-def class_path_after() -> list[str]:
-    """Return what a driver's class path has after Spark's jars: Hadoop's configuration, or all of Hadoop."""
+    It comes after them, whatever Spark's scripts do: a JVM cannot archive its classes with a folder before
+    its jars, and no file that a site may have is in Spark's jars too.
+    """
     hadoop = os.environ.get("SPARK_DIST_CLASSPATH")
-    return [*map(str, _hadoop_folders()), *([hadoop] if hadoop else [])]
+    return [*map(str, _folders(installation)), *([hadoop] if hadoop else [])]
 
 
 def has_hive(installation: Installation) -> bool:
     """Whether the site has a metastore of its own."""
-    folders = [_spark_folder(installation), *_hadoop_folders()]
-    return any((folder / "hive-site.xml").is_file() for folder in folders)
+    return any((folder / "hive-site.xml").is_file() for folder in _folders(installation))
+
+
+def _folders(installation: Installation) -> list[Path]:
+    hadoop = (os.environ.get(name) for name in ("HADOOP_CONF_DIR", "YARN_CONF_DIR"))
+    given = [_spark_folder(installation), *(Path(folder) for folder in hadoop if folder)]
+    return [folder for folder in dict.fromkeys(given) if folder.is_dir()]
 
 
 def _spark_folder(installation: Installation) -> Path:
     return Path(os.environ.get("SPARK_CONF_DIR") or installation.folder / "conf")
-
-
-def _hadoop_folders() -> list[Path]:
-    given = [os.environ.get(name) for name in ("HADOOP_CONF_DIR", "YARN_CONF_DIR")]
-    folders = [Path(folder) for folder in dict.fromkeys(given) if folder]
-    return [folder for folder in folders if folder.is_dir()]
