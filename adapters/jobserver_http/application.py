@@ -91,7 +91,7 @@ class HttpApplication:
         self.site.draining = True
 
     def close(self) -> None:
-        """End streams that would go on for ever. The job server is not touched."""
+        """End streams that would go on for ever, and all waiting. The job server is not touched."""
         self.drain()
         self.site.closing.set()
 

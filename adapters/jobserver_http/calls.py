@@ -10,7 +10,7 @@ from urllib.parse import quote
 import attrs
 from starlette.types import Scope
 
-from jobserver_core.errors import ResultTimeout
+from jobserver_core.errors import ResultTimeout, ServerClosed
 from jobserver_core.server import JobServer
 from jobserver_core.waiting import Waiter
 from jobserver_http.authentication import Identity
@@ -35,7 +35,8 @@ class Site:
     """What the calls of one application share.
 
     ``draining`` says that no new work is taken; ``closing`` is set when the server ends: streams without
-    end stop then. ``heartbeat`` is how many seconds an event stream may be silent.
+    end stop then, and nothing is waited for any longer. ``heartbeat`` is how many seconds an event stream
+    may be silent.
     """
 
     server: JobServer
@@ -98,13 +99,16 @@ class Call:
         """Wait without a thread, and return what the waiter has, or raise what it raises.
 
         Raises ResultTimeout after ``timeout`` seconds, and Disconnected as soon as the client has gone;
-        in both cases what was waited for goes on.
+        in both cases what was waited for goes on. Time is over as well when the server ends, which is
+        told as ServerClosed where there was no ``timeout``.
         """
         if not waiter.done():
-            await first_of(_settled(waiter), self._gone(), timeout=timeout)
+            await first_of(_settled(waiter), self._gone(), self.site.closing.wait(), timeout=timeout)
         if waiter.done():
             return waiter.result(0)
-        raise ResultTimeout(what=self.route.name, seconds=timeout or 0.0)
+        if timeout is None:
+            raise ServerClosed
+        raise ResultTimeout(what=self.route.name, seconds=timeout)
 
     async def _gone(self) -> None:
         while True:

@@ -144,6 +144,24 @@ def test_a_job_that_does_not_end_is_waited_for_no_longer_than_the_drain_timeout(
     assert one.process.wait(WAIT) == 0
 
 
+def test_who_waits_for_a_job_that_does_not_end_is_told_to_look_later(served: Any) -> None:
+    one = served("500 ms")
+    told: list[httpx.Response] = []
+
+    def wait() -> None:
+        query = {"appName": "words", "classPath": "w.Sleep", "sync": "true", "timeout": 60}
+        told.append(one.client.post("/jobs", params=query))
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    settled(lambda: [job["status"] for job in one.client.get("/jobs").json()] == ["RUNNING"])
+    one.process.send_signal(signal.SIGTERM)
+    waiting.join(WAIT)
+    assert [answer.status_code for answer in told] == [500]
+    assert told[0].json()["result"].startswith("Request timed out. Try using the /jobs/<jobID>")
+    assert one.process.wait(WAIT) == 0
+
+
 def test_a_second_signal_hurries(served: Any) -> None:
     one = served("60 s")
     one.submit("w.Sleep")
