@@ -37,8 +37,10 @@ def jar(tmp_path_factory: pytest.TempPathFactory) -> JobCode:
     java = shutil.which("java")
     assert java is not None
     class_path = ":".join(map(str, jars.glob("*.jar")))
-    command = [java, "-cp", f"{jars}/*", "scala.tools.nsc.Main", "-nowarn", "-d", str(folder)]
-    subprocess.run([*command, "-classpath", class_path, str(JVM_JOBS)], check=True, timeout=200)
+    command = [java, "-XX:TieredStopAtLevel=1", "-cp", f"{jars}/*", "scala.tools.nsc.Main", "-nowarn"]
+    subprocess.run(
+        [*command, "-d", str(folder), "-classpath", class_path, str(JVM_JOBS)], check=True, timeout=200
+    )
     target = folder.parent / f"{folder.name}.jar"
     with zipfile.ZipFile(target, "w") as archive:
         for path in sorted(folder.rglob("*.class")):

@@ -104,6 +104,12 @@ def on_cluster(cluster: Cluster, start_shared: Start) -> Iterator[Context]:
     context.wait_end()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def astray(start_shared: Start) -> Context:
+    """A context that looks for its master in vain; Spark takes a minute for that, beside the other tests."""
+    return start_shared({"spark": {"master": "spark://127.0.0.1:1"}})
+
+
 def test_an_application_of_the_cluster_is_reported_with_its_address(on_cluster: Context) -> None:
     _, application_id, url = on_cluster.listener.wait_for("ready", timeout=1.0)
     assert application_id.startswith("app-")
@@ -169,10 +175,7 @@ def test_executors_end_with_their_context(cluster: Cluster, start: Start, how: s
     wait_until(lambda: cluster.executors() == before, timeout=30.0)
 
 
-def test_a_master_that_is_not_there_is_told(start: Start) -> None:
-    settings = {"spark": {"master": "spark://127.0.0.1:1", "deploy": {"maxRetries": 1}}}
-    settings["spark"]["appStateTimeout"] = "2s"
-    context = start(settings)
-    end, error = context.wait_end(180.0)
+def test_a_master_that_is_not_there_is_told(astray: Context) -> None:
+    end, error = astray.wait_end(180.0)
     assert end in (ContextEnd.FAILED, ContextEnd.KILLED_OUTSIDE)
     assert error.message
