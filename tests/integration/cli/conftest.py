@@ -95,7 +95,10 @@ def environment(tmp_path: Path) -> dict[str, str]:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: words-launcher\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[jobserver.launcher]\nwords = command_line:WordsLauncher\n")
     clean = {key: value for key, value in os.environ.items() if not key.startswith("JOBSERVER_")}
-    return {**clean, "PYTHONPATH": os.pathsep.join([str(info.parent), str(TESTS)])}
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    paths = os.pathsep.join([str(info.parent), str(TESTS)])
+    return {**clean, "PYTHONPATH": paths, "TMPDIR": str(scratch)}
 
 
 Serve = Callable[..., Serving]
