@@ -171,10 +171,10 @@ def batches(tmp_path: Path) -> Path:
     return tmp_path / "batches"
 
 
-def _in_a_batch(caller: Caller, context: str, batches: Path) -> str:
-    """Submit a stream of one batch of two seconds; its id, once that batch has begun."""
+def _in_a_batch(caller: Caller, context: str, batches: Path, millis: int = 2000) -> str:
+    """Submit a stream of one batch that takes so long; its id, once that batch has begun."""
     batches.unlink(missing_ok=True)
-    config = f'path = "{batches}", millis = 2000'
+    config = f'path = "{batches}", millis = {millis}'
     job_id = caller.running("control.Batches", config, "control", context=context)
     caller.until(batches.exists, "a batch")
     return job_id
@@ -211,7 +211,7 @@ def test_a_graceful_stream_finishes_its_batch_when_its_job_is_killed_and_when_it
 def test_a_stream_that_is_not_graceful_breaks_its_batch_off(caller: Caller, batches: Path) -> None:
     abrupt = {**STREAMING, "streaming.stopGracefully": "false"}
     with caller.context("abrupt", "JavaStreamingContextFactory", **abrupt) as context:
-        job_id = _in_a_batch(caller, context, batches)
+        job_id = _in_a_batch(caller, context, batches, millis=120_000)
         assert caller.client.delete(f"/jobs/{job_id}").json() == {"status": "KILLED"}
         assert batches.read_text() == "begun\n"
         # And one of the Java API, which waits for its end itself.
