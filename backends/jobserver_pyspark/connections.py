@@ -53,7 +53,6 @@ class Connections:
             ).start()
 
     def _greet(self, connection: socket.socket) -> None:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         channel = Channel(connection, max_payload=0)
         channel.settimeout(_HELLO_TIMEOUT)
         try:

@@ -91,3 +91,27 @@ def test_half_a_frame_is_a_closed_connection() -> None:
     with pytest.raises(ChannelClosed):
         channel.receive()
     channel.close()
+
+
+def test_frames_over_tcp_are_sent_without_waiting_for_acknowledgements() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+    channels = [Channel(connection) for connection in (client, server)]
+    for connection in (client, server):
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    for channel in channels:
+        channel.close()
+
+
+def test_a_payload_larger_than_the_sockets_buffer_arrives_whole() -> None:
+    left, right = socket.socketpair()
+    sender, receiver = Channel(left), Channel(right)
+    payload = bytes(range(256)) * 20_000
+    sending = threading.Thread(target=sender.send, args=("kind", memoryview(payload)))
+    sending.start()
+    header, received = receiver.receive()
+    sending.join()
+    assert (header, received == payload) == ({"kind": "kind"}, True)
+    for channel in (sender, receiver):
+        channel.close()
