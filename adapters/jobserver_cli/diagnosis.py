@@ -72,18 +72,23 @@ def _python(_settings: Settings) -> Finding:
 
 def java_finding() -> Finding:
     """Return whether there is a Java that Spark can run on."""
-    from jobserver_core.errors import LaunchError  # noqa: PLC0415 - asking for help needs no core
-
     try:
-        from jobserver_pyspark.java import find_java  # noqa: PLC0415 - the extra may be missing
-
-        java = find_java()
+        from jobserver_pyspark import java  # noqa: PLC0415 - the extra may be missing
     except ImportError as error:
         return _bad("Java", f"cannot be looked for: {error}", "pip install 'jobserver-core[pyspark,jdk]'")
-    except LaunchError as error:
-        problem, _, advice = str(error).partition(". ")
-        return _bad("Java", problem, advice)
-    return _good("Java", f"{java.version} ({java.program})")
+    try:
+        found = java.find_java()
+    except java.JavaNotFound as error:
+        return _bad("Java", error.problem.format(**error.fields), error.advice)
+    text = f"{found.version} ({found.program})"
+    wanted = next((reason for reason in found.refused if reason.startswith("JAVA_HOME")), None)
+    if wanted is None:
+        return _good("Java", text)
+    return _warning(
+        "Java",
+        f"{text}; not used: {wanted}",
+        "Set JAVA_HOME to the directory of a Java that fits, or unset it.",
+    )
 
 
 def _java(_settings: Settings) -> Finding:

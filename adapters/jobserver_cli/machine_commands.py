@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import json
 import sys
+from contextlib import ExitStack
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,9 +122,11 @@ def jvm_api(
             "Install it with: pip install 'jobserver-core[pyspark,jdk]'",
         ) from error
     terminal = Terminal()
-    with terminal.status("building the job API (once for each version of Spark)"):
-        class_path = JvmToolchain().class_path(with_spark=not without_spark)
-    sys.stdout.write(f"{class_path}\n")
+    with ExitStack() as building:
+        status = terminal.status("building the job API (once for each version of Spark)")
+        announce = functools.cache(lambda: building.enter_context(status))
+        class_path = JvmToolchain(on_build=announce).class_path(with_spark=not without_spark)
+    terminal.line(class_path)
 
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The name to log in with.", show_default=False)]

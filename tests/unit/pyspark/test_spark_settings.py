@@ -5,9 +5,7 @@ from typing import Any
 
 import pytest
 
-from jobserver_core.errors import InvalidSetting, LaunchError
-from jobserver_pyspark import java
-from jobserver_pyspark.java import find_java
+from jobserver_core.errors import InvalidSetting
 from jobserver_pyspark.options import LauncherOptions
 from jobserver_pyspark.spark_settings import flattened, read_settings
 
@@ -195,38 +193,3 @@ def test_options_are_read_and_refused_by_name() -> None:
         with pytest.raises(InvalidSetting) as caught:
             LauncherOptions.parse(tree)
         assert caught.value.key == key
-
-
-def _a_java(folder: Path, version: str) -> Path:
-    program = folder / "bin" / "java"
-    program.parent.mkdir(parents=True)
-    program.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n")
-    program.chmod(0o755)
-    return folder
-
-
-def test_java_is_that_of_java_home_then_the_paths_then_the_packaged_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = _a_java(tmp_path / "home", "17.0.1")
-    on_path = _a_java(tmp_path / "path", "21")
-    packaged = _a_java(tmp_path / "packaged", "25")
-    monkeypatch.setattr(java, "_packaged", lambda: packaged / "bin" / "java")
-    path = f"{on_path / 'bin'}:/bin"
-    assert find_java({"JAVA_HOME": str(home), "PATH": path}).version == 17
-    assert find_java({"PATH": path}).version == 21
-    assert find_java({"PATH": "/nowhere"}).version == 25
-    assert find_java({"PATH": "/nowhere"}).home == packaged.resolve()
-
-
-def test_a_java_that_is_too_old_is_passed_over_and_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old = _a_java(tmp_path / "old", "1.8.0_401")
-    monkeypatch.setattr(java, "_packaged", lambda: None)
-    with pytest.raises(LaunchError) as caught:
-        find_java({"JAVA_HOME": str(old), "PATH": "/nowhere"})
-    message = str(caught.value)
-    assert "is version 8" in message
-    assert "pip install 'jobserver-core[jdk]'" in message
-    assert "JAVA_HOME" in message
