@@ -5,6 +5,7 @@
     JobServerError
     ├── InvalidInput                 what the caller sent can never work
     │   ├── InvalidName              a name of a binary, context, data file …
+    │   │   └── InvalidFirstLetter   a context's name that does not start with a letter
     │   ├── InvalidRequest           parameters that do not go together
     │   ├── InvalidConfig            text that is not HOCON, or over the limits
     │   │   └── InvalidSetting       a key or a value that no setting allows
@@ -36,11 +37,16 @@
 
 Errors carry fields; the message is made from them and says what would be right.
 All of them survive pickling and copying.
+
+Each class has a ``code`` for programs, such as ``binary_not_found``: it is made from the name of the class
+and never depends on the message, so front-ends and clients can branch on it. Codes are part of the
+interface: renaming a class breaks clients.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any, ClassVar
 
 __all__ = [
@@ -61,6 +67,7 @@ __all__ = [
     "IllegalTransition",
     "InvalidCallbackUrl",
     "InvalidConfig",
+    "InvalidFirstLetter",
     "InvalidInput",
     "InvalidName",
     "InvalidRequest",
@@ -94,6 +101,9 @@ def _rebuild(cls: type[JobServerError], fields: dict[str, Any]) -> JobServerErro
     return cls(**fields)
 
 
+_INNER_CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
+
+
 def _shown(value: Any) -> Any:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else value
 
@@ -108,12 +118,15 @@ class JobServerError(Exception):
 
     template: ClassVar[str] = "{message}"
     field_names: ClassVar[tuple[str, ...]] = ("message",)
+    code: ClassVar[str] = "job_server_error"
     message: str
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if own := inspect.get_annotations(cls):
             cls.field_names = tuple(own)
+        if "code" not in vars(cls):
+            cls.code = _INNER_CAPITAL.sub("_", cls.__name__).lower()
 
     def __init__(self, **fields: Any) -> None:
         missing = {name for name in self.field_names if name not in fields and not hasattr(self, name)}
@@ -153,6 +166,10 @@ class InvalidName(InvalidInput):
     kind: str
     name: str
     rule: str
+
+
+class InvalidFirstLetter(InvalidName):
+    """A context's name that does not start with a letter."""
 
 
 class InvalidRequest(InvalidInput):

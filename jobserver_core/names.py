@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from jobserver_core.errors import InvalidName
+from jobserver_core.errors import InvalidFirstLetter, InvalidName
 
 __all__ = ["check_binary_name", "check_class_name", "check_context_name", "check_data_prefix"]
 
@@ -33,9 +33,9 @@ def check_binary_name(name: str) -> str:
 
 
 def check_context_name(name: str) -> str:
-    """Return the name, or raise InvalidName with the old server's words for the first letter."""
+    """Return the name, or raise InvalidName; InvalidFirstLetter when it does not start with a letter."""
     if not name[:1].isascii() or not name[:1].isalpha():
-        raise InvalidName(kind="context", name=name, rule="context name must start with letters")
+        raise InvalidFirstLetter(kind="context", name=name[:32], rule="it must start with a letter")
     return _check("context", name, _CONTEXT, "letters, digits and _ . - ~ + @ $")
 
 

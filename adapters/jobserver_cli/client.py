@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-__all__ = ["DEFAULT_URL", "Client", "Connection", "refusal", "segment"]
+__all__ = ["DEFAULT_URL", "Client", "Connection", "error_code", "refusal", "segment"]
 
 DEFAULT_URL = "http://127.0.0.1:8090"
 PASSWORD_VARIABLE = "JOBSERVER_PASSWORD"  # noqa: S105 - the name of a variable
@@ -218,13 +218,24 @@ def _decoded(response: httpx.Response, url: str) -> Any:
 
 def refusal(response: httpx.Response, url: str) -> CommandFailed:
     """Return the failure that a response of 400 or more stands for, in the server's words."""
+    body = _failure_body(response)
+    if body is None:
+        return CommandFailed(f"{url} answered {response.status_code} {response.reason_phrase}")
+    return CommandFailed(_words(body), _code(response.status_code, body), _advice(response.status_code))
+
+
+def error_code(response: httpx.Response) -> str | None:
+    """Return the machine-readable code of a failure, None for a success or a server without codes."""
+    body = _failure_body(response) if response.is_error else None
+    return body.get("code") if body is not None else None
+
+
+def _failure_body(response: httpx.Response) -> dict[str, Any] | None:
     try:
         body = response.json()
     except ValueError:
-        body = None
-    if not isinstance(body, dict) or "status" not in body:
-        return CommandFailed(f"{url} answered {response.status_code} {response.reason_phrase}")
-    return CommandFailed(_words(body), _code(response.status_code, body), _advice(response.status_code))
+        return None
+    return body if isinstance(body, dict) and "status" in body else None
 
 
 def _words(body: Mapping[str, Any]) -> str:
@@ -238,7 +249,7 @@ def _words(body: Mapping[str, Any]) -> str:
 def _code(status: int, body: Mapping[str, Any]) -> ExitCode:
     if body["status"] == "VALIDATION FAILED":
         return ExitCode.JOB_FAILED
-    in_use = str(body.get("result", "")).startswith("Binary is in use")
+    in_use = body.get("code") == "binary_in_use"
     if status in (401, 429) or (status == 403 and not in_use):
         return ExitCode.DENIED
     return ExitCode.REFUSED

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jobserver_cli.client import Client, refusal, segment
+from jobserver_cli.client import Client, error_code, refusal, segment
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import FINAL, follow_job
 from jobserver_cli.parameters import command
@@ -181,7 +181,7 @@ class _Submission:
             timeout=seconds + MARGIN,
             accept_errors=True,
         )
-        if response.status_code == 500 and "Request timed out" in response.text:
+        if error_code(response) == "result_timeout":
             job_id = self.send()["jobId"]
             raise CommandFailed(
                 f"the job was not done after {seconds} seconds, and goes on",

@@ -23,7 +23,7 @@ from jobserver_http.authentication import Authenticator, Gate, Identity, authent
 from jobserver_http.bodies import BodyGuard, Disconnected
 from jobserver_http.browsers import BrowserGuard
 from jobserver_http.calls import Call, Site
-from jobserver_http.errors import Answer, Rejected, answer_to
+from jobserver_http.errors import INTERNAL, REFUSALS, Answer, Rejected, answer_to
 from jobserver_http.namespaces import Namespace
 from jobserver_http.parameters import parse_query, parsed
 from jobserver_http.permissions import allows
@@ -40,9 +40,10 @@ _UNKNOWN = "none"
 _AMBIGUOUS = Answer(
     status=400,
     result="a request has either Content-Length or Transfer-Encoding",
+    code=REFUSALS[400],
     headers={"Connection": "close"},
 )
-_NO_PATH = Answer(status=400, result="the target of a request begins with /")
+_NO_PATH = Answer(status=400, result="the target of a request begins with /", code=REFUSALS[400])
 CLIENT_LEFT = 499
 """What is logged and counted as the status where the client left before there was one."""
 
@@ -251,9 +252,11 @@ def _unexpected(operation: str | None) -> Response:
     """Answer to a defect of the server: the log has all of it, the client a mark to ask by."""
     mark = secrets.token_hex(4)
     _log.exception("%s failed (%s)", operation, mark)
-    return respond(Answer(status=500, result=f"internal error; the server's log has it as {mark}"))
+    text = f"internal error; the server's log has it as {mark}"
+    return respond(Answer(status=500, result=text, code=INTERNAL))
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    return respond(Answer(status=status, result=f"there is nothing at {request.url.path[:256]!a}"))
+    text = f"there is nothing at {request.url.path[:256]!a}"
+    return respond(Answer(status=status, result=text, code=REFUSALS.get(status, INTERNAL)))

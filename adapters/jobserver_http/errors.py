@@ -14,6 +14,9 @@ from jobserver_http.namespaces import Namespace
 from jobserver_http.wire import error_object, exception_object
 
 __all__ = [
+    "FAILURES",
+    "INTERNAL",
+    "REFUSALS",
     "Answer",
     "BodyTooLarge",
     "ContextUrlMalformed",
@@ -27,14 +30,15 @@ __all__ = [
 class Answer:
     """An answer in one of the contract's shapes.
 
-    ``result`` is a text, an error object, or None for a body with the label only. ``detail`` is what
-    the contract's fixed words do not say; it stands under a key of its own.
+    ``result`` is a string, an error object, or None for a body with the label only. Beyond the contract,
+    a failure has a ``code`` for programs, and ``detail`` is what the contract's fixed words leave out.
     """
 
     status: int
     label: str = "ERROR"
     result: Any = None
     detail: str | None = None
+    code: str | None = None
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
     @property
@@ -43,27 +47,56 @@ class Answer:
         body: dict[str, Any] = {"status": self.label}
         if self.result is not None:
             body["result"] = self.result
-        if self.detail is not None:
+        if self.code is not None:
+            body["code"] = self.code
+        if self.detail is not None and self.detail != self.result:
             body["detail"] = self.detail
         return body
 
 
-class Rejected(Exception):
-    """A request that is refused before the job server sees it."""
+REFUSALS = {
+    400: "invalid_request",
+    401: "unauthenticated",
+    403: "permission_denied",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "body_timeout",
+    415: "unsupported_media_type",
+    429: "too_many_failed_logins",
+}
+"""The code of a request that is refused before the job server sees it, by its status."""
+INTERNAL = "internal_error"
+"""The code of an answer to a defect of the server."""
 
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+
+class Rejected(Exception):
+    """A request that is refused before the job server sees it; its status must be one of ``REFUSALS``."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        code: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.headers = dict(headers or {})
+        self.code = code or REFUSALS[status]
 
 
 class BodyTooLarge(core.TooLarge):
     """The body of the request itself is over its limit."""
 
+    code = core.TooLarge.code
+
 
 class ContextUrlMalformed(core.MalformedUrl):
     """A malformed URL in the settings of a job's ad-hoc context, not in the job's own class path."""
+
+    code = core.MalformedUrl.code
 
 
 Rule = Callable[[Any, Namespace], Answer]
@@ -98,16 +131,11 @@ def _told(status: int, label: str) -> Rule:
     return lambda error, names: Answer(status=status, label=label, result=error_object(error.error, names))
 
 
-def _bad_name(error: core.InvalidName, names: Namespace) -> Answer:
-    # The contract has the rule alone for the first letter of a context's name.
-    fixed = error.rule == "context name must start with letters"
-    return Answer(status=400, result=error.rule if fixed else names.hidden(str(error)))
-
-
 _ANSWERS: dict[type[Exception], Rule] = {
     core.JobServerError: _object(500, "ERROR"),
     core.InvalidInput: _said(400),
-    core.InvalidName: _bad_name,
+    core.InvalidName: _said(400),
+    core.InvalidFirstLetter: _words(400, "context name must start with letters"),
     core.InvalidRequest: _said(400),
     core.InvalidConfig: _said(400, "Cannot parse config: "),
     core.InvalidSetting: _said(400),
@@ -201,26 +229,43 @@ def answer_to(error: Exception, operation: str | None = None, names: Namespace |
     before its parents. Errors that are none of the library's have no answer: TypeError.
     """
     if isinstance(error, Rejected):
-        return Answer(status=error.status, result=error.message, headers=error.headers)
+        return Answer(status=error.status, result=error.message, code=error.code, headers=error.headers)
     special = _BY_OPERATION.get(operation or "", {})
     for kind in type(error).__mro__:
         rule = special.get(kind) or _ANSWERS.get(kind)
         if rule is not None:
-            return rule(error, names or Namespace())
+            return attrs.evolve(rule(error, names or Namespace()), code=getattr(error, "code", INTERNAL))
     raise TypeError(f"{type(error).__name__} is not an error of the job server")
+
+
+FAILURES = {
+    FailureKind.VALIDATION: "validation_failed",
+    FailureKind.CLASS_NOT_FOUND: "class_not_found",
+    FailureKind.WRONG_TYPE: "wrong_job_type",
+    FailureKind.LOADING: "job_loading_failed",
+    FailureKind.CONTEXT_INIT: "context_init_failed",
+}
+"""The code of a submit whose job failed before its code ran."""
 
 
 def failed_submission(job: Job, names: Namespace) -> Answer | None:
     """Return the answer to a submit whose job failed before its code ran; None when it did run."""
-    failure, error = job.failure, job.error or ErrorInfo(message="no reason is known")
-    if failure is FailureKind.VALIDATION:
-        return Answer(status=400, label="VALIDATION FAILED", result=error_object(error, names))
+    if job.failure not in FAILURES:
+        return None
+    answer = _refused(job.failure, job, names)
+    return attrs.evolve(answer, code=FAILURES[job.failure])
+
+
+def _refused(failure: FailureKind, job: Job, names: Namespace) -> Answer:
+    error = job.error or ErrorInfo(message="no reason is known")
     if failure is FailureKind.CLASS_NOT_FOUND:
         return Answer(status=404, result=f"classPath {job.class_name} not found")
     if failure is FailureKind.WRONG_TYPE:
-        return Answer(status=400, result="Invalid job type for this context", detail=error.message)
-    if failure is FailureKind.LOADING:
-        return Answer(status=400, label="JOB LOADING FAILED", result=error_object(error, names))
-    if failure is FailureKind.CONTEXT_INIT:
-        return Answer(status=500, label="CONTEXT INIT FAILED", result=error_object(error, names))
-    return None
+        text = "Invalid job type for this context"
+        return Answer(status=400, result=text, detail=names.hidden(error.message))
+    status, label = {
+        FailureKind.VALIDATION: (400, "VALIDATION FAILED"),
+        FailureKind.LOADING: (400, "JOB LOADING FAILED"),
+        FailureKind.CONTEXT_INIT: (500, "CONTEXT INIT FAILED"),
+    }[failure]
+    return Answer(status=status, label=label, result=error_object(error, names))

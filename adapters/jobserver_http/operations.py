@@ -17,7 +17,9 @@ from jobserver_http.openapi import document
 from jobserver_http.routing import SUCCESS_BODY, Reply, Route, failures
 
 __all__ = [
+    "NOT_READY",
     "ROUTES",
+    "UNHEALTHY",
     "get_asset",
     "get_docs",
     "get_health",
@@ -38,6 +40,8 @@ ASSETS = {
 }
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'"
 SUCCESS = Answer(status=200, label="SUCCESS")
+UNHEALTHY = "unhealthy"
+NOT_READY = "not_ready"
 
 
 async def get_health(call: Call) -> Response:
@@ -45,7 +49,7 @@ async def get_health(call: Call) -> Response:
     with anyio.move_on_after(ALIVE):
         await call.pools.quick.run(_nothing)
         return respond(SUCCESS)
-    return respond(Answer(status=500, result=f"no thread was free for {ALIVE:g} seconds"))
+    return respond(Answer(status=500, result=f"no thread was free for {ALIVE:g} seconds", code=UNHEALTHY))
 
 
 def _nothing() -> None:
@@ -58,7 +62,7 @@ async def get_readiness(call: Call) -> Response:
     Where callers must log in, the reasons go to the log alone, since everybody may ask.
     """
     if call.site.draining:
-        return respond(Answer(status=503, result="the server is shutting down"))
+        return respond(Answer(status=503, result="the server is shutting down", code=NOT_READY))
     parts = await call.pools.quick.run(call.server.check)
     wrong = {part: reason for part, reason in parts.items() if reason is not None}
     if not wrong:
@@ -66,7 +70,7 @@ async def get_readiness(call: Call) -> Response:
     for part, reason in wrong.items():
         _log.warning("not ready: %s: %s", part, reason)
     told = [part if call.site.guarded else f"{part}: {reason}" for part, reason in wrong.items()]
-    return respond(Answer(status=503, result="; ".join(told)))
+    return respond(Answer(status=503, result="; ".join(told), code=NOT_READY))
 
 
 async def get_metrics(call: Call) -> Response:

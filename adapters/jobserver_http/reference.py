@@ -6,14 +6,18 @@ page and the table differ.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 
+from jobserver_core import errors as core
+from jobserver_http.errors import INTERNAL, REFUSALS
+from jobserver_http.operations import NOT_READY, UNHEALTHY
 from jobserver_http.parameters import Parameter
 from jobserver_http.permissions import PERMISSIONS
 from jobserver_http.routes import GROUPS, ROUTES, Reply, Route
 
-__all__ = ["http_reference"]
+__all__ = ["error_codes", "http_reference"]
 
 _INTRODUCTION = """\
 # HTTP interface
@@ -30,9 +34,9 @@ it is marked *extension*. The same description is served by every server: for pr
 - Bodies are JSON, times ISO-8601 with milliseconds and an offset, a `duration` is `"6.341 secs"` or
   `"Job not done yet"`.
 - A failure is `{"status": "ERROR", "result": "<text>"}`, or with an exception
-  `{"status": "<LABEL>", "result": {"message", "errorClass", "stack"}}`. Where the contract fixes the
-  text, the reason
-  that it does not tell stands beside it as `"detail"`.
+  `{"status": "<LABEL>", "result": {"message", "errorClass", "stack"}}`. Beyond the contract, each
+  failure has a `"code"` for programs (see [Error codes](#error-codes)), and where the contract fixes the
+  text, the reason is in `"detail"`.
 - Configurations are HOCON, of which JSON is a part, whatever the content type says: `curl -d
   'input.string = a b'` works.
   They may not include files or read the environment, and are limited in size and depth (`jobserver.limits`).
@@ -85,7 +89,7 @@ def http_reference() -> str:
     lines = [_INTRODUCTION]
     for group in GROUPS:
         lines += [f"## {group.capitalize()}\n", *_group(group)]
-    lines += [_EVENTS, _PAGES, "## Permissions\n", *_permissions()]
+    lines += [_EVENTS, _PAGES, "## Error codes\n", *_codes(), "## Permissions\n", *_permissions()]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -130,6 +134,44 @@ def _parameter(parameter: Parameter, header: bool) -> str:
 
 def _reply(reply: Reply) -> str:
     return f"| {reply.status} | {reply.doc} |"
+
+
+_CODES = """\
+*Extension.* The `code` of a failure never changes with the wording of its message. New codes may be added.
+
+| code | meaning |
+| --- | --- |"""
+
+_ROLE = re.compile(r":class:`[\w.]*?(\w+)`")
+_OTHER_CODES = {
+    **dict.fromkeys(REFUSALS.values(), "The request was refused before the job server saw it"),
+    REFUSALS[401]: "Credentials are missing or wrong",
+    REFUSALS[403]: "The caller lacks the permission, or a web page of another site sent the request",
+    REFUSALS[429]: "Too many failed log-ins; `Retry-After` has the seconds to wait",
+    "validation_failed": "The job's own validation refused its configuration",
+    "class_not_found": "The class path has no such class",
+    "wrong_job_type": "The class is not a job, or one for another type of context",
+    "job_loading_failed": "The job's code could not be fetched, unpacked or imported",
+    "context_init_failed": "The context that was made for the job could not be started",
+    UNHEALTHY: "The server is not healthy",
+    NOT_READY: "The server does not take jobs at the moment",
+    INTERNAL: "A defect of the server; its log has the details",
+}
+
+
+def error_codes() -> dict[str, str]:
+    """Return every code that the ``code`` of a failure can have, with its meaning."""
+    known = [getattr(core, name) for name in core.__all__]
+    described = {error.code: (error.__doc__ or "").split("\n\n")[0] for error in known}
+    return {**_OTHER_CODES, **described, core.JobServerError.code: "Any other error"}
+
+
+def _codes() -> Iterator[str]:
+    yield _CODES
+    for code, meaning in sorted(error_codes().items()):
+        plain = _ROLE.sub(r"`\1`", " ".join(meaning.split()).rstrip(".")).replace("``", "`")
+        yield f"| `{code}` | {plain} |"
+    yield ""
 
 
 def _permissions() -> Iterator[str]:

@@ -62,7 +62,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "ErrorObject": _object({"message": _TEXT, "errorClass": _TEXT, "stack": _TEXT}),
     "Success": _object({"status": {"const": "SUCCESS"}, "result": _TEXT}, ("result",)),
     "Failure": _object(
-        {"status": _TEXT, "result": {"anyOf": [_TEXT, _ERROR]}, "detail": _TEXT}, ("result", "detail")
+        {"status": _TEXT, "result": {"anyOf": [_TEXT, _ERROR]}, "code": _TEXT, "detail": _TEXT},
+        ("result", "detail"),
     ),
     "Binary": _object({"app-name": _TEXT, **_BINARY}),
     "Binaries": {"type": "object", "additionalProperties": _object(_BINARY)},

@@ -61,6 +61,13 @@ def test_an_error_is_public_and_drawn_in_the_tree(kind: type[JobServerError]) ->
     assert kind.__name__ in (errors.__doc__ or "")
 
 
+def test_codes_are_made_of_the_names_of_the_classes() -> None:
+    assert errors.BinaryNotFound.code == "binary_not_found"
+    assert errors.NotAnArchive(reason="x").code == "not_an_archive"
+    assert errors.JobServerError.code == "job_server_error"
+    assert len({kind.code for kind in every_error()}) == len(every_error())
+
+
 def test_an_error_refuses_fields_that_it_does_not_have() -> None:
     with pytest.raises(TypeError, match="BinaryNotFound takes"):
         errors.BinaryNotFound(title="x")

@@ -448,7 +448,7 @@ def test_the_proxy_user_is_the_caller_whatever_the_settings_say(settings: dict[s
 
 
 def test_the_visible_name_obeys_the_rules() -> None:
-    with pytest.raises(InvalidName, match="must start with letters"):
+    with pytest.raises(InvalidName, match="must start with a letter"):
         Namespace("alice").new("1x")
     with pytest.raises(InvalidName, match="at most"):
         Namespace("alice").new("x" * 252)

@@ -27,7 +27,11 @@ def ok(answer: httpx.Response, status: int, body: Any) -> None:
 
 
 def error(answer: httpx.Response, status: int, text: str) -> None:
-    ok(answer, status, {"status": "ERROR", "result": text})
+    """Check an answer that is a failure in the contract's plain shape, with a code beside it."""
+    body = answer.json()
+    assert re.fullmatch(r"[a-z_]+", body.pop("code"))
+    assert (answer.status_code, body) == (status, {"status": "ERROR", "result": text})
+    assert answer.headers["content-type"] == "application/json"
 
 
 def error_object(answer: httpx.Response, status: int, label: str) -> dict[str, str]:

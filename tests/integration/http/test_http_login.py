@@ -66,7 +66,8 @@ def test_every_route_wants_its_permission(guarded: Site) -> None:
 def test_a_challenge_tells_both_ways_to_log_in(guarded: Site) -> None:
     answer = httpx.get(f"{guarded.url}/jobs")
     assert answer.status_code == 401
-    assert answer.json() == {"status": "ERROR", "result": "credentials are missing"}
+    assert answer.json()["result"] == "credentials are missing"
+    assert answer.json()["code"] == "unauthenticated"
     assert answer.headers["www-authenticate"] == (
         'Basic realm="jobserver", charset="UTF-8", Bearer realm="jobserver"'
     )
@@ -76,7 +77,11 @@ def test_a_missing_permission_is_named(guarded: Site) -> None:
     with as_user(guarded, "eve") as client:
         answer = client.get("/jobs")
     assert answer.status_code == 403
-    assert answer.json() == {"status": "ERROR", "result": "the permission jobs:read is missing"}
+    assert answer.json() == {
+        "status": "ERROR",
+        "result": "the permission jobs:read is missing",
+        "code": "permission_denied",
+    }
 
 
 def test_a_bearer_token_lets_in(guarded: Site) -> None:
@@ -112,7 +117,7 @@ def test_readiness_tells_strangers_no_reasons(start: Start, auth: dict[str, Any]
 
     site = start({"auth": auth}, credentials=("admin", PASSWORD), metadata=Broken())
     answer = httpx.get(f"{site.url}/readyz")
-    assert (answer.status_code, answer.json()) == (503, {"status": "ERROR", "result": "metadata"})
+    assert (answer.status_code, answer.json()["result"]) == (503, "metadata")
 
 
 # -- proxy users -----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from datetime import datetime, timezone
 from typing import Any
 
@@ -62,7 +63,8 @@ def test_every_public_error_has_an_answer_of_its_own(kind: type[core.JobServerEr
     assert kind in errors._ANSWERS, f"say in jobserver_http.errors what {kind.__name__} is answered with"
     answer = answer_to(made(kind))
     assert 200 <= answer.status < 600
-    assert set(answer.body) <= {"status", "result", "detail"}
+    assert set(answer.body) <= {"status", "result", "code", "detail"}
+    assert answer.body["code"] == kind.code
     assert answer.result is not None
 
 
@@ -139,7 +141,7 @@ def test_only_what_is_the_servers_fault_or_the_contracts_word_is_a_5xx(
             "Unable to delete data file '/x'.",
         ),
         (
-            core.InvalidName(kind="context", name="1", rule="context name must start with letters"),
+            core.InvalidFirstLetter(kind="context", name="1", rule="it must start with a letter"),
             "create_context",
             400,
             "ERROR",
@@ -186,8 +188,29 @@ def test_an_upload_that_is_no_archive_is_told_in_the_contracts_words_with_the_re
     assert answer.body == {
         "status": "ERROR",
         "result": "Binary is not of the right format",
+        "code": "not_an_archive",
         "detail": "it is cut off",
     }
+
+
+def test_a_detail_that_only_repeats_the_result_is_left_out() -> None:
+    words = "Invalid job type for this context"
+    refused = failed_submission(a_job(FailureKind.WRONG_TYPE, ErrorInfo(message=words)), Namespace())
+    assert refused is not None
+    assert refused.body == {"status": "ERROR", "result": words, "code": "wrong_job_type"}
+    other = ErrorInfo(message="w.Count has no run_job")
+    told = failed_submission(a_job(FailureKind.WRONG_TYPE, other), Namespace())
+    assert told is not None
+    assert told.body["detail"] == "w.Count has no run_job"
+
+
+def test_every_code_that_an_answer_can_have_is_in_the_reference() -> None:
+    from jobserver_http.reference import error_codes
+
+    core_codes = {kind.code for kind in PUBLIC}
+    assert len(core_codes) == len(PUBLIC)
+    assert {*core_codes, *errors.REFUSALS.values(), *errors.FAILURES.values()} <= set(error_codes())
+    assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", code) for code in error_codes())
 
 
 def test_a_body_over_the_limit_is_413_also_where_code_over_the_limit_is_not() -> None:
@@ -198,6 +221,8 @@ def test_a_body_over_the_limit_is_413_also_where_code_over_the_limit_is_not() ->
 def test_a_rejected_request_is_answered_as_it_says() -> None:
     answer = answer_to(Rejected(401, "who?", {"WWW-Authenticate": "Basic"}))
     assert (answer.status, answer.result, answer.headers) == (401, "who?", {"WWW-Authenticate": "Basic"})
+    assert answer.code == "unauthenticated"
+    assert answer_to(Rejected(400, "no", code="unknown_charset")).code == "unknown_charset"
 
 
 def test_an_error_that_is_not_the_librarys_has_no_answer() -> None:
@@ -213,7 +238,7 @@ def test_users_never_see_the_prefix_of_their_contexts() -> None:
     assert answer_to(lost, "create_context", names).result["message"] == "context etl died"
 
 
-def a_job(failure: FailureKind) -> Job:
+def a_job(failure: FailureKind, error: ErrorInfo = INFO) -> Job:
     now = datetime(2026, 1, 1, tzinfo=timezone.utc)
     return Job(
         id="j",
@@ -225,7 +250,7 @@ def a_job(failure: FailureKind) -> Job:
         submitted_at=now,
         ended_at=now,
         failure=failure,
-        error=INFO,
+        error=error,
     )
 
 
@@ -243,6 +268,7 @@ def test_a_job_that_never_ran_is_refused(failure: FailureKind, status: int, labe
     answer = failed_submission(a_job(failure), Namespace())
     assert answer is not None
     assert (answer.status, answer.label) == (status, label)
+    assert answer.code == errors.FAILURES[failure]
     if result is dict:
         assert answer.result == {
             "message": "no memory",
