@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jobserver_core.binaries import Binary, BinaryType, ClassPathEntry, ResolvedEntry, parse_class_path
     from jobserver_core.callbacks import Answer, Delivery
-    from jobserver_core.contexts import Context, ContextQuery
+    from jobserver_core.contexts import Context, ContextQuery, StartQueueStatus
     from jobserver_core.data_files import DataFile
     from jobserver_core.errors import JobServerError
     from jobserver_core.events import ContextChanged, DeliveryChanged, Event, JobChanged, JobProgressed
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "binaries": ("Binary", "BinaryType", "ClassPathEntry", "ResolvedEntry", "parse_class_path"),
     "callbacks": ("Answer", "Delivery"),
-    "contexts": ("Context", "ContextQuery"),
+    "contexts": ("Context", "ContextQuery", "StartQueueStatus"),
     "data_files": ("DataFile",),
     "errors": ("JobServerError",),
     "events": ("ContextChanged", "DeliveryChanged", "Event", "JobChanged", "JobProgressed"),
@@ -89,6 +89,7 @@ __all__ = [
     "ResolvedEntry",
     "ResultKind",
     "Settings",
+    "StartQueueStatus",
     "Waiter",
     "parse_class_path",
 ]

@@ -13,7 +13,7 @@ from jobserver_core.lifecycle import ContextState
 from jobserver_core.redaction import redacted_repr
 from jobserver_core.validation import aware
 
-__all__ = ["Context", "ContextQuery"]
+__all__ = ["Context", "ContextQuery", "StartQueueStatus"]
 
 
 @attrs.frozen(kw_only=True)
@@ -54,3 +54,12 @@ class ContextQuery:
     name: str | None = None
     owner: str | None = None
     limit: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class StartQueueStatus:
+    """How many contexts are ``starting`` now, at most ``limit``, and how many are ``queued`` behind them."""
+
+    limit: int
+    starting: int = 0
+    queued: int = 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from jobserver_core.binaries import Binary, BinaryType
 from jobserver_core.callbacks import Delivery
-from jobserver_core.contexts import Context, ContextQuery
+from jobserver_core.contexts import Context, ContextQuery, StartQueueStatus
 from jobserver_core.data_files import DataFile
 from jobserver_core.events import Event, Subscription
 from jobserver_core.handles import JobHandle
@@ -220,6 +220,10 @@ class JobServer:
     def reset_contexts(self) -> Waiter[None]:
         """Stop every context, and start those of the configuration again."""
         return self._services.contexts.reset()
+
+    def start_queue(self) -> StartQueueStatus:
+        """Return how many contexts are starting now, and how many wait for their turn to start."""
+        return self._services.contexts.start_queue
 
     # -- jobs --------------------------------------------------------------------------------------
 

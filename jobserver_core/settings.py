@@ -180,7 +180,15 @@ class ContextLimits(Section):
     prefix: ClassVar[str] = "jobserver.contexts"
 
     creation_timeout: float = kinds.duration(
-        60.0, "How long a context may take to start; then it has failed", minimum=0.001
+        60.0, "How long a context may take to start once it is launched; then it has failed", minimum=0.001
+    )
+    concurrent_starts: int | None = kinds.number(
+        None,
+        "How many contexts may start at once, further ones wait their turn; null or 0 is one for each core",
+        zero_is_none=True,
+    )
+    start_queue_timeout: float = kinds.duration(
+        10 * _MINUTE, "How long a context may wait to be launched; then it has failed", minimum=0.001
     )
     deletion_timeout: float = kinds.duration(
         30.0, "How long a context may take to stop; then it is ended by force"

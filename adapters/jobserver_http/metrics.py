@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from jobserver_core.contexts import Context
+from jobserver_core.contexts import Context, StartQueueStatus
 from jobserver_core.events import Event, JobChanged
 from jobserver_core.lifecycle import ContextState, JobState
 from jobserver_core.server import JobServer
@@ -44,6 +44,12 @@ class Metrics:
             "jobserver_jobs_submitted", "Jobs that were accepted", registry=self.registry
         )
         self._contexts = Gauge("jobserver_contexts", "Contexts that live", ("state",), registry=self.registry)
+        self._starting = Gauge(
+            "jobserver_contexts_starting", "Contexts that are starting now", registry=self.registry
+        )
+        self._queued = Gauge(
+            "jobserver_contexts_queued", "Contexts that wait for their turn to start", registry=self.registry
+        )
 
     def watch(self, server: JobServer) -> None:
         """Count the server's jobs from now on, as long as these measurements are used."""
@@ -77,8 +83,10 @@ class Metrics:
         self._requests.labels(route, method, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def render(self, contexts: Iterable[Context]) -> bytes:
-        """Return all of it in Prometheus' text format, with the contexts that live now."""
+    def render(self, contexts: Iterable[Context], starts: StartQueueStatus) -> bytes:
+        """Return all of it in Prometheus' text format, with the contexts that live and start now."""
+        self._starting.set(starts.starting)
+        self._queued.set(starts.queued)
         living = Tally(context.state for context in contexts)
         for state in ContextState:
             if not state.final:

@@ -76,7 +76,7 @@ async def get_readiness(call: Call) -> Response:
 async def get_metrics(call: Call) -> Response:
     """Answer with the measurements, for Prometheus."""
     contexts = await call.pools.quick.run(call.server.contexts)
-    return Response(call.site.metrics.render(contexts), media_type=CONTENT_TYPE)
+    return Response(call.site.metrics.render(contexts, call.server.start_queue()), media_type=CONTENT_TYPE)
 
 
 async def get_openapi(call: Call) -> Response:

@@ -88,6 +88,10 @@ class PySparkLauncher(Launcher):
         find_java()
         find_installation(sys.executable)
 
+    def validate(self, spec: ContextSpec) -> None:
+        """Raise InvalidSetting for settings that Spark cannot be started with."""
+        read_settings(spec.settings, default_master=self._master)
+
     def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
         """Begin to start a context on a thread of its own. Raises LaunchError once closed."""
         return self._start(spec, listener)

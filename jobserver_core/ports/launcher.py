@@ -206,6 +206,13 @@ class Launcher(ABC):
         """
         return
 
+    def validate(self, spec: ContextSpec) -> None:
+        """Raise InvalidSetting for settings that can never work, before a start waits for its turn.
+
+        Quick, and without side effects. The default leaves all checks to :meth:`start_context`.
+        """
+        return
+
     @abstractmethod
     def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
         """Begin to start a context and return at once; ``context_ready`` or ``context_ended`` follows.

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from jobserver_core.binaries import ClassPathEntry, parse_class_path
-from jobserver_core.contexts import Context, ContextQuery
+from jobserver_core.contexts import Context, ContextQuery, StartQueueStatus
+from jobserver_core.cores import usable_cores
 from jobserver_core.errors import (
     BackendError,
     ContextNotFound,
@@ -26,6 +27,7 @@ from jobserver_core.ports import ContextSpec
 from jobserver_core.services.class_paths import ClassPaths
 from jobserver_core.services.environment import Environment
 from jobserver_core.services.live_context import LiveContext
+from jobserver_core.services.starts import StartQueue
 from jobserver_core.trees import merged
 from jobserver_core.waiting import Promise, Waiter, all_done
 
@@ -53,6 +55,12 @@ class ContextService:
     def __init__(self, environment: Environment, class_paths: ClassPaths) -> None:
         self._environment = environment
         self._class_paths = class_paths
+        limits = environment.settings.contexts
+        self._starts = StartQueue(
+            environment.clock,
+            limit=limits.concurrent_starts or usable_cores(),
+            timeout=limits.start_queue_timeout,
+        )
         self._lock = threading.Lock()
         self._live: dict[str, LiveContext] = {}
         self._closed = False
@@ -92,7 +100,7 @@ class ContextService:
         )
         with ExitStack() as files, env.deposits.making():
             codes = self._class_paths.lend(self._class_paths.resolve(settings_class_path(tree)), files)
-            live = LiveContext(env, record, retire=self._retire)
+            live = LiveContext(env, record, starts=self._starts, retire=self._retire)
             self._register(live)
             live.keep(codes, files.pop_all())
         return live, ContextSpec(
@@ -150,6 +158,11 @@ class ContextService:
             raise LogNotFound(kind="context", id=name)
         return path
 
+    @property
+    def start_queue(self) -> StartQueueStatus:
+        """How many contexts are starting, and how many wait for that."""
+        return self._starts.status
+
     def lent_digests(self) -> frozenset[str]:
         """Return the blobs that living contexts have on their class paths."""
         with self._lock:
@@ -186,6 +199,7 @@ class ContextService:
         """Let no context begin any more, and stop those that live, by force after ``timeout`` seconds."""
         with self._lock:
             self._closed = True
+        self._starts.close()
         waiters = []
         for context in self._all():
             try:

@@ -38,6 +38,7 @@ from jobserver_core.ports import (
 from jobserver_core.services.environment import Environment
 from jobserver_core.services.live_job import Ending, LiveJob
 from jobserver_core.services.outbox import Outbox
+from jobserver_core.services.starts import QueuedStart, StartQueue
 from jobserver_core.waiting import Promise, Waiter
 
 __all__ = ["LiveContext"]
@@ -68,11 +69,14 @@ class LiveContext(ContextListener):
         environment: Environment,
         record: Context,
         *,
+        starts: StartQueue,
         retire: Callable[[LiveContext], None],
     ) -> None:
         self._environment = environment
         self._files = ExitStack()
+        self._starts = starts
         self._retire = retire
+        self._withdrawn = False
         self._lock = threading.RLock()
         self._outbox = Outbox()
         self._handle: ContextHandle | None = None
@@ -87,18 +91,61 @@ class LiveContext(ContextListener):
     # -- what the services ask for -----------------------------------------------------------------
 
     def begin(self, spec: ContextSpec) -> None:
-        """Start the context; what goes wrong at once ends it, and is raised."""
+        """Start the context as soon as it is its turn; what goes wrong at once ends it, and is raised."""
+        start = QueuedStart(self.record.name, launch=lambda: self._take_turn(spec), expire=self._expire)
         try:
-            # The launcher may tell that it is ready before it has handed back the handle.
-            with self._outbox.held():
-                self._handle = self._environment.launcher.start_context(spec, self)
+            self._environment.launcher.validate(spec)
+            now = self._starts.enter(start)
+            self.ready.waiter.add_done_callback(lambda _waiter: self._starts.leave(start))
+            if now:
+                # The launcher may tell that it is ready before it has handed back the handle.
+                with self._outbox.held():
+                    self._launch(spec)
         except Exception as error:
-            info = ErrorInfo(message=str(error), error_class=type(error).__name__)
-            self.context_ended(ContextEnd.FAILED, info)
+            self._fail_start(error)
             raise
-        limit = self._environment.settings.contexts.creation_timeout
-        timer = self._environment.clock.call_later(limit, lambda: self._give_up(limit, spec.log_path))
+
+    def _take_turn(self, spec: ContextSpec) -> None:
+        """Launch a context that had to wait; what goes wrong now is known by its final state alone."""
+
+        def effect() -> None:
+            try:
+                self._launch(spec)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is why the context failed
+                self._fail_start(error)
+
+        self._outbox.put(effect)
+        self._outbox.drain()
+
+    def _launch(self, spec: ContextSpec) -> None:
+        """Have the launcher start the context, unless it was ended meanwhile. Runs as an effect."""
+        if self._withdrawn:
+            return
+        env, limit = self._environment, self._environment.settings.contexts.creation_timeout
+        self._handle = env.launcher.start_context(spec, self)
+        timer = env.clock.call_later(limit, lambda: self._give_up(limit, spec.log_path))
         self.ready.waiter.add_done_callback(lambda _waiter: timer.cancel())
+
+    def _fail_start(self, error: Exception) -> None:
+        self.context_ended(ContextEnd.FAILED, ErrorInfo(message=str(error), error_class=type(error).__name__))
+
+    def _expire(self) -> None:
+        """End a context that was not launched in time."""
+        limits, status = self._environment.settings.contexts, self._starts.status
+        info = ErrorInfo(
+            message=f"context {self.record.name} waited {limits.start_queue_timeout:g} s to be launched: "
+            f"{status.limit} contexts start at once and {status.queued} others wait; start fewer, or raise "
+            "jobserver.contexts.start-queue-timeout or jobserver.contexts.concurrent-starts",
+            error_class="TimeoutError",
+        )
+        self._outbox.put(lambda: self._withdraw(ContextEnd.FAILED, info))
+        self._outbox.drain()
+
+    def _withdraw(self, end: ContextEnd, error: ErrorInfo | None = None) -> None:
+        """End a context that was never launched, and now never will be. Runs as an effect."""
+        if self._handle is None:
+            self._withdrawn = True
+            self.context_ended(end, error)
 
     def keep(self, codes: Iterable[JobCode], files: ExitStack) -> None:
         """Hold the files of the context's own class path until it has ended."""
@@ -142,7 +189,7 @@ class LiveContext(ContextListener):
         with self._changing():
             if CONTEXTS.allows(self.record.state, ContextEvent.STOP):
                 self._advance(ContextEvent.STOP, stop_requested=requested)
-                self._tell_handle(lambda handle: handle.stop(timeout))
+                self._tell_handle(lambda handle: handle.stop(timeout), unlaunched=ContextEnd.STOPPED)
         return self.ended.waiter
 
     def kill(self, *, requested: bool) -> Waiter[Context]:
@@ -150,7 +197,7 @@ class LiveContext(ContextListener):
         with self._changing():
             if not self.record.state.final:
                 self._advance(None, stop_requested=requested or self.record.stop_requested)
-                self._tell_handle(lambda handle: handle.kill())
+                self._tell_handle(lambda handle: handle.kill(), unlaunched=ContextEnd.KILLED)
         return self.ended.waiter
 
     # -- what the launcher tells -------------------------------------------------------------------
@@ -353,8 +400,18 @@ class LiveContext(ContextListener):
         job = live.job
         self._outbox.put(lambda: live.started.keep(job))
 
-    def _tell_handle(self, call: Callable[[ContextHandle], None]) -> None:
-        self._outbox.put(lambda: call(self._handle) if self._handle is not None else None)
+    def _tell_handle(
+        self, call: Callable[[ContextHandle], None], unlaunched: ContextEnd | None = None
+    ) -> None:
+        """Call the launcher; a context that has not been launched ends as ``unlaunched`` says, if it does."""
+
+        def effect() -> None:
+            if self._handle is not None:
+                call(self._handle)
+            elif unlaunched is not None:
+                self._withdraw(unlaunched)
+
+        self._outbox.put(effect)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

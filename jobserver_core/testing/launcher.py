@@ -217,6 +217,19 @@ class LauncherContract(Contract):
         assert not context.spec.work_dir.exists()
         assert context.spec.log_path.exists()
 
+    def test_validating_settings_that_work_starts_nothing(self, launcher: Launcher, tmp_path: Path) -> None:
+        spec = ContextSpec(
+            id=str(uuid4()),
+            name="contract-validated",
+            settings=self.settings(),
+            log_path=tmp_path / "validated.log",
+            work_dir=tmp_path / "validated",
+            data_dir=tmp_path,
+        )
+        launcher.validate(spec)
+        assert not spec.log_path.exists()
+        assert not spec.work_dir.exists()
+
     def test_a_killed_context_ends_killed_with_nothing_left(self, context: RunningContext) -> None:
         context.handle.kill()
         ended = context.listener.wait_for("context-ended", timeout=self.timeout)

@@ -609,6 +609,8 @@ def test_measurements_are_there_for_prometheus(site: Site) -> None:
     assert 'jobserver_jobs_total{state="FINISHED"} 1.0' in text
     assert "jobserver_jobs_submitted_total 1.0" in text
     assert 'jobserver_contexts{state="RUNNING"} 1.0' in text
+    assert "jobserver_contexts_starting 0.0" in text
+    assert "jobserver_contexts_queued 0.0" in text
 
 
 def test_the_description_and_its_page_are_served(site: Site) -> None:

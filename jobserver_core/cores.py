@@ -1,0 +1,57 @@
+"""How many cores this process may use: those of its affinity mask, within the quota of its container.
+
+A container that is limited to two cores on a machine with 64 still sees 64 of them. The limit is a quota
+of CPU time, which Linux shows in the file system of control groups (version 2: ``cpu.max``, version 1:
+``cpu.cfs_quota_us`` and ``cpu.cfs_period_us``).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["usable_cores"]
+
+
+def usable_cores(*, groups: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self")) -> int:
+    """Return the number of cores, at least 1; a part of a core counts as a whole one."""
+    quotas = list(_quotas(groups, process))
+    return max(1, min([_scheduled(), *(math.ceil(quota) for quota in quotas)]))
+
+
+def _scheduled() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _quotas(groups: Path, process: Path) -> Iterator[float]:
+    """Yield the quotas, in cores, of this process' control group and of those above it."""
+    for group in _groups_of(groups, process):
+        values = _read(group / "cpu.max").split()
+        if not values:
+            values = [_read(group / name).strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
+        if len(values) == 2 and all(value.isdigit() and value != "0" for value in values):
+            yield int(values[0]) / int(values[1])
+
+
+def _groups_of(root: Path, process: Path) -> Iterator[Path]:
+    """Yield the directories of the control groups; inside a container the root is its own group."""
+    yield root
+    yield root / "cpu"
+    for line in _read(process / "cgroup").splitlines():
+        _, _, controllers_and_path = line.partition(":")
+        controllers, _, path = controllers_and_path.partition(":")
+        if controllers == "" or "cpu" in controllers.split(","):
+            mount = root / "cpu" if controllers else root
+            parts = [part for part in path.split("/") if part not in ("", "..")]
+            yield from (mount.joinpath(*parts[: depth + 1]) for depth in range(len(parts)))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,237 @@
+"""At most so many contexts start at once; the others wait their turn, and can be ended while they wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from jobserver_core import (
+    ContextChanged,
+    ContextState,
+    Event,
+    FailureKind,
+    JobServer,
+    JobState,
+    Settings,
+    errors,
+)
+from jobserver_core.memory import InlineLauncher
+from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec
+from jobserver_core.testing.clock import ManualClock
+from serving import WAIT, ScriptedHandle, ScriptedLauncher, a_request, a_server, upload
+
+
+class NamedLauncher(ScriptedLauncher):
+    """Remembers the names of the contexts that it was told to start, and refuses some settings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.broken = False
+
+    def validate(self, spec: ContextSpec) -> None:
+        if "wrong" in spec.settings:
+            raise errors.InvalidSetting(key="wrong", message="is never right")
+
+    def start_context(self, spec: ContextSpec, listener: ContextListener) -> Any:
+        if self.broken:
+            raise errors.LaunchError(message="no Java")
+        self.names.append(spec.name)
+        return super().start_context(spec, listener)
+
+
+class Scene:
+    """A server that starts two contexts at once, with a launcher and a clock that the test moves."""
+
+    def __init__(self, **contexts: Any) -> None:
+        self.launcher = NamedLauncher()
+        self.clock = ManualClock()
+        limits = {"concurrent-starts": 2, **contexts}
+        settings = Settings.from_mapping({"jobserver": {"contexts": limits}})
+        self.server: JobServer = a_server(launcher=self.launcher, clock=self.clock, settings=settings).start()
+        upload(self.server)
+
+    def create(self, *names: str) -> None:
+        for name in names:
+            self.server.create_context(name)
+
+    def ready(self, name: str) -> None:
+        index = self.launcher.names.index(name)
+        self.launcher.listeners[index].context_ready(application_id=None, url=None)
+
+    def end(self, name: str, end: ContextEnd = ContextEnd.STOPPED) -> None:
+        self.launcher.listeners[self.launcher.names.index(name)].context_ended(end)
+
+    def handle(self, name: str) -> ScriptedHandle:
+        return self.launcher.handles[self.launcher.names.index(name)]
+
+    def state(self, name: str) -> ContextState:
+        return self.server.context(name).state
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        status = self.server.start_queue()
+        return status.starting, status.queued
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    scene = Scene()
+    yield scene
+    scene.launcher.close()
+    scene.server.close(0)
+
+
+def test_contexts_beyond_the_limit_are_launched_in_the_order_in_which_they_came(scene: Scene) -> None:
+    scene.create("a", "b", "c", "d", "e")
+    assert scene.launcher.names == ["a", "b"]
+    assert scene.counts == (2, 3)
+    assert scene.state("e") is ContextState.STARTED
+    scene.ready("b")
+    assert scene.launcher.names == ["a", "b", "c"]
+    scene.end("a", ContextEnd.FAILED)
+    assert scene.launcher.names == ["a", "b", "c", "d"]
+    scene.ready("c")
+    scene.ready("d")
+    scene.ready("e")
+    assert scene.counts == (0, 0)
+    assert {scene.state(name) for name in "bcde"} == {ContextState.RUNNING}
+
+
+def test_contexts_made_for_jobs_wait_in_the_same_queue(scene: Scene) -> None:
+    scene.create("a")
+    first, second = (scene.server.submit(a_request("w.Any")) for _ in range(2))
+    assert scene.launcher.names == ["a", first.job.context_name]
+    scene.ready("a")
+    assert scene.launcher.names[-1] == second.job.context_name
+    scene.ready(second.job.context_name)
+    assert scene.handle(second.job.context_name).calls == [("submit", second.id)]
+
+
+def test_the_time_limit_of_a_start_counts_from_its_launch(scene: Scene) -> None:
+    scene.create("a", "b", "late")
+    scene.clock.advance(59)
+    scene.ready("a")
+    scene.clock.advance(59)
+    assert scene.handle("late").calls == []
+    scene.clock.advance(1)
+    assert scene.handle("late").calls == [("kill", None)]
+    scene.end("late", ContextEnd.KILLED)
+    error = scene.server.context("late").error
+    assert error is not None
+    assert error.message == "context late was not ready after 60 s"
+
+
+def test_waiting_for_a_turn_has_a_time_limit_of_its_own_that_names_its_settings() -> None:
+    scene = Scene(**{"creation-timeout": "1 day", "start-queue-timeout": "5 minutes"})
+    scene.create("a", "b")
+    waiter = scene.server.create_context("c")
+    job = scene.server.submit(a_request("w.Any"))
+    scene.clock.advance(300)
+    with pytest.raises(errors.ContextFailed, match=r"waited 300 s .* 2 contexts start at once and \d others"):
+        waiter.result(0)
+    assert scene.state("c") is ContextState.ERROR
+    ended = job.finished.result(0)
+    assert ended.failure is FailureKind.CONTEXT_INIT
+    assert ended.error is not None
+    assert "jobserver.contexts.start-queue-timeout" in ended.error.message
+    scene.ready("a")
+    assert scene.launcher.names == ["a", "b"]
+    scene.launcher.close()
+    scene.server.close(0)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_context_that_waits_ends_at_once_when_it_is_stopped_or_killed(scene: Scene, force: bool) -> None:
+    scene.create("a", "b", "c", "d")
+    end = scene.server.kill_context if force else scene.server.stop_context
+    expected = ContextState.KILLED if force else ContextState.FINISHED
+    assert end("c").result(0).state is expected
+    assert scene.counts == (2, 1)
+    scene.ready("a")
+    assert scene.launcher.names == ["a", "b", "d"]
+
+
+def test_a_job_is_killed_together_with_its_context_that_waits(scene: Scene) -> None:
+    scene.create("a", "b")
+    job = scene.server.submit(a_request("w.Any"))
+    assert scene.server.kill_job(job.id).result(0).state is JobState.KILLED
+    assert scene.state(job.job.context_name) is ContextState.FINISHED
+    assert scene.counts == (2, 0)
+
+
+def test_a_context_that_is_stopped_while_it_starts_keeps_its_slot_until_it_has_ended(scene: Scene) -> None:
+    scene.create("a", "b", "c")
+    scene.server.stop_context("a")
+    scene.ready("a")
+    assert scene.launcher.names == ["a", "b"]
+    scene.end("a")
+    assert scene.launcher.names == ["a", "b", "c"]
+
+
+def test_closing_the_server_ends_what_waits_and_launches_nothing_more() -> None:
+    launched: list[str] = []
+    events: list[tuple[str, ContextState]] = []
+
+    class NeverReady(InlineLauncher):
+        def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
+            launched.append(spec.name)
+            return super().start_context(spec, listener)
+
+    settings = Settings.from_mapping({"jobserver.contexts.concurrent-starts": 2})
+    server = a_server(launcher=NeverReady(start_delay=3600), settings=settings).start()
+    for name in "abcd":
+        server.create_context(name)
+
+    def note(event: Event) -> None:
+        if isinstance(event, ContextChanged):
+            events.append((event.context.name, event.context.state))
+
+    with server.subscribe(note):
+        server.close(WAIT)
+    assert launched == ["a", "b"]
+    assert {event for event in events if event[1].final} == {(name, ContextState.FINISHED) for name in "abcd"}
+
+
+def test_settings_that_can_never_work_are_refused_without_waiting(scene: Scene) -> None:
+    scene.create("a", "b", "c")
+    with pytest.raises(errors.InvalidSetting, match="is never right"):
+        scene.server.create_context("d", {"wrong": True})
+    assert scene.state("d") is ContextState.ERROR
+    assert scene.counts == (2, 1)
+
+
+def test_a_launch_that_fails_in_its_turn_gives_the_slot_to_the_next_one(scene: Scene) -> None:
+    waiters = [scene.server.create_context(f"context-{number}") for number in range(500)]
+    scene.launcher.broken = True
+    scene.ready("context-0")
+    with pytest.raises(errors.ContextFailed, match="no Java"):
+        waiters[-1].result(0)
+    assert scene.counts == (1, 0)
+
+
+def test_contexts_of_the_configuration_wait_their_turn_as_well() -> None:
+    launcher = NamedLauncher()
+    settings = Settings.from_mapping(
+        {"jobserver.contexts.concurrent-starts": 1, "spark.contexts": {"a": {}, "b": {}, "c": {}}}
+    )
+    server = a_server(launcher=launcher, settings=settings).start()
+    assert launcher.names == ["a"]
+    launcher.listeners[0].context_ready(application_id=None, url=None)
+    assert launcher.names == ["a", "b"]
+    launcher.close()
+    server.close(0)
+
+
+def test_a_subscriber_that_ends_a_context_while_another_gets_its_turn_blocks_nothing(scene: Scene) -> None:
+    scene.create("a", "b", "c")
+
+    def end_the_other(_event: object) -> None:
+        scene.launcher.listeners[1].context_ended(ContextEnd.FAILED)
+
+    with scene.server.subscribe(end_the_other):
+        scene.ready("a")
+    assert scene.launcher.names == ["a", "b", "c"]
+    assert scene.counts == (1, 0)
