@@ -1,18 +1,109 @@
-"""JSON-like values: what settings, configurations and results are made of."""
+"""JSON-like values: what settings, configurations and results are made of.
+
+A number in a configuration may be read in two ways: as the number it is, or as the text that somebody
+wrote. A version ``1.10``, an image tag ``3.20`` and an amount of 19 digits survive only as text, so a
+:class:`WrittenFloat` keeps that text beside its value, and :func:`dumps` and :func:`loads` carry it through
+JSON.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["plain"]
+__all__ = ["WrittenFloat", "dumps", "loads", "number", "plain"]
+
+
+class WrittenFloat(float):
+    """A float that remembers how it was written; ``str()`` gives that text, which is a JSON number."""
+
+    written: str
+
+    def __new__(cls, written: str) -> WrittenFloat:
+        """Read a JSON number. Raises ValueError."""
+        made = super().__new__(cls, written)
+        made.written = written
+        return made
+
+    def __str__(self) -> str:
+        return self.written
+
+    def __reduce__(self) -> tuple[type[WrittenFloat], tuple[str]]:
+        return type(self), (self.written,)
+
+
+def number(written: str) -> int | float:
+    """Return the value of a JSON number, with its text where the value alone would not give it back.
+
+    ``-0`` is a float: there is no integer that would be written so.
+    """
+    if written != "-0" and written.lstrip("-").isdecimal():
+        return int(written)
+    value = float(written)
+    return value if repr(value) == written else WrittenFloat(written)
+
+
+def loads(text: str) -> Any:
+    """Return the value of a JSON text, with its numbers as :func:`number` reads them. Raises ValueError."""
+    return json.loads(text, parse_float=number, parse_int=number)
+
+
+def dumps(value: Any, *, allow_nan: bool = False) -> str:
+    """Return a JSON-like value as compact ASCII JSON text, its numbers as they were written.
+
+    ``allow_nan`` lets ``NaN``, ``Infinity`` and ``-Infinity`` through, which :func:`loads` reads back.
+
+    Raises:
+        TypeError: for what JSON cannot represent, keys that are not strings included.
+        ValueError: for NaN and the infinities, and for what nests too deep or contains itself.
+
+    """
+    encoder = json.JSONEncoder(allow_nan=allow_nan, separators=(",", ":"))
+    try:
+        return "".join(_chunks(value, encoder.encode))
+    except RecursionError:
+        raise ValueError("the value nests too deep, or contains itself") from None
+
+
+_SIMPLE = frozenset({str, int, bool, float, type(None)})
+"""The types of values that the C encoder writes as :func:`dumps` would."""
+_Encode = Callable[[Any], str]
+
+
+def _chunks(value: Any, encode: _Encode) -> Iterator[str]:
+    if isinstance(value, WrittenFloat):
+        yield value.written
+    elif isinstance(value, Mapping):
+        keys = [_key(key) for key in value]
+        if isinstance(value, dict) and _SIMPLE.issuperset(map(type, value.values())):
+            yield encode(value)
+        else:
+            yield from _nested("{}", (f"{encode(key)}:" for key in keys), value.values(), encode)
+    elif isinstance(value, list | tuple):
+        if _SIMPLE.issuperset(map(type, value)):
+            yield encode(value)
+        else:
+            yield from _nested("[]", itertools.repeat(""), value, encode)
+    else:
+        yield encode(value)
+
+
+def _nested(brackets: str, labels: Iterable[str], values: Iterable[Any], encode: _Encode) -> Iterator[str]:
+    separator = brackets[0]
+    for label, value in zip(labels, values, strict=False):
+        yield separator + label
+        yield from _chunks(value, encode)
+        separator = ","
+    yield brackets[1] if separator == "," else brackets
 
 
 def plain(value: Any) -> Any:
     """Return a deep copy of a JSON-like value, as JSON would give it back.
 
-    Mappings become dicts, tuples lists. Raises TypeError for anything else that JSON has no
-    word for, keys that are not strings included.
+    Mappings become dicts, tuples lists. Raises TypeError for anything that cannot be represented in JSON,
+    keys that are not strings included.
     """
     if value is None or isinstance(value, str | bool | int | float):
         return value
@@ -20,7 +111,7 @@ def plain(value: Any) -> Any:
         return {_key(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [plain(inner) for inner in value]
-    raise TypeError(f"JSON has no word for a {type(value).__name__}: {value!r:.80}")
+    raise TypeError(f"a {type(value).__name__} cannot be represented in JSON: {value!r:.80}")
 
 
 def _key(key: Any) -> str:

@@ -11,7 +11,6 @@ Import this module where it is used: the rest of the library does without cattrs
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from enum import Enum
@@ -20,7 +19,7 @@ from typing import Any, TypeVar, get_type_hints
 from cattrs import BaseValidationError, Converter, transform_error
 from cattrs.v import format_exception
 
-from jobserver_core import errors
+from jobserver_core import errors, json_values
 from jobserver_core.failures import ErrorInfo, FailureKind
 from jobserver_core.json_values import plain
 
@@ -52,12 +51,12 @@ def structure(value: Any, kind: type[T]) -> T:
 
 def dumps(value: Any, kind: Any = None) -> str:
     """Return a model, an error, or a collection of them as compact JSON; see :func:`unstructure`."""
-    return json.dumps(unstructure(value, kind), separators=(",", ":"))
+    return json_values.dumps(unstructure(value, kind), allow_nan=True)
 
 
 def loads(text: str, kind: type[T]) -> T:
     """Build a ``kind`` from JSON text. Raises ValueError for text that does not make one."""
-    return structure(json.loads(text), kind)
+    return structure(json_values.loads(text), kind)
 
 
 @functools.cache

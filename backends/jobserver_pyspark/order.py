@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from jobserver_core import json_values
 from jobserver_core.binaries import BinaryType
 from jobserver_core.errors import InvalidSetting
 from jobserver_core.ports import ContextSpec
@@ -127,7 +128,7 @@ def make_order(
         "jvm_isolation": settings.jvm_isolation,
         "cluster": not settings.local,
         "spark_version": installation.release,
-        "settings": spec.settings,
+        "settings": json_values.dumps(spec.settings, allow_nan=True),
         "api_path": str(api),
         "log_path": str(spec.log_path),
         "log_limit": log_limit,

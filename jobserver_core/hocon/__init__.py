@@ -2,7 +2,8 @@ r"""HOCON, the language of configurations: what users post, and the server's own
 
 The syntax and its meaning are those of the HOCON specification, which JSON is a part of. Values come
 out as plain dicts, lists, texts, numbers, booleans and None; a duration or a size such as ``10 s``
-stays text, which whoever reads it interprets.
+stays text, which whoever reads it interprets. A number keeps the text that it was written as, where its value
+alone would not give that back (:class:`~jobserver_core.json_values.WrittenFloat`).
 
 The parser is the library's own, since the one on the package index gives wrong answers (``+=``,
 ``\u00e9``, ``true story``, quoted keys in paths), reads files for ``include`` even inside values, consults
@@ -21,6 +22,7 @@ from jobserver_core.errors import InvalidConfig
 from jobserver_core.hocon.nodes import Include, Object, Source
 from jobserver_core.hocon.resolution import Resolver
 from jobserver_core.hocon.syntax import Parser
+from jobserver_core.json_values import number
 
 __all__ = ["parse_file", "parse_untrusted"]
 
@@ -97,16 +99,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _integer(digits: str) -> int:
-    if len(digits) > 1000:
+def _number(written: str) -> int | float:
+    if len(written) > 1000:
         raise ValueError("too long")
-    return int(digits)
-
-
-def _real(digits: str) -> float:
-    value = float(digits)
-    if len(digits) > 1000 or value in (float("inf"), float("-inf")):
-        raise ValueError("too long or too large")
+    value = number(written)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError("too large")
     return value
 
 
@@ -122,8 +120,8 @@ def _json_object(text: str) -> dict[str, Any] | None:
         value = json.loads(
             text,
             object_pairs_hook=_unique,
-            parse_int=_integer,
-            parse_float=_real,
+            parse_int=_number,
+            parse_float=_number,
             parse_constant=_not_json,
         )
         if "\\u" in text:

@@ -25,6 +25,7 @@ from jobserver_core.hocon.nodes import (
     define,
     merge,
 )
+from jobserver_core.json_values import number
 
 __all__ = [
     "Append",
@@ -319,7 +320,7 @@ class Parser:
                 f"a number may have {_MAX_NUMBER_LENGTH} characters at most; in quotes it would be text",
                 position,
             )
-        value = float(word) if match[1] or match[2] else int(word)
+        value = number(word)
         if value in (float("inf"), float("-inf")):
             raise self._error(f"{word} is too large a number; in quotes it would be text", position)
         return Number(str(word), value)

@@ -15,6 +15,7 @@ from typing import Any
 from jobserver_core.errors import TooLarge
 from jobserver_core.failures import ErrorInfo, FailureKind
 from jobserver_core.jobs import JobProgress
+from jobserver_core.json_values import loads
 from jobserver_core.ports import (
     ContextEnd,
     ContextHandle,
@@ -53,7 +54,7 @@ class InlineJob:
         self.id = spec.id
         self.class_name = spec.class_name
         self.class_path = spec.class_path
-        self.config: dict[str, Any] = json.loads(spec.config)
+        self.config: dict[str, Any] = loads(spec.config)
         self.context_settings: Mapping[str, Any] = context.settings
         self.data_dir = context.data_dir
         self.cancelled = threading.Event()

@@ -22,6 +22,7 @@ from jobserver_core.errors import (
 )
 from jobserver_core.handles import JobHandle
 from jobserver_core.jobs import Job, JobPage, JobQuery, JobRequest
+from jobserver_core.json_values import dumps, loads
 from jobserver_core.ports import ContextSpec, JobCode, JobSpec
 from jobserver_core.services.class_paths import ClassPaths
 from jobserver_core.services.contexts import ContextService
@@ -138,14 +139,14 @@ class JobService:
             id=job.id,
             class_name=job.class_name,
             class_path=codes,
-            config=json.dumps(overlaid(below, json.loads(config))) if below else config,
+            config=dumps(overlaid(below, loads(config))) if below else config,
             log_path=self._environment.folders.job_log(job.id),
         )
 
     def _config_text(self, config: str | Mapping[str, Any]) -> str:
         tree = self._environment.parse(config) if isinstance(config, str) else config
         try:
-            return json.dumps(tree, allow_nan=False)
+            return dumps(tree)
         except (TypeError, ValueError) as error:
             raise InvalidConfig(message=f"a job's configuration holds JSON values only: {error}") from error
 
@@ -245,11 +246,14 @@ def _begin(context: LiveContext, spec: ContextSpec) -> None:
 
 
 def _fingerprint(request: JobRequest, config: str) -> str:
-    """Return a hash that is equal for equal requests, whatever their order of keys."""
+    """Return a hash that is equal for equal requests, whatever their order of keys.
+
+    ``1.10`` and ``1.1`` differ, as they do for a job that reads the text of a number.
+    """
     parts = [
         request.class_name,
         [str(entry) for entry in request.class_path],
-        json.loads(config),
+        json.loads(config, parse_float=lambda written: {"number": written}),
         request.context,
         request.context_settings,
         request.callback_url,

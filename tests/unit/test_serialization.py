@@ -147,7 +147,7 @@ def test_plain_copies_deeply_and_makes_tuples_lists() -> None:
 
 @pytest.mark.parametrize("value", [{1: 2}, {"a": object()}, [{"b": b"bytes"}], {"a": {1, 2}}])
 def test_plain_refuses_what_json_has_no_word_for(value: Any) -> None:
-    with pytest.raises(TypeError, match=r"JSON has no word for|keys must be strings"):
+    with pytest.raises(TypeError, match=r"cannot be represented in JSON|keys must be strings"):
         plain(value)
 
 

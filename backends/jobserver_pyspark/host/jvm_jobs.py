@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,14 +84,14 @@ class HostedJvmJobs:
 
     def _run(self, job: _Job, payload: bytes) -> None:
         try:
-            outcome = self._perform(job, json.loads(payload))
+            outcome = self._perform(job, payload.decode())
         except Exception as error:  # noqa: BLE001 - whatever it is, the job has ended
             outcome = _failed("loading", describe(error))
         with self._lock:
             del self._jobs[job.id]
         self._telling.ended(job.id, outcome)
 
-    def _perform(self, job: _Job, config: dict[str, Any]) -> dict[str, Any]:
+    def _perform(self, job: _Job, config: str) -> dict[str, Any]:
         from jobserver_pyspark.jvm import JvmJobRequest, JvmStatus  # noqa: PLC0415 - few contexts need it
 
         self._jars.note(job.request["jars"])

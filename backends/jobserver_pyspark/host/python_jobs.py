@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import threading
 import time
@@ -243,7 +242,7 @@ class PythonJobs:
             job.pool = fields["pool"]
             self._pools.begin(job.pool)
             configuration = b'{"context":%s,"job":%s}' % (
-                json.dumps(self._order["settings"]).encode(),
+                self._order["settings"].encode(),
                 payload,
             )
             runner.channel.send(

@@ -65,11 +65,11 @@ def _as_tuple(jars: Iterable[JvmJar]) -> tuple[JvmJar, ...]:
 class JvmJobRequest:
     """A JVM job to run.
 
-    ``config`` is the job's configuration, nested, of JSON types; ``context_config`` the context's settings
-    likewise (``streaming.batch_interval`` in milliseconds and ``streaming.stopGracefully`` are read from
-    it). ``kind`` is what the context's factory makes: ``spark``, ``session``, ``sql``, ``hive`` or
-    ``streaming``, or ``any`` where none was named. ``result_path`` is written when the job finished;
-    ``log_path`` is appended to.
+    ``config`` is the job's configuration, a JSON object as text, whose numbers the job can read as they were
+    written; ``context_config`` the context's settings likewise (``streaming.batch_interval`` in milliseconds
+    and ``streaming.stopGracefully`` are read from it). ``kind`` is what the context's factory makes:
+    ``spark``, ``session``, ``sql``, ``hive`` or ``streaming``, or ``any`` where none was named.
+    ``result_path`` is written when the job finished; ``log_path`` is appended to.
     ``max_result_bytes`` of 0 means no limit. ``data_dir`` holds the files that ``getDataFile`` hands out.
     """
 
@@ -79,8 +79,8 @@ class JvmJobRequest:
     kind: str = attrs.field(validator=attrs.validators.in_(KINDS))
     result_path: Path
     log_path: Path
-    config: Mapping[str, Any] = attrs.field(factory=dict)
-    context_config: Mapping[str, Any] = attrs.field(factory=dict)
+    config: str = "{}"
+    context_config: str = "{}"
     max_result_bytes: int = 0
     max_log_bytes: int = 64 * 1024 * 1024
     data_dir: Path | None = None
@@ -93,8 +93,8 @@ class JvmJobRequest:
                 "mainClass": self.main_class,
                 "jars": _jars(self.jars),
                 "kind": self.kind,
-                "config": dict(self.config),
-                "contextConfig": dict(self.context_config),
+                "config": self.config,
+                "contextConfig": self.context_config,
                 "resultPath": str(self.result_path),
                 "logPath": str(self.log_path),
                 "maxResultBytes": self.max_result_bytes,

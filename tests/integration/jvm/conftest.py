@@ -44,6 +44,8 @@ class JobBench:
     def request(self, main_class: str, *jars: Path, kind: str = "spark", **more: Any) -> JvmJobRequest:
         self.count += 1
         job_id = more.pop("job_id", f"job-{self.count}")
+        for name in {"config", "context_config"} & more.keys():
+            more[name] = more[name] if isinstance(more[name], str) else json.dumps(more[name])
         return JvmJobRequest(
             job_id=job_id,
             main_class=main_class,

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from jobserver_core.failures import FailureKind
+from jobserver_core.hocon import parse_untrusted
+from jobserver_core.json_values import dumps
 
 pytestmark = pytest.mark.spark
 
@@ -184,3 +186,31 @@ def test_a_data_file_is_handed_out_by_name_and_nothing_outside(
         assert bench.value("DataFile", jar, config={"file": name}, data_dir=data) == "content"
     outcome = bench.run("DataFile", jar, config={"file": "../secret"}, data_dir=data)
     assert outcome.error.error_class == "java.io.FileNotFoundException"
+
+
+@pytest.mark.parametrize(
+    ("written", "double"),
+    [
+        ("1.10", 1.1),
+        ("2.50", 2.5),
+        ("1E5", 1e5),
+        ("1e-2", 0.01),
+        ("12345678901234567.89", 12345678901234567.89),
+        ("0.1000000000000000055511151231257827", 0.1),
+        ("-0", 0.0),
+        ("9007199254740993", 9007199254740993.0),
+    ],
+)
+def test_a_job_reads_numbers_as_they_were_written(
+    bench: Any, old_jar: Path, written: str, double: float
+) -> None:
+    text = dumps(parse_untrusted(f"v = {written}, list = [{written}]"))
+    read = bench.value("spark.jobserver.WrittenNumberJob", old_jar, config=text, context_config=text)
+    assert read == {
+        "text": written,
+        "double": double,
+        "long": int(written) if written.isdecimal() else int(double),
+        "int": int(double) if abs(double) < 2**31 else None,
+        "listed": written,
+        "context": written,
+    }

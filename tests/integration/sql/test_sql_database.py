@@ -172,7 +172,7 @@ def test_a_damaged_record_is_a_storage_error(url: str) -> None:
 
 def test_settings_that_json_has_no_word_for_are_refused_and_not_stored(url: str) -> None:
     with closing(SqlMetadataStore(url)) as store:
-        with pytest.raises((TypeError, StorageError), match="JSON has no word"):
+        with pytest.raises((TypeError, StorageError), match="cannot be represented in JSON"):
             store.add_context(a_context("c", settings={"a": object()}))
         assert store.context_named("c") is None
 

@@ -9,14 +9,18 @@ import com.fasterxml.jackson.databind.JsonNode
 /** A jar on this machine and the SHA-256 of its content, in hexadecimal. */
 private[jobserver] final case class JobJar(path: Path, sha256: String)
 
-/** What the host asks for, read from its JSON. */
+/**
+ * What the host asks for, read from its JSON.
+ *
+ * The two configurations stay JSON text, so that a job can read their numbers as they were written.
+ */
 private[jobserver] final case class JobRequest(
     jobId: String,
     mainClass: String,
     jars: Seq[JobJar],
     kind: String,
-    config: JsonNode,
-    contextConfig: JsonNode,
+    config: String,
+    contextConfig: String,
     resultPath: Path,
     logPath: Path,
     maxResultBytes: Long,
@@ -25,6 +29,9 @@ private[jobserver] final case class JobRequest(
 
   /** The identity of the job's class path: its jars' contents, in order. */
   val classPathKey: String = jars.map(_.sha256).mkString("+")
+
+  /** The context's settings for streams. */
+  lazy val streaming: JsonNode = Outcome.mapper.readTree(contextConfig).path("streaming")
 }
 
 private[jobserver] object JobRequest {
@@ -37,8 +44,8 @@ private[jobserver] object JobRequest {
       jars = node.required("jars").elements.asScala
         .map(jar => JobJar(Paths.get(jar.required("path").asText), jar.required("sha256").asText)).toList,
       kind = text("kind"),
-      config = node.required("config"),
-      contextConfig = node.required("contextConfig"),
+      config = text("config"),
+      contextConfig = text("contextConfig"),
       resultPath = Paths.get(text("resultPath")),
       logPath = Paths.get(text("logPath")),
       maxResultBytes = node.required("maxResultBytes").asLong,

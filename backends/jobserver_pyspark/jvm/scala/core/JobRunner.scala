@@ -161,7 +161,7 @@ private[jobserver] final class RunningJob(
     if (!overWithin(ms)) stopper.interrupt()
   }
 
-  private def gracefully: Boolean = request.contextConfig.path("streaming").path("stopGracefully").asBoolean(true)
+  private def gracefully: Boolean = request.streaming.path("stopGracefully").asBoolean(true)
 
   private def cancelSparkJobs(): Unit = if (!spark.isStopped) spark.cancelJobGroup(request.jobId)
 
@@ -214,11 +214,10 @@ private[jobserver] final class RunningJob(
   private def attempt(home: CodeHome): Outcome =
     try {
       serializers.prepareExecutors()
-      val streaming = request.contextConfig.path("streaming")
       val context = new JobContext(
-        request.jobId, request.kind, home.session, request.config.toString, request.contextConfig.toString,
+        request.jobId, request.kind, home.session, request.config, request.contextConfig,
         new NamedObjectTable(request.jobId, request.classPathKey), request.dataDir,
-        streaming.path("batch_interval").asLong(1000L))
+        request.streaming.path("batch_interval").asLong(1000L))
       jobContext = Some(context)
       val shaped = new JobLoader(home.loader, oldApi).load(request.mainClass, context)
       val data = shaped.validate()
