@@ -32,14 +32,14 @@ from typing import Any
 
 import attrs
 
-from jobserver_core.binaries import BinaryType, parse_class_path
-from jobserver_core.callbacks import Delivery
+from jobserver_core.config.settings import Settings
 from jobserver_core.errors import JobUnsuccessful
-from jobserver_core.jobs import Job, JobQuery, JobRequest
-from jobserver_core.lifecycle import DELIVERIES, DeliveryState, JobState
 from jobserver_core.memory import InlineLauncher, MemoryFetcher
+from jobserver_core.models.binaries import BinaryType, parse_class_path
+from jobserver_core.models.callbacks import Delivery
+from jobserver_core.models.jobs import Job, JobQuery, JobRequest
+from jobserver_core.models.lifecycle import DELIVERIES, DeliveryState, JobState
 from jobserver_core.server import JobServer
-from jobserver_core.settings import Settings
 from jobserver_fsspec import FsspecBlobStore
 from jobserver_httpx import HttpxTransport
 from jobserver_sql import SqlMetadataStore

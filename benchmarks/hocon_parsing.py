@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from pyhocon import ConfigFactory
 
-from jobserver_core.hocon import parse_untrusted
+from jobserver_core.config.hocon import parse_untrusted
 
 
 def seconds(call: Callable[[], object], runs: int) -> float:

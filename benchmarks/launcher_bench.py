@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from uuid import uuid4
 
-from jobserver_core.binaries import BinaryType
+from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import ContextHandle, ContextSpec, JobCode, JobSpec
 from jobserver_core.testing.launcher import RecordingListener
 from jobserver_pyspark import PySparkLauncher

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from jobserver_core.jobs import JobQuery
-from jobserver_core.lifecycle import JobState
+from jobserver_core.models.jobs import JobQuery
+from jobserver_core.models.lifecycle import JobState
 from jobserver_core.testing.builders import EPOCH, a_job, at
 from jobserver_sql import SqlMetadataStore, tables
 from jobserver_sql.testing import PostgresqlServer, missing

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import attrs
 
-from jobserver_core.jobs import JobQuery
-from jobserver_core.lifecycle import JobState
 from jobserver_core.memory import MemoryMetadataStore
+from jobserver_core.models.jobs import JobQuery
+from jobserver_core.models.lifecycle import JobState
 from jobserver_core.ports import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_delivery, a_job, a_result, at
 from jobserver_sql import SqlMetadataStore

@@ -27,34 +27,48 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jobserver_core.binaries import Binary, BinaryType, ClassPathEntry, ResolvedEntry, parse_class_path
-    from jobserver_core.callbacks import Answer, Delivery
-    from jobserver_core.contexts import Context, ContextQuery, StartQueueStatus
-    from jobserver_core.data_files import DataFile
+    from jobserver_core.config.settings import Settings
     from jobserver_core.errors import JobServerError
     from jobserver_core.events import ContextChanged, DeliveryChanged, Event, JobChanged, JobProgressed
-    from jobserver_core.failures import ErrorInfo, FailureKind
-    from jobserver_core.handles import JobHandle
-    from jobserver_core.jobs import Job, JobPage, JobProgress, JobQuery, JobRequest, JobResult, ResultKind
-    from jobserver_core.lifecycle import ContextState, DeliveryState, JobState
+    from jobserver_core.models.binaries import (
+        Binary,
+        BinaryType,
+        ClassPathEntry,
+        ResolvedEntry,
+        parse_class_path,
+    )
+    from jobserver_core.models.callbacks import Answer, Delivery
+    from jobserver_core.models.contexts import Context, ContextQuery, StartQueueStatus
+    from jobserver_core.models.data_files import DataFile
+    from jobserver_core.models.failures import ErrorInfo, FailureKind
+    from jobserver_core.models.jobs import (
+        Job,
+        JobPage,
+        JobProgress,
+        JobQuery,
+        JobRequest,
+        JobResult,
+        ResultKind,
+    )
+    from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
+    from jobserver_core.running.handles import JobHandle
+    from jobserver_core.running.waiting import Waiter
     from jobserver_core.server import JobServer
-    from jobserver_core.settings import Settings
-    from jobserver_core.waiting import Waiter
 
 _HOMES = {
-    "binaries": ("Binary", "BinaryType", "ClassPathEntry", "ResolvedEntry", "parse_class_path"),
-    "callbacks": ("Answer", "Delivery"),
-    "contexts": ("Context", "ContextQuery", "StartQueueStatus"),
-    "data_files": ("DataFile",),
+    "models.binaries": ("Binary", "BinaryType", "ClassPathEntry", "ResolvedEntry", "parse_class_path"),
+    "models.callbacks": ("Answer", "Delivery"),
+    "models.contexts": ("Context", "ContextQuery", "StartQueueStatus"),
+    "models.data_files": ("DataFile",),
     "errors": ("JobServerError",),
     "events": ("ContextChanged", "DeliveryChanged", "Event", "JobChanged", "JobProgressed"),
-    "failures": ("ErrorInfo", "FailureKind"),
-    "handles": ("JobHandle",),
-    "jobs": ("Job", "JobPage", "JobProgress", "JobQuery", "JobRequest", "JobResult", "ResultKind"),
-    "lifecycle": ("ContextState", "DeliveryState", "JobState"),
+    "models.failures": ("ErrorInfo", "FailureKind"),
+    "running.handles": ("JobHandle",),
+    "models.jobs": ("Job", "JobPage", "JobProgress", "JobQuery", "JobRequest", "JobResult", "ResultKind"),
+    "models.lifecycle": ("ContextState", "DeliveryState", "JobState"),
     "server": ("JobServer",),
-    "settings": ("Settings",),
-    "waiting": ("Waiter",),
+    "config.settings": ("Settings",),
+    "running.waiting": ("Waiter",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -403,7 +403,7 @@ class ServerClosed(Unavailable):
 class JobUnsuccessful(JobServerError):
     """A job ended without a result; waiting for its result raises this.
 
-    ``error`` is the job's :class:`jobserver_core.jobs.ErrorInfo`.
+    ``error`` is the job's :class:`jobserver_core.models.jobs.ErrorInfo`.
     """
 
     template = "job {job_id}: {error.message}"
@@ -412,7 +412,7 @@ class JobUnsuccessful(JobServerError):
 
 
 class JobFailed(JobUnsuccessful):
-    """The job ended ERROR; ``failure`` is its :class:`jobserver_core.jobs.FailureKind`."""
+    """The job ended ERROR; ``failure`` is its :class:`jobserver_core.models.jobs.FailureKind`."""
 
     job_id: str
     error: Any

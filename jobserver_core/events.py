@@ -10,10 +10,10 @@ from datetime import datetime
 
 import attrs
 
-from jobserver_core.callbacks import Delivery
-from jobserver_core.contexts import Context
-from jobserver_core.jobs import Job
-from jobserver_core.validation import aware
+from jobserver_core.models.callbacks import Delivery
+from jobserver_core.models.contexts import Context
+from jobserver_core.models.jobs import Job
+from jobserver_core.models.validation import aware
 
 __all__ = [
     "ContextChanged",

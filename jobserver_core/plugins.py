@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from jobserver_core.errors import DataDirLocked, PluginNotFound, StorageError
 
 if TYPE_CHECKING:
+    from jobserver_core.config.settings import Settings
     from jobserver_core.server import JobServer
-    from jobserver_core.settings import Settings
 
 __all__ = ["build", "build_server", "lock_data_dir", "registered"]
 

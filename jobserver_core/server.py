@@ -8,13 +8,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from jobserver_core.binaries import Binary, BinaryType
-from jobserver_core.callbacks import Delivery
-from jobserver_core.contexts import Context, ContextQuery, StartQueueStatus
-from jobserver_core.data_files import DataFile
+from jobserver_core.assembly import Services
+from jobserver_core.binaries.data_files import DataUpload
+from jobserver_core.binaries.uploads import Upload
 from jobserver_core.events import Event, Subscription
-from jobserver_core.handles import JobHandle
-from jobserver_core.jobs import Job, JobPage, JobQuery, JobRequest
+from jobserver_core.models.binaries import Binary, BinaryType
+from jobserver_core.models.callbacks import Delivery
+from jobserver_core.models.contexts import Context, ContextQuery, StartQueueStatus
+from jobserver_core.models.data_files import DataFile
+from jobserver_core.models.jobs import Job, JobPage, JobQuery, JobRequest
 from jobserver_core.ports import (
     BlobStore,
     Clock,
@@ -26,14 +28,12 @@ from jobserver_core.ports import (
     Transport,
     UuidIds,
 )
-from jobserver_core.services.assembly import Services
-from jobserver_core.services.binaries import Upload
-from jobserver_core.services.data_files import DataUpload
-from jobserver_core.services.results import ResultReader
-from jobserver_core.waiting import Waiter
+from jobserver_core.running.handles import JobHandle
+from jobserver_core.running.results import ResultReader
+from jobserver_core.running.waiting import Waiter
 
 if TYPE_CHECKING:
-    from jobserver_core.settings import Settings
+    from jobserver_core.config.settings import Settings
 
 __all__ = ["JobServer"]
 
@@ -44,7 +44,7 @@ class JobServer:
     Give it a backend for every port, or let :meth:`in_memory` or :meth:`from_settings` do that.
     Use it as a context manager, or call :meth:`start` and :meth:`close`. Every method may be
     called from any thread. Methods that take long hand back a
-    :class:`~jobserver_core.waiting.Waiter`, which can be blocked on, called back by, or awaited.
+    :class:`~jobserver_core.running.waiting.Waiter`, which can be blocked on, called back by, or awaited.
 
     Logs and data files are in ``data_dir``; without one, in a temporary folder that goes with the
     server. The server closes its backends, and then ``resources``, when it is closed.
@@ -64,7 +64,7 @@ class JobServer:
         data_dir: Path | None = None,
         resources: ExitStack | None = None,
     ) -> None:
-        from jobserver_core.settings import Settings  # noqa: PLC0415 - keeps the import of core light
+        from jobserver_core.config.settings import Settings  # noqa: PLC0415 - keeps the import of core light
 
         self.settings = settings or Settings()
         self._starting = threading.Lock()

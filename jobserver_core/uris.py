@@ -20,7 +20,7 @@ from jobserver_core.errors import InvalidSetting, MalformedUrl
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-    from jobserver_core.settings import FetcherSettings
+    from jobserver_core.config.settings import FetcherSettings
 
 __all__ = ["Uri", "UriPolicy", "redacted"]
 

@@ -14,8 +14,8 @@ import attrs
 import pytest
 
 from jobserver_cli.application import app
-from jobserver_core.jobs import JobProgress
 from jobserver_core.memory import InlineJob, InlineLauncher, JobRefused
+from jobserver_core.models.jobs import JobProgress
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2Jplain"
 """What a job may print to steer the terminal of who reads its log."""

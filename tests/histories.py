@@ -22,10 +22,10 @@ from jobserver_core import (
     errors,
     parse_class_path,
 )
-from jobserver_core.lifecycle import CONTEXTS, JOBS
 from jobserver_core.memory import MemoryBlobStore, MemoryTransport
+from jobserver_core.models.lifecycle import CONTEXTS, JOBS
 from jobserver_core.ports import BlobStore, ContextEnd, ContextListener, JobOutcome, MetadataStore
-from jobserver_core.services.live_context import LiveContext
+from jobserver_core.running.live_context import LiveContext
 from jobserver_core.testing.clock import ManualClock
 from serving import ScriptedLauncher, a_request, a_server, archive
 

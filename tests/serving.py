@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from jobserver_core import BinaryType, JobRequest, JobServer, Settings, parse_class_path
-from jobserver_core.jobs import JobProgress
 from jobserver_core.memory import InlineJob, InlineLauncher, JobRefused
+from jobserver_core.models.jobs import JobProgress
 from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobSpec, Launcher
 
 WAIT = 10.0

@@ -66,7 +66,7 @@ class Demonstration:
 
     @contextmanager
     def _serving(self, http: Any) -> Iterator[str]:
-        from jobserver_core.config import load_settings  # noqa: PLC0415 - only the demo needs it
+        from jobserver_core.config.loading import load_settings  # noqa: PLC0415 - only the demo needs it
         from jobserver_core.server import JobServer  # noqa: PLC0415
 
         settings = load_settings(

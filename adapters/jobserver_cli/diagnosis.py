@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 if TYPE_CHECKING:
-    from jobserver_core.settings import Settings
+    from jobserver_core.config.settings import Settings
 
 __all__ = ["Finding", "Verdict", "examine", "java_finding", "pyspark_finding"]
 
@@ -73,7 +73,7 @@ def _python(_settings: Settings) -> Finding:
 def java_finding() -> Finding:
     """Return whether there is a Java that Spark can run on."""
     try:
-        from jobserver_pyspark import java  # noqa: PLC0415 - the extra may be missing
+        from jobserver_pyspark.installation import java  # noqa: PLC0415 - the extra may be missing
     except ImportError as error:
         return _bad("Java", f"cannot be looked for: {error}", "pip install 'jobserver-core[pyspark,jdk]'")
     try:
@@ -105,7 +105,7 @@ def pyspark_finding() -> Finding:
 
     advice = "pip install 'jobserver-core[pyspark]'"
     try:
-        from jobserver_pyspark.installation import find_installation  # noqa: PLC0415 - the extra may be missing
+        from jobserver_pyspark.installation.spark import find_installation  # noqa: PLC0415 - the extra may be missing
 
         found = find_installation(sys.executable)
     except ImportError as error:

@@ -21,7 +21,7 @@ from jobserver_cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from jobserver_cli.diagnosis import Finding
-    from jobserver_core.config import Described
+    from jobserver_core.config.loading import Described
 
 __all__ = ["register"]
 
@@ -82,7 +82,7 @@ def config_show(
     changed: Annotated[bool, typer.Option("--changed", help="Only those that are not defaults.")] = False,
 ) -> None:
     """Print the effective settings, and where each is from; secrets are not shown."""
-    from jobserver_core.config import describe  # noqa: PLC0415 - asking for help needs no settings
+    from jobserver_core.config.loading import describe  # noqa: PLC0415 - asking for help needs no settings
 
     settings = settings_of(config, host, port, data_dir)
     described = [one for one in describe(settings) if not changed or one.origin != "default"]

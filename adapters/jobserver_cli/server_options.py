@@ -10,7 +10,7 @@ import typer
 from jobserver_cli.exits import CommandFailed, ExitCode
 
 if TYPE_CHECKING:
-    from jobserver_core.settings import Settings
+    from jobserver_core.config.settings import Settings
 
 __all__ = ["ConfigFile", "DataDir", "Host", "Port", "settings_of"]
 
@@ -45,7 +45,7 @@ def settings_of(config: Path | None, host: str | None, port: int | None, data_di
 
     Raises InvalidConfig and InvalidSetting for what is wrong in them, CommandFailed for a missing file.
     """
-    from jobserver_core.config import load_settings  # noqa: PLC0415 - asking for help needs no settings
+    from jobserver_core.config.loading import load_settings  # noqa: PLC0415 - asking for help needs no settings
 
     if config is not None and not config.is_file():
         raise CommandFailed(f"there is no configuration file {config}", ExitCode.USAGE)

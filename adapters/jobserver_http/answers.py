@@ -9,8 +9,8 @@ from typing import Any
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from jobserver_core.jobs import ResultKind
-from jobserver_core.services.results import ResultReader
+from jobserver_core.models.jobs import ResultKind
+from jobserver_core.running.results import ResultReader
 from jobserver_http.errors import Answer
 from jobserver_http.pools import Pools
 from jobserver_http.wire import encoded

@@ -2,7 +2,7 @@
 
 An authenticator of one's own implements :class:`Authenticator` and is registered in the entry-point
 group ``jobserver.authenticator`` as a callable that takes the
-:class:`~jobserver_core.settings.AuthSettings`; ``jobserver.auth.backend`` names it.
+:class:`~jobserver_core.config.settings.AuthSettings`; ``jobserver.auth.backend`` names it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from importlib.metadata import entry_points
 
 import attrs
 
+from jobserver_core.config.settings import AuthSettings
 from jobserver_core.errors import InvalidSetting, PluginNotFound
-from jobserver_core.settings import AuthSettings
 from jobserver_http.errors import Rejected
 from jobserver_http.pools import Pool
 from jobserver_http.throttle import Throttle

@@ -5,8 +5,8 @@ from __future__ import annotations
 import attrs
 from starlette.responses import Response
 
-from jobserver_core.binaries import Binary, BinaryType
 from jobserver_core.errors import BinaryNotFound
+from jobserver_core.models.binaries import Binary, BinaryType
 from jobserver_http.answers import json_response, respond
 from jobserver_http.calls import Call
 from jobserver_http.errors import Answer

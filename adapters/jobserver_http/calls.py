@@ -11,8 +11,8 @@ import attrs
 from starlette.types import Scope
 
 from jobserver_core.errors import ResultTimeout, ServerClosed
+from jobserver_core.running.waiting import Waiter
 from jobserver_core.server import JobServer
-from jobserver_core.waiting import Waiter
 from jobserver_http.authentication import Identity
 from jobserver_http.bodies import BodyGuard, Disconnected, read_body, stream_body
 from jobserver_http.errors import BodyTooLarge

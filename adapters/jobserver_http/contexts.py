@@ -7,8 +7,8 @@ from typing import Any
 
 from starlette.responses import Response
 
+from jobserver_core.config.trees import merged
 from jobserver_core.errors import InvalidSetting, ResultTimeout
-from jobserver_core.trees import merged
 from jobserver_http.answers import json_response, respond
 from jobserver_http.calls import Call
 from jobserver_http.errors import Answer

@@ -26,8 +26,8 @@ import argon2
 import attrs
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from jobserver_core.config.settings import AuthSettings
 from jobserver_core.errors import InvalidSetting
-from jobserver_core.settings import AuthSettings
 from jobserver_http.authentication import Authenticator, Credentials, Identity
 from jobserver_http.permissions import parse_permissions
 

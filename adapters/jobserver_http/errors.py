@@ -8,8 +8,8 @@ from typing import Any
 import attrs
 
 from jobserver_core import errors as core
-from jobserver_core.failures import ErrorInfo, FailureKind
-from jobserver_core.jobs import Job
+from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.models.jobs import Job
 from jobserver_http.namespaces import Namespace
 from jobserver_http.wire import error_object, exception_object
 

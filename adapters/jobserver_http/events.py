@@ -10,7 +10,7 @@ from typing import Any
 from starlette.responses import Response
 
 from jobserver_core.events import ContextChanged, Event, JobChanged, JobProgressed, Subscription
-from jobserver_core.jobs import Job
+from jobserver_core.models.jobs import Job
 from jobserver_core.server import JobServer
 from jobserver_http.answers import StreamedText
 from jobserver_http.calls import Call, first_of

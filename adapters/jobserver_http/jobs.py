@@ -9,10 +9,10 @@ import attrs
 from starlette.responses import Response
 
 from jobserver_core.errors import JobAlreadyFinal, ResultTimeout
-from jobserver_core.handles import JobHandle
-from jobserver_core.jobs import Job, JobPage, JobQuery, ResultKind
-from jobserver_core.lifecycle import JobState
-from jobserver_core.services.results import ResultReader
+from jobserver_core.models.jobs import Job, JobPage, JobQuery, ResultKind
+from jobserver_core.models.lifecycle import JobState
+from jobserver_core.running.handles import JobHandle
+from jobserver_core.running.results import ResultReader
 from jobserver_http.answers import ResultResponse, json_response, raw_json_response, respond
 from jobserver_http.calls import Call
 from jobserver_http.errors import answer_to, failed_submission

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from jobserver_core.contexts import Context, StartQueueStatus
 from jobserver_core.events import Event, JobChanged
-from jobserver_core.lifecycle import ContextState, JobState
+from jobserver_core.models.contexts import Context, StartQueueStatus
+from jobserver_core.models.lifecycle import ContextState, JobState
 from jobserver_core.server import JobServer
 
 __all__ = ["CONTENT_TYPE", "Metrics"]

@@ -10,10 +10,10 @@ from typing import Any
 
 import attrs
 
+from jobserver_core.config.trees import flatten, nested
 from jobserver_core.errors import ContextNotFound, InvalidName, JobNotFound
-from jobserver_core.jobs import Job
-from jobserver_core.names import check_context_name
-from jobserver_core.trees import flatten, nested
+from jobserver_core.models.jobs import Job
+from jobserver_core.models.names import check_context_name
 
 __all__ = ["Namespace"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobserver_core.binaries import BinaryType
-from jobserver_core.lifecycle import ContextState, DeliveryState, JobState
+from jobserver_core.models.binaries import BinaryType
+from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 
 __all__ = ["SCHEMAS", "reference"]
 

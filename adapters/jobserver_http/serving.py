@@ -16,11 +16,11 @@ from typing import Any
 
 import uvicorn
 
+from jobserver_core.config.settings import HttpSettings
 from jobserver_core.errors import InvalidSetting, JobServerError
-from jobserver_core.jobs import JobQuery
-from jobserver_core.lifecycle import JOBS
+from jobserver_core.models.jobs import JobQuery
+from jobserver_core.models.lifecycle import JOBS
 from jobserver_core.server import JobServer
-from jobserver_core.settings import HttpSettings
 from jobserver_http.application import HttpApplication, create_app
 from jobserver_http.authentication import Authenticator, authenticator_from_settings
 from jobserver_http.browsers import BrowserGuard

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
-from jobserver_core.binaries import ClassPathEntry, parse_class_path
+from jobserver_core.config.trees import merged
 from jobserver_core.errors import InvalidRequest, MalformedUrl
-from jobserver_core.handles import JobHandle
-from jobserver_core.jobs import JobRequest
-from jobserver_core.trees import merged
+from jobserver_core.models.binaries import ClassPathEntry, parse_class_path
+from jobserver_core.models.jobs import JobRequest
+from jobserver_core.running.handles import JobHandle
 from jobserver_core.uris import Uri
 from jobserver_http.calls import Call
 from jobserver_http.contexts import context_settings_of

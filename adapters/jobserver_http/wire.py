@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from datetime import datetime, timezone
 from typing import Any
 
-from jobserver_core.binaries import Binary
-from jobserver_core.callbacks import Delivery
-from jobserver_core.contexts import Context
-from jobserver_core.failures import ErrorInfo
-from jobserver_core.jobs import Job, JobProgress
-from jobserver_core.lifecycle import JobState
+from jobserver_core.models.binaries import Binary
+from jobserver_core.models.callbacks import Delivery
+from jobserver_core.models.contexts import Context
+from jobserver_core.models.failures import ErrorInfo
+from jobserver_core.models.jobs import Job, JobProgress
+from jobserver_core.models.lifecycle import JobState
 from jobserver_http.namespaces import Namespace
 
 __all__ = [

@@ -9,16 +9,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from jobserver_core.config.units import parse_size
 from jobserver_core.errors import InvalidSetting, StorageError
 from jobserver_core.ports.blobs import BlobStore, BlobWriter
-from jobserver_core.units import parse_size
 from jobserver_core.uris import redacted
 from jobserver_fsspec.copies import LocalCopies
 from jobserver_fsspec.folder import FolderBlobStore
 from jobserver_fsspec.objects import ObjectBlobStore
 
 if TYPE_CHECKING:
-    from jobserver_core.settings import Settings
+    from jobserver_core.config.settings import Settings
 
 __all__ = ["FsspecBlobStore"]
 

@@ -24,7 +24,7 @@ from jobserver_fsspec.http_source import HttpSource
 from jobserver_fsspec.sources import Interrupted, Opened, Source, Stamp
 
 if TYPE_CHECKING:
-    from jobserver_core.settings import Settings
+    from jobserver_core.config.settings import Settings
 
 __all__ = ["FsspecFetcher"]
 

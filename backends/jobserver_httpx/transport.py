@@ -17,16 +17,16 @@ from urllib.parse import unquote, urljoin
 import httpcore
 import httpx
 
-from jobserver_core.callbacks import Answer
+from jobserver_core.callbacks.transports import check_scheme
 from jobserver_core.errors import InvalidCallbackUrl, InvalidSetting, MalformedUrl
+from jobserver_core.models.callbacks import Answer
 from jobserver_core.ports.transport import Message, Transport
-from jobserver_core.transports import check_scheme
 from jobserver_core.uris import Uri, UriPolicy, redacted
 from jobserver_httpx.connection import CheckedBackend, Deadline, Resolver, resolve
 from jobserver_httpx.signature import Signer
 
 if TYPE_CHECKING:
-    from jobserver_core.settings import Settings
+    from jobserver_core.config.settings import Settings
 
 __all__ = ["HttpxTransport"]
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jobserver_pyspark.launcher import PySparkLauncher
+    from jobserver_pyspark.launcher.launcher import PySparkLauncher
 
 __all__ = ["PySparkLauncher"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "PySparkLauncher":
-        from jobserver_pyspark.launcher import PySparkLauncher  # noqa: PLC0415 - see above
+        from jobserver_pyspark.launcher.launcher import PySparkLauncher  # noqa: PLC0415 - see above
 
         return PySparkLauncher
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

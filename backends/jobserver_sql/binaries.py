@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, Select, delete, func, insert, select
 
-from jobserver_core.binaries import Binary
 from jobserver_core.errors import BinaryInUse, BinaryNotFound, DuplicateId
+from jobserver_core.models.binaries import Binary
 from jobserver_sql.tables import binaries, columns_of, job_holds, jobs, row_of
 
 __all__ = ["add", "conflict", "newest", "newest_of_all", "remove", "versions"]

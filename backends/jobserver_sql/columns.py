@@ -12,7 +12,7 @@ from sqlalchemy import BigInteger, Dialect, Text
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from jobserver_core.errors import StorageError
-from jobserver_core.serialization import dumps, loads
+from jobserver_core.models.serialization import dumps, loads
 
 __all__ = ["Choice", "FreeText", "Instant", "Json"]
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
-from jobserver_core.contexts import Context, ContextQuery
 from jobserver_core.errors import ContextExists, DuplicateId, JobServerError, StaleState
-from jobserver_core.lifecycle import CONTEXTS, ContextState
+from jobserver_core.models.contexts import Context, ContextQuery
+from jobserver_core.models.lifecycle import CONTEXTS, ContextState
 from jobserver_sql.pages import LIMIT, OFFSET, REACH, newest_first, state_parameter
 from jobserver_sql.tables import columns_of, contexts, row_of
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, select, update
 
-from jobserver_core.callbacks import Delivery
 from jobserver_core.errors import StaleState
-from jobserver_core.lifecycle import DELIVERIES, DeliveryState
+from jobserver_core.models.callbacks import Delivery
+from jobserver_core.models.lifecycle import DELIVERIES, DeliveryState
 from jobserver_sql.tables import columns_of, deliveries, row_of
 
 __all__ = ["advance", "by_id", "due", "in_state", "of_job"]

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL
 
-from jobserver_core.binaries import Binary
-from jobserver_core.callbacks import Delivery
-from jobserver_core.contexts import Context, ContextQuery
 from jobserver_core.errors import InvalidSetting, SchemaTooNew, StorageError
-from jobserver_core.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
-from jobserver_core.lifecycle import ContextState, DeliveryState, JobState
+from jobserver_core.models.binaries import Binary
+from jobserver_core.models.callbacks import Delivery
+from jobserver_core.models.contexts import Context, ContextQuery
+from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
+from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_sql import binaries, blobs, contexts, deliveries, jobs, schema
 from jobserver_sql.database import Database
 
 if TYPE_CHECKING:
-    from jobserver_core.settings import Settings
+    from jobserver_core.config.settings import Settings
 
 __all__ = ["SqlMetadataStore"]
 

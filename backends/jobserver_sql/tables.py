@@ -14,12 +14,12 @@ import attrs
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, Table
 from sqlalchemy.sql.elements import ColumnElement
 
-from jobserver_core.binaries import Binary, BinaryType, ResolvedEntry
-from jobserver_core.callbacks import Delivery
-from jobserver_core.contexts import Context
-from jobserver_core.failures import ErrorInfo, FailureKind
-from jobserver_core.jobs import Job, JobProgress, JobResult, ResultKind
-from jobserver_core.lifecycle import CONTEXTS, ContextState, DeliveryState, JobState
+from jobserver_core.models.binaries import Binary, BinaryType, ResolvedEntry
+from jobserver_core.models.callbacks import Delivery
+from jobserver_core.models.contexts import Context
+from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.models.jobs import Job, JobProgress, JobResult, ResultKind
+from jobserver_core.models.lifecycle import CONTEXTS, ContextState, DeliveryState, JobState
 from jobserver_sql.columns import Choice, FreeText, Instant, Json
 
 __all__ = [

@@ -14,7 +14,7 @@ from jobserver_core.ports.fetcher import Fetched, Fetcher, ProgressCallback
 from jobserver_core.uris import Uri, UriPolicy
 
 if TYPE_CHECKING:
-    from jobserver_core.settings import Settings
+    from jobserver_core.config.settings import Settings
 
 __all__ = ["MemoryFetcher"]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from jobserver_core.errors import TooLarge
-from jobserver_core.failures import ErrorInfo, FailureKind
-from jobserver_core.jobs import JobProgress
-from jobserver_core.json_values import loads
+from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.models.jobs import JobProgress
+from jobserver_core.models.json_values import loads
 from jobserver_core.ports import (
     ContextEnd,
     ContextHandle,

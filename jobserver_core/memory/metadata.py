@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
-from jobserver_core.binaries import Binary
-from jobserver_core.callbacks import Delivery
-from jobserver_core.contexts import Context, ContextQuery
 from jobserver_core.errors import BinaryInUse, BinaryNotFound, ContextExists, DuplicateId, StaleState
-from jobserver_core.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
-from jobserver_core.json_values import plain
-from jobserver_core.lifecycle import CONTEXTS, DELIVERIES, JOBS, ContextState, DeliveryState, JobState
-from jobserver_core.pagination import decode_cursor, encode_cursor
+from jobserver_core.models.binaries import Binary
+from jobserver_core.models.callbacks import Delivery
+from jobserver_core.models.contexts import Context, ContextQuery
+from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
+from jobserver_core.models.json_values import plain
+from jobserver_core.models.lifecycle import CONTEXTS, DELIVERIES, JOBS, ContextState, DeliveryState, JobState
+from jobserver_core.models.pagination import decode_cursor, encode_cursor
 from jobserver_core.ports.metadata import MetadataStore
 
 if TYPE_CHECKING:
-    from jobserver_core.settings import Settings
+    from jobserver_core.config.settings import Settings
 
 __all__ = ["MemoryMetadataStore"]
 

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobserver_core.callbacks import Answer
+from jobserver_core.callbacks.receivers import receiver_of
+from jobserver_core.callbacks.transports import check_scheme
+from jobserver_core.models.callbacks import Answer
 from jobserver_core.ports.transport import Message, Transport
-from jobserver_core.receivers import receiver_of
-from jobserver_core.transports import check_scheme
 
 if TYPE_CHECKING:
-    from jobserver_core.settings import Settings
+    from jobserver_core.config.settings import Settings
 
 __all__ = ["MemoryTransport"]
 

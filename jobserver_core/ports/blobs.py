@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import attrs
 
-from jobserver_core.validation import non_negative, sha256
+from jobserver_core.models.validation import non_negative, sha256
 
 __all__ = ["Blob", "BlobStore", "BlobWriter"]
 

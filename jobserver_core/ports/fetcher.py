@@ -9,7 +9,7 @@ from pathlib import Path
 
 import attrs
 
-from jobserver_core.validation import non_negative, sha256
+from jobserver_core.models.validation import non_negative, sha256
 
 __all__ = ["Fetched", "Fetcher", "ProgressCallback"]
 

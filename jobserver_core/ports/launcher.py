@@ -10,10 +10,10 @@ from typing import Any
 
 import attrs
 
-from jobserver_core.binaries import BinaryType
-from jobserver_core.failures import ErrorInfo, FailureKind
-from jobserver_core.jobs import JobProgress
-from jobserver_core.redaction import redacted_repr
+from jobserver_core.models.binaries import BinaryType
+from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.models.jobs import JobProgress
+from jobserver_core.models.redaction import redacted_repr
 
 __all__ = [
     "ContextEnd",

@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from datetime import datetime
 
-from jobserver_core.binaries import Binary
-from jobserver_core.callbacks import Delivery
-from jobserver_core.contexts import Context, ContextQuery
-from jobserver_core.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
-from jobserver_core.lifecycle import ContextState, DeliveryState, JobState
+from jobserver_core.models.binaries import Binary
+from jobserver_core.models.callbacks import Delivery
+from jobserver_core.models.contexts import Context, ContextQuery
+from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
+from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 
 __all__ = ["MetadataStore"]
 
@@ -27,7 +27,7 @@ class MetadataStore(ABC):
     if the stored state is ``expected``; else they raise StaleState (``found`` None for an unknown
     id). Of any number of writers that expect the same state, one wins, unless the write keeps the
     state. A store does not judge transitions: callers take states from
-    :mod:`jobserver_core.lifecycle`.
+    :mod:`jobserver_core.models.lifecycle`.
 
     Lists are indexed: a page from a million records costs what it costs from a thousand.
     """

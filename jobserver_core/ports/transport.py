@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from jobserver_core.callbacks import Answer
+from jobserver_core.models.callbacks import Answer
 
 __all__ = ["Message", "Transport"]
 

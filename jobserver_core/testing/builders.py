@@ -7,10 +7,10 @@ import itertools
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from jobserver_core.binaries import Binary, BinaryType, ResolvedEntry
-from jobserver_core.callbacks import Delivery
-from jobserver_core.contexts import Context
-from jobserver_core.jobs import Job, JobResult, ResultKind
+from jobserver_core.models.binaries import Binary, BinaryType, ResolvedEntry
+from jobserver_core.models.callbacks import Delivery
+from jobserver_core.models.contexts import Context
+from jobserver_core.models.jobs import Job, JobResult, ResultKind
 
 __all__ = [
     "EPOCH",

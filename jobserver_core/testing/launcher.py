@@ -13,8 +13,8 @@ from uuid import uuid4
 import pytest
 
 from jobserver_core.errors import TooLarge
-from jobserver_core.failures import ErrorInfo, FailureKind
-from jobserver_core.jobs import JobProgress
+from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.models.jobs import JobProgress
 from jobserver_core.ports import (
     ContextEnd,
     ContextHandle,

@@ -13,8 +13,8 @@ from typing import Any
 import attrs
 import pytest
 
-from jobserver_core.callbacks import Answer
 from jobserver_core.errors import InvalidCallbackUrl
+from jobserver_core.models.callbacks import Answer
 from jobserver_core.ports.transport import Message, Transport
 from jobserver_core.testing.contract import Contract
 

@@ -13,9 +13,9 @@ import fsspec
 import pytest
 
 from file_servers import FtpServer, HttpServer, Route
+from jobserver_core.config.settings import Settings
 from jobserver_core.memory import MemoryFetcher
 from jobserver_core.ports.fetcher import Fetcher
-from jobserver_core.settings import Settings
 from jobserver_core.testing.fetcher import FetcherContract
 from jobserver_core.uris import UriPolicy
 from jobserver_fsspec import FsspecFetcher

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from jobserver_core.binaries import BinaryType
 from jobserver_core.memory import InlineJob, InlineLauncher, JobRefused
+from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import JobCode, Launcher
 from jobserver_core.testing.launcher import LauncherContract
 

@@ -15,13 +15,13 @@ import pytest
 from faults import cases
 from test_metadata import TestMemoryMetadataStore as Suite
 
-from jobserver_core.binaries import Binary
-from jobserver_core.callbacks import Delivery
-from jobserver_core.contexts import Context, ContextQuery
 from jobserver_core.errors import BinaryNotFound, DuplicateId, InvalidRequest, JobServerError, StaleState
-from jobserver_core.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
-from jobserver_core.lifecycle import ContextState, DeliveryState, JobState
 from jobserver_core.memory import MemoryMetadataStore
+from jobserver_core.models.binaries import Binary
+from jobserver_core.models.callbacks import Delivery
+from jobserver_core.models.contexts import Context, ContextQuery
+from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
+from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 
 
 class Fault(MemoryMetadataStore):

@@ -12,8 +12,9 @@ from typing import Any
 import attrs
 import pytest
 
-from jobserver_core.callbacks import Answer
+from jobserver_core.callbacks.transports import CallableTransport, LoggingTransport
 from jobserver_core.memory.transport import MemoryTransport
+from jobserver_core.models.callbacks import Answer
 from jobserver_core.plugins import registered
 from jobserver_core.ports.transport import Message, Transport
 from jobserver_core.testing.transport import (
@@ -23,7 +24,6 @@ from jobserver_core.testing.transport import (
     Receiver,
     TransportContract,
 )
-from jobserver_core.transports import CallableTransport, LoggingTransport
 from jobserver_httpx import HttpxTransport
 from loopback import Handler, Loopback
 

@@ -7,16 +7,16 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from jobserver_core.callbacks import Delivery
+from jobserver_core.callbacks.service import CallbackService
+from jobserver_core.config.settings import CallbackSettings
 from jobserver_core.errors import StorageError
 from jobserver_core.events import DeliveryChanged, Event
-from jobserver_core.failures import ErrorInfo, FailureKind
-from jobserver_core.jobs import Job, JobResult, ResultKind
-from jobserver_core.lifecycle import DeliveryState, JobState
 from jobserver_core.memory import MemoryBlobStore, MemoryMetadataStore, MemoryTransport
+from jobserver_core.models.callbacks import Delivery
+from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.models.jobs import Job, JobResult, ResultKind
+from jobserver_core.models.lifecycle import DeliveryState, JobState
 from jobserver_core.ports import Ids, Transport
-from jobserver_core.services.callbacks import CallbackService
-from jobserver_core.settings import CallbackSettings
 from jobserver_core.testing.clock import ManualClock
 
 __all__ = ["URL", "CountedIds", "FailingMetadata", "World", "callback_threads"]

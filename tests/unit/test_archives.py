@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobserver_core import archives
-from jobserver_core.archives import check_archive, unpack
-from jobserver_core.binaries import BinaryType
+from jobserver_core.binaries import archives
+from jobserver_core.binaries.archives import check_archive, unpack
 from jobserver_core.errors import NotAnArchive, StorageError, TooLarge
+from jobserver_core.models.binaries import BinaryType
 
 Member = tuple[str, bytes]
 
@@ -371,7 +371,7 @@ def test_many_threads_unpacking_at_once_all_get_the_whole_folder(tmp_path: Path)
 SCRIPT = """
 import sys
 from pathlib import Path
-from jobserver_core.archives import unpack
+from jobserver_core.binaries.archives import unpack
 sys.stdin.readline()
 folder = unpack(Path(sys.argv[1]), Path(sys.argv[2]))
 print(sum(1 for p in folder.rglob("*.py")))
@@ -402,7 +402,7 @@ def test_what_a_killed_process_left_long_ago_is_removed(tmp_path: Path) -> None:
 
 
 def test_importing_the_module_does_not_import_zipfile() -> None:
-    code = "import sys, jobserver_core.archives; print('zipfile' in sys.modules)"
+    code = "import sys, jobserver_core.binaries.archives; print('zipfile' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "False"
 

@@ -18,16 +18,16 @@ from callback_world import URL, FailingMetadata, World, callback_threads
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobserver_core.callbacks import Answer
+from jobserver_core.callbacks.service import retry_delay
+from jobserver_core.callbacks.transports import CallableTransport
+from jobserver_core.config.settings import CallbackSettings
 from jobserver_core.errors import InvalidCallbackUrl, TransportError
-from jobserver_core.failures import ErrorInfo
-from jobserver_core.lifecycle import DELIVERIES, DeliveryEvent, DeliveryState
 from jobserver_core.memory import MemoryTransport
+from jobserver_core.models.callbacks import Answer
+from jobserver_core.models.failures import ErrorInfo
+from jobserver_core.models.lifecycle import DELIVERIES, DeliveryEvent, DeliveryState
 from jobserver_core.ports import Message
-from jobserver_core.services.callbacks import retry_delay
-from jobserver_core.settings import CallbackSettings
 from jobserver_core.testing.clock import ManualClock
-from jobserver_core.transports import CallableTransport
 
 PENDING, SENDING = DeliveryState.PENDING, DeliveryState.SENDING
 DELIVERED, ABANDONED = DeliveryState.DELIVERED, DeliveryState.ABANDONED
@@ -634,7 +634,7 @@ def test_close_does_not_wait_for_storage_that_never_comes_back() -> None:
 
 
 def test_a_result_that_is_gone_is_an_abandoned_delivery_that_says_so(world: World) -> None:
-    from jobserver_core.jobs import JobResult, ResultKind
+    from jobserver_core.models.jobs import JobResult, ResultKind
 
     delivery = world.end_job(result=JobResult(kind=ResultKind.STORED, size=10, digest="a" * 64))
     world.settle()

@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobserver_core.config import describe, load_settings, sections, setting_types
-from jobserver_core.errors import InvalidConfig, InvalidSetting
-from jobserver_core.old_settings import ALIASES, IGNORED
-from jobserver_core.redaction import redacted, redacted_url
-from jobserver_core.settings import (
+from jobserver_core.config.loading import describe, load_settings, sections, setting_types
+from jobserver_core.config.old_settings import ALIASES, IGNORED
+from jobserver_core.config.reference import settings_reference
+from jobserver_core.config.settings import (
     AuthSettings,
     CallbackSettings,
     HttpSettings,
@@ -25,7 +24,8 @@ from jobserver_core.settings import (
     SparkSettings,
     default_data_dir,
 )
-from jobserver_core.settings_reference import settings_reference
+from jobserver_core.errors import InvalidConfig, InvalidSetting
+from jobserver_core.models.redaction import redacted, redacted_url
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
 
@@ -73,7 +73,7 @@ def test_keys_are_lower_case_with_hyphens_and_below_their_section() -> None:
 
 def test_the_reference_page_is_the_settings() -> None:
     assert REFERENCE.read_text() == settings_reference(), (
-        "run python -m jobserver_core.settings_reference again"
+        "run python -m jobserver_core.config.reference again"
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobserver_core.cores import usable_cores
+from jobserver_core.config.cores import usable_cores
 
 MANY = len(os.sched_getaffinity(0))
 

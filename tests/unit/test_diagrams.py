@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from jobserver_core import lifecycle
+from jobserver_core.models import lifecycle
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "lifecycles.md"
 PLACE = re.compile(r"<!-- diagram: (\w+) -->\n(?:```mermaid\n.*?```\n)?", re.DOTALL)

@@ -9,7 +9,7 @@ import pytest
 
 from jobserver_core import errors
 from jobserver_core.errors import JobServerError
-from jobserver_core.failures import ErrorInfo, FailureKind
+from jobserver_core.models.failures import ErrorInfo, FailureKind
 
 VALUES: dict[str, Any] = {
     "line": 3,

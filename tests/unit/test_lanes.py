@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobserver_core.services.lanes import Lanes, Standing
+from jobserver_core.callbacks.lanes import Lanes, Standing
 
 NEW, PROMPT, FAILING, SLOW = Standing.NEW, Standing.PROMPT, Standing.FAILING, Standing.SLOW
 

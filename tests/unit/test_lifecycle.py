@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobserver_core.errors import IllegalTransition
-from jobserver_core.lifecycle import (
+from jobserver_core.models.lifecycle import (
     CONTEXTS,
     DELIVERIES,
     JOBS,

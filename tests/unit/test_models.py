@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from jobserver_core.binaries import Binary, BinaryType, ClassPathEntry, ResolvedEntry, parse_class_path
-from jobserver_core.callbacks import Answer
 from jobserver_core.errors import InvalidName, InvalidRequest, MalformedUrl, UnsupportedMediaType
-from jobserver_core.jobs import JobQuery, JobRequest, JobResult, ResultKind
-from jobserver_core.names import (
+from jobserver_core.models.binaries import Binary, BinaryType, ClassPathEntry, ResolvedEntry, parse_class_path
+from jobserver_core.models.callbacks import Answer
+from jobserver_core.models.jobs import JobQuery, JobRequest, JobResult, ResultKind
+from jobserver_core.models.names import (
     check_binary_name,
     check_class_name,
     check_context_name,

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobserver_core.callbacks.payloads import Payload, make_payload
 from jobserver_core.errors import BlobNotFound
-from jobserver_core.failures import ErrorInfo, FailureKind
-from jobserver_core.jobs import Job, JobResult, ResultKind
-from jobserver_core.lifecycle import JobState
 from jobserver_core.memory import MemoryBlobStore
-from jobserver_core.services.payloads import Payload, make_payload
+from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.models.jobs import Job, JobResult, ResultKind
+from jobserver_core.models.lifecycle import JobState
 
 NOW = datetime(2024, 1, 1, tzinfo=timezone.utc)
 FINISHED = JobState.FINISHED

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobserver_core.receivers import receiver_of, scheme_of, scrubbed
+from jobserver_core.callbacks.receivers import receiver_of, scheme_of, scrubbed
 
 
 @pytest.mark.parametrize(

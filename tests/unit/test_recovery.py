@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from jobserver_core import BinaryType, ContextState, FailureKind, JobServer, JobState, Settings
+from jobserver_core.environment import Deposits
 from jobserver_core.memory import MemoryBlobStore, MemoryMetadataStore, MemoryTransport
 from jobserver_core.ports import ContextEnd, JobOutcome
-from jobserver_core.services.environment import Deposits
-from jobserver_core.services.sweeping import GRACE
+from jobserver_core.running.retention import GRACE
 from jobserver_core.testing.clock import ManualClock
 from serving import WAIT, ScriptedLauncher, a_request, a_server, archive, upload
 

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobserver_core import errors
-from jobserver_core.binaries import BinaryType, ClassPathEntry
-from jobserver_core.failures import ErrorInfo, FailureKind
-from jobserver_core.jobs import Job, JobPage, JobProgress, JobQuery, JobRequest
-from jobserver_core.json_values import plain
-from jobserver_core.lifecycle import ContextState, DeliveryState, JobState
-from jobserver_core.serialization import dumps, loads, structure, unstructure
+from jobserver_core.models.binaries import BinaryType, ClassPathEntry
+from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobRequest
+from jobserver_core.models.json_values import plain
+from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
+from jobserver_core.models.serialization import dumps, loads, structure, unstructure
 from jobserver_core.testing.builders import a_binary, a_context, a_delivery, a_job, a_result, an_entry, at
 
 FULL_JOB = a_job(

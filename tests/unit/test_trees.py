@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobserver_core.trees import flatten, merged, nested, overlaid
+from jobserver_core.config.trees import flatten, merged, nested, overlaid
 
 KEYS = st.text("abc", min_size=1, max_size=2)
 TREES = st.recursive(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobserver_core.units import duration_text, parse_duration, parse_size, size_text
+from jobserver_core.config.units import duration_text, parse_duration, parse_size, size_text
 
 DURATIONS = [
     ("10 s", 10.0),

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobserver_core.config.settings import FetcherSettings
 from jobserver_core.errors import InvalidSetting, MalformedUrl
-from jobserver_core.settings import FetcherSettings
 from jobserver_core.uris import Uri, UriPolicy, redacted
 
 

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from jobserver_core.errors import ResultTimeout
-from jobserver_core.waiting import Promise, Waiter, all_done
+from jobserver_core.running.waiting import Promise, Waiter, all_done
 
 
 def test_a_kept_promise_can_be_taken_any_number_of_times() -> None:

@@ -6,8 +6,9 @@ import json
 import os
 import sys
 
-from jobserver_pyspark.host import config_trees, processes
+from jobserver_pyspark import processes
 from jobserver_pyspark.host.host import Host
+from jobserver_pyspark.runner import config_trees
 
 
 def _read_order() -> bytes:

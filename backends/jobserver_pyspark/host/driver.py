@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jobserver_pyspark.host import processes
-from jobserver_pyspark.host.errors import Failure, describe
+from jobserver_pyspark import processes
 from jobserver_pyspark.host.logs import BoundedLog, Output, OutputPump
+from jobserver_pyspark.protocol.failures import Failure, describe
 
 __all__ = ["Driver", "GatewayServer"]
 

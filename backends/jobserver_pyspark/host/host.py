@@ -15,17 +15,17 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jobserver_pyspark.host import processes
+from jobserver_pyspark import processes
 from jobserver_pyspark.host.driver import Driver
-from jobserver_pyspark.host.errors import Failure, describe
-from jobserver_pyspark.host.frames import Channel, ChannelClosed, FrameError
 from jobserver_pyspark.host.job_jars import JobJars
 from jobserver_pyspark.host.jvm_jobs import HostedJvmJobs
 from jobserver_pyspark.host.logs import BoundedLog, OutputPump
 from jobserver_pyspark.host.progress import ProgressBoard, ProgressTeller
 from jobserver_pyspark.host.python_jobs import PythonJobs
+from jobserver_pyspark.host.reports import Telling
 from jobserver_pyspark.host.runners import Zygote
-from jobserver_pyspark.host.telling import Telling
+from jobserver_pyspark.protocol.failures import Failure, describe
+from jobserver_pyspark.protocol.frames import Channel, ChannelClosed, FrameError
 
 __all__ = ["Host"]
 

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from jobserver_pyspark.host.driver import Driver
-from jobserver_pyspark.host.errors import bounded_fields, describe
-from jobserver_pyspark.host.frames import CHUNK_SIZE
 from jobserver_pyspark.host.job_jars import JobJars
-from jobserver_pyspark.host.telling import Telling
+from jobserver_pyspark.host.reports import Telling
+from jobserver_pyspark.protocol.failures import bounded_fields, describe
+from jobserver_pyspark.protocol.frames import CHUNK_SIZE
 
 if TYPE_CHECKING:
     from jobserver_pyspark.jvm import JvmJobs

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Collection
 from typing import Any
 
-from jobserver_pyspark.host.telling import Telling
+from jobserver_pyspark.host.reports import Telling
 
 __all__ = ["ProgressBoard", "ProgressTeller"]
 

@@ -13,14 +13,14 @@ from typing import Any
 
 from jobserver_pyspark.host.class_paths import ClassPaths
 from jobserver_pyspark.host.driver import Driver
-from jobserver_pyspark.host.errors import bounded_fields, describe
-from jobserver_pyspark.host.frames import ChannelClosed, FrameError
 from jobserver_pyspark.host.job_jars import JobJars
 from jobserver_pyspark.host.logs import BoundedLog, OutputPump
 from jobserver_pyspark.host.progress import ProgressBoard
+from jobserver_pyspark.host.reports import Telling
 from jobserver_pyspark.host.runners import Runner, RunnerLost, Zygote
-from jobserver_pyspark.host.telling import Telling
 from jobserver_pyspark.host.worker_pools import WorkerPools
+from jobserver_pyspark.protocol.failures import bounded_fields, describe
+from jobserver_pyspark.protocol.frames import ChannelClosed, FrameError
 
 __all__ = ["PythonJobs"]
 
@@ -328,7 +328,7 @@ class PythonJobs:
         """Let nobody wait for named objects that the job did not get to make."""
         creators = self._properties.get("jobserver.namedObjects.creators")
         if creators is not None and not creators.isEmpty():
-            from jobserver_pyspark.jvm.registry import abandon  # noqa: PLC0415 - few jobs have named objects
+            from jobserver_pyspark.runner.named_objects import abandon  # noqa: PLC0415 - few jobs have named objects
 
             abandon(self._driver.jvm, job_id)
 

@@ -11,10 +11,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from jobserver_pyspark.host import processes
+from jobserver_pyspark import processes
 from jobserver_pyspark.host.driver import Driver, GatewayServer
-from jobserver_pyspark.host.frames import CHUNK_SIZE, Channel
 from jobserver_pyspark.host.logs import Output, OutputPump
+from jobserver_pyspark.protocol.frames import CHUNK_SIZE, Channel
 
 __all__ = ["Runner", "RunnerLost", "Zygote"]
 
@@ -77,7 +77,7 @@ class Runner:
 
 
 class Zygote:
-    """The process that forks runners; see :mod:`jobserver_pyspark.host.zygote`.
+    """The process that forks runners; see :mod:`jobserver_pyspark.runner.zygote`.
 
     Started by the host's main thread. ``on_loss`` is called when it ends by itself.
     """
@@ -103,7 +103,7 @@ class Zygote:
                 [
                     sys.executable,
                     "-m",
-                    "jobserver_pyspark.host.zygote",
+                    "jobserver_pyspark.runner.zygote",
                     str(os.getpid()),
                     str(control.fileno()),
                 ],

@@ -6,12 +6,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from jobserver_pyspark.host import processes
+from jobserver_pyspark import processes
+from jobserver_pyspark.processes import POOL_VARIABLE
 
-__all__ = ["POOL_VARIABLE", "WorkerPools"]
-
-POOL_VARIABLE = "JOBSERVER_CLASS_PATH"
-"""The environment variable that tells the Python workers of one class path from those of another."""
+__all__ = ["WorkerPools"]
 
 _IDLE = 120.0
 

@@ -39,11 +39,12 @@ thread: others do not carry the class path, and are refused once the context has
 every thread; a jar with another version of a file that was loaded before is refused
 (``FailureKind.LOADING``), never silently the old code.
 
-**Named objects** live in :mod:`jobserver_pyspark.jvm.registry`, which needs no compiled code: Python jobs
-use it through any gateway connection to the context's JVM, whether or not the context ever runs a JVM job.
+**Named objects** live in :mod:`jobserver_pyspark.runner.named_objects`, which needs no compiled code:
+Python jobs use it through any gateway connection to the context's JVM, whether or not a JVM job ever runs.
 """
 
-from jobserver_pyspark.jvm.compiler import CompilationFailed, JvmToolchain, SparkInstall
+from jobserver_pyspark.installation.compiler import CompilationFailed, JvmToolchain, SparkInstall
+from jobserver_pyspark.installation.libraries import LibrariesUnavailable, LibrarySource
 from jobserver_pyspark.jvm.jobs import (
     JvmJar,
     JvmJobRequest,
@@ -53,8 +54,7 @@ from jobserver_pyspark.jvm.jobs import (
     context_settings,
     isolation_for,
 )
-from jobserver_pyspark.jvm.libraries import LibrariesUnavailable, LibrarySource
-from jobserver_pyspark.jvm.registry import NamedObjects
+from jobserver_pyspark.runner.named_objects import NamedObjects
 
 __all__ = [
     "CompilationFailed",

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from jobserver_core.errors import LaunchError
-from jobserver_pyspark.jvm.compiler import JvmToolchain
+from jobserver_pyspark.installation.compiler import JvmToolchain
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,9 +13,9 @@ from typing import Any
 import attrs
 
 from jobserver_core.errors import LaunchError
-from jobserver_core.failures import ErrorInfo, FailureKind
-from jobserver_pyspark.jvm.compiler import JvmToolchain
-from jobserver_pyspark.jvm.libraries import LibrariesUnavailable
+from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_pyspark.installation.compiler import JvmToolchain
+from jobserver_pyspark.installation.libraries import LibrariesUnavailable
 
 __all__ = [
     "JvmJar",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jobserver_core.lifecycle import ContextState, DeliveryState, JobState
+from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.contract import Contract
 

@@ -6,9 +6,9 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from jobserver_core.binaries import BinaryType
 from jobserver_core.errors import BinaryInUse, BinaryNotFound, DuplicateId
-from jobserver_core.lifecycle import JobState
+from jobserver_core.models.binaries import BinaryType
+from jobserver_core.models.lifecycle import JobState
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_job, an_entry, at
 from jobserver_core.testing.metadata.access import FINAL_JOBS, LIVE_JOBS, ODD_TEXTS, StoreAccess, states

@@ -8,10 +8,10 @@ from itertools import product
 import attrs
 import pytest
 
-from jobserver_core.contexts import Context, ContextQuery
 from jobserver_core.errors import ContextExists, DuplicateId, StaleState
-from jobserver_core.failures import ErrorInfo
-from jobserver_core.lifecycle import ContextState
+from jobserver_core.models.contexts import Context, ContextQuery
+from jobserver_core.models.failures import ErrorInfo
+from jobserver_core.models.lifecycle import ContextState
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_context, at
 from jobserver_core.testing.metadata.access import (

@@ -5,10 +5,10 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from jobserver_core.callbacks import Delivery
 from jobserver_core.errors import StaleState
-from jobserver_core.jobs import JobResult, ResultKind
-from jobserver_core.lifecycle import DeliveryState, JobState
+from jobserver_core.models.callbacks import Delivery
+from jobserver_core.models.jobs import JobResult, ResultKind
+from jobserver_core.models.lifecycle import DeliveryState, JobState
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_delivery, a_job, an_entry, at, digest_of
 from jobserver_core.testing.metadata.access import FINAL_JOBS, LIVE_JOBS, ODD_TEXTS, StoreAccess, states

@@ -8,12 +8,12 @@ from datetime import datetime, timedelta, timezone
 import attrs
 import pytest
 
-from jobserver_core.binaries import BinaryType
-from jobserver_core.callbacks import Delivery
 from jobserver_core.errors import BinaryNotFound, DuplicateId, StaleState
-from jobserver_core.failures import ErrorInfo, FailureKind
-from jobserver_core.jobs import Job, JobProgress, JobQuery, JobResult, ResultKind
-from jobserver_core.lifecycle import JobState
+from jobserver_core.models.binaries import BinaryType
+from jobserver_core.models.callbacks import Delivery
+from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.models.jobs import Job, JobProgress, JobQuery, JobResult, ResultKind
+from jobserver_core.models.lifecycle import JobState
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import (
     a_binary,

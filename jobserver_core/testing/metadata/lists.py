@@ -11,8 +11,8 @@ import attrs
 import pytest
 
 from jobserver_core.errors import InvalidRequest
-from jobserver_core.jobs import Job, JobQuery
-from jobserver_core.lifecycle import DeliveryState, JobState
+from jobserver_core.models.jobs import Job, JobQuery
+from jobserver_core.models.lifecycle import DeliveryState, JobState
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_delivery, a_job, a_result, at
 from jobserver_core.testing.metadata.access import LIVE_DELIVERIES, LIVE_JOBS, ODD_TEXTS, StoreAccess, states

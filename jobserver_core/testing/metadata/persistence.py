@@ -8,10 +8,10 @@ from functools import partial
 import attrs
 import pytest
 
-from jobserver_core.contexts import ContextQuery
 from jobserver_core.errors import BinaryInUse, BinaryNotFound, ContextExists, DuplicateId, StaleState
-from jobserver_core.jobs import JobQuery
-from jobserver_core.lifecycle import ContextState, JobState
+from jobserver_core.models.contexts import ContextQuery
+from jobserver_core.models.jobs import JobQuery
+from jobserver_core.models.lifecycle import ContextState, JobState
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_context, a_delivery, a_job, a_result, at
 from jobserver_core.testing.metadata.access import StoreAccess

@@ -11,7 +11,6 @@ from typing import Any
 import attrs
 import pytest
 
-from jobserver_core.binaries import Binary
 from jobserver_core.errors import (
     BinaryInUse,
     BinaryNotFound,
@@ -20,8 +19,9 @@ from jobserver_core.errors import (
     JobServerError,
     StaleState,
 )
-from jobserver_core.jobs import JobProgress, JobQuery
-from jobserver_core.lifecycle import ContextState, DeliveryState, JobState
+from jobserver_core.models.binaries import Binary
+from jobserver_core.models.jobs import JobProgress, JobQuery
+from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_context, a_delivery, a_job, a_result, at
 from jobserver_core.testing.metadata.access import StoreAccess

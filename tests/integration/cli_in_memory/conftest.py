@@ -9,7 +9,7 @@ import pytest
 
 from command_line import JOBS, CommandLine, wheel
 from jobserver_core import BinaryType, JobServer
-from jobserver_core.config import load_settings
+from jobserver_core.config.loading import load_settings
 from jobserver_core.memory import InlineLauncher
 from jobserver_http import running
 

@@ -13,7 +13,7 @@ import pytest
 
 from command_line import CommandLine
 from jobserver_core import JobServer
-from jobserver_core.config import load_settings
+from jobserver_core.config.loading import load_settings
 from jobserver_http import running
 from jobserver_http.credential_files import hash_password, hash_token
 

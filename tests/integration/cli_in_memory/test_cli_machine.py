@@ -11,8 +11,8 @@ import pytest
 from command_line import CommandLine
 from jobserver_cli import diagnosis
 from jobserver_cli.diagnosis import Finding, Verdict, examine, java_finding
-from jobserver_core.config import load_settings
-from jobserver_core.settings import Settings
+from jobserver_core.config.loading import load_settings
+from jobserver_core.config.settings import Settings
 from jobserver_http.credential_files import hash_token
 
 MEMORY = {
@@ -106,7 +106,7 @@ def test_without_a_java_the_advice_says_what_to_install(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("JAVA_HOME", raising=False)
-    monkeypatch.setattr("jobserver_pyspark.java._packaged", lambda: None)
+    monkeypatch.setattr("jobserver_pyspark.installation.java._packaged", lambda: None)
     finding = java_finding()
     assert finding.verdict is Verdict.BAD
     assert finding.text == (

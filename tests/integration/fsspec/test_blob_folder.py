@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from jobserver_core.config.settings import BlobSettings, Settings
 from jobserver_core.errors import StorageError
-from jobserver_core.settings import BlobSettings, Settings
 from jobserver_fsspec import FsspecBlobStore
 
 

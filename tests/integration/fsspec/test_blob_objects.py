@@ -14,8 +14,8 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from jobserver_core.config.settings import BlobSettings, Settings
 from jobserver_core.errors import BlobNotFound, InvalidSetting, StorageError
-from jobserver_core.settings import BlobSettings, Settings
 from jobserver_fsspec import FsspecBlobStore
 from jobserver_fsspec.copies import LocalCopies
 

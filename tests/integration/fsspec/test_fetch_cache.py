@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from file_servers import HttpServer, Route
+from jobserver_core.config.settings import FetcherSettings, Settings
 from jobserver_core.errors import FetchError, InvalidSetting
-from jobserver_core.settings import FetcherSettings, Settings
 from jobserver_fsspec import FsspecFetcher
 
 MakeFetcher = Callable[..., FsspecFetcher]

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from jobserver_core.config.settings import AuthSettings
 from jobserver_core.errors import ContextNotFound, InvalidName, InvalidSetting, JobNotFound, PluginNotFound
-from jobserver_core.settings import AuthSettings
 from jobserver_http import credential_files
 from jobserver_http.authentication import (
     Authenticator,

@@ -41,7 +41,7 @@ def test_a_jobs_events_begin_with_its_record_and_end_with_its_end(start: Start) 
 
     def gated(job: Any) -> int:
         gate.wait(WAIT)
-        from jobserver_core.jobs import JobProgress
+        from jobserver_core.models.jobs import JobProgress
 
         job.report(JobProgress(tasks_done=3, tasks_total=4))
         return 1

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from conftest import WHEEL, Site, Start
-from jobserver_core.binaries import BinaryType
+from jobserver_core.models.binaries import BinaryType
 from jobserver_http import bodies
 from serving import WAIT
 

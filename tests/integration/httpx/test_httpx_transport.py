@@ -18,9 +18,9 @@ import httpx
 import pytest
 import trustme
 
+from jobserver_core.config.settings import CallbackSettings, Secret, Settings
 from jobserver_core.errors import InvalidCallbackUrl, InvalidSetting
 from jobserver_core.ports.transport import Message
-from jobserver_core.settings import CallbackSettings, Secret, Settings
 from jobserver_core.uris import UriPolicy
 from jobserver_httpx import HttpxTransport, Signer
 from loopback import Handler, Loopback, refused_port

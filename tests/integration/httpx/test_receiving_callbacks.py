@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from jobserver_core import BinaryType, JobRequest, parse_class_path
-from jobserver_core.callbacks import Answer
+from jobserver_core.models.callbacks import Answer
 from jobserver_core.ports import Message
 from jobserver_httpx import HttpxTransport, Signer
 from serving import archive

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from jobserver_core import JobServer
-from jobserver_core.config import load_settings
+from jobserver_core.config.loading import load_settings
 from jobserver_http import running
 
 PATIENCE = 240.0

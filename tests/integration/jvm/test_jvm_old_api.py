@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from jobserver_core.failures import FailureKind
-from jobserver_core.hocon import parse_untrusted
-from jobserver_core.json_values import dumps
+from jobserver_core.config.hocon import parse_untrusted
+from jobserver_core.models.failures import FailureKind
+from jobserver_core.models.json_values import dumps
 
 pytestmark = pytest.mark.spark
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from jobserver_core.failures import FailureKind
+from jobserver_core.models.failures import FailureKind
 from jobserver_pyspark.jvm import NamedObjects
-from jobserver_pyspark.jvm.registry import NamedObjectTimeout, UnsupportedNamedObject, abandon
+from jobserver_pyspark.runner.named_objects import NamedObjectTimeout, UnsupportedNamedObject, abandon
 
 pytestmark = pytest.mark.spark
 

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from jobserver_core.failures import FailureKind
+from jobserver_core.models.failures import FailureKind
 from jobserver_pyspark.jvm import JvmStatus, LibrarySource
 
 pytestmark = pytest.mark.spark

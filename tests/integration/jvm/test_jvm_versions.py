@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jobserver_core.failures import FailureKind
+from jobserver_core.models.failures import FailureKind
 from jobserver_pyspark.jvm import JvmStatus
 
 pytestmark = pytest.mark.spark

@@ -12,7 +12,7 @@ import pyspark
 import pytest
 from launcher_world import Context, Start, code_of, jobs_wheel, make_launcher, starter
 
-from jobserver_core.binaries import BinaryType
+from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import JobCode
 from jobserver_pyspark import PySparkLauncher
 

@@ -13,12 +13,12 @@ from uuid import uuid4
 
 import attrs
 
-from jobserver_core.binaries import BinaryType
+from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import ContextHandle, ContextSpec, JobCode, JobOutcome, JobSpec
 from jobserver_core.testing.launcher import RecordingListener
 from jobserver_pyspark import PySparkLauncher
 from jobserver_pyspark.demo import build_wheel
-from jobserver_pyspark.options import LauncherOptions
+from jobserver_pyspark.launcher.options import LauncherOptions
 
 JOBS = Path(__file__).parent / "jobs" / "launcher_jobs"
 

@@ -17,7 +17,7 @@ import pytest
 from launcher_world import Context, Start, wait_until
 
 from jobserver_core.ports import ContextEnd, JobCode
-from jobserver_pyspark.host import processes
+from jobserver_pyspark import processes
 
 pytestmark = [pytest.mark.spark, pytest.mark.cluster]
 

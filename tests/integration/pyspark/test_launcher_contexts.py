@@ -196,7 +196,7 @@ def test_a_context_starts_where_the_temporary_folder_has_a_long_path(
 def test_a_place_for_sockets_that_is_nowhere_is_told_before_anything_starts(
     tmp_path: Path, code: JobCode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jobserver_pyspark import launcher as module
+    from jobserver_pyspark.launcher import launcher as module
 
     monkeypatch.setattr(module, "_MAX_TMP_PATH", 10)
     launcher = make_launcher(tmp_path)
@@ -232,7 +232,7 @@ def test_nothing_is_written_outside_of_a_contexts_folders(start: Start, tmp_path
 
 def test_a_launcher_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from jobserver_core.errors import LaunchError
-    from jobserver_pyspark import java
+    from jobserver_pyspark.installation import java
 
     launcher = make_launcher(tmp_path)
     launcher.check()

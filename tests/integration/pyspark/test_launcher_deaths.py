@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from launcher_world import Context, Start, make_launcher, wait_until
 
-from jobserver_core.failures import FailureKind
+from jobserver_core.models.failures import FailureKind
 from jobserver_core.ports import ContextEnd, JobCode
-from jobserver_pyspark.host import processes
+from jobserver_pyspark import processes
 
 pytestmark = pytest.mark.spark
 

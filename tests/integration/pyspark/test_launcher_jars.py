@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 from launcher_world import Context, Result, code_of
 
-from jobserver_core.binaries import BinaryType
-from jobserver_core.failures import FailureKind
+from jobserver_core.models.binaries import BinaryType
+from jobserver_core.models.failures import FailureKind
 from jobserver_core.ports import JobCode, JobSpec
 
 pytestmark = pytest.mark.spark

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from launcher_world import Context, code_of, wait_until
 
-from jobserver_core.binaries import BinaryType
-from jobserver_core.failures import FailureKind
+from jobserver_core.models.binaries import BinaryType
+from jobserver_core.models.failures import FailureKind
 from jobserver_core.ports import JobCode
 
 pytestmark = pytest.mark.spark

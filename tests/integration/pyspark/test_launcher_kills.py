@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from launcher_world import Context, wait_until
 
-from jobserver_core.failures import FailureKind
+from jobserver_core.models.failures import FailureKind
 
 pytestmark = pytest.mark.spark
 

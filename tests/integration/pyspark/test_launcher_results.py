@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from launcher_world import Context, Start
 
-from jobserver_core.failures import FailureKind
+from jobserver_core.models.failures import FailureKind
 from jobserver_core.ports import JobOutcome, ResultSink
 from jobserver_core.testing.launcher import RecordingListener
 

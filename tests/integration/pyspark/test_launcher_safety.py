@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from launcher_world import Context, Start
 
-from jobserver_pyspark.connections import Connections
-from jobserver_pyspark.host.frames import Channel, ChannelClosed
+from jobserver_pyspark.launcher.connections import Connections
+from jobserver_pyspark.protocol.frames import Channel, ChannelClosed
 
 pytestmark = pytest.mark.spark
 

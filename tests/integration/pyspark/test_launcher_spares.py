@@ -10,8 +10,7 @@ import pytest
 from launcher_world import Start, make_launcher, starter, wait_until
 
 from jobserver_core.ports import ContextEnd, JobCode
-from jobserver_pyspark import PySparkLauncher
-from jobserver_pyspark.host import processes
+from jobserver_pyspark import PySparkLauncher, processes
 
 pytestmark = pytest.mark.spark
 

@@ -13,10 +13,10 @@ import attrs
 import pytest
 from sqlalchemy import make_url, text
 
+from jobserver_core.config.settings import MetadataSettings, Settings
 from jobserver_core.errors import InvalidSetting, StorageError
-from jobserver_core.jobs import JobQuery
-from jobserver_core.lifecycle import JobState
-from jobserver_core.settings import MetadataSettings, Settings
+from jobserver_core.models.jobs import JobQuery
+from jobserver_core.models.lifecycle import JobState
 from jobserver_core.testing.builders import a_binary, a_context, a_job
 from jobserver_sql import SqlMetadataStore
 from jobserver_sql.testing import PostgresqlServer

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from jobserver_core.lifecycle import JobState
+from jobserver_core.models.lifecycle import JobState
 from jobserver_core.testing.builders import a_result
 from jobserver_sql import SqlMetadataStore
 
 WRITER = """
 import sys, threading
 import attrs
-from jobserver_core.lifecycle import JobState
+from jobserver_core.models.lifecycle import JobState
 from jobserver_core.testing.builders import a_delivery, a_job, a_result
 from jobserver_sql import SqlMetadataStore
 

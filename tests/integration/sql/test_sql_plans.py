@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from jobserver_core.contexts import ContextQuery
-from jobserver_core.jobs import JobQuery
-from jobserver_core.lifecycle import ContextState, DeliveryState, JobState
+from jobserver_core.models.contexts import ContextQuery
+from jobserver_core.models.jobs import JobQuery
+from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 from jobserver_core.testing.builders import a_binary, a_context, a_delivery, a_job, at, digest_of
 from jobserver_sql import SqlMetadataStore, tables
 

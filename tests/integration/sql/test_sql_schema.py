@@ -14,9 +14,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Dialect, Engine, create_engine, inspect, text
 from sqlalchemy.types import TypeEngine
 
-from jobserver_core.contexts import ContextQuery
 from jobserver_core.errors import SchemaTooNew, StorageError
-from jobserver_core.jobs import JobQuery
+from jobserver_core.models.contexts import ContextQuery
+from jobserver_core.models.jobs import JobQuery
 from jobserver_core.testing.builders import a_binary, a_context, a_job
 from jobserver_sql import SqlMetadataStore, schema, tables
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from jobserver_core import errors as core
-from jobserver_core.failures import ErrorInfo, FailureKind
-from jobserver_core.jobs import Job
-from jobserver_core.lifecycle import JobState
+from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.models.jobs import Job
+from jobserver_core.models.lifecycle import JobState
 from jobserver_http import errors
 from jobserver_http.errors import BodyTooLarge, ContextUrlMalformed, Rejected, answer_to, failed_submission
 from jobserver_http.namespaces import Namespace

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobserver_core.contexts import Context
-from jobserver_core.failures import ErrorInfo
-from jobserver_core.jobs import Job, JobProgress
-from jobserver_core.lifecycle import ContextState, JobState
+from jobserver_core.models.contexts import Context
+from jobserver_core.models.failures import ErrorInfo
+from jobserver_core.models.jobs import Job, JobProgress
+from jobserver_core.models.lifecycle import ContextState, JobState
 from jobserver_http.namespaces import Namespace
 from jobserver_http.wire import context_report, duration, encoded, exception_object, job_report, timestamp
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jobserver_core.archives import check_archive, unpack
-from jobserver_core.binaries import BinaryType
+from jobserver_core.binaries.archives import check_archive, unpack
+from jobserver_core.models.binaries import BinaryType
 from jobserver_pyspark.demo import CLASS_NAME, build_example_wheel
 
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from jobserver_pyspark.host.frames import Channel, ChannelClosed, FrameError
+from jobserver_pyspark.protocol.frames import Channel, ChannelClosed, FrameError
 
 
 @pytest.fixture

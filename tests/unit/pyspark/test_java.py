@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jobserver_pyspark import java
-from jobserver_pyspark.java import JavaNotFound, find_java
-from jobserver_pyspark.jvm.compiler import default_java
+from jobserver_pyspark.installation import java
+from jobserver_pyspark.installation.compiler import default_java
+from jobserver_pyspark.installation.java import JavaNotFound, find_java
 
 NOWHERE = "/nowhere"
 

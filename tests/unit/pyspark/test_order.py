@@ -10,15 +10,15 @@ from typing import Any
 import attrs
 import pytest
 
-from jobserver_core.binaries import BinaryType
 from jobserver_core.errors import InvalidSetting
+from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import ContextSpec, JobCode
-from jobserver_pyspark.host.processes import MARKER
-from jobserver_pyspark.installation import Installation
-from jobserver_pyspark.java import Java
-from jobserver_pyspark.options import LauncherOptions
-from jobserver_pyspark.order import HostOrder, make_order, properties_file
-from jobserver_pyspark.spark_settings import read_settings
+from jobserver_pyspark.installation.java import Java
+from jobserver_pyspark.installation.spark import Installation
+from jobserver_pyspark.launcher.options import LauncherOptions
+from jobserver_pyspark.launcher.order import HostOrder, make_order, properties_file
+from jobserver_pyspark.launcher.spark_settings import read_settings
+from jobserver_pyspark.processes import MARKER
 
 
 @pytest.fixture
@@ -184,7 +184,8 @@ def test_what_the_host_imports_needs_the_standard_library_only(
     order = order_of(spec, installation, tmp_path, {})
     environment = {"PYTHONPATH": order.environment["PYTHONPATH"]}
     code = (
-        "import jobserver_pyspark.host.host, jobserver_pyspark.host.zygote, jobserver_pyspark.host.runner\n"
+        "import jobserver_pyspark.host.host\n"
+        "import jobserver_pyspark.runner.zygote, jobserver_pyspark.runner.runner\n"
         "import sparkjobserver.api, sys\n"
         "print(sorted({'attr', 'attrs', 'pyspark', 'py4j', 'pyhocon', 'cattrs'} & set(sys.modules)))"
     )

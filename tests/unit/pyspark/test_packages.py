@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from jobserver_core.binaries import BinaryType
 from jobserver_core.errors import NotAnArchive
+from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import JobCode
-from jobserver_pyspark.packages import PackageLease, Packages
+from jobserver_pyspark.launcher.packages import PackageLease, Packages
 
 SIZE = 1000
 

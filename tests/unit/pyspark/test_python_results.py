@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobserver_pyspark.host.results import MAX_DEPTH, UnusableResult, encode, opened
+from jobserver_pyspark.runner.results import MAX_DEPTH, UnusableResult, encode, opened
 
 
 def as_json(value: Any) -> Any:
@@ -165,7 +165,7 @@ def test_rows_become_objects_by_their_names() -> None:
 
 
 def test_configurations_come_back_without_quotes_around_keys() -> None:
-    from jobserver_pyspark.host.config_trees import tree
+    from jobserver_pyspark.runner.config_trees import tree
 
     values = {"a.b": 1, "c": {"d.e": [{"f.g": None}]}}
     assert as_json(tree(values)) == values

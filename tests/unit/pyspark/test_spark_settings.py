@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from jobserver_core.errors import InvalidSetting
-from jobserver_pyspark.options import LauncherOptions
-from jobserver_pyspark.spark_settings import flattened, read_settings
+from jobserver_pyspark.launcher.options import LauncherOptions
+from jobserver_pyspark.launcher.spark_settings import flattened, read_settings
 
 
 def read(settings: dict[str, Any], master: str = "local[*]") -> Any:

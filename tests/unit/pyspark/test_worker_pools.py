@@ -4,8 +4,9 @@ import os
 import subprocess
 import sys
 
-from jobserver_pyspark.host import processes
-from jobserver_pyspark.host.worker_pools import POOL_VARIABLE, WorkerPools
+from jobserver_pyspark import processes
+from jobserver_pyspark.host.worker_pools import WorkerPools
+from jobserver_pyspark.processes import POOL_VARIABLE
 
 
 class World:

@@ -12,7 +12,7 @@ import org.apache.spark.api.python.SerDeUtil
  * The named objects of a context, as one job of it sees them.
  *
  * The objects lie in a plain map among the JVM's system properties, so that Python jobs reach them without any compiled
- * code. The layout of that map is described in `jobserver_pyspark/jvm/registry.py`, which shares it.
+ * code. The layout of that map is described in `jobserver_pyspark/runner/named_objects.py`, which shares it.
  */
 final class NamedObjectTable private[jobserver] (jobId: String, owner: String) {
   import NamedObjectTable._

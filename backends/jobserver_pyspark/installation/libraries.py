@@ -1,0 +1,117 @@
+"""The libraries in the ``spark.jobserver`` API's signatures: from a folder, or as Spark resolves packages."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from jobserver_core.errors import LaunchError
+
+if TYPE_CHECKING:
+    from jobserver_pyspark.installation.compiler import SparkInstall
+
+__all__ = ["LibrariesUnavailable", "LibrarySource", "resolve_libraries"]
+
+CONFIG_VERSION = "1.4.3"
+SCALACTIC_VERSION = "3.2.19"
+
+
+class LibrariesUnavailable(LaunchError):
+    """The libraries of the ``spark.jobserver`` API can be had from nowhere; the message says what to do."""
+
+
+@attrs.frozen(kw_only=True)
+class LibrarySource:
+    """Where ``com.typesafe:config`` and ``org.scalactic:scalactic`` come from.
+
+    ``folder`` is for sites without a repository: a folder that holds the two jars. Without it Spark's own
+    package resolution is used, with the same settings: ``spark.jars.repositories``,
+    ``spark.jars.ivySettings`` and ``spark.jars.ivy``. ``timeout`` is in seconds.
+    """
+
+    folder: Path | None = None
+    repositories: str | None = None
+    ivy_settings: str | None = None
+    ivy: str | None = None
+    timeout: float = 120.0
+
+    @classmethod
+    def from_conf(cls, conf: dict[str, str], folder: Path | None = None) -> LibrarySource:
+        """Takes the ``spark.jars.*`` settings of a context."""
+        return cls(
+            folder=folder,
+            repositories=conf.get("spark.jars.repositories"),
+            ivy_settings=conf.get("spark.jars.ivySettings"),
+            ivy=conf.get("spark.jars.ivy"),
+        )
+
+
+def resolve_libraries(
+    source: LibrarySource, java: str, spark: SparkInstall, runner: Path, cache: Path
+) -> tuple[Path, ...]:
+    """The two jars for this Spark's Scala version, kept in ``cache`` once they were found."""
+    names = (f"config-{CONFIG_VERSION}.jar", f"scalactic_{spark.scala}-{SCALACTIC_VERSION}.jar")
+    if source.folder is not None:
+        return tuple(_in_folder(source.folder, prefix) for prefix in ("config-", f"scalactic_{spark.scala}-"))
+    kept = cache / "libraries"
+    if not all((kept / name).is_file() for name in names):
+        found = _resolve(source, java, spark, runner)
+        _keep(found, names, kept)
+    return tuple(kept / name for name in names)
+
+
+def _in_folder(folder: Path, prefix: str) -> Path:
+    # Ivy names the jars after their group as well: org.scalactic_scalactic_2.13-3.2.19.jar
+    found = sorted(jar for jar in folder.glob("*.jar") if prefix in jar.name)
+    if not found:
+        raise LibrariesUnavailable(
+            message=f"no {prefix}<version>.jar in the configured folder {folder}: put it there"
+        )
+    return found[-1]
+
+
+def _resolve(source: LibrarySource, java: str, spark: SparkInstall, runner: Path) -> list[Path]:
+    coordinates = (
+        f"com.typesafe:config:{CONFIG_VERSION}",
+        f"org.scalactic:scalactic_{spark.scala}:{SCALACTIC_VERSION}",
+    )
+    command = [java, "-XX:TieredStopAtLevel=1", "-cp", os.pathsep.join([str(runner), spark.class_path])]
+    command += ["org.apache.spark.sql.jobserver.ResolveLibraries", ",".join(coordinates)]
+    command += [source.ivy_settings or "", source.repositories or "", source.ivy or ""]
+    advice = (
+        f"{' and '.join(coordinates)} are needed for jobs of the spark.jobserver API: "
+        "make a repository reachable (spark.jars.repositories, spark.jars.ivySettings), "
+        "or configure a folder that holds the two jars"
+    )
+    try:
+        done = subprocess.run(  # noqa: S603 - the command is ours
+            command, capture_output=True, text=True, timeout=source.timeout, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LibrariesUnavailable(message=f"{advice} ({error})") from error
+    found = [Path(line) for line in done.stdout.splitlines() if line.endswith(".jar")]
+    if done.returncode != 0 or len(found) != len(coordinates):
+        raise LibrariesUnavailable(message=f"{advice} ({_reason(done.stderr)})")
+    return found
+
+
+def _reason(log: str) -> str:
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    telling = [line for line in lines if "unresolved dependency" in line or "Exception" in line]
+    return "; ".join(dict.fromkeys(telling)) or "; ".join(lines[-3:])
+
+
+def _keep(found: list[Path], names: tuple[str, ...], kept: Path) -> None:
+    kept.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        jar = next(jar for jar in found if jar.name.endswith(name))
+        with tempfile.NamedTemporaryFile(dir=kept, prefix=".", delete=False) as temporary:
+            shutil.copyfile(jar, temporary.name)
+        Path(temporary.name).chmod(0o644)
+        Path(temporary.name).replace(kept / name)

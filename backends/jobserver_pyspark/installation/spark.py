@@ -1,0 +1,124 @@
+"""The PySpark of the interpreter that a context runs: where it is, which version, and the views of it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import attrs
+
+from jobserver_core.errors import LaunchError
+
+__all__ = ["Installation", "default_cache_dir", "find_installation", "python_view", "spark_home_view"]
+
+_ASK = """
+import importlib.util, json, sys
+spec = importlib.util.find_spec("pyspark")
+version = {}
+if spec and spec.origin:
+    exec(open(spec.origin.replace("__init__.py", "version.py"), encoding="utf-8").read(), version)
+print(json.dumps([spec.origin if spec else None, version.get("__version__"), sys.version_info[:2]]))
+"""
+
+
+@attrs.frozen(kw_only=True)
+class Installation:
+    """An interpreter with PySpark: ``folder`` is the package, which holds Spark's jars."""
+
+    python: str
+    folder: Path
+    version: str
+
+    @property
+    def release(self) -> list[int]:
+        """The first two numbers of Spark's version."""
+        return [int(number) for number in self.version.split(".")[:2]]
+
+    @property
+    def jars(self) -> list[Path]:
+        """Spark's own class path, in a fixed order: the logging interface first, as Spark has it."""
+        found = sorted((self.folder / "jars").glob("*.jar"))
+        return sorted(found, key=lambda jar: not jar.name.startswith("slf4j-api"))
+
+
+@functools.lru_cache(maxsize=32)
+def find_installation(python: str) -> Installation:
+    """Ask an interpreter for its PySpark, once. Raises LaunchError that says what is missing."""
+    try:
+        done = subprocess.run(  # noqa: S603 - whoever configures contexts chooses the interpreter
+            [python, "-c", _ASK], capture_output=True, text=True, timeout=60, check=False, cwd="/"
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LaunchError(message=f"the Python interpreter {python!r} does not run: {error}") from None
+    if done.returncode != 0:
+        raise LaunchError(message=f"the Python interpreter {python!r} does not run: {done.stderr[-1000:]}")
+    origin, version, python_version = json.loads(done.stdout)
+    if tuple(python_version) < (3, 10):
+        raise LaunchError(message=f"{python!r} is Python {python_version}; contexts need 3.10 or newer")
+    if origin is None or version is None:
+        advice = (
+            "pip install 'jobserver-core[pyspark]'" if python == sys.executable else "pip install pyspark"
+        )
+        raise LaunchError(message=f"{python!r} has no PySpark: install it there with {advice}")
+    folder = Path(origin).parent
+    if not (folder / "jars").is_dir():
+        raise LaunchError(message=f"the PySpark in {folder} has no jars (pyspark-client?): install pyspark")
+    return Installation(python=python, folder=folder, version=version)
+
+
+def spark_home_view(installation: Installation, cache: Path) -> Path:
+    """Return a folder to use as ``SPARK_HOME``: PySpark's, but without ``python/lib``.
+
+    Python workers import what that holds, a ZIP without byte code, which takes half a second longer than
+    the package that the interpreter has anyway.
+    """
+    names = [
+        entry for entry in sorted(installation.folder.iterdir()) if entry.name in ("jars", "bin", "sbin")
+    ]
+    return _view(cache, names)
+
+
+def default_cache_dir(environment: Mapping[str, str] | None = None) -> Path:
+    """Return the user's cache folder for job servers, after the XDG base directory specification."""
+    environment = os.environ if environment is None else environment
+    root = environment.get("XDG_CACHE_HOME", "")
+    return Path(root if os.path.isabs(root) else os.path.expanduser("~/.cache"), "jobserver")
+
+
+def python_view(packages: Iterable[str], cache: Path) -> Path:
+    """Return a folder from which exactly these packages of this interpreter can be imported."""
+    return _view(cache, [_location(name) for name in packages])
+
+
+def _location(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise LaunchError(message=f"the package {package} is not installed beside the job server")
+    path = Path(spec.origin)
+    return path.parent if path.name == "__init__.py" else path
+
+
+def _view(cache: Path, entries: list[Path]) -> Path:
+    """Make a folder of symbolic links, named after what they point to; atomic, and never changed."""
+    name = hashlib.sha256("\n".join(map(str, entries)).encode()).hexdigest()[:16]
+    view = cache / "views" / name
+    if not view.is_dir():
+        view.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=view.parent, prefix=f".{name}."))
+        for entry in entries:
+            (temporary / entry.name).symlink_to(entry)
+        try:
+            temporary.rename(view)
+        except OSError:  # another thread or process was first
+            for link in temporary.iterdir():
+                link.unlink()
+            temporary.rmdir()
+    return view

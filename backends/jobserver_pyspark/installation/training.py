@@ -1,0 +1,32 @@
+"""What a JVM does while the archive of its classes is made: a little of all that contexts do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["CLASS_NAME", "Training"]
+
+CLASS_NAME = "jobserver_pyspark.installation.training.Training"
+
+
+class Training:
+    """A job that loads the classes of RDDs, SQL, files and Python functions."""
+
+    def validate(self, context: Any, runtime: Any, config: Any) -> None:
+        """Accept anything."""
+
+    def run_job(self, context: Any, runtime: Any, data: Any) -> int:
+        """Do a little of everything, and return how many rows that made."""
+        from pyspark.sql import functions  # noqa: PLC0415 - in a job's process
+
+        spark = context.sparkContext
+        words = spark.parallelize(["a", "b", "c", "a", "b", "see"], 2)
+        counts = words.map(lambda word: (word, 1)).reduceByKey(lambda a, b: a + b).collect()
+        words.countByValue()
+        table = context.createDataFrame(counts, "word string, number long")
+        table.createOrReplaceTempView("words")
+        context.sql("select word, sum(number) as n from words group by word order by n").collect()
+        folder = str(runtime.data_dir / "training")
+        table.write.mode("overwrite").parquet(folder)
+        read = context.read.parquet(folder).where(functions.col("number") > 1).cache()
+        return int(read.count() + context.range(1000).count())

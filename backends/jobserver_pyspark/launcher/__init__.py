@@ -1,0 +1,1 @@
+"""What runs in the server's process: one supervisor per context."""

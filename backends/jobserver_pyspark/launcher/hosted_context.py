@@ -1,0 +1,252 @@
+"""A context as the server sees it: a host process, the connection to it, and what it tells."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from jobserver_core.errors import JobServerError
+from jobserver_core.models.failures import ErrorInfo
+from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobSpec
+from jobserver_pyspark.launcher.host_process import HostProcess
+from jobserver_pyspark.launcher.hosted_jobs import HostedJobs, error_as_told, error_info
+from jobserver_pyspark.launcher.leftovers import ContextRecord
+from jobserver_pyspark.launcher.order import HostOrder, link_jars
+from jobserver_pyspark.launcher.spare_hosts import SpareHost
+from jobserver_pyspark.launcher.surroundings import Surroundings
+from jobserver_pyspark.protocol.frames import Channel, ChannelClosed, FrameError
+
+__all__ = ["HostedContext"]
+
+_log = logging.getLogger(__name__)
+
+
+class HostedContext(ContextHandle):
+    """Starts a host, watches it from one thread, and ends all of it.
+
+    ``on_end`` is called last. ``priority`` is the nice value of all its processes.
+    """
+
+    def __init__(
+        self,
+        spec: ContextSpec,
+        listener: ContextListener,
+        surroundings: Surroundings,
+        *,
+        make_order: Callable[[], HostOrder],
+        on_end: Callable[[HostedContext], None],
+        priority: int = 0,
+    ) -> None:
+        self._spec = spec
+        self._listener = listener
+        self._shared = surroundings
+        self._make_order = make_order
+        self._on_end = on_end
+        self._priority = priority
+        self._lock = threading.Lock()
+        self._telling = threading.Lock()
+        self._packages = surroundings.packages.lease()
+        self._jobs = HostedJobs(spec, listener, self._packages, send=self._send, telling=self._telling)
+        self._host: HostProcess | None = None
+        self._channel: Channel | None = None
+        self._record: ContextRecord | None = None
+        self._end: ContextEnd | None = None
+        self._error: ErrorInfo | None = None
+        self._ready = False
+        self._timers: list[threading.Timer] = []
+        self._thread = threading.Thread(target=self._supervise, name=f"context {spec.name}", daemon=True)
+
+    def begin(self) -> None:
+        """Start to start."""
+        self._thread.start()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the end to have been told, for so many seconds; return whether it was."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # -- what core asks ----------------------------------------------------------------------------
+
+    def submit(self, job: JobSpec) -> None:
+        """Run a job, unless the context is ending."""
+        if self._end is None:
+            self._jobs.submit(job)
+
+    def kill_job(self, job_id: str) -> None:
+        """End a job whatever it is doing."""
+        self._jobs.kill(job_id)
+
+    def stop(self, timeout: float) -> None:
+        """Stop gracefully, or by force after so many seconds."""
+        with self._lock:
+            if self._end is None:
+                self._end = ContextEnd.STOPPED
+            ready = self._ready
+        if ready and timeout > 0:
+            timer = threading.Timer(timeout, self._destroy)
+            timer.daemon = True
+            self._timers.append(timer)
+            timer.start()
+            self._send("stop")
+        else:
+            self._destroy()
+
+    def kill(self) -> None:
+        """End at once, by force."""
+        with self._lock:
+            if self._end in (None, ContextEnd.STOPPED):
+                self._end = ContextEnd.KILLED
+        self._destroy()
+
+    def _destroy(self) -> None:
+        """Kill the host; the supervising thread notices, and ends the rest."""
+        with self._lock:
+            if self._host is not None:
+                self._host.kill()
+
+    # -- supervision -------------------------------------------------------------------------------
+
+    def _supervise(self) -> None:
+        try:
+            if self._launch():
+                while self._channel is not None:
+                    self._take(*self._channel.receive())
+        except (ChannelClosed, FrameError) as error:
+            _log.debug("context %s: %s", self._spec.name, error)
+        except JobServerError as error:
+            self._fail(error_info(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, core must hear of the end
+            _log.exception("context %s", self._spec.name)
+            self._fail(error_info(error))
+        finally:
+            self._clean_up()
+
+    def _launch(self) -> bool:
+        """Start a host or take a spare one; return whether there is a connection to it."""
+        order = self._make_order()
+        self._spec.work_dir.mkdir(parents=True, exist_ok=True)
+        link_jars(self._spec)
+        spare = self._shared.spares.take(order, self._spec.work_dir)
+        if spare is not None and self._adopt(spare, order):
+            return True
+        # Recorded before there is a process, since the server may be killed at any moment.
+        record = ContextRecord(marker=order.marker, folders=(self._spec.work_dir, order.tmp_dir))
+        self._remember(record)
+        with self._lock:
+            if self._end is not None:
+                return False
+            self._host = HostProcess(
+                order, work_dir=self._spec.work_dir, log_path=self._spec.log_path, priority=self._priority
+            )
+        self._remember(self._host.record)
+        self._channel = self._host.connect(self._shared.connections)
+        return True
+
+    def _adopt(self, spare: SpareHost, order: HostOrder) -> bool:
+        """Give a spare host this context; return False when it has died."""
+        record = spare.host.record
+        folders = (self._spec.work_dir, *record.folders)
+        self._remember(attrs.evolve(record, folders=folders))
+        with self._lock:
+            self._host = spare.host
+        try:
+            spare.channel.send("adopt", json.dumps(order.order).encode())
+        except ChannelClosed:
+            spare.host.kill()
+            spare.host.reap()
+            record.end()
+            self._host = None
+            return False
+        finally:
+            self._shared.leftovers.forget(spare.id)
+        self._channel = spare.channel
+        if self._end is not None:
+            self._destroy()
+        return True
+
+    def _remember(self, record: ContextRecord) -> None:
+        self._record = record
+        self._shared.leftovers.record(self._spec.id, record)
+
+    def _fail(self, error: ErrorInfo, end: ContextEnd = ContextEnd.FAILED) -> None:
+        with self._lock:
+            if self._end is None:
+                self._end, self._error = end, error
+
+    def _clean_up(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        status = self._reap()
+        with self._lock:
+            if self._end is None:
+                self._end, self._error = ContextEnd.FAILED, self._unexpected(status)
+            asked = self._end in (ContextEnd.STOPPED, ContextEnd.KILLED)
+            end, error = self._end, None if asked else self._error
+        if self._record is not None and self._record.end():
+            self._shared.leftovers.forget(self._spec.id)
+        shutil.rmtree(self._spec.work_dir, ignore_errors=True)
+        self._jobs.close()
+        with self._telling:
+            self._listener.context_ended(end, error)
+        self._packages.close()
+        self._on_end(self)
+
+    def _reap(self) -> int | None:
+        """Wait for the host's end, which follows that of its connection; return its exit status."""
+        if self._channel is not None:
+            self._channel.close()
+        return self._host.reap() if self._host is not None else None
+
+    def _unexpected(self, status: int | None) -> ErrorInfo:
+        how = f"signal {-status}" if status is not None and status < 0 else f"exit status {status}"
+        return ErrorInfo(
+            message=f"the context's host process ended by itself ({how})",
+            error_class="ContextHostLost",
+            stack=self._log_tail(),
+        )
+
+    def _log_tail(self) -> str:
+        try:
+            with self._spec.log_path.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+                return "last lines of the context's log:\n" + file.read().decode(errors="replace").strip()
+        except OSError:
+            return ""
+
+    # -- what the host tells, and is told -----------------------------------------------------------
+
+    def _take(self, header: dict[str, Any], payload: bytes) -> None:
+        kind = header["kind"]
+        if kind == "ready":
+            self._take_ready(header)
+        elif kind == "failed":
+            outside = header.get("outside") is True
+            end = ContextEnd.KILLED_OUTSIDE if outside else ContextEnd.FAILED
+            self._fail(error_as_told(header.get("error")), end)
+        elif kind == "note":
+            _log.warning("context %s: %s", self._spec.name, header.get("text"))
+        else:
+            self._jobs.take(header, payload)
+
+    def _take_ready(self, header: dict[str, Any]) -> None:
+        with self._lock:
+            if self._end is not None:
+                return
+            self._ready = True
+        with self._telling:
+            self._listener.context_ready(application_id=header.get("application_id"), url=header.get("url"))
+
+    def _send(self, kind: str, payload: bytes = b"", /, **fields: Any) -> None:
+        channel = self._channel
+        if channel is None:
+            return
+        with contextlib.suppress(ChannelClosed):  # the supervising thread tells the context's end
+            channel.send(kind, payload, **fields)

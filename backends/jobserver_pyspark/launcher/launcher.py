@@ -1,0 +1,212 @@
+"""The PySpark launcher."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from jobserver_core.config.settings import Settings
+from jobserver_core.errors import LaunchError
+from jobserver_core.ports import ContextHandle, ContextListener, ContextSpec, Launcher
+from jobserver_pyspark.installation.class_data import ClassData, Training
+from jobserver_pyspark.installation.java import Java, find_java
+from jobserver_pyspark.installation.spark import Installation, find_installation
+from jobserver_pyspark.installation.training_session import TrainingSession
+from jobserver_pyspark.launcher.connections import Connections
+from jobserver_pyspark.launcher.hosted_context import HostedContext
+from jobserver_pyspark.launcher.leftovers import Leftovers
+from jobserver_pyspark.launcher.options import LauncherOptions
+from jobserver_pyspark.launcher.order import HostOrder, make_order
+from jobserver_pyspark.launcher.packages import Packages
+from jobserver_pyspark.launcher.spare_hosts import SpareHosts
+from jobserver_pyspark.launcher.spark_settings import SparkSettings, read_settings
+from jobserver_pyspark.launcher.surroundings import Surroundings
+
+__all__ = ["PySparkLauncher"]
+
+_CLOSE_TIMEOUT = 30.0
+_LOWEST_PRIORITY = 19
+_MAX_TMP_PATH = 60
+"""The longest path, in bytes, of a folder for Unix sockets: with their names it may have 108."""
+
+
+class PySparkLauncher(Launcher):
+    """Starts each context as a process with a JVM, and runs each Python job as a process of its own.
+
+    ``folder`` is the launcher's own: unpacked packages and the records of living contexts.
+    ``log_limit`` is in bytes for each log, ``result_limit`` for what a JVM job may write before core
+    is asked. ``spare_hosts`` processes with a JVM are kept ready for contexts of the same interpreter,
+    environment and JVM options as the newest one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        master: str = "local[*]",
+        options: LauncherOptions | None = None,
+        log_limit: int = 16 * 1024 * 1024,
+        result_limit: int = 10 * 1024**3,
+        spare_hosts: int = 0,
+    ) -> None:
+        self._master = master
+        self._options = options or LauncherOptions()
+        self._log_limit = log_limit
+        self._result_limit = result_limit
+        self._lock = threading.Lock()
+        self._closed = False
+        self._contexts: set[HostedContext] = set()
+        self._training = Training()
+        self._leftovers = Leftovers(folder / "contexts")
+        connections = Connections()
+        self._spares = SpareHosts(folder / "spares", spare_hosts, connections, self._leftovers)
+        self._surroundings = Surroundings(
+            connections=connections,
+            leftovers=self._leftovers,
+            spares=self._spares,
+            packages=Packages(folder / "packages", self._options.packages_size),
+        )
+
+    @classmethod
+    def from_settings(cls, settings: Settings, data_dir: Path) -> PySparkLauncher:
+        """Make the launcher that the settings describe. Raises InvalidSetting for an option that is none."""
+        return cls(
+            data_dir / "pyspark",
+            master=settings.spark.master,
+            options=LauncherOptions.parse(settings.launcher.options),
+            log_limit=settings.limits.log_size,
+            result_limit=settings.jobs.max_result_size,
+            spare_hosts=settings.contexts.spare_hosts,
+        )
+
+    def check(self) -> None:
+        """Raise LaunchError, with what to install, when there is no Java or no PySpark."""
+        find_java()
+        find_installation(sys.executable)
+
+    def validate(self, spec: ContextSpec) -> None:
+        """Raise InvalidSetting for settings that Spark cannot be started with."""
+        read_settings(spec.settings, default_master=self._master)
+
+    def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
+        """Begin to start a context on a thread of its own. Raises LaunchError once closed."""
+        return self._start(spec, listener)
+
+    def _start(
+        self,
+        spec: ContextSpec,
+        listener: ContextListener,
+        *,
+        class_data: list[str] | None = None,
+        priority: int = 0,
+    ) -> HostedContext:
+        settings = read_settings(spec.settings, default_master=self._master)
+        context = HostedContext(
+            spec,
+            listener,
+            self._surroundings,
+            make_order=lambda: self._order(spec, settings, class_data),
+            on_end=self._contexts_discard,
+            priority=priority,
+        )
+        with self._lock:
+            if self._closed:
+                raise LaunchError(message="the launcher is closed")
+            self._contexts.add(context)
+        context.begin()
+        if class_data is None and not spec.class_path:
+            self._spares.refill(lambda spare: self._order(spare, settings, None))
+        return context
+
+    def _order(self, spec: ContextSpec, settings: SparkSettings, class_data: list[str] | None) -> HostOrder:
+        installation, java = find_installation(settings.python or sys.executable), find_java()
+        return make_order(
+            spec,
+            settings,
+            installation,
+            java,
+            self._options,
+            tmp_dir=_tmp_dir(spec),
+            log_limit=self._log_limit,
+            result_limit=self._result_limit,
+            class_data=class_data if class_data is not None else self._class_data(installation, java),
+        )
+
+    def _class_data(self, installation: Installation, java: Java) -> list[str]:
+        """The options of a JVM that uses the archive of its classes; when there is none, it is begun."""
+        if not self._options.class_data_sharing:
+            return []
+        data = ClassData(installation, java, self._options.cache_dir)
+        if not data.exists:
+            self._training.begin(data, lambda options: self._train(installation, options))
+        return data.options()
+
+    def make_class_data(self) -> bool:
+        """Make the archive of the JVM's classes now; return whether it is there. Takes about half a minute.
+
+        A server does that by itself some time after its first context; an installation can do it ahead.
+        """
+        installation = find_installation(sys.executable)
+        data = ClassData(installation, find_java(), self._options.cache_dir)
+        return data.exists or data.make(lambda options: self._train(installation, options))
+
+    def _train(self, installation: Installation, options: list[str]) -> bool:
+        """Run a context that makes an archive of its JVM's classes when it stops."""
+        with tempfile.TemporaryDirectory(prefix="js-", ignore_cleanup_errors=True) as folder:
+            session = TrainingSession(Path(folder), installation.python)
+            handle = self._start(session.spec, session, class_data=options, priority=_LOWEST_PRIORITY)
+            return session.follow(handle)
+
+    def _contexts_discard(self, context: HostedContext) -> None:
+        with self._lock:
+            self._contexts.discard(context)
+
+    @property
+    def spares_ready(self) -> int:
+        """How many spare hosts wait for a context."""
+        return self._spares.ready
+
+    def sweep(self) -> None:
+        """End what contexts of an earlier server, which was killed, have left behind."""
+        self._leftovers.sweep()
+
+    def close(self) -> None:
+        """Kill every context that is left, and wait until nothing of them is."""
+        with self._lock:
+            self._closed = True
+            contexts = list(self._contexts)
+        for context in contexts:
+            context.kill()
+        self._spares.close()
+        for context in contexts:
+            context.join(_CLOSE_TIMEOUT)
+        self._training.close(_CLOSE_TIMEOUT)
+        self._surroundings.connections.close()
+
+
+def _tmp_dir(spec: ContextSpec) -> Path:
+    """A folder for temporary files whose path is short enough for Unix sockets in it.
+
+    Raises LaunchError when there is no such place.
+    """
+    inside = spec.work_dir / "tmp"
+    if _fits(inside):
+        return inside
+    name = f"js-{secrets.token_hex(8)}"
+    places = [tempfile.gettempdir(), "/tmp", "/var/tmp"]  # noqa: S108 - the folder gets a secret name and mode
+    for folder in (Path(place, name) for place in places):
+        if _fits(folder) and os.access(folder.parent, os.W_OK | os.X_OK):
+            return folder
+    raise LaunchError(
+        message=f"no folder for temporary files has a path short enough for Unix sockets: {inside} has "
+        f"{len(os.fsencode(inside))} bytes where {_MAX_TMP_PATH} are allowed, "
+        f"and none of {', '.join(places)} will do; choose a shorter data folder or a short TMPDIR"
+    )
+
+
+def _fits(folder: Path) -> bool:
+    return len(os.fsencode(folder)) <= _MAX_TMP_PATH

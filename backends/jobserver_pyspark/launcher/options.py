@@ -1,0 +1,122 @@
+"""The options of the launcher: ``jobserver.launcher.options`` of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from jobserver_core.config.units import parse_size
+from jobserver_core.errors import InvalidSetting
+from jobserver_pyspark.installation.spark import default_cache_dir
+
+__all__ = ["ALLOWED_VARIABLES", "LauncherOptions"]
+
+ALLOWED_VARIABLES = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "LD_LIBRARY_PATH",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "HADOOP_HOME",
+    "HADOOP_CONF_DIR",
+    "YARN_CONF_DIR",
+    "HIVE_CONF_DIR",
+    "KRB5_CONFIG",
+    "KRB5CCNAME",
+    "SPARK_CONF_DIR",
+    "SPARK_LOCAL_IP",
+)
+"""The variables of the server's environment that contexts and jobs see."""
+
+
+@attrs.frozen(kw_only=True)
+class LauncherOptions:
+    """What ``jobserver.launcher.options`` may hold.
+
+    ``environment`` names further variables of the server's environment that jobs may see.
+    ``spare_runners`` is how many attached processes each context keeps ready for its next Python jobs.
+    ``class_data_sharing`` keeps an archive of the JVM's classes, which halves the time a context
+    takes to start, in ``cache_dir``. ``packages_size`` is how many bytes of unpacked packages are kept
+    beside those that contexts use. ``jvm_libraries`` is a folder with the two libraries of the
+    ``spark.jobserver`` API, for sites without a repository.
+    """
+
+    environment: tuple[str, ...] = ()
+    spare_runners: int = 2
+    class_data_sharing: bool = True
+    cache_dir: Path = attrs.field(factory=default_cache_dir)
+    packages_size: int = 10 * 1024**3
+    jvm_libraries: Path | None = None
+
+    @classmethod
+    def parse(cls, tree: Mapping[str, Any]) -> LauncherOptions:
+        """Read the options. Raises InvalidSetting for a key or a value that is not one."""
+        values: dict[str, Any] = {}
+        for key, value in tree.items():
+            name = str(key).replace("-", "_")
+            if name not in _READERS:
+                known = ", ".join(sorted(option.replace("_", "-") for option in _READERS))
+                raise InvalidSetting(key=f"{_PREFIX}.{key}", message=f"is not an option; there are {known}")
+            try:
+                values[name] = _READERS[name](value)
+            except (TypeError, ValueError) as error:
+                raise InvalidSetting(key=f"{_PREFIX}.{key}", message=str(error)) from None
+        return cls(**values)
+
+
+_PREFIX = "jobserver.launcher.options"
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"expected a list of names, got {value!r}")
+    return tuple(name.strip() for name in names if name.strip())
+
+
+def _count(value: Any) -> int:
+    count = int(value)
+    if isinstance(value, bool) or not 0 <= count <= 64:
+        raise ValueError(f"expected a number from 0 to 64, got {value!r}")
+    return count
+
+
+def _size(value: Any) -> int:
+    size = parse_size(value)
+    if size < 0:
+        raise ValueError(f"expected a size such as 10 GiB, or 0, got {value!r}")
+    return size
+
+
+def _flag(value: Any) -> bool:
+    found = {"true": True, "false": False}.get(str(value).lower())
+    if found is None:
+        raise ValueError(f"expected true or false, got {value!r}")
+    return found
+
+
+def _folder(value: Any) -> Path:
+    if not isinstance(value, (str, Path)) or not str(value):
+        raise ValueError(f"expected a folder, got {value!r}")
+    return Path(value).expanduser()
+
+
+_READERS = {
+    "environment": _names,
+    "spare_runners": _count,
+    "class_data_sharing": _flag,
+    "cache_dir": _folder,
+    "packages_size": _size,
+    "jvm_libraries": _folder,
+}

@@ -1,0 +1,287 @@
+"""What a context host is told to do: everything that can be known before it starts."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from jobserver_core.errors import InvalidSetting
+from jobserver_core.models import json_values
+from jobserver_core.models.binaries import BinaryType
+from jobserver_core.ports import ContextSpec
+from jobserver_pyspark.installation import site
+from jobserver_pyspark.installation.driver_jvm import JVM_OPTIONS, class_path
+from jobserver_pyspark.installation.java import Java
+from jobserver_pyspark.installation.spark import Installation, python_view, spark_home_view
+from jobserver_pyspark.jvm.jobs import context_settings
+from jobserver_pyspark.launcher.options import ALLOWED_VARIABLES, LauncherOptions
+from jobserver_pyspark.launcher.spark_settings import LOOPBACK, PREPARED, SparkSettings
+from jobserver_pyspark.processes import MARKER
+from jobserver_pyspark.runner.config_trees import FALLBACK_PATH
+
+__all__ = ["HostOrder", "make_order"]
+
+_GATEWAY = "org.apache.spark.api.python.PythonGatewayServer"
+_SUBMIT = "org.apache.spark.deploy.SparkSubmit"
+
+
+@attrs.frozen(kw_only=True)
+class HostOrder:
+    """How to start a context host, and what it is told on its standard input but for address and token."""
+
+    command: list[str]
+    environment: dict[str, str]
+    order: dict[str, Any]
+    marker: str
+    tmp_dir: Path
+
+
+def make_order(
+    spec: ContextSpec,
+    settings: SparkSettings,
+    installation: Installation,
+    java: Java,
+    options: LauncherOptions,
+    *,
+    tmp_dir: Path,
+    log_limit: int,
+    result_limit: int,
+    class_data: list[str],
+) -> HostOrder:
+    """Put together what the host of a context is told; writes nothing but views and links."""
+    marker = f"{spec.id}:{secrets.token_hex(8)}"
+    conf = _conf(spec, settings, installation)
+    submitted = settings.needs_submit or not PREPARED.isdisjoint(site.defaults(installation))
+    api = python_view(["sparkjobserver"], options.cache_dir)
+    environment = _environment(
+        settings,
+        installation=installation,
+        java=java,
+        options=options,
+        marker=marker,
+        tmp_dir=tmp_dir,
+    )
+    order = {
+        "context_id": spec.id,
+        "marker": marker,
+        "jvm": {
+            "command": _jvm_command(
+                spec,
+                settings,
+                conf,
+                installation=installation,
+                java=java,
+                tmp_dir=tmp_dir,
+                class_data=class_data,
+                submitted=submitted,
+            ),
+            "environment": {
+                "SPARK_HOME": str(spark_home_view(installation, options.cache_dir)),
+                "SPARK_LOCAL_DIRS": conf.get("spark.local.dir", str(spec.work_dir / "local")),
+                **_local_address(conf),
+            },
+        },
+        "conf": conf,
+        "submitted": submitted,
+        "hadoop": settings.hadoop,
+        "hive": settings.hive,
+        "session": settings.flavour not in ("spark", "custom"),
+        "flavour": settings.flavour,
+        "jvm_isolation": settings.jvm_isolation,
+        "cluster": not settings.local,
+        "spark_version": installation.release,
+        "settings": json_values.dumps(spec.settings, allow_nan=True),
+        "api_path": str(api),
+        "log_path": str(spec.log_path),
+        "log_limit": log_limit,
+        "work_dir": str(spec.work_dir),
+        "tmp_dir": str(tmp_dir),
+        "data_dir": str(spec.data_dir),
+        "spare_runners": options.spare_runners,
+        "result_limit": result_limit,
+        "toolchain": {
+            "jars": str(installation.folder / "jars"),
+            "java": str(java.program),
+            "cache_dir": str(options.cache_dir),
+            "libraries": str(options.jvm_libraries) if options.jvm_libraries else None,
+        },
+    }
+    return HostOrder(
+        command=[installation.python, "-m", "jobserver_pyspark.host"],
+        environment=environment,
+        order=order,
+        marker=marker,
+        tmp_dir=tmp_dir,
+    )
+
+
+def _local_address(conf: Mapping[str, str]) -> dict[str, str]:
+    """Where Spark's own user interface listens, and what it takes for this machine's name."""
+    at_home = conf.get("spark.driver.bindAddress") == LOOPBACK and "SPARK_LOCAL_IP" not in os.environ
+    return {"SPARK_LOCAL_IP": LOOPBACK} if at_home else {}
+
+
+def _environment(
+    settings: SparkSettings,
+    *,
+    installation: Installation,
+    java: Java,
+    options: LauncherOptions,
+    marker: str,
+    tmp_dir: Path,
+) -> dict[str, str]:
+    """The whole environment of a host: of the server's, only what is on the list."""
+    allowed = (*ALLOWED_VARIABLES, *options.environment)
+    kept = {name: os.environ[name] for name in allowed if name in os.environ}
+    view = python_view(["jobserver_pyspark", "sparkjobserver"], options.cache_dir)
+    fallback = python_view(["attr", "attrs", "jobserver_core", "pyhocon", "pyparsing"], options.cache_dir)
+    python = settings.conf.get("spark.pyspark.python", installation.python)
+    return {
+        **kept,
+        MARKER: marker,
+        FALLBACK_PATH: str(fallback),
+        "PYTHONPATH": os.pathsep.join([str(view), *settings.python_paths]),
+        "PYSPARK_PYTHON": python,
+        "PYSPARK_DRIVER_PYTHON": installation.python,
+        "JAVA_HOME": str(java.home),
+        "TMPDIR": str(tmp_dir),
+    }
+
+
+def _conf(spec: ContextSpec, settings: SparkSettings, installation: Installation) -> dict[str, str]:
+    """The application's SparkConf: the context's own settings over the site's, over defaults of ours."""
+    conf = {
+        **_defaults(spec, settings, installation),
+        **site.defaults(installation),
+        "spark.app.name": spec.name,
+        "spark.submit.deployMode": "client",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.serializer.objectStreamReset": "100",
+        **context_settings(settings.flavour),
+    }
+    if settings.hive:
+        conf["spark.sql.catalogImplementation"] = "hive"
+    jars = _jars(spec)
+    if jars and not settings.local:
+        conf["spark.jars"] = ",".join(jar.as_uri() for jar in jars)
+    return {**conf, **settings.conf, "spark.master": settings.master}
+
+
+def _defaults(spec: ContextSpec, settings: SparkSettings, installation: Installation) -> dict[str, str]:
+    """What is so where nobody says otherwise; a context keeps to its folder and its machine if it can."""
+    conf = {
+        "spark.ui.enabled": "false",
+        "spark.ui.retainedJobs": "200",
+        "spark.ui.retainedStages": "200",
+        "spark.rdd.compress": "True",
+        "spark.python.task.killTimeout": "100ms",
+    }
+    if settings.loopback:
+        conf |= {"spark.driver.host": LOOPBACK, "spark.driver.bindAddress": LOOPBACK}
+    if installation.release >= [4, 1]:
+        conf["spark.python.unix.domain.socket.enabled"] = "true"
+    if not site.has_hive(installation):  # whose tables outlive the context, wherever they are
+        metastore = f"jdbc:derby:;databaseName={spec.work_dir / 'metastore'};create=true"
+        conf["spark.sql.warehouse.dir"] = str(spec.work_dir / "warehouse")
+        if settings.hive:
+            conf["spark.hadoop.javax.jdo.option.ConnectionURL"] = metastore
+    return conf
+
+
+def _jars(spec: ContextSpec) -> list[Path]:
+    """The jars of every job of the context, under names that end as Spark wants it."""
+    codes = [code for code in spec.class_path if code.type is BinaryType.JAR]
+    return [spec.work_dir / "jars" / f"{code.digest}.jar" for code in codes]
+
+
+def link_jars(spec: ContextSpec) -> None:
+    """Make the files that :func:`make_order` names for the context's jars."""
+    for jar, code in zip(_jars(spec), (c for c in spec.class_path if c.type is BinaryType.JAR), strict=True):
+        jar.parent.mkdir(parents=True, exist_ok=True)
+        if not jar.exists():
+            jar.symlink_to(code.path.resolve())
+
+
+def _jvm_command(
+    spec: ContextSpec,
+    settings: SparkSettings,
+    conf: Mapping[str, str],
+    *,
+    installation: Installation,
+    java: Java,
+    tmp_dir: Path,
+    class_data: list[str],
+    submitted: bool,
+) -> list[str]:
+    main = [_GATEWAY]
+    if submitted:
+        main = [_SUBMIT, "--properties-file", str(tmp_dir / "spark.properties")]
+        if settings.proxy_user is not None:
+            main += ["--proxy-user", settings.proxy_user]
+        main.append("pyspark-shell")
+    return [
+        str(java.program),
+        *class_data,
+        "-cp",
+        class_path(installation, before=conf.get("spark.driver.extraClassPath"), after=_jars(spec)),
+        f"-Xmx{_heap(conf)}",
+        *JVM_OPTIONS,
+        f"-Djava.io.tmpdir={tmp_dir}",
+        f"-Dderby.system.home={spec.work_dir}",
+        *_extra_options(conf),
+        *main,
+    ]
+
+
+def _heap(conf: Mapping[str, str]) -> str:
+    memory = conf.get("spark.driver.memory", "1g").strip().lower().removesuffix("b")
+    if not re.fullmatch(r"\d+[kmgt]?", memory):
+        raise InvalidSetting(
+            key="spark.driver.memory", message=f"expected a size such as 512m or 2g, got {memory!r}"
+        )
+    return memory if not memory.isdigit() else f"{memory}m"
+
+
+def _extra_options(conf: Mapping[str, str]) -> list[str]:
+    found: list[str] = []
+    for key in ("spark.driver.defaultJavaOptions", "spark.driver.extraJavaOptions"):
+        try:
+            found += shlex.split(conf.get(key, ""))
+        except ValueError as error:
+            raise InvalidSetting(key=key, message=f"cannot be split into options: {error}") from None
+    return found
+
+
+def properties_file(conf: Mapping[str, str]) -> str:
+    """Return a SparkConf as a Java properties file."""
+    return "".join(f"{_escaped(key)}={_escaped(value)}\n" for key, value in conf.items())
+
+
+def _escaped(text: str) -> str:
+    special = {
+        "\\": "\\\\",
+        "\n": "\\n",
+        "\r": "\\r",
+        "\t": "\\t",
+        " ": "\\ ",
+        "=": "\\=",
+        ":": "\\:",
+        "#": "\\#",
+    }
+    pieces = []
+    for letter in text:
+        if letter in special:
+            pieces.append(special[letter])
+        elif letter.isascii():
+            pieces.append(letter)
+        else:
+            data = letter.encode("utf-16-be")
+            pieces += [f"\\u{data[i]:02x}{data[i + 1]:02x}" for i in range(0, len(data), 2)]
+    return "".join(pieces)

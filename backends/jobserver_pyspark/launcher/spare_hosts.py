@@ -1,0 +1,139 @@
+"""Hosts that were started ahead of need: a process with a JVM that waits for its context."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+from jobserver_core.errors import JobServerError
+from jobserver_core.ports import ContextSpec
+from jobserver_pyspark.launcher.connections import Connections
+from jobserver_pyspark.launcher.host_process import HostProcess, shape
+from jobserver_pyspark.launcher.leftovers import Leftovers
+from jobserver_pyspark.launcher.order import HostOrder
+from jobserver_pyspark.protocol.frames import Channel, ChannelClosed
+
+__all__ = ["SpareHost", "SpareHosts"]
+
+_log = logging.getLogger(__name__)
+
+
+class SpareHost:
+    """A host that is connected, and does nothing before it is given a context."""
+
+    def __init__(self, spare_id: str, host: HostProcess, channel: Channel, made_for: str) -> None:
+        self.id = spare_id
+        self.host = host
+        self.channel = channel
+        self.made_for = made_for
+
+
+class SpareHosts:
+    """Keeps ``count`` spare hosts of the shape that the newest context had.
+
+    A host fits a context when interpreter, environment, class path and options of the JVM are the same;
+    everything else is told to it when it is taken. What Spark's own submission prepares cannot be told later,
+    so that such contexts have no spares.
+    """
+
+    def __init__(self, folder: Path, count: int, connections: Connections, leftovers: Leftovers) -> None:
+        self._folder = folder
+        self._count = count
+        self._connections = connections
+        self._leftovers = leftovers
+        self._lock = threading.Lock()
+        self._filling = threading.Lock()
+        self._spares: list[SpareHost] = []
+        self._closed = False
+
+    @property
+    def ready(self) -> int:
+        """How many spares could be taken now."""
+        with self._lock:
+            return sum(spare.host.alive for spare in self._spares)
+
+    def take(self, order: HostOrder, work_dir: Path) -> SpareHost | None:
+        """Return a spare that fits, which is the caller's from now on; None when there is none."""
+        wanted = shape(order, work_dir)
+        with self._lock:
+            fitting = [spare for spare in self._spares if spare.made_for == wanted and spare.host.alive]
+            if not fitting:
+                return None
+            self._spares.remove(fitting[0])
+            return fitting[0]
+
+    def refill(self, make_order: Callable[[ContextSpec], HostOrder]) -> None:
+        """Have spares made in the background, such as ``make_order`` describes, in place of others."""
+        if self._count > 0 and not self._closed:
+            threading.Thread(target=self._fill, args=(make_order,), name="spare hosts", daemon=True).start()
+
+    def _fill(self, make_order: Callable[[ContextSpec], HostOrder]) -> None:
+        with self._filling:
+            try:
+                while not self._closed and (spec := self._missing(make_order)) is not None:
+                    self._add(spec, make_order(spec))
+            except (OSError, JobServerError, ChannelClosed) as error:
+                _log.warning("a spare host could not be started: %s", error)
+
+    def _missing(self, make_order: Callable[[ContextSpec], HostOrder]) -> ContextSpec | None:
+        """Return what the next spare is to be, None when there are enough; spares of other shapes go."""
+        spec = self._spec()
+        order = make_order(spec)
+        wanted = shape(order, spec.work_dir)
+        count = 0 if order.order["submitted"] else self._count
+        with self._lock:
+            unfit = [s for s in self._spares if s.made_for != wanted or not s.host.alive]
+            self._spares = [s for s in self._spares if s not in unfit]
+            enough = len(self._spares) >= count
+        for spare in unfit:
+            self._end(spare)
+        return None if enough else spec
+
+    def _spec(self) -> ContextSpec:
+        spare_id = str(uuid4())
+        folder = self._folder / spare_id
+        return ContextSpec(
+            id=spare_id, name="spare", log_path=folder / "log", work_dir=folder, data_dir=folder / "data"
+        )
+
+    def _add(self, spec: ContextSpec, order: HostOrder) -> None:
+        order.order["spare"] = True
+        host = HostProcess(order, work_dir=spec.work_dir, log_path=spec.log_path)
+        self._leftovers.record(spec.id, host.record)
+        try:
+            channel = host.connect(self._connections)
+        except ChannelClosed:
+            self._discard(spec.id, host)
+            raise
+        spare = SpareHost(spec.id, host, channel, shape(order, spec.work_dir))
+        with self._lock:
+            if not self._closed:
+                self._spares.append(spare)
+                return
+        self._end(spare)
+
+    def _end(self, spare: SpareHost) -> None:
+        spare.channel.close()
+        self._discard(spare.id, spare.host)
+
+    def _discard(self, spare_id: str, host: HostProcess) -> None:
+        record = host.record
+        host.kill()
+        host.reap()
+        if record.end():
+            self._leftovers.forget(spare_id)
+        shutil.rmtree(self._folder / spare_id, ignore_errors=True)
+
+    def close(self) -> None:
+        """End every spare, and make no more."""
+        with self._lock:
+            self._closed = True
+            spares, self._spares = self._spares, []
+        for spare in spares:
+            self._end(spare)
+        with self._filling:
+            pass  # one that was being made ends itself

@@ -1,0 +1,133 @@
+"""Processes on Linux: what dies with whom, and who belongs to a context."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable
+
+__all__ = [
+    "MARKER",
+    "POOL_VARIABLE",
+    "adopt_orphans",
+    "children",
+    "die_with_parent",
+    "kill",
+    "kill_group",
+    "kill_leaderless",
+    "kill_marked",
+    "start_time",
+]
+
+MARKER = "JOBSERVER_CONTEXT"
+"""The environment variable that every process of a context inherits; its value is the context's own."""
+
+POOL_VARIABLE = "JOBSERVER_CLASS_PATH"
+"""The environment variable that separates the Python workers of one class path from those of another."""
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_LINUX = sys.platform == "linux"
+_LIBC = ctypes.CDLL(None, use_errno=True) if _LINUX else None
+
+
+def die_with_parent(parent: int) -> None:
+    """Have this process killed as soon as the thread that started it ends; at once if it did already."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent ends, so that they can be found."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def children(pid: int) -> list[int]:
+    """Return the ids of a process's children; none when that cannot be told."""
+    found: list[int] = []
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
+                found += [int(child) for child in file.read().split()]
+    except (OSError, ValueError):
+        return found
+    return found
+
+
+def start_time(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot: with its id a name for ever. None if gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == b"Z" else int(fields[19])
+
+
+def kill(pid: int) -> None:
+    """Send SIGKILL to a process; one that is gone is no error."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # gone, or never ours
+        os.kill(pid, signal.SIGKILL)
+
+
+def kill_group(pid: int) -> None:
+    """Send SIGKILL to a process group, and to its leader."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        kill(pid)
+
+
+def marked(markers: Iterable[str]) -> list[int]:
+    """Return the ids of processes, but this one, whose environment carries one of the markers."""
+    wanted = {f"{MARKER}={marker}".encode() for marker in markers}
+    found = []
+    for name in os.listdir("/proc") if _LINUX and wanted else []:
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                environment = file.read()
+        except OSError:
+            continue  # gone, a kernel thread, or another user's
+        if wanted.intersection(environment.split(b"\0")):
+            found.append(int(name))
+    return found
+
+
+def kill_leaderless() -> None:
+    """Kill and reap children of this process whose group has lost its leader.
+
+    They were adopted: what this process starts itself is in its own group, or leads one.
+    """
+    for child in children(os.getpid()):
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # it ended, or was reaped elsewhere
+            group = os.getpgid(child)
+            if group != os.getpgrp() and start_time(group) is None:
+                kill(child)
+                os.waitpid(child, 0)
+
+
+def kill_marked(markers: Iterable[str], timeout: float = 5.0) -> bool:
+    """Kill every process that carries one of the markers until none is left; return whether none is.
+
+    It is repeated, since a process may fork between being found and being killed.
+    """
+    wanted = list(markers)
+    deadline = time.monotonic() + timeout
+    pause = 0.002
+    while found := [pid for pid in marked(wanted) if start_time(pid) is not None]:
+        for pid in found:
+            kill(pid)
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause)
+        pause = min(pause * 2, 0.1)
+    return True

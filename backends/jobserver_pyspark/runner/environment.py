@@ -1,0 +1,38 @@
+"""The runtime that a Python job is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Runtime"]
+
+
+class Runtime:
+    """What a job can ask about where it runs; the ``JobEnvironment`` of ``sparkjobserver.api``."""
+
+    def __init__(self, job_id: str, attachment: Any, context_config: Any, data_dir: str) -> None:
+        self.jobId = job_id
+        self.contextConfig = context_config
+        self._attachment = attachment
+        self.data_dir = Path(data_dir)
+        self._named_objects: Any = None
+
+    @property
+    def namedObjects(self) -> Any:  # noqa: N802 - the old server's name
+        """The objects that the jobs of this context share."""
+        if self._named_objects is None:
+            from jobserver_pyspark.runner.named_objects import NamedObjects  # noqa: PLC0415 - few jobs use them
+
+            self._named_objects = NamedObjects(self._attachment.session, self.jobId)
+        return self._named_objects
+
+    def data_file(self, name: str) -> Path:
+        """Return the path of a data file, by the name that its upload was answered with, or its last part.
+
+        Raises FileNotFoundError for anything else.
+        """
+        path = (self.data_dir / name).resolve()
+        if path.parent != self.data_dir.resolve() or not path.is_file():
+            raise FileNotFoundError(f"the server holds no data file named {name!r}")
+        return path

@@ -1,0 +1,123 @@
+"""The zygote: a process that has imported PySpark and does nothing but fork runners.
+
+It holds no gateway and no thread, so that a fork of it is a healthy process, ready in
+milliseconds. It speaks over a socket of sequenced packets that it inherits: a request to fork comes with
+two file descriptors, the runner's control socket and its output; what is told back is that a
+runner was forked, and that it exited. What a dead runner leaves behind is killed.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Any, NoReturn
+
+from jobserver_pyspark import processes
+from jobserver_pyspark.runner import config_trees
+
+__all__ = ["main"]
+
+_IMPORTS = (
+    "pyspark",
+    "pyspark.sql",
+    "pyspark.sql.functions",
+    "pyspark.sql.types",
+    "pyhocon",
+    "jobserver_pyspark.runner.runner",
+)
+
+
+class Zygote:
+    """Forks runners on request, and reaps them."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._runners: dict[int, int] = {}
+        self._wake_reader, self._wake_writer = os.pipe()
+        for fd in (self._wake_reader, self._wake_writer):
+            os.set_blocking(fd, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
+
+    def serve(self) -> None:
+        """Serve requests until the host closes the connection."""
+        while True:
+            ready, _, _ = select.select([self._control.fileno(), self._wake_reader], [], [])
+            if self._wake_reader in ready:
+                os.read(self._wake_reader, 4096)
+                self._reap()
+            if self._control.fileno() in ready and not self._take_request():
+                return
+
+    def _take_request(self) -> bool:
+        message, fds, _, _ = socket.recv_fds(self._control, 65536, 2)
+        if not message:
+            return False
+        request = json.loads(message)
+        pid = os.fork()
+        if pid == 0:
+            self._become_runner(*fds)
+        for fd in fds:
+            os.close(fd)
+        self._runners[pid] = request["runner"]
+        self._tell(kind="forked", runner=request["runner"], pid=pid)
+        return True
+
+    def _become_runner(self, control: int, output: int) -> NoReturn:
+        try:
+            parent = os.getppid()
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for fd in (self._wake_reader, self._wake_writer, self._control.detach()):
+                os.close(fd)
+            from jobserver_pyspark.runner.runner import main as run  # noqa: PLC0415 - imported already
+
+            run(parent, control, output)
+        finally:
+            os._exit(70)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            runner = self._runners.pop(pid, None)
+            if runner is not None:
+                self._kill_orphans()
+                self._tell(kind="exited", runner=runner, status=os.waitstatus_to_exitcode(status))
+
+    def _kill_orphans(self) -> None:
+        """Kill what a dead runner's own processes have left; each is this process's child now."""
+        for child in processes.children(os.getpid()):
+            if child not in self._runners:
+                processes.kill(child)
+
+    def _tell(self, **fields: Any) -> None:
+        self._control.send(json.dumps(fields).encode())
+
+
+def main(parent: int, control: int) -> None:
+    """Become a zygote: import what jobs need, say so, and serve the host."""
+    processes.die_with_parent(parent)
+    processes.adopt_orphans()
+    config_trees.add_fallback()
+    connection = socket.socket(fileno=control)
+    for name in _IMPORTS:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+    connection.send(json.dumps({"kind": "imported"}).encode())
+    Zygote(connection).serve()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

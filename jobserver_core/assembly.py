@@ -1,0 +1,173 @@
+"""Putting the services together, and their order of starting and stopping."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from jobserver_core.binaries.class_paths import ClassPaths
+from jobserver_core.binaries.data_files import DataFileService
+from jobserver_core.binaries.uploads import BinaryService, chunks_of
+from jobserver_core.callbacks.service import CallbackService
+from jobserver_core.environment import Environment, Folders
+from jobserver_core.errors import JobServerError
+from jobserver_core.events import EventBus
+from jobserver_core.models.binaries import BinaryType
+from jobserver_core.ports import BlobStore, Clock, Fetcher, Ids, Launcher, MetadataStore, Transport
+from jobserver_core.running.contexts import ContextService
+from jobserver_core.running.jobs import JobService
+from jobserver_core.running.recovery import Recovery
+from jobserver_core.running.retention import Sweeper
+
+if TYPE_CHECKING:
+    from jobserver_core.config.settings import Settings
+
+__all__ = ["Services"]
+
+_log = logging.getLogger(__name__)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Services:
+    """Every use case of a job server."""
+
+    environment: Environment
+    binaries: BinaryService
+    contexts: ContextService
+    jobs: JobService
+    data_files: DataFileService
+    recovery: Recovery
+    sweeper: Sweeper
+    transports: Sequence[Transport]
+    resources: ExitStack
+
+    @classmethod
+    def assemble(
+        cls,
+        *,
+        metadata: MetadataStore,
+        blobs: BlobStore,
+        fetcher: Fetcher,
+        launcher: Launcher,
+        transports: Sequence[Transport],
+        settings: Settings,
+        clock: Clock,
+        ids: Ids,
+        data_dir: Path | None,
+        resources: ExitStack,
+    ) -> Services:
+        """Make the services over these ports; without a data folder a temporary one is made."""
+        if data_dir is None:
+            data_dir = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="jobserver-")))
+        bus = EventBus()
+        callbacks = CallbackService(
+            metadata=metadata,
+            blobs=blobs,
+            transports=transports,
+            clock=clock,
+            ids=ids,
+            settings=settings.callbacks,
+            publish=bus.publish,
+        )
+        environment = Environment(
+            metadata=metadata,
+            blobs=blobs,
+            fetcher=fetcher,
+            launcher=launcher,
+            clock=clock,
+            ids=ids,
+            settings=settings,
+            folders=Folders(data_dir),
+            bus=bus,
+            callbacks=callbacks,
+            server_id=ids.new(),
+        )
+        class_paths = ClassPaths(environment)
+        contexts = ContextService(environment, class_paths)
+        jobs = JobService(environment, class_paths, contexts)
+        return cls(
+            environment=environment,
+            binaries=BinaryService(environment),
+            contexts=contexts,
+            jobs=jobs,
+            data_files=DataFileService(environment),
+            recovery=Recovery(environment, jobs),
+            sweeper=Sweeper(environment, contexts.lent_digests),
+            transports=transports,
+            resources=resources,
+        )
+
+    def start(self) -> None:
+        """Settle the past before anything new begins; then run what is to run."""
+        self.environment.launcher.sweep()
+        self.data_files.sweep()
+        again = self.recovery.settle()
+        self.environment.callbacks.start()
+        self._upload_configured()
+        self.contexts.start_configured()
+        self.recovery.restart(again)
+        self.sweeper.start()
+
+    def close(self, timeout: float) -> None:
+        """Stop in the order in which nothing is left that could still be told to what is gone."""
+        self.jobs.drain()
+        env = self.environment
+        steps: list[Callable[[], object]] = [
+            lambda: self.contexts.close(timeout),
+            env.launcher.close,
+            self.sweeper.close,
+            lambda: env.callbacks.close(timeout),
+            *(transport.close for transport in self.transports),
+            env.clock.close,
+            env.fetcher.close,
+            env.metadata.close,
+            env.blobs.close,
+            self.resources.close,
+        ]
+        for step in steps:
+            try:
+                step()
+            except (JobServerError, OSError) as error:
+                _log.warning("while closing: %s", error)
+
+    def check(self) -> dict[str, str | None]:
+        """Return what is wrong with each part, None for nothing."""
+        env = self.environment
+        parts: dict[str, Any] = {"metadata": env.metadata, "blobs": env.blobs, "launcher": env.launcher}
+        found: dict[str, str | None] = {}
+        for name, part in parts.items():
+            try:
+                part.check()
+                found[name] = None
+            except JobServerError as error:
+                found[name] = str(error)
+        return found
+
+    def _upload_configured(self) -> None:
+        """Upload the binaries of the configuration whose content is not the newest already."""
+        for name, location in self.environment.settings.job_binary_paths.items():
+            path = Path(location)
+            kind = BinaryType.from_file_name(path.name) or BinaryType.JAR
+            try:
+                if not self._uploaded_already(name, path):
+                    with path.open("rb") as file:
+                        self.binaries.upload(name, kind, file)
+            except (JobServerError, OSError) as error:
+                _log.error("binary %s of the configuration could not be uploaded: %s", name, error)
+
+    def _uploaded_already(self, name: str, path: Path) -> bool:
+        newest = self.environment.metadata.binary(name)
+        if newest is None or newest.size != path.stat().st_size:
+            return False
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            for chunk in chunks_of(file):
+                digest.update(chunk)
+        return digest.hexdigest() == newest.digest

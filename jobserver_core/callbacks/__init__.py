@@ -1,0 +1,1 @@
+"""Callbacks: recording what is due, sending it fairly, and giving up by rule."""

@@ -1,0 +1,341 @@
+"""Callbacks: every job's outcome gets to the URL that was asked for, or is given up by the rules."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from jobserver_core.callbacks.dispatcher import STORAGE_PAUSE, Courier
+from jobserver_core.callbacks.lanes import Standing
+from jobserver_core.callbacks.payloads import make_payload
+from jobserver_core.callbacks.receivers import MAX_URL, receiver_of, scheme_of, scrubbed
+from jobserver_core.errors import (
+    BlobNotFound,
+    InvalidCallbackUrl,
+    StaleState,
+    StorageError,
+    TransportError,
+)
+from jobserver_core.events import DeliveryChanged, Event
+from jobserver_core.models.callbacks import Answer, Delivery
+from jobserver_core.models.jobs import Job
+from jobserver_core.models.lifecycle import DELIVERIES, DeliveryEvent, DeliveryState
+from jobserver_core.ports.blobs import BlobStore
+from jobserver_core.ports.clock import Clock, Ids
+from jobserver_core.ports.metadata import MetadataStore
+from jobserver_core.ports.transport import Message, Transport
+from jobserver_core.uris import redacted
+
+if TYPE_CHECKING:
+    from jobserver_core.config.settings import CallbackSettings
+
+__all__ = ["CallbackService", "retry_delay"]
+
+_log = logging.getLogger(__name__)
+
+_MAX_ERROR = 500
+_RECOVERY_PAGE = 100
+_SLOW_PART = 0.1
+"""An attempt that takes longer than this part of the time-out makes its receiver a slow one."""
+
+
+def retry_delay(attempts: int, answer: Answer, settings: CallbackSettings) -> float:
+    """Return how many seconds after the ``attempts``-th failed attempt the next one is due.
+
+    The configured delay, multiplied by ``backoff`` for each attempt after the first, or what the
+    receiver asked for if that is longer; never more than ``max_retry_delay``, unless the configured
+    delay itself is.
+    """
+    limit = max(settings.retry_delay, settings.max_retry_delay)
+    try:
+        delay = settings.retry_delay * settings.backoff ** (attempts - 1)
+    except OverflowError:
+        delay = limit
+    return min(limit, max(delay, answer.retry_after or 0.0))
+
+
+class CallbackService:
+    """Delivers callbacks at least once, and in practice once.
+
+    A delivery is stored together with the job's final state, and every step of it is a
+    compare-and-set, so a crash at any moment loses none. Before an attempt the delivery is stored as SENDING;
+    one that a crash left there goes back to PENDING with that attempt not counted, because
+    nobody knows whether it was made, and is sent again under the same id.
+
+    The transports stay the property of whoever made them: :meth:`close` does not close them.
+    """
+
+    def __init__(
+        self,
+        *,
+        metadata: MetadataStore,
+        blobs: BlobStore,
+        transports: Sequence[Transport],
+        clock: Clock,
+        ids: Ids,
+        settings: CallbackSettings,
+        publish: Callable[[Event], None],
+    ) -> None:
+        self._metadata = metadata
+        self._blobs = blobs
+        self._transports = _by_scheme(transports)
+        self._clock = clock
+        self._ids = ids
+        self._settings = settings
+        self._publish = publish
+        self._courier = Courier(
+            metadata=metadata,
+            clock=clock,
+            concurrency=settings.concurrency,
+            per_receiver=settings.per_receiver,
+            handle=self._handle,
+        )
+
+    # -- what the job services call ----------------------------------------------------------------
+
+    def check(self, url: str) -> None:
+        """Raise InvalidCallbackUrl when no callback can ever go to this URL."""
+        reason = _flaw(url)
+        if reason is None and (transport := self._transports.get(scheme_of(url))) is not None:
+            transport.check(url)
+            return
+        allowed = ", ".join(sorted(self._transports)) or "none, since no transport is configured"
+        raise InvalidCallbackUrl(
+            url=redacted(url[:MAX_URL]), reason=reason or f"its scheme must be one of: {allowed}"
+        )
+
+    def new_delivery(self, job: Job) -> Delivery | None:
+        """Return the delivery to store together with the job's final state; None without a callback URL."""
+        if job.callback_url is None:
+            return None
+        now = self._clock.now()
+        receiver = receiver_of(job.callback_url)
+        return Delivery(
+            id=self._ids.new(),
+            job_id=job.id,
+            url=job.callback_url,
+            receiver=receiver,
+            created_at=now,
+            due_at=now,
+        )
+
+    def recorded(self, delivery: Delivery) -> None:
+        """Tell that a new delivery is stored: it is published, and sent as soon as may be."""
+        self._published(delivery)
+        self._courier.wake()
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Take up what an earlier run left, and begin to deliver. Raises StorageError."""
+        while left := self._metadata.deliveries_in(DeliveryState.SENDING, limit=_RECOVERY_PAGE):
+            for delivery in left:
+                self._hand_back(delivery)
+        self._courier.start()
+
+    def drain(self, timeout: float) -> bool:
+        """Wait until nothing is under way and nothing is due; False when that takes over ``timeout`` seconds.
+
+        Deliveries that wait for their next attempt are not waited for.
+        """
+        return self._courier.drain(timeout)
+
+    def close(self, timeout: float) -> None:
+        """Begin no attempt any more, and wait up to ``timeout`` seconds for those under way.
+
+        Whatever is not delivered or abandoned then stays PENDING, for the next start.
+        """
+        for delivery in self._courier.close(timeout):
+            try:
+                current = self._metadata.delivery(delivery.id)
+                if current is not None and current.state is DeliveryState.SENDING:
+                    self._hand_back(current)
+            except StorageError as error:
+                _log.warning("delivery %s stays SENDING until the next start: %s", delivery.id, error)
+
+    def _hand_back(self, delivery: Delivery) -> None:
+        """Make an attempt undone whose outcome nobody will ever tell; its place in the order stays."""
+        due_at = min(delivery.due_at, self._clock.now())
+        try:
+            self._advance(
+                delivery, DeliveryEvent.RETRY, attempts=max(0, delivery.attempts - 1), due_at=due_at
+            )
+        except StaleState:
+            _log.info("delivery %s was settled after all", delivery.id)
+
+    # -- one attempt -------------------------------------------------------------------------------
+
+    def _handle(self, delivery: Delivery) -> Standing | None:
+        """Make one attempt, and return how the receiver did; None when it was not asked."""
+        try:
+            message = self._message(delivery)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the delivery must not be lost over it
+            self._not_readable(delivery, error)
+            return None
+        if not self._courier.running:
+            return None
+        try:
+            sending = self._advance(delivery, DeliveryEvent.SEND, attempts=delivery.attempts + 1)
+        except StaleState as error:
+            _log.info("delivery %s is somebody else's: %s", delivery.id, error)
+            return None
+        except StorageError as error:
+            self._not_begun(delivery, error)
+            return None
+        began = self._clock.monotonic()
+        answer = self._send(message)
+        took = self._clock.monotonic() - began
+        self._settle(sending, answer)
+        if took > self._settings.timeout * _SLOW_PART:
+            return Standing.SLOW
+        return Standing.PROMPT if answer.accepted else Standing.FAILING
+
+    def _message(self, delivery: Delivery) -> Message:
+        job = self._metadata.job(delivery.job_id)
+        if job is None:
+            raise BlobNotFound(digest=f"for the result of job {delivery.job_id}")
+        payload = make_payload(
+            job,
+            self._metadata.job_result(job.id),
+            self._blobs,
+            max_size=self._settings.max_payload,
+            public_url=self._settings.public_url,
+        )
+        return Message(
+            delivery_id=delivery.id,
+            job_id=job.id,
+            url=delivery.url,
+            attempt=delivery.attempts + 1,
+            timestamp=int(self._clock.now().timestamp()),
+            body=payload.body,
+            headers=payload.headers,
+        )
+
+    def _send(self, message: Message) -> Answer:
+        scheme = scheme_of(message.url)
+        transport = self._transports.get(scheme)
+        if transport is None:
+            return Answer(error=f"no transport is configured for {scheme}: URLs")
+        try:
+            return transport.send(message, timeout=self._settings.timeout)
+        except Exception as error:  # noqa: BLE001 - transports are plugins, the delivery must be settled
+            kind = type(error).__qualname__
+            _log.error("the %s transport failed with %s: %s", scheme, kind, scrubbed(str(error), message.url))
+            return Answer(error=f"the transport failed with {kind}")
+
+    # -- what becomes of it ------------------------------------------------------------------------
+
+    def _settle(self, sending: Delivery, answer: Answer) -> None:
+        """Store the outcome of an attempt, however long the store takes to be there again."""
+        now = self._clock.now()
+        told = {"last_status": answer.status, "last_error": _error_text(answer, sending.url)}
+        if answer.accepted:
+            event, fields = DeliveryEvent.ACCEPT, {"ended_at": now}
+        elif sending.attempts >= self._settings.max_attempts:
+            event, fields = DeliveryEvent.ABANDON, {"ended_at": now}
+        else:
+            delay = retry_delay(sending.attempts, answer, self._settings)
+            event, fields = DeliveryEvent.RETRY, {"due_at": now + timedelta(seconds=delay)}
+        self._persist(sending, lambda: _report(self._advance(sending, event, **told, **fields)))
+
+    def _not_begun(self, delivery: Delivery, error: StorageError) -> None:
+        """Undo a SENDING that was stored although the store said that it failed."""
+        _log.warning("cannot begin delivery %s, trying again: %s", delivery.id, error)
+
+        def undo() -> None:
+            current = self._metadata.delivery(delivery.id)
+            if current is not None and current.state is DeliveryState.SENDING:
+                self._hand_back(current)
+
+        if self._courier.pause(STORAGE_PAUSE):
+            self._persist(delivery, undo)
+
+    def _not_readable(self, delivery: Delivery, error: Exception) -> None:
+        """Abandon what has nothing to say any more; whatever else fails is tried again, and not counted."""
+        now = self._clock.now()
+        told = f"the result cannot be read: {error}"[:_MAX_ERROR]
+        if isinstance(error, BlobNotFound):
+            lost = partial(self._advance, delivery, DeliveryEvent.ABANDON, ended_at=now, last_error=told)
+            self._persist(delivery, lambda: _report(lost()))
+            return
+        unexpected = not isinstance(error, StorageError)
+        _log.warning("delivery %s waits: %s", delivery.id, told, exc_info=unexpected)
+        due_at = now + timedelta(seconds=max(STORAGE_PAUSE, self._settings.retry_delay))
+        later = attrs.evolve(delivery, due_at=due_at, last_error=told)
+        self._persist(delivery, lambda: self._store(later, expected=delivery.state))
+
+    def _persist(self, delivery: Delivery, change: Callable[[], None]) -> None:
+        """Make a change however long the store takes to be there again; one that came too late is dropped."""
+        while True:
+            try:
+                change()
+                return
+            except StaleState as error:
+                _log.info("delivery %s was settled by somebody else: %s", delivery.id, error)
+                return
+            except StorageError as error:
+                _log.warning("cannot store how delivery %s went, trying again: %s", delivery.id, error)
+                if not self._courier.pause(STORAGE_PAUSE):
+                    return
+
+    def _advance(self, delivery: Delivery, event: DeliveryEvent, **fields: Any) -> Delivery:
+        state = DELIVERIES.next(delivery.state, event)
+        changed = attrs.evolve(delivery, state=state, **fields)
+        self._store(changed, expected=delivery.state)
+        return changed
+
+    def _store(self, delivery: Delivery, *, expected: DeliveryState) -> None:
+        self._metadata.advance_delivery(delivery, expected=expected)
+        self._published(delivery)
+
+    def _published(self, delivery: Delivery) -> None:
+        self._publish(DeliveryChanged(at=self._clock.now(), delivery=delivery))
+
+
+def _by_scheme(transports: Sequence[Transport]) -> dict[str, Transport]:
+    found: dict[str, Transport] = {}
+    for transport in transports:
+        for scheme in transport.schemes:
+            if scheme in found:
+                raise TransportError(
+                    message=f"two transports serve {scheme}: URLs, {type(found[scheme]).__name__} and "
+                    f"{type(transport).__name__}; give only one of them"
+                )
+            found[scheme] = transport
+    return found
+
+
+def _flaw(url: str) -> str | None:
+    """What is wrong with a URL, whatever its scheme; None for nothing."""
+    if len(url) > MAX_URL:
+        return f"it is longer than {MAX_URL} characters"
+    if any(letter.isspace() or not letter.isprintable() for letter in url):
+        return "it contains white space or control characters"
+    if not scheme_of(url):
+        return "it is not an absolute URL such as https://host/path"
+    return None
+
+
+def _error_text(answer: Answer, url: str) -> str | None:
+    if answer.accepted or answer.error is None:
+        return None
+    return scrubbed(answer.error, url)[:_MAX_ERROR]
+
+
+def _report(delivery: Delivery) -> None:
+    """Log what became of an attempt; receivers are named without path, query and credentials."""
+    level = logging.WARNING if delivery.state is DeliveryState.ABANDONED else logging.INFO
+    _log.log(
+        level,
+        "callback of job %s to %s is %s after attempt %d: %s",
+        delivery.job_id,
+        delivery.receiver,
+        delivery.state.value,
+        delivery.attempts,
+        delivery.last_error or f"answer {delivery.last_status}",
+    )

@@ -1,0 +1,142 @@
+"""Transports that need nothing but Python: into the log, and to a function of the embedder's."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobserver_core.callbacks.receivers import scheme_of, scrubbed
+from jobserver_core.errors import InvalidCallbackUrl
+from jobserver_core.models.callbacks import Answer
+from jobserver_core.ports.transport import Message, Transport
+from jobserver_core.uris import redacted
+
+if TYPE_CHECKING:
+    from jobserver_core.config.settings import Settings
+
+__all__ = ["CallableTransport", "LoggingTransport", "check_scheme"]
+
+_log = logging.getLogger(__name__)
+
+_ACCEPTED = Answer(status=200)
+_CLOSED = Answer(error="the transport is closed")
+
+
+def check_scheme(transport: Transport, url: str) -> None:
+    """Raise InvalidCallbackUrl when the URL is not one of the transport's schemes."""
+    if scheme_of(url) not in transport.schemes:
+        allowed = ", ".join(transport.schemes)
+        raise InvalidCallbackUrl(url=redacted(url), reason=f"its scheme must be one of: {allowed}")
+
+
+class LoggingTransport(Transport):
+    """Writes callbacks to the log, for ``log:`` URLs such as ``log:audit``.
+
+    One record of level INFO each, of the logger ``jobserver.callbacks``; it carries the whole message as
+    ``record.callback``.
+    """
+
+    def __init__(self, *, logger: str = "jobserver.callbacks", schemes: tuple[str, ...] = ("log",)) -> None:
+        self.schemes = schemes
+        self._logger = logging.getLogger(logger)
+        self._closed = False
+
+    @classmethod
+    def from_settings(cls, settings: Settings, data_dir: Path) -> LoggingTransport:
+        """Make a transport; it takes nothing from the settings."""
+        return cls()
+
+    def check(self, url: str) -> None:
+        """Raise InvalidCallbackUrl for another scheme."""
+        check_scheme(self, url)
+
+    def send(self, message: Message, *, timeout: float) -> Answer:
+        """Log the message, which is accepted."""
+        if self._closed:
+            return _CLOSED
+        # repr of the body keeps whatever a job made of it on one line.
+        text = "callback of job %s (delivery %s, attempt %d) to %s: %r"
+        names = (message.job_id, message.delivery_id, message.attempt, redacted(message.url))
+        self._logger.info(text, *names, message.body, extra={"callback": message})
+        return _ACCEPTED
+
+    def close(self) -> None:
+        """Log nothing more."""
+        self._closed = True
+
+
+class CallableTransport(Transport):
+    """Gives callbacks to a Python function, for ``call:`` URLs such as ``call:billing``.
+
+    ``call`` is given the :class:`Message` and returns an :class:`Answer`, a status as a number, or None
+    for "accepted"; what it raises is a failed attempt. It is called on several threads at once. A call that
+    overstays the time limit is left alone; while ``max_overdue`` of these go on, attempts fail at once.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[Message], Answer | int | None],
+        *,
+        schemes: tuple[str, ...] = ("call",),
+        max_overdue: int = 16,
+    ) -> None:
+        self.schemes = schemes
+        self._call = call
+        self._max_overdue = max_overdue
+        self._lock = threading.Lock()
+        self._overdue: set[str] = set()
+        self._closed = False
+
+    def check(self, url: str) -> None:
+        """Raise InvalidCallbackUrl for another scheme."""
+        check_scheme(self, url)
+
+    def send(self, message: Message, *, timeout: float) -> Answer:
+        """Call the function, and wait for it up to ``timeout`` seconds."""
+        if self._closed:
+            return _CLOSED
+        with self._lock:
+            if len(self._overdue) >= self._max_overdue:
+                return Answer(error="the function is still busy with earlier callbacks")
+        future: Future[Answer] = Future()
+        name = f"jobserver-callback-{message.delivery_id}"
+        threading.Thread(target=self._run, args=(message, future), name=name, daemon=True).start()
+        try:
+            return future.result(timeout)
+        except FutureTimeout:
+            return self._give_up(message, future, timeout)
+
+    def _give_up(self, message: Message, future: Future[Answer], timeout: float) -> Answer:
+        attempt = f"{message.delivery_id}-{message.attempt}"
+        with self._lock:
+            self._overdue.add(attempt)
+        future.add_done_callback(lambda _: self._ended(attempt))
+        return Answer(error=f"no answer within {timeout:g} s")
+
+    def _ended(self, attempt: str) -> None:
+        with self._lock:
+            self._overdue.discard(attempt)
+
+    def _run(self, message: Message, future: Future[Answer]) -> None:
+        try:
+            answer = _answer(self._call(message))
+        except Exception as error:  # noqa: BLE001 - the function is the embedder's
+            kind = type(error).__qualname__
+            _log.warning("the function for callback %s raised %s", message.delivery_id, kind)
+            answer = Answer(error=scrubbed(f"the function raised {kind}: {error}", message.url))
+        future.set_result(answer)
+
+    def close(self) -> None:
+        """Call nothing more; calls that go on are left alone."""
+        self._closed = True
+
+
+def _answer(returned: Answer | int | None) -> Answer:
+    if returned is None:
+        return _ACCEPTED
+    return returned if isinstance(returned, Answer) else Answer(status=int(returned))

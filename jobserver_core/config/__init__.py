@@ -1,0 +1,1 @@
+"""Settings: their schema, the files they are read from, and the HOCON parser."""

@@ -1,0 +1,203 @@
+r"""HOCON, the language of configurations: what users post, and the server's own files.
+
+The syntax and its meaning are those of the HOCON specification, which JSON is a part of. Values come
+out as plain dicts, lists, texts, numbers, booleans and None; a duration or a size such as ``10 s``
+stays text, which whoever reads it interprets. A number keeps the text that it was written as, where its value
+alone would not give that back (:class:`~jobserver_core.models.json_values.WrittenFloat`).
+
+The parser is the library's own, since the one on the package index gives wrong answers (``+=``,
+``\u00e9``, ``true story``, quoted keys in paths), reads files for ``include`` even inside values, consults
+the environment, and takes seconds for what an attacker can send in a moment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jobserver_core.config.hocon.nodes import Include, Object, Source
+from jobserver_core.config.hocon.resolution import Resolver
+from jobserver_core.config.hocon.syntax import Parser
+from jobserver_core.errors import InvalidConfig
+from jobserver_core.models.json_values import number
+
+__all__ = ["parse_file", "parse_untrusted"]
+
+_TRUSTED_SIZE = 64 * 1024 * 1024
+_TRUSTED_DEPTH = 100
+_MAX_INCLUDES = 20
+
+
+def parse_untrusted(
+    text: str | bytes, *, max_bytes: int = 1024 * 1024, max_depth: int = 100
+) -> dict[str, Any]:
+    """Return the object that a user's HOCON or JSON says; empty text is an empty object.
+
+    Includes of any kind are refused, and the environment is not consulted: ``${X}`` means a key of the
+    text itself, is an error when there is none, and ``${?X}`` is then left out. ``max_bytes`` bounds the
+    text (as UTF-8) and what it becomes with its substitutions put in; ``max_depth`` bounds how deep
+    objects and lists nest, the outermost object counting as one.
+
+    Raises InvalidConfig, with line and column where known. Bytes must be UTF-8.
+    """
+    decoded = _decoded(text, max_bytes)
+    plain = _json_object(decoded)
+    if plain is not None:
+        _check_depth(decoded, plain, max_depth)
+        return plain
+    return _parsed(decoded, max_bytes=max_bytes, max_depth=max_depth)
+
+
+def parse_file(path: str | os.PathLike[str], *, env: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return the object that a trusted HOCON file says.
+
+    ``include "name"``, ``include file("name")`` and ``required(…)`` around either read files relative to
+    the including one; as in HOCON, a missing file is nothing unless it is required. ``${NAME}`` that no key
+    answers is looked up in ``env``, by default the environment of this process.
+
+    Raises InvalidConfig, also when the file cannot be read.
+    """
+    environment = os.environ if env is None else env
+    root = _parse_source(Path(path), ())
+    try:
+        return Resolver(root, max_size=_TRUSTED_SIZE, max_depth=_TRUSTED_DEPTH, env=environment).resolve()
+    except RecursionError:
+        raise _too_deep(_TRUSTED_DEPTH) from None
+
+
+def _decoded(text: str | bytes, max_bytes: int) -> str:
+    if len(text) > max_bytes:
+        raise _too_large(max_bytes)
+    try:
+        if isinstance(text, bytes):
+            text = text.decode()
+        elif len(text.encode()) > max_bytes:
+            raise _too_large(max_bytes)
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise InvalidConfig(message=f"the configuration must be text in UTF-8: {error.reason}") from None
+    return text.removeprefix("\ufeff")
+
+
+def _too_large(max_bytes: int) -> InvalidConfig:
+    return InvalidConfig(message=f"the configuration is larger than the limit of {max_bytes} bytes")
+
+
+def _too_deep(max_depth: int) -> InvalidConfig:
+    return InvalidConfig(message=f"objects and lists nest deeper than the limit of {max_depth}")
+
+
+# -- JSON, which is HOCON too, in a fraction of the time ---------------------------------------------
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("HOCON merges equal keys")
+    return result
+
+
+def _number(written: str) -> int | float:
+    if len(written) > 1000:
+        raise ValueError("too long")
+    value = number(written)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError("too large")
+    return value
+
+
+def _not_json(constant: str) -> None:
+    raise ValueError(f"{constant} is text in HOCON")
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
+    """Return the object of plain JSON, None for anything that HOCON says more about."""
+    if not text.lstrip().startswith("{"):
+        return None
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_int=_number,
+            parse_float=_number,
+            parse_constant=_not_json,
+        )
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _check_depth(text: str, value: dict[str, Any], max_depth: int) -> None:
+    if text.count("{") + text.count("[") <= max_depth:
+        return
+    level: list[Any] = [value]
+    for _ in range(max_depth):
+        level = [
+            item for container in level for item in _children(container) if isinstance(item, (dict, list))
+        ]
+        if not level:
+            return
+    raise _too_deep(max_depth)
+
+
+def _children(container: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(container.values()) if isinstance(container, dict) else container
+
+
+# -- HOCON -----------------------------------------------------------------------------------------
+
+
+def _refuse(include: Include) -> Object | None:
+    raise include.error("'include' is not allowed here: send the whole configuration")
+
+
+def _parsed(text: str, *, max_bytes: int, max_depth: int) -> dict[str, Any]:
+    try:
+        root = Parser(Source(text), max_depth=max_depth, include=_refuse).parse()
+        value = Resolver(root, max_size=max_bytes, max_depth=max_depth).resolve()
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise _too_deep(max_depth) from None
+    except UnicodeEncodeError:
+        raise InvalidConfig(message="\\u escapes of surrogates must come in pairs") from None
+    return value
+
+
+def _parse_source(path: Path, including: tuple[Path, ...], prefix: tuple[str, ...] = ()) -> Object:
+    try:
+        text = path.read_bytes().decode().removeprefix("\ufeff")
+    except OSError as error:
+        raise InvalidConfig(message=f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InvalidConfig(message=f"{path} must be text in UTF-8: {error.reason}") from None
+    chain = (*including, path)
+
+    def included(statement: Include) -> Object | None:
+        return _included(statement, chain)
+
+    try:
+        return Parser(
+            Source(text, str(path)), max_depth=_TRUSTED_DEPTH, include=included, prefix=prefix
+        ).parse()
+    except RecursionError:
+        raise _too_deep(_TRUSTED_DEPTH) from None
+
+
+def _included(statement: Include, chain: tuple[Path, ...]) -> Object | None:
+    if statement.kind not in (None, "file"):
+        raise statement.error(f"include {statement.kind}(…) is not supported; include a file")
+    path = chain[-1].parent / Path(statement.name).expanduser()
+    candidates = [path] if path.suffix else [path.with_suffix(".conf"), path.with_suffix(".json"), path]
+    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if found is None:
+        if statement.required:
+            raise statement.error(f"the required file {path} does not exist")
+        return None
+    if len(chain) >= _MAX_INCLUDES or found.resolve() in {other.resolve() for other in chain}:
+        raise statement.error(f"including {path} here goes round in a circle")
+    return _parse_source(found, chain, statement.prefix)

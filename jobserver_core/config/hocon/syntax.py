@@ -1,0 +1,386 @@
+"""HOCON text to the tree of what it says, before substitutions are put in.
+
+Follows the HOCON specification of the Typesafe ("Lightbend") config library. Every step is
+linear in the text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+
+from jobserver_core.config.hocon.nodes import (
+    Append,
+    Array,
+    Concat,
+    Include,
+    Node,
+    Number,
+    Object,
+    Path,
+    Reference,
+    Source,
+    define,
+    merge,
+)
+from jobserver_core.errors import InvalidConfig
+from jobserver_core.models.json_values import number
+
+__all__ = [
+    "Append",
+    "Array",
+    "Concat",
+    "Include",
+    "Number",
+    "Object",
+    "Parser",
+    "Path",
+    "Reference",
+    "Source",
+]
+
+_BLANKS = r" \t\r\f\v\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
+_BLANK = re.compile(f"[{_BLANKS}]*")
+_IGNORED = re.compile(rf"(?:[{_BLANKS}\n]+|#[^\n]*|//[^\n]*)*")
+_RESERVED = r'$"{}\[\]:=,+#`^?!@*&\\'
+_WORD = re.compile(rf"(?:[^{_BLANKS}\n{_RESERVED}/]|/(?!/)|(?<=[0-9][eE])\+(?=[0-9]))+")
+_LONE_WORD = re.compile(rf"([^{_BLANKS}\n{_RESERVED}/]+)[{_BLANKS}]*(?=[,\n}}\]#]|\Z)")
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_INCLUDE = re.compile(
+    r"include[ \t]+(?P<required>required\([ \t]*)?(?:(?P<kind>[a-z]+)\([ \t]*)?"
+    r'(?P<name>"(?:[^"\\\n]|\\.)*")(?P<closing>[ \t)]*)'
+)
+_QUOTED = re.compile(r'"[^"\\\n]*(?:\\.[^"\\\n]*)*"')
+_JSON = json.JSONDecoder(strict=False)
+_KEYWORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
+_MAX_NUMBER_LENGTH = 1000
+_MAX_VALUES = 200_000
+
+
+class _Word(str):
+    """Text without quotes, which may turn out to be a number or a keyword."""
+
+    __slots__ = ()
+
+
+class Parser:
+    """Parses one text; ``include`` is given each include statement, and returns what to merge, or raises."""
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        max_depth: int,
+        include: Callable[[Include], Object | None],
+        prefix: Path = (),
+    ) -> None:
+        self._source = source
+        self._text = source.text
+        self._max_depth = max_depth
+        self._include = include
+        self._prefix = prefix
+        self._at = 0
+        self._values = 0
+
+    def parse(self) -> Object:
+        """Return the text's object. Raises InvalidConfig."""
+        self._skip()
+        char = self._char()
+        if char == "[":
+            raise self._error("the configuration must be an object, not a list")
+        if char == "{":
+            root = self._object(self._prefix, 1)
+            self._skip()
+            if self._char():
+                raise self._error(f"nothing may follow the closing '}}', found {self._shown()}")
+            return root
+        root = Object()
+        self._members(root, self._prefix, 1)
+        if self._char():
+            raise self._error("this '}' closes nothing")
+        return root
+
+    # -- where we are ------------------------------------------------------------------------------
+
+    def _char(self) -> str:
+        return self._text[self._at : self._at + 1]
+
+    def _take(self, pattern: re.Pattern[str]) -> str:
+        """Step over what a pattern matches here, which may be nothing, and return it."""
+        match = pattern.match(self._text, self._at)
+        taken = match.group() if match else ""
+        self._at += len(taken)
+        return taken
+
+    def _skip(self) -> None:
+        self._take(_IGNORED)
+
+    def _error(self, message: str, position: int | None = None) -> InvalidConfig:
+        return self._source.error(self._at if position is None else position, message)
+
+    def _shown(self) -> str:
+        char = self._char()
+        names = {"": "the end of the text", "\n": "the end of the line"}
+        return names.get(char, repr(char))
+
+    def _deeper(self, depth: int) -> int:
+        if depth > self._max_depth:
+            raise self._error(f"objects and lists nest deeper than the limit of {self._max_depth}")
+        return depth
+
+    # -- objects -----------------------------------------------------------------------------------
+
+    def _object(self, path: Path, depth: int) -> Object:
+        opened = self._at
+        self._at += 1
+        result = Object()
+        self._members(result, path, self._deeper(depth))
+        if not self._char():
+            raise self._error("this '{' is never closed", opened)
+        self._at += 1
+        return result
+
+    def _members(self, into: Object, path: Path, depth: int) -> None:
+        self._skip()
+        while self._char() not in ("", "}"):
+            self._member(into, path, depth)
+            self._skip()
+            if self._char() == ",":
+                self._at += 1
+                self._skip()
+
+    def _member(self, into: Object, path: Path, depth: int) -> None:
+        word = _WORD.match(self._text, self._at)
+        if word is not None and word.group() == "include":
+            self._included(into, path)
+            return
+        started = self._at
+        key = self._path("a key")
+        self._skip()
+        append = self._operator()
+        inner = self._deeper(depth + len(key) - 1)
+        value = self._value((*path, *key), inner)
+        target = self._parent(into, key)
+        stack = target.fields.setdefault(key[-1], [])
+        if append:
+            self._append(stack, value, started)
+        else:
+            define(stack, value)
+
+    def _operator(self) -> bool:
+        char = self._char()
+        if char == "{":
+            return False
+        if char and char in "=:":
+            self._at += 1
+        elif self._text.startswith("+=", self._at):
+            self._at += 2
+        else:
+            raise self._error(f"expected '=', ':', '+=' or '{{' after the key, found {self._shown()}")
+        self._skip()
+        return char == "+"
+
+    @staticmethod
+    def _parent(obj: Object, key: Path) -> Object:
+        for name in key[:-1]:
+            stack = obj.fields.setdefault(name, [])
+            define(stack, Object())
+            obj = stack[-1]
+        return obj
+
+    def _append(self, stack: list[Node], value: Node, position: int) -> None:
+        top = stack[-1] if stack else None
+        if not stack:
+            stack.append(Array([value]))
+        elif isinstance(top, (Array, Append)):
+            top.items.append(value)
+        else:
+            stack.append(Append([value], self._source, position))
+
+    def _included(self, into: Object, path: Path) -> None:
+        match = _INCLUDE.match(self._text, self._at)
+        if match is None:
+            raise self._error(
+                "'include' is a statement of HOCON and needs a quoted name; a key of that name needs quotes"
+            )
+        expected = bool(match["required"]) + bool(match["kind"])
+        if match["closing"].count(")") != expected:
+            raise self._error("the parentheses of this include do not match")
+        statement = Include(
+            name=self._unescaped(match["name"], match.start("name")),
+            kind=match["kind"],
+            required=bool(match["required"]),
+            prefix=path,
+            source=self._source,
+            position=self._at,
+        )
+        self._at = match.end()
+        included = self._include(statement)
+        if included is not None:
+            merge(into, included)
+
+    # -- paths -------------------------------------------------------------------------------------
+
+    def _path(self, what: str) -> Path:
+        """Read ``a."b.c".d``: names between dots, which may be quoted, and hold blanks."""
+        path: list[str] = []
+        name: list[str] = []
+        for piece in self._path_pieces():
+            if piece is not None:
+                name.append(piece)
+            elif name:
+                path.append("".join(name))
+                name = []
+            else:
+                raise self._error(f'{what} has an empty part; write "" if that is meant')
+        if not name:
+            problem = "ends with a dot" if path else "is missing"
+            raise self._error(f"expected {what}, found {self._shown()}" if not path else f"{what} {problem}")
+        return (*path, "".join(name))
+
+    def _path_pieces(self) -> Iterator[str | None]:
+        """Yield the pieces of names, and None for each dot between them; blanks around dots go."""
+        gap = ""
+        while True:
+            word = ""
+            if self._char() == '"':
+                yield gap + self._string()
+            elif word := self._take(_WORD):
+                first, *others = word.split(".")
+                yield from [gap + first] if first else []
+                for other in others:
+                    yield None
+                    yield from [other] if other else []
+            else:
+                return
+            gap = self._take(_BLANK)
+            if word.endswith("."):
+                gap = ""
+
+    # -- values ------------------------------------------------------------------------------------
+
+    def _count(self) -> None:
+        self._values += 1
+        if self._values > _MAX_VALUES:
+            raise self._error(f"more than {_MAX_VALUES} values; send them as JSON, which has no such limit")
+
+    def _value(self, path: Path, depth: int) -> Node:
+        self._count()
+        started = self._at
+        lone = _LONE_WORD.match(self._text, started)
+        if lone is not None:
+            self._at = lone.end()
+            return self._scalar(lone[1], started)
+        pieces: list[tuple[str, Node]] = []
+        gap = ""
+        while (node := self._piece(path, depth)) is not self:
+            pieces.append((gap, node))
+            gap = self._take(_BLANK)
+        self._at_value_end(bool(pieces))
+        if len(pieces) == 1:
+            node = pieces[0][1]
+            return self._scalar(node, started) if isinstance(node, _Word) else node
+        if all(isinstance(node, str) for _, node in pieces):
+            return "".join(gap + node for gap, node in pieces)
+        return Concat(pieces, self._source, started)
+
+    def _piece(self, path: Path, depth: int) -> Node:
+        """Read one value; return this parser when there is none."""
+        char = self._char()
+        if char == '"':
+            return self._string()
+        if char and char in "{[$":
+            self._count()
+        if char == "{":
+            return self._object(path, depth + 1)
+        if char == "[":
+            return self._array(depth + 1)
+        if char == "$":
+            return self._reference()
+        word = self._take(_WORD)
+        return _Word(word) if word else self
+
+    def _at_value_end(self, found: bool) -> None:
+        char = self._char()
+        if char in ("", "\n", ",", "}", "]", "#") or self._text.startswith("//", self._at):
+            if not found:
+                raise self._error(f'expected a value, found {self._shown()}; write "" for an empty text')
+            return
+        raise self._error(f"{char!r} may not stand in text without quotes; put the text in double quotes")
+
+    def _scalar(self, word: str, position: int) -> Node:
+        if word in _KEYWORDS:
+            return _KEYWORDS[word]
+        match = _NUMBER.fullmatch(word)
+        if match is None:
+            return str(word)
+        if len(word) > _MAX_NUMBER_LENGTH:
+            raise self._error(
+                f"a number may have {_MAX_NUMBER_LENGTH} characters at most; in quotes it would be text",
+                position,
+            )
+        value = number(word)
+        if value in (float("inf"), float("-inf")):
+            raise self._error(f"{word} is too large a number; in quotes it would be text", position)
+        return Number(str(word), value)
+
+    def _array(self, depth: int) -> Array:
+        opened = self._at
+        self._deeper(depth)
+        self._at += 1
+        items: list[Node] = []
+        self._skip()
+        while (char := self._char()) != "]":
+            if not char:
+                raise self._error("this '[' is never closed", opened)
+            items.append(self._value((), depth))
+            self._skip()
+            if self._char() == ",":
+                self._at += 1
+                self._skip()
+        self._at += 1
+        return Array(items)
+
+    def _reference(self) -> Reference:
+        started = self._at
+        if not self._text.startswith("${", started):
+            raise self._error("'$' may only stand in text without quotes as ${path}")
+        self._at += 2
+        optional = self._char() == "?"
+        self._at += optional
+        self._take(_BLANK)
+        path = self._path("a path in ${…}")
+        if self._char() != "}":
+            raise self._error(f"expected '}}' after the path in ${{…}}, found {self._shown()}")
+        self._at += 1
+        return Reference(path, optional, self._prefix, self._source, started)
+
+    def _string(self) -> str:
+        started = self._at
+        if self._text.startswith('"""', started):
+            return self._multi_line_string()
+        quoted = _QUOTED.match(self._text, started)
+        if quoted is None:
+            raise self._error('this quoted text does not end on its line; use """ for several lines')
+        self._at = quoted.end()
+        return self._unescaped(quoted.group(), started)
+
+    def _unescaped(self, quoted: str, position: int) -> str:
+        if "\\" not in quoted:
+            return quoted[1:-1]
+        try:
+            return str(_JSON.decode(quoted))
+        except json.JSONDecodeError as error:
+            raise self._error(f"in a quoted text: {error.msg}", position + error.pos) from None
+
+    def _multi_line_string(self) -> str:
+        started = self._at
+        end = self._text.find('"""', started + 3)
+        if end < 0:
+            raise self._error('this """ is never closed', started)
+        end += 3
+        while self._text.startswith('"', end):
+            end += 1
+        self._at = end
+        return self._text[started + 3 : end - 3]

@@ -1,0 +1,264 @@
+"""Settings from configuration files and mappings, over the documented defaults.
+
+A file is HOCON in the layout ``spark { … } jobserver { … }``, see :mod:`jobserver_core.config.settings`. The
+spellings of the old server (``spark.jobserver.port``) are taken where they mean the same, those
+that mean nothing here are ignored with one warning each, and unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from jobserver_core.config import hocon
+from jobserver_core.config.old_settings import ALIASES, IGNORED, check_ignored
+from jobserver_core.config.setting_types import Section, SettingType, setting_key
+from jobserver_core.config.settings import Settings, default_data_dir
+from jobserver_core.errors import InvalidSetting
+
+__all__ = ["Described", "describe", "load_settings", "sections", "setting_types"]
+
+_log = logging.getLogger(__name__)
+
+
+@attrs.frozen(kw_only=True)
+class Described:
+    """One setting: its value JSON-like and without secrets, where that is from, and what it means."""
+
+    key: str
+    value: Any
+    origin: str
+    kind: str
+    doc: str
+
+
+def load_settings(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Settings:
+    """Return the settings of a file and of overrides, which win, over the defaults.
+
+    Keys of ``overrides`` may nest or have dots (``{"jobserver.http.port": 0}``); objects of free keys are
+    merged. Relative paths are taken from the file's folder, those of overrides from the working
+    directory. ``env`` stands for the environment in ``${NAME}`` of the file and in the default data folder.
+
+    Raises InvalidConfig for text that is not HOCON, InvalidSetting for an unknown key (with the nearest
+    known one) and for a value that a setting does not take.
+    """
+    collected = _Collected()
+    if path is not None:
+        file = Path(path).absolute()
+        with _located(path):
+            collected.add(hocon.parse_file(path, env=env), origin=str(path), folder=file.parent)
+    if overrides is not None:
+        collected.add(overrides, origin="override", folder=Path.cwd())
+    if env is not None and "jobserver.data-dir" not in collected.values:
+        collected.values["jobserver.data-dir"] = default_data_dir(env)
+        collected.origins["jobserver.data-dir"] = "default"
+    for warning in collected.warnings:
+        _log.warning("%s", warning)
+    return collected.settings()
+
+
+@contextlib.contextmanager
+def _located(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except InvalidSetting as error:
+        message = f"{error.message} (in {os.fspath(path)})"
+        raise InvalidSetting(key=error.key, message=message, nearest=error.nearest) from None
+
+
+def sections() -> dict[str, type[Section]]:
+    """Return the classes of the sections by the attribute of :class:`Settings` that has them."""
+    found = {}
+    for name, field in attrs.fields_dict(Settings).items():
+        factory = getattr(field.default, "factory", None)
+        if isinstance(factory, type) and issubclass(factory, Section):
+            found[name] = factory
+    return found
+
+
+def setting_types() -> dict[str, SettingType]:
+    """Return every setting's kind by its dotted key."""
+    classes: list[type[Section]] = [Settings, *sections().values()]
+    return {
+        setting_key(section.prefix, name): kind
+        for section in classes
+        for name, kind in section.setting_types().items()
+    }
+
+
+def describe(settings: Settings) -> Iterator[Described]:
+    """Yield every setting with its effective value and where that came from, secrets masked."""
+    parts: list[Section] = [settings, *(getattr(settings, name) for name in sections())]
+    for part in parts:
+        defaults = type(part)()
+        for name, kind in part.setting_types().items():
+            key, value = setting_key(part.prefix, name), getattr(part, name)
+            implicit = "default" if value == getattr(defaults, name) else "code"
+            yield Described(
+                key=key,
+                value=None if value is None else kind.show(value),
+                origin=settings.origins.get(key, implicit),
+                kind=kind.name,
+                doc=kind.doc,
+            )
+
+
+class _Collected:
+    """What files and overrides said so far, by the dotted key of each setting."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.origins: dict[str, str] = {}
+        self.warnings: list[str] = []
+        self._types = setting_types()
+        self._sections = _parents([*self._types, *ALIASES, *IGNORED])
+        self._sections |= {f"spark.{key}" for key in self._sections if key.startswith("jobserver")}
+
+    def settings(self) -> Settings:
+        """Return the settings. Raises InvalidSetting for those that do not go together."""
+        parts: dict[str, Any] = {
+            name: section(**self._arguments(section)) for name, section in sections().items()
+        }
+        return Settings(
+            **self._arguments(Settings), **parts, warnings=tuple(self.warnings), origins=dict(self.origins)
+        )
+
+    def _arguments(self, section: type[Section]) -> dict[str, Any]:
+        keys = {name: setting_key(section.prefix, name) for name in section.setting_types()}
+        return {name: self.values[key] for name, key in keys.items() if key in self.values}
+
+    def add(self, tree: Mapping[str, Any], *, origin: str, folder: Path) -> None:
+        """Lay a tree of settings over what is here already."""
+        source = _Source()
+        self._read(source, (), tree)
+        for key, (written, value) in self._yarn(source).items():
+            source.given[key] = (written, value)
+        for key, (written, value) in source.given.items():
+            kind = self._types[key]
+            typed = kind.convert(value, written)
+            anchored = None if typed is None else kind.anchor(typed, folder)
+            self.values[key] = _merged(self.values.get(key), anchored) if kind.free else anchored
+            self.origins[key] = origin
+        for key, value in source.ignored.items():
+            check_ignored(key, value)
+            self._warn(f"{key}: this setting of the old server means nothing here and is ignored")
+
+    def _read(self, source: _Source, path: tuple[str, ...], tree: Mapping[str, Any]) -> None:
+        for name, value in tree.items():
+            self._place(source, len(path) + 1, (*path, *str(name).split(".")), value)
+
+    def _place(self, source: _Source, first: int, tokens: tuple[str, ...], value: Any) -> None:
+        """Sort in one key of a source: dotted, so that a section and a free key may be in it."""
+        for end in range(first, len(tokens) + 1):
+            written = ".".join(tokens[:end])
+            if written in IGNORED:
+                self._ignore(source, written, _nested(tokens[end:], value))
+                return
+            key = self._canonical(written)
+            if key is not None:
+                if end < len(tokens) and not self._types[key].free:
+                    raise self._unknown(".".join(tokens))
+                source.give(written, key, _nested(tokens[end:], value), free=self._types[key].free)
+                return
+            if written not in self._sections:
+                raise self._unknown(".".join(tokens))
+        if not isinstance(value, Mapping):
+            raise InvalidSetting(key=".".join(tokens), message="is a group of settings and takes an object")
+        self._read(source, tokens, value)
+
+    def _canonical(self, written: str) -> str | None:
+        """Return the setting that a key means, or None; the new layout may stand below ``spark`` too."""
+        for key in (written, ALIASES.get(written, ""), written.removeprefix("spark.")):
+            if key in self._types:
+                return key
+        return None
+
+    def _ignore(self, source: _Source, written: str, value: Any) -> None:
+        source.ignored[written] = _merged(source.ignored.get(written), value)
+        for alias, key in ALIASES.items():
+            if alias.startswith(f"{written}."):
+                inner = _inner(value, alias.removeprefix(f"{written}.").split("."))
+                if inner is not None:
+                    source.give(alias, key, inner, free=False)
+
+    def _yarn(self, source: _Source) -> dict[str, tuple[str, Any]]:
+        """Return what the ``yarn-…`` spellings set: they win over the others, on a YARN master."""
+        _, master = source.given.get("spark.master", ("", self.values.get("spark.master")))
+        if str(master).startswith("yarn"):
+            return source.yarn
+        for written, _ in source.yarn.values():
+            self._warn(f"{written}: this setting is for YARN masters and is ignored")
+        return {}
+
+    def _warn(self, warning: str) -> None:
+        if warning not in self.warnings:
+            self.warnings.append(warning)
+
+    def _unknown(self, written: str) -> InvalidSetting:
+        message = "there is no such setting"
+        if written.startswith("spark.") and not written.startswith("spark.jobserver."):
+            message += "; Spark's own settings go into spark.context-settings"
+        return InvalidSetting(key=written, message=message, nearest=self._nearest(written))
+
+    def _nearest(self, written: str) -> str | None:
+        known = [*self._types, *_parents(self._types)]
+        leaf = written.rpartition(".")[2]
+        same_leaf = [key for key in self._types if key.rpartition(".")[2] == leaf]
+        for candidates, cutoff in ((same_leaf, 0.0), (known, 0.75)):
+            if found := difflib.get_close_matches(written, candidates, n=1, cutoff=cutoff):
+                return found[0]
+        return None
+
+
+class _Source:
+    """What one file or mapping gives: ``(key as written, value)`` by setting, and what is ignored of it."""
+
+    def __init__(self) -> None:
+        self.given: dict[str, tuple[str, Any]] = {}
+        self.yarn: dict[str, tuple[str, Any]] = {}
+        self.ignored: dict[str, Any] = {}
+
+    def give(self, written: str, key: str, value: Any, *, free: bool) -> None:
+        """Take one setting. Raises InvalidSetting when it was given under another spelling too."""
+        if ".yarn-" in written:
+            self.yarn[key] = (written, value)
+            return
+        before, earlier = self.given.get(key, (written, None))
+        if before != written:
+            raise InvalidSetting(key=written, message=f"is the same setting as '{before}': keep one of them")
+        self.given[key] = (written, _merged(earlier, value) if free else value)
+
+
+def _parents(keys: Iterable[str]) -> set[str]:
+    return {key[:index] for key in keys for index, char in enumerate(key) if char == "."}
+
+
+def _nested(tokens: tuple[str, ...], value: Any) -> Any:
+    for token in reversed(tokens):
+        value = {token: value}
+    return value
+
+
+def _inner(tree: Any, tokens: list[str]) -> Any:
+    for token in tokens:
+        tree = tree.get(token) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def _merged(below: Any, above: Any) -> Any:
+    """Lay one tree over another, as HOCON merges objects; anything else replaces what is below."""
+    if not isinstance(below, Mapping) or not isinstance(above, Mapping):
+        return above
+    return {**below, **{key: _merged(below.get(key), value) for key, value in above.items()}}

@@ -1,0 +1,343 @@
+"""The kinds of values that a setting can have: what they take, and how they are shown.
+
+Each function here makes the attrs field of one setting, which converts and checks what it is
+given and raises :class:`~jobserver_core.errors.InvalidSetting` with the setting's key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+
+from jobserver_core.config.units import duration_text, parse_duration, parse_size, size_text
+from jobserver_core.errors import InvalidSetting
+from jobserver_core.models.redaction import Secret, redacted, redacted_url
+
+__all__ = [
+    "Section",
+    "SettingType",
+    "bind",
+    "duration",
+    "flag",
+    "named_paths",
+    "named_trees",
+    "number",
+    "path",
+    "paths",
+    "secret",
+    "setting_key",
+    "size",
+    "text",
+    "texts",
+    "tree",
+]
+
+_METADATA_KEY = "setting"
+_URI_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+
+
+@attrs.frozen(kw_only=True)
+class SettingType:
+    """What a setting takes.
+
+    ``name`` is the kind for the reference documentation. ``parse`` turns a value into the typed one or
+    raises ValueError. ``show`` makes a JSON-like value of a typed one, as a configuration file would have
+    it, with nothing secret in it. ``anchor`` puts a folder before relative paths. ``free`` values are
+    objects of keys of their own.
+    """
+
+    name: str
+    doc: str
+    parse: Callable[[Any], Any]
+    show: Callable[[Any], Any]
+    nullable: bool = False
+    free: bool = False
+    anchor: Callable[[Any, Path], Any] = lambda value, _folder: value
+
+    def convert(self, value: Any, key: str) -> Any:
+        """Return the typed value. Raises InvalidSetting with the key."""
+        if value is None:
+            if self.nullable:
+                return None
+            raise InvalidSetting(key=key, message=f"must not be null, it takes a {self.name}")
+        try:
+            return self.parse(value)
+        except ValueError as error:
+            raise InvalidSetting(key=key, message=str(error)) from None
+
+
+def setting_key(prefix: str, attribute: str) -> str:
+    """Return the dotted key of an attribute: its underscores are written as hyphens."""
+    return f"{prefix}.{attribute.replace('_', '-')}"
+
+
+class Section:
+    """A group of settings under one prefix; subclasses are frozen attrs classes."""
+
+    prefix: ClassVar[str]
+
+    @classmethod
+    def setting_types(cls) -> dict[str, SettingType]:
+        """Return the kinds of the section's settings by attribute name."""
+        fields = attrs.fields_dict(cls)  # type: ignore[arg-type]
+        return {n: f.metadata[_METADATA_KEY] for n, f in fields.items() if _METADATA_KEY in f.metadata}
+
+
+def bind(cls: type[Any], fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
+    """Give every setting of a section the converter that knows its key (an attrs ``field_transformer``)."""
+    return [_bound(cls.prefix, field) if _METADATA_KEY in field.metadata else field for field in fields]
+
+
+def _bound(prefix: str, field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
+    kind: SettingType = field.metadata[_METADATA_KEY]
+    key = setting_key(prefix, field.name)
+    return field.evolve(converter=lambda value: kind.convert(value, key))
+
+
+def _field(kind: SettingType, default: Any, *, shown: bool = True) -> Any:
+    metadata = {_METADATA_KEY: kind}
+    if callable(default):
+        return attrs.field(factory=default, metadata=metadata, repr=shown)
+    return attrs.field(default=default, metadata=metadata, repr=shown)
+
+
+def _in_range(value: Any, minimum: float | None, maximum: float | None, show: Callable[[Any], str]) -> Any:
+    if minimum is not None and value < minimum:
+        raise ValueError(f"must be at least {show(minimum)}, got {show(value)}")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"must be at most {show(maximum)}, got {show(value)}")
+    return value
+
+
+def duration(
+    default: float | None, doc: str, *, minimum: float = 0.0, maximum: float = 10 * 365 * 86400.0
+) -> Any:
+    """Make a field of seconds, at most ten years unless told otherwise."""
+
+    def parse(value: Any) -> float:
+        seconds: float = _in_range(parse_duration(value), minimum, maximum, duration_text)
+        return seconds
+
+    kind = SettingType(name="duration", doc=doc, parse=parse, show=duration_text, nullable=default is None)
+    return _field(kind, default)
+
+
+def size(default: int, doc: str, *, minimum: int = 0, maximum: int = 2**62) -> Any:
+    """Make a field of bytes."""
+
+    def parse(value: Any) -> int:
+        count: int = _in_range(parse_size(value), minimum, maximum, size_text)
+        return count
+
+    return _field(SettingType(name="size", doc=doc, parse=parse, show=size_text), default)
+
+
+def number(
+    default: float | None,
+    doc: str,
+    *,
+    minimum: float = 0,
+    maximum: float = 2**31 - 1,
+    whole: bool = True,
+    zero_is_none: bool = False,
+) -> Any:
+    """Make a field of a number; numbers as text are taken too, as HOCON's getters do."""
+
+    def parse(value: Any) -> float | None:
+        parsed = _number(value, whole)
+        if parsed == 0 and zero_is_none:
+            return None
+        checked: float = _in_range(parsed, minimum, maximum, "{:g}".format)
+        return checked
+
+    name = "whole number" if whole else "number"
+    kind = SettingType(name=name, doc=doc, parse=parse, show=lambda value: value, nullable=default is None)
+    return _field(kind, default)
+
+
+def _number(value: Any, whole: bool) -> float:
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            parsed = float(value)
+            if whole and parsed.is_integer():
+                return int(parsed)
+            if not whole and math.isfinite(parsed):
+                return parsed
+    raise ValueError(f"expected {'a whole number' if whole else 'a number'}, got {_shortened(value)}")
+
+
+def _shortened(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+_FLAGS = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
+
+
+def flag(default: bool, doc: str) -> Any:
+    """Make a field of true or false; ``on``, ``off``, ``yes`` and ``no`` are taken too, as in HOCON."""
+
+    def parse(value: Any) -> bool:
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.strip().lower() in _FLAGS:
+            return _FLAGS[value.strip().lower()]
+        raise ValueError(f"expected true or false, got {_shortened(value)}")
+
+    kind = SettingType(name="true or false", doc=doc, parse=parse, show=bool)
+    return _field(kind, default)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise ValueError(f"expected text, got {_shortened(value)}")
+    if "\0" in value or not value.strip():
+        raise ValueError("must not be empty" if not value.strip() else "must not contain a NUL character")
+    return value.strip()
+
+
+def text(
+    default: str | None, doc: str, *, check: Callable[[str], str] | None = None, url: bool = False
+) -> Any:
+    """Make a field of text that is not empty; a URL's password is not shown."""
+
+    def parse(value: Any) -> str:
+        return check(_text(value)) if check else _text(value)
+
+    show = redacted_url if url else str
+    kind = SettingType(
+        name="URL" if url else "text", doc=doc, parse=parse, show=show, nullable=default is None
+    )
+    if url:
+        return attrs.field(
+            default=default, metadata={_METADATA_KEY: kind}, repr=lambda v: repr(v and show(v))
+        )
+    return _field(kind, default)
+
+
+def _items(value: Any) -> list[Any]:
+    if isinstance(value, str):
+        return [item for item in value.split(",") if item.strip()]
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    raise ValueError(f"expected a list of texts, got {_shortened(value)}")
+
+
+def texts(default: tuple[str, ...], doc: str, *, check: Callable[[str], str] | None = None) -> Any:
+    """Make a field of several texts: a list, or one text with commas."""
+
+    def parse(value: Any) -> tuple[str, ...]:
+        items = [_text(item) for item in _items(value)]
+        return tuple(check(item) if check else item for item in items)
+
+    kind = SettingType(name="list of texts", doc=doc, parse=parse, show=_show_list)
+    return _field(kind, default)
+
+
+def _show_list(values: tuple[Any, ...]) -> list[str]:
+    return [str(value) for value in values]
+
+
+def _path(value: Any) -> Path:
+    if isinstance(value, os.PathLike):
+        return Path(value)
+    try:
+        return Path(_text(value)).expanduser()
+    except RuntimeError:
+        raise ValueError(f"the home folder in {value!r} is not known; write the whole path") from None
+
+
+def path(default: Callable[[], Path] | None, doc: str) -> Any:
+    """Make a field of a path; ``~`` is the user's home folder."""
+    kind = SettingType(
+        name="path",
+        doc=doc,
+        parse=_path,
+        show=str,
+        nullable=default is None,
+        anchor=lambda value, folder: folder / value,
+    )
+    return _field(kind, default)
+
+
+def paths(doc: str) -> Any:
+    """Make a field of several paths, none by default."""
+
+    def parse(value: Any) -> tuple[Path, ...]:
+        return tuple(_path(item) for item in _items(value))
+
+    kind = SettingType(
+        name="list of paths",
+        doc=doc,
+        parse=parse,
+        show=_show_list,
+        anchor=lambda values, folder: tuple(folder / value for value in values),
+    )
+    return _field(kind, ())
+
+
+def secret(doc: str) -> Any:
+    """Make a field of a text that is never shown, null by default."""
+
+    def parse(value: Any) -> Secret:
+        if isinstance(value, Secret):
+            return value
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError("expected text that is not empty")
+        return Secret(value.strip())
+
+    return _field(SettingType(name="secret", doc=doc, parse=parse, show=str, nullable=True), None)
+
+
+def _mapping(value: Any, of: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"expected an object of {of}, got {_shortened(value)}")
+    return copy.deepcopy(dict(value))
+
+
+def _tree_of(
+    doc: str,
+    of: str,
+    check: Callable[[Any], Any],
+    anchor: Callable[[Any, Path], Any] = lambda value, _folder: value,
+) -> Any:
+    def parse(value: Any) -> dict[str, Any]:
+        return {str(name): check(item) for name, item in _mapping(value, of).items()}
+
+    kind = SettingType(name=f"object of {of}", doc=doc, parse=parse, show=redacted, free=True, anchor=anchor)
+    return _field(kind, dict, shown=False)
+
+
+def tree(doc: str) -> Any:
+    """Make a field of free keys; it is a plain dict, and not part of the repr, since it may hold secrets."""
+    return _tree_of(doc, "anything", lambda item: item)
+
+
+def named_trees(doc: str) -> Any:
+    """Make a field of objects by name."""
+    return _tree_of(doc, "objects", lambda item: _mapping({} if item is None else item, "settings"))
+
+
+def named_paths(doc: str) -> Any:
+    """Make a field of paths by name; a URI is taken too, and left as it is."""
+
+    def located(item: Any, folder: Path) -> str:
+        return item if _URI_SCHEME.match(item) else str(folder / item)
+
+    def anchor(value: dict[str, Any], folder: Path) -> dict[str, Any]:
+        return {name: located(item, folder) for name, item in value.items()}
+
+    def checked(item: Any) -> str:
+        return _text(item) if isinstance(item, str) and _URI_SCHEME.match(item) else str(_path(item))
+
+    return _tree_of(doc, "paths", checked, anchor)

@@ -1,0 +1,133 @@
+"""Binaries: uploaded code, and the class paths that name it.
+
+A binary is a name with versions. Each upload adds a version; the newest is used by later
+jobs, while running jobs keep theirs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from enum import Enum
+
+import attrs
+
+from jobserver_core.errors import InvalidRequest, MalformedUrl, UnsupportedMediaType
+from jobserver_core.models.names import check_binary_name
+from jobserver_core.models.validation import aware, non_negative, sha256
+
+__all__ = ["Binary", "BinaryType", "ClassPathEntry", "ResolvedEntry", "parse_class_path"]
+
+_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):(.*)", re.DOTALL)
+
+
+class BinaryType(str, Enum):
+    """The kinds of code that can be uploaded; the value is the wire's ``binary-type``."""
+
+    JAR = "Jar"
+    EGG = "Egg"
+    WHEEL = "Wheel"
+
+    @classmethod
+    def from_media_type(cls, media_type: str | None) -> BinaryType:
+        """Return the type for a Content-Type; its parameters are ignored.
+
+        Raises UnsupportedMediaType when it is missing or not one of the four that the
+        old server knew.
+        """
+        essence = (media_type or "").split(";")[0].strip().lower()
+        if essence not in _MEDIA_TYPES:
+            raise UnsupportedMediaType(media_type=media_type, supported=tuple(_MEDIA_TYPES))
+        return _MEDIA_TYPES[essence]
+
+    @classmethod
+    def from_file_name(cls, name: str) -> BinaryType | None:
+        """Return the type that a file name's ending says, or None."""
+        path = name.split("?", maxsplit=1)[0].split("#", maxsplit=1)[0].lower()
+        return next((kind for end, kind in _ENDINGS.items() if path.endswith(end)), None)
+
+    @property
+    def media_type(self) -> str:
+        """The preferred Content-Type of an upload of this type."""
+        return next(text for text, kind in _MEDIA_TYPES.items() if kind is self)
+
+    @property
+    def python(self) -> bool:
+        """Whether jobs of this type are Python jobs."""
+        return self is not BinaryType.JAR
+
+
+_MEDIA_TYPES = {
+    "application/java-archive": BinaryType.JAR,
+    "application/python-egg": BinaryType.EGG,
+    "application/python-wheel": BinaryType.WHEEL,
+    "application/python-archive": BinaryType.EGG,
+    "python-archive": BinaryType.EGG,
+}
+_ENDINGS = {
+    ".jar": BinaryType.JAR,
+    ".egg": BinaryType.EGG,
+    ".zip": BinaryType.EGG,
+    ".whl": BinaryType.WHEEL,
+}
+
+
+@attrs.frozen(kw_only=True)
+class Binary:
+    """One version of an uploaded binary: ``size`` bytes with the content hash ``digest``."""
+
+    id: str
+    name: str = attrs.field(validator=lambda _i, _a, value: check_binary_name(value))
+    type: BinaryType
+    uploaded_at: datetime = attrs.field(validator=aware)
+    digest: str = attrs.field(validator=sha256)
+    size: int = attrs.field(validator=non_negative)
+
+
+@attrs.frozen(kw_only=True)
+class ClassPathEntry:
+    """One entry of a requested class path: the name of a binary, or a URI. Exactly one is set."""
+
+    name: str | None = None
+    uri: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if (self.name is None) == (self.uri is None):
+            raise InvalidRequest(message="a class-path entry is either a binary name or a URI")
+
+    @classmethod
+    def parse(cls, text: str) -> ClassPathEntry:
+        """Read an entry as the ``cp`` parameter writes it: with a scheme it is a URI, else a name.
+
+        Raises MalformedUrl for a scheme with nothing behind it, InvalidName for a bad name.
+        """
+        found = _URI.fullmatch(text)
+        if not found:
+            return cls(name=check_binary_name(text))
+        if not found[2].strip("/"):
+            raise MalformedUrl(url=text, reason="nothing follows the protocol")
+        return cls(uri=text)
+
+    def __str__(self) -> str:
+        return self.name or self.uri or ""
+
+
+def parse_class_path(entries: str | Sequence[str]) -> tuple[ClassPathEntry, ...]:
+    """Read a class path given as one comma-separated text or as a list; blanks are dropped."""
+    texts = entries.split(",") if isinstance(entries, str) else entries
+    return tuple(ClassPathEntry.parse(t.strip()) for t in texts if t.strip())
+
+
+@attrs.frozen(kw_only=True)
+class ResolvedEntry:
+    """One entry of a resolved class path: what was asked for, and the very bytes it stood for.
+
+    ``binary_id`` is the version's id when the entry named a binary, None for a URI.
+    """
+
+    source: str
+    type: BinaryType
+    digest: str = attrs.field(validator=sha256)
+    size: int = attrs.field(validator=non_negative)
+    binary_id: str | None = None

@@ -1,0 +1,65 @@
+"""Contexts: live Spark applications that jobs run in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from jobserver_core.models.failures import ErrorInfo
+from jobserver_core.models.lifecycle import ContextState
+from jobserver_core.models.redaction import redacted_repr
+from jobserver_core.models.validation import aware
+
+__all__ = ["Context", "ContextQuery", "StartQueueStatus"]
+
+
+@attrs.frozen(kw_only=True)
+class Context:
+    """A context as it is recorded.
+
+    ``settings`` is the merged tree of ``spark.context-settings`` (JSON-like values). ``owner``
+    is the id of the server that runs it, ``owned_since`` when that began; an ad-hoc context
+    was made for one job and ends with it. ``stop_requested`` tells an end that somebody asked
+    for (through this API) from one that just happened. ``error`` is why it ended ERROR.
+    """
+
+    id: str
+    name: str
+    state: ContextState = ContextState.STARTED
+    settings: Mapping[str, Any] = attrs.field(factory=dict, hash=False, repr=redacted_repr)
+    ad_hoc: bool = False
+    owner: str
+    owned_since: datetime = attrs.field(validator=aware)
+    started_at: datetime = attrs.field(validator=aware)
+    ended_at: datetime | None = attrs.field(default=None, validator=aware)
+    stop_requested: bool = False
+    application_id: str | None = None
+    url: str | None = None
+    error: ErrorInfo | None = None
+
+    @property
+    def terminated_message(self) -> str:
+        """What a job says that ended because this context did (wording of the old server)."""
+        return f"Context ({self.name}) for this job was terminated"
+
+
+@attrs.frozen(kw_only=True)
+class ContextQuery:
+    """Which contexts to list: newest first, ``limit`` of them; None does not filter."""
+
+    states: tuple[ContextState, ...] | None = None
+    name: str | None = None
+    owner: str | None = None
+    limit: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class StartQueueStatus:
+    """How many contexts are ``starting`` now, at most ``limit``, and how many are ``queued`` behind them."""
+
+    limit: int
+    starting: int = 0
+    queued: int = 0

@@ -1,0 +1,127 @@
+"""Models and errors as JSON, and back: the one cattrs converter.
+
+What is written is meant for storage and for wires between our own processes, so reading is
+strict: an unknown key is an error, a number is not read from text, times need an offset.
+Times are ISO-8601 in UTC with microseconds, enums their values. JSON text is plain ASCII, so
+that no text that a job made up (NUL, lone surrogates) can upset what carries it.
+
+Import this module where it is used: the rest of the library does without cattrs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from enum import Enum
+from typing import Any, TypeVar, get_type_hints
+
+from cattrs import BaseValidationError, Converter, transform_error
+from cattrs.v import format_exception
+
+from jobserver_core import errors
+from jobserver_core.models import json_values
+from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.models.json_values import plain
+
+__all__ = ["converter", "dumps", "loads", "structure", "unstructure"]
+
+T = TypeVar("T")
+
+
+def unstructure(value: Any, kind: Any = None) -> Any:
+    """Return a model, an error, or a collection of them as JSON-like values.
+
+    ``kind`` is what it is to be read back as, where that is not its class.
+    """
+    return converter().unstructure(value, unstructure_as=kind)
+
+
+def structure(value: Any, kind: type[T]) -> T:
+    """Build a ``kind`` from JSON-like values.
+
+    Raises ValueError, with the path of what was wrong, for values that do not make one.
+    """
+    try:
+        return converter().structure(value, kind)
+    except BaseValidationError as error:
+        raise ValueError("; ".join(transform_error(error, format_exception=_reason))) from error
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(f"not a {getattr(kind, '__name__', kind)}: {error}") from error
+
+
+def dumps(value: Any, kind: Any = None) -> str:
+    """Return a model, an error, or a collection of them as compact JSON; see :func:`unstructure`."""
+    return json_values.dumps(unstructure(value, kind), allow_nan=True)
+
+
+def loads(text: str, kind: type[T]) -> T:
+    """Build a ``kind`` from JSON text. Raises ValueError for text that does not make one."""
+    return structure(json_values.loads(text), kind)
+
+
+@functools.cache
+def converter() -> Converter:
+    """Return the converter, made at the first call. It is shared: register nothing on it."""
+    made = Converter(forbid_extra_keys=True)
+    made.register_unstructure_hook(datetime, _write_time)
+    made.register_structure_hook(datetime, _read_time)
+    made.register_unstructure_hook_func(_is_tree, plain)
+    made.register_structure_hook_func(_is_tree, lambda value, _kind: plain(value))
+    made.register_unstructure_hook_func(_is_error, lambda error: _write_error(made, error))
+    made.register_structure_hook_func(_is_error, lambda value, _kind: _read_error(made, value))
+    for scalar in (str, bool, int, float):
+        made.register_structure_hook(scalar, _read_scalar)
+    return made
+
+
+def _reason(error: BaseException, kind: type | None) -> str:
+    return str(error) if isinstance(error, ValueError) else format_exception(error, kind)
+
+
+def _read_scalar(value: Any, kind: type) -> Any:
+    if issubclass(kind, Enum):  # ours are strings too, so the hook for str gets them
+        return kind(value)
+    allowed = (int, float) if kind is float else kind
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"expected {kind.__name__}, got {value!r:.80}")
+    return value
+
+
+def _write_time(value: datetime) -> str:
+    return value.astimezone(timezone.utc).isoformat(timespec="microseconds")
+
+
+def _read_time(value: Any, _kind: Any) -> datetime:
+    read = datetime.fromisoformat(value)
+    if read.tzinfo is None:
+        raise ValueError(f"a time needs an offset, got {value!r}")
+    return read.astimezone(timezone.utc)
+
+
+def _is_tree(kind: Any) -> bool:
+    return kind in (Mapping[str, Any], str | Mapping[str, Any])
+
+
+def _is_error(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, errors.JobServerError)
+
+
+def _write_error(made: Converter, error: errors.JobServerError) -> dict[str, Any]:
+    return {"type": type(error).__name__, "fields": {k: made.unstructure(v) for k, v in error.fields.items()}}
+
+
+def _read_error(made: Converter, value: Mapping[str, Any]) -> errors.JobServerError:
+    name = value["type"]
+    if name not in errors.__all__:
+        raise ValueError(f"no error is called {name!r}")
+    cls: type[errors.JobServerError] = getattr(errors, name)
+    kinds = _field_kinds(cls)
+    fields = {k: made.structure(v, kinds.get(k, Any)) for k, v in value["fields"].items()}
+    return cls(**fields)
+
+
+def _field_kinds(cls: type[errors.JobServerError]) -> dict[str, Any]:
+    """The types of an error's fields; errors.py cannot name the models that two of them are of."""
+    models = {"error": ErrorInfo, "failure": FailureKind | None}
+    return {**get_type_hints(cls), **{k: v for k, v in models.items() if k in cls.field_names}}

@@ -1,0 +1,1 @@
+"""Contexts and jobs while they live: starting, queueing, killing, recovering, keeping results."""

@@ -1,0 +1,238 @@
+"""Creating, listing, stopping and resetting contexts."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from jobserver_core.binaries.class_paths import ClassPaths
+from jobserver_core.config.cores import usable_cores
+from jobserver_core.config.trees import merged
+from jobserver_core.environment import Environment
+from jobserver_core.errors import (
+    BackendError,
+    ContextNotFound,
+    InvalidSetting,
+    JobServerError,
+    LogNotFound,
+    ServerClosed,
+    Unavailable,
+)
+from jobserver_core.models.binaries import ClassPathEntry, parse_class_path
+from jobserver_core.models.contexts import Context, ContextQuery, StartQueueStatus
+from jobserver_core.models.lifecycle import CONTEXTS
+from jobserver_core.models.names import check_context_name
+from jobserver_core.ports import ContextSpec
+from jobserver_core.running.live_context import LiveContext
+from jobserver_core.running.starts import StartQueue
+from jobserver_core.running.waiting import Promise, Waiter, all_done
+
+__all__ = ["ContextService", "settings_class_path"]
+
+_log = logging.getLogger(__name__)
+
+_CLASS_PATH_KEYS = ("dependent-jar-uris", "cp")
+
+
+def settings_class_path(settings: Mapping[str, Any]) -> tuple[ClassPathEntry, ...]:
+    """Return what ``dependent-jar-uris`` and ``cp`` name, in that order; a list or a text with commas."""
+    entries: list[ClassPathEntry] = []
+    for key in _CLASS_PATH_KEYS:
+        value = settings.get(key) or ""
+        if not isinstance(value, (str, list)):
+            raise InvalidSetting(key=key, message=f"takes a list or a comma-separated text, got {value!r}")
+        entries += parse_class_path(value if isinstance(value, str) else [str(item) for item in value])
+    return tuple(entries)
+
+
+class ContextService:
+    """The use cases of contexts, and the registry of those that live in this process."""
+
+    def __init__(self, environment: Environment, class_paths: ClassPaths) -> None:
+        self._environment = environment
+        self._class_paths = class_paths
+        limits = environment.settings.contexts
+        self._starts = StartQueue(
+            environment.clock,
+            limit=limits.concurrent_starts or usable_cores(),
+            timeout=limits.start_queue_timeout,
+        )
+        self._lock = threading.Lock()
+        self._live: dict[str, LiveContext] = {}
+        self._closed = False
+
+    # -- making ------------------------------------------------------------------------------------
+
+    def create(self, name: str, settings: Mapping[str, Any]) -> Waiter[Context]:
+        """Begin to start a context of a name; its waiter has it once jobs can run."""
+        check_context_name(name)
+        return self.start(name, settings, ad_hoc=False).ready.waiter
+
+    def start(self, name: str, settings: Mapping[str, Any], *, ad_hoc: bool) -> LiveContext:
+        """Record a context and begin to start it."""
+        context, spec = self.prepare(name, settings, ad_hoc=ad_hoc)
+        context.begin(spec)
+        return context
+
+    def prepare(
+        self, name: str, settings: Mapping[str, Any], *, ad_hoc: bool
+    ) -> tuple[LiveContext, ContextSpec]:
+        """Record a context, and return it with what its launcher needs to start it.
+
+        When this raises, nothing was recorded.
+        """
+        env = self._environment
+        spark = env.settings.spark
+        tree = merged({"spark": {"master": spark.master}}, spark.context_settings, settings)
+        now = env.clock.now()
+        record = Context(
+            id=env.ids.new(),
+            name=name,
+            settings=tree,
+            ad_hoc=ad_hoc,
+            owner=env.server_id,
+            owned_since=now,
+            started_at=now,
+        )
+        with ExitStack() as files, env.deposits.making():
+            codes = self._class_paths.lend(self._class_paths.resolve(settings_class_path(tree)), files)
+            live = LiveContext(env, record, starts=self._starts, retire=self._retire)
+            self._register(live)
+            live.keep(codes, files.pop_all())
+        return live, ContextSpec(
+            id=record.id,
+            name=name,
+            settings=tree,
+            class_path=codes,
+            log_path=env.folders.context_log(record.id),
+            work_dir=env.folders.work(record.id),
+            data_dir=env.folders.data,
+        )
+
+    def start_configured(self) -> list[LiveContext]:
+        """Begin to start the contexts of the configuration file; one that cannot is logged."""
+        started = []
+        for name, settings in self._environment.settings.spark.contexts.items():
+            try:
+                check_context_name(name)
+                started.append(self.start(name, settings, ad_hoc=False))
+            except JobServerError as error:
+                _log.error("context %s of the configuration could not be started: %s", name, error)
+        return started
+
+    # -- looking -----------------------------------------------------------------------------------
+
+    def select(self, query: ContextQuery | None) -> list[Context]:
+        """Return contexts, newest first; without a query those that are not final."""
+        return self._environment.metadata.contexts(query or ContextQuery(states=CONTEXTS.live_states))
+
+    def get(self, name: str) -> Context:
+        """Return the newest context of a name. Raises ContextNotFound."""
+        context = self._environment.metadata.context_named(name)
+        if context is None:
+            raise ContextNotFound(name=name)
+        return context
+
+    def live(self, name: str) -> LiveContext:
+        """Return the context of a name that lives here. Raises ContextNotFound."""
+        with self._lock:
+            for context in self._live.values():
+                if context.record.name == name and not context.record.state.final:
+                    return context
+        raise ContextNotFound(name=name)
+
+    def live_with_id(self, context_id: str) -> LiveContext | None:
+        """Return the context of an id that lives here, or None."""
+        with self._lock:
+            return self._live.get(context_id)
+
+    def log(self, name: str) -> Path:
+        """Return the file of a context's driver output. Raises ContextNotFound, LogNotFound."""
+        context = self.get(name)
+        path = self._environment.folders.context_log(context.id)
+        if not path.exists():
+            raise LogNotFound(kind="context", id=name)
+        return path
+
+    @property
+    def start_queue(self) -> StartQueueStatus:
+        """How many contexts are starting, and how many wait for that."""
+        return self._starts.status
+
+    def lent_digests(self) -> frozenset[str]:
+        """Return the blobs that living contexts have on their class paths."""
+        with self._lock:
+            return frozenset().union(*(context.digests for context in self._live.values()))
+
+    # -- ending ------------------------------------------------------------------------------------
+
+    def stop(self, name: str, timeout: float | None) -> Waiter[Context]:
+        """Begin to stop a context on request."""
+        grace = self._environment.settings.contexts.deletion_timeout if timeout is None else timeout
+        return self.live(name).stop(grace, requested=True)
+
+    def kill(self, name: str) -> Waiter[Context]:
+        """End a context by force on request."""
+        return self.live(name).kill(requested=True)
+
+    def reset(self) -> Waiter[None]:
+        """Stop every context, then start those of the configuration again."""
+        grace = self._environment.settings.contexts.deletion_timeout
+        stopped: Waiter[None] = all_done([c.stop(grace, requested=True) for c in self._all()])
+        done: Promise[None] = Promise("reset of the contexts")
+
+        def start_again(_waiter: Waiter[None]) -> None:
+            if not self._closed:
+                started = all_done([context.ready.waiter for context in self.start_configured()])
+                started.add_done_callback(lambda _started: done.keep(None))
+            else:
+                done.keep(None)
+
+        stopped.add_done_callback(start_again)
+        return done.waiter
+
+    def close(self, timeout: float) -> None:
+        """Let no context begin any more, and stop those that live, by force after ``timeout`` seconds."""
+        with self._lock:
+            self._closed = True
+        self._starts.close()
+        waiters = []
+        for context in self._all():
+            try:
+                waiters.append(context.stop(timeout, requested=False))
+            except BackendError as error:
+                _log.warning("context %s: %s", context.record.name, error)
+        for waiter in waiters:
+            try:
+                waiter.result(timeout + 10)
+            except JobServerError as error:
+                _log.warning("a context did not end: %s", error)
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _all(self) -> list[LiveContext]:
+        with self._lock:
+            return list(self._live.values())
+
+    def _register(self, live: LiveContext) -> None:
+        limit = self._environment.settings.contexts.max_contexts
+        with self._lock:
+            if self._closed:
+                raise ServerClosed()
+            if limit and len(self._live) >= limit:
+                raise Unavailable(message=f"there are {len(self._live)} contexts, the most allowed")
+            self._live[live.record.id] = live
+        try:
+            self._environment.metadata.add_context(live.record)
+        except BaseException:
+            self._retire(live)
+            raise
+        self._environment.context_changed(live.record)
+
+    def _retire(self, live: LiveContext) -> None:
+        with self._lock:
+            self._live.pop(live.record.id, None)

@@ -1,0 +1,74 @@
+"""What a submitter holds: a job that can be waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+from jobserver_core.errors import JobFailed, JobKilled
+from jobserver_core.models.jobs import ErrorInfo, Job
+from jobserver_core.models.lifecycle import JobState
+from jobserver_core.running.results import ResultReader
+from jobserver_core.running.waiting import Waiter
+
+__all__ = ["JobHandle"]
+
+
+class JobHandle:
+    """A submitted job.
+
+    ``job`` is the record as it was when the handle was made. ``started`` is kept when the job
+    runs (its validation passed), or has to wait for a slot, or ended; ``finished`` when it ended, in
+    whatever way. Both give the job's record, and never fail.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        started: Waiter[Job],
+        finished: Waiter[Job],
+        open_result: Callable[[str], ResultReader | None],
+    ) -> None:
+        self.job = job
+        self.started = started
+        self.finished = finished
+        self._open_result = open_result
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.job.id
+
+    def done(self) -> bool:
+        """Whether the job ended."""
+        return self.finished.done()
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the result and return it as Python values; a streamed one as its bytes.
+
+        Raises ResultTimeout after ``timeout`` seconds (the job goes on), JobFailed when it ended
+        ERROR, JobKilled when it was killed.
+        """
+        return self._value(self.finished.result(timeout))
+
+    def add_done_callback(self, call: Callable[[JobHandle], None]) -> None:
+        """Call with this handle once the job ended, on the thread that ended it; at once if it did."""
+        self.finished.add_done_callback(lambda _waiter: call(self))
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> Any:
+        import asyncio  # noqa: PLC0415 - only those who await pay for it
+
+        job = await self.finished
+        return await asyncio.to_thread(self._value, job)
+
+    def _value(self, job: Job) -> Any:
+        if job.state is JobState.KILLED:
+            raise JobKilled(job_id=job.id, error=job.error or ErrorInfo(message=f"Job {job.id} killed"))
+        if job.state is JobState.ERROR:
+            raise JobFailed(job_id=job.id, error=job.error, failure=job.failure)
+        reader = self._open_result(job.id)
+        return reader.value() if reader else None

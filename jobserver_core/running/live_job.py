@@ -1,0 +1,135 @@
+"""A job that is not final, with all that belongs to it in this process."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from jobserver_core.environment import Environment
+from jobserver_core.errors import StaleState, StorageError
+from jobserver_core.models.callbacks import Delivery
+from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.models.jobs import Job, JobResult
+from jobserver_core.models.lifecycle import JOBS, JobEvent, JobState
+from jobserver_core.ports import JobOutcome, JobSpec
+from jobserver_core.running.results import ResultWriter
+from jobserver_core.running.waiting import Promise
+
+__all__ = ["Ending", "LiveJob"]
+
+_log = logging.getLogger(__name__)
+
+
+@attrs.frozen(kw_only=True)
+class Ending:
+    """How a job ends: the event of its lifecycle, and what is recorded with it."""
+
+    event: JobEvent
+    error: ErrorInfo | None = None
+    failure: FailureKind | None = None
+    result: JobResult | None = None
+
+    @classmethod
+    def killed(cls, job_id: str) -> Ending:
+        """The end of a job that was killed, in the words of the old server."""
+        return cls(event=JobEvent.KILL, error=ErrorInfo(message=f"Job {job_id} killed"))
+
+    @classmethod
+    def failed(cls, failure: FailureKind, error: ErrorInfo) -> Ending:
+        """The end of a job that failed."""
+        return cls(event=JobEvent.FAIL, error=error, failure=failure)
+
+
+class LiveJob:
+    """The record of a job, the promises to those who wait for it, and the files lent to it.
+
+    Only its context's :class:`~jobserver_core.running.live_context.LiveContext` changes it, under that
+    context's lock.
+    """
+
+    def __init__(self, environment: Environment, job: Job, spec: JobSpec, files: ExitStack) -> None:
+        self._environment = environment
+        self._files = files
+        self._writer: ResultWriter | None = None
+        self.job = job
+        self.spec = spec
+        self.started: Promise[Job] = Promise(f"job {job.id}")
+        self.finished: Promise[Job] = Promise(f"job {job.id}")
+
+    def advance(self, event: JobEvent | None, **changes: Any) -> None:
+        """Store the job with an event's next state (None: the same state) and other changes."""
+        state = JOBS.next(self.job.state, event) if event else self.job.state
+        job = attrs.evolve(self.job, state=state, **changes)
+        self._environment.metadata.advance_job(job, expected=self.job.state)
+        self.job = job
+
+    def end(self, ending: Ending, *, cancelled: bool) -> Delivery | None:
+        """Store the end of the job and the first delivery of its callback, in one transaction.
+
+        ``cancelled`` tells that somebody asked for this end, who is not called back. When another
+        writer was faster, that one's end is adopted. Returns the delivery that was recorded.
+        """
+        env, now = self._environment, self._environment.clock.now()
+        if ending.event is JobEvent.FINISH and self.job.state is not JobState.RUNNING:
+            self.advance(JobEvent.RUN, running_at=now)
+        job = self._ended(ending, now)
+        silent = cancelled and job.state is not JobState.FINISHED
+        delivery = None if silent else env.callbacks.new_delivery(job)
+        try:
+            env.metadata.advance_job(job, expected=self.job.state, result=ending.result, delivery=delivery)
+        except StaleState as error:
+            _log.warning("job %s was ended by another writer: %s", job.id, error)
+            job, delivery = env.metadata.job(job.id) or job, None
+        self.job = job
+        return delivery
+
+    def settle(self) -> None:
+        """Tell those who wait that the job is final, and give back what was lent to it."""
+        if self._writer is not None:
+            self._writer.discard()
+        self._files.close()
+        self.started.keep(self.job)
+        self.finished.keep(self.job)
+
+    def open_result(self, *, stream: bool) -> ResultWriter:
+        """Return the sink for the job's result."""
+        limits = self._environment.settings.jobs
+        self._writer = ResultWriter(
+            self._environment.blobs,
+            stream=stream,
+            inline_limit=limits.inline_result_limit,
+            max_size=limits.max_result_size,
+        )
+        return self._writer
+
+    def ending_of(self, outcome: JobOutcome) -> Ending:
+        """Turn a launcher's outcome into the job's ending; a success stores the result's bytes.
+
+        To be called inside a deposit.
+        """
+        if outcome.killed:
+            return Ending.killed(self.job.id)
+        if outcome.error is not None and outcome.failure is not None:
+            return Ending.failed(outcome.failure, outcome.error)
+        try:
+            result = self._writer.finish() if self._writer else None
+        except (StorageError, UnicodeDecodeError) as error:
+            info = ErrorInfo(
+                message=f"the result could not be stored: {error}", error_class=type(error).__name__
+            )
+            return Ending.failed(FailureKind.RESULT, info)
+        return Ending(event=JobEvent.FINISH, result=result)
+
+    def _ended(self, ending: Ending, now: datetime) -> Job:
+        return attrs.evolve(
+            self.job,
+            state=JOBS.next(self.job.state, ending.event),
+            ended_at=now,
+            error=ending.error,
+            failure=ending.failure,
+            has_result=ending.result is not None,
+        )
