@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobserver_core import errors, serialization
+from jobserver_core import errors
 from jobserver_core.config.hocon import parse_file, parse_untrusted
 from jobserver_core.config.loading import load_settings
 from jobserver_core.memory import InlineJob, InlineLauncher
+from jobserver_core.models import serialization
 from jobserver_core.models.json_values import WrittenFloat, dumps, loads, number
 from jobserver_core.testing.builders import a_context
 from serving import WAIT, a_request, a_server, upload
