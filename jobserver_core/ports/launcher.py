@@ -122,7 +122,8 @@ class ContextListener(ABC):
     """What a launcher tells about one context, implemented by core.
 
     Calls for one context never overlap and come in the order of what happened, from any
-    thread; they return quickly, but for storing. For a job: ``job_running`` at most once, then
+    thread; they return quickly, but for storing. Storage that fails is no error here: what cannot be
+    stored is kept and stored later, in order. For a job: ``job_running`` at most once, then
     any number of ``job_progress``, then for a success exactly one ``open_result`` (its sink
     written to the end), then exactly one ``job_ended``. ``context_ended`` comes exactly once and last;
     jobs that were running then need no ``job_ended`` of their own, core ends them.

@@ -21,7 +21,9 @@ class MetadataStore(ABC):
     Records go in and come out as frozen models, equal in full to what was stored; times keep
     microseconds and come back in UTC. Every method is one transaction: when it returns, what it
     did is durable and seen by all later calls; when it raises, nothing was changed. What the
-    database itself fails at is a StorageError.
+    database itself fails at is a StorageError. Only after a StorageError may the change have been
+    stored all the same, since a connection can break during a commit; callers repeat the write and
+    recognise their own record, or take it back.
 
     ``advance_*`` are the compare-and-set writes. They store the whole record given, if and only
     if the stored state is ``expected``; else they raise StaleState (``found`` None for an unknown
@@ -141,7 +143,10 @@ class MetadataStore(ABC):
 
     @abstractmethod
     def record_progress(self, job_id: str, progress: JobProgress) -> None:
-        """Store how far a job is, if it is not final; anything else is ignored."""
+        """Store how far a job is, if it is not final; anything else is ignored.
+
+        Callers drop what raises StorageError, so this should not wait long for a store that is busy.
+        """
 
     @abstractmethod
     def delete_jobs(self, *, ended_before: datetime, limit: int) -> int:

@@ -14,12 +14,12 @@ from jobserver_core.config.cores import usable_cores
 from jobserver_core.config.trees import merged
 from jobserver_core.environment import Environment
 from jobserver_core.errors import (
-    BackendError,
     ContextNotFound,
     InvalidSetting,
     JobServerError,
     LogNotFound,
     ServerClosed,
+    StorageError,
     Unavailable,
 )
 from jobserver_core.models.binaries import ClassPathEntry, parse_class_path
@@ -30,6 +30,7 @@ from jobserver_core.ports import ContextSpec
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.starts import StartQueue
 from jobserver_core.running.waiting import Promise, Waiter, all_done
+from jobserver_core.running.withdrawals import Withdrawals
 
 __all__ = ["ContextService", "settings_class_path"]
 
@@ -61,6 +62,7 @@ class ContextService:
             limit=limits.concurrent_starts or usable_cores(),
             timeout=limits.start_queue_timeout,
         )
+        self._withdrawals = Withdrawals(environment.metadata, environment.clock)
         self._lock = threading.Lock()
         self._live: dict[str, LiveContext] = {}
         self._closed = False
@@ -100,7 +102,9 @@ class ContextService:
         )
         with ExitStack() as files, env.deposits.making():
             codes = self._class_paths.lend(self._class_paths.resolve(settings_class_path(tree)), files)
-            live = LiveContext(env, record, starts=self._starts, retire=self._retire)
+            live = LiveContext(
+                env, record, starts=self._starts, withdrawals=self._withdrawals, retire=self._retire
+            )
             self._register(live)
             live.keep(codes, files.pop_all())
         return live, ContextSpec(
@@ -182,7 +186,7 @@ class ContextService:
     def reset(self) -> Waiter[None]:
         """Stop every context, then start those of the configuration again."""
         grace = self._environment.settings.contexts.deletion_timeout
-        stopped: Waiter[None] = all_done([c.stop(grace, requested=True) for c in self._all()])
+        stopped: Waiter[None] = all_done([c.stop_eventually(grace, requested=True) for c in self._all()])
         done: Promise[None] = Promise("reset of the contexts")
 
         def start_again(_waiter: Waiter[None]) -> None:
@@ -200,13 +204,7 @@ class ContextService:
         with self._lock:
             self._closed = True
         self._starts.close()
-        waiters = []
-        for context in self._all():
-            try:
-                waiters.append(context.stop(timeout, requested=False))
-            except BackendError as error:
-                _log.warning("context %s: %s", context.record.name, error)
-        for waiter in waiters:
+        for waiter in [context.stop_eventually(timeout, requested=False) for context in self._all()]:
             try:
                 waiter.result(timeout + 10)
             except JobServerError as error:
@@ -220,6 +218,7 @@ class ContextService:
 
     def _register(self, live: LiveContext) -> None:
         limit = self._environment.settings.contexts.max_contexts
+        self._withdrawals.check_room()
         with self._lock:
             if self._closed:
                 raise ServerClosed()
@@ -228,8 +227,10 @@ class ContextService:
             self._live[live.record.id] = live
         try:
             self._environment.metadata.add_context(live.record)
-        except BaseException:
+        except BaseException as error:
             self._retire(live)
+            if isinstance(error, StorageError):
+                self._withdrawals.context(live.record.id)
             raise
         self._environment.context_changed(live.record)
 

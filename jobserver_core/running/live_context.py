@@ -15,13 +15,13 @@ import attrs
 
 from jobserver_core.environment import Environment
 from jobserver_core.errors import (
-    BackendError,
     ContextFailed,
     ContextNotFound,
     ContextStopping,
     JobAlreadyFinal,
     NoSlots,
     StaleState,
+    StorageError,
 )
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.failures import ErrorInfo, FailureKind
@@ -38,15 +38,14 @@ from jobserver_core.ports import (
 )
 from jobserver_core.running.live_job import Ending, LiveJob
 from jobserver_core.running.outbox import Outbox
+from jobserver_core.running.retries import RetryQueue
 from jobserver_core.running.starts import QueuedStart, StartQueue
 from jobserver_core.running.waiting import Promise, Waiter
+from jobserver_core.running.withdrawals import Withdrawals
 
 __all__ = ["LiveContext"]
 
 _log = logging.getLogger(__name__)
-
-RETRY = 1.0
-"""Seconds until a change that the metadata store could not take is tried again."""
 
 _END_EVENTS = {
     ContextEnd.STOPPED: ContextEvent.STOPPED,
@@ -62,6 +61,9 @@ class LiveContext(ContextListener):
     One lock guards the context and its jobs. What follows from a change (events, waiters, calls to
     the launcher) happens after the lock is released, in the order of the changes, so neither a
     subscriber nor a launcher can deadlock with it.
+
+    What the launcher reports, and what core decides by itself, is stored through a
+    :class:`~jobserver_core.running.retries.RetryQueue`. What users ask for is stored at once, or fails.
     """
 
     def __init__(
@@ -70,21 +72,27 @@ class LiveContext(ContextListener):
         record: Context,
         *,
         starts: StartQueue,
+        withdrawals: Withdrawals,
         retire: Callable[[LiveContext], None],
     ) -> None:
         self._environment = environment
         self._files = ExitStack()
         self._starts = starts
+        self._withdrawals = withdrawals
         self._retire = retire
         self._withdrawn = False
         self._lock = threading.RLock()
         self._outbox = Outbox()
+        self._changes = RetryQueue(environment.clock, f"context {record.name}")
+        self._pump_waits = False
+        self._ready_reported = False
+        self._end_reported = False
+        self._code_digests: frozenset[str] = frozenset()
         self._handle: ContextHandle | None = None
         self._doom: ErrorInfo | None = None
         self._queue: deque[LiveJob] = deque()
         self._running: dict[str, LiveJob] = {}
         self.record = record
-        self.digests: frozenset[str] = frozenset()
         self.ready: Promise[Context] = Promise(f"context {record.name}")
         self.ended: Promise[Context] = Promise(f"context {record.name}")
 
@@ -149,14 +157,26 @@ class LiveContext(ContextListener):
 
     def keep(self, codes: Iterable[JobCode], files: ExitStack) -> None:
         """Hold the files of the context's own class path until it has ended."""
-        self.digests = frozenset(code.digest for code in codes)
+        self._code_digests = frozenset(code.digest for code in codes)
         self._files = files
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """The blobs that must stay for this context, whether or not a record refers to them."""
+        with self._lock:
+            results = [live.result_digest for live in self._running.values()]
+        return self._code_digests.union(digest for digest in results if digest is not None)
 
     def accept(self, live: LiveJob, config: str) -> None:
         """Record a job and run it, or let it wait. Raises ContextStopping, NoSlots, DuplicateId, …"""
+        self._withdrawals.check_room()
         with self._changing():
             self._check_room()
-            self._environment.metadata.add_job(live.job, config=config)
+            try:
+                self._environment.metadata.add_job(live.job, config=config)
+            except StorageError:
+                self._withdrawals.job(live.job.id)
+                raise
             self._enqueue(live)
 
     def abandon(self) -> None:
@@ -174,11 +194,11 @@ class LiveContext(ContextListener):
         with self._changing():
             if live.job.state.final:
                 raise JobAlreadyFinal(job_id=live.job.id, state=live.job.state.value)
-            live.advance(None, kill_requested=True)
             if live in self._queue:
-                self._queue.remove(live)
                 self._end_job(live, Ending.killed(live.job.id))
+                self._queue.remove(live)
             else:
+                live.advance(None, kill_requested=True)
                 self._tell_handle(lambda handle: handle.kill_job(live.job.id))
                 if force:
                     self._escalate(live)
@@ -192,11 +212,21 @@ class LiveContext(ContextListener):
                 self._tell_handle(lambda handle: handle.stop(timeout), unlaunched=ContextEnd.STOPPED)
         return self.ended.waiter
 
+    def stop_eventually(self, timeout: float, *, requested: bool) -> Waiter[Context]:
+        """Stop the context as soon as that can be stored; arguments as in :meth:`stop`."""
+
+        def stop() -> None:
+            self.stop(timeout, requested=requested)
+
+        self._changes.put(stop)
+        return self.ended.waiter
+
     def kill(self, *, requested: bool) -> Waiter[Context]:
         """End the context by force; ``requested`` as in :meth:`stop`."""
         with self._changing():
             if not self.record.state.final:
-                self._advance(None, stop_requested=requested or self.record.stop_requested)
+                if requested:
+                    self._advance(None, stop_requested=True)
                 self._tell_handle(lambda handle: handle.kill(), unlaunched=ContextEnd.KILLED)
         return self.ended.waiter
 
@@ -204,17 +234,86 @@ class LiveContext(ContextListener):
 
     def context_ready(self, *, application_id: str | None, url: str | None) -> None:
         """Record that the context runs, and give it the jobs that wait."""
+        self._ready_reported = True
+        self._changes.put(lambda: self._store_ready(application_id, url))
+
+    def context_ended(self, end: ContextEnd, error: ErrorInfo | None = None) -> None:
+        """End the jobs that are left, then the context."""
+        self._end_reported = True
+        self._changes.put(lambda: self._store_end(end, error))
+
+    def job_running(self, job_id: str) -> None:
+        """Record that the job's code runs."""
+        self._changes.put(lambda: self._store_running(job_id))
+
+    def job_progress(self, job_id: str, progress: JobProgress) -> None:
+        """Record how far the job is, unless the store fails: the next report says more than this one."""
+        live = self._running.get(job_id)
+        if live is None or self._changes.failing:
+            return
+        try:
+            self._environment.metadata.record_progress(job_id, progress)
+        except StorageError as error:
+            _log.debug("progress of job %s is dropped: %s", job_id, error)
+            return
+        with self._changing():
+            if not live.job.state.final:
+                job = live.job = attrs.evolve(live.job, progress=progress)
+                self._outbox.put(lambda: self._environment.job_progressed(job))
+
+    def open_result(self, job_id: str, *, stream: bool) -> ResultSink:
+        """Return the sink for the result of a running job."""
+        return self._running[job_id].open_result(stream=stream)
+
+    def job_ended(self, job_id: str, outcome: JobOutcome) -> None:
+        """Record the end of the job with its result, and give its slot to the next one."""
+        live = self._running.get(job_id)
+        if live is not None and not live.outcome_reported:
+            live.outcome_reported = True
+            self._changes.put(lambda: self._store_outcome(live, outcome))
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _store_ready(self, application_id: str | None, url: str | None) -> None:
         with self._changing():
             if self.record.state is not ContextState.STARTED:
                 return
-            self._advance(ContextEvent.READY, application_id=application_id, url=url)
+            try:
+                self._advance(ContextEvent.READY, application_id=application_id, url=url)
+            except StaleState as error:
+                _log.warning("context %s was ended by another writer: %s", self.record.name, error)
+                self._tell_handle(lambda handle: handle.kill())
+                return
             record = self.record
             self._outbox.put(lambda: self.ready.keep(record))
             self._pump()
 
-    def context_ended(self, end: ContextEnd, error: ErrorInfo | None = None) -> None:
-        """End the jobs that are left, then the context."""
-        with self._retrying(lambda: self.context_ended(end, error)), self._changing():
+    def _store_running(self, job_id: str) -> None:
+        with self._changing():
+            live = self._running.get(job_id)
+            if live is None or live.job.state is JobState.RUNNING:
+                return
+            try:
+                live.advance(JobEvent.RUN, running_at=self._environment.clock.now())
+            except StaleState as error:
+                _log.warning("job %s was ended by another writer: %s", job_id, error)
+                return  # its end, which the launcher has yet to report, adopts what is stored
+            self._publish(live)
+            self._tell_started(live)
+
+    def _store_outcome(self, live: LiveJob, outcome: JobOutcome) -> None:
+        # The deposit comes before the lock, here and at a submit: the order that cannot deadlock.
+        with self._environment.deposits.making():
+            # A launcher may end jobs because their context ends; nobody asked for that kill.
+            unasked = outcome.killed and not live.job.kill_requested
+            ending = self._lost(live, None) if unasked else live.ending_of(outcome)
+            with self._changing():
+                if live.job.id in self._running:
+                    self._end_job(live, ending)
+                    self._pump()
+
+    def _store_end(self, end: ContextEnd, error: ErrorInfo | None) -> None:
+        with self._changing():
             if self.record.state.final:
                 return
             error = self._doom or error
@@ -230,50 +329,6 @@ class LiveContext(ContextListener):
             self._record_end(event, error)
             self._outbox.put(self._settle)
 
-    def job_running(self, job_id: str) -> None:
-        """Record that the job's code runs."""
-        with self._changing():
-            live = self._running.get(job_id)
-            if live is not None and live.job.state is not JobState.RUNNING:
-                live.advance(JobEvent.RUN, running_at=self._environment.clock.now())
-                self._publish(live)
-                self._tell_started(live)
-
-    def job_progress(self, job_id: str, progress: JobProgress) -> None:
-        """Record how far the job is."""
-        with self._changing():
-            live = self._running.get(job_id)
-            if live is None:
-                return
-            live.job = attrs.evolve(live.job, progress=progress)
-            self._environment.metadata.record_progress(job_id, progress)
-            job = live.job
-            self._outbox.put(lambda: self._environment.job_progressed(job))
-
-    def open_result(self, job_id: str, *, stream: bool) -> ResultSink:
-        """Return the sink for the result of a running job."""
-        return self._running[job_id].open_result(stream=stream)
-
-    def job_ended(self, job_id: str, outcome: JobOutcome) -> None:
-        """Record the end of the job with its result, and give its slot to the next one."""
-        live = self._running.get(job_id)
-        if live is None:
-            return
-        # The deposit comes before the lock, here and at a submit: the order that cannot deadlock.
-        with self._environment.deposits.making():
-            # A launcher may end jobs because their context ends; nobody asked for that kill.
-            unasked = outcome.killed and not live.job.kill_requested
-            ending = self._lost(live, None) if unasked else live.ending_of(outcome)
-            self._finish_job(live, ending)
-
-    # -- inside ------------------------------------------------------------------------------------
-
-    def _finish_job(self, live: LiveJob, ending: Ending) -> None:
-        with self._retrying(lambda: self._finish_job(live, ending)), self._changing():
-            if live.job.id in self._running:
-                self._end_job(live, ending)
-                self._pump()
-
     def _record_end(self, event: ContextEvent, error: ErrorInfo | None) -> None:
         try:
             self._advance(event, error=error, ended_at=self._environment.clock.now())
@@ -286,6 +341,10 @@ class LiveContext(ContextListener):
             raise ContextNotFound(name=self.record.name)
         if self.record.state is ContextState.STOPPING:
             raise ContextStopping(name=self.record.name)
+        if self._end_reported:
+            raise StorageError(
+                message=f"context {self.record.name} has ended, which cannot be stored yet; try again later"
+            )
         limits = self._environment.settings.jobs
         taken = len(self._running) + len(self._queue)
         if taken >= limits.max_jobs_per_context + limits.max_queued_jobs:
@@ -297,23 +356,28 @@ class LiveContext(ContextListener):
         self._pump()
 
     def _pump(self) -> None:
-        """Dispatch as many waiting jobs as there are free slots."""
-        if self.record.state is not ContextState.RUNNING:
+        """Dispatch as many waiting jobs as there are free slots; those that cannot be stored stay waiting."""
+        if self.record.state is not ContextState.RUNNING or self._end_reported:
             return
         slots = self._environment.settings.jobs.max_jobs_per_context
-        while self._queue and len(self._running) < slots:
-            try:
+        try:
+            while self._queue and len(self._running) < slots:
                 self._dispatch(self._queue[0])
-            except BackendError as error:
-                _log.warning("job %s stays in the queue: %s", self._queue[0].job.id, error)
-                self._environment.clock.call_later(RETRY, self._pump_again)
-                return
-            self._queue.popleft()
+                self._queue.popleft()
+        except StorageError as error:
+            _log.warning("job %s waits for storage: %s", self._queue[0].job.id, error)
+            self._pump_later()
         for live in self._queue:
             self._tell_started(live)
 
+    def _pump_later(self) -> None:
+        if not self._pump_waits:
+            self._pump_waits = True
+            self._changes.put_later(self._pump_again)
+
     def _pump_again(self) -> None:
         with self._changing():
+            self._pump_waits = False
             self._pump()
 
     def _dispatch(self, live: LiveJob) -> None:
@@ -331,7 +395,7 @@ class LiveContext(ContextListener):
         self._outbox.put(live.settle)
         if self._ends_with(live):
             grace = self._environment.settings.contexts.deletion_timeout
-            self._outbox.put(lambda: self.stop(grace, requested=False))
+            self._outbox.put(lambda: self.stop_eventually(grace, requested=False))
 
     def _ends_with(self, live: LiveJob) -> bool:
         if self.record.ad_hoc:
@@ -353,7 +417,7 @@ class LiveContext(ContextListener):
     def _give_up(self, limit: float, log: Path) -> None:
         """End a context that did not become ready in time; why it did not is in its log, if anywhere."""
         with self._changing():
-            if self.record.state is ContextState.STARTED:
+            if self.record.state is ContextState.STARTED and not self._ready_reported:
                 lines = _last_lines(log)
                 telling = [line for line in lines if line[:1].strip()]  # neither blank nor a frame of a stack
                 last = f"; its log ends with: {telling[-1]}" if telling else ""
@@ -388,7 +452,14 @@ class LiveContext(ContextListener):
         before = self.record.state
         state = CONTEXTS.next(before, event) if event else before
         record = attrs.evolve(self.record, state=state, **changes)
-        self._environment.metadata.advance_context(record, expected=before)
+        try:
+            self._environment.metadata.advance_context(record, expected=before)
+        except StaleState:
+            # An earlier attempt that seemed to fail may have been stored after all.
+            stored = self._environment.metadata.context(record.id)
+            if stored is None or stored.state is not state:
+                raise
+            record = stored
         self.record = record
         self._outbox.put(lambda: self._environment.context_changed(record))
 
@@ -421,15 +492,6 @@ class LiveContext(ContextListener):
                 yield
         finally:
             self._outbox.drain()
-
-    @contextmanager
-    def _retrying(self, again: Callable[[], None]) -> Iterator[None]:
-        """Try later what the metadata store cannot take now: an end that happened is never lost."""
-        try:
-            yield
-        except BackendError as error:
-            _log.warning("context %s: %s; trying again", self.record.name, error)
-            self._environment.clock.call_later(RETRY, again)
 
 
 def _last_lines(log: Path, size: int = 4096) -> list[str]:

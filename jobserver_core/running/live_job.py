@@ -23,6 +23,9 @@ __all__ = ["Ending", "LiveJob"]
 
 _log = logging.getLogger(__name__)
 
+RESULT_PATIENCE = 300.0
+"""Seconds for which storing a result is repeated, until the failure becomes the job's error."""
+
 
 @attrs.frozen(kw_only=True)
 class Ending:
@@ -55,23 +58,36 @@ class LiveJob:
         self._environment = environment
         self._files = files
         self._writer: ResultWriter | None = None
+        self._result_failed_at: float | None = None
+        self.outcome_reported = False
         self.job = job
         self.spec = spec
         self.started: Promise[Job] = Promise(f"job {job.id}")
         self.finished: Promise[Job] = Promise(f"job {job.id}")
 
     def advance(self, event: JobEvent | None, **changes: Any) -> None:
-        """Store the job with an event's next state (None: the same state) and other changes."""
+        """Store the job with an event's next state (None: the same state) and other changes.
+
+        A write that was stored although the store reported a failure is recognised when it is repeated.
+        Raises StaleState when another writer changed the state, StorageError.
+        """
         state = JOBS.next(self.job.state, event) if event else self.job.state
         job = attrs.evolve(self.job, state=state, **changes)
-        self._environment.metadata.advance_job(job, expected=self.job.state)
+        try:
+            self._environment.metadata.advance_job(job, expected=self.job.state)
+        except StaleState:
+            stored = self._environment.metadata.job(job.id)
+            if stored is None or stored.state is not job.state:
+                raise
+            job = stored
         self.job = job
 
     def end(self, ending: Ending, *, cancelled: bool) -> Delivery | None:
         """Store the end of the job and the first delivery of its callback, in one transaction.
 
-        ``cancelled`` tells that somebody asked for this end, who is not called back. When another
-        writer was faster, that one's end is adopted. Returns the delivery that was recorded.
+        ``cancelled`` tells that somebody asked for this end, who is not called back. Where an end is stored
+        already, by another writer or by an earlier attempt that seemed to fail, it is adopted. Returns the
+        delivery that is stored.
         """
         env, now = self._environment, self._environment.clock.now()
         if ending.event is JobEvent.FINISH and self.job.state is not JobState.RUNNING:
@@ -82,8 +98,12 @@ class LiveJob:
         try:
             env.metadata.advance_job(job, expected=self.job.state, result=ending.result, delivery=delivery)
         except StaleState as error:
-            _log.warning("job %s was ended by another writer: %s", job.id, error)
-            job, delivery = env.metadata.job(job.id) or job, None
+            _log.warning("an end of job %s is stored already: %s", job.id, error)
+            job = env.metadata.job(job.id) or job
+            if not job.state.final:
+                self.job = job
+                return self.end(ending, cancelled=cancelled)
+            delivery = next(iter(env.metadata.deliveries_of(job.id)), None)
         self.job = job
         return delivery
 
@@ -106,10 +126,16 @@ class LiveJob:
         )
         return self._writer
 
+    @property
+    def result_digest(self) -> str | None:
+        """The blob of a result that is stored already, though the job's record may not refer to it yet."""
+        return self._writer.digest if self._writer is not None else None
+
     def ending_of(self, outcome: JobOutcome) -> Ending:
         """Turn a launcher's outcome into the job's ending; a success stores the result's bytes.
 
-        To be called inside a deposit.
+        To be called inside a deposit. Raises StorageError when storing the result is worth another
+        attempt, which is to call this again.
         """
         if outcome.killed:
             return Ending.killed(self.job.id)
@@ -118,11 +144,20 @@ class LiveJob:
         try:
             result = self._writer.finish() if self._writer else None
         except (StorageError, UnicodeDecodeError) as error:
+            if isinstance(error, StorageError) and self._may_finish_again():
+                raise
             info = ErrorInfo(
                 message=f"the result could not be stored: {error}", error_class=type(error).__name__
             )
             return Ending.failed(FailureKind.RESULT, info)
         return Ending(event=JobEvent.FINISH, result=result)
+
+    def _may_finish_again(self) -> bool:
+        now = self._environment.clock.monotonic()
+        if self._result_failed_at is None:
+            self._result_failed_at = now
+        repeatable = self._writer is not None and self._writer.repeatable
+        return repeatable and now - self._result_failed_at < RESULT_PATIENCE
 
     def _ended(self, ending: Ending, now: datetime) -> Job:
         return attrs.evolve(
@@ -132,4 +167,5 @@ class LiveJob:
             error=ending.error,
             failure=ending.failure,
             has_result=ending.result is not None,
+            kill_requested=self.job.kill_requested or ending.event is JobEvent.KILL,
         )

@@ -15,6 +15,8 @@ __all__ = ["ResultReader", "ResultWriter"]
 
 CHUNK = 256 * 1024
 """How many bytes of a result are read at a time."""
+BUFFER = 1024 * 1024
+"""How many bytes of a result are kept in memory until it is known to be larger."""
 
 
 class ResultReader:
@@ -55,24 +57,39 @@ class ResultReader:
 
 
 class ResultWriter(ResultSink):
-    """Keeps a small result in memory, and lets a larger or a streamed one flow into the blob store."""
+    """Keeps a small result in memory, and lets a larger one flow into the blob store.
+
+    What is in memory can be stored again after a failure: :meth:`finish` may then be repeated. A result
+    that flowed cannot, since its bytes are gone once they are written.
+    """
 
     def __init__(self, blobs: BlobStore, *, stream: bool, inline_limit: int, max_size: int) -> None:
         self._blobs = blobs
-        self._stream = stream
-        self._inline_limit = 0 if stream else inline_limit
+        self._kind = ResultKind.STREAM if stream else ResultKind.STORED
+        self._inline_limit = -1 if stream else inline_limit
         self._max_size = max_size
         self._buffer = bytearray()
         self._size = 0
-        self._writer: BlobWriter | None = blobs.create() if stream else None
+        self._writer: BlobWriter | None = None
+        self._result: JobResult | None = None
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether :meth:`finish` may be repeated after it failed."""
+        return self._writer is None
+
+    @property
+    def digest(self) -> str | None:
+        """The blob that holds the result, once it is stored in one."""
+        return self._result.digest if self._result is not None else None
 
     def write(self, data: bytes) -> None:
-        """Take the next bytes; raises TooLarge over the configured limit."""
+        """Take the next bytes. Raises TooLarge over the configured limit, StorageError."""
         self._size += len(data)
         if self._size > self._max_size:
             self.discard()
             raise TooLarge(what="the job's result", limit=self._max_size)
-        if self._writer is None and self._size > self._inline_limit:
+        if self._writer is None and self._size > max(self._inline_limit, BUFFER):
             self._writer = self._blobs.create()
             self._writer.write(bytes(self._buffer))
             self._buffer.clear()
@@ -82,15 +99,28 @@ class ResultWriter(ResultSink):
             self._writer.write(data)
 
     def finish(self) -> JobResult:
-        """Store what was written, and return where it is."""
-        if self._writer is None:
-            return JobResult(kind=ResultKind.INLINE, size=self._size, text=self._buffer.decode())
-        blob = self._writer.commit()
-        kind = ResultKind.STREAM if self._stream else ResultKind.STORED
-        return JobResult(kind=kind, size=blob.size, digest=blob.digest)
+        """Store what was written, and return where it is; once it is stored, always the same.
+
+        Raises StorageError.
+        """
+        if self._result is None:
+            self._result = self._stored()
+            self._buffer.clear()
+        return self._result
 
     def discard(self) -> None:
-        """Drop what was written; repeating this is allowed."""
+        """Drop what was written; idempotent."""
         self._buffer.clear()
         if self._writer is not None:
             self._writer.discard()
+
+    def _stored(self) -> JobResult:
+        if self._writer is not None:
+            blob = self._writer.commit()
+        elif self._size <= self._inline_limit:
+            return JobResult(kind=ResultKind.INLINE, size=self._size, text=self._buffer.decode())
+        else:
+            with self._blobs.create() as writer:
+                writer.write(bytes(self._buffer))
+                blob = writer.commit()
+        return JobResult(kind=self._kind, size=blob.size, digest=blob.digest)

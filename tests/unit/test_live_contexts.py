@@ -8,25 +8,14 @@ from typing import Any
 import attrs
 import pytest
 
+from faulty_store import FaultyStore
 from jobserver_core import ContextState, ErrorInfo, FailureKind, Job, JobHandle, JobState, errors
-from jobserver_core.memory import MemoryMetadataStore, MemoryTransport
+from jobserver_core.memory import MemoryTransport
 from jobserver_core.ports import ContextEnd, ContextListener, JobOutcome
 from jobserver_core.testing.clock import ManualClock
 from serving import WAIT, ScriptedLauncher, a_request, a_server, upload
 
 RAISED = JobOutcome(error=ErrorInfo(message="boom"), failure=FailureKind.RAISED)
-
-
-class FailingStore(MemoryMetadataStore):
-    """Cannot write jobs while ``broken`` is above zero, which every refused write lowers."""
-
-    broken = 0
-
-    def advance_job(self, job: Job, **rest: Any) -> None:
-        if self.broken > 0:
-            self.broken -= 1
-            raise errors.StorageError(message="disk full")
-        super().advance_job(job, **rest)
 
 
 class Scene:
@@ -35,7 +24,7 @@ class Scene:
     def __init__(self, *, ready: bool = True, **ports: Any) -> None:
         self.launcher = ScriptedLauncher()
         self.clock = ManualClock()
-        self.metadata = FailingStore()
+        self.metadata = FaultyStore()
         self.transport = MemoryTransport()
         self.server = a_server(
             launcher=self.launcher,
@@ -231,38 +220,6 @@ def test_a_launcher_that_refuses_settings_leaves_an_ended_context() -> None:
     assert record.failure is FailureKind.CONTEXT_INIT
     assert server.contexts() == []
     server.close(0)
-
-
-def test_an_end_that_the_store_cannot_take_is_stored_as_soon_as_it_can(scene: Scene) -> None:
-    job = scene.submit()
-    scene.listener.job_running(job.id)
-    scene.listener.open_result(job.id, stream=False).write(b"1")
-    scene.metadata.broken = 2
-    scene.listener.job_ended(job.id, JobOutcome())
-    assert scene.job(job.id).state is JobState.RUNNING
-    assert not job.done()
-    scene.clock.advance(1)
-    assert not job.done()
-    scene.clock.advance(1)
-    assert job.result(0) == 1
-
-
-def test_the_end_of_a_context_that_the_store_cannot_take_is_stored_later(scene: Scene) -> None:
-    jobs = [scene.submit() for _ in range(3)]
-    scene.metadata.broken = 1
-    scene.listener.context_ended(ContextEnd.FAILED)
-    assert scene.server.context("shared").state is ContextState.RUNNING
-    scene.clock.advance(1)
-    assert scene.server.context("shared").state is ContextState.ERROR
-    assert {scene.job(job.id).state for job in jobs} == {JobState.ERROR}
-
-
-def test_a_job_that_cannot_be_dispatched_stays_in_the_queue(scene: Scene) -> None:
-    scene.metadata.broken = 1
-    job = scene.submit()
-    assert scene.handle.calls == []
-    scene.clock.advance(1)
-    assert scene.handle.calls == [("submit", job.id)]
 
 
 def test_the_end_that_another_writer_stored_first_is_the_end(scene: Scene) -> None:

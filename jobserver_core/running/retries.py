@@ -1,0 +1,123 @@
+"""Changes that must reach the metadata store, however long it is out of order.
+
+The problem: a launcher reports what has already happened (a job runs, a job ended, a context is gone). When
+the store cannot take such a change, because the database is locked, its disk is full or its server restarts,
+the change can be neither refused nor forgotten, and the launcher must not be punished for it.
+
+The idea: each context has one queue of changes. A change is a call that writes to the store, and raises
+StorageError when the store did not take it. Normally it runs at once, on the thread that brings it. After a
+StorageError it stays at the head of the queue and is called again, after a pause that doubles up to
+:data:`LONGEST_PAUSE`; later changes line up behind it without touching the store.
+
+The invariants: changes of one context reach the store in the order in which they happened. A change is called
+again as a whole, so it must look at the present state first and must not repeat what an earlier call stored.
+Whatever follows from a change (waiters, events, callbacks, calls to the launcher) is decided by the change
+itself, after its write, so it never precedes the record. Memory is bounded because a job keeps its slot until
+its end is stored: a queue holds at most a few changes for each slot, and progress is dropped, never queued.
+
+Deliberately not handled: a server that ends while changes wait. It forgets them, and the next start
+reconciles the records with the truth, as after a crash. Requests of users are not queued either: they fail
+with the store's error, change nothing, and may be repeated.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from jobserver_core.errors import StorageError
+from jobserver_core.ports import Clock
+
+__all__ = ["FIRST_PAUSE", "LONGEST_PAUSE", "RetryQueue"]
+
+_log = logging.getLogger(__name__)
+
+FIRST_PAUSE = 0.1
+"""Seconds between a change that failed and its first repetition."""
+LONGEST_PAUSE = 5.0
+"""The most seconds between two attempts."""
+
+
+class RetryQueue:
+    """Calls changes one at a time, in order, each until the store has taken it. Thread-safe.
+
+    ``name`` says in logs and thread names whose changes these are.
+    """
+
+    def __init__(self, clock: Clock, name: str) -> None:
+        self._clock = clock
+        self._name = name
+        self._lock = threading.Lock()
+        self._changes: deque[Callable[[], None]] = deque()
+        self._busy = False
+        self._failing = False
+        self._pause = FIRST_PAUSE
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last attempt failed, so that a change waits for its next one."""
+        return self._failing
+
+    def put(self, change: Callable[[], None]) -> None:
+        """Call a change now, or after those that wait; what it raises, other than StorageError, is raised."""
+        with self._lock:
+            self._changes.append(change)
+            if self._busy:
+                return
+            self._busy = True
+        self._run()
+
+    def put_later(self, change: Callable[[], None]) -> None:
+        """Call a change soon, on another thread, after those that wait."""
+        with self._lock:
+            self._changes.append(change)
+            if self._busy:
+                return
+            self._busy = True
+        self._clock.call_later(FIRST_PAUSE, self._resume)
+
+    def _run(self) -> None:
+        unexpected: Exception | None = None
+        while (change := self._head()) is not None:
+            try:
+                change()
+            except StorageError as error:
+                self._postpone(error)
+                break
+            except Exception as error:  # noqa: BLE001 - raised below, once the others had their turn
+                unexpected = error
+            self._done()
+        if unexpected is not None:
+            raise unexpected
+
+    def _head(self) -> Callable[[], None] | None:
+        with self._lock:
+            self._busy = bool(self._changes)
+            return self._changes[0] if self._changes else None
+
+    def _done(self) -> None:
+        with self._lock:
+            self._changes.popleft()
+            self._pause = FIRST_PAUSE
+            recovered, self._failing = self._failing, False
+        if recovered:
+            _log.warning("%s: storage works again", self._name)
+
+    def _postpone(self, error: StorageError) -> None:
+        if not self._failing:
+            _log.warning("%s: cannot store a change, trying again until it is stored: %s", self._name, error)
+        self._failing = True
+        pause, self._pause = self._pause, min(LONGEST_PAUSE, 2 * self._pause)
+        self._clock.call_later(pause, self._resume)
+
+    def _resume(self) -> None:
+        """Try again on a thread of its own: a store that hangs must not hold up the clock's other timers."""
+        threading.Thread(target=self._retry, name=f"jobserver-retry {self._name}", daemon=True).start()
+
+    def _retry(self) -> None:
+        try:
+            self._run()
+        except Exception:  # noqa: BLE001 - nobody called who could be told
+            _log.exception("%s: a change failed", self._name)

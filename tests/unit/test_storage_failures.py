@@ -1,0 +1,522 @@
+"""A store that fails for a while ends nothing: what happened is stored later, what was asked is refused."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from faulty_store import FaultyStore
+from jobserver_core import ContextState, FailureKind, Job, JobHandle, JobProgress, JobState, errors
+from jobserver_core.events import ContextChanged, Event, JobChanged, JobProgressed
+from jobserver_core.memory import MemoryBlobStore, MemoryTransport
+from jobserver_core.ports import BlobWriter, ContextEnd, JobOutcome
+from jobserver_core.running.live_job import RESULT_PATIENCE
+from jobserver_core.running.retries import FIRST_PAUSE, LONGEST_PAUSE, RetryQueue
+from jobserver_core.running.withdrawals import LIMIT, Withdrawals
+from jobserver_core.testing.clock import ManualClock
+from serving import WAIT, ScriptedLauncher, a_request, a_server, upload
+
+
+class FaultyBlobs(MemoryBlobStore):
+    """Refuses new blobs while ``full``."""
+
+    full = False
+
+    def create(self) -> BlobWriter:
+        if self.full:
+            raise errors.StorageError(message="disk full")
+        return super().create()
+
+
+class Scene:
+    """A server with one scripted context, over stores that can be made to fail."""
+
+    def __init__(self, *, ready: bool = True) -> None:
+        self.launcher = ScriptedLauncher()
+        self.clock = ManualClock()
+        self.metadata = FaultyStore()
+        self.blobs = FaultyBlobs()
+        self.transport = MemoryTransport()
+        self.events: list[Event] = []
+        self.server = a_server(
+            launcher=self.launcher,
+            clock=self.clock,
+            metadata=self.metadata,
+            blobs=self.blobs,
+            transports=[self.transport],
+        ).start()
+        self.server.subscribe(self.events.append)
+        upload(self.server)
+        self.created = self.server.create_context("shared")
+        self.listener = self.launcher.listeners[0]
+        self.handle = self.launcher.handles[0]
+        if ready:
+            self.listener.context_ready(application_id="app-1", url=None)
+
+    def submit(self, **rest: Any) -> JobHandle:
+        return self.server.submit(a_request("w.Any", context="shared", **rest))
+
+    def job(self, job_id: str) -> Job:
+        return self.server.job(job_id)
+
+    def states(self, job_id: str) -> list[JobState]:
+        """The states of a job that were published, each once."""
+        seen = [e.job.state for e in self.events if isinstance(e, JobChanged) and e.job.id == job_id]
+        return list(dict.fromkeys(seen))
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Let time pass until something is so."""
+        deadline = time.monotonic() + WAIT
+        while not condition():
+            assert time.monotonic() < deadline, "it never came true"
+            self.clock.advance(0.05)
+            time.sleep(0.001)
+
+    def until_tried(self, times: int) -> None:
+        """Let time pass until so many more writes were tried."""
+        wanted = len(self.metadata.attempts) + times
+        self.until(lambda: len(self.metadata.attempts) >= wanted)
+
+    def close(self) -> None:
+        self.metadata.recover()
+        self.launcher.close()
+        self.until(lambda: not self.server.contexts())
+        self.server.close(0)
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    scene = Scene()
+    yield scene
+    scene.close()
+
+
+def finish(scene: Scene, job: JobHandle, data: bytes = b"1", *, stream: bool = False) -> None:
+    scene.listener.open_result(job.id, stream=stream).write(data)
+    scene.listener.job_ended(job.id, JobOutcome())
+
+
+# -- what the launcher reports -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stores_first", [False, True])
+@pytest.mark.parametrize("times", [1, 4])
+def test_every_report_about_a_job_is_stored_in_order_once_the_store_works(
+    scene: Scene, times: int, stores_first: bool
+) -> None:
+    job = scene.submit(callback_url="memory://receiver/x")
+    scene.metadata.fail(times, stores_first=stores_first)
+    scene.listener.job_running(job.id)
+    finish(scene, job)
+    assert not job.done()
+    assert scene.events[-1].job.state is not JobState.FINISHED  # type: ignore[union-attr]
+    scene.until(job.done)
+    assert job.result(0) == 1
+    assert scene.job(job.id).state is JobState.FINISHED
+    assert scene.states(job.id) == [JobState.STARTED, JobState.RUNNING, JobState.FINISHED]
+    assert scene.server.context("shared").state is ContextState.RUNNING
+    scene.until(lambda: len(scene.transport.messages) == 1)
+    assert len(scene.server.deliveries(job.id)) == 1
+
+
+def test_nothing_follows_from_an_end_before_it_is_stored(scene: Scene) -> None:
+    job, second = scene.submit(callback_url="memory://receiver/x"), scene.submit()
+    scene.listener.job_running(job.id)
+    scene.metadata.fail()
+    finish(scene, job)
+    scene.until_tried(5)
+    assert not job.done()
+    assert scene.job(job.id).state is JobState.RUNNING
+    assert scene.transport.messages == []
+    assert JobState.FINISHED not in scene.states(job.id)
+    scene.metadata.recover()
+    scene.until(job.done)
+    assert job.result(0) == 1
+    finish(scene, second)
+    assert second.result(WAIT) == 1
+
+
+def test_progress_is_dropped_while_the_store_fails_and_goes_on_after(scene: Scene) -> None:
+    job = scene.submit()
+    scene.listener.job_running(job.id)
+    scene.metadata.fail(1)
+    scene.listener.job_progress(job.id, JobProgress(tasks_done=1, tasks_total=3))
+    assert scene.job(job.id).progress is None
+    assert not [event for event in scene.events if isinstance(event, JobProgressed)]
+    scene.listener.job_progress(job.id, JobProgress(tasks_done=2, tasks_total=3))
+    assert scene.job(job.id).progress == JobProgress(tasks_done=2, tasks_total=3)
+    assert len([event for event in scene.events if isinstance(event, JobProgressed)]) == 1
+
+
+def test_progress_does_not_try_a_store_that_is_known_to_fail(scene: Scene) -> None:
+    job = scene.submit()
+    scene.metadata.fail()
+    scene.listener.job_running(job.id)
+    scene.listener.job_progress(job.id, JobProgress(tasks_done=1))
+    assert scene.metadata.attempts[-1] == "advance_job"
+    scene.metadata.recover()
+    scene.until(lambda: scene.job(job.id).state is JobState.RUNNING)
+
+
+@pytest.mark.parametrize("stores_first", [False, True])
+def test_a_context_that_is_ready_while_the_store_fails_is_ready_after(stores_first: bool) -> None:
+    scene = Scene(ready=False)
+    job = scene.submit()
+    scene.metadata.fail(3, stores_first=stores_first)
+    scene.listener.context_ready(application_id="app-1", url="http://ui")
+    assert not scene.created.done()
+    scene.until(scene.created.done)
+    assert scene.created.result(0).application_id == "app-1"
+    scene.until(lambda: ("submit", job.id) in scene.handle.calls)
+    scene.close()
+
+
+def test_a_context_that_was_ready_in_time_is_not_given_up_because_that_is_stored_late() -> None:
+    scene = Scene(ready=False)
+    scene.metadata.fail()
+    scene.listener.context_ready(application_id="app-1", url=None)
+    scene.clock.advance(scene.server.settings.contexts.creation_timeout + 1)
+    assert scene.handle.calls == []
+    scene.metadata.recover()
+    scene.until(scene.created.done)
+    assert scene.created.result(0).state is ContextState.RUNNING
+    scene.close()
+
+
+@pytest.mark.parametrize("stores_first", [False, True])
+def test_a_context_that_ends_while_the_store_fails_ends_all_of_its_jobs(
+    scene: Scene, stores_first: bool
+) -> None:
+    jobs = [scene.submit(callback_url="memory://receiver/x") for _ in range(3)]
+    scene.metadata.fail(5, stores_first=stores_first)
+    scene.listener.context_ended(ContextEnd.FAILED)
+    scene.until(lambda: scene.server.context("shared").state is ContextState.ERROR)
+    scene.until(lambda: all(job.done() for job in jobs))
+    assert {scene.job(job.id).failure for job in jobs} == {FailureKind.CONTEXT_LOST}
+    assert [len(scene.server.deliveries(job.id)) for job in jobs] == [1, 1, 1]
+    changed = [event for event in scene.events if isinstance(event, JobChanged | ContextChanged)]
+    assert isinstance(changed[-1], ContextChanged)
+
+
+def test_a_context_that_has_ended_takes_no_jobs_before_its_end_is_stored(scene: Scene) -> None:
+    scene.metadata.fail(only=("advance_context",))
+    scene.listener.context_ended(ContextEnd.FAILED)
+    with pytest.raises(errors.StorageError, match="context shared has ended"):
+        scene.submit()
+    assert scene.server.jobs().jobs == ()
+
+
+def test_a_job_that_cannot_be_dispatched_stays_in_the_queue(scene: Scene) -> None:
+    scene.metadata.fail(3, only=("advance_job",))
+    job = scene.submit()
+    assert scene.handle.calls == []
+    scene.until(lambda: scene.handle.calls == [("submit", job.id)])
+
+
+def test_the_context_of_one_job_is_stopped_although_the_store_fails_after_the_job(scene: Scene) -> None:
+    job = scene.server.submit(a_request("w.Any"))
+    listener, handle = scene.launcher.listeners[1], scene.launcher.handles[1]
+    listener.context_ready(application_id=None, url=None)
+    listener.job_running(job.id)
+    listener.open_result(job.id, stream=False).write(b"1")
+    scene.metadata.fail(4, only=("advance_context",))
+    listener.job_ended(job.id, JobOutcome())
+    assert job.result(0) == 1
+    assert not [call for call in handle.calls if call[0] == "stop"]
+    scene.until(lambda: bool([call for call in handle.calls if call[0] == "stop"]))
+    assert scene.server.context(job.job.context_name).state is ContextState.STOPPING
+
+
+def test_waiting_changes_are_bounded_by_the_slots(scene: Scene) -> None:
+    slots = scene.server.settings.jobs.max_jobs_per_context
+    jobs = [scene.submit() for _ in range(slots * 3)]
+    scene.metadata.fail()
+    for job in jobs[:slots]:
+        scene.listener.job_running(job.id)
+        for number in range(100):
+            scene.listener.job_progress(job.id, JobProgress(tasks_done=number))
+        finish(scene, job)
+    scene.until_tried(3)
+    context = scene.server._services.contexts.live("shared")
+    assert len(context._changes._changes) <= 2 * slots + 1
+    scene.metadata.recover()
+    scene.until(lambda: all(job.done() for job in jobs[:slots]))
+    scene.until(lambda: len([call for call in scene.handle.calls if call[0] == "submit"]) == 2 * slots)
+
+
+# -- results -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_result_that_the_blob_store_refuses_for_a_while_is_not_lost(scene: Scene, stream: bool) -> None:
+    job = scene.submit()
+    scene.listener.job_running(job.id)
+    text = b'"' + b"x" * 200_000 + b'"'
+    scene.blobs.full = True
+    finish(scene, job, text, stream=stream)
+    scene.clock.advance(1)
+    assert not job.done()
+    scene.blobs.full = False
+    scene.until(job.done)
+    reader = scene.server.open_result(job.id)
+    assert reader is not None
+    with reader:
+        assert b"".join(reader) == text
+
+
+def test_a_result_that_the_blob_store_refuses_for_good_is_the_error_of_its_job(scene: Scene) -> None:
+    job = scene.submit()
+    scene.listener.job_running(job.id)
+    scene.blobs.full = True
+    finish(scene, job, b"x" * 200_000, stream=True)
+    scene.clock.advance(RESULT_PATIENCE)
+    scene.until(job.done)
+    assert scene.job(job.id).failure is FailureKind.RESULT
+    scene.blobs.full = False
+
+
+def test_a_stored_result_is_kept_until_the_end_of_its_job_is_stored_too(scene: Scene) -> None:
+    job = scene.submit()
+    scene.listener.job_running(job.id)
+    scene.metadata.fail()
+    finish(scene, job, b"x" * 200_000, stream=True)
+    scene.clock.advance(3600)
+    scene.server._services.sweeper.sweep()
+    scene.metadata.recover()
+    scene.until(job.done)
+    reader = scene.server.open_result(job.id)
+    assert reader is not None
+    with reader:
+        assert b"".join(reader) == b"x" * 200_000
+
+
+# -- what users ask for --------------------------------------------------------------------------------
+
+
+def test_a_submit_that_meets_the_fault_is_refused_and_leaves_nothing(scene: Scene) -> None:
+    scene.metadata.fail(1)
+    with pytest.raises(errors.StorageError, match="disk full"):
+        scene.submit()
+    assert scene.server.jobs().jobs == ()
+    job = scene.submit()
+    finish(scene, job)
+    assert job.result(WAIT) == 1
+
+
+def test_a_submit_that_was_stored_although_it_failed_is_taken_back(scene: Scene) -> None:
+    scene.metadata.fail(1, only=("add_job",), stores_first=True)
+    with pytest.raises(errors.StorageError):
+        scene.submit(idempotency_key="key")
+    (left,) = scene.server.jobs().jobs
+    scene.until(lambda: scene.job(left.id).state is JobState.ERROR)
+    again = scene.submit(idempotency_key="key")
+    assert again.id != left.id
+    finish(scene, again)
+    assert again.result(WAIT) == 1
+
+
+def test_a_context_that_was_stored_although_its_request_failed_gives_its_name_back(scene: Scene) -> None:
+    scene.metadata.fail(1, only=("add_context",), stores_first=True)
+    with pytest.raises(errors.StorageError):
+        scene.server.create_context("mine")
+    scene.until(lambda: scene.server.context("mine").state is ContextState.ERROR)
+    scene.server.create_context("mine")
+    assert scene.server.context("mine").state is ContextState.STARTED
+
+
+def test_a_submit_with_a_context_of_its_own_leaves_nothing_when_it_meets_the_fault(scene: Scene) -> None:
+    scene.metadata.fail(3, only=("add_job", "advance_context"))
+    with pytest.raises(errors.StorageError):
+        scene.server.submit(a_request("w.Any"))
+    scene.until(lambda: len(scene.server.contexts()) == 1)
+    assert scene.server.jobs().jobs == ()
+    assert len(scene.launcher.handles) == 1
+
+
+def test_a_kill_that_meets_the_fault_is_refused_and_may_be_repeated(scene: Scene) -> None:
+    job = scene.submit()
+    scene.metadata.fail(1)
+    with pytest.raises(errors.StorageError):
+        scene.server.kill_job(job.id)
+    assert not scene.job(job.id).kill_requested
+    assert ("kill_job", job.id) not in scene.handle.calls
+    waiter = scene.server.kill_job(job.id)
+    scene.listener.job_ended(job.id, JobOutcome(killed=True))
+    assert waiter.result(WAIT).state is JobState.KILLED
+
+
+def test_a_kill_that_was_accepted_is_a_kill_however_late_its_end_is_stored(scene: Scene) -> None:
+    job = scene.submit(callback_url="memory://receiver/x")
+    waiter = scene.server.kill_job(job.id)
+    scene.metadata.fail(6)
+    scene.listener.job_ended(job.id, JobOutcome(killed=True))
+    assert not waiter.done()
+    scene.until(waiter.done)
+    assert scene.job(job.id).state is JobState.KILLED
+    assert scene.server.deliveries(job.id) == []
+
+
+def test_a_waiting_job_whose_kill_meets_the_fault_still_waits() -> None:
+    scene = Scene(ready=False)
+    job = scene.submit()
+    scene.metadata.fail(1)
+    with pytest.raises(errors.StorageError):
+        scene.server.kill_job(job.id)
+    assert scene.job(job.id).state is JobState.STARTED
+    scene.listener.context_ready(application_id=None, url=None)
+    assert scene.handle.calls == [("submit", job.id)]
+    scene.close()
+
+
+def test_a_stop_that_meets_the_fault_is_refused_and_may_be_repeated(scene: Scene) -> None:
+    scene.metadata.fail(1)
+    with pytest.raises(errors.StorageError):
+        scene.server.stop_context("shared")
+    assert scene.server.context("shared").state is ContextState.RUNNING
+    assert scene.handle.calls == []
+    scene.server.stop_context("shared")
+    assert scene.handle.calls[0][0] == "stop"
+
+
+def test_a_job_that_does_not_end_takes_its_context_with_it_although_the_store_fails(scene: Scene) -> None:
+    job = scene.submit()
+    scene.server.kill_job(job.id, force=True)
+    scene.metadata.fail()
+    scene.clock.advance(scene.server.settings.jobs.kill_timeout + 1)
+    assert ("kill", None) in scene.handle.calls
+
+
+def test_a_reset_stops_every_context_although_the_store_fails_on_the_way(scene: Scene) -> None:
+    scene.server.create_context("other")
+    scene.launcher.listeners[1].context_ready(application_id=None, url=None)
+    scene.metadata.fail(3)
+    scene.server.reset_contexts()
+    scene.until(lambda: all(handle.calls[:1] for handle in scene.launcher.handles))
+    assert {handle.calls[0][0] for handle in scene.launcher.handles} == {"stop"}
+
+
+def test_requests_are_refused_at_once_when_too_many_before_them_are_in_doubt() -> None:
+    clock, store = ManualClock(), FaultyStore()
+    withdrawals = Withdrawals(store, clock)
+    for number in range(LIMIT):
+        withdrawals.check_room()
+        withdrawals.job(f"job-{number}")
+    with pytest.raises(errors.StorageError, match="failing for a while"):
+        withdrawals.check_room()
+    clock.advance(FIRST_PAUSE)
+    deadline = time.monotonic() + WAIT
+    while withdrawals._doubtful:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    withdrawals.check_room()
+
+
+# -- the queue itself ----------------------------------------------------------------------------------
+
+
+class Line:
+    """A queue and what its changes did."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.queue = RetryQueue(self.clock, "test")
+        self.done: list[str] = []
+        self.faults = 0
+        self.tried = 0
+
+    def change(self, name: str) -> Callable[[], None]:
+        def call() -> None:
+            self.tried += 1
+            if self.faults:
+                self.faults -= 1
+                raise errors.StorageError(message="no")
+            self.done.append(name)
+
+        return call
+
+    def await_timer(self) -> float:
+        """Return in how many seconds the next attempt is, once it is known."""
+        deadline = time.monotonic() + WAIT
+        while not self.clock.timers:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        return self.clock.timers[0]
+
+
+def test_changes_run_at_once_and_in_order() -> None:
+    line = Line()
+    for name in "abc":
+        line.queue.put(line.change(name))
+    assert line.done == ["a", "b", "c"]
+    assert line.clock.timers == []
+
+
+def test_the_pause_doubles_up_to_a_limit_and_starts_over_after_a_success() -> None:
+    line = Line()
+    line.faults = 9
+    line.queue.put(line.change("a"))
+    pauses = []
+    while line.faults:
+        pauses.append(line.await_timer())
+        line.clock.advance(pauses[-1])
+    pauses.append(line.await_timer())
+    assert pauses[:3] == pytest.approx([FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE])
+    assert pauses[-1] == pytest.approx(LONGEST_PAUSE)
+    assert line.queue.failing
+    line.clock.advance(LONGEST_PAUSE)
+    deadline = time.monotonic() + WAIT
+    while line.queue.failing:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    line.faults = 1
+    line.queue.put(line.change("b"))
+    assert line.await_timer() == pytest.approx(FIRST_PAUSE)
+
+
+def test_later_changes_line_up_without_trying_the_store() -> None:
+    line = Line()
+    line.faults = 1
+    for name in "abcd":
+        line.queue.put(line.change(name))
+    assert line.tried == 1
+    line.clock.advance(FIRST_PAUSE)
+    deadline = time.monotonic() + WAIT
+    while len(line.done) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert line.done == ["a", "b", "c", "d"]
+
+
+def test_a_change_that_fails_otherwise_is_raised_and_does_not_hold_up_the_next() -> None:
+    line = Line()
+
+    def mistaken() -> None:
+        line.queue.put(line.change("after"))
+        raise KeyError("mistake")
+
+    with pytest.raises(KeyError, match="mistake"):
+        line.queue.put(mistaken)
+    assert line.done == ["after"]
+
+
+def test_changes_of_many_threads_run_one_at_a_time() -> None:
+    line = Line()
+    inside = threading.Lock()
+
+    def change() -> None:
+        assert inside.acquire(blocking=False), "two changes ran at once"
+        line.done.append("x")
+        inside.release()
+
+    threads = [
+        threading.Thread(target=lambda: [line.queue.put(change) for _ in range(200)]) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT)
+    assert len(line.done) == 800
