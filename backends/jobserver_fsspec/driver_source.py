@@ -9,8 +9,8 @@ from urllib.parse import quote, unquote
 
 from jobserver_core.errors import FetchError
 from jobserver_core.uris import Uri
-from jobserver_fsspec.deadlines import Deadline
 from jobserver_fsspec.sources import CHUNK, Interrupted, Opened, Source, Stamp
+from jobserver_net.deadlines import Deadline
 
 __all__ = ["DriverSource"]
 

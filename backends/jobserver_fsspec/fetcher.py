@@ -7,21 +7,23 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobserver_core.errors import FetchError, InvalidSetting, TooLarge
-from jobserver_core.ports.fetcher import Fetched, Fetcher, ProgressCallback
-from jobserver_core.uris import Uri, UriPolicy
+from jobserver_core.ports.fetcher import Cancellation, Fetched, Fetcher, ProgressCallback
+from jobserver_core.uris import FILE_SCHEMES, HOST_SCHEMES, Uri
 from jobserver_fsspec.cache import FetchCache, Part, Pinned
-from jobserver_fsspec.deadlines import Deadline
 from jobserver_fsspec.driver_source import DriverSource
 from jobserver_fsspec.file_source import FileSource
 from jobserver_fsspec.ftp_source import FtpSource
 from jobserver_fsspec.http_source import HttpSource
 from jobserver_fsspec.sources import Interrupted, Opened, Source, Stamp
+from jobserver_net.connections import Connector, Resolver, resolve
+from jobserver_net.deadlines import Deadline, Expired
+from jobserver_net.policy import AddressPolicy
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
@@ -50,14 +52,16 @@ class FsspecFetcher(Fetcher):
     def __init__(
         self,
         *,
-        policy: UriPolicy | None = None,
+        policy: AddressPolicy | None = None,
+        allowed_folders: Iterable[Path] = (),
         max_size: int = 2 * _GIB,
         timeout: float = 300.0,
         cache_folder: Path | None = None,
         cache_size: int = 10 * _GIB,
         options: Mapping[str, Mapping[str, Any]] | None = None,
+        resolver: Resolver = resolve,
     ) -> None:
-        self._policy = policy or UriPolicy()
+        self._policy = policy or AddressPolicy(schemes=(*HOST_SCHEMES, *FILE_SCHEMES))
         self._max_size = max_size
         self._timeout = timeout
         self._folder = cache_folder
@@ -65,8 +69,11 @@ class FsspecFetcher(Fetcher):
         self._cache: FetchCache | None = None
         self._lock = threading.Lock()
         self._recent: dict[str, tuple[float, str, int]] = {}
-        http, ftp, file = HttpSource(self._policy), FtpSource(self._policy), FileSource(self._policy)
-        self._sources = {"http": http, "https": http, "ftp": ftp, "file": file, "local": file}
+        connector = Connector(self._policy, resolver)
+        http, ftp = HttpSource(connector), FtpSource(connector)
+        self._files = FileSource(allowed_folders)
+        self._sources: dict[str, Source] = {"http": http, "https": http, "ftp": ftp}
+        self._sources |= dict.fromkeys(FILE_SCHEMES, self._files)
         self._drivers = DriverSource(options or {})
 
     @classmethod
@@ -78,7 +85,10 @@ class FsspecFetcher(Fetcher):
                 key = f"jobserver.fetcher.options.{scheme}"
                 raise InvalidSetting(key=key, message="takes an object: the options of the scheme's driver")
         return cls(
-            policy=UriPolicy.from_settings(fetcher),
+            policy=AddressPolicy.from_settings(
+                fetcher, schemes=fetcher.allowed_schemes, section="jobserver.fetcher"
+            ),
+            allowed_folders=fetcher.allowed_folders,
             max_size=fetcher.max_size,
             timeout=fetcher.timeout,
             cache_folder=data_dir / "cache" / "fetched",
@@ -88,14 +98,24 @@ class FsspecFetcher(Fetcher):
 
     def check(self, uri: str) -> None:
         """Raise MalformedUrl when the policy does not allow the URI; a host's addresses are judged later."""
-        self._policy.check(uri)
+        self._checked(uri)
 
     @contextmanager
-    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+    def fetch(
+        self,
+        uri: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[Fetched]:
         """Fetch a URI, or take it from the cache when its source says that it did not change."""
-        parsed = self._policy.check(uri)
+        parsed = self._checked(uri)
         cache = self._opened_cache(parsed)
-        pinned = self._pinned(cache, parsed, progress)
+        with Deadline(self._timeout, cancellation) as deadline:
+            try:
+                pinned = self._pinned(cache, parsed, progress, deadline)
+            except Expired as error:
+                raise FetchError(url=str(parsed), reason=str(error)) from None
         try:
             yield Fetched(path=pinned.path, digest=pinned.digest, size=pinned.size)
         finally:
@@ -108,6 +128,12 @@ class FsspecFetcher(Fetcher):
         if cache is not None and self._folder is None:
             shutil.rmtree(cache.folder, ignore_errors=True)
 
+    def _checked(self, text: str) -> Uri:
+        uri = self._policy.check(text)
+        if uri.scheme in FILE_SCHEMES:
+            self._files.check(uri)
+        return uri
+
     def _opened_cache(self, uri: Uri) -> FetchCache:
         with self._lock, _local(uri):
             if self._cache is None:
@@ -115,14 +141,16 @@ class FsspecFetcher(Fetcher):
                 self._cache = FetchCache(folder, limit=self._cache_size)
             return self._cache
 
-    def _pinned(self, cache: FetchCache, uri: Uri, progress: ProgressCallback | None) -> Pinned:
+    def _pinned(
+        self, cache: FetchCache, uri: Uri, progress: ProgressCallback | None, deadline: Deadline
+    ) -> Pinned:
         begun = time.monotonic()
         key = hashlib.sha256(uri.canonical.encode()).hexdigest()
-        with Deadline(self._timeout) as deadline, ExitStack() as stack:
+        with ExitStack() as stack:
             with _local(uri):
                 held = stack.enter_context(cache.locked(key, lambda: deadline.expired))
             if not held:
-                raise _too_slow(uri, deadline)
+                raise Expired(deadline.reason)
             found = self._just_fetched(cache, key, uri, begun)
             if found is None:
                 return self._fetched(cache, key, uri, progress, deadline)
@@ -165,7 +193,9 @@ class FsspecFetcher(Fetcher):
     @staticmethod
     def _unchanged(cache: FetchCache, transfer: _Transfer, known: Pinned | None) -> Pinned:
         if known is None:
-            raise FetchError(url=str(transfer.uri), reason="its source says that nothing changed since never")
+            raise FetchError(
+                url=str(transfer.uri), reason="the server answered 304 to an unconditional request"
+            )
         transfer.report_whole(known.size)
         cache.renew(known)
         return known
@@ -199,8 +229,7 @@ class _Transfer:
                 self.part.write(chunk)
             if self._progress is not None:
                 self._progress(self.part.size, opened.total)
-            if deadline.expired:
-                raise Interrupted("the time is over")
+            deadline.left()
         if opened.total is not None and self.part.size != opened.total:
             raise Interrupted(f"it ended after {self.part.size} of {opened.total} bytes")
 
@@ -218,7 +247,7 @@ class _Transfer:
 def _run(source: Source, transfer: _Transfer, known: Stamp, deadline: Deadline) -> bool:
     """Fetch, again after interruptions; False when the known version is still right.
 
-    Raises FetchError when attempts bring nothing any more, or the time is over.
+    Raises FetchError when attempts bring nothing any more, Expired when the time is over.
     """
     fruitless = 0
     for _ in range(_ATTEMPTS):
@@ -232,20 +261,15 @@ def _run(source: Source, transfer: _Transfer, known: Stamp, deadline: Deadline) 
                 transfer.receive(opened, deadline)
                 return True
         except (Interrupted, FetchError) as error:
-            if deadline.expired:
-                raise _too_slow(transfer.uri, deadline) from None
+            deadline.left()
             if isinstance(error, FetchError):
                 raise
             reason = str(error)
         fruitless = 0 if transfer.part.size > before else fruitless + 1
         if fruitless >= _FRUITLESS_ATTEMPTS:
             break
-        time.sleep(deadline.remaining(_FIRST_PAUSE * 2**fruitless))
+        deadline.pause(_FIRST_PAUSE * 2**fruitless)
     raise FetchError(url=str(transfer.uri), reason=reason)
-
-
-def _too_slow(uri: Uri, deadline: Deadline) -> FetchError:
-    return FetchError(url=str(uri), reason=f"it took longer than {deadline.seconds:g} s")
 
 
 @contextmanager

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobserver_core.errors import FetchError
-from jobserver_core.uris import Uri, UriPolicy
-from jobserver_fsspec.deadlines import Deadline
+from jobserver_core.errors import FetchError, MalformedUrl
+from jobserver_core.uris import Uri
 from jobserver_fsspec.sources import CHUNK, Interrupted, Opened, Source, Stamp
+from jobserver_net.deadlines import Deadline
 
 __all__ = ["FileSource"]
 
@@ -23,12 +23,18 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTT
 class FileSource(Source):
     """Reads regular files, and only those that are in an allowed folder once every link is followed.
 
+    ``folders`` are the allowed ones; an empty list allows any.
+
     A version is told by path, inode, size and times in nanoseconds. A file that changed less than two
     seconds ago may change again without any of these, so that its version is not remembered.
     """
 
-    def __init__(self, policy: UriPolicy) -> None:
-        self._policy = policy
+    def __init__(self, folders: Iterable[Path] = ()) -> None:
+        self._folders = tuple(Path(os.path.abspath(folder)) for folder in folders)
+
+    def check(self, uri: Uri) -> None:
+        """Raise MalformedUrl when the path, as it is written, is in no allowed folder."""
+        _check_folder(uri, os.path.normpath(uri.file), self._folders)
 
     @contextmanager
     def open(
@@ -51,7 +57,7 @@ class FileSource(Source):
 
     def _open(self, uri: Uri) -> tuple[int, str]:
         real = os.path.realpath(uri.file, strict=True)
-        self._policy.check_file(uri, Path(real))
+        _check_folder(uri, real, tuple(Path(os.path.realpath(folder)) for folder in self._folders))
         if not stat.S_ISREG(os.stat(real).st_mode):  # before it is opened: opening a device may do things
             raise FetchError(url=str(uri), reason="it is not a regular file")
         descriptor = os.open(real, _FLAGS)
@@ -64,6 +70,11 @@ class FileSource(Source):
             os.close(descriptor)
             raise
         return descriptor, real
+
+
+def _check_folder(uri: Uri, path: str, folders: tuple[Path, ...]) -> None:
+    if folders and not any(Path(path).is_relative_to(folder) for folder in folders):
+        raise MalformedUrl(url=str(uri), reason="it is in none of the folders that files may be fetched from")
 
 
 def _stamp(path: str, found: os.stat_result) -> dict[str, str]:

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from jobserver_core.errors import FetchError
-from jobserver_core.uris import Uri, UriPolicy
-from jobserver_fsspec.deadlines import Deadline
-from jobserver_fsspec.sources import CHUNK, IDLE_SECONDS, Interrupted, Opened, Source, Stamp, resolve
+from jobserver_core.errors import FetchError, MalformedUrl
+from jobserver_core.uris import Uri
+from jobserver_fsspec.sources import CHUNK, Interrupted, Opened, Source, Stamp
+from jobserver_net.connections import CONNECT_SECONDS, Connector, TimedSocket, is_unknown_host
+from jobserver_net.deadlines import Deadline, Expired
 
 if TYPE_CHECKING:
     from ftplib import FTP
@@ -32,8 +33,8 @@ class FtpSource(Source):
     beginning makes it absolute. Versions are told by MDTM and SIZE, where the server has them.
     """
 
-    def __init__(self, policy: UriPolicy) -> None:
-        self._policy = policy
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
 
     @contextmanager
     def open(
@@ -43,7 +44,7 @@ class FtpSource(Source):
         import ftplib  # noqa: PLC0415 - only who fetches by FTP needs it
 
         path = _path(uri)
-        client = ftplib.FTP(timeout=deadline.remaining(IDLE_SECONDS))  # noqa: S321 - the URI asks for it
+        client = ftplib.FTP(timeout=deadline.left(CONNECT_SECONDS))  # noqa: S321 - the URI asks for it
         try:
             with _translated(uri):
                 self._log_in(client, uri, deadline)
@@ -58,18 +59,13 @@ class FtpSource(Source):
             client.close()
 
     def _log_in(self, client: FTP, uri: Uri, deadline: Deadline) -> None:
-        port = uri.port or _PORT
-        last: OSError | None = None
-        for address in resolve(uri, port, self._policy):
-            try:
-                client.connect(address, port)
-                break
-            except OSError as error:
-                last = error
-        else:
-            raise Interrupted(str(last))
-        if client.sock is not None:
-            deadline.watch(client.sock)
+        connection = self._connector.connect(uri, uri.port or _PORT, deadline)
+        # What FTP.connect does with a host; this is a connection to an address that was checked. The data
+        # connection goes to the same address: ftplib does not believe what the server says about it.
+        client.af = connection.family
+        client.sock = TimedSocket.over(connection, deadline)
+        client.file = client.sock.makefile("r", encoding=client.encoding)
+        client.welcome = client.getresp()
         client.login(uri.user or "anonymous", uri.password or ("" if uri.user else "anonymous@"))
         client.voidcmd("TYPE I")
 
@@ -109,8 +105,9 @@ def _asked(client: FTP, command: str) -> str | None:
 
 def _retrieve(client: FTP, uri: Uri, path: str, start: int, deadline: Deadline) -> Iterator[bytes]:
     with _translated(uri):
-        with client.transfercmd(f"RETR {path}", rest=start or None) as connection:
-            deadline.watch(connection)
+        opened = client.transfercmd(f"RETR {path}", rest=start or None)
+        deadline.watch(opened)
+        with TimedSocket.over(opened, deadline) as connection:
             while chunk := connection.recv(CHUNK):
                 yield chunk
         client.voidresp()
@@ -122,9 +119,13 @@ def _translated(uri: Uri) -> Iterator[None]:
 
     try:
         yield
+    except (Expired, MalformedUrl):
+        raise
     except (ftplib.error_perm, ValueError) as error:  # ValueError: a line break in what would be sent
         raise FetchError(url=str(uri), reason=_shown(uri, error)) from None
     except (ftplib.Error, OSError, EOFError) as error:
+        if is_unknown_host(error):
+            raise FetchError(url=str(uri), reason=str(error)) from None
         raise Interrupted(_shown(uri, error)) from None
 
 

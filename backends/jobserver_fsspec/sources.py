@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import socket
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 
 import attrs
 
-from jobserver_core.errors import FetchError
-from jobserver_core.uris import Uri, UriPolicy
-from jobserver_fsspec.deadlines import Deadline
+from jobserver_core.uris import Uri
+from jobserver_net.deadlines import Deadline
 
-__all__ = ["IDLE_SECONDS", "Interrupted", "Opened", "Source", "resolve"]
+__all__ = ["CHUNK", "Interrupted", "Opened", "Source", "Stamp"]
 
 CHUNK = 256 * 1024
-IDLE_SECONDS = 60.0
-"""How long a peer may send nothing before the connection is given up."""
+"""How many bytes are read at a time."""
 
 Stamp = Mapping[str, str]
 """What tells one version of a source's content from another; empty when nothing does."""
@@ -47,21 +44,11 @@ class Source(ABC):
         """Begin to read a URI; None when the version that the stamp ``known`` tells is still right.
 
         ``offset`` bytes of the version with the stamp ``partial`` have been read before; when the source
-        cannot go on from there it starts at zero. Raises FetchError for what is final, Interrupted for what
-        may be tried again; reading the chunks raises the same.
+        cannot go on from there it starts at zero. Reading the chunks raises the same errors.
+
+        Raises:
+            FetchError: The source gave an answer that is final.
+            MalformedUrl: An address of the host is not allowed.
+            Interrupted: It may work when it is tried again.
+            Expired: There is no time left.
         """
-
-
-def resolve(uri: Uri, port: int, policy: UriPolicy) -> list[str]:
-    """Return the addresses of a URI's host. Raises MalformedUrl when the policy denies one of them."""
-    try:
-        found = socket.getaddrinfo(uri.host, port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        if error.errno == socket.EAI_AGAIN:
-            raise Interrupted(f"host {uri.host} cannot be resolved now") from None
-        raise FetchError(url=str(uri), reason=f"host {uri.host} is not known") from None
-    except (OSError, UnicodeError) as error:
-        raise FetchError(url=str(uri), reason=f"host {uri.host} cannot be resolved: {error}") from None
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-    policy.check_addresses(uri, addresses)
-    return addresses

@@ -42,7 +42,6 @@ __all__ = [
 ]
 
 _KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
-_LINK_LOCAL = ("169.254.0.0/16", "fe80::/10")
 """Where clouds answer with a machine's credentials to whoever asks from it."""
 _MINUTE, _HOUR = 60.0, 3600.0
 
@@ -162,7 +161,9 @@ class FetcherSettings(Section):
         (), "Networks that a host's address must be in; empty is any", check=_network
     )
     denied_networks: tuple[str, ...] = kinds.texts(
-        _LINK_LOCAL, "Networks that a host's address must not be in", check=_network
+        (),
+        "Networks that a host's address must not be in, beside link-local and cloud metadata addresses",
+        check=_network,
     )
     allowed_folders: tuple[Path, ...] = kinds.paths(
         "Folders that file: and local: URIs may point into; empty is any"
@@ -278,7 +279,9 @@ class CallbackSettings(Section):
         (), "Networks that a receiver's address must be in; empty is any", check=_network
     )
     denied_networks: tuple[str, ...] = kinds.texts(
-        _LINK_LOCAL, "Networks that a receiver's address must not be in", check=_network
+        (),
+        "Networks that a receiver's address must not be in, beside link-local and cloud metadata addresses",
+        check=_network,
     )
     signing_secret: Secret | None = kinds.secret(
         "The secret that callbacks are signed with (Standard Webhooks); null is no signature"

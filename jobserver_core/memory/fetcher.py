@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobserver_core.errors import FetchError, TooLarge
-from jobserver_core.ports.fetcher import Fetched, Fetcher, ProgressCallback
-from jobserver_core.uris import Uri, UriPolicy
+from jobserver_core.errors import FetchError, MalformedUrl, TooLarge
+from jobserver_core.ports.fetcher import Cancellation, Fetched, Fetcher, ProgressCallback
+from jobserver_core.uris import FILE_SCHEMES, HOST_SCHEMES, Uri
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
@@ -20,20 +20,23 @@ __all__ = ["MemoryFetcher"]
 
 
 class MemoryFetcher(Fetcher):
-    """Serves URIs from a mapping to their content, under the same policy as a fetcher that goes out.
+    """Serves URIs from a mapping to their content.
 
     :meth:`publish` and :meth:`withdraw` change what there is. ``scheme:/path`` and ``scheme:///path`` are
-    one file. Sizes are in bytes. It takes no time, so it has no limit of time.
+    one file. Sizes are in bytes. It takes no time, so it has no limit of time. Nothing leaves this process,
+    so there is no address to judge: hosts are refused by their name only.
     """
 
     def __init__(
         self,
         files: Mapping[str, bytes] | None = None,
         *,
-        policy: UriPolicy | None = None,
+        schemes: Iterable[str] = (*HOST_SCHEMES, *FILE_SCHEMES),
+        denied_hosts: Iterable[str] = (),
         max_size: int = 2 * 1024**3,
     ) -> None:
-        self._policy = policy or UriPolicy()
+        self._schemes = tuple(schemes)
+        self._denied_hosts = frozenset(denied_hosts)
         self._max_size = max_size
         self._files: dict[str, bytes] = {}
         for uri, content in (files or {}).items():
@@ -41,9 +44,13 @@ class MemoryFetcher(Fetcher):
 
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> MemoryFetcher:
-        """Make a fetcher with nothing in it, and the policy and the limit of size of the settings."""
+        """Make a fetcher with nothing in it, and the schemes, hosts and limit of size of the settings."""
         fetcher = settings.fetcher
-        return cls(policy=UriPolicy.from_settings(fetcher), max_size=fetcher.max_size)
+        return cls(
+            schemes=fetcher.allowed_schemes,
+            denied_hosts=fetcher.denied_hosts,
+            max_size=fetcher.max_size,
+        )
 
     def publish(self, uri: str, content: bytes) -> None:
         """Put content under a URI, in the place of what was there. Raises MalformedUrl."""
@@ -54,13 +61,19 @@ class MemoryFetcher(Fetcher):
         self._files.pop(Uri.parse(uri).canonical, None)
 
     def check(self, uri: str) -> None:
-        """Raise MalformedUrl when the policy does not allow the URI."""
-        self._policy.check(uri)
+        """Raise MalformedUrl unless the scheme and the host's name are allowed."""
+        self._checked(uri)
 
     @contextmanager
-    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+    def fetch(
+        self,
+        uri: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[Fetched]:
         """Write the content to a temporary file, which goes when the block is left."""
-        parsed = self._policy.check(uri)
+        parsed = self._checked(uri)
         content = self._files.get(parsed.canonical)
         if content is None:
             raise FetchError(url=str(parsed), reason="not found")
@@ -68,8 +81,20 @@ class MemoryFetcher(Fetcher):
             raise TooLarge(what=str(parsed), limit=self._max_size)
         if progress is not None:
             progress(len(content), len(content))
+        if cancellation is not None and cancellation.reason is not None:
+            raise FetchError(url=str(parsed), reason=cancellation.reason)
         digest = hashlib.sha256(content).hexdigest()
         with tempfile.TemporaryDirectory(prefix="jobserver-fetch-") as folder:
             path = Path(folder, digest)
             path.write_bytes(content)
             yield Fetched(path=path, digest=digest, size=len(content))
+
+    def _checked(self, text: str) -> Uri:
+        uri = Uri.parse(text)
+        if uri.scheme not in self._schemes:
+            allowed = ", ".join(self._schemes)
+            reason = f"protocol {uri.scheme} is not supported; supported: {allowed}"
+            raise MalformedUrl(url=str(uri), reason=reason)
+        if uri.host in self._denied_hosts:
+            raise MalformedUrl(url=str(uri), reason=f"host {uri.host} is denied")
+        return uri

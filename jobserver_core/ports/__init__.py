@@ -8,7 +8,7 @@ are those of :mod:`jobserver_core.errors`; what a library below raises is transl
 
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
 from jobserver_core.ports.clock import Clock, Ids, SystemClock, Timer, UuidIds
-from jobserver_core.ports.fetcher import Fetched, Fetcher
+from jobserver_core.ports.fetcher import Cancellation, Fetched, Fetcher
 from jobserver_core.ports.launcher import (
     ContextEnd,
     ContextHandle,
@@ -27,6 +27,7 @@ __all__ = [
     "Blob",
     "BlobStore",
     "BlobWriter",
+    "Cancellation",
     "Clock",
     "ContextEnd",
     "ContextHandle",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,10 +12,53 @@ import attrs
 
 from jobserver_core.models.validation import non_negative, sha256
 
-__all__ = ["Fetched", "Fetcher", "ProgressCallback"]
+__all__ = ["Cancellation", "Fetched", "Fetcher", "ProgressCallback"]
 
 ProgressCallback = Callable[[int, "int | None"], None]
 """Called with the bytes so far and the total, None while that is unknown."""
+
+
+class Cancellation:
+    """Tells a fetch, from another thread, that nobody waits for it any more.
+
+    It is cancelled once; later reasons are ignored. Who has to react at once subscribes.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._reason: str | None = None
+        self._subscribers: dict[int, Callable[[str], None]] = {}
+
+    @property
+    def reason(self) -> str | None:
+        """Why it was cancelled; None while it is not."""
+        return self._reason
+
+    def cancel(self, reason: str) -> None:
+        """Cancel it, and call every subscriber with the reason."""
+        with self._lock:
+            if self._reason is not None:
+                return
+            self._reason = reason
+            subscribers = list(self._subscribers.values())
+        for call in subscribers:
+            call(reason)
+
+    def subscribe(self, call: Callable[[str], None]) -> Callable[[], None]:
+        """Call ``call`` when it is cancelled, at once if it is already; return what ends that.
+
+        The call is made on the thread that cancels, so it must be short and must not raise.
+        """
+        with self._lock:
+            reason = self._reason
+            self._subscribers[id(call)] = call
+        if reason is not None:
+            call(reason)
+        return lambda: self._unsubscribe(id(call))
+
+    def _unsubscribe(self, key: int) -> None:
+        with self._lock:
+            self._subscribers.pop(key, None)
 
 
 @attrs.frozen(kw_only=True)
@@ -41,12 +85,26 @@ class Fetcher(ABC):
         """
 
     @abstractmethod
-    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> AbstractContextManager[Fetched]:
+    def fetch(
+        self,
+        uri: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> AbstractContextManager[Fetched]:
         """Fetch a URI; the file is valid, and is not changed, inside the ``with`` block.
 
-        Raises what :meth:`check` does, TooLarge over the limit of size, and FetchError with the
-        reason for everything else. A failed fetch leaves nothing behind. Credentials in the URI
-        are used, and never appear in an error.
+        The block may be left on another thread than it was entered on. A failed fetch leaves nothing
+        behind. Credentials in the URI are used, and never appear in an error.
+
+        ``progress`` is called as bytes arrive. When ``cancellation`` is cancelled, the fetch ends with a
+        FetchError that has its reason, also while it waits for a peer that sends nothing. Inside the block
+        a cancellation has no effect.
+
+        Raises:
+            MalformedUrl: As :meth:`check` does, or an address of the host is not allowed.
+            TooLarge: The content is over the limit of size.
+            FetchError: Anything else went wrong; ``reason`` says what.
         """
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from typing import ClassVar
 import pytest
 
 from jobserver_core.errors import FetchError, MalformedUrl, TooLarge
-from jobserver_core.ports.fetcher import Fetcher
+from jobserver_core.ports.fetcher import Cancellation, Fetcher
 from jobserver_core.testing.contract import Contract
 
 __all__ = ["FetcherContract"]
@@ -148,6 +148,41 @@ class FetcherContract(Contract):
             pytest.fail("the block was entered")
         assert self.files(fetcher) == before
 
+    # -- cancellation ------------------------------------------------------------------------------
+
+    def test_a_fetch_that_was_cancelled_before_it_began_ends_with_the_reason(self, fetcher: Fetcher) -> None:
+        uri = self.publish(fetcher, "file.jar", _CONTENT)
+        before = self.files(fetcher)
+        cancellation = Cancellation()
+        cancellation.cancel("the caller has left")
+        with pytest.raises(FetchError) as caught, fetcher.fetch(uri, cancellation=cancellation):
+            pytest.fail("the block was entered")
+        assert caught.value.reason == "the caller has left"
+        assert self.files(fetcher) == before
+
+    def test_a_fetch_that_is_cancelled_on_the_way_ends_with_the_reason(self, fetcher: Fetcher) -> None:
+        uri = self.publish(fetcher, "file.jar", os.urandom(200_000))
+        before = self.files(fetcher)
+        cancellation = Cancellation()
+
+        def cancel(done: int, total: int | None) -> None:
+            cancellation.cancel("nobody waits for it any more")
+
+        with (
+            pytest.raises(FetchError) as caught,
+            fetcher.fetch(uri, progress=cancel, cancellation=cancellation),
+        ):
+            pytest.fail("the block was entered")
+        assert caught.value.reason == "nobody waits for it any more"
+        assert self.files(fetcher) == before
+
+    def test_a_cancellation_inside_the_block_changes_nothing(self, fetcher: Fetcher) -> None:
+        uri = self.publish(fetcher, "file.jar", _CONTENT)
+        cancellation = Cancellation()
+        with fetcher.fetch(uri, cancellation=cancellation) as fetched:
+            cancellation.cancel("too late")
+            assert fetched.path.read_bytes() == _CONTENT
+
     # -- limits ------------------------------------------------------------------------------------
 
     def test_a_file_of_the_limit_is_fetched_and_a_larger_one_is_too_large(self, fetcher: Fetcher) -> None:
@@ -247,6 +282,22 @@ class FetcherContract(Contract):
             assert self.secret not in f"{error} {error!r} {error.fields}"
 
     # -- the fetcher itself ------------------------------------------------------------------------
+
+    def test_the_block_can_be_left_on_another_thread(self, fetcher: Fetcher) -> None:
+        block = fetcher.fetch(self.publish(fetcher, "file.jar", _CONTENT))
+        errors: list[BaseException] = []
+
+        def leave() -> None:
+            try:
+                block.__exit__(None, None, None)
+            except BaseException as error:  # noqa: BLE001 - given to the thread that waits
+                errors.append(error)
+
+        assert block.__enter__().path.read_bytes() == _CONTENT
+        thread = threading.Thread(target=leave)
+        thread.start()
+        thread.join()
+        assert errors == []
 
     def test_many_threads_can_fetch_the_same_and_other_files_at_once(self, fetcher: Fetcher) -> None:
         common = os.urandom(100_000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import distribution
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -17,10 +17,11 @@ from jobserver_core.config.settings import Settings
 from jobserver_core.memory import MemoryFetcher
 from jobserver_core.ports.fetcher import Fetcher
 from jobserver_core.testing.fetcher import FetcherContract
-from jobserver_core.uris import UriPolicy
 from jobserver_fsspec import FsspecFetcher
+from jobserver_net import AddressPolicy
 
-DENIED = UriPolicy(denied_hosts=["*.denied.example", "203.0.113.0/24"])
+DENIED_HOST = "sub.denied.example"
+DENIED = AddressPolicy(schemes=["http", "https", "ftp"], denied_hosts=["*.denied.example", "203.0.113.0/24"])
 
 
 def files_in(folder: Path) -> set[str]:
@@ -34,7 +35,7 @@ class TestMemoryFetcher(FetcherContract):
     def fetcher(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemoryFetcher:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         self.folder = tmp_path
-        return MemoryFetcher(policy=DENIED, max_size=self.max_size)
+        return MemoryFetcher(denied_hosts=[DENIED_HOST], max_size=self.max_size)
 
     def publish(self, fetcher: Fetcher, name: str, content: bytes) -> str:
         assert isinstance(fetcher, MemoryFetcher)
@@ -61,9 +62,15 @@ class FsspecFetching(FetcherContract):
 
     entry_point = "fsspec"
 
-    def make(self, tmp_path: Path, policy: UriPolicy) -> FsspecFetcher:
+    def make(self, tmp_path: Path, policy: AddressPolicy, folders: Iterable[Path] = ()) -> FsspecFetcher:
         self.cache = tmp_path / "cache"
-        return FsspecFetcher(policy=policy, max_size=self.max_size, timeout=20, cache_folder=self.cache)
+        return FsspecFetcher(
+            policy=policy,
+            allowed_folders=folders,
+            max_size=self.max_size,
+            timeout=20,
+            cache_folder=self.cache,
+        )
 
     def files(self, fetcher: Fetcher) -> set[str]:
         return files_in(self.cache) if self.cache.exists() else set()
@@ -75,7 +82,7 @@ class TestFilesOfFsspecFetcher(FsspecFetching):
     def fetcher(self, tmp_path: Path) -> Iterator[FsspecFetcher]:
         self.folder = tmp_path / "files"
         self.folder.mkdir()
-        fetcher = self.make(tmp_path, UriPolicy(allowed_folders=[self.folder]))
+        fetcher = self.make(tmp_path, AddressPolicy(schemes=["file", "local"]), [self.folder])
         yield fetcher
         fetcher.close()
 
@@ -174,7 +181,7 @@ class TestDriversOfFsspecFetcher(FsspecFetching):
     def fetcher(self, tmp_path: Path) -> Iterator[FsspecFetcher]:
         self.root = f"/{tmp_path.name}"
         self.store = fsspec.filesystem("memory")
-        fetcher = self.make(tmp_path, UriPolicy(schemes=["memory"]))
+        fetcher = self.make(tmp_path, AddressPolicy(schemes=["memory"]))
         yield fetcher
         fetcher.close()
         if self.store.exists(self.root):

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import test_fetcher
 from faults import failing
+from test_fetcher import DENIED_HOST
 
 from jobserver_core.errors import FetchError, MalformedUrl, TooLarge
 from jobserver_core.memory import MemoryFetcher
-from jobserver_core.ports.fetcher import Fetched, ProgressCallback
-from jobserver_core.uris import Uri, UriPolicy
+from jobserver_core.ports.fetcher import Cancellation, Fetched, ProgressCallback
+from jobserver_core.uris import Uri
 
 
 class Faulty(MemoryFetcher):
@@ -26,8 +27,14 @@ class Faulty(MemoryFetcher):
     folder: Path
 
     @contextmanager
-    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
-        with super().fetch(uri, progress=progress) as fetched:
+    def fetch(
+        self,
+        uri: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[Fetched]:
+        with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
             yield fetched
 
 
@@ -38,8 +45,14 @@ class Changed(Faulty):
         raise NotImplementedError
 
     @contextmanager
-    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
-        with super().fetch(uri, progress=progress) as fetched:
+    def fetch(
+        self,
+        uri: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[Fetched]:
+        with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
             yield self.changed(fetched)
 
 
@@ -72,24 +85,36 @@ class NeverAsksAgain(Faulty):
         self.kept: dict[str, bytes] = {}
 
     @contextmanager
-    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+    def fetch(
+        self,
+        uri: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[Fetched]:
         canonical = Uri.parse(uri).canonical
         if canonical in self.kept:
             fetcher = MemoryFetcher({uri: self.kept[canonical]})
-            with fetcher.fetch(uri, progress=progress) as fetched:
+            with fetcher.fetch(uri, progress=progress, cancellation=cancellation) as fetched:
                 yield fetched
         else:
-            with super().fetch(uri, progress=progress) as fetched:
+            with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
                 self.kept[canonical] = fetched.path.read_bytes()
                 yield fetched
 
 
 class CachesByName(NeverAsksAgain):
     @contextmanager
-    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+    def fetch(
+        self,
+        uri: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[Fetched]:
         name = f"http://host.example/{Uri.parse(uri).name}"
         if name not in self.kept:
-            with MemoryFetcher.fetch(self, uri, progress=progress) as fetched:
+            with MemoryFetcher.fetch(self, uri, progress=progress, cancellation=cancellation) as fetched:
                 self.kept[name] = fetched.path.read_bytes()
         with MemoryFetcher({name: self.kept[name]}).fetch(name) as fetched:
             yield fetched
@@ -97,25 +122,43 @@ class CachesByName(NeverAsksAgain):
 
 class LeavesFilesBehind(Faulty):
     @contextmanager
-    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+    def fetch(
+        self,
+        uri: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[Fetched]:
         part = self.folder / "part"
         part.touch()
-        with super().fetch(uri, progress=progress) as fetched:
+        with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
             part.unlink()
             yield fetched
 
 
 class NeverTellsProgress(Faulty):
     @contextmanager
-    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
-        with super().fetch(uri) as fetched:
+    def fetch(
+        self,
+        uri: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[Fetched]:
+        with super().fetch(uri, cancellation=cancellation) as fetched:
             yield fetched
 
 
 class ProgressGoesBack(Faulty):
     @contextmanager
-    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
-        with super().fetch(uri, progress=progress) as fetched:
+    def fetch(
+        self,
+        uri: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[Fetched]:
+        with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
             if progress is not None:
                 progress(0, None)
             yield fetched
@@ -123,7 +166,13 @@ class ProgressGoesBack(Faulty):
 
 class SwallowsWhatProgressRaises(Faulty):
     @contextmanager
-    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+    def fetch(
+        self,
+        uri: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[Fetched]:
         def quiet(done: int, total: int | None) -> None:
             try:
                 if progress is not None:
@@ -131,8 +180,52 @@ class SwallowsWhatProgressRaises(Faulty):
             except Exception:
                 return
 
-        with super().fetch(uri, progress=quiet) as fetched:
+        with super().fetch(uri, progress=quiet, cancellation=cancellation) as fetched:
             yield fetched
+
+
+class IgnoresCancellation(Faulty):
+    @contextmanager
+    def fetch(
+        self,
+        uri: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[Fetched]:
+        with super().fetch(uri, progress=progress) as fetched:
+            yield fetched
+
+
+class SaysNothingOfTheReason(Faulty):
+    @contextmanager
+    def fetch(
+        self,
+        uri: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[Fetched]:
+        with super().fetch(uri, progress=progress) as fetched:
+            if cancellation is not None and cancellation.reason is not None:
+                raise FetchError(url=uri, reason="cancelled")
+            yield fetched
+
+
+class CancelledToTheEnd(Faulty):
+    @contextmanager
+    def fetch(
+        self,
+        uri: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[Fetched]:
+        with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
+            stop = cancellation.subscribe(lambda reason: fetched.path.unlink()) if cancellation else None
+            yield fetched
+            if stop is not None:
+                stop()
 
 
 class HasNoLimit(Faulty):
@@ -147,25 +240,31 @@ class RefusesTheLimitItself(Faulty):
 
 class FetchesWithoutTheCheck(Faulty):
     @contextmanager
-    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+    def fetch(
+        self,
+        uri: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[Fetched]:
         try:
             self.check(uri)
         except MalformedUrl:
             uri = "http://host.example/"
             self.publish(uri, b"")
-        with super().fetch(uri, progress=progress) as fetched:
+        with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
             yield fetched
 
 
 class AllowsEveryHost(Faulty):
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options | {"policy": UriPolicy()})
+        super().__init__(**options | {"denied_hosts": ()})
 
 
 class AllowsEveryScheme(Faulty):
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._policy.schemes = ("http", "https", "ftp", "file", "local", "gopher", "javascript", "s3")
+        schemes = ("http", "https", "ftp", "file", "local", "gopher", "javascript", "s3")
+        super().__init__(**options | {"schemes": schemes})
 
 
 class CheckAllowsAll(Faulty):
@@ -181,29 +280,47 @@ class CheckLooks(Faulty):
 
 class MissingIsEmpty(Faulty):
     @contextmanager
-    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+    def fetch(
+        self,
+        uri: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[Fetched]:
         self.check(uri)
         if Uri.parse(uri).canonical not in self._files:
             self.publish(uri, b"")
-        with super().fetch(uri, progress=progress) as fetched:
+        with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
             yield fetched
 
 
 class MissingIsSaidInWordsOfItsOwn(Faulty):
     @contextmanager
-    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+    def fetch(
+        self,
+        uri: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[Fetched]:
         self.check(uri)
         if Uri.parse(uri).canonical not in self._files:
             raise FileNotFoundError(uri)
-        with super().fetch(uri, progress=progress) as fetched:
+        with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
             yield fetched
 
 
 class TooLargeIsAFetchError(Faulty):
     @contextmanager
-    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+    def fetch(
+        self,
+        uri: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[Fetched]:
         try:
-            with super().fetch(uri, progress=progress) as fetched:
+            with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
                 yield fetched
         except TooLarge as error:
             raise FetchError(url="x", reason=str(error)) from None
@@ -211,9 +328,15 @@ class TooLargeIsAFetchError(Faulty):
 
 class ShowsThePassword(Faulty):
     @contextmanager
-    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+    def fetch(
+        self,
+        uri: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[Fetched]:
         try:
-            with super().fetch(uri, progress=progress) as fetched:
+            with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
                 yield fetched
         except FetchError as error:
             raise FetchError(url=uri, reason=error.reason) from None
@@ -227,16 +350,28 @@ class ShowsThePasswordOfWhatItRefuses(Faulty):
             raise MalformedUrl(url=uri, reason=error.reason) from None
 
     @contextmanager
-    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
+    def fetch(
+        self,
+        uri: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[Fetched]:
         self.check(uri)
-        with super().fetch(uri, progress=progress) as fetched:
+        with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
             yield fetched
 
 
 class SwallowsWhatTheBlockRaises(Faulty):
     @contextmanager
-    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
-        with super().fetch(uri, progress=progress) as fetched:
+    def fetch(
+        self,
+        uri: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[Fetched]:
+        with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
             try:
                 yield fetched
             except Exception:
@@ -245,8 +380,14 @@ class SwallowsWhatTheBlockRaises(Faulty):
 
 class FileGoesBeforeTheBlock(Faulty):
     @contextmanager
-    def fetch(self, uri: str, *, progress: ProgressCallback | None = None) -> Iterator[Fetched]:
-        with super().fetch(uri, progress=progress) as fetched:
+    def fetch(
+        self,
+        uri: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[Fetched]:
+        with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
             gone = fetched
         yield gone
 
@@ -265,9 +406,7 @@ def _failing(kind: type[Faulty], folder: Path) -> Iterator[str]:
         suite.folder = folder
         for left in folder.iterdir():
             left.unlink()
-        fetcher = kind(
-            policy=UriPolicy(denied_hosts=["*.denied.example", "203.0.113.0/24"]), max_size=suite.max_size
-        )
+        fetcher = kind(denied_hosts=[DENIED_HOST], max_size=suite.max_size)
         fetcher.folder = folder
         return fetcher
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from jobserver_core.errors import FetchError, MalformedUrl
-from jobserver_core.uris import UriPolicy
 from jobserver_fsspec import FsspecFetcher
 
 MakeFetcher = Callable[..., FsspecFetcher]
@@ -70,7 +69,7 @@ def test_links_are_followed_within_the_allowed_folders_only(
     (files / "good").symlink_to(inside)
     (files / "bad").symlink_to(outside)
     (files / "folder").symlink_to(tmp_path)
-    fetcher = make_fetcher(policy=UriPolicy(allowed_folders=[files]))
+    fetcher = make_fetcher(allowed_folders=[files])
     assert fetched(fetcher, files / "good") == b"content"
     for path in (files / "bad", files / "folder" / "outside.jar"):
         with pytest.raises(MalformedUrl, match="none of the folders"), fetcher.fetch(f"file:{path}"):
@@ -82,7 +81,7 @@ def test_an_allowed_folder_may_be_a_link_itself(
 ) -> None:
     old_file(files / "x.jar")
     (tmp_path / "link").symlink_to(files)
-    fetcher = make_fetcher(policy=UriPolicy(allowed_folders=[tmp_path / "link"]))
+    fetcher = make_fetcher(allowed_folders=[tmp_path / "link"])
     assert fetched(fetcher, tmp_path / "link" / "x.jar") == b"content"
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from file_servers import DTPHandler, FtpServer, silent_server
 from jobserver_core.errors import FetchError, MalformedUrl, TooLarge
-from jobserver_core.uris import UriPolicy
 from jobserver_fsspec import FsspecFetcher
+from jobserver_net import AddressPolicy
 
 MakeFetcher = Callable[..., FsspecFetcher]
 CONTENT = os.urandom(300_000)
@@ -171,7 +171,7 @@ def test_a_transfer_that_stalls_runs_into_the_time_limit(tmp_path: Path, make_fe
 
 
 def test_a_denied_address_is_not_connected_to(ftp: FtpServer, make_fetcher: MakeFetcher) -> None:
-    fetcher = make_fetcher(policy=UriPolicy(denied_networks=["127.0.0.0/8", "::1/128"]))
+    fetcher = make_fetcher(policy=AddressPolicy(schemes=["ftp"], denied_networks=["127.0.0.0/8", "::1/128"]))
     with pytest.raises(MalformedUrl), fetcher.fetch(f"ftp://localhost:{ftp.port}/x.jar"):
         pytest.fail("the block was entered")
     assert ftp.commands == []

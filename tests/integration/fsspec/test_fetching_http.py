@@ -19,8 +19,9 @@ import pytest
 
 from file_servers import HttpServer, Route, silent_server, wait_until
 from jobserver_core.errors import FetchError, MalformedUrl, TooLarge
-from jobserver_core.uris import UriPolicy
+from jobserver_core.ports.fetcher import Cancellation
 from jobserver_fsspec import FsspecFetcher
+from jobserver_net import AddressPolicy
 
 MakeFetcher = Callable[..., FsspecFetcher]
 CONTENT = os.urandom(300_000)
@@ -349,7 +350,7 @@ def test_redirects_in_a_circle_are_given_up(server: HttpServer, fetcher: FsspecF
 def test_a_redirect_to_what_the_policy_refuses_is_not_followed(
     server: HttpServer, make_fetcher: MakeFetcher, target: str
 ) -> None:
-    policy = UriPolicy(denied_hosts=["*.denied.example"])
+    policy = AddressPolicy(denied_hosts=["*.denied.example"])
     server.routes["/a"] = Route(redirect=target)
     assert "redirected" in reason(make_fetcher(policy=policy), f"{server.url}/a")
 
@@ -357,7 +358,7 @@ def test_a_redirect_to_what_the_policy_refuses_is_not_followed(
 def test_a_redirect_to_a_denied_address_is_not_followed(
     server: HttpServer, other_server: HttpServer, make_fetcher: MakeFetcher
 ) -> None:
-    policy = UriPolicy(denied_networks=["::1/128", "127.0.0.2/32"])
+    policy = AddressPolicy(denied_networks=["::1/128", "127.0.0.2/32"])
     server.routes["/a"] = Route(redirect=f"http://127.0.0.2:{other_server.port}/x.jar")
     assert "redirected" in reason(make_fetcher(policy=policy), f"{server.url}/a")
     assert other_server.requests == []
@@ -382,13 +383,13 @@ def test_a_password_is_sent_to_its_own_server_only(
 def test_a_name_is_judged_by_the_address_that_it_has(server: HttpServer, make_fetcher: MakeFetcher) -> None:
     server.routes["/x.jar"] = Route(content=CONTENT)
     uri = f"http://localhost:{server.port}/x.jar"
-    allowed = make_fetcher(policy=UriPolicy(allowed_networks=["127.0.0.0/8", "::1/128"]))
+    allowed = make_fetcher(policy=AddressPolicy(allowed_networks=["127.0.0.0/8", "::1/128"]))
     assert fetched(allowed, uri) == CONTENT
     for policy in (
-        UriPolicy(denied_hosts=["127.0.0.0/8", "::1"]),
-        UriPolicy(denied_networks=["127.0.0.0/8", "::1/128"]),
-        UriPolicy(allowed_networks=["10.0.0.0/8"]),
-        UriPolicy(allowed_hosts=["10.0.0.0/8"]),
+        AddressPolicy(denied_hosts=["127.0.0.0/8", "::1"]),
+        AddressPolicy(denied_networks=["127.0.0.0/8", "::1/128"]),
+        AddressPolicy(allowed_networks=["10.0.0.0/8"]),
+        AddressPolicy(allowed_hosts=["10.0.0.0/8"]),
     ):
         fetcher = make_fetcher(policy=policy)
         fetcher.check(uri)
@@ -403,28 +404,108 @@ def test_a_name_is_judged_by_the_address_that_it_has(server: HttpServer, make_fe
 def test_a_denied_address_in_disguise_is_denied(
     server: HttpServer, make_fetcher: MakeFetcher, host: str
 ) -> None:
-    fetcher = make_fetcher(policy=UriPolicy(denied_networks=["127.0.0.0/8"]))
+    fetcher = make_fetcher(policy=AddressPolicy(denied_networks=["127.0.0.0/8"]))
     with pytest.raises((MalformedUrl, FetchError)), fetcher.fetch(f"http://{host}:{server.port}/x.jar"):
         pytest.fail("the block was entered")
     assert server.requests == []
 
 
-def test_a_name_that_changes_its_address_after_it_was_judged_gets_nothing(
-    server: HttpServer, make_fetcher: MakeFetcher, monkeypatch: pytest.MonkeyPatch
+def test_the_address_that_was_judged_is_the_one_that_is_connected_to(
+    server: HttpServer, make_fetcher: MakeFetcher
 ) -> None:
-    """DNS rebinding: the first answer is harmless, the second leads inside."""
-    fetcher = make_fetcher(policy=UriPolicy(denied_networks=["127.0.0.0/8", "::1/128"]))
-    harmless = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("203.0.113.9", server.port))]
-    answers = iter([harmless])
-    real = socket.getaddrinfo
+    """DNS rebinding: the first answer is allowed, every later one leads to a denied address."""
+    server.routes["/x.jar"] = Route(content=CONTENT)
+    asked: list[str] = []
 
-    def resolve(*arguments: object, **options: object) -> object:
-        return next(answers, None) or real(*arguments, **options)  # type: ignore[arg-type]
+    def rebinding(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return ["127.0.0.1"] if len(asked) == 1 else ["127.0.0.2"]
 
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    with pytest.raises(MalformedUrl, match="denied"), fetcher.fetch(f"http://localhost:{server.port}/x.jar"):
+    policy = AddressPolicy(denied_networks=["127.0.0.2/32"])
+    fetcher = make_fetcher(policy=policy, resolver=rebinding)
+    uri = f"http://rebinding.example:{server.port}/x.jar"
+    assert fetched(fetcher, uri) == CONTENT
+    assert asked == ["rebinding.example"]
+    assert server.requests[0].headers["Host"] == f"rebinding.example:{server.port}"
+    with pytest.raises(MalformedUrl, match="denied"), fetcher.fetch(uri):
         pytest.fail("the block was entered")
-    assert server.requests == []
+    assert len(server.requests) == 1
+
+
+def test_a_redirect_is_resolved_and_judged_anew(server: HttpServer, make_fetcher: MakeFetcher) -> None:
+    server.routes["/a"] = Route(redirect=f"http://inside.example:{server.port}/x.jar")
+    addresses = {"outside.example": ["127.0.0.1"], "inside.example": ["169.254.169.254"]}
+    fetcher = make_fetcher(resolver=lambda host, port: addresses[host])
+    assert "link-local" in reason(fetcher, f"http://outside.example:{server.port}/a")
+    assert [request.path for request in server.requests] == ["/a"]
+
+
+def test_a_second_address_is_tried_when_the_first_refuses(
+    server: HttpServer, make_fetcher: MakeFetcher
+) -> None:
+    server.routes["/x.jar"] = Route(content=CONTENT)
+    fetcher = make_fetcher(resolver=lambda host, port: ["127.0.0.9", "127.0.0.1"])
+    assert fetched(fetcher, f"http://two.example:{server.port}/x.jar") == CONTENT
+
+
+@pytest.mark.parametrize("scheme", ["http", "ftp"])
+def test_a_resolver_that_hangs_ends_with_the_time_limit(make_fetcher: MakeFetcher, scheme: str) -> None:
+    stop = threading.Event()
+
+    def resolver(host: str, port: int) -> list[str]:
+        stop.wait(60)
+        return ["127.0.0.1"]
+
+    try:
+        fetcher = make_fetcher(resolver=resolver, timeout=0.3)
+        assert reason(fetcher, f"{scheme}://slow-dns.example/x.jar") == "it took longer than 0.3 s"
+    finally:
+        stop.set()
+
+
+# -- cancellation ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hang", ["name", "head", "body", "handshake", "ftp"])
+def test_a_fetch_that_hangs_ends_at_once_when_it_is_cancelled(
+    server: HttpServer, make_fetcher: MakeFetcher, cache: Path, hang: str
+) -> None:
+    server.routes["/x.jar"] = Route(content=CONTENT)
+    server.gate = threading.Event()
+    resolving = threading.Event()
+
+    def resolver(host: str, port: int) -> list[str]:
+        resolving.set()
+        if hang == "name":
+            server.gate.wait(60)  # type: ignore[union-attr]
+        return ["127.0.0.1"]
+
+    scheme = {"handshake": "https", "ftp": "ftp"}.get(hang, "http")
+    with silent_server() as silent:
+        port = server.port if hang == "body" else silent
+        fetcher, cancellation = make_fetcher(resolver=resolver, timeout=120.0), Cancellation()
+        reasons: list[str] = []
+
+        def run() -> None:
+            with (
+                pytest.raises(FetchError) as caught,
+                fetcher.fetch(f"{scheme}://host.example:{port}/x.jar", cancellation=cancellation),
+            ):
+                pytest.fail("the block was entered")
+            reasons.append(caught.value.reason)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        assert resolving.wait(20)
+        if hang == "body":
+            wait_until(lambda: server.bodies)
+        elif hang != "name":
+            wait_until(lambda: {"recv", "recv_into", "do_handshake", "read"} & set(stack_of(thread)))
+        cancellation.cancel("the caller has left")
+        thread.join(20)
+        assert not thread.is_alive()
+    assert reasons == ["the caller has left"]
+    assert list(cache.glob("*/*")) == []
 
 
 # -- secrets ---------------------------------------------------------------------------------------
@@ -482,7 +563,7 @@ def test_https_is_fetched_and_its_certificate_is_checked(
     tls_server.routes["/x.jar"] = Route(content=CONTENT)
     assert fetched(make_fetcher(), f"{tls_server.url}/x.jar") == CONTENT
     monkeypatch.delenv("SSL_CERT_FILE")
-    assert "CERTIFICATE_VERIFY_FAILED" in reason(make_fetcher(), f"{tls_server.url}/x.jar")
+    assert "the certificate is not trusted" in reason(make_fetcher(), f"{tls_server.url}/x.jar")
 
 
 def test_a_redirect_from_https_to_http_is_not_followed(

@@ -21,8 +21,8 @@ import trustme
 from jobserver_core.config.settings import CallbackSettings, Secret, Settings
 from jobserver_core.errors import InvalidCallbackUrl, InvalidSetting
 from jobserver_core.ports.transport import Message
-from jobserver_core.uris import UriPolicy
 from jobserver_httpx import HttpxTransport, Signer
+from jobserver_net import AddressPolicy
 from loopback import Handler, Loopback, refused_port
 
 PROMPT = 15.0
@@ -126,7 +126,7 @@ def test_a_host_that_does_not_resolve_is_a_failure() -> None:
         raise OSError(-2, "Name or service not known")
 
     answer = HttpxTransport(resolver=resolver).send(a_message("http://nowhere.example/"), timeout=5)
-    assert answer.error == "no answer: Name or service not known"
+    assert answer.error == "no answer: host nowhere.example cannot be resolved: Name or service not known"
 
 
 def test_an_answer_that_is_not_http_is_a_failure(server: Loopback) -> None:
@@ -282,14 +282,14 @@ def test_the_answer_behind_a_redirect_counts(server: Loopback) -> None:
 def test_a_redirect_loop_is_a_failure(server: Loopback) -> None:
     server.behave = lambda handler: handler.say(302, location="/done")
     answer = HttpxTransport().send(a_message(server.url()), timeout=5)
-    assert answer.error == "more than 5 redirects"
+    assert answer.error == "not delivered: it was redirected more than 5 times"
     assert len(server.calls) == 6
 
 
 def test_a_redirect_to_nowhere_is_a_failure(server: Loopback) -> None:
     server.behave = lambda handler: handler.say(302)
     answer = HttpxTransport().send(a_message(server.url()), timeout=5)
-    assert answer.error == "the receiver redirects without saying where to"
+    assert answer.error == "not delivered: it was redirected without saying where to"
 
 
 @pytest.mark.parametrize("location", ["file:///etc/passwd", "gopher://127.0.0.1/", "http://[broken/"])
@@ -297,17 +297,19 @@ def test_a_redirect_to_what_is_no_http_url_is_a_failure(server: Loopback, locati
     server.behave = lambda handler: handler.say(302, location=location)
     answer = HttpxTransport().send(a_message(server.url()), timeout=5)
     assert answer.error
-    assert answer.error.startswith("not allowed:")
+    assert answer.error.startswith("not delivered: it was redirected to ")
     assert len(server.calls) == 1
 
 
 def test_a_redirect_to_a_denied_host_is_not_followed(server: Loopback) -> None:
     with Loopback(host="127.0.0.2") as internal:
         server.behave = lambda handler: handler.say(307, location=internal.url())
-        policy = UriPolicy(schemes=("http", "https"), denied_networks=["127.0.0.2/32"])
+        policy = AddressPolicy(schemes=("http", "https"), denied_networks=["127.0.0.2/32"])
         answer = HttpxTransport(policy=policy).send(a_message(server.url()), timeout=5)
         assert internal.calls == []
-    assert answer.error == "not allowed: host 127.0.0.2 is not allowed: its address is denied"
+    assert answer.error
+    assert answer.error.startswith("not delivered: it was redirected to ")
+    assert answer.error.endswith("host 127.0.0.2 is not allowed: its address is denied")
 
 
 def test_credentials_do_not_follow_a_redirect_to_another_place(server: Loopback) -> None:
@@ -332,8 +334,8 @@ def test_the_time_limit_covers_all_redirects(server: Loopback) -> None:
 # -- where callbacks may go ------------------------------------------------------------------------
 
 
-def only(**lists: Any) -> UriPolicy:
-    return UriPolicy(schemes=("http", "https"), **lists)
+def only(**lists: Any) -> AddressPolicy:
+    return AddressPolicy(schemes=("http", "https"), **lists)
 
 
 @pytest.mark.parametrize(
@@ -353,7 +355,7 @@ def only(**lists: Any) -> UriPolicy:
         (only(), "http://host\\@other/"),
     ],
 )
-def test_what_can_never_be_allowed_is_refused_at_submit(policy: UriPolicy, url: str) -> None:
+def test_what_can_never_be_allowed_is_refused_at_submit(policy: AddressPolicy, url: str) -> None:
     with pytest.raises(InvalidCallbackUrl):
         HttpxTransport(policy=policy).check(url)
 
@@ -456,7 +458,7 @@ def test_a_redirect_from_https_to_http_is_not_followed(
 ) -> None:
     secure.behave = lambda handler: handler.say(308, location=server.url())
     answer = HttpxTransport(ca_file=ca_file).send(a_message(secure.url()), timeout=5)
-    assert answer.error == "the receiver redirects from https to http, which is not followed"
+    assert answer.error == "not delivered: it was redirected from https to http, which is not followed"
     assert server.calls == []
 
 

@@ -1,0 +1,191 @@
+"""Which URIs and which addresses may be requested."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import ip_network
+from typing import Protocol
+
+from jobserver_core.errors import InvalidSetting, MalformedUrl
+from jobserver_core.uris import FILE_SCHEMES, HOST_SCHEMES, Uri
+from jobserver_net.addresses import (
+    METADATA_NETWORKS,
+    Address,
+    Network,
+    is_no_server,
+    parse_address,
+    reached,
+)
+
+__all__ = ["AddressPolicy", "Restrictions"]
+
+
+class Restrictions(Protocol):
+    """The settings of a policy: sections of the configuration have these fields."""
+
+    @property
+    def allowed_hosts(self) -> tuple[str, ...]:
+        """Hosts that are allowed; empty for any."""
+
+    @property
+    def denied_hosts(self) -> tuple[str, ...]:
+        """Hosts that are denied."""
+
+    @property
+    def allowed_networks(self) -> tuple[str, ...]:
+        """Networks that addresses must be in; empty for any."""
+
+    @property
+    def denied_networks(self) -> tuple[str, ...]:
+        """Networks that addresses must not be in."""
+
+
+class _Hosts:
+    """A list of host names, ``*.`` wildcards, addresses and networks."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self.names: list[str] = []
+        self.networks: list[Network] = []
+        for pattern in patterns:
+            network = _network(pattern)
+            if network is not None:
+                self.networks.append(network)
+            else:
+                self.names.append(pattern.lower().rstrip("."))
+
+    def __bool__(self) -> bool:
+        return bool(self.names or self.networks)
+
+    def has_name(self, host: str) -> bool:
+        return any(host == p or (p.startswith("*.") and host.endswith(p[1:])) for p in self.names)
+
+    def has_address(self, address: Address) -> bool:
+        return any(address in network for network in self.networks)
+
+
+class AddressPolicy:
+    """Decides by scheme, host and network. An empty list of what is allowed allows anything.
+
+    Hosts are names, ``*.example.org`` (every name below it), addresses, or networks (``10.0.0.0/8``);
+    ``*_networks`` are networks only. What is denied stays denied if it is allowed too.
+
+    Link-local addresses and the metadata services of clouds (``METADATA_NETWORKS``) are denied always,
+    unless ``allowed_hosts`` or ``allowed_networks`` has a network that lies inside one of them. Unspecified,
+    multicast and broadcast addresses are denied in any case. An IPv6 address that carries an IPv4 address
+    is judged as both.
+
+    A name passes :meth:`check`. Once it is resolved, :meth:`check_addresses` judges where it leads.
+    """
+
+    def __init__(
+        self,
+        *,
+        schemes: Iterable[str] = ("http", "https"),
+        allowed_hosts: Iterable[str] = (),
+        denied_hosts: Iterable[str] = (),
+        allowed_networks: Iterable[str] = (),
+        denied_networks: Iterable[str] = (),
+        section: str = "jobserver.fetcher",
+    ) -> None:
+        self.schemes = tuple(scheme.lower() for scheme in schemes)
+        self._allowed = _Hosts(allowed_hosts)
+        self._denied = _Hosts(denied_hosts)
+        self._inside = _Hosts(_networks(f"{section}.allowed-networks", allowed_networks))
+        self._outside = _Hosts(_networks(f"{section}.denied-networks", denied_networks))
+        self._excepted = [
+            network
+            for network in (*self._allowed.networks, *self._inside.networks)
+            if any(_is_inside(network, metadata) for metadata in METADATA_NETWORKS)
+        ]
+
+    @classmethod
+    def from_settings(cls, settings: Restrictions, *, schemes: Iterable[str], section: str) -> AddressPolicy:
+        """Return the policy that a section of the configuration describes. Raises InvalidSetting."""
+        return cls(
+            schemes=schemes,
+            allowed_hosts=settings.allowed_hosts,
+            denied_hosts=settings.denied_hosts,
+            allowed_networks=settings.allowed_networks,
+            denied_networks=settings.denied_networks,
+            section=section,
+        )
+
+    def check(self, text: str) -> Uri:
+        """Return the parsed URI if its scheme and host are allowed, as far as its text tells.
+
+        Raises:
+            MalformedUrl: It is not a URI, or not an allowed one.
+        """
+        uri = Uri.parse(text)
+        if uri.scheme not in self.schemes:
+            allowed = ", ".join(self.schemes)
+            raise _refused(uri, f"protocol {uri.scheme} is not supported; supported: {allowed}")
+        if uri.scheme not in FILE_SCHEMES:
+            self._check_host(uri)
+        return uri
+
+    def check_addresses(self, uri: Uri, addresses: Iterable[str]) -> None:
+        """Judge the addresses that the host of a URI resolved to; every one of them must be allowed.
+
+        Raises:
+            MalformedUrl: At least one address is denied, or not among the allowed ones.
+        """
+        for text in addresses:
+            address = parse_address(text)
+            if address is None:
+                raise _refused(uri, f"host {uri.host} is not allowed: it resolved to no address")
+            for one in reached(address):
+                self._check_address(uri, one)
+
+    def _check_host(self, uri: Uri) -> None:
+        if uri.port == 0:
+            raise _refused(uri, "port 0 cannot be connected to")
+        if self._denied.has_name(uri.host):
+            raise _refused(uri, f"host {uri.host} is denied")
+        if parse_address(uri.host) is not None:
+            self.check_addresses(uri, [uri.host])
+        elif self._allowed and not self._allowed.has_name(uri.host) and not self._allowed.networks:
+            raise _refused(uri, f"host {uri.host} is not among the allowed hosts")
+
+    def _check_address(self, uri: Uri, address: Address) -> None:
+        # Elsewhere a host may be the name of a bucket, and a bucket may be named 12345.
+        if is_no_server(address) and uri.scheme in HOST_SCHEMES:
+            raise _refused(uri, f"host {uri.host} is not allowed: no server has its address")
+        if self._denied.has_address(address) or self._outside.has_address(address):
+            raise _refused(uri, f"host {uri.host} is not allowed: its address is denied")
+        if self._is_metadata(address):
+            reason = "its address is link-local or that of a metadata service"
+            raise _refused(uri, f"host {uri.host} is not allowed: {reason}")
+        if self._inside and not self._inside.has_address(address):
+            raise _refused(uri, f"host {uri.host} is not allowed: its address is in no allowed network")
+        if self._allowed and not self._allowed.has_name(uri.host) and not self._allowed.has_address(address):
+            raise _refused(uri, f"host {uri.host} is not among the allowed hosts")
+
+    def _is_metadata(self, address: Address) -> bool:
+        if any(address in network for network in self._excepted):
+            return False
+        return any(address in network for network in METADATA_NETWORKS)
+
+
+def _refused(uri: Uri, reason: str) -> MalformedUrl:
+    return MalformedUrl(url=str(uri), reason=reason)
+
+
+def _network(text: str) -> Network | None:
+    try:
+        return ip_network(text.strip("[]"), strict=False)
+    except ValueError:
+        return None
+
+
+def _is_inside(network: Network, other: Network) -> bool:
+    return network.version == other.version and network.subnet_of(other)  # type: ignore[arg-type]
+
+
+def _networks(key: str, texts: Iterable[str]) -> list[str]:
+    networks = list(texts)
+    for text in networks:
+        if _network(text) is None:
+            message = f"expected networks such as 10.0.0.0/8 or fd00::/8, got {text!r}"
+            raise InvalidSetting(key=key, message=message)
+    return networks
