@@ -3,21 +3,22 @@
 SQLite: write-ahead log, so readers and a writer do not wait for each other; a writing
 transaction takes the database's write lock at its beginning (``BEGIN IMMEDIATE``), so that
 what it reads cannot change before it writes; writers of this process queue on a lock of their
-own, which is fair where SQLite's own waiting polls. With ``synchronous=FULL`` (the default) a
-commit is on the disk when it returns, which even a power cut does not undo; with ``NORMAL`` it
-survives the end of the process, however hard, and a power cut may take the last commits.
+own, which is fair where SQLite's own waiting polls. A write waits for both locks together no
+longer than ``lock_timeout``: a database that another process holds costs each caller that long,
+however many there are. With ``synchronous=FULL`` (the default) a commit is on the disk when it
+returns, which even a power cut does not undo; with ``NORMAL`` it survives the end of the process,
+however hard, and a power cut may take the last commits.
 
 PostgreSQL: READ COMMITTED, whatever the server's default is: the statements are written for it.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from jobserver_core.errors import InvalidSetting, StorageError
+from jobserver_sql.database_file import DatabaseFile
 
 __all__ = ["Database"]
 
@@ -32,6 +34,8 @@ T = TypeVar("T")
 
 _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
 _ATTEMPTS = 3
+_WAIT = "jobserver_wait"
+"""Marks a SQLite connection that is about to write, with the seconds that it may wait for other processes."""
 
 
 class _Refused(StorageError):
@@ -43,15 +47,15 @@ class Database:
 
     def __init__(self, url: str | URL, *, synchronous: str, pool_size: int, lock_timeout: float) -> None:
         parsed = _parse(url)
-        self.path = Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
+        self._lock_timeout = lock_timeout
         self._closed = False
-        self._serial: AbstractContextManager[Any] = nullcontext()
-        if self.path is None:
-            self._engine = _postgresql_engine(parsed, pool_size)
+        self._turn = threading.Lock()
+        self._file: DatabaseFile | None = None
+        if parsed.get_backend_name() == "sqlite":
+            self._file = DatabaseFile(Path(parsed.database or ""))
+            self._engine = _sqlite_engine(parsed, synchronous, lock_timeout)
         else:
-            self._serial = threading.Lock()
-            self._engine = _sqlite_engine(parsed, self.path, synchronous, lock_timeout)
-        self._writing = self._engine.execution_options(jobserver_writes=True)
+            self._engine = _postgresql_engine(parsed, pool_size)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -60,10 +64,38 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """Give a transaction that is committed, durably, when the block is left without an error."""
-        with self._translated(), self._serial, self._writing.begin() as connection:
-            yield connection
+    def write(self, *, patience: float | None = None) -> Iterator[Connection]:
+        """Give a transaction that is committed, durably, when the block is left without an error.
+
+        ``patience`` is how many seconds to wait for other writers to a SQLite file; the default is
+        ``lock_timeout``.
+        """
+        with self._translated():
+            if self._file is None:
+                with self._engine.begin() as connection:
+                    yield connection
+                return
+            with self._writing_turn(self._lock_timeout if patience is None else patience) as left:
+                with self._engine.connect() as connection:
+                    connection.info[_WAIT] = left
+                    try:
+                        with connection.begin():
+                            yield connection
+                    finally:
+                        connection.info.pop(_WAIT, None)
+                self._file.verify_commit()
+
+    @contextmanager
+    def _writing_turn(self, patience: float) -> Iterator[float]:
+        """Wait for this process's other writers; give the seconds that are left for those of others."""
+        deadline = time.monotonic() + patience
+        if not self._turn.acquire(timeout=patience):
+            message = f"the metadata database is locked: other writes took longer than {patience:g} s"
+            raise StorageError(message=message)
+        try:
+            yield max(0.0, deadline - time.monotonic())
+        finally:
+            self._turn.release()
 
     def put(
         self, work: Callable[[Connection], T], *, conflict: Callable[[Connection], Exception | None]
@@ -93,6 +125,8 @@ class Database:
     def _translated(self) -> Iterator[None]:
         if self._closed:
             raise StorageError(message="the metadata store is closed")
+        if self._file is not None:
+            self._file.verify()
         try:
             yield
         except IntegrityError as error:
@@ -130,7 +164,15 @@ def _bad_url(problem: str) -> InvalidSetting:
 
 
 def _postgresql_engine(url: URL, pool_size: int) -> Engine:
-    defaults = {"connect_timeout": 10, "application_name": "jobserver"}
+    # A server that is gone without a word is noticed in half a minute, not after TCP's quarter of an hour.
+    defaults = {
+        "application_name": "jobserver",
+        "connect_timeout": 10,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 30_000,
+    }
     try:
         return create_engine(
             url,
@@ -147,12 +189,7 @@ def _postgresql_engine(url: URL, pool_size: int) -> Engine:
         raise StorageError(message=text) from error
 
 
-def _sqlite_engine(url: URL, path: Path, synchronous: str, lock_timeout: float) -> Engine:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    except OSError as error:
-        raise StorageError(message=f"cannot write the metadata database: {error}") from error
+def _sqlite_engine(url: URL, synchronous: str, lock_timeout: float) -> Engine:
     engine = create_engine(
         url,
         connect_args={"timeout": lock_timeout},
@@ -169,8 +206,10 @@ def _sqlite_engine(url: URL, path: Path, synchronous: str, lock_timeout: float) 
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("jobserver_writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        wait = connection.info.get(_WAIT)
+        if wait is not None:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={int(wait * 1000)}")
+        connection.exec_driver_sql("BEGIN" if wait is None else "BEGIN IMMEDIATE")
 
     _keep_write_ahead_log(engine, lock_timeout)
     return engine

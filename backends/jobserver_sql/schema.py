@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, func, inspect, select
+from sqlalchemy import Connection, func, inspect, select, update
 from sqlalchemy.schema import Column, MetaData, Table
 from sqlalchemy.types import Text
 
@@ -15,7 +15,7 @@ from jobserver_sql.database import Database
 if TYPE_CHECKING:
     from alembic.config import Config
 
-__all__ = ["HEAD", "VERSION_TABLE", "found", "upgrade"]
+__all__ = ["HEAD", "VERSION_TABLE", "found", "touch", "upgrade"]
 
 HEAD = "0002"
 """The revision that this release works with."""
@@ -24,6 +24,8 @@ VERSION_TABLE = "jobserver_schema"
 """Where the revision is recorded: a name of our own, since others may use Alembic in one database."""
 
 _VERSION = Table(VERSION_TABLE, MetaData(), Column("version_num", Text))
+_PATIENCE = 60.0
+"""Seconds that a server waits for another one that is bringing a SQLite file up to date."""
 _LOCK = 0x6A6F6273  # "jobs": the advisory lock that migrating servers take in PostgreSQL
 
 
@@ -31,6 +33,12 @@ def found(connection: Connection) -> str | None:
     """Return the revision of a database, or None for one that has no schema yet."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
+    return connection.scalar(select(_VERSION.c.version_num))
+
+
+def touch(connection: Connection) -> str | None:
+    """Write the revision as it is, which shows that the database can be written to, and return it."""
+    connection.execute(update(_VERSION).values(version_num=_VERSION.c.version_num))
     return connection.scalar(select(_VERSION.c.version_num))
 
 
@@ -43,7 +51,7 @@ def upgrade(database: Database) -> None:
     with database.read() as connection:
         if found(connection) == HEAD:
             return
-    with database.write() as connection:
+    with database.write(patience=_PATIENCE) as connection:
         if connection.dialect.name == "postgresql":
             _refuse_other_encodings(connection)
             connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))

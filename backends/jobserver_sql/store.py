@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL
 
-from jobserver_core.errors import InvalidSetting, SchemaTooNew, StorageError
+from jobserver_core.config.units import parse_duration
+from jobserver_core.errors import InvalidSetting, SchemaTooNew
 from jobserver_core.models.binaries import Binary
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
@@ -28,6 +29,10 @@ __all__ = ["SqlMetadataStore"]
 
 FILE_NAME = "metadata.db"
 _SYNCHRONOUS = ("full", "normal")
+_PROGRESS_PATIENCE = 0.25
+"""Seconds that progress waits for other writes; it is dropped then, and the next report follows soon."""
+_CHECK_PATIENCE = 2.0
+"""Seconds that a check waits for other writes."""
 
 
 class SqlMetadataStore(MetadataStore):
@@ -36,7 +41,10 @@ class SqlMetadataStore(MetadataStore):
     The schema is brought up to date when the store is made. ``synchronous`` is how durable
     SQLite's commits are (see :mod:`jobserver_sql.database`), ``pool_size`` how many connections to
     PostgreSQL are kept (twice as many may be open), ``lock_timeout`` how many seconds a write
-    waits for another process's writes to a SQLite file.
+    waits for other writes to a SQLite file.
+
+    A SQLite file that is removed or replaced while it is open fails every call with StorageError, until the
+    original is back in its place.
 
     Raises InvalidSetting for a URL of another database, SchemaTooNew for a database of a newer
     release, StorageError for one that cannot be used.
@@ -48,13 +56,14 @@ class SqlMetadataStore(MetadataStore):
         *,
         synchronous: str = "full",
         pool_size: int = 10,
-        lock_timeout: float = 30.0,
+        lock_timeout: float = 5.0,
     ) -> None:
         if synchronous not in _SYNCHRONOUS:
             raise _bad_option("synchronous", f"must be one of {_SYNCHRONOUS}, got {synchronous!r}")
-        for name, number in {"pool-size": pool_size, "lock-timeout": lock_timeout}.items():
-            if isinstance(number, bool) or not isinstance(number, int | float) or number < 1:
-                raise _bad_option(name, f"must be a number from 1, got {number!r}")
+        if isinstance(pool_size, bool) or not isinstance(pool_size, int | float) or pool_size < 1:
+            raise _bad_option("pool-size", f"must be a number from 1, got {pool_size!r}")
+        if lock_timeout <= 0:
+            raise _bad_option("lock-timeout", f"must be longer than 0 s, got {lock_timeout!r}")
         self._database = Database(
             url, synchronous=synchronous, pool_size=int(pool_size), lock_timeout=lock_timeout
         )
@@ -69,7 +78,7 @@ class SqlMetadataStore(MetadataStore):
         """Make the store that ``jobserver.metadata`` describes.
 
         Without a URL it is the SQLite file ``metadata.db`` in the data folder. Options:
-        ``synchronous`` (full, normal), ``pool-size``, ``lock-timeout`` (seconds).
+        ``synchronous`` (full, normal), ``pool-size``, ``lock-timeout`` (a duration).
         """
         options: dict[str, Any] = {}
         known = ("synchronous", "pool-size", "lock-timeout")
@@ -77,7 +86,7 @@ class SqlMetadataStore(MetadataStore):
             if name not in known:
                 nearest = next(iter(difflib.get_close_matches(name, known)), None)
                 raise _bad_option(name, f"is not an option; options are {', '.join(known)}", nearest)
-            options[name.replace("-", "_")] = value
+            options[name.replace("-", "_")] = _duration(name, value) if name == "lock-timeout" else value
         default = URL.create("sqlite", database=str(data_dir / FILE_NAME))
         return cls(settings.metadata.url or default, **options)
 
@@ -184,7 +193,7 @@ class SqlMetadataStore(MetadataStore):
 
     def record_progress(self, job_id: str, progress: JobProgress) -> None:
         """Store how far a job is, if it is not final; anything else is ignored."""
-        with self._database.write() as connection:
+        with self._database.write(patience=_PROGRESS_PATIENCE) as connection:
             jobs.record_progress(connection, job_id, progress)
 
     def delete_jobs(self, *, ended_before: datetime, limit: int) -> int:
@@ -229,18 +238,22 @@ class SqlMetadataStore(MetadataStore):
     # -- the store itself --------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raise StorageError when the database does not answer, or is not the one it was any more."""
-        path = self._database.path
-        if path is not None and not path.exists():
-            raise StorageError(message=f"the metadata database {path} is gone")
-        with self._database.read() as connection:
-            revision = schema.found(connection)
+        """Write to the database. Raises StorageError, SchemaTooNew when it is of another release."""
+        with self._database.write(patience=_CHECK_PATIENCE) as connection:
+            revision = schema.touch(connection)
         if revision != schema.HEAD:
             raise SchemaTooNew(found=str(revision), known=schema.HEAD)
 
     def close(self) -> None:
         """Close every connection; repeating this is allowed, anything else raises StorageError then."""
         self._database.close()
+
+
+def _duration(name: str, value: Any) -> float:
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise _bad_option(name, str(error)) from None
 
 
 def _bad_option(name: str, problem: str, nearest: str | None = None) -> InvalidSetting:

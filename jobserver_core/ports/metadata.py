@@ -194,7 +194,11 @@ class MetadataStore(ABC):
     # -- the store itself --------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raise StorageError when the store cannot be used; cheap enough for a readiness probe."""
+        """Raise StorageError when the store cannot be written to.
+
+        Really write something, and wait for other writers no longer than a few seconds: health checks
+        call this, at most every other second. The default finds nothing wrong.
+        """
         return
 
     def close(self) -> None:

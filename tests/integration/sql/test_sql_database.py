@@ -1,10 +1,13 @@
 """Databases that are wrong, gone, locked or elsewhere: one clear error, no secret in it, nothing left."""
 
 import os
+import shutil
 import sqlite3
 import stat
 import threading
+import time
 import traceback
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from sqlalchemy import make_url, text
 
 from jobserver_core.config.settings import MetadataSettings, Settings
 from jobserver_core.errors import InvalidSetting, StorageError
-from jobserver_core.models.jobs import JobQuery
+from jobserver_core.models.jobs import JobProgress, JobQuery
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.testing.builders import a_binary, a_context, a_job
 from jobserver_sql import SqlMetadataStore
@@ -39,13 +42,15 @@ def test_without_a_url_the_store_is_a_file_in_the_data_folder(tmp_path: Path) ->
 
 
 def test_the_url_and_the_options_of_the_settings_are_used(tmp_path: Path) -> None:
-    options = {"synchronous": "normal", "lock-timeout": 2, "pool-size": 3}
+    options = {"synchronous": "normal", "lock-timeout": "1500 ms", "pool-size": 3}
     chosen = settings(url=f"sqlite:///{tmp_path}/other.db", options=options)
     with closing(SqlMetadataStore.from_settings(chosen, tmp_path)) as store:
         store.check()
         with store._database.read() as connection:
             assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
-            assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 2000
+        with store._database.write() as connection:
+            waits = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
+            assert 1000 < waits <= 1500
     assert {path.name for path in tmp_path.iterdir()} == {"other.db"}
 
 
@@ -57,7 +62,8 @@ def test_the_url_and_the_options_of_the_settings_are_used(tmp_path: Path) -> Non
         ({"synchronous": "off"}, "synchronous", "must be one of"),
         ({"pool-size": 0}, "pool-size", "a number from 1"),
         ({"pool-size": True}, "pool-size", "a number from 1"),
-        ({"lock-timeout": "long"}, "lock-timeout", "a number from 1"),
+        ({"lock-timeout": "long"}, "lock-timeout", "is not a duration such as 10 s"),
+        ({"lock-timeout": 0}, "lock-timeout", "longer than 0 s"),
     ],
 )
 def test_a_bad_option_is_refused_by_name(
@@ -144,12 +150,132 @@ def test_readers_do_not_wait_for_a_writer(sqlite_url: str) -> None:
             assert read == [job]
 
 
-def test_a_database_that_was_removed_fails_the_check(tmp_path: Path) -> None:
-    with closing(SqlMetadataStore(f"sqlite:///{tmp_path}/metadata.db")) as store:
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def replace(path: Path) -> None:
+    copy = path.with_name("copy")
+    shutil.copy(path, copy)
+    copy.replace(path)
+
+
+def remove_folder(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+def replace_folder(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("moved"))
+    shutil.copytree(path.parent.with_name("moved"), path.parent)
+
+
+def remove_log(path: Path) -> None:
+    path.with_name(f"{path.name}-wal").unlink()
+
+
+@pytest.mark.parametrize("harm", [remove, replace, remove_folder, replace_folder])
+def test_a_database_that_is_gone_or_replaced_takes_nothing_and_says_why(
+    tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "data" / "metadata.db"
+    with closing(SqlMetadataStore(f"sqlite:///{path}")) as store:
+        store.add_binary(a_binary("before"))
         store.check()
-        (tmp_path / "metadata.db").unlink()
+        harm(path)
+        calls: list[Callable[[], Any]] = [
+            store.check,
+            lambda: store.add_binary(a_binary()),
+            lambda: store.add_job(a_job(), config="{}"),
+            store.binaries,
+        ]
+        for call in calls:
+            with pytest.raises(StorageError, match="put the original back, or restart the server") as caught:
+                call()
+            assert str(path) in str(caught.value)
+
+
+def test_a_commit_whose_log_is_gone_is_not_called_a_success(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.db"
+    with closing(SqlMetadataStore(f"sqlite:///{path}")) as store:
+        store.add_binary(a_binary())
+        remove_log(path)
+        with pytest.raises(StorageError, match="lost its write-ahead log"):
+            store.add_binary(a_binary())
+
+
+def test_a_database_that_comes_back_is_used_again(tmp_path: Path) -> None:
+    data, away = tmp_path / "data", tmp_path / "away"
+    with closing(SqlMetadataStore(f"sqlite:///{data}/metadata.db")) as store:
+        store.add_binary(a_binary("a"))
+        data.rename(away)
         with pytest.raises(StorageError, match="is gone"):
-            store.check()
+            store.add_binary(a_binary("lost"))
+        assert not data.exists()
+        away.rename(data)
+        store.add_binary(a_binary("b"))
+        store.check()
+    with closing(SqlMetadataStore(f"sqlite:///{data}/metadata.db")) as store:
+        assert [binary.name for binary in store.binaries()] == ["a", "b"]
+
+
+def test_a_check_writes_to_the_file(sqlite_url: str) -> None:
+    with closing(SqlMetadataStore(sqlite_url)) as store:
+        store.check()
+        log = Path(sqlite_url.removeprefix("sqlite:///") + "-wal")
+        size = log.stat().st_size
+        store.check()
+        assert log.stat().st_size > size
+
+
+@pytest.mark.postgresql
+def test_a_check_writes_to_the_database(postgresql_server: PostgresqlServer, postgresql_url: str) -> None:
+    def version() -> Any:
+        with postgresql_server.connect(postgresql_url) as connection:
+            return connection.execute("SELECT xmin::text FROM jobserver_schema").fetchone()
+
+    with closing(SqlMetadataStore(postgresql_url)) as store:
+        before = version()
+        store.check()
+        assert version() != before
+
+
+def test_writers_of_one_process_wait_together_no_longer_than_one_does(sqlite_url: str) -> None:
+    path = sqlite_url.removeprefix("sqlite:///")
+    with closing(SqlMetadataStore(sqlite_url, lock_timeout=2)) as store:
+        store.add_binary(a_binary())
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            took: list[float] = []
+
+            def write() -> None:
+                began = time.monotonic()
+                with pytest.raises(StorageError, match="locked"):
+                    store.add_binary(a_binary())
+                took.append(time.monotonic() - began)
+
+            threads = [threading.Thread(target=write) for _ in range(6)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            other.execute("ROLLBACK")
+        assert len(took) == 6
+        assert max(took) < 2 * 3  # one after the other they would need 12 s
+        store.add_binary(a_binary())
+
+
+def test_progress_does_not_wait_for_a_database_that_is_locked(sqlite_url: str) -> None:
+    path = sqlite_url.removeprefix("sqlite:///")
+    with closing(SqlMetadataStore(sqlite_url, lock_timeout=60)) as store:
+        job = a_job()
+        store.add_job(job, config="{}")
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            began = time.monotonic()
+            with pytest.raises(StorageError, match="locked"):
+                store.record_progress(job.id, JobProgress(tasks_done=1))
+            assert time.monotonic() - began < 30
+            other.execute("ROLLBACK")
 
 
 def test_a_store_that_was_closed_says_so(url: str) -> None:
