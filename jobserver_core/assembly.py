@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -22,6 +22,7 @@ from jobserver_core.events import EventBus
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import BlobStore, Clock, Fetcher, Ids, Launcher, MetadataStore, Transport
 from jobserver_core.running.contexts import ContextService
+from jobserver_core.running.health import Health
 from jobserver_core.running.jobs import JobService
 from jobserver_core.running.recovery import Recovery
 from jobserver_core.running.retention import Sweeper
@@ -29,9 +30,12 @@ from jobserver_core.running.retention import Sweeper
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
 
-__all__ = ["Services"]
+__all__ = ["STORAGE", "Services"]
 
 _log = logging.getLogger(__name__)
+
+STORAGE = ("metadata", "blobs")
+"""The parts without which nothing can be recorded."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -45,6 +49,7 @@ class Services:
     data_files: DataFileService
     recovery: Recovery
     sweeper: Sweeper
+    health: Health
     transports: Sequence[Transport]
     resources: ExitStack
 
@@ -100,6 +105,7 @@ class Services:
             data_files=DataFileService(environment),
             recovery=Recovery(environment, jobs),
             sweeper=Sweeper(environment, contexts.lent_digests),
+            health=_health_of(environment),
             transports=transports,
             resources=resources,
         )
@@ -137,19 +143,6 @@ class Services:
             except (JobServerError, OSError) as error:
                 _log.warning("while closing: %s", error)
 
-    def check(self) -> dict[str, str | None]:
-        """Return what is wrong with each part, None for nothing."""
-        env = self.environment
-        parts: dict[str, Any] = {"metadata": env.metadata, "blobs": env.blobs, "launcher": env.launcher}
-        found: dict[str, str | None] = {}
-        for name, part in parts.items():
-            try:
-                part.check()
-                found[name] = None
-            except JobServerError as error:
-                found[name] = str(error)
-        return found
-
     def _upload_configured(self) -> None:
         """Upload the binaries of the configuration whose content is not the newest already."""
         for name, location in self.environment.settings.job_binary_paths.items():
@@ -171,3 +164,17 @@ class Services:
             for chunk in chunks_of(file):
                 digest.update(chunk)
         return digest.hexdigest() == newest.digest
+
+
+def _health_of(environment: Environment) -> Health:
+    def check_blobs() -> None:
+        environment.folders.verify()  # or the check would make a blob directory in another data directory
+        environment.blobs.check()
+
+    return Health(
+        {
+            "metadata": environment.metadata.check,
+            "blobs": check_blobs,
+            "launcher": environment.launcher.check,
+        }
+    )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from jobserver_core.callbacks.service import CallbackService
+from jobserver_core.errors import StorageError
 from jobserver_core.events import ContextChanged, EventBus, JobChanged, JobProgressed
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context
@@ -70,11 +71,40 @@ class Deposits:
                 self._changed.notify_all()
 
 
-@attrs.frozen
 class Folders:
-    """The folders of a server below its data folder; made when they are first needed."""
+    """The directories of a server below its data directory; made when they are first needed.
 
-    root: Path
+    The data directory itself is made at once. If it is removed or replaced later, nothing is written
+    to what is there instead: uploads, jobs and contexts are refused with StorageError until the
+    original is back.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            self._identity = self._identify()
+        except OSError as error:
+            raise StorageError(message=f"data directory {root}: {error.strerror or error}") from error
+
+    def verify(self) -> None:
+        """Raise StorageError unless the data directory is the one that the server started with."""
+        try:
+            found = self._identify()
+        except OSError as error:
+            raise self._lost(f"is gone ({error.strerror})") from error
+        if found != self._identity:
+            raise self._lost("was replaced")
+
+    def _identify(self) -> tuple[int, int]:
+        status = self.root.stat()
+        return status.st_dev, status.st_ino
+
+    def _lost(self, what: str) -> StorageError:
+        return StorageError(
+            message=f"the data directory {self.root} {what} while the server was running: "
+            "put the original back, or restart the server"
+        )
 
     def work(self, context_id: str) -> Path:
         """Return where the launcher keeps files of a context."""
@@ -104,8 +134,12 @@ class Folders:
         return self._in("data")
 
     def _in(self, name: str) -> Path:
+        self.verify()
         folder = self.root / name
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(message=f"cannot make {folder}: {error.strerror or error}") from error
         return folder
 
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from jobserver_core.assembly import Services
+from jobserver_core.assembly import STORAGE, Services
 from jobserver_core.binaries.data_files import DataUpload
 from jobserver_core.binaries.uploads import Upload
 from jobserver_core.events import Event, Subscription
@@ -139,8 +139,16 @@ class JobServer:
         self.close()
 
     def check(self) -> dict[str, str | None]:
-        """Return for each part (metadata, blobs, launcher) what is wrong with it, None for nothing."""
-        return self._services.check()
+        """Return for each part (metadata, blobs, launcher) what is wrong with it, None for nothing.
+
+        Storage is written to. Outcomes are shared for a moment, and a part that does not answer in
+        time counts as not working, as probes need it: see :mod:`jobserver_core.running.health`.
+        """
+        return self._services.health.check()
+
+    def check_storage(self) -> dict[str, str | None]:
+        """As :meth:`check`, for the parts without which nothing can be recorded: metadata and blobs."""
+        return self._services.health.check(STORAGE)
 
     def subscribe(self, subscriber: Callable[[Event], None]) -> Subscription:
         """Call ``subscriber`` with every event from now on, until the subscription is closed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 
@@ -45,15 +46,16 @@ NOT_READY = "not_ready"
 
 
 async def get_health(call: Call) -> Response:
-    """Answer whether the server is alive: its loop runs, and its threads are not all stuck."""
+    """Answer whether the server is alive: its loop runs, a thread is free, and storage can be written to.
+
+    Where callers must log in, the reasons go to the log alone, since everybody may ask.
+    """
     with anyio.move_on_after(ALIVE):
-        await call.pools.quick.run(_nothing)
-        return respond(SUCCESS)
+        wrong = await _failures(call, call.server.check_storage)
+        if not wrong:
+            return respond(SUCCESS)
+        return respond(Answer(status=500, result=f"storage cannot be written: {wrong}", code=UNHEALTHY))
     return respond(Answer(status=500, result=f"no thread was free for {ALIVE:g} seconds", code=UNHEALTHY))
-
-
-def _nothing() -> None:
-    return
 
 
 async def get_readiness(call: Call) -> Response:
@@ -63,14 +65,18 @@ async def get_readiness(call: Call) -> Response:
     """
     if call.site.draining:
         return respond(Answer(status=503, result="the server is shutting down", code=NOT_READY))
-    parts = await call.pools.quick.run(call.server.check)
+    if wrong := await _failures(call, call.server.check):
+        return respond(Answer(status=503, result=wrong, code=NOT_READY))
+    return respond(SUCCESS)
+
+
+async def _failures(call: Call, check: Callable[[], dict[str, str | None]]) -> str:
+    """Return the parts that do not work, as the caller may know them; empty when all work."""
+    parts = await call.pools.quick.run(check)
     wrong = {part: reason for part, reason in parts.items() if reason is not None}
-    if not wrong:
-        return respond(SUCCESS)
     for part, reason in wrong.items():
-        _log.warning("not ready: %s: %s", part, reason)
-    told = [part if call.site.guarded else f"{part}: {reason}" for part, reason in wrong.items()]
-    return respond(Answer(status=503, result="; ".join(told), code=NOT_READY))
+        _log.warning("%s does not work: %s", part, reason)
+    return "; ".join(part if call.site.guarded else f"{part}: {reason}" for part, reason in wrong.items())
 
 
 async def get_metrics(call: Call) -> Response:
@@ -120,7 +126,7 @@ ROUTES = (
         handler=get_health,
         group="operations",
         permission=None,
-        summary="Whether the server is alive",
+        summary="Whether the server is alive and can write to its storage",
         replies=(Reply(200, "It is", SUCCESS_BODY), *failures(s500="It is not")),
     ),
     Route(

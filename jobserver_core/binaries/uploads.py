@@ -41,6 +41,7 @@ class Upload:
         self._name = name
         self._type = type
         self._size = 0
+        environment.folders.verify()
         self._writer: BlobWriter = environment.blobs.create()
 
     def write(self, data: bytes) -> None:
@@ -70,6 +71,7 @@ class Upload:
                 digest=blob.digest,
                 size=blob.size,
             )
+            env.folders.verify()
             env.metadata.add_binary(binary)
         return binary
 

@@ -102,20 +102,21 @@ class ContextService:
         )
         with ExitStack() as files, env.deposits.making():
             codes = self._class_paths.lend(self._class_paths.resolve(settings_class_path(tree)), files)
+            spec = ContextSpec(
+                id=record.id,
+                name=name,
+                settings=tree,
+                class_path=codes,
+                log_path=env.folders.context_log(record.id),
+                work_dir=env.folders.work(record.id),
+                data_dir=env.folders.data,
+            )
             live = LiveContext(
                 env, record, starts=self._starts, withdrawals=self._withdrawals, retire=self._retire
             )
             self._register(live)
             live.keep(codes, files.pop_all())
-        return live, ContextSpec(
-            id=record.id,
-            name=name,
-            settings=tree,
-            class_path=codes,
-            log_path=env.folders.context_log(record.id),
-            work_dir=env.folders.work(record.id),
-            data_dir=env.folders.data,
-        )
+        return live, spec
 
     def start_configured(self) -> list[LiveContext]:
         """Begin to start the contexts of the configuration file; one that cannot is logged."""

@@ -80,7 +80,7 @@ class JobService:
         settings = before.settings if before else {}
         with ExitStack() as files:
             codes = self._class_paths.lend(job.class_path, files)
-            spec = self._spec(job, codes, env.metadata.job_config(job.id) or "{}")
+            spec = self._spec(job.id, job.class_name, codes, env.metadata.job_config(job.id) or "{}")
             live = LiveJob(env, job, spec, files.pop_all())
         context, context_spec = self._contexts.prepare(job.context_name, settings, ad_hoc=True)
         self._give(live, context, context_spec, lambda: context.adopt(live))
@@ -91,9 +91,11 @@ class JobService:
             entries = self._class_paths.resolve(request.class_path)
             self._class_paths.check_mix(entries)
             codes = self._class_paths.lend(entries, files)
+            spec = self._spec(env.ids.new(), request.class_name, codes, config)
+            # Nothing may fail between this, which may record a context for the job, and the giving.
             context, context_spec = self._context_for(request)
             job = Job(
-                id=env.ids.new(),
+                id=spec.id,
                 class_name=request.class_name,
                 class_path=entries,
                 context_id=context.record.id,
@@ -103,7 +105,7 @@ class JobService:
                 idempotency_key=request.idempotency_key,
                 fingerprint=fingerprint,
             )
-            live = LiveJob(env, job, self._spec(job, codes, config), files.pop_all())
+            live = LiveJob(env, job, spec, files.pop_all())
             handle = self._handle(live)
             self._give(live, context, context_spec, lambda: context.accept(live, config))
         return handle
@@ -132,15 +134,15 @@ class JobService:
         if spec is not None:
             _begin(context, spec)
 
-    def _spec(self, job: Job, codes: tuple[JobCode, ...], config: str) -> JobSpec:
+    def _spec(self, job_id: str, class_name: str, codes: tuple[JobCode, ...], config: str) -> JobSpec:
         """Return the job for its launcher: its configuration lies over that of every job."""
         below = self._environment.settings.jobs.default_config
         return JobSpec(
-            id=job.id,
-            class_name=job.class_name,
+            id=job_id,
+            class_name=class_name,
             class_path=codes,
             config=dumps(overlaid(below, loads(config))) if below else config,
-            log_path=self._environment.folders.job_log(job.id),
+            log_path=self._environment.folders.job_log(job_id),
         )
 
     def _config_text(self, config: str | Mapping[str, Any]) -> str:

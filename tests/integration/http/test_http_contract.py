@@ -563,7 +563,7 @@ def test_health_and_readiness(site: Site) -> None:
     ok(site.client.get("/readyz"), 200, {"status": "SUCCESS"})
 
 
-def test_a_server_whose_storage_fails_is_alive_but_not_ready(start: Start) -> None:
+def test_a_server_whose_storage_fails_is_neither_healthy_nor_ready(start: Start) -> None:
     from jobserver_core.errors import StorageError
     from jobserver_core.memory import MemoryMetadataStore
 
@@ -577,7 +577,7 @@ def test_a_server_whose_storage_fails_is_alive_but_not_ready(start: Start) -> No
     store = Broken()
     site = start(metadata=store)
     store.broken = True
-    ok(site.client.get("/healthz"), 200, {"status": "SUCCESS"})
+    error(site.client.get("/healthz"), 500, "storage cannot be written: metadata: the disk is full")
     error(site.client.get("/readyz"), 503, "metadata: the disk is full")
 
 

@@ -107,7 +107,7 @@ def test_guessing_ends_in_429_and_no_password_is_logged(
     assert guarded.client.get("/jobs").status_code == 200
 
 
-def test_readiness_tells_strangers_no_reasons(start: Start, auth: dict[str, Any]) -> None:
+def test_health_and_readiness_tell_strangers_no_reasons(start: Start, auth: dict[str, Any]) -> None:
     from jobserver_core.errors import StorageError
     from jobserver_core.memory import MemoryMetadataStore
 
@@ -118,6 +118,8 @@ def test_readiness_tells_strangers_no_reasons(start: Start, auth: dict[str, Any]
     site = start({"auth": auth}, credentials=("admin", PASSWORD), metadata=Broken())
     answer = httpx.get(f"{site.url}/readyz")
     assert (answer.status_code, answer.json()["result"]) == (503, "metadata")
+    answer = httpx.get(f"{site.url}/healthz")
+    assert (answer.status_code, answer.json()["result"]) == (500, "storage cannot be written: metadata")
 
 
 # -- proxy users -----------------------------------------------------------------------------------

@@ -1,0 +1,93 @@
+"""Whether the parts of a server work, asked by probes that must get an answer in time.
+
+Checking storage means writing to it, and a disk or a network that hangs blocks whoever writes. Probes come
+every few seconds from several sides and give up after a few more. So each part has a checker: it runs at most
+one check at a time, on a thread of its own, and hands its outcome to every probe that comes within
+:data:`FRESH` seconds. A probe waits at most :data:`TIMEOUT` seconds; while a check is overdue, further probes
+are told so at once. A part that hangs thus costs one thread, however long it hangs.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from jobserver_core.errors import JobServerError
+
+__all__ = ["FRESH", "TIMEOUT", "Health"]
+
+_log = logging.getLogger(__name__)
+
+FRESH = 2.0
+"""Seconds for which the outcome of a check is good enough for further probes."""
+TIMEOUT = 3.0
+"""Seconds that a check may take before its part counts as not working."""
+
+
+class Health:
+    """The checks of a server's parts, by name. Each raises an error that says what is wrong."""
+
+    def __init__(
+        self,
+        checks: Mapping[str, Callable[[], None]],
+        *,
+        fresh: float = FRESH,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        self._timeout = timeout
+        self._checkers = {name: _Checker(name, check, fresh) for name, check in checks.items()}
+
+    def check(self, parts: Iterable[str] | None = None) -> dict[str, str | None]:
+        """Return for each of the parts (None: all of them) what is wrong with it, None for nothing."""
+        checkers = {name: self._checkers[name] for name in (self._checkers if parts is None else parts)}
+        for checker in checkers.values():
+            checker.begin()
+        deadline = time.monotonic() + self._timeout
+        return {name: checker.outcome(deadline, self._timeout) for name, checker in checkers.items()}
+
+
+class _Checker:
+    """Checks one part. Times are those of :func:`time.monotonic`: it is the machine that is checked."""
+
+    def __init__(self, name: str, check: Callable[[], None], fresh: float) -> None:
+        self._name = name
+        self._check = check
+        self._fresh = fresh
+        self._changed = threading.Condition()
+        self._began: float | None = None
+        self._ended: float | None = None
+        self._wrong: str | None = None
+
+    def begin(self) -> None:
+        """Begin a check, unless one is under way or has just ended."""
+        now = time.monotonic()
+        with self._changed:
+            if self._began is not None or (self._ended is not None and now - self._ended < self._fresh):
+                return
+            self._began = now
+        threading.Thread(target=self._run, name=f"jobserver-check {self._name}", daemon=True).start()
+
+    def outcome(self, deadline: float, timeout: float) -> str | None:
+        """Return what is wrong, waiting until the deadline for a check that is not overdue."""
+        with self._changed:
+            if self._began is not None:
+                deadline = min(deadline, self._began + timeout)
+                self._changed.wait_for(lambda: self._began is None, max(0.0, deadline - time.monotonic()))
+            if self._began is not None:
+                return f"no answer for {max(timeout, time.monotonic() - self._began):.0f} s"
+            return self._wrong
+
+    def _run(self) -> None:
+        wrong: str | None = None
+        try:
+            self._check()
+        except JobServerError as error:
+            wrong = str(error)
+        except Exception as error:  # noqa: BLE001 - a backend's mistake is a finding like any other
+            _log.exception("checking %s", self._name)
+            wrong = f"{type(error).__name__}: {error}"
+        with self._changed:
+            self._began, self._ended, self._wrong = None, time.monotonic(), wrong
+            self._changed.notify_all()

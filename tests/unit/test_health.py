@@ -1,0 +1,166 @@
+"""Probes get an answer in time, do not write all the time, and notice a data directory that is not there."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobserver_core import BinaryType, errors
+from jobserver_core.environment import Folders
+from jobserver_core.memory import MemoryMetadataStore
+from jobserver_core.running.health import Health
+from serving import WAIT, a_request, a_server, archive, upload
+
+
+def await_true(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_each_part_is_named_with_what_is_wrong() -> None:
+    def broken() -> None:
+        raise errors.StorageError(message="disk full")
+
+    def mistaken() -> None:
+        raise KeyError("x")
+
+    health = Health({"a": broken, "b": lambda: None, "c": mistaken})
+    assert health.check() == {"a": "disk full", "b": None, "c": "KeyError: 'x'"}
+    assert health.check(["b"]) == {"b": None}
+
+
+def test_probes_share_an_outcome_for_a_while() -> None:
+    calls: list[int] = []
+    health = Health({"a": lambda: calls.append(1)}, fresh=3600)
+    for _ in range(20):
+        health.check()
+    assert len(calls) == 1
+
+
+def test_an_outcome_that_is_not_fresh_is_not_given_again() -> None:
+    wrong: list[str] = ["disk full"]
+
+    def check() -> None:
+        if wrong:
+            raise errors.StorageError(message=wrong[0])
+
+    health = Health({"a": check}, fresh=0.0)
+    assert health.check() == {"a": "disk full"}
+    wrong.clear()
+    assert health.check() == {"a": None}
+
+
+def test_probes_at_once_are_one_check() -> None:
+    inside, release, calls = threading.Event(), threading.Event(), list[int]()
+
+    def check() -> None:
+        calls.append(1)
+        inside.set()
+        assert release.wait(WAIT)
+
+    health = Health({"a": check}, fresh=0.0, timeout=WAIT)
+    found: list[dict[str, str | None]] = []
+    threads = [threading.Thread(target=lambda: found.append(health.check())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    assert inside.wait(WAIT)
+    release.set()
+    for thread in threads:
+        thread.join(WAIT)
+    assert found == [{"a": None}] * 8
+    assert len(calls) <= 8
+
+
+def test_a_part_that_hangs_is_told_in_time_and_costs_one_thread() -> None:
+    release, calls = threading.Event(), list[int]()
+
+    def hang() -> None:
+        calls.append(1)
+        assert release.wait(6 * WAIT)
+
+    health = Health({"disk": hang, "other": lambda: None}, fresh=0.0, timeout=0.2)
+    try:
+        before = threading.active_count()
+        for _ in range(5):
+            assert health.check() == {"disk": "no answer for 0 s", "other": None}
+        await_true(lambda: threading.active_count() <= before + 1)
+        assert calls == [1]
+    finally:
+        release.set()
+    await_true(lambda: health.check() == {"disk": None, "other": None})
+
+
+def test_the_storage_of_a_server_is_checked_without_its_launcher() -> None:
+    class Broken(MemoryMetadataStore):
+        def check(self) -> None:
+            raise errors.StorageError(message="disk full")
+
+    with a_server(metadata=Broken()) as server:
+        assert server.check_storage() == {"metadata": "disk full", "blobs": None}
+        assert server.check() == {"metadata": "disk full", "blobs": None, "launcher": None}
+
+
+# -- the data directory --------------------------------------------------------------------------------
+
+
+def remove(path: Path) -> None:
+    shutil.rmtree(path)
+
+
+def replace(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+    path.mkdir()
+
+
+@pytest.mark.parametrize("harm", [remove, replace])
+def test_without_its_data_directory_a_server_takes_nothing_and_makes_nothing(
+    tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    data = tmp_path / "data"
+    with a_server(data_dir=data) as server:
+        upload(server)
+        begun = server.begin_upload("begun", BinaryType.EGG)
+        begun.write(archive())
+        harm(data)
+        left = sorted(data.iterdir()) if data.exists() else None
+        calls: list[Callable[[], object]] = [
+            lambda: upload(server),
+            begun.finish,
+            lambda: server.submit(a_request("w.Echo")),
+            lambda: server.create_context("c"),
+            lambda: server.add_data_file("d", b"x"),
+        ]
+        for call in calls:
+            with pytest.raises(errors.StorageError, match="put the original back, or restart") as caught:
+                call()
+            assert str(data) in str(caught.value)
+        assert "put the original back" in (server.check_storage()["blobs"] or "")
+        assert (sorted(data.iterdir()) if data.exists() else None) == left
+        assert [binary.name for binary in server.binaries()] == ["words"]
+        assert server.contexts() == []
+        assert server.jobs().jobs == ()
+
+
+def test_a_data_directory_that_comes_back_is_used_again(tmp_path: Path) -> None:
+    data, away = tmp_path / "data", tmp_path / "away"
+    with a_server(data_dir=data) as server:
+        upload(server)
+        data.rename(away)
+        with pytest.raises(errors.StorageError, match="is gone"):
+            upload(server)
+        away.rename(data)
+        upload(server)
+        assert server.submit(a_request("w.Echo", {"value": 1})).result(WAIT) == 1
+
+
+def test_a_data_directory_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.StorageError, match="data directory"):
+        Folders(tmp_path / "file" / "data")
