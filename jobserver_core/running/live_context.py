@@ -387,7 +387,8 @@ class LiveContext(ContextListener):
         self._tell_handle(lambda handle: handle.submit(live.spec))
 
     def _end_job(self, live: LiveJob, ending: Ending) -> None:
-        cancelled = live.job.kill_requested or self.record.stop_requested
+        killed = ending.event is JobEvent.KILL
+        cancelled = killed or live.job.kill_requested or self.record.stop_requested
         delivery = live.end(ending, cancelled=cancelled)
         self._running.pop(live.job.id, None)
         job = live.job

@@ -372,6 +372,15 @@ def test_a_waiting_job_whose_kill_meets_the_fault_still_waits() -> None:
     scene.close()
 
 
+def test_a_waiting_job_that_is_killed_calls_nobody_back() -> None:
+    scene = Scene(ready=False)
+    job = scene.submit(callback_url="memory://receiver/x")
+    assert scene.server.kill_job(job.id).result(WAIT).state is JobState.KILLED
+    assert scene.job(job.id).kill_requested
+    assert scene.server.deliveries(job.id) == []
+    scene.close()
+
+
 def test_a_stop_that_meets_the_fault_is_refused_and_may_be_repeated(scene: Scene) -> None:
     scene.metadata.fail(1)
     with pytest.raises(errors.StorageError):
