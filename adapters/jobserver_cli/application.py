@@ -13,6 +13,7 @@ from jobserver_cli import (
     log_commands,
     machine_commands,
     serving_commands,
+    submissions,
 )
 from jobserver_cli.exits import ExitCode
 
@@ -51,6 +52,7 @@ def root(
 
 for _commands in (
     serving_commands,
+    submissions,
     job_commands,
     log_commands,
     file_commands,

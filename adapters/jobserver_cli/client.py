@@ -6,7 +6,7 @@ import getpass
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-__all__ = ["DEFAULT_URL", "Client", "Connection", "error_code", "refusal", "segment"]
+__all__ = ["DEFAULT_URL", "Client", "Connection", "refusal", "segment"]
 
 DEFAULT_URL = "http://127.0.0.1:8090"
 PASSWORD_VARIABLE = "JOBSERVER_PASSWORD"  # noqa: S105 - the name of a variable
@@ -96,7 +96,7 @@ class Client:
 
     def send(self, method: str, path: str, *, accept_errors: bool = False, **request: Any) -> httpx.Response:
         """Send a request and return its response, read to the end; a refusal is raised unless accepted."""
-        with self._translated():
+        with _translated(self.url):
             response = self._connected().request(method, self.url + path, **_without_none(request))
         if response.is_error and not accept_errors:
             raise refusal(response, self.url)
@@ -113,7 +113,7 @@ class Client:
         timeout = httpx.Timeout(CONNECT_TIMEOUT, read=patience)
         query = _without_none({"params": params})
         with (
-            self._translated(),
+            _translated(self.url),
             self._connected().stream("GET", self.url + path, timeout=timeout, **query) as response,
         ):
             if response.is_error:
@@ -160,9 +160,6 @@ class Client:
                 f"cannot read certificate authorities from {self.connection.ca_file}: {error}", ExitCode.USAGE
             ) from error
 
-    def _translated(self) -> AbstractContextManager[None]:
-        return _connection_errors(self.url)
-
 
 def _password(user: str) -> str:
     given = os.environ.get(PASSWORD_VARIABLE)
@@ -183,7 +180,7 @@ def _without_none(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _connection_errors(url: str) -> Iterator[None]:
+def _translated(url: str) -> Iterator[None]:
     import httpx  # noqa: PLC0415 - asking for help needs no HTTP
 
     try:
@@ -195,10 +192,12 @@ def _connection_errors(url: str) -> Iterator[None]:
         ) from error
     except httpx.ReadTimeout as error:
         raise CommandFailed(f"the server at {url} did not answer in time", ExitCode.TIMED_OUT) from error
-    except httpx.TransportError as error:
+    except httpx.RequestError as error:
         raise CommandFailed(
             f"the connection to {url} broke: {_reason(error)}", ExitCode.UNREACHABLE
         ) from error
+    except UnicodeEncodeError as error:
+        raise CommandFailed("the command line has bytes that are not UTF-8 text", ExitCode.USAGE) from error
 
 
 def _reason(error: Exception) -> str:
@@ -216,26 +215,46 @@ def _decoded(response: httpx.Response, url: str) -> Any:
         ) from error
 
 
+_EXITS = {
+    "validation_failed": ExitCode.JOB_FAILED,
+    "result_timeout": ExitCode.TIMED_OUT,
+    "unauthenticated": ExitCode.DENIED,
+    "permission_denied": ExitCode.DENIED,
+    "too_many_failed_logins": ExitCode.DENIED,
+    **dict.fromkeys(
+        (
+            "invalid_callback_url",
+            "invalid_config",
+            "invalid_first_letter",
+            "invalid_input",
+            "invalid_name",
+            "invalid_request",
+            "invalid_setting",
+            "malformed_url",
+            "not_an_archive",
+            "unsupported_media_type",
+        ),
+        ExitCode.USAGE,
+    ),
+}
+"""What the server's codes mean to a command; any other is a refusal."""
+
+
 def refusal(response: httpx.Response, url: str) -> CommandFailed:
     """Return the failure that a response of 400 or more stands for, in the server's words."""
-    body = _failure_body(response)
-    if body is None:
-        return CommandFailed(f"{url} answered {response.status_code} {response.reason_phrase}")
-    return CommandFailed(_words(body), _code(response.status_code, body), _advice(response.status_code))
-
-
-def error_code(response: httpx.Response) -> str | None:
-    """Return the machine-readable code of a failure, None for a success or a server without codes."""
-    body = _failure_body(response) if response.is_error else None
-    return body.get("code") if body is not None else None
-
-
-def _failure_body(response: httpx.Response) -> dict[str, Any] | None:
+    status = response.status_code
     try:
         body = response.json()
     except ValueError:
-        return None
-    return body if isinstance(body, dict) and "status" in body else None
+        body = None
+    if not isinstance(body, dict) or "status" not in body:
+        return CommandFailed(
+            f"{url} answered {status} {response.reason_phrase}",
+            ExitCode.DENIED if status == 401 else ExitCode.REFUSED,
+        )
+    reason = body.get("code")
+    code = _EXITS.get(str(reason), ExitCode.REFUSED)
+    return CommandFailed(_words(body), code, _advice(status), reason=reason, detail=body.get("detail"))
 
 
 def _words(body: Mapping[str, Any]) -> str:
@@ -243,16 +262,8 @@ def _words(body: Mapping[str, Any]) -> str:
     text = result.get("message") if isinstance(result, Mapping) else result
     label = body["status"]
     words = f"{text}" if label == "ERROR" and text else f"{label}: {text}" if text else f"{label}"
-    return f"{words}: {body['detail']}" if body.get("detail") else words
-
-
-def _code(status: int, body: Mapping[str, Any]) -> ExitCode:
-    if body["status"] == "VALIDATION FAILED":
-        return ExitCode.JOB_FAILED
-    in_use = body.get("code") == "binary_in_use"
-    if status in (401, 429) or (status == 403 and not in_use):
-        return ExitCode.DENIED
-    return ExitCode.REFUSED
+    detail = body.get("detail")
+    return f"{words}: {detail}" if detail else words
 
 
 def _advice(status: int) -> str | None:

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from jobserver_cli.client import Client, segment
+from jobserver_cli.configuration import config_text
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.job_commands import config_text
+from jobserver_cli.lookups import explained
 from jobserver_cli.parameters import command
 from jobserver_cli.reports import error_text, time_shown
 from jobserver_cli.terminal import Terminal
@@ -60,7 +61,8 @@ def _row(report: dict[str, Any], wide: bool) -> list[object]:
 
 def show(client: Client, terminal: Terminal, name: ContextName) -> None:
     """Show the newest context of a name, also after it ended."""
-    report = client.get(f"/contexts/{segment(name)}")
+    with explained(client, context=name):
+        report = client.get(f"/contexts/{segment(name)}")
     if terminal.as_json:
         terminal.json(report)
         return
@@ -131,7 +133,7 @@ def stop(
     force: Annotated[bool, typer.Option("--force", help="Kill it instead of letting it stop.")] = False,
 ) -> None:
     """Stop a context, and wait until it has ended; jobs that run in it end with it."""
-    with terminal.status(f"stopping {name}"):
+    with explained(client, context=name), terminal.status(f"stopping {name}"):
         response = client.send(
             "DELETE",
             f"/contexts/{segment(name)}",

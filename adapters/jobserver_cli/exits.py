@@ -44,10 +44,24 @@ _MEANINGS = {
 
 
 class CommandFailed(Exception):
-    """Ends a command with a message, an exit code, and advice on what to do about it."""
+    """Ends a command with a message, an exit code, and advice on what to do about it.
 
-    def __init__(self, message: str, code: ExitCode = ExitCode.REFUSED, advice: str | None = None) -> None:
+    ``reason`` is the server's own code for a refusal, such as ``context_not_found``, and ``detail`` what
+    it says beyond its fixed words; both are None for what the command found out by itself.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        code: ExitCode = ExitCode.REFUSED,
+        advice: str | None = None,
+        *,
+        reason: str | None = None,
+        detail: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
         self.advice = advice
+        self.reason = reason
+        self.detail = detail

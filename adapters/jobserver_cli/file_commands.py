@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated
 
 import typer
 
 from jobserver_cli.client import Client, segment
 from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_cli.local_code import BinaryKind, kind_of, upload_binary
+from jobserver_cli.lookups import explained
 from jobserver_cli.parameters import command
 from jobserver_cli.reports import time_shown
 from jobserver_cli.terminal import Terminal
+from jobserver_cli.uploads import post_file
 
 __all__ = ["register"]
 
 PANEL = "Code and data"
-FOR_EVER = None
-"""An upload takes as long as its bytes do."""
-
-
-class BinaryKind(str, Enum):
-    """The kinds of binaries, as the option ``--type`` takes them."""
-
-    JAR = "jar"
-    EGG = "egg"
-    WHEEL = "wheel"
-
-
-_MEDIA_TYPES = {
-    BinaryKind.JAR: "application/java-archive",
-    BinaryKind.EGG: "application/python-egg",
-    BinaryKind.WHEEL: "application/python-wheel",
-}
-_ENDINGS = {".jar": BinaryKind.JAR, ".egg": BinaryKind.EGG, ".whl": BinaryKind.WHEEL}
 
 BinaryName = Annotated[str, typer.Argument(metavar="NAME", help="The binary's name.", show_default=False)]
 LocalFile = Annotated[
@@ -78,35 +60,16 @@ def upload(
     ] = None,
 ) -> None:
     """Upload a jar, egg or wheel as a new version of a binary."""
-    kind = kind or _ENDINGS.get(file.suffix.lower())
+    kind = kind or kind_of(file)
     if kind is None:
         raise CommandFailed(
             f"{file.name} does not end in .jar, .egg or .whl", ExitCode.USAGE, "Say what it is with --type."
         )
-    _post(client, terminal, f"/binaries/{segment(name)}", file, _MEDIA_TYPES[kind])
+    upload_binary(client, terminal, name, file, kind)
     if terminal.as_json:
         terminal.json(client.get(f"/binaries/{segment(name)}"))
     else:
         terminal.done(f"uploaded {file.name} as {name}")
-
-
-def _post(client: Client, terminal: Terminal, path: str, file: Path, media_type: str) -> Any:
-    with _opened(terminal, file) as (content, size):
-        headers = {"Content-Type": media_type, "Content-Length": str(size)}
-        return client.call("POST", path, content=content, headers=headers, timeout=FOR_EVER)
-
-
-@contextmanager
-def _opened(terminal: Terminal, file: Path) -> Iterator[tuple[BinaryIO, int]]:
-    try:
-        size = file.stat().st_size
-        with (
-            terminal.progress() as progress,
-            progress.open(file, "rb", total=size, description=file.name) as content,
-        ):
-            yield content, size
-    except OSError as error:
-        raise CommandFailed(f"cannot read {file}: {error.strerror or error}", ExitCode.USAGE) from error
 
 
 def binaries(client: Client, terminal: Terminal) -> None:
@@ -126,7 +89,8 @@ def binaries(client: Client, terminal: Terminal) -> None:
 
 def versions(client: Client, terminal: Terminal, name: BinaryName) -> None:
     """List every upload of a binary, newest first."""
-    found = client.get(f"/binaries/{segment(name)}/versions")
+    with explained(client, binary=name):
+        found = client.get(f"/binaries/{segment(name)}/versions")
     if terminal.as_json:
         terminal.json(found)
         return
@@ -144,7 +108,8 @@ def versions(client: Client, terminal: Terminal, name: BinaryName) -> None:
 
 def delete(client: Client, terminal: Terminal, name: BinaryName) -> None:
     """Delete every version of a binary."""
-    answer = client.call("DELETE", f"/binaries/{segment(name)}")
+    with explained(client, binary=name):
+        answer = client.call("DELETE", f"/binaries/{segment(name)}")
     if terminal.as_json:
         terminal.json(answer)
     else:
@@ -169,7 +134,7 @@ def data_upload(
     file: LocalFile,
 ) -> None:
     """Upload a data file; print the path that jobs open it by."""
-    answer = _post(client, terminal, f"/data/{segment(prefix)}", file, "application/octet-stream")
+    answer = post_file(client, terminal, f"/data/{segment(prefix)}", file, "application/octet-stream")
     if terminal.as_json:
         terminal.json(answer)
     else:
@@ -184,7 +149,8 @@ def data_delete(
     ],
 ) -> None:
     """Delete a data file."""
-    answer = client.call("DELETE", f"/data/{segment(name)}")
+    with explained(client, data_file=name):
+        answer = client.call("DELETE", f"/data/{segment(name)}")
     if terminal.as_json:
         terminal.json(answer)
     else:

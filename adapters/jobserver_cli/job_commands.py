@@ -1,22 +1,20 @@
-"""The commands on jobs: submit them, look at them, end them."""
+"""The commands on jobs: list them, look at them, get their results, end them."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from collections.abc import Iterator
-from datetime import datetime
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 from enum import Enum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from jobserver_cli.client import Client, error_code, refusal, segment
+from jobserver_cli.client import Client, segment
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.following import FINAL, follow_job
-from jobserver_cli.parameters import command
+from jobserver_cli.following import FINAL, wait_for_end
+from jobserver_cli.lookups import LAST, explained, resolved_job
+from jobserver_cli.parameters import JobId, command
 from jobserver_cli.reports import (
     class_shown,
     duration_shown,
@@ -25,17 +23,30 @@ from jobserver_cli.reports import (
     state_shown,
     time_shown,
 )
+from jobserver_cli.results import copy_report, failed, print_result
+from jobserver_cli.submissions import follow_to_result
 from jobserver_cli.terminal import Terminal
 
-__all__ = ["JobStatus", "config_text", "register"]
+__all__ = ["JobStatus", "register"]
 
 PANEL = "Jobs"
-SHOWN = 4 * 1024 * 1024
-"""Bytes of a result that are shown to people; programs get all of it with ``--json``."""
-SYNC_TIMEOUT = 300
-_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S"]
-MARGIN = 30.0
-"""Seconds that an answer may take beyond the time-out that the server was given."""
+
+
+def moment(text: str) -> datetime:
+    """Return the time that an option means: one in local time unless it says otherwise, or a duration ago."""
+    from jobserver_core.units import parse_duration  # noqa: PLC0415 - few commands need it
+
+    try:
+        return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone()
+    except ValueError:
+        pass
+    try:
+        if text.strip()[-1:].isdigit():
+            raise ValueError(text)
+        return datetime.now().astimezone() - timedelta(seconds=parse_duration(text))
+    except (ValueError, OverflowError) as error:
+        expected = "a time such as 2026-01-31 or 2026-01-31T08:30, or a duration such as 30m, 2h or 7d"
+        raise typer.BadParameter(f"{text!r} is not {expected}") from error
 
 
 class JobStatus(str, Enum):
@@ -49,212 +60,12 @@ class JobStatus(str, Enum):
     KILLED = "KILLED"
 
 
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's ID.", show_default=False)]
-ConfigTexts = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--data",
-        "-d",
-        metavar="HOCON",
-        help="Configuration as HOCON or JSON text; @FILE reads a file, @- reads stdin. May be repeated.",
-    ),
-]
-
-
-def config_text(texts: list[str] | None) -> str:
-    """Return what ``--data`` gave, joined by line ends. Raises CommandFailed for an unreadable file."""
-    return "\n".join(_text_of(text) for text in texts or [])
-
-
-def _text_of(given: str) -> str:
-    if not given.startswith("@"):
-        return given
-    try:
-        return sys.stdin.read() if given == "@-" else Path(given[1:]).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
-        raise CommandFailed(f"cannot read {given[1:]}: {reason}", ExitCode.USAGE) from error
-
-
 def register(app: typer.Typer) -> None:
     """Add the commands on jobs."""
-    command(app, "submit", rich_help_panel=PANEL)(submit)
     command(app, "jobs", rich_help_panel=PANEL)(jobs)
     command(app, "job", rich_help_panel=PANEL)(job)
+    command(app, "result", rich_help_panel=PANEL)(result)
     command(app, "kill", rich_help_panel=PANEL)(kill)
-
-
-def submit(
-    client: Client,
-    terminal: Terminal,
-    main_class: Annotated[
-        str,
-        typer.Argument(metavar="CLASS", help="The job's class, as package.module.Class.", show_default=False),
-    ],
-    cp: Annotated[
-        list[str],
-        typer.Option(
-            "--cp",
-            metavar="NAME|URI",
-            help="An uploaded binary or a URI of code. May be repeated.",
-            show_default=False,
-        ),
-    ],
-    *,
-    data: ConfigTexts = None,
-    context: Annotated[
-        str | None,
-        typer.Option(
-            "--context", "-c", metavar="NAME", help="The context to run in; without it one is made."
-        ),
-    ] = None,
-    sync: Annotated[bool, typer.Option("--sync", help="Wait, and print the result.")] = False,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Show state, progress and output, then print the result.")
-    ] = False,
-    timeout: Annotated[
-        int, typer.Option("--timeout", min=1, max=86400, help="How many seconds --sync waits.")
-    ] = SYNC_TIMEOUT,
-    callback: Annotated[
-        str | None, typer.Option("--callback", metavar="URL", help="Where the server posts the result to.")
-    ] = None,
-    proxy_user: Annotated[
-        str | None,
-        typer.Option("--proxy-user", metavar="NAME", help="Run as this user, in a context of its own."),
-    ] = None,
-) -> None:
-    """Submit a job; print its ID, or with --sync or --follow its result."""
-    if sync and follow:
-        raise CommandFailed("--sync and --follow exclude each other", ExitCode.USAGE)
-    params = {
-        "cp": ",".join(cp),
-        "mainClass": main_class,
-        "context": context,
-        "callbackUrl": callback,
-        "spark.proxy.user": proxy_user,
-    }
-    request = _Submission(client, params, config_text(data))
-    terminal.parting = "interrupted; the job goes on if it was accepted: see jobserver jobs"
-    with terminal.status(_waiting(context, sync)):
-        answer = request.wait(timeout) if sync else request.send()
-    if sync:
-        _print_sync(terminal, answer)
-        return
-    job_id = str(answer["jobId"])
-    if follow:
-        _follow(client, terminal, job_id)
-    elif terminal.as_json:
-        terminal.json(answer)
-    else:
-        terminal.line(job_id)
-
-
-def _waiting(context: str | None, sync: bool) -> str:
-    what = "waiting for the result" if sync else "waiting until the job starts"
-    return what if context else f"{what} (its context needs some seconds to start)"
-
-
-class _Submission:
-    """One submit, which can be repeated without running the job twice."""
-
-    def __init__(self, client: Client, params: dict[str, str | None], config: str) -> None:
-        self._client = client
-        self._params = params
-        self._config = config.encode()
-        self._headers = {"Idempotency-Key": os.urandom(16).hex(), "Content-Type": "text/plain"}
-
-    def send(self) -> dict[str, Any]:
-        """Submit, and return the job's report."""
-        answer = self._client.call(
-            "POST", "/jobs", params=self._params, content=self._config, headers=self._headers
-        )
-        return dict(answer)
-
-    def wait(self, seconds: int) -> dict[str, Any]:
-        """Submit and wait for the end. Raises CommandFailed (TIMED_OUT) with the job's ID."""
-        response = self._client.send(
-            "POST",
-            "/jobs",
-            params={**self._params, "sync": "true", "timeout": str(seconds)},
-            content=self._config,
-            headers=self._headers,
-            timeout=seconds + MARGIN,
-            accept_errors=True,
-        )
-        if error_code(response) == "result_timeout":
-            job_id = self.send()["jobId"]
-            raise CommandFailed(
-                f"the job was not done after {seconds} seconds, and goes on",
-                ExitCode.TIMED_OUT,
-                f"Look at it with: jobserver job {job_id}. End it with: jobserver kill {job_id}",
-            )
-        if response.is_error:
-            raise refusal(response, self._client.url)
-        return dict(response.json())
-
-
-def _print_sync(terminal: Terminal, answer: dict[str, Any]) -> None:
-    if terminal.as_json:
-        terminal.json(answer)
-    if answer.get("status") in ("ERROR", "KILLED"):
-        raise _failed(answer, str(answer["jobId"]))
-    if not terminal.as_json:
-        terminal.json(answer["result"])
-
-
-def _failed(report: dict[str, Any], job_id: str) -> CommandFailed:
-    return CommandFailed(
-        f"the job ended {report.get('status')}: {error_text(report.get('result'))}",
-        ExitCode.JOB_FAILED,
-        f"Its output: jobserver logs {job_id}",
-    )
-
-
-def _follow(client: Client, terminal: Terminal, job_id: str) -> None:
-    terminal.note(f"job {job_id}")
-    terminal.parting = f"the job goes on; to end it: jobserver kill {job_id}"
-    report = follow_job(client, job_id, terminal)
-    if report.get("status") != "FINISHED":
-        if terminal.as_json:
-            terminal.json(report)
-        raise _failed(report, job_id)
-    terminal.done(f"FINISHED in {duration_shown(report.get('duration'))}")
-    if terminal.as_json:
-        _copy(client, terminal, job_id)
-    else:
-        _print_result(client, terminal, job_id)
-
-
-def _copy(client: Client, terminal: Terminal, job_id: str) -> None:
-    with client.stream(f"/jobs/{segment(job_id)}") as response:
-        terminal.bytes(response.iter_bytes())
-    terminal.line("")
-
-
-def _print_result(client: Client, terminal: Terminal, job_id: str) -> None:
-    report = _report(client, job_id)
-    if report is None:
-        _too_large(terminal, job_id)
-    else:
-        terminal.json(report.get("result"))
-
-
-def _report(client: Client, job_id: str) -> dict[str, Any] | None:
-    """Return a job's report with its result, or None when that is too large to be shown."""
-    gathered = bytearray()
-    with client.stream(f"/jobs/{segment(job_id)}") as response:
-        for piece in response.iter_bytes():
-            gathered += piece
-            if len(gathered) > SHOWN:
-                return None
-    try:
-        return dict(json.loads(gathered))
-    except ValueError:  # a streamed result need not be JSON
-        return None
-
-
-def _too_large(terminal: Terminal, job_id: str) -> None:
-    terminal.note(f"The result is large or no JSON; get it with: jobserver job {job_id} --json > FILE")
 
 
 def jobs(
@@ -275,7 +86,12 @@ def jobs(
     ] = None,
     since: Annotated[
         datetime | None,
-        typer.Option("--since", help="Only those submitted since then, in local time.", formats=_TIMES),
+        typer.Option(
+            "--since",
+            metavar="TIME|DURATION",
+            help="Only those submitted since then, in local time, or in the last 30m, 2h or 7d.",
+            parser=moment,
+        ),
     ] = None,
 ) -> None:
     """List jobs, newest first."""
@@ -285,7 +101,7 @@ def jobs(
         status=status.value if status else None,
         context=context,
         classPath=main_class,
-        since=since.astimezone().isoformat() if since else None,
+        since=since.isoformat() if since else None,
     )
     if terminal.as_json:
         terminal.json(reports)
@@ -319,23 +135,22 @@ def job(
     ] = False,
 ) -> None:
     """Show a job, and its result when it has finished; --json copies a result of any size."""
-    if config:
-        terminal.json(client.get(f"/jobs/{segment(job_id)}/config"))
-    elif follow:
-        client.get(f"/jobs/{segment(job_id)}/config")  # says at once that there is no such job
-        _follow(client, terminal, job_id)
-    elif terminal.as_json:
-        _copy(client, terminal, job_id)
-    else:
-        _show(client, terminal, job_id)
+    job_id = resolved_job(client, job_id)
+    with explained(client, job=job_id):
+        if config:
+            terminal.json(client.get(f"/jobs/{segment(job_id)}/config"))
+        elif follow:
+            client.get(f"/jobs/{segment(job_id)}", result="false")  # says at once that there is no such job
+            follow_to_result(client, terminal, job_id)
+        elif terminal.as_json:
+            copy_report(client, terminal, job_id)
+        else:
+            _show(client, terminal, job_id)
 
 
 def _show(client: Client, terminal: Terminal, job_id: str) -> None:
-    report = _report(client, job_id)
-    if report is None:
-        _too_large(terminal, job_id)
-        return
-    failed = report.get("status") in ("ERROR", "KILLED")
+    report = client.get(f"/jobs/{segment(job_id)}", result="false")
+    unsuccessful = report.get("status") in ("ERROR", "KILLED")
     terminal.record(
         {
             "Job": report.get("jobId"),
@@ -345,13 +160,37 @@ def _show(client: Client, terminal: Terminal, job_id: str) -> None:
             "Started": time_shown(report.get("startTime")),
             "Took": duration_shown(report.get("duration")) or None,
             "Progress": progress_shown(report) if report.get("status") not in FINAL else None,
-            "Error": error_text(report.get("result")) if failed else None,
+            "Error": error_text(report.get("result")) if unsuccessful else None,
         }
     )
     if report.get("status") == "FINISHED":
-        terminal.json(report.get("result"))
-    elif failed and isinstance(report.get("result"), dict) and report["result"].get("stack"):
+        print_result(client, terminal, job_id, brief=True)
+    elif unsuccessful and isinstance(report.get("result"), dict) and report["result"].get("stack"):
         terminal.line(f"\n{report['result']['stack']}")
+
+
+def result(
+    client: Client,
+    terminal: Terminal,
+    job_id: JobId,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait until the job has ended.")] = False,
+) -> None:
+    """Write a job's result to stdout: a streamed one as its bytes, any other as JSON.
+
+    Nothing is held in memory: jobserver result JOB > FILE works for any size.
+    """
+    job_id = resolved_job(client, job_id)
+    with explained(client, job=job_id):
+        report = client.get(f"/jobs/{segment(job_id)}", result="false")
+        if wait and report.get("status") not in FINAL:
+            report = wait_for_end(client, job_id, terminal)
+        if report.get("status") not in FINAL:
+            message = f"job {job_id} has no result yet: it is {state_shown(report)}"
+            advice = f"Wait for it with: jobserver result {job_id} --wait"
+            raise CommandFailed(message, ExitCode.TIMED_OUT, advice)
+        if report.get("status") != "FINISHED":
+            raise failed(client, report)
+        print_result(client, terminal, job_id)
 
 
 def kill(
@@ -365,6 +204,9 @@ def kill(
     ] = False,
 ) -> None:
     """End jobs, and wait until they have ended."""
+    if LAST in job_ids:
+        raise CommandFailed(f"kill takes no {LAST}, since that may be anybody's job", ExitCode.USAGE)
+    job_ids = [resolved_job(client, given) for given in job_ids]
     answers = dict(_killed(client, terminal, job_ids, force))
     if terminal.as_json:
         terminal.json(answers)
@@ -378,10 +220,22 @@ def _killed(
     client: Client, terminal: Terminal, job_ids: list[str], force: bool
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     for job_id in job_ids:
-        with terminal.status(f"ending {job_id}"):
+        with _explained_kill(client, job_id), terminal.status(f"ending {job_id}"):
             answer = client.call(
                 "DELETE", f"/jobs/{segment(job_id)}", params={"force": "true" if force else None}
             )
         if "jobId" not in answer:
             terminal.done(f"{job_id} {answer.get('status')}")
         yield job_id, answer
+
+
+@contextmanager
+def _explained_kill(client: Client, job_id: str) -> Iterator[None]:
+    try:
+        with explained(client, job=job_id):
+            yield
+    except CommandFailed as refused:
+        if refused.reason != "job_already_final":
+            raise
+        advice = f"Look at it with: jobserver job {job_id}"
+        raise CommandFailed(f"job {job_id} has ended already", refused.code, advice) from None

@@ -8,8 +8,8 @@ import typer
 
 from jobserver_cli.client import Client, segment
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.following import log_lines
-from jobserver_cli.parameters import command
+from jobserver_cli.lookups import explained, resolved_job
+from jobserver_cli.parameters import JOB_HELP, command
 from jobserver_cli.terminal import Terminal
 
 __all__ = ["register"]
@@ -23,9 +23,7 @@ def register(app: typer.Typer) -> None:
 def logs(
     client: Client,
     terminal: Terminal,
-    job_id: Annotated[
-        str | None, typer.Argument(metavar="JOB", help="The job's ID.", show_default=False)
-    ] = None,
+    job_id: Annotated[str | None, typer.Argument(metavar="JOB", help=JOB_HELP, show_default=False)] = None,
     context: Annotated[
         str | None, typer.Option("--context", "-c", metavar="NAME", help="The log of this context's driver.")
     ] = None,
@@ -36,9 +34,15 @@ def logs(
     """Print what a job wrote and logged, or a context's driver; with --json one JSON text a line."""
     if (job_id is None) == (context is None):
         raise CommandFailed("name either a job or, with --context, a context", ExitCode.USAGE)
-    path = f"/jobs/{segment(job_id)}/logs" if job_id else f"/contexts/{segment(context or '')}/logs"
-    for line in log_lines(client, path, follow=follow):
+    if job_id is not None:
+        job_id = resolved_job(client, job_id)
+        path = f"/jobs/{segment(job_id)}/logs"
+    else:
+        path = f"/contexts/{segment(context or '')}/logs"
+    wanted = "true" if follow else None
+    with explained(client, job=job_id, context=context), client.stream(path, follow=wanted) as response:
         if terminal.as_json:
-            terminal.json(line)
+            for line in response.iter_lines():
+                terminal.json(line)
         else:
-            terminal.line(line)
+            terminal.copy(response.iter_bytes())

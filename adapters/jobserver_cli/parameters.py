@@ -24,9 +24,11 @@ from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.interruption import apart
 from jobserver_cli.terminal import Terminal
 
-__all__ = ["CONNECTION_PANEL", "command"]
+__all__ = ["CONNECTION_PANEL", "JOB_HELP", "JobId", "command"]
 
 CONNECTION_PANEL = "Which server"
+JOB_HELP = "The job's ID, or the beginning of it, or @last for the newest job."
+JobId = Annotated[str, typer.Argument(metavar="JOB", help=JOB_HELP, show_default=False)]
 
 Function = Callable[..., None]
 
@@ -89,7 +91,7 @@ def _parameters(function: Function) -> dict[str, inspect.Parameter]:
 def command(app: typer.Typer, name: str, **settings: Any) -> Callable[[Function], Function]:
     """Register the function as a command of the application.
 
-    What goes wrong in it is told in a line on stderr and ends the process with its exit code.
+    What goes wrong in it is reported on stderr and ends the process with its exit code.
     """
 
     def register(function: Function) -> Function:
@@ -164,6 +166,9 @@ def _tell(terminal: Terminal, error: Exception) -> ExitCode:
     if isinstance(error, JobServerError):
         terminal.error(str(error))
         return _code_of(error)
+    if isinstance(error, OSError):
+        terminal.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return ExitCode.NOT_READY
     traceback.print_exception(error, file=sys.stderr)
     terminal.error("this is a mistake in jobserver itself; please report it with the lines above")
     return ExitCode.BUG

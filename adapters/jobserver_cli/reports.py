@@ -6,9 +6,21 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-__all__ = ["class_shown", "duration_shown", "error_text", "progress_shown", "state_shown", "time_shown"]
+__all__ = [
+    "class_shown",
+    "duration_shown",
+    "error_text",
+    "progress_shown",
+    "stack_excerpt",
+    "state_shown",
+    "time_shown",
+]
 
 NOT_DONE = "Job not done yet"
+FRAMES = 3
+"""How many frames of a stack are shown with a failure."""
+MESSAGE_LINES = 12
+"""How many lines of an error's message are shown; one from the JVM may carry its whole stack."""
 
 
 def time_shown(text: object, now: datetime | None = None) -> str:
@@ -65,4 +77,24 @@ def error_text(result: object) -> str:
     if not isinstance(result, Mapping):
         return str(result)
     kind, message = result.get("errorClass"), result.get("message", "no reason is known")
-    return f"{kind}: {message}" if kind else str(message)
+    lines = str(message).splitlines() or [""]
+    if len(lines) > MESSAGE_LINES:
+        lines = [*lines[:MESSAGE_LINES], "…"]
+    message = "\n".join(lines)
+    return f"{kind}: {message}" if kind else message
+
+
+def stack_excerpt(stack: object) -> list[str]:
+    """Return the lines of a stack that tell the most: where the error was raised, and on what way.
+
+    Python puts the innermost frame last, the JVM first.
+    """
+    lines = str(stack or "").splitlines()
+    python = [number for number, line in enumerate(lines) if line.startswith('  File "')]
+    if python:
+        begin = python[-FRAMES:][0]
+        last = next(
+            (n for n in range(python[-1] + 1, len(lines)) if lines[n][:1] not in ("", " ")), len(lines)
+        )
+        return lines[begin:last]
+    return [f"  {line.strip()}" for line in lines if line.lstrip().startswith("at ")][:FRAMES]

@@ -7,6 +7,7 @@ sees it.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -29,6 +30,7 @@ SHORT = 20
 """Characters up to which a table's cells are always shown whole."""
 WIDE = 110
 """Columns from which there is room for everything."""
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CONTROL = re.compile(r"(?:\x1b\[[0-?]*[ -/]*[@-~])|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 STATE_STYLES = {
@@ -44,8 +46,11 @@ STATE_STYLES = {
 
 
 def visible(text: object) -> str:
-    """Return text without what could steer a terminal: escape sequences and control characters."""
-    return _CONTROL.sub("", str(text))
+    """Return text that any terminal can show safely: no escape sequences, no control characters.
+
+    Halves of surrogate pairs, which no output can encode, become the replacement character.
+    """
+    return _SURROGATE.sub("\ufffd", _CONTROL.sub("", str(text)))
 
 
 class Terminal:
@@ -99,8 +104,8 @@ class Terminal:
     def error(self, message: str, advice: str | None = None) -> None:
         """Tell on stderr why the command ends, and what would help."""
         self.failed(message)
-        if advice:
-            self.note(f"  {advice}")
+        for line in (advice or "").splitlines():
+            self.note(f"  {line}")
 
     def stop_display(self) -> None:
         """Take the display of what goes on off the terminal, from any thread; repeating is allowed."""
@@ -140,12 +145,19 @@ class Terminal:
                 table.add_row(name, Text(visible(value), style=STATE_STYLES.get(str(value), "")))
         self._print(table)
 
-    def bytes(self, pieces: Iterable[bytes]) -> None:
-        """Copy bytes to stdout as they come, unchanged: for output that may be large, to be piped."""
+    def copy(self, chunks: Iterable[bytes]) -> None:
+        """Copy bytes to stdout as they come: unchanged, or on a terminal as text that cannot steer it."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for chunk in chunks:
+            if self.out.is_terminal:
+                self.out.out(visible(decoder.decode(chunk)), end="", highlight=False)
+            else:
+                self._write(chunk)
+
+    def _write(self, chunk: bytes) -> None:
         try:
-            for piece in pieces:
-                sys.stdout.buffer.write(piece)
-                sys.stdout.buffer.flush()
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
         except BrokenPipeError:
             self.out.on_broken_pipe()
 

@@ -15,7 +15,7 @@ from jobserver_http.errors import Answer
 from jobserver_http.pools import Pools
 from jobserver_http.wire import encoded
 
-__all__ = ["ResultResponse", "StreamedText", "json_response", "raw_json_response", "respond"]
+__all__ = ["JSON", "PIECE", "ResultResponse", "StreamedText", "json_response", "raw_json_response", "respond"]
 
 JSON = "application/json"
 PIECE = 256 * 1024

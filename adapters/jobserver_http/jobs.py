@@ -89,7 +89,7 @@ async def get_job(call: Call) -> Response:
     if job.callback_url is not None:
         deliveries = await call.pools.quick.run(call.server.deliveries, job.id)
         report["callbacks"] = delivery_report(deliveries)
-    if job.state is not JobState.FINISHED:
+    if job.state is not JobState.FINISHED or call.params["result"] is False:
         return json_response(report)
     reader = await call.pools.quick.run(call.server.open_result, job.id)
     return _with_result(call, report, reader) if reader is not None else json_response(report)
@@ -246,6 +246,7 @@ ROUTES = (
         group="jobs",
         permission="jobs:read",
         summary="A job, with its result when it has finished",
+        parameters=(Parameter(name="result", kind=Flag(), doc="false leaves the result out"),),
         replies=(Reply(200, "The report and the result", "Job"), *NO_JOB),
     ),
     Route(

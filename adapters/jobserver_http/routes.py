@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from jobserver_core.errors import InvalidRequest
-from jobserver_http import binaries, contexts, data_files, events, jobs, logs, operations
+from jobserver_http import binaries, contexts, data_files, events, jobs, logs, operations, results
 from jobserver_http.routing import Body, Reply, Route
 
 __all__ = ["GROUPS", "ROUTES", "Body", "Reply", "Route", "chosen"]
@@ -14,6 +14,7 @@ ROUTES: tuple[Route, ...] = (
     *binaries.ROUTES,
     *contexts.ROUTES,
     *jobs.ROUTES,
+    *results.ROUTES,
     *logs.ROUTES,
     *events.ROUTES,
     *data_files.ROUTES,

@@ -1,0 +1,175 @@
+"""The command that submits jobs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from jobserver_cli.client import Client
+from jobserver_cli.configuration import ConfigTexts, config_text
+from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_cli.following import follow_job, wait_for_end
+from jobserver_cli.local_code import uploaded_class_path
+from jobserver_cli.lookups import explained, unknown_binaries
+from jobserver_cli.parameters import command
+from jobserver_cli.reports import duration_shown
+from jobserver_cli.results import copy_answer, copy_report, failed, print_result
+from jobserver_cli.terminal import Terminal
+
+__all__ = ["follow_to_result", "register"]
+
+SYNC_TIMEOUT = 300
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    command(app, "submit", rich_help_panel="Jobs")(submit)
+
+
+def submit(
+    client: Client,
+    terminal: Terminal,
+    main_class: Annotated[
+        str,
+        typer.Argument(metavar="CLASS", help="The job's class, as package.module.Class.", show_default=False),
+    ],
+    cp: Annotated[
+        list[str],
+        typer.Option(
+            "--cp",
+            metavar="NAME|URI|FILE",
+            help="Code: a binary's name, a URI, or a local file, which is uploaded. May be repeated.",
+            show_default=False,
+        ),
+    ],
+    *,
+    data: ConfigTexts = None,
+    context: Annotated[
+        str | None,
+        typer.Option(
+            "--context", "-c", metavar="NAME", help="The context to run in; without it one is made."
+        ),
+    ] = None,
+    sync: Annotated[bool, typer.Option("--sync", help="Wait, and print the result.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Show state, progress and output, then print the result.")
+    ] = False,
+    timeout: Annotated[
+        int, typer.Option("--timeout", min=1, max=86400, help="How many seconds --sync waits.")
+    ] = SYNC_TIMEOUT,
+    callback: Annotated[
+        str | None, typer.Option("--callback", metavar="URL", help="Where the server posts the result to.")
+    ] = None,
+    proxy_user: Annotated[
+        str | None,
+        typer.Option("--proxy-user", metavar="NAME", help="Run as this user, in a context of its own."),
+    ] = None,
+) -> None:
+    """Submit a job; print its ID, or with --sync or --follow its result."""
+    if sync and follow:
+        raise CommandFailed("--sync and --follow exclude each other", ExitCode.USAGE)
+    config = config_text(data)
+    entries = [entry for given in cp for entry in given.split(",")]
+    names = uploaded_class_path(client, terminal, entries)
+    params = {
+        "cp": ",".join(names),
+        "mainClass": main_class,
+        "context": context,
+        "callbackUrl": callback,
+        "spark.proxy.user": proxy_user,
+    }
+    terminal.parting = f"interrupted; if the job was accepted it goes on: jobserver jobs --class {main_class}"
+    with _explained(client, main_class, names, context), terminal.status(_starting(context)):
+        report = _submitted(client, params, config)
+    terminal.parting = None
+    job_id = str(report["jobId"])
+    if sync:
+        _print_awaited(client, terminal, job_id, timeout)
+    elif follow:
+        follow_to_result(client, terminal, job_id)
+    elif terminal.as_json:
+        terminal.json(report)
+    else:
+        terminal.line(job_id)
+
+
+def _starting(context: str | None) -> str:
+    return "submitting" if context else "submitting (the job's context needs some seconds to start)"
+
+
+def _submitted(client: Client, params: dict[str, str | None], config: str) -> dict[str, Any]:
+    headers = {"Idempotency-Key": os.urandom(16).hex(), "Content-Type": "text/plain"}
+    return dict(client.call("POST", "/jobs", params=params, content=config.encode(), headers=headers))
+
+
+@contextmanager
+def _explained(client: Client, main_class: str, names: list[str], context: str | None) -> Iterator[None]:
+    """Put what a server says of a submission into the words of the command line."""
+    try:
+        with explained(client, context=context):
+            yield
+    except CommandFailed as refused:
+        better = _better(client, refused, main_class, names)
+        raise (better or refused) from None
+
+
+def _better(
+    client: Client, refused: CommandFailed, main_class: str, names: list[str]
+) -> CommandFailed | None:
+    if refused.reason == "binary_not_found":
+        missing = unknown_binaries(client, [name for name in names if ":" not in name])
+        return missing[0] if missing else None
+    if refused.reason == "class_not_found":
+        advice = "CLASS is the class with its package and module, such as words.jobs.Count."
+        return CommandFailed(_without_class(refused, main_class, names), refused.code, advice)
+    if refused.reason == "invalid_request" and len(names) > 1:
+        return _several_packages(client, names)
+    return None
+
+
+def _without_class(refused: CommandFailed, main_class: str, names: list[str]) -> str:
+    found = refused.detail or "it may be misspelt"
+    return f"there is no class {main_class} in {', '.join(names)}: {found}"
+
+
+def _several_packages(client: Client, names: list[str]) -> CommandFailed | None:
+    """Return what to do with several packages, of which a Python job takes one; None for jars alone."""
+    known = client.get("/binaries")
+    if all(known.get(name, {}).get("binary-type") == "Jar" for name in names):
+        return None
+    others = ",".join(names[1:])
+    return CommandFailed(
+        f"a Python job takes one package with --cp, got {len(names)}: {', '.join(names)}",
+        ExitCode.USAGE,
+        f"Name the job's own package alone, and put the others on the class path of its context, such as:\n"
+        f"  jobserver context create NAME --set cp={others}\n"
+        "Directories of modules on the server's machine go into the context's setting python.paths.",
+    )
+
+
+def _print_awaited(client: Client, terminal: Terminal, job_id: str, timeout: int) -> None:
+    report = wait_for_end(client, job_id, terminal, timeout=timeout)
+    if terminal.as_json:
+        copy_answer(client, terminal, report)
+    if report.get("status") != "FINISHED":
+        raise failed(client, report)
+    if not terminal.as_json:
+        print_result(client, terminal, job_id)
+
+
+def follow_to_result(client: Client, terminal: Terminal, job_id: str) -> None:
+    """Show a job until it has ended, and print its result. Raises CommandFailed when it has none."""
+    terminal.note(f"job {job_id}")
+    report = follow_job(client, job_id, terminal)
+    if report.get("status") == "FINISHED":
+        terminal.done(f"FINISHED in {duration_shown(report.get('duration'))}")
+    if terminal.as_json:
+        copy_report(client, terminal, job_id)
+    if report.get("status") != "FINISHED":
+        raise failed(client, report)
+    if not terminal.as_json:
+        print_result(client, terminal, job_id, brief=True)
