@@ -19,6 +19,8 @@ from jobserver_core.models.jobs import JobProgress
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2Jplain"
 """What a job may print to steer the terminal of who reads its log."""
+RAW = b"PK\x00\xff\xfe\r\n\x1b[31mred\x9b}\n\x1c\xe2\x80\xa8end"
+"""A streamed result of bytes that are no text."""
 
 
 @attrs.frozen
@@ -107,7 +109,24 @@ def stream(job: InlineJob) -> Iterator[bytes]:
     return (b"[" if number == 0 else b"%d]" % number for number in range(2))
 
 
+def raw(job: InlineJob) -> Iterator[bytes]:
+    """Stream bytes that are neither text nor JSON, and that would steer a terminal."""
+    return iter((RAW[:5], RAW[5:]))
+
+
+def deep(job: InlineJob) -> Any:
+    return outer(5)
+
+
+def outer(depth: int) -> Any:
+    if depth:
+        return outer(depth - 1)
+    raise ValueError("too deep")
+
+
 JOBS = {
+    "words.Raw": raw,
+    "words.Deep": deep,
     "words.Count": count,
     "words.Fail": fail,
     "words.Hostile": hostile,

@@ -31,8 +31,8 @@ def config_text(texts: list[str] | None) -> str:
 
     Raises CommandFailed for a file that cannot be read, and for text that is no HOCON.
     """
+    from jobserver_core.config.hocon import parse_untrusted  # noqa: PLC0415
     from jobserver_core.errors import InvalidConfig  # noqa: PLC0415 - asking for help needs no parser
-    from jobserver_core.hocon import parse_untrusted  # noqa: PLC0415
 
     text = "\n".join(_text_of(text) for text in texts or [])
     try:

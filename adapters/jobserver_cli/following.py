@@ -15,7 +15,16 @@ from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.reports import progress_shown, state_shown
 from jobserver_cli.terminal import Terminal
 
-__all__ = ["FINAL", "follow_job", "how_to_go_on", "job_events", "lasting", "log_lines", "wait_for_end"]
+__all__ = [
+    "FINAL",
+    "follow_job",
+    "how_to_go_on",
+    "job_events",
+    "lasting",
+    "log_lines",
+    "parting",
+    "wait_for_end",
+]
 
 FINAL = ("FINISHED", "ERROR", "KILLED")
 QUIET = 60.0
@@ -86,7 +95,7 @@ def wait_for_end(
 
     Raises CommandFailed (TIMED_OUT), which says the same, when that takes more than ``timeout`` seconds.
     """
-    terminal.parting = f"interrupted; job {job_id} goes on\n{how_to_go_on(job_id)}"
+    terminal.parting = parting(job_id)
     deadline = None if timeout is None else time.monotonic() + timeout
     try:
         with lasting(job_id), terminal.status(f"waiting for job {job_id}"):
@@ -96,6 +105,11 @@ def wait_for_end(
         raise CommandFailed(message, ExitCode.TIMED_OUT, how_to_go_on(job_id)) from None
     terminal.parting = None
     return report
+
+
+def parting(job_id: str) -> str:
+    """Return what Ctrl-C says when a job was waited for."""
+    return f"interrupted; job {job_id} goes on\n{how_to_go_on(job_id)}"
 
 
 def how_to_go_on(job_id: str) -> str:
@@ -147,12 +161,13 @@ def follow_job(client: Client, job_id: str, terminal: Terminal) -> dict[str, Any
     """Show a job's state, progress and output on stderr until it has ended; return its last report."""
     log = _LogPrinter(client, job_id, terminal)
     report: dict[str, Any] = {}
-    terminal.parting = f"job {job_id} goes on\n{how_to_go_on(job_id)}"
+    terminal.parting = parting(job_id)
     with lasting(job_id), terminal.status("submitted") as show:
         log.start()
         for report in job_events(client, job_id):
             show(_shown(report))
         log.join(LAST_LINES)
+    terminal.parting = None
     return report
 
 

@@ -34,7 +34,7 @@ PANEL = "Jobs"
 
 def moment(text: str) -> datetime:
     """Return the time that an option means: one in local time unless it says otherwise, or a duration ago."""
-    from jobserver_core.units import parse_duration  # noqa: PLC0415 - few commands need it
+    from jobserver_core.config.units import parse_duration  # noqa: PLC0415 - few commands need it
 
     try:
         return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from jobserver_cli.client import Client, segment
@@ -25,27 +27,63 @@ STREAM_PLACEHOLDER = "<Stream result>"
 """What stands for a streamed result in JSON, as in callbacks."""
 
 
+class _Result:
+    """A result that is being read, and how many bytes of it came so far."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self.streamed = not response.headers.get("content-type", "").startswith("application/json")
+        self.large = int(response.headers.get("content-length", SHOWN + 1)) > SHOWN
+        self.received = 0
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the bytes as they come."""
+        for chunk in self._response.iter_bytes():
+            self.received += len(chunk)
+            yield chunk
+
+    def value(self) -> Any:
+        """Return the value of one that is neither streamed nor large."""
+        return json.loads(b"".join(self.chunks()))
+
+
+@contextmanager
+def _opened(client: Client, job_id: str) -> Iterator[_Result]:
+    """Open a finished job's result. Raises CommandFailed, also when it breaks off while it is read."""
+    result: _Result | None = None
+    try:
+        with client.stream(f"/jobs/{segment(job_id)}/result", patience=QUIET) as response:
+            result = _Result(response)
+            yield result
+    except CommandFailed as error:
+        if result is None or not result.received:
+            raise
+        message = f"the result broke off after {result.received} bytes: {error.message}"
+        raise CommandFailed(message, error.code, "What was written is not complete.") from error
+
+
 def print_result(client: Client, terminal: Terminal, job_id: str, *, brief: bool = False) -> None:
     """Write a finished job's result to stdout, never whole in memory: a value as JSON, a stream as its bytes.
 
-    On a terminal JSON is indented. With ``brief`` a terminal gets only a pointer to what is large or
-    streamed. Raises CommandFailed when the result breaks off.
+    On a terminal JSON is indented. With ``brief`` only a pointer is shown to what is large or streamed.
+    Raises CommandFailed when the result breaks off.
     """
-    with client.stream(f"/jobs/{segment(job_id)}/result", patience=QUIET) as response:
-        streamed = _is_stream(response)
-        if streamed and terminal.as_json:
+    with _opened(client, job_id) as result:
+        if result.streamed and terminal.as_json:
             raise CommandFailed(
                 "a streamed result is bytes, not JSON",
                 ExitCode.USAGE,
                 f"Get the bytes with: jobserver result {job_id} > FILE",
             )
-        if terminal.out.is_terminal and not streamed and _size(response) <= SHOWN:
-            terminal.json(json.loads(response.read()))
-        elif brief and (streamed or terminal.out.is_terminal):
-            what = "streamed" if streamed else "large"
+        if brief and (result.streamed or result.large):
+            what = "streamed" if result.streamed else "large"
             terminal.note(f"The result is {what}; get it with: jobserver result {job_id} > FILE")
+        elif result.streamed:
+            terminal.copy(result.chunks())
+        elif terminal.out.is_terminal and not result.large:
+            terminal.json(result.value())
         else:
-            _copy(terminal, response.iter_bytes(), "" if streamed else "\n")
+            terminal.copy(itertools.chain(result.chunks(), [b"\n"]))
 
 
 def copy_report(client: Client, terminal: Terminal, job_id: str) -> None:
@@ -66,46 +104,14 @@ def _copy_with_result(
     if report.get("status") != "FINISHED":
         terminal.json(members)
         return
-    with client.stream(f"/jobs/{segment(str(report['jobId']))}/result", patience=QUIET) as response:
-        if _is_stream(response):
+    with _opened(client, str(report["jobId"])) as result:
+        if result.streamed:
             terminal.json({**members, "result": STREAM_PLACEHOLDER})
-        elif terminal.out.is_terminal and _size(response) <= SHOWN:
-            terminal.json({**members, "result": json.loads(response.read())})
+        elif terminal.out.is_terminal and not result.large:
+            terminal.json({**members, "result": result.value()})
         else:
             head = json.dumps(members)[:-1] + ', "result": '
-            _copy(terminal, _with_ends(head.encode(), response.iter_bytes(), b"}"), "\n")
-
-
-def _with_ends(head: bytes, chunks: Iterator[bytes], tail: bytes) -> Iterator[bytes]:
-    yield head
-    yield from chunks
-    yield tail
-
-
-def _is_stream(response: httpx.Response) -> bool:
-    return not response.headers.get("content-type", "").startswith("application/json")
-
-
-def _size(response: httpx.Response) -> int:
-    return int(response.headers.get("content-length", SHOWN + 1))
-
-
-def _copy(terminal: Terminal, chunks: Iterator[bytes], end: str) -> None:
-    written = 0
-
-    def counted() -> Iterator[bytes]:
-        nonlocal written
-        for chunk in chunks:
-            written += len(chunk)
-            yield chunk
-
-    try:
-        terminal.copy(counted())
-    except CommandFailed as error:
-        message = f"the result broke off after {written} bytes: {error.message}"
-        raise CommandFailed(message, error.code, "What was written is not complete.") from error
-    if end:
-        terminal.copy([end.encode()])
+            terminal.copy(itertools.chain([head.encode()], result.chunks(), [b"}\n"]))
 
 
 def failed(client: Client, report: Mapping[str, Any]) -> CommandFailed:

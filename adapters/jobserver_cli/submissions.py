@@ -12,7 +12,7 @@ import typer
 from jobserver_cli.client import Client
 from jobserver_cli.configuration import ConfigTexts, config_text
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.following import follow_job, wait_for_end
+from jobserver_cli.following import follow_job, parting, wait_for_end
 from jobserver_cli.local_code import uploaded_class_path
 from jobserver_cli.lookups import explained, unknown_binaries
 from jobserver_cli.parameters import command
@@ -85,8 +85,8 @@ def submit(
     terminal.parting = f"interrupted; if the job was accepted it goes on: jobserver jobs --class {main_class}"
     with _explained(client, main_class, names, context), terminal.status(_starting(context)):
         report = _submitted(client, params, config)
-    terminal.parting = None
     job_id = str(report["jobId"])
+    terminal.parting = parting(job_id)
     if sync:
         _print_awaited(client, terminal, job_id, timeout)
     elif follow:
@@ -163,6 +163,7 @@ def _print_awaited(client: Client, terminal: Terminal, job_id: str, timeout: int
 
 def follow_to_result(client: Client, terminal: Terminal, job_id: str) -> None:
     """Show a job until it has ended, and print its result. Raises CommandFailed when it has none."""
+    terminal.parting = parting(job_id)
     terminal.note(f"job {job_id}")
     report = follow_job(client, job_id, terminal)
     if report.get("status") == "FINISHED":
@@ -172,4 +173,4 @@ def follow_to_result(client: Client, terminal: Terminal, job_id: str) -> None:
     if report.get("status") != "FINISHED":
         raise failed(client, report)
     if not terminal.as_json:
-        print_result(client, terminal, job_id, brief=True)
+        print_result(client, terminal, job_id, brief=terminal.out.is_terminal)

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from starlette.responses import Response
 
 from jobserver_core.errors import Conflict
-from jobserver_core.jobs import ResultKind
-from jobserver_core.lifecycle import JobState
-from jobserver_core.services.results import ResultReader
+from jobserver_core.models.jobs import ResultKind
+from jobserver_core.models.lifecycle import JobState
+from jobserver_core.running.results import ResultReader
 from jobserver_http.answers import JSON, PIECE, StreamedText, json_response
 from jobserver_http.calls import Call
 from jobserver_http.routing import NO_JOB, Reply, Route, failures

@@ -37,13 +37,13 @@ def test_another_ending_needs_the_type_as_an_option(client: CommandLine, tmp_pat
     assert client("upload", "code", file, "--type", "egg").code == 0
 
 
-def test_a_file_that_is_no_archive_is_refused_in_the_words_of_the_server(
+def test_a_file_that_is_no_archive_is_a_mistake_of_the_command_line(
     client: CommandLine, tmp_path: Path
 ) -> None:
     file = tmp_path / "code.jar"
     file.write_text("#!/bin/sh", encoding="utf-8")
     done = client("upload", "code", file)
-    assert done.code == 4
+    assert done.code == 2
     assert "Binary is not of the right format" in done.err
 
 
@@ -70,9 +70,12 @@ def test_delete_removes_every_version(client: CommandLine) -> None:
     assert (done.out, done.err) == ("", "no binaries\n")
 
 
-def test_deleting_an_unknown_binary_ends_with_4(client: CommandLine) -> None:
-    done = client("binary", "delete", "birds")
-    assert (done.code, "can't find binary with name birds" in done.err) == (4, True)
+@pytest.mark.parametrize("action", ["delete", "versions"])
+def test_an_unknown_binary_ends_with_4_and_the_name_that_is_like_it(client: CommandLine, action: str) -> None:
+    done = client("binary", action, "wrods")
+    assert (done.code, done.out) == (4, "")
+    assert "there is no binary 'wrods'" in done.err
+    assert "Did you mean words? List them with: jobserver binaries" in done.err
 
 
 def test_deleting_a_binary_that_is_in_use_is_a_refusal_and_no_matter_of_permissions(
@@ -102,5 +105,5 @@ def test_deleting_a_file_that_is_not_the_servers_ends_with_4_and_leaves_it(
     other.write_text("mine", encoding="utf-8")
     done = client("data", "delete", other)
     assert done.code == 4
-    assert f"Unable to delete data file '{other}'." in done.err
+    assert f"there is no data file '{other}'" in done.err
     assert other.read_text(encoding="utf-8") == "mine"

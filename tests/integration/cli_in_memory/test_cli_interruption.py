@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from command_line import CommandLine, wheel
+from jobserver_cli.exits import ExitCode
 from jobserver_cli.interruption import (
     apart,
     interrupted_later,
     terminated_like_interrupted,
     uninterrupted,
 )
+from jobserver_core import BinaryType, JobServer
+from jobserver_http import running
 
 
 def ctrl_c(number: signal.Signals = signal.SIGINT) -> None:
@@ -83,3 +91,45 @@ def test_sigterm_can_do_what_ctrl_c_does_and_is_itself_again_afterwards() -> Non
     with pytest.raises(KeyboardInterrupt):
         work()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.usefixtures("client")
+@pytest.mark.parametrize("way", ["--sync", "--follow"])
+def test_ctrl_c_in_a_wait_says_which_job_goes_on_and_how_to_get_its_result(
+    server: JobServer, way: str
+) -> None:
+    command = ["submit", "words.Sleep", "--cp", "words", "-c", "warm", way]
+    with subprocess.Popen(
+        [sys.executable, "-m", "jobserver_cli", *command], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        shown = [next(line for line in process.stderr if "job " in line)]
+        process.send_signal(signal.SIGINT)
+        shown += process.stderr.readlines()
+        assert process.wait(60) == ExitCode.INTERRUPTED
+    [job] = server.jobs().jobs
+    assert not job.state.final
+    assert f"job {job.id} goes on" in "".join(shown)
+    assert f"jobserver result {job.id} --wait" in "".join(shown)
+    assert f"jobserver kill {job.id}" in "".join(shown)
+    assert "Traceback" not in "".join(shown)
+
+
+def test_a_server_that_ends_while_a_job_is_waited_for_is_told_with_the_job(
+    server: JobServer, jobserver: CommandLine, tmp_path: Path
+) -> None:
+    with ExitStack() as serving:
+        jobserver.environment.setenv("JOBSERVER_URL", serving.enter_context(running(server)))
+        server.upload("words", BinaryType.WHEEL, wheel(tmp_path).read_bytes())
+        server.create_context("warm").result(10)
+        command = ["submit", "words.Sleep", "--cp", "words", "-c", "warm", "--sync"]
+        with subprocess.Popen(
+            [sys.executable, "-m", "jobserver_cli", *command], stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stderr is not None
+            shown = [next(line for line in process.stderr if "waiting for job" in line)]
+            [job] = server.jobs().jobs
+            serving.close()
+            shown += process.stderr.readlines()
+            assert process.wait(60) != ExitCode.OK
+    assert job.id in "".join(shown[1:])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from command_line import HOSTILE, CommandLine
-from jobserver_core import JobServer, JobState
+from command_line import HOSTILE, CommandLine, wheel
+from jobserver_core import BinaryType, JobServer, JobState
 
 COUNT = ("words.Count", "--cp", "words", "-c", "warm", "-d", "input.string = a b c a b see")
 ANSWER = {"a": 2, "b": 2, "c": 1, "see": 1}
@@ -96,19 +96,56 @@ def test_a_sync_that_takes_too_long_ends_with_5_and_names_the_one_job_that_goes_
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("words.Count", "--cp", "birds"), "appName birds not found"),
-        (("words.Count", "--cp", "words", "-c", "cold"), "context cold not found"),
-        (("words.Other", "--cp", "words", "-c", "warm"), "classPath words.Other not found"),
-        (("words.Count", "--cp", "gopher://x/y"), "Malformed URL"),
-        (("words.Count", "--cp", "words", "-d", "a = ["), "Cannot parse config"),
+        (("words.Count", "--cp", "wrods"), "there is no binary 'wrods'"),
+        (("words.Count", "--cp", "wrods"), "Did you mean words? List them with: jobserver binaries"),
+        (("words.Count", "--cp", "words", "-c", "wram"), "there is no context 'wram'"),
+        (
+            ("words.Count", "--cp", "words", "-c", "wram"),
+            "Did you mean warm? List them with: jobserver contexts",
+        ),
+        (("words.Other", "--cp", "words", "-c", "warm"), "there is no class words.Other in words"),
     ],
 )
-def test_what_the_server_refuses_ends_the_command_with_4_and_the_words_of_the_server(
+def test_what_the_server_does_not_know_ends_the_command_with_4_and_what_is_like_it(
     client: CommandLine, arguments: tuple[str, ...], words: str
 ) -> None:
     done = client("submit", *arguments)
     assert (done.code, done.out) == (4, "")
     assert words in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("words.Count", "--cp", "words", "-d", "{bad"), "found the end of the text (line 1, column 5)"),
+        (("words.Count", "--cp", "words", "-d", "a = ["), "--data cannot be read: this '[' is never closed"),
+        (("words.Count", "--cp", "words", "-d", "include classpath(x)"), "--data cannot be read: "),
+        (("words.Count", "--cp", "gopher://x/y"), "Malformed URL"),
+        (("words.Count", "--cp", "a b:c"), "'a b:c'"),
+        (("words.Count", "--cp", ""), "--cp takes a name, a URI or a file"),
+        (("words.Count", "--cp", "words", "--callback", "ftp://x"), "ftp"),
+        (("not a class", "--cp", "words"), "'not a class'"),
+        (("words.Count", "--cp", "words", "-d", "a = \udcff"), "UTF-8"),
+        (("words.C\udcff", "--cp", "words"), "not UTF-8 text"),
+    ],
+)
+def test_what_is_wrong_with_the_command_line_ends_it_with_2(
+    client: CommandLine, arguments: tuple[str, ...], words: str
+) -> None:
+    done = client("submit", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert words in done.err
+
+
+def test_a_python_job_with_several_packages_is_told_where_the_others_go(
+    client: CommandLine, server: JobServer, tmp_path: Path
+) -> None:
+    server.upload("needy", BinaryType.WHEEL, wheel(tmp_path).read_bytes())
+    done = client("submit", "words.Count", "--cp", "words", "--cp", "needy", "-c", "warm")
+    assert (done.code, done.out) == (2, "")
+    assert "a Python job takes one package with --cp, got 2: words, needy" in done.err
+    assert "jobserver context create NAME --set cp=needy" in done.err
+    assert "python.paths" in done.err
 
 
 def test_sync_and_follow_exclude_each_other(client: CommandLine) -> None:
@@ -162,7 +199,8 @@ def test_job_shows_the_record_and_the_result(client: CommandLine, server: JobSer
     lines = client("job", job_id).out.splitlines()
     assert lines[0].split() == ["Job", job_id]
     assert lines[1].split() == ["State", "FINISHED"]
-    assert lines[-1] == "[1]"
+    assert lines[-1].startswith("Took")
+    assert f"jobserver result {job_id} > FILE" in client("job", job_id).err
 
 
 def test_job_shows_the_stack_of_a_failed_one(client: CommandLine) -> None:
@@ -177,8 +215,8 @@ def test_a_large_result_is_copied_whole_with_json_and_pointed_to_without(
     job_id = submitted(client, "Large")
     wait_until(server, job_id, JobState.FINISHED)
     shown = client("job", job_id)
-    assert shown.out == ""
-    assert f"jobserver job {job_id} --json > FILE" in shown.err
+    assert "x" * 100 not in shown.out
+    assert f"jobserver result {job_id} > FILE" in shown.err
     assert len(client("job", job_id, "--json").json["result"]) == 5_000_000
 
 
@@ -193,12 +231,13 @@ def test_job_follow_begins_in_the_middle_and_ends_with_the_job(client: CommandLi
 
 
 @pytest.mark.parametrize(
-    "arguments", [("job",), ("job", "--follow"), ("job", "--json"), ("kill",), ("logs",)]
+    "arguments", [("job",), ("job", "--follow"), ("job", "--json"), ("result",), ("kill",), ("logs",)]
 )
 def test_an_unknown_job_ends_the_command_with_4(client: CommandLine, arguments: tuple[str, ...]) -> None:
     done = client(*arguments, "nope")
     assert (done.code, done.out) == (4, "")
-    assert "No such job ID nope" in done.err
+    assert "there is no job 'nope'" in done.err
+    assert "jobserver jobs" in done.err
 
 
 def test_kill_ends_jobs_and_says_so(client: CommandLine, server: JobServer) -> None:
@@ -219,7 +258,7 @@ def test_killing_a_killed_job_ends_with_4(client: CommandLine) -> None:
     client("kill", job_id)
     done = client("kill", job_id)
     assert done.code == 4
-    assert f"No running job with ID {job_id}" in done.err
+    assert f"job {job_id} has ended already" in done.err
 
 
 def test_a_job_that_does_not_end_is_told_with_5_and_how_to_end_it_by_force(client: CommandLine) -> None:

@@ -1,0 +1,107 @@
+"""Local files in ``--cp``: uploaded once under a name made of their content."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+from command_line import CommandLine, wheel
+from jobserver_core import JobServer
+
+REST = ("-c", "warm", "-d", "input.string = a", "--sync")
+
+
+def names(server: JobServer) -> set[str]:
+    return {binary.name for binary in server.binaries()}
+
+
+def name_of(file: Path, stem: str) -> str:
+    return f"{stem}-{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
+
+
+def test_a_local_wheel_is_uploaded_under_a_name_made_of_its_content_and_used(
+    client: CommandLine, server: JobServer, tmp_path: Path
+) -> None:
+    file = wheel(tmp_path)
+    done = client("submit", "words.Count", "--cp", file, *REST)
+    name = name_of(file, "words-0.1")
+    assert (done.code, done.json) == (0, {"a": 1})
+    assert f"uploaded {file.name} as {name}" in done.err
+    assert server.binary(name).digest == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_the_same_content_is_not_sent_again_and_other_content_is(
+    client: CommandLine, server: JobServer, tmp_path: Path
+) -> None:
+    file = wheel(tmp_path)
+    client("submit", "words.Count", "--cp", file, *REST)
+    again = client("submit", "words.Count", "--cp", file, *REST)
+    assert (again.code, "uploaded" in again.err) == (0, False)
+    first = name_of(file, "words-0.1")
+    assert len(server.binary_versions(first)) == 1
+    file.write_bytes(file.read_bytes() + b"\0")
+    assert client("submit", "words.Count", "--cp", file, *REST).code == 0
+    assert name_of(file, "words-0.1") != first
+    assert names(server) == {"words", first, name_of(file, "words-0.1")}
+
+
+def test_a_file_of_the_working_directory_is_found_by_its_name_alone_unless_a_binary_has_it(
+    client: CommandLine, server: JobServer, tmp_path: Path
+) -> None:
+    client.environment.chdir(tmp_path)
+    file = wheel(tmp_path)
+    shutil.copy(file, tmp_path / "words.whl")
+    assert client("submit", "words.Count", "--cp", "words.whl", *REST).code == 0
+    assert name_of(file, "words") in names(server)
+    client("upload", "taken.whl", file)
+    shutil.copy(file, tmp_path / "taken.whl")
+    assert client("submit", "words.Count", "--cp", "taken.whl", *REST).code == 0
+    assert name_of(file, "taken") not in names(server)
+
+
+@pytest.mark.parametrize("file_name", ["größe 数, 1.whl", "-rf.whl", "..whl", "x" * 250 + ".whl"])
+def test_any_name_of_a_file_becomes_one_that_a_binary_may_have(
+    client: CommandLine, server: JobServer, tmp_path: Path, file_name: str
+) -> None:
+    file = wheel(tmp_path).rename(tmp_path / file_name)
+    entry = str(file) if "," not in file_name else str(file.rename(tmp_path / file_name.replace(",", "")))
+    done = client("submit", "words.Count", "--cp", entry, *REST)
+    assert done.code == 0, done.err
+    assert len(names(server)) == 2
+
+
+def test_a_file_in_the_home_directory_is_found(client: CommandLine, tmp_path: Path) -> None:
+    client.environment.setenv("HOME", str(tmp_path))
+    assert client("submit", "words.Count", "--cp", f"~/{wheel(tmp_path).name}", *REST).code == 0
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("./nowhere.whl", "--cp ./nowhere.whl: there is no such file"),
+        ("./wrods-0.1-py3-none-any.whl", "Did you mean words-0.1-py3-none-any.whl?"),
+        ("./project", "--cp ./project: is a directory"),
+        ("./project", "pip wheel --no-deps ."),
+        ("./job.py", "--cp ./job.py: does not end in .jar, .egg or .whl"),
+        ("file:words.whl", "write its path alone: --cp ./words.whl"),
+        ("file:./words.whl", "write its path alone: --cp ./words.whl"),
+        ("./text.whl", "Binary is not of the right format"),
+        ("missing.whl", "there is no binary 'missing.whl'"),
+    ],
+)
+def test_what_is_no_file_of_code_is_told_before_anything_is_uploaded(
+    client: CommandLine, server: JobServer, tmp_path: Path, entry: str, words: str
+) -> None:
+    client.environment.chdir(tmp_path)
+    good = wheel(tmp_path)
+    (tmp_path / "project").mkdir()
+    (tmp_path / "job.py").write_text("class Job: ...", encoding="utf-8")
+    (tmp_path / "text.whl").write_text("text", encoding="utf-8")
+    done = client("submit", "words.Count", "--cp", entry, "--cp", good, *REST)
+    assert (done.code, done.out) == (4 if entry == "missing.whl" else 2, "")
+    assert words in done.err
+    if entry != "missing.whl":
+        assert names(server) == {"words"}

@@ -1,0 +1,81 @@
+"""Naming jobs briefly, and times relatively."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import pytest
+import typer
+
+from command_line import CommandLine
+from jobserver_cli.job_commands import moment
+from jobserver_cli.lookups import nearest
+from jobserver_core import JobServer
+
+JOB = ("submit", "words.Sleep", "--cp", "words", "-c", "warm")
+
+
+def test_a_job_is_named_by_the_beginning_of_its_id(client: CommandLine) -> None:
+    job_id = client(*JOB).out.strip()
+    assert client("job", job_id[:8]).out.splitlines()[0].split() == ["Job", job_id]
+    assert client("logs", job_id[:8]).out == "sleeping\n"
+    assert client("kill", job_id[:8]).code == 0
+
+
+def test_the_beginning_of_several_ids_is_refused_with_these(client: CommandLine, server: JobServer) -> None:
+    ids = {client(*JOB).out.strip() for _ in range(3)}
+    done = client("job", "")
+    assert (done.code, done.out) == (2, "")
+    assert all(job_id in done.err for job_id in ids)
+    assert all(not job.state.final for job in server.jobs().jobs)
+
+
+def test_last_is_the_newest_job(client: CommandLine) -> None:
+    client(*JOB)
+    newest = client(*JOB).out.strip()
+    assert client("job", "@last", "--json").json["jobId"] == newest
+
+
+def test_last_is_not_there_when_there_are_no_jobs(client: CommandLine) -> None:
+    done = client("job", "@last")
+    assert (done.code, "there are no jobs" in done.err) == (4, True)
+
+
+def test_kill_takes_no_last_since_that_may_be_the_job_of_somebody_else(
+    client: CommandLine, server: JobServer
+) -> None:
+    job_id = client(*JOB).out.strip()
+    done = client("kill", "@last")
+    assert (done.code, "@last" in done.err) == (2, True)
+    assert not server.job(job_id).state.final
+
+
+def test_the_nearest_name_is_found_in_any_case_and_nothing_where_none_is_like_it() -> None:
+    assert nearest("Wrods", ["birds", "words", "other"]) == "words"
+    assert nearest("WORDS", ["Words"]) == "Words"
+    assert nearest("zzz", ["words"]) is None
+    assert nearest("words", []) is None
+
+
+@pytest.mark.parametrize(("text", "ago"), [("30m", 1800), ("2h", 7200), ("7d", 604800), ("90 s", 90)])
+def test_a_duration_is_that_long_ago(text: str, ago: int) -> None:
+    expected = datetime.now().astimezone() - timedelta(seconds=ago)
+    assert abs((moment(text) - expected).total_seconds()) < 60
+
+
+def test_a_time_is_local_unless_it_says_otherwise() -> None:
+    assert moment("2026-01-31T08:30") == datetime(2026, 1, 31, 8, 30).astimezone()
+    assert moment("2026-01-31T08:30Z").isoformat() == moment("2026-01-31T08:30+00:00").isoformat()
+
+
+@pytest.mark.parametrize("text", ["", "soon", "30", "-", "1e999 d", "99999999999999 d", "2026-13-01"])
+def test_what_is_neither_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="not a time such as"):
+        moment(text)
+
+
+def test_jobs_since_takes_both(client: CommandLine) -> None:
+    job_id = client(*JOB).out.strip()
+    assert [report["jobId"] for report in client("jobs", "--since", "1h", "--json").json] == [job_id]
+    assert client("jobs", "--since", "2100-01-01", "--json").json == []
+    assert client("jobs", "--since", "soon").code == 2

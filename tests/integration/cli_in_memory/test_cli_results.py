@@ -1,0 +1,240 @@
+"""Results on stdout: the bytes as they are, in full or with a failure, and safe on a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command_line import RAW, CommandLine
+from jobserver_cli.exits import ExitCode
+from jobserver_core import JobServer
+
+COUNT = ("words.Count", "--cp", "words", "-c", "warm", "-d", "input.string = a b c a b see")
+
+
+def job(name: str) -> tuple[str, ...]:
+    return (f"words.{name}", "--cp", "words", "-c", "warm")
+
+
+def submitted(client: CommandLine, server: JobServer, name: str) -> str:
+    """Submit a job, wait until it has ended, and return its ID."""
+    job_id = client("submit", *job(name)).out.strip()
+    server.job_handle(job_id).finished.result(10)
+    return job_id
+
+
+def process(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    """Start the command as a process of its own, with this process's environment."""
+    return subprocess.Popen([sys.executable, "-m", "jobserver_cli", *arguments], **options)
+
+
+@pytest.mark.usefixtures("client")
+@pytest.mark.parametrize("way", ["--sync", "--follow"])
+def test_a_streamed_result_comes_out_as_its_bytes(tmp_path: Path, way: str) -> None:
+    with (tmp_path / "out").open("wb") as out:
+        assert process("submit", *job("Raw"), way, stdout=out).wait(60) == 0
+    assert (tmp_path / "out").read_bytes() == RAW
+
+
+def test_result_writes_the_bytes_of_a_streamed_result_into_a_file(
+    client: CommandLine, server: JobServer, tmp_path: Path
+) -> None:
+    job_id = submitted(client, server, "Raw")
+    with (tmp_path / "out").open("wb") as out:
+        assert process("result", job_id, stdout=out).wait(60) == 0
+    assert (tmp_path / "out").read_bytes() == RAW
+
+
+def test_result_writes_a_value_as_json_on_a_line(client: CommandLine, server: JobServer) -> None:
+    job_id = client("submit", *COUNT).out.strip()
+    done = client("result", job_id, "--wait")
+    assert (done.code, done.json) == (0, {"a": 2, "b": 2, "c": 1, "see": 1})
+    assert done.out.endswith("}\n")
+    assert client("result", job_id).out == done.out
+
+
+def test_a_large_result_is_written_whole(client: CommandLine, server: JobServer) -> None:
+    assert len(client("result", submitted(client, server, "Large")).json) == 5_000_000
+
+
+def test_in_json_a_streamed_result_is_replaced_by_the_words_of_callbacks(
+    client: CommandLine, server: JobServer
+) -> None:
+    job_id = submitted(client, server, "Raw")
+    assert client("job", job_id, "--json").json["result"] == "<Stream result>"
+    assert client("submit", *job("Raw"), "--sync", "--json").json["result"] == "<Stream result>"
+    done = client("result", job_id, "--json")
+    assert (done.code, done.out) == (2, "")
+    assert f"jobserver result {job_id} > FILE" in done.err
+
+
+def test_a_job_that_goes_on_has_no_result_yet(client: CommandLine, server: JobServer) -> None:
+    job_id = client("submit", *job("Sleep")).out.strip()
+    done = client("result", job_id)
+    assert (done.code, done.out) == (5, "")
+    assert f"jobserver result {job_id} --wait" in done.err
+
+
+def test_a_job_without_a_result_ends_with_1_and_the_reason(client: CommandLine, server: JobServer) -> None:
+    done = client("result", submitted(client, server, "Fail"))
+    assert (done.code, done.out) == (1, "")
+    assert "ERROR: ValueError: no such table: birds" in done.err
+
+
+@pytest.mark.parametrize("way", ["--sync", "--follow"])
+def test_a_failure_shows_the_innermost_frames_and_where_the_whole_traceback_is(
+    client: CommandLine, server: JobServer, way: str
+) -> None:
+    done = client("submit", *job("Deep"), way)
+    [found] = server.jobs().jobs
+    assert done.code == 1
+    assert 'raise ValueError("too deep")' in done.err
+    assert done.err.count('File "') == 3
+    assert f"The whole traceback: jobserver job {found.id}\n" in done.err
+    assert client("job", found.id).out.count('File "') > 3
+
+
+def test_a_failure_points_to_a_log_only_when_something_is_in_it(
+    client: CommandLine, server: JobServer
+) -> None:
+    quiet = client("submit", *job("Fail"), "--sync")
+    assert "jobserver logs" not in quiet.err
+    loud = client("submit", *job("Hostile"), "--sync")
+    [newest, *_] = server.jobs().jobs
+    assert f"What it printed: jobserver logs {newest.id}\n" in loud.err
+    assert client("logs", newest.id).out != ""
+
+
+def test_a_reader_that_has_enough_of_a_result_ends_the_command_quietly(
+    client: CommandLine, server: JobServer
+) -> None:
+    job_id = submitted(client, server, "Large")
+    with process("result", job_id, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.read(3) == b'"xx'
+        running.stdout.close()
+        assert (running.stderr.read(), running.wait(60)) == (b"", ExitCode.PIPE_CLOSED)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("name", ["Raw", "Large"])
+def test_a_disk_that_is_full_is_told_as_that(client: CommandLine, server: JobServer, name: str) -> None:
+    job_id = submitted(client, server, name)
+    with (
+        Path("/dev/full").open("wb") as full,
+        process("result", job_id, stdout=full, stderr=subprocess.PIPE) as running,
+    ):
+        assert running.stderr is not None
+        errors = running.stderr.read().decode()
+        assert running.wait(60) == ExitCode.NOT_READY
+    assert "No space left on device" in errors
+    assert "Traceback" not in errors
+
+
+def seen_on_a_terminal(*arguments: str) -> bytes:
+    """Return what the command writes to a terminal that is its stdout."""
+    primary, secondary = pty.openpty()
+    running = process(*arguments, stdout=secondary)
+    os.close(secondary)
+    seen = bytearray()
+    try:
+        while chunk := os.read(primary, 65536):
+            seen += chunk
+    except OSError:  # Linux says with an error that nobody writes any more
+        pass
+    finally:
+        os.close(primary)
+    assert running.wait(60) == 0
+    return bytes(seen)
+
+
+def test_on_a_terminal_a_result_and_a_log_cannot_steer_it(client: CommandLine, server: JobServer) -> None:
+    streamed, loud = submitted(client, server, "Raw"), submitted(client, server, "Hostile")
+    for arguments in (("result", streamed), ("logs", loud)):
+        seen = seen_on_a_terminal(*arguments)
+        assert b"\x1b" not in seen
+        assert b"\x9b" not in seen.replace("\N{REPLACEMENT CHARACTER}".encode(), b"")
+        assert b"red" in seen or b"plain" in seen
+    assert b"\x1b]0;" not in seen_on_a_terminal("job", loud)
+
+
+def test_in_a_pipe_a_log_is_what_the_job_printed(client: CommandLine, server: JobServer) -> None:
+    loud = submitted(client, server, "Hostile")
+    with process("logs", loud, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stdout.read() == server.job_log(loud).read_bytes()
+    assert b"\x1b" in server.job_log(loud).read_bytes()
+
+
+# -- what breaks off -------------------------------------------------------------------------------
+
+Breaking = Callable[[bytes, bytes], str]
+
+
+@pytest.fixture
+def breaking() -> Iterator[Breaking]:
+    """Servers with one finished job, whose result breaks off; given the header lines and the bytes."""
+    servers: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
+
+    def start(headers: bytes, sent: bytes) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                if self.path.split("?")[0].endswith("/result"):
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n\r\n" + sent)
+                    self.close_connection = True
+                    return
+                body = b'{"jobId": "j", "status": "FINISHED"}' if "/jobs/" in self.path else b"[]"
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_arguments: object) -> None:
+                return
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        servers.append((server, thread))
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("headers", "sent"),
+    [
+        (b"Content-Type: application/octet-stream\r\nContent-Length: 100", b"0123456789"),
+        (
+            b"Content-Type: application/octet-stream\r\nTransfer-Encoding: chunked",
+            b"a\r\n0123456789\r\n5\r\nab",
+        ),
+        (b"Content-Type: application/json\r\nContent-Length: 100", b"0123456789"),
+    ],
+    ids=["length", "chunked", "json"],
+)
+def test_a_result_that_breaks_off_ends_the_command_with_3(
+    jobserver: CommandLine, breaking: Breaking, headers: bytes, sent: bytes
+) -> None:
+    done = jobserver("result", "j", "--server", breaking(headers, sent))
+    assert done.code == 3
+    assert done.out.startswith("0123456789")
+    assert "the result broke off after 1" in done.err
+    assert "What was written is not complete." in done.err
