@@ -102,17 +102,17 @@ def wait_for_end(
             [report] = deque(job_events(client, job_id, deadline=deadline), maxlen=1)
     except StillRunning:
         message = f"job {job_id} is not done after {timeout:g} seconds, and goes on"
-        raise CommandFailed(message, ExitCode.TIMED_OUT, how_to_go_on(job_id)) from None
+        raise CommandFailed(message, ExitCode.TIMED_OUT, _how_to_go_on(job_id)) from None
     terminal.parting = None
     return report
 
 
 def parting(job_id: str) -> str:
     """Return what Ctrl-C says when a job was waited for."""
-    return f"interrupted; job {job_id} goes on\n{how_to_go_on(job_id)}"
+    return f"interrupted; job {job_id} goes on\n{_how_to_go_on(job_id)}"
 
 
-def how_to_go_on(job_id: str) -> str:
+def _how_to_go_on(job_id: str) -> str:
     """Return the commands for a job that nobody waits for any longer."""
     return (
         f"  wait for its result:  jobserver result {job_id} --wait\n"
