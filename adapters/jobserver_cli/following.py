@@ -18,7 +18,6 @@ from jobserver_cli.terminal import Terminal
 __all__ = [
     "FINAL",
     "follow_job",
-    "how_to_go_on",
     "job_events",
     "lasting",
     "log_lines",
