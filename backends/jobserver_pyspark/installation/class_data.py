@@ -20,7 +20,7 @@ from pathlib import Path
 
 from jobserver_core.errors import JobServerError
 from jobserver_pyspark.installation.driver_jvm import JVM_OPTIONS, class_path
-from jobserver_pyspark.installation.java import Java
+from jobserver_pyspark.installation.java import Java, utf8_locale
 from jobserver_pyspark.installation.spark import Installation
 
 __all__ = ["ClassData"]
@@ -85,7 +85,11 @@ class ClassData:
             temporary = self._base.with_suffix(f".{os.getpid()}.part")
             command = [str(self._java.program), "-Xshare:dump", f"-XX:SharedArchiveFile={temporary}"]
             subprocess.run(  # noqa: S603 - the user's own Java
-                command, capture_output=True, timeout=_DUMP_TIMEOUT, check=True
+                command,
+                env={**os.environ, **utf8_locale()},
+                capture_output=True,
+                timeout=_DUMP_TIMEOUT,
+                check=True,
             )
             temporary.replace(self._base)
         return True

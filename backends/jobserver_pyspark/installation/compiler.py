@@ -15,7 +15,7 @@ from pathlib import Path
 import attrs
 
 from jobserver_core.errors import LaunchError
-from jobserver_pyspark.installation.java import find_java
+from jobserver_pyspark.installation.java import find_java, utf8_locale
 from jobserver_pyspark.installation.libraries import LibrarySource, resolve_libraries
 from jobserver_pyspark.installation.spark import default_cache_dir, find_installation
 
@@ -153,7 +153,13 @@ class JvmToolchain:
         command += ["-classpath", os.pathsep.join([*map(str, class_path), *spark]), *map(str, sources)]
         try:
             done = subprocess.run(  # noqa: S603 - the command is ours
-                command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT, check=False
+                command,
+                env={**os.environ, **utf8_locale()},
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=COMPILE_TIMEOUT,
+                check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise CompilationFailed(

@@ -20,7 +20,7 @@ import attrs
 
 from jobserver_core.errors import LaunchError
 
-__all__ = ["MINIMUM_VERSION", "Java", "JavaNotFound", "find_java"]
+__all__ = ["MINIMUM_VERSION", "Java", "JavaNotFound", "find_java", "utf8_locale"]
 
 MINIMUM_VERSION = 17
 VERSION_TIMEOUT = 60.0
@@ -72,6 +72,20 @@ def find_java(environment: Mapping[str, str] | None = None) -> Java:
         reason = f"is version {java.version}" if isinstance(java, Java) else java
         refused.append(f"{source}: {program} {reason}")
     raise JavaNotFound(refused="; ".join(refused))
+
+
+def utf8_locale(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the variables that give a Java in this environment a locale with UTF-8; none where it has one.
+
+    Java names files and arguments in the locale's encoding. In the C locale that is ASCII: it cannot
+    open a directory named ``größe``, whereas Python takes UTF-8 in this locale as well. A locale that says
+    another encoding is the site's choice, and left alone.
+    """
+    environment = os.environ if environment is None else environment
+    effective = next((name for name in ("LC_ALL", "LC_CTYPE", "LANG") if environment.get(name)), "LC_CTYPE")
+    if (environment.get(effective) or "C") not in ("C", "POSIX"):
+        return {}
+    return {"LC_ALL" if effective == "LC_ALL" else "LC_CTYPE": "C.UTF-8"}
 
 
 def _candidates(environment: Mapping[str, str]) -> Iterator[tuple[str, Path | None]]:

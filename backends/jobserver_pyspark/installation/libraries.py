@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from jobserver_core.errors import LaunchError
+from jobserver_pyspark.installation.java import utf8_locale
 
 if TYPE_CHECKING:
     from jobserver_pyspark.installation.compiler import SparkInstall
@@ -91,7 +92,13 @@ def _resolve(source: LibrarySource, java: str, spark: SparkInstall, runner: Path
     )
     try:
         done = subprocess.run(  # noqa: S603 - the command is ours
-            command, capture_output=True, text=True, timeout=source.timeout, check=False
+            command,
+            env={**os.environ, **utf8_locale()},
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=source.timeout,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise LibrariesUnavailable(message=f"{advice} ({error})") from error

@@ -18,7 +18,7 @@ from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import ContextSpec
 from jobserver_pyspark.installation import site
 from jobserver_pyspark.installation.driver_jvm import JVM_OPTIONS, class_path
-from jobserver_pyspark.installation.java import Java
+from jobserver_pyspark.installation.java import Java, utf8_locale
 from jobserver_pyspark.installation.spark import Installation, python_view, spark_home_view
 from jobserver_pyspark.jvm.jobs import context_settings
 from jobserver_pyspark.launcher.options import ALLOWED_VARIABLES, LauncherOptions
@@ -145,6 +145,7 @@ def _environment(
     python = settings.conf.get("spark.pyspark.python", installation.python)
     return {
         **kept,
+        **utf8_locale(kept),
         MARKER: marker,
         FALLBACK_PATH: str(fallback),
         "PYTHONPATH": os.pathsep.join([str(view), *settings.python_paths]),

@@ -10,7 +10,7 @@ import pytest
 
 from jobserver_pyspark.installation import java
 from jobserver_pyspark.installation.compiler import default_java
-from jobserver_pyspark.installation.java import JavaNotFound, find_java
+from jobserver_pyspark.installation.java import JavaNotFound, find_java, utf8_locale
 
 NOWHERE = "/nowhere"
 
@@ -106,3 +106,23 @@ def test_a_java_that_failed_once_is_asked_again(tmp_path: Path) -> None:
         find_java({"JAVA_HOME": str(home), "PATH": NOWHERE})
     (home / "bin" / "java").write_text("#!/bin/sh\necho 'openjdk version \"21\"' >&2\n")
     assert find_java({"JAVA_HOME": str(home), "PATH": NOWHERE}).version == 21
+
+
+@pytest.mark.parametrize(
+    ("environment", "added"),
+    [
+        ({}, {"LC_CTYPE": "C.UTF-8"}),
+        ({"LANG": "C"}, {"LC_CTYPE": "C.UTF-8"}),
+        ({"LC_ALL": "C", "LANG": "de_DE.UTF-8"}, {"LC_ALL": "C.UTF-8"}),
+        ({"LC_ALL": "POSIX"}, {"LC_ALL": "C.UTF-8"}),
+        ({"LC_ALL": "", "LC_CTYPE": "C", "LANG": "de_DE.UTF-8"}, {"LC_CTYPE": "C.UTF-8"}),
+        ({"LANG": "de_DE.UTF-8"}, {}),
+        ({"LC_ALL": "C.UTF-8"}, {}),
+        ({"LC_ALL": "C.utf8"}, {}),
+        ({"LANG": "de_DE.ISO-8859-1"}, {}),
+    ],
+)
+def test_java_gets_a_locale_with_utf_8_where_the_environment_has_none(
+    environment: dict[str, str], added: dict[str, str]
+) -> None:
+    assert utf8_locale(environment) == added
