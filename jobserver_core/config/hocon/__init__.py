@@ -18,7 +18,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jobserver_core.config.hocon.merging import merge_into
 from jobserver_core.config.hocon.nodes import Include, Object, Source
+from jobserver_core.config.hocon.properties import parse_properties
 from jobserver_core.config.hocon.resolution import Resolver
 from jobserver_core.config.hocon.syntax import Parser
 from jobserver_core.errors import InvalidConfig
@@ -29,6 +31,8 @@ __all__ = ["parse_file", "parse_untrusted"]
 _TRUSTED_SIZE = 64 * 1024 * 1024
 _TRUSTED_DEPTH = 100
 _MAX_INCLUDES = 20
+_SUFFIXES = (".conf", ".json", ".properties")
+"""Endings of files to include, the one that wins first."""
 
 
 def parse_untrusted(
@@ -55,7 +59,8 @@ def parse_file(path: str | os.PathLike[str], *, env: Mapping[str, str] | None = 
     """Return the object that a trusted HOCON file says.
 
     ``include "name"``, ``include file("name")`` and ``required(…)`` around either read files relative to
-    the including one; as in HOCON, a missing file is nothing unless it is required. ``${NAME}`` that no key
+    the including one: ``name`` if it ends with ``.conf``, ``.json`` or ``.properties``, otherwise the files
+    with these endings, merged so that ``.conf`` wins. A missing file is nothing unless it is required. ``${NAME}`` that no key
     answers is looked up in ``env``, by default the environment of this process.
 
     Raises InvalidConfig, also when the file cannot be read.
@@ -169,12 +174,7 @@ def _parsed(text: str, *, max_bytes: int, max_depth: int) -> dict[str, Any]:
 
 
 def _parse_source(path: Path, including: tuple[Path, ...], prefix: tuple[str, ...] = ()) -> Object:
-    try:
-        text = path.read_bytes().decode().removeprefix("\ufeff")
-    except OSError as error:
-        raise InvalidConfig(message=f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InvalidConfig(message=f"{path} must be text in UTF-8: {error.reason}") from None
+    text = _read(path)
     chain = (*including, path)
 
     def included(statement: Include) -> Object | None:
@@ -188,16 +188,38 @@ def _parse_source(path: Path, including: tuple[Path, ...], prefix: tuple[str, ..
         raise _too_deep(_TRUSTED_DEPTH) from None
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode().removeprefix("\ufeff")
+    except OSError as error:
+        raise InvalidConfig(message=f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InvalidConfig(message=f"{path} must be text in UTF-8: {error.reason}") from None
+
+
 def _included(statement: Include, chain: tuple[Path, ...]) -> Object | None:
     if statement.kind not in (None, "file"):
         raise statement.error(f"include {statement.kind}(…) is not supported; include a file")
     path = chain[-1].parent / Path(statement.name).expanduser()
-    candidates = [path] if path.suffix else [path.with_suffix(".conf"), path.with_suffix(".json"), path]
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if found is None:
+    candidates = [path] if path.suffix in _SUFFIXES else [Path(f"{path}{suffix}") for suffix in _SUFFIXES]
+    found = [candidate for candidate in candidates if candidate.is_file()]
+    if not found:
         if statement.required:
-            raise statement.error(f"the required file {path} does not exist")
+            raise statement.error(f"the required file {_listed(candidates)} does not exist")
         return None
-    if len(chain) >= _MAX_INCLUDES or found.resolve() in {other.resolve() for other in chain}:
-        raise statement.error(f"including {path} here goes round in a circle")
-    return _parse_source(found, chain, statement.prefix)
+    merged = Object()
+    for file in reversed(found):
+        merge_into(merged, _included_file(statement, file, chain, alone=len(candidates) == 1))
+    return merged
+
+
+def _included_file(statement: Include, file: Path, chain: tuple[Path, ...], *, alone: bool) -> Object:
+    if len(chain) >= _MAX_INCLUDES or file.resolve() in {other.resolve() for other in chain}:
+        raise statement.error(f"including {file} here goes round in a circle")
+    if file.suffix == ".properties" and not alone:
+        return parse_properties(_read(file))
+    return _parse_source(file, chain, statement.prefix)
+
+
+def _listed(candidates: list[Path]) -> str:
+    return " or ".join(str(candidate) for candidate in candidates)

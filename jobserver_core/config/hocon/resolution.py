@@ -1,41 +1,74 @@
 """Puts substitutions into parsed HOCON, and makes plain values of it.
 
-A key's value is made of its definitions from the last to the first: the last one, and, while they are
-objects, the earlier ones merged below it. A reference to what is being worked out means what
-was defined below (``a = ${a} [2]``), as the HOCON specification says.
+Theory
+------
+A substitution means what its path means *from where it stands*. Usually that is the value in the
+finished document, so that resolving is a walk over the tree which follows each substitution, once.
+Three things make it more than that:
 
-Hostile texts are bounded: by the size of the result, by the number of steps, and by the
-depth of nesting and of references.
+- ``a = ${a} [2]`` refers to what is defined below it. While a definition in a :class:`Merge` is
+  resolved, the tree that its substitutions are looked up in has only the lower definitions at that
+  place (:mod:`~jobserver_core.config.hocon.places`).
+- ``bar { foo = 42, baz = ${bar.foo} }`` refers to a part of what is being resolved. So a look-up
+  resolves only the containers on its path, not what is beside it (``only`` in the code).
+- A substitution that leads back to itself has no value: if it is optional it is left out, otherwise
+  it is an error. The innermost substitution in which the circle is noticed decides.
+
+Which containers are resolved when, what is kept, and what is forgotten after a circle are visible in
+documents that refer to themselves in odd ways. All three are as in the reference implementation;
+``benchmarks/hocon_reference.py`` compares the two.
+
+Hostile texts are bounded: by the size of the result, by the number of steps, and by the depth of
+nesting and of references.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from jobserver_core.config.hocon.nodes import Append, Array, Concat, Number, Object, Path, Reference, Source
 from jobserver_core.errors import InvalidConfig
+from jobserver_core.config.hocon.merging import MixedValues, hides, joined, laid_over
+from jobserver_core.config.hocon.nodes import (
+    ABSENT,
+    Absent,
+    Array,
+    Concat,
+    Merge,
+    Node,
+    Number,
+    Object,
+    Path,
+    Reference,
+    is_resolved,
+)
+from jobserver_core.config.hocon.places import LostPlace, Place
+from jobserver_core.config.hocon.syntax import MIXED
 
 __all__ = ["Resolver"]
 
-_MAX_STEPS = 1_000_000
+_NOT_A_LIST = "'+=' appends to lists only, and this key has another value"
+_MEANINGLESS = "substitutions refer to each other in a way that has no meaning"
+_MAX_STEPS = 500_000
 _MAX_CHAIN = 100
-_NEVER = 2**31
+_SHORT_RUN = 20
+_Found = Node | Absent
 
 
-class _Missing:
-    """What an optional reference to nothing is."""
+class _Circle(Exception):
+    """A substitution leads back to itself; has no message, since most are caught."""
 
 
-class _Circle(InvalidConfig):
-    """A reference to what is being worked out; a definition that has one gives way to those below it."""
+class _TooDeep(InvalidConfig):
+    """Substitutions refer to each other too deep, perhaps only in the order in which keys are resolved."""
 
 
-_MISSING = _Missing()
-_UNSETTLED = (Object, Reference, Concat, Append)
-_Reduced = tuple[Any, list[Object]]
-"""A definition taken apart: a value that is no object, or else the objects to merge, uppermost first."""
+class _Known(NamedTuple):
+    """What a node was found to be: seen from anywhere, or, if that is nothing, only from one root."""
+
+    node: Node
+    found: _Found
+    root: Object | None
 
 
 class Resolver:
@@ -50,17 +83,24 @@ class Resolver:
         self._max_depth = max_depth
         self._size = 0
         self._steps = 0
-        self._active: dict[int, int] = {}
-        self._open: set[tuple[int, ...]] = set()
-        self._lowest = _NEVER
-        self._known: dict[int, _Reduced] = {}
+        self._active: set[int] = set()
+        self._circles = 0
+        self._as_written = False
+        self._known: dict[tuple[int, Path], _Known] = {}
+        self._learnt: list[tuple[int, Path]] = []
+        self._lowered: dict[tuple[int, int], tuple[Merge, Node]] = {}
 
     def resolve(self) -> dict[str, Any]:
         """Return the plain object. Raises InvalidConfig."""
         try:
-            return self._object([self._root], 1)
-        except _Circle as circle:
-            raise InvalidConfig(**circle.fields) from None
+            root = self._resolved(self._root, Place(self._root), ())
+        except _TooDeep:
+            self._known.clear()
+            self._learnt.clear()
+            self._as_written = True
+            root = self._resolved(self._root, Place(self._root), ())
+        assert isinstance(root, Object)
+        return self._plain_object(root, 1)
 
     # -- limits ------------------------------------------------------------------------------------
 
@@ -81,228 +121,239 @@ class Resolver:
 
     # -- plain values ------------------------------------------------------------------------------
 
-    def _object(self, objects: list[Object], depth: int) -> dict[str, Any]:
-        if depth > self._max_depth:
-            raise InvalidConfig(
-                message=f"objects and lists nest deeper than the limit of {self._max_depth}, "
-                "once substitutions are put in"
-            )
-        result = {}
-        for key, stack in self._fields(objects).items():
-            self._spend(len(key) + 1)
-            value = self._value(stack, depth)
-            if value is not _MISSING:
-                result[key] = value
-        return result
-
-    def _fields(self, objects: list[Object]) -> dict[str, list[Any]]:
-        if len(objects) == 1:
-            return objects[0].fields
-        merged: dict[str, list[Any]] = {}
-        for obj in reversed(objects):
-            self._step(len(obj.fields) + 1)
-            for key, stack in obj.fields.items():
-                merged.setdefault(key, []).extend(stack)
-        return merged
-
-    def _value(self, stack: list[Any], depth: int) -> Any:
-        leaf = stack[0]
-        if len(stack) > 1 or isinstance(leaf, _UNSETTLED):
-            leaf, objects = self._reduce(stack)
-            if objects:
-                return self._opened([dict, *objects], stack, depth, lambda: self._object(objects, depth + 1))
-        if isinstance(leaf, Array):
-            array = leaf
-            return self._opened([list, *array.items], stack, depth, lambda: self._list(array, depth + 1))
-        self._spend(len(leaf) + 1 if isinstance(leaf, str) else 1)
-        return leaf.value if isinstance(leaf, Number) else leaf
-
-    def _opened(self, parts: list[Any], stack: list[Any], depth: int, make: Callable[[], Any]) -> Any:
-        """Make a value of its type and its parts, unless that is what is being made already."""
-        opened = tuple(map(id, parts))
-        if opened in self._open:
-            return self._circular(stack, depth)
-        self._open.add(opened)
-        try:
-            return make()
-        finally:
-            self._open.discard(opened)
-
-    def _circular(self, stack: list[Any], depth: int) -> Any:
-        """Give what an optional reference to its own surroundings leaves; else raise InvalidConfig."""
-        node = stack[-1]
-        if isinstance(node, Reference) and node.optional:
-            return self._value(stack[:-1], depth) if len(stack) > 1 else _MISSING
-        message = "this value contains itself"
-        if isinstance(node, (Reference, Concat, Append)):
-            raise node.source.error(node.position, message)
-        raise InvalidConfig(message=message)
-
-    def _list(self, array: Array, depth: int) -> list[Any]:
-        if depth > self._max_depth:
-            raise InvalidConfig(
-                message=f"objects and lists nest deeper than the limit of {self._max_depth}, "
-                "once substitutions are put in"
-            )
-        self._spend(1)
-        values = []
-        for item in array.items:
-            value = self._value([item], depth)
-            if value is not _MISSING:
-                values.append(value)
-        return values
-
-    # -- definitions -------------------------------------------------------------------------------
-
-    def _reduce(self, stack: list[Any]) -> _Reduced:
-        """Take a key's definitions apart, without looking into objects and lists."""
-        objects: list[Object] = []
-        for index in range(len(stack) - 1, -1, -1):
-            self._step()
-            try:
-                leaf, more = self._expand(stack[index], stack, index)
-            except _Circle:
-                if index == 0:
-                    raise
-                continue
-            objects.extend(more)
-            if leaf is not _MISSING:
-                return (_MISSING, objects) if objects else (leaf, [])
-        return _MISSING, self._unique(objects)
-
-    def _unique(self, objects: Iterable[Object]) -> list[Object]:
-        """Drop objects that are merged already: doing so again, below, changes nothing."""
-        result = list({id(obj): obj for obj in objects}.values())
-        self._step(len(result))
-        return result
-
-    def _expand(self, node: Any, stack: list[Any], index: int) -> _Reduced:
+    def _plain(self, node: Node, depth: int) -> Any:
         if isinstance(node, Object):
-            return _MISSING, [node]
+            return self._plain_object(node, depth + 1)
+        if isinstance(node, Array):
+            self._check_depth(depth + 1)
+            self._spend(1 + len(node))
+            return [self._plain(item, depth + 1) for item in node.items]
+        if isinstance(node, str):
+            self._spend(len(node))
+            return str(node)
+        self._spend(1)
+        return node.value if isinstance(node, Number) else node
+
+    def _plain_object(self, obj: Object, depth: int) -> dict[str, Any]:
+        self._check_depth(depth)
+        result = {}
+        for key, node in obj.items():
+            self._spend(len(key) + 1)
+            result[key] = self._plain(node, depth)
+        return result
+
+    def _check_depth(self, depth: int) -> None:
+        if depth > self._max_depth:
+            raise InvalidConfig(
+                message=f"objects and lists nest deeper than the limit of {self._max_depth}, "
+                "once substitutions are put in"
+            )
+
+    # -- nodes -------------------------------------------------------------------------------------
+
+    def _resolved(self, node: Node, place: Place, only: Path) -> _Found:
+        """Resolve a node; ``only`` restricts that to the containers on a path below it."""
+        if is_resolved(node):
+            return node
+        known = self._known.get((id(node), ())) or (self._known.get((id(node), only)) if only else None)
+        if known is not None and known.root in (None, place.root):
+            return known.found
+        if id(node) in self._active:
+            raise _Circle
+        self._step()
+        circles = self._circles
+        found = self._worked_out(node, place, only)
+        if found is not ABSENT:
+            self._learn(_Known(node, found, None), () if is_resolved(found) else only)
+        elif circles == self._circles:
+            self._learn(_Known(node, found, place.root), only)
+        return found
+
+    def _learn(self, known: _Known, only: Path) -> None:
+        key = (id(known.node), only)
+        self._known[key] = known
+        self._learnt.append(key)
+
+    def _forget(self, learnt: int) -> None:
+        """Forget what was found on the way to a circle: from elsewhere it may mean something else."""
+        for key in self._learnt[learnt:]:
+            self._known.pop(key, None)
+        del self._learnt[learnt:]
+
+    def _worked_out(self, node: Node, place: Place, only: Path) -> _Found:
         if isinstance(node, Reference):
-            return self._referred(node)
+            return self._reference(node, place, only)
+        if isinstance(node, Object):
+            return self._object_on_path(node, place, only) if only else self._object(node, place)
+        if isinstance(node, Merge):
+            return self._merge(node, place, only)
         if isinstance(node, Concat):
-            with self._working_on(node, node.source, node.position):
-                return self._concatenated(node)
-        if isinstance(node, Append):
-            with self._working_on(node, node.source, node.position):
-                return self._appended(node, stack[:index])
-        return node, []
+            return self._concat(node, place)
+        return node if only else self._array(node, place)
 
-    @contextmanager
-    def _working_on(self, node: Any, source: Source, position: int) -> Iterator[int]:
-        if len(self._active) >= _MAX_CHAIN:
-            raise source.error(position, f"substitutions refer to each other more than {_MAX_CHAIN} deep")
-        order = len(self._active)
-        self._active[id(node)] = order
+    def _object(self, obj: Object, place: Place) -> Object:
+        fields = dict(obj.items())
+        keys = [key for key, node in fields.items() if not is_resolved(node)]
+        for key in keys if self._as_written else _in_order(keys, len(fields)):
+            found = self._resolved(fields[key], place.into(obj, key), ())
+            if found is ABSENT:
+                del fields[key]
+            else:
+                fields[key] = found
+        self._step(len(fields) // 8)
+        return Object(fields, final=obj.final)
+
+    def _object_on_path(self, obj: Object, place: Place, only: Path) -> Object:
+        key, below = only[0], only[1:]
+        node = obj.child(key)
+        if not below or node is ABSENT:
+            return obj
+        found = self._resolved(node, place.into(obj, key), below)
+        return obj if found is node else obj.with_child(key, found)
+
+    def _array(self, array: Array, place: Place) -> Array:
+        found = [self._resolved(item, place.into(array, i), ()) for i, item in enumerate(array.items)]
+        return Array([item for item in found if item is not ABSENT])
+
+    def _merge(self, merge: Merge, place: Place, only: Path) -> _Found:
+        self._appends(merge, place)
+        values = []
+        for depth in range(merge.size):
+            node = merge.layer(depth)
+            if isinstance(node, (Reference, Concat)):
+                inner = self._moved(place, merge, self._below(merge, depth + 1))
+            else:
+                inner = place.into(merge, depth)
+            self._step()
+            found = self._resolved(node, inner, only)
+            if found is not ABSENT:
+                values.append(found)
+        return laid_over(values, self._step) if values else ABSENT
+
+    def _appends(self, merge: Merge, place: Place) -> None:
+        """Work out a long run of ``+=`` from below, so that it takes no deep recursion."""
+        count = 0
+        while count < merge.size and getattr(merge.layer(count), "appends", False):
+            count += 1
+        for depth in range(count - 1, _SHORT_RUN, -1):
+            lower = self._below(merge, depth)
+            if isinstance(lower, Merge):
+                self._resolved(lower, self._moved(place, merge, lower), ())
+
+    def _below(self, merge: Merge, depth: int) -> _Found:
+        """Return what a key means below so many of its uppermost definitions."""
+        lower = merge.below(depth)
+        if not merge.loose or not isinstance(lower, Merge):
+            return lower
+        key = (id(merge), depth)
+        if key not in self._lowered:
+            values = [lower.layer(further) for further in range(lower.size)]
+            self._step(lower.size)
+            self._lowered[key] = (merge, laid_over(values, self._step))
+        return self._lowered[key][1]
+
+    def _moved(self, place: Place, node: Node, replacement: _Found) -> Place:
         try:
-            yield order
-        finally:
-            self._active.pop(id(node), None)
+            return place.replaced(node, replacement)
+        except LostPlace:
+            raise InvalidConfig(message=_MEANINGLESS) from None
 
-    def _appended(self, node: Append, below: list[Any]) -> _Reduced:
-        leaf, objects = self._reduce(below)
-        if objects or not isinstance(leaf, (Array, _Missing)):
-            raise node.source.error(
-                node.position, "'+=' appends to lists only, and this key has another value"
-            )
-        before = leaf.items if isinstance(leaf, Array) else []
-        return Array(before + node.items), []
-
-    def _concatenated(self, node: Concat) -> _Reduced:
-        parts: list[tuple[str, Any, list[Object]]] = []
-        for gap, piece in node.pieces:
-            leaf, objects = self._expand(piece, [], 0)
-            parts.append((gap, leaf, objects))
-        present = [(leaf, objects) for _, leaf, objects in parts if objects or leaf is not _MISSING]
-        if not present:
-            return _MISSING, []
-        if all(objects for _, objects in present):
-            return _MISSING, self._unique(obj for _, objects in reversed(present) for obj in objects)
-        if all(isinstance(leaf, Array) for leaf, _ in present):
-            return Array(self._joined_items([leaf for leaf, _ in present])), []
-        if any(objects or isinstance(leaf, Array) for leaf, objects in present):
-            raise node.source.error(
-                node.position,
-                "text, lists and objects cannot stand side by side in one value; is a comma missing?",
-            )
-        return self._joined_text(parts), []
-
-    def _joined_items(self, arrays: list[Array]) -> list[Any]:
-        total = sum(len(array.items) for array in arrays)
-        self._step(total)
-        return [item for array in arrays for item in array.items]
-
-    def _joined_text(self, parts: list[tuple[str, Any, list[Object]]]) -> str:
-        texts = [gap + ("" if leaf is _MISSING else _text(leaf)) for gap, leaf, _ in parts]
-        total = sum(map(len, texts))
-        self._step(total // 64)
-        if total > self._max_size:
-            self._spend(total)
-        return "".join(texts)
+    def _concat(self, concat: Concat, place: Place) -> _Found:
+        found = [self._resolved(piece, place.into(concat, i), ()) for i, piece in enumerate(concat.pieces)]
+        try:
+            values = joined([piece for piece in found if piece is not ABSENT], self._step)
+        except MixedValues:
+            message = _NOT_A_LIST if concat.appends else MIXED
+            raise concat.source.error(concat.position, message) from None
+        if not values:
+            return ABSENT
+        if isinstance(values[0], str) and len(values[0]) > self._max_size:
+            self._spend(len(values[0]))
+        return values[0]
 
     # -- references --------------------------------------------------------------------------------
 
-    def _referred(self, node: Reference) -> _Reduced:
-        known = self._known.get(id(node))
-        if known is not None:
-            return known
-        outside, self._lowest = self._lowest, _NEVER
+    def _reference(self, node: Reference, place: Place, only: Path) -> _Found:
+        if len(self._active) >= _MAX_CHAIN:
+            message = f"substitutions refer to each other more than {_MAX_CHAIN} deep"
+            raise _TooDeep(**node.source.error(node.position, message).fields)
+        self._active.add(id(node))
+        learnt = len(self._learnt)
         try:
-            with self._working_on(node, node.source, node.position) as order:
-                result = self._lookup(node)
-            if self._lowest >= order:
-                self._known[id(node)] = result
+            found, where = self._looked_up(node, place)
+            learnt = len(self._learnt)
+            if where is not None:
+                found = self._resolved(found, where, only)
+        except _Circle:
+            self._circles += 1
+            self._forget(learnt)
+            if not node.optional:
+                message = f"{_shown(node)} refers to itself, and nothing before defines it"
+                raise node.source.error(node.position, message) from None
+            return ABSENT
         finally:
-            self._lowest = min(outside, self._lowest)
-        return result
+            self._active.discard(id(node))
+        if found is ABSENT and not node.optional:
+            where = "in this text" if self._env is None else "in this configuration or in the environment"
+            raise node.source.error(node.position, f"{_shown(node)} is not defined {where}")
+        return found
 
-    def _lookup(self, node: Reference) -> _Reduced:
+    def _looked_up(self, node: Reference, place: Place) -> tuple[_Found, Place | None]:
+        """Return what a reference finds, and where, None for a variable of the environment."""
         for path in dict.fromkeys(((*node.prefix, *node.path), node.path)):
-            stack = self._find(path)
-            if stack:
-                leaf, objects = self._reduce(stack)
-                if objects or leaf is not _MISSING:
-                    return leaf, objects
+            found, where = self._found(place.root, path)
+            if found is not ABSENT:
+                return found, where
         name = ".".join(node.path)
         if self._env is not None and name in self._env:
-            return self._env[name], []
-        if node.optional:
-            return _MISSING, []
-        if self._lowest < _NEVER:
-            message = f"${{{name}}} refers to itself, and nothing before defines it"
-            raise _Circle(**node.source.error(node.position, message).fields)
-        where = "in this text" if self._env is None else "in this configuration or in the environment"
-        raise node.source.error(node.position, f"${{{name}}} is not defined {where}")
+            return self._env[name], None
+        return ABSENT, None
 
-    def _find(self, path: Path) -> list[Any] | None:
-        """Return the definitions of a path, below the lowest that is being worked out."""
-        objects = [self._root]
-        for key in path[:-1]:
-            _, objects = self._reduce(self._settled(objects, key))
-            if not objects:
-                return None
-        return self._settled(objects, path[-1])
+    def _found(self, root: Object, path: Path) -> tuple[_Found, Place]:
+        """Return what stands at a path, not yet resolved, and its place."""
+        partly = self._resolved(root, Place(root), path)
+        node, place = partly, Place(partly)
+        for key in path:
+            if isinstance(node, Merge):
+                node, place = self._settled_layer(node, place, key)
+            if not isinstance(node, Object):
+                return ABSENT, place
+            place = place.into(node, key)
+            node = node.child(key)
+        return node, place
 
-    def _settled(self, objects: list[Object], key: str) -> list[Any]:
-        self._step(len(objects))
-        if len(objects) == 1:
-            stack = objects[0].fields.get(key, [])
-        else:
-            stack = [node for obj in reversed(objects) for node in obj.fields.get(key, ())]
-        self._step(len(stack))
-        for index, node in enumerate(stack):
-            if id(node) in self._active:
-                self._lowest = min(
-                    self._lowest, *(self._active.get(id(above), _NEVER) for above in stack[index:])
-                )
-                return stack[:index]
-        return stack
+    def _settled_layer(self, merge: Merge, place: Place, key: str) -> tuple[_Found, Place]:
+        """Return the object, of those merged above a scalar, that settles what a key means."""
+        for depth in range(merge.size):
+            node = merge.layer(depth)
+            if isinstance(node, (Reference, Concat)):
+                raise InvalidConfig(message=_MEANINGLESS)
+            if not isinstance(node, Object):
+                break
+            if hides(node.child(key)) and node.child(key) is not ABSENT:
+                return node, place.into(merge, depth)
+        return ABSENT, place
 
 
-def _text(leaf: Any) -> str:
-    if isinstance(leaf, Number):
-        return leaf.written
-    if isinstance(leaf, str):
-        return leaf
-    return {True: "true", False: "false", None: "null"}[leaf]
+def _shown(node: Reference) -> str:
+    return "${" + ".".join(node.path) + "}"
+
+
+def _in_order(keys: list[str], size: int) -> list[str]:
+    """Return keys of an object of a size in the order in which the reference resolves them.
+
+    In a circle of optional substitutions the first to be resolved is the one that has a value. The
+    reference keeps keys in a hash map of Java's, so that its order depends on the keys only: that of
+    the buckets, whose number is a power of two.
+    """
+    buckets = 16
+    while size > buckets * 3 // 4:
+        buckets *= 2
+    return sorted(keys, key=lambda key: _java_hash(key) % buckets) if len(keys) > 1 else keys
+
+
+def _java_hash(key: str) -> int:
+    code = 0
+    for unit in memoryview(key.encode("utf-16-le", "surrogatepass")).cast("H"):
+        code = (31 * code + unit) & 0xFFFFFFFF
+    return code ^ code >> 16

@@ -10,9 +10,10 @@ import json
 import re
 from collections.abc import Callable, Iterator
 
+from jobserver_core.config.hocon.merging import MixedValues, define, joined, merge_into
 from jobserver_core.config.hocon.nodes import (
-    Append,
     Array,
+    Blank,
     Concat,
     Include,
     Node,
@@ -21,24 +22,14 @@ from jobserver_core.config.hocon.nodes import (
     Path,
     Reference,
     Source,
-    define,
-    merge,
 )
+
 from jobserver_core.errors import InvalidConfig
 from jobserver_core.models.json_values import number
 
-__all__ = [
-    "Append",
-    "Array",
-    "Concat",
-    "Include",
-    "Number",
-    "Object",
-    "Parser",
-    "Path",
-    "Reference",
-    "Source",
-]
+__all__ = ["MIXED", "Parser"]
+
+MIXED = "text, lists and objects cannot stand side by side in one value; is a comma missing?"
 
 _BLANKS = r" \t\r\f\v\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
 _BLANK = re.compile(f"[{_BLANKS}]*")
@@ -47,11 +38,10 @@ _RESERVED = r'$"{}\[\]:=,+#`^?!@*&\\'
 _WORD = re.compile(rf"(?:[^{_BLANKS}\n{_RESERVED}/]|/(?!/)|(?<=[0-9][eE])\+(?=[0-9]))+")
 _LONE_WORD = re.compile(rf"([^{_BLANKS}\n{_RESERVED}/]+)[{_BLANKS}]*(?=[,\n}}\]#]|\Z)")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-_INCLUDE = re.compile(
-    r"include[ \t]+(?P<required>required\([ \t]*)?(?:(?P<kind>[a-z]+)\([ \t]*)?"
-    r'(?P<name>"(?:[^"\\\n]|\\.)*")(?P<closing>[ \t)]*)'
-)
+_INCLUDE_WORD = re.compile("include")
+_FUNCTION = re.compile(r"[a-z]+\(")
 _QUOTED = re.compile(r'"[^"\\\n]*(?:\\.[^"\\\n]*)*"')
+_APPEND_IN_LIST = "'+=' may not stand inside a list or another '+='; use ${…} to put in what it makes elsewhere"
 _JSON = json.JSONDecoder(strict=False)
 _KEYWORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 _MAX_NUMBER_LENGTH = 1000
@@ -131,7 +121,7 @@ class Parser:
 
     # -- objects -----------------------------------------------------------------------------------
 
-    def _object(self, path: Path, depth: int) -> Object:
+    def _object(self, path: Path | None, depth: int) -> Object:
         opened = self._at
         self._at += 1
         result = Object()
@@ -141,7 +131,7 @@ class Parser:
         self._at += 1
         return result
 
-    def _members(self, into: Object, path: Path, depth: int) -> None:
+    def _members(self, into: Object, path: Path | None, depth: int) -> None:
         self._skip()
         while self._char() not in ("", "}"):
             self._member(into, path, depth)
@@ -150,7 +140,7 @@ class Parser:
                 self._at += 1
                 self._skip()
 
-    def _member(self, into: Object, path: Path, depth: int) -> None:
+    def _member(self, into: Object, path: Path | None, depth: int) -> None:
         word = _WORD.match(self._text, self._at)
         if word is not None and word.group() == "include":
             self._included(into, path)
@@ -160,13 +150,15 @@ class Parser:
         self._skip()
         append = self._operator()
         inner = self._deeper(depth + len(key) - 1)
-        value = self._value((*path, *key), inner)
-        target = self._parent(into, key)
-        stack = target.fields.setdefault(key[-1], [])
-        if append:
-            self._append(stack, value, started)
-        else:
-            define(stack, value)
+        full = None if path is None else (*path, *key)
+        if append and full is None:
+            raise self._error(_APPEND_IN_LIST, started)
+        node = self._value(None if append else full, inner)
+        if append and full is not None:
+            node = self._append(full, node, started)
+        for name in reversed(key[1:]):
+            node = Object({name: node})
+        define(into, key[0], node)
 
     def _operator(self) -> bool:
         char = self._char()
@@ -181,44 +173,54 @@ class Parser:
         self._skip()
         return char == "+"
 
-    @staticmethod
-    def _parent(obj: Object, key: Path) -> Object:
-        for name in key[:-1]:
-            stack = obj.fields.setdefault(name, [])
-            define(stack, Object())
-            obj = stack[-1]
-        return obj
+    def _append(self, path: Path, value: Node, position: int) -> Node:
+        before = Reference(path[len(self._prefix) :], True, self._prefix, self._source, position)
+        return Concat([before, Array([value])], self._source, position, appends=True)
 
-    def _append(self, stack: list[Node], value: Node, position: int) -> None:
-        top = stack[-1] if stack else None
-        if not stack:
-            stack.append(Array([value]))
-        elif isinstance(top, (Array, Append)):
-            top.items.append(value)
-        else:
-            stack.append(Append([value], self._source, position))
+    def _included(self, into: Object, path: Path | None) -> None:
+        statement = self._include_statement(() if path is None else path)
+        self._take(_BLANK)
+        if self._char() not in ("", "\n", ",", "}", "#") and not self._text.startswith("//", self._at):
+            raise self._error(f"nothing may follow an include on its line, found {self._shown()}")
+        included = self._include(statement)
+        if included is None:
+            return
+        if path is None and included.unresolved:
+            raise statement.error("inside a list, only files without substitutions can be included")
+        merge_into(into, included)
 
-    def _included(self, into: Object, path: Path) -> None:
-        match = _INCLUDE.match(self._text, self._at)
-        if match is None:
+    def _include_statement(self, path: Path) -> Include:
+        """Read ``include "name"``, ``include file("name")`` or ``include required(…)`` with either."""
+        started = self._at
+        self._take(_INCLUDE_WORD)
+        self._skip()
+        functions: list[str] = []
+        while function := self._take(_FUNCTION):
+            functions.append(function[:-1])
+            self._skip()
+        if self._char() != '"':
             raise self._error(
-                "'include' is a statement of HOCON and needs a quoted name; a key of that name needs quotes"
+                "'include' is a statement of HOCON and needs a quoted name; a key of that name needs quotes",
+                started,
             )
-        expected = bool(match["required"]) + bool(match["kind"])
-        if match["closing"].count(")") != expected:
-            raise self._error("the parentheses of this include do not match")
-        statement = Include(
-            name=self._unescaped(match["name"], match.start("name")),
-            kind=match["kind"],
-            required=bool(match["required"]),
+        name = self._string()
+        for _ in functions:
+            self._skip()
+            if self._char() != ")":
+                raise self._error("the parentheses of this include do not match", started)
+            self._at += 1
+        required = functions[:1] == ["required"]
+        kinds = functions[required:]
+        if len(kinds) > 1:
+            raise self._error(f"'{kinds[0]}(' of this include takes a quoted name", started)
+        return Include(
+            name=name,
+            kind=kinds[0] if kinds else None,
+            required=required,
             prefix=path,
             source=self._source,
-            position=self._at,
+            position=started,
         )
-        self._at = match.end()
-        included = self._include(statement)
-        if included is not None:
-            merge(into, included)
 
     # -- paths -------------------------------------------------------------------------------------
 
@@ -265,27 +267,35 @@ class Parser:
         if self._values > _MAX_VALUES:
             raise self._error(f"more than {_MAX_VALUES} values; send them as JSON, which has no such limit")
 
-    def _value(self, path: Path, depth: int) -> Node:
+    def _value(self, path: Path | None, depth: int) -> Node:
         self._count()
         started = self._at
         lone = _LONE_WORD.match(self._text, started)
         if lone is not None:
             self._at = lone.end()
             return self._scalar(lone[1], started)
-        pieces: list[tuple[str, Node]] = []
-        gap = ""
+        pieces: list[Node] = []
+        gap, simple = "", False
         while (node := self._piece(path, depth)) is not self:
-            pieces.append((gap, node))
+            was_simple, simple = simple, not isinstance(node, (Array, Object))
+            if gap and was_simple and simple:
+                pieces.append(Blank(gap))
+            pieces.append(node)
             gap = self._take(_BLANK)
         self._at_value_end(bool(pieces))
         if len(pieces) == 1:
-            node = pieces[0][1]
+            node = pieces[0]
             return self._scalar(node, started) if isinstance(node, _Word) else node
-        if all(isinstance(node, str) for _, node in pieces):
-            return "".join(gap + node for gap, node in pieces)
-        return Concat(pieces, self._source, started)
+        return self._side_by_side(pieces, started)
 
-    def _piece(self, path: Path, depth: int) -> Node:
+    def _side_by_side(self, pieces: list[Node], position: int) -> Node:
+        try:
+            values = joined(pieces, _free)
+        except MixedValues:
+            raise self._error(MIXED, position) from None
+        return values[0] if len(values) == 1 else Concat(values, self._source, position)
+
+    def _piece(self, path: Path | None, depth: int) -> Node:
         """Read one value; return this parser when there is none."""
         char = self._char()
         if char == '"':
@@ -334,7 +344,7 @@ class Parser:
         while (char := self._char()) != "]":
             if not char:
                 raise self._error("this '[' is never closed", opened)
-            items.append(self._value((), depth))
+            items.append(self._value(None, depth))
             self._skip()
             if self._char() == ",":
                 self._at += 1
@@ -384,3 +394,7 @@ class Parser:
             end += 1
         self._at = end
         return self._text[started + 3 : end - 3]
+
+
+def _free(_count: int) -> None:
+    """Joining what the parser has read is linear in the text."""

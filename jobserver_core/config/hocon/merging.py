@@ -1,0 +1,195 @@
+"""How definitions of one key lie over each other, and how values stand side by side.
+
+Objects merge key by key, anything else hides what is below it. A definition that has a substitution
+in it may turn out to be an object, and may refer to what is below it: so both are kept in a
+:class:`Merge` until substitutions are put in. Which definitions end up in one is fixed by the
+reference implementation, and visible in what substitutions find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from jobserver_core.config.hocon.nodes import (
+    Array,
+    Blank,
+    Concat,
+    Merge,
+    Node,
+    Object,
+    Reference,
+    is_resolved,
+    leaf_text,
+)
+
+__all__ = ["MixedValues", "define", "hides", "joined", "laid_over", "merge_into"]
+
+
+class MixedValues(Exception):
+    """Text, lists and objects stand side by side in one value."""
+
+
+# -- while parsing: in place -----------------------------------------------------------------------
+
+
+def define(obj: Object, key: str, node: Node) -> None:
+    """Define a key of an object that the parser is building, over what it means there already."""
+    if key in obj.fields:
+        old = obj.fields[key]
+        obj.unresolved -= not is_resolved(old)
+        node = _over(node, old)
+    obj.fields[key] = node
+    obj.unresolved += not is_resolved(node)
+
+
+def merge_into(obj: Object, other: Object) -> None:
+    """Define all keys of another object over those of an object that the parser is building."""
+    for key, node in other.fields.items():
+        define(obj, key, node)
+
+
+def _over(new: Node, old: Node) -> Node:
+    """Return a definition over an earlier one; both belong to the parser, and may be changed."""
+    if isinstance(new, Object) and not new.final:
+        return _object_over(new, old)
+    if isinstance(new, Merge):
+        if hides(new):
+            return new
+        lower = old if isinstance(old, Merge) else Merge([old])
+        lower.loose |= new.loose or not isinstance(new.layers[0], (Reference, Concat))
+        for layer in new.layers:
+            lower.push(layer)
+        return lower
+    if hides(new):
+        return new
+    if not isinstance(old, Merge):
+        return Merge([old, new])
+    old.push(new)
+    return old
+
+
+def _object_over(new: Object, old: Node) -> Node:
+    if isinstance(old, Object):
+        merge_into(old, new)
+        return old
+    if isinstance(old, Merge):
+        top = old.layers[-1]
+        if isinstance(top, Object) and not top.unresolved and not new.unresolved:
+            merge_into(top, new)
+        else:
+            old.push(new)
+        return old
+    if isinstance(old, (Reference, Concat)) or new.unresolved:
+        return Merge([old, new])
+    new.final = True
+    return new
+
+
+def hides(node: Node) -> bool:
+    """Return whether nothing below a definition can ever be seen."""
+    if isinstance(node, Merge):
+        return hides(node.layers[0])
+    return node.final if isinstance(node, Object) else is_resolved(node)
+
+
+# -- while resolving: copies -----------------------------------------------------------------------
+
+
+def laid_over(values: list[Node], step: Callable[[int], None]) -> Node:
+    """Return what definitions mean together, the uppermost first; there must be one at least."""
+    if len(values) == 1:
+        return values[0]
+    first = values[0]
+    if not isinstance(first, Object):
+        return first if hides(first) else _merge(values)
+    count = 1
+    while count < len(values) and isinstance(values[count], Object) and not values[count - 1].final:
+        count += 1
+    top = _merged_objects(values[:count], step)
+    rest = values[count:]
+    if top.final or not rest:
+        return top
+    if isinstance(rest[0], (Merge, Reference, Concat)) or top.unresolved:
+        return _merge([top, *rest])
+    return Object(dict(top.items()), final=True)
+
+
+def _merge(values: list[Node]) -> Merge:
+    """Keep definitions, the uppermost first, down to the first that hides the others."""
+    kept: list[Node] = []
+    for value in values:
+        kept.extend(_layers(value))
+        if hides(kept[-1]):
+            break
+    return Merge(kept[::-1], loose=True)
+
+
+def _layers(value: Node) -> Iterable[Node]:
+    return [value.layer(depth) for depth in range(value.size)] if isinstance(value, Merge) else [value]
+
+
+def _merged_objects(objects: list[Object], step: Callable[[int], None]) -> Object:
+    distinct = list({id(obj) if is_resolved(obj) else -index: obj for index, obj in enumerate(objects)}.values())
+    if len(distinct) == 1:
+        return objects[0]
+    merged: dict[str, list[Node]] = {}
+    for obj in distinct:
+        step(1 + len(obj))
+        for key, node in obj.items():
+            merged.setdefault(key, []).append(node)
+    fields = {key: laid_over(nodes, step) for key, nodes in merged.items()}
+    return Object(fields, final=objects[-1].final)
+
+
+# -- side by side ----------------------------------------------------------------------------------
+
+
+def joined(pieces: Iterable[Node], step: Callable[[int], None]) -> list[Node]:
+    """Join neighbours as far as they are no substitutions. Raises MixedValues."""
+    result: list[Node] = []
+    run: list[Node] = []
+    for piece in pieces:
+        if isinstance(piece, (Reference, Concat, Merge)):
+            result += [*_run(run, step), piece]
+            run = []
+        else:
+            run.append(piece)
+    return result + _run(run, step)
+
+
+def _run(run: list[Node], step: Callable[[int], None]) -> list[Node]:
+    if len(run) < 2:  # noqa: PLR2004 - nothing to join
+        return run
+    first = run[0]
+    if not isinstance(first, (Array, Object)):
+        texts = [leaf_text(leaf) for leaf in run]
+        step(sum(len(text) for text in texts if text is not None) // 64)
+        if None in texts:
+            raise MixedValues
+        return ["".join(text for text in texts if text is not None)]
+    containers = [piece for piece in run if not isinstance(piece, Blank)]
+    if not all(isinstance(piece, (Array, Object)) for piece in containers):
+        raise MixedValues
+    if all(isinstance(piece, Object) for piece in containers):
+        return [laid_over(containers[::-1], step)]
+    return [_joined_lists(containers, step)]
+
+
+def _joined_lists(containers: list[Node], step: Callable[[int], None]) -> Array:
+    first = next(index for index, piece in enumerate(containers) if isinstance(piece, Array))
+    lists = [_as_list(piece) for piece in containers[first:]]
+    if first:
+        lists.insert(0, _as_list(laid_over(containers[:first][::-1], step)))
+    items = [item for array in lists[1:] for item in array.items]
+    step(len(items))
+    return Array(items, lists[0])
+
+
+def _as_list(node: Node) -> Array:
+    """Return a list as it is, and as the reference does, an object with numbers as keys as the list it means."""
+    if isinstance(node, Array):
+        return node
+    items = {int(key): item for key, item in node.items() if key.isascii() and key.isdigit() and len(key) < 10}  # noqa: PLR2004
+    if not items:
+        raise MixedValues
+    return Array([items[index] for index in sorted(items)])

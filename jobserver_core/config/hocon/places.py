@@ -1,0 +1,66 @@
+"""Where a node stands in the tree while it is resolved.
+
+A substitution is looked up in the tree as it is *from where it stands*: while a definition of a key
+is worked out, the key means what is defined below it. So resolving passes a :class:`Place` along: the
+root to look things up in, and the containers from there to the node. Replacing a node makes new
+containers up to a new root, and leaves all other places alone.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jobserver_core.config.hocon.nodes import Absent, Array, Concat, Merge, Node, Object
+
+__all__ = ["LostPlace", "Place"]
+
+_CONTAINERS = (Object, Array, Concat, Merge)
+
+
+class LostPlace(Exception):
+    """A node to replace is not where it was: something it is in was replaced while it was resolved."""
+
+
+class _Step(NamedTuple):
+    """A container, where in it the node is or the next container, and the step before."""
+
+    container: Node
+    slot: str | int
+    before: _Step | None
+
+
+class Place(NamedTuple):
+    """The root for look-ups, and the way to the current node, None when that is not below the root."""
+
+    root: Object
+    way: _Step | None = None
+
+    def into(self, container: Node, slot: str | int) -> Place:
+        """Return the place of a child of the node that is here."""
+        if self.way is None and container is not self.root:
+            return self
+        return Place(self.root, _Step(container, slot, self.way))
+
+    def replaced(self, node: Node, replacement: Node | Absent) -> Place:
+        """Return this place with another node, or none, instead of the one here. Raises LostPlace."""
+        if self.way is None:
+            raise LostPlace
+        return _replaced(self.way, node, replacement)
+
+
+def _replaced(way: _Step, old: Node, new: Node | Absent) -> Place:
+    changed: list[tuple[Node, str | int]] = []
+    step: _Step | None = way
+    while step is not None:
+        if step.container.child(step.slot) is not old:
+            raise LostPlace
+        if not isinstance(new, _CONTAINERS):
+            changed.clear()
+        old, new = step.container, step.container.with_child(step.slot, new)
+        changed.append((new, step.slot))
+        step = step.before
+    fresh: _Step | None = None
+    for container, slot in reversed(changed):
+        fresh = _Step(container, slot, fresh)
+    root = changed[-1][0]
+    return Place(root if isinstance(root, Object) else Object(), fresh)
