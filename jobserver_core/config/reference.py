@@ -56,7 +56,8 @@ attribute `settings.jobs.sync_timeout`. `load_settings(path, overrides={"jobserv
 - **Secret**: text that is never shown, neither in logs nor by `jobserver config show`.
 
 A file may `include "other.conf"`, which is looked for beside it (nothing happens when it is missing,
-unless it is `include required("other.conf")`), and use environment variables as `${NAME}`, or `${?NAME}`
+unless it is `include required("other.conf")`; `include "other"` reads `other.conf`, `other.json` and
+`other.properties`), and use environment variables as `${NAME}`, or `${?NAME}`
 for one that may be missing. An unknown key is an error that names the nearest known one.
 
 ## Settings
@@ -72,8 +73,8 @@ outside:
   same text.
 - `jobserver.limits.config-size` bounds the text, and what it becomes once its substitutions are put in;
   `jobserver.limits.config-depth` bounds how deep objects and lists nest.
-- Further limits are fixed. HOCON that is not JSON has at most 200,000 values; substitutions refer to each
-  other at most 100 deep, and take at most a million steps to put in; a number has at most 1000
+- Further limits are fixed. HOCON that is not JSON has at most 100,000 values; substitutions refer to each
+  other at most 100 deep, and take at most 300,000 steps to put in; a number has at most 1000
   characters. So the most hostile text takes a few seconds of one core, and everyday ones next to nothing.
 - Durations and sizes stay text (`10 s`), single quotes are part of the text, and text without quotes
   must not hold ``$ " { } [ ] : = , + # ` ^ ? ! @ * & \\``.

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,19 @@ VALUES: list[tuple[str, str, dict[str, Any]]] = [
     ("+= goes on with a list", "a = [0]\na += x y\na += {b = 1}", {"a": [0, "x y", {"b": 1}]}),
     ("+= appends a list as one item", "a = [0]\na += [1]", {"a": [0, [1]]}),
     ("+= in an object and below a path", "x { a += 1, a += 2 }\nx.a += 3", {"x": {"a": [1, 2, 3]}}),
-    ("+= in an object of a list", "x = [{ a += 1, a += 2 }]", {"x": [{"a": [1, 2]}]}),
+    ("+= in a re-opened object", "a { c = [1] }\na { c += 2 }", {"a": {"c": [1, 2]}}),
+    (
+        "+= in an object that is re-opened by a path",
+        "a.b.c = [1]\na.b { c += 2 }\na { b.c += 3 }",
+        {"a": {"b": {"c": [1, 2, 3]}}},
+    ),
+    (
+        "+= over a list that an object would get by reference, which the reference does not see",
+        "x { c = [1] }\na = ${x}\na { c += 2 }",
+        {"x": {"c": [1]}, "a": {"c": [2]}},
+    ),
+    ("+= in an object over a scalar", "a = 1\na { c += ${?z} }\na { c += 2 }", {"a": {"c": [2]}}),
+    ("lists side by side in a re-opened object", "a { c = [1] }\na { c = ${a.c} [2] }", {"a": {"c": [1, 2]}}),
     ("+= onto a reference", "b = [1]\na = ${b}\na += 2\na += 3", {"b": [1], "a": [1, 2, 3]}),
     ("+= of a reference", "b = 7\na += ${b}\na += ${?c}", {"b": 7, "a": [7]}),
     # references
@@ -113,7 +126,31 @@ VALUES: list[tuple[str, str, dict[str, Any]]] = [
     ("merged later", "a { x = ${z} }\nz = 1\nb = ${a}\nb.x = 2", {"a": {"x": 1}, "z": 1, "b": {"x": 2}}),
     ("a chain", "a = ${b}\nb = ${c}\nc = 1", {"a": 1, "b": 1, "c": 1}),
     ("what it is in, optionally", "a.b = ${?a}", {"a": {}}),
-    ("what it is in, optionally, over another", "a { b = 1, b = ${?a} }", {"a": {"b": 1}}),
+    ("what it is in, over another", "a { b = 1, b = ${?a} }", {"a": {"b": {"b": 1}}}),
+    ("what it is in, below another", "a { b = ${a}, b = { x = 1 } }", {"a": {"b": {"x": 1}}}),
+    ("blanks between two that are nothing", "a = ${?x} ${?y}", {"a": " "}),
+    (
+        "a blank before a list is nothing",
+        "b = [1]\na = ${?x} [2], c = ${b} ${b}",
+        {"b": [1], "a": [2], "c": [1, 1]},
+    ),
+    (
+        "an object with numbers for keys beside a list",
+        'a { "1" = y, "0" = x }\nb = ${a} [z]',
+        {"a": {"1": "y", "0": "x"}, "b": ["x", "y", "z"]},
+    ),
+    ("each other, where the first has a value", "a += ${?c}\nc = ${?a}", {"a": [], "c": []}),
+    ("a circle below a value", "b.c += ${?a}\na = ${b}\na = ${a}", {"b": {"c": []}, "a": {"c": []}}),
+    (
+        "the settled part of an object over a scalar",
+        "a = 1\na { c = {}, c = null, b.a += ${?c} [y] }\na.b {}\na.a = ${?a.c}",
+        {"a": {"c": None, "b": {"a": [["y"]]}, "a": None}},
+    ),
+    (
+        "a part of an object whose lower part is being put in",
+        "x.base { x {}, x = ${?base.in}, x.out += ${?base} }\nbase = ${?x.base}",
+        {"x": {"base": {"x": {"out": [{"x": {}}]}}}, "base": {"x": {}}},
+    ),
     # references to oneself, from the specification
     ("itself", "a = [1]\na = ${a} [2]\na = ${a} [3]", {"a": [1, 2, 3]}),
     ("itself as text", 'p = "a:b"\np = ${p}":c"', {"p": "a:b:c"}),
@@ -135,16 +172,6 @@ VALUES: list[tuple[str, str, dict[str, Any]]] = [
         "two objects that refer to each other",
         "bar : { a : ${foo.d}, b : 1 }\nbar.b = 3\nfoo : { c : ${bar.b}, d : 2 }\nfoo.d = 4",
         {"bar": {"a": 4, "b": 3}, "foo": {"c": 3, "d": 4}},
-    ),
-    (
-        "inside an object that is put together",
-        "a: 1\nb: ${c} {\n pa: [${a}]\n pb: ${b.pa}\n}\nc: {}\nd: { pc: ${b.pa} }\ne: ${b}",
-        {"a": 1, "b": {"pa": [1], "pb": [1]}, "c": {}, "d": {"pc": [1]}, "e": {"pa": [1], "pb": [1]}},
-    ),
-    (
-        "a part of what it is part of",
-        "a = ${b} {x = 1}\nb {y = ${a.x}}",
-        {"a": {"y": 1, "x": 1}, "b": {"y": 1}},
     ),
 ]
 
@@ -274,10 +301,18 @@ ERRORS = [
     ("a = ${b}\nb = ${a}", 2, 5, "${a} refers to itself, and nothing before defines it"),
     ("a = ${b} x\nb = y ${a}", 2, 7, "${a} refers to itself"),
     ("a.b = ${a.b.c}", 1, 7, "${a.b.c} refers to itself"),
-    ("a { b = ${a} }", 1, 9, "this value contains itself"),
-    ("a = [${a}]", 1, 6, "this value contains itself"),
-    ("a = [1] ${?z} [${a}]", 1, 16, "this value contains itself"),
-    ("a = ${b}\nb { c = ${a} {d = 1} }", 2, 9, "this value contains itself"),
+    ("a { b = ${a} }", 1, 9, "${a} refers to itself"),
+    ("a = [${a}]", 1, 6, "${a} refers to itself"),
+    ("a = [1] ${?z} [${a}]", 1, 16, "${a} refers to itself"),
+    ("a = ${b}\nb { c = ${a} {d = 1} }", 2, 9, "${a} refers to itself"),
+    ("a = ${b} {x = 1}\nb {y = ${a.x}}", 2, 8, "${a.x} refers to itself"),
+    ("b = ${c} { pa = [1], pb = ${b.pa} }\nc {}", 1, 27, "${b.pa} refers to itself"),
+    ('out = "/tmp"\nout = ${out.base}/x', 2, 7, "${out.base} is not defined in this text"),
+    ("x = [1], x = ${x} ${x.y}", 1, 19, "${x.y} is not defined in this text"),
+    ("a = ${undefined}\na = ${b}\nb = 5", 1, 5, "${undefined} is not defined in this text"),
+    ("x = [{ a += 1 }]", 1, 8, "'+=' may not stand inside a list"),
+    ("a += { b += 1 }", 1, 8, "'+=' may not stand inside a list"),
+    ("b = [1]\na = ${?u} ${b}", 2, 5, "cannot stand side by side"),
 ]
 
 
@@ -287,11 +322,6 @@ def test_an_error_says_where_and_what(text: str, line: int, column: int, message
         parse_untrusted(text)
     assert message in str(caught.value)
     assert (caught.value.line, caught.value.column) == (line, column)
-
-
-def test_an_object_that_contains_itself_below_another_is_an_error() -> None:
-    with pytest.raises(InvalidConfig, match="this value contains itself"):
-        parse_untrusted("a { b = ${a}, b = { x = 1 } }")
 
 
 @pytest.mark.parametrize("scalar", ["5", '"text"', "null"])
@@ -398,7 +428,7 @@ def test_nesting_to_the_limit_is_fine_and_deeper_is_not(text: str) -> None:
 
 
 def test_json_may_be_wide_without_being_deep() -> None:
-    wide = {"a": [{} for _ in range(500)]}
+    wide: dict[str, Any] = {"a": [{} for _ in range(500)]}
     assert parse_untrusted(json.dumps(wide), max_depth=3) == wide
 
 
@@ -492,23 +522,21 @@ def test_many_references_are_no_chain() -> None:
     assert set(parse_untrusted(text).values()) == {1}
 
 
-@pytest.mark.slow
-def test_many_lookups_through_many_layers_are_bounded() -> None:
+def test_many_lookups_through_many_layers_work_the_layers_out_once() -> None:
     layers = "x { k = 1 }\n" + "a = ${x}\n" * 2000
     lookups = "\n".join(f"b{n} = ${{a.k}}" for n in range(2000))
-    with pytest.raises(InvalidConfig, match="too many steps"):
-        parse_untrusted(layers + lookups)
+    assert parse_untrusted(layers + lookups)["b1999"] == 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text", ["a = [" + "1," * 200_001 + "]"])
+@pytest.mark.parametrize("text", ["a = [" + "1," * 100_001 + "]"])
 def test_more_values_than_hocon_can_read_quickly_are_refused(text: str) -> None:
-    with pytest.raises(InvalidConfig, match="more than 200000 values; send them as JSON"):
+    with pytest.raises(InvalidConfig, match="more than 100000 values; send them as JSON"):
         parse_untrusted(text)
 
 
 def test_json_may_have_any_number_of_values() -> None:
-    assert len(parse_untrusted('{"a": [' + "1," * 200_001 + "1]}")["a"]) == 200_002
+    assert len(parse_untrusted('{"a": [' + "1," * 100_001 + "1]}")["a"]) == 100_002
 
 
 HOSTILE = {
@@ -538,6 +566,26 @@ def test_long_hostile_text_ends_soon(text: str) -> None:
     assert isinstance(found, dict) or 10 < len(found) < 300
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x=[" + "${k}," * 30_000 + "]\n" + "\n" * 880_000 + "k=1\n" + "k=${k.z}\n" * 4,
+        "x=[" + "${?k}," * 30_000 + "]\n" + "\n" * 880_000 + "k=1\n" + "k=${?k.z}\n" * 4,
+        "\n".join(f"b{n}=${{?b{(n * 7 + 1) % 60}}}${{?b{(n * 11 + 3) % 60}}}" for n in range(60)),
+        "y {}\na = ${y}\n" + "".join(f"a.k{n} = 1\n" for n in range(90_000)),
+        "z = 1\n" + "".join(f"a{n} = []\na{n} += ${{z}}\n" for n in range(20_000)),
+    ],
+    ids=["many errors far down", "the same, optional", "circles", "re-opened often", "many appends"],
+)
+def test_a_mebibyte_costs_little_whatever_it_says(text: str) -> None:
+    started = time.process_time()
+    parsed_or_error(text)
+    assert time.process_time() - started < 6, (
+        "three times what it may take on a machine with nothing else to do"
+    )
+
+
 # -- files of the server -------------------------------------------------------------------------------
 
 
@@ -547,6 +595,65 @@ def test_a_file_includes_others_beside_it_and_merges_them(tmp_path: Path) -> Non
     (tmp_path / "sub" / "one.conf").write_text('a { x = 1, y = 1 }\ninclude "two.json"')
     (tmp_path / "sub" / "two.json").write_text('{"two": 2}')
     assert parse_file(tmp_path / "main.conf") == {"a": {"x": 2, "y": 1}, "two": 2, "inner": {"two": 2}}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        'include\n"c"',
+        'include # why\n\n "c"',
+        'include"c"',
+        'include required(\n"c" )',
+        'include file( // x\n"c"\n)',
+    ],
+)
+def test_an_include_reads_all_files_of_its_name_and_may_go_over_several_lines(
+    statement: str, tmp_path: Path
+) -> None:
+    (tmp_path / "c.conf").write_text("x = conf\nonly = ${y}\ny = 1")
+    (tmp_path / "c.json").write_text('{"x": "json", "o": {"j": 1}}')
+    (tmp_path / "c.properties").write_text("# old\nx=prop\no.p : a \\\n  b\nq.r=5\nq=7\nu=\\u00e9\n")
+    (tmp_path / "main.conf").write_text(statement)
+    assert parse_file(tmp_path / "main.conf") == {
+        "x": "conf",
+        "only": 1,
+        "y": 1,
+        "o": {"j": 1, "p": "a b"},
+        "q": {"r": "5"},
+        "u": "é",
+    }
+
+
+def test_an_include_with_an_ending_reads_that_file_only(tmp_path: Path) -> None:
+    (tmp_path / "d.e.conf").write_text("x = 1")
+    (tmp_path / "d.e.json").write_text('{"y": 2}')
+    main = tmp_path / "main.conf"
+    for statement, expected in (("d.e.json", {"y": 2}), ("d.e", {"x": 1, "y": 2})):
+        main.write_text(f'include "{statement}"')
+        assert parse_file(main) == expected
+
+
+def test_appending_goes_on_across_includes(tmp_path: Path) -> None:
+    (tmp_path / "main.conf").write_text('a { c = [1] }\ninclude "more"\na { c += 3 }')
+    (tmp_path / "more.conf").write_text("a { c += 2 }")
+    assert parse_file(tmp_path / "main.conf") == {"a": {"c": [1, 2, 3]}}
+
+
+def test_nothing_may_follow_an_include_on_its_line(tmp_path: Path) -> None:
+    (tmp_path / "main.conf").write_text('include "c" a = 1')
+    with pytest.raises(InvalidConfig, match="nothing may follow an include"):
+        parse_file(tmp_path / "main.conf")
+
+
+def test_a_file_with_substitutions_cannot_be_included_in_a_list(tmp_path: Path) -> None:
+    (tmp_path / "c.conf").write_text("x = ${y}\ny = 1")
+    (tmp_path / "plain.conf").write_text("x = 1")
+    main = tmp_path / "main.conf"
+    main.write_text('a = [{ include "plain" }]')
+    assert parse_file(main) == {"a": [{"x": 1}]}
+    main.write_text('a = [{ include "c" }]')
+    with pytest.raises(InvalidConfig, match="only files without substitutions"):
+        parse_file(main)
 
 
 def test_references_of_an_included_file_mean_its_own_keys_first(tmp_path: Path) -> None:

@@ -60,8 +60,8 @@ def parse_file(path: str | os.PathLike[str], *, env: Mapping[str, str] | None = 
 
     ``include "name"``, ``include file("name")`` and ``required(…)`` around either read files relative to
     the including one: ``name`` if it ends with ``.conf``, ``.json`` or ``.properties``, otherwise the files
-    with these endings, merged so that ``.conf`` wins. A missing file is nothing unless it is required. ``${NAME}`` that no key
-    answers is looked up in ``env``, by default the environment of this process.
+    with these endings, merged so that ``.conf`` wins. A missing file is nothing unless it is required.
+    ``${NAME}`` that no key answers is looked up in ``env``, by default the environment of this process.
 
     Raises InvalidConfig, also when the file cannot be read.
     """

@@ -129,7 +129,9 @@ def _layers(value: Node) -> Iterable[Node]:
 
 
 def _merged_objects(objects: list[Object], step: Callable[[int], None]) -> Object:
-    distinct = list({id(obj) if is_resolved(obj) else -index: obj for index, obj in enumerate(objects)}.values())
+    distinct = list(
+        {id(obj) if is_resolved(obj) else -index: obj for index, obj in enumerate(objects)}.values()
+    )
     if len(distinct) == 1:
         return objects[0]
     merged: dict[str, list[Node]] = {}
@@ -158,7 +160,7 @@ def joined(pieces: Iterable[Node], step: Callable[[int], None]) -> list[Node]:
 
 
 def _run(run: list[Node], step: Callable[[int], None]) -> list[Node]:
-    if len(run) < 2:  # noqa: PLR2004 - nothing to join
+    if len(run) < 2:
         return run
     first = run[0]
     if not isinstance(first, (Array, Object)):
@@ -186,10 +188,12 @@ def _joined_lists(containers: list[Node], step: Callable[[int], None]) -> Array:
 
 
 def _as_list(node: Node) -> Array:
-    """Return a list as it is, and as the reference does, an object with numbers as keys as the list it means."""
+    """Return a list as it is, and an object with numbers as keys as the list that it means beside one."""
     if isinstance(node, Array):
         return node
-    items = {int(key): item for key, item in node.items() if key.isascii() and key.isdigit() and len(key) < 10}  # noqa: PLR2004
+    items = {
+        int(key): item for key, item in node.items() if key.isascii() and key.isdigit() and len(key) < 10
+    }
     if not items:
         raise MixedValues
     return Array([items[index] for index in sorted(items)])

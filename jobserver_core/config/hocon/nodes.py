@@ -88,7 +88,7 @@ class Array:
         self._own = items
         self._start = start
         self._length = len(items) + (0 if start is None else len(start))
-        self.resolved = (start is None or start.resolved) and all(map(is_resolved, items))
+        self.resolved: bool = (start is None or start.resolved) and all(map(is_resolved, items))
 
     def __len__(self) -> int:
         return self._length
@@ -100,8 +100,8 @@ class Array:
             parts: list[list[Node]] = []
             array: Array | None = self
             while array is not None:
-                parts.append(array._own)  # noqa: SLF001 - of its own class
-                array = array._start  # noqa: SLF001 - of its own class
+                parts.append(array._own)
+                array = array._start
             self._own = [item for part in reversed(parts) for item in part]
             self._start = None
         return self._own
@@ -202,7 +202,7 @@ class Merge:
     ``loose`` one neighbouring layers could be merged.
     """
 
-    __slots__ = ("layers", "lower", "loose", "size")
+    __slots__ = ("layers", "loose", "lower", "size")
 
     def __init__(self, layers: list[Node], *, loose: bool = False) -> None:
         self.layers = layers
@@ -222,7 +222,7 @@ class Merge:
     def below(self, depth: int) -> Node | Absent:
         """Return what is defined below so many of the uppermost definitions."""
         size = self.size - depth
-        if size < 2:  # noqa: PLR2004 - one definition is no merge
+        if size < 2:
             return self.layers[0] if size else ABSENT
         if size not in self.lower:
             lower = Merge.__new__(Merge)
@@ -262,11 +262,11 @@ class Include:
 
 def is_resolved(node: Node | Absent) -> bool:
     """Return whether no substitution is left in a node."""
-    kind = node.__class__
-    if kind is Object:
+    if isinstance(node, Object):
         return not node.unresolved
-    if kind is Array:
-        return bool(node.resolved)
+    if isinstance(node, Array):
+        return node.resolved
+    kind = node.__class__
     return kind is not Reference and kind is not Concat and kind is not Merge
 
 

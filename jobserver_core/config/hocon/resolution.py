@@ -27,7 +27,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from jobserver_core.errors import InvalidConfig
 from jobserver_core.config.hocon.merging import MixedValues, hides, joined, laid_over
 from jobserver_core.config.hocon.nodes import (
     ABSENT,
@@ -44,12 +43,13 @@ from jobserver_core.config.hocon.nodes import (
 )
 from jobserver_core.config.hocon.places import LostPlace, Place
 from jobserver_core.config.hocon.syntax import MIXED
+from jobserver_core.errors import InvalidConfig
 
 __all__ = ["Resolver"]
 
 _NOT_A_LIST = "'+=' appends to lists only, and this key has another value"
 _MEANINGLESS = "substitutions refer to each other in a way that has no meaning"
-_MAX_STEPS = 500_000
+_MAX_STEPS = 300_000
 _MAX_CHAIN = 100
 _SHORT_RUN = 20
 _Found = Node | Absent
@@ -294,25 +294,27 @@ class Resolver:
         finally:
             self._active.discard(id(node))
         if found is ABSENT and not node.optional:
-            where = "in this text" if self._env is None else "in this configuration or in the environment"
-            raise node.source.error(node.position, f"{_shown(node)} is not defined {where}")
+            place_of = "in this text" if self._env is None else "in this configuration or in the environment"
+            raise node.source.error(node.position, f"{_shown(node)} is not defined {place_of}")
         return found
 
     def _looked_up(self, node: Reference, place: Place) -> tuple[_Found, Place | None]:
         """Return what a reference finds, and where, None for a variable of the environment."""
         for path in dict.fromkeys(((*node.prefix, *node.path), node.path)):
-            found, where = self._found(place.root, path)
+            found, there = self._found(place.root, path)
             if found is not ABSENT:
-                return found, where
+                return found, there
         name = ".".join(node.path)
         if self._env is not None and name in self._env:
-            return self._env[name], None
+            return str(self._env[name]), None
         return ABSENT, None
 
     def _found(self, root: Object, path: Path) -> tuple[_Found, Place]:
         """Return what stands at a path, not yet resolved, and its place."""
         partly = self._resolved(root, Place(root), path)
-        node, place = partly, Place(partly)
+        assert isinstance(partly, Object)
+        node: _Found = partly
+        place = Place(partly)
         for key in path:
             if isinstance(node, Merge):
                 node, place = self._settled_layer(node, place, key)

@@ -23,7 +23,6 @@ from jobserver_core.config.hocon.nodes import (
     Reference,
     Source,
 )
-
 from jobserver_core.errors import InvalidConfig
 from jobserver_core.models.json_values import number
 
@@ -37,15 +36,18 @@ _IGNORED = re.compile(rf"(?:[{_BLANKS}\n]+|#[^\n]*|//[^\n]*)*")
 _RESERVED = r'$"{}\[\]:=,+#`^?!@*&\\'
 _WORD = re.compile(rf"(?:[^{_BLANKS}\n{_RESERVED}/]|/(?!/)|(?<=[0-9][eE])\+(?=[0-9]))+")
 _LONE_WORD = re.compile(rf"([^{_BLANKS}\n{_RESERVED}/]+)[{_BLANKS}]*(?=[,\n}}\]#]|\Z)")
+_LONE_KEY = re.compile(rf"([^{_BLANKS}\n{_RESERVED}/.]+)[{_BLANKS}]*(?=[=:{{]|\+=)")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _INCLUDE_WORD = re.compile("include")
 _FUNCTION = re.compile(r"[a-z]+\(")
 _QUOTED = re.compile(r'"[^"\\\n]*(?:\\.[^"\\\n]*)*"')
-_APPEND_IN_LIST = "'+=' may not stand inside a list or another '+='; use ${…} to put in what it makes elsewhere"
+_APPEND_IN_LIST = (
+    "'+=' may not stand inside a list or another '+='; use ${…} to put in what it makes elsewhere"
+)
 _JSON = json.JSONDecoder(strict=False)
 _KEYWORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 _MAX_NUMBER_LENGTH = 1000
-_MAX_VALUES = 200_000
+_MAX_VALUES = 100_000
 
 
 class _Word(str):
@@ -141,13 +143,12 @@ class Parser:
                 self._skip()
 
     def _member(self, into: Object, path: Path | None, depth: int) -> None:
-        word = _WORD.match(self._text, self._at)
+        started = self._at
+        word = _WORD.match(self._text, started)
         if word is not None and word.group() == "include":
             self._included(into, path)
             return
-        started = self._at
-        key = self._path("a key")
-        self._skip()
+        key = self._key()
         append = self._operator()
         inner = self._deeper(depth + len(key) - 1)
         full = None if path is None else (*path, *key)
@@ -159,6 +160,15 @@ class Parser:
         for name in reversed(key[1:]):
             node = Object({name: node})
         define(into, key[0], node)
+
+    def _key(self) -> Path:
+        lone = _LONE_KEY.match(self._text, self._at)
+        if lone is not None:
+            self._at = lone.end()
+            return (lone[1],)
+        key = self._path("a key")
+        self._skip()
+        return key
 
     def _operator(self) -> bool:
         char = self._char()
@@ -174,6 +184,7 @@ class Parser:
         return char == "+"
 
     def _append(self, path: Path, value: Node, position: int) -> Node:
+        self._count()
         before = Reference(path[len(self._prefix) :], True, self._prefix, self._source, position)
         return Concat([before, Array([value])], self._source, position, appends=True)
 
