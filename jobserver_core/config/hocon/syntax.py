@@ -167,6 +167,7 @@ class Parser:
             self._at = lone.end()
             return (lone[1],)
         key = self._path("a key")
+        self._count(len(key) - 1)
         self._skip()
         return key
 
@@ -273,8 +274,8 @@ class Parser:
 
     # -- values ------------------------------------------------------------------------------------
 
-    def _count(self) -> None:
-        self._values += 1
+    def _count(self, values: int = 1) -> None:
+        self._values += values
         if self._values > _MAX_VALUES:
             raise self._error(f"more than {_MAX_VALUES} values; send them as JSON, which has no such limit")
 
@@ -294,6 +295,7 @@ class Parser:
             pieces.append(node)
             gap = self._take(_BLANK)
         self._at_value_end(bool(pieces))
+        self._count(len(pieces) // 2)
         if len(pieces) == 1:
             node = pieces[0]
             return self._scalar(node, started) if isinstance(node, _Word) else node
