@@ -20,7 +20,18 @@ from jobserver_core.environment import Environment, Folders
 from jobserver_core.errors import JobServerError
 from jobserver_core.events import EventBus
 from jobserver_core.models.binaries import BinaryType
-from jobserver_core.ports import BlobStore, Clock, Fetcher, Ids, Launcher, MetadataStore, Transport
+from jobserver_core.models.contexts import ContextQuery
+from jobserver_core.models.jobs import JobQuery
+from jobserver_core.ports import (
+    BlobStore,
+    Clock,
+    Fetcher,
+    Ids,
+    Launcher,
+    MetadataStore,
+    SteadyClock,
+    Transport,
+)
 from jobserver_core.running.contexts import ContextService
 from jobserver_core.running.health import Health
 from jobserver_core.running.jobs import JobService
@@ -71,6 +82,7 @@ class Services:
         """Make the services over these ports; without a data folder a temporary one is made."""
         if data_dir is None:
             data_dir = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="jobserver-")))
+        clock = SteadyClock(clock)
         bus = EventBus()
         callbacks = CallbackService(
             metadata=metadata,
@@ -97,14 +109,15 @@ class Services:
         class_paths = ClassPaths(environment)
         contexts = ContextService(environment, class_paths)
         jobs = JobService(environment, class_paths, contexts)
+        data_files = DataFileService(environment)
         return cls(
             environment=environment,
             binaries=BinaryService(environment),
             contexts=contexts,
             jobs=jobs,
-            data_files=DataFileService(environment),
+            data_files=data_files,
             recovery=Recovery(environment, jobs),
-            sweeper=Sweeper(environment, contexts.lent_digests),
+            sweeper=Sweeper(environment, data_files, contexts.lent_digests),
             health=_health_of(environment),
             transports=transports,
             resources=resources,
@@ -112,6 +125,7 @@ class Services:
 
     def start(self) -> None:
         """Settle the past before anything new begins; then run what is to run."""
+        self._continue_time()
         self.environment.launcher.sweep()
         self.data_files.sweep()
         again = self.recovery.settle()
@@ -142,6 +156,15 @@ class Services:
                 step()
             except (JobServerError, OSError) as error:
                 _log.warning("while closing: %s", error)
+
+    def _continue_time(self) -> None:
+        """Let new records be newer than those of earlier runs, should the clock have been set back since."""
+        metadata = self.environment.metadata
+        newest = [job.submitted_at for job in metadata.jobs(JobQuery(limit=1)).jobs]
+        newest += [context.started_at for context in metadata.contexts(ContextQuery(limit=1))]
+        newest += [binary.uploaded_at for binary in metadata.binaries()]
+        if newest:
+            self.environment.clock.continue_after(max(newest))
 
     def _upload_configured(self) -> None:
         """Upload the binaries of the configuration whose content is not the newest already."""

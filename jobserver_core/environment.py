@@ -16,7 +16,7 @@ from jobserver_core.events import ContextChanged, EventBus, JobChanged, JobProgr
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.jobs import Job
-from jobserver_core.ports import BlobStore, Clock, Fetcher, Ids, Launcher, MetadataStore
+from jobserver_core.ports import BlobStore, Fetcher, Ids, Launcher, MetadataStore, SteadyClock
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
@@ -28,8 +28,8 @@ class Deposits:
     """Keeps the sweep of unused blobs apart from those who are about to refer to one.
 
     A deposit is the time between committing a blob and storing the record that refers to it.
-    Deposits run beside each other, and may be nested in one thread; a sweep runs alone, and lets
-    nobody begin while it waits.
+    Deposits run beside each other, and may be nested in one thread; a sweep runs alone. It lets
+    nobody begin while it waits, and so waits only briefly: a deposit may last as long as a fetch.
     """
 
     def __init__(self) -> None:
@@ -57,18 +57,27 @@ class Deposits:
                 self._changed.notify_all()
 
     @contextmanager
-    def sweeping(self) -> Iterator[None]:
-        """Wait until no deposit is under way, and let none begin meanwhile."""
+    def sweeping(self, patience: float) -> Iterator[bool]:
+        """Let no deposit begin inside the block.
+
+        Gives False, and lets them begin, when some are still under way after ``patience`` seconds.
+        """
         with self._changed:
             self._changed.wait_for(lambda: not self._sweeping)
             self._sweeping = True
-            self._changed.wait_for(lambda: self._making == 0)
+            alone = self._changed.wait_for(lambda: self._making == 0, patience)
+            if not alone:
+                self._end_sweep()
         try:
-            yield
+            yield alone
         finally:
-            with self._changed:
-                self._sweeping = False
-                self._changed.notify_all()
+            if alone:
+                with self._changed:
+                    self._end_sweep()
+
+    def _end_sweep(self) -> None:
+        self._sweeping = False
+        self._changed.notify_all()
 
 
 class Folders:
@@ -151,7 +160,7 @@ class Environment:
     blobs: BlobStore
     fetcher: Fetcher
     launcher: Launcher
-    clock: Clock
+    clock: SteadyClock
     ids: Ids
     settings: Settings
     folders: Folders

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, Select, delete, func, insert, select
+from datetime import datetime
+
+from sqlalchemy import Connection, Select, delete, exists, func, insert, select, tuple_
 
 from jobserver_core.errors import BinaryInUse, BinaryNotFound, DuplicateId
 from jobserver_core.models.binaries import Binary
 from jobserver_sql.tables import binaries, columns_of, job_holds, jobs, row_of
 
-__all__ = ["add", "conflict", "newest", "newest_of_all", "remove", "versions"]
+__all__ = ["add", "conflict", "newest", "newest_of_all", "remove", "remove_old", "versions"]
 
 _COLUMNS = columns_of(Binary, binaries)
 _VERSIONS = select(*_COLUMNS).order_by(binaries.c.uploaded_at.desc(), binaries.c.seq.desc())
@@ -80,3 +82,34 @@ def remove(connection: Connection, name: str) -> list[Binary]:
     removed = connection.execute(_VERSIONS.where(binaries.c.id.in_(ids))).all()
     connection.execute(delete(binaries).where(binaries.c.id.in_(ids)))
     return [Binary(**row._mapping) for row in removed]
+
+
+def remove_old(connection: Connection, uploaded_before: datetime, keep: int, limit: int) -> list[Binary]:
+    """Delete versions uploaded before a time, but the newest of each name and those in use; return them.
+
+    They are locked before it is asked again which of them are in use, as in :func:`remove`.
+    """
+    newer = binaries.alias("newer")
+    enough_newer = (
+        select(newer.c.seq)
+        .where(newer.c.name == binaries.c.name)
+        .where(tuple_(newer.c.uploaded_at, newer.c.seq) > tuple_(binaries.c.uploaded_at, binaries.c.seq))
+        .correlate(binaries)
+        .limit(1)
+        .offset(keep - 1)
+        .exists()
+    )
+    in_use = exists().where(job_holds.c.binary_id == binaries.c.id)
+    chosen = (
+        select(binaries.c.id)
+        .where(binaries.c.uploaded_at < uploaded_before, enough_newer, ~in_use)
+        .order_by(binaries.c.uploaded_at, binaries.c.seq)
+        .limit(limit)
+        .with_for_update(of=binaries)
+    )
+    ids = list(connection.scalars(chosen))
+    oldest_first = select(*_COLUMNS).order_by(binaries.c.uploaded_at, binaries.c.seq)
+    removed = connection.execute(oldest_first.where(binaries.c.id.in_(ids), ~in_use)).all()
+    found = [Binary(**row._mapping) for row in removed]
+    connection.execute(delete(binaries).where(binaries.c.id.in_([binary.id for binary in found])))
+    return found

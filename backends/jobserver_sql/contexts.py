@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, insert, select, update
 
 from jobserver_core.errors import ContextExists, DuplicateId, JobServerError, StaleState
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.lifecycle import CONTEXTS, ContextState
 from jobserver_sql.pages import LIMIT, OFFSET, REACH, newest_first, state_parameter
-from jobserver_sql.tables import columns_of, contexts, row_of
+from jobserver_sql.tables import columns_of, contexts, jobs, row_of
 
-__all__ = ["add", "advance", "by_id", "conflict", "newest_of", "selected"]
+__all__ = ["add", "advance", "by_id", "conflict", "newest_of", "remove_ended", "selected"]
 
 _COLUMNS = columns_of(Context, contexts)
 _NAMES = tuple(column.name for column in _COLUMNS)
@@ -83,3 +84,24 @@ def advance(connection: Connection, context: Context, expected: ContextState) ->
             expected=expected.value,
             found=None if found is None else found.value,
         )
+
+
+def remove_ended(connection: Connection, ended_before: datetime, limit: int) -> list[str]:
+    """Delete final contexts that ended before a time and that no job refers to, oldest first.
+
+    A final context is given to no new job, so what is read here stays true until it is deleted.
+    """
+    chosen = (
+        select(contexts.c.id)
+        .where(
+            contexts.c.ended_at < ended_before,
+            contexts.c.state.not_in(CONTEXTS.live_states),
+            ~exists().where(jobs.c.context_id == contexts.c.id),
+        )
+        .order_by(contexts.c.ended_at, contexts.c.seq)
+        .limit(limit)
+        .with_for_update()
+    )
+    ids = list(connection.scalars(chosen))
+    connection.execute(delete(contexts).where(contexts.c.id.in_(ids)))
+    return ids

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAD", "VERSION_TABLE", "found", "touch", "upgrade"]
 
-HEAD = "0002"
+HEAD = "0003"
 """The revision that this release works with."""
 
 VERSION_TABLE = "jobserver_schema"

@@ -117,6 +117,11 @@ class SqlMetadataStore(MetadataStore):
         with self._database.write() as connection:
             return binaries.remove(connection, name)
 
+    def delete_old_binaries(self, *, uploaded_before: datetime, keep: int, limit: int) -> list[Binary]:
+        """Remove up to ``limit`` old versions that are neither among the newest ``keep`` nor in use."""
+        with self._database.write() as connection:
+            return binaries.remove_old(connection, uploaded_before, keep, limit)
+
     # -- contexts ----------------------------------------------------------------------------------
 
     def add_context(self, context: Context) -> None:
@@ -143,6 +148,11 @@ class SqlMetadataStore(MetadataStore):
         """Store a context by compare-and-set on its state. Raises StaleState."""
         work = partial(contexts.advance, context=context, expected=expected)
         self._database.put(work, conflict=partial(contexts.conflict, context=context, new=False))
+
+    def delete_contexts(self, *, ended_before: datetime, limit: int) -> list[str]:
+        """Remove up to ``limit`` final contexts that ended before a time and that no job refers to."""
+        with self._database.write() as connection:
+            return contexts.remove_ended(connection, ended_before, limit)
 
     # -- jobs --------------------------------------------------------------------------------------
 

@@ -60,6 +60,7 @@ binaries = Table(
     Index("ux_binaries_id", "id", unique=True),
     Index("ix_binaries_name", "name", "uploaded_at", "seq"),
     Index("ix_binaries_digest", "digest"),
+    Index("ix_binaries_uploaded_at", "uploaded_at", "seq"),
 )
 
 contexts = Table(
@@ -84,6 +85,7 @@ contexts = Table(
     Index("ix_contexts_name_state", "name", "state", "started_at", "seq"),
     Index("ix_contexts_state", "state", "started_at", "seq"),
     Index("ix_contexts_owner", "owner", "state", "started_at", "seq"),
+    Index("ix_contexts_ended_at", "ended_at", "seq"),
 )
 _live: ColumnElement[bool] = contexts.c.state.in_(CONTEXTS.live_states)
 Index("ux_contexts_live_name", contexts.c.name, unique=True, sqlite_where=_live, postgresql_where=_live)

@@ -211,7 +211,7 @@ class CallbackService:
             job_id=job.id,
             url=delivery.url,
             attempt=delivery.attempts + 1,
-            timestamp=int(self._clock.now().timestamp()),
+            timestamp=int(self._clock.wall().timestamp()),
             body=payload.body,
             headers=payload.headers,
         )

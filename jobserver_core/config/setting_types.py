@@ -118,15 +118,21 @@ def _in_range(value: Any, minimum: float | None, maximum: float | None, show: Ca
 
 
 def duration(
-    default: float | None, doc: str, *, minimum: float = 0.0, maximum: float = 10 * 365 * 86400.0
+    default: float | None,
+    doc: str,
+    *,
+    minimum: float = 0.0,
+    maximum: float = 10 * 365 * 86400.0,
+    nullable: bool = False,
 ) -> Any:
-    """Make a field of seconds, at most ten years unless told otherwise."""
+    """Make a field of seconds, at most ten years by default; null is allowed where it is the default."""
 
     def parse(value: Any) -> float:
         seconds: float = _in_range(parse_duration(value), minimum, maximum, duration_text)
         return seconds
 
-    kind = SettingType(name="duration", doc=doc, parse=parse, show=duration_text, nullable=default is None)
+    nullable = nullable or default is None
+    kind = SettingType(name="duration", doc=doc, parse=parse, show=duration_text, nullable=nullable)
     return _field(kind, default)
 
 

@@ -26,9 +26,11 @@ from jobserver_core.models.redaction import Secret, redacted_url
 
 __all__ = [
     "AuthSettings",
+    "BinaryLimits",
     "BlobSettings",
     "CallbackSettings",
     "ContextLimits",
+    "DataFileLimits",
     "FetcherSettings",
     "HttpSettings",
     "InputLimits",
@@ -229,7 +231,35 @@ class JobLimits(Section):
         10 * _GIB, "The largest result; a larger one is the job's error", minimum=1
     )
     retention: float | None = kinds.duration(
-        None, "How long ended jobs are kept; null is for ever", minimum=0.001
+        None, "How long ended jobs and the contexts they ran in are kept; null is for ever", minimum=0.001
+    )
+
+
+@attrs.frozen(kw_only=True, field_transformer=bind)
+class BinaryLimits(Section):
+    """Which versions of binaries are kept. A version that a job which has not ended uses is never removed."""
+
+    prefix: ClassVar[str] = "jobserver.binaries"
+
+    versions: int = kinds.number(10, "How many versions of each binary are kept, however old", minimum=1)
+    retention: float | None = kinds.duration(
+        30 * 24 * _HOUR,
+        "How long versions beyond those are kept; null is for ever",
+        minimum=0.001,
+        nullable=True,
+    )
+
+
+@attrs.frozen(kw_only=True, field_transformer=bind)
+class DataFileLimits(Section):
+    """How long data files are kept."""
+
+    prefix: ClassVar[str] = "jobserver.data-files"
+
+    retention: float | None = kinds.duration(
+        None,
+        "How long data files are kept, whether or not jobs still read them; null is for ever",
+        minimum=0.001,
     )
 
 
@@ -354,6 +384,8 @@ class Settings(Section):
     fetcher: FetcherSettings = attrs.field(factory=FetcherSettings)
     contexts: ContextLimits = attrs.field(factory=ContextLimits)
     jobs: JobLimits = attrs.field(factory=JobLimits)
+    binaries: BinaryLimits = attrs.field(factory=BinaryLimits)
+    data_files: DataFileLimits = attrs.field(factory=DataFileLimits)
     limits: InputLimits = attrs.field(factory=InputLimits)
     callbacks: CallbackSettings = attrs.field(factory=CallbackSettings)
     http: HttpSettings = attrs.field(factory=HttpSettings)

@@ -91,6 +91,20 @@ class MemoryMetadataStore(MetadataStore):
                 del self._binaries[binary.id]
             return versions
 
+    def delete_old_binaries(self, *, uploaded_before: datetime, keep: int, limit: int) -> list[Binary]:
+        """Remove up to ``limit`` old versions that are neither among the newest ``keep`` nor in use."""
+        with self._lock:
+            used = {e.binary_id for job_id in self._live for e in self._jobs[job_id].class_path}
+            kept = {b.id for name in self._names() for b in self.binary_versions(name)[:keep]} | used
+            oldest_first = _oldest_first(self._binaries.values(), "uploaded_at")
+            old = [b for b in oldest_first if b.uploaded_at < uploaded_before and b.id not in kept][:limit]
+            for binary in old:
+                del self._binaries[binary.id]
+            return old
+
+    def _names(self) -> set[str]:
+        return {binary.name for binary in self._binaries.values()}
+
     def _users(self, binary_ids: set[str]) -> tuple[str, ...]:
         live = sorted((self._jobs[job_id] for job_id in self._live), key=_key)
         return tuple(j.id for j in live if any(e.binary_id in binary_ids for e in j.class_path))
@@ -125,6 +139,20 @@ class MemoryMetadataStore(MetadataStore):
         with self._lock:
             _compare(CONTEXTS.kind, self._contexts.get(context.id), context.id, expected)
             self._put_context(context)
+
+    def delete_contexts(self, *, ended_before: datetime, limit: int) -> list[str]:
+        """Remove up to ``limit`` final contexts that ended before a time and that no job refers to."""
+        with self._lock:
+            served = {job.context_id for job in self._jobs.values()}
+            ended = [
+                (context.ended_at, position, context.id)
+                for position, context in enumerate(self._contexts.values())
+                if context.state.final and context.ended_at is not None and context.ended_at < ended_before
+            ]
+            old = heapq.nsmallest(limit, (entry for entry in ended if entry[2] not in served))
+            for _, _, context_id in old:
+                del self._contexts[context_id]
+            return [context_id for _, _, context_id in old]
 
     def _put_context(self, context: Context) -> None:
         rivals = (c for c in self._contexts.values() if c.name == context.name and c.id != context.id)

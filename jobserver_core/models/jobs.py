@@ -162,10 +162,10 @@ class Job:
 
     @property
     def seconds(self) -> float | None:
-        """How long the job took from submit to end, in seconds; None while it lives."""
+        """How long the job took from submit to end, in seconds, never negative; None while it lives."""
         if self.ended_at is None:
             return None
-        return (self.ended_at - self.submitted_at).total_seconds()
+        return max(0.0, (self.ended_at - self.submitted_at).total_seconds())
 
 
 @attrs.frozen(kw_only=True)

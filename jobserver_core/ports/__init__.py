@@ -7,7 +7,7 @@ are those of :mod:`jobserver_core.errors`; what a library below raises is transl
 """
 
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
-from jobserver_core.ports.clock import Clock, Ids, SystemClock, Timer, UuidIds
+from jobserver_core.ports.clock import Clock, Ids, SteadyClock, SystemClock, Timer, UuidIds
 from jobserver_core.ports.fetcher import Cancellation, Fetched, Fetcher
 from jobserver_core.ports.launcher import (
     ContextEnd,
@@ -43,6 +43,7 @@ __all__ = [
     "Message",
     "MetadataStore",
     "ResultSink",
+    "SteadyClock",
     "SystemClock",
     "Timer",
     "Transport",

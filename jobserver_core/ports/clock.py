@@ -1,4 +1,11 @@
-"""Time and identity, injected so that tests own them."""
+"""Time and identity, injected so that tests own them.
+
+There are three kinds of time. *Monotonic* time has no meaning but never goes back: waiting, time-outs and
+deadlines go by it. *Wall-clock* time is what everybody agrees on, and can be set back at any moment: what
+other programs compare (the time stamps of files, of signed messages) goes by it. *Record* time is written
+into records: it should be the wall clock's, but later records must be newer and durations must not be
+negative. :class:`SteadyClock` makes it of the other two.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +17,9 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
-__all__ = ["Clock", "Ids", "SystemClock", "Timer", "UuidIds"]
+__all__ = ["Clock", "Ids", "SteadyClock", "SystemClock", "Timer", "UuidIds"]
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +39,10 @@ class Clock(ABC):
     def now(self) -> datetime:
         """Return the wall-clock time, in UTC."""
 
+    def wall(self) -> datetime:
+        """Return the wall-clock time as other programs see it, for those clocks whose :meth:`now` differs."""
+        return self.now()
+
     @abstractmethod
     def monotonic(self) -> float:
         """Return seconds that never go back, from an arbitrary start."""
@@ -46,6 +57,59 @@ class Clock(ABC):
     def close(self) -> None:
         """Drop every call that is not due yet, and end the clock's thread; repeating is allowed."""
         return
+
+
+_RATE = 0.99
+"""How fast record time passes while it is ahead of a wall clock that was set back."""
+_MOST_AHEAD = timedelta(days=1)
+"""Above this, it is the earlier time that was wrong: record time goes back to the wall clock's."""
+
+
+class SteadyClock(Clock):
+    """Another clock, with a :meth:`now` that does not go back when that one's does.
+
+    It follows the wall clock while that goes forward, also by leaps. When the wall clock is set back, time
+    goes on from where it was, one percent slower than real time, until the wall clock has caught up: so order
+    and durations stay right, and an error of a minute is gone after a hundred. A wall clock that is set back
+    by more than a day was wrong before; then time is set back too.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._latest = clock.now()
+        self._latest_at = clock.monotonic()
+
+    def now(self) -> datetime:
+        """Return the time for records, in UTC; it never goes back, unless by more than a day."""
+        with self._lock:
+            wall, at = self._clock.now(), self._clock.monotonic()
+            steady = self._latest + timedelta(seconds=(at - self._latest_at) * _RATE)
+            self._latest = max(wall, steady) if steady - wall <= _MOST_AHEAD else wall
+            self._latest_at = at
+            return self._latest
+
+    def continue_after(self, moment: datetime) -> None:
+        """Let time go on from a moment that records have already, unless that is more than a day ahead."""
+        with self._lock:
+            if moment - self._clock.now() <= _MOST_AHEAD:
+                self._latest = max(self._latest, moment)
+
+    def wall(self) -> datetime:
+        """Return the other clock's wall-clock time."""
+        return self._clock.wall()
+
+    def monotonic(self) -> float:
+        """Return the other clock's monotonic time."""
+        return self._clock.monotonic()
+
+    def call_later(self, delay: float, call: Callable[[], None]) -> Timer:
+        """Call back by the other clock."""
+        return self._clock.call_later(delay, call)
+
+    def close(self) -> None:
+        """Close the other clock."""
+        self._clock.close()
 
 
 class Ids(ABC):

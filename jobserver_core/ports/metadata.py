@@ -63,6 +63,14 @@ class MetadataStore(ABC):
         job that is not final has a version of it in its class path.
         """
 
+    @abstractmethod
+    def delete_old_binaries(self, *, uploaded_before: datetime, keep: int, limit: int) -> list[Binary]:
+        """Remove up to ``limit`` versions that were uploaded before a time, oldest first; return them.
+
+        Those stay that are among the newest ``keep`` (at least 1) of their name, and those in the class
+        path of a job that is not final.
+        """
+
     # -- contexts ----------------------------------------------------------------------------------
 
     @abstractmethod
@@ -90,6 +98,13 @@ class MetadataStore(ABC):
     @abstractmethod
     def advance_context(self, context: Context, *, expected: ContextState) -> None:
         """Store a context by compare-and-set on its state. Raises StaleState."""
+
+    @abstractmethod
+    def delete_contexts(self, *, ended_before: datetime, limit: int) -> list[str]:
+        """Remove up to ``limit`` final contexts that ended before a time, oldest first; return their ids.
+
+        A context that a job refers to by its ``context_id`` stays.
+        """
 
     # -- jobs --------------------------------------------------------------------------------------
 

@@ -83,6 +83,11 @@ class ManualClock(Clock):
                 self._elapsed = max(self._elapsed, until)
             return ran
 
+    def set_wall(self, seconds: float) -> None:
+        """Move the wall clock alone, back or forward, as somebody does who sets the machine's clock."""
+        with self._lock:
+            self._now += timedelta(seconds=seconds)
+
     @property
     def timers(self) -> list[float]:
         """In how many seconds each of the waiting calls is due, soonest first."""

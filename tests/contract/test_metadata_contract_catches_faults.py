@@ -28,6 +28,65 @@ class Fault(MemoryMetadataStore):
     caught_by: ClassVar[str]
 
 
+# -- retention ---------------------------------------------------------------------------------------
+
+
+class RemovesContextsOfJobsThatAreKept(Fault):
+    caught_by = "test_a_context_is_kept_as_long_as_a_job_that_it_served"
+
+    def delete_contexts(self, *, ended_before: datetime, limit: int) -> list[str]:
+        jobs, self._jobs = self._jobs, {}
+        try:
+            return super().delete_contexts(ended_before=ended_before, limit=limit)
+        finally:
+            self._jobs = jobs
+
+
+class RemovesContextsAtTheTime(Fault):
+    caught_by = "test_contexts_that_ended_before_a_time_are_removed"
+
+    def delete_contexts(self, *, ended_before: datetime, limit: int) -> list[str]:
+        return super().delete_contexts(ended_before=ended_before + timedelta(microseconds=1), limit=limit)
+
+
+class RemovesLiveContexts(Fault):
+    caught_by = "test_a_live_context_is_never_removed"
+
+    def delete_contexts(self, *, ended_before: datetime, limit: int) -> list[str]:
+        old = [c.id for c in self._contexts.values() if c.ended_at and c.ended_at < ended_before][:limit]
+        for context_id in old:
+            del self._contexts[context_id]
+        return old
+
+
+class RemovesTheNewestVersions(Fault):
+    caught_by = "test_versions_before_a_time_are_removed_but_the_newest_of_each_name"
+
+    def delete_old_binaries(self, *, uploaded_before: datetime, keep: int, limit: int) -> list[Binary]:
+        return super().delete_old_binaries(uploaded_before=uploaded_before, keep=keep - 1, limit=limit)
+
+
+class RemovesVersionsInUse(Fault):
+    caught_by = "test_a_version_that_a_live_job_uses_is_kept_until_the_job_ends"
+
+    def delete_old_binaries(self, *, uploaded_before: datetime, keep: int, limit: int) -> list[Binary]:
+        live, self._live = self._live, set()
+        try:
+            return super().delete_old_binaries(uploaded_before=uploaded_before, keep=keep, limit=limit)
+        finally:
+            self._live = live
+
+
+class RemovesTheYoungestVersionsFirst(Fault):
+    caught_by = "test_the_oldest_versions_are_removed_first_and_no_more_than_the_limit"
+
+    def delete_old_binaries(self, *, uploaded_before: datetime, keep: int, limit: int) -> list[Binary]:
+        every = super().delete_old_binaries(uploaded_before=uploaded_before, keep=keep, limit=1000)
+        for binary in every[: len(every) - limit]:
+            self._binaries[binary.id] = binary
+        return every[len(every) - limit :]
+
+
 # -- compare-and-set ---------------------------------------------------------------------------------
 
 

@@ -106,7 +106,7 @@ def test_sections_are_found_by_their_attribute() -> None:
     assert sections()["jobs"] is JobLimits
     assert set(sections()) == {
         *("auth", "blobs", "callbacks", "contexts", "fetcher", "http", "jobs"),
-        *("launcher", "limits", "metadata", "spark"),
+        *("binaries", "data_files", "launcher", "limits", "metadata", "spark"),
     }
 
 

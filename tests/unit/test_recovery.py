@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import pytest
 
 from jobserver_core import BinaryType, ContextState, FailureKind, JobServer, JobState, Settings
-from jobserver_core.environment import Deposits
 from jobserver_core.memory import MemoryBlobStore, MemoryMetadataStore, MemoryTransport
 from jobserver_core.ports import ContextEnd, JobOutcome
 from jobserver_core.running.retention import GRACE
@@ -181,28 +179,3 @@ def test_ended_jobs_go_when_their_time_is_over(world: World) -> None:
     clock.advance(3600 * 2)
     swept(server)
     assert [left.id for left in server.jobs().jobs] == [alive.id]
-
-
-def test_a_sweep_waits_for_deposits_and_holds_off_new_ones() -> None:
-    deposits = Deposits()
-    order: list[str] = []
-    inside, leave = threading.Event(), threading.Event()
-
-    def deposit() -> None:
-        with deposits.making(), deposits.making():
-            inside.set()
-            leave.wait(WAIT)
-            order.append("deposit")
-
-    def sweep() -> None:
-        with deposits.sweeping():
-            order.append("sweep")
-
-    threads = [threading.Thread(target=deposit), threading.Thread(target=sweep)]
-    threads[0].start()
-    assert inside.wait(WAIT)
-    threads[1].start()
-    leave.set()
-    for thread in threads:
-        thread.join(WAIT)
-    assert order == ["deposit", "sweep"]

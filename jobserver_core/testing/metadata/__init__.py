@@ -22,6 +22,7 @@ from jobserver_core.testing.metadata.jobs import JobsContract
 from jobserver_core.testing.metadata.lists import ListsContract
 from jobserver_core.testing.metadata.persistence import PersistenceContract
 from jobserver_core.testing.metadata.races import RacesContract
+from jobserver_core.testing.metadata.retention import RetentionContract
 
 __all__ = ["MetadataStoreContract", "PersistentMetadataStoreContract"]
 
@@ -34,6 +35,7 @@ class MetadataStoreContract(
     DeliveriesContract,
     BlobsInUseContract,
     RacesContract,
+    RetentionContract,
 ):
     """Everything that :class:`~jobserver_core.ports.metadata.MetadataStore` promises."""
 

@@ -1,0 +1,289 @@
+"""What a sweep removes, what it never removes, and that it holds up nobody."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobserver_core import BinaryType, JobServer, JobState, Settings, errors
+from jobserver_core.environment import Deposits
+from jobserver_core.memory import MemoryBlobStore, MemoryMetadataStore
+from jobserver_core.ports import ContextEnd, JobOutcome
+from jobserver_core.running.retention import BATCH, GRACE
+from jobserver_core.testing.clock import ManualClock
+from serving import WAIT, ScriptedLauncher, a_request, a_server, archive, upload
+
+DAY = 86_400
+
+
+class World:
+    """A server whose clock is moved by hand, a hundred years after its files were written."""
+
+    def __init__(self, settings: dict[str, Any], data_dir: Path, **ports: Any) -> None:
+        self.clock = ManualClock(start=ManualClock().now() + timedelta(days=365 * 100))
+        self.launcher = ScriptedLauncher()
+        self.metadata = MemoryMetadataStore()
+        self.blobs = MemoryBlobStore(clock=self.clock)
+        self.server: JobServer = a_server(
+            clock=self.clock,
+            launcher=self.launcher,
+            metadata=ports.pop("metadata", self.metadata),
+            blobs=self.blobs,
+            settings=Settings.from_mapping({"jobserver": settings}),
+            data_dir=data_dir,
+            **ports,
+        ).start()
+        self.server._services.sweeper.close()
+        self.server._services.sweeper._closed.clear()
+        upload(self.server)
+
+    def run(self, context: str | None = None, *, end: bool = True) -> str:
+        """Run a job to its end, in a context that is made for it if it has no other; return its id."""
+        job = self.server.submit(a_request("w.Any", context=context))
+        listener = self.launcher.listeners[-1]
+        if context is None:
+            listener.context_ready(application_id=None, url=None)
+        listener.job_running(job.id)
+        folders = self.server._services.environment.folders
+        folders.job_log(job.id).write_text("log")
+        folders.context_log(job.job.context_id).write_text("log")
+        if end:
+            listener.open_result(job.id, stream=False).write(b"1")
+            listener.job_ended(job.id, JobOutcome())
+            if context is None:
+                listener.context_ended(ContextEnd.STOPPED)
+        return job.id
+
+    def logs(self) -> set[str]:
+        folders = self.server._services.environment.folders
+        return {path.stem for folder in (folders.job_logs, folders.context_logs) for path in folder.iterdir()}
+
+    def sweep(self) -> None:
+        self.server._services.sweeper.sweep()
+
+    def close(self) -> None:
+        self.launcher.close()
+        self.server.close(0)
+
+
+Make = Callable[..., World]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    worlds: list[World] = []
+
+    def make(settings: dict[str, Any] | None = None, **ports: Any) -> World:
+        worlds.append(World(settings or {}, tmp_path / "data", **ports))
+        return worlds[-1]
+
+    yield make
+    for world in worlds:
+        world.close()
+
+
+def test_contexts_go_with_the_jobs_they_served_and_so_do_the_logs_of_both(make: Make) -> None:
+    world = make({"jobs": {"retention": "1 day"}})
+    old = world.server.job(world.run())
+    world.clock.advance(DAY)
+    young = world.server.job(world.run())
+    world.clock.advance(60)
+    world.sweep()
+    assert [job.id for job in world.server.jobs().jobs] == [young.id]
+    assert world.metadata.context(old.context_id) is None
+    assert world.metadata.context(young.context_id) is not None
+    assert world.logs() == {young.id, young.context_id}
+
+
+def test_a_living_context_and_its_log_stay_however_old_they_are(make: Make) -> None:
+    world = make({"jobs": {"retention": "1 day"}})
+    world.server.create_context("shared")
+    world.launcher.listeners[0].context_ready(application_id=None, url=None)
+    job_id = world.run("shared")
+    context = world.server.context("shared")
+    world.clock.advance(100 * DAY)
+    world.sweep()
+    with pytest.raises(errors.JobNotFound):
+        world.server.job(job_id)
+    assert world.server.context("shared") == context
+    assert world.logs() == {context.id}
+
+
+def test_a_job_that_still_runs_keeps_its_context_and_logs(make: Make) -> None:
+    world = make({"jobs": {"retention": "1 day"}})
+    job = world.server.job(world.run(end=False))
+    world.clock.advance(100 * DAY)
+    world.sweep()
+    assert world.server.job(job.id).state is JobState.RUNNING
+    assert world.logs() == {job.id, job.context_id}
+
+
+def test_without_a_retention_jobs_contexts_and_logs_stay(make: Make) -> None:
+    world = make()
+    job = world.server.job(world.run())
+    world.clock.advance(10_000 * DAY)
+    world.sweep()
+    assert world.server.job(job.id) == job
+    assert world.metadata.context(job.context_id) is not None
+    assert world.logs() == {job.id, job.context_id}
+
+
+def test_many_jobs_are_removed_in_small_steps(make: Make) -> None:
+    steps: list[int] = []
+
+    class Watched(MemoryMetadataStore):
+        def delete_jobs(self, **rest: Any) -> int:
+            steps.append(super().delete_jobs(**rest))
+            return steps[-1]
+
+    world = make({"jobs": {"retention": "1 day"}}, metadata=Watched())
+    for _ in range(BATCH + 20):
+        world.run()
+    world.clock.advance(2 * DAY)
+    steps.clear()
+    world.sweep()
+    assert steps == [BATCH, 20]
+    assert world.server.jobs().jobs == ()
+    assert world.logs() == set()
+
+
+def test_old_versions_go_but_the_newest_few_and_those_in_use(make: Make) -> None:
+    world = make({"binaries": {"versions": 2, "retention": "7 days"}})
+    used = world.server.binary("words")
+    job_id = world.run(end=False)
+    versions = [world.server.upload("words", BinaryType.EGG, archive(str(n))) for n in range(4)]
+    world.clock.advance(8 * DAY)
+    world.sweep()
+    assert [b.id for b in world.server.binary_versions("words")] == [versions[3].id, versions[2].id, used.id]
+    assert world.blobs.size(versions[0].digest) is None
+    assert world.blobs.size(used.digest) is not None
+    world.launcher.listeners[-1].job_ended(job_id, JobOutcome())
+    world.sweep()
+    assert [b.id for b in world.server.binary_versions("words")] == [versions[3].id, versions[2].id]
+
+
+def test_old_versions_go_by_default_after_thirty_days_but_ten(make: Make) -> None:
+    world = make()
+    for number in range(12):
+        world.server.upload("words", BinaryType.EGG, archive(str(number)))
+    world.clock.advance(29 * DAY)
+    world.sweep()
+    assert len(world.server.binary_versions("words")) == 13
+    world.clock.advance(2 * DAY)
+    world.sweep()
+    assert len(world.server.binary_versions("words")) == 10
+
+
+def test_old_versions_stay_where_that_is_configured(make: Make) -> None:
+    world = make({"binaries": {"versions": 1, "retention": None}})
+    world.server.upload("words", BinaryType.EGG, archive("new"))
+    world.clock.advance(10_000 * DAY)
+    world.sweep()
+    assert len(world.server.binary_versions("words")) == 2
+
+
+def test_data_files_go_when_a_retention_is_configured(make: Make) -> None:
+    world = make({"data-files": {"retention": "1 day"}})
+    old, young = world.server.add_data_file("old", b"x"), world.server.add_data_file("young", b"x")
+    now = world.clock.now().timestamp()
+    os.utime(old.path, (now - DAY - 60,) * 2)
+    os.utime(young.path, (now - DAY + 60,) * 2)
+    world.sweep()
+    assert [file.path for file in world.server.data_files()] == [young.path]
+
+
+def test_data_files_stay_by_default(make: Make) -> None:
+    world = make()
+    world.server.add_data_file("old", b"x")
+    world.clock.advance(10_000 * DAY)
+    world.sweep()
+    assert len(world.server.data_files()) == 1
+
+
+def test_one_step_that_fails_does_not_keep_the_others_from_their_work(make: Make) -> None:
+    class Failing(MemoryMetadataStore):
+        def delete_jobs(self, **rest: Any) -> int:
+            raise errors.StorageError(message="disk full")
+
+    world = make({"jobs": {"retention": "1 day"}, "binaries": {"versions": 1}}, metadata=Failing())
+    world.server.upload("words", BinaryType.EGG, archive("new"))
+    world.clock.advance(31 * DAY)
+    world.sweep()
+    assert len(world.server.binary_versions("words")) == 1
+
+
+def test_a_clock_that_is_set_back_removes_nothing_early(make: Make) -> None:
+    world = make({"jobs": {"retention": "30 minutes"}})
+    world.clock.set_wall(-3600)
+    job = world.server.job(world.run())
+    gone = world.server.upload("gone", BinaryType.EGG, archive("gone"))
+    world.server.delete_binary("gone")
+    world.clock.advance(5 * 60)
+    world.sweep()
+    assert world.server.job(job.id) == job
+    assert world.blobs.size(gone.digest) is not None
+    world.clock.advance(30 * 60)
+    world.sweep()
+    with pytest.raises(errors.JobNotFound):
+        world.server.job(job.id)
+    assert timedelta(minutes=35) > GRACE
+    assert world.blobs.size(gone.digest) is None
+
+
+# -- sweeps and deposits -------------------------------------------------------------------------------
+
+
+def test_a_sweep_waits_for_deposits_and_holds_off_new_ones() -> None:
+    deposits = Deposits()
+    order: list[str] = []
+    inside, leave = threading.Event(), threading.Event()
+
+    def deposit() -> None:
+        with deposits.making(), deposits.making():
+            inside.set()
+            leave.wait(WAIT)
+            order.append("deposit")
+
+    def sweep() -> None:
+        with deposits.sweeping(WAIT) as alone:
+            assert alone
+            order.append("sweep")
+
+    threads = [threading.Thread(target=deposit), threading.Thread(target=sweep)]
+    threads[0].start()
+    assert inside.wait(WAIT)
+    threads[1].start()
+    leave.set()
+    for thread in threads:
+        thread.join(WAIT)
+    assert order == ["deposit", "sweep"]
+
+
+def test_a_deposit_that_takes_long_stops_neither_the_sweep_nor_other_deposits() -> None:
+    deposits = Deposits()
+    inside, leave = threading.Event(), threading.Event()
+
+    def deposit() -> None:
+        with deposits.making():
+            inside.set()
+            leave.wait(WAIT)
+
+    slow = threading.Thread(target=deposit)
+    slow.start()
+    try:
+        assert inside.wait(WAIT)
+        with deposits.sweeping(0.01) as alone:
+            assert not alone
+            with deposits.making():
+                pass
+    finally:
+        leave.set()
+        slow.join(WAIT)
+    with deposits.sweeping(WAIT) as alone:
+        assert alone
