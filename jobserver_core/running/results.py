@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from jobserver_core.errors import TooLarge
 from jobserver_core.models.jobs import JobResult, ResultKind
+from jobserver_core.models.json_values import loads
 from jobserver_core.ports import BlobStore, BlobWriter, ResultSink
 
 __all__ = ["ResultReader", "ResultWriter"]
@@ -40,10 +40,13 @@ class ResultReader:
             yield chunk
 
     def value(self) -> Any:
-        """Return the whole result as Python values (a streamed one as bytes), and close."""
+        """Return the whole result as Python values (a streamed one as bytes), and close.
+
+        A number that a float would round keeps its text: ``str(value)`` gives every digit of a decimal.
+        """
         with self:
             data = b"".join(self)
-        return data if self.kind is ResultKind.STREAM else json.loads(data)
+        return data if self.kind is ResultKind.STREAM else loads(data.decode())
 
     def close(self) -> None:
         """Let go of the file; repeating this is allowed."""

@@ -1,43 +1,30 @@
 """Results of Python jobs as JSON text, in pieces, with bounded memory.
 
-=============================================  ==========================================================
-a job returns                                  JSON
-=============================================  ==========================================================
-``None``, ``bool``, numbers, text              the same; what is not finite is ``"NaN"``, ``"Infinity"``
-                                               or ``"-Infinity"``, as in Spark's own JSON
-mappings                                       an object; keys become strings, ``None`` and ``1.5`` as in JSON
-``None``, ``bool``, numbers, text              the same; if not finite ``"NaN"``, ``"Infinity"`` or
-                                               ``"-Infinity"``, as in Spark's own JSON
-enums                                          their value
-dates, times                                   ISO 8601
-``Decimal``, ``Fraction``, ``UUID``, paths     their text
-``bytes``                                      their text in UTF-8; Base64 where they are not UTF-8
-numpy scalars and arrays                       numbers and (nested) arrays
-pandas and Arrow tables, pandas series         an array of records, an array of values
-a generator or iterator of ``bytes``           none: a streamed result of raw bytes
-DataFrames and RDDs                            none: an error that says to collect them
-anything else                                  its ``str()``
-=============================================  ==========================================================
-
-Big integers stay exact. Nothing is dropped: what cannot be done is an :class:`UnusableResult`.
+What becomes of each type of value is decided in :mod:`jobserver_pyspark.runner.plain_values`, and shown in
+``docs/reference/results.md``. Here its parts are put together: small values at once, by the C encoder of
+:mod:`json`; large ones member by member, so that no more than a piece of the text is in memory. Nothing is
+dropped: what cannot be written is an :class:`UnusableResult`.
 """
 
 from __future__ import annotations
 
-import base64
-import dataclasses
-import datetime
-import decimal
-import enum
-import fractions
+import io
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from jobserver_pyspark.protocol.failures import UnusableResult
-from jobserver_pyspark.runner.library_values import CONVERTERS
+from jobserver_pyspark.runner.plain_values import (
+    MARK,
+    WrittenNumber,
+    check_keys,
+    key,
+    not_finite,
+    simplified,
+)
 
 __all__ = ["MAX_DEPTH", "UnusableResult", "encode", "opened"]
 
@@ -54,7 +41,9 @@ class _TooBig(Exception):
 
 def opened(result: Any) -> tuple[bool, Iterator[bytes]]:
     """Return whether a result is a streamed one, and its bytes in pieces, made as they are asked for."""
-    if isinstance(result, Iterator):
+    if isinstance(result, (io.RawIOBase, io.BufferedIOBase)):
+        return True, _stream(iter(lambda: result.read(_PIECE), b""))
+    if isinstance(result, Iterator) and not hasattr(type(result), "__arrow_c_stream__"):
         first = next(result, _END)
         if isinstance(first, (bytes, bytearray, memoryview)):
             return True, _stream(itertools.chain((first,), result))
@@ -99,8 +88,16 @@ def _utf8(text: str) -> bytes:
         return "".join(f"\\u{ord(c):04x}" if 0xD800 <= ord(c) < 0xE000 else c for c in text).encode()
 
 
+_MARKED = re.compile(f'"{MARK}([^"]*)"')
+
+
 def _dump(plain: Any) -> str:
-    return json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    try:
+        text = json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except ValueError as error:  # Python's own limit, which guards those who read the result as well
+        message = f"an integer is too long for most readers of JSON: return its str() ({error})"
+        raise UnusableResult(message) from None
+    return _MARKED.sub(r"\1", text) if MARK in text else text
 
 
 def _pieces(value: Any, depth: int) -> Iterator[str]:
@@ -110,8 +107,10 @@ def _pieces(value: Any, depth: int) -> Iterator[str]:
         return
     except _TooBig:
         pass
-    value = _simplified(value)
-    if isinstance(value, str):
+    value = simplified(value)
+    if isinstance(value, WrittenNumber):
+        yield value.digits
+    elif isinstance(value, str):
         yield from _long_text(value)
     elif isinstance(value, Mapping):
         yield from _members(value, depth)
@@ -127,10 +126,10 @@ def _long_text(text: str) -> Iterator[str]:
 
 
 def _members(value: Mapping[Any, Any], depth: int) -> Iterator[str]:
-    _check_keys(value)
+    check_keys(value)
     opening = "{"
-    for key, member in value.items():
-        yield opening + _dump(_key(key)) + ":"
+    for name, member in value.items():
+        yield opening + _dump(key(name)) + ":"
         yield from _pieces(member, depth + 1)
         opening = ","
     yield "{}" if opening == "{" else "}"
@@ -181,8 +180,8 @@ class _Conversion:
         if kind is int:
             return value
         if kind is float:
-            return value if math.isfinite(value) else _not_finite(value)
-        return self._nested(_simplified(value), depth)
+            return value if math.isfinite(value) else not_finite(value)
+        return self._nested(simplified(value), depth)
 
     def _nested(self, value: Any, depth: int) -> Any:
         if depth > MAX_DEPTH:
@@ -193,11 +192,11 @@ class _Conversion:
             self._spend(len(value) >> 10 if isinstance(value, str) else 0)
             return value
         if isinstance(value, float):
-            return value if math.isfinite(value) else _not_finite(value)
+            return value if math.isfinite(value) else not_finite(value)
         if isinstance(value, Mapping):
             self._spend(len(value))
-            _check_keys(value)
-            return {_key(key): self.plain(member, depth + 1) for key, member in value.items()}
+            check_keys(value)
+            return {key(name): self.plain(member, depth + 1) for name, member in value.items()}
         if not isinstance(value, (list, tuple)):
             raise _TooBig  # an iterator can be gone through once only
         self._spend(len(value))
@@ -207,109 +206,3 @@ class _Conversion:
         self._left -= amount
         if self._left < 0:
             raise _TooBig
-
-
-def _not_finite(value: float) -> str:
-    if math.isnan(value):
-        return "NaN"
-    return "Infinity" if value > 0 else "-Infinity"
-
-
-def _key(key: Any) -> str:
-    if isinstance(key, str):
-        return str(key)
-    simple = _simplified(key)
-    if isinstance(simple, str):
-        return simple
-    if simple is None or isinstance(simple, (bool, int, float)):
-        text = _Conversion().plain(simple, 0)
-        return text if isinstance(text, str) else json.dumps(text)
-    return str(key)
-
-
-def _check_keys(value: Mapping[Any, Any]) -> None:
-    """Refuse a mapping that would lose members, since two of its keys become one string."""
-    if all(type(key) is str for key in value):
-        return
-    seen: dict[str, Any] = {}
-    for key in value:
-        text = _key(key)
-        if text in seen:
-            raise UnusableResult(
-                f"the keys {seen[text]!r} and {key!r} of one mapping are both {text!r} in JSON"
-            )
-        seen[text] = key
-
-
-def _simplified(value: Any) -> Any:
-    """One step towards JSON: a scalar, a mapping, a list, a tuple or an iterator."""
-    for kinds, convert in _CONVERSIONS:
-        if isinstance(value, kinds):
-            return convert(value)
-    return value if value is None else _from_object(value)
-
-
-def _from_time(value: Any) -> str | None:
-    text = value.isoformat()
-    return None if text == "NaT" else str(text)  # pandas has a date that is none
-
-
-def _text_of_bytes(data: bytes) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return base64.b64encode(data).decode()
-
-
-def _from_tuple(value: tuple[Any, ...]) -> Any:
-    names = getattr(value, "_fields", None) or getattr(value, "__fields__", None)
-    if isinstance(names, (list, tuple)) and len(names) == len(value):
-        return dict(zip(names, value, strict=True))
-    return value
-
-
-def _sorted(values: Set[Any]) -> list[Any]:
-    try:
-        return sorted(values)
-    except TypeError:
-        return list(values)
-
-
-def _from_mapping(value: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    plain = getattr(value, "as_plain_ordered_dict", None)  # pyhocon quotes keys that have dots
-    made: Mapping[Any, Any] = plain() if callable(plain) else value
-    return made
-
-
-def _from_object(value: Any) -> Any:
-    kind = type(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if not isinstance(value, type) and (names := getattr(kind, "__attrs_attrs__", None)) is not None:
-        return {field.name: getattr(value, field.name) for field in names}
-    module = kind.__module__.partition(".")[0]
-    if module in CONVERTERS:
-        return CONVERTERS[module](value, _simplified, _key)
-    if isinstance(value, (Iterator, range)) or (
-        isinstance(value, Iterable)
-        and kind.__module__ in ("collections", "builtins")
-        and hasattr(value, "__len__")
-    ):
-        return iter(value)
-    return str(value)
-
-
-_CONVERSIONS: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
-    (enum.Enum, lambda value: _simplified(value.value)),
-    (bool, bool),
-    (str, str.__str__),
-    (int, int.__int__),
-    (float, float.__float__),
-    ((bytes, bytearray, memoryview), lambda value: _text_of_bytes(bytes(value))),
-    ((datetime.date, datetime.time), _from_time),
-    ((decimal.Decimal, fractions.Fraction, datetime.timedelta), str),
-    (tuple, _from_tuple),
-    (Mapping, _from_mapping),
-    (list, lambda value: value),
-    (Set, _sorted),
-)

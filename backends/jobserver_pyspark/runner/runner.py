@@ -19,6 +19,7 @@ from jobserver_pyspark import processes
 from jobserver_pyspark.protocol.failures import Failure, describe
 from jobserver_pyspark.protocol.frames import CHUNK_SIZE, Channel, ChannelClosed
 from jobserver_pyspark.runner import config_trees, results
+from jobserver_pyspark.runner.async_jobs import awaited
 from jobserver_pyspark.runner.attachment import Attachment
 from jobserver_pyspark.runner.environment import Runtime
 from jobserver_pyspark.runner.job_class import load_job
@@ -117,7 +118,7 @@ class Runner:
         data = _validated(job, context, runtime, merged)
         self._channel.send("running")
         try:
-            result = job.run_job(context, runtime, data)
+            result = awaited(job.run_job(context, runtime, data))
         except BaseException as error:
             raise Failure.of("raised", error, skip=1) from error
         self._send_result(result)
@@ -180,7 +181,7 @@ def _prepare_process(request: dict[str, Any]) -> None:
 
 def _validated(job: Any, context: Any, runtime: Runtime, config: Any) -> Any:
     try:
-        data = job.validate(context, runtime, config)
+        data = awaited(job.validate(context, runtime, config))
     except BaseException as error:
         raise Failure.of("raised", error, skip=1) from error
     problems = _problems(data)

@@ -94,6 +94,10 @@ class StartedJob:
     def wait_for_log(self, text: str) -> None:
         wait_until(lambda: text in self.log(), f"{text!r} in the log")
 
+    def wait_for_result(self, size: int) -> None:
+        path = self.request.result_path
+        wait_until(lambda: path.exists() and path.stat().st_size >= size, f"{size} bytes of the result")
+
     def log(self) -> str:
         return self.request.log_path.read_text() if self.request.log_path.exists() else ""
 

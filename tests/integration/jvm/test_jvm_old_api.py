@@ -214,3 +214,9 @@ def test_a_job_reads_numbers_as_they_were_written(
         "listed": written,
         "context": written,
     }
+
+
+def test_java_records_are_objects_and_so_is_a_configuration(bench: Any, java_jar: Path) -> None:
+    value = bench.value("spark.jobserver.RecordJob", java_jar, config={"a": {"b": [1, "x", None]}})
+    corners = [{"x": 1, "name": "a"}, {"x": 2, "name": None}]
+    assert value == {"corners": corners, "config": {"a": {"b": [1, "x", None]}}}

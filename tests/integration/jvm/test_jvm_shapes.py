@@ -134,8 +134,31 @@ def test_a_result_that_is_nested_too_deeply_is_refused(bench: Any, shapes_jar: A
     outcome = bench.run("shapes.Results", shapes_jar, config={"what": "deep"})
     assert (outcome.failure, outcome.error.message) == (
         FailureKind.RESULT,
-        "the result is nested more than 500 levels deep",
+        "the result is nested more than 500 levels deep, or contains itself",
     )
+
+
+@pytest.mark.parametrize(("what", "deep"), [("499 lists", 499), ("249 maps", 249), ("499 options", 0)])
+def test_a_result_may_nest_as_deep_as_the_limit(bench: Any, shapes_jar: Any, what: str, deep: int) -> None:
+    value = bench.value("shapes.Results", shapes_jar, config={"what": what})
+    depth = 0
+    while isinstance(value, (list, dict)):
+        value = value[0] if isinstance(value, list) else value["k"]
+        depth += 1
+    assert (value, depth) == (1, deep)
+
+
+def test_an_endless_result_ends_when_its_job_is_killed(bench: Any, shapes_jar: Any) -> None:
+    job = bench.start(bench.request("shapes.Results", shapes_jar, config={"what": "endless"}))
+    job.wait_for_result(1 << 20)
+    assert bench.jobs.cancel(job.request.job_id, wait=30)
+    assert job.outcome().status is JvmStatus.KILLED
+
+
+def test_a_future_that_failed_is_the_jobs_error(bench: Any, shapes_jar: Any) -> None:
+    for what in ("failed future", "failed stage"):
+        outcome = bench.run("shapes.Results", shapes_jar, config={"what": what})
+        assert (outcome.failure, outcome.error.message) == (FailureKind.RAISED, "not today")
 
 
 def test_a_result_over_the_limit_is_refused(bench: Any, shapes_jar: Any) -> None:

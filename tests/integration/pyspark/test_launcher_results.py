@@ -24,7 +24,7 @@ def test_everything_that_a_job_returns_becomes_json(context: Context) -> None:
         "keys": {"1": "one", "null": "none", "(1, 2)": "pair"},
         "dataclass": {"x": 1, "y": 2.5},
         "namedtuple": {"left": 1, "right": 2},
-        "decimal": "1.10",
+        "decimal": 1.1,
         "date": "2026-01-02",
         "bytes": "text",
         "nan": ["NaN", "Infinity", "-Infinity"],
@@ -32,8 +32,19 @@ def test_everything_that_a_job_returns_becomes_json(context: Context) -> None:
         "pandas": [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}],
         "arrow": [{"a": 1}, {"a": None}],
         "big": 2**70,
-        "object": "its text",
+        "object": "Exception: its text",
     }
+
+
+def test_a_decimal_keeps_every_digit_and_rows_all_their_values(context: Context) -> None:
+    done = context.run("results.Exact")
+    assert done.data == b'{"decimal":12345678901234567.890,"twice":[[1,"left",2,"right"]]}'
+
+
+@pytest.mark.parametrize("name", ["results.Asynchronous", "results.AsynchronousElements"])
+def test_asynchronous_jobs_are_run_to_their_end(context: Context, name: str) -> None:
+    assert context.run(name, {"n": 3}).value == [0, 1, 2]
+    assert context.run(name, {"n": -1}).outcome.failure is FailureKind.VALIDATION
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import io
 import json
 import math
 import pathlib
@@ -85,7 +86,7 @@ class Number(enum.IntEnum):
         (collections.OrderedDict(z=1, a=2), {"z": 1, "a": 2}),
         (Colour.RED, "red"),
         (Number.TWO, 2),
-        (decimal.Decimal("1.10"), "1.10"),
+        (decimal.Decimal("1.50"), 1.5),
         (datetime.date(2026, 1, 2), "2026-01-02"),
         (datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc), "2026-01-02T00:00:00+00:00"),
         (datetime.timedelta(hours=1), "1:00:00"),
@@ -100,7 +101,8 @@ class Number(enum.IntEnum):
         ({float("nan"): 1}, {"NaN": 1}),
         (2**100, 2**100),
         ("\ud800", "\ud800"),
-        (ValueError("text"), "text"),
+        (ValueError("text"), "ValueError: text"),
+        (KeyError(), "KeyError"),
         (int, "<class 'int'>"),
     ],
 )
@@ -216,3 +218,99 @@ def test_a_stream_that_turns_into_something_else_is_refused() -> None:
     _, pieces = opened(iter([b"ab", "c"]))
     with pytest.raises(UnusableResult, match="piece 1 is of type str"):
         list(pieces)
+
+
+def as_text(value: Any) -> str:
+    return b"".join(encode(value)).decode()
+
+
+def test_decimals_are_numbers_with_every_digit_at_any_size() -> None:
+    number = decimal.Decimal("12345678901234567.890")
+    assert as_text({"a": [number], number: 1}) == ('{"a":[12345678901234567.890],"12345678901234567.890":1}')
+    assert as_text([number] * 5000) == f"[{','.join([str(number)] * 5000)}]"
+    assert as_text(decimal.Decimal("1E+5")) == "1E+5"
+    long = decimal.Decimal("1." + "7" * 3_000_000)
+    assert as_text([long]) == f"[{long}]"
+    assert as_json([decimal.Decimal("sNaN"), decimal.Decimal("-Infinity")]) == ["NaN", "-Infinity"]
+
+
+def test_an_integer_that_readers_refuse_is_refused_here() -> None:
+    assert as_json(10**4000) == 10**4000
+    for value in (10**5000, [10**5000], [{"a": -(10**5000)}] * 3000):
+        with pytest.raises(UnusableResult, match="an integer is too long"):
+            as_json(value)
+
+
+def test_open_binary_files_are_streams_even_if_they_are_empty() -> None:
+    for content in (b"", b"line\nline\n"):
+        stream, pieces = opened(io.BytesIO(content))
+        assert (stream, b"".join(pieces)) == (True, content)
+
+
+def test_lone_surrogates_survive_in_keys_and_long_texts() -> None:
+    value = {"\ud800": "\udc00" * 3_000_000}
+    assert as_json(value) == value
+
+
+class Magic:
+    """Has every attribute, as mocks and columns do, and a text."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_args: self
+
+    def __str__(self) -> str:
+        return "magic"
+
+
+def test_an_object_that_has_every_attribute_is_its_text() -> None:
+    assert as_json([Magic()]) == ["magic"]
+
+
+def test_subclasses_of_library_classes_are_what_their_ancestors_are() -> None:
+    numpy = pytest.importorskip("numpy", reason="numpy is not installed")
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+
+    class OwnArray(numpy.ndarray):  # type: ignore[misc]
+        pass
+
+    class OwnFrame(pandas.DataFrame):  # type: ignore[misc]
+        pass
+
+    assert as_json(numpy.arange(2).view(OwnArray)) == [0, 1]
+    assert as_json(OwnFrame({"a": [1]})) == [{"a": 1}]
+
+
+def test_arrays_of_other_libraries_are_arrays() -> None:
+    numpy = pytest.importorskip("numpy", reason="numpy is not installed")
+
+    class Tensor:
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+            return numpy.arange(2)
+
+    class Sparse:
+        def toarray(self) -> Any:
+            return numpy.eye(2)
+
+    assert as_json([Tensor(), Sparse()]) == [[0, 1], [[1, 0], [0, 1]]]
+
+
+def test_records_of_numpy_keep_times_and_missing_values() -> None:
+    numpy = pytest.importorskip("numpy", reason="numpy is not installed")
+    times = numpy.array([("2026-01-02", 5)], dtype=[("t", "datetime64[ns]"), ("d", "timedelta64[s]")])
+    record = {"t": "2026-01-02T00:00:00.000000000", "d": "5 seconds"}
+    assert as_json([times, times[0]]) == [[record], record]
+    masked = numpy.ma.array([(1, 2)], mask=[(0, 1)], dtype=[("a", int), ("b", int)])
+    assert as_json(masked) == [{"a": 1, "b": None}]
+    assert as_json(numpy.array(7)) == 7
+
+
+def test_tables_with_an_index_keep_it_or_are_refused() -> None:
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pandas.DataFrame({"n": [1, 2]}, index=pandas.Index(["x", "x"], name="k"))
+    assert as_json(frame["n"]) == [{"k": "x", "n": 1}, {"k": "x", "n": 2}]
+    twice = frame.reset_index().set_index(["k", "n"], drop=False)
+    with pytest.raises(UnusableResult, match="two columns of the table have one name: k, n, k, n"):
+        as_json(twice)
+    many = pandas.DataFrame({"n": range(5000)}, index=[f"r{n}" for n in range(5000)])
+    assert as_json(many)[4999] == {"index": "r4999", "n": 4999}
+    assert as_json(many[:0]) == []

@@ -241,7 +241,7 @@ private[jobserver] final class RunningJob(
       val box = new java.util.concurrent.atomic.AtomicReference[Any](shaped.run(data))
       jobContext.flatMap(_.startedStreaming).foreach(_.awaitTermination())
       val (kind, bytes) =
-        new ResultWriter(request.resultPath, request.maxResultBytes).write(() => box.getAndSet(null))
+        new ResultWriter(request.resultPath, request.maxResultBytes, () => cancelled).write(() => box.getAndSet(null))
       Outcome.finished(kind, bytes)
     } catch {
       case refused: ResultRefused => Outcome.failed("result", refused)

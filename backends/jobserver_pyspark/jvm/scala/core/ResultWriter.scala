@@ -2,24 +2,20 @@ package org.apache.spark.sql.jobserver
 
 import java.io.{BufferedOutputStream, FileOutputStream, InputStream, OutputStream}
 import java.nio.file.Path
-import java.util.{Map => JMap}
 
 import scala.collection.JavaConverters._
 
 import com.fasterxml.jackson.core.{JsonFactory, JsonGenerator}
 
-import org.apache.spark.api.java.JavaRDDLike
-import org.apache.spark.rdd.RDD
-import org.apache.spark.sql.{Dataset, Row}
-
 /**
  * Writes a job's result to a file in one pass: JSON, or the bytes themselves of a streamed result.
  *
- * Maps become objects (keys their strings), collections, arrays, iterators, tuples and case classes lists, options
- * their content or null, rows objects by column name, and what is not understood its string. Not-a-number and the
- * infinities become strings. Nothing is held in memory beyond what the job itself holds.
+ * [[ResultShape]] says what becomes of each type. Nothing is held in memory beyond what the job itself holds, but for
+ * the text of a JSON library's values and the keys of maps whose keys are not strings.
+ *
+ * @param cancelled looked at while the result is written: an endless result ends when its job is killed
  */
-private[jobserver] final class ResultWriter(path: Path, maxBytes: Long) {
+private[jobserver] final class ResultWriter(path: Path, maxBytes: Long, cancelled: () => Boolean) {
 
   /**
    * Writes the file; gives `json` or `stream`, and its size in bytes. Throws [[ResultRefused]].
@@ -27,7 +23,8 @@ private[jobserver] final class ResultWriter(path: Path, maxBytes: Long) {
    * The result is handed over by a function, so that no frame here holds on to the head of a lazy sequence.
    */
   def write(take: () => Any): (String, Long) = {
-    val out = new LimitedStream(new BufferedOutputStream(new FileOutputStream(path.toFile), 1 << 16), maxBytes)
+    val file = new BufferedOutputStream(new FileOutputStream(path.toFile), 1 << 16)
+    val out = new LimitedStream(file, maxBytes, cancelled)
     try {
       val kind = ResultWriter.content(take()) match {
         case ResultWriter.Bytes(in) => copy(in, out); "stream"
@@ -58,77 +55,58 @@ private[jobserver] object ResultWriter {
   private val MaxDepth = 500
 
   private def writeValue(value: Any, json: JsonGenerator, depth: Int): Unit = {
-    if (depth > MaxDepth) throw new ResultRefused(s"the result is nested more than $MaxDepth levels deep")
+    if (depth > MaxDepth) throw new ResultRefused(
+      s"the result is nested more than $MaxDepth levels deep, or contains itself")
     value match {
-      case null | None | () => json.writeNull()
-      case text: CharSequence => json.writeString(text.toString)
-      case flag: Boolean => json.writeBoolean(flag)
-      case number: Number => writeNumber(number, json)
-      case symbol: Symbol => json.writeString(symbol.name)
-      case Some(content) => writeValue(content, json, depth)
-      case option: java.util.Optional[_] => writeValue(option.orElse(null.asInstanceOf[Nothing]), json, depth)
-      case other => writeNested(other, json, depth + 1)
+      case text: String => whole(text, json)(json.writeString(text))
+      case n: java.lang.Integer => json.writeNumber(n.intValue)
+      case n: java.lang.Long => json.writeNumber(n.longValue)
+      case _ => writeShape(ResultShape.of(value), json, depth)
     }
   }
 
-  private def writeNested(value: Any, json: JsonGenerator, depth: Int): Unit = value match {
-    case _: Dataset[_] | _: RDD[_] | _: JavaRDDLike[_, _] => throw new ResultRefused(
-      s"a job cannot return a distributed ${value.getClass.getSimpleName}: return its rows, for example " +
-        "collect() or take(n), or write it somewhere and return the place")
-    case map: scala.collection.Map[_, _] => writeMap(map.iterator, json, depth)
-    case map: JMap[_, _] => writeMap(map.entrySet.iterator.asScala.map(e => (e.getKey, e.getValue)), json, depth)
-    case row: Row => writeRow(row, json, depth)
-    case items: scala.collection.Iterable[_] => writeList(items.iterator, json, depth)
-    case items: Iterator[_] => writeList(items, json, depth)
-    case items: java.lang.Iterable[_] => writeList(items.iterator.asScala, json, depth)
-    case items: java.util.Iterator[_] => writeList(items.asScala, json, depth)
-    case items: java.util.stream.BaseStream[_, _] => writeList(items.iterator.asScala, json, depth)
-    case items: Array[_] => writeList(items.iterator, json, depth)
-    case product: Product if product.productArity > 0 => writeList(product.productIterator, json, depth)
-    case other => json.writeString(other.toString)
+  private def writeShape(shape: ResultShape, json: JsonGenerator, depth: Int): Unit = shape match {
+    case ResultShape.Absent => json.writeNull()
+    case ResultShape.Truth(flag) => json.writeBoolean(flag)
+    case ResultShape.Quantity(number) => writeNumber(number, json)
+    case ResultShape.Text(text) => whole(text, json)(json.writeString(text))
+    case ResultShape.Stand(value) => writeValue(value, json, depth + 1)
+    case ResultShape.Items(items) =>
+      json.writeStartArray()
+      items.foreach(writeValue(_, json, depth + 1))
+      json.writeEndArray()
+    case members: ResultShape.Members =>
+      json.writeStartObject()
+      ResultShape.distinct(members).foreach { case (name, value) =>
+        whole(name, json)(json.writeFieldName(name))
+        writeValue(value, json, depth + 1)
+      }
+      json.writeEndObject()
   }
 
   private def writeNumber(number: Number, json: JsonGenerator): Unit = number match {
-    case n: java.lang.Integer => json.writeNumber(n.intValue)
-    case n: java.lang.Long => json.writeNumber(n.longValue)
-    case n: java.lang.Double if n.isNaN || n.isInfinite => json.writeString(n.toString)
     case n: java.lang.Double => json.writeNumber(n.doubleValue)
-    case n: java.lang.Float if n.isNaN || n.isInfinite => json.writeString(n.toString)
     case n: java.lang.Float => json.writeNumber(n.floatValue)
-    case n @ (_: java.lang.Short | _: java.lang.Byte) => json.writeNumber(n.intValue)
     case n: java.math.BigDecimal => json.writeNumber(n)
     case n: java.math.BigInteger => json.writeNumber(n)
-    case n: BigDecimal => json.writeNumber(n.bigDecimal)
-    case n: BigInt => json.writeNumber(n.bigInteger)
-    case n @ (_: java.util.concurrent.atomic.AtomicInteger | _: java.util.concurrent.atomic.AtomicLong) =>
-      json.writeNumber(n.longValue)
-    case other => json.writeString(other.toString)
+    case n => json.writeNumber(n.longValue)
   }
 
-  private def writeMap(entries: Iterator[(Any, Any)], json: JsonGenerator, depth: Int): Unit = {
-    json.writeStartObject()
-    entries.foreach { case (key, value) =>
-      json.writeFieldName(key match {
-        case symbol: Symbol => symbol.name
-        case other => String.valueOf(other)
-      })
-      writeValue(value, json, depth)
+  /** Writes a string that holds half of a surrogate pair, which UTF-8 cannot, in ASCII with escapes. */
+  private def whole(text: String, json: JsonGenerator)(write: => Unit): Unit =
+    if (hasLoneSurrogate(text)) {
+      json.setHighestNonEscapedChar(127)
+      try write finally json.setHighestNonEscapedChar(0)
+    } else write
+
+  private def hasLoneSurrogate(text: String): Boolean = {
+    var at = 0
+    while (at < text.length) {
+      val point = text.codePointAt(at) // a pair is one code point, half of one is itself
+      if (point <= 0xFFFF && Character.isSurrogate(point.toChar)) return true
+      at += Character.charCount(point)
     }
-    json.writeEndObject()
-  }
-
-  private def writeRow(row: Row, json: JsonGenerator, depth: Int): Unit = {
-    val names = Option(row.schema).map(_.fieldNames.toSeq).filter(names => names.distinct.size == names.size)
-    names match {
-      case Some(fields) => writeMap(fields.iterator.zip(row.toSeq.iterator), json, depth)
-      case None => writeList(row.toSeq.iterator, json, depth)
-    }
-  }
-
-  private def writeList(items: Iterator[_], json: JsonGenerator, depth: Int): Unit = {
-    json.writeStartArray()
-    items.foreach(writeValue(_, json, depth))
-    json.writeEndArray()
+    false
   }
 
   private sealed trait Content
@@ -165,8 +143,10 @@ private[jobserver] object ResultWriter {
     .exists(c => c.getName == "scala.collection.immutable.Stream" || c.getName == "scala.collection.immutable.LazyList")
 }
 
-/** Counts what is written and refuses more than a limit (0: no limit). */
-private[jobserver] final class LimitedStream(out: OutputStream, maxBytes: Long) extends OutputStream {
+/** Counts what is written, refuses more than a limit (0: no limit), and gives up when the job is cancelled. */
+private[jobserver] final class LimitedStream(out: OutputStream, maxBytes: Long, cancelled: () => Boolean)
+  extends OutputStream {
+
   var written = 0L
 
   override def write(byte: Int): Unit = { count(1); out.write(byte) }
@@ -178,6 +158,7 @@ private[jobserver] final class LimitedStream(out: OutputStream, maxBytes: Long) 
   override def close(): Unit = out.close()
 
   private def count(length: Int): Unit = {
+    if (cancelled()) throw new InterruptedException("the job was cancelled while its result was written")
     written += length
     if (maxBytes > 0 && written > maxBytes) {
       throw new ResultRefused(s"the result is larger than the limit of $maxBytes bytes")

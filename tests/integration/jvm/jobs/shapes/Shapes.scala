@@ -52,6 +52,13 @@ object Results {
     case "numbers" => Iterator.range(0, 1000000)
     case "input" => new java.io.ByteArrayInputStream("from a stream".getBytes)
     case "deep" => Iterator.iterate[Any](1)(Seq(_)).drop(1000).next()
+    case "499 lists" => Iterator.iterate[Any](1)(Seq(_)).drop(499).next()
+    case "249 maps" => Iterator.iterate[Any](1)(value => Map("k" -> value)).drop(249).next()
+    case "499 options" => Iterator.iterate[Any](1)(Some(_)).drop(499).next()
+    case "endless" => Iterator.continually("x" * 1000)
+    case "failed future" => scala.concurrent.Future.failed(new IllegalStateException("not today"))
+    case "failed stage" =>
+      java.util.concurrent.CompletableFuture.supplyAsync[Int](() => throw new IllegalStateException("not today"))
     case "failing" => Iterator.range(0, 10).map(i => 1 / (5 - i))
     case other => other
   }

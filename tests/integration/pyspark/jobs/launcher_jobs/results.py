@@ -1,11 +1,13 @@
 """Jobs whose results are the point."""
 
+import asyncio
 import collections
 import dataclasses
 import datetime
 import decimal
 
 from launcher_jobs.work import Accepting
+from sparkjobserver.api import ValidationProblem
 
 
 @dataclasses.dataclass
@@ -41,6 +43,32 @@ class Everything(Accepting):
             "big": 2**70,
             "object": Exception("its text"),
         }
+
+
+class Exact(Accepting):
+    def run_job(self, context, runtime, data):
+        query = "select 1 a, 'left' b, 2 a, 'right' b"
+        return {"decimal": decimal.Decimal("12345678901234567.890"), "twice": context.sql(query).collect()}
+
+
+class Asynchronous:
+    async def validate(self, context, runtime, config):
+        await asyncio.sleep(0)
+        n = config.get("n")
+        return n if n >= 0 else [ValidationProblem("n is negative")]
+
+    async def run_job(self, context, runtime, n):
+        return await asyncio.gather(*(self._number(i) for i in range(n)))
+
+    async def _number(self, number):
+        await asyncio.sleep(0)
+        return number
+
+
+class AsynchronousElements(Asynchronous):
+    async def run_job(self, context, runtime, n):
+        for number in range(n):
+            yield await self._number(number)
 
 
 class Large(Accepting):

@@ -1,0 +1,42 @@
+"""Jobs whose methods are ``async def``: run to their end in an event loop of their own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from typing import Any
+
+__all__ = ["awaited"]
+
+
+def awaited(value: Any) -> Any:
+    """Return what a method gave; for an ``async def``, what it gives once it is done.
+
+    An asynchronous generator becomes an iterator, which asks for each element when it is needed.
+    """
+    if isinstance(value, AsyncIterator):
+        return _elements(value)
+    if not inspect.isawaitable(value):
+        return value
+    import asyncio  # noqa: PLC0415 - few jobs need it
+
+    return awaited(asyncio.run(_done(value)))
+
+
+async def _done(value: Awaitable[Any]) -> Any:
+    return await value
+
+
+def _elements(values: AsyncIterator[Any]) -> Iterator[Any]:
+    import asyncio  # noqa: PLC0415 - few jobs need it
+
+    loop = asyncio.new_event_loop()
+    try:
+        while True:
+            try:
+                yield loop.run_until_complete(_done(values.__anext__()))
+            except StopAsyncIteration:
+                return
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()

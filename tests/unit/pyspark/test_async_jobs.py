@@ -1,0 +1,62 @@
+"""What asynchronous methods of jobs give."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from jobserver_pyspark.runner.async_jobs import awaited
+from jobserver_pyspark.runner.results import opened
+
+
+async def doubled(number: int) -> int:
+    await asyncio.sleep(0)
+    return number * 2
+
+
+async def numbers(closed: list[str]) -> AsyncIterator[int]:
+    try:
+        for number in range(1000):
+            yield await doubled(number)
+    finally:
+        closed.append("closed")
+
+
+async def failing() -> None:
+    await asyncio.sleep(0)
+    raise LookupError("no such row")
+
+
+def test_a_coroutine_is_run_and_anything_else_is_left_alone() -> None:
+    assert awaited(doubled(4)) == 8
+    value = object()
+    assert awaited(value) is value
+
+
+def test_what_a_coroutine_raises_is_the_jobs_own_error() -> None:
+    with pytest.raises(LookupError, match="no such row"):
+        awaited(failing())
+
+
+def test_an_asynchronous_generator_is_an_iterator_that_ends_when_nobody_asks() -> None:
+    closed: list[str] = []
+    elements = awaited(numbers(closed))
+    assert [next(elements), next(elements)] == [0, 2]
+    elements.close()
+    assert closed == ["closed"]
+    assert list(awaited(numbers(closed)))[-1] == 1998
+
+
+def test_a_coroutine_may_give_an_asynchronous_generator_of_bytes() -> None:
+    async def stream() -> Any:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"a"
+            yield b"b"
+
+        return pieces()
+
+    streamed, pieces = opened(awaited(stream()))
+    assert (streamed, list(pieces)) == (True, [b"a", b"b"])
