@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +37,7 @@ from jobserver_core.running.health import Health
 from jobserver_core.running.jobs import JobService
 from jobserver_core.running.recovery import Recovery
 from jobserver_core.running.retention import Sweeper
+from jobserver_core.shutdown import FORCE, RELEASE, Steps
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
@@ -135,27 +136,34 @@ class Services:
         self.recovery.restart(again)
         self.sweeper.start()
 
+    def drain(self) -> None:
+        """Take nothing new and begin nothing more; jobs that have begun go on."""
+        self.environment.admission.close()
+        self.contexts.drain()
+
     def close(self, timeout: float) -> None:
-        """Stop in the order in which nothing is left that could still be told to what is gone."""
-        self.jobs.drain()
+        """End within ``timeout`` seconds, in the order in which nothing has to report to what has gone.
+
+        Killing and releasing have their fixed times also when less is given. Repeating is allowed.
+        """
+        self.drain()
         env = self.environment
-        steps: list[Callable[[], object]] = [
-            lambda: self.contexts.close(timeout),
-            env.launcher.close,
-            self.sweeper.close,
-            lambda: env.callbacks.close(timeout),
-            *(transport.close for transport in self.transports),
-            env.clock.close,
-            env.fetcher.close,
-            env.metadata.close,
-            env.blobs.close,
-            self.resources.close,
-        ]
-        for step in steps:
-            try:
-                step()
-            except (JobServerError, OSError) as error:
-                _log.warning("while closing: %s", error)
+        grace = max(0.0, timeout - FORCE - RELEASE)
+        if grace:
+            Steps(grace).run("contexts", lambda: self.contexts.stop_all(grace))
+        force = Steps(FORCE)
+        force.run("contexts that have not stopped", lambda: self.contexts.kill_all(FORCE / 2))
+        force.run("the launcher", env.launcher.close)
+        release = Steps(RELEASE)
+        release.run("the sweep", self.sweeper.close)
+        release.run("callbacks", lambda: env.callbacks.close(RELEASE / 2))
+        for transport in self.transports:
+            release.run(f"{type(transport).__name__}", transport.close)
+        release.run("the clock", env.clock.close)
+        release.run("the fetcher", env.fetcher.close)
+        release.run("the metadata store", env.metadata.close)
+        release.run("the blob store", env.blobs.close)
+        release.run("temporary files and locks", self.resources.close)
 
     def _continue_time(self) -> None:
         """Let new records be newer than those of earlier runs, should the clock have been set back since."""

@@ -17,6 +17,7 @@ from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.jobs import Job
 from jobserver_core.ports import BlobStore, Fetcher, Ids, Launcher, MetadataStore, SteadyClock
+from jobserver_core.shutdown import Admission
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
@@ -168,6 +169,7 @@ class Environment:
     callbacks: CallbackService
     server_id: str
     deposits: Deposits = attrs.field(factory=Deposits)
+    admission: Admission = attrs.field(factory=Admission)
 
     def context_changed(self, context: Context) -> None:
         """Publish a context that was stored."""

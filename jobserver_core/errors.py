@@ -25,6 +25,8 @@
     ├── Unavailable
     │   ├── NoSlots                  all job slots of a context are taken
     │   └── ServerClosed             the server is draining or closed
+    │       ├── JobPostponed         a job that has not begun, and runs when a server starts again
+    │       └── JobInterrupted       a job that runs while the server ends, and ends with it
     ├── JobUnsuccessful              what waiting for a job raises when it did not finish
     │   ├── JobFailed, JobKilled
     ├── ContextFailed                a context that could not be started or died
@@ -74,8 +76,10 @@ __all__ = [
     "InvalidSetting",
     "JobAlreadyFinal",
     "JobFailed",
+    "JobInterrupted",
     "JobKilled",
     "JobNotFound",
+    "JobPostponed",
     "JobServerError",
     "JobUnsuccessful",
     "LaunchError",
@@ -395,6 +399,26 @@ class ServerClosed(Unavailable):
 
     template = "the job server is shutting down and takes no new work"
     field_names = ()
+
+
+class JobPostponed(ServerClosed):
+    """The job has not begun when the server ends; it stays accepted and runs at the next start."""
+
+    template = (
+        "the job server is shutting down; job {job_id} has not begun, stays accepted, and runs when a server "
+        "starts again on the same metadata"
+    )
+    job_id: str
+
+
+class JobInterrupted(ServerClosed):
+    """The job runs while the server ends: whatever becomes of it is recorded under its id."""
+
+    template = (
+        "the job server is shutting down; job {job_id} still runs, and is ended together with its context. "
+        "Its final state is recorded: ask for the job by its id when a server runs again"
+    )
+    job_id: str
 
 
 # -- unsuccessful jobs and contexts ----------------------------------------------------------------

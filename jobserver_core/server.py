@@ -125,12 +125,26 @@ class JobServer:
         return self
 
     def drain(self) -> None:
-        """Take no new work from now on; what was accepted goes on."""
-        self._services.jobs.drain()
+        """Take nothing new from now on: no job, no context, no upload, no reset.
 
-    def close(self, timeout: float = 30.0) -> None:
-        """Stop contexts (those that take longer than ``timeout`` seconds by force) and let go of all."""
-        self._services.close(timeout)
+        Jobs that have begun go on; :attr:`begun_jobs` counts them. Jobs that have not begun stay accepted:
+        they run when a server starts again on the same metadata.
+        """
+        self._services.drain()
+
+    @property
+    def begun_jobs(self) -> int:
+        """How many jobs have begun and not ended: what there is to wait for after :meth:`drain`."""
+        return self._services.jobs.begun
+
+    def close(self, timeout: float | None = None) -> None:
+        """Stop contexts and close all stores, within ``timeout`` seconds; repeating this is allowed.
+
+        The default is the configured ``stop-timeout``. The last 7 seconds of it are for killing contexts that
+        have not stopped by then, and for closing the stores; what hangs all the same is left behind. Jobs
+        that run end ERROR, jobs that have not begun run under the next server.
+        """
+        self._services.close(self.settings.stop_timeout if timeout is None else timeout)
 
     def __enter__(self) -> JobServer:
         return self.start()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
 from enum import Enum
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
@@ -80,7 +82,9 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or Ctrl-C: then running jobs may end, contexts stop, and the exit code is 0.
 
-    A second signal hurries. The server's address is printed alone on stdout, as soon as it answers.
+    A second signal hurries. All of it takes at most jobserver.http.drain-timeout and
+    jobserver.stop-timeout, 27 seconds by default. The server's address is printed alone on stdout, as soon
+    as it answers.
     """
     configure_logging(log_level)
     http = front_end()
@@ -96,13 +100,22 @@ def serve(
     def draining() -> None:
         terminal.note("stopping: running jobs may end; a second signal hurries")
 
+    closed = threading.Event()
+
+    def overdue() -> None:
+        """End the process whatever still hangs in it; it is not closed cleanly unless the server was."""
+        if not closed.is_set():
+            terminal.note("the shutdown takes too long: ending now, the next start settles the rest")
+        os._exit(ExitCode.OK if closed.is_set() else ExitCode.TIMED_OUT)
+
     server = JobServer.from_settings(settings)
     try:
-        http.serve(server, on_listening=listening, on_draining=draining)
+        http.serve(server, on_listening=listening, on_draining=draining, on_overdue=overdue)
     except InvalidSetting as error:
         raise CommandFailed(str(error), _code_of(error)) from error
     finally:
         server.close()
+    closed.set()
     terminal.note("stopped")
 
 

@@ -97,6 +97,7 @@ _UPLOAD_REPLIES = (
         s400="The body is not a ZIP archive, or the name is not allowed",
         s413="The body is larger than the limit",
         s500="It could not be stored",
+        s503="The server is shutting down",
     ),
 )
 

@@ -98,15 +98,14 @@ class Call:
     async def wait(self, waiter: Waiter[T], timeout: float | None = None) -> T:
         """Wait without a thread, and return what the waiter has, or raise what it raises.
 
-        Raises ResultTimeout after ``timeout`` seconds, and Disconnected as soon as the client has gone;
-        in both cases what was waited for goes on. Time is over as well when the server ends, which is
-        told as ServerClosed where there was no ``timeout``.
+        Raises ResultTimeout after ``timeout`` seconds, Disconnected as soon as the client has gone, and
+        ServerClosed when the server ends; in all these cases what was waited for goes on.
         """
         if not waiter.done():
             await first_of(_settled(waiter), self._gone(), self.site.closing.wait(), timeout=timeout)
         if waiter.done():
             return waiter.result(0)
-        if timeout is None:
+        if timeout is None or self.site.closing.is_set():
             raise ServerClosed
         raise ResultTimeout(what=self.route.name, seconds=timeout)
 

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.responses import Response
 
 from jobserver_core.config.trees import merged
-from jobserver_core.errors import InvalidSetting, ResultTimeout
+from jobserver_core.errors import InvalidSetting, ResultTimeout, ServerClosed
 from jobserver_http.answers import json_response, respond
 from jobserver_http.calls import Call
 from jobserver_http.errors import Answer
@@ -84,7 +84,7 @@ async def delete_context(call: Call) -> Response:
         patience = call.server.settings.contexts.deletion_timeout
     try:
         await call.wait(waiter, patience)
-    except ResultTimeout:
+    except (ResultTimeout, ServerClosed):
         return Response(status_code=202, headers={"Location": call.url("contexts", call.path["name"])})
     return respond(Answer(status=200, label="SUCCESS", result="Context stopped"))
 
@@ -171,6 +171,9 @@ ROUTES = (
         permission="contexts:reset",
         summary="Stop every context, and start those of the configuration again",
         parameters=(RESET, SYNC),
-        replies=(Reply(200, "It was done, or requested", SUCCESS_BODY),),
+        replies=(
+            Reply(200, "It was done, or requested", SUCCESS_BODY),
+            *failures(s503="The server is shutting down"),
+        ),
     ),
 )

@@ -70,7 +70,10 @@ ROUTES = (
         replies=(
             Reply(200, "Its full name", "Stored"),
             *failures(
-                s400="The name is not allowed", s413="The body is larger than the limit", s500="Storage"
+                s400="The name is not allowed",
+                s413="The body is larger than the limit",
+                s500="Storage",
+                s503="The server is shutting down",
             ),
         ),
     ),
@@ -96,6 +99,6 @@ ROUTES = (
         permission="data:reset",
         summary="Remove every data file",
         parameters=(RESET, SYNC),
-        replies=(Reply(200, "It was done", SUCCESS_BODY),),
+        replies=(Reply(200, "It was done", SUCCESS_BODY), *failures(s503="The server is shutting down")),
     ),
 )

@@ -166,6 +166,8 @@ _ANSWERS: dict[type[Exception], Rule] = {
         status=503, label="NO SLOTS AVAILABLE", result=names.hidden(str(error)), headers=RETRY
     ),
     core.ServerClosed: _said(503, headers=RETRY),
+    core.JobPostponed: _said(503, headers=RETRY),
+    core.JobInterrupted: _said(503, headers=RETRY),
     core.JobUnsuccessful: _told(200, "ERROR"),
     core.JobFailed: _told(200, "ERROR"),
     core.JobKilled: _told(200, "KILLED"),

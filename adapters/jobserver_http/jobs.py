@@ -8,7 +8,13 @@ from urllib.parse import urlencode
 import attrs
 from starlette.responses import Response
 
-from jobserver_core.errors import JobAlreadyFinal, ResultTimeout
+from jobserver_core.errors import (
+    JobAlreadyFinal,
+    JobInterrupted,
+    JobPostponed,
+    ResultTimeout,
+    ServerClosed,
+)
 from jobserver_core.models.jobs import Job, JobPage, JobQuery, ResultKind
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.running.handles import JobHandle
@@ -41,7 +47,7 @@ async def submit_job(call: Call) -> Response:
 async def _accepted(call: Call, handle: JobHandle) -> Response:
     try:
         job = await call.wait(handle.started, call.server.settings.jobs.start_timeout)
-    except ResultTimeout:
+    except (ResultTimeout, ServerClosed):
         job = handle.job
     failed = failed_submission(job, call.names)
     if failed is not None:
@@ -60,6 +66,10 @@ async def _finished(call: Call, handle: JobHandle) -> Response:
         job = await call.wait(handle.finished, patience)
     except ResultTimeout as error:
         return respond(answer_to(error, call.route.name, call.names))
+    except ServerClosed:
+        job = await call.pools.quick.run(call.server.job, handle.id)
+        if not job.state.final:
+            return _closing(call, job)
     failed = failed_submission(job, call.names)
     if failed is not None:
         return respond(failed)
@@ -69,6 +79,13 @@ async def _finished(call: Call, handle: JobHandle) -> Response:
     return json_response(
         {"jobId": job.id, "status": job.state.value, "result": error_object(job.error, call.names)}
     )
+
+
+def _closing(call: Call, job: Job) -> Response:
+    """Tell a caller who waits while the server ends what becomes of the job."""
+    kind = JobPostponed if job.waiting else JobInterrupted
+    answer = answer_to(kind(job_id=job.id), call.route.name, call.names)
+    return json_response({**answer.body, "jobId": job.id}, answer.status, headers=answer.headers)
 
 
 def _with_result(call: Call, members: dict[str, Any], reader: ResultReader | None) -> Response:
@@ -116,7 +133,7 @@ async def kill_job(call: Call) -> Response:
     patience = call.server.settings.jobs.kill_timeout + KILL_MARGIN
     try:
         job = await call.wait(waiter, 2 * patience if force else patience)
-    except ResultTimeout:
+    except (ResultTimeout, ServerClosed):
         return json_response(job_report(await _job(call), call.names), 202)
     if job.state is JobState.KILLED:
         return json_response({"status": "KILLED"})

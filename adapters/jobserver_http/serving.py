@@ -18,8 +18,6 @@ import uvicorn
 
 from jobserver_core.config.settings import HttpSettings
 from jobserver_core.errors import InvalidSetting, JobServerError
-from jobserver_core.models.jobs import JobQuery
-from jobserver_core.models.lifecycle import JOBS
 from jobserver_core.server import JobServer
 from jobserver_http.application import HttpApplication, create_app
 from jobserver_http.authentication import Authenticator, authenticator_from_settings
@@ -33,9 +31,9 @@ _log = logging.getLogger(__name__)
 Listening = Callable[[str, int], None]
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-HURRY = 2.0
-"""Seconds that contexts get to stop when a second signal came."""
-LAST_ANSWERS = 5
+HURRY = 9.0
+"""Seconds that contexts and stores get to stop and close when a second signal came."""
+LAST_ANSWERS = 2
 """Seconds that requests get to be answered, once no job is left to wait for."""
 POLL = 0.2
 MAX_HEAD = 64 * 1024
@@ -48,17 +46,22 @@ def serve(
     authenticator: Authenticator | None = None,
     on_listening: Listening | None = None,
     on_draining: Callable[[], None] | None = None,
+    on_overdue: Callable[[], None] | None = None,
 ) -> None:
     """Start the job server, serve it over HTTP until SIGTERM or SIGINT, and close it.
 
     Listens where ``server.settings.http`` says; ``on_listening`` is called with host and port as soon as
     requests are answered (a port 0 is the one that was found). The first signal drains: ``on_draining``
-    is called, new work is refused, requests and jobs go on for up to ``drain-timeout`` seconds, then
-    contexts are stopped; a second signal hurries. Returns when all is done. To be called on the main thread.
+    is called, new work is refused, jobs that have begun go on for up to ``drain-timeout`` seconds. Then,
+    within ``stop-timeout`` seconds, contexts are stopped and everything is closed; a second signal hurries.
+    Returns when all is done. To be called on the main thread.
+
+    ``on_overdue`` is called, on a thread of its own, when the process still lives after both time-outs: also
+    when this function has returned by then, since a thread that hangs keeps a process alive.
 
     Raises InvalidSetting when it may not or cannot listen there; then the server was not started, but closed.
     """
-    Runner(server, authenticator, on_listening, on_draining).run(signals=True)
+    Runner(server, authenticator, on_listening, on_draining, on_overdue).run(signals=True)
 
 
 @contextlib.contextmanager
@@ -76,7 +79,7 @@ def running(server: JobServer, *, authenticator: Authenticator | None = None) ->
         up.set()
 
     failed: list[BaseException] = []
-    runner = Runner(server, authenticator, told, None)
+    runner = Runner(server, authenticator, told)
 
     def work() -> None:
         try:
@@ -127,17 +130,20 @@ class Runner:
         server: JobServer,
         authenticator: Authenticator | None,
         on_listening: Listening | None,
-        on_draining: Callable[[], None] | None,
+        on_draining: Callable[[], None] | None = None,
+        on_overdue: Callable[[], None] | None = None,
     ) -> None:
         self._server = server
         self._http: HttpSettings = server.settings.http
         self._authenticator = authenticator or authenticator_from_settings(server.settings.auth)
         self._on_listening = on_listening or (lambda _host, _port: None)
         self._on_draining = on_draining or (lambda: None)
+        self._on_overdue = on_overdue
         self._loop: asyncio.AbstractEventLoop | None = None
         self._asked = 0
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._stopping_since: float | None = None
 
     def url(self, host: str, port: int) -> str:
         """Return the base URL of a listening address."""
@@ -161,7 +167,16 @@ class Runner:
 
     def _ask(self) -> None:
         self._asked += 1
+        if self._asked == 1:
+            self._watch_the_time()
         (self._stop if self._asked == 1 else self._hurry).set()
+
+    def _watch_the_time(self) -> None:
+        if self._on_overdue is not None:
+            seconds = self._http.drain_timeout + self._server.settings.stop_timeout
+            watch = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self._on_overdue)
+            watch.name, watch.daemon = "shutdown watch", True
+            watch.start()
 
     async def _run(self, listener: socket.socket, signals: bool) -> None:
         self._loop = asyncio.get_running_loop()
@@ -188,12 +203,17 @@ class Runner:
 
     async def _close(self) -> None:
         """Close the job server; once somebody is in a hurry, by force."""
-        patience = HURRY if self._hurry.is_set() else self._server.settings.contexts.deletion_timeout
-        closing = asyncio.ensure_future(asyncio.to_thread(self._server.close, patience))
+        seconds = min(HURRY, self._left()) if self._hurry.is_set() else self._left()
+        closing = asyncio.ensure_future(asyncio.to_thread(self._server.close, seconds))
         await _first(closing, self._hurry.wait())
         if not closing.done():
             await asyncio.to_thread(self._kill_contexts)
         await closing
+
+    def _left(self) -> float:
+        """How many seconds of the stop time-out are left, which counts from the end of the drain."""
+        begun = self._stopping_since or time.monotonic()
+        return self._server.settings.stop_timeout - (time.monotonic() - begun)
 
     def _kill_contexts(self) -> None:
         try:
@@ -203,26 +223,18 @@ class Runner:
             _log.info("while killing contexts: %s", error)
 
     async def _drain(self, app: HttpApplication, web: _Uvicorn) -> None:
-        """Take no new work, and let what was accepted end, as far as there is time."""
+        """Take no new work, and let the jobs end that have begun, as far as there is time."""
         app.drain()
-        self._server.drain()
-        self._on_draining()
         deadline = time.monotonic() + self._http.drain_timeout
-        while not self._hurry.is_set() and time.monotonic() < deadline:
-            if not await asyncio.to_thread(self._busy):
-                break
+        await _first(asyncio.to_thread(self._server.drain), timeout=self._http.drain_timeout)
+        self._on_draining()
+        while self._server.begun_jobs and not self._hurry.is_set() and time.monotonic() < deadline:
             await _first(self._hurry.wait(), timeout=POLL)
+        self._stopping_since = time.monotonic()
         app.close()
         web.should_exit = True
         if self._hurry.is_set():
             web.force_exit = True
-
-    def _busy(self) -> bool:
-        try:
-            return bool(self._server.jobs(JobQuery(states=JOBS.live_states, limit=1)).jobs)
-        except JobServerError as error:
-            _log.warning("whether jobs still run cannot be told: %s", error)
-            return False
 
     def _browsers(self) -> BrowserGuard:
         exposed = self._authenticator is not None or self._http.allow_unauthenticated

@@ -96,7 +96,8 @@ class DataFileService:
         self._environment = environment
 
     def begin(self, prefix: str) -> DataUpload:
-        """Return an upload to write to. Raises InvalidName, StorageError."""
+        """Return an upload to write to. Raises InvalidName, StorageError, ServerClosed."""
+        self._environment.admission.check()
         return DataUpload(self._environment, check_data_prefix(prefix))
 
     def add(self, prefix: str, data: bytes | BinaryIO | Iterable[bytes]) -> DataFile:
@@ -128,7 +129,8 @@ class DataFileService:
             path.unlink(missing_ok=True)
 
     def reset(self) -> None:
-        """Remove every data file."""
+        """Remove every data file. Raises ServerClosed: jobs that wait for the next start may need them."""
+        self._environment.admission.check()
         for file in self.all():
             file.path.unlink(missing_ok=True)
 

@@ -93,7 +93,8 @@ class BinaryService:
         self._environment = environment
 
     def begin_upload(self, name: str, type: BinaryType) -> Upload:
-        """Return an upload to write to. Raises InvalidName."""
+        """Return an upload to write to. Raises InvalidName, ServerClosed."""
+        self._environment.admission.check()
         return Upload(self._environment, check_binary_name(name), type)
 
     def upload(

@@ -339,7 +339,9 @@ class HttpSettings(Section):
     allow_unauthenticated: bool = kinds.flag(
         False, "Whether a server without authentication may listen on other than loopback addresses"
     )
-    drain_timeout: float = kinds.duration(30.0, "How long requests and jobs may go on once the server ends")
+    drain_timeout: float = kinds.duration(
+        12.0, "How long jobs that have begun may go on at shutdown, before contexts are stopped"
+    )
 
     def __attrs_post_init__(self) -> None:
         for given, missing in (("tls_certificate", "tls_key"), ("tls_key", "tls_certificate")):
@@ -374,6 +376,9 @@ class Settings(Section):
     prefix: ClassVar[str] = "jobserver"
 
     data_dir: Path = kinds.path(default_data_dir, "The folder of everything that the server keeps")
+    stop_timeout: float = kinds.duration(
+        15.0, "How long contexts and stores may take to stop and close at shutdown, after the drain-timeout"
+    )
     job_binary_paths: dict[str, str] = kinds.named_paths(
         "Binaries that are uploaded when the server starts: name = path"
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from jobserver_core.errors import (
     InvalidSetting,
     JobServerError,
     LogNotFound,
-    ServerClosed,
+    ResultTimeout,
     StorageError,
     Unavailable,
 )
@@ -65,7 +65,6 @@ class ContextService:
         self._withdrawals = Withdrawals(environment.metadata, environment.clock)
         self._lock = threading.Lock()
         self._live: dict[str, LiveContext] = {}
-        self._closed = False
 
     # -- making ------------------------------------------------------------------------------------
 
@@ -85,9 +84,10 @@ class ContextService:
     ) -> tuple[LiveContext, ContextSpec]:
         """Record a context, and return it with what its launcher needs to start it.
 
-        When this raises, nothing was recorded.
+        When this raises, nothing was recorded. Raises ServerClosed.
         """
         env = self._environment
+        env.admission.check()
         spark = env.settings.spark
         tree = merged({"spark": {"master": spark.master}}, spark.context_settings, settings)
         now = env.clock.now()
@@ -117,6 +117,19 @@ class ContextService:
             self._register(live)
             live.keep(codes, files.pop_all())
         return live, spec
+
+    def successor(self, context_id: str, name: str) -> tuple[LiveContext, ContextSpec | None]:
+        """Return what takes the place of a context of an earlier server, for the jobs that waited for it.
+
+        That is the context of the same name, if one lives by now (then without a specification, since it
+        needs no start), or else a new one with the settings of the earlier one.
+        """
+        before = self._environment.metadata.context(context_id)
+        ad_hoc = before is None or before.ad_hoc
+        if not ad_hoc:
+            with suppress(ContextNotFound):
+                return self.live(name), None
+        return self.prepare(name, before.settings if before else {}, ad_hoc=ad_hoc)
 
     def start_configured(self) -> list[LiveContext]:
         """Begin to start the contexts of the configuration file; one that cannot is logged."""
@@ -185,13 +198,14 @@ class ContextService:
         return self.live(name).kill(requested=True)
 
     def reset(self) -> Waiter[None]:
-        """Stop every context, then start those of the configuration again."""
+        """Stop every context, then start those of the configuration again. Raises ServerClosed."""
+        self._environment.admission.check()
         grace = self._environment.settings.contexts.deletion_timeout
         stopped: Waiter[None] = all_done([c.stop_eventually(grace, requested=True) for c in self._all()])
         done: Promise[None] = Promise("reset of the contexts")
 
         def start_again(_waiter: Waiter[None]) -> None:
-            if not self._closed:
+            if self._environment.admission.open:
                 started = all_done([context.ready.waiter for context in self.start_configured()])
                 started.add_done_callback(lambda _started: done.keep(None))
             else:
@@ -200,16 +214,24 @@ class ContextService:
         stopped.add_done_callback(start_again)
         return done.waiter
 
-    def close(self, timeout: float) -> None:
-        """Let no context begin any more, and stop those that live, by force after ``timeout`` seconds."""
-        with self._lock:
-            self._closed = True
+    def drain(self) -> None:
+        """Launch no context and begin no job any more; jobs that have begun go on."""
         self._starts.close()
-        for waiter in [context.stop_eventually(timeout, requested=False) for context in self._all()]:
-            try:
-                waiter.result(timeout + 10)
-            except JobServerError as error:
-                _log.warning("a context did not end: %s", error)
+        for context in self._all():
+            context.hold_jobs()
+
+    def stop_all(self, timeout: float) -> None:
+        """Stop every context that lives, all at once, and wait for that up to ``timeout`` seconds."""
+        self._end_all(lambda context: context.stop_eventually(timeout, requested=False), timeout)
+
+    def kill_all(self, timeout: float) -> None:
+        """End every context that lives by force, and wait for that up to ``timeout`` seconds."""
+        self._end_all(lambda context: context.kill(requested=False), timeout)
+
+    def _end_all(self, end: Callable[[LiveContext], Waiter[Context]], timeout: float) -> None:
+        ended = all_done([end(context) for context in self._all()])
+        with suppress(ResultTimeout):
+            ended.result(timeout)
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -221,8 +243,7 @@ class ContextService:
         limit = self._environment.settings.contexts.max_contexts
         self._withdrawals.check_room()
         with self._lock:
-            if self._closed:
-                raise ServerClosed()
+            self._environment.admission.check()
             if limit and len(self._live) >= limit:
                 raise Unavailable(message=f"there are {len(self._live)} contexts, the most allowed")
             self._live[live.record.id] = live

@@ -19,7 +19,8 @@ class JobHandle:
 
     ``job`` is the record as it was when the handle was made. ``started`` is kept when the job
     runs (its validation passed), or has to wait for a slot, or ended; ``finished`` when it ended, in
-    whatever way. Both give the job's record, and never fail.
+    whatever way. Both give the job's record; they fail with JobPostponed for a job that has not begun
+    when the server closes, since the next server runs it.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class JobHandle:
         """Wait for the result and return it as Python values; a streamed one as its bytes.
 
         Raises ResultTimeout after ``timeout`` seconds (the job goes on), JobFailed when it ended
-        ERROR, JobKilled when it was killed.
+        ERROR, JobKilled when it was killed, JobPostponed when the server closes before the job has begun.
         """
         return self._value(self.finished.result(timeout))
 

@@ -21,7 +21,6 @@ from jobserver_core.errors import (
     JobNotFound,
     JobServerError,
     LogNotFound,
-    ServerClosed,
 )
 from jobserver_core.models.jobs import Job, JobPage, JobQuery, JobRequest
 from jobserver_core.models.json_values import dumps, loads
@@ -45,18 +44,18 @@ class JobService:
         self._contexts = contexts
         self._lock = threading.Lock()
         self._live: dict[str, tuple[LiveJob, LiveContext]] = {}
-        self._accepting = True
 
-    def drain(self) -> None:
-        """Take no new jobs from now on."""
-        self._accepting = False
+    @property
+    def begun(self) -> int:
+        """How many jobs the launcher was given that have not ended."""
+        with self._lock:
+            return sum(not live.job.state.final and not live.job.waiting for live, _ in self._live.values())
 
     # -- submitting --------------------------------------------------------------------------------
 
     def submit(self, request: JobRequest) -> JobHandle:
         """Check, resolve, record, and hand the job to its context."""
-        if not self._accepting:
-            raise ServerClosed()
+        self._environment.admission.check()
         if request.callback_url is not None:
             self._environment.callbacks.check(request.callback_url)
         config = self._config_text(request.config)
@@ -74,15 +73,13 @@ class JobService:
             return earlier
 
     def restart(self, job: Job) -> None:
-        """Run a job of an earlier server that never reached its ad-hoc context, in a new one."""
+        """Run a job of an earlier server that had not begun, in a context like the one it waited for."""
         env = self._environment
-        before = env.metadata.context(job.context_id)
-        settings = before.settings if before else {}
         with ExitStack() as files:
             codes = self._class_paths.lend(job.class_path, files)
             spec = self._spec(job.id, job.class_name, codes, env.metadata.job_config(job.id) or "{}")
             live = LiveJob(env, job, spec, files.pop_all())
-        context, context_spec = self._contexts.prepare(job.context_name, settings, ad_hoc=True)
+        context, context_spec = self._contexts.successor(job.context_id, job.context_name)
         self._give(live, context, context_spec, lambda: context.adopt(live))
 
     def _accept(self, request: JobRequest, config: str, fingerprint: str) -> JobHandle:

@@ -81,6 +81,7 @@ class LiveContext(ContextListener):
         self._withdrawals = withdrawals
         self._retire = retire
         self._withdrawn = False
+        self._holding = False
         self._lock = threading.RLock()
         self._outbox = Outbox()
         self._changes = RetryQueue(environment.clock, f"context {record.name}")
@@ -188,6 +189,15 @@ class LiveContext(ContextListener):
         with self._changing():
             live.advance(JobEvent.RESTART, context_id=self.record.id)
             self._enqueue(live)
+
+    def hold_jobs(self) -> None:
+        """Begin no job any more, since the server is going to end. Jobs that wait outlive it.
+
+        When the context ends they stay as they are, for the next server to run; but not when somebody asked
+        for the end of the context, or of the job.
+        """
+        with self._changing():
+            self._holding = True
 
     def kill_job(self, live: LiveJob, *, force: bool) -> Waiter[Job]:
         """Take a waiting job out of the queue, or have the launcher end a running one."""
@@ -317,10 +327,13 @@ class LiveContext(ContextListener):
             if self.record.state.final:
                 return
             error = self._doom or error
+            kept = list(self._queue) if self._holding and not self.record.stop_requested else []
             for live in [*self._running.values(), *self._queue]:
-                if not live.job.state.final:
+                if not live.job.state.final and live not in kept:
                     self._end_job(live, self._lost(live, error))
             self._queue.clear()
+            for live in kept:
+                self._outbox.put(live.postpone)
             event = ContextEvent.FAIL if self._doom else _END_EVENTS[end]
             if not CONTEXTS.allows(self.record.state, event):
                 event = ContextEvent.FAIL
@@ -357,7 +370,7 @@ class LiveContext(ContextListener):
 
     def _pump(self) -> None:
         """Dispatch as many waiting jobs as there are free slots; those that cannot be stored stay waiting."""
-        if self.record.state is not ContextState.RUNNING or self._end_reported:
+        if self.record.state is not ContextState.RUNNING or self._end_reported or self._holding:
             return
         slots = self._environment.settings.jobs.max_jobs_per_context
         try:

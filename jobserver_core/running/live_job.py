@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from jobserver_core.environment import Environment
-from jobserver_core.errors import StaleState, StorageError
+from jobserver_core.errors import JobPostponed, StaleState, StorageError
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobResult
@@ -114,6 +114,12 @@ class LiveJob:
         self._files.close()
         self.started.keep(self.job)
         self.finished.keep(self.job)
+
+    def postpone(self) -> None:
+        """Tell those who wait that the job has not begun and runs under the next server."""
+        self._files.close()
+        for promise in (self.started, self.finished):
+            promise.fail(JobPostponed(job_id=self.job.id))
 
     def open_result(self, *, stream: bool) -> ResultWriter:
         """Return the sink for the job's result."""

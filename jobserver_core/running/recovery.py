@@ -26,8 +26,8 @@ PAGE = 200
 class Recovery:
     """Settles the contexts and jobs of an earlier server, none of which can be alive any more.
 
-    Contexts end ERROR, and so do the jobs that had reached one; who gave a callback is told. A job
-    that never reached its ad-hoc context loses nothing: it runs in a new one.
+    Contexts end ERROR, and so do the jobs that had begun in one; who gave a callback is told. A job that was
+    accepted and had not begun loses nothing: it runs in a new context like the one that it waited for.
     """
 
     def __init__(self, environment: Environment, jobs: JobService) -> None:
@@ -41,7 +41,8 @@ class Recovery:
         again = []
         for job in list(self._live_jobs()):
             context = contexts.get(job.context_id) or metadata.context(job.context_id)
-            if context is not None and context.ad_hoc and job.waiting and not job.kill_requested:
+            ended_on_request = job.kill_requested or (context is not None and context.stop_requested)
+            if context is not None and job.waiting and not ended_on_request:
                 again.append(job)
             else:
                 self._end_job(job, context)

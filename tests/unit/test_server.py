@@ -577,11 +577,25 @@ def test_a_data_file_cannot_leave_its_folder(server: JobServer, prefix: str) -> 
 
 
 def test_a_server_that_drains_takes_nothing_new_and_finishes_what_it_has(server: JobServer) -> None:
-    job = server.submit(a_request("w.Echo", {"value": 1}))
+    server.create_context("shared").result(WAIT)
+    job = running(server, context="shared")
+    assert server.begun_jobs == 1
     server.drain()
-    with pytest.raises(errors.ServerClosed):
-        server.submit(a_request("w.Echo"))
-    assert job.result(WAIT) == 1
+    for refused in (
+        lambda: server.submit(a_request("w.Echo")),
+        lambda: server.submit(a_request("w.Echo", context="shared")),
+        lambda: server.create_context("other"),
+        server.reset_contexts,
+        lambda: server.begin_upload("words", BinaryType.EGG),
+        lambda: upload(server),
+        lambda: server.add_data_file("data", b"x"),
+        server.reset_data_files,
+    ):
+        with pytest.raises(errors.ServerClosed, match="takes no new work"):
+            refused()
+    assert server.job(job.id).state is JobState.RUNNING
+    assert server.kill_job(job.id).result(WAIT).state is JobState.KILLED
+    settled(lambda: server.begun_jobs == 0)
 
 
 def test_closing_ends_contexts_and_threads_and_removes_what_was_temporary() -> None:

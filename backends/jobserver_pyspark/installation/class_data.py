@@ -14,6 +14,7 @@ import logging
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ __all__ = ["ClassData"]
 _log = logging.getLogger(__name__)
 _QUIET = ("-Xlog:cds=off", "-Xlog:cds+dynamic=off")
 _DUMP_TIMEOUT = 120.0
+_POLL = 0.1
 
 
 class ClassData:
@@ -54,22 +56,23 @@ class ClassData:
         archives = f"{self._base}:{self.path}" if self._base.is_file() else str(self.path)
         return [f"-XX:SharedArchiveFile={archives}", *_QUIET]
 
-    def make(self, train: Callable[[list[str]], bool]) -> bool:
+    def make(self, train: Callable[[list[str]], bool], *, give_up: threading.Event | None = None) -> bool:
         """Make the archive, unless another process is about it; return whether it is there.
 
         ``train`` runs a context, whose JVM has the options that it is given, does in it what
-        contexts do, and stops it gracefully; it returns whether that went well.
+        contexts do, and stops it gracefully; it returns whether that went well. Setting ``give_up`` ends
+        the JVM that this method starts itself.
         """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._locked() as mine:
             if mine and not self.exists:
-                self._make(train)
+                self._make(train, give_up or threading.Event())
         return self.exists
 
-    def _make(self, train: Callable[[list[str]], bool]) -> None:
+    def _make(self, train: Callable[[list[str]], bool], give_up: threading.Event) -> None:
         temporary = self.path.with_suffix(f".{os.getpid()}.part")
         options = [f"-XX:ArchiveClassesAtExit={temporary}", *_QUIET]
-        if self._ensure_base():
+        if self._ensure_base(give_up):
             options.insert(0, f"-XX:SharedArchiveFile={self._base}")
         try:
             if train(options) and temporary.is_file():
@@ -77,21 +80,18 @@ class ClassData:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _ensure_base(self) -> bool:
+    def _ensure_base(self, give_up: threading.Event) -> bool:
         """Make the archive of Java's own classes for a JDK that came without; return whether it is ours."""
         if (self._java.home / "lib" / "server" / "classes.jsa").is_file():
             return False
         if not self._base.is_file():
             temporary = self._base.with_suffix(f".{os.getpid()}.part")
             command = [str(self._java.program), "-Xshare:dump", f"-XX:SharedArchiveFile={temporary}"]
-            subprocess.run(  # noqa: S603 - the user's own Java
-                command,
-                env={**os.environ, **utf8_locale()},
-                capture_output=True,
-                timeout=_DUMP_TIMEOUT,
-                check=True,
-            )
-            temporary.replace(self._base)
+            try:
+                _run(command, _DUMP_TIMEOUT, give_up)
+                temporary.replace(self._base)
+            finally:
+                temporary.unlink(missing_ok=True)
         return True
 
     @contextmanager
@@ -103,6 +103,22 @@ class ClassData:
                 yield False
             else:
                 yield True
+
+
+def _run(command: list[str], timeout: float, give_up: threading.Event) -> None:
+    """Run a command, killed after ``timeout`` seconds or when it is given up. Raises SubprocessError."""
+    deadline = time.monotonic() + timeout
+    quiet = subprocess.DEVNULL
+    environment = {**os.environ, **utf8_locale()}
+    with subprocess.Popen(  # noqa: S603 - the user's own Java
+        command, env=environment, stdin=quiet, stdout=quiet, stderr=quiet
+    ) as process:
+        while process.poll() is None:
+            if give_up.wait(_POLL) or time.monotonic() > deadline:
+                process.kill()
+                process.wait()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
 
 
 class Training:
@@ -133,14 +149,17 @@ class Training:
         if self._closed.wait(self._delay):
             return
         try:
-            made = data.make(train)
+            made = data.make(train, give_up=self._closed)
         except (OSError, subprocess.SubprocessError, JobServerError) as error:
             _log.warning("contexts start without an archive of classes: %s", error)
         else:
             _log.info("archive of classes %s: %s", data.path, "made" if made else "not made")
 
-    def close(self, timeout: float) -> None:
-        """Begin nothing any more, and wait for what was begun, for so many seconds each."""
+    def stop(self) -> None:
+        """Begin nothing any more, and give up what was begun."""
         self._closed.set()
+
+    def join(self, deadline: float) -> None:
+        """Wait until nothing is under way, at most until ``deadline`` on the monotonic clock."""
         for thread in self._threads:
-            thread.join(timeout)
+            thread.join(max(0.0, deadline - time.monotonic()))

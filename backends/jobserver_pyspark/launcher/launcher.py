@@ -7,6 +7,7 @@ import secrets
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 from jobserver_core.config.settings import Settings
@@ -28,7 +29,8 @@ from jobserver_pyspark.launcher.surroundings import Surroundings
 
 __all__ = ["PySparkLauncher"]
 
-_CLOSE_TIMEOUT = 30.0
+_CLOSE_TIMEOUT = 4.0
+"""Seconds for everything that is left to end once it was killed."""
 _LOWEST_PRIORITY = 19
 _MAX_TMP_PATH = 60
 """The longest path, in bytes, of a folder for Unix sockets: with their names it may have 108."""
@@ -175,16 +177,18 @@ class PySparkLauncher(Launcher):
         self._leftovers.sweep()
 
     def close(self) -> None:
-        """Kill every context that is left, and wait until nothing of them is."""
+        """Kill every context that is left, all at once, and wait a few seconds for what remains of them."""
+        deadline = time.monotonic() + _CLOSE_TIMEOUT
         with self._lock:
             self._closed = True
             contexts = list(self._contexts)
+        self._training.stop()
         for context in contexts:
             context.kill()
-        self._spares.close()
+        self._spares.close(deadline)
         for context in contexts:
-            context.join(_CLOSE_TIMEOUT)
-        self._training.close(_CLOSE_TIMEOUT)
+            context.join(max(0.0, deadline - time.monotonic()))
+        self._training.join(deadline)
         self._surroundings.connections.close()
 
 

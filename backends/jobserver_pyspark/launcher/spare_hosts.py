@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
@@ -48,6 +49,7 @@ class SpareHosts:
         self._lock = threading.Lock()
         self._filling = threading.Lock()
         self._spares: list[SpareHost] = []
+        self._making: HostProcess | None = None
         self._closed = False
 
     @property
@@ -102,19 +104,29 @@ class SpareHosts:
 
     def _add(self, spec: ContextSpec, order: HostOrder) -> None:
         order.order["spare"] = True
-        host = HostProcess(order, work_dir=spec.work_dir, log_path=spec.log_path)
-        self._leftovers.record(spec.id, host.record)
+        host = self._start(spec, order)
         try:
             channel = host.connect(self._connections)
         except ChannelClosed:
             self._discard(spec.id, host)
             raise
+        finally:
+            self._making = None
         spare = SpareHost(spec.id, host, channel, shape(order, spec.work_dir))
         with self._lock:
             if not self._closed:
                 self._spares.append(spare)
                 return
         self._end(spare)
+
+    def _start(self, spec: ContextSpec, order: HostOrder) -> HostProcess:
+        with self._lock:
+            if self._closed:
+                raise ChannelClosed("the launcher is closed")
+            host = HostProcess(order, work_dir=spec.work_dir, log_path=spec.log_path)
+            self._making = host
+        self._leftovers.record(spec.id, host.record)
+        return host
 
     def _end(self, spare: SpareHost) -> None:
         spare.channel.close()
@@ -128,12 +140,16 @@ class SpareHosts:
             self._leftovers.forget(spare_id)
         shutil.rmtree(self._folder / spare_id, ignore_errors=True)
 
-    def close(self) -> None:
-        """End every spare, and make no more."""
+    def close(self, deadline: float) -> None:
+        """End every spare and make no more, waiting until ``deadline`` on the monotonic clock at most."""
         with self._lock:
             self._closed = True
             spares, self._spares = self._spares, []
+            making = self._making
+        for host in [*(spare.host for spare in spares), *([making] if making else [])]:
+            host.kill()
         for spare in spares:
             self._end(spare)
-        with self._filling:
-            pass  # one that was being made ends itself
+        # One that was being made ends itself, on its own thread.
+        if self._filling.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            self._filling.release()

@@ -128,6 +128,18 @@ def test_a_draining_server_refuses_new_work_and_lets_jobs_end(served: Any) -> No
     refused = one.client.post("/jobs?appName=words&classPath=w.Echo")
     assert refused.status_code == 503
     assert "takes no new work" in refused.json()["result"]
+    for method, path in (
+        ("POST", "/contexts/new"),
+        ("PUT", "/contexts?reset=reboot"),
+        ("POST", "/binaries/new"),
+        ("POST", "/jars/new"),
+        ("POST", "/data/new"),
+        ("PUT", "/data?reset=reboot"),
+    ):
+        headers = {"Content-Type": "application/python-wheel"}
+        refused = one.client.request(method, path, content=archive(), headers=headers)
+        assert refused.status_code == 503, path
+        assert refused.json()["code"] == "server_closed"
     assert one.client.get("/readyz").status_code == 503
     assert one.client.get("/healthz").status_code == 200
     assert one.client.get(f"/jobs/{job_id}").json()["status"] == "RUNNING"
@@ -144,7 +156,7 @@ def test_a_job_that_does_not_end_is_waited_for_no_longer_than_the_drain_timeout(
     assert one.process.wait(WAIT) == 0
 
 
-def test_who_waits_for_a_job_that_does_not_end_is_told_to_look_later(served: Any) -> None:
+def test_who_waits_for_a_job_that_does_not_end_is_told_what_becomes_of_it(served: Any) -> None:
     one = served("500 ms")
     told: list[httpx.Response] = []
 
@@ -157,8 +169,11 @@ def test_who_waits_for_a_job_that_does_not_end_is_told_to_look_later(served: Any
     settled(lambda: [job["status"] for job in one.client.get("/jobs").json()] == ["RUNNING"])
     one.process.send_signal(signal.SIGTERM)
     waiting.join(WAIT)
-    assert [answer.status_code for answer in told] == [500]
-    assert told[0].json()["result"].startswith("Request timed out. Try using the /jobs/<jobID>")
+    assert [answer.status_code for answer in told] == [503]
+    body = told[0].json()
+    assert (body["status"], body["code"]) == ("ERROR", "job_interrupted")
+    assert f"job {body['jobId']} still runs, and is ended together with its context" in body["result"]
+    assert told[0].headers["Retry-After"]
     assert one.process.wait(WAIT) == 0
 
 

@@ -1,0 +1,86 @@
+"""How a server ends within a time that is known beforehand, whatever hangs.
+
+What holds up a shutdown is rarely the server itself: a JVM that does not answer, a database that has gone,
+a callback to a receiver that never replies. An orchestrator does not wait for any of them: after its grace
+period it kills, and what was not stored by then is lost. So there is one deadline for all of it, and it is
+divided from its end: the last phases, in which nothing may be lost, have fixed shares that the first ones
+cannot use up.
+
+====================  =========================  =========================================================
+phase                 time                       what happens
+====================  =========================  =========================================================
+drain                 ``http.drain-timeout``     nothing new is taken, jobs that have begun may end
+stop                  what is left of the rest   contexts stop gracefully, all at once
+force                 ``FORCE``                  contexts that have not stopped are killed
+release               ``RELEASE``                callbacks under way end, stores are closed
+====================  =========================  =========================================================
+
+The last three are the ``jobserver.stop-timeout``. Each step runs in a thread of its own; one that has not
+returned when its time is over is left behind with a line in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from jobserver_core.errors import JobServerError, ServerClosed
+
+__all__ = ["FORCE", "RELEASE", "Admission", "Steps"]
+
+_log = logging.getLogger(__name__)
+
+FORCE = 4.0
+"""Seconds for killing the contexts that have not stopped."""
+RELEASE = 3.0
+"""Seconds for closing everything else."""
+
+
+class Admission:
+    """Whether new work is taken. It ends once, and never begins again."""
+
+    def __init__(self) -> None:
+        self._open = True
+
+    @property
+    def open(self) -> bool:
+        """Whether new work is taken."""
+        return self._open
+
+    def close(self) -> None:
+        """Take nothing new from now on."""
+        self._open = False
+
+    def check(self) -> None:
+        """Raise ServerClosed when nothing new is taken."""
+        if not self._open:
+            raise ServerClosed()
+
+
+class Steps:
+    """Runs steps one after another, together within ``seconds``; none of them can hold up the others."""
+
+    def __init__(self, seconds: float) -> None:
+        self._deadline = time.monotonic() + seconds
+
+    def run(self, name: str, step: Callable[[], object]) -> None:
+        """Run a step; log its failure, and that it hangs. One for which no time is left gets a moment."""
+
+        def work() -> None:
+            try:
+                step()
+            except (JobServerError, OSError) as error:
+                _log.warning("closing %s: %s", name, error)
+            except Exception:  # noqa: BLE001 - a backend's defect must not keep the others from being closed
+                _log.exception("closing %s", name)
+
+        thread = threading.Thread(target=work, name=f"closing {name}", daemon=True)
+        thread.start()
+        thread.join(max(_MOMENT, self._deadline - time.monotonic()))
+        if thread.is_alive():
+            _log.warning("closing %s takes too long; the shutdown goes on without it", name)
+
+
+_MOMENT = 0.1
