@@ -112,11 +112,10 @@ class JobServer:
     # -- life --------------------------------------------------------------------------------------
 
     def start(self) -> JobServer:
-        """Make the past true, start the configured contexts, and take work; repeating does nothing.
+        """Reconcile what an earlier run left behind, start the configured contexts, then accept work.
 
-        What a crash left behind is settled first: contexts that are gone end ERROR, and so do their
-        jobs; jobs that never reached a context start again; callbacks that were due are sent.
-        Returns the server itself.
+        Contexts that are gone end ERROR, and so do the jobs that had begun in them; jobs that had not begun
+        run again; callbacks that are due are sent. Repeating does nothing. Returns the server itself.
         """
         with self._starting:
             if not self._started:

@@ -122,7 +122,7 @@ def test_an_idle_server_ends_with_zero_on_a_signal(served: Any, number: int) -> 
 
 def test_a_draining_server_refuses_new_work_and_lets_jobs_end(served: Any) -> None:
     one = served("30 s")
-    job_id = one.submit("w.Stubborn", "seconds = 2")
+    job_id = one.submit("w.Stubborn", "seconds = 5")
     one.process.send_signal(signal.SIGTERM)
     assert one.line() == "draining"
     refused = one.client.post("/jobs?appName=words&classPath=w.Echo")
@@ -137,15 +137,14 @@ def test_a_draining_server_refuses_new_work_and_lets_jobs_end(served: Any) -> No
         ("PUT", "/data?reset=reboot"),
     ):
         headers = {"Content-Type": "application/python-wheel"}
-        refused = one.client.request(method, path, content=archive(), headers=headers)
+        body = b"" if "contexts" in path else archive()
+        refused = one.client.request(method, path, content=body, headers=headers)
         assert refused.status_code == 503, path
         assert refused.json()["code"] == "server_closed"
     assert one.client.get("/readyz").status_code == 503
     assert one.client.get("/healthz").status_code == 200
     assert one.client.get(f"/jobs/{job_id}").json()["status"] == "RUNNING"
-    begun = time.monotonic()
-    assert one.process.wait(15) == 0
-    assert time.monotonic() - begun < 10
+    assert one.process.wait(25) == 0, "it ends with the job, not with the drain-timeout"
     assert one.line() == "closed"
 
 
