@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobserver_cli.container_init import become_init
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.parameters import command
 from jobserver_cli.server_options import ConfigFile, DataDir, Host, Port, settings_of
@@ -86,6 +87,7 @@ def serve(
     jobserver.stop-timeout, 27 seconds by default. The server's address is printed alone on stdout, as soon
     as it answers.
     """
+    become_init()
     configure_logging(log_level)
     http = front_end()
     settings = settings_of(config, host, port, data_dir)
@@ -130,6 +132,7 @@ def demo(
     ] = False,
 ) -> None:
     """Count words on Spark: start a server, upload an example, run it, show all of it, clean up."""
+    become_init()
     from jobserver_cli.demonstration import Demonstration  # noqa: PLC0415 - only this command needs it
 
     Demonstration(Terminal(), keep=keep).run()

@@ -20,6 +20,7 @@ __all__ = [
     "kill_group",
     "kill_leaderless",
     "kill_marked",
+    "reap_children",
     "start_time",
 ]
 
@@ -103,16 +104,28 @@ def marked(markers: Iterable[str]) -> list[int]:
 
 
 def kill_leaderless() -> None:
-    """Kill and reap children of this process whose group has lost its leader.
+    """Kill and reap children of this process whose group has lost its leader; reap those that have ended.
 
     They were adopted: what this process starts itself is in its own group, or leads one.
     """
     for child in children(os.getpid()):
         with contextlib.suppress(ProcessLookupError, ChildProcessError):  # it ended, or was reaped elsewhere
             group = os.getpgid(child)
-            if group != os.getpgrp() and start_time(group) is None:
+            if group != os.getpgrp() and (start_time(group) is None or start_time(child) is None):
                 kill(child)
                 os.waitpid(child, 0)
+
+
+def reap_children(timeout: float = 1.0) -> None:
+    """Wait for every child that is ending, for so many seconds; for a process that is about to end itself.
+
+    Otherwise they would become zombies of process 1, which in a container may not be made for that.
+    """
+    deadline = time.monotonic() + timeout
+    with contextlib.suppress(ChildProcessError):  # none is left
+        while time.monotonic() < deadline:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                time.sleep(0.002)
 
 
 def kill_marked(markers: Iterable[str], timeout: float = 5.0) -> bool:

@@ -257,6 +257,7 @@ class Host:
             except (ChannelClosed, FrameError):
                 clean = True
         processes.kill_marked([self._order["marker"]])
+        processes.reap_children()
         if clean:
             for folder in (self._order["work_dir"], *self._folders):
                 shutil.rmtree(folder, ignore_errors=True)
