@@ -14,6 +14,7 @@ from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.jobs import Job
 from jobserver_core.models.validation import aware
+from jobserver_core.repeats import Repeats
 
 __all__ = [
     "ContextChanged",
@@ -25,7 +26,7 @@ __all__ = [
     "Subscription",
 ]
 
-_log = logging.getLogger(__name__)
+_repeats = Repeats(logging.getLogger(__name__))
 
 
 @attrs.frozen(kw_only=True)
@@ -113,5 +114,5 @@ class EventBus:
         for subscriber in subscribers:
             try:
                 subscriber(event)
-            except Exception:  # noqa: BLE001 - a subscriber must not disturb what it watches
-                _log.exception("an event subscriber failed")
+            except Exception as error:  # noqa: BLE001 - a subscriber must not disturb what it watches
+                _repeats.warning(f"{subscriber!r} {error!r}", "an event subscriber failed", exc_info=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobserver_cli.container_init import become_init
+from jobserver_cli.descriptors import raise_descriptor_limit
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.parameters import command
 from jobserver_cli.server_options import ConfigFile, DataDir, Host, Port, settings_of
@@ -89,6 +90,7 @@ def serve(
     """
     become_init()
     configure_logging(log_level)
+    raise_descriptor_limit()
     http = front_end()
     settings = settings_of(config, host, port, data_dir)
     from jobserver_core import JobServer  # noqa: PLC0415 - asking for help needs no server

@@ -10,6 +10,7 @@ from importlib.resources import files
 import anyio
 from starlette.responses import RedirectResponse, Response
 
+from jobserver_core.repeats import Repeats
 from jobserver_http.answers import json_response, respond
 from jobserver_http.calls import Call
 from jobserver_http.errors import Answer, Rejected
@@ -30,7 +31,7 @@ __all__ = [
     "get_readiness",
 ]
 
-_log = logging.getLogger(__name__)
+_repeats = Repeats(logging.getLogger(__name__))
 
 ALIVE = 5.0
 """Seconds within which a thread must be free for the server to count as alive."""
@@ -75,7 +76,7 @@ async def _failures(call: Call, check: Callable[[], dict[str, str | None]]) -> s
     parts = await call.pools.quick.run(check)
     wrong = {part: reason for part, reason in parts.items() if reason is not None}
     for part, reason in wrong.items():
-        _log.warning("%s does not work: %s", part, reason)
+        _repeats.warning(f"{part}: {reason}", "%s does not work: %s", part, reason)
     return "; ".join(part if call.site.guarded else f"{part}: {reason}" for part, reason in wrong.items())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import sys
 import time
@@ -20,6 +21,7 @@ __all__ = [
     "kill_group",
     "kill_leaderless",
     "kill_marked",
+    "limit_descriptors",
     "reap_children",
     "start_time",
 ]
@@ -34,6 +36,19 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _LINUX = sys.platform == "linux"
 _LIBC = ctypes.CDLL(None, use_errno=True) if _LINUX else None
+
+
+def limit_descriptors(most: int = 65536) -> None:
+    """Set this process' soft limit of file descriptors to the hard one, but not above ``most``.
+
+    The server's own is as high as possible. Programs that a job starts may close every number below their
+    soft limit, which takes minutes where that is a thousand million.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
+    if soft != wanted:
+        with contextlib.suppress(OSError, ValueError):  # it stays as it was inherited
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def die_with_parent(parent: int) -> None:

@@ -16,10 +16,11 @@ from jobserver_core.errors import StorageError
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.ports.clock import Clock, Timer
 from jobserver_core.ports.metadata import MetadataStore
+from jobserver_core.repeats import Repeats
 
 __all__ = ["Courier"]
 
-_log = logging.getLogger(__name__)
+_repeats = Repeats(logging.getLogger(__name__))
 
 STORAGE_PAUSE = 5.0
 """How long, in seconds, to leave a metadata store alone that has just failed."""
@@ -155,8 +156,9 @@ class Courier:
             became = None
             try:
                 became = self._handle(flight.delivery)
-            except Exception:  # noqa: BLE001 - a worker outlives whatever goes wrong with one delivery
-                _log.exception("delivery %s was not handled", flight.delivery.id)
+            except Exception as error:  # noqa: BLE001 - a worker outlives whatever goes wrong with one delivery
+                told = "delivery %s was not handled"
+                _repeats.warning(f"handle {error!r}", told, flight.delivery.id, exc_info=True)
                 self.pause(STORAGE_PAUSE)
             with self._lock:
                 self._leave(flight, became)
@@ -196,7 +198,7 @@ class Courier:
         try:
             next_due = self._assign_due()
         except StorageError as error:
-            _log.warning("cannot look for due callbacks, trying again soon: %s", error)
+            _repeats.warning("scan", "cannot look for due callbacks, trying again soon: %s", error)
             next_due = self._clock.now() + timedelta(seconds=STORAGE_PAUSE)
         finally:
             with self._lock:

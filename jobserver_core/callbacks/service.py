@@ -29,6 +29,7 @@ from jobserver_core.ports.blobs import BlobStore
 from jobserver_core.ports.clock import Clock, Ids
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.ports.transport import Message, Transport
+from jobserver_core.repeats import Repeats
 from jobserver_core.uris import redacted
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["CallbackService", "retry_delay"]
 
 _log = logging.getLogger(__name__)
+_repeats = Repeats(_log)
 
 _MAX_ERROR = 500
 _RECOVERY_PAGE = 100
@@ -245,7 +247,7 @@ class CallbackService:
 
     def _not_begun(self, delivery: Delivery, error: StorageError) -> None:
         """Undo a SENDING that was stored although the store said that it failed."""
-        _log.warning("cannot begin delivery %s, trying again: %s", delivery.id, error)
+        _repeats.warning("begin", "cannot begin delivery %s, trying again: %s", delivery.id, error)
 
         def undo() -> None:
             current = self._metadata.delivery(delivery.id)
@@ -264,7 +266,8 @@ class CallbackService:
             self._persist(delivery, lambda: _report(lost()))
             return
         unexpected = not isinstance(error, StorageError)
-        _log.warning("delivery %s waits: %s", delivery.id, told, exc_info=unexpected)
+        cause = f"read {type(error).__name__}"
+        _repeats.warning(cause, "delivery %s waits: %s", delivery.id, told, exc_info=unexpected)
         due_at = now + timedelta(seconds=max(STORAGE_PAUSE, self._settings.retry_delay))
         later = attrs.evolve(delivery, due_at=due_at, last_error=told)
         self._persist(delivery, lambda: self._store(later, expected=delivery.state))
@@ -279,7 +282,8 @@ class CallbackService:
                 _log.info("delivery %s was settled by somebody else: %s", delivery.id, error)
                 return
             except StorageError as error:
-                _log.warning("cannot store how delivery %s went, trying again: %s", delivery.id, error)
+                told = "cannot store how delivery %s went, trying again: %s"
+                _repeats.warning("store", told, delivery.id, error)
                 if not self._courier.pause(STORAGE_PAUSE):
                     return
 

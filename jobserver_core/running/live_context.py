@@ -36,6 +36,7 @@ from jobserver_core.ports import (
     JobOutcome,
     ResultSink,
 )
+from jobserver_core.repeats import Repeats
 from jobserver_core.running.live_job import Ending, LiveJob
 from jobserver_core.running.outbox import Outbox
 from jobserver_core.running.retries import RetryQueue
@@ -46,6 +47,7 @@ from jobserver_core.running.withdrawals import Withdrawals
 __all__ = ["LiveContext"]
 
 _log = logging.getLogger(__name__)
+_repeats = Repeats(_log)
 
 _END_EVENTS = {
     ContextEnd.STOPPED: ContextEvent.STOPPED,
@@ -378,7 +380,7 @@ class LiveContext(ContextListener):
                 self._dispatch(self._queue[0])
                 self._queue.popleft()
         except StorageError as error:
-            _log.warning("job %s waits for storage: %s", self._queue[0].job.id, error)
+            _repeats.warning(self.record.id, "job %s waits for storage: %s", self._queue[0].job.id, error)
             self._pump_later()
         for live in self._queue:
             self._tell_started(live)

@@ -25,5 +25,6 @@ def _read_order() -> bytes:
 if __name__ == "__main__":
     order = json.loads(_read_order())
     processes.adopt_orphans()
+    processes.limit_descriptors()
     config_trees.add_fallback()
     Host(order).serve()

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import logging
 import queue
 import secrets
 import socket
 import threading
 
+from jobserver_core.repeats import Repeats
 from jobserver_pyspark.protocol.frames import Channel, ChannelClosed, FrameError
 
 __all__ = ["Connections"]
 
 _HELLO_TIMEOUT = 10.0
+_PAUSE = 0.2
+_repeats = Repeats(logging.getLogger(__name__))
 
 
 class Connections:
@@ -24,6 +28,7 @@ class Connections:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._closed = threading.Event()
         self._expected: dict[str, queue.Queue[Channel]] = {}
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.address: tuple[str, int] = self._listener.getsockname()
@@ -43,14 +48,20 @@ class Connections:
             self._expected.pop(token, None)
 
     def _accept(self) -> None:
-        while True:
+        """Accept until closed: running out of descriptors or threads passes, and must not end this thread."""
+        while not self._closed.is_set():
             try:
                 connection, _ = self._listener.accept()
-            except OSError:
-                return  # closed
-            threading.Thread(
-                target=self._greet, args=(connection,), name="host greeting", daemon=True
-            ).start()
+                with contextlib.ExitStack() as refused:
+                    refused.callback(connection.close)
+                    threading.Thread(
+                        target=self._greet, args=(connection,), name="host greeting", daemon=True
+                    ).start()
+                    refused.pop_all()
+            except (OSError, RuntimeError) as error:
+                if not self._closed.is_set():
+                    _repeats.warning("accept", "a context cannot connect, trying again: %s", error)
+                self._closed.wait(_PAUSE)
 
     def _greet(self, connection: socket.socket) -> None:
         channel = Channel(connection, max_payload=0)
@@ -76,6 +87,7 @@ class Connections:
 
     def close(self) -> None:
         """Accept nobody any more."""
+        self._closed.set()
         with contextlib.suppress(OSError):  # it never accepted
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

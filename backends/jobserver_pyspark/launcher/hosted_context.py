@@ -13,9 +13,10 @@ from typing import Any
 
 import attrs
 
-from jobserver_core.errors import JobServerError
+from jobserver_core.errors import JobServerError, LaunchError
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobSpec
+from jobserver_pyspark.launcher.descriptors import check_descriptors, explained, out_of_descriptors
 from jobserver_pyspark.launcher.host_process import HostProcess
 from jobserver_pyspark.launcher.hosted_jobs import HostedJobs, error_as_told, error_info
 from jobserver_pyspark.launcher.leftovers import ContextRecord
@@ -124,13 +125,18 @@ class HostedContext(ContextHandle):
         except JobServerError as error:
             self._fail(error_info(error))
         except Exception as error:  # noqa: BLE001 - whatever it is, core must hear of the end
-            _log.exception("context %s", self._spec.name)
-            self._fail(error_info(error))
+            reason = out_of_descriptors(error) if isinstance(error, OSError) else None
+            if reason is not None:
+                self._fail(error_info(LaunchError(message=reason)))
+            else:
+                _log.exception("context %s", self._spec.name)
+                self._fail(error_info(error))
         finally:
             self._clean_up()
 
     def _launch(self) -> bool:
         """Start a host or take a spare one; return whether there is a connection to it."""
+        check_descriptors()
         order = self._make_order()
         self._spec.work_dir.mkdir(parents=True, exist_ok=True)
         link_jars(self._spec)
@@ -189,7 +195,7 @@ class HostedContext(ContextHandle):
             if self._end is None:
                 self._end, self._error = ContextEnd.FAILED, self._unexpected(status)
             asked = self._end in (ContextEnd.STOPPED, ContextEnd.KILLED)
-            end, error = self._end, None if asked else self._error
+            end, error = self._end, None if asked or self._error is None else explained(self._error)
         if self._record is not None and self._record.end():
             self._shared.leftovers.forget(self._spec.id)
         shutil.rmtree(self._spec.work_dir, ignore_errors=True)

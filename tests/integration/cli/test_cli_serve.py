@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import socket
 import subprocess
@@ -211,3 +212,14 @@ def test_the_log_goes_to_stderr_at_the_level_that_was_asked_for(
     talkative.wait_for("GET /healthz 200")
     httpx.get(f"{quiet.url}/healthz")
     assert "GET /healthz" not in quiet.errors
+
+
+def test_a_server_may_open_as_many_files_as_the_hard_limit_allows(serve: Callable[..., Any]) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        server = serve()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (before[1], before[1])
+    assert f"may have {before[1]} file descriptors open" in server.errors

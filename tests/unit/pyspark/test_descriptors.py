@@ -1,0 +1,122 @@
+"""Too few file descriptors: what is said, and what goes on. The limits are those of a process of its own."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from jobserver_core.models.failures import ErrorInfo
+from jobserver_pyspark.launcher.descriptors import explained, out_of_descriptors
+
+TESTS = Path(__file__).parents[2]
+
+
+def run(program: str, *, hard: int) -> str:
+    """Run a program with a hard limit of file descriptors; return what it prints."""
+    head = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({hard}, {hard}))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", head + textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.real
+def test_a_context_that_cannot_have_enough_descriptors_fails_at_once_and_says_which_limit() -> None:
+    program = """
+        import tempfile
+        from pathlib import Path
+        from jobserver_core.ports import ContextSpec
+        from jobserver_core.testing.launcher import RecordingListener
+        from jobserver_pyspark import PySparkLauncher
+
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            launcher = PySparkLauncher(root / "pyspark")
+            spec = ContextSpec(id="c", name="c", log_path=root / "log", work_dir=root / "work", data_dir=root)
+            listener = RecordingListener()
+            launcher.start_context(spec, listener)
+            print(listener.wait_for("context-ended", timeout=30)[2].message)
+            launcher.close()
+    """
+    told = run(program, hard=200)
+    assert "needs at least 512 file descriptors" in told
+    assert "RLIMIT_NOFILE" in told
+    assert "is 200: raise it" in told
+    assert "LimitNOFILE=" in told
+
+
+@pytest.mark.real
+def test_contexts_can_connect_again_once_descriptors_are_free() -> None:
+    program = """
+        import logging, os, socket, sys
+        logging.basicConfig(stream=sys.stdout, format="%(message)s")
+        from jobserver_pyspark.launcher.connections import Connections
+        from jobserver_pyspark.protocol.frames import Channel
+
+        connections = Connections()
+        token, arrivals = connections.expect()
+        # The thread that accepts may hold a descriptor for one connection already, which the first one uses.
+        first, client = socket.socket(), socket.socket()
+        taken = []
+        try:
+            while True:
+                taken.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            pass
+        first.connect(connections.address)
+        client.connect(connections.address)
+        Channel(client).send("hello", token=token)
+        try:
+            arrivals.get(timeout=1)
+        except Exception as error:
+            print(type(error).__name__)
+        for number in taken:
+            os.close(number)
+        print(arrivals.get(timeout=20) is not None)
+        connections.close()
+    """
+    lines = run(program, hard=64).splitlines()
+    assert [line for line in lines if "cannot connect" in line] == [
+        "a context cannot connect, trying again: [Errno 24] Too many open files"
+    ], "one line for many attempts"
+    assert lines[-2:] == ["Empty", "True"]
+
+
+def test_errors_that_mean_no_descriptor_is_left_are_explained() -> None:
+    assert "RLIMIT_NOFILE" in str(out_of_descriptors(OSError(errno.EMFILE, "Too many open files")))
+    assert "fs.file-max" in str(out_of_descriptors(OSError(errno.ENFILE, "Too many open files in system")))
+    assert out_of_descriptors(OSError(errno.ENOENT, "No such file")) is None
+
+
+def test_a_context_whose_jvm_ran_out_of_descriptors_says_how_to_raise_the_limit() -> None:
+    error = explained(ErrorInfo(message="Job aborted", stack="java.io.IOException: Too many open files"))
+    assert error.message.startswith("Job aborted (the context ran out of file descriptors: ")
+    assert "--ulimit nofile=" in error.message
+    other = ErrorInfo(message="Job aborted")
+    assert explained(other) is other
+
+
+@pytest.mark.real
+def test_a_context_host_has_a_moderate_soft_limit_and_keeps_the_hard_one() -> None:
+    program = """
+        import resource
+        from jobserver_pyspark import processes
+        processes.limit_descriptors(most=300)
+        print(resource.getrlimit(resource.RLIMIT_NOFILE))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 1000))
+        processes.limit_descriptors()
+        print(resource.getrlimit(resource.RLIMIT_NOFILE))
+    """
+    assert run(program, hard=1000) == "(300, 1000)\n(1000, 1000)\n"
