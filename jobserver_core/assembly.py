@@ -150,7 +150,8 @@ class Services:
         env = self.environment
         grace = max(0.0, timeout - FORCE - RELEASE)
         if grace:
-            Steps(grace).run("contexts", lambda: self.contexts.stop_all(grace))
+            # A little less, so that contexts which are ended by force for it are still seen to end.
+            Steps(grace).run("contexts", lambda: self.contexts.stop_all(grace * 0.9))
         force = Steps(FORCE)
         force.run("contexts that have not stopped", lambda: self.contexts.kill_all(FORCE / 2))
         force.run("the launcher", env.launcher.close)

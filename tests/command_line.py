@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,6 +144,15 @@ class WordsLauncher(InlineLauncher):
 
     @classmethod
     def from_settings(cls, settings: Any, data_dir: Path) -> WordsLauncher:
+        return cls(JOBS)
+
+
+class StuckLauncher(WordsLauncher):
+    """A launcher of whose threads one never ends, and keeps the process alive."""
+
+    @classmethod
+    def from_settings(cls, settings: Any, data_dir: Path) -> StuckLauncher:
+        threading.Thread(target=threading.Event().wait, name="stuck").start()
         return cls(JOBS)
 
 

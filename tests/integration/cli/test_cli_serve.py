@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -212,6 +213,60 @@ def test_the_log_goes_to_stderr_at_the_level_that_was_asked_for(
     talkative.wait_for("GET /healthz 200")
     httpx.get(f"{quiet.url}/healthz")
     assert "GET /healthz" not in quiet.errors
+
+
+def test_jobs_that_wait_when_the_server_ends_run_when_it_starts_again(
+    serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    config = """
+    jobserver { metadata.backend = sql, blobs.backend = fsspec, http.drain-timeout = 1 s }
+    jobserver.jobs.max-jobs-per-context = 1
+    """
+    server = serve(config=config)
+    url = uploaded(server.url, tmp_path)
+    httpx.post(f"{url}/contexts/mine")
+    running = submitted(url, "Sleep", context="mine")
+    wait_until(url, running, "RUNNING")
+    waiting = [submitted(url, "Count", context="mine") for _ in range(3)]
+    answers: list[httpx.Response] = []
+
+    def call() -> None:
+        query = {
+            "cp": "words",
+            "mainClass": "words.Count",
+            "context": "mine",
+            "sync": "true",
+            "timeout": "600",
+        }
+        body = "input.string = late"
+        answers.append(httpx.post(f"{url}/jobs", params=query, content=body, timeout=PATIENCE))
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    deadline = time.monotonic() + PATIENCE
+    while len(httpx.get(f"{url}/jobs").json()) < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    server.signal(signal.SIGTERM)
+    assert server.wait() is ExitCode.OK
+    caller.join(PATIENCE)
+    [answer] = answers
+    assert (answer.status_code, answer.json()["code"]) == (503, "job_postponed")
+    assert answer.json()["jobId"] in answer.json()["result"]
+
+    url = serve(config=config).url
+    for job in [*waiting, answer.json()["jobId"]]:
+        wait_until(url, job, "FINISHED")
+    assert httpx.get(f"{url}/jobs/{running}").json()["status"] == "ERROR"
+
+
+def test_a_thread_that_never_ends_does_not_keep_the_process_alive(serve: Callable[..., Any]) -> None:
+    server = serve(
+        config="jobserver { launcher.backend = stuck, stop-timeout = 2 s, http.drain-timeout = 1 s }"
+    )
+    server.signal(signal.SIGTERM)
+    assert server.wait() is ExitCode.OK
+    assert server.errors.rstrip().endswith("stopped"), "everything was closed before"
 
 
 def test_a_server_may_open_as_many_files_as_the_hard_limit_allows(serve: Callable[..., Any]) -> None:
