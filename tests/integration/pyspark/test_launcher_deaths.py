@@ -32,9 +32,9 @@ def _family(context: Context) -> dict[str, list[int]]:
         pid = int(entry.name)
         if command.partition(b"\0")[0].endswith(b"java"):
             found["jvm"].append(pid)
-        elif b"host.zygote" in command:
+        elif b"runner.zygote" in command:
             found[
-                "zygote" if parent in found["host"] or b"host.zygote" not in _command(parent) else "runners"
+                "zygote" if parent in found["host"] or b"runner.zygote" not in _command(parent) else "runners"
             ].append(pid)
         elif b"pyspark.daemon" in command:
             found["workers"].append(pid)
