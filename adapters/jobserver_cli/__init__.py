@@ -1,7 +1,8 @@
 """The ``jobserver`` command: serves, uploads, submits, watches, explains.
 
-Every command that talks to a server does so over HTTP, so that it works with any job server that
-answers the contract. Modules are imported when a command needs them: asking for help stays quick.
+Every command that talks to a server does so over HTTP: the contract of spark-jobserver with this
+project's extensions, such as results, logs and events of single jobs. Modules are imported when a
+command needs them: asking for help stays quick.
 """
 
 from __future__ import annotations

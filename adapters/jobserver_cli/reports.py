@@ -19,6 +19,8 @@ __all__ = [
 NOT_DONE = "Job not done yet"
 FRAMES = 3
 """How many frames of a stack are shown with a failure."""
+_LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3.", "<frozen ")
+"""What the paths of installed libraries have in common, unlike those of a job's own code."""
 MESSAGE_LINES = 12
 """How many lines of an error's message are shown; one from the JVM may carry its whole stack."""
 
@@ -85,16 +87,26 @@ def error_text(result: object) -> str:
 
 
 def stack_excerpt(stack: object) -> list[str]:
-    """Return the lines of a stack that tell the most: where the error was raised, and on what way.
+    """Return the lines of a stack that tell the most: the innermost frames, of the job's own code if any.
 
     Python puts the innermost frame last, the JVM first.
     """
-    lines = str(stack or "").splitlines()
-    python = [number for number, line in enumerate(lines) if line.startswith('  File "')]
-    if python:
-        begin = python[-FRAMES:][0]
-        last = next(
-            (n for n in range(python[-1] + 1, len(lines)) if lines[n][:1] not in ("", " ")), len(lines)
-        )
-        return lines[begin:last]
-    return [f"  {line.strip()}" for line in lines if line.lstrip().startswith("at ")][:FRAMES]
+    frames = _python_frames(str(stack or "").splitlines())
+    own = [frame for frame in frames if not any(part in frame[0] for part in _LIBRARIES)]
+    if frames:
+        return [line for frame in (own or frames)[-FRAMES:] for line in frame]
+    lines = [line.strip() for line in str(stack or "").splitlines()]
+    return [f"  {line}" for line in lines if line.startswith("at ")][:FRAMES]
+
+
+def _python_frames(lines: list[str]) -> list[list[str]]:
+    """Return the frames of the last traceback among the lines, each with its own lines."""
+    frames: list[list[str]] = []
+    for line in lines:
+        if line.startswith("Traceback "):
+            frames = []
+        elif line.startswith('  File "'):
+            frames.append([line])
+        elif frames and line.startswith("    "):
+            frames[-1].append(line)
+    return frames

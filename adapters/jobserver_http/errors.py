@@ -261,7 +261,9 @@ def failed_submission(job: Job, names: Namespace) -> Answer | None:
 def _refused(failure: FailureKind, job: Job, names: Namespace) -> Answer:
     error = job.error or ErrorInfo(message="no reason is known")
     if failure is FailureKind.CLASS_NOT_FOUND:
-        return Answer(status=404, result=f"classPath {job.class_name} not found")
+        reason = next(iter(error.stack.splitlines()), None)
+        text = f"classPath {job.class_name} not found"
+        return Answer(status=404, result=text, detail=reason and names.hidden(reason))
     if failure is FailureKind.WRONG_TYPE:
         text = "Invalid job type for this context"
         return Answer(status=400, result=text, detail=names.hidden(error.message))

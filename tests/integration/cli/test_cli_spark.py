@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,104 @@ def test_a_wheel_goes_through_a_real_server_from_upload_to_sigterm(
         finally:
             server.kill()
     assert_nothing_is_left(scratch, tmp_path)
+
+
+NAMES = """
+import os
+
+
+class Names:
+    def validate(self, context, runtime, config):
+        return config["word"]
+
+    def run_job(self, context, runtime, word):
+        print("größe 数", word)
+        lines = os.path.join(os.getcwd(), "wörter.txt")
+        with open(lines, "w", encoding="utf-8") as file:
+            file.write(f"{word}\\n")
+        rows = context.read.text(f"file://{lines}")
+        values = [row.value for row in rows.collect()]
+        return [word, values, rows.rdd.map(lambda row: row.value + "ß").collect()]
+
+
+class Stream(Names):
+    def run_job(self, context, runtime, word):
+        yield word.encode("utf-16")
+        yield b"\\x00\\xff"
+
+
+class Fail(Names):
+    def run_job(self, context, runtime, word):
+        raise ValueError(word)
+"""
+
+
+@pytest.fixture
+def in_the_c_locale(private: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """The command in the C locale, with a server in it whose data directory has letters beyond ASCII."""
+    kept = {key: value for key, value in private.items() if key != "LANG" and not key.startswith("LC_")}
+    environment = {**kept, "LC_ALL": "C", "XDG_CACHE_HOME": str(tmp_path / "größe")}
+    options = ["--data-dir", str(tmp_path / "größe" / "データ"), "--port", "0"]
+    with subprocess.Popen(
+        command("serve", *options), env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as server:
+        try:
+            assert server.stdout is not None
+            url = server.stdout.readline().decode().strip()
+
+            def run(*arguments: str) -> Any:
+                return subprocess.run(
+                    command(*arguments),
+                    env={**environment, "JOBSERVER_URL": url},
+                    capture_output=True,
+                    check=False,
+                    timeout=PATIENCE,
+                )
+
+            yield run
+            server.terminate()
+            assert server.wait(PATIENCE) == ExitCode.OK
+        finally:
+            server.kill()
+
+
+def test_in_the_c_locale_paths_output_arguments_and_errors_keep_their_letters(
+    in_the_c_locale: Callable[..., Any], tmp_path: Path
+) -> None:
+    jobserver = in_the_c_locale
+    code = tmp_path / "wörter.egg"
+    with zipfile.ZipFile(code, "w") as archive:
+        archive.writestr("names.py", NAMES)
+    created = jobserver("context", "create", "warm", "-s", "spark.master=local[1]")
+    assert created.returncode == 0, created.stderr.decode()
+    job = ("--cp", str(code), "-c", "warm", "-d", "word = grün", "--sync")
+    done = jobserver("submit", "names.Names", *job)
+    assert done.returncode == 0, done.stderr.decode()
+    assert json.loads(done.stdout) == ["grün", ["grün"], ["grünß"]]
+    assert "größe 数 grün" in jobserver("logs", "@last").stdout.decode()
+    assert jobserver("submit", "names.Stream", *job).stdout == "grün".encode("utf-16") + b"\x00\xff"
+    failed = jobserver("submit", "names.Fail", *job)
+    assert failed.returncode == ExitCode.JOB_FAILED
+    assert "ValueError: grün" in failed.stderr.decode()
+    assert "raise ValueError(word)" in failed.stderr.decode()
+
+
+def test_the_other_packages_of_a_python_job_come_from_its_context_as_the_command_says(
+    in_the_c_locale: Callable[..., Any], tmp_path: Path
+) -> None:
+    jobserver = in_the_c_locale
+    job = "import other\n\n\nclass Job:\n    def validate(self, *_):\n        return None\n\n"
+    job += "    def run_job(self, *_):\n        return other.VALUE\n"
+    for name, text in (("job", job), ("other", "VALUE = 7\n")):
+        with zipfile.ZipFile(tmp_path / f"{name}.egg", "w") as archive:
+            archive.writestr(f"{name}.py", text)
+        assert jobserver("upload", name, str(tmp_path / f"{name}.egg")).returncode == 0
+    refused = jobserver("submit", "job.Job", "--cp", "job", "--cp", "other", "--sync")
+    assert refused.returncode == ExitCode.USAGE
+    assert "jobserver context create NAME --set cp=other" in refused.stderr.decode()
+    created = jobserver("context", "create", "both", "--set", "cp=other", "-s", "spark.master=local[1]")
+    assert created.returncode == 0, created.stderr.decode()
+    assert jobserver("submit", "job.Job", "--cp", "job", "-c", "both", "--sync").stdout == b"7\n"
 
 
 def test_jvm_api_prints_the_class_path_alone_and_speaks_only_while_it_builds(private: dict[str, str]) -> None:

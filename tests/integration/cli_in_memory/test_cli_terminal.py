@@ -18,6 +18,7 @@ from jobserver_cli.reports import (
     duration_shown,
     error_text,
     progress_shown,
+    stack_excerpt,
     state_shown,
     time_shown,
 )
@@ -34,6 +35,7 @@ from jobserver_cli.terminal import Terminal, visible
         ("\x9b2Jgone", "2Jgone"),
         ("user\u202etxt.exe", "usertxt.exe"),
         ("größe 数 🎉", "größe 数 🎉"),
+        ("half \ud83d", "half \ufffd"),
     ],
 )
 def test_what_could_steer_a_terminal_is_taken_out(text: str, shown: str) -> None:
@@ -179,6 +181,53 @@ def test_progress_is_shown_when_some_is_known() -> None:
 )
 def test_an_error_is_shown_with_its_class(result: object, shown: str) -> None:
     assert error_text(result) == shown
+
+
+CHAINED = """Traceback (most recent call last):
+  File "/jobs/first.py", line 1, in first
+    fail()
+KeyError: 'first'
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "/jobs/words.py", line 1, in run_job
+    one()
+  File "/jobs/words.py", line 2, in one
+    two()
+    ^^^
+  File "/usr/lib/python3.11/site-packages/pyspark/sql.py", line 3, in sql
+    raise converted
+ValueError: no
+  at the end
+"""
+JAVA = "java.lang.IllegalStateException: no\n" + "".join(
+    f"\tat words.Count.f{n}(Count.scala)\n" for n in range(9)
+)
+
+
+def test_of_a_stack_the_innermost_frames_of_the_jobs_own_code_are_shown() -> None:
+    assert stack_excerpt(CHAINED) == [
+        '  File "/jobs/words.py", line 1, in run_job',
+        "    one()",
+        '  File "/jobs/words.py", line 2, in one',
+        "    two()",
+        "    ^^^",
+    ]
+    libraries = CHAINED.replace("/jobs/", "/usr/lib/python3.11/")
+    assert (
+        stack_excerpt(libraries)[-2]
+        == '  File "/usr/lib/python3.11/site-packages/pyspark/sql.py", line 3, in sql'
+    )
+    assert stack_excerpt(JAVA) == [f"  at words.Count.f{n}(Count.scala)" for n in range(3)]
+    assert stack_excerpt(None) == stack_excerpt("killed") == []
+
+
+def test_a_message_that_carries_a_whole_stack_is_cut() -> None:
+    shown = error_text({"errorClass": "E", "message": "\n".join(map(str, range(100)))})
+    assert shown.splitlines()[0] == "E: 0"
+    assert shown.splitlines()[-1] == "…"
+    assert len(shown.splitlines()) == 13
 
 
 def test_every_exit_code_has_a_meaning_of_its_own() -> None:
