@@ -92,7 +92,13 @@ class JobEnvironment:
 
 
 class SparkJob(ABC):
-    """A job that can be inherited from."""
+    """A job that can be inherited from.
+
+    ``fresh_process``: whether the job needs a process that no other job has used or will use. Needed only
+    where it replaces values inside libraries; everything else that a job leaves is put back after it.
+    """
+
+    fresh_process = False
 
     @abstractmethod
     def validate(self, context: Any, runtime: JobEnvironment, config: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.job_jars import JobJars
+from jobserver_pyspark.host.progress import SparkTag
 from jobserver_pyspark.host.reports import Telling
 from jobserver_pyspark.protocol.failures import bounded_fields, describe
 from jobserver_pyspark.protocol.frames import CHUNK_SIZE
@@ -73,9 +74,9 @@ class HostedJvmJobs:
         if self._runner is not None:
             self._runner.close(wait=_STOP_WAIT, drain=_DRAIN_WAIT)
 
-    def running(self) -> dict[str, str]:
+    def running(self) -> dict[str, SparkTag]:
         """Return the jobs whose code runs, and the tags that their Spark jobs carry."""
-        return {job.id: job.id for job in list(self._jobs.values()) if job.running}
+        return {job.id: SparkTag(job.id) for job in list(self._jobs.values()) if job.running}
 
     @property
     def busy(self) -> bool:

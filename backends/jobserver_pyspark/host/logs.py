@@ -12,6 +12,8 @@ from pathlib import Path
 __all__ = ["BoundedLog", "Output", "OutputPump"]
 
 _READ = 64 * 1024
+_PIPE_READS = 16
+"""Reads that empty any pipe, which holds a megabyte at most; a process that escaped could write for ever."""
 
 
 class BoundedLog:
@@ -87,6 +89,7 @@ class Output:
         self.write = write
         self.closing = False
         self.done = threading.Event()
+        self.reading = threading.Lock()
 
 
 class OutputPump:
@@ -109,6 +112,12 @@ class OutputPump:
         output = Output(fd, write)
         self._change(output)
         return output
+
+    def drain(self, output: Output) -> None:
+        """Carry what the pipe holds now, on this thread; its writer goes on."""
+        for _ in range(_PIPE_READS):
+            if not self._carry(output, again=False):
+                return
 
     def finish(self, output: Output, timeout: float = 2.0) -> None:
         """Carry what the pipe still holds and close it, also when some process holds its other end."""
@@ -145,10 +154,7 @@ class OutputPump:
             changed, self._changed = self._changed, []
         for output in changed:
             if output.closing and not output.done.is_set():
-                # A process that escaped could write for ever: a pipe holds no more than a megabyte.
-                for _ in range(16):
-                    if not self._carry(output, again=False):
-                        break
+                self.drain(output)
                 self._close(output)
             elif not output.closing:
                 self._selector.register(output.fd, selectors.EVENT_READ, output)
@@ -156,15 +162,16 @@ class OutputPump:
     @staticmethod
     def _carry(output: Output, *, again: bool = True) -> bool:
         """Carry one piece; return whether there may be more."""
-        try:
-            data = os.read(output.fd, _READ)
-        except BlockingIOError:
-            return again
-        except OSError:
-            return False
-        if data:
-            output.write(data)
-        return bool(data)
+        with output.reading:  # what is read first is written first, whichever thread reads
+            try:
+                data = os.read(output.fd, _READ)
+            except BlockingIOError:
+                return again
+            except OSError:
+                return False
+            if data:
+                output.write(data)
+            return bool(data)
 
     def _close(self, output: Output) -> None:
         if output.done.is_set():

@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobserver_pyspark.host.reports import Telling
 
-__all__ = ["ProgressBoard", "ProgressTeller"]
+__all__ = ["ProgressBoard", "ProgressTeller", "SparkTag"]
 
 _FIELDS = ("stages_done", "stages_total", "tasks_done", "tasks_total")
+
+
+class SparkTag(NamedTuple):
+    """How Spark jobs are known as those of a job: by their tag, submitted ``since`` it began (Unix ms).
+
+    A process serves several jobs, one after the other, and its Spark jobs carry the same tag.
+    """
+
+    name: str
+    since: int = 0
 
 
 class ProgressBoard:
@@ -27,15 +37,17 @@ class ProgressBoard:
         self._mapper = jvm.com.fasterxml.jackson.databind.ObjectMapper()
         scala_module = getattr(jvm.com.fasterxml.jackson.module.scala, "DefaultScalaModule$")
         self._mapper.registerModule(getattr(scala_module, "MODULE$"))
-        self._seen: dict[str, dict[int, tuple[int, ...]]] = {}
+        self._seen: dict[SparkTag, dict[int, tuple[int, ...]]] = {}
 
-    def read(self, tags: Collection[str]) -> dict[str, dict[str, int]]:
+    def read(self, tags: Collection[SparkTag]) -> dict[SparkTag, dict[str, int]]:
         """Ask Spark, and return for each tag the fields of a JobProgress; forget every other tag."""
         with self._lock:
             self._seen = {tag: self._seen.get(tag, {}) for tag in tags}
             for job in self._jobs():
-                for tag in _tags(job).intersection(self._seen):
-                    self._seen[tag][job["jobId"]] = _counts(job)
+                names, submitted = _tags(job), job.get("submissionTime")
+                for tag, rows in self._seen.items():
+                    if tag.name in names and (submitted is None or submitted >= tag.since):
+                        rows[job["jobId"]] = _counts(job)
             return {tag: _sums(rows.values()) for tag, rows in self._seen.items()}
 
     def running_stages(self, tag: str) -> set[int]:
@@ -68,7 +80,7 @@ class ProgressTeller:
         self._telling = telling
         self._told: dict[str, dict[str, int]] = {}
 
-    def tell(self, running: dict[str, str]) -> None:
+    def tell(self, running: dict[str, SparkTag]) -> None:
         """Ask Spark once for all of them; ``running`` gives for each job the tag of its Spark jobs."""
         now = self._board.read(set(running.values())) if running else {}
         for job_id, tag in running.items():

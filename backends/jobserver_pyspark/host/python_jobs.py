@@ -1,4 +1,12 @@
-"""Python jobs: each in a runner of its own, from the request to the last of its processes."""
+"""Python jobs: each alone in a runner, from the request to the last of its processes.
+
+Where runners come from. A job takes, in this order: an idle runner that has served its class path, a spare
+one that has served none, a new one. A runner that finished a job cleanly puts its state back and becomes
+idle; any other end of a job ends the runner with all that the job started. The end of a clean job is reported
+before its runner is made fit again, so that nobody waits for that.
+
+Invariant: an idle runner holds nothing of a job, neither output in its pipe nor Spark jobs under its tag.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +23,7 @@ from jobserver_pyspark.host.class_paths import ClassPaths
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.job_jars import JobJars
 from jobserver_pyspark.host.logs import BoundedLog, OutputPump
-from jobserver_pyspark.host.progress import ProgressBoard
+from jobserver_pyspark.host.progress import ProgressBoard, SparkTag
 from jobserver_pyspark.host.reports import Telling
 from jobserver_pyspark.host.runners import Runner, RunnerLost, Zygote
 from jobserver_pyspark.host.worker_pools import WorkerPools
@@ -30,6 +38,8 @@ _MAX_THREADS = 10_000
 _EXIT_TIMEOUT = 10.0
 _IDLE_TIMEOUT = 8.0
 _LULL_TIMEOUT = 0.5
+_MAX_IDLE = 16
+"""Runners that wait for another job of their class path; each costs some 30 MB."""
 
 
 class _Job:
@@ -49,6 +59,11 @@ class _Job:
         self.accepted = False
         self.attempts = 0
         self.lock = threading.Lock()
+        self.class_path = tuple(part["digest"] for part in (*request["packages"], *request["jars"]))
+        self.fresh = False
+        self.started = 0
+        self.reusable = False
+        self.used_spark = True
 
 
 class PythonJobs:
@@ -74,6 +89,9 @@ class PythonJobs:
         self._pools = WorkerPools(driver.process.pid)
         self._jobs: dict[str, _Job] = {}
         self._spares: list[Runner] = []
+        self._idle: list[Runner] = []
+        self._fresh_only: set[tuple[str, ...]] = set()  # class paths, each with a class
+        self._reuse: bool = order["reuse"] and order["flavour"] != "custom"
         self._lock = threading.Lock()
         # A thread that ran a job has a connection to the JVM, which the next job need not wait for.
         self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="job")
@@ -139,17 +157,29 @@ class PythonJobs:
         with self._lock:
             self._spares.append(first)
 
-    def _take_runner(self) -> Runner:
-        """Return a spare that lives, or a new runner."""
+    def _take_runner(self, job: _Job) -> Runner:
+        """Return an idle runner of the job's class path, a spare, or a new one."""
         with self._lock:
-            dead = [spare for spare in self._spares if spare.exited.is_set()]
+            dead = [runner for runner in (*self._spares, *self._idle) if runner.exited.is_set()]
             self._spares = [spare for spare in self._spares if spare not in dead]
-            runner = self._spares.pop(0) if self._spares else None
-        self._need.release()
-        for spare in dead:
-            spare.close(self._pump)
-            spare.detach()
-        return runner or self._attached()
+            self._idle = [runner for runner in self._idle if runner not in dead]
+            fit = [] if job.fresh else [r for r in self._idle if r.class_path == job.class_path]
+            if fit:
+                self._idle.remove(fit[-1])  # the one whose memory is still in the processor's caches
+            spare = self._spares.pop(0) if self._spares and not fit else None
+        if not fit:
+            self._need.release()
+        for runner in dead:
+            self._discard(runner)
+        return fit[-1] if fit else spare or self._attached()
+
+    def _discard(self, runner: Runner) -> None:
+        """End a runner that has no job, and let go of what is held for it."""
+        runner.kill()
+        runner.exited.wait(_EXIT_TIMEOUT)
+        runner.close(self._pump)
+        with contextlib.suppress(Exception):  # the JVM may have ended
+            runner.detach()
 
     # -- jobs --------------------------------------------------------------------------------------
 
@@ -175,16 +205,19 @@ class PythonJobs:
     def refuse(self, job_id: str, message: str) -> None:
         """End a job whose result the server does not take."""
         job = self._jobs.get(job_id)
-        if job is not None:
-            job.refused = message
-            if job.runner is not None:
-                job.runner.kill()
+        if job is None:
+            return
+        with job.lock:
+            if job.told is None:
+                job.refused = message
+        if job.refused is not None and job.runner is not None:
+            job.runner.kill()
 
     def close(self) -> None:
         """End every job and spare; nothing is told of them."""
         self._closing = True
         with self._lock:
-            runners = [*self._spares, *(job.runner for job in self._jobs.values() if job.runner)]
+            runners = [*self._spares, *self._idle, *(job.runner for job in self._jobs.values() if job.runner)]
         for runner in runners:
             runner.kill()
 
@@ -193,10 +226,13 @@ class PythonJobs:
         if not self._closing and not self._driver.over:
             self._telling.note(" ".join(text.splitlines()[:2]))
 
-    def running(self) -> dict[str, str]:
+    def running(self) -> dict[str, SparkTag]:
         """Return the jobs whose code runs, and the tags that their Spark jobs carry."""
-        jobs = list(self._jobs.values())
-        return {job.id: job.runner.tag for job in jobs if job.running and not job.told and job.runner}
+        return {
+            job.id: SparkTag(job.runner.tag, job.started)
+            for job in list(self._jobs.values())
+            if job.running and not job.told and job.runner
+        }
 
     @property
     def busy(self) -> bool:
@@ -212,23 +248,49 @@ class PythonJobs:
             del self._jobs[job.id]
         job.log.close()
         self._telling.ended(job.id, outcome)
-        if job.told == {} and job.runner is not None:
+        if job.reusable and job.runner is not None:
+            self._recycle(job, job.runner)
+        elif job.told == {} and job.runner is not None:
             with self._cleaning(job):  # nobody waits for that
                 self._driver.cancel(job.runner.tag)  # what was on its way to the JVM when the process ended
                 job.runner.detach()
 
     def _perform(self, job: _Job, payload: bytes) -> dict[str, Any]:
-        """Run the job in a runner; in another one when a spare turns out to have died while it waited."""
+        """Run the job in a runner; in another one when that died while it waited, or must be a fresh one."""
+        job.fresh = (*job.class_path, job.request["class_name"]) in self._fresh_only
         while True:
-            runner = self._take_runner()
+            runner = self._take_runner(job)
             runner.output.write = job.log.write
             self._serve(job, runner, payload)
-            self._end(job, runner)
+            if job.reusable:
+                self._pump.drain(runner.output)
+            else:
+                self._end(job, runner)
             self._pools.end(job.pool)
             job.pool = None
             job.attempts += 1
             if job.accepted or job.killed or job.told is not None or job.attempts >= _ATTEMPTS:
                 return self._outcome(job, runner)
+
+    def _recycle(self, job: _Job, runner: Runner) -> None:
+        """Keep a runner for the next job of its class path, once it is fit for it."""
+        reason: object = "its process ended"
+        with self._cleaning(job):
+            if job.used_spark:
+                self._driver.cancel(runner.tag)  # before its next job's Spark jobs carry the same tag
+                self._abandon(job.id)
+            header, _ = runner.channel.receive()
+            reason = header.get("reason") if header["kind"] in ("fit", "unfit") else "it broke the protocol"
+        runner.output.write = runner.idle_write
+        if reason is not None:
+            runner.idle_write(f"the process of job {job.id} serves no other job: {reason}\n".encode())
+        with self._lock:
+            if reason is None and not self._closing:
+                self._idle.append(runner)
+            surplus = self._idle[:-_MAX_IDLE]
+            self._idle = self._idle[-_MAX_IDLE:]
+        for one in (*surplus, *([runner] if reason is not None else [])):
+            self._discard(one)
 
     def _serve(self, job: _Job, runner: Runner, payload: bytes) -> None:
         """Give the runner its job, and pass on what it tells until it tells its end, or ends."""
@@ -240,6 +302,8 @@ class PythonJobs:
             self._jars.add(job.request["jars"])
             fields = self._class_paths.of(job.request["packages"])
             job.pool = fields["pool"]
+            runner.class_path = job.class_path
+            job.started = int(time.time() * 1000)
             self._pools.begin(job.pool)
             configuration = b'{"context":%s,"job":%s}' % (
                 self._order["settings"].encode(),
@@ -252,6 +316,7 @@ class PythonJobs:
                 class_name=job.request["class_name"],
                 flavour=self._order["flavour"],
                 data_dir=self._order["data_dir"],
+                reuse=self._reuse and not job.fresh,
                 **fields,
             )
             while job.told is None:
@@ -275,12 +340,19 @@ class PythonJobs:
             job.accepted = True
         elif kind == "query":
             job.queries.append(str(header.get("id")))
+        elif kind == "needs-fresh-process":
+            job.accepted, job.fresh = False, True
+            self._fresh_only.add((*job.class_path, job.request["class_name"]))
+            raise ChannelClosed("the job wants a process that has served none")
         elif kind == "ended":
             failure = header.get("failure")
             told = {} if failure is None and job.running else _failed_as_told(failure, header.get("error"))
             with job.lock:
                 if not job.killed and job.refused is None:
                     job.told = told
+                    job.used_spark = header.get("used") is not False
+                    clean = header.get("clean") is True and not job.queries
+                    job.reusable = told == {} and clean and self._reuse and not job.fresh
             if job.told is None:
                 raise ChannelClosed("the job was ended from outside")
 

@@ -26,12 +26,17 @@ class RunnerLost(Exception):
 
 
 class Runner:
-    """One process for one job. ``exit_status`` is negative for a signal, and None until it ended."""
+    """One process, for one job at a time. ``exit_status`` is negative for a signal, and None until it ended.
+
+    ``class_path`` tells which jobs it may serve: None while it has served none.
+    """
 
     def __init__(self, number: int, channel: Channel, output: Output) -> None:
         self.tag = f"jobserver-runner-{number}"
+        self.class_path: tuple[str, ...] | None = None
         self.channel = channel
         self.output = output
+        self.idle_write = output.write
         self.pid: int | None = None
         self.gateway_server: GatewayServer | None = None
         self.exit_status: int | None = None

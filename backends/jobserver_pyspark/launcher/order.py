@@ -105,6 +105,7 @@ def make_order(
         "tmp_dir": str(tmp_dir),
         "data_dir": str(spec.data_dir),
         "spare_runners": options.spare_runners,
+        "reuse": settings.reuse,
         "result_limit": result_limit,
         "toolchain": {
             "jars": str(installation.folder / "jars"),

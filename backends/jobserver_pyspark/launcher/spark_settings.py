@@ -62,6 +62,7 @@ class SparkSettings:
     proxy_user: str | None = None
     python: str | None = None
     python_paths: tuple[str, ...] = ()
+    reuse: bool = True
     jvm_isolation: str | None = None
     hive: bool = False
 
@@ -100,6 +101,7 @@ def read_settings(settings: Mapping[str, Any], *, default_master: str) -> SparkS
         hadoop={k[len("hadoop.") :]: v for k, v in flat.items() if k.startswith("hadoop.")},
         proxy_user=flat.get(_PROXY_USER) or None,
         python=flat.get("python.executable"),
+        reuse=_reuse(flat.get("python.process", "reuse")),
         jvm_isolation=_isolation(flat.get("jvm.isolation")),
         python_paths=tuple(p for p in re.split("[,:]", flat.get("python.paths", "")) if p.strip()),
     )
@@ -118,6 +120,12 @@ def _flavour(factory: str) -> str:
         message = f"no factory is called {factory!r}"
         raise InvalidSetting(key="context-factory", message=message, nearest=near[0])
     return FLAVOURS.get(name, "custom")
+
+
+def _reuse(wanted: str) -> bool:
+    if wanted not in ("reuse", "fresh"):
+        raise InvalidSetting(key="python.process", message=f"takes reuse or fresh, got {wanted!r}")
+    return wanted == "reuse"
 
 
 def _isolation(wanted: str | None) -> str | None:

@@ -14,6 +14,8 @@ from jobserver_pyspark.protocol.failures import Failure
 __all__ = ["Attachment"]
 
 _WRONG_TYPE = "Invalid job type for this context"
+_RELEASE = "m\nd\n"
+"""How py4j's command begins that releases an object in the JVM."""
 
 
 class Attachment:
@@ -43,6 +45,9 @@ class Attachment:
         self.context = SparkContext(gateway=self.gateway, jsc=self.java_context, conf=conf)
         self.context.stop = _leave_running  # type: ignore[method-assign] # the context is not the job's
         self._session: Any = None
+        self._on_query: Callable[[str], None] = _ignore
+        self._commands = _CountedCommands(self.gateway._gateway_client)
+        self._initial = _InitialState(self.context, self.java_context.sc())
 
     @property
     def session(self) -> Any:
@@ -53,20 +58,37 @@ class Attachment:
             self._session = SparkSession(self.context)
             self._session.stop = _leave_running
             SparkSession._instantiatedSession = self._session
+            self._initial.add(self._session)
         return self._session
 
-    def tell_queries(self, tell: Callable[[str], None]) -> None:
-        """Have the id of each streaming query that this process starts told, so that it can be ended."""
+    @property
+    def commands(self) -> int:
+        """How many commands this process has sent to the JVM; an equal number later means it was not used."""
+        return self._commands.count
+
+    def report_queries(self, report: Callable[[str], None]) -> None:
+        """Have ``report`` called with the id of each streaming query that this process starts."""
+        if self._on_query is _ignore:
+            self._watch_queries()
+        self._on_query = report
+
+    def _watch_queries(self) -> None:
         from pyspark.sql.streaming.readwriter import DataStreamWriter  # noqa: PLC0415
 
         writer_class: Any = DataStreamWriter
         original = writer_class._sq
 
         def started(writer: Any, query: Any) -> Any:
-            tell(str(query.id()))
+            self._on_query(str(query.id()))
             return original(writer, query)
 
         writer_class._sq = started
+
+    def restore(self, *, used: bool) -> None:
+        """Put PySpark's objects back as they were before a job; ``used`` tells whether it called the JVM."""
+        self._initial.restore_objects()
+        if used:
+            self._initial.restore_thread(self.gateway.jvm, self._session)
 
     def warm(self) -> None:
         """Start the first Python worker, so that the first job need not wait for it."""
@@ -136,6 +158,69 @@ class Attachment:
         self.context._python_includes = [*includes, *(self.context._python_includes or [])]
         if pool is not None:
             self.context.environment[POOL_VARIABLE] = pool
+
+
+class _InitialState:
+    """What PySpark's objects and the JVM thread of this process were before the first job."""
+
+    def __init__(self, context: Any, spark_context: Any) -> None:
+        self._context = context
+        self._includes = list(context._python_includes or [])
+        self._environment = dict(context.environment)
+        self._spark_context = spark_context
+        self._properties = spark_context.getLocalProperties().clone()
+        self._attributes: list[tuple[Any, dict[str, Any]]] = []
+        self.add(context)
+
+    def add(self, owner: Any) -> None:
+        """Keep the attributes of an object that jobs are given."""
+        self._attributes.append((owner, dict(vars(owner))))
+
+    def restore_objects(self) -> None:
+        """Restore what is in this process."""
+        for owner, saved in self._attributes:
+            _restore_attributes(owner, saved)
+        self._context._python_includes = [*self._includes]
+        self._context.environment.clear()
+        self._context.environment.update(self._environment)
+        accumulators: Any = importlib.import_module("pyspark.accumulators")
+        accumulators._accumulatorRegistry.clear()
+
+    def restore_thread(self, jvm: Any, session: Any) -> None:
+        """Restore the thread in the JVM that does what this process's main thread asks for."""
+        self._spark_context.setLocalProperties(self._properties.clone())
+        if session is None:
+            jvm.org.apache.spark.sql.SparkSession.clearActiveSession()
+        else:
+            jvm.org.apache.spark.sql.SparkSession.setActiveSession(session._jsparkSession)
+
+
+def _restore_attributes(owner: Any, saved: dict[str, Any]) -> None:
+    """Put methods and objects back that a job replaced; counters go on."""
+    names = vars(owner)
+    for added in names.keys() - saved.keys():
+        del names[added]
+    for name, value in saved.items():
+        if names.get(name) is not value and not isinstance(value, int):
+            names[name] = value
+
+
+class _CountedCommands:
+    """Counts what is sent to the JVM, but for the release of objects that are garbage."""
+
+    def __init__(self, client: Any) -> None:
+        self._send = client.send_command
+        self.count = 0
+        client.send_command = self
+
+    def __call__(self, command: str, *args: Any, **options: Any) -> Any:
+        if not command.startswith(_RELEASE):
+            self.count += 1
+        return self._send(command, *args, **options)
+
+
+def _ignore(_query_id: str) -> None:
+    pass
 
 
 def _leave_running() -> None:

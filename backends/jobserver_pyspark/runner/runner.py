@@ -1,9 +1,14 @@
-"""The process of one Python job: forked from the zygote, attached ahead, used once."""
+"""The process of Python jobs: forked from the zygote, attached to the JVM ahead, used by one job at a time.
+
+A runner serves jobs of one class path, one after the other. Between two of them it puts its state back (see
+:mod:`jobserver_pyspark.runner.process_state`) and reports whether it is fit for another one. Where the
+context or the job asks for fresh processes, it serves one job only.
+"""
 
 from __future__ import annotations
 
-import atexit
 import contextlib
+import contextvars
 import faulthandler
 import json
 import logging
@@ -23,6 +28,7 @@ from jobserver_pyspark.runner.async_jobs import awaited
 from jobserver_pyspark.runner.attachment import Attachment
 from jobserver_pyspark.runner.environment import Runtime
 from jobserver_pyspark.runner.job_class import load_job
+from jobserver_pyspark.runner.process_state import ProcessState
 
 __all__ = ["main"]
 
@@ -57,20 +63,27 @@ def _open_standard_streams(output: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+class _NeedsFreshProcess(Exception):
+    """The job's class says ``fresh_process = True``, and this process has served a job already."""
+
+
 class Runner:
-    """Answers the host: attach, warm up, and then one job."""
+    """Answers the host: attach, warm up, and then jobs."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._attachment: Attachment | None = None
+        self._state: ProcessState | None = None
+        self._served = 0
 
     def serve(self) -> None:
-        """Serve the host until a job was run, or what comes before it has failed."""
+        """Serve the host until this process is fit for no further job, or could not be made ready for one."""
         while True:
             request, payload = self._channel.receive()
             if request["kind"] == "job":
-                self._run(request, json.loads(payload))
-                return
+                if not self._run(request, json.loads(payload)):
+                    signal.pause()  # the host ends this process, and whatever it started
+                continue
             try:
                 self._make_ready(request)
             except ChannelClosed:
@@ -89,26 +102,53 @@ class Runner:
         elif request["kind"] == "prepare" and self._attachment is not None:
             with contextlib.suppress(Exception):  # the job will be told the same, if it is still so
                 self._attachment.prepare(request["flavour"])
+            self._state = self._state or ProcessState()
 
-    def _run(self, request: dict[str, Any], configuration: dict[str, Any]) -> None:
+    def _run(self, request: dict[str, Any], configuration: dict[str, Any]) -> bool:
+        """Run a job and report how it ended; return whether this process is fit for another one."""
+        assert self._attachment is not None
+        self._state = self._state or ProcessState()
+        before = self._attachment.commands
         try:
-            self._perform(request, configuration)
+            # In a context of its own, so that no context variable of one job is seen by the next.
+            contextvars.Context().run(self._perform, request, configuration)
         except ChannelClosed:
             raise
+        except _NeedsFreshProcess:
+            self._channel.send("needs-fresh-process")
+            return False
         except Failure as failure:
-            self._end(failure)
+            self._end(request, failure, used=True)
+            return False
         except BaseException as error:  # noqa: BLE001 - a job may raise anything, also SystemExit
-            self._end(Failure.of("raised", error))
-        else:
-            self._end(None)
+            self._end(request, Failure.of("raised", error), used=True)
+            return False
+        used = self._attachment.commands != before
+        self._end(request, None, used=used)
+        return bool(request["reuse"]) and self._make_fit(request["sys_path"], used=used)
+
+    def _make_fit(self, folders: list[str], *, used: bool) -> bool:
+        """Put everything back after a job, and report whether that was possible."""
+        assert self._attachment is not None
+        assert self._state is not None
+        self._served += 1
+        try:
+            self._attachment.restore(used=used)
+            unfit = self._state.restore(folders)
+        except Exception as error:  # noqa: BLE001 - whatever it is, a fresh process serves the next job
+            unfit = describe(error)
+        self._channel.send("fit" if unfit is None else "unfit", reason=unfit)
+        return unfit is None
 
     def _perform(self, request: dict[str, Any], configuration: dict[str, Any]) -> None:
         assert self._attachment is not None
         self._channel.send("accepted")
         _prepare_process(request)
         self._attachment.use_class_path(request["includes"], request["pool"])
-        self._attachment.tell_queries(lambda query_id: self._channel.send("query", id=query_id))
+        self._attachment.report_queries(lambda query_id: self._channel.send("query", id=query_id))
         job = load_job(request["class_name"], request["sys_path"])
+        if self._served and getattr(type(job), "fresh_process", False):
+            raise _NeedsFreshProcess
         context = self._attachment.job_context(request["flavour"], job)
         settings, config = configuration["context"], configuration["job"]
         runtime = Runtime(
@@ -150,11 +190,11 @@ class Runner:
         if last and not data:
             self._channel.send("result", b"", stream=stream)
 
-    def _end(self, failure: Failure | None) -> None:
-        """Let the job's own exit handlers run and its output out, then tell the host."""
+    def _end(self, request: dict[str, Any], failure: Failure | None, *, used: bool) -> None:
+        """Let the job's own exit handlers run and its output out, then report to the host."""
+        assert self._state is not None
         try:
-            atexit._run_exitfuncs()
-            logging.shutdown()
+            self._state.end_job(request["sys_path"], last=failure is not None or not request["reuse"])
             sys.stdout.flush()
             sys.stderr.flush()
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises, the job has ended
@@ -163,10 +203,9 @@ class Runner:
                     2, f"an exit handler raised {type(error).__name__}: {error}\n".encode(errors="replace")
                 )
         if failure is None:
-            self._channel.send("ended")
+            self._channel.send("ended", used=used, clean=self._state.nothing_left())
         else:
             self._channel.send("ended", failure=failure.kind, error=failure.error)
-        signal.pause()  # the host ends this process, and whatever it started
 
 
 def _prepare_process(request: dict[str, Any]) -> None:

@@ -1,0 +1,297 @@
+"""What a job can change in its interpreter and Python can read back, one capture for each kind.
+
+A capture is called once and returns the function that restores what it saw. See
+:mod:`jobserver_pyspark.runner.process_state` for when they are called.
+"""
+
+from __future__ import annotations
+
+import builtins
+import copyreg
+import decimal
+import gc
+import importlib
+import io
+import locale
+import logging
+import os
+import random
+import resource
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["CAPTURES"]
+
+Restore = Callable[[], None]
+
+
+def _environment() -> Restore:
+    saved = dict(os.environ)
+
+    def restore() -> None:
+        if dict(os.environ) != saved:
+            os.environ.clear()
+            os.environ.update(saved)
+            time.tzset()
+
+    return restore
+
+
+def _working_directory() -> Restore:
+    folder, mask = os.getcwd(), os.umask(0)
+    os.umask(mask)
+
+    def restore() -> None:
+        os.chdir(folder)
+        os.umask(mask)
+
+    return restore
+
+
+def _attributes_of(owner: object, *names: str) -> Callable[[], Restore]:
+    """Capture attributes by reference, and the contents of those that are lists or dicts."""
+
+    def capture() -> Restore:
+        saved = [(name, getattr(owner, name)) for name in names if hasattr(owner, name)]
+        contents = [(value, value.copy()) for _, value in saved if isinstance(value, (list, dict))]
+
+        def restore() -> None:
+            for value, content in contents:
+                if value != content:
+                    value.clear()
+                    value.extend(content) if isinstance(value, list) else value.update(content)
+            for name, value in saved:
+                if getattr(owner, name, None) is not value:
+                    setattr(owner, name, value)
+
+        return restore
+
+    return capture
+
+
+def _namespace(name: str) -> Callable[[], Restore]:
+    """Capture every name of a module."""
+
+    def capture() -> Restore:
+        names = vars(sys.modules[name])
+        saved = dict(names)
+
+        def restore() -> None:  # without the built-in functions: they may be what is missing
+            names.update(saved)
+            for added in names.keys() - saved.keys():
+                del names[added]
+
+        return restore
+
+    return capture
+
+
+def _stream_settings() -> Restore:
+    """Capture how standard output and error write; a stream that was closed raises when it is restored."""
+    names = ("encoding", "errors", "line_buffering", "write_through")
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    saved = [{name: getattr(stream, name) for name in names} for stream in streams]
+
+    def restore() -> None:
+        for stream, settings in zip(streams, saved, strict=True):
+            stream.flush()
+            if {name: getattr(stream, name) for name in names} != settings:
+                stream.reconfigure(**settings)
+
+    return restore
+
+
+def _interpreter() -> Restore:
+    recursion, interval, digits = sys.getrecursionlimit(), sys.getswitchinterval(), _digits()
+    timeout, threshold, collecting = socket.getdefaulttimeout(), gc.get_threshold(), gc.isenabled()
+
+    def restore() -> None:
+        sys.settrace(None)
+        sys.setprofile(None)
+        threading.settrace(None)
+        threading.setprofile(None)
+        sys.setrecursionlimit(recursion)
+        sys.setswitchinterval(interval)
+        if digits is not None:
+            sys.set_int_max_str_digits(digits)
+        socket.setdefaulttimeout(timeout)
+        gc.set_threshold(*threshold)
+        gc.set_debug(0)
+        (gc.enable if collecting else gc.disable)()
+
+    return restore
+
+
+def _digits() -> int | None:
+    return sys.get_int_max_str_digits() if hasattr(sys, "get_int_max_str_digits") else None
+
+
+def _signals() -> Restore:
+    saved = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    def restore() -> None:
+        for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+            signal.setitimer(timer, 0)
+        signal.set_wakeup_fd(-1)
+        for number, handler in saved.items():
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+    return restore
+
+
+def _warning_filters() -> Restore:
+    def enter() -> warnings.catch_warnings[None]:
+        guard = warnings.catch_warnings()
+        guard.__enter__()
+        return guard
+
+    guard = enter()
+
+    def restore() -> None:
+        nonlocal guard
+        guard.__exit__(None, None, None)
+        guard = enter()
+
+    return restore
+
+
+_LoggerState = tuple[int, list[logging.Handler], list[Any], bool, bool]
+
+
+def _loggers() -> Restore:
+    def state(logger: logging.Logger) -> _LoggerState:
+        return (
+            logger.level,
+            [*logger.handlers],
+            [*logger.filters],
+            logger.propagate,
+            logger.disabled,
+        )
+
+    def apply(logger: logging.Logger, wanted: _LoggerState) -> None:
+        if state(logger) == wanted:
+            return
+        level, handlers, filters, propagate, disabled = wanted
+        for handler in [*logger.handlers]:
+            if handler not in handlers:
+                logger.removeHandler(handler)
+                handler.close()
+        logger.handlers[:], logger.filters[:] = handlers, filters
+        logger.propagate, logger.disabled = propagate, disabled
+        logger.setLevel(level)
+
+    def known() -> dict[str, logging.Logger]:
+        found = logging.root.manager.loggerDict.items()
+        return {"": logging.root} | {n: one for n, one in found if isinstance(one, logging.Logger)}
+
+    saved = {name: state(logger) for name, logger in known().items()}
+    disabled, factory, kind = (
+        logging.root.manager.disable,
+        logging.getLogRecordFactory(),
+        logging.getLoggerClass(),
+    )
+    others = _attributes_of(logging, "raiseExceptions", "lastResort")()
+    levels = _attributes_of(logging, "_levelToName", "_nameToLevel")()
+    new: _LoggerState = (logging.NOTSET, [], [], True, False)
+
+    def restore() -> None:
+        for name, logger in known().items():
+            apply(logger, saved.get(name, new))
+        logging.disable(disabled)
+        logging.setLogRecordFactory(factory)
+        logging.setLoggerClass(kind)
+        logging.captureWarnings(False)
+        others()
+        levels()
+
+    return restore
+
+
+def _numbers() -> Restore:
+    """Decimal arithmetic, the locale, and random numbers."""
+    contexts = (decimal.DefaultContext, decimal.BasicContext, decimal.ExtendedContext)
+    saved = [context.copy() for context in contexts]
+    current, language = decimal.getcontext().copy(), locale.setlocale(locale.LC_ALL)
+
+    def restore() -> None:
+        for context, values in zip(contexts, saved, strict=True):
+            _copy_context(values, context)
+        decimal.setcontext(current.copy())
+        if locale.setlocale(locale.LC_ALL) != language:
+            locale.setlocale(locale.LC_ALL, language)
+        random.seed()
+        if (numpy := sys.modules.get("numpy")) is not None and "numpy.random" in sys.modules:
+            numpy.random.seed()
+
+    return restore
+
+
+def _copy_context(source: decimal.Context, target: decimal.Context) -> None:
+    for name in ("prec", "rounding", "Emin", "Emax", "capitals", "clamp"):
+        setattr(target, name, getattr(source, name))
+    target.traps.update(source.traps)
+    target.clear_flags()
+
+
+def _limits() -> Restore:
+    kinds = [value for name, value in vars(resource).items() if name.startswith("RLIMIT_")]
+    saved = {kind: resource.getrlimit(kind) for kind in kinds}
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+
+    def restore() -> None:
+        for kind, limits in saved.items():
+            if resource.getrlimit(kind) != limits:
+                resource.setrlimit(kind, limits)
+        if cores is not None and os.sched_getaffinity(0) != cores:
+            os.sched_setaffinity(0, cores)
+
+    return restore
+
+
+def _optional_libraries() -> Restore:
+    """What modules of the standard library keep for the whole process, where they are imported at all."""
+
+    def restore() -> None:
+        tempfile.tempdir = None
+        if "urllib.request" in sys.modules:
+            importlib.import_module("urllib.request").install_opener(None)
+        if "asyncio" in sys.modules:
+            importlib.import_module("asyncio").set_event_loop(None)
+        if "csv" in sys.modules:
+            importlib.import_module("csv").field_size_limit(131072)
+
+    return restore
+
+
+CAPTURES: tuple[Callable[[], Restore], ...] = (
+    _namespace(builtins.__name__),
+    _environment,
+    _working_directory,
+    _attributes_of(sys, "path", "argv", "orig_argv", "meta_path", "path_hooks", "warnoptions", "_xoptions"),
+    _attributes_of(sys, "stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__"),
+    _attributes_of(
+        sys, "excepthook", "displayhook", "unraisablehook", "breakpointhook", "dont_write_bytecode"
+    ),
+    _attributes_of(threading, "excepthook"),
+    _attributes_of(copyreg, "dispatch_table"),
+    _attributes_of(gc, "callbacks"),
+    _namespace("__main__"),
+    _stream_settings,
+    _interpreter,
+    _signals,
+    _loggers,
+    _warning_filters,
+    _numbers,
+    _limits,
+    _optional_libraries,
+)

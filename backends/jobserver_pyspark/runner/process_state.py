@@ -1,0 +1,221 @@
+"""The state of a runner's process, put back between the jobs that it serves.
+
+A process per Python job costs some 60 ms of CPU, most of it for a connection to the JVM. So the process that
+finished a job takes the next one of the same class path and context type. Job code must not notice: it
+starts as in a new process, whatever the job before it did. Two rules make that true.
+
+1. What a job can change through Python and Python can read back is captured before the first job and restored
+   after each one: imported modules, environment, paths, hooks, signal handlers, logging, and so on. Modules
+   that came from the class path are dropped, and imported anew by the next job; libraries stay.
+2. What cannot be taken back makes the process unfit, with a reason, and it ends: threads, child processes and
+   listening sockets that are left, compiled extensions of the class path, memory that does not come back.
+
+What is not handled: values that a job replaces inside a library, and caches that a library fills. A job that
+needs a process of its own for that says ``fresh_process = True``.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import logging
+import os
+import resource
+import socket
+import stat
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from types import ModuleType
+
+from jobserver_pyspark import processes
+from jobserver_pyspark.runner.exit_handlers import ExitHandlers
+from jobserver_pyspark.runner.interpreter_state import CAPTURES
+
+__all__ = ["ProcessState"]
+
+MAX_JOBS = 1000
+"""Jobs that one process serves at the most."""
+MAX_GROWTH = 512 * 1024 * 1024
+"""Bytes of resident memory that a process may have gained since its first job."""
+MAX_DESCRIPTORS = 64
+"""Descriptors that may be open beyond those of the start: files that garbage still holds."""
+_PAGE = resource.getpagesize()
+
+
+class ProcessState:
+    """Captured once, before the first job; :meth:`restore` is called after each one, on the main thread."""
+
+    def __init__(self) -> None:
+        self._exit_handlers = ExitHandlers()
+        self._modules = _Modules()
+        self._restores = [capture() for capture in CAPTURES]
+        self._threads = frozenset(threading.enumerate())
+        self._descriptors = frozenset(_descriptors())
+        self._memory = _resident_memory()
+        self._identity = _identity()
+        self._standard_files = _standard_files()
+        self._jobs = 0
+
+    def end_job(self, folders: Sequence[str], *, last: bool) -> None:
+        """Run the exit handlers of the job's own code; with ``last`` those of libraries as well."""
+        self._exit_handlers.run(lambda name: self._modules.is_of_job(name, folders), everything=last)
+        logging.shutdown()
+
+    def nothing_left(self) -> bool:
+        """Whether neither a thread nor a child process of the job still runs."""
+        return self._threads.issuperset(threading.enumerate()) and not processes.children(os.getpid())
+
+    def restore(self, folders: Sequence[str]) -> str | None:
+        """Put everything back after a job whose class path is ``folders``.
+
+        Returns None when the process is fit for another job, else the reason why it is not.
+        """
+        self._jobs += 1
+        try:
+            for restore in self._restores:
+                restore()
+            extension = self._modules.extension(folders)
+            self._modules.restore(folders)
+        except Exception as error:  # noqa: BLE001 - whatever cannot be put back, the process ends
+            return f"its state could not be restored: {type(error).__name__}: {error}"
+        if extension is not None:
+            return f"the class path has a compiled extension: {extension}"
+        return self._unfit()
+
+    def _unfit(self) -> str | None:
+        threads = [thread.name for thread in threading.enumerate() if thread not in self._threads]
+        opened = [fd for fd in _descriptors() if fd not in self._descriptors]
+        reasons = {
+            f"it has served {MAX_JOBS} jobs": self._jobs >= MAX_JOBS,
+            f"the job left threads: {', '.join(threads[:3])}": threads,
+            "the job closed or replaced its standard streams": _standard_files() != self._standard_files,
+            "the job left child processes": processes.children(os.getpid()),
+            "the job left a listening socket": any(_listens(fd) for fd in opened),
+            f"the job left {len(opened)} open descriptors": len(opened) > MAX_DESCRIPTORS,
+            "a library registered an exit handler during the job": self._exit_handlers.unclear,
+            "the job changed the user, priority or root of its process": _identity() != self._identity,
+            "its memory has grown too much": _resident_memory() - self._memory > MAX_GROWTH,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+# -- modules -----------------------------------------------------------------------------------------
+
+
+class _Modules:
+    """Tells modules of libraries, which stay, from those of jobs, which go."""
+
+    def __init__(self) -> None:
+        self._kept = dict(sys.modules)
+        roots = {os.path.realpath(entry) for entry in sys.path if entry and os.path.isdir(entry)}
+        roots |= {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
+        self._library_roots = tuple(root.rstrip(os.sep) + os.sep for root in roots)
+
+    def restore(self, folders: Sequence[str]) -> None:
+        """Drop the modules of a job, and bring back those that it replaced or removed."""
+        for name, module in list(sys.modules.items()):
+            if self._kept.get(name) is module:
+                continue
+            if name not in self._kept and self._is_library(module, folders):
+                self._kept[name] = module
+            elif name not in self._kept:
+                self._drop(name, module)
+        for name, module in self._kept.items():
+            if sys.modules.get(name) is not module:
+                sys.modules[name] = module
+
+    def is_of_job(self, name: str | None, folders: Sequence[str]) -> bool:
+        """Whether code that runs under this module name came with a job."""
+        module = sys.modules.get(name or "")
+        return module is None or (name not in self._kept and not self._is_library(module, folders))
+
+    def extension(self, folders: Sequence[str]) -> str | None:
+        """Return the name of an imported extension module of the class path."""
+        suffixes = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+        for name, module in list(sys.modules.items()):
+            origin = None if name in self._kept else _origin(module)
+            if origin is not None and origin.endswith(suffixes) and _below(origin, folders):
+                return name
+        return None
+
+    def _is_library(self, module: ModuleType, folders: Sequence[str]) -> bool:
+        origin = _origin(module)
+        if origin is None:
+            return _is_namespace_of(module, self._library_roots)
+        if origin in ("built-in", "frozen"):
+            return True
+        real = os.path.realpath(origin)
+        return real.startswith(self._library_roots) and not _below(real, folders)
+
+    @staticmethod
+    def _drop(name: str, module: ModuleType) -> None:
+        sys.modules.pop(name, None)
+        parent, _, child = name.rpartition(".")
+        if vars(sys.modules.get(parent, module)).get(child) is module and parent:
+            delattr(sys.modules[parent], child)
+
+
+def _origin(module: ModuleType) -> str | None:
+    spec = getattr(module, "__spec__", None)
+    found = getattr(spec, "origin", None) or getattr(module, "__file__", None)
+    return found if isinstance(found, str) else None
+
+
+def _is_namespace_of(module: ModuleType, roots: tuple[str, ...]) -> bool:
+    """Whether a module without a file is a namespace package with a part among the libraries."""
+    try:
+        return any(os.path.realpath(part).startswith(roots) for part in module.__path__)
+    except (AttributeError, TypeError):
+        return False
+
+
+def _below(path: str, folders: Iterable[str]) -> bool:
+    real = os.path.realpath(path)
+    return any(real.startswith(os.path.realpath(folder) + os.sep) for folder in folders)
+
+
+# -- what cannot be taken back -----------------------------------------------------------------------
+
+
+def _descriptors() -> list[int]:
+    try:
+        names = os.listdir("/proc/self/fd")
+    except OSError:
+        return []
+    # The descriptor by which the list was read is not open any more.
+    return [int(name) for name in names if _stat(int(name)) is not None]
+
+
+def _listens(fd: int) -> bool:
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            return False
+        with socket.socket(fileno=os.dup(fd)) as connection:
+            return bool(connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:
+        return False  # it was closed meanwhile, or is no socket that could listen
+
+
+def _standard_files() -> list[tuple[int, int] | None]:
+    """Return what the descriptors 0 to 2 are; None for one that is closed."""
+    return [(found.st_dev, found.st_ino) if (found := _stat(fd)) else None for fd in range(3)]
+
+
+def _stat(fd: int) -> os.stat_result | None:
+    try:
+        return os.fstat(fd)
+    except OSError:
+        return None
+
+
+def _resident_memory() -> int:
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except OSError:
+        return 0
+
+
+def _identity() -> tuple[object, ...]:
+    root = os.stat("/")
+    return os.getresuid(), os.getresgid(), os.getpriority(os.PRIO_PROCESS, 0), root.st_dev, root.st_ino

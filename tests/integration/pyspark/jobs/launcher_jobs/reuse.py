@@ -1,0 +1,85 @@
+"""Jobs that leave something behind, and look for what a job before them left."""
+
+import os
+import threading
+import time
+
+from sparkjobserver.api import SparkJob
+
+COUNT = 0
+
+
+class Accepting(SparkJob):
+    def validate(self, context, runtime, config):
+        return config
+
+
+class Look(Accepting):
+    """Which process this is, and what it finds there."""
+
+    def run_job(self, context, runtime, data):
+        global COUNT  # noqa: PLW0603 - that is what must not survive
+        COUNT += 1
+        spark = context.sparkContext
+        return {
+            "pid": os.getpid(),
+            "count": COUNT,
+            "leak": os.environ.get("LEAK"),
+            "description": spark.getLocalProperty("spark.job.description"),
+            "own": spark.getLocalProperty("own"),
+            "tag": spark.getLocalProperty("spark.jobGroup.id"),
+            "attribute": getattr(spark, "leak", None),
+            "active": context.getActiveSession() is not None,
+        }
+
+
+class Leak(Accepting):
+    """Leaves what can be taken back."""
+
+    def run_job(self, context, runtime, data):
+        spark = context.sparkContext
+        os.environ["LEAK"] = "1"
+        spark.setJobGroup("leak", "leak")
+        spark.setLocalProperty("own", "leak")
+        spark.leak = "leak"
+        spark.parallelize([1]).count()
+        return os.getpid()
+
+
+class LeaveThread(Accepting):
+    """Leaves a thread that writes on for ever."""
+
+    def run_job(self, context, runtime, data):
+        def write():
+            while True:
+                with open(data.get("file"), "a") as file:
+                    file.write("x")
+                time.sleep(0.01)
+
+        threading.Thread(target=write, daemon=True).start()
+        return os.getpid()
+
+
+class Fresh(Accepting):
+    """Wants a process that no job has used."""
+
+    fresh_process = True
+
+    def run_job(self, context, runtime, data):
+        return os.getpid()
+
+
+class Talk(Accepting):
+    def run_job(self, context, runtime, data):
+        for number in range(data.get("lines")):
+            print(data.get("word"), number)
+        return os.getpid()
+
+
+class Count(Accepting):
+    """Runs as many Spark tasks as it is told, and then some time."""
+
+    def run_job(self, context, runtime, data):
+        context.sparkContext.parallelize(range(data.get("tasks")), data.get("tasks")).count()
+        time.sleep(data.get("seconds"))
+        return os.getpid()

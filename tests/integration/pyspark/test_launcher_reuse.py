@@ -1,0 +1,101 @@
+"""Python jobs in processes that have served other jobs: they are as fast as that, and do not notice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from launcher_world import Context, Start, wait_until
+
+from jobserver_core.ports import JobCode
+
+pytestmark = pytest.mark.spark
+
+
+def _look(context: Context) -> dict[str, object]:
+    found = context.run("reuse.Look").value
+    assert isinstance(found, dict)
+    return found
+
+
+def _warm(context: Context) -> int:
+    """Run jobs until one finds a process that has served another; return that process."""
+    seen: set[int] = set()
+
+    def used_again() -> bool:
+        pid = int(str(_look(context)["pid"]))
+        again = pid in seen
+        seen.add(pid)
+        return again
+
+    wait_until(used_again)
+    return next(iter(seen))
+
+
+def test_a_process_serves_the_next_job_which_imports_its_modules_anew(context: Context) -> None:
+    _warm(context)
+    found = [_look(context) for _ in range(5)]
+    assert len({each["pid"] for each in found}) < 5
+    assert {each["count"] for each in found} == {1}
+
+
+def test_a_job_sees_nothing_of_what_another_one_left_in_spark_and_its_process(context: Context) -> None:
+    before = _look(context)
+    leaking = {context.run("reuse.Leak").value for _ in range(3)}
+    wait_until(lambda: _look(context)["pid"] in leaking)
+    found = _look(context)
+    for name in ("leak", "description", "own", "attribute", "active"):
+        assert found[name] == before[name]
+    assert str(found["tag"]).startswith("jobserver-runner-")
+
+
+def test_a_job_that_leaves_a_thread_is_the_last_of_its_process(context: Context, tmp_path: Path) -> None:
+    file = tmp_path / "written"
+    pid = context.run("reuse.LeaveThread", {"file": str(file)}).value
+    size = file.stat().st_size
+    assert not Path(f"/proc/{pid}").exists()
+    assert pid not in {_look(context)["pid"] for _ in range(5)}
+    assert file.stat().st_size == size
+
+
+def test_a_job_class_can_ask_for_a_fresh_process(context: Context) -> None:
+    _warm(context)
+    used = {_look(context)["pid"] for _ in range(4)}
+    fresh = [context.run("reuse.Fresh").value for _ in range(3)]
+    assert len(set(fresh)) == 3
+    assert used.isdisjoint(fresh)
+
+
+def test_a_context_can_ask_for_fresh_processes(start: Start) -> None:
+    context = start({"python": {"process": "fresh"}}).wait_ready()
+    assert len({_look(context)["pid"] for _ in range(4)}) == 4
+
+
+def test_a_process_serves_one_class_path_only(context: Context, other_code: JobCode) -> None:
+    _warm(context)
+    mine = {_look(context)["pid"] for _ in range(4)}
+    theirs = {context.run("reuse.Look", code=other_code).value["pid"] for _ in range(4)}
+    assert mine.isdisjoint(theirs)
+
+
+def test_every_log_has_the_lines_of_its_own_job_and_all_of_them(context: Context) -> None:
+    _warm(context)
+    for word in ("first", "second", "third"):
+        log = context.run("reuse.Talk", {"word": word, "lines": 2000}).log
+        assert log.splitlines() == [f"{word} {number}" for number in range(2000)]
+
+
+def test_progress_counts_the_spark_jobs_of_one_job_only(context: Context) -> None:
+    _warm(context)
+    for tasks in (7, 3):
+        job = context.submit("reuse.Count", {"tasks": tasks, "seconds": 3})
+        context.end_of(job)
+        assert context.listener.progress[job.id][-1].tasks_done == tasks
+
+
+def test_a_failed_job_is_the_last_of_its_process(context: Context) -> None:
+    _warm(context)
+    pids = {_look(context)["pid"] for _ in range(3)}
+    for _ in range(len(pids) + 2):
+        context.run("trouble.SysExit")
+    assert pids.isdisjoint({_look(context)["pid"]})
