@@ -9,6 +9,8 @@
     │   ├── InvalidRequest           parameters that do not go together
     │   ├── InvalidConfig            text that is not HOCON, or over the limits
     │   │   └── InvalidSetting       a key or a value that no setting allows
+    │   │       └── UnknownContextFactory
+    │   │                            a context factory that does not exist
     │   ├── UnsupportedMediaType     an upload of a type that is not a binary's
     │   ├── NotAnArchive             an upload that is not a (safe) ZIP file
     │   ├── MalformedUrl             a URI that cannot be fetched from
@@ -97,6 +99,7 @@ __all__ = [
     "TooLarge",
     "TransportError",
     "Unavailable",
+    "UnknownContextFactory",
     "UnsupportedMediaType",
 ]
 
@@ -211,6 +214,10 @@ class InvalidSetting(InvalidConfig):
     def _text(self) -> str:
         hint = f"; did you mean '{self.nearest}'?" if self.nearest else ""
         return f"setting '{self.key}': {self.message}{hint}"
+
+
+class UnknownContextFactory(InvalidSetting):
+    """A ``context-factory`` that does not exist; contexts are not made with one."""
 
 
 class UnsupportedMediaType(InvalidInput):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import getpass
 import json
+import logging
 import sys
 from contextlib import ExitStack
 from types import ModuleType
@@ -84,10 +85,12 @@ def config_show(
     """Print the effective settings, and where each is from; secrets are not shown."""
     from jobserver_core.config.loading import describe  # noqa: PLC0415 - asking for help needs no settings
 
+    # Warnings are printed below: without a handler Python would print those that are logged as well.
+    logging.getLogger("jobserver_core").addHandler(logging.NullHandler())
     settings = settings_of(config, host, port, data_dir)
-    described = [one for one in describe(settings) if not changed or one.origin != "default"]
     for warning in settings.warnings:
         terminal.note(f"warning: {warning}", style="yellow")
+    described = [one for one in describe(settings) if not changed or one.origin != "default"]
     if terminal.as_json:
         terminal.json([attrs.asdict(one) for one in described])
         return

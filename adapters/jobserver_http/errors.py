@@ -139,6 +139,7 @@ _ANSWERS: dict[type[Exception], Rule] = {
     core.InvalidRequest: _said(400),
     core.InvalidConfig: _said(400, "Cannot parse config: "),
     core.InvalidSetting: _said(400),
+    core.UnknownContextFactory: _said(400),
     core.UnsupportedMediaType: _said(415),
     core.NotAnArchive: _words(400, "Binary is not of the right format", "reason"),
     core.MalformedUrl: _object(400, "ERROR"),
@@ -195,6 +196,7 @@ _BY_OPERATION: dict[str, dict[type[Exception], Rule]] = {
     "delete_binary": _NOTHING_TO_DELETE,
     "delete_jar": _NOTHING_TO_DELETE,
     "create_context": {
+        core.UnknownContextFactory: _object(500, "CONTEXT INIT ERROR"),
         core.BinaryNotFound: _words(404, "appName {name} not found"),
         core.MalformedUrl: _object(400, "CONTEXT INIT ERROR: Malformed URL"),
         core.NotAnArchive: _object(500, "CONTEXT INIT ERROR"),
@@ -211,6 +213,7 @@ _BY_OPERATION: dict[str, dict[type[Exception], Rule]] = {
         core.LaunchError: _object(500, "CONTEXT DELETE ERROR"),
     },
     "submit_job": {
+        core.UnknownContextFactory: _object(500, "CONTEXT INIT FAILED"),
         core.InvalidRequest: _CANNOT_PARSE,
         core.BinaryNotFound: _words(404, "appName {name} not found"),
         core.ContextNotFound: _words(404, "context {name} not found"),

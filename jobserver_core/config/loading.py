@@ -21,6 +21,8 @@ from jobserver_core.config import hocon
 from jobserver_core.config.old_settings import ALIASES, IGNORED, check_ignored
 from jobserver_core.config.setting_types import Section, SettingType, setting_key
 from jobserver_core.config.settings import Settings, default_data_dir
+from jobserver_core.config.trees import merged
+from jobserver_core.config.units import lacks_unit
 from jobserver_core.errors import InvalidSetting
 
 __all__ = ["Described", "describe", "load_settings", "sections", "setting_types"]
@@ -58,7 +60,9 @@ def load_settings(
     if path is not None:
         file = Path(path).absolute()
         with _located(path):
-            collected.add(hocon.parse_file(path, env=env), origin=str(path), folder=file.parent)
+            collected.add(
+                hocon.parse_file(path, env=env), origin=str(path), folder=file.parent, bare_duration="ms"
+            )
     if overrides is not None:
         collected.add(overrides, origin="override", folder=Path.cwd())
     if env is not None and "jobserver.data-dir" not in collected.values:
@@ -139,17 +143,32 @@ class _Collected:
         keys = {name: setting_key(section.prefix, name) for name in section.setting_types()}
         return {name: self.values[key] for name, key in keys.items() if key in self.values}
 
-    def add(self, tree: Mapping[str, Any], *, origin: str, folder: Path) -> None:
-        """Lay a tree of settings over what is here already."""
+    def add(
+        self, tree: Mapping[str, Any], *, origin: str, folder: Path, bare_duration: str | None = None
+    ) -> None:
+        """Lay a tree of settings over what is here already.
+
+        ``bare_duration`` is the unit of durations that have none, seconds unless it is given.
+
+        Raises:
+            InvalidSetting: for unknown keys, all of them in one, and for values that settings do not take.
+
+        """
         source = _Source()
         self._read(source, (), tree)
+        if source.unknown:
+            raise _all_unknown(source.unknown)
         for key, (written, value) in self._yarn(source).items():
             source.given[key] = (written, value)
         for key, (written, value) in source.given.items():
             kind = self._types[key]
+            if bare_duration and kind.name == "duration" and lacks_unit(value) and float(value):
+                whole = f"{value} {bare_duration}"
+                self._warn(f"{written}: {value} without a unit means {whole}; write the unit")
+                value = whole  # noqa: PLW2901 - the same, with its unit
             typed = kind.convert(value, written)
             anchored = None if typed is None else kind.anchor(typed, folder)
-            self.values[key] = _merged(self.values.get(key), anchored) if kind.free else anchored
+            self.values[key] = _laid(key, self.values.get(key), anchored) if kind.free else anchored
             self.origins[key] = origin
         for key, value in source.ignored.items():
             check_ignored(key, value)
@@ -169,11 +188,13 @@ class _Collected:
             key = self._canonical(written)
             if key is not None:
                 if end < len(tokens) and not self._types[key].free:
-                    raise self._unknown(".".join(tokens))
+                    source.unknown.append(self._unknown(".".join(tokens)))
+                    return
                 source.give(written, key, _nested(tokens[end:], value), free=self._types[key].free)
                 return
             if written not in self._sections:
-                raise self._unknown(".".join(tokens))
+                source.unknown.append(self._unknown(".".join(tokens)))
+                return
         if not isinstance(value, Mapping):
             raise InvalidSetting(key=".".join(tokens), message="is a group of settings and takes an object")
         self._read(source, tokens, value)
@@ -210,6 +231,8 @@ class _Collected:
         message = "there is no such setting"
         if written.startswith("spark.") and not written.startswith("spark.jobserver."):
             message += "; Spark's own settings go into spark.context-settings"
+        elif written.partition(".")[0] not in ("spark", "jobserver"):
+            message += "; what jobs find in their configuration goes into jobserver.jobs.default-config"
         return InvalidSetting(key=written, message=message, nearest=self._nearest(written))
 
     def _nearest(self, written: str) -> str | None:
@@ -229,6 +252,7 @@ class _Source:
         self.given: dict[str, tuple[str, Any]] = {}
         self.yarn: dict[str, tuple[str, Any]] = {}
         self.ignored: dict[str, Any] = {}
+        self.unknown: list[InvalidSetting] = []
 
     def give(self, written: str, key: str, value: Any, *, free: bool) -> None:
         """Take one setting. Raises InvalidSetting when it was given under another spelling too."""
@@ -238,7 +262,22 @@ class _Source:
         before, earlier = self.given.get(key, (written, None))
         if before != written:
             raise InvalidSetting(key=written, message=f"is the same setting as '{before}': keep one of them")
-        self.given[key] = (written, _merged(earlier, value) if free else value)
+        self.given[key] = (written, _laid(key, earlier, value) if free else value)
+
+
+def _all_unknown(errors: list[InvalidSetting]) -> InvalidSetting:
+    """Return one error for all unknown keys, so that a file can be mended at once."""
+    first = errors[0]
+    if len(errors) == 1:
+        return first
+    others = [
+        f"'{error.key}'" + (f" (did you mean '{error.nearest}'?)" if error.nearest else "")
+        for error in errors[1:]
+    ]
+    near = f" (did you mean '{first.nearest}'?)" if first.nearest else ""
+    hints = dict.fromkeys(hint for error in errors for hint in error.message.split("; ")[1:])
+    message = "; ".join([f"there is no such setting{near}, nor {', '.join(others)}", *hints])
+    return InvalidSetting(key=first.key, message=message)
 
 
 def _parents(keys: Iterable[str]) -> set[str]:
@@ -255,6 +294,20 @@ def _inner(tree: Any, tokens: list[str]) -> Any:
     for token in tokens:
         tree = tree.get(token) if isinstance(tree, Mapping) else None
     return tree
+
+
+def _laid(key: str, below: Any, above: Any) -> Any:
+    """Lay one value of a free setting over another; what Spark gets, setting by setting."""
+    if not isinstance(below, Mapping) or not isinstance(above, Mapping):
+        return above
+    if key == "spark.context-settings":
+        return merged(below, above)
+    if key == "spark.contexts":
+        return {
+            **below,
+            **{name: _laid("spark.context-settings", below.get(name), tree) for name, tree in above.items()},
+        }
+    return _merged(below, above)
 
 
 def _merged(below: Any, above: Any) -> Any:

@@ -26,6 +26,7 @@ ALIASES = {
     f"{_OLD}.job-bin-paths": "jobserver.job-binary-paths",
     f"{_OLD}.job-jar-paths": "jobserver.job-binary-paths",
     f"{_OLD}.dao-cleanup-after": "jobserver.jobs.retention",
+    f"{_OLD}.default-sync-timeout": "jobserver.jobs.sync-timeout",
     "akka.http.server.parsing.max-content-length": "jobserver.limits.upload-size",
     "spray.can.server.parsing.max-content-length": "jobserver.limits.upload-size",
 }
@@ -33,16 +34,17 @@ ALIASES = {
 
 _TOP_LEVEL = "akka spray flyway slick access-control shiro custom-downing deploy cassandra cassandradao"
 _OF_SPARK = (
-    "akka broadcast.factory driver.supervise home job-cache job-number-cpus master-provider "
-    "submit.deployMode ui.port webUrlPort yarn.isPython"
+    "akka broadcast.factory context-per-jvm driver.supervise home job-cache job-number-cpus master- "
+    "provider submit.deployMode temp-contexts ui.port webUrlPort yarn.isPython"
 )
 _OF_JOBSERVER = (
-    "binarydao cache-on-upload cassandra cassandradao combineddao context-lookup-timeout "
-    "context-per-jvm dao-timeout daorootdir datadao driver-mode filedao ha hdfs healthcheck "
-    "ignore-akka-hostname job-result-cache-size jobdao kill-context-on-supervisor-down "
-    "manager-initialization-timeout metadatadao named-object-creation-timeout network-address-resolver "
-    "result-chunk-size short-timeout sqldao startH2Server startup_dao_cleanup_class use-spark-launcher "
-    "wait-for-manager-start yarn-broadcast-factory zookeeper zookeeperdao"
+    "authentication binarydao cache-on-upload cassandra cassandradao combineddao context-factory "
+    "context-lookup-timeout context-per-jvm dao-timeout daorootdir datadao driver-mode filedao ha hdfs "
+    "healthcheck ignore-akka-hostname jar-store-rootdir job-result-cache-size job-result-cache-ttl- "
+    "seconds jobdao kill-context-on-supervisor-down manager-initialization-timeout metadatadao named- "
+    "object-creation-timeout network-address-resolver result-chunk-size short-timeout sqldao "
+    "startH2Server startup_dao_cleanup_class use-spark-launcher wait-for-manager-start yarn-broadcast- "
+    "factory zookeeper zookeeperdao"
 )
 IGNORED = frozenset(
     _TOP_LEVEL.split()
@@ -60,6 +62,10 @@ def _inside(tree: Any, path: str) -> Any:
     return tree
 
 
+def _is_on(value: Any) -> bool:
+    return value is True or value in ("on", "true", "yes")
+
+
 def check_ignored(key: str, value: Any) -> None:
     """Refuse what must not be ignored in silence: access control and encryption that were switched on.
 
@@ -67,7 +73,10 @@ def check_ignored(key: str, value: Any) -> None:
     """
     provider = _inside(value, "provider")
     on = _inside(value, "authentication") not in _OFF
-    if (key == "access-control" and provider and "AllowAll" not in str(provider)) or (key == "shiro" and on):
+    if key == f"{_OLD}.authentication":
+        on = any(map(_is_on, value.values() if isinstance(value, dict) else [value]))
+    refused = key in ("shiro", f"{_OLD}.authentication") and on
+    if refused or (key == "access-control" and provider and "AllowAll" not in str(provider)):
         raise InvalidSetting(
             key=key,
             message="the old server's access control does not work here; remove it, and set jobserver.auth",

@@ -47,7 +47,7 @@ attribute `settings.jobs.sync_timeout`. `load_settings(path, overrides={"jobserv
 ## Values
 
 - **Duration**: a number and a unit: `500ms`, `10 s`, `2 minutes`, `1 hour`, `30 days`. Without a unit it
-  is seconds. In Python durations are seconds.
+  is milliseconds, as HOCON has it, and a warning says so. In Python durations are seconds.
 - **Size**: a number and a unit. `KiB`, `MiB`, `GiB`, `TiB`, and `k`, `m`, `g`, `t` alone, are powers of
   1024; `kB`, `MB`, `GB`, `TB` are powers of 1000. Without a unit it is bytes. In Python sizes are bytes.
 - **Path**: relative ones start at the folder of the configuration file, and `~` is the home folder.

@@ -7,7 +7,7 @@ import re
 from datetime import timedelta
 from typing import Any
 
-__all__ = ["duration_text", "parse_duration", "parse_size", "size_text"]
+__all__ = ["duration_text", "lacks_unit", "parse_duration", "parse_size", "size_text"]
 
 _QUANTITY = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?)\s*([A-Za-zµ]*)")
 
@@ -50,13 +50,27 @@ def _split(text: str, meaning: str) -> tuple[str, str]:
     return match[1], match[2]
 
 
-def parse_duration(value: Any) -> float:
+def lacks_unit(value: Any) -> bool:
+    """Return whether a duration is a bare number."""
+    if isinstance(value, str):
+        match = _QUANTITY.fullmatch(value.strip()) if len(value) < 60 else None
+        return match is not None and not match[2]
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def parse_duration(value: Any, *, bare: str = "s") -> float:
     """Return the seconds that a duration means.
 
-    Takes a number (seconds), a :class:`~datetime.timedelta`, or text: a number and a unit of
-    HOCON's (``500ms``, ``10 s``, ``2 minutes``, ``1h``, ``3 days``), seconds without a unit. Raises
-    ValueError with what would be right.
+    Takes a :class:`~datetime.timedelta`, or text: a number and a unit of HOCON's (``500ms``, ``10 s``,
+    ``2 minutes``, ``1h``, ``3 days``). A number without a unit counts in ``bare`` units: seconds in
+    Python, ``ms`` in a configuration file, as HOCON has it.
+
+    Raises:
+        ValueError: with what would be right.
+
     """
+    if lacks_unit(value) and bare != "s":
+        value = f"{value} {bare}"
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):

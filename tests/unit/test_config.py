@@ -24,6 +24,7 @@ from jobserver_core.config.settings import (
     SparkSettings,
     default_data_dir,
 )
+from jobserver_core.config.trees import flatten
 from jobserver_core.errors import InvalidConfig, InvalidSetting
 from jobserver_core.models.redaction import redacted, redacted_url
 
@@ -464,6 +465,79 @@ def test_each_old_key_without_a_meaning_is_warned_of_once(
         for name in names.split()
     )
     assert [record.getMessage() for record in caplog.records] == list(settings.warnings)
+
+
+def test_a_number_without_a_unit_is_milliseconds_in_a_file_and_seconds_in_python(tmp_path: Path) -> None:
+    text = """
+    spark.jobserver { context-creation-timeout = 60000, context-deletion-timeout = "1500" }
+    spark.jobserver.default-sync-timeout = 20 s
+    jobserver { jobs.kill-timeout = 0, callbacks.retry-delay = 2.5 }
+    """
+    settings = from_text(tmp_path, text, overrides={"jobserver.http.drain-timeout": 3})
+    assert settings.contexts.creation_timeout == 60.0
+    assert settings.contexts.deletion_timeout == 1.5
+    assert settings.jobs.sync_timeout == 20.0
+    assert settings.jobs.kill_timeout == 0.0
+    assert settings.callbacks.retry_delay == 0.0025
+    assert settings.http.drain_timeout == 3.0
+    assert [warning.partition(":")[0] for warning in settings.warnings] == [
+        "spark.jobserver.context-creation-timeout",
+        "spark.jobserver.context-deletion-timeout",
+        "jobserver.callbacks.retry-delay",
+    ]
+
+
+def test_every_duration_of_a_file_counts_in_milliseconds_without_a_unit(tmp_path: Path) -> None:
+    durations = [key for key, kind in setting_types().items() if kind.name == "duration"]
+    text = "\n".join(f"{key} = 1500" for key in durations)
+    shown = {one.key: one.value for one in describe(from_text(tmp_path, text))}
+    assert {shown[key] for key in durations} == {"1.5 s"}
+
+
+def test_all_unknown_keys_of_a_file_are_named_at_once(tmp_path: Path) -> None:
+    text = "wordcount.min = 3\njobservr.http.port = 1\nspark.jobserver.prot = 8090\njobserver.http.prt = 1"
+    with pytest.raises(InvalidSetting) as caught:
+        from_text(tmp_path, text)
+    message = str(caught.value)
+    for expected in (
+        "'wordcount'",
+        "'jobservr'",
+        "'spark.jobserver.prot'",
+        "'jobserver.http.prt' (did you mean",
+    ):
+        assert expected in message
+    assert message.count("jobserver.jobs.default-config") == 1
+
+
+@pytest.mark.parametrize("value", [True, "on", {"enabled": "yes"}])
+def test_authentication_that_was_on_is_not_ignored(value: Any) -> None:
+    with pytest.raises(InvalidSetting, match=r"set jobserver\.auth"):
+        Settings.from_mapping({"spark.jobserver.authentication": value})
+
+
+SETTINGS_BELOW_SETTINGS = """
+spark {
+  context-settings { spark.speculation = true, spark.speculation.interval = 10s }
+  context-settings.spark.sql.catalog.lake = a.Lake
+  context-settings.spark.sql.catalog.lake.type = hadoop
+  contexts { c { hadoop.fs.x = 1, hadoop.fs.x.y = 2 } }
+}
+"""
+
+
+def test_a_file_may_set_settings_below_settings_and_overrides_go_over_each(tmp_path: Path) -> None:
+    overrides = {
+        "spark.context-settings.spark.speculation": False,
+        "spark": {"contexts": {"c": {"hadoop": {"fs": {"x": {"y": 3}}}}}},
+    }
+    settings = from_text(tmp_path, SETTINGS_BELOW_SETTINGS, overrides=overrides)
+    assert flatten(settings.spark.context_settings) == {
+        "spark.speculation": False,
+        "spark.speculation.interval": "10s",
+        "spark.sql.catalog.lake": "a.Lake",
+        "spark.sql.catalog.lake.type": "hadoop",
+    }
+    assert flatten(settings.spark.contexts) == {"c.hadoop.fs.x": 1, "c.hadoop.fs.x.y": 3}
 
 
 @pytest.mark.parametrize("key", sorted(IGNORED))

@@ -200,6 +200,59 @@ def test_what_is_returned_belongs_to_the_caller() -> None:
     assert parse_untrusted(text) == {"a": [1], "b": [1]}
 
 
+# -- settings below settings ---------------------------------------------------------------------------
+
+SPECULATION = {"speculation": True, "speculation.interval": "10s"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "spark.context-settings { spark.speculation = true, spark.speculation.interval = 10s }",
+        "spark.context-settings { spark.speculation.interval = 10s, spark.speculation = true }",
+        "spark { context-settings { spark { speculation { interval = 10s }, speculation = true } } }",
+        "spark { context-settings.spark.speculation = true }\n"
+        "spark.context-settings.spark.speculation.interval = 10s",
+        "x = true, spark.context-settings { spark.speculation = ${x}, spark.speculation.interval = 10s }",
+        "x = true, spark.context-settings { spark.speculation.interval = 10s, spark.speculation = ${x} }",
+        "x = 10s, spark.context-settings { spark.speculation = true, spark.speculation.interval = ${x} }",
+        '{"spark": {"context-settings": {"spark": {"speculation": true, '
+        '"speculation": {"interval": "10s"}}}}}',
+    ],
+)
+def test_a_setting_of_spark_keeps_its_value_beside_settings_below_it(text: str) -> None:
+    assert parse_untrusted(text)["spark"] == {"context-settings": {"spark": SPECULATION}}
+
+
+def test_the_same_holds_for_each_configured_context_and_for_every_prefix() -> None:
+    text = """spark.contexts { c {
+        passthrough.a = 1, passthrough.a.b = 2, passthrough.a = 3, hadoop { x.y.z = 2, x = 1 }
+    } }"""
+    assert parse_untrusted(text)["spark"]["contexts"] == {
+        "c": {"passthrough": {"a": 3, "a.b": 2}, "hadoop": {"x": 1, "x.y.z": 2}}
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a = 1, a.b = 2", {"a": {"b": 2}}),
+        ("a.b = 2, a = 1", {"a": 1}),
+        (
+            "spark.context-settings = 1, spark.context-settings.a = 2",
+            {"spark": {"context-settings": {"a": 2}}},
+        ),
+        ("spark.contexts.c = 1, spark.contexts.c.a = 2", {"spark": {"contexts": {"c": {"a": 2}}}}),
+        (
+            "spark.context-settings.a { b = 1 }, spark.context-settings.a = [1]",
+            {"spark": {"context-settings": {"a": [1]}}},
+        ),
+    ],
+)
+def test_elsewhere_the_last_definition_hides_the_others(text: str, expected: dict[str, Any]) -> None:
+    assert parse_untrusted(text) == expected
+
+
 # -- JSON ----------------------------------------------------------------------------------------------
 
 

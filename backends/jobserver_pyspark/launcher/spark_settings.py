@@ -9,7 +9,8 @@ from typing import Any
 
 import attrs
 
-from jobserver_core.errors import InvalidSetting
+from jobserver_core.errors import InvalidSetting, UnknownContextFactory
+from jobserver_pyspark.launcher.context_keys import check_keys
 
 __all__ = ["FLAVOURS", "LOOPBACK", "PREPARED", "SparkSettings", "flattened", "read_settings"]
 
@@ -18,6 +19,7 @@ FLAVOURS = {
     "JavaContextFactory": "spark",
     "JavaSparkContextFactory": "spark",
     "PythonContextFactory": "spark",
+    "PythonSparkContextFactory": "spark",
     "SessionContextFactory": "session",
     "JavaSessionContextFactory": "session",
     "PythonSessionContextFactory": "session",
@@ -86,6 +88,7 @@ class SparkSettings:
 def read_settings(settings: Mapping[str, Any], *, default_master: str) -> SparkSettings:
     """Read the merged tree of a context's settings. Raises InvalidSetting for what can never work."""
     flat = flattened(settings)
+    check_keys(flat)
     conf = {key: value for key, value in flat.items() if key.startswith("spark.") and key != _PROXY_USER}
     for prefix in ("passthrough.", "launcher."):
         conf.update({k[len(prefix) :]: v for k, v in flat.items() if k.startswith(prefix)})
@@ -114,12 +117,20 @@ _SESSION_HIVE = "spark.session.hive.enabled"
 
 def _flavour(factory: str) -> str:
     name = factory.rpartition(".")[2]
-    if not name:
+    if not factory:
         return "any"
-    if name not in FLAVOURS and (near := difflib.get_close_matches(name, FLAVOURS, n=1, cutoff=0.95)):
-        message = f"no factory is called {factory!r}"
-        raise InvalidSetting(key="context-factory", message=message, nearest=near[0])
-    return FLAVOURS.get(name, "custom")
+    if name in FLAVOURS:
+        return FLAVOURS[name]
+    names = {known.lower(): known for known in FLAVOURS}
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
+    ours = "." not in factory or factory.startswith("spark.jobserver.")
+    if ours or difflib.get_close_matches(name.lower(), near, n=1, cutoff=0.95):
+        message = f"there is no context factory {factory!r}"
+        if not near:
+            message += f"; there are {', '.join(FLAVOURS)}"
+        nearest = names[near[0]] if near else None
+        raise UnknownContextFactory(key="context-factory", message=message, nearest=nearest)
+    return "custom"
 
 
 def _reuse(wanted: str) -> bool:

@@ -121,14 +121,24 @@ class Object:
 
     ``final`` objects hide whatever is defined below them. Copies with a changed child share
     ``fields`` and keep the difference in ``changes``, so that making one costs nothing in wide objects.
+
+    ``own`` is for settings of Spark, which may have a value and settings below it: an object in which
+    it is not None keeps a scalar that the same key has, as its one item, instead of hiding it.
     """
 
-    __slots__ = ("changes", "fields", "final", "unresolved")
+    __slots__ = ("changes", "fields", "final", "own", "unresolved")
 
-    def __init__(self, fields: dict[str, Node] | None = None, *, final: bool = False) -> None:
+    def __init__(
+        self,
+        fields: dict[str, Node] | None = None,
+        *,
+        final: bool = False,
+        own: tuple[Node, ...] | None = None,
+    ) -> None:
         self.fields: dict[str, Node] = {} if fields is None else fields
         self.changes: dict[str, Node | Absent] = {}
         self.final = final
+        self.own = own
         self.unresolved = sum(not is_resolved(node) for node in self.fields.values())
 
     def child(self, key: str) -> Node | Absent:
@@ -140,7 +150,7 @@ class Object:
     def with_child(self, key: str, child: Node | Absent) -> Object:
         """Return a copy in which a key means something else, or nothing."""
         copy = Object.__new__(Object)
-        copy.fields, copy.final = self.fields, self.final
+        copy.fields, copy.final, copy.own = self.fields, self.final, self.own
         copy.changes = {**self.changes, key: child}
         copy.unresolved = self.unresolved + is_resolved(self.child(key)) - is_resolved(child)
         return copy

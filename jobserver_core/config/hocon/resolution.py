@@ -43,6 +43,7 @@ from jobserver_core.config.hocon.nodes import (
 )
 from jobserver_core.config.hocon.places import LostPlace, Place
 from jobserver_core.config.hocon.syntax import MIXED
+from jobserver_core.config.trees import flatten
 from jobserver_core.errors import InvalidConfig
 
 __all__ = ["Resolver"]
@@ -136,10 +137,15 @@ class Resolver:
 
     def _plain_object(self, obj: Object, depth: int) -> dict[str, Any]:
         self._check_depth(depth)
-        result = {}
+        result: dict[str, Any] = {}
         for key, node in obj.items():
             self._spend(len(key) + 1)
-            result[key] = self._plain(node, depth)
+            value = self._plain(node, depth)
+            if isinstance(node, Object) and node.own:
+                result[key] = self._plain(node.own[0], depth)
+                result.update(flatten(value, f"{key}."))
+            else:
+                result[key] = value
         return result
 
     def _check_depth(self, depth: int) -> None:
@@ -201,7 +207,7 @@ class Resolver:
             else:
                 fields[key] = found
         self._step(len(fields) // 8)
-        return Object(fields, final=obj.final)
+        return Object(fields, final=obj.final, own=obj.own)
 
     def _object_on_path(self, obj: Object, place: Place, only: Path) -> Object:
         key, below = only[0], only[1:]

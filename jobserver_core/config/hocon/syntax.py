@@ -44,6 +44,8 @@ _QUOTED = re.compile(r'"[^"\\\n]*(?:\\.[^"\\\n]*)*"')
 _APPEND_IN_LIST = (
     "'+=' may not stand inside a list or another '+='; use ${…} to put in what it makes elsewhere"
 )
+_SETTINGS: dict[Path, int] = {("spark", "context-settings"): 2, ("spark", "contexts"): 3}
+"""Where settings of Spark stand, and how long the paths are below which each key is one."""
 _JSON = json.JSONDecoder(strict=False)
 _KEYWORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 _MAX_NUMBER_LENGTH = 1000
@@ -126,7 +128,7 @@ class Parser:
     def _object(self, path: Path | None, depth: int) -> Object:
         opened = self._at
         self._at += 1
-        result = Object()
+        result = Object(own=self._own(path))
         self._members(result, path, self._deeper(depth))
         if not self._char():
             raise self._error("this '{' is never closed", opened)
@@ -157,8 +159,8 @@ class Parser:
         node = self._value(None if append else full, inner)
         if append and full is not None:
             node = self._append(full, node, started)
-        for name in reversed(key[1:]):
-            node = Object({name: node})
+        for length in range(len(key) - 1, 0, -1):
+            node = Object({key[length]: node}, own=self._own(full and full[: len(full) - len(key) + length]))
         define(into, key[0], node)
 
     def _key(self) -> Path:
@@ -170,6 +172,13 @@ class Parser:
         self._count(len(key) - 1)
         self._skip()
         return key
+
+    @staticmethod
+    def _own(path: Path | None) -> tuple[()] | None:
+        """Return what an object at a path keeps of a scalar there: see :class:`Object`."""
+        if path and len(path) > _SETTINGS.get(path[:2], len(path)):
+            return ()
+        return None
 
     def _operator(self) -> bool:
         char = self._char()

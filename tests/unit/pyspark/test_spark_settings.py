@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from jobserver_core.errors import InvalidSetting
+from jobserver_core.config.trees import nested
+from jobserver_core.errors import InvalidSetting, UnknownContextFactory
 from jobserver_pyspark.launcher.options import LauncherOptions
 from jobserver_pyspark.launcher.spark_settings import flattened, read_settings
 
@@ -59,7 +60,6 @@ def test_prefixes_lead_where_the_contract_says() -> None:
             "hadoop": {"fs": {"c": 3}},
             "launcher": {"spark": {"d": 4}},
             "python": {"executable": "/usr/bin/python3", "paths": ["/one", "/two"]},
-            "my": {"own": "setting"},
         }
     )
     assert found.conf == {"spark.a": "1", "spark.b": "2", "other": "x", "spark.d": "4"}
@@ -85,6 +85,7 @@ def test_prefixes_lead_where_the_contract_says() -> None:
         ("spark.jobserver.context.JavaHiveContextFactory", "hive"),
         ("spark.jobserver.context.JavaStreamingContextFactory", "streaming"),
         ("spark.jobserver.python.PythonContextFactory", "spark"),
+        ("spark.jobserver.python.PythonSparkContextFactory", "spark"),
         ("spark.jobserver.python.PythonSessionContextFactory", "session"),
         ("spark.jobserver.python.PythonHiveContextFactory", "hive"),
         ("com.example.Mine", "custom"),
@@ -94,9 +95,57 @@ def test_a_factory_names_a_flavour(factory: str | None, flavour: str) -> None:
     assert read({"context-factory": factory} if factory else {}).flavour == flavour
 
 
-def test_a_factory_that_is_all_but_a_known_one_is_refused_with_its_name() -> None:
-    with pytest.raises(InvalidSetting, match="did you mean 'SessionContextFactory'"):
-        read({"context-factory": "spark.jobserver.context.SesionContextFactory"})
+@pytest.mark.parametrize(
+    ("factory", "hint"),
+    [
+        ("spark.jobserver.context.SesionContextFactory", "did you mean 'SessionContextFactory'"),
+        ("spark.jobserver.context.SqlContextFactory", "did you mean 'SQLContextFactory'"),
+        ("com.example.SesionContextFactory", "did you mean 'SessionContextFactory'"),
+        ("nonsense", "there are DefaultSparkContextFactory, "),
+        ("spark.jobserver.Nonsense", "there are DefaultSparkContextFactory, "),
+        ("spark.jobserver.context.", "there are DefaultSparkContextFactory, "),
+    ],
+)
+def test_a_factory_that_does_not_exist_is_refused(factory: str, hint: str) -> None:
+    with pytest.raises(UnknownContextFactory, match=hint) as caught:
+        read({"context-factory": factory})
+    assert caught.value.key == "context-factory"
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("memory-per-nod", "memory-per-node"),
+        ("num-cpu-core", "num-cpu-cores"),
+        ("contextfactory", "context-factory"),
+        ("python.exectuable", "python.executable"),
+        ("pasthrough.a.b", "passthrough.*"),
+        ("wholly.different", None),
+    ],
+)
+def test_a_key_that_no_context_has_is_refused_with_the_nearest(key: str, nearest: str | None) -> None:
+    with pytest.raises(InvalidSetting, match="a context has no such setting") as caught:
+        read({key: "1g", "num-cpu-cores": 1})
+    assert (caught.value.key, caught.value.nearest) == (key, nearest)
+
+
+def test_all_unknown_keys_are_named_at_once() -> None:
+    with pytest.raises(InvalidSetting, match=r"'a\.b': a context has no such setting, nor 'c'"):
+        read({"a": {"b": 1}, "c": 2})
+
+
+@pytest.mark.parametrize("key", ["context-per-jvm", "context-init-timeout", "forked-jvm-init-timeout"])
+def test_keys_of_the_old_server_that_mean_nothing_are_let_through(key: str) -> None:
+    assert read({key: "true"}).conf == {}
+
+
+def test_settings_below_a_setting_reach_spark() -> None:
+    settings = nested(
+        {"spark.speculation": True, "spark.speculation.interval": "10s", "hadoop.a": 1, "hadoop.a.b": 2}
+    )
+    found = read(settings)
+    assert found.conf == {"spark.speculation": "true", "spark.speculation.interval": "10s"}
+    assert found.hadoop == {"a": "1", "a.b": "2"}
 
 
 @pytest.mark.parametrize(
