@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         ResultKind,
     )
     from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
+    from jobserver_core.running.fetching import Preparation
     from jobserver_core.running.handles import JobHandle
     from jobserver_core.running.waiting import Waiter
     from jobserver_core.server import JobServer
@@ -63,6 +64,7 @@ _HOMES = {
     "errors": ("JobServerError",),
     "events": ("ContextChanged", "DeliveryChanged", "Event", "JobChanged", "JobProgressed"),
     "models.failures": ("ErrorInfo", "FailureKind"),
+    "running.fetching": ("Preparation",),
     "running.handles": ("JobHandle",),
     "models.jobs": ("Job", "JobPage", "JobProgress", "JobQuery", "JobRequest", "JobResult", "ResultKind"),
     "models.lifecycle": ("ContextState", "DeliveryState", "JobState"),
@@ -100,6 +102,7 @@ __all__ = [
     "JobServer",
     "JobServerError",
     "JobState",
+    "Preparation",
     "ResolvedEntry",
     "ResultKind",
     "Settings",

@@ -33,6 +33,7 @@ from jobserver_core.ports import (
     Transport,
 )
 from jobserver_core.running.contexts import ContextService
+from jobserver_core.running.fetching import FetchService
 from jobserver_core.running.health import Health
 from jobserver_core.running.jobs import JobService
 from jobserver_core.running.recovery import Recovery
@@ -56,6 +57,7 @@ class Services:
 
     environment: Environment
     binaries: BinaryService
+    fetching: FetchService
     contexts: ContextService
     jobs: JobService
     data_files: DataFileService
@@ -108,12 +110,14 @@ class Services:
             server_id=ids.new(),
         )
         class_paths = ClassPaths(environment)
-        contexts = ContextService(environment, class_paths)
-        jobs = JobService(environment, class_paths, contexts)
+        fetching = FetchService(fetcher, clock, settings.fetcher)
+        contexts = ContextService(environment, class_paths, fetching)
+        jobs = JobService(environment, class_paths, fetching, contexts)
         data_files = DataFileService(environment)
         return cls(
             environment=environment,
             binaries=BinaryService(environment),
+            fetching=fetching,
             contexts=contexts,
             jobs=jobs,
             data_files=data_files,
@@ -139,6 +143,7 @@ class Services:
     def drain(self) -> None:
         """Take nothing new and begin nothing more; jobs that have begun go on."""
         self.environment.admission.close()
+        self.fetching.close()
         self.contexts.drain()
 
     def close(self, timeout: float) -> None:

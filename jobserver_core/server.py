@@ -28,6 +28,7 @@ from jobserver_core.ports import (
     Transport,
     UuidIds,
 )
+from jobserver_core.running.fetching import Preparation
 from jobserver_core.running.handles import JobHandle
 from jobserver_core.running.results import ResultReader
 from jobserver_core.running.waiting import Waiter
@@ -216,7 +217,18 @@ class JobServer:
         ``settings`` are laid over the server's ``spark.context-settings``. Raises ContextExists,
         InvalidName, InvalidSetting, MalformedUrl, FetchError, ServerClosed at once.
         """
-        return self._services.contexts.create(name, settings or {})
+        with self.begin_context(name, settings) as preparation:
+            return preparation.finish()
+
+    def begin_context(
+        self, name: str, settings: Mapping[str, Any] | None = None, *, caller: str = ""
+    ) -> Preparation[Waiter[Context]]:
+        """Fetch what a context needs, without waiting; finishing what this returns starts the context.
+
+        For callers that must not block, such as event loops. ``caller`` is whom the limit
+        ``jobserver.fetcher.per-caller`` is about. Raises as :meth:`create_context`.
+        """
+        return self._services.contexts.begin(name, settings or {}, caller)
 
     def contexts(self, query: ContextQuery | None = None) -> list[Context]:
         """Return contexts, newest first; without a query those that are not final."""
@@ -255,7 +267,21 @@ class JobServer:
         MalformedUrl, FetchError, NotAnArchive, BinaryNotFound, ContextNotFound, ContextStopping, NoSlots,
         IdempotencyMismatch, ServerClosed; then nothing was recorded.
         """
-        return self._services.jobs.submit(request)
+        with self.begin_submit(request) as preparation:
+            return preparation.finish()
+
+    def begin_submit(self, request: JobRequest, *, caller: str = "") -> Preparation[JobHandle]:
+        """Fetch what a job needs, without waiting; finishing what this returns submits the job.
+
+        For callers that must not block, such as event loops::
+
+            with server.begin_submit(request) as preparation:
+                await preparation.ready
+                handle = preparation.finish()
+
+        ``caller`` is whom the limit ``jobserver.fetcher.per-caller`` is about. Raises as :meth:`submit`.
+        """
+        return self._services.jobs.begin(request, caller)
 
     def jobs(self, query: JobQuery | None = None) -> JobPage:
         """Return a page of jobs, newest first."""

@@ -73,6 +73,8 @@ class HttpServer:
         self.bodies: list[str] = []
         self.gate: threading.Event | None = None
         """When set, bodies wait for it."""
+        self.hold_after: int | None = None
+        """After how many bytes bodies stop, until the server is closed."""
         self.stopping = threading.Event()
         handler = type("Handler", (_Handler,), {"site": self})
         self._server = _Server((host, 0), handler)
@@ -192,11 +194,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self, route: Route, body: bytes) -> None:
         cut = route.cut.pop(0) if route.cut else None
         sent = body if cut is None else body[:cut]
-        step = 1 if route.drip else 16_384
+        step = 1 if route.drip and self.site.hold_after is None else 16_384
         for at in range(0, len(sent), step):
+            if self.site.hold_after is not None and at >= self.site.hold_after:
+                self.site.stopping.wait()
+                return
             piece = sent[at : at + step]
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if route.chunked else piece)
-            if route.drip and self.site.stopping.wait(route.drip):
+            if route.drip and step == 1 and self.site.stopping.wait(route.drip):
                 return
         if route.chunked and cut is None:
             self.wfile.write(b"0\r\n\r\n")

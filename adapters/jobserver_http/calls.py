@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import attrs
 from starlette.types import Scope
 
-from jobserver_core.errors import ResultTimeout, ServerClosed
+from jobserver_core.errors import FetchError, ResultTimeout, ServerClosed
+from jobserver_core.running.fetching import Preparation
 from jobserver_core.running.waiting import Waiter
 from jobserver_core.server import JobServer
 from jobserver_http.authentication import Identity
@@ -73,6 +74,13 @@ class Call:
         """Where blocking calls run."""
         return self.site.pools
 
+    @property
+    def caller(self) -> str:
+        """Who calls, for limits of one caller: the user, or the address without log-ins."""
+        if self.identity is not None:
+            return f"user {self.identity.name}"
+        return f"address {(self.scope.get('client') or ('unknown',))[0]}"
+
     def header(self, name: str) -> str | None:
         """Return a header's value, None when it is missing; repeated ones are joined by commas."""
         values = [value for key, value in self.scope["headers"] if key == name.lower().encode("ascii")]
@@ -108,6 +116,23 @@ class Call:
         if timeout is None or self.site.closing.is_set():
             raise ServerClosed
         raise ResultTimeout(what=self.route.name, seconds=timeout)
+
+    async def prepared(self, begin: Callable[[], Preparation[T]], patience: float | None = None) -> T:
+        """Begin an operation, wait without a thread until its files are fetched, and finish it.
+
+        Raises:
+            FetchError: The files are not here after ``patience`` seconds; nothing was done then.
+            Disconnected: The client has gone; nothing was done then.
+        """
+        preparation = await self.pools.slow.run(begin)
+        try:
+            await self.wait(preparation.ready, patience)
+            return await self.pools.slow.run(preparation.finish)
+        except ResultTimeout:
+            reason = f"it did not come within the {patience:g} s for which this request waits"
+            raise FetchError(url=", ".join(preparation.missing), reason=reason) from None
+        finally:
+            await self.pools.quick.run(preparation.close)
 
     async def _gone(self) -> None:
         while True:

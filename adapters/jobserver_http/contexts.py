@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from starlette.responses import Response
@@ -68,7 +69,7 @@ async def create_context(call: Call) -> Response:
     name = call.names.new(call.path["name"])
     config = await call.pools.slow.run(call.server.parse_config, await call.body("the configuration"))
     settings = call.names.settings(merged(call.query, context_settings_of(config)))
-    waiter = await call.pools.slow.run(call.server.create_context, name, settings)
+    waiter = await call.prepared(partial(call.server.begin_context, name, settings, caller=call.caller))
     await call.wait(waiter)
     return respond(Answer(status=200, label="SUCCESS", result="Context initialized"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 from urllib.parse import urlencode
 
@@ -38,10 +39,14 @@ KILL_MARGIN = 2.0
 
 async def submit_job(call: Call) -> Response:
     """Submit a job; wait for its validation, or with ``sync`` for its end."""
-    handle = await call.pools.slow.run(submitted, call, await call.body("the configuration"))
-    if call.params["sync"]:
-        return await _finished(call, handle)
-    return await _accepted(call, handle)
+    body = await call.body("the configuration")
+    if not call.params["sync"]:
+        return await _accepted(call, await submitted(call, body, None))
+    begun = time.monotonic()
+    seconds = call.params["timeout"]
+    patience = call.server.settings.jobs.sync_timeout if seconds is None else float(seconds)
+    handle = await submitted(call, body, patience)
+    return await _finished(call, handle, patience - (time.monotonic() - begun))
 
 
 async def _accepted(call: Call, handle: JobHandle) -> Response:
@@ -59,11 +64,9 @@ async def _accepted(call: Call, handle: JobHandle) -> Response:
     return json_response(report, 202)
 
 
-async def _finished(call: Call, handle: JobHandle) -> Response:
-    seconds = call.params["timeout"]
-    patience = call.server.settings.jobs.sync_timeout if seconds is None else float(seconds)
+async def _finished(call: Call, handle: JobHandle, patience: float) -> Response:
     try:
-        job = await call.wait(handle.finished, patience)
+        job = await call.wait(handle.finished, max(0.0, patience))
     except ResultTimeout as error:
         return respond(answer_to(error, call.route.name, call.names))
     except ServerClosed:

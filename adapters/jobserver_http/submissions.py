@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -19,11 +20,15 @@ from jobserver_http.errors import ContextUrlMalformed
 __all__ = ["job_request", "submitted"]
 
 
-def submitted(call: Call, body: bytes) -> JobHandle:
-    """Parse the body, once, and submit what it asks for. Raises as ``parse_config`` and ``submit``."""
-    request = job_request(call, call.server.parse_config(body))
+async def submitted(call: Call, body: bytes, patience: float | None) -> JobHandle:
+    """Parse the body, once, fetch what it names, and submit what it asks for.
+
+    Fetching occupies no thread that other calls need, ends as soon as the client has gone, and takes no
+    longer than ``patience`` seconds. Raises as ``parse_config`` and ``submit``.
+    """
+    request = await call.pools.slow.run(lambda: job_request(call, call.server.parse_config(body)))
     try:
-        return call.server.submit(request)
+        return await call.prepared(partial(call.server.begin_submit, request, caller=call.caller), patience)
     except MalformedUrl as error:
         if any(_shown(entry.uri) == error.url for entry in request.class_path if entry.uri):
             raise

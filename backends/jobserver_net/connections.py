@@ -22,7 +22,7 @@ __all__ = ["CONNECT_SECONDS", "IDLE_SECONDS", "Connector", "Resolver", "TimedSoc
 
 CONNECT_SECONDS = 10.0
 """How long resolving a name may take, and connecting to one address."""
-IDLE_SECONDS = 30.0
+IDLE_SECONDS = 60.0
 """How long a peer may send nothing before the connection is given up."""
 
 Resolver = Callable[[str, int], list[str]]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 
 from jobserver_core.binaries.archives import check_archive
 from jobserver_core.environment import Environment
-from jobserver_core.errors import BinaryNotFound, InvalidRequest, NotAnArchive
+from jobserver_core.errors import BinaryNotFound, FetchError, InvalidRequest, NotAnArchive
 from jobserver_core.models.binaries import BinaryType, ClassPathEntry, ResolvedEntry
 from jobserver_core.ports import Blob, Fetched, JobCode
 from jobserver_core.uris import Uri
 
-__all__ = ["ClassPaths"]
+__all__ = ["ClassPaths", "uris_of"]
+
+
+def uris_of(entries: Iterable[ClassPathEntry]) -> list[str]:
+    """Return what has to be fetched before a class path can be resolved."""
+    return [entry.uri for entry in entries if entry.uri is not None]
 
 
 class ClassPaths:
@@ -21,17 +26,23 @@ class ClassPaths:
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
 
-    def resolve(self, entries: Iterable[ClassPathEntry]) -> tuple[ResolvedEntry, ...]:
-        """Return for each entry the bytes it stands for now; fetches what is a URI.
+    def resolve(
+        self, entries: Iterable[ClassPathEntry], fetched: Mapping[str, Fetched]
+    ) -> tuple[ResolvedEntry, ...]:
+        """Return for each entry the bytes it stands for now; ``fetched`` has the files of all URIs.
 
-        To be called inside a deposit, since nothing refers to the fetched bytes yet. Raises
-        BinaryNotFound, MalformedUrl, FetchError, TooLarge, NotAnArchive.
+        Called inside a deposit, since nothing refers to the bytes of a fetched file yet.
+
+        Raises:
+            BinaryNotFound: There is no binary of this name.
+            FetchError: A file is not among ``fetched``.
+            NotAnArchive: A fetched file is not an archive.
+            StorageError: The blob store does not take a fetched file.
         """
-        entries = tuple(entries)
-        for entry in entries:
-            if entry.uri is not None:
-                self._environment.fetcher.check(entry.uri)
-        return tuple(self._resolve(entry) for entry in entries)
+        return tuple(
+            self._named(entry.name) if entry.name is not None else self._stored(str(entry.uri), fetched)
+            for entry in entries
+        )
 
     def check_mix(self, entries: tuple[ResolvedEntry, ...]) -> None:
         """Raise InvalidRequest unless these are jars only, or one Python package (the contract's rule)."""
@@ -53,11 +64,6 @@ class ClassPaths:
             for entry in entries
         )
 
-    def _resolve(self, entry: ClassPathEntry) -> ResolvedEntry:
-        if entry.name is not None:
-            return self._named(entry.name)
-        return self._fetched(str(entry.uri))
-
     def _named(self, name: str) -> ResolvedEntry:
         binary = self._environment.metadata.binary(name)
         if binary is None:
@@ -70,14 +76,16 @@ class ClassPaths:
             binary_id=binary.id,
         )
 
-    def _fetched(self, uri: str) -> ResolvedEntry:
+    def _stored(self, uri: str, files: Mapping[str, Fetched]) -> ResolvedEntry:
+        fetched = files.get(uri)
+        if fetched is None:
+            raise FetchError(url=str(Uri.parse(uri)), reason="it was not fetched in advance")
         kind = BinaryType.from_file_name(uri)
-        with self._environment.fetcher.fetch(uri) as fetched:
-            with fetched.path.open("rb") as file:
-                check_archive(file, kind)
-                if kind is None:
-                    kind = _guess(file.name)
-            blob = self._keep(fetched)
+        with fetched.path.open("rb") as file:
+            check_archive(file, kind)
+            if kind is None:
+                kind = _guess(file.name)
+        blob = self._keep(fetched)
         return ResolvedEntry(source=str(Uri.parse(uri)), type=kind, digest=blob.digest, size=blob.size)
 
     def _keep(self, fetched: Fetched) -> Blob:

@@ -171,7 +171,19 @@ class FetcherSettings(Section):
         "Folders that file: and local: URIs may point into; empty is any"
     )
     max_size: int = kinds.size(2 * _GIB, "The largest file that is fetched", minimum=1)
-    timeout: float = kinds.duration(5 * _MINUTE, "How long one fetch may take", minimum=0.001)
+    timeout: float = kinds.duration(
+        5 * _MINUTE, "How long one fetch may take, waiting for its turn included", minimum=0.001
+    )
+    stall_timeout: float = kinds.duration(
+        30.0, "How long a fetch may go on without bringing at least 32 KiB", minimum=0.001
+    )
+    concurrency: int = kinds.number(32, "How many fetches run at once", minimum=1, maximum=1024)
+    per_host: int = kinds.number(
+        4, "How many fetches from one host run at once; further ones wait", minimum=1, maximum=1024
+    )
+    per_caller: int = kinds.number(
+        8, "How many fetches for one user run at once (one address without log-ins)", minimum=1, maximum=1024
+    )
     cache_size: int = kinds.size(10 * _GIB, "How much of what was fetched is kept for the next time")
     options: dict[str, Any] = kinds.tree("Options that the fetcher documents")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from jobserver_core.binaries.class_paths import ClassPaths
+from jobserver_core.binaries.class_paths import ClassPaths, uris_of
 from jobserver_core.config.cores import usable_cores
 from jobserver_core.config.trees import merged
 from jobserver_core.environment import Environment
@@ -26,7 +26,8 @@ from jobserver_core.models.binaries import ClassPathEntry, parse_class_path
 from jobserver_core.models.contexts import Context, ContextQuery, StartQueueStatus
 from jobserver_core.models.lifecycle import CONTEXTS
 from jobserver_core.models.names import check_context_name
-from jobserver_core.ports import ContextSpec
+from jobserver_core.ports import ContextSpec, Fetched
+from jobserver_core.running.fetching import FetchService, Preparation
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.starts import StartQueue
 from jobserver_core.running.waiting import Promise, Waiter, all_done
@@ -53,9 +54,10 @@ def settings_class_path(settings: Mapping[str, Any]) -> tuple[ClassPathEntry, ..
 class ContextService:
     """The use cases of contexts, and the registry of those that live in this process."""
 
-    def __init__(self, environment: Environment, class_paths: ClassPaths) -> None:
+    def __init__(self, environment: Environment, class_paths: ClassPaths, fetching: FetchService) -> None:
         self._environment = environment
         self._class_paths = class_paths
+        self._fetching = fetching
         limits = environment.settings.contexts
         self._starts = StartQueue(
             environment.clock,
@@ -68,28 +70,30 @@ class ContextService:
 
     # -- making ------------------------------------------------------------------------------------
 
-    def create(self, name: str, settings: Mapping[str, Any]) -> Waiter[Context]:
-        """Begin to start a context of a name; its waiter has it once jobs can run."""
+    def begin(self, name: str, settings: Mapping[str, Any], caller: str = "") -> Preparation[Waiter[Context]]:
+        """Fetch what a context needs; then it can be started, and its waiter has it once jobs can run."""
         check_context_name(name)
-        return self.start(name, settings, ad_hoc=False).ready.waiter
+        self._environment.admission.check()
+        return Preparation(
+            files := self._fetching.begin(self.uris(settings), caller),
+            lambda: self._start(name, settings, files).ready.waiter,
+        )
 
-    def start(self, name: str, settings: Mapping[str, Any], *, ad_hoc: bool) -> LiveContext:
-        """Record a context and begin to start it."""
-        context, spec = self.prepare(name, settings, ad_hoc=ad_hoc)
-        context.begin(spec)
-        return context
+    def uris(self, settings: Mapping[str, Any]) -> list[str]:
+        """Return the URIs that a context with these settings needs the files of."""
+        return uris_of(settings_class_path(self._effective(settings)))
 
     def prepare(
-        self, name: str, settings: Mapping[str, Any], *, ad_hoc: bool
+        self, name: str, settings: Mapping[str, Any], fetched: Mapping[str, Fetched], *, ad_hoc: bool
     ) -> tuple[LiveContext, ContextSpec]:
         """Record a context, and return it with what its launcher needs to start it.
 
-        When this raises, nothing was recorded. Raises ServerClosed.
+        ``fetched`` has the files of :meth:`uris`. When this raises, nothing was recorded.
+        Raises ServerClosed.
         """
         env = self._environment
         env.admission.check()
-        spark = env.settings.spark
-        tree = merged({"spark": {"master": spark.master}}, spark.context_settings, settings)
+        tree = self._effective(settings)
         now = env.clock.now()
         record = Context(
             id=env.ids.new(),
@@ -101,7 +105,8 @@ class ContextService:
             started_at=now,
         )
         with ExitStack() as files, env.deposits.making():
-            codes = self._class_paths.lend(self._class_paths.resolve(settings_class_path(tree)), files)
+            entries = self._class_paths.resolve(settings_class_path(tree), fetched)
+            codes = self._class_paths.lend(entries, files)
             spec = ContextSpec(
                 id=record.id,
                 name=name,
@@ -118,7 +123,20 @@ class ContextService:
             live.keep(codes, files.pop_all())
         return live, spec
 
-    def successor(self, context_id: str, name: str) -> tuple[LiveContext, ContextSpec | None]:
+    def uris_of_successor(self, context_id: str, name: str) -> list[str]:
+        """Return the URIs that :meth:`successor` needs the files of."""
+        before = self._environment.metadata.context(context_id)
+        if before is None:
+            return []
+        if not before.ad_hoc:
+            with suppress(ContextNotFound):
+                self.live(name)
+                return []
+        return self.uris(before.settings)
+
+    def successor(
+        self, context_id: str, name: str, fetched: Mapping[str, Fetched]
+    ) -> tuple[LiveContext, ContextSpec | None]:
         """Return what takes the place of a context of an earlier server, for the jobs that waited for it.
 
         That is the context of the same name, if one lives by now (then without a specification, since it
@@ -129,17 +147,21 @@ class ContextService:
         if not ad_hoc:
             with suppress(ContextNotFound):
                 return self.live(name), None
-        return self.prepare(name, before.settings if before else {}, ad_hoc=ad_hoc)
+        return self.prepare(name, before.settings if before else {}, fetched, ad_hoc=ad_hoc)
 
-    def start_configured(self) -> list[LiveContext]:
-        """Begin to start the contexts of the configuration file; one that cannot is logged."""
+    def start_configured(self) -> list[Waiter[Context]]:
+        """Begin to start the contexts of the configuration file; one that cannot is logged.
+
+        What they need is fetched for all of them at once, so that slow hosts add up to one delay only.
+        """
+        begun: list[tuple[str, Preparation[Waiter[Context]]]] = []
         started = []
         for name, settings in self._environment.settings.spark.contexts.items():
-            try:
-                check_context_name(name)
-                started.append(self.start(name, settings, ad_hoc=False))
-            except JobServerError as error:
-                _log.error("context %s of the configuration could not be started: %s", name, error)
+            with self._logging_failure(name):
+                begun.append((name, self.begin(name, settings)))
+        for name, preparation in begun:
+            with preparation, self._logging_failure(name):
+                started.append(preparation.finish())
         return started
 
     # -- looking -----------------------------------------------------------------------------------
@@ -204,14 +226,14 @@ class ContextService:
         stopped: Waiter[None] = all_done([c.stop_eventually(grace, requested=True) for c in self._all()])
         done: Promise[None] = Promise("reset of the contexts")
 
-        def start_again(_waiter: Waiter[None]) -> None:
-            if self._environment.admission.open:
-                started = all_done([context.ready.waiter for context in self.start_configured()])
-                started.add_done_callback(lambda _started: done.keep(None))
-            else:
-                done.keep(None)
+        def start_again() -> None:
+            started = all_done(self.start_configured() if self._environment.admission.open else [])
+            started.add_done_callback(lambda _started: done.keep(None))
 
-        stopped.add_done_callback(start_again)
+        # Not on the thread that ended the last context: fetching what the next ones need may take long.
+        stopped.add_done_callback(
+            lambda _stopped: threading.Thread(target=start_again, name="jobserver-reset", daemon=True).start()
+        )
         return done.waiter
 
     def drain(self) -> None:
@@ -234,6 +256,24 @@ class ContextService:
             ended.result(timeout)
 
     # -- inside ------------------------------------------------------------------------------------
+
+    def _start(self, name: str, settings: Mapping[str, Any], fetched: Mapping[str, Fetched]) -> LiveContext:
+        context, spec = self.prepare(name, settings, fetched, ad_hoc=False)
+        context.begin(spec)
+        return context
+
+    def _effective(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of a context, laid over those of every context."""
+        spark = self._environment.settings.spark
+        return merged({"spark": {"master": spark.master}}, spark.context_settings, settings)
+
+    @staticmethod
+    @contextmanager
+    def _logging_failure(name: str) -> Iterator[None]:
+        try:
+            yield
+        except JobServerError as error:
+            _log.error("context %s of the configuration could not be started: %s", name, error)
 
     def _all(self) -> list[LiveContext]:
         with self._lock:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from jobserver_core.binaries.class_paths import ClassPaths
+from jobserver_core.binaries.class_paths import ClassPaths, uris_of
 from jobserver_core.config.trees import overlaid
 from jobserver_core.environment import Environment
 from jobserver_core.errors import (
@@ -24,8 +24,9 @@ from jobserver_core.errors import (
 )
 from jobserver_core.models.jobs import Job, JobPage, JobQuery, JobRequest
 from jobserver_core.models.json_values import dumps, loads
-from jobserver_core.ports import ContextSpec, JobCode, JobSpec
+from jobserver_core.ports import ContextSpec, Fetched, JobCode, JobSpec
 from jobserver_core.running.contexts import ContextService
+from jobserver_core.running.fetching import FetchService, Preparation
 from jobserver_core.running.handles import JobHandle
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.live_job import LiveJob
@@ -38,9 +39,16 @@ __all__ = ["JobService"]
 class JobService:
     """The use cases of jobs, and the registry of those that live in this process."""
 
-    def __init__(self, environment: Environment, class_paths: ClassPaths, contexts: ContextService) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        class_paths: ClassPaths,
+        fetching: FetchService,
+        contexts: ContextService,
+    ) -> None:
         self._environment = environment
         self._class_paths = class_paths
+        self._fetching = fetching
         self._contexts = contexts
         self._lock = threading.Lock()
         self._live: dict[str, tuple[LiveJob, LiveContext]] = {}
@@ -53,8 +61,8 @@ class JobService:
 
     # -- submitting --------------------------------------------------------------------------------
 
-    def submit(self, request: JobRequest) -> JobHandle:
-        """Check, resolve, record, and hand the job to its context."""
+    def begin(self, request: JobRequest, caller: str = "") -> Preparation[JobHandle]:
+        """Check a request, and fetch what it needs; then it can be recorded and handed to its context."""
         self._environment.admission.check()
         if request.callback_url is not None:
             self._environment.callbacks.check(request.callback_url)
@@ -62,9 +70,21 @@ class JobService:
         fingerprint = _fingerprint(request, config)
         earlier = self._submitted_before(request, fingerprint)
         if earlier is not None:
-            return earlier
+            return Preparation(self._fetching.begin(()), lambda: earlier)
+        uris = uris_of(request.class_path)
+        if request.context is None:
+            uris += self._contexts.uris(request.context_settings)
+        return Preparation(
+            files := self._fetching.begin(uris, caller),
+            lambda: self._submit(request, config, fingerprint, files),
+        )
+
+    def _submit(
+        self, request: JobRequest, config: str, fingerprint: str, fetched: Mapping[str, Fetched]
+    ) -> JobHandle:
+        self._environment.admission.check()
         try:
-            return self._accept(request, config, fingerprint)
+            return self._accept(request, config, fingerprint, fetched)
         except DuplicateId:
             # The same key came twice at once, and the other one was faster.
             earlier = self._submitted_before(request, fingerprint)
@@ -72,25 +92,31 @@ class JobService:
                 raise
             return earlier
 
-    def restart(self, job: Job) -> None:
+    def begin_restart(self, job: Job) -> Preparation[None]:
         """Run a job of an earlier server that had not begun, in a context like the one it waited for."""
+        uris = self._contexts.uris_of_successor(job.context_id, job.context_name)
+        return Preparation(files := self._fetching.begin(uris), lambda: self._restart(job, files))
+
+    def _restart(self, job: Job, fetched: Mapping[str, Fetched]) -> None:
         env = self._environment
         with ExitStack() as files:
             codes = self._class_paths.lend(job.class_path, files)
             spec = self._spec(job.id, job.class_name, codes, env.metadata.job_config(job.id) or "{}")
             live = LiveJob(env, job, spec, files.pop_all())
-        context, context_spec = self._contexts.successor(job.context_id, job.context_name)
+        context, context_spec = self._contexts.successor(job.context_id, job.context_name, fetched)
         self._give(live, context, context_spec, lambda: context.adopt(live))
 
-    def _accept(self, request: JobRequest, config: str, fingerprint: str) -> JobHandle:
+    def _accept(
+        self, request: JobRequest, config: str, fingerprint: str, fetched: Mapping[str, Fetched]
+    ) -> JobHandle:
         env = self._environment
         with env.deposits.making(), ExitStack() as files:
-            entries = self._class_paths.resolve(request.class_path)
+            entries = self._class_paths.resolve(request.class_path, fetched)
             self._class_paths.check_mix(entries)
             codes = self._class_paths.lend(entries, files)
             spec = self._spec(env.ids.new(), request.class_name, codes, config)
             # Nothing may fail between this, which may record a context for the job, and the giving.
-            context, context_spec = self._context_for(request)
+            context, context_spec = self._context_for(request, fetched)
             job = Job(
                 id=spec.id,
                 class_name=request.class_name,
@@ -107,13 +133,15 @@ class JobService:
             self._give(live, context, context_spec, lambda: context.accept(live, config))
         return handle
 
-    def _context_for(self, request: JobRequest) -> tuple[LiveContext, ContextSpec | None]:
+    def _context_for(
+        self, request: JobRequest, fetched: Mapping[str, Fetched]
+    ) -> tuple[LiveContext, ContextSpec | None]:
         if request.context is not None:
             return self._contexts.live(request.context), None
         ad_hoc = f"{self._environment.ids.new()[:8]}-{request.class_name}"
         owner = request.context_owner
         name = f"{owner}~{ad_hoc}" if owner else ad_hoc
-        return self._contexts.prepare(name, request.context_settings, ad_hoc=True)
+        return self._contexts.prepare(name, request.context_settings, fetched, ad_hoc=True)
 
     def _give(
         self, live: LiveJob, context: LiveContext, spec: ContextSpec | None, take: Callable[[], None]

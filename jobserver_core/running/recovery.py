@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import attrs
 
 from jobserver_core.environment import Environment
-from jobserver_core.errors import JobServerError, StaleState
+from jobserver_core.errors import JobServerError, ServerClosed, StaleState
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobQuery
 from jobserver_core.models.lifecycle import CONTEXTS, JOBS, ContextEvent, JobEvent
+from jobserver_core.running.fetching import Preparation
 from jobserver_core.running.jobs import JobService
 
 __all__ = ["Recovery"]
@@ -52,14 +54,25 @@ class Recovery:
 
     def restart(self, jobs: list[Job]) -> None:
         """Run the jobs again that :meth:`settle` found, in their old order."""
+        begun: list[tuple[Job, Preparation[None]]] = []
         for job in jobs:
-            try:
-                self._jobs.restart(job)
-            except JobServerError as error:
-                _log.warning("job %s could not be run again: %s", job.id, error)
-                current = self._environment.metadata.job(job.id) or job
-                if not current.state.final:
-                    self._end_job(current, None, reason=str(error))
+            with self._ending_if_impossible(job):
+                begun.append((job, self._jobs.begin_restart(job)))
+        for job, preparation in begun:
+            with preparation, self._ending_if_impossible(job):
+                preparation.finish()
+
+    @contextmanager
+    def _ending_if_impossible(self, job: Job) -> Iterator[None]:
+        try:
+            yield
+        except ServerClosed:
+            _log.info("job %s stays for the next start: the server is ending already", job.id)
+        except JobServerError as error:
+            _log.warning("job %s could not be run again: %s", job.id, error)
+            current = self._environment.metadata.job(job.id) or job
+            if not current.state.final:
+                self._end_job(current, None, reason=str(error))
 
     def _live_jobs(self) -> Iterator[Job]:
         """Iterate over the jobs that are not final, oldest first."""

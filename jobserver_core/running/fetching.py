@@ -1,0 +1,375 @@
+"""Fetching the files of class paths, so that a slow host holds up nobody but those who need it.
+
+A user names the host that a file comes from, and that host may accept a connection and never answer, or
+send a byte a second. So no request waits for a fetch on a thread that others need. Fetches run on threads of
+their own, in a bounded number, and whoever needs the files is handed a waiter. Three rules keep one host or
+one caller from taking all of these threads:
+
+- at most ``per_host`` fetches from one host and ``per_caller`` for one caller run at once; further ones
+  wait without a thread, and are overtaken by those for which there is room;
+- a fetch that brings less than ``PROGRESS`` bytes in ``stall_timeout`` seconds is ended. This counts from the
+  moment from which only the host was to blame: one that waits for a place at its host waits for that
+  host, unless the fetches before it make progress;
+- a fetch ends at once when its caller has left, or the server takes no new work any more.
+
+Ending means two things. Whoever waits is told at once, whatever the fetcher does. The fetcher is told
+through its :class:`Cancellation`; a fetcher that does not react keeps its place until it returns, so that
+threads stay bounded.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import attrs
+
+from jobserver_core.errors import FetchError, JobServerError, ServerClosed
+from jobserver_core.ports import Cancellation, Clock, Fetched, Fetcher
+from jobserver_core.running.waiting import Promise, Waiter
+from jobserver_core.uris import Uri
+
+if TYPE_CHECKING:
+    from jobserver_core.config.settings import FetcherSettings
+
+__all__ = ["PROGRESS", "FetchService", "FetchedFiles", "Preparation"]
+
+_log = logging.getLogger(__name__)
+
+PROGRESS = 32 * 1024
+"""How many bytes a fetch has to bring to count as alive."""
+MAX_WAITING = 1000
+"""How many fetches may wait for a place."""
+_INSPECTIONS = 1.0
+"""Seconds between two looks at how fetches are getting on."""
+
+T = TypeVar("T")
+
+
+@attrs.define(eq=False)
+class _Meter:
+    """When something last made progress, by the clock's monotonic time."""
+
+    at: float = float("-inf")
+    _bytes: int = 0
+
+    def add(self, size: int, now: float) -> None:
+        self._bytes += max(0, size)
+        if self._bytes >= PROGRESS:
+            self._bytes = 0
+            self.at = now
+
+
+@attrs.define(eq=False)
+class _Fetch:
+    """One URI for one class path: waiting for a place, running, or done."""
+
+    uri: str
+    parsed: Uri
+    files: FetchedFiles
+    caller: str
+    queued_at: float
+    since: float
+    """From when on the host is to blame if nothing comes."""
+    meter: _Meter
+    host_meter: _Meter
+    cancellation: Cancellation = attrs.field(factory=Cancellation)
+
+    @property
+    def host(self) -> str:
+        return self.parsed.host or self.parsed.scheme
+
+    @property
+    def shown(self) -> str:
+        return str(self.parsed)
+
+
+class FetchedFiles(Mapping[str, Fetched]):
+    """The files of one class path by URI; they are here once :attr:`ready` is done.
+
+    As a context manager it is closed on the way out: what still runs is cancelled, the files are released.
+    """
+
+    def __init__(self, uris: Iterable[str], leave: Callable[[FetchedFiles], None]) -> None:
+        self._promise: Promise[None] = Promise("fetching the files of a class path")
+        self.ready: Waiter[None] = self._promise.waiter
+        """Done once every file is here; fails with the first error."""
+        self._missing = set(uris)
+        self._files: dict[str, Fetched] = {}
+        self._leases = ExitStack()
+        self._lock = threading.Lock()
+        self._over = False
+        self._leave = leave
+        if not self._missing:
+            self._promise.keep(None)
+
+    @property
+    def missing(self) -> list[str]:
+        """The URIs that are not here yet, without what may be secret in them."""
+        with self._lock:
+            return sorted(str(Uri.parse(uri)) for uri in self._missing)
+
+    def cancel(self, error: JobServerError) -> None:
+        """Stop fetching, because of an error that whoever waits is told; nothing if all is here."""
+        with self._lock:
+            self._over = self._over or bool(self._missing)
+        self._promise.fail(error)
+        self._leave(self)
+
+    def close(self) -> None:
+        """Stop fetching, and release the files; idempotent."""
+        with self._lock:
+            self._over = True
+            leases = self._leases.pop_all()
+        self.cancel(FetchError(url=", ".join(self.missing), reason="nobody waits for it any more"))
+        leases.close()
+
+    def _deliver(self, uri: str, fetched: Fetched, lease: ExitStack) -> None:
+        """Take a file over with what keeps it here, unless nobody wants it any more."""
+        with self._lock:
+            if self._over:
+                return
+            self._leases.push(lease.pop_all())
+            self._files[uri] = fetched
+            self._missing.discard(uri)
+            complete = not self._missing
+        if complete:
+            self._promise.keep(None)
+
+    def __getitem__(self, uri: str) -> Fetched:
+        return self._files[uri]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __enter__(self) -> FetchedFiles:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+
+class FetchService:
+    """Fetches what class paths name, within the limits of ``settings``; sizes in bytes, times in seconds."""
+
+    def __init__(self, fetcher: Fetcher, clock: Clock, settings: FetcherSettings) -> None:
+        self._fetcher = fetcher
+        self._clock = clock
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._waiting: list[_Fetch] = []
+        self._running: list[_Fetch] = []
+        self._meters: dict[str, _Meter] = {}
+        self._inspecting = False
+        self._closed = False
+
+    def begin(self, uris: Iterable[str], caller: str = "") -> FetchedFiles:
+        """Begin to fetch; the caller closes what this returns.
+
+        ``caller`` is whom the limit for one caller is about; without one it is not limited.
+
+        Raises:
+            MalformedUrl: A URI is not one, or not an allowed one. Nothing is fetched then.
+            FetchError: Too many fetches wait already.
+            ServerClosed: The server takes no new work.
+        """
+        wanted = list(dict.fromkeys(uris))
+        for uri in wanted:
+            self._fetcher.check(uri)
+        files = FetchedFiles(wanted, self._leave)
+        if not wanted:
+            return files
+        now = self._clock.monotonic()
+        with self._lock:
+            if self._closed:
+                raise ServerClosed()
+            if len(self._waiting) + len(wanted) > MAX_WAITING:
+                reason = f"{len(self._waiting)} fetches wait already; try again later"
+                raise FetchError(url=str(Uri.parse(wanted[0])), reason=reason)
+            self._waiting += [self._made(uri, files, caller, now) for uri in wanted]
+            started = self._start_those_with_room(now)
+            self._inspect_later()
+        self._run(started)
+        return files
+
+    def close(self) -> None:
+        """Cancel every fetch, and begin no other; whoever waits is told ServerClosed."""
+        with self._lock:
+            self._closed = True
+            affected = [*self._waiting, *self._running]
+        for files in {id(fetch.files): fetch.files for fetch in affected}.values():
+            files.cancel(ServerClosed())
+
+    # -- places ------------------------------------------------------------------------------------
+
+    def _made(self, uri: str, files: FetchedFiles, caller: str, now: float) -> _Fetch:
+        parsed = Uri.parse(uri)
+        meter, host_meter = (
+            self._meters.setdefault(key, _Meter()) for key in (parsed.canonical, f"host {parsed.host}")
+        )
+        return _Fetch(uri, parsed, files, caller, now, now, meter, host_meter)
+
+    def _start_those_with_room(self, now: float) -> list[_Fetch]:
+        """Move those that may run from the queue; the oldest first."""
+        hosts, callers = self._taken()
+        started: list[_Fetch] = []
+        for fetch in self._waiting:
+            if len(self._running) >= self._settings.concurrency:
+                break
+            caller_has_room = not fetch.caller or callers[fetch.caller] < self._settings.per_caller
+            if hosts[fetch.host] < self._settings.per_host and caller_has_room:
+                hosts[fetch.host] += 1
+                callers[fetch.caller] += 1
+                fetch.since = max(fetch.since, fetch.host_meter.at)
+                self._running.append(fetch)
+                started.append(fetch)
+        self._waiting = [fetch for fetch in self._waiting if fetch not in started]
+        return started
+
+    def _taken(self) -> tuple[Counter[str], Counter[str]]:
+        return (
+            Counter(fetch.host for fetch in self._running),
+            Counter(fetch.caller for fetch in self._running),
+        )
+
+    def _leave(self, files: FetchedFiles) -> None:
+        """Forget the waiting fetches of somebody who left, and cancel the running ones."""
+        with self._lock:
+            self._waiting = [fetch for fetch in self._waiting if fetch.files is not files]
+            running = [fetch for fetch in self._running if fetch.files is files]
+        for fetch in running:
+            fetch.cancellation.cancel("nobody waits for it any more")
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def _run(self, started: list[_Fetch]) -> None:
+        for fetch in started:
+            name = f"jobserver-fetch-{fetch.host}"
+            threading.Thread(target=self._fetch, args=(fetch,), name=name, daemon=True).start()
+
+    def _fetch(self, fetch: _Fetch) -> None:
+        try:
+            with ExitStack() as lease:
+                fetched = lease.enter_context(
+                    self._fetcher.fetch(
+                        fetch.uri, progress=self._progress_of(fetch), cancellation=fetch.cancellation
+                    )
+                )
+                fetch.files._deliver(fetch.uri, fetched, lease)
+            fetch.host_meter.add(PROGRESS, self._clock.monotonic())
+        except JobServerError as error:
+            fetch.files.cancel(error)
+        except Exception as error:  # noqa: BLE001 - a defect of the fetcher must not leave anybody waiting
+            _log.exception("fetching %s failed", fetch.shown)
+            fetch.files.cancel(FetchError(url=fetch.shown, reason=f"the fetcher failed: {error!r}"))
+        finally:
+            self._ended(fetch)
+
+    def _ended(self, fetch: _Fetch) -> None:
+        with self._lock:
+            self._running.remove(fetch)
+            started = self._start_those_with_room(self._clock.monotonic())
+            if not self._running and not self._waiting:
+                self._meters.clear()
+        self._run(started)
+
+    def _progress_of(self, fetch: _Fetch) -> Callable[[int, int | None], None]:
+        before = 0
+
+        def progress(done: int, total: int | None) -> None:
+            nonlocal before
+            now = self._clock.monotonic()
+            fetch.meter.add(done - before, now)
+            fetch.host_meter.add(done - before, now)
+            before = done
+
+        return progress
+
+    # -- ending what gets nowhere ------------------------------------------------------------------
+
+    def _inspect_later(self) -> None:
+        if not self._inspecting:
+            self._inspecting = True
+            delay = min(_INSPECTIONS, self._settings.stall_timeout / 4)
+            self._clock.call_later(delay, self._inspect)
+
+    def _inspect(self) -> None:
+        now = self._clock.monotonic()
+        with self._lock:
+            self._inspecting = False
+            hosts, _ = self._taken()
+            failed = [(fetch, self._fault_of_running(fetch, now)) for fetch in self._running]
+            failed += [(fetch, self._fault_of_waiting(fetch, hosts, now)) for fetch in self._waiting]
+            if self._running or self._waiting:
+                self._inspect_later()
+        for fetch, reason in failed:
+            if reason is not None:
+                fetch.files.cancel(FetchError(url=fetch.shown, reason=reason))
+
+    def _fault_of_running(self, fetch: _Fetch, now: float) -> str | None:
+        limit = self._settings.stall_timeout
+        if now - max(fetch.since, fetch.meter.at) >= limit:
+            return f"it brought less than {PROGRESS // 1024} KiB in {limit:g} s"
+        return self._too_long(fetch, now)
+
+    def _fault_of_waiting(self, fetch: _Fetch, hosts: Counter[str], now: float) -> str | None:
+        limit, others = self._settings.stall_timeout, hosts[fetch.host]
+        if others < self._settings.per_host:
+            fetch.since = now  # it waits for something else than its host
+        elif now - max(fetch.since, fetch.host_meter.at) >= limit:
+            return f"{others} other fetches from {fetch.host} brought next to nothing in {limit:g} s"
+        return self._too_long(fetch, now)
+
+    def _too_long(self, fetch: _Fetch, now: float) -> str | None:
+        if now - fetch.queued_at >= self._settings.timeout:
+            return f"it took longer than {self._settings.timeout:g} s"
+        return None
+
+
+class Preparation(Generic[T]):
+    """An operation whose files are being fetched: wait for :attr:`ready`, then :meth:`finish`.
+
+    Leaving its ``with`` block without that cancels it, and nothing was recorded.
+    """
+
+    def __init__(self, files: FetchedFiles, finish: Callable[[], T]) -> None:
+        self._files = files
+        self._finish = finish
+
+    @property
+    def ready(self) -> Waiter[None]:
+        """Done once :meth:`finish` can be called without waiting for the network."""
+        return self._files.ready
+
+    @property
+    def missing(self) -> list[str]:
+        """The URIs that are not here yet, without what may be secret in them."""
+        return self._files.missing
+
+    def finish(self) -> T:
+        """Wait for the files, carry the operation out, and return its result. Raises what it raises."""
+        self._files.ready.result()
+        return self._finish()
+
+    def close(self) -> None:
+        """Cancel what was not finished, and release the files; idempotent."""
+        self._files.close()
+
+    def __enter__(self) -> Preparation[T]:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,349 @@
+"""No host and no caller keeps others from having their files fetched."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from jobserver_core.config.settings import FetcherSettings
+from jobserver_core.errors import FetchError, MalformedUrl, ServerClosed
+from jobserver_core.ports import Cancellation, Fetched, Fetcher
+from jobserver_core.ports.fetcher import ProgressCallback
+from jobserver_core.running.fetching import MAX_WAITING, PROGRESS, FetchedFiles, FetchService
+from jobserver_core.testing.clock import ManualClock
+from jobserver_core.uris import Uri
+
+WAIT = 10.0
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.002)
+
+
+class HeldFetcher(Fetcher):
+    """Holds every fetch until the test lets it go, or it is cancelled."""
+
+    def __init__(self, *, deaf: bool = False) -> None:
+        self.started: list[str] = []
+        self.progress: dict[str, ProgressCallback] = {}
+        self.cancelled: list[str] = []
+        self.released: list[str] = []
+        self._deaf = deaf
+        self._gates: dict[str, threading.Event] = {}
+        self._failures: dict[str, Exception] = {}
+
+    def check(self, uri: str) -> None:
+        if Uri.parse(uri).host == "denied":
+            raise MalformedUrl(url=uri, reason="denied")
+
+    @contextmanager
+    def fetch(
+        self,
+        uri: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[Fetched]:
+        assert progress is not None
+        assert cancellation is not None
+        gate = self._gates.setdefault(uri, threading.Event())
+        if not self._deaf:
+            cancellation.subscribe(lambda _reason: gate.set())
+        self.progress[uri] = progress
+        self.started.append(uri)
+        gate.wait(60)
+        if cancellation.reason is not None:
+            self.cancelled.append(uri)
+        if cancellation.reason is not None and not self._deaf:
+            raise FetchError(url=uri, reason=cancellation.reason)
+        if uri in self._failures:
+            raise self._failures[uri]
+        try:
+            yield Fetched(path=Path(uri), digest="0" * 64, size=1)
+        finally:
+            self.released.append(uri)
+
+    def let_go(self, *uris: str) -> None:
+        for uri in uris:
+            self._gates.setdefault(uri, threading.Event()).set()
+
+    def fail(self, uri: str, error: Exception) -> None:
+        self._failures[uri] = error
+        self.let_go(uri)
+
+    def let_all_go(self) -> None:
+        self.let_go(*self._gates)
+
+
+SETTINGS = FetcherSettings(concurrency=6, per_host=2, per_caller=4, stall_timeout=30.0, timeout=300.0)
+
+
+class World:
+    def __init__(self, fetcher: HeldFetcher, settings: FetcherSettings = SETTINGS) -> None:
+        self.fetcher = fetcher
+        self.clock = ManualClock()
+        self.service = FetchService(fetcher, self.clock, settings)
+        self.begun: list[FetchedFiles] = []
+
+    def begin(self, *uris: str, caller: str = "") -> FetchedFiles:
+        files = self.service.begin(uris, caller)
+        self.begun.append(files)
+        return files
+
+    def started(self, count: int) -> list[str]:
+        """Wait until so many fetches were started, see that no other one is, and return them."""
+        until(lambda: len(self.fetcher.started) >= count)
+        assert len(self.fetcher.started) == count
+        return list(self.fetcher.started)
+
+    def pass_time(self, seconds: float) -> None:
+        for _ in range(int(seconds)):
+            self.clock.advance(1.0)
+
+    def close(self) -> None:
+        for files in self.begun:
+            files.close()
+        self.fetcher.let_all_go()
+        until(lambda: not [t for t in threading.enumerate() if t.name.startswith("jobserver-fetch")])
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World(HeldFetcher())
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def deaf() -> Iterator[World]:
+    """A world whose fetcher does not react to a cancellation."""
+    world = World(HeldFetcher(deaf=True))
+    yield world
+    world.close()
+
+
+def failure(files: FetchedFiles) -> str:
+    with pytest.raises(FetchError) as caught:
+        files.ready.result(WAIT)
+    return caught.value.reason
+
+
+# -- places ----------------------------------------------------------------------------------------
+
+
+def test_files_are_here_once_they_are_ready_until_they_are_closed(world: World) -> None:
+    files = world.begin("http://a/1", "http://b/2", "http://a/1")
+    world.started(2)
+    assert not files.ready.done()
+    assert files.missing == ["http://a/1", "http://b/2"]
+    world.fetcher.let_go("http://a/1", "http://b/2")
+    files.ready.result(WAIT)
+    assert sorted(files) == ["http://a/1", "http://b/2"]
+    assert files["http://a/1"].path == Path("http://a/1")
+    assert world.fetcher.released == []
+    files.close()
+    files.close()
+    assert sorted(world.fetcher.released) == ["http://a/1", "http://b/2"]
+
+
+def test_nothing_to_fetch_is_ready_at_once(world: World) -> None:
+    assert world.begin().ready.done()
+    assert world.clock.timers == []
+
+
+def test_one_host_has_no_more_than_its_places_and_another_is_not_held_up(world: World) -> None:
+    for number in range(5):
+        world.begin(f"http://slow/{number}")
+    world.begin("http://quick/x")
+    assert world.started(3) == ["http://slow/0", "http://slow/1", "http://quick/x"]
+    world.fetcher.let_go("http://slow/0")
+    assert world.started(4)[-1] == "http://slow/2"
+
+
+def test_ports_are_no_further_hosts(world: World) -> None:
+    for port in range(1, 6):
+        world.begin(f"http://slow:{port}/x")
+    world.started(2)
+
+
+def test_one_caller_has_no_more_than_its_places(world: World) -> None:
+    for number in range(6):
+        world.begin(f"http://host{number}/x", caller="mallory")
+    world.begin("http://host0/y", caller="alice")
+    assert world.started(5)[-1] == "http://host0/y"
+
+
+def test_callers_without_a_name_are_not_limited(world: World) -> None:
+    for number in range(6):
+        world.begin(f"http://host{number}/x")
+    world.started(6)
+
+
+def test_all_hosts_together_have_no_more_than_all_places(world: World) -> None:
+    for number in range(9):
+        world.begin(f"http://host{number}/x")
+    world.started(6)
+    world.fetcher.let_go("http://host3/x")
+    assert world.started(7)[-1] == "http://host6/x"
+
+
+def test_too_many_that_wait_are_refused_at_once(world: World) -> None:
+    with pytest.raises(FetchError, match="try again later"):
+        world.begin(*(f"http://slow/{number}" for number in range(MAX_WAITING + 1)))
+    assert world.fetcher.started == []
+
+
+def test_a_class_path_with_a_uri_that_is_not_allowed_fetches_nothing(world: World) -> None:
+    with pytest.raises(MalformedUrl, match="denied"):
+        world.begin("http://a/1", "http://denied/2")
+    assert world.fetcher.started == []
+
+
+# -- what gets nowhere -----------------------------------------------------------------------------
+
+
+def test_fetches_that_hang_end_with_the_reason_and_so_do_those_that_wait_for_their_host(world: World) -> None:
+    hanging = [world.begin(f"http://slow/{number}") for number in range(5)]
+    world.started(2)
+    world.pass_time(29)
+    assert not any(files.ready.done() for files in hanging)
+    world.pass_time(1)
+    reasons = [failure(files) for files in hanging]
+    assert reasons[:2] == ["it brought less than 32 KiB in 30 s"] * 2
+    assert reasons[2:] == ["2 other fetches from slow brought next to nothing in 30 s"] * 3
+    until(lambda: sorted(world.fetcher.cancelled) == ["http://slow/0", "http://slow/1"])
+    world.started(2)
+
+
+def test_a_byte_a_second_is_no_progress(world: World) -> None:
+    files = world.begin("http://drip/x")
+    world.started(1)
+    for done in range(1, 31):
+        world.fetcher.progress["http://drip/x"](done, None)
+        world.pass_time(1)
+    assert failure(files) == "it brought less than 32 KiB in 30 s"
+
+
+def test_a_slow_fetch_goes_on_as_long_as_it_makes_progress(world: World) -> None:
+    files = world.begin("http://slow/x")
+    world.started(1)
+    for done in range(1, 5):
+        world.pass_time(25)
+        world.fetcher.progress["http://slow/x"](done * PROGRESS, None)
+    assert not files.ready.done()
+    world.fetcher.let_go("http://slow/x")
+    files.ready.result(WAIT)
+
+
+def test_who_waits_for_a_busy_host_waits_as_long_as_that_makes_progress(world: World) -> None:
+    for number in range(2):
+        world.begin(f"http://busy/{number}")
+    waiting = world.begin("http://busy/2")
+    world.started(2)
+    for done in range(1, 5):
+        for number in range(2):
+            world.fetcher.progress[f"http://busy/{number}"](done * PROGRESS, None)
+        world.pass_time(25)
+    assert not waiting.ready.done()
+    world.fetcher.let_go("http://busy/0")
+    assert world.started(3)[-1] == "http://busy/2"
+    world.pass_time(4)
+    assert not waiting.ready.done()
+    world.fetcher.let_go("http://busy/2")
+    waiting.ready.result(WAIT)
+
+
+def test_who_waited_for_other_hosts_has_all_the_time_for_its_own(world: World) -> None:
+    for number in range(6):
+        world.begin(f"http://slow{number}/x")
+    late = world.begin("http://good/x")
+    world.started(6)
+    world.pass_time(30)
+    world.started(7)
+    world.pass_time(28)
+    assert not late.ready.done()
+    world.fetcher.let_go("http://good/x")
+    late.ready.result(WAIT)
+
+
+def test_the_time_limit_holds_for_what_makes_progress_too(world: World) -> None:
+    files = world.begin("http://slow/x")
+    world.started(1)
+    for done in range(1, 31):
+        world.fetcher.progress["http://slow/x"](done * PROGRESS, None)
+        world.pass_time(10)
+    assert failure(files) == "it took longer than 300 s"
+
+
+def test_who_waits_is_told_although_the_fetcher_does_not_react(deaf: World) -> None:
+    hanging = [deaf.begin(f"http://slow/{number}") for number in range(2)]
+    deaf.started(2)
+    deaf.pass_time(30)
+    for files in hanging:
+        failure(files)
+    deaf.begin("http://slow/3")
+    deaf.begin("http://other/x")
+    assert deaf.started(3)[-1] == "http://other/x"  # the threads that hang keep their places
+    deaf.fetcher.let_go("http://slow/0")
+    assert deaf.started(4)[-1] == "http://slow/3"
+    until(lambda: deaf.fetcher.released == ["http://slow/0"])  # it came when nobody wanted it any more
+
+
+def test_nothing_is_watched_when_nothing_is_fetched(world: World) -> None:
+    files = world.begin("http://a/x")
+    world.fetcher.let_go("http://a/x")
+    files.ready.result(WAIT)
+    until(lambda: not world.service._running)
+    world.pass_time(2)
+    assert world.clock.timers == []
+
+
+# -- who leaves, and what fails --------------------------------------------------------------------
+
+
+def test_who_leaves_makes_room_at_once(world: World) -> None:
+    leaving = [world.begin(f"http://slow/{number}") for number in range(4)]
+    world.started(2)
+    staying = world.begin("http://slow/mine")
+    for files in leaving:
+        files.close()
+    assert world.started(3)[-1] == "http://slow/mine"
+    world.fetcher.let_go("http://slow/mine")
+    staying.ready.result(WAIT)
+    assert sorted(world.fetcher.cancelled) == ["http://slow/0", "http://slow/1"]
+
+
+def test_the_first_failure_ends_the_other_fetches_of_a_class_path(world: World) -> None:
+    files = world.begin("http://a/1", "http://b/2")
+    world.started(2)
+    world.fetcher.fail("http://a/1", FetchError(url="http://a/1", reason="HTTP 404"))
+    assert failure(files) == "HTTP 404"
+    until(lambda: world.fetcher.cancelled == ["http://b/2"])
+
+
+def test_a_defect_of_the_fetcher_is_a_failure(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    files = world.begin("http://a/1")
+    world.fetcher.fail("http://a/1", RuntimeError("oops"))
+    assert "oops" in failure(files)
+    assert "oops" in caplog.text
+
+
+def test_a_server_that_takes_no_new_work_ends_every_fetch_and_begins_none(world: World) -> None:
+    all_files = [world.begin(f"http://slow/{number}") for number in range(4)]
+    world.started(2)
+    world.service.close()
+    for files in all_files:
+        with pytest.raises(ServerClosed):
+            files.ready.result(WAIT)
+    until(lambda: len(world.fetcher.cancelled) == 2)
+    with pytest.raises(ServerClosed):
+        world.begin("http://a/x")
+    assert world.begin().ready.done()
