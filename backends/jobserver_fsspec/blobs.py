@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from jobserver_core.config.units import parse_size
+from jobserver_core.disk_cache import DiskCache
 from jobserver_core.errors import InvalidSetting, StorageError
 from jobserver_core.ports.blobs import BlobStore, BlobWriter
 from jobserver_core.uris import redacted
-from jobserver_fsspec.copies import LocalCopies
 from jobserver_fsspec.folder import FolderBlobStore
 from jobserver_fsspec.objects import ObjectBlobStore
 
@@ -56,7 +56,7 @@ class FsspecBlobStore(BlobStore):
         self._store = ObjectBlobStore(
             filesystem,
             root,
-            copies=LocalCopies(cache_folder, limit=cache_size),
+            copies=DiskCache(cache_folder, limit=cache_size),
             name=redacted(str(url)),
             scrub=_scrubber(options or {}, str(url)),
         )
@@ -110,7 +110,7 @@ class FsspecBlobStore(BlobStore):
         self._store.check()
 
     def close(self) -> None:
-        """Remove the copies on this machine."""
+        """Remove the copies on this machine if they are in a temporary folder."""
         self._store.close()
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,10 +10,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobserver_core.disk_cache import Part
 from jobserver_core.errors import FetchError, InvalidSetting, TooLarge
 from jobserver_core.ports.fetcher import Cancellation, Fetched, Fetcher, ProgressCallback
 from jobserver_core.uris import FILE_SCHEMES, HOST_SCHEMES, Uri
-from jobserver_fsspec.cache import FetchCache, Part, Pinned
+from jobserver_fsspec.cache import FetchCache, Pinned
 from jobserver_fsspec.driver_source import DriverSource
 from jobserver_fsspec.file_source import FileSource
 from jobserver_fsspec.ftp_source import FtpSource
@@ -119,14 +118,14 @@ class FsspecFetcher(Fetcher):
         try:
             yield Fetched(path=pinned.path, digest=pinned.digest, size=pinned.size)
         finally:
-            cache.release(pinned)
+            pinned.release()
 
     def close(self) -> None:
         """Remove the cache, if it is in a temporary folder; repeating this is allowed."""
         with self._lock:
             cache, self._cache = self._cache, None
-        if cache is not None and self._folder is None:
-            shutil.rmtree(cache.folder, ignore_errors=True)
+        if cache is not None:
+            cache.close()
 
     def _checked(self, text: str) -> Uri:
         uri = self._policy.check(text)
@@ -137,8 +136,7 @@ class FsspecFetcher(Fetcher):
     def _opened_cache(self, uri: Uri) -> FetchCache:
         with self._lock, _local(uri):
             if self._cache is None:
-                folder = self._folder or Path(tempfile.mkdtemp(prefix="jobserver-fetched-"))
-                self._cache = FetchCache(folder, limit=self._cache_size)
+                self._cache = FetchCache(self._folder, limit=self._cache_size)
             return self._cache
 
     def _pinned(
@@ -182,7 +180,7 @@ class FsspecFetcher(Fetcher):
                 with _local(uri):
                     pinned = cache.add(key, part, transfer.stamp, str(uri))
             else:
-                pinned, known = self._unchanged(cache, transfer, known), None
+                pinned, known = self._unchanged(transfer, known), None
             self._remember(key, uri, pinned)
             return pinned
         finally:
@@ -191,13 +189,12 @@ class FsspecFetcher(Fetcher):
                 known.release()
 
     @staticmethod
-    def _unchanged(cache: FetchCache, transfer: _Transfer, known: Pinned | None) -> Pinned:
+    def _unchanged(transfer: _Transfer, known: Pinned | None) -> Pinned:
         if known is None:
             raise FetchError(
                 url=str(transfer.uri), reason="the server answered 304 to an unconditional request"
             )
         transfer.report_whole(known.size)
-        cache.renew(known)
         return known
 
     def _remember(self, key: str, uri: Uri, pinned: Pinned) -> None:

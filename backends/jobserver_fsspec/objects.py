@@ -11,9 +11,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from jobserver_core.disk_cache import DiskCache, Part
 from jobserver_core.errors import BlobNotFound, JobServerError, StorageError
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
-from jobserver_fsspec.copies import LocalCopies
 
 __all__ = ["ObjectBlobStore"]
 
@@ -21,6 +21,8 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SHARDS = [f"{number:02x}" for number in range(256)]
 _TEMPORARY = "tmp"
 _CHUNK = 1024 * 1024
+_LARGEST_SHARE = 4
+"""Blobs of more than a fourth of the cache are not copied while they are written."""
 _TIME_KEYS = ("LastModified", "last_modified", "mtime", "updated")
 
 
@@ -29,12 +31,14 @@ class ObjectBlobStore(BlobStore):
 
     A commit moves the object, which object stores do by a copy on their side that is visible when it is
     whole. Reading goes through copies on this machine, whose hash is checked, so that a reader may
-    seek, and keeps what it reads although the object is deleted. Between the check and the deletion of
-    an object others may commit it again: file systems have no conditional delete.
+    seek, and keeps what it reads although the object is deleted. What is written is copied on the way,
+    unless it is so large that it would fill the cache; reading it soon afterwards downloads nothing.
+    Between the check and the deletion of an object others may commit it again: file systems have no
+    conditional delete.
     """
 
     def __init__(
-        self, filesystem: Any, root: str, *, copies: LocalCopies, name: str, scrub: Callable[[str], str]
+        self, filesystem: Any, root: str, *, copies: DiskCache, name: str, scrub: Callable[[str], str]
     ) -> None:
         self._files = filesystem
         self._root = root.rstrip("/")
@@ -46,7 +50,8 @@ class ObjectBlobStore(BlobStore):
         """Open an object under a temporary key. Raises StorageError."""
         key = f"{self._root}/{_TEMPORARY}/{secrets.token_hex(16)}"
         with self.translated("write to"):
-            return _ObjectWriter(self, key, self._making_parent(key, lambda: self._files.open(key, "wb")))
+            file = self._making_parent(key, lambda: self._files.open(key, "wb"))
+        return _ObjectWriter(self, key, file, _Copy(self._copies))
 
     def open(self, digest: str) -> BinaryIO:
         """Open the copy on this machine, which is made when it is not here. Raises BlobNotFound."""
@@ -59,8 +64,10 @@ class ObjectBlobStore(BlobStore):
         size = self.size(digest)
         if size is None:
             raise BlobNotFound(digest=digest)
-        with self._copies.file(digest, size, lambda path: self._download(digest, path)) as path:
-            yield path
+        with self.translated("copy to this machine"):
+            lease = self._copies.obtain(digest, lambda path: self._download(digest, path), size=size)
+        with lease:
+            yield lease.path
 
     def size(self, digest: str) -> int | None:
         """Return the object's size in bytes, or None."""
@@ -75,6 +82,7 @@ class ObjectBlobStore(BlobStore):
         if _DIGEST.fullmatch(digest):
             with self.translated("delete from"):
                 self._remove(self._key(digest))
+                self._copies.discard(digest)
 
     def digests(self, *, modified_before: datetime) -> Iterator[str]:
         """Iterate over the blobs whose object is older than a time, one listing for 1/256 of them."""
@@ -97,7 +105,7 @@ class ObjectBlobStore(BlobStore):
             writer.write(b"readiness probe")
 
     def close(self) -> None:
-        """Remove the copies on this machine."""
+        """Remove the copies on this machine if they are in a temporary folder."""
         self._copies.close()
 
     @contextmanager
@@ -120,6 +128,7 @@ class ObjectBlobStore(BlobStore):
             self._remove(key)
             self._files.mv(temporary, key)
         if (found := self.size(digest)) != size:
+            self._remove(key)
             raise StorageError(message=f"{self._name} keeps {found} bytes of a blob of {size}")
 
     def remove_temporary(self, key: str) -> None:
@@ -182,11 +191,48 @@ class ObjectBlobStore(BlobStore):
             raise StorageError(message=f"blob {digest} at {self._name} is damaged: its hash is another")
 
 
+class _Copy:
+    """The copy of a blob that is being written; a disk that refuses it only means that there is none."""
+
+    def __init__(self, copies: DiskCache) -> None:
+        self._copies = copies
+        self._part: Part | None = None
+        with suppress(OSError):
+            self._part = copies.new_part()
+
+    def write(self, data: bytes) -> None:
+        """Append bytes, unless the blob has become too large to be copied."""
+        if self._part is None:
+            return
+        if self._part.size + len(data) > self._copies.limit // _LARGEST_SHARE:
+            self.drop()
+            return
+        try:
+            self._part.write(data)
+        except OSError:
+            self.drop()
+
+    def keep(self, digest: str) -> None:
+        """Make it the copy of a blob."""
+        if self._part is not None:
+            with suppress(OSError):
+                self._copies.publish(digest, self._part).release()
+            self.drop()
+
+    def drop(self) -> None:
+        """Remove it; idempotent."""
+        part, self._part = self._part, None
+        if part is not None:
+            with suppress(OSError):
+                part.close()
+
+
 class _ObjectWriter(BlobWriter):
-    def __init__(self, store: ObjectBlobStore, key: str, file: Any) -> None:
+    def __init__(self, store: ObjectBlobStore, key: str, file: Any, copy: _Copy) -> None:
         self._store = store
         self._key = key
         self._file: Any | None = file
+        self._copy = copy
         self._hash = hashlib.sha256()
         self._size = 0
 
@@ -198,6 +244,7 @@ class _ObjectWriter(BlobWriter):
         except StorageError:
             self.discard()  # how much of it was written is not known, so it must not be committed
             raise
+        self._copy.write(data)
         self._hash.update(data)
         self._size += len(data)
 
@@ -212,9 +259,11 @@ class _ObjectWriter(BlobWriter):
             self.discard()
             raise
         self._file = None
+        self._copy.keep(blob.digest)
         return blob
 
     def discard(self) -> None:
+        self._copy.drop()
         if self._file is not None:
             with suppress(Exception):
                 self._file.close()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,14 +12,29 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from jobserver_core import BinaryType, JobRequest, parse_class_path
 from jobserver_core.config.settings import BlobSettings, Settings
-from jobserver_core.errors import BlobNotFound, InvalidSetting, StorageError
+from jobserver_core.errors import BlobNotFound, InvalidSetting, NotAnArchive, StorageError
+from jobserver_core.memory import MemoryFetcher
 from jobserver_fsspec import FsspecBlobStore
-from jobserver_fsspec.copies import LocalCopies
+from serving import WAIT, a_request, a_server, archive, upload
 
 
 def later() -> datetime:
     return datetime.now(timezone.utc) + timedelta(hours=1)
+
+
+def _once(write: Callable[[bytes], int], error: Exception) -> Callable[[bytes], int]:
+    """Return a method that writes once, and then raises."""
+    written = []
+
+    def failing(data: bytes) -> int:
+        if written:
+            raise error
+        written.append(data)
+        return write(data)
+
+    return failing
 
 
 class StoreWithHabits(MemoryFileSystem):  # type: ignore[misc]
@@ -43,7 +56,12 @@ class StoreWithHabits(MemoryFileSystem):  # type: ignore[misc]
             raise FileNotFoundError(parent)
         if error := self.habits.get("open"):
             raise error
-        return super()._open(path, mode, **options)
+        if "r" in mode and (error := self.habits.get("read")):
+            raise error
+        file = super()._open(path, mode, **options)
+        if "w" in mode and (error := self.habits.get("write")):
+            file.write = _once(file.write, error)
+        return file
 
     def mv(self, path1: str, path2: str, **options: Any) -> None:
         if error := self.habits.get("mv"):
@@ -58,6 +76,8 @@ class StoreWithHabits(MemoryFileSystem):  # type: ignore[misc]
         if error := self.habits.get("info"):
             raise error
         info: dict[str, Any] = super().info(path, **options)
+        if self.habits.get("short"):
+            info["size"] -= 1
         return info
 
     def find(self, path: str, **options: Any) -> Any:
@@ -88,7 +108,7 @@ def blobs(habits: dict[str, Any], tmp_path: Path) -> Iterator[FsspecBlobStore]:
     store = FsspecBlobStore("habits://bucket/blobs", cache_folder=tmp_path / "cache", cache_size=1000)
     yield store
     store.close()
-    assert list((tmp_path / "cache").rglob("*")) == []
+    assert [*(tmp_path / "cache").glob("parts/*"), *(tmp_path / "cache").glob("locks/*")] == []
 
 
 def keys() -> list[str]:
@@ -163,9 +183,10 @@ def test_an_object_that_was_damaged_is_not_given_out(blobs: FsspecBlobStore, tmp
     digest = blobs.put([b"content"]).digest
     StoreWithHabits(  # the same length, so that only the hash tells
     ).pipe_file(keys()[0], b"CONTENT")
+    elsewhere = FsspecBlobStore("habits://bucket/blobs", cache_folder=tmp_path / "elsewhere")
     with pytest.raises(StorageError, match="damaged"):
-        blobs.open(digest)
-    assert [path for path in (tmp_path / "cache").rglob("*") if path.name.startswith(digest)] == []
+        elsewhere.open(digest)
+    assert list((tmp_path / "elsewhere").glob("*/*")) == []
 
 
 def test_a_read_only_copy_is_made_once_while_there_is_room(
@@ -206,36 +227,58 @@ def test_copies_in_use_stay_whatever_the_bound(blobs: FsspecBlobStore) -> None:
         assert (first.read_bytes(), second.read_bytes()) == (b"\0" * 600, b"\1" * 600)
 
 
-def test_the_copies_of_a_killed_process_are_removed_and_those_of_a_living_one_are_not(tmp_path: Path) -> None:
-    script = """
-import sys
-from pathlib import Path
-from jobserver_fsspec.copies import LocalCopies
-copies = LocalCopies(Path(sys.argv[1]), limit=100)
-with copies.file("key", 1, lambda path: path.write_bytes(b"x")) as path:
-    print(path, flush=True)
-    sys.stdin.readline()
-"""
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    killed, living = (
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)
-    )
-    try:
-        paths = []
-        for process in (killed, living):
-            assert process.stdout is not None
-            paths.append(Path(process.stdout.readline().strip()))
-        killed.kill()
-        killed.communicate()
-        mine = LocalCopies(tmp_path, limit=100)
-        with mine.file("key", 1, lambda path: path.touch()):
-            assert [path.exists() for path in paths] == [False, True]
-        mine.close()
-        living.communicate("go\n", timeout=20)
-        assert list(tmp_path.iterdir()) == []
-    finally:
-        living.kill()
-        living.communicate()
+def test_what_was_written_is_not_downloaded_again(blobs: FsspecBlobStore, habits: dict[str, Any]) -> None:
+    digest = blobs.put([b"con", b"tent"]).digest
+    habits["read"] = RuntimeError("read again")
+    with blobs.open(digest) as file:
+        assert file.read() == b"content"
+    with blobs.local_path(digest) as path:
+        assert path.stat().st_mode & 0o777 == 0o444
+
+
+def test_an_upload_and_its_first_job_download_nothing(blobs: FsspecBlobStore, habits: dict[str, Any]) -> None:
+    habits["read"] = RuntimeError("read again")
+    with a_server(blobs=blobs, fetcher=MemoryFetcher({"http://h/words.egg": archive("y = 2")})) as server:
+        upload(server)
+        assert server.submit(a_request("w.Echo", "value = 1")).result(WAIT) == 1
+        fetched = JobRequest(
+            class_name="w.Echo", class_path=parse_class_path("http://h/words.egg"), config="value = 2"
+        )
+        assert server.submit(fetched).result(WAIT) == 2
+        with pytest.raises(NotAnArchive):
+            server.upload("broken", BinaryType.EGG, b"no archive")
+        assert [binary.name for binary in server.binaries()] == ["words"]
+
+
+def test_what_would_fill_the_cache_is_not_copied_while_it_is_written(
+    blobs: FsspecBlobStore, tmp_path: Path
+) -> None:
+    blobs.put([bytes(200), bytes(51)])
+    assert list((tmp_path / "cache").glob("*/*")) == []
+
+
+def test_a_disk_that_refuses_the_copy_does_not_refuse_the_blob(
+    blobs: FsspecBlobStore, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").touch()
+    assert blobs.size(blobs.put([b"content"]).digest) == 7
+
+
+@pytest.mark.parametrize("habit", ["write", "mv", "short"])
+def test_an_error_in_the_middle_of_an_upload_leaves_nothing(
+    blobs: FsspecBlobStore, habits: dict[str, Any], tmp_path: Path, habit: str
+) -> None:
+    habits[habit] = OSError("the store is gone")
+    with pytest.raises(StorageError, match=r"the store is gone|keeps \d bytes"):
+        blobs.put([b"some", b"thing"])
+    assert keys() == []
+    assert list((tmp_path / "cache").glob("*/*")) == []
+
+
+def test_a_copy_goes_with_its_blob(blobs: FsspecBlobStore, tmp_path: Path) -> None:
+    digest = blobs.put([b"content"]).digest
+    blobs.delete(digest)
+    assert list((tmp_path / "cache").glob("*/*")) == []
 
 
 def test_a_protocol_that_is_not_known_is_an_invalid_setting() -> None:

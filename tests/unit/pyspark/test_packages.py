@@ -14,6 +14,7 @@ from jobserver_core.ports import JobCode
 from jobserver_pyspark.launcher.packages import PackageLease, Packages
 
 SIZE = 1000
+NOW = time.time()
 
 
 def wheel(folder: Path, name: str) -> JobCode:
@@ -46,6 +47,11 @@ def codes(tmp_path: Path) -> list[JobCode]:
     return [wheel(tmp_path, name) for name in ("first", "second", "third", "fourth")]
 
 
+def left(folder: Path) -> list[Path]:
+    """Everything in the cache's folder but the folders that structure it."""
+    return list(folder.glob("*/*"))
+
+
 def kept(packages: Packages, codes: list[JobCode]) -> list[str]:
     return [code.source.partition("-")[0] for code in codes if packages.lease().ready([code])]
 
@@ -54,15 +60,15 @@ def test_over_the_limit_the_package_goes_whose_last_use_is_longest_ago(
     folder: Path, codes: list[JobCode]
 ) -> None:
     packages = Packages(folder, 2 * SIZE)
-    use(packages, codes[1], at=1000.0)
-    use(packages, codes[0], at=2000.0)
+    use(packages, codes[1], at=NOW - 4000)
+    use(packages, codes[0], at=NOW - 3000)
     assert kept(packages, codes) == ["first", "second"]
-    use(packages, codes[2], at=3000.0)
+    use(packages, codes[2], at=NOW - 2000)
     assert kept(packages, codes) == ["first", "third"]
     use(packages, codes[0])  # used again: now the third has waited longest
     use(packages, codes[3])
     assert kept(packages, codes) == ["first", "fourth"]
-    assert len(list(folder.iterdir())) == 2
+    assert len(left(folder)) == 2
 
 
 def test_a_package_that_a_living_context_leased_is_never_removed(folder: Path, codes: list[JobCode]) -> None:
@@ -72,26 +78,26 @@ def test_a_package_that_a_living_context_leased_is_never_removed(folder: Path, c
     use(packages, codes[0], codes[1])
     assert kept(packages, codes) == ["first"]
     living.close()
-    assert list(folder.iterdir()) == []
+    assert left(folder) == []
     living.close()
 
 
 def test_the_last_use_and_the_size_outlive_the_server(folder: Path, codes: list[JobCode]) -> None:
-    use(Packages(folder, 10 * SIZE), codes[1], at=1000.0)
-    use(Packages(folder, 10 * SIZE), codes[0], at=2000.0)
+    use(Packages(folder, 10 * SIZE), codes[1], at=NOW - 4000)
+    use(Packages(folder, 10 * SIZE), codes[0], at=NOW - 3000)
     packages = Packages(folder, 2 * SIZE)
     use(packages, codes[2])
     assert kept(packages, codes) == ["first", "third"]
 
 
 def test_what_a_killed_server_removed_or_unpacked_by_half_goes(folder: Path, codes: list[JobCode]) -> None:
-    for name, age in (("half.removed", 0), (".a.removed", 0), (".b.part", 0), (".c.part", 2 * 86400)):
-        (folder / name / "inside").mkdir(parents=True)
-        (folder / name / "inside" / "file").write_text("left")
-        os.utime(folder / name, (time.time() - age,) * 2)
+    for name, age in (("young", 0), ("old", 3600)):
+        (folder / "parts" / name / "inside").mkdir(parents=True)
+        (folder / "parts" / name / "inside" / "file").write_text("left")
+        os.utime(folder / "parts" / name, (time.time() - age,) * 2)
     packages = Packages(folder, 10 * SIZE)
     use(packages, codes[0])
-    assert sorted(path.name[:2] for path in folder.iterdir() if path.name.startswith(".")) == [".b"]
+    assert [path.name for path in folder.glob("parts/*")] == ["young"]
     assert kept(packages, codes) == ["first"]
 
 
@@ -101,7 +107,7 @@ def test_a_lease_that_was_closed_keeps_nothing(folder: Path, codes: list[JobCode
     late.close()
     late.prepare(codes[:1])  # of a job whose context has just ended
     use(packages, codes[1])
-    assert list(folder.iterdir()) == []
+    assert left(folder) == []
 
 
 def test_a_package_that_cannot_be_unpacked_leaves_nothing(tmp_path: Path, folder: Path) -> None:
@@ -112,4 +118,4 @@ def test_a_package_that_cannot_be_unpacked_leaves_nothing(tmp_path: Path, folder
     with pytest.raises(NotAnArchive):
         lease.prepare([code])
     lease.close()
-    assert list(folder.iterdir()) == []
+    assert left(folder) == []

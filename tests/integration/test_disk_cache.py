@@ -1,0 +1,244 @@
+"""The cache on disk: bounded, safe for what is in use, for other processes, and for crashes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from jobserver_core.disk_cache import DiskCache
+
+SIZE = 1000
+
+
+def write(path: Path) -> None:
+    path.write_bytes(bytes(SIZE))
+
+
+def write_directory(path: Path) -> None:
+    path.mkdir()
+    (path / "module.py").write_bytes(bytes(SIZE))
+
+
+def use(cache: DiskCache, *names: str, at: float | None = None) -> None:
+    """Use entries, now or at some time."""
+    for name in names:
+        cache.obtain(name, write).release()
+        if at is not None and cache.path(name).exists():
+            os.utime(cache.path(name), (at, at))
+
+
+def kept(folder: Path) -> list[str]:
+    assert list(folder.glob("parts/*")) == []
+    return sorted(path.name for path in folder.glob("contents/*"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("make", [write, write_directory])
+def test_an_entry_is_made_once_and_then_found(folder: Path, make: object) -> None:
+    cache = DiskCache(folder, limit=10 * SIZE)
+    made: list[Path] = []
+
+    def making(path: Path) -> None:
+        made.append(path)
+        make(path)  # type: ignore[operator]
+
+    for one in (cache, cache, DiskCache(folder, limit=10 * SIZE)):
+        with one.obtain("name", making) as lease:
+            assert lease.path == folder / "contents" / "name"
+            assert lease.path.exists()
+    assert len(made) == 1
+    assert kept(folder) == ["name"]
+
+
+def test_what_cannot_be_made_leaves_nothing(folder: Path) -> None:
+    def fail(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise ValueError("on purpose")
+
+    cache = DiskCache(folder, limit=10 * SIZE)
+    with pytest.raises(ValueError, match="on purpose"):
+        cache.obtain("name", fail)
+    assert kept(folder) == []
+    assert cache.lease("name") is None
+
+
+def test_many_threads_make_an_entry_once(folder: Path) -> None:
+    cache = DiskCache(folder, limit=0)
+    made: list[Path] = []
+    both = threading.Barrier(8, timeout=20)
+    errors: list[BaseException] = []
+
+    def making(path: Path) -> None:
+        made.append(path)
+        write_directory(path)
+
+    def run() -> None:
+        try:
+            with cache.obtain("name", making) as lease:
+                both.wait()
+                assert (lease.path / "module.py").stat().st_size == SIZE
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert len(made) == 1
+    assert kept(folder) == []
+
+
+def test_over_the_limit_the_entries_used_longest_ago_go(folder: Path) -> None:
+    cache = DiskCache(folder, limit=2 * SIZE)
+    use(cache, "b", at=time.time() - 200)
+    use(cache, "a", at=time.time() - 100)
+    assert kept(folder) == ["a", "b"]
+    use(cache, "c")
+    assert kept(folder) == ["a", "c"]
+    use(cache, "a")
+    use(cache, "d")
+    assert kept(folder) == ["a", "d"]
+
+
+def test_the_last_use_outlives_the_process(folder: Path) -> None:
+    use(DiskCache(folder, limit=9 * SIZE), "b", at=time.time() - 200)
+    use(DiskCache(folder, limit=9 * SIZE), "a", at=time.time() - 100)
+    use(DiskCache(folder, limit=2 * SIZE), "c")
+    assert kept(folder) == ["a", "c"]
+
+
+def test_what_nobody_used_for_long_goes_although_there_is_room(folder: Path) -> None:
+    use(DiskCache(folder, limit=9 * SIZE), "old", at=time.time() - 200)
+    use(DiskCache(folder, limit=9 * SIZE, max_age=100), "new")
+    assert kept(folder) == ["new"]
+
+
+def test_a_leased_entry_stays_until_its_last_lease_is_released(folder: Path) -> None:
+    cache = DiskCache(folder, limit=0)
+    first, second = cache.obtain("a", write_directory), cache.lease("a")
+    assert second is not None
+    for _ in range(2):
+        first.release()
+    use(cache, "b")
+    cache.discard("a")
+    assert kept(folder) == ["a"]
+    second.release()
+    assert kept(folder) == []
+
+
+def test_a_discarded_entry_goes_although_there_is_room(folder: Path) -> None:
+    removed: list[str] = []
+    cache = DiskCache(folder, limit=9 * SIZE, removed=removed.append)
+    use(cache, "a", "b")
+    cache.discard("a")
+    with cache.obtain("b", write):
+        cache.discard("b")
+    assert kept(folder) == []
+    assert removed == ["a", "b"]
+    use(cache, "b")
+    assert kept(folder) == ["b"]
+
+
+def test_a_file_of_another_size_is_damaged_and_is_made_again(folder: Path) -> None:
+    cache = DiskCache(folder, limit=9 * SIZE)
+    use(cache, "a")
+    cache.path("a").chmod(0o600)
+    os.truncate(cache.path("a"), 5)
+    assert cache.lease("a", size=SIZE) is None
+    with cache.obtain("a", write, size=SIZE) as lease:
+        assert lease.path.stat().st_size == SIZE
+
+
+def test_a_part_becomes_an_entry_whole(folder: Path) -> None:
+    cache = DiskCache(folder, limit=9 * SIZE)
+    part = cache.new_part()
+    part.write(b"con")
+    part.write(b"tent")
+    with cache.publish("a", part) as lease:
+        assert lease.path.read_bytes() == b"content"
+        assert lease.path.stat().st_mode & 0o777 == 0o444
+    part.close()
+    again = cache.new_part()
+    again.write(b"content")
+    cache.publish("a", again).release()
+    again.close()
+    assert kept(folder) == ["a"]
+
+
+def test_a_cache_without_a_folder_removes_its_own() -> None:
+    cache = DiskCache(None, limit=SIZE)
+    use(cache, "a")
+    folder = cache.path("a").parent.parent
+    assert kept(folder) == ["a"]
+    cache.close()
+    cache.close()
+    assert not folder.exists()
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from jobserver_core.disk_cache import DiskCache
+cache = DiskCache(Path(sys.argv[1]), limit=0)
+def make(path):
+    path.mkdir()
+    (path / "module.py").write_text("x = 1")
+    if sys.argv[2] == "making":
+        print("making", flush=True)
+        sys.stdin.readline()
+lease = cache.obtain("name", make)
+print("leased", flush=True)
+sys.stdin.readline()
+lease.release()
+"""
+
+
+def another(folder: Path, until: str) -> subprocess.Popen[str]:
+    """Another process that makes or leases an entry, and waits there."""
+    command = [sys.executable, "-c", SCRIPT, str(folder), until]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == until
+    return process
+
+
+def test_what_another_process_leased_stays_and_goes_when_that_is_killed(folder: Path) -> None:
+    process = another(folder, "leased")
+    cache = DiskCache(folder, limit=0)
+    use(cache, "mine")
+    assert kept(folder) == ["name"]
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    use(cache, "mine")
+    assert kept(folder) == []
+
+
+def test_what_a_killed_process_was_making_goes_and_what_a_living_one_makes_stays(folder: Path) -> None:
+    killed, living = another(folder, "making"), another(folder, "making")
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    parts = list(folder.glob("parts/*"))
+    assert len(parts) == 2
+    use(DiskCache(folder, limit=0), "mine")
+    assert len(list(folder.glob("parts/*"))) == 2  # for a minute they could be ones that were just made
+    for part in parts:
+        os.utime(part, (time.time() - 120,) * 2)
+    use(DiskCache(folder, limit=0), "mine")
+    assert len(list(folder.glob("parts/*"))) == 1
+    output, _ = living.communicate("go\ngo\n", timeout=30)
+    assert output.split() == ["leased"]
+    assert living.returncode == 0
+    assert kept(folder) == []
