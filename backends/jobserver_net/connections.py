@@ -13,12 +13,24 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from jobserver_core.uris import Uri
 from jobserver_net.deadlines import Deadline, Expired
 from jobserver_net.policy import AddressPolicy
 
-__all__ = ["CONNECT_SECONDS", "IDLE_SECONDS", "Connector", "Resolver", "TimedSocket", "resolve"]
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+__all__ = [
+    "CONNECT_SECONDS",
+    "IDLE_SECONDS",
+    "Connector",
+    "Resolver",
+    "TimedSocket",
+    "is_unknown_host",
+    "resolve",
+]
 
 CONNECT_SECONDS = 10.0
 """How long resolving a name may take, and connecting to one address."""
@@ -28,7 +40,8 @@ IDLE_SECONDS = 60.0
 Resolver = Callable[[str, int], list[str]]
 """Finds the addresses of a host name; raises OSError when it has none."""
 
-_RESOLVING = threading.BoundedSemaphore(64)
+_RESOLVERS = 64
+"""How many names a connector resolves at once; those that it has given up waiting for count too."""
 
 
 def resolve(host: str, port: int) -> list[str]:
@@ -43,6 +56,8 @@ class Connector:
     def __init__(self, policy: AddressPolicy, resolver: Resolver = resolve) -> None:
         self.policy = policy
         self._resolver = resolver
+        # Each user of the network has its own, so that slow names of one do not hold up the other.
+        self._resolving = threading.BoundedSemaphore(_RESOLVERS)
 
     def connect(self, uri: Uri, port: int, deadline: Deadline) -> socket.socket:
         """Return a connection to one of the addresses of the URI's host, the first that answers.
@@ -76,7 +91,7 @@ class Connector:
 
         A thread whose caller has left goes on until the resolver gives up; their number is bounded.
         """
-        if not _RESOLVING.acquire(timeout=deadline.left(CONNECT_SECONDS)):
+        if not self._resolving.acquire(timeout=deadline.left(CONNECT_SECONDS)):
             deadline.left()
             raise OSError("too many host names are being resolved")
         future: Future[list[str]] = Future()
@@ -87,7 +102,7 @@ class Connector:
             except Exception as error:  # noqa: BLE001 - raised in the thread that waits
                 future.set_exception(error)
             finally:
-                _RESOLVING.release()
+                self._resolving.release()
 
         threading.Thread(target=run, name="jobserver-resolver", daemon=True).start()
         try:
@@ -129,17 +144,17 @@ class TimedSocket(socket.socket):
         made._deadline = deadline
         return made
 
-    def recv(self, *arguments: int) -> bytes:
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:
         """Receive, at the latest by the deadline."""
         self.settimeout(self._deadline.left(IDLE_SECONDS))
-        return super().recv(*arguments)
+        return super().recv(bufsize, flags)
 
-    def recv_into(self, *arguments, **options) -> int:  # type: ignore[no-untyped-def]
+    def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
         """Receive, at the latest by the deadline."""
         self.settimeout(self._deadline.left(IDLE_SECONDS))
-        return int(super().recv_into(*arguments, **options))
+        return super().recv_into(buffer, nbytes, flags)
 
-    def sendall(self, data, flags: int = 0) -> None:  # type: ignore[no-untyped-def]
+    def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
         """Send all of it by the deadline."""
         rest = memoryview(data)
         while rest:
