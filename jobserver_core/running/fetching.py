@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 PROGRESS = 32 * 1024
 """How many bytes a fetch has to bring to count as alive."""
 MAX_WAITING = 1000
-"""How many fetches may wait for a place."""
+"""How many fetches may wait for a place; those of the server itself, after a restart, always may."""
 _INSPECTIONS = 1.0
 """Seconds between two looks at how fetches are getting on."""
 
@@ -191,7 +191,7 @@ class FetchService:
         with self._lock:
             if self._closed:
                 raise ServerClosed()
-            if len(self._waiting) + len(wanted) > MAX_WAITING:
+            if caller and len(self._waiting) + len(wanted) > MAX_WAITING:
                 reason = f"{len(self._waiting)} fetches wait already; try again later"
                 raise FetchError(url=str(Uri.parse(wanted[0])), reason=reason)
             self._waiting += [self._made(uri, files, caller, now) for uri in wanted]

@@ -197,8 +197,13 @@ def test_all_hosts_together_have_no_more_than_all_places(world: World) -> None:
 
 def test_too_many_that_wait_are_refused_at_once(world: World) -> None:
     with pytest.raises(FetchError, match="try again later"):
-        world.begin(*(f"http://slow/{number}" for number in range(MAX_WAITING + 1)))
+        world.begin(*(f"http://slow/{number}" for number in range(MAX_WAITING + 1)), caller="mallory")
     assert world.fetcher.started == []
+
+
+def test_the_server_itself_may_wait_for_any_number(world: World) -> None:
+    world.begin(*(f"http://slow/{number}" for number in range(MAX_WAITING + 1)))
+    world.started(2)
 
 
 def test_a_class_path_with_a_uri_that_is_not_allowed_fetches_nothing(world: World) -> None:
