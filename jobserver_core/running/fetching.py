@@ -212,9 +212,7 @@ class FetchService:
 
     def _made(self, uri: str, files: FetchedFiles, caller: str, now: float) -> _Fetch:
         parsed = Uri.parse(uri)
-        meter, host_meter = (
-            self._meters.setdefault(key, _Meter()) for key in (parsed.canonical, f"host {parsed.host}")
-        )
+        meter, host_meter = (self._meters.setdefault(key, _Meter()) for key in _keys(parsed))
         return _Fetch(uri, parsed, files, caller, now, now, meter, host_meter)
 
     def _start_those_with_room(self, now: float) -> list[_Fetch]:
@@ -277,9 +275,15 @@ class FetchService:
         with self._lock:
             self._running.remove(fetch)
             started = self._start_those_with_room(self._clock.monotonic())
-            if not self._running and not self._waiting:
-                self._meters.clear()
+            self._forget_meters()
         self._run(started)
+
+    def _forget_meters(self) -> None:
+        """Drop the meters that nothing needs any more, now and then."""
+        fetches = [*self._running, *self._waiting]
+        if len(self._meters) > 100 + 4 * len(fetches):
+            needed = {key for fetch in fetches for key in _keys(fetch.parsed)}
+            self._meters = {key: meter for key, meter in self._meters.items() if key in needed}
 
     def _progress_of(self, fetch: _Fetch) -> Callable[[int, int | None], None]:
         before = 0
@@ -332,6 +336,11 @@ class FetchService:
         if now - fetch.queued_at >= self._settings.timeout:
             return f"it took longer than {self._settings.timeout:g} s"
         return None
+
+
+def _keys(uri: Uri) -> tuple[str, str]:
+    """Return the keys of the meters of a URI and of its host."""
+    return uri.canonical, f"host {uri.host}"
 
 
 class Preparation(Generic[T]):

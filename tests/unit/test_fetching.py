@@ -311,6 +311,16 @@ def test_nothing_is_watched_when_nothing_is_fetched(world: World) -> None:
     assert world.clock.timers == []
 
 
+def test_nothing_is_remembered_of_many_uris(world: World) -> None:
+    for number in range(300):
+        uri = f"http://host{number}/x"
+        world.fetcher.let_go(uri)
+        with world.begin(uri) as files:
+            files.ready.result(WAIT)
+    until(lambda: not world.service._running)
+    assert len(world.service._meters) <= 200
+
+
 # -- who leaves, and what fails --------------------------------------------------------------------
 
 
