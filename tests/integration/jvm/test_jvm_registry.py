@@ -64,6 +64,15 @@ def test_what_a_jvm_job_makes_python_sees(named: NamedObjects, bench: Any, old_j
     assert bench.value("spark.jobserver.NamedObjectsTestJob", old_jar) == ["rdd1"]
 
 
+def test_python_sees_values_of_the_jvm_as_a_result_would_show_them(
+    named: NamedObjects, bench: Any, old_jar: Any
+) -> None:
+    bench.value("spark.jobserver.ShareMixedRddJob", old_jar)
+    expected = [[1, "x"], 2, "/tmp/a", {1: "one", "List(2)": "two"}, b"b", {"left": 3}]
+    assert named.get("mixed").collect() == expected
+    named.destroy("mixed")
+
+
 def test_what_python_makes_a_jvm_job_sees(named: NamedObjects, bench: Any, old_jar: Any, spark: Any) -> None:
     named.update("from python", spark.sparkContext.parallelize([1, 2, 39], 2))
     named.update("frame", spark.range(4))

@@ -205,9 +205,14 @@ private[jobserver] object ResultShape {
     "com.google.common.base.Optional" -> result("orNull"),
     "scala.xml.NodeSeq" -> (value => Text(value.toString)))
 
-  /** The first of a class and its ancestors that has a rule; empty when there is none. */
+  /**
+   * The rule of a class, by the name that it has in [[rules]]; empty when there is none. The nearest ancestor with a
+   * rule counts. Fat jars move libraries into packages of their own, so what goes before a name is ignored.
+   */
   private val ruled = new ClassValue[String] {
-    override def computeValue(owner: Class[_]): String = ancestors(owner).map(_.getName).find(rules.contains).getOrElse("")
+    override def computeValue(owner: Class[_]): String = ancestors(owner).map(_.getName).flatMap { name =>
+      rules.keysIterator.find(known => name == known || name.endsWith("." + known))
+    }.take(1).toList.headOption.getOrElse("")
   }
 
   private def ancestors(owner: Class[_]): Iterator[Class[_]] =

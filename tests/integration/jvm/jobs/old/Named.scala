@@ -54,3 +54,19 @@ class CountNamedDataFrameJob extends SparkJob with NamedObjectSupport {
     df.count()
   }
 }
+
+/** Shares an RDD of values that Python has no types for. */
+class ShareMixedRddJob extends SparkJob with NamedRddSupport {
+  override def validate(sc: SparkContext, config: Config): SparkJobValidation = SparkJobValid
+
+  override def runJob(sc: SparkContext, config: Config): Any = {
+    val session = org.apache.spark.sql.SparkSession.builder.getOrCreate()
+    val twice = session.sql("select 1 a, 'x' a").first()
+    // Most of these cannot be serialized, so the task makes them.
+    val values = sc.parallelize(Seq(twice), 1).flatMap(row => Iterator[Any](
+      row, java.util.Optional.of(2), java.nio.file.Paths.get("/tmp/a"), Map(1 -> "one", Seq(2) -> "two"),
+      Array[Byte](98), Left(3)))
+    namedRdds.update("mixed", values)
+    "shared"
+  }
+}
