@@ -17,7 +17,9 @@ __all__ = [
     "adopt_orphans",
     "children",
     "die_with_parent",
+    "is_python_worker",
     "kill",
+    "kill_all",
     "kill_group",
     "kill_leaderless",
     "kill_marked",
@@ -116,6 +118,47 @@ def marked(markers: Iterable[str]) -> list[int]:
         if wanted.intersection(environment.split(b"\0")):
             found.append(int(name))
     return found
+
+
+def boot_ticks() -> int:
+    """Return the time since boot in clock ticks, as :func:`start_time` counts."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+
+
+def adopted(variable: str) -> dict[int, set[str]]:
+    """Return the children of this process that carry an environment variable, and all names they carry.
+
+    Give one of its children a variable of its own, and what carries it is that child, or came from it and has
+    lost its parent since.
+    """
+    found = {child: _variables(child) for child in children(os.getpid())}
+    return {child: variables for child, variables in found.items() if variable in variables}
+
+
+def is_python_worker(pid: int) -> bool:
+    """Return whether a process is one of Spark's own Python processes, not one that a task started."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return b"pyspark." in file.read()
+    except OSError:
+        return False
+
+
+def kill_all(pids: Iterable[int]) -> None:
+    """Kill and reap children of this process."""
+    for pid in pids:
+        kill(pid)
+        with contextlib.suppress(ChildProcessError):  # reaped elsewhere
+            os.waitpid(pid, 0)
+
+
+def _variables(pid: int) -> set[str]:
+    """Return the names in the environment that a process was started with; none when it is gone."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return {entry.partition(b"=")[0].decode(errors="replace") for entry in file.read().split(b"\0")}
+    except OSError:
+        return set()
 
 
 def kill_leaderless() -> None:

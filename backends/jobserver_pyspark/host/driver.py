@@ -15,8 +15,16 @@ from jobserver_pyspark import processes
 from jobserver_pyspark.host.logs import BoundedLog, Output, OutputPump
 from jobserver_pyspark.protocol.failures import Failure, describe
 
-__all__ = ["Driver", "GatewayServer"]
+__all__ = ["JOB_CLASSES", "JVM_VARIABLE", "Driver", "GatewayServer"]
 
+JVM_VARIABLE = "_PYSPARK_DRIVER_CONN_INFO_PATH"
+"""The environment variable that tells the JVM where its gateway's address goes; its children inherit it."""
+
+JOB_CLASSES = "job-classes"
+"""The directory, in the context's temporary one, that :mod:`jobserver_pyspark.jvm` puts on the class path."""
+
+_OWNER = "jobserver.job"
+"""The local property that says which job starts something; JVM jobs carry it as well."""
 _POLL = 0.003
 _LOG_SIZE = 32 * 1024
 _TELLING = re.compile(
@@ -59,6 +67,7 @@ class Driver:
         self._order = order
         self._log = log
         self._info = Path(order["tmp_dir"], "gateway")
+        self.job_classes = Path(order["tmp_dir"], JOB_CLASSES)
         self._lock = threading.Lock()
         self.process = self._start(order["jvm"], pump)
         self.jvm: Any = None
@@ -67,9 +76,12 @@ class Driver:
         self.session: Any = None
 
     def _start(self, jvm: dict[str, Any], pump: OutputPump) -> subprocess.Popen[bytes]:
+        self.job_classes.mkdir(
+            parents=True, exist_ok=True
+        )  # a JVM takes a path for a directory only if it is one
         reader, writer = os.pipe()
         parent = os.getpid()
-        environment = {**os.environ, **jvm["environment"], "_PYSPARK_DRIVER_CONN_INFO_PATH": str(self._info)}
+        environment = {**os.environ, **jvm["environment"], JVM_VARIABLE: str(self._info)}
         process = subprocess.Popen(  # noqa: S603 - the command is the launcher's own
             jvm["command"],
             stdin=subprocess.PIPE,
@@ -194,6 +206,7 @@ class Driver:
             "spark.jobGroup.id": tag,
             "spark.job.tags": tag,
             "spark.job.interruptOnCancel": "true",
+            _OWNER: tag,
         }
         with self._lock:
             for key, value in properties.items():
@@ -214,11 +227,19 @@ class Driver:
         self.context.cancelJobsWithTag(tag)
 
     def stop_query(self, query_id: str) -> None:
-        """Stop a streaming query of the application's session; one that has ended is no error."""
+        """Stop a streaming query of whatever session; one that has ended is no error."""
         if self.session is not None:
-            query = self.session.streams().get(query_id)
-            if query is not None:
-                query.stop()
+            for query in self.session.sharedState().activeStreamingQueries().values():
+                if query is not None and str(query.id()) == query_id:
+                    query.stop()
+
+    def stop_streaming(self, tag: str) -> None:
+        """Stop the application's StreamingContext if it is a runner's; a JVM has room for one."""
+        active = self.jvm.org.apache.spark.streaming.StreamingContext.getActive()
+        if active.isDefined():
+            streaming = active.get()
+            if streaming.savedProperties().get().getProperty(_OWNER) == tag:
+                streaming.stop(False, False)
 
     def add_archive(self, path: Path, name: str) -> None:
         """Have every executor unpack a ZIP file as the folder ``name`` among its files.

@@ -21,7 +21,8 @@ class JobJars:
     """Adds the jars of Python jobs to the context, each once; knows those of JVM jobs, which are kept apart.
 
     Jars of Python jobs are the whole context's from then on, since tasks of RDDs know no class path of their
-    own. That no job ever runs the code of another one's jar, two that differ and share a class are refused.
+    own. That no job ever runs the code of another one's jar, two that differ and share a class are refused;
+    copies of Spark's own classes, or of the job API's, are never loaded and make no difference.
     """
 
     def __init__(self, driver: Driver, order: dict[str, Any]) -> None:
@@ -30,6 +31,7 @@ class JobJars:
         self._lock = threading.Lock()
         self._added: dict[str, frozenset[str]] = {}
         self._noted: dict[str, frozenset[str]] = {}
+        self._spark_classes: frozenset[str] | None = None
 
     def add(self, jars: list[dict[str, str]]) -> None:
         """Make jars usable, each a ``digest`` and a ``path``. Raises JarConflict."""
@@ -44,26 +46,34 @@ class JobJars:
             for jar in jars:
                 if jar["digest"] not in self._noted:
                     self._noted[jar["digest"]] = _classes(Path(jar["path"]))
-                _check(jar["digest"], self._noted[jar["digest"]], self._added)
+                self._check(jar["digest"], self._noted[jar["digest"]], self._added)
 
     def _add(self, digest: str, path: Path) -> None:
         classes = _classes(path)
-        _check(digest, classes, self._noted | self._added)
+        self._check(digest, classes, self._noted | self._added)
         folder = Path(self._order["work_dir"], "job-jars")
         folder.mkdir(parents=True, exist_ok=True)
         # The server keeps the file for this job alone; executors may ask for it later.
         self._driver.add_jar(Path(shutil.copyfile(path, folder / f"{digest}.jar")))
         self._added[digest] = classes
 
+    def _check(self, digest: str, classes: frozenset[str], others: dict[str, frozenset[str]]) -> None:
+        for other, theirs in others.items():
+            shared = classes & theirs if other != digest else frozenset()
+            if shared and (shared := shared - self._provided_classes()):
+                name = min(shared).removesuffix(".class").replace("/", ".")
+                raise JarConflict(
+                    f"the class {name} is in two different jars, and jars of Python jobs belong to their "
+                    "whole context: run this job in another context"
+                )
 
-def _check(digest: str, classes: frozenset[str], others: dict[str, frozenset[str]]) -> None:
-    for other, theirs in others.items():
-        if other != digest and (shared := sorted(classes & theirs)):
-            name = shared[0].removesuffix(".class").replace("/", ".")
-            raise JarConflict(
-                f"the class {name} is in two different jars, and jars of Python jobs belong to their "
-                "whole context: run this job in another context"
-            )
+    def _provided_classes(self) -> frozenset[str]:
+        """The classes that every job gets from Spark and the server, whatever copies its jars hold."""
+        if self._spark_classes is None:
+            jars = Path(self._order["toolchain"]["jars"]).glob("*.jar")
+            self._spark_classes = frozenset().union(*map(_classes, jars))
+        own = self._driver.job_classes.resolve()  # a link once the first JVM job has run
+        return self._spark_classes.union(path.relative_to(own).as_posix() for path in own.rglob("*.class"))
 
 
 def _classes(jar: Path) -> frozenset[str]:

@@ -7,8 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from jobserver_pyspark import processes
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.job_jars import JobJars
+from jobserver_pyspark.host.orphans import end_orphans
 from jobserver_pyspark.host.progress import SparkTag
 from jobserver_pyspark.host.reports import Telling
 from jobserver_pyspark.protocol.failures import bounded_fields, describe
@@ -33,6 +35,7 @@ class _Job:
         self.request = request
         self.running = False
         self.refused: str | None = None
+        self.begun = processes.boot_ticks()
 
 
 class HostedJvmJobs:
@@ -88,6 +91,9 @@ class HostedJvmJobs:
             outcome = self._perform(job, payload.decode())
         except Exception as error:  # noqa: BLE001 - whatever it is, the job has ended
             outcome = _failed("loading", describe(error))
+        if outcome.get("killed"):
+            others = [other.begun for other in list(self._jobs.values()) if other is not job]
+            end_orphans(job.begun, others, of_tasks=False)
         with self._lock:
             del self._jobs[job.id]
         self._telling.ended(job.id, outcome)
@@ -167,7 +173,13 @@ class HostedJvmJobs:
                     libraries=LibrarySource.from_conf(self._order["conf"], libraries),
                 )
                 isolation = isolation_for(_kind(self._order["flavour"]), self._order["jvm_isolation"])
-                self._runner = JvmJobs(self._session(), toolchain, isolation=isolation)
+                self._runner = JvmJobs(
+                    self._session(),
+                    toolchain,
+                    self._driver.job_classes,
+                    context_jars=tuple(map(Path, self._order["jars"])),
+                    isolation=isolation,
+                )
             return self._runner
 
     def _session(self) -> Any:

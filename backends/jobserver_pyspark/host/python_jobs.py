@@ -19,10 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from jobserver_pyspark import processes
 from jobserver_pyspark.host.class_paths import ClassPaths
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.job_jars import JobJars
 from jobserver_pyspark.host.logs import BoundedLog, OutputPump
+from jobserver_pyspark.host.orphans import end_orphans
 from jobserver_pyspark.host.progress import ProgressBoard, SparkTag
 from jobserver_pyspark.host.reports import Telling
 from jobserver_pyspark.host.runners import Runner, RunnerLost, Zygote
@@ -58,6 +60,7 @@ class _Job:
         self.pool: str | None = None
         self.accepted = False
         self.attempts = 0
+        self.begun = processes.boot_ticks()
         self.lock = threading.Lock()
         self.class_path = tuple(part["digest"] for part in (*request["packages"], *request["jars"]))
         self.fresh = False
@@ -367,9 +370,12 @@ class PythonJobs:
         with self._cleaning(job):
             for query in job.queries:
                 self._driver.stop_query(query)
+            self._driver.stop_streaming(runner.tag)
             if not finished:
                 self._let_go(job, runner)
                 runner.detach()
+        others = [other.begun for other in list(self._jobs.values()) if other is not job]
+        end_orphans(job.begun, others, of_tasks=True)
         runner.close(self._pump)
 
     def _let_go(self, job: _Job, runner: Runner) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -9,14 +10,19 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
 
 from jobserver_core.errors import LaunchError
 from jobserver_pyspark.installation.java import find_java, utf8_locale
-from jobserver_pyspark.installation.libraries import LibrarySource, resolve_libraries
+from jobserver_pyspark.installation.libraries import (
+    LibrariesUnavailable,
+    LibrarySource,
+    kept_libraries,
+    resolve_libraries,
+)
 from jobserver_pyspark.installation.spark import default_cache_dir, find_installation
 
 __all__ = ["CompilationFailed", "JvmToolchain", "SparkInstall", "default_java"]
@@ -100,6 +106,33 @@ class JvmToolchain:
         api = self._compiled("api", _sources("api"), class_path=(runner, *libraries))
         return (api, *libraries)
 
+    def ready_api_jars(self) -> tuple[Path, ...] | None:
+        """Return what :meth:`api_jars` does if that needs neither compiling nor a repository; else None."""
+        try:
+            libraries = kept_libraries(self.libraries, self.spark, self._home())
+        except LibrariesUnavailable:
+            return None
+        if libraries is None:
+            return None
+        api = self._jar("api", _sources("api"), class_path=(self.runner_jar(), *libraries))
+        return (api, *libraries) if api.is_file() else None
+
+    def unpacked(self, jars: Sequence[Path]) -> Path:
+        """Return a directory that holds the classes of several jars; made when it is not there yet.
+
+        The name says what is in it, so that its content never changes.
+        """
+        digest = hashlib.sha256()
+        for jar in jars:
+            digest.update(hashlib.sha256(jar.read_bytes()).digest())
+        directory = self._home() / f"classes-{digest.hexdigest()[:16]}"
+        if not directory.is_dir():
+            with _appearing(directory) as made:
+                for jar in jars:
+                    with zipfile.ZipFile(jar) as archive:
+                        archive.extractall(made)
+        return directory
+
     def prepare(self) -> None:
         """Compiles all there is, ahead of the first job."""
         self.api_jars()
@@ -115,28 +148,17 @@ class JvmToolchain:
         return self.cache_dir / "jvm" / f"spark-{self.spark.version}_{self.spark.scala}"
 
     def _compiled(self, name: str, sources: Sequence[Path], class_path: Sequence[Path]) -> Path:
-        key = _digest(sources, [path.name for path in class_path])
-        jar = self._home() / f"{name}-{key}" / f"jobserver-{name}_{self.spark.scala}.jar"
+        jar = self._jar(name, sources, class_path)
         if not jar.is_file():
-            self._build(jar, sources, class_path)
+            self.on_build()
+            with _appearing(jar.parent) as built, tempfile.TemporaryDirectory() as classes:
+                self._compile(sources, Path(classes), class_path)
+                _archive(Path(classes), built / jar.name)
         return jar
 
-    def _build(self, jar: Path, sources: Sequence[Path], class_path: Sequence[Path]) -> None:
-        self.on_build()
-        folder = jar.parent
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".building-", dir=folder.parent) as temporary:
-            built = Path(temporary) / "out"
-            classes = Path(temporary) / "classes"
-            built.mkdir()
-            classes.mkdir()
-            self._compile(sources, classes, class_path)
-            _archive(classes, built / jar.name)
-            try:
-                built.rename(folder)
-            except OSError:
-                if not jar.is_file():  # not another process that was quicker
-                    raise
+    def _jar(self, name: str, sources: Sequence[Path], class_path: Sequence[Path]) -> Path:
+        key = _digest(sources, [path.name for path in class_path])
+        return self._home() / f"{name}-{key}" / f"jobserver-{name}_{self.spark.scala}.jar"
 
     def _compile(self, sources: Sequence[Path], classes: Path, class_path: Sequence[Path]) -> None:
         spark = sorted(str(path) for path in self.spark.jars.glob("*.jar"))
@@ -170,6 +192,21 @@ class JvmToolchain:
             raise CompilationFailed(
                 message=f"cannot compile the JVM side for Spark {self.spark.version}:\n{words}"
             )
+
+
+@contextlib.contextmanager
+def _appearing(directory: Path) -> Iterator[Path]:
+    """Yield an empty directory that takes its place whole at the end, unless another process was quicker."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".building-", dir=directory.parent) as temporary:
+        made = Path(temporary) / "made"
+        made.mkdir()
+        yield made
+        try:
+            made.rename(directory)
+        except OSError:
+            if not directory.is_dir():
+                raise
 
 
 def _sources(*folders: str) -> list[Path]:

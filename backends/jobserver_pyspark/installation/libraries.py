@@ -17,7 +17,7 @@ from jobserver_pyspark.installation.java import utf8_locale
 if TYPE_CHECKING:
     from jobserver_pyspark.installation.compiler import SparkInstall
 
-__all__ = ["LibrariesUnavailable", "LibrarySource", "resolve_libraries"]
+__all__ = ["LibrariesUnavailable", "LibrarySource", "kept_libraries", "resolve_libraries"]
 
 CONFIG_VERSION = "1.4.3"
 SCALACTIC_VERSION = "3.2.19"
@@ -57,14 +57,30 @@ def resolve_libraries(
     source: LibrarySource, java: str, spark: SparkInstall, runner: Path, cache: Path
 ) -> tuple[Path, ...]:
     """The two jars for this Spark's Scala version, kept in ``cache`` once they were found."""
-    names = (f"config-{CONFIG_VERSION}.jar", f"scalactic_{spark.scala}-{SCALACTIC_VERSION}.jar")
+    if (there := kept_libraries(source, spark, cache)) is not None:
+        return there
+    found = _resolve(source, java, spark, runner)
+    jars = _kept_paths(spark, cache)
+    _keep(found, tuple(jar.name for jar in jars), jars[0].parent)
+    return jars
+
+
+def kept_libraries(source: LibrarySource, spark: SparkInstall, cache: Path) -> tuple[Path, ...] | None:
+    """The two jars when they are on this machine already; None when a repository must be asked.
+
+    Raises:
+        LibrariesUnavailable: the configured folder does not hold them.
+
+    """
     if source.folder is not None:
         return tuple(_in_folder(source.folder, prefix) for prefix in ("config-", f"scalactic_{spark.scala}-"))
-    kept = cache / "libraries"
-    if not all((kept / name).is_file() for name in names):
-        found = _resolve(source, java, spark, runner)
-        _keep(found, names, kept)
-    return tuple(kept / name for name in names)
+    jars = _kept_paths(spark, cache)
+    return jars if all(jar.is_file() for jar in jars) else None
+
+
+def _kept_paths(spark: SparkInstall, cache: Path) -> tuple[Path, ...]:
+    names = (f"config-{CONFIG_VERSION}.jar", f"scalactic_{spark.scala}-{SCALACTIC_VERSION}.jar")
+    return tuple(cache / "libraries" / name for name in names)
 
 
 def _in_folder(folder: Path, prefix: str) -> Path:

@@ -5,7 +5,7 @@ For the context host, which owns the gateway of the context's JVM and a live ``S
     from jobserver_pyspark.jvm import JvmJar, JvmJobRequest, JvmJobs, JvmToolchain, context_settings
 
     conf.update(context_settings(kind="spark"))        # before the SparkContext is made; costs nothing
-    jobs = JvmJobs(spark, JvmToolchain(java="java"), isolation=isolation_for(kind))   # costs nothing yet
+    jobs = JvmJobs(spark, JvmToolchain(java="java"), job_classes, isolation=isolation_for(kind))
     outcome = jobs.run(request, on_running=...)        # blocks its thread until the job is over
     jobs.cancel(job_id, wait=2.0)                      # from any other thread
     jobs.close(wait=5.0)                               # before the context is stopped
@@ -25,11 +25,16 @@ gateway: the JVM writes the file ``result_path``, as one JSON value or as the by
 no job stays in the driver's log. Spark jobs carry the job's id as their job group. ``on_running`` is called
 once the job passed its own validation.
 
-**Kill.** ``cancel`` cancels the job group, stops the structured streams that the job's threads started, and
-interrupts its thread, again and again until ``wait`` seconds are over. A ``StreamingContext`` finishes its
-batches before, for at most ``drain`` seconds, unless ``streaming.stopGracefully`` is off or the job is killed
-once more. False: code that never looks up still runs, and only the end of the JVM ends it. The outcome of a
-cancelled job is ``killed``, whatever it says on its way out.
+**Kill.** ``cancel`` ends what the job has started: Spark tasks, streams, threads with their timers and pools,
+processes. It repeats that until nothing is left or ``wait`` seconds are over. A ``StreamingContext`` that the
+job was handed finishes its batches before, for at most ``drain`` seconds, unless ``streaming.stopGracefully``
+is off or the job is killed once more. False: code that never checks for interruption still runs, and only the
+end of the JVM ends it. The outcome of a cancelled job is ``killed``, whatever it says on its way out, and
+comes when nothing of it runs any more. Streams end with every job; see ``JobRemains.scala`` for the rest.
+
+**Class path.** The runner and the API lie in a directory on the JVM's own class path, which is empty until
+the first job: above the loaders of all jobs and before the jars of the context. So the latter can use the
+API, and copies of it in other jars are never loaded.
 
 **Isolation.** ``session`` (Spark 4): a session per class path, identified by its jars' contents, so that
 two versions of a class are right on the driver and on executors, at once and in turn. Temporary views are

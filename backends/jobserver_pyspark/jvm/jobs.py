@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from pathlib import Path
@@ -33,9 +34,12 @@ RUNNER_CLASS = "org.apache.spark.sql.jobserver.JobRunner"
 
 def context_settings(kind: str) -> dict[str, str]:
     """Spark settings that a context of this kind wants for JVM jobs; they change nothing for Python jobs."""
-    if kind == "streaming":  # a job that stops its stream means that alone
-        return {"spark.streaming.stopSparkContextByDefault": "false"}
-    return {"spark.sql.artifact.isolation.enabled": "true"}
+    settings = {
+        "spark.streaming.stopSparkContextByDefault": "false"
+    }  # a job that stops its stream means that alone
+    if kind != "streaming":
+        settings["spark.sql.artifact.isolation.enabled"] = "true"
+    return settings
 
 
 def isolation_for(kind: str, wanted: str | None = None) -> str:
@@ -137,8 +141,10 @@ class JvmOutcome:
 class JvmJobs:
     """The JVM jobs of one context.
 
-    ``session`` is the context's own PySpark ``SparkSession``. ``isolation`` as :func:`isolation_for` says.
-    ``max_sessions`` class paths are kept ready for their next job. Thread-safe.
+    ``session`` is the context's own PySpark ``SparkSession``. ``job_classes`` is a directory that the JVM has
+    had on its class path since it started, before ``context_jars``; it is empty until the first job, and then
+    holds the runner's classes and the API's. ``isolation`` as :func:`isolation_for` says. ``max_sessions``
+    class paths are kept ready for their next job. Thread-safe.
 
     Errors of the job are outcomes. :class:`~jobserver_core.errors.LaunchError` is raised when the JVM side
     cannot be compiled; py4j's own errors when the JVM is gone.
@@ -146,6 +152,8 @@ class JvmJobs:
 
     session: Any
     toolchain: JvmToolchain
+    job_classes: Path
+    context_jars: tuple[Path, ...] = attrs.field(default=(), kw_only=True)
     isolation: str = attrs.field(default="session", kw_only=True)
     max_sessions: int = attrs.field(default=16, kw_only=True)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
@@ -156,10 +164,7 @@ class JvmJobs:
     def run(self, request: JvmJobRequest, on_running: Callable[[], None] | None = None) -> JvmOutcome:
         """Runs a job to its end. Blocks; ``on_running`` is called when its validation has passed."""
         try:
-            answer = self._attempt(request, on_running)
-            if answer["status"] == "needs-api":
-                self._load_api()
-                answer = self._attempt(request, on_running)
+            answer = self._run(request, on_running)
         except LibrariesUnavailable as error:
             return JvmOutcome.failed(FailureKind.LOADING, _as_error_info(error))
         finally:
@@ -196,8 +201,8 @@ class JvmJobs:
         if self._runner is not None:
             self._runner.close(int(wait * 1000), int(drain * 1000))
 
-    def _attempt(self, request: JvmJobRequest, on_running: Callable[[], None] | None) -> dict[str, Any]:
-        runner = self._loaded()
+    def _run(self, request: JvmJobRequest, on_running: Callable[[], None] | None) -> dict[str, Any]:
+        runner = self._prepared(request)
         if request.job_id in self._cancelled:
             return {"status": "killed"}
         runner.start(request.to_json())
@@ -209,31 +214,70 @@ class JvmJobs:
         ended: dict[str, Any] = json.loads(runner.awaitEnded(request.job_id))
         return ended
 
-    def _loaded(self) -> Any:
+    def _prepared(self, request: JvmJobRequest) -> Any:
+        """Return the runner, with the job API if the job may need it."""
         with self._lock:
             if self._runner is None:
-                self._runner = self._make_runner(self.toolchain.runner_jar())
+                self._runner = self._make_runner()
+            if not self._api_loaded:
+                self._load_api(request)
             return self._runner
 
-    def _make_runner(self, jar: Path) -> Any:
+    def _make_runner(self) -> Any:
+        jar = self.toolchain.runner_jar()
+        self._publish([jar])
         gateway = self.session.sparkContext._gateway
-        jvm_session = self.session._jsparkSession
-        # The loader that all sessions share is the parent of every class path's: what it holds is common.
-        shared = jvm_session.sharedState().jarClassLoader()
-        shared.addURL(gateway.jvm.java.io.File(str(jar)).toURI().toURL())
         arguments = gateway.new_array(gateway.jvm.java.lang.Object, 3)
-        arguments[0] = jvm_session
+        arguments[0] = self.session._jsparkSession
         arguments[1] = self.isolation
         arguments[2] = self.max_sessions
-        runner = shared.loadClass(RUNNER_CLASS).getConstructors()[0].newInstance(arguments)
+        loader = gateway.jvm.java.lang.ClassLoader.getSystemClassLoader()
+        runner = loader.loadClass(RUNNER_CLASS).getConstructors()[0].newInstance(arguments)
         runner.addLibraries(json.dumps(_jars([_jar(jar)])))
         return runner
 
-    def _load_api(self) -> None:
-        with self._lock:
-            if not self._api_loaded:
-                self._runner.addJobApi(json.dumps(_jars(_jar(path) for path in self.toolchain.api_jars())))
-                self._api_loaded = True
+    def _load_api(self, request: JvmJobRequest) -> None:
+        """Load the job API before any class that refers to it, or any copy of it, can be loaded.
+
+        Where the API is compiled already, every context loads it at once, so that what a jar finds does not
+        depend on what ran before. Elsewhere only jobs that need it wait for it, and are refused when there is
+        no repository to get its libraries from.
+        """
+        jars = self.toolchain.ready_api_jars()
+        if jars is None:
+            code = (*self.context_jars, *(jar.path for jar in request.jars))
+            if not any(map(refers_to_api, code)):
+                return
+            jars = self.toolchain.api_jars()
+        self._publish([self.toolchain.runner_jar(), *jars])
+        self._runner.addJobApi(json.dumps(_jars(map(_jar, jars))))
+        self._api_loaded = True
+
+    def _publish(self, jars: list[Path]) -> None:
+        """Put the classes of these jars on the JVM's class path.
+
+        The JVM looks into a directory of its class path whenever it looks for a class, so the content may
+        come late. Every loader of jobs is below, and the context's own jars come after it: everybody sees
+        these classes, whatever copies of them a jar may hold.
+        """
+        new = self.job_classes.with_name(f"{self.job_classes.name}.new")
+        new.symlink_to(self.toolchain.unpacked(jars))
+        if not self.job_classes.is_symlink():
+            self.job_classes.rmdir()
+        new.replace(self.job_classes)
+
+
+_API_NAMES = (b"spark/jobserver/", b"org/scalactic/", b"com/typesafe/config/")
+
+
+def refers_to_api(jar: Path) -> bool:
+    """Return whether any class in a jar names the job API, or one of the libraries in its signatures."""
+    try:
+        with zipfile.ZipFile(jar) as archive:
+            classes = (archive.read(name) for name in archive.namelist() if name.endswith(".class"))
+            return any(part in data for data in classes for part in _API_NAMES)
+    except (OSError, zipfile.BadZipFile):
+        return False  # loading the job's class says what is wrong with it
 
 
 def _jar(path: Path) -> JvmJar:

@@ -16,6 +16,7 @@ from jobserver_core.errors import InvalidSetting
 from jobserver_core.models import json_values
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import ContextSpec
+from jobserver_pyspark.host.driver import JOB_CLASSES
 from jobserver_pyspark.installation import site
 from jobserver_pyspark.installation.driver_jvm import JVM_OPTIONS, class_path
 from jobserver_pyspark.installation.java import Java, utf8_locale
@@ -58,6 +59,7 @@ def make_order(
     """Put together what the host of a context is told; writes nothing but views and links."""
     marker = f"{spec.id}:{secrets.token_hex(8)}"
     conf = _conf(spec, settings, installation)
+    jars = _jars(spec)
     submitted = settings.needs_submit or not PREPARED.isdisjoint(site.defaults(installation))
     api = python_view(["sparkjobserver"], options.cache_dir)
     environment = _environment(
@@ -95,6 +97,7 @@ def make_order(
         "session": settings.flavour not in ("spark", "custom"),
         "flavour": settings.flavour,
         "jvm_isolation": settings.jvm_isolation,
+        "jars": [str(jar) for jar in jars],
         "cluster": not settings.local,
         "spark_version": installation.release,
         "settings": json_values.dumps(spec.settings, allow_nan=True),
@@ -232,7 +235,11 @@ def _jvm_command(
         str(java.program),
         *class_data,
         "-cp",
-        class_path(installation, before=conf.get("spark.driver.extraClassPath"), after=_jars(spec)),
+        class_path(
+            installation,
+            before=conf.get("spark.driver.extraClassPath"),
+            after=[tmp_dir / JOB_CLASSES, *_jars(spec)],
+        ),
         f"-Xmx{_heap(conf)}",
         *JVM_OPTIONS,
         f"-Djava.io.tmpdir={tmp_dir}",

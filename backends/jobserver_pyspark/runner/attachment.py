@@ -48,6 +48,7 @@ class Attachment:
         self._on_query: Callable[[str], None] = _ignore
         self._commands = _CountedCommands(self.gateway._gateway_client)
         self._initial = _InitialState(self.context, self.java_context.sc())
+        self.keep_application()
 
     @property
     def session(self) -> Any:
@@ -89,6 +90,18 @@ class Attachment:
         self._initial.restore_objects()
         if used:
             self._initial.restore_thread(self.gateway.jvm, self._session)
+
+    def keep_application(self) -> None:
+        """Have a job that stops its StreamingContext not stop the application, as PySpark's default is."""
+        from pyspark.streaming import StreamingContext  # noqa: PLC0415 - the zygote has imported it
+
+        streaming_class: Any = StreamingContext
+        original = streaming_class.stop
+
+        def stop(streaming: Any, stopSparkContext: bool = True, stopGraceFully: bool = False) -> None:  # noqa: N803
+            original(streaming, False, stopGraceFully)
+
+        streaming_class.stop = stop
 
     def warm(self) -> None:
         """Start the first Python worker, so that the first job need not wait for it."""

@@ -8,6 +8,7 @@ runner was forked, and that it exited. What a dead runner leaves behind is kille
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -16,6 +17,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from typing import Any, NoReturn
 
 from jobserver_pyspark import processes
@@ -28,9 +30,12 @@ _IMPORTS = (
     "pyspark.sql",
     "pyspark.sql.functions",
     "pyspark.sql.types",
+    "pyspark.streaming",
     "pyhocon",
     "jobserver_pyspark.runner.runner",
 )
+_KILL_TIMEOUT = 5.0
+_KILL_PAUSE = 0.002
 
 
 class Zygote:
@@ -96,10 +101,20 @@ class Zygote:
                 self._tell(kind="exited", runner=runner, status=os.waitstatus_to_exitcode(status))
 
     def _kill_orphans(self) -> None:
-        """Kill what a dead runner's own processes have left; each is this process's child now."""
-        for child in processes.children(os.getpid()):
-            if child not in self._runners:
+        """Kill what a dead runner's own processes have left; each is this process's child now.
+
+        The children of a process that is killed become children of this one in turn, whatever session or
+        group they made for themselves. So this is repeated until there are none: then the job is over.
+        """
+        deadline = time.monotonic() + _KILL_TIMEOUT
+        while orphans := [child for child in processes.children(os.getpid()) if child not in self._runners]:
+            for child in orphans:
                 processes.kill(child)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(child, os.WNOHANG)
+            if time.monotonic() > deadline:
+                return  # one that hangs in the kernel: the end of the context tries again
+            time.sleep(_KILL_PAUSE)
 
     def _tell(self, **fields: Any) -> None:
         self._control.send(json.dumps(fields).encode())

@@ -178,17 +178,63 @@ def control_classes(compile_jar: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def base_jar(compile_jar: Callable[..., Path], toolchain: JvmToolchain) -> Path:
+    """The context's jar."""
+    jar = compile_jar("base", SOURCES / "loading" / "Base.scala", class_path=toolchain.class_path())
+    with zipfile.ZipFile(jar, "a") as archive:
+        archive.writestr("META-INF/services/java.sql.Driver", "loading.base.NoDriver\n")
+    return jar
+
+
+@pytest.fixture(scope="session")
+def thin_jar(compile_jar: Callable[..., Path], toolchain: JvmToolchain, base_jar: Path) -> Path:
+    class_path = f"{base_jar}:{toolchain.class_path()}"
+    jar = compile_jar("thin", SOURCES / "loading" / "Jobs.scala", class_path=class_path)
+    with zipfile.ZipFile(jar, "a") as archive:
+        archive.writestr("META-INF/services/loading.base.Greeting", "loading.Hello\n")
+        archive.writestr("loading/words.txt", "of the jar\n")
+    return jar
+
+
+@pytest.fixture(scope="session")
+def fat_jar(thin_jar: Path, toolchain: JvmToolchain) -> Path:
+    """The same with the job API and its libraries merged in, and damaged copies of Spark and Scala."""
+    jar = thin_jar.with_name("fat.jar")
+    shutil.copyfile(thin_jar, jar)
+    with zipfile.ZipFile(jar, "a") as archive:
+        for other in toolchain.api_jars():
+            with zipfile.ZipFile(other) as source:
+                for name in set(source.namelist()) - set(archive.namelist()):
+                    archive.writestr(name, source.read(name))
+        for name in ("scala/Option.class", "org/apache/spark/rdd/RDD.class"):
+            archive.writestr(name, b"of another version")
+    return jar
+
+
+@pytest.fixture(scope="session")
+def remains_jar(compile_jar: Callable[..., Path]) -> Path:
+    return compile_jar("remains", SOURCES / "remains" / "Remains.scala")
+
+
+@pytest.fixture(scope="session")
 def caller(
     old_jar: Path,
     java_jar: Path,
     shapes_jar: Path,
     control_classes: Path,
+    remains_jar: Path,
     toolchain: JvmToolchain,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Caller]:
     """A server for all modules that run jobs over HTTP and bring none of their own."""
     control = control_classes.with_suffix(".jar")
-    jars = {"old": old_jar, "java": java_jar, "shapes": shapes_jar, "control": control}
+    jars = {
+        "old": old_jar,
+        "java": java_jar,
+        "shapes": shapes_jar,
+        "control": control,
+        "remains": remains_jar,
+    }
     settings = {
         "jobserver.jobs": {"max-jobs-per-context": 2, "max-queued-jobs": 1, "kill-timeout": "3 s"},
         "spark.context-settings": {"my.setting": "of the context"},
@@ -218,8 +264,17 @@ def spark_settings() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
+def job_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory on the JVM's class path that the runner puts its classes into."""
+    return tmp_path_factory.mktemp("job-classes")
+
+
+@pytest.fixture(scope="module")
 def spark(
-    gateway: None, spark_settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    gateway: None,
+    spark_settings: dict[str, str],
+    job_classes: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Any]:
     from pyspark.sql import SparkSession
 
@@ -230,6 +285,7 @@ def spark(
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.sql.shuffle.partitions": "2",
+        "spark.driver.extraClassPath": str(job_classes),
         "spark.local.dir": str(folder / "local"),
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
         **spark_settings,
@@ -249,9 +305,13 @@ def isolation() -> str:
 
 @pytest.fixture(scope="module")
 def bench(
-    spark: Any, toolchain: JvmToolchain, isolation: str, tmp_path_factory: pytest.TempPathFactory
+    spark: Any,
+    toolchain: JvmToolchain,
+    job_classes: Path,
+    isolation: str,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[JobBench]:
-    jobs = JvmJobs(spark, toolchain, isolation=isolation)
+    jobs = JvmJobs(spark, toolchain, job_classes, isolation=isolation)
     yield JobBench(jobs, tmp_path_factory.mktemp("jobs"))
     jobs.close(wait=10.0)
     assert jobs.running() == []

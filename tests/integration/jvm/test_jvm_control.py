@@ -64,6 +64,7 @@ def test_jobs_above_the_slots_wait_and_more_are_refused(caller: Caller, context:
         {
             "status": "NO SLOTS AVAILABLE",
             "result": f"Too many running jobs (2) for job context '{context}'",
+            "code": "no_slots",
         },
     )
     assert caller.report(waiting["jobId"])["status"] == "STARTED"
@@ -80,6 +81,21 @@ def test_killing_a_job_stops_its_structured_stream(caller: Caller, context: str)
     again = caller.running("shapes.StructuredStream", "name = rates", "shapes", context=context)
     caller.until(lambda: "waiting" in caller.log(again), "the second stream")
     assert caller.client.delete(f"/jobs/{again}").json() == {"status": "KILLED"}
+
+
+@pytest.mark.parametrize("kind", ["stream", "pool", "process", "orphan"])
+def test_killing_a_job_ends_what_it_has_started(
+    caller: Caller, context: str, tmp_path: Path, kind: str
+) -> None:
+    for turn in range(2):
+        written = tmp_path / f"written-{turn}"
+        config = f'kind = {kind}, path = "{written}"'
+        job_id = caller.running("remains.Start", config, "remains", context=context)
+        caller.until(written.exists, "a line")
+        assert caller.client.delete(f"/jobs/{job_id}").json() == {"status": "KILLED"}
+        written.unlink()
+        assert caller.result("shapes.WordCount", "words = a", "shapes", context=context) == {"a": 1}
+        assert not written.exists()
 
 
 def test_a_broadcast_is_shared_by_two_jobs_and_destroyed_by_one(caller: Caller, context: str) -> None:

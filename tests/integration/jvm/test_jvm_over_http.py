@@ -69,3 +69,26 @@ def test_a_streaming_job_runs_until_it_is_killed_and_its_context_outlives_it(cal
             assert caller.report(job_id)["status"] == "RUNNING"
             assert caller.client.delete(f"/jobs/{job_id}").json() == {"status": "KILLED"}
         assert caller.client.get("/contexts/stream").json()["state"] == "RUNNING"
+
+
+KRYO = {
+    "spark.serializer": "org.apache.spark.serializer.KryoSerializer",
+    "spark.kryo.registrator": "loading.base.Registrator",
+}
+
+
+@pytest.mark.parametrize("isolation", ["session", "shared"])
+def test_a_context_has_jars_of_its_own_and_a_job_brings_a_copy_of_the_api(
+    caller: Caller, base_jar: Path, thin_jar: Path, fat_jar: Path, isolation: str
+) -> None:
+    caller.upload("fat", fat_jar)
+    caller.upload("thin", thin_jar)
+    settings = {"dependent-jar-uris": base_jar.as_uri(), "jvm.isolation": isolation, **KRYO}
+    with caller.context(f"own-{isolation}", **settings) as name:
+        assert caller.result("loading.Merged", "", "fat", context=name) == "hey?"
+        for app in ("thin", "fat"):
+            assert caller.result("loading.Shout", "word = hey", app, context=name) == "hey!"
+            assert caller.result("loading.Stamps", "", app, context=name) == ["a", "b"]
+            assert caller.result("loading.Drivers", "", app, context=name) == 7
+            parcels = caller.result("loading.Parcels", "", app, context=name)
+            assert parcels["collect"] == parcels["kryo dataset"] == ["Bern", "Łódź", "Oslo"]

@@ -20,6 +20,7 @@ from jobserver_pyspark.jvm import (
     LibrarySource,
     SparkInstall,
 )
+from jobserver_pyspark.jvm.jobs import refers_to_api
 
 pytestmark = pytest.mark.spark
 
@@ -97,3 +98,34 @@ def test_a_repository_that_is_out_of_reach_is_told_with_what_to_do(
         cut_off.api_jars()
     assert "configure a folder that holds the two jars" in str(raised.value)
     assert "unresolved dependency: com.typesafe#config;1.4.3: not found" in str(raised.value)
+
+
+def test_the_api_is_ready_once_it_was_built(toolchain: JvmToolchain, tmp_path: Path) -> None:
+    built = toolchain.api_jars()
+    assert toolchain.ready_api_jars() == built
+    elsewhere = attrs.evolve(toolchain, cache_dir=tmp_path)
+    assert elsewhere.ready_api_jars() is None
+    empty = attrs.evolve(toolchain, libraries=LibrarySource(folder=tmp_path))
+    assert empty.ready_api_jars() is None
+
+
+def test_jars_are_unpacked_once_and_by_their_content(toolchain: JvmToolchain, tmp_path: Path) -> None:
+    def jar(name: str, **classes: str) -> Path:
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for path, content in classes.items():
+                archive.writestr(f"{path}.class", content)
+        return tmp_path / name
+
+    fresh = attrs.evolve(toolchain, cache_dir=tmp_path / "cache")
+    one, two = jar("one.jar", A="a"), jar("two.jar", B="b")
+    both = fresh.unpacked([one, two])
+    assert {path.name: path.read_text() for path in both.iterdir()} == {"A.class": "a", "B.class": "b"}
+    assert fresh.unpacked([one, two]) == both
+    assert fresh.unpacked([one, jar("two.jar", B="another")]) != both
+    assert {path.name for path in both.parent.iterdir() if path.name.startswith(".")} == set()
+
+
+def test_a_jar_that_names_the_api_or_a_library_of_it_needs_it(old_jar: Path, shapes_jar: Path) -> None:
+    assert refers_to_api(old_jar)
+    assert not refers_to_api(shapes_jar)
+    assert not refers_to_api(Path(__file__))

@@ -101,6 +101,19 @@ def test_processes_that_a_job_started_end_with_it(context: Context, stay: bool) 
     wait_until(lambda: not _sleepers(), timeout=5.0)
 
 
+@pytest.mark.parametrize("stay", [False, True])
+def test_nothing_of_a_job_writes_once_its_end_is_told(context: Context, tmp_path: Path, stay: bool) -> None:
+    written = tmp_path / "written"
+    job = context.submit("trouble.Dynasty", {"path": str(written), "stay": stay})
+    if stay:
+        wait_until(lambda: written.exists() and "written" in written.read_text())
+        context.handle.kill_job(job.id)
+    context.end_of(job)
+    written.unlink()
+    assert context.run("work.WordCount", {"input": {"string": "a"}}).value == {"a": 1}
+    assert not written.exists()
+
+
 def _sleepers() -> list[str]:
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
@@ -121,6 +134,31 @@ def test_streaming_queries_end_with_their_job(context: Context) -> None:
     assert context.run("trouble.StreamingQueries").value == []
     assert context.run("trouble.Streaming", {"wait": False}).value is True
     assert context.run("trouble.StreamingQueries").value == []
+
+
+def test_a_streaming_query_of_another_session_ends_with_its_job(context: Context) -> None:
+    job = context.running("trouble.QueryOfAnotherSession")
+    wait_until(lambda: context.run("trouble.AllQueries").value == ["mine"])
+    context.handle.kill_job(job.id)
+    assert context.end_of(job, timeout=20.0).outcome.killed
+    assert context.run("trouble.AllQueries").value == []
+
+
+@pytest.mark.parametrize("then", ["wait", "stop", "leave"])
+def test_a_streaming_context_that_a_job_makes_ends_with_it(
+    context: Context, tmp_path: Path, then: str
+) -> None:
+    for turn in range(2):  # the JVM has room for one
+        written = tmp_path / f"written-{turn}"
+        job = context.submit("trouble.OwnStreaming", {"path": str(written), "then": then})
+        if then == "wait":
+            wait_until(written.exists, timeout=60.0)
+            context.handle.kill_job(job.id)
+        ended = context.end_of(job).outcome
+        assert (ended.killed, ended.error) == (then == "wait", None)
+        written.unlink()
+        assert context.run("work.WordCount", {"input": {"string": "a"}}).value == {"a": 1}
+        assert not written.exists()
 
 
 def test_spark_jobs_that_a_finished_job_left_behind_are_cancelled(context: Context) -> None:

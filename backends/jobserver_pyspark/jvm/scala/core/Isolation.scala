@@ -12,6 +12,9 @@ trait CodeHome {
 
   /** The job is over. */
   def leave(): Unit
+
+  /** What the code keeps between jobs, such as pools of threads, is broken: the next job needs it loaded anew. */
+  def spoil(): Unit = ()
 }
 
 /** How the code of different class paths is kept apart in one context. */
@@ -31,4 +34,7 @@ trait Isolation {
 private[jobserver] object Isolation {
   /** The local property that carries a class path's key to the threads that receive its tasks' results. */
   val Property = "jobserver.classpath"
+
+  /** The local property that carries a job's id to the threads, streams and tasks that it starts. */
+  val JobProperty = "jobserver.job"
 }

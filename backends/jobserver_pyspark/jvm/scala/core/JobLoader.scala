@@ -10,13 +10,10 @@ private[jobserver] final class ClassMissing(message: String) extends Exception(m
 /** The class is there and could not be loaded or made. */
 private[jobserver] final class LoadingFailed(cause: Throwable) extends Exception(cause)
 
-/** The class is one of the `spark.jobserver` API, which is not loaded (yet). */
-private[jobserver] final class ApiMissing extends Exception
-
 /** Finds a job's class and understands what kind of job it is. */
 private[jobserver] final class JobLoader(loader: ClassLoader, oldApi: Option[JobApi]) {
 
-  /** Throws [[ClassMissing]], [[LoadingFailed]], [[WrongKindOfJob]] or [[ApiMissing]]. */
+  /** Throws [[ClassMissing]], [[LoadingFailed]] or [[WrongKindOfJob]]. */
   def load(mainClass: String, context: JobContext): ShapedJob = translating(mainClass) {
     val owner = classOrObject(mainClass)
     val apis = oldApi.toSeq :+ ReflectiveJobs
@@ -53,13 +50,8 @@ private[jobserver] final class JobLoader(loader: ClassLoader, oldApi: Option[Job
       case error: InvocationTargetException => throw new LoadingFailed(error.getCause)
       case error: ClassNotFoundException if isOf(mainClass, error.getMessage) =>
         throw new ClassMissing(s"no class $mainClass on the job's class path")
-      case error: NoClassDefFoundError if oldApi.isEmpty && needsApi(error) => throw new ApiMissing
       case error @ (_: LinkageError | NonFatal(_)) => throw new LoadingFailed(error)
     }
 
   private def isOf(mainClass: String, missing: String): Boolean = missing == mainClass || missing == mainClass + "$"
-
-  private def needsApi(error: Throwable): Boolean =
-    Option(error.getMessage).exists(_.startsWith("spark/jobserver/")) ||
-      Option(error.getMessage).exists(_.startsWith("org/scalactic/"))
 }

@@ -12,28 +12,6 @@ import org.apache.logging.log4j.core.layout.PatternLayout
 
 import org.apache.spark.SparkContext
 
-/**
- * The threads of one job: its own, and all that it starts, thread pools included, are born into this group.
- *
- * So are threads of Spark's own that are started lazily, by whichever job is the first to need them.
- */
-private[jobserver] final class JobThreads(val jobId: String, val log: JobLog) extends ThreadGroup(s"job-$jobId") {
-
-  def members: Seq[Thread] = {
-    val found = new Array[Thread](activeCount() * 2 + 8)
-    found.take(enumerate(found)).toSeq
-  }
-}
-
-private[jobserver] object JobThreads {
-  /** The job that the calling thread belongs to, if any that is not over. */
-  def current: Option[JobThreads] = {
-    var group = Thread.currentThread.getThreadGroup
-    while (group != null && !group.isInstanceOf[JobThreads]) group = group.getParent
-    Option(group.asInstanceOf[JobThreads]).filter(_.log.isOpen)
-  }
-}
-
 /** A job's log file, of bounded size: what comes after the limit is counted and dropped, and the file says so. */
 private[jobserver] final class JobLog(path: Path, maxBytes: Long) {
   // Not a channel: those are closed for good when a thread that is being killed writes to them.

@@ -1,7 +1,11 @@
 package org.apache.spark.sql.jobserver
 
+import scala.collection.JavaConverters._
+
+import org.apache.spark.sql.SparkSession
 import org.apache.spark.sql.internal.{SessionState, SharedState}
 import org.apache.spark.sql.jobserver.Sessions.Session
+import org.apache.spark.sql.streaming.StreamingQuery
 
 /**
  * A session for jobs, with the settings, views and functions of the context's own.
@@ -17,4 +21,10 @@ private[jobserver] final class JobSession(root: Session, isolated: Boolean) exte
   override def stop(): Unit =
     System.err.println("SparkSession.stop() has no effect: the job server owns the context")
   override def close(): Unit = stop()
+}
+
+private[jobserver] object JobSession {
+  /** The streaming queries of all sessions of the application. */
+  def queries(session: SparkSession): Seq[StreamingQuery] =
+    session.asInstanceOf[Session].sharedState.activeStreamingQueries.values.asScala.toList
 }

@@ -17,3 +17,9 @@ private[spark] final class JobStreamingContext(spark: SparkContext, interval: Du
     properties.setProperty("spark.job.interruptOnCancel", "true")
   }
 }
+
+private[spark] object JobStreaming {
+  /** The StreamingContext that runs in this JVM, which has room for one, if its starter's local property is this. */
+  def active(property: String, value: String): Option[StreamingContext] =
+    StreamingContext.getActive().filter(_.savedProperties.get.getProperty(property) == value)
+}

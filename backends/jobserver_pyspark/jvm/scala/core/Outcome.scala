@@ -31,9 +31,6 @@ private[jobserver] object Outcome {
   val running: Outcome = Outcome("running")
   val killed: Outcome = Outcome("killed")
 
-  /** The class needs the `spark.jobserver` API, which is not loaded yet. */
-  val needsApi: Outcome = Outcome("needs-api")
-
   def finished(kind: String, bytes: Long): Outcome = Outcome("finished", result = kind, bytes = bytes)
   def failed(kind: String, error: Failure): Outcome = Outcome("failed", kind, error)
   def failed(kind: String, error: Throwable): Outcome = failed(kind, Failure.of(error))

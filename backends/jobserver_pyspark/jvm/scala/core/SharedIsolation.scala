@@ -64,7 +64,7 @@ private[jobserver] final class SharedIsolation(root: Session) extends Isolation 
     if (!added.contains(jar.sha256)) {
       val files = SharedIsolation.files(jar)
       files.foreach { case (name, crc) =>
-        contents.get(name).filter(_._1 != crc).foreach { case (_, other) =>
+        contents.get(name).filter(_._1 != crc && !SharedIsolation.provided(name)).foreach { case (_, other) =>
           throw new ClassPathConflict(
             s"${jar.path.getFileName} holds another version of $name than $other, which this context loaded before; " +
               "this context cannot hold two versions of one class: use a new context for the new version")
@@ -89,6 +89,9 @@ private object SharedIsolation {
       .map(entry => (entry.getName, entry.getCrc)).toList
     finally zip.close()
   }
+
+  /** Whether every class path sees the same file of this name, whatever copy of it its jars hold. */
+  def provided(name: String): Boolean = getClass.getClassLoader.getResource(name) != null
 
   private def harmless(name: String): Boolean =
     name.startsWith("META-INF/") || name == "module-info.class" || name.matches("(?i)(LICEN[SC]E|NOTICE|README|rootdoc).*")

@@ -75,7 +75,7 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
 
   /** Remembers whether the class paths of this context ever held two versions of a file. */
   private def note(jars: Seq[JobJar]): Unit = jars.flatMap(SharedIsolation.files).foreach { case (name, crc) =>
-    if (contents.getOrElseUpdate(name, crc) != crc) ambiguous = true
+    if (contents.getOrElseUpdate(name, crc) != crc && !SharedIsolation.provided(name)) ambiguous = true
   }
 
   private final class Home(val key: String, jars: Seq[JobJar]) {
@@ -98,6 +98,9 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
     override def session: SparkSession = home.own
     override def loader: ClassLoader = home.loader
     override def within[T](body: => T): T = home.own.artifactManager.withResources(body)
+    override def spoil(): Unit = SessionIsolation.this.synchronized {
+      if (!NamedObjectTable.owns(home.key)) home.stale = true // others hold objects of its classes
+    }
     override def leave(): Unit = SessionIsolation.this.synchronized {
       SharedViews.publish(home.own, before, root)
       home.users -= 1

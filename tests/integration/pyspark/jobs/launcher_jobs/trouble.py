@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -139,6 +140,30 @@ class Families(Accepting):
         return "left"
 
 
+class Dynasty(Accepting):
+    """Starts a chain of processes, each in a session of its own, and a thread, both of which write."""
+
+    def run_job(self, context, runtime, data):
+        path = data["path"]
+
+        def write():
+            while True:
+                with open(path, "a") as file:
+                    file.write("by a thread\n")
+                time.sleep(0.01)
+
+        script = f"while :; do echo written >> {path}; sleep 0.01; done"
+        for _ in range(6):
+            script = f"setsid sh -c {shlex.quote(script)}; :"
+        subprocess.Popen(["sh", "-c", script])
+        threading.Thread(target=write, daemon=True).start()
+        while subprocess.run(["grep", "-q", "written", path], check=False).returncode != 0:
+            time.sleep(0.01)
+        if data.get("stay", False):
+            time.sleep(600)
+        return "left"
+
+
 class Streaming(Accepting):
     """Starts a streaming query, and waits for its end if it is told to."""
 
@@ -148,6 +173,47 @@ class Streaming(Accepting):
         if data.get("wait"):
             query.awaitTermination()
         return query.isActive
+
+
+class OwnStreaming(Accepting):
+    """Makes a StreamingContext of its own that writes for each batch; waits, stops it, or leaves it."""
+
+    def run_job(self, context, runtime, data):
+        from pyspark.streaming import StreamingContext
+
+        spark = context.sparkContext
+        streaming = StreamingContext(spark, 0.2)
+        path = data["path"]
+
+        def write(rdd):
+            with open(path, "a") as file:
+                file.write(f"{rdd.count()}\n")
+
+        streaming.queueStream([], default=spark.parallelize([1, 2], 1)).foreachRDD(write)
+        streaming.start()
+        while not os.path.exists(path):
+            time.sleep(0.05)
+        if data["then"] == "wait":
+            streaming.awaitTermination()
+        if data["then"] == "stop":
+            streaming.stop()
+        return "left"
+
+
+class QueryOfAnotherSession(Accepting):
+    """Starts a streaming query in a session of its own, and waits for its end."""
+
+    def run_job(self, context, runtime, data):
+        rate = context.newSession().readStream.format("rate").load()
+        rate.writeStream.format("noop").queryName("mine").start().awaitTermination()
+
+
+class AllQueries(Accepting):
+    """The names of the streaming queries of all sessions."""
+
+    def run_job(self, context, runtime, data):
+        queries = context._jsparkSession.sharedState().activeStreamingQueries().values()
+        return [query.name() for query in queries]
 
 
 class StreamingQueries(Accepting):

@@ -15,8 +15,8 @@ trait SparkJobBase extends api.SparkJobBase {
   type JobOutput = Any
   type JobData = Config
 
-  /** The named objects of the context; set before `validate` is called. */
-  var namedObjects: NamedObjects = _
+  /** The named objects of the context; set before `validate` is called. Stay on the driver when a closure takes the job along. */
+  @transient var namedObjects: NamedObjects = _
 
   def runJob(sc: C, jobConfig: Config): Any
   def validate(sc: C, config: Config): SparkJobValidation
@@ -70,8 +70,8 @@ trait SparkSessionJob extends api.SparkJobBase {
 class JavaSparkJob {
   import org.apache.spark.api.java.JavaSparkContext
 
-  /** The named objects of the context; set before `invalidate` is called. */
-  var namedObjects: NamedObjects = _
+  /** The named objects of the context; set before `invalidate` is called. Stay on the driver when a closure takes the job along. */
+  @transient var namedObjects: NamedObjects = _
 
   def runJob(jsc: JavaSparkContext, jobConfig: Config): Any = ()
   def invalidate(jsc: JavaSparkContext, config: Config): String = null

@@ -1,0 +1,41 @@
+"""Processes that a job started inside the JVM or a Python worker, and whose own parents have ended.
+
+The host adopts every orphan of its context. Nothing in a process says which job it belongs to, so an orphan
+is taken for a job's when no other job ran at the time it was started. What is in doubt ends with the context.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+
+from jobserver_pyspark import processes
+from jobserver_pyspark.host.driver import JVM_VARIABLE
+
+__all__ = ["end_orphans"]
+
+_WORKER_VARIABLE = "PYTHON_WORKER_FACTORY_SECRET"
+"""The environment variable that Spark gives its Python workers, and with them what tasks in Python start."""
+_TIMEOUT = 5.0
+
+
+def end_orphans(begun: int, others: Collection[int], *, of_tasks: bool) -> None:
+    """Kill a job's orphans until there are none.
+
+    ``begun`` and ``others`` are when the job and the other jobs began, in ticks of :func:`boot_ticks`.
+    ``of_tasks`` says whose they are: of tasks in Python, or of code in the JVM.
+    """
+    deadline = time.monotonic() + _TIMEOUT
+    while (found := _orphans(begun, others, of_tasks=of_tasks)) and time.monotonic() < deadline:
+        processes.kill_all(found)
+
+
+def _orphans(begun: int, others: Collection[int], *, of_tasks: bool) -> list[int]:
+    found = []
+    for pid, environment in processes.adopted(JVM_VARIABLE).items():
+        start = processes.start_time(pid)
+        if start is None or start < begun or any(other <= start for other in others):
+            continue
+        if (_WORKER_VARIABLE in environment) == of_tasks and not processes.is_python_worker(pid):
+            found.append(pid)
+    return found

@@ -1,0 +1,67 @@
+package org.apache.spark.sql.jobserver
+
+import java.nio.charset.StandardCharsets.UTF_8
+import java.nio.file.{Files, Path, Paths}
+
+import scala.collection.JavaConverters._
+import scala.util.Try
+
+/**
+ * The processes that one job of this JVM has started, with all that they have started in turn.
+ *
+ * Nothing in a process says which of the JVM's jobs it belongs to. But Linux knows the thread that forked it, as long
+ * as that thread lives, and by its name, of which Linux keeps the first 15 characters. Where that says nothing, a
+ * process is the job's when no other job ran at the time that it was started. Spark's own Python workers are nobody's.
+ */
+private[jobserver] final class JobProcesses(threads: JobThreads) {
+  @volatile private var begun = Long.MaxValue
+
+  /** Notes when the job begins, on the job's own thread. */
+  def begin(): Unit = begun = JobProcesses.startOf("thread-self").getOrElse(Long.MaxValue)
+
+  /** Kills them all; returns whether there were any. */
+  def end(others: Seq[JobProcesses]): Boolean = {
+    val found = own(others)
+    found.foreach(_.destroyForcibly())
+    found.exists(_.isAlive)
+  }
+
+  private def own(others: Seq[JobProcesses]): Seq[ProcessHandle] = {
+    val forkers = JobProcesses.forkers
+    ProcessHandle.current.children.iterator.asScala.filter(process => isMine(process, forkers.get(process.pid), others))
+      .flatMap(process => process.descendants.iterator.asScala ++ Iterator(process)).toList
+  }
+
+  private def isMine(process: ProcessHandle, forker: Option[String], others: Seq[JobProcesses]): Boolean =
+    coversStartOf(process) && !JobProcesses.isSparks(process) && (forker.exists(has) ||
+      !others.exists(other => forker.exists(other.has) || other.coversStartOf(process)))
+
+  /** Whether the job had begun when the process started. */
+  private def coversStartOf(process: ProcessHandle): Boolean =
+    JobProcesses.startOf(process.pid.toString).exists(_ >= begun)
+
+  private def has(thread: String): Boolean = threads.members.exists(_.getName.take(JobProcesses.NameLength) == thread)
+}
+
+private[jobserver] object JobProcesses {
+  private val NameLength = 15
+
+  /** When a process or thread started, in clock ticks since boot; Java's own answer is a second off at times. */
+  private def startOf(name: String): Option[Long] =
+    Try(read(Paths.get("/proc", name, "stat")).split(')').last.trim.split(' ')(19).toLong).toOption
+
+  /** For each child of this process the name of the thread that forked it. */
+  private def forkers: Map[Long, String] = {
+    val tasks = Try(Files.list(Paths.get("/proc/self/task"))).toOption
+    try tasks.toSeq.flatMap(_.iterator.asScala).flatMap { task =>
+      val name = read(task.resolve("comm"))
+      read(task.resolve("children")).split(' ').filter(_.nonEmpty).map(pid => pid.toLong -> name)
+    }.toMap finally tasks.foreach(_.close())
+  }
+
+  /** Nothing for a thread that has just ended. */
+  private def read(file: Path): String = Try(new String(Files.readAllBytes(file), UTF_8).stripLineEnd).getOrElse("")
+
+  private def isSparks(process: ProcessHandle): Boolean =
+    process.info.arguments.map[Boolean](_.exists(_.startsWith("pyspark."))).orElse(false)
+}

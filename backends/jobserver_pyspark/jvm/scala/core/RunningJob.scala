@@ -1,0 +1,224 @@
+package org.apache.spark.sql.jobserver
+
+import java.util.concurrent.{CompletableFuture, TimeUnit, TimeoutException}
+
+import scala.util.control.NonFatal
+
+import org.apache.spark.SparkContext
+import org.apache.spark.sql.SparkSession
+import org.apache.spark.streaming.StreamingContext
+
+/** One job, from its class to its result. */
+private[jobserver] final class RunningJob(
+    private val request: JobRequest,
+    spark: SparkContext,
+    codeHomes: Isolation,
+    serializers: Serializers,
+    oldApi: Option[JobApi],
+    allJobs: () => Seq[RunningJob]) {
+
+  val validated = new CompletableFuture[Outcome]()
+  val ended = new CompletableFuture[Outcome]()
+  private val threads = new JobThreads(request.jobId, new JobLog(request.logPath, request.maxLogBytes))
+  private val remains = new JobRemains(request.jobId, spark, threads)
+  private val processes = new JobProcesses(threads)
+  private lazy val classNames = request.jars.flatMap(SharedIsolation.files).map(_._1)
+    .filter(_.endsWith(".class")).map(_.stripSuffix(".class").replace('/', '.')).toSet
+  private val thread = new Thread(threads, () => main(), s"job-${request.jobId}")
+  private val interruption = new Object
+  private var windingUp = false
+  private var settled = false
+  @volatile private var cancelled = false
+  @volatile private var jobContext: Option[JobContext] = None
+
+  def start(): Unit = {
+    thread.setDaemon(true)
+    thread.start()
+  }
+
+  def cancel(waitMs: Long, drainMs: Long): Boolean = {
+    val again = cancelled
+    interruption.synchronized { if (!settled) cancelled = true }
+    if (!again) drain(drainMs)
+    val deadline = System.nanoTime + TimeUnit.MILLISECONDS.toNanos(waitMs)
+    var pause = 200L // longer each time: Spark writes a line for every tag that has nothing to cancel
+    do {
+      processes.end(neighbours.map(_.processes)) // before the threads that tell whose they are
+      remains.endTasks()
+      jobContext.foreach(context => remains.endStreams(context.session))
+      // The job's own thread alone, while its code runs: what else there is that thread ends when it is back.
+      interruption.synchronized { if (!windingUp) thread.interrupt() }
+      pause = math.min(pause * 3 / 2, 2000L)
+    } while (!overWithin(math.min(pause, math.max(1L, (deadline - System.nanoTime) / 1000000L))) &&
+      System.nanoTime < deadline)
+    ended.isDone
+  }
+
+  /** Lets a stream that stops gracefully finish its batches, and what it has received. */
+  private def drain(ms: Long): Unit = handedStreaming.filter(_ => gracefully).foreach { stream =>
+    val stopper = stopping(stream)
+    if (!overWithin(ms)) stopper.interrupt()
+  }
+
+  /** The StreamingContext that the job was handed, once it is started. */
+  private def handedStreaming: Option[StreamingContext] =
+    jobContext.flatMap(_.startedStreaming).filter(remains.streamingContext.contains)
+
+  private def stopping(stream: StreamingContext): Thread = {
+    val stopper = new Thread(() =>
+      try stream.stop(stopSparkContext = false, stopGracefully = true)
+      catch {
+        case _: InterruptedException => // the time is up
+        case NonFatal(error) => error.printStackTrace()
+      }, s"drain-${request.jobId}")
+    stopper.setDaemon(true)
+    stopper.start()
+    stopper
+  }
+
+  private def gracefully: Boolean = request.streaming.path("stopGracefully").asBoolean(true)
+
+  private def neighbours: Seq[RunningJob] = allJobs().filter(job => job != this && !job.ended.isDone)
+
+  private def overWithin(ms: Long): Boolean =
+    try { ended.get(ms, TimeUnit.MILLISECONDS); true }
+    catch { case _: TimeoutException => false }
+
+  private def main(): Unit = {
+    var outcome = Outcome.killed
+    processes.begin()
+    try outcome = JobOutput.capturing(admitted())
+    catch { case error: Throwable => outcome = Outcome.failed("raised", error) }
+    finally {
+      windUp()
+      try threads.log.close()
+      finally {
+        val truth = if (cancelled) Outcome.killed else outcome
+        validated.complete(truth)
+        ended.complete(truth)
+      }
+    }
+  }
+
+  /** From here on this thread is not interrupted any more: what it still has to do must be done. */
+  private def windUp(): Unit = interruption.synchronized {
+    windingUp = true
+    Thread.interrupted()
+  }
+
+  private def admitted(): Outcome = labelled {
+    // Before the job's jars are there and outside of its session: what executors load now, all class paths see.
+    serializers.prepareExecutors()
+    val home = try Right(codeHomes.enter(request)) catch { case error: Throwable => Left(error) }
+    home.fold(Outcome.failed("loading", _), within)
+  }
+
+  /** Has whatever `body` starts in Spark carry the job's id. */
+  private def labelled[T](body: => T): T = {
+    spark.setJobGroup(request.jobId, s"job ${request.jobId}: ${request.mainClass}", interruptOnCancel = true)
+    spark.addJobTag(request.jobId) // a job may well put its Spark jobs into groups of its own
+    spark.setLocalProperty(Isolation.JobProperty, request.jobId)
+    try body
+    finally {
+      spark.clearJobGroup()
+      spark.removeJobTag(request.jobId)
+      spark.setLocalProperty(Isolation.JobProperty, null)
+    }
+  }
+
+  private def within(home: CodeHome): Outcome =
+    try home.within {
+      SparkSession.setActiveSession(home.session)
+      spark.setLocalProperty(Isolation.Property, request.classPathKey)
+      try attempt(home)
+      finally {
+        SparkSession.clearActiveSession()
+        spark.setLocalProperty(Isolation.Property, null)
+      }
+    } finally home.leave()
+
+  private def attempt(home: CodeHome): Outcome =
+    try {
+      val context = new JobContext(
+        request.jobId, request.kind, home.session, request.config, request.contextConfig,
+        new NamedObjectTable(request.jobId, request.classPathKey), request.dataDir,
+        request.streaming.path("batch_interval").asLong(1000L))
+      jobContext = Some(context)
+      val shaped = new JobLoader(home.loader, oldApi).load(request.mainClass, context)
+      val data = shaped.validate()
+      if (cancelled) Outcome.killed
+      else {
+        validated.complete(Outcome.running)
+        run(shaped, data)
+      }
+    } catch {
+      case error: ClassMissing => Outcome.failed("class-not-found", error)
+      case error: WrongKindOfJob => Outcome.failed("wrong-type", error)
+      case error: LoadingFailed => Outcome.failed("loading", error.getCause)
+      case refusal: ValidationRefused => Outcome.failed("validation", refusal.shown)
+      case error: Throwable => report(error)
+    } finally endRemains(home)
+
+  private def run(shaped: ShapedJob, data: Any): Outcome =
+    try {
+      // The result is taken out of its box, so that nothing here holds the head of a lazy sequence while it is written.
+      val box = new java.util.concurrent.atomic.AtomicReference[Any](shaped.run(data))
+      handedStreaming.foreach(_.awaitTermination())
+      val (kind, bytes) =
+        new ResultWriter(request.resultPath, request.maxResultBytes, () => cancelled).write(() => box.getAndSet(null))
+      Outcome.finished(kind, bytes)
+    } catch {
+      case refused: ResultRefused => Outcome.failed("result", refused)
+      case error: Throwable => report(error)
+    }
+
+  private def report(error: Throwable): Outcome = {
+    if (!cancelled) error.printStackTrace()
+    remains.endTasks() // those of its threads, and what it had just submitted when it was interrupted
+    Outcome.failed("raised", error)
+  }
+
+  /** Stays until nothing is left that has to end with the job; see [[JobRemains]]. */
+  private def endRemains(home: CodeHome): Unit = {
+    windUp()
+    if (gracefully) handedStreaming.map(stopping).foreach { stopper =>
+      while (stopper.isAlive && !cancelled) pause(20L)
+      stopper.interrupt()
+    }
+    var killed = false
+    do {
+      killed = cancelled
+      var wait = 5L
+      while (endOnce(home, killed)) {
+        pause(wait)
+        wait = math.min(wait * 3 / 2, 2000L)
+      }
+    } while (!settle(killed))
+  }
+
+  /** Decides whether the job was killed, and so what has to end with it: a kill that comes later comes too late. */
+  private def settle(killed: Boolean): Boolean = interruption.synchronized {
+    settled = cancelled == killed
+    settled
+  }
+
+  private def endOnce(home: CodeHome, killed: Boolean): Boolean = {
+    val streams = jobContext.exists(context => remains.endStreams(context.session))
+    // Each of them is tried, whatever came of the one before.
+    if (!killed) streams
+    else Seq(streams, remains.endTasks(), processes.end(neighbours.map(_.processes)), endThreads(home)).contains(true)
+  }
+
+  private def endThreads(home: CodeHome): Boolean = {
+    val others = neighbours
+    def alone(name: String): Boolean =
+      classNames(name) && !others.exists(other => other.sharesCode(this) || other.classNames(name))
+    val found = threads.end(home.loader, alone)
+    if (found) home.spoil()
+    found
+  }
+
+  private def sharesCode(other: RunningJob): Boolean = other.request.classPathKey == request.classPathKey
+
+  private def pause(ms: Long): Unit = try Thread.sleep(ms) catch { case _: InterruptedException => }
+}

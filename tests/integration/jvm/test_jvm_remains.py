@@ -1,0 +1,100 @@
+"""What a job has started: ended by a kill, streams by every end. A job whose work goes on is not KILLED."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import wait_until
+from jobserver_pyspark.jvm import JvmStatus
+
+pytestmark = pytest.mark.spark
+
+STREAMS = ["query", "query of another session", "stream"]
+THREADS = ["thread", "subclass", "pool", "scheduled", "timer", "future", "common pool"]
+PROCESSES = ["process", "process of a thread", "grandchild"]
+
+
+@pytest.fixture(scope="module")
+def jar(remains_jar: Path) -> Path:
+    return remains_jar
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    """The file that what a job left writes to, every few milliseconds, anew when it is removed."""
+    return tmp_path / "written"
+
+
+def started(bench: Any, jar: Path, kind: str, written: Path) -> Any:
+    request = bench.request("remains.Start", jar, kind="session", config={"kind": kind, "path": str(written)})
+    job = bench.start(request)
+    job.wait_for_log("started")
+    return job
+
+
+def assert_nothing_writes(bench: Any, shapes_jar: Path, written: Path) -> None:
+    """Remove the file, and see that it does not come back while another job runs."""
+    written.unlink()
+    assert bench.value("shapes.WordCount", shapes_jar, config={"words": "a b"}) == {"a": 1, "b": 1}
+    assert not written.exists()
+
+
+@pytest.mark.parametrize("kind", [*STREAMS, *THREADS, *PROCESSES, "spark job"])
+def test_a_kill_ends_whatever_the_job_has_started(
+    bench: Any, jar: Path, shapes_jar: Path, written: Path, kind: str
+) -> None:
+    job = started(bench, jar, kind, written)
+    assert bench.jobs.cancel(job.request.job_id, wait=60.0)
+    assert_nothing_writes(bench, shapes_jar, written)
+    assert job.outcome().status is JvmStatus.KILLED
+    # And the next one can start the same.
+    again = started(bench, jar, kind, written)
+    assert bench.jobs.cancel(again.request.job_id, wait=60.0)
+    assert_nothing_writes(bench, shapes_jar, written)
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_streams_end_with_a_job_that_finishes(
+    bench: Any, jar: Path, shapes_jar: Path, written: Path, kind: str
+) -> None:
+    config = {"kind": kind, "path": str(written), "wait": False}
+    assert bench.value("remains.Start", jar, kind="session", config=config) == "left"
+    assert_nothing_writes(bench, shapes_jar, written)
+
+
+def test_a_thread_that_a_finished_job_has_left_goes_on(bench: Any, jar: Path, written: Path) -> None:
+    config = {"kind": "thread", "path": str(written), "wait": False}
+    assert bench.value("remains.Start", jar, kind="session", config=config) == "left"
+    written.unlink()
+    wait_until(written.exists, "another line")
+
+
+def test_a_kill_leaves_what_other_jobs_have_started(
+    bench: Any, jar: Path, shapes_jar: Path, tmp_path: Path
+) -> None:
+    kinds = ["thread", "process", "query"]
+    neighbours = {kind: tmp_path / kind for kind in kinds}
+    jobs = [started(bench, jar, kind, path) for kind, path in neighbours.items()]
+    victim = started(bench, jar, "thread", tmp_path / "victim")
+    assert bench.jobs.cancel(victim.request.job_id, wait=60.0)
+    assert_nothing_writes(bench, shapes_jar, tmp_path / "victim")
+    for kind, path in neighbours.items():
+        path.unlink()
+        wait_until(path.exists, f"another line of the {kind}")
+    for job in jobs:
+        assert bench.jobs.cancel(job.request.job_id, wait=60.0)
+    assert {job.outcome().status for job in jobs} == {JvmStatus.KILLED}
+
+
+def test_a_job_is_not_killed_while_a_thread_of_it_goes_on(
+    bench: Any, spark: Any, jar: Path, shapes_jar: Path, written: Path
+) -> None:
+    job = started(bench, jar, "deaf thread", written)
+    assert not bench.jobs.cancel(job.request.job_id, wait=1.0)
+    assert bench.jobs.is_running(job.request.job_id)
+    spark.sparkContext._jvm.java.lang.System.setProperty("remains.deaf", "over")
+    assert job.outcome().status is JvmStatus.KILLED
+    assert_nothing_writes(bench, shapes_jar, written)
