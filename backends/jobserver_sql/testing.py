@@ -71,16 +71,15 @@ class PostgresqlServer:
     def __enter__(self) -> PostgresqlServer:
         self._folder = Path(tempfile.mkdtemp(prefix="jobserver-pg-"))
         try:
-            self._start()
+            self._create()
+            self.start()
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGINT)  # its "fast" way: it waits for no client
-            self._process.wait()
+        self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def url(self, database: str) -> str:
@@ -108,7 +107,32 @@ class PostgresqlServer:
         name = make_url(url).database
         return psycopg.connect(host=str(self._folder), user="postgres", dbname=name, autocommit=True)
 
-    def _start(self) -> None:
+    def stop(self, *, abruptly: bool = False) -> None:
+        """Stop the server whoever is connected; ``abruptly`` as in a crash, without closing anything."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT if abruptly else signal.SIGINT)
+            self._process.wait()
+            self._process = None
+
+    def start(self) -> None:
+        """Start the server again on the same data, and wait until it answers."""
+        options = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(self._folder),
+            "max_connections": "60",
+        }
+        if not self._durable:
+            options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        command = [str(self._programs / "postgres"), "-D", str(self._folder / "data")]
+        for name, value in options.items():
+            command += ["-c", f"{name}={value}"]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - the command is ours
+                self._bound(command), stdout=log, stderr=log, **self._identity
+            )
+        self._wait()
+
+    def _create(self) -> None:
         if self._identity:
             os.chown(self._folder, self._identity["user"], self._identity["group"])
         data = str(self._folder / "data")
@@ -120,21 +144,6 @@ class PostgresqlServer:
             capture_output=True,
             **self._identity,
         )
-        options = {
-            "listen_addresses": "",
-            "unix_socket_directories": str(self._folder),
-            "max_connections": "60",
-        }
-        if not self._durable:
-            options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-        command = [str(self._programs / "postgres"), "-D", data]
-        for name, value in options.items():
-            command += ["-c", f"{name}={value}"]
-        with (self._folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - the command is ours
-                self._bound(command), stdout=log, stderr=log, **self._identity
-            )
-        self._wait()
 
     def _bound(self, command: list[str]) -> list[str]:
         """Let the server end when this process does, even by SIGKILL, where there is a program for that."""

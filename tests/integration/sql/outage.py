@@ -1,0 +1,144 @@
+"""A job server over a real database, kept busy while the database is out of order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jobserver_core import JobHandle, JobProgress, JobServer, JobState, Settings
+from jobserver_core.errors import NoSlots, StorageError
+from jobserver_core.memory import InlineJob, InlineLauncher, MemoryFetcher, MemoryTransport
+from jobserver_core.models.jobs import JobQuery
+from jobserver_core.models.lifecycle import JOBS
+from jobserver_fsspec import FsspecBlobStore
+from jobserver_sql import SqlMetadataStore
+from serving import a_request, upload
+
+PATIENCE = 120.0
+"""Seconds that anything may take on a busy machine."""
+CONTEXTS = ("one", "two")
+
+
+def await_true(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def count(job: InlineJob) -> dict[str, Any]:
+    """Take a moment, report progress, and return what was given."""
+    for step in range(3):
+        job.report(JobProgress(tasks_done=step, tasks_total=3))
+        job.sleep(0.02)
+    return {"n": job.config["n"], "padding": "x" * job.config["padding"]}
+
+
+class BusyServer:
+    """Two contexts that get jobs from two threads each; what was accepted and what was refused is noted."""
+
+    def __init__(self, url: str, folder: Path, **options: Any) -> None:
+        self.transport = MemoryTransport()
+        self.server = JobServer(
+            metadata=SqlMetadataStore(url, **options),
+            blobs=FsspecBlobStore(folder / "blobs"),
+            fetcher=MemoryFetcher(),
+            launcher=InlineLauncher({"w.Any": count}),
+            transports=[self.transport],
+            settings=Settings.from_mapping(
+                {"jobserver": {"callbacks": {"retry-delay": "0.1 s", "concurrency": 4, "per-receiver": 4}}}
+            ),
+            data_dir=folder,
+        ).start()
+        upload(self.server)
+        for name in CONTEXTS:
+            self.server.create_context(name).result(PATIENCE)
+        self.accepted: dict[int, JobHandle] = {}
+        self.refused: list[StorageError] = []
+        self._numbers = iter(range(1_000_000))
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._failures: list[BaseException] = []
+        self._threads = [threading.Thread(target=self._submit, args=(name,)) for name in CONTEXTS * 2]
+
+    def begin(self) -> None:
+        """Begin to submit jobs, and wait until some have run."""
+        for thread in self._threads:
+            thread.start()
+        self.await_progress()
+
+    def await_progress(self) -> None:
+        """Wait until five jobs have ended that were not accepted before this call."""
+        with self._lock:
+            known = set(self.accepted)
+
+        def enough() -> bool:
+            with self._lock:
+                new = [handle for number, handle in self.accepted.items() if number not in known]
+            return len([handle for handle in new if handle.done()]) >= 5
+
+        await_true(enough, "no jobs run any more")
+
+    def await_refusals(self, count: int) -> None:
+        """Wait until so many more submits were refused."""
+        wanted = len(self.refused) + count
+        await_true(lambda: len(self.refused) >= wanted, f"no submit meets the fault: {self._failures}")
+
+    def _submit(self, context: str) -> None:
+        try:
+            while not self._stop.is_set():
+                with self._lock:
+                    number = next(self._numbers)
+                self._submit_one(context, number)
+                self._stop.wait(0.02)
+        except BaseException as error:
+            self._failures.append(error)
+
+    def _submit_one(self, context: str, number: int) -> None:
+        padding = 100_000 if number % 5 == 0 else 10
+        request = a_request(
+            "w.Any",
+            {"n": number, "padding": padding},
+            context=context,
+            callback_url=f"memory://receiver/{number}",
+        )
+        try:
+            handle = self.server.submit(request)
+        except StorageError as error:
+            self.refused.append(error)
+        except NoSlots:
+            self._stop.wait(0.2)  # jobs come faster than they run
+        else:
+            with self._lock:
+                self.accepted[number] = handle
+
+    def settle(self) -> None:
+        """Stop submitting, and assert that all that was accepted came to its end and nothing else is left."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        assert self._failures == []
+        for number, handle in self.accepted.items():
+            result = handle.result(PATIENCE)
+            assert result["n"] == number
+            assert self.server.job(handle.id).state is JobState.FINISHED
+        await_true(lambda: not self._live_jobs(), "a job is left that nobody runs")
+        assert {context.name for context in self.server.contexts()} == set(CONTEXTS)
+        wanted = {f"memory://receiver/{number}" for number in self.accepted}
+        await_true(lambda: {m.url for m in self.transport.messages} >= wanted, "a callback is missing")
+        assert {m.url for m in self.transport.messages} == wanted
+        for handle in self.accepted.values():
+            assert len(self.server.deliveries(handle.id)) == 1
+
+    def _live_jobs(self) -> list[str]:
+        return [job.id for job in self.server.jobs(JobQuery(states=JOBS.live_states)).jobs]
+
+    def close(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(PATIENCE)
+        self.server.close(5)
