@@ -1,0 +1,129 @@
+"""The Java client of spark-job-server's users, from Maven Central as it is, against ``jobserver serve``."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from jobserver_pyspark.jvm import JvmToolchain
+
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
+
+PROGRAM = Path(__file__).parent / "clients" / "OldClient.java"
+PROJECT = """\
+<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>tests</groupId><artifactId>old-client</artifactId><version>1</version>
+  <dependencies>
+    <dependency>
+      <groupId>com.bluebreezecf</groupId>
+      <artifactId>spark-job-server-client</artifactId>
+      <version>1.0.0</version>
+    </dependency>
+  </dependencies>
+</project>
+"""
+OUT_OF_REACH = re.compile(r".*(?:Could not transfer|UnknownHost|Connection refused|timed out).*")
+PATIENCE = 280.0
+
+
+@pytest.fixture(scope="module")
+def client_jars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The client and what it depends on, as Maven resolves them."""
+    if shutil.which("mvn") is None:
+        pytest.skip("mvn is not installed: apt-get install maven")
+    folder = tmp_path_factory.mktemp("client")
+    (folder / "pom.xml").write_text(PROJECT)
+    done = subprocess.run(
+        ["mvn", "-B", "-q", "dependency:copy-dependencies", f"-DoutputDirectory={folder / 'lib'}"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    if done.returncode != 0 and (reason := OUT_OF_REACH.search(said)):
+        pytest.skip(f"Maven Central is out of reach: {reason[0].strip()[:200]}")
+    assert done.returncode == 0, said[-4000:]
+    return folder / "lib"
+
+
+@pytest.fixture(scope="module")
+def url(toolchain: JvmToolchain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "jobserver.conf").write_text(
+        'spark.master = "local[2]"\n'
+        f'jobserver.launcher.options {{ cache-dir = "{toolchain.cache_dir}", class-data-sharing = false }}\n'
+    )
+    command = [sys.executable, "-m", "jobserver_cli", "serve", "--config", str(folder / "jobserver.conf")]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--port", "0", "--data-dir", str(folder / "data")],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**os.environ, "NO_COLOR": "1"},
+        )
+    assert process.stdout is not None
+    try:
+        url = process.stdout.readline().strip()
+        assert url, (folder / "log").read_text()
+        yield url
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0, (folder / "log").read_text()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def program(javac: str, client_jars: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command that runs the program."""
+    classes = tmp_path_factory.mktemp("program")
+    command = [javac, "-nowarn", "-proc:none", "-d", str(classes), "-cp", f"{client_jars}/*", str(PROGRAM)]
+    subprocess.run(command, check=True, timeout=PATIENCE)
+    return ["java", "-cp", f"{classes}{os.pathsep}{client_jars}/*", "OldClient"]
+
+
+def test_every_call_of_the_old_java_client_works(program: list[str], url: str, old_jar: Path) -> None:
+    done = subprocess.run(
+        [*program, url, str(old_jar)], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    said = [line.strip() for line in done.stdout.splitlines() if " ERROR [" not in line]  # without its log
+    assert said == [
+        "jars at first=0",
+        "file uploaded=true",
+        "stream uploaded=true",
+        "nonsense uploaded=false",
+        "jars=[from-file@24, from-stream@24]",
+        "context created=true",
+        "context created again=false",
+        "contexts=[old-client]",
+        "started=STARTED",
+        'finished=FINISHED {"a":2,"b":1} true',
+        'config={input={"string":"a b a"}}',
+        'waited for={"x":2}',
+        'of a file={"y":1}',
+        'of a stream={"z":1}',
+        *["duration=true"] * 4,
+        "jobs=[FINISHED spark.jobserver.WordCountExample old-client]",
+        "unknown job exists=false",
+        "unknown app=refused",
+        "context deleted=true",
+        "context deleted again=false",
+        "contexts at last=[]",
+    ]
+    settings = httpx.get(f"{url}/contexts/old-client").json()
+    assert settings["state"] == "FINISHED"
