@@ -61,7 +61,7 @@ def check_archive(file: BinaryIO, kind: BinaryType | None = None) -> None:
     """
     import zipfile  # noqa: PLC0415 - keeps the import of the library light
 
-    noun = f"a {kind.value.lower()}" if kind else "it"
+    noun = f"{'an' if kind is BinaryType.EGG else 'a'} {kind.value.lower()}" if kind else "it"
     if _read_at(file, 0, 4) != _START:
         raise NotAnArchive(reason=f"{noun} must be a ZIP archive, which begins with the bytes PK 03 04")
     _check_directory(file)

@@ -111,7 +111,7 @@ def plain(value: Any) -> Any:
         return {_key(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [plain(inner) for inner in value]
-    raise TypeError(f"a {type(value).__name__} cannot be represented in JSON: {value!r:.80}")
+    raise TypeError(f"a value of type {type(value).__name__} cannot be represented in JSON: {value!r:.80}")
 
 
 def _key(key: Any) -> str:

@@ -9,7 +9,7 @@ from jobserver_core.errors import InvalidFirstLetter, InvalidName
 __all__ = ["check_binary_name", "check_class_name", "check_context_name", "check_data_prefix"]
 
 _LIMIT = 255
-_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-~ +@]*")
+_PLAIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-~ +@]*[A-Za-z0-9_.\-~+@])?")
 _CONTEXT = re.compile(r"[A-Za-z][A-Za-z0-9_.\-~+@$]*")
 _PREFIX = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-~+@]*")
 _CLASS = re.compile(r"[^\W\d]\w*\$?(?:[.$][^\W\d]\w*\$?)*")
@@ -26,9 +26,12 @@ def _check(kind: str, name: str, pattern: re.Pattern[str], rule: str) -> str:
 def check_binary_name(name: str) -> str:
     """Return the name, or raise InvalidName: letters, digits and ``_ . - ~ + @`` and blank.
 
-    Commas and colons are not allowed, since a class path lists names and URIs by comma.
+    Commas and colons are not allowed, since a class path lists names and URIs by comma; nor is a blank at
+    the end, which is not part of a name in such a list.
     """
-    rule = "letters, digits and _ . - ~ + @ blank, beginning with a letter, digit or _"
+    rule = (
+        "letters, digits and _ . - ~ + @ blank, beginning with a letter, digit or _, not ending with a blank"
+    )
     return _check("binary", name, _PLAIN, rule)
 
 

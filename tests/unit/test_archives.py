@@ -229,9 +229,12 @@ def test_a_damaged_archive_is_accepted_or_refused_but_nothing_else(
             check_archive(io.BytesIO(candidate))
 
 
-def test_the_reason_stands_in_the_message_of_the_contract() -> None:
-    with pytest.raises(NotAnArchive, match=r"^Binary is not of the right format: a wheel must be"):
-        check_archive(io.BytesIO(b"nope"), BinaryType.WHEEL)
+@pytest.mark.parametrize(
+    ("kind", "noun"), [(BinaryType.WHEEL, "a wheel"), (BinaryType.EGG, "an egg"), (BinaryType.JAR, "a jar")]
+)
+def test_the_reason_stands_in_the_message_of_the_contract(kind: BinaryType, noun: str) -> None:
+    with pytest.raises(NotAnArchive, match=f"^Binary is not of the right format: {noun} must be"):
+        check_archive(io.BytesIO(b"nope"), kind)
 
 
 # -- unpacking -------------------------------------------------------------------------------------

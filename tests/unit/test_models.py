@@ -61,7 +61,7 @@ def test_a_binary_name_may_be(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a/b", "../a", "a,b", "http:x", "a\nb", "a\0", ".hidden", "x" * 256, "ä"]
+    "name", ["", "a/b", "../a", "a,b", "http:x", "a\nb", "a\0", ".hidden", "x" * 256, "ä", "a ", "a  ", " "]
 )
 def test_a_binary_name_may_not_be(name: str) -> None:
     with pytest.raises(InvalidName):
