@@ -113,7 +113,7 @@ class HttpApplication:
             if wrong is not None:
                 await respond(wrong)(scope, guard.receive, watched.send)
             else:
-                await self._starlette(scope, guard.receive, watched.send)
+                await self._starlette(_without_slash(scope), guard.receive, watched.send)
         finally:
             route = scope.get("jobserver.route", _UNKNOWN)
             method = scope["method"] if route != _UNKNOWN else "ANY"
@@ -123,6 +123,18 @@ class HttpApplication:
             # The query is not logged: it may hold what is secret, such as a callback's URL.
             path = quote(scope["path"], safe="/:@!$&'()*+,;=~-._")
             _access.info("%s %s %s %s %.3f", client, scope["method"], path, watched.status, seconds)
+
+
+def _without_slash(scope: Scope) -> Scope:
+    """Return the scope without the slash at the end of its path: the old server matched prefixes.
+
+    An encoded slash is a part of a name and stays.
+    """
+    path, raw = scope["path"], scope.get("raw_path") or b"/"
+    inside = path.removeprefix(scope.get("root_path", ""))
+    if len(inside) > 1 and inside.endswith("/") and raw.endswith(b"/"):
+        scope["path"] = path[:-1]
+    return scope
 
 
 class _Watched:

@@ -7,6 +7,7 @@ group ``jobserver.authenticator`` as a callable that takes the
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -18,11 +19,13 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
+from weakref import WeakValueDictionary
 
 import attrs
 
 from jobserver_core.config.settings import AuthSettings
 from jobserver_core.errors import InvalidSetting, PluginNotFound
+from jobserver_http.addresses import network_of
 from jobserver_http.errors import Rejected
 from jobserver_http.pools import Pool
 from jobserver_http.throttle import Throttle
@@ -39,6 +42,12 @@ __all__ = [
 GROUP = "jobserver.authenticator"
 REMEMBERED = 60.0
 """Seconds for which a success is not verified again."""
+FAMILIAR = 1000
+"""Successful credentials that are kept at most; those that were verified longest ago go first."""
+
+MISSING = "The resource requires authentication, which was not supplied with the request"
+INVALID = "The supplied authentication is invalid"
+"""The contract's words: clients look for them."""
 
 _log = logging.getLogger(__name__)
 
@@ -101,8 +110,12 @@ def parse_authorization(header: str) -> Credentials | None:
 class Gate:
     """Lets callers in: verifies credentials off the event loop, remembers, and slows down guessing.
 
-    A success is remembered for a minute under a keyed hash of the credentials, so that the costly
-    hash of a password is not computed for each request; neither passwords nor their plain hashes are kept.
+    Verifying a password is costly by design, so it happens as rarely as possible. Equal credentials that
+    arrive while they are being checked share one check, and a success is remembered for a minute.
+    What is kept is a keyed hash of the credentials: neither passwords nor their plain hashes.
+
+    Credentials that were right before are *familiar* and are never refused for the failures of others,
+    who cannot know them. A token is an account of its own, so wrong tokens say nothing about other tokens.
     """
 
     def __init__(
@@ -110,54 +123,82 @@ class Gate:
         authenticator: Authenticator,
         pool: Pool,
         *,
-        throttle: Throttle | None = None,
         remember: float = REMEMBERED,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._authenticator = authenticator
         self._pool = pool
-        self._throttle = throttle or Throttle(clock=clock)
+        self._throttles = {scheme: Throttle(clock=clock) for scheme in ("basic", "bearer")}
         self._clock = clock
         self._remember = remember
         self._key = secrets.token_bytes(32)
-        self._known: OrderedDict[bytes, tuple[float, Identity]] = OrderedDict()
+        self._familiar: OrderedDict[bytes, tuple[float, Identity]] = OrderedDict()
+        self._checks: dict[tuple[str, bytes], asyncio.Task[Identity | None]] = {}
+        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def admit(self, headers: Iterable[tuple[bytes, bytes]], address: str) -> Identity:
         """Return who calls. Raises Rejected: 401 with a challenge, or 429 after too many failures."""
         values = [value for name, value in headers if name == b"authorization"]
         if not values:
-            raise self._challenge("credentials are missing")
+            raise self._challenge(MISSING)
         credentials = parse_authorization(values[0].decode("latin-1")) if len(values) == 1 else None
         if credentials is None:
-            raise self._challenge("the Authorization header cannot be read; send Basic or Bearer credentials")
+            raise self._challenge(
+                INVALID, "the Authorization header has neither Basic nor Bearer credentials"
+            )
         mark = self._mark(credentials)
-        identity = self._remembered(mark) or await self._verified(credentials, mark, address)
+        identity = self._remembered(mark) or await self._checked(credentials, mark, network_of(address))
         if identity is None:
-            raise self._challenge("the credentials are wrong")
+            raise self._challenge(INVALID)
         return identity
 
-    async def _verified(self, credentials: Credentials, mark: bytes, address: str) -> Identity | None:
-        user = credentials.user or credentials.scheme
-        wait = self._throttle.begin(address, user)
-        if wait is not None:
-            _log.warning("log-in of %s from %s refused: too many failures", ascii(user[:64]), address)
-            raise Rejected(429, "too many failed log-ins; try again later", {"Retry-After": str(wait)})
+    async def _checked(self, credentials: Credentials, mark: bytes, network: str) -> Identity | None:
+        """Check credentials, or wait for a check of equal ones that is under way."""
+        key = (network, mark)
+        check = self._checks.get(key)
+        if check is None:
+            check = asyncio.create_task(self._check(credentials, mark, network))
+            self._checks[key] = check
+            check.add_done_callback(lambda done: self._forget_check(key, done))
+        return await asyncio.shield(check)  # a caller who leaves does not end the check for the others
+
+    def _forget_check(self, key: tuple[str, bytes], check: asyncio.Task[Identity | None]) -> None:
+        del self._checks[key]
+        if not check.cancelled():
+            check.exception()  # was raised to those who waited, if anyone still did
+
+    async def _check(self, credentials: Credentials, mark: bytes, network: str) -> Identity | None:
+        if mark in self._familiar:
+            return await self._verified(credentials, mark, network)
+        # In turns, so that many guesses at once are not all checked before the first failure counts.
+        account = _account(credentials, mark)
+        turn = self._turns.setdefault((network, account), asyncio.Lock())
+        async with turn:
+            wait = self._throttles[credentials.scheme].wait(network, account)
+            if wait is not None:
+                raise Rejected(429, "too many failed log-ins; try again later", {"Retry-After": str(wait)})
+            return await self._verified(credentials, mark, network)
+
+    async def _verified(self, credentials: Credentials, mark: bytes, network: str) -> Identity | None:
         identity = await self._pool.run(self._authenticator.authenticate, credentials)
         if identity is None:
-            _log.warning("log-in of %s from %s failed", ascii(user[:64]), address)
+            self._familiar.pop(mark, None)
+            self._throttles[credentials.scheme].failed(network, _account(credentials, mark))
+            name = ascii(credentials.user[:64]) if credentials.user else f"a {credentials.scheme} token"
+            _log.warning("log-in of %s from %s failed", name, network)
             return None
-        self._throttle.succeeded(address, user)
-        self._known[mark] = (self._clock() + self._remember, identity)
-        while len(self._known) > 1000:
-            self._known.popitem(last=False)
+        self._familiar[mark] = (self._clock() + self._remember, identity)
+        self._familiar.move_to_end(mark)
+        while len(self._familiar) > FAMILIAR:
+            self._familiar.popitem(last=False)
         return identity
 
     def _remembered(self, mark: bytes) -> Identity | None:
-        until, identity = self._known.get(mark, (0.0, None))
-        if identity is None:
+        until, identity = self._familiar.get(mark, (0.0, None))
+        if identity is None or until < self._clock():
             return None
-        if until < self._clock() or not self._authenticator.current(identity):
-            del self._known[mark]
+        if not self._authenticator.current(identity):
+            del self._familiar[mark]
             return None
         return identity
 
@@ -166,8 +207,14 @@ class Gate:
         text = "\0".join(f"{len(part)}:{part}" for part in parts)
         return hmac.digest(self._key, text.encode("utf-8", "surrogatepass"), hashlib.sha256)
 
-    def _challenge(self, message: str) -> Rejected:
-        return Rejected(401, message, {"WWW-Authenticate": ", ".join(self._authenticator.challenges)})
+    def _challenge(self, message: str, detail: str | None = None) -> Rejected:
+        headers = {"WWW-Authenticate": ", ".join(self._authenticator.challenges)}
+        return Rejected(401, message, headers, detail=detail)
+
+
+def _account(credentials: Credentials, mark: bytes) -> str:
+    """Return what failures of these credentials count for: the user's name, or the very token."""
+    return mark.hex() if credentials.scheme == "bearer" else (credentials.user or "")[:256]
 
 
 def authenticator_from_settings(settings: AuthSettings) -> Authenticator | None:

@@ -1,17 +1,15 @@
-"""The calls on ``/binaries``, and on ``/jars`` as older clients use it."""
+"""The calls on ``/binaries``."""
 
 from __future__ import annotations
 
-import attrs
 from starlette.responses import Response
 
-from jobserver_core.errors import BinaryNotFound
-from jobserver_core.models.binaries import Binary, BinaryType
+from jobserver_core.models.binaries import BinaryType
 from jobserver_http.answers import json_response, respond
 from jobserver_http.calls import Call
 from jobserver_http.errors import Answer
 from jobserver_http.routing import NO_BINARY, SUCCESS_BODY, Body, Reply, Route, failures
-from jobserver_http.wire import binary_report, version_report
+from jobserver_http.wire import binary_report, named_report, version_report
 
 __all__ = [
     "ROUTES",
@@ -19,33 +17,20 @@ __all__ = [
     "get_binary",
     "list_binaries",
     "list_versions",
+    "stored",
     "upload_binary",
 ]
-
-
-def _jars_only(call: Call) -> bool:
-    return call.route.path.startswith("/jars")
-
-
-def _visible(call: Call, binary: Binary) -> Binary:
-    if _jars_only(call) and binary.type is not BinaryType.JAR:
-        raise BinaryNotFound(name=binary.name)
-    return binary
 
 
 async def list_binaries(call: Call) -> Response:
     """Answer with the newest upload of each name."""
     binaries = await call.pools.quick.run(call.server.binaries)
-    jars_only = _jars_only(call)
-    return json_response(
-        {b.name: binary_report(b) for b in binaries if not jars_only or b.type is BinaryType.JAR}
-    )
+    return json_response({binary.name: binary_report(binary) for binary in binaries})
 
 
 async def get_binary(call: Call) -> Response:
     """Answer with the newest upload of a name."""
-    binary = _visible(call, await call.pools.quick.run(call.server.binary, call.path["name"]))
-    return json_response({"app-name": binary.name, **binary_report(binary)})
+    return json_response(named_report(await call.pools.quick.run(call.server.binary, call.path["name"])))
 
 
 async def list_versions(call: Call) -> Response:
@@ -55,9 +40,14 @@ async def list_versions(call: Call) -> Response:
 
 
 async def upload_binary(call: Call) -> Response:
-    """Store the body as a new version, as it arrives."""
+    """Store the body as a new version, of the type that its content type says."""
+    await stored(call, BinaryType.from_media_type(call.header("content-type")))
+    return respond(Answer(status=201, label="SUCCESS"))
+
+
+async def stored(call: Call, kind: BinaryType) -> None:
+    """Store the body as a new version of the name in the path, as it arrives."""
     name = call.path["name"]
-    kind = _kind(call)
     pieces = call.upload(f"binary {name}")
     upload = await call.pools.quick.run(call.server.begin_upload, name, kind)
     try:
@@ -66,22 +56,12 @@ async def upload_binary(call: Call) -> Response:
         await call.pools.slow.run(upload.finish)
     finally:
         await call.pools.quick.run(upload.discard)
-    return respond(Answer(status=201, label="SUCCESS"))
 
 
 async def delete_binary(call: Call) -> Response:
     """Remove every version of a name."""
-    if _jars_only(call):
-        _visible(call, await call.pools.quick.run(call.server.binary, call.path["name"]))
     await call.pools.quick.run(call.server.delete_binary, call.path["name"])
     return respond(Answer(status=200, label="SUCCESS"))
-
-
-def _kind(call: Call) -> BinaryType:
-    """Return the type that the content type says. On ``/jars`` it need not say anything."""
-    if _jars_only(call):
-        return BinaryType.JAR
-    return BinaryType.from_media_type(call.header("content-type"))
 
 
 BINARY_TYPES = (
@@ -91,17 +71,7 @@ BINARY_TYPES = (
     "application/python-archive",
 )
 
-_UPLOAD_REPLIES = (
-    Reply(201, "It was stored as the newest version of its name", SUCCESS_BODY),
-    *failures(
-        s400="The body is not a ZIP archive, or the name is not allowed",
-        s413="The body is larger than the limit",
-        s500="It could not be stored",
-        s503="The server is shutting down",
-    ),
-)
-
-_BINARIES = (
+ROUTES = (
     Route(
         name="list_binaries",
         method="GET",
@@ -143,8 +113,14 @@ _BINARIES = (
         summary="Upload a jar, an egg or a wheel",
         body=Body("The file; its content type tells its kind", BINARY_TYPES, required=True),
         replies=(
-            *_UPLOAD_REPLIES,
-            *failures(s415="The content type is missing, or none of a binary's"),
+            Reply(201, "It was stored as the newest version of its name", SUCCESS_BODY),
+            *failures(
+                s400="The body is not a ZIP archive, or the name is not allowed",
+                s413="The body is larger than the limit",
+                s415="The content type is missing, or none of a binary's",
+                s500="It could not be stored",
+                s503="The server is shutting down",
+            ),
         ),
     ),
     Route(
@@ -162,24 +138,3 @@ _BINARIES = (
         ),
     ),
 )
-
-
-def _as_jars(route: Route) -> Route:
-    """Return the route as older clients have it: for jars alone, whatever the content type."""
-    body = Body("The jar", ("application/java-archive",), required=True) if route.body else None
-    replies = tuple(reply for reply in route.replies if reply.status != 415)
-    summary = route.summary.replace("a jar, an egg or a wheel", "a jar")
-    return attrs.evolve(
-        route,
-        name=route.name.replace("binaries", "jars").replace("binary", "jar"),
-        path=route.path.replace("/binaries", "/jars"),
-        summary=f"{summary} (jars only, for older clients)",
-        body=body,
-        replies=replies,
-    )
-
-
-_JARS = tuple(_as_jars(route) for route in _BINARIES if not route.extension)
-
-
-ROUTES = (*_BINARIES, *_JARS)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 from collections.abc import AsyncIterator
+from email.message import Message as Headers
 from typing import Any
 
 import anyio
 from starlette.types import Message, Receive, Scope, Send
 
+from jobserver_core.errors import InvalidConfig
 from jobserver_http.errors import BodyTooLarge, Rejected
 
-__all__ = ["BodyGuard", "Disconnected", "read_body", "stream_body"]
+__all__ = ["BodyGuard", "Disconnected", "decoded", "read_body", "stream_body"]
 
 PIECE = 1024 * 1024
 """Bytes that are gathered before they are handed on, so that a large upload takes few hops."""
@@ -48,6 +52,41 @@ async def stream_body(receive: Receive, *, limit: int, what: str) -> AsyncIterat
 async def read_body(receive: Receive, *, limit: int, what: str) -> bytes:
     """Return the whole body. Raises as :func:`stream_body`."""
     return b"".join([piece async for piece in stream_body(receive, limit=limit, what=what)])
+
+
+_CHARSETS = re.compile(
+    r"ascii|utf-(8|16|32)(-(le|be|sig))?|iso8859-\d+|cp\d+|koi8-[rtu]|mac-\w+|big5\w*|euc_\w+|gb\w+|shift_jis\w*"
+)
+"""Python's names of the charsets that a body may have: no codecs that only Python has, such as punycode."""
+
+
+def decoded(body: bytes, content_type: str | None) -> str:
+    """Return the text of a body in its declared charset; without one it is UTF-8.
+
+    Raises InvalidConfig for bytes that are not of the charset, Rejected (415) for an unknown charset.
+    """
+    headers = Headers()
+    headers["Content-Type"] = content_type or ""
+    charset = headers.get_content_charset() or "utf-8"
+    name = _codec(charset)
+    if name is None:
+        raise Rejected(
+            415, f"charset {charset[:40]!a} is not supported; send UTF-8", code="unsupported_charset"
+        )
+    try:
+        return body.decode(name)
+    except UnicodeDecodeError as error:
+        raise InvalidConfig(message=f"byte {error.start + 1} of the body is not {charset}") from None
+
+
+def _codec(charset: str) -> str | None:
+    if not re.fullmatch(r"[\w.:+-]{1,40}", charset, re.ASCII):
+        return None
+    try:
+        name = codecs.lookup(charset).name
+    except LookupError:
+        return None
+    return name if _CHARSETS.fullmatch(name) else None
 
 
 async def _next(receive: Receive) -> Message:

@@ -15,7 +15,7 @@ from jobserver_core.running.fetching import Preparation
 from jobserver_core.running.waiting import Waiter
 from jobserver_core.server import JobServer
 from jobserver_http.authentication import Identity
-from jobserver_http.bodies import BodyGuard, Disconnected, read_body, stream_body
+from jobserver_http.bodies import BodyGuard, Disconnected, decoded, read_body, stream_body
 from jobserver_http.errors import BodyTooLarge
 from jobserver_http.metrics import Metrics
 from jobserver_http.namespaces import Namespace
@@ -91,10 +91,11 @@ class Call:
         root: str = self.scope.get("root_path", "")
         return root.rstrip("/") + "".join(f"/{quote(segment, safe='')}" for segment in segments)
 
-    async def body(self, what: str) -> bytes:
-        """Return the body of a request that carries configuration. Raises as ``read_body``."""
+    async def text(self, what: str) -> str:
+        """Return the text of a posted configuration. Raises as ``read_body`` and ``decoded``."""
         limit = self.server.settings.limits.config_size
-        return await read_body(self.guard.receive, limit=limit, what=what)
+        body = await read_body(self.guard.receive, limit=limit, what=what)
+        return decoded(body, self.header("content-type"))
 
     def upload(self, what: str) -> AsyncIterator[bytes]:
         """Yield the pieces of an uploaded file; one that says it is too large is refused unread."""

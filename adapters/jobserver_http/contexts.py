@@ -36,6 +36,7 @@ __all__ = [
     "reset_contexts",
 ]
 
+MEMORY, OLD_MEMORY = "memory-per-node", "mem-per-node"
 KILL_GRACE = 10.0
 """Seconds that a context which is ended by force has, until the answer is that it has not ended yet."""
 
@@ -49,6 +50,13 @@ def context_settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(settings, Mapping):
         raise InvalidSetting(key="spark.context-settings", message="takes an object { … }")
     return dict(settings)
+
+
+def _renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return context settings with the current name of one that old clients call ``mem-per-node``."""
+    rest = {key: value for key, value in settings.items() if key != OLD_MEMORY}
+    old = {MEMORY: settings[OLD_MEMORY]} if OLD_MEMORY in settings else {}
+    return {**old, **rest}
 
 
 async def list_contexts(call: Call) -> Response:
@@ -67,8 +75,9 @@ async def get_context(call: Call) -> Response:
 async def create_context(call: Call) -> Response:
     """Start a context, and answer once jobs can run in it."""
     name = call.names.new(call.path["name"])
-    config = await call.pools.slow.run(call.server.parse_config, await call.body("the configuration"))
-    settings = call.names.settings(merged(call.query, context_settings_of(config)))
+    config = await call.pools.slow.run(call.server.parse_config, await call.text("the configuration"))
+    given = merged(_renamed(call.query), _renamed(context_settings_of(config)))
+    settings = call.names.settings(given)
     waiter = await call.prepared(partial(call.server.begin_context, name, settings, caller=call.caller))
     await call.wait(waiter)
     return respond(Answer(status=200, label="SUCCESS", result="Context initialized"))

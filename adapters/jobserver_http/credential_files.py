@@ -5,6 +5,10 @@ Each line of the password file is ``user:hash:permissions``, with an argon2 hash
 file is ``name:hash:permissions``, with the sha256 of the token in hex. Permissions are those of
 :mod:`jobserver_http.permissions`, separated by commas. Blank lines and those that begin with ``#`` do not
 count.
+
+A file that its group or everyone may write is refused, and so is one in a directory where everyone may
+replace it: whoever writes it decides who may run code. A password file that everyone may read is
+accepted with a warning, since it has hashes alone and mounted secrets are often readable.
 """
 
 from __future__ import annotations
@@ -14,8 +18,10 @@ import getpass
 import hashlib
 import hmac
 import logging
+import os
 import re
 import secrets
+import stat
 import sys
 import threading
 import time
@@ -92,6 +98,7 @@ class _File:
         self._key = key
         self._check = check
         self._lock = threading.Lock()
+        self._warned = False
         self._looked = time.monotonic()
         self._stamp = self._stamped()
         self._entries = self._read()
@@ -110,16 +117,34 @@ class _File:
                     _log.error("%s; what was read before still holds", error)
             return self._entries
 
-    def _stamped(self) -> tuple[int, int, int]:
+    def _check_access(self, status: os.stat_result) -> None:
+        """Raise InvalidSetting when others can change the file; warn once when everyone can read it."""
+        mode, directory = stat.S_IMODE(status.st_mode), self._path.resolve().parent
+        if mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise self._wrong(f"others may write it (mode {mode:04o}); run: chmod go-w {self._path}")
+        around = stat.S_IMODE(directory.stat().st_mode)
+        if around & stat.S_IWOTH and not around & stat.S_ISVTX:
+            raise self._wrong(
+                f"everyone may replace it in {directory} (mode {around:04o}); move it or chmod o-w"
+            )
+        if mode & stat.S_IROTH and self._check is _argon2 and not self._warned:
+            self._warned = True
+            _log.warning(
+                "%s: everyone may read its password hashes; run: chmod o-r %s", self._key, self._path
+            )
+
+    def _stamped(self) -> tuple[int, int, int, int]:
         try:
             status = self._path.stat()
         except OSError as error:
             raise self._wrong(str(error.strerror)) from None
-        return status.st_mtime_ns, status.st_size, status.st_ino
+        return status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode
 
     def _read(self) -> dict[str, _Entry]:
         try:
-            lines = self._path.read_text(encoding="utf-8").splitlines()
+            with self._path.open(encoding="utf-8") as file:
+                self._check_access(os.fstat(file.fileno()))
+                lines = file.read().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise self._wrong(getattr(error, "strerror", None) or "is not UTF-8 text") from None
         entries: dict[str, _Entry] = {}

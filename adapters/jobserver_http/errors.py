@@ -79,12 +79,14 @@ class Rejected(Exception):
         headers: Mapping[str, str] | None = None,
         *,
         code: str | None = None,
+        detail: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.headers = dict(headers or {})
         self.code = code or REFUSALS[status]
+        self.detail = detail
 
 
 class BodyTooLarge(core.TooLarge):
@@ -122,8 +124,16 @@ def _words(status: int, text: str, detail: str | None = None) -> Rule:
 
 
 def _object(status: int, label: str) -> Rule:
-    """Answer with a label and the error object of the exception."""
-    return lambda error, names: Answer(status=status, label=label, result=exception_object(error, names))
+    """Answer with a label and the error object of the exception, whose message does not repeat the label."""
+    said = label.rpartition(": ")[2] + ": "
+
+    def rule(error: Any, names: Namespace) -> Answer:
+        result = exception_object(error, names)
+        return Answer(
+            status=status, label=label, result={**result, "message": result["message"].removeprefix(said)}
+        )
+
+    return rule
 
 
 def _told(status: int, label: str) -> Rule:
@@ -195,6 +205,7 @@ _NOTHING_TO_DELETE: dict[type[Exception], Rule] = {
 _BY_OPERATION: dict[str, dict[type[Exception], Rule]] = {
     "delete_binary": _NOTHING_TO_DELETE,
     "delete_jar": _NOTHING_TO_DELETE,
+    "upload_jar": {core.NotAnArchive: _words(400, "Jar is not of the right format", "reason")},
     "create_context": {
         core.UnknownContextFactory: _object(500, "CONTEXT INIT ERROR"),
         core.BinaryNotFound: _words(404, "appName {name} not found"),
@@ -234,7 +245,13 @@ def answer_to(error: Exception, operation: str | None = None, names: Namespace |
     before its parents. Errors that are none of the library's have no answer: TypeError.
     """
     if isinstance(error, Rejected):
-        return Answer(status=error.status, result=error.message, code=error.code, headers=error.headers)
+        return Answer(
+            status=error.status,
+            result=error.message,
+            code=error.code,
+            detail=error.detail,
+            headers=error.headers,
+        )
     special = _BY_OPERATION.get(operation or "", {})
     for kind in type(error).__mro__:
         rule = special.get(kind) or _ANSWERS.get(kind)
@@ -269,7 +286,9 @@ def _refused(failure: FailureKind, job: Job, names: Namespace) -> Answer:
         return Answer(status=404, result=text, detail=reason and names.hidden(reason))
     if failure is FailureKind.WRONG_TYPE:
         text = "Invalid job type for this context"
-        return Answer(status=400, result=text, detail=names.hidden(error.message))
+        reason = error.message if error.message != text else error.stack.strip()
+        detail = names.hidden(reason) if reason and "\n" not in reason else None
+        return Answer(status=400, result=text, detail=detail)
     status, label = {
         FailureKind.VALIDATION: (400, "VALIDATION FAILED"),
         FailureKind.LOADING: (400, "JOB LOADING FAILED"),

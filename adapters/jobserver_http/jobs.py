@@ -39,7 +39,7 @@ KILL_MARGIN = 2.0
 
 async def submit_job(call: Call) -> Response:
     """Submit a job; wait for its validation, or with ``sync`` for its end."""
-    body = await call.body("the configuration")
+    body = await call.text("the configuration")
     if not call.params["sync"]:
         return await _accepted(call, await submitted(call, body, None))
     begun = time.monotonic()

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 
 from jobserver_core import errors as core
+from jobserver_http.connections import TOO_MANY
 from jobserver_http.errors import INTERNAL, REFUSALS
 from jobserver_http.operations import NOT_READY, UNHEALTHY
 from jobserver_http.parameters import Parameter
@@ -95,10 +96,8 @@ def http_reference() -> str:
 
 def _group(group: str) -> Iterator[str]:
     for route in ROUTES:
-        if route.group == group and not route.path.startswith("/jars"):
+        if route.group == group:
             yield from _route(route)
-    if group == "binaries":
-        yield "Older clients use `/jars` and `/jars/<name>` for the same: jars only, any content type.\n"
 
 
 def _route(route: Route) -> Iterator[str]:
@@ -145,9 +144,11 @@ _CODES = """\
 _ROLE = re.compile(r":class:`[\w.]*?(\w+)`")
 _OTHER_CODES = {
     **dict.fromkeys(REFUSALS.values(), "The request was refused before the job server saw it"),
+    "unsupported_charset": "The charset that the body declares is not supported",
     REFUSALS[401]: "Credentials are missing or wrong",
     REFUSALS[403]: "The caller lacks the permission, or a web page of another site sent the request",
     REFUSALS[429]: "Too many failed log-ins; `Retry-After` has the seconds to wait",
+    TOO_MANY: "Every connection that the server may have is in use",
     "validation_failed": "The job's own validation refused its configuration",
     "class_not_found": "The class path has no such class",
     "wrong_job_type": "The class is not a job, or one for another type of context",

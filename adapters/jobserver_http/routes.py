@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from jobserver_core.errors import InvalidRequest
-from jobserver_http import binaries, contexts, data_files, events, jobs, logs, operations, results
+from jobserver_http import binaries, contexts, data_files, events, jars, jobs, logs, operations, results
 from jobserver_http.routing import Body, Reply, Route
 
 __all__ = ["GROUPS", "ROUTES", "Body", "Reply", "Route", "chosen"]
 
 ROUTES: tuple[Route, ...] = (
     *binaries.ROUTES,
+    *jars.ROUTES,
     *contexts.ROUTES,
     *jobs.ROUTES,
     *results.ROUTES,

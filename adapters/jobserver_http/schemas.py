@@ -66,6 +66,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         ("result", "detail"),
     ),
     "Binary": _object({"app-name": _TEXT, **_BINARY}),
+    "Jars": {"type": "object", "additionalProperties": _TIME},
     "Binaries": {"type": "object", "additionalProperties": _object(_BINARY)},
     "Versions": {
         "type": "array",

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
+import math
 import signal
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 
 from jobserver_core.config.settings import HttpSettings
 from jobserver_core.errors import InvalidSetting, JobServerError
 from jobserver_core.server import JobServer
+from jobserver_http.addresses import is_loopback
 from jobserver_http.application import HttpApplication, create_app
 from jobserver_http.authentication import Authenticator, authenticator_from_settings
 from jobserver_http.browsers import BrowserGuard
-from jobserver_http.connections import PatientProtocol
+from jobserver_http.connections import Connections, PatientProtocol
+from jobserver_http.descriptors import affordable, report_starvation
 
 __all__ = ["is_loopback", "running", "serve"]
 
@@ -38,6 +41,10 @@ LAST_ANSWERS = 2
 POLL = 0.2
 MAX_HEAD = 64 * 1024
 """Bytes that the head of a request may have."""
+BACKLOG = 2048
+"""Connections that the system holds until they are accepted."""
+ACCEPTED_AT_ONCE = 64
+"""Connections that are accepted in one go, which is also how often asyncio tries without descriptors."""
 
 
 def serve(
@@ -101,16 +108,6 @@ def running(server: JobServer, *, authenticator: Authenticator | None = None) ->
         thread.join()
     if failed:
         raise failed[0]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address to listen on can be reached from this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class _Uvicorn(uvicorn.Server):
@@ -180,6 +177,7 @@ class Runner:
 
     async def _run(self, listener: socket.socket, signals: bool) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(report_starvation)
         for number in SIGNALS if signals else ():
             self._loop.add_signal_handler(number, self._ask)
         try:
@@ -196,6 +194,7 @@ class Runner:
         while not web.started and not serving.done():
             await asyncio.sleep(0.01)
         if web.started:
+            listener.listen(BACKLOG)  # what uvicorn calls backlog is only how many it accepts in one go
             self._on_listening(*listener.getsockname()[:2])
             await _first(serving, self._stop.wait())
             await self._drain(app, web)
@@ -241,18 +240,27 @@ class Runner:
         return BrowserGuard(local_only=not exposed, hosts=(self._http.host,))
 
     def _config(self, app: HttpApplication) -> uvicorn.Config:
+        connections = Connections(
+            total=affordable(self._http.max_connections),
+            per_network=self._http.max_connections_per_address,
+            idle_timeout=self._http.idle_timeout,
+            proxies=self._http.trusted_proxies,
+        )
         options: dict[str, Any] = {}
         if self._http.tls_certificate is not None:
             options = {"ssl_certfile": self._http.tls_certificate, "ssl_keyfile": self._http.tls_key}
         return uvicorn.Config(
             app,
-            http=PatientProtocol,
+            http=cast("type[asyncio.Protocol]", partial(PatientProtocol, connections=connections)),
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,
+            proxy_headers=bool(self._http.trusted_proxies),
+            forwarded_allow_ips=list(self._http.trusted_proxies),
+            backlog=ACCEPTED_AT_ONCE,
+            timeout_keep_alive=math.ceil(self._http.idle_timeout),
             h11_max_incomplete_event_size=MAX_HEAD,
             timeout_graceful_shutdown=LAST_ANSWERS,
             **options,
@@ -295,7 +303,7 @@ class Runner:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-            listener.listen(2048)
+            listener.listen(BACKLOG)
         except OSError as error:
             listener.close()
             raise _cannot_listen(host, port, error) from None

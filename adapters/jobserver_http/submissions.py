@@ -20,7 +20,7 @@ from jobserver_http.errors import ContextUrlMalformed
 __all__ = ["job_request", "submitted"]
 
 
-async def submitted(call: Call, body: bytes, patience: float | None) -> JobHandle:
+async def submitted(call: Call, body: str, patience: float | None) -> JobHandle:
     """Parse the body, once, fetch what it names, and submit what it asks for.
 
     Fetching occupies no thread that other calls need, ends as soon as the client has gone, and takes no

@@ -1,4 +1,16 @@
-"""Slowing down those who guess passwords."""
+"""Slowing down those who guess passwords, without locking out anyone else.
+
+A failed log-in counts for its account *from its network*, never for the account alone: otherwise anyone
+could lock out anybody whose name they know. After ``per_account`` failures in a window, that account
+is refused from that network for the rest of the window.
+
+Trying one password on many accounts is slowed down by a second count, for the network. It refuses nobody
+by itself: once it is full, accounts are refused from there after one failure instead of ``per_account``.
+Others behind the same address, such as the users of one proxy, still log in.
+
+Only failures are stored. A refused attempt changes nothing, so refusing costs no memory and never
+prolongs a window.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +23,8 @@ import attrs
 
 __all__ = ["Throttle"]
 
+_Key = tuple[str, ...]
+
 
 @attrs.define
 class _Count:
@@ -19,59 +33,52 @@ class _Count:
 
 
 class Throttle:
-    """Counts log-ins that have not succeeded, by client address, and by address and user.
+    """Counts failed log-ins by network and account, in windows of ``window`` seconds from the first failure.
 
-    An attempt counts as a failure from its beginning until it succeeds, so that many at once gain
-    nothing. After ``per_user`` failures of one user from one address, or ``per_address`` from an address,
-    the rest of ``window`` seconds is refused. Holds at most ``capacity`` counts; the oldest go first.
+    Holds at most ``capacity`` counts; the oldest go first.
     """
 
     def __init__(
         self,
         *,
-        per_user: int = 5,
-        per_address: int = 50,
+        per_account: int = 5,
+        per_network: int = 50,
         window: float = 60.0,
         capacity: int = 10_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._limits = (per_user, per_address)
+        self._per_account = per_account
+        self._per_network = per_network
         self._window = window
         self._capacity = capacity
         self._clock = clock
-        self._counts: OrderedDict[tuple[str, ...], _Count] = OrderedDict()
+        self._counts: OrderedDict[_Key, _Count] = OrderedDict()
 
-    def begin(self, address: str, user: str) -> int | None:
-        """Count an attempt; return None when it may go on, else the seconds until one may."""
-        now = self._clock()
-        counts = [self._count(key, now) for key in self._keys(address, user)]
-        waits = [
-            count.since + self._window - now
-            for count, limit in zip(counts, self._limits, strict=True)
-            if count.failures >= limit
-        ]
-        if waits:
-            return max(1, math.ceil(max(waits)))
-        for count in counts:
+    def wait(self, network: str, account: str) -> int | None:
+        """Return the seconds until an attempt is allowed, None when it is allowed now."""
+        count = self._current((network, account))
+        if count is None:
+            return None
+        whole = self._current((network,))
+        sprayed = whole is not None and whole.failures >= self._per_network
+        if count.failures < (1 if sprayed else self._per_account):
+            return None
+        return max(1, math.ceil(count.since + self._window - self._clock()))
+
+    def failed(self, network: str, account: str) -> None:
+        """Count a failure."""
+        for key in ((network, account), (network,)):
+            count = self._current(key)
+            if count is None:
+                count = self._counts[key] = _Count(since=self._clock())
             count.failures += 1
-        return None
+            self._counts.move_to_end(key)
+        while len(self._counts) > self._capacity:
+            self._counts.popitem(last=False)
 
-    def succeeded(self, address: str, user: str) -> None:
-        """Take back what the attempt counted, and forget the user's earlier failures from there."""
-        mine, everybody = self._keys(address, user)
-        self._counts.pop(mine, None)
-        count = self._counts.get(everybody)
-        if count is not None:
-            count.failures = max(0, count.failures - 1)
-
-    def _keys(self, address: str, user: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        return (address, user[:256]), (address,)
-
-    def _count(self, key: tuple[str, ...], now: float) -> _Count:
+    def _current(self, key: _Key) -> _Count | None:
         count = self._counts.get(key)
-        if count is None or now - count.since >= self._window:
-            self._counts.pop(key, None)
-            count = self._counts[key] = _Count(since=now)
-            while len(self._counts) > self._capacity:
-                self._counts.popitem(last=False)
+        if count is not None and self._clock() - count.since >= self._window:
+            del self._counts[key]
+            return None
         return count

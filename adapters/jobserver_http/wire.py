@@ -25,6 +25,7 @@ __all__ = [
     "error_object",
     "exception_object",
     "job_report",
+    "named_report",
     "progress_report",
     "timestamp",
     "version_report",
@@ -68,6 +69,11 @@ def exception_object(error: BaseException, names: Namespace = EVERYBODY) -> dict
 def binary_report(binary: Binary) -> dict[str, Any]:
     """Return what ``GET /binaries`` tells of a binary."""
     return {"binary-type": binary.type.value, "upload-time": timestamp(binary.uploaded_at)}
+
+
+def named_report(binary: Binary) -> dict[str, Any]:
+    """Return what ``GET /binaries/<name>`` tells of a binary."""
+    return {"app-name": binary.name, **binary_report(binary)}
 
 
 def version_report(binary: Binary) -> dict[str, Any]:

@@ -354,6 +354,20 @@ class HttpSettings(Section):
     drain_timeout: float = kinds.duration(
         12.0, "How long jobs that have begun may go on at shutdown, before contexts are stopped"
     )
+    idle_timeout: float = kinds.duration(
+        60.0, "How long a connection without a request is kept open", minimum=1.0, maximum=86400.0
+    )
+    max_connections: int = kinds.number(
+        4000, "The most connections at once; at most half of the limit of open files", minimum=1
+    )
+    max_connections_per_address: int = kinds.number(
+        1000,
+        "The most connections of one IPv4 address or IPv6 /64; not for loopback and trusted proxies",
+        minimum=1,
+    )
+    trusted_proxies: tuple[str, ...] = kinds.texts(
+        (), "Addresses and networks of proxies whose X-Forwarded-For header is believed", check=_network
+    )
 
     def __attrs_post_init__(self) -> None:
         for given, missing in (("tls_certificate", "tls_key"), ("tls_key", "tls_certificate")):

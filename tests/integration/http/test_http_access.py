@@ -15,6 +15,7 @@ import pytest
 from jobserver_core.config.settings import AuthSettings
 from jobserver_core.errors import ContextNotFound, InvalidName, InvalidSetting, JobNotFound, PluginNotFound
 from jobserver_http import credential_files
+from jobserver_http.addresses import network_of
 from jobserver_http.authentication import (
     Authenticator,
     Credentials,
@@ -58,6 +59,28 @@ class Counting(Authenticator):
 
     def current(self, identity: Identity) -> bool:
         return self.holds
+
+
+class Changing(Authenticator):
+    """Knows one user whose password can be changed."""
+
+    password = "s3cret"
+
+    def authenticate(self, credentials: Credentials) -> Identity | None:
+        right = credentials.secret == self.password
+        return Identity(name="alice", permissions=frozenset({"*"})) if right else None
+
+
+class Tokens(Authenticator):
+    """Knows one token."""
+
+    def authenticate(self, credentials: Credentials) -> Identity | None:
+        right = credentials == Credentials(scheme="bearer", secret="right")
+        return Identity(name="ci", permissions=frozenset({"*"})) if right else None
+
+
+def bearer(token: str) -> list[tuple[bytes, bytes]]:
+    return [(b"authorization", f"Bearer {token}".encode())]
 
 
 def basic(user: str, password: str) -> list[tuple[bytes, bytes]]:
@@ -193,12 +216,112 @@ def test_guessing_is_slowed_down_for_the_one_who_guesses(caplog: pytest.LogCaptu
     assert admitted(gate, basic("alice", "s3cret")).name == "alice"
 
 
-def test_someone_who_is_logged_in_is_not_locked_out_by_a_guesser_beside_him() -> None:
-    gate = Gate(Counting(), Pool(1))
+def test_credentials_that_were_right_before_are_not_locked_out_by_a_guesser_beside_them() -> None:
+    clock = Time()
+    gate = Gate(Counting(), Pool(1), clock=clock)
     admitted(gate, basic("alice", "s3cret"))
-    for _ in range(6):
-        refused(gate, basic("alice", "wrong"))
+    clock.now += 3600  # long after the success is remembered
+    assert [refused(gate, basic("alice", "wrong")).status for _ in range(7)] == [401] * 5 + [429] * 2
     assert admitted(gate, basic("alice", "s3cret")).name == "alice"
+
+
+def test_credentials_that_are_no_longer_right_are_familiar_no_longer() -> None:
+    clock, authenticator = Time(), Changing()
+    gate = Gate(authenticator, Pool(1), clock=clock)
+    admitted(gate, basic("alice", "s3cret"))
+    clock.now += 61
+    authenticator.password = "changed"
+    statuses = [refused(gate, basic("alice", "s3cret")).status for _ in range(7)]
+    assert statuses == [401] * 5 + [429] * 2
+
+
+def test_failures_of_one_account_refuse_no_other_account_however_many_there_are() -> None:
+    gate = Gate(Counting(), Pool(1))
+    for number in range(200):
+        refused(gate, basic(f"user-{number}", "wrong"))
+    assert admitted(gate, basic("alice", "s3cret")).name == "alice"
+
+
+def test_wrong_tokens_refuse_no_right_one() -> None:
+    gate = Gate(Tokens(), Pool(1))
+    for number in range(200):
+        assert refused(gate, bearer(f"wrong-{number}")).status == 401
+    assert admitted(gate, bearer("right")).name == "ci"
+
+
+def test_one_wrong_token_that_is_sent_again_and_again_is_refused() -> None:
+    gate = Gate(Tokens(), Pool(1))
+    assert [refused(gate, bearer("stale")).status for _ in range(7)] == [401] * 5 + [429] * 2
+
+
+def test_all_addresses_of_an_ipv6_64_are_one_client() -> None:
+    gate = Gate(Counting(), Pool(1))
+    for number in range(5):
+        assert refused(gate, basic("alice", "wrong"), f"2001:db8::{number}").status == 401
+    assert refused(gate, basic("alice", "wrong"), "2001:db8:0:0:ffff::1").status == 429
+    assert admitted(gate, basic("alice", "s3cret"), "2001:db8:0:1::1").name == "alice"
+
+
+class Slow(Counting):
+    """Checks credentials only once the test lets it, and notes how many checks are under way at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def authenticate(self, credentials: Credentials) -> Identity | None:
+        assert self.go.wait(10)
+        return super().authenticate(credentials)
+
+
+async def at_once(gate: Gate, slow: Slow, headers: list[list[tuple[bytes, bytes]]]) -> list[Any]:
+    """Return what each of many log-ins comes to that all wait for their check at the same time."""
+    waiting = [asyncio.ensure_future(gate.admit(each, "10.0.0.1")) for each in headers]
+    for _ in range(5):
+        await asyncio.sleep(0)  # lets each of them begin
+    slow.go.set()
+    return await asyncio.gather(*waiting, return_exceptions=True)
+
+
+def test_equal_credentials_at_once_are_checked_once() -> None:
+    slow = Slow()
+    outcomes = asyncio.run(at_once(Gate(slow, Pool(2)), slow, [basic("alice", "s3cret")] * 20))
+    assert [outcome.name for outcome in outcomes] == ["alice"] * 20
+    assert slow.asked == 1
+
+
+def test_one_wrong_password_sent_many_times_at_once_is_one_failure() -> None:
+    slow = Slow()
+    gate = Gate(slow, Pool(2))
+    outcomes = asyncio.run(at_once(gate, slow, [basic("alice", "wrong")] * 20))
+    assert {outcome.status for outcome in outcomes} == {401}
+    assert slow.asked == 1
+    assert admitted(gate, basic("alice", "s3cret")).name == "alice"
+
+
+def test_many_guesses_at_once_gain_nothing() -> None:
+    slow = Slow()
+    guesses = [basic("alice", f"guess-{number}") for number in range(20)]
+    outcomes = asyncio.run(at_once(Gate(slow, Pool(8)), slow, guesses))
+    assert sorted(outcome.status for outcome in outcomes) == [401] * 5 + [429] * 15
+    assert slow.asked == 5
+
+
+def test_a_caller_who_leaves_does_not_end_the_check_for_the_others() -> None:
+    slow = Slow()
+    gate = Gate(slow, Pool(2))
+
+    async def leave_and_stay() -> Identity:
+        first = asyncio.ensure_future(gate.admit(basic("alice", "s3cret"), "10.0.0.1"))
+        await asyncio.sleep(0)
+        second = asyncio.ensure_future(gate.admit(basic("alice", "s3cret"), "10.0.0.1"))
+        await asyncio.sleep(0)
+        first.cancel()
+        slow.go.set()
+        return await second
+
+    assert asyncio.run(leave_and_stay()).name == "alice"
+    assert slow.asked == 1
 
 
 def test_a_user_name_cannot_forge_lines_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -210,29 +333,53 @@ def test_a_user_name_cannot_forge_lines_of_the_log(caplog: pytest.LogCaptureFixt
 # -- the throttle ----------------------------------------------------------------------------------
 
 
-def test_attempts_count_while_they_are_under_way() -> None:
-    throttle = Throttle(per_user=2)
-    assert throttle.begin("a", "u") is None
-    assert throttle.begin("a", "u") is None
-    assert throttle.begin("a", "u") is not None
-    throttle.succeeded("a", "u")
-    assert throttle.begin("a", "u") is None
+def test_only_failures_count_and_the_window_begins_with_the_first() -> None:
+    clock = Time()
+    throttle = Throttle(per_account=2, clock=clock)
+    throttle.failed("n", "u")
+    assert throttle.wait("n", "u") is None
+    clock.now += 50
+    throttle.failed("n", "u")
+    assert throttle.wait("n", "u") == 10
+    assert throttle.wait("n", "v") is None
+    assert throttle.wait("m", "u") is None
+    clock.now += 10
+    assert throttle.wait("n", "u") is None
 
 
-def test_an_address_that_tries_many_users_is_slowed_down_too() -> None:
-    throttle = Throttle(per_address=3)
+def test_a_network_that_tries_many_accounts_has_one_try_for_each() -> None:
+    throttle = Throttle(per_network=3)
     for number in range(3):
-        assert throttle.begin("a", f"u{number}") is None
-    assert throttle.begin("a", "u9") is not None
-    assert throttle.begin("b", "u9") is None
+        throttle.failed("n", f"u{number}")
+    assert [throttle.wait("n", f"u{number}") for number in range(4)] == [60, 60, 60, None]
+    assert throttle.wait("m", "u0") is None
 
 
-def test_the_throttle_holds_a_bounded_number_of_counts() -> None:
+def test_the_throttle_holds_a_bounded_number_of_counts_and_none_for_refused_attempts() -> None:
     throttle = Throttle(capacity=50)
     for number in range(1000):
-        throttle.begin(f"address-{number}", "u" * 10_000)
+        throttle.wait(f"network-{number}", "u")
+    assert len(throttle._counts) == 0
+    for number in range(1000):
+        throttle.failed(f"network-{number}", "u")
     assert len(throttle._counts) <= 50
-    assert all(len(part) <= 256 for key in throttle._counts for part in key)
+
+
+# -- addresses -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("10.0.0.1", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("unknown", "unknown"),
+    ],
+)
+def test_a_client_is_an_ipv4_address_or_an_ipv6_64(address: str, network: str) -> None:
+    assert network_of(address) == network
 
 
 # -- files of credentials --------------------------------------------------------------------------
@@ -244,6 +391,7 @@ def files(folder: Path, passwords: str | None = None, tokens: str | None = None)
         if text is not None:
             path = folder / key
             path.write_text(text)
+            path.chmod(0o600)
             named[key] = path
     return AuthSettings(backend="file", **named)
 
@@ -335,6 +483,60 @@ def test_a_changed_file_counts_without_a_restart_and_a_broken_one_does_not(
     assert not authenticator.current(alice)
     assert authenticator.authenticate(login("alice", "s3cret")) is None
     assert authenticator.authenticate(login("alice", "new")) is not None
+
+
+@pytest.mark.parametrize("kind", ["passwords", "tokens"])
+@pytest.mark.parametrize("mode", [0o660, 0o606, 0o666, 0o620, 0o602])
+def test_a_file_that_others_may_write_is_refused(tmp_path: Path, kind: str, mode: int) -> None:
+    text = {"passwords": f"alice:{HASH}:*", "tokens": f"ci:{hash_token('x')}:*"}[kind]
+    settings = files(tmp_path, **{kind: text})
+    path = settings.password_file or settings.token_file
+    assert path is not None
+    path.chmod(mode)
+    with pytest.raises(InvalidSetting, match=rf"others may write it \(mode {mode:04o}\); run: chmod go-w"):
+        FileAuthenticator(settings)
+    path.chmod(0o640)
+    FileAuthenticator(settings)
+
+
+def test_a_file_that_everyone_may_replace_is_refused(tmp_path: Path) -> None:
+    settings = files(tmp_path, f"alice:{HASH}:*")
+    try:
+        tmp_path.chmod(0o777)
+        with pytest.raises(InvalidSetting, match="everyone may replace it in"):
+            FileAuthenticator(settings)
+        tmp_path.chmod(0o1777)
+        FileAuthenticator(settings)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_file_that_others_may_write_since_the_start_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(credential_files, "CHECKED", 0.0)
+    settings = files(tmp_path, f"alice:{HASH}:*")
+    authenticator = FileAuthenticator(settings)
+    assert settings.password_file is not None
+    settings.password_file.write_text(f"mallory:{HASH}:*")
+    settings.password_file.chmod(0o666)
+    assert authenticator.authenticate(login("mallory", "s3cret")) is None
+    assert authenticator.authenticate(login("alice", "s3cret")) is not None
+    assert "others may write it" in caplog.text
+
+
+def test_password_hashes_that_everyone_may_read_are_warned_of_and_hashes_of_tokens_are_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = files(tmp_path, f"alice:{HASH}:*", f"ci:{hash_token('x')}:*")
+    for path in (settings.password_file, settings.token_file):
+        assert path is not None
+        path.chmod(0o644)
+    FileAuthenticator(settings)
+    assert [record.getMessage() for record in caplog.records] == [
+        "jobserver.auth.password-file: everyone may read its password hashes; "
+        f"run: chmod o-r {settings.password_file}"
+    ]
 
 
 def test_files_that_nobody_would_look_at_are_refused(tmp_path: Path) -> None:

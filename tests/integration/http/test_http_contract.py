@@ -112,16 +112,133 @@ def test_a_binary_that_a_job_uses_is_not_deleted(site: Site) -> None:
     ok(site.client.delete("/binaries/words"), 200, {"status": "SUCCESS"})
 
 
-def test_older_clients_use_jars_with_or_without_a_content_type(site: Site) -> None:
-    ok(site.client.post("/jars/j", content=archive()), 201, {"status": "SUCCESS"})
-    ok(site.client.post("/jars/k", content=archive(), headers=JAR), 201, {"status": "SUCCESS"})
-    assert set(site.client.get("/jars").json()) == {"j", "k"}
+# -- the dialect of older clients --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("headers", [{}, JAR, {"Content-Type": "text/plain"}, WHEEL])
+def test_older_clients_upload_jars_whatever_the_content_type(site: Site, headers: dict[str, str]) -> None:
+    answer = site.client.post("/jars/j", content=archive(), headers=headers)
+    ok(answer, 200, {"status": "SUCCESS", "result": "Jar uploaded"})
+    assert site.client.get("/binaries/j").json()["binary-type"] == "Jar"
+
+
+def test_older_clients_list_jars_with_their_upload_times(site: Site) -> None:
+    for name in ("j", "k", "j"):
+        site.client.post(f"/jars/{name}", content=archive())
+    listed = site.client.get("/jars").json()
+    assert set(listed) == {"j", "k"}
+    assert TIME.fullmatch(listed["j"])
+    assert {name: site.client.get(f"/binaries/{name}").json()["upload-time"] for name in listed} == listed
     assert set(site.client.get("/binaries").json()) == {"j", "k", "words"}
-    assert site.client.get("/jars/j").json()["binary-type"] == "Jar"
-    error(site.client.get("/jars/words"), 404, "Can't find binary with name words")
-    error(site.client.delete("/jars/words"), 404, "can't find binary with name words")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", archive()[:-10]])
+def test_older_clients_are_told_what_is_no_jar(site: Site, content: bytes) -> None:
+    answer = site.client.post("/jars/j", content=content)
+    assert (answer.status_code, answer.json()["status"]) == (400, "ERROR")
+    assert answer.json()["result"] == "Jar is not of the right format"
+    assert site.client.get("/jars").json() == {}
+
+
+def test_older_clients_delete_jars_and_nothing_else(site: Site) -> None:
+    site.client.post("/jars/j", content=archive())
+    job_id = site.sleeping(appName="j")
+    error(site.client.delete("/jars/j"), 403, f"Binary is in use by job(s): {job_id}")
+    site.client.delete(f"/jobs/{job_id}")
     ok(site.client.delete("/jars/j"), 200, {"status": "SUCCESS"})
+    error(site.client.delete("/jars/j"), 404, "can't find binary with name j")
+    error(site.client.delete("/jars/words"), 404, "can't find binary with name words")
+    error(site.client.get("/jars/words"), 404, "Can't find binary with name words")
     assert "words" in site.client.get("/binaries").json()
+
+
+# -- paths and bodies ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/contexts", "/binaries", "/data", "/jars", "/binaries/words"])
+def test_a_slash_at_the_end_of_a_path_changes_nothing(site: Site, path: str) -> None:
+    bare, slashed = site.client.get(path), site.client.get(f"{path}/")
+    assert (slashed.status_code, slashed.json()) == (bare.status_code, bare.json()) == (200, bare.json())
+
+
+def test_a_slash_at_the_end_changes_nothing_for_any_method(site: Site) -> None:
+    ok(site.client.post("/binaries/b/", content=archive(), headers=JAR), 201, {"status": "SUCCESS"})
+    ok(site.client.delete("/binaries/b/"), 200, {"status": "SUCCESS"})
+    ok(
+        site.client.post("/jars/j/", content=archive()),
+        200,
+        {"status": "SUCCESS", "result": "Jar uploaded"},
+    )
+    assert site.client.post("/contexts/etl/").json()["result"] == "Context initialized"
+    answer = site.client.post("/jobs/?appName=words&classPath=w.Echo&sync=true", content="value = 1")
+    assert answer.json()["result"] == 1
+    job = f"/jobs/{answer.json()['jobId']}"
+    assert site.client.get(f"{job}/").json() == site.client.get(job).json()
+    assert site.client.get(f"{job}/config/").json() == {"value": 1}
+    error(site.client.delete(f"{job}/"), 404, f"No running job with ID {answer.json()['jobId']}")
+    assert site.client.delete("/contexts/etl/").json()["result"] == "Context stopped"
+    ok(site.client.put("/data/?reset=reboot"), 200, {"status": "SUCCESS", "result": "Data reset"})
+    ok(site.client.post("/jars/j/?_method=DELETE"), 200, {"status": "SUCCESS"})
+    stored = site.client.post("/data/prefix/", content=b"x").json()["result"]["filename"]
+    assert Path(stored).name.startswith("prefix-")
+
+
+def test_only_one_slash_that_is_not_part_of_a_name_is_ignored(site: Site) -> None:
+    error(site.client.get("/binaries/words%2F"), 404, "there is nothing at '/binaries/words/'")
+    assert site.client.get("/jobs//").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("charset", "encoding"),
+    [
+        ("iso-8859-1", "latin-1"),
+        ("ISO-8859-2", "iso-8859-2"),
+        ('"utf-16"', "utf-16"),
+        ("UTF-8", "utf-8"),
+        ("windows-1250", "cp1250"),
+    ],
+)
+def test_a_body_is_read_in_the_charset_that_it_declares(site: Site, charset: str, encoding: str) -> None:
+    for media_type in ("text/plain", "application/json"):
+        answer = site.client.post(
+            "/jobs?appName=words&classPath=w.Echo&sync=true",
+            content='value = "Zürich ä"'.encode(encoding),
+            headers={"Content-Type": f"{media_type}; charset={charset}"},
+        )
+        assert answer.json()["result"] == "Zürich ä", answer.text
+    body = 'spark.context-settings { spark.app.name = "Köln" }'.encode(encoding)
+    site.client.post(
+        "/contexts/etl", content=body, headers={"Content-Type": f"text/plain; charset={charset}"}
+    )
+    assert site.server.context("etl").settings["spark"]["app"]["name"] == "Köln"
+
+
+@pytest.mark.parametrize("charset", ["klingon", "punycode", "base64", "unicode_escape", "utf-7", "x" * 500])
+def test_a_body_in_an_unknown_charset_is_refused(site: Site, charset: str) -> None:
+    answer = site.client.post(
+        "/jobs?appName=words&classPath=w.Echo",
+        content="value = 1",
+        headers={"Content-Type": f"text/plain; charset={charset}"},
+    )
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_charset")
+    assert answer.json()["result"].endswith("is not supported; send UTF-8")
+
+
+def test_bytes_that_are_not_of_the_declared_charset_are_refused(site: Site) -> None:
+    for declared in ("", "; charset=utf-8", "; charset=us-ascii"):
+        answer = site.client.post(
+            "/jobs?appName=words&classPath=w.Echo",
+            content="value = ä".encode("latin-1"),
+            headers={"Content-Type": f"text/plain{declared}"},
+        )
+        assert answer.status_code == 400
+        assert answer.json()["result"].startswith("Cannot parse config: byte 9 of the body is not")
+
+
+def test_old_clients_may_say_mem_per_node(site: Site) -> None:
+    site.client.post("/contexts/etl?mem-per-node=512m")
+    assert site.server.context("etl").settings["memory-per-node"] == "512m"
+    assert "mem-per-node" not in site.server.context("etl").settings
 
 
 # -- method override -------------------------------------------------------------------------------
@@ -359,6 +476,7 @@ def test_more_jobs_than_slots_are_refused_when_nothing_may_wait(start: Start) ->
         {
             "status": "NO SLOTS AVAILABLE",
             "result": "Too many running jobs (1) for job context 'etl'",
+            "code": "no_slots",
         },
     )
 

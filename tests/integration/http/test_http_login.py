@@ -31,6 +31,8 @@ def auth(tmp_path: Path) -> dict[str, Any]:
     passwords, tokens = tmp_path / "passwords", tmp_path / "tokens"
     passwords.write_text("".join(f"{user}:{HASH}:{held}\n" for user, held in users.items()))
     tokens.write_text(f"pipeline:{hash_token(TOKEN)}:jobs:read\n")
+    for path in (passwords, tokens):
+        path.chmod(0o600)
     return {"backend": "file", "password-file": str(passwords), "token-file": str(tokens)}
 
 
@@ -66,11 +68,22 @@ def test_every_route_wants_its_permission(guarded: Site) -> None:
 def test_a_challenge_tells_both_ways_to_log_in(guarded: Site) -> None:
     answer = httpx.get(f"{guarded.url}/jobs")
     assert answer.status_code == 401
-    assert answer.json()["result"] == "credentials are missing"
-    assert answer.json()["code"] == "unauthenticated"
+    assert answer.json() == {
+        "status": "ERROR",
+        "result": "The resource requires authentication, which was not supplied with the request",
+        "code": "unauthenticated",
+    }
     assert answer.headers["www-authenticate"] == (
         'Basic realm="jobserver", charset="UTF-8", Bearer realm="jobserver"'
     )
+
+
+@pytest.mark.parametrize("header", ["Basic ?", "Digest x", "Bearer wrong", "Basic YWxpY2U6eA=="])
+def test_wrong_credentials_are_refused_in_the_words_that_clients_look_for(guarded: Site, header: str) -> None:
+    answer = httpx.get(f"{guarded.url}/jobs", headers={"Authorization": header})
+    assert (answer.status_code, answer.json()["status"]) == (401, "ERROR")
+    assert answer.json()["result"] == "The supplied authentication is invalid"
+    assert "www-authenticate" in answer.headers
 
 
 def test_a_missing_permission_is_named(guarded: Site) -> None:

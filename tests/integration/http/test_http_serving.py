@@ -18,7 +18,6 @@ from typing import Any
 import httpx
 import pytest
 
-from conftest import Start
 from jobserver_core import Settings
 from jobserver_core.errors import InvalidSetting, StorageError
 from jobserver_core.memory import MemoryMetadataStore
@@ -285,21 +284,3 @@ def test_a_certificate_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     )
     with pytest.raises(InvalidSetting, match="tls-certificate"), running(a_server(settings=settings)):
         raise AssertionError("it must not run")
-
-
-def test_a_connection_that_sends_no_request_is_closed(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jobserver_http import connections
-
-    monkeypatch.setattr(connections, "HEAD_TIME", 0.3)
-    url = httpx.URL(start().url)
-    for beginning in (b"", b"GET /jobs HTTP/1.1\r\nHost: loc"):
-        with socket.create_connection((url.host, url.port or 80), timeout=WAIT) as connection:
-            connection.sendall(beginning)
-            assert connection.recv(100) == b""
-    with socket.create_connection((url.host, url.port or 80), timeout=WAIT) as connection:
-        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        received = b""
-        while not received.endswith(b'{"status":"SUCCESS"}'):
-            received += connection.recv(10000)
-        connection.sendall(b"GET /heal")
-        assert connection.recv(10000) == b""

@@ -198,10 +198,21 @@ def test_a_detail_that_only_repeats_the_result_is_left_out() -> None:
     refused = failed_submission(a_job(FailureKind.WRONG_TYPE, ErrorInfo(message=words)), Namespace())
     assert refused is not None
     assert refused.body == {"status": "ERROR", "result": words, "code": "wrong_job_type"}
+    reasoned = ErrorInfo(message=words, stack="w.Count does not define run_job\n")
+    explained = failed_submission(a_job(FailureKind.WRONG_TYPE, reasoned), Namespace())
+    assert explained is not None
+    assert explained.body["detail"] == "w.Count does not define run_job"
     other = ErrorInfo(message="w.Count has no run_job")
     told = failed_submission(a_job(FailureKind.WRONG_TYPE, other), Namespace())
     assert told is not None
     assert told.body["detail"] == "w.Count has no run_job"
+
+
+@pytest.mark.parametrize("operation", ["submit_job", "create_context"])
+def test_an_error_object_does_not_repeat_its_label(operation: str) -> None:
+    answer = answer_to(core.MalformedUrl(url="gopher://x", reason="no such protocol"), operation)
+    assert answer.label.endswith(": Malformed URL")
+    assert answer.result["message"] == "gopher://x: no such protocol"
 
 
 def test_every_code_that_an_answer_can_have_is_in_the_reference() -> None:

@@ -1,0 +1,278 @@
+"""Connections over real sockets: how long they may be quiet, how many there may be, and no descriptors."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from conftest import Site, Start
+from jobserver_http import connections
+from serving import WAIT
+
+TESTS = Path(__file__).resolve().parents[2]
+GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+OK = b'{"status":"SUCCESS"}'
+
+
+class Peer:
+    """A client's end of a connection."""
+
+    def __init__(self, site: Site) -> None:
+        url = httpx.URL(site.url)
+        self.socket = socket.create_connection((url.host, url.port or 80), timeout=WAIT)
+
+    def get(self) -> bytes:
+        """Return the answer to a request, empty when the server has closed the connection."""
+        with contextlib.suppress(ConnectionError):
+            self.socket.sendall(GET)
+        return self.received()
+
+    def received(self) -> bytes:
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            while not answer.endswith(b"}") and (piece := self.socket.recv(65536)):
+                answer += piece
+        return answer
+
+    def closed(self) -> bool:
+        """Wait until the server closes the connection; False when it sends something instead."""
+        return self.received() == b""
+
+
+@pytest.fixture
+def peers() -> Iterator[Any]:
+    """Connect to a server; every connection is closed after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def connect(site: Site) -> Peer:
+            peer = Peer(site)
+            stack.callback(peer.socket.close)
+            return peer
+
+        yield connect
+
+
+def test_a_connection_is_kept_for_a_minute_by_default(site: Site) -> None:
+    assert site.server.settings.http.idle_timeout == 60.0
+
+
+def test_an_idle_connection_is_kept_as_long_as_configured(start: Start, peers: Any) -> None:
+    site = start({"http": {"idle-timeout": "6 s"}})
+    used, fresh = peers(site), peers(site)
+    assert used.get().endswith(OK)
+    begun = time.monotonic()
+    assert used.closed()
+    assert fresh.closed()
+    assert time.monotonic() - begun > 5.5
+
+
+def test_the_head_of_a_request_must_come_in_time(
+    site: Site, peers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_TIME", 0.3)
+    first, later = peers(site), peers(site)
+    first.socket.sendall(GET[:20])
+    assert first.closed()
+    assert later.get().endswith(OK)
+    later.socket.sendall(GET[:5])
+    assert later.closed()
+
+
+def test_bytes_that_trickle_in_prolong_nothing(
+    site: Site, peers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_TIME", 0.5)
+    slow = peers(site)
+    slow.socket.settimeout(0.05)
+    slow.socket.sendall(b"GET /healthz HTTP/1.1\r\n")
+    deadline = time.monotonic() + WAIT
+    ended = False
+    while not ended:
+        assert time.monotonic() < deadline, "a client that sends byte by byte holds its connection"
+        try:
+            slow.socket.sendall(b"X")
+            ended = slow.socket.recv(1) == b""
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            ended = True
+
+
+def test_a_client_that_does_not_read_is_given_up(
+    site: Site, peers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = threading.Event()
+    ended = connections.PatientProtocol.connection_lost
+
+    def told(self: connections.PatientProtocol, error: Exception | None) -> None:
+        ended(self, error)
+        lost.set()
+
+    monkeypatch.setattr(connections.PatientProtocol, "connection_lost", told)
+    monkeypatch.setattr(connections, "UNREAD_TIME", 0.3)
+    job_id = site.submit("w.Echo", "value = " + "x" * 900_000, sync="true").json()["jobId"]
+    deaf = peers(site)
+    deaf.socket.sendall(f"GET /jobs/{job_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() * 20)
+    assert lost.wait(WAIT), "a client that does not read holds its connection"
+
+
+def test_at_the_limit_the_connection_that_was_quiet_for_longest_makes_room(start: Start, peers: Any) -> None:
+    site = start({"http": {"max-connections": 3}})
+    site.client.close()
+    one, two, three = peers(site), peers(site), peers(site)
+    for peer in (two, three, one):
+        assert peer.get().endswith(OK)
+    assert peers(site).get().endswith(OK)
+    assert two.closed()
+    assert three.get().endswith(OK)
+    assert one.get().endswith(OK)
+
+
+def test_a_flood_of_connections_keeps_nobody_out(start: Start, peers: Any) -> None:
+    site = start({"http": {"max-connections": 20}})
+    for _ in range(100):
+        peers(site).socket.sendall(GET[:9])
+    assert peers(site).get().endswith(OK)
+
+
+def test_a_request_beyond_connections_that_are_all_in_use_is_503(start: Start, peers: Any) -> None:
+    site = start({"http": {"max-connections": 2}})
+    site.client.close()
+    for _ in range(2):
+        busy = peers(site)
+        busy.socket.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"200 OK" in busy.socket.recv(65536)
+    refused = peers(site)
+    answer = refused.get()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"retry-after: 5" in answer.lower()
+    assert b'"code":"too_many_connections"' in answer
+    assert refused.closed()
+    for _ in range(connections.RESERVE + 1):
+        last = peers(site)
+    assert last.get() == b""
+
+
+class Connection(connections.PatientProtocol):
+    """A connection without a network below: what the count of connections looks at."""
+
+    def __init__(self, *, busy: bool = False, since: float = 0.0) -> None:
+        self.quiet_since = since
+        self.is_busy = busy
+        self.closed = False
+        self.transport = self  # type: ignore[assignment]
+
+    @property
+    def busy(self) -> bool:
+        return self.is_busy
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_one_client_has_its_share_and_others_theirs() -> None:
+    counted = connections.Connections(total=100, per_network=2)
+    busy = [Connection(busy=True) for _ in range(2)]
+    for each, address in zip(busy, ("2001:db8::1", "2001:db8::2"), strict=True):
+        assert counted.admit(each, address)
+    assert not counted.admit(Connection(), "2001:db8::3")
+    assert counted.admit(Connection(), "2001:db8:0:1::1")
+    assert counted.admit(Connection(), "192.0.2.1")
+    counted.remove(busy[0])
+    quiet = Connection(since=5.0)
+    counted = connections.Connections(total=100, per_network=1)
+    assert counted.admit(quiet, "192.0.2.1")
+    assert counted.admit(Connection(), "192.0.2.2")
+    assert counted.admit(Connection(), "192.0.2.1")
+    assert quiet.closed
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "10.1.2.3", "::ffff:127.0.0.1"])
+def test_loopback_and_trusted_proxies_may_have_any_share(address: str) -> None:
+    counted = connections.Connections(total=100, per_network=1, proxies=("10.1.0.0/16",))
+    assert all(counted.admit(Connection(busy=True), address) for _ in range(50))
+
+
+def test_clients_behind_a_trusted_proxy_are_told_apart(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = start({"http": {"trusted-proxies": "127.0.0.1"}})
+    with caplog.at_level("INFO", logger="jobserver_http.access"):
+        site.client.get("/jobs", headers={"X-Forwarded-For": "203.0.113.9, 203.0.113.7"})
+        site.client.get("/jobs")  # a call is logged once its answer was sent
+    assert any("203.0.113.7 GET /jobs" in record.getMessage() for record in caplog.records)
+
+
+def test_a_header_of_a_stranger_names_no_client(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="jobserver_http.access"):
+        site.client.get("/jobs", headers={"X-Forwarded-For": "203.0.113.9"})
+        site.client.get("/jobs")
+    assert not any("203.0.113.9" in record.getMessage() for record in caplog.records)
+
+
+# -- without descriptors ---------------------------------------------------------------------------
+
+PROGRAM = textwrap.dedent(
+    """
+    import logging, resource, sys
+    from serving import a_server
+    from jobserver_core import Settings
+    from jobserver_http import descriptors, serve
+
+    soft = 64
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    descriptors.SHARE = 1  # so that connections alone use up the descriptors
+    logging.basicConfig(level=logging.INFO, filename=sys.argv[1])
+    http = {"port": 0, "drain-timeout": "0 s", "max-connections": 1000}
+    serve(
+        a_server(settings=Settings.from_mapping({"jobserver": {"http": http}})),
+        on_listening=lambda host, port: print(f"http://{host}:{port}", flush=True),
+    )
+    """
+)
+
+
+def test_running_out_of_descriptors_is_one_line_of_the_log_and_the_server_recovers(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(log)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+    )
+    try:
+        assert process.stdout is not None
+        url = httpx.URL(process.stdout.readline().strip())
+        with contextlib.ExitStack() as stack:
+            for _ in range(150):
+                stack.enter_context(socket.create_connection((url.host, url.port or 80), timeout=WAIT))
+            deadline = time.monotonic() + WAIT
+            while "cannot accept connections" not in log.read_text():
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.05)
+            pause = time.monotonic() + 3.0  # the attempts of three seconds, of which none is to be logged
+            while time.monotonic() < pause:
+                assert process.poll() is None
+                time.sleep(0.1)
+        assert httpx.get(url.join("/healthz"), timeout=30.0).status_code == 200
+    finally:
+        process.terminate()
+        process.wait(WAIT)
+        assert process.stdout is not None
+        process.stdout.close()
+    text = log.read_text()
+    assert text.count("cannot accept connections: Too many open files") == 1
+    assert "Traceback" not in text
+    assert len(text) < 20_000
