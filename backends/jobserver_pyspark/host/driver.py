@@ -226,12 +226,43 @@ class Driver:
         """Cancel the Spark jobs of a runner, whatever groups it put them in."""
         self.context.cancelJobsWithTag(tag)
 
-    def stop_query(self, query_id: str) -> None:
-        """Stop a streaming query of whatever session; one that has ended is no error."""
+    def stop_queries(self, tag: str) -> None:
+        """Stop a runner's streaming queries, of whatever sessions.
+
+        Spark does not say who started a query. But the query's thread has inherited the local properties of
+        the thread that started it, from its first moment on, so that no kill can come too early.
+        """
         if self.session is not None:
             for query in self.session.sharedState().activeStreamingQueries().values():
-                if query is not None and str(query.id()) == query_id:
+                if query is not None and self._owner(query.queryExecutionThread()) == tag:
                     query.stop()
+
+    def _owner(self, thread: Any) -> str | None:
+        """Return the tag that another thread carries; Java's public methods read only a thread's own."""
+        properties = self.context.localProperties()
+        values = self._invoke("java.lang.InheritableThreadLocal", "getMap", properties, thread)
+        entry = values and self._invoke(
+            "java.lang.ThreadLocal$ThreadLocalMap", "getEntry", values, properties
+        )
+        if entry is None:
+            return None
+        field = entry.getClass().getDeclaredField("value")
+        field.setAccessible(True)
+        found = field.get(entry).getProperty(_OWNER)
+        return None if found is None else str(found)
+
+    def _invoke(self, class_name: str, method_name: str, target: Any, argument: Any) -> Any:
+        """Call a method of the JDK that is not public."""
+        methods = self.jvm.java.lang.Class.forName(class_name).getDeclaredMethods()
+        method = next(
+            m
+            for m in methods
+            if m.getName() == method_name and m.getParameterCount() == 1 and not m.isBridge()
+        )
+        method.setAccessible(True)
+        arguments = self.gateway.new_array(self.jvm.java.lang.Object, 1)
+        arguments[0] = argument
+        return method.invoke(target, arguments)
 
     def stop_streaming(self, tag: str) -> None:
         """Stop the application's StreamingContext if it is a runner's; a JVM has room for one."""

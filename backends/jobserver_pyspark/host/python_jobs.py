@@ -368,12 +368,12 @@ class PythonJobs:
                 self._let_go(job, runner)
         runner.exited.wait(_EXIT_TIMEOUT)
         with self._cleaning(job):
-            for query in job.queries:
-                self._driver.stop_query(query)
+            if not finished:
+                runner.detach()  # first: a call that is still starting something in the JVM is interrupted
+            self._driver.stop_queries(runner.tag)
             self._driver.stop_streaming(runner.tag)
             if not finished:
                 self._let_go(job, runner)
-                runner.detach()
         others = [other.begun for other in list(self._jobs.values()) if other is not job]
         end_orphans(job.begun, others, of_tasks=True)
         runner.close(self._pump)

@@ -237,7 +237,7 @@ def caller(
     }
     settings = {
         "jobserver.jobs": {"max-jobs-per-context": 2, "max-queued-jobs": 1, "kill-timeout": "3 s"},
-        "spark.context-settings": {"my.setting": "of the context"},
+        "spark.context-settings": {"spark.my.setting": "of the context"},
     }
     with calling(tmp_path_factory.mktemp("data"), toolchain.cache_dir, jars, **settings) as caller:
         yield caller

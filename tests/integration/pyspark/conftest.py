@@ -65,7 +65,7 @@ def start_shared(
 @pytest.fixture(scope="session")
 def shared_context(start_shared: Start) -> Iterator[Context]:
     """One session context for all tests that do not end it."""
-    context = start_shared({"my": {"setting": "of the context"}}).wait_ready()
+    context = start_shared({"spark": {"my": {"setting": "of the context"}}}).wait_ready()
     yield context
     assert context.listener.faults == []
     context.handle.kill()

@@ -26,7 +26,7 @@ def test_a_job_is_given_its_session_its_id_and_its_configuration(context: Contex
 
 
 def test_a_jobs_configuration_wins_over_the_contexts_settings(context: Context) -> None:
-    told = context.run("work.Tell", {"my": {"setting": "of the job"}}).value
+    told = context.run("work.Tell", {"spark": {"my": {"setting": "of the job"}}}).value
     assert told["merged"] == "of the job"
     assert told["setting"] == "of the context"
 

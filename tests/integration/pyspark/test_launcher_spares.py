@@ -41,7 +41,7 @@ def test_a_context_takes_a_spare_host_that_fits(
 ) -> None:
     first = start().wait_ready()
     wait_until(lambda: launcher.spares_ready == 1, timeout=60.0)
-    second = start({"my": {"setting": "of the second"}}, name="second").wait_ready()
+    second = start({"spark": {"my": {"setting": "of the second"}}}, name="second").wait_ready()
     record = _record(tmp_path, second.spec.id)
     assert not str(record["marker"]).startswith(second.spec.id)
     told = second.run("work.Tell").value

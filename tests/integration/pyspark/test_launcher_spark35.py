@@ -39,7 +39,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def on_35(start_shared: Start, python: str) -> Iterator[Context]:
     context = start_shared(
-        {"python": {"executable": python}, "my": {"setting": "of the context"}}
+        {"python": {"executable": python}, "spark": {"my": {"setting": "of the context"}}}
     ).wait_ready()
     yield context
     assert context.listener.faults == []

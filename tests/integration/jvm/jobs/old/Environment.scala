@@ -14,6 +14,6 @@ object EnvironmentJob extends OldSparkJob {
 
   def runJob(sc: SparkContext, runtime: JobEnvironment, data: JobData): JobOutput = Map(
     "same job" -> (data.getString("id") == runtime.jobId),
-    "setting" -> runtime.contextConfig.getString("my.setting"),
+    "setting" -> runtime.contextConfig.getString("spark.my.setting"),
     "words" -> data.getStringList("words"))
 }

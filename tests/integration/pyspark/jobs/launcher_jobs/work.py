@@ -27,8 +27,8 @@ class Tell(Accepting):
         return {
             "context": type(context).__name__,
             "job_id": runtime.jobId,
-            "setting": runtime.contextConfig.get("my.setting", None),
-            "merged": data.get("my.setting", None),
+            "setting": runtime.contextConfig.get("spark.my.setting", None),
+            "merged": data.get("spark.my.setting", None),
             "own": data.get("own", None),
             "config": type(data).__name__,
         }
