@@ -50,6 +50,10 @@ class Site:
     closing: asyncio.Event = attrs.field(factory=asyncio.Event)
 
 
+_SMALL_CONFIG = 16 * 1024
+"""Characters of a configuration that takes no more than some tenths of a second, whatever is in it."""
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class Call:
     """One request, routed, allowed, and with its parameters read."""
@@ -96,6 +100,21 @@ class Call:
         limit = self.server.settings.limits.config_size
         body = await read_body(self.guard.receive, limit=limit, what=what)
         return decoded(body, self.header("content-type"))
+
+    async def with_config(self, text: str, use: Callable[[dict[str, Any]], T]) -> T:
+        """Parse a posted configuration and use it, both in threads.
+
+        Large configurations are parsed one after the other, so that many expensive ones at once take one
+        core at most and leave the threads that all other calls need alone.
+
+        Raises:
+            InvalidConfig: for what is not HOCON, or over a limit.
+        """
+        parse = self.server.parse_config
+        if len(text) <= _SMALL_CONFIG:
+            return await self.pools.slow.run(lambda: use(parse(text)))
+        config = await self.pools.parsing.run(parse, text)
+        return await self.pools.slow.run(use, config)
 
     def upload(self, what: str) -> AsyncIterator[bytes]:
         """Yield the pieces of an uploaded file; one that says it is too large is refused unread."""

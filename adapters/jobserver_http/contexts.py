@@ -75,12 +75,15 @@ async def get_context(call: Call) -> Response:
 async def create_context(call: Call) -> Response:
     """Start a context, and answer once jobs can run in it."""
     name = call.names.new(call.path["name"])
-    config = await call.pools.slow.run(call.server.parse_config, await call.text("the configuration"))
-    given = merged(_renamed(call.query), _renamed(context_settings_of(config)))
-    settings = call.names.settings(given)
+    text = await call.text("the configuration")
+    settings = await call.with_config(text, partial(_context_settings, call))
     waiter = await call.prepared(partial(call.server.begin_context, name, settings, caller=call.caller))
     await call.wait(waiter)
     return respond(Answer(status=200, label="SUCCESS", result="Context initialized"))
+
+
+def _context_settings(call: Call, config: Mapping[str, Any]) -> dict[str, Any]:
+    return call.names.settings(merged(_renamed(call.query), _renamed(context_settings_of(config))))
 
 
 async def delete_context(call: Call) -> Response:

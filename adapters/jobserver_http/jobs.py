@@ -194,7 +194,7 @@ def _page(call: Call, query: JobQuery) -> JobPage:
 
 
 _SUBMIT_PARAMETERS = (
-    Parameter(name="appName", doc="the name of an uploaded binary"),
+    Parameter(name="appName", doc="the name of an uploaded binary; goes before cp"),
     Parameter(name="classPath", doc="the class to run, beside appName"),
     Parameter(name="cp", doc="names of binaries and URIs, separated by commas"),
     Parameter(name="mainClass", doc="the class to run, beside cp"),

@@ -35,10 +35,12 @@ class Pools:
     """One pool for each kind of blocking call, so that slow ones hold up none of the others.
 
     ``quick`` is for the metadata store and pieces of files; ``slow`` for what may wait for somebody
-    else (a submit fetches URIs); ``passwords`` for hashing, which costs memory by design.
+    else (a submit fetches URIs); ``passwords`` for hashing, which costs memory by design; ``parsing`` for
+    large configurations, of which each may cost seconds of a core.
     """
 
-    def __init__(self, *, quick: int = 16, slow: int = 16, passwords: int = 2) -> None:
+    def __init__(self, *, quick: int = 16, slow: int = 16, passwords: int = 2, parsing: int = 1) -> None:
         self.quick = Pool(quick)
         self.slow = Pool(slow)
         self.passwords = Pool(passwords)
+        self.parsing = Pool(parsing)

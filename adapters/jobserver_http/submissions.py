@@ -26,7 +26,7 @@ async def submitted(call: Call, body: str, patience: float | None) -> JobHandle:
     Fetching occupies no thread that other calls need, ends as soon as the client has gone, and takes no
     longer than ``patience`` seconds. Raises as ``parse_config`` and ``submit``.
     """
-    request = await call.pools.slow.run(lambda: job_request(call, call.server.parse_config(body)))
+    request = await call.with_config(body, partial(job_request, call))
     try:
         return await call.prepared(partial(call.server.begin_submit, request, caller=call.caller), patience)
     except MalformedUrl as error:
@@ -44,23 +44,20 @@ def _shown(uri: str) -> str:
 
 
 def job_request(call: Call, config: Mapping[str, Any]) -> JobRequest:
-    """Return what is asked for. Raises InvalidRequest, InvalidName, MalformedUrl, InvalidSetting.
+    """Return what is asked for.
 
-    As in the old server, ``appName`` + ``classPath`` go before ``cp`` + ``mainClass``, and the query
-    before the body.
+    Raises:
+        InvalidRequest, InvalidName, MalformedUrl, InvalidSetting
     """
     params = call.params
     context = params["context"]
     settings = context_settings_of(config)
     if params["spark.proxy.user"]:
         settings = merged({"spark.proxy.user": params["spark.proxy.user"]}, settings)
-    app_name = params["appName"]
-    return JobRequest.from_parameters(
-        app_name=app_name,
-        class_path=params["classPath"],
-        cp=None if app_name else params["cp"] or _listed(config, "cp"),
-        main_class=None if app_name else params["mainClass"] or _text(config, "mainClass"),
-        dependencies=_dependencies(config) if app_name else (),
+    class_name, class_path = requested_code(params, config)
+    return JobRequest(
+        class_name=class_name,
+        class_path=class_path,
         config=config,
         context=call.names.stored(context) if context else None,
         context_settings={} if context else call.names.settings(settings),
@@ -68,6 +65,31 @@ def job_request(call: Call, config: Mapping[str, Any]) -> JobRequest:
         callback_url=_decoded(params["callbackUrl"]),
         idempotency_key=_own_key(call),
     )
+
+
+def requested_code(
+    params: Mapping[str, Any], config: Mapping[str, Any]
+) -> tuple[str, tuple[ClassPathEntry, ...]]:
+    """Return the class to run and its class path.
+
+    As in the old server, ``appName`` + ``classPath`` of the query go before ``cp`` + ``mainClass``, for which
+    the query goes before the body. ``dependent-jar-uris`` of the body go before the ``appName``.
+
+    Raises:
+        InvalidRequest: in the old server's words, when one of a pair is missing.
+    """
+    if params["appName"]:
+        if not params["classPath"]:
+            raise InvalidRequest(message="classPath parameter is missing!")
+        return params["classPath"], (*_dependencies(config), ClassPathEntry(name=params["appName"]))
+    cp = params["cp"]
+    class_path = parse_class_path(cp if cp else _listed(config, "cp"))
+    if not class_path:
+        raise InvalidRequest(message="To start the job appName or cp parameters should be configured!")
+    main_class = params["mainClass"] or _text(config, "mainClass")
+    if not main_class:
+        raise InvalidRequest(message="mainClass parameter is missing!")
+    return main_class, class_path
 
 
 def _own_key(call: Call) -> str | None:

@@ -74,8 +74,11 @@ outside:
 - `jobserver.limits.config-size` bounds the text, and what it becomes once its substitutions are put in;
   `jobserver.limits.config-depth` bounds how deep objects and lists nest.
 - Further limits are fixed. HOCON that is not JSON has at most 100,000 values; substitutions refer to each
-  other at most 100 deep, and take at most 300,000 steps to put in; a number has at most 1000
-  characters. So the most hostile text takes a few seconds of one core, and everyday ones next to nothing.
+  other at most 100 deep, and take at most 300,000 steps to put in, short texts fewer; a number has at most
+  1000 characters. So the most hostile text takes about two seconds of one core, and everyday ones next to
+  nothing. Large configurations are parsed one after the other, so that many of them hold up no other calls.
+- Settings of Spark may stand below settings: below `spark.context-settings` and in each of `spark.contexts`,
+  `spark.speculation = true` and `spark.speculation.interval = 10s` keep both, as does a configuration file.
 - Durations and sizes stay text (`10 s`), single quotes are part of the text, and text without quotes
   must not hold ``$ " { } [ ] : = , + # ` ^ ? ! @ * & \\``.
 - A key that JSON repeats is merged as in HOCON, and `NaN` and `Infinity` are text.

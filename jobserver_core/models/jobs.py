@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from typing import Any
@@ -33,10 +33,21 @@ MAX_LIMIT = 10_000
 """The most jobs that one page may hold."""
 
 
+def _class_path(entries: str | Sequence[str | ClassPathEntry]) -> tuple[ClassPathEntry, ...]:
+    if isinstance(entries, str):
+        return parse_class_path(entries)
+    return tuple(
+        parsed
+        for entry in entries
+        for parsed in ([entry] if isinstance(entry, ClassPathEntry) else parse_class_path([entry]))
+    )
+
+
 @attrs.frozen(kw_only=True)
 class JobRequest:
     """A job to run: a class, the class path that holds it, its configuration, and where to run.
 
+    ``class_path`` lists names of binaries and URIs; one string with commas is accepted too.
     ``config`` is HOCON text or an already parsed mapping. Without ``context`` an ad-hoc context
     is made, with ``context_settings`` laid over the server's defaults; ``context_owner`` is put
     before its name (``<owner>~``), where each user's contexts are kept apart. ``idempotency_key`` makes
@@ -44,7 +55,7 @@ class JobRequest:
     """
 
     class_name: str
-    class_path: tuple[ClassPathEntry, ...]
+    class_path: tuple[ClassPathEntry, ...] = attrs.field(converter=_class_path)
     config: str | Mapping[str, Any] = attrs.field(default="", hash=False, repr=False)
     context: str | None = None
     context_settings: Mapping[str, Any] = attrs.field(factory=dict, hash=False, repr=redacted_repr)
@@ -55,37 +66,9 @@ class JobRequest:
     def __attrs_post_init__(self) -> None:
         check_class_name(self.class_name)
         if not self.class_path:
-            raise InvalidRequest(message="To start the job appName or cp parameters should be configured!")
+            raise InvalidRequest(message="a job needs a class path: names of binaries, or URIs")
         if self.idempotency_key is not None and not 0 < len(self.idempotency_key) <= 255:
             raise InvalidRequest(message="an idempotency key has 1 to 255 characters")
-
-    @classmethod
-    def from_parameters(
-        cls,
-        *,
-        app_name: str | None = None,
-        class_path: str | None = None,
-        cp: str | list[str] | None = None,
-        main_class: str | None = None,
-        dependencies: tuple[ClassPathEntry, ...] = (),
-        **rest: Any,
-    ) -> JobRequest:
-        """Build a request from the contract's parameters.
-
-        ``cp`` + ``main_class`` win over the older ``app_name`` + ``class_path``;
-        ``dependencies`` (``dependent-jar-uris`` of the body) go before an ``app_name``.
-        Raises InvalidRequest in the old server's words when a parameter is missing.
-        """
-        if cp:
-            if not main_class:
-                raise InvalidRequest(message="mainClass parameter is missing!")
-            return cls(class_name=main_class, class_path=parse_class_path(cp), **rest)
-        if not app_name:
-            raise InvalidRequest(message="To start the job appName or cp parameters should be configured!")
-        if not class_path:
-            raise InvalidRequest(message="classPath parameter is missing!")
-        entries = (*dependencies, ClassPathEntry(name=app_name))
-        return cls(class_name=class_path, class_path=entries, **rest)
 
 
 class ResultKind(str, Enum):

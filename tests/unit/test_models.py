@@ -151,39 +151,16 @@ def test_a_resolved_entry_has_the_hash_of_its_bytes() -> None:
         ResolvedEntry(source="a", type=BinaryType.JAR, digest="x", size=1)
 
 
-def test_cp_and_main_class_win_over_the_older_pair() -> None:
-    request = JobRequest.from_parameters(app_name="a", class_path="b.C", cp="x,y", main_class="m.M")
-    assert request.class_name == "m.M"
-    assert [str(entry) for entry in request.class_path] == ["x", "y"]
+def test_a_class_path_is_a_list_or_one_text_with_commas() -> None:
+    entries = parse_class_path("x,http://h/d.jar")
+    for class_path in ("x, http://h/d.jar", ["x", "http://h/d.jar"], entries, [entries[0], "http://h/d.jar"]):
+        assert JobRequest(class_name="m.M", class_path=class_path).class_path == entries
 
 
-def test_dependencies_go_before_the_application() -> None:
-    request = JobRequest.from_parameters(
-        app_name="a", class_path="b.C", dependencies=parse_class_path("http://h/d.jar")
-    )
-    assert [str(entry) for entry in request.class_path] == ["http://h/d.jar", "a"]
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({}, "To start the job appName or cp parameters should be configured!"),
-        ({"class_path": "a.B"}, "To start the job appName or cp parameters should be configured!"),
-        ({"main_class": "a.B"}, "To start the job appName or cp parameters should be configured!"),
-        ({"cp": "x"}, "mainClass parameter is missing!"),
-        ({"cp": "x", "class_path": "a.B"}, "mainClass parameter is missing!"),
-        ({"app_name": "x"}, "classPath parameter is missing!"),
-        ({"app_name": "x", "main_class": "a.B"}, "classPath parameter is missing!"),
-        (
-            {"cp": " , ", "main_class": "a.B"},
-            "To start the job appName or cp parameters should be configured!",
-        ),
-    ],
-)
-def test_a_request_without_code_is_refused_in_the_old_words(parameters: dict[str, Any], message: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        JobRequest.from_parameters(**parameters)
-    assert str(caught.value) == message
+@pytest.mark.parametrize("class_path", ["", " , ", [], [""]])
+def test_a_request_without_a_class_path_is_refused(class_path: str | list[str]) -> None:
+    with pytest.raises(InvalidRequest, match="a job needs a class path"):
+        JobRequest(class_name="a.B", class_path=class_path)
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256])

@@ -31,6 +31,9 @@ __all__ = ["parse_file", "parse_untrusted"]
 _TRUSTED_SIZE = 64 * 1024 * 1024
 _TRUSTED_DEPTH = 100
 _MAX_INCLUDES = 20
+_MAX_STEPS = 300_000
+_FREE_STEPS, _STEPS_PER_LETTER = 20_000, 30
+"""How many steps of resolving a text may cost: few for a short one, so that those need no queue."""
 _SUFFIXES = (".conf", ".json", ".properties")
 """Endings of files to include, the one that wins first."""
 
@@ -163,7 +166,8 @@ def _refuse(include: Include) -> Object | None:
 def _parsed(text: str, *, max_bytes: int, max_depth: int) -> dict[str, Any]:
     try:
         root = Parser(Source(text), max_depth=max_depth, include=_refuse).parse()
-        value = Resolver(root, max_size=max_bytes, max_depth=max_depth).resolve()
+        steps = min(_MAX_STEPS, _FREE_STEPS + _STEPS_PER_LETTER * len(text))
+        value = Resolver(root, max_size=max_bytes, max_depth=max_depth, max_steps=steps).resolve()
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:

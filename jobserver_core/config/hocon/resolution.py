@@ -50,7 +50,6 @@ __all__ = ["Resolver"]
 
 _NOT_A_LIST = "'+=' appends to lists only, and this key has another value"
 _MEANINGLESS = "substitutions refer to each other in a way that has no meaning"
-_MAX_STEPS = 300_000
 _MAX_CHAIN = 100
 _SHORT_RUN = 20
 _Found = Node | Absent
@@ -76,12 +75,19 @@ class Resolver:
     """Resolves one parsed text. ``env`` answers what the text does not define; None is no environment."""
 
     def __init__(
-        self, root: Object, *, max_size: int, max_depth: int, env: Mapping[str, str] | None = None
+        self,
+        root: Object,
+        *,
+        max_size: int,
+        max_depth: int,
+        max_steps: int = 1_000_000,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self._root = root
         self._env = env
         self._max_size = max_size
         self._max_depth = max_depth
+        self._max_steps = max_steps
         self._size = 0
         self._steps = 0
         self._active: set[int] = set()
@@ -115,7 +121,7 @@ class Resolver:
 
     def _step(self, count: int = 1) -> None:
         self._steps += count
-        if self._steps > _MAX_STEPS:
+        if self._steps > self._max_steps:
             raise InvalidConfig(
                 message="the substitutions of the configuration take too many steps to put in"
             )

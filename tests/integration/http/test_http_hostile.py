@@ -14,6 +14,7 @@ import time
 import tracemalloc
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
 import httpx
@@ -247,6 +248,23 @@ def test_bombs_in_configurations_are_answered_quickly_without_failing(watched: S
         json.loads(config)
     else:
         assert answer.json()["status"] == "ERROR"
+
+
+@pytest.mark.slow
+def test_many_expensive_configurations_at_once_do_not_hold_up_other_calls(start: Start) -> None:
+    site = start()
+    expensive = b"\n".join(b"a%d=[]\na%d+=${?z}" % (n, n) for n in range(30_000))
+    path = "/jobs?appName=words&classPath=w.Echo&sync=true"
+    count = 20
+    with ThreadPoolExecutor(count) as pool, httpx.Client(base_url=site.url, timeout=300) as client:
+        posts = [pool.submit(client.post, path, content=expensive) for _ in range(count)]
+        wait(posts, return_when=FIRST_COMPLETED)
+        answers = [client.post(path, content=b"a = 1") for _ in range(3)]
+        done = sum(post.done() for post in posts)
+        statuses = {post.result().status_code for post in posts}
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert done < count // 2, "small configurations waited for large ones"
+    assert all(status < 500 for status in statuses)
 
 
 def zip_of(*members: tuple[str, bytes]) -> bytes:
