@@ -1,4 +1,4 @@
-"""The documents say what is so: their Python runs, and their links lead somewhere."""
+"""The documents are right: their Python runs, their links lead somewhere, and the index lists every page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,31 @@ RUN = [
     "docs/howto/write-a-backend.md",
 ]
 BLOCK = re.compile(r"^([ ]*)```python\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
-LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
+CODE = re.compile(r"^[ ]*```.*?^[ ]*```$|`[^`\n]*`", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+def prose(document: Path) -> str:
+    """Return a document without its code, in which brackets and parentheses are no links."""
+    return CODE.sub("", document.read_text(encoding="utf-8"))
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    headings = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in HEADING.findall(text))
+    return {heading.strip().replace(" ", "-") for heading in headings}
+
+
+def dead_links(document: Path) -> list[str]:
+    """Return the links of a document to files or headings that do not exist."""
+    dead = []
+    for path, anchor in LINK.findall(prose(document)):
+        target = document.parent / path if path else document
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            dead.append(f"{path}#{anchor}")
+    return dead
 
 
 @pytest.mark.parametrize("name", RUN)
@@ -33,6 +57,18 @@ def test_the_python_of_a_document_runs(name: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_links_of_a_document_lead_somewhere(document: Path) -> None:
-    text = document.read_text(encoding="utf-8")
-    dead = [link for link in LINK.findall(text) if not (document.parent / link).exists()]
-    assert dead == []
+    assert dead_links(document) == []
+
+
+def test_a_link_to_a_missing_file_or_heading_is_found(tmp_path: Path) -> None:
+    document = tmp_path / "page.md"
+    document.write_text(
+        "# One page\n[a](page.md#one-page) [b](#two) [c](gone.md) `[d](code)`\n", encoding="utf-8"
+    )
+    assert dead_links(document) == ["#two", "gone.md#"]
+
+
+def test_the_index_lists_every_page() -> None:
+    index = ROOT / "docs" / "index.md"
+    listed = {(index.parent / path).resolve() for path, _ in LINK.findall(prose(index))}
+    assert set((ROOT / "docs").rglob("*.md")) - listed == {index}
