@@ -42,13 +42,6 @@ def check_context_name(name: str) -> str:
     return _check("context", name, _CONTEXT, "letters, digits and _ . - ~ + @ $")
 
 
-def check_ad_hoc_name(name: str) -> str:
-    """Return the name of a context that a job makes for itself (``<8 hex digits>-<class>``)."""
-    return _check(
-        "context", name, re.compile(r"(?:[^/\\\s~]+~)?[0-9a-f]{8}-.+"), "8 hex digits, '-', a class"
-    )
-
-
 def check_data_prefix(prefix: str) -> str:
     """Return the prefix of a data file's name, or raise InvalidName: it is one plain path segment."""
     rule = "letters, digits and _ . - ~ + @, beginning with a letter, digit or _"

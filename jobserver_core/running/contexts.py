@@ -185,11 +185,6 @@ class ContextService:
                     return context
         raise ContextNotFound(name=name)
 
-    def live_with_id(self, context_id: str) -> LiveContext | None:
-        """Return the context of an id that lives here, or None."""
-        with self._lock:
-            return self._live.get(context_id)
-
     def log(self, name: str) -> Path:
         """Return the file of a context's driver output. Raises ContextNotFound, LogNotFound."""
         context = self.get(name)
