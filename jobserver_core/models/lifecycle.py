@@ -1,11 +1,35 @@
 """Every state, event and transition of contexts, jobs and callback deliveries; nothing else.
 
-A lifecycle is a table. :meth:`Lifecycle.next` is the one way to a new state; an event
-that a state does not list raises :class:`~jobserver_core.errors.IllegalTransition` and
-changes nothing. Stores write the new state by compare-and-set on the old one. The diagrams
-in the documentation are drawn from these tables by :meth:`Lifecycle.mermaid`.
+Theory
+======
 
-The states of contexts and jobs are those of the HTTP contract of spark-jobserver.
+The problem: a context, a job and a delivery each have several writers. A user kills a job at the moment in
+which its launcher reports a result; a context dies while it is being stopped; the server crashes between
+any two writes. Each of them must end exactly once, and everybody must see the same end.
+
+The idea: what can happen is an *event*, and a table says for each state which events it accepts and where
+they lead. :meth:`Lifecycle.next` is the only way to a new state. An event that the state does not list
+raises :class:`~jobserver_core.errors.IllegalTransition` and changes nothing. The new state is stored by
+compare-and-set on the old one: of two writers that start from the same state one wins, and the other gets a
+``StaleState``, looks at what is stored, and adopts it. So the tables need no rows for races, and no writer
+holds a lock in the database.
+
+The invariants:
+
+- A state without events is final: nothing leads out of it. Every other state can reach a final one.
+- The tables are complete. No caller replaces one event by another because the state would not accept it. An
+  event is what was observed, and the table alone says what it means in a state: a context that stops before
+  it was ever ready has failed, although nothing crashed.
+- The first row is where a record begins. Every other state is reached by an event, except a context's
+  RESTARTING.
+- Every end that a launcher can report is accepted in every state that is entered and not final.
+
+Deliberately not handled: waiting. A job that waits for a slot or for its context is STARTED like one that
+the launcher has; ``Job.dispatched_at`` distinguishes them. Why something ended is not a state either: it is
+``Job.failure``, and the ``error`` of a job or a context.
+
+The states of contexts and jobs are those of the HTTP contract of spark-jobserver. The diagrams in
+``docs/explanation/lifecycles.md`` are drawn from these tables by :meth:`Lifecycle.mermaid`.
 """
 
 from __future__ import annotations
@@ -31,7 +55,11 @@ __all__ = [
 
 
 class ContextState(str, Enum):
-    """Where a context is in its life."""
+    """Where a context is in its life.
+
+    RESTARTING belongs to the HTTP contract and to the schema of stored records. This server never restarts
+    a context: a new one takes its place. So no event leads to that state, and a record in it can only fail.
+    """
 
     STARTED = "STARTED"
     RUNNING = "RUNNING"
@@ -51,11 +79,15 @@ class ContextEvent(str, Enum):
     """What can happen to a context."""
 
     READY = "ready"
-    RESTART = "restart"
+    """Its launcher reports that it can run jobs."""
     STOP = "stop"
+    """Somebody asks it to stop."""
     STOPPED = "stopped"
+    """Its launcher reports that it stopped in good order."""
     FAIL = "fail"
+    """It could not start, died, or outlived its server."""
     KILL = "kill"
+    """Its launcher reports that it was killed."""
 
 
 class JobState(str, Enum):
@@ -78,10 +110,15 @@ class JobEvent(str, Enum):
     """What can happen to a job."""
 
     RUN = "run"
+    """Its launcher reports that its code runs."""
     RESTART = "restart"
+    """A later server accepts it again, since it had not begun."""
     FINISH = "finish"
+    """It ended with a result. A launcher need not report that it ran before."""
     FAIL = "fail"
+    """It ended with an error, or its context did."""
     KILL = "kill"
+    """It ended because somebody killed it."""
 
 
 class DeliveryState(str, Enum):
@@ -163,23 +200,18 @@ CONTEXTS: Lifecycle[ContextState, ContextEvent] = Lifecycle(
         _C.STARTED: {
             _CE.READY: _C.RUNNING,
             _CE.STOP: _C.STOPPING,
+            _CE.STOPPED: _C.ERROR,
             _CE.FAIL: _C.ERROR,
             _CE.KILL: _C.KILLED,
         },
         _C.RUNNING: {
             _CE.STOP: _C.STOPPING,
-            _CE.RESTART: _C.RESTARTING,
             _CE.STOPPED: _C.FINISHED,
             _CE.FAIL: _C.ERROR,
             _CE.KILL: _C.KILLED,
         },
         _C.STOPPING: {_CE.STOPPED: _C.FINISHED, _CE.FAIL: _C.ERROR, _CE.KILL: _C.KILLED},
-        _C.RESTARTING: {
-            _CE.READY: _C.RUNNING,
-            _CE.STOP: _C.STOPPING,
-            _CE.FAIL: _C.ERROR,
-            _CE.KILL: _C.KILLED,
-        },
+        _C.RESTARTING: {_CE.FAIL: _C.ERROR},
         _C.FINISHED: {},
         _C.ERROR: {},
         _C.KILLED: {},
@@ -192,18 +224,15 @@ JOBS: Lifecycle[JobState, JobEvent] = Lifecycle(
         _J.STARTED: {
             _JE.RUN: _J.RUNNING,
             _JE.RESTART: _J.RESTARTING,
-            _JE.FAIL: _J.ERROR,
-            _JE.KILL: _J.KILLED,
-        },
-        _J.RUNNING: {
             _JE.FINISH: _J.FINISHED,
-            _JE.RESTART: _J.RESTARTING,
             _JE.FAIL: _J.ERROR,
             _JE.KILL: _J.KILLED,
         },
+        _J.RUNNING: {_JE.FINISH: _J.FINISHED, _JE.FAIL: _J.ERROR, _JE.KILL: _J.KILLED},
         _J.RESTARTING: {
             _JE.RUN: _J.RUNNING,
             _JE.RESTART: _J.RESTARTING,
+            _JE.FINISH: _J.FINISHED,
             _JE.FAIL: _J.ERROR,
             _JE.KILL: _J.KILLED,
         },

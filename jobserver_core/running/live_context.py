@@ -337,9 +337,7 @@ class LiveContext(ContextListener):
             for live in kept:
                 self._outbox.put(live.postpone)
             event = ContextEvent.FAIL if self._doom else _END_EVENTS[end]
-            if not CONTEXTS.allows(self.record.state, event):
-                event = ContextEvent.FAIL
-            if event is ContextEvent.FAIL and error is None:
+            if CONTEXTS.next(self.record.state, event) is ContextState.ERROR and error is None:
                 error = ErrorInfo(message="the context ended by itself")
             self._record_end(event, error)
             self._outbox.put(self._settle)

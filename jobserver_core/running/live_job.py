@@ -90,8 +90,6 @@ class LiveJob:
         delivery that is stored.
         """
         env, now = self._environment, self._environment.clock.now()
-        if ending.event is JobEvent.FINISH and self.job.state is not JobState.RUNNING:
-            self.advance(JobEvent.RUN, running_at=now)
         job = self._ended(ending, now)
         silent = cancelled and job.state is not JobState.FINISHED
         delivery = None if silent else env.callbacks.new_delivery(job)
@@ -166,9 +164,11 @@ class LiveJob:
         return repeatable and now - self._result_failed_at < RESULT_PATIENCE
 
     def _ended(self, ending: Ending, now: datetime) -> Job:
+        ran_at = now if ending.event is JobEvent.FINISH else None  # where the launcher reported only the end
         return attrs.evolve(
             self.job,
             state=JOBS.next(self.job.state, ending.event),
+            running_at=self.job.running_at or ran_at,
             ended_at=now,
             error=ending.error,
             failure=ending.failure,

@@ -104,7 +104,7 @@ def test_a_second_end_of_a_job_changes_nothing(scene: Scene) -> None:
     assert scene.job(job.id).state is JobState.FINISHED
 
 
-def test_a_job_that_ends_without_having_been_running_is_recorded_in_the_legal_order(scene: Scene) -> None:
+def test_a_job_whose_launcher_reports_only_its_end_finishes_and_counts_as_run(scene: Scene) -> None:
     job = scene.submit()
     scene.listener.open_result(job.id, stream=False).write(b"2")
     scene.listener.job_ended(job.id, JobOutcome())
@@ -171,6 +171,16 @@ def test_a_context_ends_as_its_launcher_tells(scene: Scene, end: ContextEnd, sta
     assert (context.error is not None) == (state is ContextState.ERROR)
     with pytest.raises(errors.ContextNotFound):
         scene.submit()
+
+
+@pytest.mark.parametrize("end", [ContextEnd.STOPPED, ContextEnd.FAILED])
+def test_a_context_that_ends_by_itself_before_it_was_ready_has_failed(end: ContextEnd) -> None:
+    scene = Scene(ready=False)
+    scene.listener.context_ended(end)
+    context = scene.server.context("shared")
+    assert context.state is ContextState.ERROR
+    assert context.error == ErrorInfo(message="the context ended by itself")
+    scene.server.close(0)
 
 
 def test_a_context_that_ends_before_it_was_ready_breaks_the_promise() -> None:
