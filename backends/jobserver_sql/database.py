@@ -10,6 +10,10 @@ returns, which even a power cut does not undo; with ``NORMAL`` it survives the e
 however hard, and a power cut may take the last commits.
 
 PostgreSQL: READ COMMITTED, whatever the server's default is: the statements are written for it.
+
+A commit that reaches the disk costs milliseconds, one that does not costs microseconds. So a write says
+whether it must be ``durable``. What nobody was promised need not be: after a power cut it is as if it had not
+happened yet. It survives the end of the process all the same, and the next durable commit takes it along.
 """
 
 from __future__ import annotations
@@ -36,6 +40,12 @@ _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
 _ATTEMPTS = 3
 _WAIT = "jobserver_wait"
 """Marks a SQLite connection that is about to write, with the seconds that it may wait for other processes."""
+_DURABLE = "jobserver_durable"
+"""Marks a SQLite connection whose next commit must reach the disk, or need not."""
+
+
+_LEVEL = "jobserver_synchronous"
+"""The level that a SQLite connection was last set to, where it is not the configured one any more."""
 
 
 class _Refused(StorageError):
@@ -64,20 +74,23 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self, *, patience: float | None = None) -> Iterator[Connection]:
-        """Give a transaction that is committed, durably, when the block is left without an error.
+    def write(self, *, patience: float | None = None, durable: bool = True) -> Iterator[Connection]:
+        """Give a transaction that is committed when the block is left without an error.
 
         ``patience`` is how many seconds to wait for other writers to a SQLite file; the default is
-        ``lock_timeout``.
+        ``lock_timeout``. With ``durable`` it is on the disk then, else soon after.
         """
         with self._translated():
             if self._file is None:
                 with self._engine.begin() as connection:
+                    if not durable:
+                        connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
                     yield connection
                 return
             with self._writing_turn(self._lock_timeout if patience is None else patience) as left:
                 with self._engine.connect() as connection:
                     connection.info[_WAIT] = left
+                    connection.info[_DURABLE] = durable
                     try:
                         with connection.begin():
                             yield connection
@@ -98,15 +111,20 @@ class Database:
             self._turn.release()
 
     def put(
-        self, work: Callable[[Connection], T], *, conflict: Callable[[Connection], Exception | None]
+        self,
+        work: Callable[[Connection], T],
+        *,
+        conflict: Callable[[Connection], Exception | None],
+        durable: bool = True,
     ) -> T:
         """Write, and when a unique index refuses it, raise what ``conflict`` finds to be the reason.
 
-        The reason may be gone by the time it is looked for; then the write is tried again.
+        The reason may be gone by the time it is looked for; then the write is tried again. ``durable`` is as
+        in :meth:`write`.
         """
         for _ in range(_ATTEMPTS):
             try:
-                with self.write() as connection:
+                with self.write(durable=durable) as connection:
                     return work(connection)
             except _Refused as refused:
                 last = refused
@@ -209,6 +227,10 @@ def _sqlite_engine(url: URL, synchronous: str, lock_timeout: float) -> Engine:
         wait = connection.info.get(_WAIT)
         if wait is not None:
             connection.exec_driver_sql(f"PRAGMA busy_timeout={int(wait * 1000)}")
+            level = synchronous if connection.info[_DURABLE] else "normal"
+            if connection.info.get(_LEVEL, synchronous) != level:
+                connection.exec_driver_sql(f"PRAGMA synchronous={level}")
+                connection.info[_LEVEL] = level
         connection.exec_driver_sql("BEGIN" if wait is None else "BEGIN IMMEDIATE")
 
     _keep_write_ahead_log(engine, lock_timeout)

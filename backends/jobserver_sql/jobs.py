@@ -47,6 +47,11 @@ _ADVANCE = update(jobs).where(
     jobs.c.id == bindparam("key"), jobs.c.state == bindparam("expected", type_=jobs.c.state.type)
 )
 _PROGRESS = update(jobs).where(jobs.c.id == bindparam("key"), jobs.c.state.in_(JOBS.live_states))
+_HELD = (
+    select(job_holds.c.position, job_holds.c.binary_id, job_holds.c.digest)
+    .where(job_holds.c.job_id == bindparam("job_id"))
+    .order_by(job_holds.c.position)
+)
 _RELEASE = delete(job_holds).where(job_holds.c.job_id == bindparam("job_id"))
 _FORGET_RESULT = delete(job_results).where(job_results.c.job_id == bindparam("job_id"))
 _FILTERS = ("context_id", "context_name", "class_name", "since", "until")
@@ -93,8 +98,7 @@ def advance(
         del values["progress"]
     if connection.execute(_ADVANCE, values).rowcount != 1:
         raise _stale(connection, job, expected)
-    connection.execute(_RELEASE, {"job_id": job.id})
-    _hold(connection, job)
+    _hold_anew(connection, job)
     if outcome is not None:
         connection.execute(_FORGET_RESULT, {"job_id": job.id})
         connection.execute(insert(job_results), {**row_of(outcome), "job_id": job.id})
@@ -118,13 +122,24 @@ def _key_conflict(connection: Connection, job: Job) -> DuplicateId | None:
 
 
 def _hold(connection: Connection, job: Job) -> None:
-    if job.state.final or not job.class_path:
-        return
-    rows = [
-        {"job_id": job.id, "position": position, "binary_id": entry.binary_id, "digest": entry.digest}
-        for position, entry in enumerate(job.class_path)
-    ]
-    connection.execute(insert(job_holds), rows)
+    if rows := _holds(job):
+        names = ("position", "binary_id", "digest")
+        connection.execute(
+            insert(job_holds), [{"job_id": job.id, **dict(zip(names, row, strict=True))} for row in rows]
+        )
+
+
+def _hold_anew(connection: Connection, job: Job) -> None:
+    """Write what a job holds, unless that is what is stored: nearly always reading is all there is to do."""
+    if [tuple(row) for row in connection.execute(_HELD, {"job_id": job.id})] != _holds(job):
+        connection.execute(_RELEASE, {"job_id": job.id})
+        _hold(connection, job)
+
+
+def _holds(job: Job) -> list[tuple[int, str | None, str]]:
+    """Return what a job keeps from being deleted: nothing once it is final."""
+    entries = () if job.state.final else job.class_path
+    return [(position, entry.binary_id, entry.digest) for position, entry in enumerate(entries)]
 
 
 def _stale(connection: Connection, job: Job, expected: JobState) -> StaleState:

@@ -199,11 +199,13 @@ class SqlMetadataStore(MetadataStore):
     ) -> None:
         """Store a job by compare-and-set on its state, with its result and delivery. Raises StaleState."""
         work = partial(jobs.advance, job=job, expected=expected, outcome=result, delivery=delivery)
-        self._database.put(work, conflict=partial(jobs.advance_conflict, job=job, delivery=delivery))
+        conflict = partial(jobs.advance_conflict, job=job, delivery=delivery)
+        # Nobody was promised that a job is dispatched or runs: only ends and kills must outlive a power cut.
+        self._database.put(work, conflict=conflict, durable=job.state.final or job.kill_requested)
 
     def record_progress(self, job_id: str, progress: JobProgress) -> None:
         """Store how far a job is, if it is not final; anything else is ignored."""
-        with self._database.write(patience=_PROGRESS_PATIENCE) as connection:
+        with self._database.write(patience=_PROGRESS_PATIENCE, durable=False) as connection:
             jobs.record_progress(connection, job_id, progress)
 
     def delete_jobs(self, *, ended_before: datetime, limit: int) -> int:

@@ -20,7 +20,9 @@ class MetadataStore(ABC):
 
     Records go in and come out as frozen models, equal in full to what was stored; times keep
     microseconds and come back in UTC. Every method is one transaction: when it returns, what it
-    did is durable and seen by all later calls; when it raises, nothing was changed. What the
+    did is durable and seen by all later calls; when it raises, nothing was changed. Durable means that
+    the end of the process undoes nothing. A power cut may undo that a job was dispatched, runs or got
+    further, but no record that was added, no final state, and no kill that was asked for. What the
     database itself fails at is a StorageError. Only after a StorageError may the change have been
     stored all the same, since a connection can break during a commit; callers repeat the write and
     recognise their own record, or take it back.
