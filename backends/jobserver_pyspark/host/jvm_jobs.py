@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["HostedJvmJobs"]
 
 _CANCEL_WAIT = 30.0
+_MAX_THREADS = 10_000
 _STOP_WAIT = 5.0
 _DRAIN_WAIT = 3600.0
 """Seconds that streams of a context that is stopped have to finish: the server ends it before, if need be."""
@@ -51,15 +53,17 @@ class HostedJvmJobs:
         self._jars = jars
         self._lock = threading.Lock()
         self._jobs: dict[str, _Job] = {}
+        # A thread that ran a job has a connection to the JVM, which the next job need not wait for.
+        self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="JVM job")
         self._runner: JvmJobs | None = None
         self._folder = Path(order["work_dir"], "jvm-jobs")
 
     def submit(self, request: dict[str, Any], payload: bytes) -> None:
-        """Run a job on a thread of its own."""
+        """Run a job; a thread is its own until it has ended."""
         job = _Job(request)
         with self._lock:
             self._jobs[job.id] = job
-        threading.Thread(target=self._run, args=(job, payload), name=f"job {job.id}", daemon=True).start()
+        self._threads.submit(self._run, job, payload)
 
     def kill(self, job_id: str) -> None:
         """Cancel a job. Code that never looks up cannot be ended alone: then nothing follows but a note."""

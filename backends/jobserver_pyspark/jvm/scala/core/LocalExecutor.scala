@@ -2,6 +2,7 @@ package org.apache.spark.sql.jobserver
 
 import java.lang.reflect.{AccessibleObject, Method}
 import java.util.{Map => JMap}
+import java.util.concurrent.ConcurrentHashMap
 
 import scala.collection.JavaConverters._
 import scala.collection.mutable
@@ -62,11 +63,18 @@ private[jobserver] object LocalExecutor {
   }
 
   private def call(owner: AnyRef, name: String, arguments: AnyRef*): AnyRef = {
-    val method = methods(owner.getClass).find(m => m.getName == name && m.getParameterCount == arguments.size)
-      .getOrElse(throw new IllegalStateException(
-        s"this version of Spark is not known: ${owner.getClass.getName} has no $name"))
-    (method: AccessibleObject).setAccessible(true)
+    val method = known.computeIfAbsent((owner.getClass, name, arguments.size), _ => find(owner.getClass, name, arguments.size))
     method.invoke(owner, arguments: _*)
+  }
+
+  /** Every job asks for the same few methods, and to look one up means to list all of its class. */
+  private val known = new ConcurrentHashMap[(Class[_], String, Int), Method]()
+
+  private def find(owner: Class[_], name: String, count: Int): Method = {
+    val method = methods(owner).find(m => m.getName == name && m.getParameterCount == count)
+      .getOrElse(throw new IllegalStateException(s"this version of Spark is not known: ${owner.getName} has no $name"))
+    (method: AccessibleObject).setAccessible(true)
+    method
   }
 
   // A class that is not public hides its public methods: those of its public parents come first.
