@@ -152,7 +152,7 @@ class JobService:
             take()
         except BaseException:
             self._forget(live)
-            live.settle()
+            live.release()
             if spec is not None:
                 context.abandon()
             raise

@@ -19,17 +19,17 @@ from jobserver_core.ports import JobOutcome, JobSpec
 from jobserver_core.running.results import ResultWriter
 from jobserver_core.running.waiting import Promise
 
-__all__ = ["Ending", "LiveJob"]
+__all__ = ["FinalOutcome", "LiveJob"]
 
 _log = logging.getLogger(__name__)
 
-RESULT_PATIENCE = 300.0
-"""Seconds for which storing a result is repeated, until the failure becomes the job's error."""
+RESULT_TIMEOUT = 300.0
+"""Seconds for which storing a result is retried, until the failure becomes the job's error."""
 
 
 @attrs.frozen(kw_only=True)
-class Ending:
-    """How a job ends: the event of its lifecycle, and what is recorded with it."""
+class FinalOutcome:
+    """How a job ends, ready to be stored: the event of its lifecycle, and what is recorded with it."""
 
     event: JobEvent
     error: ErrorInfo | None = None
@@ -37,18 +37,18 @@ class Ending:
     result: JobResult | None = None
 
     @classmethod
-    def killed(cls, job_id: str) -> Ending:
-        """The end of a job that was killed, in the words of the old server."""
+    def killed(cls, job_id: str) -> FinalOutcome:
+        """Return the outcome of a job that was killed, in the words of the HTTP contract."""
         return cls(event=JobEvent.KILL, error=ErrorInfo(message=f"Job {job_id} killed"))
 
     @classmethod
-    def failed(cls, failure: FailureKind, error: ErrorInfo) -> Ending:
-        """The end of a job that failed."""
+    def failed(cls, failure: FailureKind, error: ErrorInfo) -> FinalOutcome:
+        """Return the outcome of a job that failed."""
         return cls(event=JobEvent.FAIL, error=error, failure=failure)
 
 
 class LiveJob:
-    """The record of a job, the promises to those who wait for it, and the files lent to it.
+    """The record of a job, the promises to those who wait for it, and the files that it leases.
 
     Only its context's :class:`~jobserver_core.running.live_context.LiveContext` changes it, under that
     context's lock.
@@ -82,31 +82,31 @@ class LiveJob:
             job = stored
         self.job = job
 
-    def end(self, ending: Ending, *, cancelled: bool) -> Delivery | None:
+    def end(self, outcome: FinalOutcome, *, cancelled: bool) -> Delivery | None:
         """Store the end of the job and the first delivery of its callback, in one transaction.
 
-        ``cancelled`` tells that somebody asked for this end, who is not called back. Where an end is stored
+        ``cancelled`` says that somebody asked for this end, so no callback is sent. Where an end is stored
         already, by another writer or by an earlier attempt that seemed to fail, it is adopted. Returns the
         delivery that is stored.
         """
         env, now = self._environment, self._environment.clock.now()
-        job = self._ended(ending, now)
+        job = self._ended(outcome, now)
         silent = cancelled and job.state is not JobState.FINISHED
         delivery = None if silent else env.callbacks.new_delivery(job)
         try:
-            env.metadata.advance_job(job, expected=self.job.state, result=ending.result, delivery=delivery)
+            env.metadata.advance_job(job, expected=self.job.state, result=outcome.result, delivery=delivery)
         except StaleState as error:
             _log.warning("an end of job %s is stored already: %s", job.id, error)
             job = env.metadata.job(job.id) or job
             if not job.state.final:
                 self.job = job
-                return self.end(ending, cancelled=cancelled)
+                return self.end(outcome, cancelled=cancelled)
             delivery = next(iter(env.metadata.deliveries_of(job.id)), None)
         self.job = job
         return delivery
 
-    def settle(self) -> None:
-        """Tell those who wait that the job is final, and give back what was lent to it."""
+    def release(self) -> None:
+        """Inform those who wait that the job is final, and release its files."""
         if self._writer is not None:
             self._writer.discard()
         self._files.close()
@@ -114,7 +114,7 @@ class LiveJob:
         self.finished.keep(self.job)
 
     def postpone(self) -> None:
-        """Tell those who wait that the job has not begun and runs under the next server."""
+        """Inform those who wait that the job has not begun and will run under the next server."""
         self._files.close()
         for promise in (self.started, self.finished):
             promise.fail(JobPostponed(job_id=self.job.id))
@@ -135,16 +135,16 @@ class LiveJob:
         """The blob of a result that is stored already, though the job's record may not refer to it yet."""
         return self._writer.digest if self._writer is not None else None
 
-    def ending_of(self, outcome: JobOutcome) -> Ending:
-        """Turn a launcher's outcome into the job's ending; a success stores the result's bytes.
+    def final_outcome(self, reported: JobOutcome) -> FinalOutcome:
+        """Turn the outcome that a launcher reported into the final one; a success stores the result's bytes.
 
         To be called inside a deposit. Raises StorageError when storing the result is worth another
         attempt, which is to call this again.
         """
-        if outcome.killed:
-            return Ending.killed(self.job.id)
-        if outcome.error is not None and outcome.failure is not None:
-            return Ending.failed(outcome.failure, outcome.error)
+        if reported.killed:
+            return FinalOutcome.killed(self.job.id)
+        if reported.error is not None and reported.failure is not None:
+            return FinalOutcome.failed(reported.failure, reported.error)
         try:
             result = self._writer.finish() if self._writer else None
         except (StorageError, UnicodeDecodeError) as error:
@@ -153,25 +153,25 @@ class LiveJob:
             info = ErrorInfo(
                 message=f"the result could not be stored: {error}", error_class=type(error).__name__
             )
-            return Ending.failed(FailureKind.RESULT, info)
-        return Ending(event=JobEvent.FINISH, result=result)
+            return FinalOutcome.failed(FailureKind.RESULT, info)
+        return FinalOutcome(event=JobEvent.FINISH, result=result)
 
     def _may_finish_again(self) -> bool:
         now = self._environment.clock.monotonic()
         if self._result_failed_at is None:
             self._result_failed_at = now
         repeatable = self._writer is not None and self._writer.repeatable
-        return repeatable and now - self._result_failed_at < RESULT_PATIENCE
+        return repeatable and now - self._result_failed_at < RESULT_TIMEOUT
 
-    def _ended(self, ending: Ending, now: datetime) -> Job:
-        ran_at = now if ending.event is JobEvent.FINISH else None  # where the launcher reported only the end
+    def _ended(self, outcome: FinalOutcome, now: datetime) -> Job:
+        ran_at = now if outcome.event is JobEvent.FINISH else None  # where the launcher reported only the end
         return attrs.evolve(
             self.job,
-            state=JOBS.next(self.job.state, ending.event),
+            state=JOBS.next(self.job.state, outcome.event),
             running_at=self.job.running_at or ran_at,
             ended_at=now,
-            error=ending.error,
-            failure=ending.failure,
-            has_result=ending.result is not None,
-            kill_requested=self.job.kill_requested or ending.event is JobEvent.KILL,
+            error=outcome.error,
+            failure=outcome.failure,
+            has_result=outcome.result is not None,
+            kill_requested=self.job.kill_requested or outcome.event is JobEvent.KILL,
         )

@@ -14,7 +14,7 @@ from jobserver_core import ContextState, FailureKind, Job, JobHandle, JobProgres
 from jobserver_core.events import ContextChanged, Event, JobChanged, JobProgressed
 from jobserver_core.memory import MemoryBlobStore, MemoryTransport
 from jobserver_core.ports import BlobWriter, ContextEnd, JobOutcome
-from jobserver_core.running.live_job import RESULT_PATIENCE
+from jobserver_core.running.live_job import RESULT_TIMEOUT
 from jobserver_core.running.retries import FIRST_PAUSE, LONGEST_PAUSE, RetryQueue
 from jobserver_core.running.withdrawals import LIMIT, Withdrawals
 from jobserver_core.testing.clock import ManualClock
@@ -242,7 +242,7 @@ def test_waiting_changes_are_bounded_by_the_slots(scene: Scene) -> None:
         finish(scene, job)
     scene.until_tried(3)
     context = scene.server._services.contexts.live("shared")
-    assert len(context._changes._changes) <= 2 * slots + 1
+    assert len(context._context.changes._changes) <= 2 * slots + 1
     scene.metadata.recover()
     scene.until(lambda: all(job.done() for job in jobs[:slots]))
     scene.until(lambda: len([call for call in scene.handle.calls if call[0] == "submit"]) == 2 * slots)
@@ -273,7 +273,7 @@ def test_a_result_that_the_blob_store_refuses_for_good_is_the_error_of_its_job(s
     scene.listener.job_running(job.id)
     scene.blobs.full = True
     finish(scene, job, b"x" * 200_000, stream=True)
-    scene.clock.advance(RESULT_PATIENCE)
+    scene.clock.advance(RESULT_TIMEOUT)
     scene.until(job.done)
     assert scene.job(job.id).failure is FailureKind.RESULT
     scene.blobs.full = False

@@ -1,0 +1,144 @@
+"""The launch of a context: from its place in the queue of starts to the handle that its launcher returns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from jobserver_core.environment import Environment
+from jobserver_core.models.failures import ErrorInfo
+from jobserver_core.models.lifecycle import ContextState
+from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec
+from jobserver_core.running.context_record import ContextRecord
+from jobserver_core.running.starts import QueuedStart, StartQueue
+
+__all__ = ["ContextLaunch"]
+
+
+class ContextLaunch:
+    """Launches one context when its turn has come, and passes calls on to its launcher.
+
+    A context whose end is wanted before its launch is never launched: it is *withdrawn*, and its end is
+    reported to ``listener`` as if its launcher had. Everything here that calls the launcher runs as an entry
+    of the context's outbox, so a launch and a withdrawal exclude each other without a lock.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        context: ContextRecord,
+        *,
+        starts: StartQueue,
+        listener: ContextListener,
+    ) -> None:
+        self._environment = environment
+        self._context = context
+        self._starts = starts
+        self._listener = listener
+        self._withdrawn = False
+        self._handle: ContextHandle | None = None
+        self.failure: ErrorInfo | None = None
+        """Why the launch was given up, if it was; its launcher will report only a killed context."""
+
+    def begin(self, spec: ContextSpec) -> None:
+        """Start the context as soon as it is its turn; what goes wrong at once ends it, and is raised."""
+        name = self._context.current.name
+        start = QueuedStart(name, launch=lambda: self._launch_queued(spec), expire=self._expire)
+        try:
+            self._environment.launcher.validate(spec)
+            now = self._starts.enter(start)
+            self._context.ready.waiter.add_done_callback(lambda _waiter: self._starts.leave(start))
+            if now:
+                # The launcher may report that it is ready before it has returned the handle.
+                with self._context.outbox.held():
+                    self._launch(spec)
+        except Exception as error:
+            self._fail(error)
+            raise
+
+    def call(self, call: Callable[[ContextHandle], None], unlaunched: ContextEnd | None = None) -> None:
+        """Call the launcher once the lock is released.
+
+        A context that has not been launched ends as ``unlaunched`` says; with None nothing happens to it.
+        """
+
+        def effect() -> None:
+            if self._handle is not None:
+                call(self._handle)
+            elif unlaunched is not None:
+                self._withdraw(unlaunched)
+
+        self._context.outbox.put(effect)
+
+    def _launch_queued(self, spec: ContextSpec) -> None:
+        """Launch a context that had to wait; what goes wrong now shows only in its final state."""
+
+        def effect() -> None:
+            try:
+                self._launch(spec)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is why the context failed
+                self._fail(error)
+
+        self._context.outbox.put(effect)
+        self._context.outbox.drain()
+
+    def _launch(self, spec: ContextSpec) -> None:
+        if self._withdrawn:
+            return
+        env, timeout = self._environment, self._environment.settings.contexts.creation_timeout
+        self._handle = env.launcher.start_context(spec, self._listener)
+        timer = env.clock.call_later(timeout, lambda: self._give_up(timeout, spec.log_path))
+        self._context.ready.waiter.add_done_callback(lambda _waiter: timer.cancel())
+
+    def _fail(self, error: Exception) -> None:
+        info = ErrorInfo(message=str(error), error_class=type(error).__name__)
+        self._listener.context_ended(ContextEnd.FAILED, info)
+
+    def _expire(self) -> None:
+        """End a context that was not launched in time."""
+        limits, status = self._environment.settings.contexts, self._starts.status
+        name = self._context.current.name
+        info = ErrorInfo(
+            message=f"context {name} waited {limits.start_queue_timeout:g} s to be launched: "
+            f"{status.limit} contexts start at once and {status.queued} others wait; start fewer, or raise "
+            "jobserver.contexts.start-queue-timeout or jobserver.contexts.concurrent-starts",
+            error_class="TimeoutError",
+        )
+        self._context.outbox.put(lambda: self._withdraw(ContextEnd.FAILED, info))
+        self._context.outbox.drain()
+
+    def _withdraw(self, end: ContextEnd, error: ErrorInfo | None = None) -> None:
+        """End a context that was never launched, and now never will be."""
+        if self._handle is None:
+            self._withdrawn = True
+            self._listener.context_ended(end, error)
+
+    def _give_up(self, timeout: float, log: Path) -> None:
+        """Kill a context that did not become ready in time; why it did not is in its log, if anywhere."""
+        with self._context.changing():
+            context = self._context.current
+            if context.state is ContextState.STARTED and not self._context.ready_reported:
+                self.failure = _not_ready(context.name, timeout, _last_lines(log))
+                self.call(lambda handle: handle.kill())
+
+
+def _not_ready(name: str, timeout: float, log: list[str]) -> ErrorInfo:
+    """Return the failure of a context that was not ready in time, given the last lines of its log."""
+    messages = [line for line in log if line[:1].strip()]  # neither blank nor a frame of a stack
+    last = f"; its log ends with: {messages[-1]}" if messages else ""
+    return ErrorInfo(
+        message=f"context {name} was not ready after {timeout:g} s{last}",
+        error_class="TimeoutError",
+        stack="\n".join(["last lines of the context's log:", *log] if log else []),
+    )
+
+
+def _last_lines(log: Path, size: int = 4096) -> list[str]:
+    """Return the lines in the last ``size`` bytes of a file; none when there is no file."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+            return file.read().decode(errors="replace").strip().splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,177 @@
+"""The jobs of a living context: as many run at once as there are slots, the others wait in order."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from jobserver_core.environment import Environment
+from jobserver_core.errors import NoSlots, StorageError
+from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.models.lifecycle import ContextState, JobEvent, JobState
+from jobserver_core.ports import JobSpec
+from jobserver_core.repeats import Repeats
+from jobserver_core.running.context_record import ContextRecord
+from jobserver_core.running.live_job import FinalOutcome, LiveJob
+
+__all__ = ["JobQueue"]
+
+_log = logging.getLogger(__name__)
+_repeats = Repeats(_log)
+
+
+class JobQueue:
+    """The slots of one context, and the jobs that wait for one.
+
+    A job takes its slot when its dispatch is stored, and gives it back when its end is stored. Every method
+    that changes something is called inside :meth:`ContextRecord.changing`. ``submit`` adds the call of the
+    launcher to the outbox; ``stop_context`` begins to stop the context, and is itself an entry of the outbox.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        context: ContextRecord,
+        *,
+        submit: Callable[[JobSpec], None],
+        stop_context: Callable[[], None],
+    ) -> None:
+        self._environment = environment
+        self._context = context
+        self._submit = submit
+        self._stop_context = stop_context
+        self._holding = False
+        self._retry_scheduled = False
+        self._waiting: deque[LiveJob] = deque()
+        self._running: dict[str, LiveJob] = {}
+
+    def running(self, job_id: str) -> LiveJob | None:
+        """Return a job that has a slot, or None."""
+        return self._running.get(job_id)
+
+    @property
+    def result_digests(self) -> frozenset[str]:
+        """The blobs of results that no record may refer to yet."""
+        digests = [live.result_digest for live in self._running.values()]
+        return frozenset(digest for digest in digests if digest is not None)
+
+    def check_room(self) -> None:
+        """Raise NoSlots when as many jobs run and wait as the limits allow."""
+        limits = self._environment.settings.jobs
+        taken = len(self._running) + len(self._waiting)
+        if taken >= limits.max_jobs_per_context + limits.max_queued_jobs:
+            raise NoSlots(context=self._context.current.name, running=len(self._running))
+
+    def add(self, live: LiveJob) -> None:
+        """Run a job that is recorded, as soon as a slot is free."""
+        self._publish(live)
+        self._waiting.append(live)
+        self.dispatch()
+
+    def hold(self) -> None:
+        """Dispatch no job any more."""
+        self._holding = True
+
+    def remove(self, live: LiveJob) -> bool:
+        """End a job as killed if it still waits for a slot; return whether it did."""
+        if live not in self._waiting:
+            return False
+        self.end(live, FinalOutcome.killed(live.job.id))
+        self._waiting.remove(live)
+        return True
+
+    def dispatch(self) -> None:
+        """Give free slots to waiting jobs; those whose dispatch cannot be stored go on waiting."""
+        context = self._context
+        if context.current.state is not ContextState.RUNNING or context.end_reported or self._holding:
+            return
+        slots = self._environment.settings.jobs.max_jobs_per_context
+        try:
+            while self._waiting and len(self._running) < slots:
+                self._dispatch(self._waiting[0])
+                self._waiting.popleft()
+        except StorageError as error:
+            job_id = self._waiting[0].job.id
+            _repeats.warning(context.current.id, "job %s waits for storage: %s", job_id, error)
+            self._dispatch_later()
+        for live in self._waiting:
+            self.notify_started(live)
+
+    def begin(self, live: LiveJob) -> None:
+        """Store that a job's code runs. Raises StaleState, StorageError."""
+        live.advance(JobEvent.RUN, running_at=self._environment.clock.now())
+        self._publish(live)
+        self.notify_started(live)
+
+    def end(self, live: LiveJob, outcome: FinalOutcome) -> None:
+        """Store the end of a job and free its slot. Raises StorageError."""
+        context = self._context.current
+        killed = outcome.event is JobEvent.KILL
+        cancelled = killed or live.job.kill_requested or context.stop_requested
+        delivery = live.end(outcome, cancelled=cancelled)
+        self._running.pop(live.job.id, None)
+        job, outbox = live.job, self._context.outbox
+        outbox.put(lambda: self._environment.job_changed(job, delivery))
+        outbox.put(live.release)
+        if self._ends_context(live):
+            outbox.put(self._stop_context)
+
+    def end_all(self, error: ErrorInfo | None) -> None:
+        """End every job that is left because the context ended. Raises StorageError; then repeat it.
+
+        Waiting jobs of a held queue are postponed instead: they stay as they are, for the next server to run;
+        but not when somebody asked for the end of the context.
+        """
+        held = self._holding and not self._context.current.stop_requested
+        postponed = list(self._waiting) if held else []
+        for live in [*self._running.values(), *self._waiting]:
+            if not live.job.state.final and live not in postponed:
+                self.end(live, self.outcome_without_context(live, error))
+        self._waiting.clear()
+        for live in postponed:
+            self._context.outbox.put(live.postpone)
+
+    def outcome_without_context(self, live: LiveJob, error: ErrorInfo | None) -> FinalOutcome:
+        """Return how a job ends because its context did."""
+        context = self._context.current
+        if live.job.kill_requested:
+            return FinalOutcome.killed(live.job.id)
+        if context.ad_hoc and not self._context.ready.waiter.done():
+            reason = error or ErrorInfo(message=context.terminated_message)
+            return FinalOutcome.failed(FailureKind.CONTEXT_INIT, reason)
+        stack = error.message if error else ""
+        lost = ErrorInfo(message=context.terminated_message, error_class="ContextTerminated", stack=stack)
+        return FinalOutcome.failed(FailureKind.CONTEXT_LOST, lost)
+
+    def notify_started(self, live: LiveJob) -> None:
+        """Inform those who wait until the job has begun or is known to wait."""
+        job = live.job
+        self._context.outbox.put(lambda: live.started.keep(job))
+
+    def _publish(self, live: LiveJob) -> None:
+        job = live.job
+        self._context.outbox.put(lambda: self._environment.job_changed(job))
+
+    def _dispatch(self, live: LiveJob) -> None:
+        live.advance(None, dispatched_at=self._environment.clock.now())
+        self._running[live.job.id] = live
+        self._publish(live)
+        self._submit(live.spec)
+
+    def _dispatch_later(self) -> None:
+        if not self._retry_scheduled:
+            self._retry_scheduled = True
+            self._context.changes.put_later(self._dispatch_again)
+
+    def _dispatch_again(self) -> None:
+        with self._context.changing():
+            self._retry_scheduled = False
+            self.dispatch()
+
+    def _ends_context(self, live: LiveJob) -> bool:
+        context = self._context.current
+        if context.ad_hoc:
+            return True
+        wanted = str(context.settings.get("stop-context-on-job-error", "")).lower() == "true"
+        return wanted and live.job.state is JobState.ERROR
