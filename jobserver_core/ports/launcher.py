@@ -97,7 +97,7 @@ class ContextEnd(str, Enum):
     """Why a context ended."""
 
     STOPPED = "stopped"
-    """It was asked to stop, and did."""
+    """It stopped in good order. Before it was ready, and without a request to stop, that is a failure."""
     KILLED = "killed"
     """:meth:`ContextHandle.kill` ended it."""
     FAILED = "failed"
