@@ -232,6 +232,8 @@ _EXITS = {
             "invalid_setting",
             "malformed_url",
             "not_an_archive",
+            "unknown_context_factory",
+            "unsupported_charset",
             "unsupported_media_type",
         ),
         ExitCode.USAGE,
