@@ -21,48 +21,46 @@ from jobserver_http.routes import GROUPS, ROUTES, Reply, Route
 __all__ = ["error_codes", "http_reference"]
 
 _INTRODUCTION = """\
-# HTTP interface
+# HTTP API
 
 <!-- Made by `python -m jobserver_http.reference`; change the table of routes, not this page. -->
 
-The interface of spark-jobserver 0.8 to 0.11: clients that were written for it work as they are. What
-goes beyond
-it is marked *extension*. The same description is served by every server: for programs as OpenAPI at
-`/openapi.json`, for people at `/docs`, where calls can be tried.
+This is the API of spark-jobserver 0.8 to 0.11; its clients work unchanged. Additions are marked
+*extension*. Every server also serves this description: as OpenAPI at `/openapi.json`, and as an interactive
+page at `/docs`, where you can try calls.
 
 ## Conventions
 
-- Bodies are JSON, times ISO-8601 with milliseconds and an offset, a `duration` is `"6.341 secs"` or
+- Bodies are JSON. Times are ISO 8601 with milliseconds and an offset. A `duration` is `"6.341 secs"` or
   `"Job not done yet"`.
-- A failure is `{"status": "ERROR", "result": "<text>"}`, or with an exception
-  `{"status": "<LABEL>", "result": {"message", "errorClass", "stack"}}`. Beyond the contract, each
-  failure has a `"code"` for programs (see [Error codes](#error-codes)), and where the contract fixes the
-  text, the reason is in `"detail"`.
-- Configurations are HOCON, of which JSON is a part, whatever the content type says: `curl -d
-  'input.string = a b'` works.
-  They may not include files or read the environment, and are limited in size and depth (`jobserver.limits`).
-- `POST any/path?_method=DELETE` (or `PUT`) is that method, for proxies that allow no other.
-- A parameter that is given twice, or has a value that it does not take, is refused with 400.
-- `HEAD` is answered like `GET` without the body.
-- Uploads go to storage as they arrive, and large results are sent as they are read; neither is held in
-  memory. A
-  synchronous call that waits holds no thread. A client that leaves does not end its job.
+- An error is `{"status": "ERROR", "result": "<text>"}`, or, with an exception,
+  `{"status": "<LABEL>", "result": {"message", "errorClass", "stack"}}`. In addition to the old API, each
+  error has a machine-readable `"code"` (see [Error codes](#error-codes)). If the old API prescribes the
+  message, the reason is in `"detail"`.
+- Configurations are HOCON, a superset of JSON, whatever the content type: `curl -d 'input.string = a b'`
+  works. They cannot include files or read the environment, and are limited in size and depth
+  (`jobserver.limits`).
+- `POST any/path?_method=DELETE` (or `PUT`) works like that method, for proxies that allow only POST.
+- A repeated parameter or an invalid value is refused with 400.
+- `HEAD` works like `GET` without the body.
+- Uploads and large results are streamed, never held in memory. A waiting synchronous call holds no thread.
+  If a client disconnects, its job continues.
 """
 
 _EVENTS = """\
 ## Event streams
 
-*Extension.* `GET /jobs/<id>/events` and `GET /events` answer with server-sent events (`text/event-stream`):
+*Extension.* `GET /jobs/<id>/events` and `GET /events` return server-sent events (`text/event-stream`):
 
 | event | data |
 | --- | --- |
-| `job` | the job's report, when it is recorded, dispatched, runs, ends; the first is the job as it is now |
+| `job` | the job's report when it is accepted, dispatched, runs and ends; the first is its current state |
 | `progress` | the job's report with `progress` (stages and tasks) |
 | `context` | the context's report, on `/events` |
-| `callback` | a delivery of the job's callback: its state, attempts and last answer |
-| `lost` | `{"count": n}`: the client was too slow, and the n oldest events are gone; ask for the job again |
+| `callback` | a delivery of the job's callback: its state, attempts and last response |
+| `lost` | `{"count": n}`: the client was too slow, and the n oldest events were dropped; get the job again |
 
-A comment line comes every 15 seconds while nothing happens. A job's stream ends with the job.
+While nothing happens, a comment line is sent every 15 seconds. A job's stream ends with the job.
 
 ```sh
 curl -N localhost:8090/jobs/$ID/events
@@ -72,16 +70,14 @@ curl -N localhost:8090/jobs/$ID/events
 _PAGES = """\
 ## Pages of jobs
 
-*Extension.* While there are more jobs than `limit`, the answer of `GET /jobs` has a `Link` header with
-`rel="next"`; follow it
-as it is. `cursor` in it does not shift when new jobs come, as `offset` does. `since` and `until` bound
-the time of submission.
+*Extension.* If there are more jobs than `limit`, the response of `GET /jobs` has a `Link` header with
+`rel="next"`; use its URL unchanged. Unlike `offset`, the `cursor` in it does not shift when new jobs arrive.
+`since` and `until` limit the time of submission.
 
-## Repeating a submit safely
+## Repeat a submit safely
 
-*Extension.* With an `Idempotency-Key` header a repeated `POST /jobs` answers with the job of the first
-one, and starts none.
-The same key for another request is refused with 422.
+*Extension.* With an `Idempotency-Key` header, a repeated `POST /jobs` returns the job of the first one and
+starts none. The same key with a different request is refused with 422.
 """
 
 
@@ -136,7 +132,7 @@ def _reply(reply: Reply) -> str:
 
 
 _CODES = """\
-*Extension.* The `code` of a failure never changes with the wording of its message. New codes may be added.
+*Extension.* The `code` of an error does not change when its message is reworded. New codes may be added.
 
 | code | meaning |
 | --- | --- |"""

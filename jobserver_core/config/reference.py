@@ -24,7 +24,7 @@ _INTRODUCTION = """\
 <!-- Made by `python -m jobserver_core.config.reference`; change the settings, not this page. -->
 
 `jobserver serve --config FILE` reads a file in
-[HOCON](https://github.com/lightbend/config/blob/main/HOCON.md), of which JSON is a part. Every key has a
+[HOCON](https://github.com/lightbend/config/blob/main/HOCON.md), a superset of JSON. Every key has a
 default, so a file needs only what differs:
 
 ```hocon
@@ -40,48 +40,48 @@ jobserver {
 }
 ```
 
-In Python the same settings are `jobserver_core.Settings`: the key `jobserver.jobs.sync-timeout` is the
+In Python, `jobserver_core.Settings` has the same settings: the key `jobserver.jobs.sync-timeout` is the
 attribute `settings.jobs.sync_timeout`. `load_settings(path, overrides={"jobserver.http.port": 0})` of
-`jobserver_core.config.loading` reads a file, with overrides over it.
+`jobserver_core` reads a file and applies overrides.
 
 ## Values
 
-- **Duration**: a number and a unit: `500ms`, `10 s`, `2 minutes`, `1 hour`, `30 days`. Without a unit it
-  is milliseconds, as HOCON has it, and a warning says so. In Python durations are seconds.
+- **Duration**: a number and a unit: `500ms`, `10 s`, `2 minutes`, `1 hour`, `30 days`. A number
+  without a unit is in milliseconds, as in HOCON, and logs a warning. In Python, durations are in seconds.
 - **Size**: a number and a unit. `KiB`, `MiB`, `GiB`, `TiB`, and `k`, `m`, `g`, `t` alone, are powers of
-  1024; `kB`, `MB`, `GB`, `TB` are powers of 1000. Without a unit it is bytes. In Python sizes are bytes.
-- **Path**: relative ones start at the folder of the configuration file, and `~` is the home folder.
-- **List**: `[a, b]`, or one text with commas: `"a, b"`.
-- **Object**: keys of your own; a file's and an override's are merged.
-- **Secret**: text that is never shown, neither in logs nor by `jobserver config show`.
+  1024; `kB`, `MB`, `GB`, `TB` are powers of 1000. A number without a unit is in bytes, as in
+  Python.
+- **Path**: relative to the directory of the configuration file; `~` is the home directory.
+- **List**: `[a, b]`, or one string with commas: `"a, b"`.
+- **Object**: keys that you choose; those of a file and of overrides are merged.
+- **Secret**: a string that is redacted in logs and by `jobserver config show`.
 
-A file may `include "other.conf"`, which is looked for beside it (nothing happens when it is missing,
-unless it is `include required("other.conf")`; `include "other"` reads `other.conf`, `other.json` and
-`other.properties`), and use environment variables as `${NAME}`, or `${?NAME}`
-for one that may be missing. An unknown key is an error that names the nearest known one.
+A file can include another one in the same directory with `include "other.conf"`; a missing file is ignored.
+`include required("other.conf")` makes it mandatory, and `include "other"` reads `other.conf`, `other.json`
+and `other.properties`. Use environment variables as `${NAME}`, or as `${?NAME}` if the variable may be
+missing. An unknown key is an error that names the nearest known one.
 
 ## Settings
 """
 
 _POSTED = """
-## What users post
+## Configurations in requests
 
-The configuration of a job or a context that comes with a request is HOCON or JSON too, but it comes from
-outside:
+The configuration of a job or context in a request is also HOCON or JSON, but it is untrusted:
 
-- `include` of any kind is refused, and the environment is not consulted: `${NAME}` means a key of the
-  same text.
-- `jobserver.limits.config-size` bounds the text, and what it becomes once its substitutions are put in;
-  `jobserver.limits.config-depth` bounds how deep objects and lists nest.
-- Further limits are fixed. HOCON that is not JSON has at most 100,000 values; substitutions refer to each
-  other at most 100 deep, and take at most 300,000 steps to put in, short texts fewer; a number has at most
-  1000 characters. So the most hostile text takes about two seconds of one core, and everyday ones next to
-  nothing. Large configurations are parsed one after the other, so that many of them hold up no other calls.
-- Settings of Spark may stand below settings: below `spark.context-settings` and in each of `spark.contexts`,
-  `spark.speculation = true` and `spark.speculation.interval = 10s` keep both, as does a configuration file.
-- Durations and sizes stay text (`10 s`), single quotes are part of the text, and text without quotes
-  must not hold ``$ " { } [ ] : = , + # ` ^ ? ! @ * & \\``.
-- A key that JSON repeats is merged as in HOCON, and `NaN` and `Infinity` are text.
+- `include` of any kind is refused, and environment variables are not read: `${NAME}` refers to a key of the
+  same document.
+- `jobserver.limits.config-size` limits the document, also after its substitutions are resolved;
+  `jobserver.limits.config-depth` limits how deep objects and lists nest.
+- Other limits are fixed. HOCON that is not JSON can have 100,000 values. Substitutions can refer to each
+  other 100 levels deep and take 300,000 steps to resolve, fewer in short documents. A number can have 1000
+  characters. So the most hostile document takes about two seconds of one core, and ordinary ones next to
+  nothing. Large configurations are parsed one at a time, so many of them do not delay other calls.
+- A Spark setting can have settings below it: in `spark.context-settings` and in each of `spark.contexts`,
+  `spark.speculation = true` and `spark.speculation.interval = 10s` both apply, as in a configuration file.
+- Durations and sizes stay strings (`10 s`), single quotes are part of a string, and unquoted strings
+  must not contain ``$ " { } [ ] : = , + # ` ^ ? ! @ * & \\``.
+- A repeated key in JSON is merged as in HOCON, and `NaN` and `Infinity` are strings.
 """
 
 
@@ -110,15 +110,15 @@ def _shown(value: Any) -> str:
 
 
 def _old_keys() -> Iterator[str]:
-    yield "\n## Files of the old server\n\nThese keys of its files mean the same as one of the above:\n\n"
+    yield "\n## Files of the old server\n\nThese old keys have the same meaning as a key above:\n\n"
     yield "| old key | key |\n| --- | --- |\n"
     yield from (f"| `{old}` | `{new}` |\n" for old, new in ALIASES.items())
-    yield "\nThe `yarn-…` ones count on a YARN master only, and win there. "
-    yield "Every key of `jobserver` may also stand below `spark.jobserver`.\n\n"
-    yield "These mean nothing here, with all that is below them, and are ignored with one warning each: "
+    yield "\nThe `yarn-…` keys apply only to a YARN master, and take precedence there. "
+    yield "Every key of `jobserver` can also be below `spark.jobserver`.\n\n"
+    yield "These keys, with everything below them, have no meaning here. Each is ignored with one warning: "
     yield ", ".join(f"`{key}`" for key in sorted(IGNORED))
-    yield ".\n\nAccess control and encryption that were switched on there are not ignored but refused, "
-    yield "so that a server is never open by accident.\n"
+    yield ".\n\nIf they turn on access control or encryption, they are refused instead of ignored, "
+    yield "so a server is never open by accident.\n"
 
 
 if __name__ == "__main__":
