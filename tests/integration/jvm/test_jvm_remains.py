@@ -31,7 +31,7 @@ def written(tmp_path: Path) -> Path:
 def started(bench: Any, jar: Path, kind: str, written: Path) -> Any:
     request = bench.request("remains.Start", jar, kind="session", config={"kind": kind, "path": str(written)})
     job = bench.start(request)
-    job.wait_for_log("started")
+    job.wait_for_log("now it writes")
     return job
 
 

@@ -18,12 +18,12 @@ import org.apache.spark.streaming.{JobStreaming, StreamingContext}
  * Streams are ended after every job. Tasks, threads and processes are ended when a job is killed: a job that has
  * finished may well have left something for the next one, such as a pool of connections.
  */
-private[jobserver] final class JobRemains(jobId: String, spark: SparkContext, threads: JobThreads) {
-  private val tasks = new JobTasks(spark, Isolation.JobProperty, jobId)
+private[jobserver] final class JobRemains(
+    jobId: String, spark: SparkContext, tasks: JobTasks, threads: JobThreads) {
 
   def endTasks(): Boolean = {
     if (!spark.isStopped) spark.cancelJobsWithTag(jobId)
-    tasks.kill()
+    tasks.kill(jobId)
   }
 
   /** The StreamingContext that the job started, be it the one that it was handed or one that it made itself. */

@@ -5,7 +5,7 @@ import java.util.concurrent.ConcurrentHashMap
 import scala.collection.JavaConverters._
 
 import org.apache.spark.SparkContext
-import org.apache.spark.scheduler.JobResultGetter
+import org.apache.spark.scheduler.{JobResultGetter, JobTasks}
 import org.apache.spark.sql.SparkSession
 
 /**
@@ -20,6 +20,7 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
   private val context: SparkContext = root.sparkContext
   private val codeHomes: Isolation = Isolations.make(isolation, root, maxSessions)
   private val serializers = new Serializers(context)
+  private val tasks = new JobTasks(context, Isolation.JobProperty)
   private val jobs = new ConcurrentHashMap[String, RunningJob]()
   @volatile private var oldApi: Option[JobApi] = None
 
@@ -45,7 +46,7 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
   /** Starts a job on threads of its own and returns at once. */
   def start(requestJson: String): Unit = {
     val request = JobRequest.parse(requestJson)
-    val job = new RunningJob(request, context, codeHomes, serializers, oldApi, () => jobs.values.asScala.toSeq)
+    val job = new RunningJob(request, context, tasks, codeHomes, serializers, oldApi, () => jobs.values.asScala.toSeq)
     require(jobs.putIfAbsent(request.jobId, job) == null, s"job ${request.jobId} runs already")
     try job.start()
     catch {
@@ -105,7 +106,7 @@ private[jobserver] object JobRunner {
   /** The adapter to the API, which must be the server's: a copy that comes first on the class path would not fit. */
   private def loadApi(): JobApi = {
     val loader = getClass.getClassLoader
-    val (own, found) = (origin(Class.forName(ApiAdapter, false, loader)), origin(Class.forName(ApiClass, false, loader)))
+    val Seq(own, found) = Seq(ApiAdapter, ApiClass).map(name => origin(Class.forName(name, false, loader)))
     if (own != found) throw new ClassPathConflict(
       s"$ApiClass comes from $found, not from the server: take the job API out of spark.driver.extraClassPath")
     Class.forName(ApiAdapter, true, loader).getDeclaredConstructor().newInstance().asInstanceOf[JobApi]

@@ -58,9 +58,9 @@ private[jobserver] object JobThreads {
   /** The classes of a thread, of what it runs, and of what waits for it in its pool or timer. */
   private def work(thread: Thread): Seq[Class[_]] = {
     val target = targetOf(thread)
-    val waiting = poolOf(target).toSeq.flatMap(pool => pool.getQueue.asScala.flatMap(unwrapped) ++ Seq(pool.getThreadFactory)) ++
-      timerTasks(thread)
-    (Seq(thread) ++ target ++ waiting).map(_.getClass)
+    val pooled = poolOf(target).toSeq
+      .flatMap(pool => pool.getQueue.asScala.flatMap(unwrapped) ++ Seq(pool.getThreadFactory))
+    (Seq(thread) ++ target ++ pooled ++ timerTasks(thread)).map(_.getClass)
   }
 
   private def drain(thread: Thread): Unit = {

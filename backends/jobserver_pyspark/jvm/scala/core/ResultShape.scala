@@ -274,7 +274,7 @@ private[jobserver] object ResultShape {
       members.entries.map { case (key, value) =>
         val text = keyText(key)
         seen.put(text, key).foreach(other => throw new ResultRefused(
-          s"two keys of one map are both \"$text\" in JSON: a ${typeName(other)} and a ${typeName(key)}"))
+          s"""two keys of one map are both "$text" in JSON: a ${typeName(other)} and a ${typeName(key)}"""))
         (text, value)
       }
     }

@@ -5,6 +5,7 @@ import java.util.concurrent.{CompletableFuture, TimeUnit, TimeoutException}
 import scala.util.control.NonFatal
 
 import org.apache.spark.SparkContext
+import org.apache.spark.scheduler.JobTasks
 import org.apache.spark.sql.SparkSession
 import org.apache.spark.streaming.StreamingContext
 
@@ -12,6 +13,7 @@ import org.apache.spark.streaming.StreamingContext
 private[jobserver] final class RunningJob(
     private val request: JobRequest,
     spark: SparkContext,
+    tasks: JobTasks,
     codeHomes: Isolation,
     serializers: Serializers,
     oldApi: Option[JobApi],
@@ -20,7 +22,7 @@ private[jobserver] final class RunningJob(
   val validated = new CompletableFuture[Outcome]()
   val ended = new CompletableFuture[Outcome]()
   private val threads = new JobThreads(request.jobId, new JobLog(request.logPath, request.maxLogBytes))
-  private val remains = new JobRemains(request.jobId, spark, threads)
+  private val remains = new JobRemains(request.jobId, spark, tasks, threads)
   private val processes = new JobProcesses(threads)
   private lazy val classNames = request.jars.flatMap(SharedIsolation.files).map(_._1)
     .filter(_.endsWith(".class")).map(_.stripSuffix(".class").replace('/', '.')).toSet
@@ -174,7 +176,7 @@ private[jobserver] final class RunningJob(
 
   private def report(error: Throwable): Outcome = {
     if (!cancelled) error.printStackTrace()
-    remains.endTasks() // those of its threads, and what it had just submitted when it was interrupted
+    if (!spark.isStopped) spark.cancelJobsWithTag(request.jobId) // those of its threads
     Outcome.failed("raised", error)
   }
 
@@ -203,10 +205,21 @@ private[jobserver] final class RunningJob(
   }
 
   private def endOnce(home: CodeHome, killed: Boolean): Boolean = {
-    val streams = jobContext.exists(context => remains.endStreams(context.session))
+    val streams = left(jobContext.exists(context => remains.endStreams(context.session)))
     // Each of them is tried, whatever came of the one before.
     if (!killed) streams
-    else Seq(streams, remains.endTasks(), processes.end(neighbours.map(_.processes)), endThreads(home)).contains(true)
+    else Seq(
+      streams,
+      left(remains.endTasks()),
+      left(processes.end(neighbours.map(_.processes))),
+      left(endThreads(home))).contains(true)
+  }
+
+  /** What cannot be asked may still be there. */
+  private def left(end: => Boolean): Boolean = try end catch {
+    case NonFatal(error) =>
+      error.printStackTrace()
+      !spark.isStopped
   }
 
   private def endThreads(home: CodeHome): Boolean = {

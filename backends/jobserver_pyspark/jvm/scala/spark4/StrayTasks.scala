@@ -41,10 +41,7 @@ private[spark] object StrayTasks {
   def watch(context: SparkContext, property: String, ambiguous: () => Boolean): Unit =
     context.taskScheduler match {
       case scheduler: TaskSchedulerImpl =>
-        val field = classOf[TaskSchedulerImpl].getDeclaredField("schedulableBuilder")
-        field.setAccessible(true)
-        val inner = field.get(scheduler).asInstanceOf[SchedulableBuilder]
-        field.set(scheduler, new StrayTasks(inner, property, ambiguous))
+        JobTasks.wrapBuilder(scheduler)(new StrayTasks(_, property, ambiguous))
       case _ =>
     }
 }

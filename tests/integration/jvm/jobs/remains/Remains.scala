@@ -33,7 +33,7 @@ object Start {
     val path = config.get("path").toString
     start(config.get("kind").toString, path, spark)
     while (!Files.exists(Paths.get(path))) Thread.sleep(10)
-    println("started")
+    println("now it writes")
     if (config.get("wait") != false) Thread.sleep(600000)
     "left"
   }
