@@ -29,6 +29,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from jobserver_pyspark.demo import build_wheel
 
@@ -278,39 +279,37 @@ class Bench:
     def cold_stock(self) -> float:
         """Return how many seconds a fresh stock PySpark takes to its first word count."""
         begun = time.time()
-        with subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", STOCK],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        ) as process:
-            assert process.stdout is not None
-            return float(process.stdout.readline().split()[1]) - begun
+        with stock_session() as (_, answers):
+            return float(answers.readline().split()[1]) - begun
 
     @contextmanager
     def warm_stock(self) -> Iterator[Callable[[], float]]:
         """Start a stock session; yield a function that counts words in it and returns how long that took."""
-        with subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", STOCK],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        ) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdout.readline()
+        with stock_session() as (requests, answers):
+            answers.readline()
 
             def count() -> float:
-                assert process.stdin is not None
-                assert process.stdout is not None
-                process.stdin.write("\n")
-                process.stdin.flush()
-                return float(process.stdout.readline())
+                requests.write("\n")
+                requests.flush()
+                return float(answers.readline())
 
             yield count
-            process.stdin.close()
+
+
+@contextmanager
+def stock_session() -> Iterator[tuple[IO[str], IO[str]]]:
+    """Start PySpark without the job server; it ends with the block."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", STOCK],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield process.stdin, process.stdout
+        process.stdin.close()
 
 
 # -- rows ----------------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ class Call:
 
     @property
     def caller(self) -> str:
-        """Who calls, for limits of one caller: the user, or the address without log-ins."""
+        """The caller for per-caller limits: the user, or the address where nobody logs in."""
         if self.identity is not None:
             return f"user {self.identity.name}"
         return f"address {(self.scope.get('client') or ('unknown',))[0]}"

@@ -7,7 +7,7 @@ file is ``name:hash:permissions``, with the sha256 of the token in hex. Permissi
 count.
 
 A file that its group or everyone may write is refused, and so is one in a directory where everyone may
-replace it: whoever writes it decides who may run code. A password file that everyone may read is
+replace it: its content decides who may run code. A password file that everyone may read is
 accepted with a warning, since it has hashes alone and mounted secrets are often readable.
 """
 

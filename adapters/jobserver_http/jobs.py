@@ -85,7 +85,7 @@ async def _finished(call: Call, handle: JobHandle, patience: float) -> Response:
 
 
 def _closing(call: Call, job: Job) -> Response:
-    """Tell a caller who waits while the server ends what becomes of the job."""
+    """The server shuts down while a synchronous caller waits; the answer says what becomes of the job."""
     kind = JobPostponed if job.waiting else JobInterrupted
     answer = answer_to(kind(job_id=job.id), call.route.name, call.names)
     return json_response({**answer.body, "jobId": job.id}, answer.status, headers=answer.headers)

@@ -1,9 +1,8 @@
 """A limit on the time that everything about one exchange may take together.
 
 Time limits of single reads never end a transfer in which a byte arrives now and then. So each exchange
-has one :class:`Deadline`: whoever is about to wait for the network asks it how long that may last. A
-cancellation has to reach somebody who waits already, so it shuts down the sockets that are watched, which
-wakes whoever reads from them or writes to them.
+has one :class:`Deadline`, which every wait for the network asks how long it may last. A cancellation has to
+reach a thread that waits already, so it shuts down the watched sockets, which wakes the threads on them.
 """
 
 from __future__ import annotations

