@@ -220,6 +220,7 @@ def test_a_job_without_the_old_api_runs_where_its_libraries_cannot_be_had(
 ) -> None:
     poor = attrs.evolve(bench.jobs.toolchain, libraries=LibrarySource(folder=tmp_path))
     monkeypatch.setattr(bench.jobs, "toolchain", poor)
+    monkeypatch.setattr(bench.jobs, "_api_loaded", False)  # as before any job of the context needed it
     assert bench.value("shapes.WordCount", shapes_jar, config={"words": "a"}) == {"a": 1}
     outcome = bench.run("spark.jobserver.VeryShortDoubleJob", old_jar)
     assert outcome.failure is FailureKind.LOADING
