@@ -185,12 +185,12 @@ def test_a_context_starts_where_the_temporary_folder_has_a_long_path(
         for each, version in ((code, "1.0"), (other_code, "2.0")):
             assert context.run("work.Version", code=each).value["executors"] == version
         place = Path(context.run("work.Environment").value["job"]["TMPDIR"])
-        assert len(list((folder / "pyspark" / "packages").iterdir())) == 2
+        assert len(list((folder / "pyspark" / "packages" / "contents").iterdir())) == 2
     finally:
         launcher.close()
     assert len(str(place)) <= 60
     assert not place.exists()
-    assert list((folder / "pyspark" / "packages").iterdir()) == []  # none is to stay unused
+    assert list((folder / "pyspark" / "packages" / "contents").iterdir()) == []  # none is to stay unused
 
 
 def test_a_place_for_sockets_that_is_nowhere_is_told_before_anything_starts(
