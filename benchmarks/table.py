@@ -403,7 +403,7 @@ def class_paths(bench: Bench) -> None:
         for number in range(8):
             name = f"other{number}"
             client.call(
-                "POST", f"/binaries/{name}", bench._wheel(name).read_bytes(), "application/python-wheel"
+                "POST", f"/binaries/{name}", bench.make_wheel(name).read_bytes(), "application/python-wheel"
             )
             time.sleep(0.5)
             first.append(timed(lambda n=name: client.run(n, f"{n}.Nothing", "warm")))

@@ -62,6 +62,8 @@ def dumps(value: Any, *, allow_nan: bool = False) -> str:
     """
     encoder = json.JSONEncoder(allow_nan=allow_nan, separators=(",", ":"))
     try:
+        if _has_only_simple_values(value):
+            return encoder.encode(value)
         return "".join(_chunks(value, encoder.encode))
     except RecursionError:
         raise ValueError("the value nests too deep, or contains itself") from None
@@ -69,7 +71,27 @@ def dumps(value: Any, *, allow_nan: bool = False) -> str:
 
 _SIMPLE = frozenset({str, int, bool, float, type(None)})
 """The types of values that the C encoder writes as :func:`dumps` would."""
+_CONTAINERS = frozenset({dict, list})
 _Encode = Callable[[Any], str]
+
+
+def _has_only_simple_values(value: Any) -> bool:
+    """Whether the C encoder, many times as fast, writes the whole value as :func:`dumps` would."""
+    waiting, seen = [value], set[int]()
+    while waiting:
+        container = waiting.pop()
+        if type(container) not in _CONTAINERS or id(container) in seen:
+            return type(container) in _SIMPLE
+        seen.add(id(container))
+        if type(container) is dict and set(map(type, container)) - {str}:
+            return False
+        values = container.values() if type(container) is dict else container
+        kinds = set(map(type, values)) - _SIMPLE
+        if kinds - _CONTAINERS:
+            return False
+        if kinds:
+            waiting.extend(inner for inner in values if type(inner) in _CONTAINERS)
+    return True
 
 
 def _chunks(value: Any, encode: _Encode) -> Iterator[str]:
