@@ -1,4 +1,4 @@
-"""The table of docs/performance.md: how fast jobs are through a real server, each figure with its baseline.
+"""The table of docs/explanation/performance.md: how fast jobs are through a real server, with baselines.
 
     python benchmarks/table.py [--only NAME ...] [--jobs 300]
 
