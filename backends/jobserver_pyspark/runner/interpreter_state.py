@@ -111,12 +111,14 @@ def _stream_settings() -> Restore:
 def _interpreter() -> Restore:
     recursion, interval, digits = sys.getrecursionlimit(), sys.getswitchinterval(), _digits()
     timeout, threshold, collecting = socket.getdefaulttimeout(), gc.get_threshold(), gc.isenabled()
+    trace, profile = sys.gettrace(), sys.getprofile()
+    thread_trace, thread_profile = threading.gettrace(), threading.getprofile()
 
     def restore() -> None:
-        sys.settrace(None)
-        sys.setprofile(None)
-        threading.settrace(None)
-        threading.setprofile(None)
+        sys.settrace(trace)
+        sys.setprofile(profile)
+        threading.settrace(thread_trace)
+        threading.setprofile(thread_profile)
         sys.setrecursionlimit(recursion)
         sys.setswitchinterval(interval)
         if digits is not None:
