@@ -1,16 +1,40 @@
-"""Runs a contract suite by hand, so that a test can look at which of its tests fail."""
+"""Runs contract suites by hand, to find out which of their tests fail, and makes planted races certain."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
 import itertools
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from jobserver_core.testing.contract import Contract
+
+DEADLINE = 30.0
+
+
+class Rendezvous:
+    """Holds back the first callers until enough of them have arrived; later callers pass at once.
+
+    A fault that is a race shows only if the racing calls overlap. Left to the scheduler they
+    sometimes do not, and a busy machine makes that likely. So the fault waits here between its check
+    and its write. If the others never come, callers go on after a deadline: the fault then
+    does no harm, and the test that expects it to be caught fails.
+    """
+
+    def __init__(self, parties: int) -> None:
+        self._missing = parties
+        self._changed = threading.Condition()
+
+    def wait(self) -> None:
+        """Return once all parties have arrived, this caller included."""
+        with self._changed:
+            self._missing -= 1
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._missing <= 0, DEADLINE)
 
 
 def cases(suite: type[Contract]) -> Iterator[tuple[str, dict[str, Any]]]:

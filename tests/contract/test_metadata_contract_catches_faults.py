@@ -5,14 +5,13 @@ a test of the contract that fails for it.
 """
 
 import threading
-import time
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 import attrs
 import pytest
-from faults import cases
+from faults import DEADLINE, Rendezvous, cases
 from test_metadata import TestMemoryMetadataStore as Suite
 
 from jobserver_core.errors import BinaryNotFound, DuplicateId, InvalidRequest, JobServerError, StaleState
@@ -117,11 +116,15 @@ class AdvancesDeliveriesWhateverTheState(Fault):
 class ComparesBeforeItLocks(Fault):
     caught_by = "test_of_many_writers_that_end_a_job_one_wins_and_everything_is_its"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._compared = Rendezvous(2)
+
     def advance_job(self, job: Job, *, expected: JobState, **rest: Any) -> None:
         stored = self._jobs.get(job.id)
         if stored is None or stored.state is not expected:
             super().advance_job(job, expected=expected, **rest)
-        time.sleep(0.005)
+        self._compared.wait()
         with self._lock:
             super().advance_job(job, expected=self._jobs[job.id].state, **rest)
 
@@ -205,11 +208,15 @@ class NeverFreesNames(Fault):
 class LooksForNamesBeforeItLocks(Fault):
     caught_by = "test_of_many_contexts_of_one_name_one_is_made"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._looked = Rendezvous(2)
+
     def _put_context(self, context: Context) -> None:
         super()._put_context(context)
         del self._contexts[context.id]
         self._lock.release()
-        time.sleep(0.005)
+        self._looked.wait()
         self._lock.acquire()
         self._contexts[context.id] = context
 
@@ -320,9 +327,20 @@ class RecordsProgressOfTheDead(Fault):
 class BringsJobsBackByProgress(Fault):
     caught_by = "test_progress_racing_the_end_of_a_job_never_brings_it_back"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._read = threading.Event()
+        self._ended = threading.Event()
+
+    def advance_job(self, job: Job, **rest: Any) -> None:
+        self._read.wait(DEADLINE)
+        super().advance_job(job, **rest)
+        self._ended.set()
+
     def record_progress(self, job_id: str, progress: JobProgress) -> None:
         stored = self._jobs[job_id]
-        time.sleep(0.005)
+        self._read.set()
+        self._ended.wait(DEADLINE)
         self._jobs[job_id] = attrs.evolve(stored, progress=progress)
 
 
@@ -549,9 +567,20 @@ class ChecksBinariesAfterStoringTheJob(Fault):
 class ChecksUsersBeforeItLocks(Fault):
     caught_by = "test_a_delete_and_a_submit_of_one_binary_never_both_win"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._checked = threading.Event()
+        self._added = threading.Event()
+
+    def add_job(self, job: Job, *, config: str) -> None:
+        self._checked.wait(DEADLINE)
+        super().add_job(job, config=config)
+        self._added.set()
+
     def delete_binary(self, name: str) -> list[Binary]:
         users = self._users({binary.id for binary in self.binary_versions(name)})
-        time.sleep(0.005)
+        self._checked.set()
+        self._added.wait(DEADLINE)
         if users:
             return super().delete_binary(name)
         with self._lock:
@@ -611,9 +640,13 @@ class LeavesConfigurationsBehind(Fault):
 class DeletesEachJobTwice(Fault):
     caught_by = "test_deletes_of_old_jobs_at_once_remove_each_job_once"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._counted = Rendezvous(5)
+
     def delete_jobs(self, *, ended_before: datetime, limit: int) -> int:
         counted = sum(1 for job in self._jobs.values() if job.ended_at and job.ended_at < ended_before)
-        time.sleep(0.005)
+        self._counted.wait()
         super().delete_jobs(ended_before=ended_before, limit=limit)
         return min(counted, limit)
 
@@ -648,10 +681,14 @@ class SendsInTheOrderOfCreation(Fault):
 class ClaimsBeforeItLocks(Fault):
     caught_by = "test_of_many_couriers_that_claim_a_delivery_one_wins"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._compared = Rendezvous(2)
+
     def advance_delivery(self, delivery: Delivery, *, expected: DeliveryState) -> None:
         if self._deliveries[delivery.id].state is not expected:
             super().advance_delivery(delivery, expected=expected)
-        time.sleep(0.005)
+        self._compared.wait()
         self._deliveries[delivery.id] = delivery
 
 
