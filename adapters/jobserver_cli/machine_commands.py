@@ -7,7 +7,7 @@ import getpass
 import json
 import logging
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +23,7 @@ from jobserver_cli.terminal import Terminal
 if TYPE_CHECKING:
     from jobserver_cli.diagnosis import Finding
     from jobserver_core.config.loading import Described
+    from jobserver_core.config.settings import Settings
 
 __all__ = ["register"]
 
@@ -88,7 +89,7 @@ def config_show(
     # Warnings are printed below: without a handler Python would print those that are logged as well.
     logging.getLogger("jobserver_core").addHandler(logging.NullHandler())
     settings = settings_of(config, host, port, data_dir)
-    for warning in settings.warnings:
+    for warning in [*settings.warnings, *_context_problems(settings)]:
         terminal.note(f"warning: {warning}", style="yellow")
     described = [one for one in describe(settings) if not changed or one.origin != "default"]
     if terminal.as_json:
@@ -98,6 +99,20 @@ def config_show(
         terminal.note("every setting is the default")
         return
     terminal.table(["Setting", "Value", "From"], [_setting(one) for one in described])
+
+
+def _context_problems(settings: Settings) -> list[str]:
+    """Return why contexts cannot start with these settings, as far as that is known without starting one."""
+    from jobserver_core import plugins  # noqa: PLC0415 - asking for help needs no launcher
+    from jobserver_core.errors import PluginNotFound  # noqa: PLC0415
+    from jobserver_core.running.context_settings import configuration_problems  # noqa: PLC0415
+
+    try:
+        launcher = plugins.build("launcher", settings.launcher.backend, settings, settings.data_dir)
+    except PluginNotFound as error:
+        return [f"the settings of contexts are not checked: {error}"]
+    with closing(launcher):
+        return list(configuration_problems(settings.spark, launcher))
 
 
 def _setting(described: Described) -> tuple[str, str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jobserver_core.errors import TooLarge
+from jobserver_core.errors import InvalidSetting, TooLarge
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.models.json_values import loads
@@ -113,8 +113,17 @@ class InlineLauncher(Launcher):
         """Let jobs of this class name run this callable."""
         self.functions[class_name] = function
 
+    def validate(self, settings: Mapping[str, Any]) -> None:
+        """Raise InvalidSetting for anything below ``inline`` but the setting that it has."""
+        inline = settings.get("inline") or {}
+        unknown = [key for key in inline if key != "fail"] if isinstance(inline, Mapping) else [""]
+        if unknown:
+            key = f"inline.{unknown[0]}".rstrip(".")
+            raise InvalidSetting(key=key, message="is not a setting; there is inline.fail")
+
     def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
-        """Begin to start a context on a thread of its own."""
+        """Begin to start a context on a thread of its own. Raises InvalidSetting."""
+        self.validate(spec.settings)
         context = _InlineContext(self, spec, listener)
         with self._lock:
             self._contexts.add(context)

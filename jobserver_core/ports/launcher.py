@@ -207,10 +207,13 @@ class Launcher(ABC):
         """
         return
 
-    def validate(self, spec: ContextSpec) -> None:
-        """Raise InvalidSetting for settings that can never work, before a start waits for its turn.
+    def validate(self, settings: Mapping[str, Any]) -> None:
+        """Raise InvalidSetting for settings with which no context can ever start.
 
-        Quick, and without side effects. The default leaves all checks to :meth:`start_context`.
+        ``settings`` is the same tree as in :class:`ContextSpec`. Core calls this before it records a context,
+        so that a mistake is refused instead of leaving a failed context behind. Quick, and without side
+        effects; may be called at any time before :meth:`close`. What takes longer to find out is reported by
+        :meth:`start_context`. The default accepts everything.
         """
         return
 

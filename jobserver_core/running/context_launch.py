@@ -46,7 +46,6 @@ class ContextLaunch:
         name = self._context.current.name
         start = QueuedStart(name, launch=lambda: self._launch_queued(spec), expire=self._expire)
         try:
-            self._environment.launcher.validate(spec)
             now = self._starts.enter(start)
             self._context.ready.waiter.add_done_callback(lambda _waiter: self._starts.leave(start))
             if now:

@@ -11,44 +11,29 @@ from typing import Any
 
 from jobserver_core.binaries.class_paths import ClassPaths, uris_of
 from jobserver_core.config.cores import usable_cores
-from jobserver_core.config.trees import merged
 from jobserver_core.environment import Environment
 from jobserver_core.errors import (
     ContextNotFound,
-    InvalidSetting,
     JobServerError,
     LogNotFound,
     ResultTimeout,
     StorageError,
     Unavailable,
 )
-from jobserver_core.models.binaries import ClassPathEntry, parse_class_path
 from jobserver_core.models.contexts import Context, ContextQuery, StartQueueStatus
 from jobserver_core.models.lifecycle import CONTEXTS
 from jobserver_core.models.names import check_context_name
 from jobserver_core.ports import ContextSpec, Fetched
+from jobserver_core.running.context_settings import check_settings, effective_settings, settings_class_path
 from jobserver_core.running.fetching import FetchService, Preparation
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.starts import StartQueue
 from jobserver_core.running.waiting import Promise, Waiter, all_done
 from jobserver_core.running.withdrawals import Withdrawals
 
-__all__ = ["ContextService", "settings_class_path"]
+__all__ = ["ContextService"]
 
 _log = logging.getLogger(__name__)
-
-_CLASS_PATH_KEYS = ("dependent-jar-uris", "cp")
-
-
-def settings_class_path(settings: Mapping[str, Any]) -> tuple[ClassPathEntry, ...]:
-    """Return what ``dependent-jar-uris`` and ``cp`` name, in that order; a list or a text with commas."""
-    entries: list[ClassPathEntry] = []
-    for key in _CLASS_PATH_KEYS:
-        value = settings.get(key) or ""
-        if not isinstance(value, (str, list)):
-            raise InvalidSetting(key=key, message=f"takes a list or a comma-separated text, got {value!r}")
-        entries += parse_class_path(value if isinstance(value, str) else [str(item) for item in value])
-    return tuple(entries)
 
 
 class ContextService:
@@ -80,8 +65,14 @@ class ContextService:
         )
 
     def uris(self, settings: Mapping[str, Any]) -> list[str]:
-        """Return the URIs that a context with these settings needs the files of."""
-        return uris_of(settings_class_path(self._effective(settings)))
+        """Check the settings of a context to be made, and return the URIs of the files that it needs.
+
+        Raises:
+            InvalidSetting: No context can start with these settings.
+        """
+        tree = self._effective(settings)
+        check_settings(tree, self._environment.launcher)
+        return uris_of(settings_class_path(tree))
 
     def prepare(
         self, name: str, settings: Mapping[str, Any], fetched: Mapping[str, Fetched], *, ad_hoc: bool
@@ -126,13 +117,11 @@ class ContextService:
     def uris_of_successor(self, context_id: str, name: str) -> list[str]:
         """Return the URIs that :meth:`successor` needs the files of."""
         before = self._environment.metadata.context(context_id)
-        if before is None:
-            return []
-        if not before.ad_hoc:
+        if before is not None and not before.ad_hoc:
             with suppress(ContextNotFound):
                 self.live(name)
                 return []
-        return self.uris(before.settings)
+        return self.uris(before.settings if before else {})
 
     def successor(
         self, context_id: str, name: str, fetched: Mapping[str, Fetched]
@@ -258,9 +247,7 @@ class ContextService:
         return context
 
     def _effective(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings of a context, laid over those of every context."""
-        spark = self._environment.settings.spark
-        return merged({"spark": {"master": spark.master}}, spark.context_settings, settings)
+        return effective_settings(self._environment.settings.spark, settings)
 
     @staticmethod
     @contextmanager

@@ -13,6 +13,7 @@ from jobserver_core.models.lifecycle import ContextState, JobEvent, JobState
 from jobserver_core.ports import JobSpec
 from jobserver_core.repeats import Repeats
 from jobserver_core.running.context_record import ContextRecord
+from jobserver_core.running.context_settings import stops_on_job_error
 from jobserver_core.running.live_job import FinalOutcome, LiveJob
 
 __all__ = ["JobQueue"]
@@ -173,5 +174,4 @@ class JobQueue:
         context = self._context.current
         if context.ad_hoc:
             return True
-        wanted = str(context.settings.get("stop-context-on-job-error", "")).lower() == "true"
-        return wanted and live.job.state is JobState.ERROR
+        return live.job.state is JobState.ERROR and stops_on_job_error(context.settings)

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 
-from jobserver_core.errors import TooLarge
+from jobserver_core.errors import InvalidSetting, TooLarge
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.ports import (
@@ -155,6 +155,10 @@ class LauncherContract(Contract):
     def failing_settings(self) -> tuple[dict[str, Any], str]:
         """Return settings of a context that cannot start, and a text that the reason holds."""
 
+    @abstractmethod
+    def refused_settings(self) -> tuple[dict[str, Any], str]:
+        """Return settings with which no context can ever start, and the key that is wrong."""
+
     @pytest.fixture
     def launcher(self) -> Iterator[Launcher]:
         """Supply the launcher under test, closed afterwards; to be overridden."""
@@ -217,18 +221,21 @@ class LauncherContract(Contract):
         assert not context.spec.work_dir.exists()
         assert context.spec.log_path.exists()
 
-    def test_validating_settings_that_work_starts_nothing(self, launcher: Launcher, tmp_path: Path) -> None:
-        spec = ContextSpec(
-            id=str(uuid4()),
-            name="contract-validated",
-            settings=self.settings(),
-            log_path=tmp_path / "validated.log",
-            work_dir=tmp_path / "validated",
-            data_dir=tmp_path,
-        )
-        launcher.validate(spec)
-        assert not spec.log_path.exists()
-        assert not spec.work_dir.exists()
+    def test_settings_that_may_work_pass_validation(self, launcher: Launcher) -> None:
+        launcher.validate(self.settings())
+        launcher.validate(self.failing_settings()[0])
+
+    def test_settings_that_can_never_work_are_refused_before_and_at_the_start(
+        self, launcher: Launcher, tmp_path: Path
+    ) -> None:
+        settings, key = self.refused_settings()
+        with pytest.raises(InvalidSetting) as before:
+            launcher.validate(settings)
+        with pytest.raises(InvalidSetting) as at_start:
+            self.start(launcher, tmp_path, settings)
+        assert before.value.key == at_start.value.key == key
+        assert str(before.value) == str(at_start.value)
+        assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
     def test_a_killed_context_ends_killed_with_nothing_left(self, context: RunningContext) -> None:
         context.handle.kill()

@@ -75,3 +75,6 @@ class TestInlineLauncher(LauncherContract):
 
     def failing_settings(self) -> tuple[dict[str, Any], str]:
         return {"inline": {"fail": "no cores left"}}, "no cores left"
+
+    def refused_settings(self) -> tuple[dict[str, Any], str]:
+        return {"inline": {"fial": "no cores left"}}, "inline.fial"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
 from jobserver_core import (
     ContextChanged,
+    ContextQuery,
     ContextState,
     Event,
     FailureKind,
@@ -31,8 +32,8 @@ class NamedLauncher(ScriptedLauncher):
         self.names: list[str] = []
         self.broken = False
 
-    def validate(self, spec: ContextSpec) -> None:
-        if "wrong" in spec.settings:
+    def validate(self, settings: Mapping[str, Any]) -> None:
+        if "wrong" in settings:
             raise errors.InvalidSetting(key="wrong", message="is never right")
 
     def start_context(self, spec: ContextSpec, listener: ContextListener) -> Any:
@@ -199,8 +200,37 @@ def test_settings_that_can_never_work_are_refused_without_waiting(scene: Scene) 
     scene.create("a", "b", "c")
     with pytest.raises(errors.InvalidSetting, match="is never right"):
         scene.server.create_context("d", {"wrong": True})
-    assert scene.state("d") is ContextState.ERROR
     assert scene.counts == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"wrong": True}, {"stop-context-on-job-error": "perhaps"}, {"cp": {"a": 1}}, {"dependent-jar-uris": 5}],
+)
+def test_settings_that_can_never_work_leave_no_record_and_fetch_nothing(
+    scene: Scene, settings: dict[str, Any]
+) -> None:
+    settings = {"cp": "http://files.example/never-fetched.jar", **settings}
+    with pytest.raises(errors.InvalidSetting):
+        scene.server.create_context("named", settings)
+    with pytest.raises(errors.InvalidSetting):
+        scene.server.submit(a_request("w.Any", context_settings=settings))
+    assert scene.server.contexts(ContextQuery()) == []
+    assert scene.server.jobs().jobs == ()
+    assert scene.launcher.names == []
+    scene.create("named")
+    assert scene.launcher.names == ["named"]
+
+
+def test_configured_contexts_with_settings_that_can_never_work_are_logged_and_not_recorded(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    launcher = NamedLauncher()
+    settings = Settings.from_mapping({"spark.contexts": {"bad": {"wrong": True}, "good": {}}})
+    with a_server(launcher=launcher, settings=settings) as server:
+        assert [context.name for context in server.contexts(ContextQuery())] == ["good"]
+        launcher.close()
+    assert "context bad of the configuration could not be started: setting 'wrong'" in caplog.text
 
 
 def test_a_launch_that_fails_in_its_turn_gives_the_slot_to_the_next_one(scene: Scene) -> None:

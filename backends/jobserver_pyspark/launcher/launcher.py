@@ -8,7 +8,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jobserver_core.config.settings import Settings
 from jobserver_core.errors import LaunchError
@@ -90,9 +92,9 @@ class PySparkLauncher(Launcher):
         find_java()
         find_installation(sys.executable)
 
-    def validate(self, spec: ContextSpec) -> None:
+    def validate(self, settings: Mapping[str, Any]) -> None:
         """Raise InvalidSetting for settings that Spark cannot be started with."""
-        read_settings(spec.settings, default_master=self._master)
+        read_settings(settings, default_master=self._master)
 
     def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
         """Begin to start a context on a thread of its own. Raises LaunchError once closed."""

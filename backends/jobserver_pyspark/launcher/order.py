@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from jobserver_core.errors import InvalidSetting
 from jobserver_core.models import json_values
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import ContextSpec
@@ -24,6 +21,7 @@ from jobserver_pyspark.installation.spark import Installation, python_view, spar
 from jobserver_pyspark.jvm.jobs import context_settings
 from jobserver_pyspark.launcher.options import ALLOWED_VARIABLES, LauncherOptions
 from jobserver_pyspark.launcher.spark_settings import LOOPBACK, PREPARED, SparkSettings
+from jobserver_pyspark.launcher.spark_values import java_options, parse_memory
 from jobserver_pyspark.processes import MARKER
 from jobserver_pyspark.runner.config_trees import FALLBACK_PATH
 
@@ -250,22 +248,14 @@ def _jvm_command(
 
 
 def _heap(conf: Mapping[str, str]) -> str:
-    memory = conf.get("spark.driver.memory", "1g").strip().lower().removesuffix("b")
-    if not re.fullmatch(r"\d+[kmgt]?", memory):
-        raise InvalidSetting(
-            key="spark.driver.memory", message=f"expected a size such as 512m or 2g, got {memory!r}"
-        )
-    return memory if not memory.isdigit() else f"{memory}m"
+    """Return the size of the driver's heap as the JVM takes it, in MiB."""
+    key = "spark.driver.memory"
+    return f"{parse_memory(key, conf.get(key, '1g')) // 2**20}m"
 
 
 def _extra_options(conf: Mapping[str, str]) -> list[str]:
-    found: list[str] = []
-    for key in ("spark.driver.defaultJavaOptions", "spark.driver.extraJavaOptions"):
-        try:
-            found += shlex.split(conf.get(key, ""))
-        except ValueError as error:
-            raise InvalidSetting(key=key, message=f"cannot be split into options: {error}") from None
-    return found
+    keys = ("spark.driver.defaultJavaOptions", "spark.driver.extraJavaOptions")
+    return [option for key in keys for option in java_options(key, conf.get(key, ""))]
 
 
 def properties_file(conf: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ import attrs
 
 from jobserver_core.errors import InvalidSetting, UnknownContextFactory
 from jobserver_pyspark.launcher.context_keys import check_keys
+from jobserver_pyspark.launcher.spark_values import check_heap, check_values, parse_count
 
 __all__ = ["FLAVOURS", "LOOPBACK", "PREPARED", "SparkSettings", "flattened", "read_settings"]
 
@@ -41,7 +42,6 @@ PREPARED = frozenset(
 
 LOOPBACK = "127.0.0.1"
 
-_MEMORY = re.compile(r"\d+\s*[bkmgtp]?b?", re.IGNORECASE)
 _LOCAL = re.compile(r"local(?:\[.*\])?")
 _LOOPBACK = re.compile(r"spark://(?:127\.[0-9.]+|localhost|\[::1\])(?::\d+)?(?:,.*)?")
 
@@ -95,6 +95,7 @@ def read_settings(settings: Mapping[str, Any], *, default_master: str) -> SparkS
     master = _master(conf.pop("spark.master", default_master), flat)
     _set_cores(conf, master, flat)
     _set_memory(conf, master, flat)
+    check_values(conf, master=master, python=flat.get("python.executable"))
     flavour = _flavour(flat.get("context-factory", ""))
     return SparkSettings(
         master=master,
@@ -171,43 +172,32 @@ def _master(master: str, flat: Mapping[str, str]) -> str:
     """A local master that leaves its threads open gets as many as the context has cores."""
     cores = flat.get("num-cpu-cores")
     if cores is not None and master in ("local", "local[*]"):
-        return f"local[{_count('num-cpu-cores', cores)}]"
+        return f"local[{parse_count('num-cpu-cores', cores)}]"
     return master
 
 
 def _set_cores(conf: dict[str, str], master: str, flat: Mapping[str, str]) -> None:
     cores = flat.get("num-cpu-cores")
     if cores is not None:
-        number = _count("num-cpu-cores", cores)
+        number = parse_count("num-cpu-cores", cores)
         if not _LOCAL.fullmatch(master):
             conf.setdefault("spark.cores.max", str(number))
-
-
-def _count(key: str, value: str) -> int:
-    try:
-        number = int(value)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise InvalidSetting(key=key, message=f"expected a whole number from 1, got {value!r}")
-    return number
 
 
 def _set_memory(conf: dict[str, str], master: str, flat: Mapping[str, str]) -> None:
     """In local mode the driver is the only executor, so that the memory is the driver's."""
     for key in ("spark.executor.memory", "spark.driver.memory"):
         if key in conf:
-            conf[key] = _size(key, conf[key])
+            conf[key] = _size(key, conf[key], conf)
     if "memory-per-node" not in flat:
         return
-    text = _size("memory-per-node", flat["memory-per-node"])
+    text = _size("memory-per-node", flat["memory-per-node"], conf)
     conf.setdefault("spark.executor.memory", text)
     if _LOCAL.fullmatch(master):
         conf.setdefault("spark.driver.memory", text)
 
 
-def _size(key: str, value: str) -> str:
-    text = value.strip().replace(" ", "").lower()
-    if not _MEMORY.fullmatch(text):
-        raise InvalidSetting(key=key, message=f"expected a size such as 512m or 2g, got {value!r}")
-    return text
+def _size(key: str, value: str, conf: Mapping[str, str]) -> str:
+    """Return the memory of a process as Spark writes it, without blanks."""
+    check_heap(key, value, conf)
+    return value.replace(" ", "").lower()

@@ -160,6 +160,24 @@ def test_config_show_changed_says_when_there_is_nothing_to_show(jobserver: Comma
     assert (done.code, done.out, done.err) == (0, "", "every setting is the default\n")
 
 
+def test_config_show_warns_of_contexts_that_cannot_start(jobserver: CommandLine, tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    pyspark = f"jobserver {{ launcher.backend = pyspark, data-dir = {data_dir} }}\n"
+    contexts = "odd { context-factory = nonsense }, good { num-cpu-cores = 1 }, 1st {}"
+    path = config_file(tmp_path, f"{pyspark}spark.contexts {{ {contexts} }}")
+    done = jobserver("config", "show", "--config", path, "--json")
+    assert done.code == 0
+    assert "warning: context odd of the configuration cannot start: setting 'context-factory'" in done.err
+    assert "context 1st of the configuration cannot start" in done.err
+    assert "good" not in done.err
+    assert not data_dir.exists()
+
+    path = config_file(tmp_path, pyspark + "spark { master = loca, contexts { one {}, two {} } }")
+    done = jobserver("config", "show", "--config", path, "--json")
+    assert done.err.count("warning:") == 1
+    assert "warning: no context can start: setting 'spark.master': expected local" in done.err
+
+
 def test_config_show_writes_values_as_a_configuration_would(jobserver: CommandLine) -> None:
     lines = [line.split() for line in jobserver("config", "show").out.splitlines()]
     shown = {line[0]: line[1] for line in lines}

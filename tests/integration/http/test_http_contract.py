@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,8 +14,11 @@ import httpx
 import pytest
 
 from conftest import WHEEL, Site, Start
+from jobserver_core import ContextQuery
+from jobserver_core.errors import UnknownContextFactory
+from jobserver_core.memory import InlineLauncher
 from jobserver_core.ports import ContextEnd
-from serving import ScriptedLauncher, archive
+from serving import FUNCTIONS, ScriptedLauncher, archive
 
 JAR = {"Content-Type": "application/java-archive"}
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}(Z|[+-]\d\d:\d\d)")
@@ -499,6 +503,37 @@ def test_an_ad_hoc_context_that_fails_to_start_is_told(site: Site, sync: str) ->
     body = "spark.context-settings.inline.fail = no memory"
     answer = site.submit("w.Count", body, sync=sync)
     assert error_object(answer, 500, "CONTEXT INIT FAILED")["message"] == "no memory"
+
+
+class _Choosy(InlineLauncher):
+    """Knows no context factories at all."""
+
+    def validate(self, settings: Mapping[str, Any]) -> None:
+        super().validate(settings)
+        if "context-factory" in settings:
+            raise UnknownContextFactory(key="context-factory", message="there is no such factory")
+
+
+def test_a_context_with_a_factory_that_does_not_exist_is_never_made(start: Start) -> None:
+    site = start(launcher=_Choosy(FUNCTIONS))
+    answer = site.client.post("/contexts/etl?context-factory=nonsense")
+    assert "no such factory" in error_object(answer, 500, "CONTEXT INIT ERROR")["message"]
+    error(site.client.get("/contexts/etl"), 404, "can't find context with name etl")
+    for sync in ("true", "false"):
+        body = "spark.context-settings.context-factory = nonsense"
+        answer = site.submit("w.Count", body, sync=sync)
+        assert "no such factory" in error_object(answer, 500, "CONTEXT INIT FAILED")["message"]
+    assert site.client.get("/jobs").json() == []
+    assert site.server.contexts(ContextQuery()) == []
+
+
+def test_a_setting_with_which_no_context_starts_is_refused_before_there_is_one(start: Start) -> None:
+    site = start()
+    wrong = "setting 'inline.fial': is not a setting; there is inline.fail"
+    error(site.client.post("/contexts/etl?inline.fial=x"), 400, wrong)
+    error(site.submit("w.Count", "spark.context-settings.inline.fial = x", sync="true"), 400, wrong)
+    assert site.client.get("/jobs").json() == []
+    assert site.server.contexts(ContextQuery()) == []
 
 
 def test_a_synchronous_wait_that_runs_out_says_so_and_the_job_goes_on(site: Site) -> None:

@@ -144,11 +144,11 @@ def test_an_interpreter_without_pyspark_is_told_by_the_contexts_end(start: Start
 
 
 def test_a_start_that_fails_has_the_reason_and_the_log(start: Start) -> None:
-    context = start({"spark": {"driver": {"extraJavaOptions": "-XX:NoSuchOption=1 -Xmx0"}}})
+    context = start({"spark": {"driver": {"extraJavaOptions": "-Xms8p"}}})
     end, error = context.wait_end()
     assert end is ContextEnd.FAILED
     assert "JVM ended" in error.message
-    assert "Invalid maximum heap size" in error.stack
+    assert "Invalid initial heap size" in error.stack
     assert not context.spec.work_dir.exists()
 
 

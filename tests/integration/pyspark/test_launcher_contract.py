@@ -58,4 +58,7 @@ class TestPySparkLauncher(LauncherContract):
         return {"num-cpu-cores": 2, "spark": {"master": "local[*]"}}
 
     def failing_settings(self) -> tuple[dict[str, Any], str]:
-        return {"spark": {"master": "local[no-number]"}}, "local[no-number]"
+        return {"spark": {"master": "local[*]", "scheduler": {"mode": "by-lot"}}}, "by-lot"
+
+    def refused_settings(self) -> tuple[dict[str, Any], str]:
+        return {"spark": {"master": "local[no-number]"}}, "spark.master"

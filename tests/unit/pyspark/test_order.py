@@ -69,7 +69,7 @@ def test_the_jvm_is_started_with_sparks_jars_in_a_fixed_order(
     assert names == ["slf4j-api-2.jar", "a.jar", "z.jar", "job-classes", "d" * 64 + ".jar"]
     assert command[-1] == "org.apache.spark.api.python.PythonGatewayServer"
     assert "-XX:+ExitOnOutOfMemoryError" in command
-    assert "-Xmx1g" in command
+    assert "-Xmx1024m" in command
 
 
 def test_a_context_keeps_to_its_folder_and_to_loopback(
@@ -103,7 +103,25 @@ def test_a_contexts_own_settings_win_over_the_defaults(
     order = order_of(spec, installation, tmp_path, settings).order
     assert order["conf"]["spark.app.name"] == "mine"
     assert order["conf"]["spark.ui.enabled"] == "true"
-    assert "-Xmx3g" in order["jvm"]["command"]
+    assert "-Xmx3072m" in order["jvm"]["command"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "option"),
+    [
+        ("2g", "-Xmx2048m"),
+        ("2 GB", "-Xmx2048m"),
+        ("600", "-Xmx600m"),
+        ("614400k", "-Xmx600m"),
+        ("1073741824b", "-Xmx1024m"),
+        ("1p", "-Xmx1073741824m"),
+    ],
+)
+def test_the_heap_of_the_driver_is_what_spark_would_read_from_the_same_text(
+    spec: ContextSpec, installation: Installation, tmp_path: Path, memory: str, option: str
+) -> None:
+    order = order_of(spec, installation, tmp_path, {"spark": {"driver": {"memory": memory}}})
+    assert option in order.order["jvm"]["command"]
 
 
 def test_the_sites_own_configuration_wins_over_the_defaults_and_a_contexts_over_it(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,13 @@ def test_prefixes_lead_where_the_contract_says() -> None:
             "passthrough": {"spark": {"b": 2}, "other": "x"},
             "hadoop": {"fs": {"c": 3}},
             "launcher": {"spark": {"d": 4}},
-            "python": {"executable": "/usr/bin/python3", "paths": ["/one", "/two"]},
+            "python": {"executable": sys.executable, "paths": ["/one", "/two"]},
         }
     )
     assert found.conf == {"spark.a": "1", "spark.b": "2", "other": "x", "spark.d": "4"}
     assert found.hadoop == {"fs.c": "3"}
     assert found.proxy_user == "alice"
-    assert found.python == "/usr/bin/python3"
+    assert found.python == sys.executable
     assert found.python_paths == ("/one", "/two")
     assert read({"python.paths": "/one:/two,/three"}).python_paths == ("/one", "/two", "/three")
 
@@ -185,12 +186,84 @@ def test_another_way_to_keep_versions_apart_is_refused() -> None:
         ({"num-cpu-cores": 1.5}, "num-cpu-cores"),
         ({"memory-per-node": "lots"}, "memory-per-node"),
         ({"memory-per-node": "-1g"}, "memory-per-node"),
+        ({"memory-per-node": "1bb"}, "memory-per-node"),
+        ({"memory-per-node": "1.5g"}, "memory-per-node"),
+        ({"memory-per-node": "449m"}, "memory-per-node"),
+        ({"spark.driver.memory": "64"}, "spark.driver.memory"),
+        ({"launcher.spark.executor.memory": "1m"}, "spark.executor.memory"),
+        ({"spark.executor.memoryOverhead": "some"}, "spark.executor.memoryOverhead"),
+        ({"spark.cores.max": -1}, "spark.cores.max"),
+        ({"passthrough.spark.executor.cores": "two"}, "spark.executor.cores"),
+        ({"spark.task.cpus": "²"}, "spark.task.cpus"),
+        ({"spark.driver.extraJavaOptions": "'-Da=b"}, "spark.driver.extraJavaOptions"),
+        ({"spark.executor.extraJavaOptions": "-Xmx1g"}, "spark.executor.extraJavaOptions"),
+        ({"spark.submit.deployMode": "cluster"}, "spark.submit.deployMode"),
+        ({"spark.driver.userClassPathFirst": True}, "spark.driver.userClassPathFirst"),
+        ({"spark.executor.userClassPathFirst": "true"}, "spark.executor.userClassPathFirst"),
+        ({"python.executable": "/no/such/python"}, "python.executable"),
+        ({"python.executable": ""}, "python.executable"),
     ],
 )
 def test_values_that_can_never_work_are_refused_by_name(settings: dict[str, Any], key: str) -> None:
     with pytest.raises(InvalidSetting) as caught:
         read(settings)
     assert caught.value.key == key
+
+
+def test_values_that_spark_takes_are_let_through() -> None:
+    settings = {
+        "spark.driver.memory": "300m",
+        "spark.testing.reservedMemory": "1m",
+        "spark.executor.memoryOverhead": "384",
+        "spark.memory.offHeap.size": 0,
+        "spark.driver.userClassPathFirst": False,
+        "spark.submit.deployMode": "client",
+        "spark.driver.extraJavaOptions": "-Da='b c' -XX:+UseSerialGC",
+        "python.executable": "python3",
+    }
+    assert read(settings).conf["spark.driver.memory"] == "300m"
+
+
+MASTERS = (
+    "local",
+    "local[*]",
+    "local[4]",
+    "local[*,3]",
+    "local[2, 3]",
+    "local-cluster[1, 1, 1024]",
+    "spark://host:7077",
+    "spark://[::1]:7077",
+    "spark://a:7077,b:7077",
+    "yarn",
+    "k8s://https://host:443",
+)
+
+
+@pytest.mark.parametrize("master", MASTERS)
+def test_every_kind_of_master_is_accepted(master: str) -> None:
+    assert read({"spark.master": master}).master == master
+    assert read({}, master).master == master
+
+
+@pytest.mark.parametrize(
+    "master",
+    [
+        "",
+        "local[0]",
+        "local[no-number]",
+        "local[]",
+        "locale",
+        "spark://host",
+        "yarn-client",
+        "mesos://h:5050",
+        "k8s://",
+    ],
+)
+def test_a_master_of_an_unknown_kind_is_refused(master: str) -> None:
+    for settings, default in (({"spark.master": master}, "local"), ({}, master)):
+        with pytest.raises(InvalidSetting, match="expected local, ") as caught:
+            read(settings, default)
+        assert caught.value.key == "spark.master"
 
 
 @pytest.mark.parametrize(

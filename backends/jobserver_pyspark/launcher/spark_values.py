@@ -1,0 +1,130 @@
+"""Values of Spark's own settings that are known to be wrong before anything starts.
+
+Spark reads most of its settings late: a context with a bad value fails after seconds, and the message often
+names neither the key nor what it takes. The keys here are those that users set by hand and that every context
+reads.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Mapping
+
+from jobserver_core.errors import InvalidSetting
+
+__all__ = ["check_heap", "check_values", "java_options", "parse_count", "parse_memory"]
+
+LEAST_MEMORY = 450
+"""Spark refuses to start a driver or an executor with less, in MiB: one and a half times what it reserves."""
+
+_MEMORY = re.compile(r"(\d+) *(?:([kmgtp])b?|(b))?", re.IGNORECASE)
+_KIB = {"k": 1, "m": 2**10, "g": 2**20, "t": 2**30, "p": 2**40}
+
+_MEMORY_KEYS = (
+    "spark.driver.memoryOverhead",
+    "spark.executor.memoryOverhead",
+    "spark.executor.pyspark.memory",
+    "spark.memory.offHeap.size",
+)
+_COUNTS = ("spark.cores.max", "spark.executor.cores", "spark.driver.cores", "spark.task.cpus")
+_JAVA_OPTIONS = (
+    "spark.driver.defaultJavaOptions",
+    "spark.driver.extraJavaOptions",
+    "spark.executor.defaultJavaOptions",
+    "spark.executor.extraJavaOptions",
+)
+_USER_FIRST = ("spark.driver.userClassPathFirst", "spark.executor.userClassPathFirst")
+_RESERVED = "spark.testing.reservedMemory"
+
+_MASTERS = re.compile(
+    r"""local | local\[ ([1-9]\d*|\*) (\s*,\s*\d+)? \]
+    | local-cluster\[ \s*\d+\s*,\s*\d+\s*,\s*\d+\s* \]
+    | spark://[^\s,/]+:\d+ (,[^\s,/]+:\d+)* | yarn | k8s://\S+""",
+    re.VERBOSE,
+)
+
+
+def check_values(conf: Mapping[str, str], *, master: str, python: str | None) -> None:
+    """Check a SparkConf, the master, and the interpreter of a context.
+
+    Raises:
+        InvalidSetting: for the first value with which no context can start.
+    """
+    _check_master(master)
+    for key in _MEMORY_KEYS:
+        if key in conf:
+            parse_memory(key, conf[key])
+    for key in _COUNTS:
+        if key in conf:
+            parse_count(key, conf[key])
+    for key in _JAVA_OPTIONS:
+        java_options(key, conf.get(key, ""))
+    if conf.get("spark.submit.deployMode", "client") != "client":
+        raise InvalidSetting(
+            key="spark.submit.deployMode",
+            message="must be client: the driver of a context runs beside the job server",
+        )
+    _check_class_path_order(conf)
+    if python is not None and shutil.which(python) is None:
+        raise InvalidSetting(key="python.executable", message=f"there is no program {python!r}")
+
+
+def _check_master(master: str) -> None:
+    if not _MASTERS.fullmatch(master):
+        raise InvalidSetting(
+            key="spark.master",
+            message="expected local, local[n], local[*], spark://host:port, yarn or k8s://https://host:port, "
+            f"got {master!r}",
+        )
+
+
+def _check_class_path_order(conf: Mapping[str, str]) -> None:
+    """Refuse what would let a job's jar replace the classes that it shares with Spark and the job API."""
+    for key in _USER_FIRST:
+        if conf.get(key, "false").strip().lower() != "false":
+            raise InvalidSetting(
+                key=key,
+                message="is not supported: classes of Spark and of the job API always come before those of a "
+                "job's jars; to use another version of a library of Spark, relocate (shade) it in the jar",
+            )
+
+
+def check_heap(key: str, value: str, conf: Mapping[str, str]) -> None:
+    """Check the memory of a driver or an executor. Raises InvalidSetting."""
+    if parse_memory(key, value) < LEAST_MEMORY * 2**20 and _RESERVED not in conf:
+        raise InvalidSetting(key=key, message=f"Spark needs at least {LEAST_MEMORY}m, got {value!r}")
+
+
+def parse_memory(key: str, value: str) -> int:
+    """Return a size in bytes; a bare number counts MiB, as in Spark. Raises InvalidSetting."""
+    match = _MEMORY.fullmatch(value.strip())
+    if match is None:
+        raise InvalidSetting(key=key, message=f"expected a size such as 512m or 2g, got {value!r}")
+    number, unit, plain_bytes = match.groups()
+    return int(number) if plain_bytes else int(number) * _KIB[(unit or "m").lower()] * 1024
+
+
+def parse_count(key: str, value: str) -> int:
+    """Return a whole number from 1. Raises InvalidSetting."""
+    number = int(value) if value.isdecimal() else 0
+    if number < 1:
+        raise InvalidSetting(key=key, message=f"expected a whole number from 1, got {value!r}")
+    return number
+
+
+def java_options(key: str, value: str) -> list[str]:
+    """Return the options of a JVM as a list; the size of its heap is no option.
+
+    Raises:
+        InvalidSetting: for unbalanced quotes, and for ``-Xmx``.
+    """
+    try:
+        options = shlex.split(value)
+    except ValueError as error:
+        raise InvalidSetting(key=key, message=f"cannot be split into options: {error}") from None
+    if any(option.startswith("-Xmx") for option in options):
+        memory = "spark.executor.memory" if ".executor." in key else "spark.driver.memory"
+        raise InvalidSetting(key=key, message=f"must not have -Xmx: set {memory} instead")
+    return options

@@ -1,0 +1,77 @@
+"""What the core itself reads from a context's settings; the rest is for its launcher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from jobserver_core.config.trees import merged
+from jobserver_core.errors import InvalidName, InvalidSetting
+from jobserver_core.models.binaries import ClassPathEntry, parse_class_path
+from jobserver_core.models.names import check_context_name
+from jobserver_core.ports import Launcher
+
+if TYPE_CHECKING:
+    from jobserver_core.config.settings import SparkSettings
+
+__all__ = [
+    "check_settings",
+    "configuration_problems",
+    "effective_settings",
+    "settings_class_path",
+    "stops_on_job_error",
+]
+
+_CLASS_PATH_KEYS = ("dependent-jar-uris", "cp")
+_STOP_ON_ERROR = "stop-context-on-job-error"
+
+
+def effective_settings(server: SparkSettings, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of one context, merged over the server's settings for every context."""
+    return merged({"spark": {"master": server.master}}, server.context_settings, settings)
+
+
+def check_settings(settings: Mapping[str, Any], launcher: Launcher) -> None:
+    """Check the effective settings of a context.
+
+    Raises:
+        InvalidSetting: No context can start with these settings.
+    """
+    settings_class_path(settings)
+    stops_on_job_error(settings)
+    launcher.validate(settings)
+
+
+def configuration_problems(server: SparkSettings, launcher: Launcher) -> Iterator[str]:
+    """Yield why contexts cannot start: why none can, or why each of those in the configuration cannot."""
+    try:
+        check_settings(effective_settings(server, {}), launcher)
+    except InvalidSetting as error:
+        yield f"no context can start: {error}"
+        return
+    for name, settings in server.contexts.items():
+        try:
+            check_context_name(name)
+            check_settings(effective_settings(server, settings), launcher)
+        except (InvalidName, InvalidSetting) as error:
+            yield f"context {name} of the configuration cannot start: {error}"
+
+
+def settings_class_path(settings: Mapping[str, Any]) -> tuple[ClassPathEntry, ...]:
+    """Return the entries of ``dependent-jar-uris``, then of ``cp``: lists or comma-separated strings."""
+    entries: list[ClassPathEntry] = []
+    for key in _CLASS_PATH_KEYS:
+        value = settings.get(key) or ""
+        if not isinstance(value, (str, list)):
+            raise InvalidSetting(key=key, message=f"takes a list or a comma-separated string, got {value!r}")
+        entries += parse_class_path(value if isinstance(value, str) else [str(item) for item in value])
+    return tuple(entries)
+
+
+def stops_on_job_error(settings: Mapping[str, Any]) -> bool:
+    """Return whether the first job that fails stops the context."""
+    value = settings.get(_STOP_ON_ERROR)
+    wanted = {"true": True, "false": False}.get("false" if value is None else str(value).lower())
+    if wanted is None:
+        raise InvalidSetting(key=_STOP_ON_ERROR, message=f"takes true or false, got {value!r}")
+    return wanted
