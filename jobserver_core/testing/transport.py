@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import pytest
@@ -109,7 +109,7 @@ def logged() -> Iterator[list[str]]:
         root.removeHandler(collector)
 
 
-def await_true(condition: Callable[[], bool], what: str, timeout: float = 3.0) -> None:
+def await_true(condition: Callable[[], bool], what: str, timeout: float) -> None:
     """Wait until a condition holds; fail after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -134,10 +134,11 @@ class Sending:
         for thread in self._threads:
             thread.start()
 
-    def join(self) -> list[Answer]:
-        """Wait for all the answers."""
+    def join(self, patience: float) -> list[Answer]:
+        """Wait for all the answers; fail when one takes longer than ``patience`` seconds."""
+        deadline = time.monotonic() + patience
         for thread in self._threads:
-            thread.join(_TIMEOUT)
+            thread.join(max(0.0, deadline - time.monotonic()))
             assert not thread.is_alive(), "a send did not return"
         assert not self.errors, f"send raised {self.errors[0]!r}"
         return self.answers
@@ -145,6 +146,9 @@ class Sending:
 
 class TransportContract(Contract):
     """What every transport does. Fixtures: ``transport``, and ``receiver``, which accepts."""
+
+    patience: ClassVar[float] = 15.0
+    """Seconds after which a test fails because a call did not return."""
 
     def test_its_schemes_are_told_in_lower_case(self, transport: Transport) -> None:
         assert transport.schemes
@@ -197,7 +201,8 @@ class TransportContract(Contract):
 
     def test_many_threads_may_send_at_once(self, transport: Transport, receiver: Receiver) -> None:
         ids = [f"delivery-{number}" for number in range(24)]
-        answers = Sending(transport, [message(receiver.url, delivery_id=one) for one in ids]).join()
+        sending = Sending(transport, [message(receiver.url, delivery_id=one) for one in ids])
+        answers = sending.join(self.patience)
         assert all(answer.accepted for answer in answers)
         assert sorted(came.delivery_id for came in receiver.received()) == sorted(ids)
 
@@ -257,13 +262,13 @@ class AnsweringTransportContract(TransportContract):
         receiver.hang()
         try:
             began = time.monotonic()
-            (answer,) = Sending(transport, [message(receiver.url)], timeout=0.3).join()
+            (answer,) = Sending(transport, [message(receiver.url)], timeout=0.3).join(self.patience)
             took = time.monotonic() - began
         finally:
             receiver.release()
         assert answer.status is None
         assert answer.error
-        assert 0.25 < took < 2
+        assert took > 0.25
 
     def test_a_receiver_that_is_gone_is_an_answer(
         self, transport: Transport, receiver: AnsweringReceiver
@@ -295,7 +300,7 @@ class AnsweringTransportContract(TransportContract):
         receiver.hang()
         sending = Sending(transport, [message(receiver.url, delivery_id=f"d-{n}") for n in range(4)])
         try:
-            await_true(lambda: len(receiver.received()) == 4, "four attempts at once")
+            await_true(lambda: len(receiver.received()) == 4, "four attempts at once", self.patience)
         finally:
             receiver.release()
-        assert all(answer.accepted for answer in sending.join())
+        assert all(answer.accepted for answer in sending.join(self.patience))
