@@ -141,7 +141,7 @@ def serve(data_dir: Path) -> None:
 def left(server: JobServer) -> int:
     """Count the jobs and deliveries that are not final yet."""
     page = server.jobs(JobQuery(states=(JobState.STARTED, JobState.RUNNING), limit=10_000))
-    metadata = server._services.environment.metadata
+    metadata = server._services.metadata
     live = [metadata.deliveries_in(state, limit=10_000) for state in DELIVERIES.live_states]
     return len(page.jobs) + sum(map(len, live))
 

@@ -14,9 +14,10 @@ import attrs
 
 from jobserver_core.binaries.class_paths import ClassPaths
 from jobserver_core.binaries.data_files import DataFileService
+from jobserver_core.binaries.sweep_lock import SweepLock
 from jobserver_core.binaries.uploads import BinaryService, chunks_of
 from jobserver_core.callbacks.service import CallbackService
-from jobserver_core.environment import Environment, Folders
+from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import JobServerError
 from jobserver_core.events import EventBus
 from jobserver_core.models.binaries import BinaryType
@@ -32,13 +33,18 @@ from jobserver_core.ports import (
     SteadyClock,
     Transport,
 )
+from jobserver_core.running.context_registry import ContextRegistry
 from jobserver_core.running.contexts import ContextService
 from jobserver_core.running.fetching import FetchService
 from jobserver_core.running.health import Health
+from jobserver_core.running.job_configs import JobConfigs
 from jobserver_core.running.jobs import JobService
+from jobserver_core.running.records import Records
 from jobserver_core.running.recovery import Recovery
-from jobserver_core.running.retention import Sweeper
-from jobserver_core.shutdown import FORCE, RELEASE, Steps
+from jobserver_core.running.results import ResultStore
+from jobserver_core.running.retention import BlobSweep, RecordSweep, Sweeper
+from jobserver_core.running.submissions import SubmissionService
+from jobserver_core.shutdown import FORCE, RELEASE, Admission, Steps
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
@@ -53,18 +59,30 @@ STORAGE = ("metadata", "blobs")
 
 @attrs.frozen(kw_only=True, eq=False)
 class Services:
-    """Every use case of a job server."""
+    """Every use case of a job server, and the parts that it starts and closes."""
 
-    environment: Environment
+    metadata: MetadataStore
+    blobs: BlobStore
+    fetcher: Fetcher
+    launcher: Launcher
+    transports: Sequence[Transport]
+    clock: SteadyClock
+    settings: Settings
+    admission: Admission
+    data_directory: DataDirectory
+    bus: EventBus
+    callbacks: CallbackService
+    configs: JobConfigs
     binaries: BinaryService
+    data_files: DataFileService
     fetching: FetchService
+    registry: ContextRegistry
     contexts: ContextService
     jobs: JobService
-    data_files: DataFileService
+    submissions: SubmissionService
     recovery: Recovery
     sweeper: Sweeper
     health: Health
-    transports: Sequence[Transport]
     resources: ExitStack
 
     @classmethod
@@ -82,11 +100,17 @@ class Services:
         data_dir: Path | None,
         resources: ExitStack,
     ) -> Services:
-        """Make the services over these ports; without a data folder a temporary one is made."""
+        """Create the services over these ports; without a data directory a temporary one is used."""
         if data_dir is None:
             data_dir = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="jobserver-")))
         clock = SteadyClock(clock)
-        bus = EventBus()
+        data_directory = DataDirectory(data_dir)
+        admission, bus, sweep_lock = Admission(), EventBus(), SweepLock()
+        configs = JobConfigs(settings.limits, settings.jobs.default_config)
+        results = ResultStore(blobs, sweep_lock, settings.jobs)
+        class_paths = ClassPaths(metadata, blobs, sweep_lock)
+        fetching = FetchService(fetcher, clock, settings.fetcher, admission)
+        data_files = DataFileService(data_directory, clock, settings.limits.upload_size)
         callbacks = CallbackService(
             metadata=metadata,
             blobs=blobs,
@@ -96,45 +120,103 @@ class Services:
             settings=settings.callbacks,
             publish=bus.publish,
         )
-        environment = Environment(
+        records = Records(
+            metadata=metadata, clock=clock, ids=ids, bus=bus, callbacks=callbacks, server_id=ids.new()
+        )
+        registry = ContextRegistry(
+            records=records,
+            launcher=launcher,
+            class_paths=class_paths,
+            data_directory=data_directory,
+            clock=clock,
+            settings=settings,
+        )
+        contexts = ContextService(
+            registry=registry,
+            fetching=fetching,
+            metadata=metadata,
+            data_directory=data_directory,
+            settings=settings,
+        )
+        jobs = JobService(
+            records=records,
+            results=results,
+            configs=configs,
+            metadata=metadata,
+            data_directory=data_directory,
+            clock=clock,
+        )
+        record_sweep = RecordSweep(
+            metadata=metadata,
+            clock=clock,
+            settings=settings,
+            data_directory=data_directory,
+            data_files=data_files,
+        )
+        blob_sweep = BlobSweep(
+            metadata=metadata,
+            blobs=blobs,
+            clock=clock,
+            data_directory=data_directory,
+            sweep_lock=sweep_lock,
+            pinned=registry.pinned_digests,
+        )
+        return cls(
             metadata=metadata,
             blobs=blobs,
             fetcher=fetcher,
             launcher=launcher,
+            transports=transports,
             clock=clock,
-            ids=ids,
             settings=settings,
-            folders=Folders(data_dir),
+            admission=admission,
+            data_directory=data_directory,
             bus=bus,
             callbacks=callbacks,
-            server_id=ids.new(),
-        )
-        class_paths = ClassPaths(environment)
-        fetching = FetchService(fetcher, clock, settings.fetcher)
-        contexts = ContextService(environment, class_paths, fetching)
-        jobs = JobService(environment, class_paths, fetching, contexts)
-        data_files = DataFileService(environment)
-        return cls(
-            environment=environment,
-            binaries=BinaryService(environment),
+            configs=configs,
+            binaries=BinaryService(
+                metadata=metadata,
+                blobs=blobs,
+                sweep_lock=sweep_lock,
+                data_directory=data_directory,
+                clock=clock,
+                ids=ids,
+                max_size=settings.limits.upload_size,
+            ),
+            data_files=data_files,
             fetching=fetching,
+            registry=registry,
             contexts=contexts,
             jobs=jobs,
-            data_files=data_files,
-            recovery=Recovery(environment, jobs),
-            sweeper=Sweeper(environment, data_files, contexts.lent_digests),
-            health=_health_of(environment),
-            transports=transports,
+            submissions=SubmissionService(
+                jobs=jobs,
+                contexts=registry,
+                records=records,
+                fetching=fetching,
+                class_paths=class_paths,
+                configs=configs,
+                callbacks=callbacks,
+            ),
+            recovery=Recovery(
+                metadata=metadata,
+                records=records,
+                jobs=jobs,
+                contexts=contexts,
+                fetching=fetching,
+                class_paths=class_paths,
+            ),
+            sweeper=Sweeper(clock, (*record_sweep.sweeps, blob_sweep)),
+            health=_health_of(metadata, blobs, launcher, data_directory),
             resources=resources,
         )
 
     def start(self) -> None:
-        """Settle the past before anything new begins; then run what is to run."""
+        """Reconcile what an earlier server left behind, and only then start anything new."""
         self._continue_time()
-        self.environment.launcher.sweep()
+        self.launcher.sweep()
         self.data_files.sweep()
-        again = self.recovery.settle()
-        self.environment.callbacks.start()
+        again = self.recovery.end_lost()
+        self.callbacks.start()
         self._upload_configured()
         self.contexts.start_configured()
         self.recovery.restart(again)
@@ -142,9 +224,8 @@ class Services:
 
     def drain(self) -> None:
         """Take nothing new and begin nothing more; jobs that have begun go on."""
-        self.environment.admission.close()
         self.fetching.close()
-        self.contexts.drain()
+        self.registry.drain()
 
     def close(self, timeout: float) -> None:
         """End within ``timeout`` seconds, in the order in which nothing has to report to what has gone.
@@ -152,37 +233,35 @@ class Services:
         Killing and releasing have their fixed times also when less is given. Repeating is allowed.
         """
         self.drain()
-        env = self.environment
         grace = max(0.0, timeout - FORCE - RELEASE)
         if grace:
             # A little less, so that contexts which are ended by force for it are still seen to end.
-            Steps(grace).run("contexts", lambda: self.contexts.stop_all(grace * 0.9))
+            Steps(grace).run("contexts", lambda: self.registry.stop_all(grace * 0.9))
         force = Steps(FORCE)
-        force.run("contexts that have not stopped", lambda: self.contexts.kill_all(FORCE / 2))
-        force.run("the launcher", env.launcher.close)
+        force.run("contexts that have not stopped", lambda: self.registry.kill_all(FORCE / 2))
+        force.run("the launcher", self.launcher.close)
         release = Steps(RELEASE)
         release.run("the sweep", self.sweeper.close)
-        release.run("callbacks", lambda: env.callbacks.close(RELEASE / 2))
+        release.run("callbacks", lambda: self.callbacks.close(RELEASE / 2))
         for transport in self.transports:
             release.run(f"{type(transport).__name__}", transport.close)
-        release.run("the clock", env.clock.close)
-        release.run("the fetcher", env.fetcher.close)
-        release.run("the metadata store", env.metadata.close)
-        release.run("the blob store", env.blobs.close)
+        release.run("the clock", self.clock.close)
+        release.run("the fetcher", self.fetcher.close)
+        release.run("the metadata store", self.metadata.close)
+        release.run("the blob store", self.blobs.close)
         release.run("temporary files and locks", self.resources.close)
 
     def _continue_time(self) -> None:
         """Let new records be newer than those of earlier runs, should the clock have been set back since."""
-        metadata = self.environment.metadata
-        newest = [job.submitted_at for job in metadata.jobs(JobQuery(limit=1)).jobs]
-        newest += [context.started_at for context in metadata.contexts(ContextQuery(limit=1))]
-        newest += [binary.uploaded_at for binary in metadata.binaries()]
+        newest = [job.submitted_at for job in self.metadata.jobs(JobQuery(limit=1)).jobs]
+        newest += [context.started_at for context in self.metadata.contexts(ContextQuery(limit=1))]
+        newest += [binary.uploaded_at for binary in self.metadata.binaries()]
         if newest:
-            self.environment.clock.continue_after(max(newest))
+            self.clock.continue_after(max(newest))
 
     def _upload_configured(self) -> None:
         """Upload the binaries of the configuration whose content is not the newest already."""
-        for name, location in self.environment.settings.job_binary_paths.items():
+        for name, location in self.settings.job_binary_paths.items():
             path = Path(location)
             kind = BinaryType.from_file_name(path.name) or BinaryType.JAR
             try:
@@ -193,7 +272,7 @@ class Services:
                 _log.error("binary %s of the configuration could not be uploaded: %s", name, error)
 
     def _uploaded_already(self, name: str, path: Path) -> bool:
-        newest = self.environment.metadata.binary(name)
+        newest = self.metadata.binary(name)
         if newest is None or newest.size != path.stat().st_size:
             return False
         digest = hashlib.sha256()
@@ -203,15 +282,11 @@ class Services:
         return digest.hexdigest() == newest.digest
 
 
-def _health_of(environment: Environment) -> Health:
+def _health_of(
+    metadata: MetadataStore, blobs: BlobStore, launcher: Launcher, data_directory: DataDirectory
+) -> Health:
     def check_blobs() -> None:
-        environment.folders.verify()  # or the check would make a blob directory in another data directory
-        environment.blobs.check()
+        data_directory.verify()  # or the check would create a blob directory in another data directory
+        blobs.check()
 
-    return Health(
-        {
-            "metadata": environment.metadata.check,
-            "blobs": check_blobs,
-            "launcher": environment.launcher.check,
-        }
-    )
+    return Health({"metadata": metadata.check, "blobs": check_blobs, "launcher": launcher.check})

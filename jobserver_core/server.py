@@ -110,6 +110,12 @@ class JobServer:
 
         return plugins.build_server(cls, settings)
 
+    @property
+    def _new_work(self) -> Services:
+        """The services for what a closing server refuses. Raises ServerClosed."""
+        self._services.admission.check()
+        return self._services
+
     # -- life --------------------------------------------------------------------------------------
 
     def start(self) -> JobServer:
@@ -166,14 +172,14 @@ class JobServer:
 
     def subscribe(self, subscriber: Callable[[Event], None]) -> Subscription:
         """Call ``subscriber`` with every event from now on, until the subscription is closed."""
-        return self._services.environment.bus.subscribe(subscriber)
+        return self._services.bus.subscribe(subscriber)
 
     def parse_config(self, text: str | bytes) -> dict[str, Any]:
         """Parse what a user posted as HOCON or JSON: no includes, no environment, within the limits.
 
         Raises InvalidConfig.
         """
-        return self._services.environment.parse(text)
+        return self._services.configs.parse(text)
 
     # -- binaries ----------------------------------------------------------------------------------
 
@@ -187,11 +193,11 @@ class JobServer:
 
         Raises InvalidName, NotAnArchive, TooLarge, StorageError; then nothing was stored.
         """
-        return self._services.binaries.upload(name, type, data)
+        return self._new_work.binaries.upload(name, type, data)
 
     def begin_upload(self, name: str, type: BinaryType) -> Upload:
         """Return an upload to write to piece by piece; see :class:`Upload`. Raises InvalidName."""
-        return self._services.binaries.begin_upload(name, type)
+        return self._new_work.binaries.begin_upload(name, type)
 
     def binaries(self) -> list[Binary]:
         """Return the newest version of every binary, sorted by name."""
@@ -228,7 +234,7 @@ class JobServer:
         For callers that must not block, such as event loops. ``caller`` is whom the limit
         ``jobserver.fetcher.per-caller`` is about. Raises as :meth:`create_context`.
         """
-        return self._services.contexts.begin(name, settings or {}, caller)
+        return self._new_work.contexts.begin(name, settings or {}, caller)
 
     def contexts(self, query: ContextQuery | None = None) -> list[Context]:
         """Return contexts, newest first; without a query those that are not final."""
@@ -252,11 +258,11 @@ class JobServer:
 
     def reset_contexts(self) -> Waiter[None]:
         """Stop every context, and start those of the configuration again."""
-        return self._services.contexts.reset()
+        return self._new_work.contexts.reset()
 
     def start_queue(self) -> StartQueueStatus:
         """Return how many contexts are starting now, and how many wait for their turn to start."""
-        return self._services.contexts.start_queue
+        return self._services.registry.start_queue
 
     # -- jobs --------------------------------------------------------------------------------------
 
@@ -281,7 +287,7 @@ class JobServer:
 
         ``caller`` is whom the limit ``jobserver.fetcher.per-caller`` is about. Raises as :meth:`submit`.
         """
-        return self._services.jobs.begin(request, caller)
+        return self._new_work.submissions.begin(request, caller)
 
     def jobs(self, query: JobQuery | None = None) -> JobPage:
         """Return a page of jobs, newest first."""
@@ -308,7 +314,7 @@ class JobServer:
 
     def deliveries(self, job_id: str) -> list[Delivery]:
         """Return the callback deliveries of a job, with their attempts and fate."""
-        return self._services.environment.metadata.deliveries_of(job_id)
+        return self._services.metadata.deliveries_of(job_id)
 
     def kill_job(self, job_id: str, *, force: bool = False) -> Waiter[Job]:
         """Begin to end a job; the waiter has it once it is final, KILLED or what was faster.
@@ -333,14 +339,14 @@ class JobServer:
 
         Raises InvalidName, TooLarge, StorageError.
         """
-        return self._services.data_files.add(prefix, data)
+        return self._new_work.data_files.add(prefix, data)
 
     def begin_data_file(self, prefix: str) -> DataUpload:
         """Return a data file to write to piece by piece; see :class:`DataUpload`.
 
         Raises InvalidName, StorageError.
         """
-        return self._services.data_files.begin(prefix)
+        return self._new_work.data_files.begin(prefix)
 
     def data_files(self) -> list[DataFile]:
         """Return the data files, sorted by path."""
@@ -352,4 +358,5 @@ class JobServer:
 
     def reset_data_files(self) -> None:
         """Remove every data file."""
-        self._services.data_files.reset()
+        # Jobs that wait for the next start may need them.
+        self._new_work.data_files.reset()

@@ -93,8 +93,8 @@ class JobServerHistory(RuleBasedStateMachine):
         self.launcher.listeners.clear()
         for live, _context in self.server._services.jobs._live.values():
             live._files.close()
-        self.server._services.environment.clock.close()
-        self.server._services.environment.callbacks.close(0)
+        self.server._services.clock.close()
+        self.server._services.callbacks.close(0)
         self.server._services.sweeper.close()
         self.server._services.resources.close()
 

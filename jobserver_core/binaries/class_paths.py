@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 
 from jobserver_core.binaries.archives import check_archive
-from jobserver_core.environment import Environment
+from jobserver_core.binaries.sweep_lock import SweepLock
 from jobserver_core.errors import BinaryNotFound, FetchError, InvalidRequest, NotAnArchive
 from jobserver_core.models.binaries import BinaryType, ClassPathEntry, ResolvedEntry
-from jobserver_core.ports import Blob, Fetched, JobCode
+from jobserver_core.ports import Blob, BlobStore, Fetched, JobCode, MetadataStore
 from jobserver_core.uris import Uri
 
 __all__ = ["ClassPaths", "uris_of"]
@@ -21,17 +21,23 @@ def uris_of(entries: Iterable[ClassPathEntry]) -> list[str]:
 
 
 class ClassPaths:
-    """Resolves class paths, and lends their files."""
+    """Resolves class paths, and leases their files."""
 
-    def __init__(self, environment: Environment) -> None:
-        self._environment = environment
+    def __init__(self, metadata: MetadataStore, blobs: BlobStore, sweep_lock: SweepLock) -> None:
+        self._metadata = metadata
+        self._blobs = blobs
+        self._sweep_lock = sweep_lock
+
+    def resolving(self) -> AbstractContextManager[None]:
+        """Keep the bytes of class paths inside the block, which stores the record that refers to them."""
+        return self._sweep_lock.shared()
 
     def resolve(
         self, entries: Iterable[ClassPathEntry], fetched: Mapping[str, Fetched]
     ) -> tuple[ResolvedEntry, ...]:
         """Return for each entry the bytes it stands for now; ``fetched`` has the files of all URIs.
 
-        Called inside a deposit, since nothing refers to the bytes of a fetched file yet.
+        Called inside :meth:`resolving`, since nothing refers to the bytes of a fetched file yet.
 
         Raises:
             BinaryNotFound: There is no binary of this name.
@@ -52,11 +58,11 @@ class ClassPaths:
                 message=f"For Python jobs only one package file can be used, got {len(entries)}"
             )
 
-    def lend(self, entries: Iterable[ResolvedEntry], until: ExitStack) -> tuple[JobCode, ...]:
+    def lease(self, entries: Iterable[ResolvedEntry], until: ExitStack) -> tuple[JobCode, ...]:
         """Return the entries as files on this machine, which stay until the stack is closed."""
         return tuple(
             JobCode(
-                path=until.enter_context(self._environment.blobs.local_path(entry.digest)),
+                path=until.enter_context(self._blobs.local_path(entry.digest)),
                 type=entry.type,
                 digest=entry.digest,
                 source=entry.source,
@@ -65,7 +71,7 @@ class ClassPaths:
         )
 
     def _named(self, name: str) -> ResolvedEntry:
-        binary = self._environment.metadata.binary(name)
+        binary = self._metadata.binary(name)
         if binary is None:
             raise BinaryNotFound(name=name)
         return ResolvedEntry(
@@ -89,11 +95,10 @@ class ClassPaths:
         return ResolvedEntry(source=str(Uri.parse(uri)), type=kind, digest=blob.digest, size=blob.size)
 
     def _keep(self, fetched: Fetched) -> Blob:
-        blobs = self._environment.blobs
-        if blobs.size(fetched.digest) == fetched.size:
+        if self._blobs.size(fetched.digest) == fetched.size:
             return Blob(digest=fetched.digest, size=fetched.size)
         with fetched.path.open("rb") as file:
-            return blobs.put(iter(lambda: file.read(1024 * 1024), b""))
+            return self._blobs.put(iter(lambda: file.read(1024 * 1024), b""))
 
 
 def _guess(path: str) -> BinaryType:

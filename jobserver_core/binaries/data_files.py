@@ -10,11 +10,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 
-from jobserver_core.binaries.uploads import chunks_of
-from jobserver_core.environment import Environment
+from jobserver_core.binaries.uploads import SizeLimit, chunks_of
+from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import DataFileNotFound, StorageError, TooLarge
 from jobserver_core.models.data_files import DataFile
 from jobserver_core.models.names import check_data_prefix
+from jobserver_core.ports import Clock
 
 __all__ = ["DataFileService", "DataUpload"]
 
@@ -23,28 +24,29 @@ _UNFINISHED = ".upload-"
 
 
 class DataUpload:
-    """A data file in the making: :meth:`write` pieces, then :meth:`finish`.
+    """A data file that is being uploaded: :meth:`write` chunks, then :meth:`finish`.
 
-    Use it in a ``with`` block: leaving without :meth:`finish` drops what was written. Used by
-    one thread at a time.
+    Use it in a ``with`` block: leaving the block without :meth:`finish` discards what was written. One thread
+    at a time may use it.
     """
 
-    def __init__(self, environment: Environment, prefix: str) -> None:
-        self._environment = environment
+    def __init__(self, prefix: str, data_directory: DataDirectory, clock: Clock, limit: SizeLimit) -> None:
         self._prefix = prefix
-        self._size = 0
+        self._data_directory = data_directory
+        self._clock = clock
+        self._limit = limit
         with self._storing():
-            descriptor, temporary = tempfile.mkstemp(dir=environment.folders.data, prefix=_UNFINISHED)
+            descriptor, temporary = tempfile.mkstemp(dir=data_directory.data_files, prefix=_UNFINISHED)
             self._temporary = Path(temporary)
             self._file = os.fdopen(descriptor, "wb")
 
     def write(self, data: bytes) -> None:
-        """Take the next bytes. Raises TooLarge over the configured ``upload-size``, StorageError."""
-        limit = self._environment.settings.limits.upload_size
-        self._size += len(data)
-        if self._size > limit:
+        """Write the next bytes. Raises TooLarge above the configured ``upload-size``, StorageError."""
+        try:
+            self._limit.add(data)
+        except TooLarge:
             self.discard()
-            raise TooLarge(what="data file", limit=limit)
+            raise
         with self._storing():
             self._file.write(data)
 
@@ -56,18 +58,18 @@ class DataUpload:
             return _described(self._place())
 
     def discard(self) -> None:
-        """Drop what was written; after :meth:`finish`, or repeated, this does nothing."""
+        """Discard what was written; after :meth:`finish`, or repeated, this does nothing."""
         with contextlib.suppress(OSError):
             self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     def _place(self) -> Path:
         """Give the file its name; a link fails where a name is taken, so no upload replaces another."""
-        folder = self._environment.folders.data
-        stamp = self._environment.clock.now().isoformat(timespec="milliseconds").replace(":", "_")
+        directory = self._data_directory.data_files
+        stamp = self._clock.now().isoformat(timespec="milliseconds").replace(":", "_")
         for number in range(1000):
             suffix = f"-{number}" if number else ""
-            path = folder / f"{self._prefix}-{stamp}{suffix}{_ENDING}"
+            path = directory / f"{self._prefix}-{stamp}{suffix}{_ENDING}"
             try:
                 path.hardlink_to(self._temporary)
             except FileExistsError:
@@ -90,15 +92,20 @@ class DataUpload:
 
 
 class DataFileService:
-    """The use cases of data files. The folder's content is the truth; nothing else is recorded."""
+    """The use cases of data files. ``max_size`` is the limit of an upload, in bytes.
 
-    def __init__(self, environment: Environment) -> None:
-        self._environment = environment
+    The content of their directory is all there is; nothing else is recorded.
+    """
+
+    def __init__(self, data_directory: DataDirectory, clock: Clock, max_size: int) -> None:
+        self._data_directory = data_directory
+        self._clock = clock
+        self._max_size = max_size
 
     def begin(self, prefix: str) -> DataUpload:
-        """Return an upload to write to. Raises InvalidName, StorageError, ServerClosed."""
-        self._environment.admission.check()
-        return DataUpload(self._environment, check_data_prefix(prefix))
+        """Return an upload to write to. Raises InvalidName, StorageError."""
+        limit = SizeLimit("data file", self._max_size)
+        return DataUpload(check_data_prefix(prefix), self._data_directory, self._clock, limit)
 
     def add(self, prefix: str, data: bytes | BinaryIO | Iterable[bytes]) -> DataFile:
         """Store a file as ``<prefix>-<time>.dat``; all of it, or nothing."""
@@ -110,7 +117,7 @@ class DataFileService:
     def all(self) -> list[DataFile]:
         """Return the data files, sorted by path."""
         files = []
-        for path in sorted(self._environment.folders.data.glob(f"[!.]*{_ENDING}")):
+        for path in sorted(self._data_directory.data_files.glob(f"[!.]*{_ENDING}")):
             with contextlib.suppress(FileNotFoundError):  # somebody else removed it meanwhile
                 files.append(_described(path))
         return files
@@ -125,12 +132,11 @@ class DataFileService:
 
     def sweep(self) -> None:
         """Remove what uploads of an earlier, crashed server left; called before any upload begins."""
-        for path in self._environment.folders.data.glob(f"{_UNFINISHED}*"):
+        for path in self._data_directory.data_files.glob(f"{_UNFINISHED}*"):
             path.unlink(missing_ok=True)
 
     def reset(self) -> None:
-        """Remove every data file. Raises ServerClosed: jobs that wait for the next start may need them."""
-        self._environment.admission.check()
+        """Remove every data file."""
         for file in self.all():
             file.path.unlink(missing_ok=True)
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import BinaryIO
 
 from jobserver_core.binaries.archives import check_archive
-from jobserver_core.environment import Environment
+from jobserver_core.binaries.sweep_lock import SweepLock
+from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import BinaryNotFound, TooLarge
 from jobserver_core.models.binaries import Binary, BinaryType
 from jobserver_core.models.names import check_binary_name
-from jobserver_core.ports import BlobWriter
+from jobserver_core.ports import BlobStore, BlobWriter, Clock, Ids, MetadataStore
 
-__all__ = ["BinaryService", "Upload", "chunks_of"]
+__all__ = ["BinaryService", "SizeLimit", "Upload", "chunks_of"]
 
 CHUNK = 1024 * 1024
 """How many bytes of a file are read at a time."""
 
 
 def chunks_of(data: bytes | BinaryIO | Iterable[bytes]) -> Iterable[bytes]:
-    """Read bytes, a file or an iterable in pieces of bounded size."""
+    """Read bytes, a file or an iterable in chunks of bounded size."""
     if isinstance(data, bytes):
         yield data
     elif hasattr(data, "read"):
@@ -29,54 +30,54 @@ def chunks_of(data: bytes | BinaryIO | Iterable[bytes]) -> Iterable[bytes]:
         yield from data
 
 
-class Upload:
-    """An upload in progress: :meth:`write` pieces, then :meth:`finish`.
+class SizeLimit:
+    """Counts the bytes of something that may have ``limit`` of them; ``what`` names it in the error."""
 
-    Use it in a ``with`` block: leaving without :meth:`finish` drops what was written. Used by
-    one thread at a time.
+    def __init__(self, what: str, limit: int) -> None:
+        self._what = what
+        self._limit = limit
+        self.size = 0
+
+    def add(self, data: bytes) -> None:
+        """Count the next bytes. Raises TooLarge when they are too many."""
+        self.size += len(data)
+        if self.size > self._limit:
+            raise TooLarge(what=self._what, limit=self._limit)
+
+
+class Upload:
+    """A binary that is being uploaded: :meth:`write` chunks, then :meth:`finish`.
+
+    Use it in a ``with`` block: leaving the block without :meth:`finish` discards what was written. One thread
+    at a time may use it.
     """
 
-    def __init__(self, environment: Environment, name: str, type: BinaryType) -> None:
-        self._environment = environment
-        self._name = name
-        self._type = type
-        self._size = 0
-        environment.folders.verify()
-        self._writer: BlobWriter = environment.blobs.create()
+    def __init__(self, writer: BlobWriter, limit: SizeLimit, record: Callable[[BlobWriter], Binary]) -> None:
+        self._writer = writer
+        self._limit = limit
+        self._record = record
 
     def write(self, data: bytes) -> None:
-        """Take the next bytes. Raises TooLarge over the configured ``upload-size``."""
-        limit = self._environment.settings.limits.upload_size
-        self._size += len(data)
-        if self._size > limit:
+        """Write the next bytes. Raises TooLarge above the configured ``upload-size``."""
+        try:
+            self._limit.add(data)
+        except TooLarge:
             self.discard()
-            raise TooLarge(what=f"binary {self._name}", limit=limit)
+            raise
         self._writer.write(data)
 
     def finish(self) -> Binary:
         """Check the archive and record it as the newest version of its name; all or nothing.
 
-        Raises NotAnArchive, StorageError.
+        Raises:
+            NotAnArchive: The bytes are not an archive of the given type.
+            StorageError: They could not be stored.
         """
-        env = self._environment
-        with self, env.deposits.making():
-            blob = self._writer.commit()
-            with env.blobs.open(blob.digest) as file:
-                check_archive(file, self._type)
-            binary = Binary(
-                id=env.ids.new(),
-                name=self._name,
-                type=self._type,
-                uploaded_at=env.clock.now(),
-                digest=blob.digest,
-                size=blob.size,
-            )
-            env.folders.verify()
-            env.metadata.add_binary(binary)
-        return binary
+        with self:
+            return self._record(self._writer)
 
     def discard(self) -> None:
-        """Drop what was written; after :meth:`finish`, or repeated, this does nothing."""
+        """Discard what was written; after :meth:`finish`, or repeated, this does nothing."""
         self._writer.discard()
 
     def __enter__(self) -> Upload:
@@ -87,15 +88,33 @@ class Upload:
 
 
 class BinaryService:
-    """The use cases of binaries."""
+    """The use cases of binaries. ``max_size`` is the limit of an upload, in bytes."""
 
-    def __init__(self, environment: Environment) -> None:
-        self._environment = environment
+    def __init__(
+        self,
+        *,
+        metadata: MetadataStore,
+        blobs: BlobStore,
+        sweep_lock: SweepLock,
+        data_directory: DataDirectory,
+        clock: Clock,
+        ids: Ids,
+        max_size: int,
+    ) -> None:
+        self._metadata = metadata
+        self._blobs = blobs
+        self._sweep_lock = sweep_lock
+        self._data_directory = data_directory
+        self._clock = clock
+        self._ids = ids
+        self._max_size = max_size
 
     def begin_upload(self, name: str, type: BinaryType) -> Upload:
-        """Return an upload to write to. Raises InvalidName, ServerClosed."""
-        self._environment.admission.check()
-        return Upload(self._environment, check_binary_name(name), type)
+        """Return an upload to write to. Raises InvalidName, StorageError."""
+        check_binary_name(name)
+        self._data_directory.verify()
+        limit = SizeLimit(f"binary {name}", self._max_size)
+        return Upload(self._blobs.create(), limit, lambda writer: self._record(name, type, writer))
 
     def upload(
         self,
@@ -111,22 +130,39 @@ class BinaryService:
 
     def newest(self) -> list[Binary]:
         """Return the newest version of every binary."""
-        return self._environment.metadata.binaries()
+        return self._metadata.binaries()
 
     def get(self, name: str) -> Binary:
         """Return the newest version of a binary. Raises BinaryNotFound."""
-        binary = self._environment.metadata.binary(name)
+        binary = self._metadata.binary(name)
         if binary is None:
             raise BinaryNotFound(name=name)
         return binary
 
     def versions(self, name: str) -> list[Binary]:
         """Return all versions of a binary, newest first. Raises BinaryNotFound."""
-        versions = self._environment.metadata.binary_versions(name)
+        versions = self._metadata.binary_versions(name)
         if not versions:
             raise BinaryNotFound(name=name)
         return versions
 
     def delete(self, name: str) -> list[Binary]:
-        """Remove every version of a binary; its bytes go with the next sweep."""
-        return self._environment.metadata.delete_binary(name)
+        """Remove every version of a binary; the next sweep removes its bytes."""
+        return self._metadata.delete_binary(name)
+
+    def _record(self, name: str, type: BinaryType, writer: BlobWriter) -> Binary:
+        with self._sweep_lock.shared():
+            blob = writer.commit()
+            with self._blobs.open(blob.digest) as file:
+                check_archive(file, type)
+            binary = Binary(
+                id=self._ids.new(),
+                name=name,
+                type=type,
+                uploaded_at=self._clock.now(),
+                digest=blob.digest,
+                size=blob.size,
+            )
+            self._data_directory.verify()
+            self._metadata.add_binary(binary)
+        return binary

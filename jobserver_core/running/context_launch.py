@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jobserver_core.environment import Environment
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.lifecycle import ContextState
-from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec
+from jobserver_core.ports import Clock, ContextEnd, ContextHandle, ContextListener, ContextSpec, Launcher
 from jobserver_core.running.context_record import ContextRecord
 from jobserver_core.running.starts import QueuedStart, StartQueue
+
+if TYPE_CHECKING:
+    from jobserver_core.config.settings import ContextLimits
 
 __all__ = ["ContextLaunch"]
 
@@ -26,16 +29,20 @@ class ContextLaunch:
 
     def __init__(
         self,
-        environment: Environment,
         context: ContextRecord,
-        *,
-        starts: StartQueue,
         listener: ContextListener,
+        *,
+        launcher: Launcher,
+        starts: StartQueue,
+        clock: Clock,
+        limits: ContextLimits,
     ) -> None:
-        self._environment = environment
         self._context = context
-        self._starts = starts
         self._listener = listener
+        self._launcher = launcher
+        self._starts = starts
+        self._clock = clock
+        self._limits = limits
         self._withdrawn = False
         self._handle: ContextHandle | None = None
         self.failure: ErrorInfo | None = None
@@ -85,9 +92,9 @@ class ContextLaunch:
     def _launch(self, spec: ContextSpec) -> None:
         if self._withdrawn:
             return
-        env, timeout = self._environment, self._environment.settings.contexts.creation_timeout
-        self._handle = env.launcher.start_context(spec, self._listener)
-        timer = env.clock.call_later(timeout, lambda: self._give_up(timeout, spec.log_path))
+        timeout = self._limits.creation_timeout
+        self._handle = self._launcher.start_context(spec, self._listener)
+        timer = self._clock.call_later(timeout, lambda: self._give_up(timeout, spec.log_path))
         self._context.ready.waiter.add_done_callback(lambda _waiter: timer.cancel())
 
     def _fail(self, error: Exception) -> None:
@@ -96,10 +103,9 @@ class ContextLaunch:
 
     def _expire(self) -> None:
         """End a context that was not launched in time."""
-        limits, status = self._environment.settings.contexts, self._starts.status
-        name = self._context.current.name
+        name, status = self._context.current.name, self._starts.status
         info = ErrorInfo(
-            message=f"context {name} waited {limits.start_queue_timeout:g} s to be launched: "
+            message=f"context {name} waited {self._limits.start_queue_timeout:g} s to be launched: "
             f"{status.limit} contexts start at once and {status.queued} others wait; start fewer, or raise "
             "jobserver.contexts.start-queue-timeout or jobserver.contexts.concurrent-starts",
             error_class="TimeoutError",

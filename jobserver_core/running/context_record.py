@@ -20,8 +20,9 @@ The idea is three steps, always in this order:
 
 The invariants: what follows a change never precedes its record. No code of a subscriber, of a waiter's
 callback or of a launcher runs under the lock. An entry of the outbox may start a change, which takes the
-lock again and adds to the end of the same outbox. A deposit of blobs is begun before the lock is taken,
-never under it: the sweep holds all deposits back, so the opposite order could deadlock.
+lock again and adds to the end of the same outbox. The sweep lock of the blobs is
+taken before this lock, never under it: a sweep holds it while it reads the records, so the opposite order
+could deadlock.
 
 Deliberately not handled: the end of the process. The outbox and the retry queue are in memory; the next
 start reconciles the records with the truth.
@@ -29,37 +30,33 @@ start reconciles the records with the truth.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import attrs
-
-from jobserver_core.environment import Environment
-from jobserver_core.errors import ContextFailed, ContextNotFound, ContextStopping, StaleState, StorageError
+from jobserver_core.errors import ContextFailed, ContextNotFound, ContextStopping, StorageError
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.failures import ErrorInfo
-from jobserver_core.models.lifecycle import CONTEXTS, ContextEvent, ContextState
+from jobserver_core.models.lifecycle import ContextEvent, ContextState
+from jobserver_core.ports import Clock
 from jobserver_core.running.outbox import Outbox
+from jobserver_core.running.records import Records
 from jobserver_core.running.retries import RetryQueue
 from jobserver_core.running.waiting import Promise
 
 __all__ = ["ContextRecord"]
 
-_log = logging.getLogger(__name__)
-
 
 class ContextRecord:
     """One context as it is stored, with its lock, its outbox, its retry queue, and the promises about it."""
 
-    def __init__(self, environment: Environment, context: Context) -> None:
-        self._environment = environment
+    def __init__(self, context: Context, *, records: Records, clock: Clock) -> None:
+        self._records = records
         self.lock = threading.RLock()
         self.current = context
         self.outbox = Outbox()
-        self.changes = RetryQueue(environment.clock, f"context {context.name}")
+        self.changes = RetryQueue(clock, f"context {context.name}")
         self.ready: Promise[Context] = Promise(f"context {context.name}")
         self.ended: Promise[Context] = Promise(f"context {context.name}")
         self.ready_reported = False
@@ -77,37 +74,14 @@ class ContextRecord:
             self.outbox.drain()
 
     def advance(self, event: ContextEvent | None, **changes: Any) -> None:
-        """Store the context with an event's next state (None: the same state) and other changes.
-
-        A write that was stored although the store reported a failure is recognised when it is repeated.
-
-        Raises:
-            IllegalTransition: The state does not accept the event.
-            StaleState: Another writer changed the state.
-            StorageError: The store failed; nothing was changed.
-        """
-        before = self.current.state
-        state = CONTEXTS.next(before, event) if event else before
-        context = attrs.evolve(self.current, state=state, **changes)
-        try:
-            self._environment.metadata.advance_context(context, expected=before)
-        except StaleState:
-            stored = self._environment.metadata.context(context.id)
-            if stored is None or stored.state is not state:
-                raise
-            context = stored
-        self.current = context
-        self.outbox.put(lambda: self._environment.context_changed(context))
+        """Store the context as :meth:`Records.advance_context` does, and publish it later."""
+        context = self.current = self._records.advance_context(self.current, event, **changes)
+        self.outbox.put(lambda: self._records.publish_context(context))
 
     def end(self, event: ContextEvent, error: ErrorInfo | None) -> None:
-        """Store the end; where another writer stored one first, adopt it."""
-        if CONTEXTS.next(self.current.state, event) is ContextState.ERROR and error is None:
-            error = ErrorInfo(message="the context ended by itself")
-        try:
-            self.advance(event, error=error, ended_at=self._environment.clock.now())
-        except StaleState as stale:
-            _log.warning("context %s was ended by another writer: %s", self.current.name, stale)
-            self.current = self._environment.metadata.context(self.current.id) or self.current
+        """Store the end as :meth:`Records.end_context` does, and publish it later."""
+        context = self.current = self._records.end_context(self.current, event, error)
+        self.outbox.put(lambda: self._records.publish_context(context))
 
     def check_accepts_jobs(self) -> None:
         """Raise an error when the context takes no jobs any more.
@@ -128,12 +102,12 @@ class ContextRecord:
             )
 
     def notify_ready(self) -> None:
-        """Inform those who wait until jobs can run, once the lock is released."""
+        """Notify those who wait until jobs can run, once the lock is released."""
         context = self.current
         self.outbox.put(lambda: self.ready.keep(context))
 
     def notify_ended(self) -> None:
-        """Inform everybody who waits that the context is final. Runs as an entry of the outbox."""
+        """Notify everybody who waits that the context is final. Runs as an entry of the outbox."""
         context = self.current
         error = context.error or ErrorInfo(message=f"context {context.name} ended before it was ready")
         self.ready.fail(ContextFailed(name=context.name, error=error))

@@ -32,6 +32,7 @@ import attrs
 from jobserver_core.errors import FetchError, JobServerError, ServerClosed
 from jobserver_core.ports import Cancellation, Clock, Fetched, Fetcher
 from jobserver_core.running.waiting import Promise, Waiter
+from jobserver_core.shutdown import Admission
 from jobserver_core.uris import Uri
 
 if TYPE_CHECKING:
@@ -160,16 +161,18 @@ class FetchedFiles(Mapping[str, Fetched]):
 class FetchService:
     """Fetches what class paths name, within the limits of ``settings``; sizes in bytes, times in seconds."""
 
-    def __init__(self, fetcher: Fetcher, clock: Clock, settings: FetcherSettings) -> None:
+    def __init__(
+        self, fetcher: Fetcher, clock: Clock, settings: FetcherSettings, admission: Admission
+    ) -> None:
         self._fetcher = fetcher
         self._clock = clock
         self._settings = settings
+        self._admission = admission
         self._lock = threading.Lock()
         self._waiting: list[_Fetch] = []
         self._running: list[_Fetch] = []
         self._meters: dict[str, _Meter] = {}
         self._inspecting = False
-        self._closed = False
 
     def begin(self, uris: Iterable[str], caller: str = "") -> FetchedFiles:
         """Begin to fetch; the caller closes what this returns.
@@ -189,8 +192,7 @@ class FetchService:
             return files
         now = self._clock.monotonic()
         with self._lock:
-            if self._closed:
-                raise ServerClosed()
+            self._admission.check()
             if caller and len(self._waiting) + len(wanted) > MAX_WAITING:
                 reason = f"{len(self._waiting)} fetches wait already; try again later"
                 raise FetchError(url=str(Uri.parse(wanted[0])), reason=reason)
@@ -200,10 +202,26 @@ class FetchService:
         self._run(started)
         return files
 
+    def prepare(
+        self, uris: Iterable[str], finish: Callable[[FetchedFiles], T], caller: str = ""
+    ) -> Preparation[T]:
+        """Begin to fetch what an operation needs; ``finish`` carries it out. Raises as :meth:`begin`.
+
+        Both raise ServerClosed when the server accepts no new work any more.
+        """
+        self._admission.check()
+        files = self.begin(uris, caller)
+
+        def finish_if_open() -> T:
+            self._admission.check()
+            return finish(files)
+
+        return Preparation(files, finish_if_open)
+
     def close(self) -> None:
-        """Cancel every fetch, and begin no other; whoever waits is told ServerClosed."""
+        """Cancel every fetch, and begin no other; all that wait fail with ServerClosed."""
         with self._lock:
-            self._closed = True
+            self._admission.close()
             affected = [*self._waiting, *self._running]
         for files in {id(fetch.files): fetch.files for fetch in affected}.values():
             files.cancel(ServerClosed())

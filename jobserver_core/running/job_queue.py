@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from jobserver_core.environment import Environment
 from jobserver_core.errors import NoSlots, StorageError
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.lifecycle import ContextState, JobEvent, JobState
-from jobserver_core.ports import JobSpec
+from jobserver_core.ports import Clock, JobSpec
 from jobserver_core.repeats import Repeats
 from jobserver_core.running.context_record import ContextRecord
 from jobserver_core.running.context_settings import stops_on_job_error
-from jobserver_core.running.live_job import FinalOutcome, LiveJob
+from jobserver_core.running.live_job import LiveJob
+from jobserver_core.running.records import FinalOutcome, Records
+
+if TYPE_CHECKING:
+    from jobserver_core.config.settings import JobLimits
 
 __all__ = ["JobQueue"]
 
@@ -32,14 +36,18 @@ class JobQueue:
 
     def __init__(
         self,
-        environment: Environment,
         context: ContextRecord,
         *,
+        records: Records,
+        clock: Clock,
+        limits: JobLimits,
         submit: Callable[[JobSpec], None],
         stop_context: Callable[[], None],
     ) -> None:
-        self._environment = environment
         self._context = context
+        self._records = records
+        self._clock = clock
+        self._limits = limits
         self._submit = submit
         self._stop_context = stop_context
         self._holding = False
@@ -59,8 +67,7 @@ class JobQueue:
 
     def check_room(self) -> None:
         """Raise NoSlots when as many jobs run and wait as the limits allow."""
-        limits = self._environment.settings.jobs
-        taken = len(self._running) + len(self._waiting)
+        limits, taken = self._limits, len(self._running) + len(self._waiting)
         if taken >= limits.max_jobs_per_context + limits.max_queued_jobs:
             raise NoSlots(context=self._context.current.name, running=len(self._running))
 
@@ -87,9 +94,8 @@ class JobQueue:
         context = self._context
         if context.current.state is not ContextState.RUNNING or context.end_reported or self._holding:
             return
-        slots = self._environment.settings.jobs.max_jobs_per_context
         try:
-            while self._waiting and len(self._running) < slots:
+            while self._waiting and len(self._running) < self._limits.max_jobs_per_context:
                 self._dispatch(self._waiting[0])
                 self._waiting.popleft()
         except StorageError as error:
@@ -101,7 +107,7 @@ class JobQueue:
 
     def begin(self, live: LiveJob) -> None:
         """Store that a job's code runs. Raises StaleState, StorageError."""
-        live.advance(JobEvent.RUN, running_at=self._environment.clock.now())
+        live.advance(JobEvent.RUN, running_at=self._clock.now())
         self._publish(live)
         self.notify_started(live)
 
@@ -113,7 +119,7 @@ class JobQueue:
         delivery = live.end(outcome, cancelled=cancelled)
         self._running.pop(live.job.id, None)
         job, outbox = live.job, self._context.outbox
-        outbox.put(lambda: self._environment.job_changed(job, delivery))
+        outbox.put(lambda: self._records.publish_job(job, delivery))
         outbox.put(live.release)
         if self._ends_context(live):
             outbox.put(self._stop_context)
@@ -136,26 +142,28 @@ class JobQueue:
     def outcome_without_context(self, live: LiveJob, error: ErrorInfo | None) -> FinalOutcome:
         """Return how a job ends because its context did."""
         context = self._context.current
-        if live.job.kill_requested:
-            return FinalOutcome.killed(live.job.id)
-        if context.ad_hoc and not self._context.ready.waiter.done():
-            reason = error or ErrorInfo(message=context.terminated_message)
-            return FinalOutcome.failed(FailureKind.CONTEXT_INIT, reason)
-        stack = error.message if error else ""
-        lost = ErrorInfo(message=context.terminated_message, error_class="ContextTerminated", stack=stack)
-        return FinalOutcome.failed(FailureKind.CONTEXT_LOST, lost)
+        lost = FinalOutcome.without_context(live.job, error.message if error else "")
+        if (
+            lost.error
+            and context.ad_hoc
+            and not (live.job.kill_requested or self._context.ready.waiter.done())
+        ):
+            return FinalOutcome.failed(
+                FailureKind.CONTEXT_INIT, error or ErrorInfo(message=lost.error.message)
+            )
+        return lost
 
     def notify_started(self, live: LiveJob) -> None:
-        """Inform those who wait until the job has begun or is known to wait."""
+        """Notify those who wait until the job has begun or is known to wait."""
         job = live.job
         self._context.outbox.put(lambda: live.started.keep(job))
 
     def _publish(self, live: LiveJob) -> None:
         job = live.job
-        self._context.outbox.put(lambda: self._environment.job_changed(job))
+        self._context.outbox.put(lambda: self._records.publish_job(job))
 
     def _dispatch(self, live: LiveJob) -> None:
-        live.advance(None, dispatched_at=self._environment.clock.now())
+        live.advance(None, dispatched_at=self._clock.now())
         self._running[live.job.id] = live
         self._publish(live)
         self._submit(live.spec)

@@ -10,31 +10,36 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import attrs
 
-from jobserver_core.environment import Environment
 from jobserver_core.errors import JobAlreadyFinal, StaleState, StorageError
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job, JobProgress
 from jobserver_core.models.lifecycle import CONTEXTS, ContextEvent, ContextState, JobEvent, JobState
 from jobserver_core.ports import (
+    Clock,
     ContextEnd,
     ContextListener,
     ContextSpec,
     JobCode,
     JobOutcome,
     JobSpec,
+    Launcher,
     ResultSink,
 )
 from jobserver_core.running.context_launch import ContextLaunch
 from jobserver_core.running.context_record import ContextRecord
 from jobserver_core.running.job_queue import JobQueue
 from jobserver_core.running.live_job import LiveJob
+from jobserver_core.running.records import Records
 from jobserver_core.running.starts import StartQueue
 from jobserver_core.running.waiting import Promise, Waiter
-from jobserver_core.running.withdrawals import Withdrawals
+
+if TYPE_CHECKING:
+    from jobserver_core.config.settings import Settings
 
 __all__ = ["LiveContext"]
 
@@ -57,22 +62,32 @@ class LiveContext(ContextListener):
 
     def __init__(
         self,
-        environment: Environment,
         record: Context,
         *,
+        records: Records,
+        launcher: Launcher,
         starts: StartQueue,
-        withdrawals: Withdrawals,
+        clock: Clock,
+        settings: Settings,
         retire: Callable[[LiveContext], None],
     ) -> None:
-        self._environment = environment
-        self._withdrawals = withdrawals
+        self._records = records
+        self._clock = clock
+        self._settings = settings
         self._retire = retire
         self._files = ExitStack()
         self._code_digests: frozenset[str] = frozenset()
-        self._context = ContextRecord(environment, record)
-        self._launch = ContextLaunch(environment, self._context, starts=starts, listener=self)
+        self._context = ContextRecord(record, records=records, clock=clock)
+        self._launch = ContextLaunch(
+            self._context, self, launcher=launcher, starts=starts, clock=clock, limits=settings.contexts
+        )
         self._jobs = JobQueue(
-            environment, self._context, submit=self._submit, stop_context=self._stop_after_job
+            self._context,
+            records=records,
+            clock=clock,
+            limits=settings.jobs,
+            submit=self._submit,
+            stop_context=self._stop_after_job,
         )
 
     @property
@@ -121,15 +136,10 @@ class LiveContext(ContextListener):
             DuplicateId: A job with the same idempotency key is recorded.
             StorageError: The job could not be recorded.
         """
-        self._withdrawals.check_room()
         with self._context.changing():
             self._context.check_accepts_jobs()
             self._jobs.check_room()
-            try:
-                self._environment.metadata.add_job(live.job, config=config)
-            except StorageError:
-                self._withdrawals.job(live.job.id)
-                raise
+            self._records.add_job(live.job, config)
             self._jobs.add(live)
 
     def adopt(self, live: LiveJob) -> None:
@@ -212,14 +222,14 @@ class LiveContext(ContextListener):
         if live is None or self._context.changes.failing:
             return
         try:
-            self._environment.metadata.record_progress(job_id, progress)
+            self._records.record_progress(job_id, progress)
         except StorageError as error:
             _log.debug("progress of job %s is dropped: %s", job_id, error)
             return
         with self._context.changing():
             if not live.job.state.final:
                 job = live.job = attrs.evolve(live.job, progress=progress)
-                self._context.outbox.put(lambda: self._environment.job_progressed(job))
+                self._context.outbox.put(lambda: self._records.publish_progress(job))
 
     def open_result(self, job_id: str, *, stream: bool) -> ResultSink:
         """Return the sink for the result of a running job."""
@@ -262,7 +272,7 @@ class LiveContext(ContextListener):
                 _log.warning("job %s was ended by another writer: %s", job_id, error)
 
     def _store_outcome(self, live: LiveJob, reported: JobOutcome) -> None:
-        with self._environment.deposits.making():  # before the lock: see the theory of the record
+        with live.storing_result():  # before the lock: see the theory of the record
             # A launcher may end jobs because their context ends; nobody asked for that kill.
             context_ends = reported.killed and not live.job.kill_requested
             outcome = (
@@ -292,17 +302,17 @@ class LiveContext(ContextListener):
 
     def _stop_after_job(self) -> None:
         """Stop a context that ends with one of its jobs."""
-        self.stop_eventually(self._environment.settings.contexts.deletion_timeout, requested=False)
+        self.stop_eventually(self._settings.contexts.deletion_timeout, requested=False)
 
     def _kill_context_unless_ended(self, live: LiveJob) -> None:
         """Kill the context when the job has not ended after the grace period."""
-        grace = self._environment.settings.jobs.kill_timeout
+        grace = self._settings.jobs.kill_timeout
 
         def kill() -> None:
             _log.warning("job %s did not end in %g s: killing its context", live.job.id, grace)
             self.kill(requested=False)
 
-        timer = self._environment.clock.call_later(grace, kill)
+        timer = self._clock.call_later(grace, kill)
         live.finished.waiter.add_done_callback(lambda _waiter: timer.cancel())
 
     def _release(self) -> None:

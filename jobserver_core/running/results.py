@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from jobserver_core.binaries.sweep_lock import SweepLock
 from jobserver_core.errors import TooLarge
 from jobserver_core.models.jobs import JobResult, ResultKind
 from jobserver_core.models.json_values import loads
 from jobserver_core.ports import BlobStore, BlobWriter, ResultSink
 
-__all__ = ["ResultReader", "ResultWriter"]
+if TYPE_CHECKING:
+    from jobserver_core.config.settings import JobLimits
+
+__all__ = ["ResultReader", "ResultStore", "ResultWriter"]
 
 CHUNK = 256 * 1024
 """How many bytes of a result are read at a time."""
@@ -127,3 +132,30 @@ class ResultWriter(ResultSink):
                 writer.write(bytes(self._buffer))
                 blob = writer.commit()
         return JobResult(kind=self._kind, size=blob.size, digest=blob.digest)
+
+
+class ResultStore:
+    """Where results are stored: small ones beside the job's record, large ones in the blob store."""
+
+    def __init__(self, blobs: BlobStore, sweep_lock: SweepLock, limits: JobLimits) -> None:
+        self._blobs = blobs
+        self._sweep_lock = sweep_lock
+        self._limits = limits
+
+    def writer(self, *, stream: bool) -> ResultWriter:
+        """Return the sink for one result."""
+        limits = self._limits
+        return ResultWriter(
+            self._blobs,
+            stream=stream,
+            inline_limit=limits.inline_result_limit,
+            max_size=limits.max_result_size,
+        )
+
+    def open(self, result: JobResult) -> ResultReader:
+        """Open a stored result. Raises BlobNotFound, StorageError."""
+        return ResultReader(result, self._blobs)
+
+    def storing(self) -> AbstractContextManager[None]:
+        """Keep the blob of a result inside the block, which must store the record that refers to it."""
+        return self._sweep_lock.shared()

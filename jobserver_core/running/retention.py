@@ -11,17 +11,21 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from jobserver_core.binaries.data_files import DataFileService
-from jobserver_core.environment import Environment
+from jobserver_core.binaries.sweep_lock import SweepLock
+from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import JobServerError
-from jobserver_core.ports import Timer
+from jobserver_core.ports import BlobStore, MetadataStore, SteadyClock, Timer
 
-__all__ = ["BATCH", "GRACE", "Sweeper"]
+if TYPE_CHECKING:
+    from jobserver_core.config.settings import Settings
+
+__all__ = ["BATCH", "GRACE", "BlobSweep", "RecordSweep", "Pace", "Sweeper"]
 
 _log = logging.getLogger(__name__)
 
@@ -37,24 +41,46 @@ _DELETED = 10
 """How many blobs are removed while no upload or submit may record a reference to one."""
 _PAUSE = 0.02
 """Seconds between two steps, which leave others their turn at the database."""
-_PATIENCE = 0.2
+_LOCK_TIMEOUT = 0.2
 """Seconds for which uploads and submits are held up so that those under way come to an end."""
 
 T = TypeVar("T")
 
 
+class Pace:
+    """The small steps of a sweep, with a pause after each, until the sweeper is closed."""
+
+    def __init__(self, closed: threading.Event) -> None:
+        self._closed = closed
+
+    def pause(self) -> bool:
+        """Wait before the next step; return whether there may be one."""
+        return not self._closed.wait(_PAUSE)
+
+    def repeat(self, step: Callable[[], Sized]) -> None:
+        """Take steps until one removes less than it might."""
+        while not self._closed.is_set() and len(step()) >= BATCH:
+            self.pause()
+
+    def over(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield the items, with a pause after every few of them."""
+        for number, item in enumerate(items, 1):
+            if self._closed.is_set():
+                return
+            yield item
+            if number % BATCH == 0:
+                self.pause()
+
+
+Sweep = Callable[[Pace], None]
+
+
 class Sweeper:
     """Sweeps at start and then every hour, on a thread that lives no longer than the sweep."""
 
-    def __init__(
-        self,
-        environment: Environment,
-        data_files: DataFileService,
-        lent_digests: Callable[[], frozenset[str]],
-    ) -> None:
-        self._environment = environment
-        self._data_files = data_files
-        self._lent_digests = lent_digests
+    def __init__(self, clock: SteadyClock, sweeps: Sequence[Sweep]) -> None:
+        self._clock = clock
+        self._sweeps = sweeps
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._timer: Timer | None = None
@@ -65,7 +91,7 @@ class Sweeper:
         with self._lock:
             if self._closed.is_set():
                 return
-            self._timer = self._environment.clock.call_later(INTERVAL, self.start)
+            self._timer = self._clock.call_later(INTERVAL, self.start)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self.sweep, name="jobserver-sweep", daemon=True)
                 self._thread.start()
@@ -82,101 +108,126 @@ class Sweeper:
 
     def sweep(self) -> None:
         """Remove everything that may go; what fails is logged, and tried again by the next sweep."""
-        steps = (
-            self._sweep_jobs_and_contexts,
-            self._sweep_binaries,
-            self._sweep_data_files,
-            self._sweep_blobs,
-        )
-        for step in steps:
+        for sweep in self._sweeps:
             try:
-                step()
+                sweep(Pace(self._closed))
             except (JobServerError, OSError) as error:
                 _log.warning("the sweep failed, the next one tries again: %s", error)
 
-    # -- records and logs --------------------------------------------------------------------------
 
-    def _sweep_jobs_and_contexts(self) -> None:
-        env = self._environment
-        retention = env.settings.jobs.retention
+class RecordSweep:
+    """Removes jobs, contexts, their logs, binaries and data files whose retention is over."""
+
+    def __init__(
+        self,
+        *,
+        metadata: MetadataStore,
+        clock: SteadyClock,
+        settings: Settings,
+        data_directory: DataDirectory,
+        data_files: DataFileService,
+    ) -> None:
+        self._metadata = metadata
+        self._clock = clock
+        self._settings = settings
+        self._data_directory = data_directory
+        self._data_files = data_files
+
+    @property
+    def sweeps(self) -> tuple[Sweep, ...]:
+        """What to do in one sweep; a part that fails does not keep the next ones from running."""
+        return self._sweep_jobs_and_contexts, self._sweep_binaries, self._sweep_data_files
+
+    def _sweep_jobs_and_contexts(self, pace: Pace) -> None:
+        """Remove jobs that ended long ago, then contexts without jobs, then the logs of both."""
+        metadata, retention = self._metadata, self._settings.jobs.retention
         if retention is None:
             return
-        limit = env.clock.now() - timedelta(seconds=retention)
-        self._repeat(lambda: range(env.metadata.delete_jobs(ended_before=limit, limit=BATCH)))
-        self._repeat(lambda: env.metadata.delete_contexts(ended_before=limit, limit=BATCH))
-        self._sweep_logs(env.folders.job_logs, retention, lambda name: env.metadata.job(name) is not None)
-        known_context: Callable[[str], bool] = lambda name: env.metadata.context(name) is not None  # noqa: E731
-        self._sweep_logs(env.folders.context_logs, retention, known_context)
+        limit = self._clock.now() - timedelta(seconds=retention)
+        pace.repeat(lambda: range(metadata.delete_jobs(ended_before=limit, limit=BATCH)))
+        pace.repeat(lambda: metadata.delete_contexts(ended_before=limit, limit=BATCH))
+        directory = self._data_directory
+        self._sweep_logs(pace, directory.job_logs, retention, lambda name: metadata.job(name) is not None)
+        self._sweep_logs(
+            pace, directory.context_logs, retention, lambda name: metadata.context(name) is not None
+        )
 
-    def _sweep_binaries(self) -> None:
-        env = self._environment
-        limits = env.settings.binaries
+    def _sweep_binaries(self, pace: Pace) -> None:
+        """Remove old versions of binaries."""
+        limits = self._settings.binaries
         if limits.retention is None:
             return
-        before = env.clock.now() - timedelta(seconds=limits.retention)
-        self._repeat(
-            lambda: env.metadata.delete_old_binaries(
+        before = self._clock.now() - timedelta(seconds=limits.retention)
+        pace.repeat(
+            lambda: self._metadata.delete_old_binaries(
                 uploaded_before=before, keep=limits.versions, limit=BATCH
             )
         )
 
-    def _repeat(self, step: Callable[[], Sized]) -> None:
-        """Take steps until one removes less than it might."""
-        while not self._closed.is_set() and len(step()) >= BATCH:
-            self._closed.wait(_PAUSE)
+    def _sweep_data_files(self, pace: Pace) -> None:
+        """Remove old data files."""
+        retention = self._settings.data_files.retention
+        if retention is None:
+            return
+        before = self._clock.wall() - timedelta(seconds=retention)
+        for file in pace.over(self._data_files.all()):
+            if file.created_at < before:
+                file.path.unlink(missing_ok=True)
 
-    def _sweep_logs(self, folder: Path, retention: float, known: Callable[[str], bool]) -> None:
+    def _sweep_logs(
+        self, pace: Pace, directory: Path, retention: float, known: Callable[[str], bool]
+    ) -> None:
         """Remove the logs that were not written to for so long and whose record is gone."""
-        oldest = self._environment.clock.wall().timestamp() - retention
-        for path in self._in_steps(folder.iterdir(), BATCH):
+        oldest = self._clock.wall().timestamp() - retention
+        for path in pace.over(directory.iterdir()):
             try:
                 if path.stat().st_mtime < oldest and not known(path.name.split(".")[0]):
                     path.unlink(missing_ok=True)
             except OSError as error:
                 _log.warning("log %s: %s", path.name, error)
 
-    def _sweep_data_files(self) -> None:
-        retention = self._environment.settings.data_files.retention
-        if retention is None:
-            return
-        before = self._environment.clock.wall() - timedelta(seconds=retention)
-        for file in self._in_steps(self._data_files.all(), BATCH):
-            if file.created_at < before:
-                file.path.unlink(missing_ok=True)
 
-    def _in_steps(self, items: Iterable[T], size: int) -> Iterator[T]:
-        """Give the items, with a pause after every few of them, until the sweeper is closed."""
-        for number, item in enumerate(items, 1):
-            if self._closed.is_set():
-                return
-            yield item
-            if number % size == 0:
-                self._closed.wait(_PAUSE)
+class BlobSweep:
+    """Removes the blobs that no record refers to, but for those that ``pinned`` lists."""
 
-    # -- blobs -------------------------------------------------------------------------------------
+    def __init__(
+        self,
+        *,
+        metadata: MetadataStore,
+        blobs: BlobStore,
+        clock: SteadyClock,
+        data_directory: DataDirectory,
+        sweep_lock: SweepLock,
+        pinned: Callable[[], frozenset[str]],
+    ) -> None:
+        self._metadata = metadata
+        self._blobs = blobs
+        self._clock = clock
+        self._data_directory = data_directory
+        self._sweep_lock = sweep_lock
+        self._pinned = pinned
 
-    def _sweep_blobs(self) -> None:
-        env = self._environment
-        before = env.clock.wall() - GRACE
-        env.folders.verify()
-        env.blobs.sweep(modified_before=before)
-        for listed in _batches(env.blobs.digests(modified_before=before), _LISTED):
-            unused = env.metadata.unreferenced(listed)
+    def __call__(self, pace: Pace) -> None:
+        """Sweep once. Raises StorageError."""
+        before = self._clock.wall() - GRACE
+        self._data_directory.verify()
+        self._blobs.sweep(modified_before=before)
+        for listed in _batches(self._blobs.digests(modified_before=before), _LISTED):
+            unused = self._metadata.unreferenced(listed)
             for some in _batches(iter(unused), _DELETED):
-                if self._closed.wait(_PAUSE):
+                if not pace.pause():
                     return
                 self._delete_unused(some)
 
     def _delete_unused(self, digests: list[str]) -> None:
         """Remove those of the blobs that are still not referred to, if uploads and submits leave a gap."""
-        env = self._environment
-        with env.deposits.sweeping(_PATIENCE) as alone:
-            if not alone:
+        with self._sweep_lock.exclusive(_LOCK_TIMEOUT) as acquired:
+            if not acquired:
                 return  # a fetch that takes long, perhaps; the next sweep finds these again
-            lent = self._lent_digests()
-            for digest in env.metadata.unreferenced(digests):
-                if digest not in lent:
-                    env.blobs.delete(digest)
+            pinned = self._pinned()
+            for digest in self._metadata.unreferenced(digests):
+                if digest not in pinned:
+                    self._blobs.delete(digest)
 
 
 def _batches(items: Iterator[str], size: int) -> Iterator[list[str]]:

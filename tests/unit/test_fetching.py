@@ -15,6 +15,7 @@ from jobserver_core.errors import FetchError, MalformedUrl, ServerClosed
 from jobserver_core.ports import Cancellation, Fetched, Fetcher
 from jobserver_core.ports.fetcher import ProgressCallback
 from jobserver_core.running.fetching import MAX_WAITING, PROGRESS, FetchedFiles, FetchService
+from jobserver_core.shutdown import Admission
 from jobserver_core.testing.clock import ManualClock
 from jobserver_core.uris import Uri
 
@@ -90,7 +91,7 @@ class World:
     def __init__(self, fetcher: HeldFetcher, settings: FetcherSettings = SETTINGS) -> None:
         self.fetcher = fetcher
         self.clock = ManualClock()
-        self.service = FetchService(fetcher, self.clock, settings)
+        self.service = FetchService(fetcher, self.clock, settings, Admission())
         self.begun: list[FetchedFiles] = []
 
     def begin(self, *uris: str, caller: str = "") -> FetchedFiles:

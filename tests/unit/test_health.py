@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobserver_core import BinaryType, errors
-from jobserver_core.environment import Folders
+from jobserver_core.data_directory import DataDirectory
 from jobserver_core.memory import MemoryMetadataStore
 from jobserver_core.running.health import Health
 from serving import WAIT, a_request, a_server, archive, upload
@@ -163,4 +163,4 @@ def test_a_data_directory_that_comes_back_is_used_again(tmp_path: Path) -> None:
 def test_a_data_directory_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(errors.StorageError, match="data directory"):
-        Folders(tmp_path / "file" / "data")
+        DataDirectory(tmp_path / "file" / "data")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from jobserver_core import BinaryType, JobServer, JobState, Settings, errors
-from jobserver_core.environment import Deposits
+from jobserver_core.binaries.sweep_lock import SweepLock
 from jobserver_core.memory import MemoryBlobStore, MemoryMetadataStore
 from jobserver_core.ports import ContextEnd, JobOutcome
 from jobserver_core.running.retention import BATCH, GRACE
@@ -50,9 +50,9 @@ class World:
         if context is None:
             listener.context_ready(application_id=None, url=None)
         listener.job_running(job.id)
-        folders = self.server._services.environment.folders
-        folders.job_log(job.id).write_text("log")
-        folders.context_log(job.job.context_id).write_text("log")
+        directory = self.server._services.data_directory
+        directory.job_log(job.id).write_text("log")
+        directory.context_log(job.job.context_id).write_text("log")
         if end:
             listener.open_result(job.id, stream=False).write(b"1")
             listener.job_ended(job.id, JobOutcome())
@@ -61,8 +61,8 @@ class World:
         return job.id
 
     def logs(self) -> set[str]:
-        folders = self.server._services.environment.folders
-        return {path.stem for folder in (folders.job_logs, folders.context_logs) for path in folder.iterdir()}
+        directory = self.server._services.data_directory
+        return {path.stem for logs in (directory.job_logs, directory.context_logs) for path in logs.iterdir()}
 
     def sweep(self) -> None:
         self.server._services.sweeper.sweep()
@@ -236,54 +236,54 @@ def test_a_clock_that_is_set_back_removes_nothing_early(make: Make) -> None:
     assert world.blobs.size(gone.digest) is None
 
 
-# -- sweeps and deposits -------------------------------------------------------------------------------
+# -- the lock between sweeps and uploads ---------------------------------------------------------------
 
 
-def test_a_sweep_waits_for_deposits_and_holds_off_new_ones() -> None:
-    deposits = Deposits()
+def test_a_sweep_waits_for_uploads_and_holds_off_new_ones() -> None:
+    lock = SweepLock()
     order: list[str] = []
     inside, leave = threading.Event(), threading.Event()
 
-    def deposit() -> None:
-        with deposits.making(), deposits.making():
+    def upload_blob() -> None:
+        with lock.shared(), lock.shared():
             inside.set()
             leave.wait(WAIT)
-            order.append("deposit")
+            order.append("upload")
 
     def sweep() -> None:
-        with deposits.sweeping(WAIT) as alone:
-            assert alone
+        with lock.exclusive(WAIT) as acquired:
+            assert acquired
             order.append("sweep")
 
-    threads = [threading.Thread(target=deposit), threading.Thread(target=sweep)]
+    threads = [threading.Thread(target=upload_blob), threading.Thread(target=sweep)]
     threads[0].start()
     assert inside.wait(WAIT)
     threads[1].start()
     leave.set()
     for thread in threads:
         thread.join(WAIT)
-    assert order == ["deposit", "sweep"]
+    assert order == ["upload", "sweep"]
 
 
-def test_a_deposit_that_takes_long_stops_neither_the_sweep_nor_other_deposits() -> None:
-    deposits = Deposits()
+def test_an_upload_that_takes_long_holds_up_neither_the_sweep_nor_other_uploads() -> None:
+    lock = SweepLock()
     inside, leave = threading.Event(), threading.Event()
 
-    def deposit() -> None:
-        with deposits.making():
+    def upload_blob() -> None:
+        with lock.shared():
             inside.set()
             leave.wait(WAIT)
 
-    slow = threading.Thread(target=deposit)
+    slow = threading.Thread(target=upload_blob)
     slow.start()
     try:
         assert inside.wait(WAIT)
-        with deposits.sweeping(0.01) as alone:
-            assert not alone
-            with deposits.making():
+        with lock.exclusive(0.01) as acquired:
+            assert not acquired
+            with lock.shared():
                 pass
     finally:
         leave.set()
         slow.join(WAIT)
-    with deposits.sweeping(WAIT) as alone:
-        assert alone
+    with lock.exclusive(WAIT) as acquired:
+        assert acquired

@@ -475,7 +475,7 @@ def test_there_is_a_most_of_contexts() -> None:
     settings = Settings.from_mapping({"jobserver": {"contexts": {"max-contexts": 1}}})
     with a_server(settings=settings) as server:
         server.create_context("one").result(WAIT)
-        with pytest.raises(errors.Unavailable, match="the most allowed"):
+        with pytest.raises(errors.Unavailable, match=r"context limit reached \(1\)"):
             server.create_context("two")
         server.stop_context("one").result(WAIT)
         server.create_context("two").result(WAIT)

@@ -201,7 +201,7 @@ def test_a_backend_that_hangs_does_not_hold_up_the_shutdown(
 ) -> None:
     closed: list[str] = []
     server = a_server().start()
-    env = server._services.environment
+    env = server._services
     for name in ("launcher", "fetcher", "metadata", "blobs"):
         original: Callable[[], None] = getattr(getattr(env, name), method)
 

@@ -126,7 +126,7 @@ def test_a_callback_is_repeated_on_time_and_signed_with_the_real_time(scene: Sce
     scene.finish(job_id)
     assert scene.transport.wait_for(lambda transport: len(transport.messages) == 1, WAIT)
     assert scene.transport.messages[0].timestamp == int(scene.clock.now().timestamp())
-    assert scene.servers[-1]._services.environment.callbacks.drain(WAIT)
+    assert scene.servers[-1]._services.callbacks.drain(WAIT)
     scene.clock.advance(scene.servers[-1].settings.callbacks.retry_delay * 1.02)
     assert scene.transport.wait_for(lambda transport: len(transport.messages) == 2, WAIT)
 

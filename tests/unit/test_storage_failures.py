@@ -241,7 +241,7 @@ def test_waiting_changes_are_bounded_by_the_slots(scene: Scene) -> None:
             scene.listener.job_progress(job.id, JobProgress(tasks_done=number))
         finish(scene, job)
     scene.until_tried(3)
-    context = scene.server._services.contexts.live("shared")
+    context = scene.server._services.registry.get("shared")
     assert len(context._context.changes._changes) <= 2 * slots + 1
     scene.metadata.recover()
     scene.until(lambda: all(job.done() for job in jobs[:slots]))
@@ -409,11 +409,11 @@ def test_a_reset_stops_every_context_although_the_store_fails_on_the_way(scene: 
 
 
 def test_requests_are_refused_at_once_when_too_many_before_them_are_in_doubt() -> None:
-    clock, store = ManualClock(), FaultyStore()
-    withdrawals = Withdrawals(store, clock)
+    clock = ManualClock()
+    withdrawals = Withdrawals(clock)
     for number in range(LIMIT):
         withdrawals.check_room()
-        withdrawals.job(f"job-{number}")
+        withdrawals.put(f"job-{number}", lambda: None)
     with pytest.raises(errors.StorageError, match="failing for a while"):
         withdrawals.check_room()
     clock.advance(FIRST_PAUSE)

@@ -70,7 +70,7 @@ def start() -> Iterator[Start]:
             mapping = {"jobserver": {**given, "http": http}}
             server = a_server(settings=Settings.from_mapping(mapping), **rest)
             for name, function in (functions or {}).items():
-                server._services.environment.launcher.register(name, function)
+                server._services.launcher.register(name, function)
             url = stack.enter_context(running(server, authenticator=authenticator))
             client = stack.enter_context(httpx.Client(base_url=url, timeout=WAIT, auth=credentials))
             site = Site(server, url, client)

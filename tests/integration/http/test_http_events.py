@@ -123,7 +123,7 @@ def test_a_quiet_stream_is_kept_alive_and_ends_with_the_client(start: Start) -> 
             return received
 
         assert asyncio.run(listen())[1] == b": listening\n\n"
-        assert not server._services.environment.bus._subscribers.keys() - {0, 1}
+        assert not server._services.bus._subscribers.keys() - {0, 1}
     finally:
         server.close()
 

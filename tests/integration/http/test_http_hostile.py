@@ -66,7 +66,7 @@ def watched(start: Start, caplog: pytest.LogCaptureFixture) -> Iterator[Site]:
     assert site.client.get("/healthz").status_code == 200
     assert set(site.client.get("/binaries").json()) == {"words"}
     assert site.client.get("/data").json() == []
-    assert not list(site.server._services.environment.folders.data.iterdir())
+    assert not list(site.server._services.data_directory.data_files.iterdir())
 
 
 # -- fuzz ------------------------------------------------------------------------------------------

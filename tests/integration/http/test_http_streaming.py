@@ -114,7 +114,7 @@ def test_an_upload_over_the_limit_is_413_and_leaves_nothing(start: Start, path: 
     assert "102400 bytes" in answer.json()["result"]
     assert set(site.client.get("/binaries").json()) == {"words"}
     assert site.client.get("/data").json() == []
-    assert not list(site.server._services.environment.folders.data.iterdir())
+    assert not list(site.server._services.data_directory.data_files.iterdir())
 
 
 def test_curls_expectation_is_answered_before_the_body_is_sent(start: Start) -> None:
@@ -144,7 +144,7 @@ def test_a_connection_that_is_cut_half_way_leaves_nothing(site: Site, path: str)
         settled(lambda: "1.0" in _open_requests(site))
     settled(lambda: "0.0" in _open_requests(site))
     assert set(site.client.get("/binaries").json()) == {"words"}
-    assert not list(site.server._services.environment.folders.data.iterdir())
+    assert not list(site.server._services.data_directory.data_files.iterdir())
 
 
 def _open_requests(site: Site) -> str:
@@ -181,7 +181,7 @@ def test_a_body_that_does_not_go_on_is_given_up(site: Site, monkeypatch: pytest.
             status, received = answered(connection)
         assert status == 408
         assert b"did not go on" in received
-    assert not list(site.server._services.environment.folders.data.iterdir())
+    assert not list(site.server._services.data_directory.data_files.iterdir())
 
 
 def test_a_configuration_over_the_limit_is_413(start: Start) -> None:
@@ -267,4 +267,4 @@ def test_slow_senders_hold_no_worker(site: Site) -> None:
         assert site.submit("w.Echo", "value = 1", sync="true").json()["result"] == 1
         assert time.monotonic() - begun < 5
     settled(lambda: _open_requests(site) == "0.0")
-    assert not list(site.server._services.environment.folders.data.iterdir())
+    assert not list(site.server._services.data_directory.data_files.iterdir())

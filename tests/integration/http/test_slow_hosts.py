@@ -111,7 +111,7 @@ def begin_context(site: Site, name: str, uri: str) -> httpx.Response:
 
 
 def fetching(site: Site) -> list[Any]:
-    service = site.server._services.jobs._fetching
+    service = site.server._services.fetching
     return [*service._running, *service._waiting]
 
 

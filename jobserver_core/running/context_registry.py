@@ -1,0 +1,174 @@
+"""The contexts that live in this process: creating, finding and ending them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any
+
+from jobserver_core.binaries.class_paths import ClassPaths, uris_of
+from jobserver_core.config.cores import usable_cores
+from jobserver_core.data_directory import DataDirectory
+from jobserver_core.errors import ContextNotFound, ResultTimeout, ServerClosed, Unavailable
+from jobserver_core.models.contexts import Context, StartQueueStatus
+from jobserver_core.ports import Clock, ContextSpec, Fetched, Launcher
+from jobserver_core.running.context_settings import check_settings, effective_settings, settings_class_path
+from jobserver_core.running.live_context import LiveContext
+from jobserver_core.running.records import Records
+from jobserver_core.running.starts import StartQueue
+from jobserver_core.running.waiting import Waiter, all_done
+
+if TYPE_CHECKING:
+    from jobserver_core.config.settings import Settings
+
+__all__ = ["ContextRegistry"]
+
+
+class ContextRegistry:
+    """Creates living contexts, and knows those that are not final. Thread-safe."""
+
+    def __init__(
+        self,
+        *,
+        records: Records,
+        launcher: Launcher,
+        class_paths: ClassPaths,
+        data_directory: DataDirectory,
+        clock: Clock,
+        settings: Settings,
+    ) -> None:
+        self._records = records
+        self._launcher = launcher
+        self._class_paths = class_paths
+        self._data_directory = data_directory
+        self._clock = clock
+        self._settings = settings
+        limits = settings.contexts
+        self._starts = StartQueue(
+            clock,
+            limit=limits.concurrent_starts or usable_cores(),
+            timeout=limits.start_queue_timeout,
+        )
+        self._lock = threading.Lock()
+        self._live: dict[str, LiveContext] = {}
+        self._closed = False
+
+    # -- creating ----------------------------------------------------------------------------------
+
+    def uris(self, settings: Mapping[str, Any]) -> list[str]:
+        """Check the settings of a context to be created, and return the URIs of the files that it needs.
+
+        Raises:
+            InvalidSetting: No context can start with these settings.
+        """
+        tree = self._effective(settings)
+        check_settings(tree, self._launcher)
+        return uris_of(settings_class_path(tree))
+
+    def create(
+        self, name: str, settings: Mapping[str, Any], fetched: Mapping[str, Fetched], *, ad_hoc: bool
+    ) -> tuple[LiveContext, ContextSpec]:
+        """Record a context, and return it with what its launcher needs to start it.
+
+        ``fetched`` has the files of :meth:`uris`. When this raises, nothing was recorded.
+
+        Raises:
+            ContextExists: A context of this name is not final.
+            Unavailable: As many contexts live as the limit allows.
+            ServerClosed: The server accepts no new work.
+        """
+        tree = self._effective(settings)
+        record = self._records.new_context(name, tree, ad_hoc=ad_hoc)
+        with ExitStack() as files, self._class_paths.resolving():
+            entries = self._class_paths.resolve(settings_class_path(tree), fetched)
+            codes = self._class_paths.lease(entries, files)
+            spec = ContextSpec(
+                id=record.id,
+                name=name,
+                settings=tree,
+                class_path=codes,
+                log_path=self._data_directory.context_log(record.id),
+                work_dir=self._data_directory.work_dir(record.id),
+                data_dir=self._data_directory.data_files,
+            )
+            live = LiveContext(
+                record,
+                records=self._records,
+                launcher=self._launcher,
+                starts=self._starts,
+                clock=self._clock,
+                settings=self._settings,
+                retire=self._retire,
+            )
+            self._register(live)
+            live.keep(codes, files.pop_all())
+        return live, spec
+
+    def _effective(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return effective_settings(self._settings.spark, settings)
+
+    def _register(self, live: LiveContext) -> None:
+        limit = self._settings.contexts.max_contexts
+        with self._lock:
+            if self._closed:
+                raise ServerClosed()
+            if limit and len(self._live) >= limit:
+                raise Unavailable(message=f"context limit reached ({limit})")
+            self._live[live.record.id] = live
+        try:
+            self._records.add_context(live.record)
+        except BaseException:
+            self._retire(live)
+            raise
+        self._records.publish_context(live.record)
+
+    def _retire(self, live: LiveContext) -> None:
+        with self._lock:
+            self._live.pop(live.record.id, None)
+
+    # -- finding -----------------------------------------------------------------------------------
+
+    def get(self, name: str) -> LiveContext:
+        """Return the context of a name that lives here. Raises ContextNotFound."""
+        for context in self.all():
+            if context.record.name == name and not context.record.state.final:
+                return context
+        raise ContextNotFound(name=name)
+
+    def all(self) -> list[LiveContext]:
+        """Return every context that lives here."""
+        with self._lock:
+            return list(self._live.values())
+
+    @property
+    def start_queue(self) -> StartQueueStatus:
+        """How many contexts are starting, and how many wait for that."""
+        return self._starts.status
+
+    def pinned_digests(self) -> frozenset[str]:
+        """Return the blobs that must stay for living contexts, whether or not a record refers to them."""
+        return frozenset().union(*(context.digests for context in self.all()))
+
+    # -- ending ------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Create and launch no context and begin no job any more; jobs that have begun go on."""
+        with self._lock:
+            self._closed = True
+        self._starts.close()
+        for context in self.all():
+            context.hold_jobs()
+
+    def stop_all(self, timeout: float) -> None:
+        """Stop every context that lives, all at once, and wait for that up to ``timeout`` seconds."""
+        self._end_all(lambda context: context.stop_eventually(timeout, requested=False), timeout)
+
+    def kill_all(self, timeout: float) -> None:
+        """End every context that lives by force, and wait for that up to ``timeout`` seconds."""
+        self._end_all(lambda context: context.kill(requested=False), timeout)
+
+    def _end_all(self, end: Callable[[LiveContext], Waiter[Context]], timeout: float) -> None:
+        ended = all_done([end(context) for context in self.all()])
+        with suppress(ResultTimeout):
+            ended.result(timeout)

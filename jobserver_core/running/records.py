@@ -1,0 +1,272 @@
+"""Every write to the records of contexts and jobs, and the events that follow from it.
+
+A living context and its jobs, the recovery after a crash and the withdrawal of a failed request all change
+records. The rules of such a change are here once: the lifecycle table, compare-and-set, what an end consists
+of, which ends send a callback, and what to do when another writer was faster. Storing and publishing are
+separate calls, because a living context publishes only after it has released its lock.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from jobserver_core.callbacks.service import CallbackService
+from jobserver_core.errors import StaleState, StorageError
+from jobserver_core.events import ContextChanged, EventBus, JobChanged, JobProgressed
+from jobserver_core.models.binaries import ResolvedEntry
+from jobserver_core.models.callbacks import Delivery
+from jobserver_core.models.contexts import Context
+from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.models.jobs import Job, JobProgress, JobRequest, JobResult
+from jobserver_core.models.lifecycle import CONTEXTS, JOBS, ContextEvent, ContextState, JobEvent, JobState
+from jobserver_core.ports import Clock, Ids, MetadataStore
+from jobserver_core.running.withdrawals import Withdrawals
+
+__all__ = ["FinalOutcome", "Records"]
+
+_log = logging.getLogger(__name__)
+
+_REFUSED = ErrorInfo(message="the request was refused: storage failed while it was being recorded")
+
+
+@attrs.frozen(kw_only=True)
+class FinalOutcome:
+    """How a job ends, ready to be stored: the event of its lifecycle, and what is recorded with it."""
+
+    event: JobEvent
+    error: ErrorInfo | None = None
+    failure: FailureKind | None = None
+    result: JobResult | None = None
+
+    @classmethod
+    def killed(cls, job_id: str) -> FinalOutcome:
+        """Return the outcome of a job that was killed, in the words of the HTTP contract."""
+        return cls(event=JobEvent.KILL, error=ErrorInfo(message=f"Job {job_id} killed"))
+
+    @classmethod
+    def failed(cls, failure: FailureKind, error: ErrorInfo) -> FinalOutcome:
+        """Return the outcome of a job that failed."""
+        return cls(event=JobEvent.FAIL, error=error, failure=failure)
+
+    @classmethod
+    def without_context(cls, job: Job, reason: str) -> FinalOutcome:
+        """Return the outcome of a job whose context ended: killed if that was requested, else failed."""
+        if job.kill_requested:
+            return cls.killed(job.id)
+        message = f"Context ({job.context_name}) for this job was terminated"
+        error = ErrorInfo(message=message, error_class="ContextTerminated", stack=reason)
+        return cls.failed(FailureKind.CONTEXT_LOST, error)
+
+
+class Records:
+    """Creates and changes the records of contexts and jobs, and publishes what was stored. Thread-safe.
+
+    ``server_id`` owns the contexts that are created here.
+    """
+
+    def __init__(
+        self,
+        *,
+        metadata: MetadataStore,
+        clock: Clock,
+        ids: Ids,
+        bus: EventBus,
+        callbacks: CallbackService,
+        server_id: str,
+    ) -> None:
+        self._metadata = metadata
+        self._clock = clock
+        self._ids = ids
+        self._bus = bus
+        self._callbacks = callbacks
+        self._server_id = server_id
+        self._withdrawals = Withdrawals(clock)
+
+    # -- contexts ----------------------------------------------------------------------------------
+
+    def new_context(self, name: str, settings: Mapping[str, Any], *, ad_hoc: bool) -> Context:
+        """Return the record of a new context, which is not stored yet."""
+        now = self._clock.now()
+        return Context(
+            id=self._ids.new(),
+            name=name,
+            settings=settings,
+            ad_hoc=ad_hoc,
+            owner=self._server_id,
+            owned_since=now,
+            started_at=now,
+        )
+
+    def add_context(self, context: Context) -> None:
+        """Store a new context; one that may be stored although this fails is withdrawn later.
+
+        Raises:
+            ContextExists: A context of this name is not final.
+            StorageError: The store failed, or has been failing for a while.
+        """
+        self._withdrawals.check_room()
+        try:
+            self._metadata.add_context(context)
+        except StorageError:
+            self._withdrawals.put(context.id, lambda: self._withdraw_context(context.id))
+            raise
+
+    def advance_context(self, context: Context, event: ContextEvent | None, **changes: Any) -> Context:
+        """Store a context with an event's next state (None: the same state) and other changes.
+
+        Returns what is stored. A write that succeeded although the store reported a failure is recognised
+        when it is repeated.
+
+        Raises:
+            IllegalTransition: The state does not accept the event.
+            StaleState: Another writer changed the state.
+            StorageError: The store failed; nothing was changed.
+        """
+        state = CONTEXTS.next(context.state, event) if event else context.state
+        changed = attrs.evolve(context, state=state, **changes)
+        try:
+            self._metadata.advance_context(changed, expected=context.state)
+        except StaleState:
+            stored = self._metadata.context(context.id)
+            if stored is None or stored.state is not state:
+                raise
+            return stored
+        return changed
+
+    def end_context(self, context: Context, event: ContextEvent, error: ErrorInfo | None) -> Context:
+        """Store the end of a context, or adopt one that another writer stored. Raises StorageError."""
+        if error is None and CONTEXTS.next(context.state, event) is ContextState.ERROR:
+            error = ErrorInfo(message="the context ended by itself")
+        try:
+            return self.advance_context(context, event, error=error, ended_at=self._clock.now())
+        except StaleState as stale:
+            _log.warning("context %s was ended by another writer: %s", context.name, stale)
+            return self._metadata.context(context.id) or context
+
+    # -- jobs --------------------------------------------------------------------------------------
+
+    def new_id(self) -> str:
+        """Return an id that nothing else has."""
+        return self._ids.new()
+
+    def new_job(
+        self,
+        job_id: str,
+        request: JobRequest,
+        entries: tuple[ResolvedEntry, ...],
+        context: Context,
+        fingerprint: str,
+    ) -> Job:
+        """Return the record of a new job, which is not stored yet."""
+        return Job(
+            id=job_id,
+            class_name=request.class_name,
+            class_path=entries,
+            context_id=context.id,
+            context_name=context.name,
+            submitted_at=self._clock.now(),
+            callback_url=request.callback_url,
+            idempotency_key=request.idempotency_key,
+            fingerprint=fingerprint,
+        )
+
+    def add_job(self, job: Job, config: str) -> None:
+        """Store a new job; one that may be stored although this fails is withdrawn later.
+
+        Raises:
+            DuplicateId: A job with the same idempotency key is stored.
+            StorageError: The store failed, or has been failing for a while.
+        """
+        self._withdrawals.check_room()
+        try:
+            self._metadata.add_job(job, config=config)
+        except StorageError:
+            self._withdrawals.put(job.id, lambda: self._withdraw_job(job.id))
+            raise
+
+    def advance_job(self, job: Job, event: JobEvent | None, **changes: Any) -> Job:
+        """Store a job with an event's next state and other changes, as :meth:`advance_context` does."""
+        state = JOBS.next(job.state, event) if event else job.state
+        changed = attrs.evolve(job, state=state, **changes)
+        try:
+            self._metadata.advance_job(changed, expected=job.state)
+        except StaleState:
+            stored = self._metadata.job(job.id)
+            if stored is None or stored.state is not state:
+                raise
+            return stored
+        return changed
+
+    def end_job(
+        self, job: Job, outcome: FinalOutcome, *, cancelled: bool, **changes: Any
+    ) -> tuple[Job, Delivery | None]:
+        """Store the end of a job and the first delivery of its callback, in one transaction.
+
+        ``cancelled`` says that somebody asked for this end, so only a result is called back. Where an end is
+        stored already, by another writer or by an earlier attempt that seemed to fail, it is adopted. Returns
+        the job and the delivery that are stored. Raises StorageError.
+        """
+        ended = attrs.evolve(self._ended(job, outcome), **changes)
+        silent = cancelled and ended.state is not JobState.FINISHED
+        delivery = None if silent else self._callbacks.new_delivery(ended)
+        try:
+            self._metadata.advance_job(ended, expected=job.state, result=outcome.result, delivery=delivery)
+        except StaleState as stale:
+            stored = self._metadata.job(job.id)
+            if stored is not None and not stored.state.final:
+                return self.end_job(stored, outcome, cancelled=cancelled, **changes)
+            _log.warning("an end of job %s is stored already: %s", job.id, stale)
+            return stored or ended, next(iter(self._metadata.deliveries_of(job.id)), None)
+        return ended, delivery
+
+    def _ended(self, job: Job, outcome: FinalOutcome) -> Job:
+        now = self._clock.now()
+        ran_at = now if outcome.event is JobEvent.FINISH else None  # where the launcher reported only the end
+        return attrs.evolve(
+            job,
+            state=JOBS.next(job.state, outcome.event),
+            running_at=job.running_at or ran_at,
+            ended_at=now,
+            error=outcome.error,
+            failure=outcome.failure,
+            has_result=outcome.result is not None,
+            kill_requested=job.kill_requested or outcome.event is JobEvent.KILL,
+        )
+
+    def record_progress(self, job_id: str, progress: JobProgress) -> None:
+        """Store how far a job is. Raises StorageError."""
+        self._metadata.record_progress(job_id, progress)
+
+    # -- events ------------------------------------------------------------------------------------
+
+    def publish_context(self, context: Context) -> None:
+        """Publish a context that was stored."""
+        self._bus.publish(ContextChanged(at=self._clock.now(), context=context))
+
+    def publish_job(self, job: Job, delivery: Delivery | None = None) -> None:
+        """Publish a job that was stored, and begin to deliver the callback that was stored with it."""
+        self._bus.publish(JobChanged(at=self._clock.now(), job=job))
+        if delivery is not None:
+            self._callbacks.recorded(delivery)
+
+    def publish_progress(self, job: Job) -> None:
+        """Publish how far a job is."""
+        self._bus.publish(JobProgressed(at=self._clock.now(), job=job))
+
+    # -- withdrawals -------------------------------------------------------------------------------
+
+    def _withdraw_context(self, context_id: str) -> None:
+        context = self._metadata.context(context_id)
+        if context is not None and not context.state.final:
+            self.end_context(context, ContextEvent.FAIL, _REFUSED)
+
+    def _withdraw_job(self, job_id: str) -> None:
+        """End a job that was recorded by mistake; repeating its request is a new attempt."""
+        job = self._metadata.job(job_id)
+        if job is not None and not job.state.final:
+            outcome = FinalOutcome.failed(FailureKind.CONTEXT_LOST, _REFUSED)
+            self.end_job(job, outcome, cancelled=True, idempotency_key=None)

@@ -1,0 +1,124 @@
+"""Submitting jobs: checking a request, fetching what it needs, recording it, and giving it to a context."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from jobserver_core.binaries.class_paths import ClassPaths, uris_of
+from jobserver_core.callbacks.service import CallbackService
+from jobserver_core.errors import DuplicateId, IdempotencyMismatch
+from jobserver_core.models.jobs import JobRequest
+from jobserver_core.ports import ContextSpec, Fetched
+from jobserver_core.running.context_registry import ContextRegistry
+from jobserver_core.running.fetching import FetchService, Preparation
+from jobserver_core.running.handles import JobHandle
+from jobserver_core.running.job_configs import JobConfigs
+from jobserver_core.running.jobs import JobService
+from jobserver_core.running.live_context import LiveContext
+from jobserver_core.running.records import Records
+
+__all__ = ["SubmissionService"]
+
+
+class SubmissionService:
+    """Accepts jobs. Thread-safe."""
+
+    def __init__(
+        self,
+        *,
+        jobs: JobService,
+        contexts: ContextRegistry,
+        records: Records,
+        fetching: FetchService,
+        class_paths: ClassPaths,
+        configs: JobConfigs,
+        callbacks: CallbackService,
+    ) -> None:
+        self._jobs = jobs
+        self._contexts = contexts
+        self._records = records
+        self._fetching = fetching
+        self._class_paths = class_paths
+        self._configs = configs
+        self._callbacks = callbacks
+
+    def begin(self, request: JobRequest, caller: str = "") -> Preparation[JobHandle]:
+        """Check a request, and fetch what it needs; then it can be recorded and given to its context."""
+        if request.callback_url is not None:
+            self._callbacks.check(request.callback_url)
+        config = self._configs.to_json(request.config)
+        fingerprint = _fingerprint(request, config)
+        earlier = self._submitted_before(request, fingerprint)
+        if earlier is not None:
+            return self._fetching.prepare((), lambda _fetched: earlier)
+        uris = uris_of(request.class_path)
+        if request.context is None:
+            uris += self._contexts.uris(request.context_settings)
+        return self._fetching.prepare(
+            uris, lambda fetched: self._submit(request, config, fingerprint, fetched), caller
+        )
+
+    def _submit(
+        self, request: JobRequest, config: str, fingerprint: str, fetched: Mapping[str, Fetched]
+    ) -> JobHandle:
+        try:
+            return self._accept(request, config, fingerprint, fetched)
+        except DuplicateId:
+            # The same key came twice at once, and the other one was faster.
+            earlier = self._submitted_before(request, fingerprint)
+            if earlier is None:
+                raise
+            return earlier
+
+    def _accept(
+        self, request: JobRequest, config: str, fingerprint: str, fetched: Mapping[str, Fetched]
+    ) -> JobHandle:
+        with self._class_paths.resolving(), ExitStack() as files:
+            entries = self._class_paths.resolve(request.class_path, fetched)
+            self._class_paths.check_mix(entries)
+            code = self._class_paths.lease(entries, files)
+            spec = self._jobs.spec(self._records.new_id(), request.class_name, code, config)
+            # Nothing may fail between this, which may record a context for the job, and the giving.
+            context, context_spec = self._context_for(request, fetched)
+            job = self._records.new_job(spec.id, request, entries, context.record, fingerprint)
+            live = self._jobs.live(job, spec, files.pop_all())
+            handle = self._jobs.handle_of(live)
+            self._jobs.give(live, context, context_spec, lambda: context.accept(live, config))
+        return handle
+
+    def _context_for(
+        self, request: JobRequest, fetched: Mapping[str, Fetched]
+    ) -> tuple[LiveContext, ContextSpec | None]:
+        if request.context is not None:
+            return self._contexts.get(request.context), None
+        ad_hoc = f"{self._records.new_id()[:8]}-{request.class_name}"
+        name = f"{request.context_owner}~{ad_hoc}" if request.context_owner else ad_hoc
+        return self._contexts.create(name, request.context_settings, fetched, ad_hoc=True)
+
+    def _submitted_before(self, request: JobRequest, fingerprint: str) -> JobHandle | None:
+        key = request.idempotency_key
+        job = self._jobs.with_key(key) if key else None
+        if job is None:
+            return None
+        if job.fingerprint != fingerprint:
+            raise IdempotencyMismatch(key=key, job_id=job.id)
+        return self._jobs.handle(job.id)
+
+
+def _fingerprint(request: JobRequest, config: str) -> str:
+    """Return a hash that is equal for equal requests, whatever their order of keys.
+
+    ``1.10`` and ``1.1`` differ, as they do for a job that reads the text of a number.
+    """
+    parts = [
+        request.class_name,
+        [str(entry) for entry in request.class_path],
+        json.loads(config, parse_float=lambda written: {"number": written}),
+        request.context,
+        request.context_settings,
+        request.callback_url,
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
