@@ -4,33 +4,53 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Connection, Select, delete, exists, func, insert, select, tuple_
+from sqlalchemy import (
+    Connection,
+    Select,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    literal_column,
+    select,
+    tuple_,
+)
 
 from jobserver_core.errors import BinaryInUse, BinaryNotFound, DuplicateId
 from jobserver_core.models.binaries import Binary
-from jobserver_sql.tables import binaries, columns_of, job_holds, jobs, row_of
+from jobserver_sql.statements import DriverConnection, Statement
+from jobserver_sql.tables import binaries, columns_of, job_holds, jobs, values_of
 
 __all__ = ["add", "conflict", "newest", "newest_of_all", "remove", "remove_old", "versions"]
 
 _COLUMNS = columns_of(Binary, binaries)
+_NAMES = tuple(column.name for column in _COLUMNS)
 _VERSIONS = select(*_COLUMNS).order_by(binaries.c.uploaded_at.desc(), binaries.c.seq.desc())
 
 
-def add(connection: Connection, binary: Binary) -> None:
+newest = Statement(
+    _VERSIONS.where(binaries.c.name == bindparam("name"))
+    .limit(literal_column("1"))
+    .offset(literal_column("0")),
+    ("name",),
+    columns=_COLUMNS,
+    make=Binary,
+)
+"""The newest version of a name."""
+_ADD = Statement[None](insert(binaries).values({name: bindparam(name) for name in _NAMES}), _NAMES)
+_KNOWN = Statement[None](select(binaries.c.seq).where(binaries.c.id == bindparam("id")), ("id",))
+
+
+def add(connection: DriverConnection, binary: Binary) -> None:
     """Write a version."""
-    connection.execute(insert(binaries), row_of(binary))
+    connection.run(_ADD, *values_of(binary))
 
 
-def conflict(connection: Connection, binary: Binary) -> DuplicateId | None:
+def conflict(connection: DriverConnection, binary: Binary) -> DuplicateId | None:
     """Return why a version could not be written."""
-    known = connection.scalar(select(binaries.c.seq).where(binaries.c.id == binary.id))
+    known = connection.row(_KNOWN, binary.id)
     return None if known is None else DuplicateId(kind="binary", id=binary.id, holder=binary.id)
-
-
-def newest(connection: Connection, name: str) -> Binary | None:
-    """Return the newest version of a name."""
-    row = connection.execute(_VERSIONS.where(binaries.c.name == name).limit(1)).first()
-    return None if row is None else Binary(**row._mapping)
 
 
 def versions(connection: Connection, name: str) -> list[Binary]:

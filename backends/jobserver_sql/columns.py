@@ -104,8 +104,8 @@ class Choice(TypeDecorator[E], Generic[E]):
 class Json(TypeDecorator[T], Generic[T]):
     """A model or a tree that nothing is looked up by, as JSON text.
 
-    ``shared`` is for values that repeat and cannot be changed: equal short texts may be read as
-    one object, which is most of the work of reading a page of jobs saved.
+    ``shared`` is for hashable values that repeat: equal short texts may be read as one object, and equal
+    objects are written once, which saves most of the work on a job's record.
     """
 
     impl = Text
@@ -116,13 +116,19 @@ class Json(TypeDecorator[T], Generic[T]):
         self.kind = kind
         self.shared = shared
         self._read_again = functools.lru_cache(maxsize=1024)(self._read)
+        self._write_again = functools.lru_cache(maxsize=1024)(self._write)
 
     def _read(self, text: str) -> T:
         return loads(text, self.kind)
 
+    def _write(self, value: T) -> str:
+        return dumps(value, self.kind)
+
     def process_bind_param(self, value: T | None, dialect: Dialect) -> str | None:
         """Return the JSON text."""
-        return None if value is None else dumps(value, self.kind)
+        if value is None:
+            return None
+        return self._write_again(value) if self.shared else self._write(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> T | None:
         """Return the model. Raises StorageError for text that does not make one."""

@@ -5,59 +5,70 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, exists, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, insert, literal_column, select, update
 
 from jobserver_core.errors import ContextExists, DuplicateId, JobServerError, StaleState
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.lifecycle import CONTEXTS, ContextState
 from jobserver_sql.pages import LIMIT, OFFSET, REACH, newest_first, state_parameter
-from jobserver_sql.tables import columns_of, contexts, jobs, row_of
+from jobserver_sql.statements import DriverConnection, Statement, literal_states
+from jobserver_sql.tables import columns_of, contexts, jobs, values_of
 
 __all__ = ["add", "advance", "by_id", "conflict", "newest_of", "remove_ended", "selected"]
 
 _COLUMNS = columns_of(Context, contexts)
 _NAMES = tuple(column.name for column in _COLUMNS)
-_BY_ID = select(*_COLUMNS).where(contexts.c.id == bindparam("id"))
-_NEWEST_OF = (
+
+by_id = Statement(
+    select(*_COLUMNS).where(contexts.c.id == bindparam("id")), ("id",), columns=_COLUMNS, make=Context
+)
+"""The context of an id."""
+newest_of = Statement(
     select(*_COLUMNS)
     .where(contexts.c.name == bindparam("name"))
     .order_by(contexts.c.started_at.desc(), contexts.c.seq.desc())
-    .limit(1)
+    .limit(literal_column("1"))
+    .offset(literal_column("0")),
+    ("name",),
+    columns=_COLUMNS,
+    make=Context,
 )
-_ADVANCE = update(contexts).where(
-    contexts.c.id == bindparam("key"),
-    contexts.c.state == bindparam("expected", type_=contexts.c.state.type),
+"""The newest context of a name."""
+_ADD = Statement[None](insert(contexts).values({name: bindparam(name) for name in _NAMES}), _NAMES)
+_ADVANCE = Statement[None](
+    update(contexts)
+    .where(
+        contexts.c.id == bindparam("key"),
+        contexts.c.state == bindparam("expected", type_=contexts.c.state.type),
+    )
+    .values(**{name: bindparam(f"new_{name}", type_=contexts.c[name].type) for name in _NAMES}),
+    ("key", "expected", *(f"new_{name}" for name in _NAMES)),
+)
+_RIVAL = Statement[None](
+    select(contexts.c.seq)
+    .where(
+        contexts.c.name == bindparam("name"),
+        contexts.c.id != bindparam("own"),
+        literal_states(contexts.c.state, CONTEXTS.live_states),
+    )
+    .limit(literal_column("1"))
+    .offset(literal_column("0")),
+    ("name", "own"),
 )
 _EVERYTHING = 2**62
 
 
-def add(connection: Connection, context: Context) -> None:
+def add(connection: DriverConnection, context: Context) -> None:
     """Write a new context; the index of live names refuses a second one."""
-    connection.execute(insert(contexts), row_of(context))
+    connection.run(_ADD, *values_of(context))
 
 
-def conflict(connection: Connection, context: Context, *, new: bool) -> JobServerError | None:
+def conflict(connection: DriverConnection, context: Context, *, new: bool) -> JobServerError | None:
     """Return why a context could not be written."""
-    if new and by_id(connection, context.id):
+    if new and connection.row(by_id, context.id) is not None:
         return DuplicateId(kind="context", id=context.id, holder=context.id)
-    rivals = select(contexts.c.seq).where(
-        contexts.c.name == context.name,
-        contexts.c.id != context.id,
-        contexts.c.state.in_(CONTEXTS.live_states),
-    )
-    return ContextExists(name=context.name) if connection.scalar(rivals.limit(1)) is not None else None
-
-
-def by_id(connection: Connection, context_id: str) -> Context | None:
-    """Return a context by its id."""
-    row = connection.execute(_BY_ID, {"id": context_id}).first()
-    return None if row is None else Context(**row._mapping)
-
-
-def newest_of(connection: Connection, name: str) -> Context | None:
-    """Return the newest context of a name."""
-    row = connection.execute(_NEWEST_OF, {"name": name}).first()
-    return None if row is None else Context(**row._mapping)
+    rival = connection.row(_RIVAL, context.name, context.id)
+    return None if rival is None else ContextExists(name=context.name)
 
 
 def selected(connection: Connection, query: ContextQuery) -> list[Context]:
@@ -73,16 +84,15 @@ def selected(connection: Connection, query: ContextQuery) -> list[Context]:
     return [Context(**row._mapping) for row in connection.execute(statement, values)]
 
 
-def advance(connection: Connection, context: Context, expected: ContextState) -> None:
+def advance(connection: DriverConnection, context: Context, expected: ContextState) -> None:
     """Write a context if its stored state is the expected one. Raises StaleState."""
-    values = {**row_of(context), "key": context.id, "expected": expected}
-    if connection.execute(_ADVANCE, values).rowcount != 1:
-        found = connection.scalar(select(contexts.c.state).where(contexts.c.id == context.id))
+    if connection.run(_ADVANCE, context.id, expected, *values_of(context)) != 1:
+        found = connection.record(by_id, context.id)
         raise StaleState(
             kind=CONTEXTS.kind,
             id=context.id,
             expected=expected.value,
-            found=None if found is None else found.value,
+            found=None if found is None else found.state.value,
         )
 
 

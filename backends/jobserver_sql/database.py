@@ -1,19 +1,23 @@
-"""One database: its engine, its transactions, and its errors in the library's words.
+"""One database: its transactions, and its errors in the library's words.
+
+There are two ways in. What runs for every job goes through the driver alone (:meth:`Database.commit`,
+:meth:`Database.record`; see :mod:`jobserver_sql.statements`), what is rare through SQLAlchemy
+(:meth:`Database.read`, :meth:`Database.write`).
 
 SQLite: write-ahead log, so readers and a writer do not wait for each other; a writing
 transaction takes the database's write lock at its beginning (``BEGIN IMMEDIATE``), so that
 what it reads cannot change before it writes; writers of this process queue on a lock of their
 own, which is fair where SQLite's own waiting polls. A write waits for both locks together no
 longer than ``lock_timeout``: a database that another process holds costs each caller that long,
-however many there are. With ``synchronous=FULL`` (the default) a commit is on the disk when it
+however many there are. With ``synchronous=FULL`` (the default) a durable commit is on the disk when the call
 returns, which even a power cut does not undo; with ``NORMAL`` it survives the end of the process,
 however hard, and a power cut may take the last commits.
 
 PostgreSQL: READ COMMITTED, whatever the server's default is: the statements are written for it.
 
 A commit that reaches the disk costs milliseconds, one that does not costs microseconds. So a write says
-whether it must be ``durable``. What nobody was promised need not be: after a power cut it is as if it had not
-happened yet. It survives the end of the process all the same, and the next durable commit takes it along.
+whether it must be ``durable``. One that is not survives the end of the process all the same, and
+:meth:`Database.sync` brings it to the disk, together with all others (:mod:`jobserver_sql.durability`).
 """
 
 from __future__ import annotations
@@ -31,6 +35,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 
 from jobserver_core.errors import InvalidSetting, StorageError
 from jobserver_sql.database_file import DatabaseFile
+from jobserver_sql.durability import Barrier
+from jobserver_sql.sqlite_file import SqliteFile
+from jobserver_sql.statements import DriverConnection, Statement
 
 __all__ = ["Database"]
 
@@ -40,12 +47,6 @@ _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
 _ATTEMPTS = 3
 _WAIT = "jobserver_wait"
 """Marks a SQLite connection that is about to write, with the seconds that it may wait for other processes."""
-_DURABLE = "jobserver_durable"
-"""Marks a SQLite connection whose next commit must reach the disk, or need not."""
-
-
-_LEVEL = "jobserver_synchronous"
-"""The level that a SQLite connection was last set to, where it is not the configured one any more."""
 
 
 class _Refused(StorageError):
@@ -62,10 +63,90 @@ class Database:
         self._turn = threading.Lock()
         self._file: DatabaseFile | None = None
         if parsed.get_backend_name() == "sqlite":
-            self._file = DatabaseFile(Path(parsed.database or ""))
+            path = Path(parsed.database or "")
+            self._file = DatabaseFile(path)
             self._engine = _sqlite_engine(parsed, synchronous, lock_timeout)
+            self._sqlite = SqliteFile(path, lock_timeout)
+            self.barrier = Barrier(self._sqlite.sync if synchronous == "full" else _nothing)
         else:
             self._engine = _postgresql_engine(parsed, pool_size)
+            self.barrier = Barrier(self._flush_postgresql)
+        driver: Any = self._engine.dialect.loaded_dbapi
+        self._driver_error: type[Exception] = driver.Error
+        self._refusal: type[Exception] = driver.IntegrityError
+
+    # -- hot: through the driver -------------------------------------------------------------------
+
+    @contextmanager
+    def reading(self) -> Iterator[DriverConnection]:
+        """Give a connection to read with: each statement is a transaction of its own."""
+        with self._translated():
+            if self._file is not None:
+                with self._sqlite.reading() as reader:
+                    yield reader
+            else:
+                with self._engine.begin() as connection:
+                    yield DriverConnection("postgresql", connection.connection.driver_connection)
+
+    def record(self, statement: Statement[T], *values: Any) -> T | None:
+        """Return what the first row of a statement makes, or None."""
+        with self.reading() as connection:
+            return connection.record(statement, *values)
+
+    def commit(
+        self,
+        work: Callable[[DriverConnection], T],
+        *,
+        conflict: Callable[[DriverConnection], Exception | None] | None = None,
+        durable: bool = True,
+        patience: float | None = None,
+    ) -> T:
+        """Write, and when a unique index refuses it, raise what ``conflict`` finds to be the reason.
+
+        The reason may be gone by the time it is looked for; then the write is tried again. With ``durable``
+        it is on the disk when this returns, else after the next :meth:`sync`. ``patience`` is as in
+        :meth:`write`.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                with self._translated(), self._writing(patience, durable=durable) as connection:
+                    done = work(connection)
+            except _Refused as refused:
+                last = refused
+            else:
+                if durable and self._file is not None:
+                    self.sync()
+                return done
+            with self.reading() as connection:
+                reason = conflict(connection) if conflict is not None else None
+            if reason is not None:
+                raise reason
+        raise StorageError(message=last.message)
+
+    @contextmanager
+    def _writing(self, patience: float | None, *, durable: bool) -> Iterator[DriverConnection]:
+        if self._file is None:
+            with self._engine.begin() as connection:
+                made = DriverConnection("postgresql", connection.connection.driver_connection)
+                if not durable:
+                    made.driver.execute("SET LOCAL synchronous_commit = off")
+                yield made
+            return
+        with self._writing_turn(patience) as left, self._sqlite.writing(left) as made:
+            yield made
+        self._file.verify_commit()
+
+    def sync(self) -> None:
+        """Return once everything that was written before survives a power cut. Raises StorageError."""
+        with self._translated():
+            self.barrier.wait()
+
+    def _flush_postgresql(self) -> None:
+        """Commit something that has to be flushed, and with it the whole log before it."""
+        with self._engine.begin() as connection:
+            connection.exec_driver_sql("SELECT pg_logical_emit_message(true, 'jobserver', '')")
+
+    # -- rare: through SQLAlchemy ------------------------------------------------------------------
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -74,23 +155,20 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self, *, patience: float | None = None, durable: bool = True) -> Iterator[Connection]:
-        """Give a transaction that is committed when the block is left without an error.
+    def write(self, *, patience: float | None = None) -> Iterator[Connection]:
+        """Give a transaction that is committed, to the disk, when the block is left without an error.
 
         ``patience`` is how many seconds to wait for other writers to a SQLite file; the default is
-        ``lock_timeout``. With ``durable`` it is on the disk then, else soon after.
+        ``lock_timeout``.
         """
         with self._translated():
             if self._file is None:
                 with self._engine.begin() as connection:
-                    if not durable:
-                        connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
                     yield connection
                 return
-            with self._writing_turn(self._lock_timeout if patience is None else patience) as left:
+            with self._writing_turn(patience) as left:
                 with self._engine.connect() as connection:
                     connection.info[_WAIT] = left
-                    connection.info[_DURABLE] = durable
                     try:
                         with connection.begin():
                             yield connection
@@ -99,45 +177,28 @@ class Database:
                 self._file.verify_commit()
 
     @contextmanager
-    def _writing_turn(self, patience: float) -> Iterator[float]:
+    def _writing_turn(self, patience: float | None) -> Iterator[float]:
         """Wait for this process's other writers; give the seconds that are left for those of others."""
-        deadline = time.monotonic() + patience
-        if not self._turn.acquire(timeout=patience):
-            message = f"the metadata database is locked: other writes took longer than {patience:g} s"
-            raise StorageError(message=message)
+        allowed = self._lock_timeout if patience is None else patience
+        left = allowed
+        if not self._turn.acquire(blocking=False):
+            deadline = time.monotonic() + allowed
+            if not self._turn.acquire(timeout=allowed):
+                message = f"the metadata database is locked: other writes took longer than {allowed:g} s"
+                raise StorageError(message=message)
+            left = max(0.0, deadline - time.monotonic())
         try:
-            yield max(0.0, deadline - time.monotonic())
+            yield left
         finally:
             self._turn.release()
-
-    def put(
-        self,
-        work: Callable[[Connection], T],
-        *,
-        conflict: Callable[[Connection], Exception | None],
-        durable: bool = True,
-    ) -> T:
-        """Write, and when a unique index refuses it, raise what ``conflict`` finds to be the reason.
-
-        The reason may be gone by the time it is looked for; then the write is tried again. ``durable`` is as
-        in :meth:`write`.
-        """
-        for _ in range(_ATTEMPTS):
-            try:
-                with self.write(durable=durable) as connection:
-                    return work(connection)
-            except _Refused as refused:
-                last = refused
-            with self.read() as connection:
-                reason = conflict(connection)
-            if reason is not None:
-                raise reason
-        raise StorageError(message=last.message)
 
     def close(self) -> None:
         """Close every connection; later transactions raise StorageError."""
         self._closed = True
         self._engine.dispose()
+        if self._file is not None and self._turn.acquire(timeout=self._lock_timeout):
+            self._sqlite.close()
+            self._turn.release()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -147,13 +208,17 @@ class Database:
             self._file.verify()
         try:
             yield
-        except IntegrityError as error:
+        except (IntegrityError, self._refusal) as error:
             raise _Refused(message=_reason(error)) from error
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, self._driver_error) as error:
             raise StorageError(message=_reason(error)) from error
 
 
-def _reason(error: SQLAlchemyError) -> str:
+def _nothing() -> None:
+    """Leave it to the operating system when a commit reaches the disk."""
+
+
+def _reason(error: Exception) -> str:
     """Say what failed without the statement and its values, which may hold secrets."""
     cause: Any = error.orig if isinstance(error, DBAPIError) else error
     primary = getattr(getattr(cause, "diag", None), "message_primary", None)
@@ -227,10 +292,6 @@ def _sqlite_engine(url: URL, synchronous: str, lock_timeout: float) -> Engine:
         wait = connection.info.get(_WAIT)
         if wait is not None:
             connection.exec_driver_sql(f"PRAGMA busy_timeout={int(wait * 1000)}")
-            level = synchronous if connection.info[_DURABLE] else "normal"
-            if connection.info.get(_LEVEL, synchronous) != level:
-                connection.exec_driver_sql(f"PRAGMA synchronous={level}")
-                connection.info[_LEVEL] = level
         connection.exec_driver_sql("BEGIN" if wait is None else "BEGIN IMMEDIATE")
 
     _keep_write_ahead_log(engine, lock_timeout)

@@ -6,21 +6,33 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, select, update
+from sqlalchemy import Connection, Select, bindparam, insert, select, update
 
 from jobserver_core.errors import StaleState
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.lifecycle import DELIVERIES, DeliveryState
-from jobserver_sql.tables import columns_of, deliveries, row_of
+from jobserver_sql.statements import DriverConnection, Statement
+from jobserver_sql.tables import columns_of, deliveries, values_of
 
-__all__ = ["advance", "by_id", "due", "in_state", "of_job"]
+__all__ = ["add", "advance", "by_id", "due", "in_state", "of_job"]
 
-_ALL = select(*columns_of(Delivery, deliveries))
+_COLUMNS = columns_of(Delivery, deliveries)
+_NAMES = tuple(column.name for column in _COLUMNS)
+_ALL = select(*_COLUMNS)
 _AGE = (deliveries.c.created_at, deliveries.c.id)
 _PENDING = deliveries.c.state == DeliveryState.PENDING
-_ADVANCE = update(deliveries).where(
-    deliveries.c.id == bindparam("key"),
-    deliveries.c.state == bindparam("expected", type_=deliveries.c.state.type),
+
+by_id = Statement(_ALL.where(deliveries.c.id == bindparam("id")), ("id",), columns=_COLUMNS, make=Delivery)
+"""The delivery of an id."""
+_ADD = Statement[None](insert(deliveries), _NAMES)
+_ADVANCE = Statement[None](
+    update(deliveries)
+    .where(
+        deliveries.c.id == bindparam("key"),
+        deliveries.c.state == bindparam("expected", type_=deliveries.c.state.type),
+    )
+    .values(**{name: bindparam(f"new_{name}", type_=deliveries.c[name].type) for name in _NAMES}),
+    ("key", "expected", *(f"new_{name}" for name in _NAMES)),
 )
 
 
@@ -28,9 +40,9 @@ def _read(connection: Connection, statement: Select[Any]) -> list[Delivery]:
     return [Delivery(**row._mapping) for row in connection.execute(statement)]
 
 
-def by_id(connection: Connection, delivery_id: str) -> Delivery | None:
-    """Return a delivery by its id."""
-    return next(iter(_read(connection, _ALL.where(deliveries.c.id == delivery_id))), None)
+def add(connection: DriverConnection, delivery: Delivery) -> None:
+    """Write a new delivery."""
+    connection.run(_ADD, *values_of(delivery))
 
 
 def of_job(connection: Connection, job_id: str) -> list[Delivery]:
@@ -51,14 +63,13 @@ def due(connection: Connection, now: datetime, limit: int, excluding: Iterable[s
     return _read(connection, statement.order_by(deliveries.c.due_at, *_AGE).limit(limit))
 
 
-def advance(connection: Connection, delivery: Delivery, expected: DeliveryState) -> None:
+def advance(connection: DriverConnection, delivery: Delivery, expected: DeliveryState) -> None:
     """Write a delivery if its stored state is the expected one. Raises StaleState."""
-    values = {**row_of(delivery), "key": delivery.id, "expected": expected}
-    if connection.execute(_ADVANCE, values).rowcount != 1:
-        found = connection.scalar(select(deliveries.c.state).where(deliveries.c.id == delivery.id))
+    if connection.run(_ADVANCE, delivery.id, expected, *values_of(delivery)) != 1:
+        found = connection.record(by_id, delivery.id)
         raise StaleState(
             kind=DELIVERIES.kind,
             id=delivery.id,
             expected=expected.value,
-            found=None if found is None else found.value,
+            found=None if found is None else found.state.value,
         )

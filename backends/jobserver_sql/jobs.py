@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, exists, insert, select, update
+from sqlalchemy import Column, Connection, bindparam, delete, exists, insert, select, text, update
 
 from jobserver_core.errors import BinaryNotFound, DuplicateId, StaleState
 from jobserver_core.models.callbacks import Delivery
@@ -14,6 +15,7 @@ from jobserver_core.models.lifecycle import DELIVERIES, JOBS, JobState
 from jobserver_core.models.pagination import decode_cursor, encode_cursor
 from jobserver_sql import deliveries as delivery_rows
 from jobserver_sql.pages import LIMIT, OFFSET, REACH, newest_first, state_parameter
+from jobserver_sql.statements import DriverConnection, Statement, encode, literal_states
 from jobserver_sql.tables import (
     binaries,
     columns_of,
@@ -22,7 +24,7 @@ from jobserver_sql.tables import (
     job_holds,
     job_results,
     jobs,
-    row_of,
+    values_of,
 )
 
 __all__ = [
@@ -39,21 +41,68 @@ __all__ = [
     "result",
 ]
 
-_COLUMNS = columns_of(Job, jobs)
+_COLUMNS = tuple(columns_of(Job, jobs))
 _NAMES = tuple(column.name for column in _COLUMNS)
-_BY_ID = select(*_COLUMNS).where(jobs.c.id == bindparam("id"))
-_BY_KEY = select(*_COLUMNS).where(jobs.c.idempotency_key == bindparam("idempotency_key"))
-_ADVANCE = update(jobs).where(
-    jobs.c.id == bindparam("key"), jobs.c.state == bindparam("expected", type_=jobs.c.state.type)
+_STATE, _CLASS_PATH, _PROGRESS = (_NAMES.index(name) for name in ("state", "class_path", "progress"))
+_FINAL = {state.value for state in JobState if state.final}
+_RESULT_NAMES = ("job_id", *(column.name for column in columns_of(JobResult, job_results)))
+
+_ADD = Statement[None](insert(jobs), _NAMES)
+_ADD_CONFIG = Statement[None](insert(job_configs), ("job_id", "config"))
+_ADD_HOLD = Statement[None](insert(job_holds), ("job_id", "position", "binary_id", "digest"))
+_RELEASE = Statement[None](delete(job_holds).where(job_holds.c.job_id == bindparam("job_id")), ("job_id",))
+_LOCK_BINARY = Statement[None](
+    select(binaries.c.id).where(binaries.c.id == bindparam("id")).with_for_update(read=True, key_share=True),
+    ("id",),
 )
-_PROGRESS = update(jobs).where(jobs.c.id == bindparam("key"), jobs.c.state.in_(JOBS.live_states))
-_HELD = (
-    select(job_holds.c.position, job_holds.c.binary_id, job_holds.c.digest)
-    .where(job_holds.c.job_id == bindparam("job_id"))
-    .order_by(job_holds.c.position)
+_STORED = Statement[None](select(*_COLUMNS).where(jobs.c.id == bindparam("id")).with_for_update(), ("id",))
+_SET_RESULT = Statement[
+    None
+](
+    text(
+        f"INSERT INTO job_results ({', '.join(_RESULT_NAMES)})"  # noqa: S608 - names of our columns
+        f" VALUES ({', '.join(f':{name}' for name in _RESULT_NAMES)}) ON CONFLICT (job_id) DO UPDATE"
+        f" SET {', '.join(f'{name} = excluded.{name}' for name in _RESULT_NAMES[1:])}"
+    ).bindparams(*(bindparam(name, type_=job_results.c[name].type) for name in _RESULT_NAMES)),
+    _RESULT_NAMES,
 )
-_RELEASE = delete(job_holds).where(job_holds.c.job_id == bindparam("job_id"))
-_FORGET_RESULT = delete(job_results).where(job_results.c.job_id == bindparam("job_id"))
+_SET_PROGRESS = Statement[None](
+    update(jobs)
+    .where(jobs.c.id == bindparam("key"), literal_states(jobs.c.state, JOBS.live_states))
+    .values(progress=bindparam("progress", type_=jobs.c.progress.type)),
+    ("key", "progress"),
+)
+
+
+def _made_by(condition: Any, parameter: str) -> Statement[Job]:
+    return Statement(select(*_COLUMNS).where(condition), (parameter,), columns=_COLUMNS, make=Job)
+
+
+by_id = _made_by(jobs.c.id == bindparam("id"), "id")
+"""The job of an id."""
+by_key = _made_by(jobs.c.idempotency_key == bindparam("idempotency_key"), "idempotency_key")
+"""The job that has an idempotency key."""
+
+
+def _text(config: str) -> str:
+    return config
+
+
+config = Statement[str](
+    select(job_configs.c.config).where(job_configs.c.job_id == bindparam("job_id")),
+    ("job_id",),
+    columns=(job_configs.c.config,),
+    make=_text,
+)
+"""A job's configuration."""
+result = Statement[JobResult](
+    select(*columns_of(JobResult, job_results)).where(job_results.c.job_id == bindparam("job_id")),
+    ("job_id",),
+    columns=columns_of(JobResult, job_results),
+    make=JobResult,
+)
+"""Where a job's result is."""
+
 _FILTERS = ("context_id", "context_name", "class_name", "since", "until")
 _CHUNK = 1000
 
@@ -61,96 +110,92 @@ _CHUNK = 1000
 # -- writing ---------------------------------------------------------------------------------------
 
 
-def add(connection: Connection, job: Job, text: str) -> None:
+def add(connection: DriverConnection, job: Job, text: str) -> None:
     """Write a new job and its configuration. Raises BinaryNotFound.
 
     The versions in the class path are locked against deletion until the job holds them.
     """
-    connection.execute(insert(jobs), row_of(job))
-    connection.execute(insert(job_configs), {"job_id": job.id, "config": text})
+    connection.run(_ADD, *values_of(job))
+    connection.run(_ADD_CONFIG, job.id, text)
     wanted = {entry.binary_id: entry.source for entry in job.class_path if entry.binary_id is not None}
-    if wanted:
-        chosen = select(binaries.c.id).where(binaries.c.id.in_(list(wanted))).order_by(binaries.c.id)
-        there = set(connection.scalars(chosen.with_for_update(read=True, key_share=True)))
-        for binary_id, source in wanted.items():
-            if binary_id not in there:
-                raise BinaryNotFound(name=source)
+    for binary_id in sorted(wanted):
+        if connection.row(_LOCK_BINARY, binary_id) is None:
+            raise BinaryNotFound(name=wanted[binary_id])
     _hold(connection, job)
 
 
-def conflict(connection: Connection, job: Job) -> DuplicateId | None:
+def conflict(connection: DriverConnection, job: Job) -> DuplicateId | None:
     """Return why a new job could not be written."""
-    if connection.scalar(select(jobs.c.id).where(jobs.c.id == job.id)) is not None:
+    if connection.row(by_id, job.id) is not None:
         return DuplicateId(kind="job", id=job.id, holder=job.id)
     return _key_conflict(connection, job)
 
 
 def advance(
-    connection: Connection,
+    connection: DriverConnection,
     job: Job,
     expected: JobState,
     outcome: JobResult | None,
     delivery: Delivery | None,
 ) -> None:
-    """Write a job if its stored state is the expected one, and what comes with it. Raises StaleState."""
-    values: dict[str, Any] = {**row_of(job), "key": job.id, "expected": expected}
+    """Write a job if its stored state is the expected one, and what comes with it. Raises StaleState.
+
+    Only the columns that differ are written: a column that is set costs the work on its indexes, also when it
+    keeps its value.
+    """
+    stored = connection.row(_STORED, job.id)
+    if stored is None or stored[_STATE] != expected.value:
+        found = None if stored is None else stored[_STATE]
+        raise StaleState(kind=JOBS.kind, id=job.id, expected=expected.value, found=found)
+    row = encode(_COLUMNS, connection.database)(values_of(job))
     if job.progress is None:
-        del values["progress"]
-    if connection.execute(_ADVANCE, values).rowcount != 1:
-        raise _stale(connection, job, expected)
-    _hold_anew(connection, job)
+        row[_PROGRESS] = stored[_PROGRESS]
+    changed = tuple(n for n, cell in enumerate(row) if cell != stored[n])
+    if changed:
+        connection.run(_set(changed), job.id, *(getattr(job, _NAMES[n]) for n in changed))
+    before, after = (None if cells[_STATE] in _FINAL else cells[_CLASS_PATH] for cells in (stored, row))
+    if before != after:
+        connection.run(_RELEASE, job.id)
+        _hold(connection, job)
     if outcome is not None:
-        connection.execute(_FORGET_RESULT, {"job_id": job.id})
-        connection.execute(insert(job_results), {**row_of(outcome), "job_id": job.id})
+        connection.run(_SET_RESULT, job.id, *values_of(outcome))
     if delivery is not None:
-        connection.execute(insert(deliveries), row_of(delivery))
+        delivery_rows.add(connection, delivery)
 
 
-def advance_conflict(connection: Connection, job: Job, delivery: Delivery | None) -> DuplicateId | None:
+@functools.cache
+def _set(changed: tuple[int, ...]) -> Statement[None]:
+    """Return the statement that sets some columns of a job."""
+    columns: list[Column[Any]] = [_COLUMNS[n] for n in changed]
+    values = {column.name: bindparam(f"new_{column.name}", type_=column.type) for column in columns}
+    statement = update(jobs).where(jobs.c.id == bindparam("key")).values(**values)
+    return Statement(statement, ("key", *(f"new_{column.name}" for column in columns)))
+
+
+def advance_conflict(connection: DriverConnection, job: Job, delivery: Delivery | None) -> DuplicateId | None:
     """Return why an advance could not be written, other than by the job's state."""
-    if delivery is not None and delivery_rows.by_id(connection, delivery.id) is not None:
+    if delivery is not None and connection.row(delivery_rows.by_id, delivery.id) is not None:
         return DuplicateId(kind=DELIVERIES.kind, id=delivery.id, holder=delivery.id)
     return _key_conflict(connection, job)
 
 
-def _key_conflict(connection: Connection, job: Job) -> DuplicateId | None:
+def _key_conflict(connection: DriverConnection, job: Job) -> DuplicateId | None:
     key = job.idempotency_key
-    holder = None if key is None else by_key(connection, key)
+    holder = None if key is None else connection.record(by_key, key)
     if holder is None or holder.id == job.id:
         return None
     return DuplicateId(kind="idempotency key", id=key, holder=holder.id)
 
 
-def _hold(connection: Connection, job: Job) -> None:
-    if rows := _holds(job):
-        names = ("position", "binary_id", "digest")
-        connection.execute(
-            insert(job_holds), [{"job_id": job.id, **dict(zip(names, row, strict=True))} for row in rows]
-        )
+def _hold(connection: DriverConnection, job: Job) -> None:
+    """Write what a job keeps from being deleted: nothing once it is final."""
+    for position, entry in enumerate(() if job.state.final else job.class_path):
+        connection.run(_ADD_HOLD, job.id, position, entry.binary_id, entry.digest)
 
 
-def _hold_anew(connection: Connection, job: Job) -> None:
-    """Write what a job holds, unless that is what is stored: nearly always reading is all there is to do."""
-    if [tuple(row) for row in connection.execute(_HELD, {"job_id": job.id})] != _holds(job):
-        connection.execute(_RELEASE, {"job_id": job.id})
-        _hold(connection, job)
-
-
-def _holds(job: Job) -> list[tuple[int, str | None, str]]:
-    """Return what a job keeps from being deleted: nothing once it is final."""
-    entries = () if job.state.final else job.class_path
-    return [(position, entry.binary_id, entry.digest) for position, entry in enumerate(entries)]
-
-
-def _stale(connection: Connection, job: Job, expected: JobState) -> StaleState:
-    found = connection.scalar(select(jobs.c.state).where(jobs.c.id == job.id))
-    name = None if found is None else found.value
-    return StaleState(kind=JOBS.kind, id=job.id, expected=expected.value, found=name)
-
-
-def record_progress(connection: Connection, job_id: str, progress: JobProgress) -> None:
+def record_progress(connection: DriverConnection, job_id: str, progress: JobProgress) -> None:
     """Write how far a job is, if it is not final."""
-    connection.execute(_PROGRESS, {"key": job_id, "progress": progress})
+    connection.run(_SET_PROGRESS, job_id, progress)
 
 
 def remove_ended(connection: Connection, ended_before: datetime, limit: int) -> int:
@@ -185,30 +230,6 @@ def _undelivered() -> Any:
 
 
 # -- reading ---------------------------------------------------------------------------------------
-
-
-def by_id(connection: Connection, job_id: str) -> Job | None:
-    """Return a job by its id."""
-    row = connection.execute(_BY_ID, {"id": job_id}).first()
-    return None if row is None else Job(**row._mapping)
-
-
-def by_key(connection: Connection, idempotency_key: str) -> Job | None:
-    """Return the job that has an idempotency key."""
-    row = connection.execute(_BY_KEY, {"idempotency_key": idempotency_key}).first()
-    return None if row is None else Job(**row._mapping)
-
-
-def config(connection: Connection, job_id: str) -> str | None:
-    """Return a job's configuration."""
-    return connection.scalar(select(job_configs.c.config).where(job_configs.c.job_id == job_id))
-
-
-def result(connection: Connection, job_id: str) -> JobResult | None:
-    """Return where a job's result is."""
-    columns = columns_of(JobResult, job_results)
-    row = connection.execute(select(*columns).where(job_results.c.job_id == job_id)).first()
-    return None if row is None else JobResult(**row._mapping)
 
 
 def page(connection: Connection, query: JobQuery) -> JobPage:

@@ -95,12 +95,11 @@ class SqlMetadataStore(MetadataStore):
     def add_binary(self, binary: Binary) -> None:
         """Store a version; it is the newest of its name. Raises DuplicateId for a known id."""
         work = partial(binaries.add, binary=binary)
-        self._database.put(work, conflict=partial(binaries.conflict, binary=binary))
+        self._database.commit(work, conflict=partial(binaries.conflict, binary=binary))
 
     def binary(self, name: str) -> Binary | None:
         """Return the newest version of a name, or None."""
-        with self._database.read() as connection:
-            return binaries.newest(connection, name)
+        return self._database.record(binaries.newest, name)
 
     def binaries(self) -> list[Binary]:
         """Return the newest version of every name, sorted by name."""
@@ -127,17 +126,15 @@ class SqlMetadataStore(MetadataStore):
     def add_context(self, context: Context) -> None:
         """Store a new context. Raises ContextExists, DuplicateId."""
         work = partial(contexts.add, context=context)
-        self._database.put(work, conflict=partial(contexts.conflict, context=context, new=True))
+        self._database.commit(work, conflict=partial(contexts.conflict, context=context, new=True))
 
     def context(self, context_id: str) -> Context | None:
         """Return a context by its id, or None."""
-        with self._database.read() as connection:
-            return contexts.by_id(connection, context_id)
+        return self._database.record(contexts.by_id, context_id)
 
     def context_named(self, name: str) -> Context | None:
         """Return the newest context of a name, also after it ended, or None."""
-        with self._database.read() as connection:
-            return contexts.newest_of(connection, name)
+        return self._database.record(contexts.newest_of, name)
 
     def contexts(self, query: ContextQuery) -> list[Context]:
         """Return the contexts that a query selects, newest first."""
@@ -147,7 +144,7 @@ class SqlMetadataStore(MetadataStore):
     def advance_context(self, context: Context, *, expected: ContextState) -> None:
         """Store a context by compare-and-set on its state. Raises StaleState."""
         work = partial(contexts.advance, context=context, expected=expected)
-        self._database.put(work, conflict=partial(contexts.conflict, context=context, new=False))
+        self._database.commit(work, conflict=partial(contexts.conflict, context=context, new=False))
 
     def delete_contexts(self, *, ended_before: datetime, limit: int) -> list[str]:
         """Remove up to ``limit`` final contexts that ended before a time and that no job refers to."""
@@ -159,27 +156,23 @@ class SqlMetadataStore(MetadataStore):
     def add_job(self, job: Job, *, config: str) -> None:
         """Store a new job and its configuration. Raises DuplicateId, BinaryNotFound."""
         work = partial(jobs.add, job=job, text=config)
-        self._database.put(work, conflict=partial(jobs.conflict, job=job))
+        self._database.commit(work, conflict=partial(jobs.conflict, job=job))
 
     def job(self, job_id: str) -> Job | None:
         """Return a job by its id, or None."""
-        with self._database.read() as connection:
-            return jobs.by_id(connection, job_id)
+        return self._database.record(jobs.by_id, job_id)
 
     def job_with_key(self, idempotency_key: str) -> Job | None:
         """Return the job that was submitted under an idempotency key, or None."""
-        with self._database.read() as connection:
-            return jobs.by_key(connection, idempotency_key)
+        return self._database.record(jobs.by_key, idempotency_key)
 
     def job_config(self, job_id: str) -> str | None:
         """Return the stored configuration, or None for an unknown job."""
-        with self._database.read() as connection:
-            return jobs.config(connection, job_id)
+        return self._database.record(jobs.config, job_id)
 
     def job_result(self, job_id: str) -> JobResult | None:
         """Return where the job's result is, or None while there is none."""
-        with self._database.read() as connection:
-            return jobs.result(connection, job_id)
+        return self._database.record(jobs.result, job_id)
 
     def jobs(self, query: JobQuery) -> JobPage:
         """Return one page of jobs, newest first. Raises InvalidRequest for a strange cursor.
@@ -201,12 +194,12 @@ class SqlMetadataStore(MetadataStore):
         work = partial(jobs.advance, job=job, expected=expected, outcome=result, delivery=delivery)
         conflict = partial(jobs.advance_conflict, job=job, delivery=delivery)
         # Nobody was promised that a job is dispatched or runs: only ends and kills must outlive a power cut.
-        self._database.put(work, conflict=conflict, durable=job.state.final or job.kill_requested)
+        self._database.commit(work, conflict=conflict, durable=job.state.final or job.kill_requested)
 
     def record_progress(self, job_id: str, progress: JobProgress) -> None:
         """Store how far a job is, if it is not final; anything else is ignored."""
-        with self._database.write(patience=_PROGRESS_PATIENCE, durable=False) as connection:
-            jobs.record_progress(connection, job_id, progress)
+        work = partial(jobs.record_progress, job_id=job_id, progress=progress)
+        self._database.commit(work, patience=_PROGRESS_PATIENCE, durable=False)
 
     def delete_jobs(self, *, ended_before: datetime, limit: int) -> int:
         """Remove up to ``limit`` final jobs that ended before a time, oldest first; return how many."""
@@ -217,8 +210,7 @@ class SqlMetadataStore(MetadataStore):
 
     def delivery(self, delivery_id: str) -> Delivery | None:
         """Return a delivery by its id, or None."""
-        with self._database.read() as connection:
-            return deliveries.by_id(connection, delivery_id)
+        return self._database.record(deliveries.by_id, delivery_id)
 
     def deliveries_of(self, job_id: str) -> list[Delivery]:
         """Return the deliveries of a job, oldest first."""
@@ -232,8 +224,7 @@ class SqlMetadataStore(MetadataStore):
 
     def advance_delivery(self, delivery: Delivery, *, expected: DeliveryState) -> None:
         """Store a delivery by compare-and-set on its state. Raises StaleState."""
-        with self._database.write() as connection:
-            deliveries.advance(connection, delivery, expected)
+        self._database.commit(partial(deliveries.advance, delivery=delivery, expected=expected))
 
     def deliveries_in(self, state: DeliveryState, *, limit: int) -> list[Delivery]:
         """Return deliveries in a state, oldest first."""

@@ -7,7 +7,8 @@ collected yet. So these questions cost what lives, not what ever ran.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -33,6 +34,7 @@ __all__ = [
     "jobs",
     "metadata",
     "row_of",
+    "values_of",
 ]
 
 metadata = MetaData()
@@ -171,6 +173,9 @@ _FIELDS = {
     model: tuple(field.name for field in attrs.fields(model))
     for model in (Binary, Context, Job, JobResult, Delivery)
 }
+_GETTERS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
+    model: operator.attrgetter(*names) for model, names in _FIELDS.items()
+}
 
 
 def columns_of(model: type[Binary | Context | Job | JobResult | Delivery], table: Table) -> list[Column[Any]]:
@@ -180,4 +185,9 @@ def columns_of(model: type[Binary | Context | Job | JobResult | Delivery], table
 
 def row_of(record: Binary | Context | Job | JobResult | Delivery) -> dict[str, Any]:
     """Return a record's fields as the row to write."""
-    return {name: getattr(record, name) for name in _FIELDS[type(record)]}
+    return dict(zip(_FIELDS[type(record)], values_of(record), strict=True))
+
+
+def values_of(record: Binary | Context | Job | JobResult | Delivery) -> tuple[Any, ...]:
+    """Return a record's fields in the order of :func:`columns_of`."""
+    return _GETTERS[type(record)](record)

@@ -1,0 +1,114 @@
+"""A SQLite file through the driver alone: one connection that writes, and some that read.
+
+The file has a write-ahead log, so readers and a writer do not wait for each other. A writing transaction
+takes the database's write lock at its beginning, so that what it reads cannot change before it writes.
+Commits go to the log without waiting for the disk; :meth:`SqliteFile.sync` brings the log there.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from jobserver_core.errors import StorageError
+from jobserver_sql.statements import DriverConnection
+
+__all__ = ["SqliteFile"]
+
+_LOG_PAGES = 4000
+"""How long the log may get, in pages of 4 KiB, before its content is moved to the file: rarely, since
+that waits for the disk twice."""
+
+
+class SqliteFile:
+    """The connections of the hot path. Thread-safe, but for :meth:`writing`: writers take turns.
+
+    ``lock_timeout`` is how many seconds a write waits for other processes.
+    """
+
+    def __init__(self, path: Path, lock_timeout: float) -> None:
+        self._path = path
+        self._log = f"{path}-wal"
+        self._lock_timeout = lock_timeout
+        self._wait = lock_timeout
+        self._readers: deque[DriverConnection] = deque()
+        self._writer: DriverConnection | None = None
+        self._closed = False
+
+    @contextmanager
+    def reading(self) -> Iterator[DriverConnection]:
+        """Give a connection; each statement sees what is committed when it begins."""
+        try:
+            reader = self._readers.pop()
+        except IndexError:
+            reader = self._connect()
+        try:
+            yield reader
+        finally:
+            self._readers.append(reader)
+            if self._closed:
+                self.close()
+
+    @contextmanager
+    def writing(self, wait: float) -> Iterator[DriverConnection]:
+        """Give a transaction that is committed when the block is left without an error.
+
+        ``wait`` is how many seconds other processes may keep it from beginning.
+        """
+        if self._writer is None:
+            self._writer = self._connect()
+            self._writer.driver.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
+        driver = self._writer.driver
+        if abs(wait - self._wait) > self._wait / 100:
+            driver.execute(f"PRAGMA busy_timeout={int(wait * 1000)}")
+            self._wait = wait
+        driver.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._writer
+            driver.execute("COMMIT")
+        except BaseException:
+            if driver.in_transaction:
+                with suppress(sqlite3.Error):
+                    driver.execute("ROLLBACK")
+            raise
+
+    def sync(self) -> None:
+        """Bring every commit so far to the disk. Raises StorageError.
+
+        The log is opened for it each time: no file of SQLite's own is closed by that, and a log that
+        has been moved away is noticed.
+        """
+        try:
+            log = os.open(self._log, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fdatasync(log)
+            finally:
+                os.close(log)
+        except OSError as error:
+            message = f"the metadata database {self._path} could not be written to the disk: {error.strerror}"
+            raise StorageError(message=message) from error
+
+    def close(self) -> None:
+        """Close what nobody uses; readers that are in use are closed when they come back."""
+        self._closed = True
+        with suppress(IndexError):
+            while True:
+                self._readers.pop().driver.close()
+        if self._writer is not None:
+            self._writer.driver.close()
+            self._writer = None
+
+    def _connect(self) -> DriverConnection:
+        connection = sqlite3.connect(
+            self._path,
+            timeout=self._lock_timeout,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+        )
+        connection.execute("PRAGMA synchronous=normal")
+        return DriverConnection("sqlite", connection)
