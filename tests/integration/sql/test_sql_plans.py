@@ -63,6 +63,7 @@ def fill(store: SqlMetadataStore, count: int) -> None:
             a_job(id=f"live-{number}", state=JobState.RUNNING, submitted_at=at(3 * number)), config="{}"
         )
     store.add_context(a_context("live", owner="server-2", started_at=at(3)))
+    assert store.job("live-0")  # which opens the connection that single records are read with
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +90,15 @@ def steps(store: SqlMetadataStore, call: Callable[[SqlMetadataStore], Any]) -> i
     def watch(connection: Any, *_: Any) -> None:
         connection.connection.dbapi_connection.set_progress_handler(count, 10)
 
+    (reader,) = store._database._sqlite._readers
+    reader.driver.set_progress_handler(count, 10)
     event.listen(store._database._engine, "before_cursor_execute", watch)
     try:
         call(store)
     finally:
         event.remove(store._database._engine, "before_cursor_execute", watch)
+        reader.driver.set_progress_handler(None, 0)
+    assert counted, "nobody counted"
     return counted
 
 
