@@ -1,8 +1,8 @@
-"""The ``jobserver`` command: serves, uploads, submits, watches, explains.
+"""The ``jobserver`` command: run a server, upload code, submit jobs and watch them.
 
-Every command that talks to a server does so over HTTP: the contract of spark-jobserver with this
-project's extensions, such as results, logs and events of single jobs. Modules are imported when a
-command needs them: asking for help stays quick.
+Commands talk to the server over HTTP. They use spark-jobserver's API and this project's extensions to it,
+such as results, logs and events of single jobs. Modules are imported only when a command needs them, so that
+``--help`` stays fast.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line of this process, and exit with one of the documented codes."""
+    """Run the command line of this process and exit with one of the documented codes."""
     try:
         from jobserver_cli.application import app  # noqa: PLC0415 - typer may be missing
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""The command line as a whole."""
+"""The application: all commands together, and the options that need no command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from jobserver_cli import (
     context_commands,
     file_commands,
     job_commands,
-    log_commands,
     machine_commands,
     serving_commands,
     submissions,
@@ -21,7 +20,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="jobserver",
-    help="Spark as a service: upload code once, keep warm contexts, fire many small jobs at them.",
+    help="Spark as a service: upload code once, keep contexts warm, run many small jobs.",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -44,7 +43,7 @@ def root(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """Spark as a service: upload code once, keep warm contexts, fire many small jobs at them."""
+    """Spark as a service: upload code once, keep contexts warm, run many small jobs."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(ExitCode.USAGE)
@@ -54,7 +53,6 @@ for _commands in (
     serving_commands,
     submissions,
     job_commands,
-    log_commands,
     file_commands,
     context_commands,
     machine_commands,

@@ -1,4 +1,4 @@
-"""A job server seen through its HTTP contract: requests, and what their failures mean to a command."""
+"""A client of the job server's HTTP API that turns failures into errors of the command line."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ DEFAULT_URL = "http://127.0.0.1:8090"
 PASSWORD_VARIABLE = "JOBSERVER_PASSWORD"  # noqa: S105 - the name of a variable
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 90.0
-"""Seconds without a byte after which a server is given up, longer than any answer that it owes by itself."""
+"""Seconds without a byte after which a request fails. The server answers all bounded requests sooner."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @attrs.frozen
 class Connection:
-    """Which server, and as whom; the password is never part of it."""
+    """The server's address and the credentials, except for the password."""
 
     server: str = DEFAULT_URL
     user: str | None = None
@@ -41,7 +41,11 @@ class Connection:
 
     @property
     def url(self) -> str:
-        """The server's address with a scheme and without a slash at its end. Raises CommandFailed."""
+        """The server's address, with a scheme and without a trailing slash.
+
+        Raises:
+            CommandFailed: The address is invalid.
+        """
         text = self.server.strip()
         text = text if "://" in text else f"http://{text}"
         try:
@@ -51,23 +55,23 @@ class Connection:
             valid = False
         if not valid or "@" in parts.netloc or parts.query or parts.fragment:
             raise CommandFailed(
-                "the server's address is not right; it is like http://host:8090",
+                "invalid server address; expected a URL such as http://host:8090",
                 ExitCode.USAGE,
-                "Give it with --server or JOBSERVER_URL, and the user with --user or JOBSERVER_USER.",
+                "Set it with --server or JOBSERVER_URL, and the user with --user or JOBSERVER_USER.",
             )
         return text.rstrip("/")
 
     @property
     def local(self) -> bool:
-        """Whether the server is on this machine, where no proxy stands between."""
+        """Whether the server is on this machine, so that no proxy is used."""
         return urlsplit(self.url).hostname in _LOOPBACK
 
 
 class Client:
-    """Talks to one server; to be used in a ``with`` block. Asks for a password that is not known.
+    """Talks to one server. Use it in a ``with`` block. Prompts for the password if necessary.
 
-    Every method raises CommandFailed for what goes wrong: UNREACHABLE when nobody answers, DENIED and
-    REFUSED with the server's own words when it says no.
+    Every method raises CommandFailed: with UNREACHABLE if no server answers, and with the server's message
+    and DENIED or REFUSED for an error response.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -83,19 +87,17 @@ class Client:
         if self._http is not None:
             self._http.close()
 
-    # -- requests ----------------------------------------------------------------------------------
-
     def get(self, path: str, **params: Any) -> Any:
-        """Return the JSON answer of a GET."""
+        """Return the JSON response of a GET request."""
         return self.call("GET", path, params=params)
 
     def call(self, method: str, path: str, **request: Any) -> Any:
-        """Return the JSON answer of a request; None for an empty one."""
+        """Return the JSON response of a request, or None for an empty response."""
         response = self.send(method, path, **request)
         return _decoded(response, self.url) if response.content else None
 
     def send(self, method: str, path: str, *, accept_errors: bool = False, **request: Any) -> httpx.Response:
-        """Send a request and return its response, read to the end; a refusal is raised unless accepted."""
+        """Send a request and return its complete response; raise for an error response unless accepted."""
         with _translated(self.url):
             response = self._connected().request(method, self.url + path, **_without_none(request))
         if response.is_error and not accept_errors:
@@ -103,14 +105,16 @@ class Client:
         return response
 
     @contextmanager
-    def stream(self, path: str, *, patience: float | None = None, **params: Any) -> Iterator[httpx.Response]:
-        """Open the answer of a GET for reading as it comes.
+    def stream(
+        self, path: str, *, read_timeout: float | None = None, **params: Any
+    ) -> Iterator[httpx.Response]:
+        """Open the response of a GET request for reading as it arrives.
 
-        ``patience`` is how many seconds may pass without a byte; None is for ever.
+        ``read_timeout`` is in seconds without a byte; None waits indefinitely.
         """
-        import httpx  # noqa: PLC0415 - asking for help needs no HTTP
+        import httpx  # noqa: PLC0415 - --help does not need it
 
-        timeout = httpx.Timeout(CONNECT_TIMEOUT, read=patience)
+        timeout = httpx.Timeout(CONNECT_TIMEOUT, read=read_timeout)
         query = _without_none({"params": params})
         with (
             _translated(self.url),
@@ -121,11 +125,9 @@ class Client:
                 raise refusal(response, self.url)
             yield response
 
-    # -- the connection ----------------------------------------------------------------------------
-
     def _connected(self) -> httpx.Client:
         if self._http is None:
-            import httpx  # noqa: PLC0415 - asking for help needs no HTTP
+            import httpx  # noqa: PLC0415 - --help does not need it
 
             self._http = httpx.Client(
                 auth=self._auth(),
@@ -151,7 +153,7 @@ class Client:
     def _verification(self) -> ssl.SSLContext | bool:
         if self.connection.ca_file is None:
             return True
-        import ssl  # noqa: PLC0415 - few need it
+        import ssl  # noqa: PLC0415 - rarely needed
 
         try:
             return ssl.create_default_context(cafile=str(self.connection.ca_file))
@@ -167,9 +169,9 @@ def _password(user: str) -> str:
         return given
     if not sys.stdin.isatty():
         raise CommandFailed(
-            f"the password of {user} is not known",
+            f"the password of {user} is missing",
             ExitCode.USAGE,
-            f"Put it in the variable {PASSWORD_VARIABLE}.",
+            f"Set the environment variable {PASSWORD_VARIABLE}.",
         )
     return getpass.getpass(f"Password of {user}: ")
 
@@ -181,12 +183,12 @@ def _without_none(request: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _translated(url: str) -> Iterator[None]:
-    import httpx  # noqa: PLC0415 - asking for help needs no HTTP
+    import httpx  # noqa: PLC0415 - --help does not need it
 
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        advice = "Start one with: jobserver serve. Or say where it is with --server or JOBSERVER_URL."
+        advice = "Start one with: jobserver serve. Or set its address with --server or JOBSERVER_URL."
         raise CommandFailed(
             f"no job server answers at {url}: {_reason(error)}", ExitCode.UNREACHABLE, advice
         ) from error
@@ -194,10 +196,10 @@ def _translated(url: str) -> Iterator[None]:
         raise CommandFailed(f"the server at {url} did not answer in time", ExitCode.TIMED_OUT) from error
     except httpx.RequestError as error:
         raise CommandFailed(
-            f"the connection to {url} broke: {_reason(error)}", ExitCode.UNREACHABLE
+            f"lost the connection to {url}: {_reason(error)}", ExitCode.UNREACHABLE
         ) from error
     except UnicodeEncodeError as error:
-        raise CommandFailed("the command line has bytes that are not UTF-8 text", ExitCode.USAGE) from error
+        raise CommandFailed("the command line contains bytes that are not UTF-8", ExitCode.USAGE) from error
 
 
 def _reason(error: Exception) -> str:
@@ -209,9 +211,9 @@ def _decoded(response: httpx.Response, url: str) -> Any:
         return response.json()
     except ValueError as error:
         raise CommandFailed(
-            f"what answers at {url} is no job server: {response.request.url.path} gave no JSON",
+            f"{url} does not look like a job server ({response.request.url.path} did not return JSON)",
             ExitCode.UNREACHABLE,
-            "Look at --server and JOBSERVER_URL.",
+            "Check --server and JOBSERVER_URL.",
         ) from error
 
 
@@ -239,11 +241,11 @@ _EXITS = {
         ExitCode.USAGE,
     ),
 }
-"""What the server's codes mean to a command; any other is a refusal."""
+"""Exit codes for the server's error codes. All other error codes mean REFUSED."""
 
 
 def refusal(response: httpx.Response, url: str) -> CommandFailed:
-    """Return the failure that a response of 400 or more stands for, in the server's words."""
+    """Return the error for a response with a status of 400 or more, with the server's message."""
     status = response.status_code
     try:
         body = response.json()
@@ -275,5 +277,5 @@ def _advice(status: int) -> str | None:
 
 
 def segment(name: str) -> str:
-    """Return a name as one segment of a path."""
+    """Quote a name for use as one segment of a URL path."""
     return quote(name, safe="")

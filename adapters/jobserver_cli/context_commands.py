@@ -1,32 +1,32 @@
-"""The commands on contexts: the warm Spark applications that jobs run in."""
+"""Commands for contexts: the live Spark applications that jobs run in."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from jobserver_cli.client import Client, segment
-from jobserver_cli.configuration import config_text
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.lookups import explained
+from jobserver_cli.options import config_text
 from jobserver_cli.parameters import command
-from jobserver_cli.reports import error_text, time_shown
+from jobserver_cli.reports import ContextReport, error_text, time_shown
 from jobserver_cli.terminal import Terminal
 
 __all__ = ["register"]
 
 PANEL = "Contexts"
-FOR_EVER = None
-"""Starting and stopping take as long as the server is configured to let them; it answers in any case."""
+NO_TIMEOUT = None
+"""For starting and stopping contexts, which the server limits with its own settings."""
 
 ContextName = Annotated[str, typer.Argument(metavar="NAME", help="The context's name.", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands on contexts."""
+    """Add the commands for contexts."""
     command(app, "contexts", rich_help_panel=PANEL)(contexts)
-    group = typer.Typer(help="Start, look at and stop a context.", no_args_is_help=True)
+    group = typer.Typer(help="Start, show and stop a context.", no_args_is_help=True)
     command(group, "create")(create)
     command(group, "show")(show)
     command(group, "stop")(stop)
@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
 
 def contexts(client: Client, terminal: Terminal) -> None:
-    """List the contexts that live."""
+    """List the live contexts."""
     names = client.get("/contexts")
     reports = [report for name in names if (report := _report(client, name)) is not None]
     if terminal.as_json:
@@ -48,19 +48,22 @@ def contexts(client: Client, terminal: Terminal) -> None:
         terminal.table(columns, [_row(report, terminal.wide) for report in reports])
 
 
-def _report(client: Client, name: str) -> dict[str, Any] | None:
-    """Return a context's report; None when it has gone since it was listed."""
+def _report(client: Client, name: str) -> ContextReport | None:
+    """Return a context's report, or None if the context has been removed since it was listed."""
     response = client.send("GET", f"/contexts/{segment(name)}", accept_errors=True)
-    return None if response.status_code == 404 else dict(response.json())
+    if response.status_code == 404:
+        return None
+    report: ContextReport = response.json()
+    return report
 
 
-def _row(report: dict[str, Any], wide: bool) -> list[object]:
+def _row(report: ContextReport, wide: bool) -> list[object]:
     row: list[object] = [report.get("name"), report.get("state"), time_shown(report.get("startTime"))]
     return [*row, *([report.get("applicationId", "")] if wide else []), report.get("url", "")]
 
 
 def show(client: Client, terminal: Terminal, name: ContextName) -> None:
-    """Show the newest context of a name, also after it ended."""
+    """Show the newest context with a name, even after it has ended."""
     with explained(client, context=name):
         report = client.get(f"/contexts/{segment(name)}")
     if terminal.as_json:
@@ -90,7 +93,7 @@ def create(
             "--set",
             "-s",
             metavar="KEY=VALUE",
-            help="A setting, as num-cpu-cores=2 or spark.*. May be repeated.",
+            help="A setting, such as num-cpu-cores=2 or any spark.* key. Can be repeated.",
         ),
     ] = None,
     data: Annotated[
@@ -99,19 +102,19 @@ def create(
             "--data",
             "-d",
             metavar="HOCON",
-            help="Settings as spark { context-settings { … } }; @FILE reads a file.",
+            help="Settings in HOCON, as spark { context-settings { … } }; @FILE reads a file.",
         ),
     ] = None,
 ) -> None:
     """Start a context, and wait until jobs can run in it."""
-    with terminal.status(f"starting {name} (Spark needs some seconds)"):
+    with terminal.status(f"starting {name} (takes a few seconds)"):
         client.call(
             "POST",
             f"/contexts/{segment(name)}",
             params=dict(_pair(setting) for setting in settings or []),
             content=config_text(data).encode(),
             headers={"Content-Type": "text/plain"},
-            timeout=FOR_EVER,
+            timeout=NO_TIMEOUT,
         )
     if terminal.as_json:
         terminal.json(client.get(f"/contexts/{segment(name)}"))
@@ -130,15 +133,17 @@ def stop(
     client: Client,
     terminal: Terminal,
     name: ContextName,
-    force: Annotated[bool, typer.Option("--force", help="Kill it instead of letting it stop.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Kill it instead of stopping it gracefully.")
+    ] = False,
 ) -> None:
-    """Stop a context, and wait until it has ended; jobs that run in it end with it."""
+    """Stop a context and its jobs, and wait until it has ended."""
     with explained(client, context=name), terminal.status(f"stopping {name}"):
         response = client.send(
             "DELETE",
             f"/contexts/{segment(name)}",
             params={"force": "true" if force else None},
-            timeout=FOR_EVER,
+            timeout=NO_TIMEOUT,
         )
     if response.status_code == 202:
         advice = None if force else f"Kill it with: jobserver context stop {name} --force"

@@ -1,4 +1,4 @@
-"""The demo: everything that the job server is for, once, before your eyes."""
+"""The demo: a server, a context and a job, from start to clean-up."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from jobserver_cli.diagnosis import Verdict, java_finding, pyspark_finding
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import follow_job
 from jobserver_cli.interruption import (
-    apart,
-    interrupted_later,
-    terminated_like_interrupted,
-    uninterrupted,
+    interrupt_delayed,
+    run_on_thread,
+    signals_ignored,
+    sigterm_as_interrupt,
 )
 from jobserver_cli.reports import error_text
 from jobserver_cli.serving_commands import LogLevel, configure_logging, front_end
@@ -36,25 +36,29 @@ DRAIN = "2 s"
 
 
 class Demonstration:
-    """One run of the demo; whatever ends it, nothing of it is left."""
+    """One run of the demo. It cleans up after itself, however it ends."""
 
     def __init__(self, terminal: Terminal, *, keep: bool) -> None:
         self._terminal = terminal
         self._keep = keep
-        self._folder = Path()
+        self._directory = Path()
         self._class_name = ""
 
     def run(self) -> None:
-        """Show everything. Raises CommandFailed with what to install, before anything else is tried."""
+        """Run the demo.
+
+        Raises:
+            CommandFailed: Something is not installed, or the job failed.
+        """
         configure_logging(LogLevel.WARNING)
         self._check()
         http = front_end()
-        with terminated_like_interrupted(), ExitStack() as cleaning:
-            self._folder = Path(tempfile.mkdtemp(prefix="jobserver-demo-"))
-            cleaning.callback(shutil.rmtree, self._folder, ignore_errors=True)
+        with sigterm_as_interrupt(), ExitStack() as cleaning:
+            self._directory = Path(tempfile.mkdtemp(prefix="jobserver-demo-"))
+            cleaning.callback(shutil.rmtree, self._directory, ignore_errors=True)
             cleaning.callback(self._terminal.done, "stopped, and cleaned up")
             with self._serving(http) as url, Client(Connection(server=url)) as client:
-                apart(lambda: self._show(client))
+                run_on_thread(lambda: self._show(client))
                 if self._keep:
                     self._stay(url)
 
@@ -71,7 +75,7 @@ class Demonstration:
 
         settings = load_settings(
             overrides={
-                "jobserver.data-dir": self._folder / "data",
+                "jobserver.data-dir": self._directory / "data",
                 "jobserver.http.port": PORT if _is_free(PORT) else 0,
                 "jobserver.http.drain-timeout": DRAIN,
                 "jobserver.contexts.creation-timeout": "5 minutes",
@@ -79,14 +83,14 @@ class Demonstration:
             }
         )
         with ExitStack() as serving:
-            with interrupted_later(), self._terminal.status("starting a job server"):
+            with interrupt_delayed(), self._terminal.status("starting a job server"):
                 url = serving.enter_context(http.running(JobServer.from_settings(settings)))
-            self._terminal.done(f"a job server answers at {url}")
+            self._terminal.done(f"a job server listens at {url}")
             try:
                 yield url
             finally:
                 self._terminal.stop_display()
-                with uninterrupted(), self._terminal.status("stopping the context and the server"):
+                with signals_ignored(), self._terminal.status("stopping the context and the server"):
                     serving.close()
 
     def _show(self, client: Client) -> None:
@@ -98,51 +102,51 @@ class Demonstration:
             headers={"Content-Type": "application/python-wheel"},
         )
         self._terminal.done(f"built {wheel.name} and uploaded it as {APP}")
-        with self._terminal.status("starting a Spark context (takes some seconds, once)"):
-            begun = time.monotonic()
+        with self._terminal.status("starting a Spark context (takes a few seconds, once)"):
+            started = time.monotonic()
             client.call("POST", f"/contexts/{CONTEXT}", timeout=None)
-        self._terminal.done(f"the context {CONTEXT} is ready after {time.monotonic() - begun:.1f} s")
-        self._followed(client)
-        self._again(client)
+        self._terminal.done(f"the context {CONTEXT} is ready after {time.monotonic() - started:.1f} s")
+        self._run_and_follow(client)
+        self._run_again(client)
 
     def _wheel(self) -> Path:
         from jobserver_pyspark.demo import CLASS_NAME, build_example_wheel  # noqa: PLC0415
 
         self._class_name = CLASS_NAME
-        return build_example_wheel(self._folder)
+        return build_example_wheel(self._directory)
 
     def _params(self) -> dict[str, str]:
         return {"appName": APP, "classPath": self._class_name, "context": CONTEXT}
 
-    def _followed(self, client: Client) -> None:
+    def _run_and_follow(self, client: Client) -> None:
         self._terminal.note(f"→ job {self._class_name} with {CONFIG}")
-        begun = time.monotonic()
+        started = time.monotonic()
         job = client.call("POST", "/jobs", params=self._params(), content=CONFIG.encode())
         report = follow_job(client, job["jobId"], self._terminal)
         if report.get("status") != "FINISHED":
             raise CommandFailed(
-                f"the job ended {report.get('status')}: {error_text(report.get('result'))}",
+                f"the job ended with {report.get('status')}: {error_text(report.get('result'))}",
                 ExitCode.JOB_FAILED,
             )
-        self._terminal.done(f"the job has finished after {time.monotonic() - begun:.1f} s")
+        self._terminal.done(f"the job finished after {time.monotonic() - started:.1f} s")
         result = client.get(f"/jobs/{job['jobId']}")["result"]
         self._terminal.line(json.dumps(result, sort_keys=True))
 
-    def _again(self, client: Client) -> None:
-        begun = time.monotonic()
+    def _run_again(self, client: Client) -> None:
+        started = time.monotonic()
         client.call(
             "POST",
             "/jobs",
             params={**self._params(), "sync": "true", "timeout": "60"},
             content=CONFIG.encode(),
         )
-        self._terminal.done(f"the same job again, in the warm context: {time.monotonic() - begun:.2f} s")
+        self._terminal.done(f"the same job again, in the warm context: {time.monotonic() - started:.2f} s")
 
     def _stay(self, url: str) -> None:
         query = f"appName={APP}&classPath={self._class_name}&context={CONTEXT}&sync=true"
         self._terminal.line(
             f"""
-Go on with, in another terminal:
+Try these in another terminal:
 
   curl -d "{CONFIG}" \\
     "{url}/jobs?{query}"
@@ -150,8 +154,8 @@ Go on with, in another terminal:
   curl "{url}/contexts/{CONTEXT}"
   curl "{url}/binaries"
 
-All calls are described at {url}/docs
-The server's data is in {self._folder} until Ctrl-C stops it.
+API documentation: {url}/docs
+The server's data is in {self._directory}. Press Ctrl-C to stop the server and delete the data.
 """
         )
         with suppress(KeyboardInterrupt):

@@ -1,7 +1,8 @@
-"""What a job server needs from its machine, checked one by one, each with advice."""
+"""Checks of everything that a job server needs on its machine, each with advice."""
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import shutil
@@ -35,7 +36,7 @@ class Verdict(str, Enum):
 
 @attrs.frozen(kw_only=True)
 class Finding:
-    """What one check found, and what to do about it when that is not good."""
+    """The outcome of one check, with advice if there is a problem."""
 
     name: str
     verdict: Verdict
@@ -56,7 +57,7 @@ def _bad(name: str, text: str, advice: str) -> Finding:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Yield the finding of each check, in the order in which they matter."""
+    """Run the checks, most important first, and yield their findings."""
     checks: list[Callable[[Settings], Finding]] = [_python]
     if settings.launcher.backend == "pyspark":
         checks += [_java, _pyspark, _host_name]
@@ -66,28 +67,28 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def _python(_settings: Settings) -> Finding:
-    # An older one than 3.10 cannot even read this file; pip does not install it there.
+    # Nothing to check: on a version before 3.10, this package cannot be installed or imported.
     return _good("Python", f"{platform.python_version()} ({sys.executable})")
 
 
 def java_finding() -> Finding:
-    """Return whether there is a Java that Spark can run on."""
+    """Check that there is a Java that Spark supports."""
     try:
         from jobserver_pyspark.installation import java  # noqa: PLC0415 - the extra may be missing
     except ImportError as error:
-        return _bad("Java", f"cannot be looked for: {error}", "pip install 'jobserver-core[pyspark,jdk]'")
+        return _bad("Java", f"cannot search for it: {error}", "pip install 'jobserver-core[pyspark,jdk]'")
     try:
         found = java.find_java()
     except java.JavaNotFound as error:
         return _bad("Java", error.problem.format(**error.fields), error.advice)
     text = f"{found.version} ({found.program})"
-    wanted = next((reason for reason in found.refused if reason.startswith("JAVA_HOME")), None)
-    if wanted is None:
+    problem = next((reason for reason in found.refused if reason.startswith("JAVA_HOME")), None)
+    if problem is None:
         return _good("Java", text)
     return _warning(
         "Java",
-        f"{text}; not used: {wanted}",
-        "Set JAVA_HOME to the directory of a Java that fits, or unset it.",
+        f"{text}; not used: {problem}",
+        "Set JAVA_HOME to the directory of a supported Java, or unset it.",
     )
 
 
@@ -100,8 +101,8 @@ def _pyspark(_settings: Settings) -> Finding:
 
 
 def pyspark_finding() -> Finding:
-    """Return whether this interpreter has a PySpark that contexts can run."""
-    from jobserver_core.errors import LaunchError  # noqa: PLC0415 - asking for help needs no core
+    """Check that this interpreter has a PySpark that contexts can use."""
+    from jobserver_core.errors import LaunchError  # noqa: PLC0415 - --help does not need it
 
     advice = "pip install 'jobserver-core[pyspark]'"
     try:
@@ -109,7 +110,7 @@ def pyspark_finding() -> Finding:
 
         found = find_installation(sys.executable)
     except ImportError as error:
-        return _bad("PySpark", f"cannot be looked for: {error}", advice)
+        return _bad("PySpark", f"cannot search for it: {error}", advice)
     except LaunchError as error:
         return _bad("PySpark", str(error), advice)
     return _good("PySpark", f"{found.version} ({found.folder})")
@@ -121,26 +122,28 @@ def _host_name(_settings: Settings) -> Finding:
         address = socket.gethostbyname(name)
     except OSError:
         advice = f"Add a line '127.0.0.1 {name}' to /etc/hosts, or set SPARK_LOCAL_IP=127.0.0.1."
-        return _warning("Host name", f"{name} has no address, which Spark needs", advice)
-    return _good("Host name", f"{name} is {address}")
+        return _warning("Host name", f"{name} does not resolve to an address, which Spark needs", advice)
+    return _good("Host name", f"{name} resolves to {address}")
 
 
 def _backends(settings: Settings) -> Finding:
-    from jobserver_core import plugins  # noqa: PLC0415 - asking for help needs no core
+    from jobserver_core import plugins  # noqa: PLC0415 - --help does not need it
 
     names = []
     for kind in ("metadata", "blobs", "fetcher", "launcher"):
         name = getattr(settings, kind).backend
         points = plugins.registered(kind)
         extra = plugins.EXTRAS.get(name)
-        advice = f"pip install 'jobserver-core[{extra}]'" if extra else "Install the package that has it."
+        advice = (
+            f"pip install 'jobserver-core[{extra}]'" if extra else "Install the package that provides it."
+        )
         if name not in points:
             known = ", ".join(sorted(points)) or "none"
             return _bad("Backends", f"{kind} {name!r} is not installed (installed: {known})", advice)
         try:
             points[name].load()
         except ImportError as error:
-            return _bad("Backends", f"{kind} {name!r} cannot be loaded: {error}", advice)
+            return _bad("Backends", f"cannot load {kind} {name!r}: {error}", advice)
         names.append(f"{kind} {name}")
     return _good("Backends", ", ".join(names))
 
@@ -149,7 +152,7 @@ def _front_end(_settings: Settings) -> Finding:
     try:
         import jobserver_http  # noqa: F401, PLC0415 - the extra may be missing
     except ImportError as error:
-        return _bad("HTTP", f"the front-end cannot be loaded: {error}", "pip install 'jobserver-core[http]'")
+        return _bad("HTTP", f"cannot load the front-end: {error}", "pip install 'jobserver-core[http]'")
     return _good("HTTP", "the front-end is installed")
 
 
@@ -162,45 +165,45 @@ def _port(settings: Settings) -> Finding:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
-        advice = "Stop what listens there (a job server that runs already?), or choose another with --port."
+        advice = "Stop the program that listens there (another job server?), or choose a port with --port."
         return _bad("Port", f"cannot listen on {where}: {error.strerror or error}", advice)
     return _good("Port", f"{where} is free")
 
 
 def _existing(path: Path) -> Path:
-    """Return the path itself or the nearest folder above it that exists."""
-    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    """Return the path itself, or its nearest parent directory that exists."""
+    return next(parent for parent in (path, *path.absolute().parents) if parent.exists())
 
 
 def _data_dir(settings: Settings) -> Finding:
     path = settings.data_dir
-    folder = _existing(path)
+    directory = _existing(path)
     try:
-        if not folder.is_dir():
-            raise NotADirectoryError(20, "is not a folder")
-        with tempfile.TemporaryFile(dir=folder):
+        if not directory.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
-        advice = "Choose another with --data-dir, or give this user the right to write there."
-        return _bad("Data folder", f"cannot write to {folder}: {error.strerror or error}", advice)
-    return _good("Data folder", f"{path} {'is' if folder == path else 'can be made and is'} writable")
+        advice = "Choose another one with --data-dir, or give this user write permission."
+        return _bad("Data directory", f"cannot write to {directory}: {error.strerror or error}", advice)
+    return _good("Data directory", f"{path} {'is writable' if directory == path else 'can be created'}")
 
 
 def _disk(settings: Settings) -> Finding:
-    return _room(
-        "Disk", _existing(settings.data_dir), "Free some space, or choose another folder with --data-dir."
+    return _free_space(
+        "Disk", _existing(settings.data_dir), "Free up space, or choose another directory with --data-dir."
     )
 
 
 def _temporary_disk(_settings: Settings) -> Finding:
-    return _room(
-        "Temporary disk", Path(tempfile.gettempdir()), "Free some space, or set TMPDIR to a larger disk."
+    return _free_space(
+        "Temporary disk", Path(tempfile.gettempdir()), "Free up space, or set TMPDIR to a larger disk."
     )
 
 
-def _room(name: str, folder: Path, advice: str) -> Finding:
-    free = shutil.disk_usage(folder).free
-    text = f"{free / GIB:.1f} GiB free in {folder}"
+def _free_space(name: str, directory: Path, advice: str) -> Finding:
+    free = shutil.disk_usage(directory).free
+    text = f"{free / GIB:.1f} GiB free in {directory}"
     return _good(name, text) if free >= SCARCE_DISK else _warning(name, text, advice)
 
 
@@ -208,5 +211,5 @@ def _memory(_settings: Settings) -> Finding:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     text = f"{total / GIB:.1f} GiB in this machine, {os.cpu_count()} cores"
     if total < SCARCE_MEMORY:
-        return _warning("Memory", text, "Each context takes about half a GiB: keep few of them.")
+        return _warning("Memory", text, "Each context needs about half a GiB. Limit their number.")
     return _good("Memory", text)

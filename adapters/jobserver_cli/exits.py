@@ -1,4 +1,4 @@
-"""How a command ends: the exit codes, and the one exception that stands for them."""
+"""Exit codes, and the exception that ends a command with one of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["CommandFailed", "ExitCode"]
 
 
 class ExitCode(IntEnum):
-    """The exit codes of every command; their meaning never changes."""
+    """The exit codes of all commands. Their meanings are stable."""
 
     OK = 0
     JOB_FAILED = 1
@@ -24,30 +24,30 @@ class ExitCode(IntEnum):
 
     @property
     def meaning(self) -> str:
-        """What this code says, in one line."""
+        """A one-line explanation of the code."""
         return _MEANINGS[self]
 
 
 _MEANINGS = {
-    ExitCode.OK: "done",
-    ExitCode.JOB_FAILED: "the job ended with an error, was killed, or refused its configuration",
-    ExitCode.USAGE: "the command line, a file that it names or the configuration is not right",
+    ExitCode.OK: "success",
+    ExitCode.JOB_FAILED: "the job failed, was killed, or rejected its configuration",
+    ExitCode.USAGE: "an argument, an input file or the configuration is invalid",
     ExitCode.UNREACHABLE: "no job server answers at the given address",
-    ExitCode.REFUSED: "the server refused, or what was named does not exist there",
-    ExitCode.TIMED_OUT: "not done in time; what was asked for goes on",
-    ExitCode.DENIED: "credentials are missing or wrong, or lack the permission",
-    ExitCode.NOT_READY: "this machine lacks something: a JDK, a package, a free port, disk space",
-    ExitCode.BUG: "a mistake in jobserver itself; please report what was printed",
-    ExitCode.INTERRUPTED: "ended by Ctrl-C",
-    ExitCode.PIPE_CLOSED: "whoever read the output stopped reading, as `head` does",
+    ExitCode.REFUSED: "the server refused the request, or the named object does not exist",
+    ExitCode.TIMED_OUT: "timed out; the operation continues on the server",
+    ExitCode.DENIED: "credentials are missing, wrong, or lack the required permission",
+    ExitCode.NOT_READY: "something is missing on this machine: a JDK, a package, a free port, disk space",
+    ExitCode.BUG: "a bug in jobserver; please report it with the printed traceback",
+    ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
+    ExitCode.PIPE_CLOSED: "the reader of the output closed the pipe, as `head` does",
 }
 
 
 class CommandFailed(Exception):
-    """Ends a command with a message, an exit code, and advice on what to do about it.
+    """Ends a command with a message, an exit code, and advice on how to fix the problem.
 
-    ``reason`` is the server's own code for a refusal, such as ``context_not_found``, and ``detail`` what
-    it says beyond its fixed words; both are None for what the command found out by itself.
+    ``reason`` is the error code that the server sent, such as ``context_not_found``, and ``detail`` its
+    additional explanation. Both are None for errors that the command detected itself.
     """
 
     def __init__(

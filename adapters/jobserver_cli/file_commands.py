@@ -1,4 +1,4 @@
-"""The commands on what is uploaded: binaries with code, and data files."""
+"""Commands for uploads: binaries and data files."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import typer
 
 from jobserver_cli.client import Client, segment
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.local_code import BinaryKind, kind_of, upload_binary
 from jobserver_cli.lookups import explained
 from jobserver_cli.parameters import command
 from jobserver_cli.reports import time_shown
 from jobserver_cli.terminal import Terminal
-from jobserver_cli.uploads import post_file
+from jobserver_cli.uploads import BinaryKind, kind_of, post_file, upload_binary
 
 __all__ = ["register"]
 
@@ -35,14 +34,16 @@ LocalFile = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands on binaries and data files."""
+    """Add the commands for binaries and data files."""
     command(app, "upload", rich_help_panel=PANEL)(upload)
     command(app, "binaries", rich_help_panel=PANEL)(binaries)
-    group = typer.Typer(help="Look at the versions of a binary, or delete it.", no_args_is_help=True)
+    group = typer.Typer(help="List the versions of a binary, or delete it.", no_args_is_help=True)
     command(group, "versions")(versions)
     command(group, "delete")(delete)
     app.add_typer(group, name="binary", rich_help_panel=PANEL)
-    data = typer.Typer(help="Files on the server's machine for jobs to read.", no_args_is_help=True)
+    data = typer.Typer(
+        help="Data files: uploaded files on the server's machine that jobs can read.", no_args_is_help=True
+    )
     command(data, "list")(data_list)
     command(data, "upload")(data_upload)
     command(data, "delete")(data_delete)
@@ -56,14 +57,14 @@ def upload(
     file: LocalFile,
     kind: Annotated[
         BinaryKind | None,
-        typer.Option("--type", help="What the file is, where its ending (.jar, .egg, .whl) does not tell."),
+        typer.Option("--type", help="The kind of file, if it does not end in .jar, .egg or .whl."),
     ] = None,
 ) -> None:
     """Upload a jar, egg or wheel as a new version of a binary."""
     kind = kind or kind_of(file)
     if kind is None:
         raise CommandFailed(
-            f"{file.name} does not end in .jar, .egg or .whl", ExitCode.USAGE, "Say what it is with --type."
+            f"{file.name} does not end in .jar, .egg or .whl", ExitCode.USAGE, "Set its kind with --type."
         )
     upload_binary(client, terminal, name, file, kind)
     if terminal.as_json:
@@ -73,7 +74,7 @@ def upload(
 
 
 def binaries(client: Client, terminal: Terminal) -> None:
-    """List the binaries, each with its newest upload."""
+    """List the binaries, each with its newest version."""
     found = client.get("/binaries")
     if terminal.as_json:
         terminal.json(found)
@@ -88,7 +89,7 @@ def binaries(client: Client, terminal: Terminal) -> None:
 
 
 def versions(client: Client, terminal: Terminal, name: BinaryName) -> None:
-    """List every upload of a binary, newest first."""
+    """List all versions of a binary, newest first."""
     with explained(client, binary=name):
         found = client.get(f"/binaries/{segment(name)}/versions")
     if terminal.as_json:
@@ -107,7 +108,7 @@ def versions(client: Client, terminal: Terminal, name: BinaryName) -> None:
 
 
 def delete(client: Client, terminal: Terminal, name: BinaryName) -> None:
-    """Delete every version of a binary."""
+    """Delete all versions of a binary."""
     with explained(client, binary=name):
         answer = client.call("DELETE", f"/binaries/{segment(name)}")
     if terminal.as_json:
@@ -117,7 +118,7 @@ def delete(client: Client, terminal: Terminal, name: BinaryName) -> None:
 
 
 def data_list(client: Client, terminal: Terminal) -> None:
-    """List the data files by their paths on the server's machine."""
+    """List the data files, with their paths on the server's machine."""
     files = client.get("/data")
     if terminal.as_json:
         terminal.json(files)
@@ -129,11 +130,14 @@ def data_upload(
     client: Client,
     terminal: Terminal,
     prefix: Annotated[
-        str, typer.Argument(metavar="PREFIX", help="What the name begins with.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="PREFIX", help="The first part of the file's name on the server.", show_default=False
+        ),
     ],
     file: LocalFile,
 ) -> None:
-    """Upload a data file; print the path that jobs open it by."""
+    """Upload a data file, and print its path on the server's machine, which jobs use to open it."""
     answer = post_file(client, terminal, f"/data/{segment(prefix)}", file, "application/octet-stream")
     if terminal.as_json:
         terminal.json(answer)

@@ -1,4 +1,4 @@
-"""Ctrl-C that works at once, and never in the middle of a library that is not made for it."""
+"""Handling Ctrl-C immediately, but never inside a library that cannot be interrupted safely."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-__all__ = ["apart", "interrupted_later", "terminated_like_interrupted", "uninterrupted"]
+__all__ = ["run_on_thread", "interrupt_delayed", "sigterm_as_interrupt", "signals_ignored"]
 
 T = TypeVar("T")
 
-LOOK = 0.1
-"""Seconds between looks for a signal that came just before the wait for it began."""
+POLL_INTERVAL = 0.1
+"""Seconds between checks for a signal that arrived just before the wait began."""
 
 
-def apart(call: Callable[[], T]) -> T:
-    """Run the call on a thread of its own, and return or raise what it does.
+def run_on_thread(call: Callable[[], T]) -> T:
+    """Run the call on a separate thread, and return its value or raise its exception.
 
-    KeyboardInterrupt then reaches the main thread while it waits here, and the call is left behind. Raised
-    inside the call it could do harm: httpcore's connection pool, interrupted at the wrong moment,
-    keeps its lock, and waits for it for ever when it is closed.
+    KeyboardInterrupt is raised here, in the main thread, and the call is abandoned. Raised inside the call,
+    it could do harm: if it interrupts httpcore's connection pool at the wrong moment, the pool keeps its lock
+    and blocks forever when it is closed.
     """
     done = threading.Event()
     returned: list[T] = []
@@ -36,7 +36,7 @@ def apart(call: Callable[[], T]) -> T:
             done.set()
 
     threading.Thread(target=work, name="command", daemon=True).start()
-    while not done.wait(LOOK):
+    while not done.wait(POLL_INTERVAL):
         pass
     if raised:
         raise raised[0]
@@ -54,24 +54,24 @@ def _handling(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
 
 
 @contextmanager
-def terminated_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM do in the block what Ctrl-C does."""
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Within the block, let SIGTERM raise KeyboardInterrupt, as Ctrl-C does."""
     with _handling(signal.default_int_handler, signal.SIGTERM):
         yield
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ignore signals while what must be done is done; it has to be bounded in time."""
+def signals_ignored() -> Iterator[None]:
+    """Ignore signals within the block, which must end in bounded time."""
     with _handling(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM):
         yield
 
 
 @contextmanager
-def interrupted_later() -> Iterator[None]:
-    """Keep a signal until the block is done, so that what it starts is not left half started."""
-    came: list[int] = []
-    with _handling(lambda number, _frame: came.append(number), signal.SIGINT, signal.SIGTERM):
+def interrupt_delayed() -> Iterator[None]:
+    """Delay KeyboardInterrupt until the block is done, so that nothing is left half started."""
+    received: list[int] = []
+    with _handling(lambda number, _frame: received.append(number), signal.SIGINT, signal.SIGTERM):
         yield
-    if came:
+    if received:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The commands on jobs: list them, look at them, get their results, end them."""
+"""Commands for jobs: list, show and kill them, and get their results and logs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,8 +14,9 @@ from jobserver_cli.client import Client, segment
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import FINAL, wait_for_end
 from jobserver_cli.lookups import LAST, explained, resolved_job
-from jobserver_cli.parameters import JobId, command
+from jobserver_cli.parameters import JOB_HELP, JobId, command
 from jobserver_cli.reports import (
+    JobReport,
     class_shown,
     duration_shown,
     error_text,
@@ -33,7 +34,7 @@ PANEL = "Jobs"
 
 
 def moment(text: str) -> datetime:
-    """Return the time that an option means: one in local time unless it says otherwise, or a duration ago."""
+    """Parse a time (local unless it has an offset) or a duration, which is counted back from now."""
     from jobserver_core.config.units import parse_duration  # noqa: PLC0415 - few commands need it
 
     try:
@@ -46,11 +47,11 @@ def moment(text: str) -> datetime:
         return datetime.now().astimezone() - timedelta(seconds=parse_duration(text))
     except (ValueError, OverflowError) as error:
         expected = "a time such as 2026-01-31 or 2026-01-31T08:30, or a duration such as 30m, 2h or 7d"
-        raise typer.BadParameter(f"{text!r} is not {expected}") from error
+        raise typer.BadParameter(f"{text!r} is invalid; expected {expected}") from error
 
 
 class JobStatus(str, Enum):
-    """The states of a job, as the option ``--status`` takes them."""
+    """The values of the option ``--status``."""
 
     STARTED = "STARTED"
     RUNNING = "RUNNING"
@@ -61,11 +62,12 @@ class JobStatus(str, Enum):
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands on jobs."""
+    """Add the commands for jobs."""
     command(app, "jobs", rich_help_panel=PANEL)(jobs)
     command(app, "job", rich_help_panel=PANEL)(job)
     command(app, "result", rich_help_panel=PANEL)(result)
     command(app, "kill", rich_help_panel=PANEL)(kill)
+    command(app, "logs", rich_help_panel=PANEL)(logs)
 
 
 def jobs(
@@ -73,23 +75,23 @@ def jobs(
     terminal: Terminal,
     *,
     limit: Annotated[
-        int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many to show at most.")
+        int, typer.Option("--limit", "-n", min=1, max=10_000, help="The maximum number of jobs to show.")
     ] = 50,
     status: Annotated[
-        JobStatus | None, typer.Option("--status", case_sensitive=False, help="Only those in this state.")
+        JobStatus | None, typer.Option("--status", case_sensitive=False, help="Only jobs in this state.")
     ] = None,
     context: Annotated[
-        str | None, typer.Option("--context", "-c", metavar="NAME", help="Only those of this context.")
+        str | None, typer.Option("--context", "-c", metavar="NAME", help="Only jobs of this context.")
     ] = None,
     main_class: Annotated[
-        str | None, typer.Option("--class", metavar="CLASS", help="Only those of this class.")
+        str | None, typer.Option("--class", metavar="CLASS", help="Only jobs of this class.")
     ] = None,
     since: Annotated[
         datetime | None,
         typer.Option(
             "--since",
             metavar="TIME|DURATION",
-            help="Only those submitted since then, in local time, or in the last 30m, 2h or 7d.",
+            help="Only jobs submitted since a local time, or within a duration such as 30m, 2h or 7d.",
             parser=moment,
         ),
     ] = None,
@@ -112,7 +114,7 @@ def jobs(
         terminal.table(columns, [_row(report, terminal.wide) for report in reports])
 
 
-def _row(report: dict[str, Any], wide: bool) -> list[object]:
+def _row(report: JobReport, wide: bool) -> list[object]:
     row: list[object] = [
         report.get("jobId"),
         "WAITING" if report.get("waiting") else report.get("status"),
@@ -128,19 +130,19 @@ def job(
     terminal: Terminal,
     job_id: JobId,
     config: Annotated[
-        bool, typer.Option("--config", help="Print the configuration that it was submitted with.")
+        bool, typer.Option("--config", help="Print the configuration that the job was submitted with.")
     ] = False,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Show state, progress and output until it has ended.")
+        bool, typer.Option("--follow", "-f", help="Show state, progress and output until the job has ended.")
     ] = False,
 ) -> None:
-    """Show a job, and its result when it has finished; --json copies a result of any size."""
+    """Show a job, and its result if it has finished. With --json, a result of any size is printed."""
     job_id = resolved_job(client, job_id)
     with explained(client, job=job_id):
         if config:
             terminal.json(client.get(f"/jobs/{segment(job_id)}/config"))
         elif follow:
-            client.get(f"/jobs/{segment(job_id)}", result="false")  # says at once that there is no such job
+            client.get(f"/jobs/{segment(job_id)}", result="false")  # fails at once for an unknown job
             follow_to_result(client, terminal, job_id)
         elif terminal.as_json:
             copy_report(client, terminal, job_id)
@@ -165,8 +167,8 @@ def _show(client: Client, terminal: Terminal, job_id: str) -> None:
     )
     if report.get("status") == "FINISHED":
         print_result(client, terminal, job_id, brief=True)
-    elif unsuccessful and isinstance(report.get("result"), dict) and report["result"].get("stack"):
-        terminal.line(f"\n{report['result']['stack']}")
+    elif unsuccessful and isinstance(error := report.get("result"), dict) and error.get("stack"):
+        terminal.line(f"\n{error['stack']}")
 
 
 def result(
@@ -175,9 +177,9 @@ def result(
     job_id: JobId,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait until the job has ended.")] = False,
 ) -> None:
-    """Write a job's result to stdout: a streamed one as its bytes, any other as JSON.
+    """Write a job's result to stdout: JSON, or the bytes of a streamed result.
 
-    Nothing is held in memory: jobserver result JOB > FILE works for any size.
+    Results of any size can be saved with: jobserver result JOB > FILE
     """
     job_id = resolved_job(client, job_id)
     with explained(client, job=job_id):
@@ -185,7 +187,7 @@ def result(
         if wait and report.get("status") not in FINAL:
             report = wait_for_end(client, job_id, terminal)
         if report.get("status") not in FINAL:
-            message = f"job {job_id} has no result yet: it is {state_shown(report)}"
+            message = f"job {job_id} has no result yet; its state is {state_shown(report)}"
             advice = f"Wait for it with: jobserver result {job_id} --wait"
             raise CommandFailed(message, ExitCode.TIMED_OUT, advice)
         if report.get("status") != "FINISHED":
@@ -200,27 +202,29 @@ def kill(
         list[str], typer.Argument(metavar="JOB…", help="The IDs of the jobs.", show_default=False)
     ],
     force: Annotated[
-        bool, typer.Option("--force", help="Where a job cannot be ended alone, end its context too.")
+        bool, typer.Option("--force", help="If a job cannot be killed alone, kill its context too.")
     ] = False,
 ) -> None:
-    """End jobs, and wait until they have ended."""
+    """Kill jobs, and wait until they have ended."""
     if LAST in job_ids:
-        raise CommandFailed(f"kill takes no {LAST}, since that may be anybody's job", ExitCode.USAGE)
+        raise CommandFailed(
+            f"kill does not accept {LAST}, because the newest job may be somebody else's", ExitCode.USAGE
+        )
     job_ids = [resolved_job(client, given) for given in job_ids]
     answers = dict(_killed(client, terminal, job_ids, force))
     if terminal.as_json:
         terminal.json(answers)
-    going = [job_id for job_id, answer in answers.items() if "jobId" in answer]
-    if going:
-        advice = None if force else "End them with their context: jobserver kill --force"
-        raise CommandFailed(f"not ended yet: {', '.join(going)}", ExitCode.TIMED_OUT, advice)
+    running = [job_id for job_id, answer in answers.items() if "jobId" in answer]
+    if running:
+        advice = None if force else "To kill them together with their context: jobserver kill --force"
+        raise CommandFailed(f"still running: {', '.join(running)}", ExitCode.TIMED_OUT, advice)
 
 
 def _killed(
     client: Client, terminal: Terminal, job_ids: list[str], force: bool
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> Iterator[tuple[str, JobReport]]:
     for job_id in job_ids:
-        with _explained_kill(client, job_id), terminal.status(f"ending {job_id}"):
+        with _explained_kill(client, job_id), terminal.status(f"killing {job_id}"):
             answer = client.call(
                 "DELETE", f"/jobs/{segment(job_id)}", params={"force": "true" if force else None}
             )
@@ -237,5 +241,34 @@ def _explained_kill(client: Client, job_id: str) -> Iterator[None]:
     except CommandFailed as refused:
         if refused.reason != "job_already_final":
             raise
-        advice = f"Look at it with: jobserver job {job_id}"
-        raise CommandFailed(f"job {job_id} has ended already", refused.code, advice) from None
+        advice = f"Show it with: jobserver job {job_id}"
+        raise CommandFailed(f"job {job_id} has already ended", refused.code, advice) from None
+
+
+def logs(
+    client: Client,
+    terminal: Terminal,
+    job_id: Annotated[str | None, typer.Argument(metavar="JOB", help=JOB_HELP, show_default=False)] = None,
+    context: Annotated[
+        str | None,
+        typer.Option("--context", "-c", metavar="NAME", help="Print the log of this context's driver."),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print new lines until the job or context has ended.")
+    ] = False,
+) -> None:
+    """Print the output of a job, or the log of a context's driver; with --json, as one string per line."""
+    if (job_id is None) == (context is None):
+        raise CommandFailed("expected either a job, or a context with --context", ExitCode.USAGE)
+    if job_id is not None:
+        job_id = resolved_job(client, job_id)
+        path = f"/jobs/{segment(job_id)}/logs"
+    else:
+        path = f"/contexts/{segment(context or '')}/logs"
+    wanted = "true" if follow else None
+    with explained(client, job=job_id, context=context), client.stream(path, follow=wanted) as response:
+        if terminal.as_json:
+            for line in response.iter_lines():
+                terminal.json(line)
+        else:
+            terminal.copy(response.iter_bytes())

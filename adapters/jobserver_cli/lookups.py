@@ -1,4 +1,4 @@
-"""Finding what a person meant: jobs by the beginning of their IDs, and the nearest existing name."""
+"""Resolving what users type: job ID prefixes, ``@last``, and suggestions for misspelled names."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from jobserver_cli.exits import CommandFailed, ExitCode
 __all__ = ["LAST", "explained", "nearest", "resolved_job", "unknown_binaries"]
 
 LAST = "@last"
-"""Stands for the newest job."""
+"""Means the newest job."""
 RECENT = 1000
-"""How many of the newest jobs are searched for the beginning of an ID."""
-WHOLE = 32
-"""Characters from which an ID is taken as complete."""
+"""How many of the newest jobs are searched for an ID prefix."""
+FULL_LENGTH = 32
+"""An ID with at least this many characters is complete."""
 
 
 @attrs.frozen
 class _Kind:
-    """Something with a name: what it is called, who lists the names, and which command does."""
+    """A kind of named object: its noun, a function that lists the names, and the command that does."""
 
     noun: str
     names: Callable[[Client], Iterable[str]]
     listed_by: str
 
-    def missing(self, client: Client, name: str) -> CommandFailed:
-        """Return the failure of a command that named something which is not there."""
+    def not_found(self, client: Client, name: str) -> CommandFailed:
+        """Return the error for a name that does not exist, with a suggestion."""
         found = _close(client, name, self.names)
         hint = f"Did you mean {shlex.quote(found)}? " if found else ""
         advice = f"{hint}List them with: {self.listed_by}"
-        return CommandFailed(f"there is no {self.noun} {name!r}", ExitCode.REFUSED, advice)
+        return CommandFailed(f"{self.noun} {name!r} not found", ExitCode.REFUSED, advice)
 
 
 def _recent_jobs(client: Client) -> list[str]:
@@ -51,7 +51,7 @@ _KINDS = {
 
 
 def _close(client: Client, name: str, names: Callable[[Client], Iterable[str]]) -> str | None:
-    """Return the nearest of the names; None as well when the server does not list them."""
+    """Return the most similar name, or None if there is none or the server does not list the names."""
     try:
         return nearest(name, names(client))
     except CommandFailed:
@@ -59,7 +59,7 @@ def _close(client: Client, name: str, names: Callable[[Client], Iterable[str]]) 
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is most like this one, in any case; None when none is."""
+    """Return the known name that is most similar to this one, ignoring case, or None."""
     by_folded = {one.casefold(): one for one in known}
     found = difflib.get_close_matches(name.casefold(), by_folded, n=1)
     return by_folded[found[0]] if found else None
@@ -67,9 +67,9 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 @contextmanager
 def explained(client: Client, **named: str | None) -> Iterator[None]:
-    """Say of a name that the server does not know which one is like it.
+    """Add a suggestion to errors about names that the server does not know.
 
-    ``named`` has what the command line named, by its noun: ``context="warm"``.
+    ``named`` has the names that the user gave, by kind: ``context="warm"``.
     """
     try:
         yield
@@ -78,27 +78,29 @@ def explained(client: Client, **named: str | None) -> Iterator[None]:
         name = named.get(kind.noun.replace(" ", "_")) if kind else None
         if kind is None or name is None:
             raise
-        raise kind.missing(client, name) from None
+        raise kind.not_found(client, name) from None
 
 
 def unknown_binaries(client: Client, names: Iterable[str]) -> list[CommandFailed]:
-    """Return a failure for each of the names that no binary has."""
+    """Return an error for each name that is not the name of a binary."""
     known = client.get("/binaries")
-    return [_KINDS["binary_not_found"].missing(client, name) for name in names if name not in known]
+    return [_KINDS["binary_not_found"].not_found(client, name) for name in names if name not in known]
 
 
 def resolved_job(client: Client, given: str) -> str:
-    """Return the ID of the job that is meant by an ID, by the beginning of one, or by ``@last``.
+    """Return the full ID for an ID, a unique prefix of an ID, or ``@last``.
 
-    What is like no ID at all is returned as it is, for the server to refuse. Raises CommandFailed when
-    several jobs could be meant, or when there is none.
+    A string that matches no job is returned unchanged, and the server rejects it.
+
+    Raises:
+        CommandFailed: The prefix is ambiguous, or there are no jobs for ``@last``.
     """
     if given == LAST:
         newest = client.get("/jobs", limit=1)
         if not newest:
             raise CommandFailed("there are no jobs", ExitCode.REFUSED)
         return str(newest[0]["jobId"])
-    if len(given) >= WHOLE:
+    if len(given) >= FULL_LENGTH:
         return given
     try:
         matching = [job_id for job_id in _recent_jobs(client) if job_id.startswith(given)]
@@ -108,5 +110,5 @@ def resolved_job(client: Client, given: str) -> str:
         return given
     if len(matching) > 1 and given not in matching:
         shown = ", ".join(matching[:5]) + (", …" if len(matching) > 5 else "")
-        raise CommandFailed(f"{given} begins the IDs of several jobs: {shown}", ExitCode.USAGE)
+        raise CommandFailed(f"{given} is a prefix of several job IDs: {shown}", ExitCode.USAGE)
     return given if given in matching or not matching else matching[0]

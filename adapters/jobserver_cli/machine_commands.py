@@ -1,4 +1,4 @@
-"""The commands about this machine: its fitness, its settings, its class path for compilers, its log-ins."""
+"""Commands for this machine: checks, settings, the class path for compilers, and credentials."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import attrs
 import typer
 
 from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_cli.options import ConfigFile, DataDir, Host, Port, settings_of
 from jobserver_cli.parameters import command
-from jobserver_cli.server_options import ConfigFile, DataDir, Host, Port, settings_of
 from jobserver_cli.serving_commands import front_end
 from jobserver_cli.terminal import Terminal
 
@@ -34,11 +34,11 @@ _MARKS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     command(app, "doctor", rich_help_panel=PANEL)(doctor)
-    group = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
+    group = typer.Typer(help="Show the configuration.", no_args_is_help=True)
     command(group, "show")(config_show)
     app.add_typer(group, name="config", rich_help_panel=PANEL)
     command(app, "jvm-api", rich_help_panel=PANEL)(jvm_api)
-    credentials = typer.Typer(help="Make entries for password and token files.", no_args_is_help=True)
+    credentials = typer.Typer(help="Create entries for password and token files.", no_args_is_help=True)
     command(credentials, "password")(password)
     command(credentials, "token")(token)
     app.add_typer(credentials, name="credentials", rich_help_panel=PANEL)
@@ -52,8 +52,8 @@ def doctor(
     port: Port = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Check that this machine can run a job server, and say what to do where it cannot."""
-    from jobserver_cli.diagnosis import Verdict, examine  # noqa: PLC0415 - asking for help needs no checks
+    """Check whether this machine can run a job server, and explain how to fix problems."""
+    from jobserver_cli.diagnosis import Verdict, examine  # noqa: PLC0415 - --help does not need it
 
     findings = []
     for finding in examine(settings_of(config, host, port, data_dir)):
@@ -81,12 +81,14 @@ def config_show(
     host: Host = None,
     port: Port = None,
     data_dir: DataDir = None,
-    changed: Annotated[bool, typer.Option("--changed", help="Only those that are not defaults.")] = False,
+    changed: Annotated[
+        bool, typer.Option("--changed", help="Only settings that differ from their defaults.")
+    ] = False,
 ) -> None:
-    """Print the effective settings, and where each is from; secrets are not shown."""
-    from jobserver_core.config.loading import describe  # noqa: PLC0415 - asking for help needs no settings
+    """Print the effective settings, and where each comes from. Secrets are redacted."""
+    from jobserver_core.config.loading import describe  # noqa: PLC0415 - --help does not need it
 
-    # Warnings are printed below: without a handler Python would print those that are logged as well.
+    # Warnings are printed below. Without a handler, Python would print the logged ones a second time.
     logging.getLogger("jobserver_core").addHandler(logging.NullHandler())
     settings = settings_of(config, host, port, data_dir)
     for warning in [*settings.warnings, *_context_problems(settings)]:
@@ -96,7 +98,7 @@ def config_show(
         terminal.json([attrs.asdict(one) for one in described])
         return
     if not described:
-        terminal.note("every setting is the default")
+        terminal.note("all settings have their defaults")
         return
     terminal.table(["Setting", "Value", "From"], [_setting(one) for one in described])
 
@@ -127,21 +129,21 @@ def _shown(value: Any) -> str:
 def jvm_api(
     without_spark: Annotated[
         bool,
-        typer.Option("--without-spark", help="Only the job API and its libraries, not Spark's own jars."),
+        typer.Option("--without-spark", help="Only the job API and its libraries, without Spark's own jars."),
     ] = False,
 ) -> None:
-    """Print, alone on stdout, the class path to compile a JVM job against."""
+    """Print the class path for compiling JVM jobs."""
     try:
         from jobserver_pyspark.jvm import JvmToolchain  # noqa: PLC0415 - the extra may be missing
     except ImportError as error:
         raise CommandFailed(
-            f"the PySpark backend cannot be loaded: {error}",
+            f"cannot load the PySpark backend: {error}",
             ExitCode.NOT_READY,
             "Install it with: pip install 'jobserver-core[pyspark,jdk]'",
         ) from error
     terminal = Terminal()
     with ExitStack() as building:
-        status = terminal.status("building the job API (once for each version of Spark)")
+        status = terminal.status("building the job API (once per Spark version)")
         announce = functools.cache(lambda: building.enter_context(status))
         class_path = JvmToolchain(on_build=announce).class_path(with_spark=not without_spark)
     terminal.line(class_path)
@@ -157,13 +159,13 @@ Permissions = Annotated[
 
 
 def password(name: Name, permissions: Permissions) -> None:
-    """Ask for a password, or read a line of stdin, and print the line for the password file."""
+    """Prompt for a password, or read it from stdin, and print the line for the password file."""
     files = _credential_files()
     _entry(name, "", permissions)
     if sys.stdin.isatty():
         given = getpass.getpass(f"Password of {name}: ")
-        if given != getpass.getpass("Once more: "):
-            raise CommandFailed("the two passwords differ", ExitCode.USAGE)
+        if given != getpass.getpass("Repeat it: "):
+            raise CommandFailed("the passwords do not match", ExitCode.USAGE)
     else:
         given = sys.stdin.readline().rstrip("\n")
     if not given:
@@ -172,19 +174,19 @@ def password(name: Name, permissions: Permissions) -> None:
 
 
 def token(terminal: Terminal, name: Name, permissions: Permissions) -> None:
-    """Make a random bearer token; print it on stderr, and the line for the token file on stdout."""
+    """Create a random bearer token; print it on stderr, and the line for the token file on stdout."""
     files = _credential_files()
-    made = files.new_token()
-    line = _entry(name, files.hash_token(made), permissions)
+    created = files.new_token()
+    line = _entry(name, files.hash_token(created), permissions)
     if terminal.as_json:
-        terminal.json({"token": made, "line": line})
+        terminal.json({"token": created, "line": line})
         return
-    terminal.note(f"token (shown only now): {made}")
+    terminal.note(f"token (shown only once): {created}")
     terminal.line(line)
 
 
 def _credential_files() -> ModuleType:
-    """Return the module that knows the files' format."""
+    """Return the module for the format of the credential files."""
     front_end()
     from jobserver_http import credential_files  # noqa: PLC0415 - the extra may be missing
 

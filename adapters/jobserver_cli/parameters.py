@@ -1,8 +1,8 @@
-"""What commands share: how a function becomes a command, and the options that many of them have.
+"""Turning functions into commands, with the options that most commands have.
 
-A command is a function whose parameters are its options. Two kinds of parameters are made here, so that they
-are the same everywhere: a :class:`~jobserver_cli.terminal.Terminal` gives the command ``--json``, a
-:class:`~jobserver_cli.client.Client` the options that say which server to talk to, and as whom.
+A command is a function whose parameters are its options. Two kinds of parameters are created here, so that
+they are the same everywhere: a :class:`~jobserver_cli.terminal.Terminal` gives the command the option
+``--json``, and a :class:`~jobserver_cli.client.Client` gives it the options for the server and credentials.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import typer
 
 from jobserver_cli.client import DEFAULT_URL, Client, Connection
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.interruption import apart
+from jobserver_cli.interruption import run_on_thread
 from jobserver_cli.terminal import Terminal
 
 __all__ = ["CONNECTION_PANEL", "JOB_HELP", "JobId", "command"]
 
-CONNECTION_PANEL = "Which server"
-JOB_HELP = "The job's ID, or the beginning of it, or @last for the newest job."
+CONNECTION_PANEL = "Server"
+JOB_HELP = "The job's ID, a unique prefix of it, or @last for the newest job."
 JobId = Annotated[str, typer.Argument(metavar="JOB", help=JOB_HELP, show_default=False)]
 
 Function = Callable[..., None]
@@ -36,7 +36,7 @@ Function = Callable[..., None]
 def _json_option(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Carry the option of commands that have a terminal."""
+    """Define the option of commands that have a terminal."""
 
 
 def _connection_options(
@@ -56,7 +56,7 @@ def _connection_options(
             "--user",
             metavar="NAME",
             envvar="JOBSERVER_USER",
-            help="Log in as this user; the password is JOBSERVER_PASSWORD, or is asked for.",
+            help="Log in as this user. The password is JOBSERVER_PASSWORD, or is prompted for.",
             rich_help_panel=CONNECTION_PANEL,
         ),
     ] = None,
@@ -66,7 +66,7 @@ def _connection_options(
             "--token",
             metavar="TOKEN",
             envvar="JOBSERVER_TOKEN",
-            help="Log in with a bearer token; the variable hides it from lists of processes.",
+            help="Log in with a bearer token. Prefer the variable: process lists show options.",
             rich_help_panel=CONNECTION_PANEL,
         ),
     ] = None,
@@ -81,7 +81,7 @@ def _connection_options(
         ),
     ] = None,
 ) -> None:
-    """Carry the options of commands that talk to a server."""
+    """Define the options of commands that talk to a server."""
 
 
 def _parameters(function: Function) -> dict[str, inspect.Parameter]:
@@ -91,7 +91,7 @@ def _parameters(function: Function) -> dict[str, inspect.Parameter]:
 def command(app: typer.Typer, name: str, **settings: Any) -> Callable[[Function], Function]:
     """Register the function as a command of the application.
 
-    What goes wrong in it is reported on stderr and ends the process with its exit code.
+    Its errors are printed on stderr and end the process with their exit code.
     """
 
     def register(function: Function) -> Function:
@@ -103,39 +103,39 @@ def command(app: typer.Typer, name: str, **settings: Any) -> Callable[[Function]
 
 def _runnable(function: Function) -> Function:
     own = _parameters(function)
-    made = {kind: name for name, p in own.items() for kind in (Client, Terminal) if p.annotation is kind}
-    offered = {name: p for name, p in own.items() if name not in made.values()}
-    connection = _parameters(_connection_options) if Client in made else {}
-    output = _parameters(_json_option) if Terminal in made else {}
-    offered |= output | connection
+    created = {kind: name for name, p in own.items() for kind in (Client, Terminal) if p.annotation is kind}
+    options = {name: p for name, p in own.items() if name not in created.values()}
+    connection = _parameters(_connection_options) if Client in created else {}
+    output = _parameters(_json_option) if Terminal in created else {}
+    options |= output | connection
 
     @functools.wraps(function)
     def run(**given: Any) -> None:
         terminal = Terminal(as_json=given.pop("as_json", False) if output else False)
-        if Terminal in made:
-            given[made[Terminal]] = terminal
+        if Terminal in created:
+            given[created[Terminal]] = terminal
         with failures_as_exits(terminal):
-            if Client not in made:
+            if Client not in created:
                 function(**given)
                 return
             client = Client(Connection(**{key: given.pop(key) for key in connection}))
-            _talk(terminal, client, lambda: function(**{**given, made[Client]: client}))
+            _talk(terminal, client, lambda: function(**{**given, created[Client]: client}))
 
-    ordered = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in offered.values()]
+    ordered = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in options.values()]
     run.__dict__["__signature__"] = inspect.Signature(ordered)
-    run.__annotations__ = {name: p.annotation for name, p in offered.items()}
+    run.__annotations__ = {name: p.annotation for name, p in options.items()}
     return run
 
 
 def _talk(terminal: Terminal, client: Client, call: Callable[[], None]) -> None:
-    """Run what talks to the server; Ctrl-C ends the process at once, since nothing is there to clean up."""
+    """Run a call that uses the client. Ctrl-C ends the process at once, as there is nothing to clean up."""
 
     def talking() -> None:
         with client:
             call()
 
     try:
-        apart(talking)
+        run_on_thread(talking)
     except KeyboardInterrupt:
         terminal.interrupted()
         sys.stdout.flush()
@@ -145,7 +145,7 @@ def _talk(terminal: Terminal, client: Client, call: Callable[[], None]) -> None:
 
 @contextmanager
 def failures_as_exits(terminal: Terminal) -> Iterator[None]:
-    """Tell what was raised in the block, and end the process with the exit code that stands for it."""
+    """Print the error that the block raises, and end the process with its exit code."""
     try:
         yield
     except CommandFailed as error:
@@ -156,11 +156,11 @@ def failures_as_exits(terminal: Terminal) -> Iterator[None]:
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     except typer.Exit:
         raise
-    except Exception as error:  # noqa: BLE001 - the last line of defence tells every failure apart
-        raise typer.Exit(_tell(terminal, error)) from None
+    except Exception as error:  # noqa: BLE001 - every error needs an exit code
+        raise typer.Exit(_report(terminal, error)) from None
 
 
-def _tell(terminal: Terminal, error: Exception) -> ExitCode:
+def _report(terminal: Terminal, error: Exception) -> ExitCode:
     from jobserver_core.errors import JobServerError  # noqa: PLC0415 - only a failure needs it
 
     if isinstance(error, JobServerError):
@@ -170,7 +170,7 @@ def _tell(terminal: Terminal, error: Exception) -> ExitCode:
         terminal.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         return ExitCode.NOT_READY
     traceback.print_exception(error, file=sys.stderr)
-    terminal.error("this is a mistake in jobserver itself; please report it with the lines above")
+    terminal.error("this is a bug in jobserver; please report it with the traceback above")
     return ExitCode.BUG
 
 

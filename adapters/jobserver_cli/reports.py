@@ -1,12 +1,14 @@
-"""What the contract's JSON says, put into words and columns for people."""
+"""Formatting values of the server's JSON for people."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypedDict
 
 __all__ = [
+    "ContextReport",
+    "JobReport",
     "class_shown",
     "duration_shown",
     "error_text",
@@ -18,15 +20,44 @@ __all__ = [
 
 NOT_DONE = "Job not done yet"
 FRAMES = 3
-"""How many frames of a stack are shown with a failure."""
+"""How many stack frames are shown with an error."""
 _LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3.", "<frozen ")
-"""What the paths of installed libraries have in common, unlike those of a job's own code."""
+"""Path fragments of installed libraries, as opposed to the job's own code."""
 MESSAGE_LINES = 12
-"""How many lines of an error's message are shown; one from the JVM may carry its whole stack."""
+"""How many lines of an error message are shown. Messages from the JVM can contain a whole stack trace."""
+
+
+class JobReport(TypedDict, total=False):
+    """A job as the server reports it."""
+
+    jobId: str
+    status: str
+    startTime: str
+    duration: str
+    classPath: str
+    context: str
+    contextId: str
+    waiting: bool
+    killRequested: bool
+    progress: Mapping[str, int] | None
+    result: Any
+
+
+class ContextReport(TypedDict, total=False):
+    """A context as the server reports it."""
+
+    id: str
+    name: str
+    state: str
+    startTime: str
+    endTime: str
+    applicationId: str
+    url: str
+    error: Any
 
 
 def time_shown(text: object, now: datetime | None = None) -> str:
-    """Return a time of the wire in local time: only the hour for today's, with the date for others."""
+    """Format a timestamp in local time; the date is left out if it is today's."""
     try:
         moment = datetime.fromisoformat(str(text).replace("Z", "+00:00")).astimezone()
     except ValueError:
@@ -36,7 +67,7 @@ def time_shown(text: object, now: datetime | None = None) -> str:
 
 
 def duration_shown(text: object) -> str:
-    """Return a duration of the wire in few letters; empty for a job that is not done."""
+    """Format a duration compactly; empty for a job that is not done."""
     words = str(text or "")
     if words == NOT_DONE:
         return ""
@@ -53,20 +84,20 @@ def duration_shown(text: object) -> str:
 
 
 def class_shown(name: object, *, wide: bool) -> str:
-    """Return a class's name, where room is short without its package."""
+    """Return a class name, without its package unless ``wide``."""
     return str(name) if wide else str(name).rpartition(".")[2]
 
 
-def state_shown(report: Mapping[str, Any]) -> str:
-    """Return a job's state, and what the record says beside it."""
+def state_shown(report: JobReport) -> str:
+    """Return a job's state, with a note if it waits for a slot or is being killed."""
     state = str(report.get("status", ""))
     if report.get("killRequested"):
-        return f"{state}, to be killed"
-    return f"{state}, waits for its turn" if report.get("waiting") else state
+        return f"{state}, kill requested"
+    return f"{state}, waiting for a slot" if report.get("waiting") else state
 
 
-def progress_shown(report: Mapping[str, Any]) -> str | None:
-    """Return how far a job is, or None when nothing is known."""
+def progress_shown(report: JobReport) -> str | None:
+    """Format a job's progress, or return None if it is unknown."""
     progress = report.get("progress")
     if not isinstance(progress, Mapping):
         return None
@@ -75,10 +106,10 @@ def progress_shown(report: Mapping[str, Any]) -> str | None:
 
 
 def error_text(result: object) -> str:
-    """Return an error object's class and message in one text."""
+    """Format an error object as ``class: message``."""
     if not isinstance(result, Mapping):
         return str(result)
-    kind, message = result.get("errorClass"), result.get("message", "no reason is known")
+    kind, message = result.get("errorClass"), result.get("message", "unknown reason")
     lines = str(message).splitlines() or [""]
     if len(lines) > MESSAGE_LINES:
         lines = [*lines[:MESSAGE_LINES], "…"]
@@ -87,9 +118,9 @@ def error_text(result: object) -> str:
 
 
 def stack_excerpt(stack: object) -> list[str]:
-    """Return the lines of a stack that tell the most: the innermost frames, of the job's own code if any.
+    """Return the most useful lines of a stack: the innermost frames, preferably of the job's own code.
 
-    Python puts the innermost frame last, the JVM first.
+    Python puts the innermost frame last, the JVM puts it first.
     """
     frames = _python_frames(str(stack or "").splitlines())
     own = [frame for frame in frames if not any(part in frame[0] for part in _LIBRARIES)]
@@ -100,7 +131,7 @@ def stack_excerpt(stack: object) -> list[str]:
 
 
 def _python_frames(lines: list[str]) -> list[list[str]]:
-    """Return the frames of the last traceback among the lines, each with its own lines."""
+    """Return the frames of the last traceback, each as a list of its lines."""
     frames: list[list[str]] = []
     for line in lines:
         if line.startswith("Traceback "):

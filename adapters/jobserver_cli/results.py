@@ -1,4 +1,4 @@
-"""A job's end: its result, copied or shown, or the failure that a person can act on."""
+"""Printing a job's outcome: its result, or an error that helps to find the cause."""
 
 from __future__ import annotations
 
@@ -11,73 +11,80 @@ from typing import TYPE_CHECKING, Any
 
 from jobserver_cli.client import Client, segment
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.reports import error_text, stack_excerpt
+from jobserver_cli.reports import JobReport, error_text, stack_excerpt
 from jobserver_cli.terminal import Terminal
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["copy_answer", "copy_report", "failed", "print_result"]
+__all__ = ["copy_response", "copy_report", "failed", "print_result"]
 
-SHOWN = 4 * 1024 * 1024
-"""Bytes of a result that a terminal is shown; a pipe or a file gets all of it."""
-QUIET = 90.0
-"""Seconds without a byte after which a result is given up."""
+MAX_SHOWN = 4 * 1024 * 1024
+"""The largest result in bytes that is indented on a terminal. Larger ones are copied as they are."""
+READ_TIMEOUT = 90.0
+"""Seconds without a byte after which reading a result fails."""
 STREAM_PLACEHOLDER = "<Stream result>"
-"""What stands for a streamed result in JSON, as in callbacks."""
+"""Replaces a streamed result in JSON, as in callbacks."""
 
 
 class _Result:
-    """A result that is being read, and how many bytes of it came so far."""
+    """A result that is being read, with the number of bytes received so far."""
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
         self.streamed = not response.headers.get("content-type", "").startswith("application/json")
-        self.large = int(response.headers.get("content-length", SHOWN + 1)) > SHOWN
+        self.large = int(response.headers.get("content-length", MAX_SHOWN + 1)) > MAX_SHOWN
         self.received = 0
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the bytes as they come."""
+        """Yield the bytes as they arrive."""
         for chunk in self._response.iter_bytes():
             self.received += len(chunk)
             yield chunk
 
     def value(self) -> Any:
-        """Return the value of one that is neither streamed nor large."""
+        """Return the decoded value. The result must not be streamed or large."""
         return json.loads(b"".join(self.chunks()))
 
 
 @contextmanager
 def _opened(client: Client, job_id: str) -> Iterator[_Result]:
-    """Open a finished job's result. Raises CommandFailed, also when it breaks off while it is read."""
+    """Open the result of a finished job.
+
+    Raises:
+        CommandFailed: There is no result, or the connection breaks while it is read.
+    """
     result: _Result | None = None
     try:
-        with client.stream(f"/jobs/{segment(job_id)}/result", patience=QUIET) as response:
+        with client.stream(f"/jobs/{segment(job_id)}/result", read_timeout=READ_TIMEOUT) as response:
             result = _Result(response)
             yield result
     except CommandFailed as error:
         if result is None or not result.received:
             raise
-        message = f"the result broke off after {result.received} bytes: {error.message}"
-        raise CommandFailed(message, error.code, "What was written is not complete.") from error
+        message = f"the result was cut off after {result.received} bytes: {error.message}"
+        raise CommandFailed(message, error.code, "The output is incomplete.") from error
 
 
 def print_result(client: Client, terminal: Terminal, job_id: str, *, brief: bool = False) -> None:
-    """Write a finished job's result to stdout, never whole in memory: a value as JSON, a stream as its bytes.
+    """Write the result of a finished job to stdout: JSON, or the bytes of a streamed result.
 
-    On a terminal JSON is indented. With ``brief`` only a pointer is shown to what is large or streamed.
-    Raises CommandFailed when the result breaks off.
+    Results of any size are copied in chunks. On a terminal, JSON is indented. With ``brief``, only a hint is
+    printed for a large or streamed result.
+
+    Raises:
+        CommandFailed: The result is cut off.
     """
     with _opened(client, job_id) as result:
         if result.streamed and terminal.as_json:
             raise CommandFailed(
                 "a streamed result is bytes, not JSON",
                 ExitCode.USAGE,
-                f"Get the bytes with: jobserver result {job_id} > FILE",
+                f"Save the bytes with: jobserver result {job_id} > FILE",
             )
         if brief and (result.streamed or result.large):
-            what = "streamed" if result.streamed else "large"
-            terminal.note(f"The result is {what}; get it with: jobserver result {job_id} > FILE")
+            kind = "streamed" if result.streamed else "large"
+            terminal.note(f"The result is {kind}; save it with: jobserver result {job_id} > FILE")
         elif result.streamed:
             terminal.copy(result.chunks())
         elif terminal.out.is_terminal and not result.large:
@@ -87,19 +94,19 @@ def print_result(client: Client, terminal: Terminal, job_id: str, *, brief: bool
 
 
 def copy_report(client: Client, terminal: Terminal, job_id: str) -> None:
-    """Write a job's report to stdout as JSON, with its result when that is JSON."""
+    """Write a job's report to stdout as JSON, including its result if that is JSON."""
     report = client.get(f"/jobs/{segment(job_id)}", result="false")
     _copy_with_result(client, terminal, report, report)
 
 
-def copy_answer(client: Client, terminal: Terminal, report: Mapping[str, Any]) -> None:
-    """Write to stdout what a synchronous submit answers when the job of this report has ended."""
+def copy_response(client: Client, terminal: Terminal, report: JobReport) -> None:
+    """Write the body that a synchronous submit would return for this ended job to stdout."""
     kept = ("jobId",) if report.get("status") == "FINISHED" else ("jobId", "status", "result")
-    _copy_with_result(client, terminal, report, {key: report[key] for key in kept if key in report})
+    _copy_with_result(client, terminal, report, {key: value for key, value in report.items() if key in kept})
 
 
 def _copy_with_result(
-    client: Client, terminal: Terminal, report: Mapping[str, Any], members: Mapping[str, Any]
+    client: Client, terminal: Terminal, report: JobReport, members: Mapping[str, Any]
 ) -> None:
     if report.get("status") != "FINISHED":
         terminal.json(members)
@@ -114,24 +121,24 @@ def _copy_with_result(
             terminal.copy(itertools.chain([head.encode()], result.chunks(), [b"}\n"]))
 
 
-def failed(client: Client, report: Mapping[str, Any]) -> CommandFailed:
-    """Return the failure of a command whose job ended without a result: what, where, and where to look."""
+def failed(client: Client, report: JobReport) -> CommandFailed:
+    """Return the error for a job that ended without a result, with advice where to find the cause."""
     job_id, context = str(report.get("jobId")), str(report.get("context", ""))
     result = report.get("result")
     stack = result.get("stack") if isinstance(result, Mapping) else None
     message = f"the job ended {report.get('status')}: {error_text(result)}"
     advice = []
     if stack:
-        advice.append(f"The whole traceback: jobserver job {job_id}")
+        advice.append(f"Full traceback: jobserver job {job_id}")
     if _has_log(client, f"/jobs/{segment(job_id)}/logs"):
-        advice.append(f"What it printed: jobserver logs {job_id}")
+        advice.append(f"Output of the job: jobserver logs {job_id}")
     if not stack and _has_log(client, f"/contexts/{segment(context)}/logs"):
-        advice.append(f"What its context's driver logged: jobserver logs --context {shlex.quote(context)}")
+        advice.append(f"Log of its context's driver: jobserver logs --context {shlex.quote(context)}")
     lines = "\n".join([message, *stack_excerpt(stack)])
     return CommandFailed(lines, ExitCode.JOB_FAILED, "\n".join(advice) or None)
 
 
 def _has_log(client: Client, path: str) -> bool:
-    """Return whether a log has a byte, without reading it."""
+    """Return whether a log is non-empty, without reading it."""
     response = client.send("HEAD", path, accept_errors=True)
     return not response.is_error and response.headers.get("content-length") != "0"

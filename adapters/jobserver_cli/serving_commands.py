@@ -1,4 +1,4 @@
-"""The commands that run a server: for good, or to show what it does."""
+"""Commands that run a server: ``serve`` and ``demo``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobserver_cli.container_init import become_init
-from jobserver_cli.descriptors import raise_descriptor_limit
 from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_cli.options import ConfigFile, DataDir, Host, Port, settings_of
 from jobserver_cli.parameters import command
-from jobserver_cli.server_options import ConfigFile, DataDir, Host, Port, settings_of
+from jobserver_cli.server_process import become_init, raise_descriptor_limit
 from jobserver_cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -24,12 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["LogLevel", "configure_logging", "front_end", "register", "url_of"]
 
 PANEL = "Server"
-CHATTY = ("uvicorn", "httpx", "httpcore", "alembic", "asyncio")
-"""Loggers of libraries whose news are of no use to who runs a server, unless it is looked for a defect."""
+LIBRARY_LOGGERS = ("uvicorn", "httpx", "httpcore", "alembic", "asyncio")
+"""Loggers whose messages below WARNING help only with debugging."""
 
 
 class LogLevel(str, Enum):
-    """How much is logged, as the option ``--log-level`` takes it."""
+    """The values of the option ``--log-level``."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -48,17 +47,21 @@ def configure_logging(level: LogLevel) -> None:
     number = logging.getLevelName(level.value.upper())
     logging.basicConfig(level=number, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     if level is not LogLevel.DEBUG:
-        for name in CHATTY:
+        for name in LIBRARY_LOGGERS:
             logging.getLogger(name).setLevel(max(number, logging.WARNING))
 
 
 def front_end() -> ModuleType:
-    """Return the package that serves HTTP. Raises CommandFailed, with the extra that brings it."""
+    """Return the package that serves HTTP.
+
+    Raises:
+        CommandFailed: It is not installed. The advice names the extra to install.
+    """
     try:
         import jobserver_http  # noqa: PLC0415 - the extra may be missing
     except ImportError as error:
         raise CommandFailed(
-            f"the HTTP front-end cannot be loaded: {error}",
+            f"cannot load the HTTP front-end: {error}",
             ExitCode.NOT_READY,
             "Install it with: pip install 'jobserver-core[http]'",
         ) from error
@@ -79,37 +82,41 @@ def serve(
     port: Port = None,
     data_dir: DataDir = None,
     log_level: Annotated[
-        LogLevel, typer.Option("--log-level", case_sensitive=False, help="How much is logged on stderr.")
+        LogLevel,
+        typer.Option(
+            "--log-level",
+            case_sensitive=False,
+            help="The minimum level of messages that are logged on stderr.",
+        ),
     ] = LogLevel.INFO,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C: then running jobs may end, contexts stop, and the exit code is 0.
+    """Run a server until SIGTERM or Ctrl-C; then let running jobs finish, stop contexts, and exit with 0.
 
-    A second signal hurries. All of it takes at most jobserver.http.drain-timeout and
-    jobserver.stop-timeout, 27 seconds by default. The server's address is printed alone on stdout, as soon
-    as it answers.
+    A second signal skips waiting for jobs. The shutdown takes at most jobserver.http.drain-timeout plus
+    jobserver.stop-timeout, 27 seconds by default. When the server is ready, its address is printed on stdout.
     """
     become_init()
     configure_logging(log_level)
     raise_descriptor_limit()
     http = front_end()
     settings = settings_of(config, host, port, data_dir)
-    from jobserver_core import JobServer  # noqa: PLC0415 - asking for help needs no server
+    from jobserver_core import JobServer  # noqa: PLC0415 - --help does not need it
     from jobserver_core.errors import InvalidSetting  # noqa: PLC0415
 
     def listening(host: str, port: int) -> None:
         url = url_of(host, port, tls=settings.http.tls_certificate is not None)
         terminal.json({"url": url}) if terminal.as_json else terminal.line(url)
-        terminal.note(f"jobserver answers at {url} — try {url}/docs — data in {settings.data_dir}")
+        terminal.note(f"jobserver listens at {url} — API docs: {url}/docs — data: {settings.data_dir}")
 
     def draining() -> None:
-        terminal.note("stopping: running jobs may end; a second signal hurries")
+        terminal.note("stopping: waiting for running jobs; send a second signal to stop at once")
 
     closed = threading.Event()
 
     def overdue() -> None:
-        """End the process whatever still hangs in it; it is not closed cleanly unless the server was."""
+        """End the process even if threads still hang; the exit code says whether the server was closed."""
         if not closed.is_set():
-            terminal.note("the shutdown takes too long: ending now, the next start settles the rest")
+            terminal.note("the shutdown takes too long: exiting now; the next start will clean up")
         os._exit(ExitCode.OK if closed.is_set() else ExitCode.TIMED_OUT)
 
     server = JobServer.from_settings(settings)
@@ -124,16 +131,16 @@ def serve(
 
 
 def _code_of(error: InvalidSetting) -> ExitCode:
-    # The port was a number that can be one; what is wrong is that this machine has no use for it now.
+    # The port is valid in itself; it cannot be used on this machine at the moment.
     return ExitCode.NOT_READY if error.key == "jobserver.http.port" else ExitCode.USAGE
 
 
 def demo(
     keep: Annotated[
-        bool, typer.Option("--keep", help="Leave the server running, and print commands to go on with.")
+        bool, typer.Option("--keep", help="Keep the server running, and print commands to try next.")
     ] = False,
 ) -> None:
-    """Count words on Spark: start a server, upload an example, run it, show all of it, clean up."""
+    """Count words on Spark: start a server, upload an example, run it, and clean up."""
     become_init()
     from jobserver_cli.demonstration import Demonstration  # noqa: PLC0415 - only this command needs it
 

@@ -1,24 +1,24 @@
-"""The command that submits jobs."""
+"""The command ``submit``."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from jobserver_cli.client import Client
-from jobserver_cli.configuration import ConfigTexts, config_text
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.following import follow_job, parting, wait_for_end
-from jobserver_cli.local_code import uploaded_class_path
+from jobserver_cli.following import follow_job, interrupt_note, wait_for_end
 from jobserver_cli.lookups import explained, unknown_binaries
+from jobserver_cli.options import ConfigTexts, config_text
 from jobserver_cli.parameters import command
-from jobserver_cli.reports import duration_shown
-from jobserver_cli.results import copy_answer, copy_report, failed, print_result
+from jobserver_cli.reports import JobReport, duration_shown
+from jobserver_cli.results import copy_report, copy_response, failed, print_result
 from jobserver_cli.terminal import Terminal
+from jobserver_cli.uploads import uploaded_class_path
 
 __all__ = ["follow_to_result", "register"]
 
@@ -35,14 +35,16 @@ def submit(
     terminal: Terminal,
     main_class: Annotated[
         str,
-        typer.Argument(metavar="CLASS", help="The job's class, as package.module.Class.", show_default=False),
+        typer.Argument(
+            metavar="CLASS", help="The job's class, for example package.module.Class.", show_default=False
+        ),
     ],
     cp: Annotated[
         list[str],
         typer.Option(
             "--cp",
             metavar="NAME|URI|FILE",
-            help="Code: a binary's name, a URI, or a local file, which is uploaded. May be repeated.",
+            help="Code: the name of a binary, a URI, or a local file to upload. Can be repeated.",
             show_default=False,
         ),
     ],
@@ -51,7 +53,10 @@ def submit(
     context: Annotated[
         str | None,
         typer.Option(
-            "--context", "-c", metavar="NAME", help="The context to run in; without it one is made."
+            "--context",
+            "-c",
+            metavar="NAME",
+            help="The context to run in. By default, one is created for the job.",
         ),
     ] = None,
     sync: Annotated[bool, typer.Option("--sync", help="Wait, and print the result.")] = False,
@@ -62,16 +67,17 @@ def submit(
         int, typer.Option("--timeout", min=1, max=86400, help="How many seconds --sync waits.")
     ] = SYNC_TIMEOUT,
     callback: Annotated[
-        str | None, typer.Option("--callback", metavar="URL", help="Where the server posts the result to.")
+        str | None,
+        typer.Option("--callback", metavar="URL", help="The URL to which the server posts the outcome."),
     ] = None,
     proxy_user: Annotated[
         str | None,
-        typer.Option("--proxy-user", metavar="NAME", help="Run as this user, in a context of its own."),
+        typer.Option("--proxy-user", metavar="NAME", help="Run as this user, in a separate context."),
     ] = None,
 ) -> None:
-    """Submit a job; print its ID, or with --sync or --follow its result."""
+    """Submit a job and print its ID; with --sync or --follow, wait for it and print its result."""
     if sync and follow:
-        raise CommandFailed("--sync and --follow exclude each other", ExitCode.USAGE)
+        raise CommandFailed("--sync and --follow cannot be combined", ExitCode.USAGE)
     config = config_text(data)
     entries = [entry for given in cp for entry in given.split(",")]
     names = uploaded_class_path(client, terminal, entries)
@@ -82,11 +88,13 @@ def submit(
         "callbackUrl": callback,
         "spark.proxy.user": proxy_user,
     }
-    terminal.parting = f"interrupted; if the job was accepted it goes on: jobserver jobs --class {main_class}"
+    terminal.interrupt_note = (
+        f"interrupted; if the job was accepted, it continues: jobserver jobs --class {main_class}"
+    )
     with _explained(client, main_class, names, context), terminal.status(_starting(context)):
         report = _submitted(client, params, config)
     job_id = str(report["jobId"])
-    terminal.parting = parting(job_id)
+    terminal.interrupt_note = interrupt_note(job_id)
     if sync:
         _print_awaited(client, terminal, job_id, timeout)
     elif follow:
@@ -98,33 +106,34 @@ def submit(
 
 
 def _starting(context: str | None) -> str:
-    return "submitting" if context else "submitting (the job's context needs some seconds to start)"
+    return "submitting" if context else "submitting (starting the job's context takes a few seconds)"
 
 
-def _submitted(client: Client, params: dict[str, str | None], config: str) -> dict[str, Any]:
+def _submitted(client: Client, params: dict[str, str | None], config: str) -> JobReport:
     headers = {"Idempotency-Key": os.urandom(16).hex(), "Content-Type": "text/plain"}
-    return dict(client.call("POST", "/jobs", params=params, content=config.encode(), headers=headers))
+    report: JobReport = client.call("POST", "/jobs", params=params, content=config.encode(), headers=headers)
+    return report
 
 
 @contextmanager
 def _explained(client: Client, main_class: str, names: list[str], context: str | None) -> Iterator[None]:
-    """Put what a server says of a submission into the words of the command line."""
+    """Rephrase errors of the server in terms of the command line."""
     try:
         with explained(client, context=context):
             yield
     except CommandFailed as refused:
-        better = _better(client, refused, main_class, names)
-        raise (better or refused) from None
+        rephrased = _rephrased(client, refused, main_class, names)
+        raise (rephrased or refused) from None
 
 
-def _better(
+def _rephrased(
     client: Client, refused: CommandFailed, main_class: str, names: list[str]
 ) -> CommandFailed | None:
     if refused.reason == "binary_not_found":
         missing = unknown_binaries(client, [name for name in names if ":" not in name])
         return missing[0] if missing else None
     if refused.reason == "class_not_found":
-        advice = "CLASS is the class with its package and module, such as words.jobs.Count."
+        advice = "CLASS needs the full name with package and module, such as words.jobs.Count."
         return CommandFailed(_without_class(refused, main_class, names), refused.code, advice)
     if refused.reason == "invalid_request" and len(names) > 1:
         return _several_packages(client, names)
@@ -132,12 +141,12 @@ def _better(
 
 
 def _without_class(refused: CommandFailed, main_class: str, names: list[str]) -> str:
-    found = refused.detail or "it may be misspelt"
-    return f"there is no class {main_class} in {', '.join(names)}: {found}"
+    reason = refused.detail or "is it misspelled?"
+    return f"class {main_class} not found in {', '.join(names)}: {reason}"
 
 
 def _several_packages(client: Client, names: list[str]) -> CommandFailed | None:
-    """Return what to do with several packages, of which a Python job takes one; None for jars alone."""
+    """Return the error for several packages of a Python job, or None if all binaries are jars."""
     known = client.get("/binaries")
     if all(known.get(name, {}).get("binary-type") == "Jar" for name in names):
         return None
@@ -145,16 +154,16 @@ def _several_packages(client: Client, names: list[str]) -> CommandFailed | None:
     return CommandFailed(
         f"a Python job takes one package with --cp, got {len(names)}: {', '.join(names)}",
         ExitCode.USAGE,
-        f"Name the job's own package alone, and put the others on the class path of its context, such as:\n"
+        f"Pass only the job's own package, and put the others on the class path of its context:\n"
         f"  jobserver context create NAME --set cp={others}\n"
-        "Directories of modules on the server's machine go into the context's setting python.paths.",
+        "For directories of modules on the server's machine, use the context setting python.paths.",
     )
 
 
 def _print_awaited(client: Client, terminal: Terminal, job_id: str, timeout: int) -> None:
     report = wait_for_end(client, job_id, terminal, timeout=timeout)
     if terminal.as_json:
-        copy_answer(client, terminal, report)
+        copy_response(client, terminal, report)
     if report.get("status") != "FINISHED":
         raise failed(client, report)
     if not terminal.as_json:
@@ -162,8 +171,12 @@ def _print_awaited(client: Client, terminal: Terminal, job_id: str, timeout: int
 
 
 def follow_to_result(client: Client, terminal: Terminal, job_id: str) -> None:
-    """Show a job until it has ended, and print its result. Raises CommandFailed when it has none."""
-    terminal.parting = parting(job_id)
+    """Show a job until it has ended, and print its result.
+
+    Raises:
+        CommandFailed: The job has failed or was killed.
+    """
+    terminal.interrupt_note = interrupt_note(job_id)
     terminal.note(f"job {job_id}")
     report = follow_job(client, job_id, terminal)
     if report.get("status") == "FINISHED":

@@ -1,8 +1,7 @@
-"""What a command shows: tables and progress for people, JSON for programs.
+"""The output of commands: tables and progress for people, JSON for programs.
 
-Answers go to stdout, everything else (progress, notes, job logs while a job is followed) to stderr, so that
-stdout can be piped. What came from a server or a job is cleaned of control characters before a terminal
-sees it.
+Results go to stdout. Everything else (progress, notes, the log of a followed job) goes to stderr, so that
+stdout can be piped. Control characters from servers and jobs are removed before a terminal shows them.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["STATE_STYLES", "Terminal", "visible"]
 
 UNLIMITED = 100_000
-"""Columns of an output that is not a terminal: nothing is wrapped or cut there."""
+"""The width of an output that is not a terminal. Nothing is wrapped or truncated there."""
 SHORT = 20
-"""Characters up to which a table's cells are always shown whole."""
+"""Cells of a table up to this length are never truncated."""
 WIDE = 110
-"""Columns from which there is room for everything."""
+"""Terminals of at least this width show all columns of a table."""
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CONTROL = re.compile(r"(?:\x1b\[[0-?]*[ -/]*[@-~])|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -42,59 +41,59 @@ STATE_STYLES = {
     "ERROR": "red",
     "KILLED": "magenta",
 }
-"""How the states of jobs and contexts are coloured."""
+"""The colours of job and context states."""
 
 
 def visible(text: object) -> str:
-    """Return text that any terminal can show safely: no escape sequences, no control characters.
+    """Remove escape sequences and control characters, so that a terminal can show the text safely.
 
-    Halves of surrogate pairs, which no output can encode, become the replacement character.
+    Lone surrogates, which cannot be encoded, become the replacement character.
     """
     return _SURROGATE.sub("\ufffd", _CONTROL.sub("", str(text)))
 
 
 class Terminal:
-    """The two outputs of a command; with ``as_json`` stdout gets JSON documents only."""
+    """Stdout and stderr of a command. With ``as_json``, stdout gets only JSON documents."""
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
-        self.parting: str | None = None
-        """What is told when Ctrl-C ends the command."""
+        self.interrupt_note: str | None = None
+        """The message to print when Ctrl-C ends the command."""
         self._display: Progress | None = None
         self.out = _console(stderr=False)
         self.err = _console(stderr=True)
 
     @property
     def interactive(self) -> bool:
-        """Whether somebody watches stderr, so that progress is worth showing."""
+        """Whether stderr is a terminal, so that progress can be shown."""
         return self.err.is_terminal
 
     @property
     def wide(self) -> bool:
-        """Whether there is room for more than the 80 columns of a small terminal."""
+        """Whether there is room for all columns of a table."""
         return self.out.width >= WIDE
 
     def json(self, value: Any) -> None:
-        """Print a value as a JSON document: indented on a terminal, else one line."""
+        """Print a value as a JSON document, indented on a terminal, otherwise on one line."""
         indent = 2 if self.out.is_terminal else None
         self.line(json.dumps(value, indent=indent, ensure_ascii=self.out.is_terminal is False))
 
     def line(self, text: str) -> None:
-        """Print text and a line end on stdout, never wrapped, for people and programs alike."""
+        """Print a line on stdout, without wrapping it."""
         self.out.print(
             visible(text) if self.out.is_terminal else text, markup=False, emoji=False, soft_wrap=True
         )
 
     def note(self, text: str, *, style: str | None = None) -> None:
-        """Tell something beside the answer, on stderr."""
+        """Print a note on stderr."""
         self.err.print(visible(text), style=style, markup=False, emoji=False, soft_wrap=True)
 
     def done(self, text: str) -> None:
-        """Tell on stderr that a step succeeded."""
+        """Report on stderr that a step succeeded."""
         self.err.print(_marked("✓", "green", text), emoji=False, soft_wrap=True)
 
     def failed(self, text: str) -> None:
-        """Tell on stderr that a step failed."""
+        """Report on stderr that a step failed."""
         self.err.print(_marked("✗", "red", text), emoji=False, soft_wrap=True)
 
     def marked(self, mark: str, style: str, text: str) -> None:
@@ -102,24 +101,24 @@ class Terminal:
         self.out.print(_marked(mark, style, text), emoji=False, soft_wrap=True)
 
     def error(self, message: str, advice: str | None = None) -> None:
-        """Tell on stderr why the command ends, and what would help."""
+        """Print an error on stderr, with advice."""
         self.failed(message)
         for line in (advice or "").splitlines():
             self.note(f"  {line}")
 
     def stop_display(self) -> None:
-        """Take the display of what goes on off the terminal, from any thread; repeating is allowed."""
+        """Remove the progress display, from any thread. Idempotent."""
         display, self._display = self._display, None
         if display is not None:
             display.stop()
 
     def interrupted(self) -> None:
-        """Leave the terminal as it was, and tell what goes on without the command."""
+        """Restore the terminal, and print the note for an interrupted command."""
         self.stop_display()
-        self.note(self.parting or "interrupted")
+        self.note(self.interrupt_note or "interrupted")
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """Print rows under headings; where room is short, long cells are cut, never those of the first."""
+        """Print rows under headings. Long cells are truncated to fit, except for the first column."""
         from rich.table import Table  # noqa: PLC0415 - only when a table is shown
         from rich.text import Text  # noqa: PLC0415
 
@@ -146,7 +145,7 @@ class Terminal:
         self._print(table)
 
     def copy(self, chunks: Iterable[bytes]) -> None:
-        """Copy bytes to stdout as they come: unchanged, or on a terminal as text that cannot steer it."""
+        """Copy bytes to stdout as they arrive; on a terminal, without control characters."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for chunk in chunks:
             if self.out.is_terminal:
@@ -162,14 +161,15 @@ class Terminal:
             self.out.on_broken_pipe()
 
     def status(self, text: str) -> AbstractContextManager[Callable[[str], None]]:
-        """Show what goes on while the block runs; the block's value changes the text.
+        """Show a status message while the block runs. The block gets a function that changes it.
 
-        Without a terminal each new text is a line, so that logs of unattended runs tell the same story.
+        Without a terminal, each new message is printed as a line, so that logs of unattended runs have it
+        too.
         """
         return _Spinner(self, text) if self.interactive else _Lines(self, text)
 
     def progress(self) -> Progress:
-        """Return a progress display of bytes on stderr, which shows nothing without a terminal."""
+        """Return a progress bar of bytes on stderr. It is invisible without a terminal."""
         from rich import progress as bars  # noqa: PLC0415 - only when progress is shown
 
         display = bars.Progress(
@@ -186,7 +186,7 @@ class Terminal:
         return self.shown(display)
 
     def shown(self, display: Progress) -> Progress:
-        """Note the display that is on the terminal now, and return it."""
+        """Remember the display that is on the terminal now, and return it."""
         self._display = display
         return display
 
@@ -201,7 +201,7 @@ class Terminal:
 
 
 class _Spinner:
-    """A line that moves while something goes on, with the time that it took so far."""
+    """A status message with a spinner and the elapsed time."""
 
     def __init__(self, terminal: Terminal, text: str) -> None:
         from rich import progress as bars  # noqa: PLC0415 - only when progress is shown
@@ -228,7 +228,7 @@ class _Spinner:
 
 
 class _Lines:
-    """The same for an output that is no terminal: a line for each new text."""
+    """A status message without a terminal: one line for each new message."""
 
     def __init__(self, terminal: Terminal, text: str) -> None:
         self._terminal = terminal
@@ -255,13 +255,13 @@ def _marked(mark: str, style: str, text: str) -> RenderableType:
 
 
 def _console(*, stderr: bool) -> Console:
-    from rich.console import Console  # noqa: PLC0415 - asking for help needs no console of ours
+    from rich.console import Console  # noqa: PLC0415 - --help does not need it
 
     class Output(Console):
-        """A console that says with an exit code of its own that nobody reads any more."""
+        """A console that exits with PIPE_CLOSED when the reader closes the pipe."""
 
         def on_broken_pipe(self) -> None:
-            """End quietly: whoever read the output stopped reading."""
+            """Exit without a message."""
             self.quiet = True
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(ExitCode.PIPE_CLOSED)

@@ -1,27 +1,58 @@
-"""Sending a local file to a server, with progress."""
+"""Uploading local files: data files, and code that is given by its path.
+
+Code gets a name that contains a hash of its content, so that the same file is uploaded only once.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from jobserver_cli.client import Client
+from jobserver_cli.client import Client, segment
 from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_cli.lookups import nearest
 from jobserver_cli.terminal import Terminal
 
-__all__ = ["post_file"]
+__all__ = ["BinaryKind", "kind_of", "post_file", "upload_binary", "uploaded_class_path"]
 
-FOR_EVER = None
-"""An upload takes as long as its bytes do."""
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.\-]+")
+MAX_STEM = 100
+HASH_DIGITS = 12
+"""How many hexadecimal digits of the content's SHA-256 are part of the name."""
+
+
+class BinaryKind(str, Enum):
+    """The values of the option ``--type``."""
+
+    JAR = "jar"
+    EGG = "egg"
+    WHEEL = "wheel"
+
+
+_MEDIA_TYPES = {
+    BinaryKind.JAR: "application/java-archive",
+    BinaryKind.EGG: "application/python-egg",
+    BinaryKind.WHEEL: "application/python-wheel",
+}
+_SUFFIXES = {".jar": BinaryKind.JAR, ".egg": BinaryKind.EGG, ".whl": BinaryKind.WHEEL}
+
+
+def kind_of(file: Path) -> BinaryKind | None:
+    """Return the kind of a file by its suffix, or None for any other suffix."""
+    return _SUFFIXES.get(file.suffix.lower())
 
 
 def post_file(client: Client, terminal: Terminal, path: str, file: Path, media_type: str) -> Any:
-    """Send a file as the body of a POST, and return the server's JSON answer."""
+    """Send a file as the body of a POST request, without a timeout; return the JSON response."""
     with _opened(terminal, file) as (content, size):
         headers = {"Content-Type": media_type, "Content-Length": str(size)}
-        return client.call("POST", path, content=content, headers=headers, timeout=FOR_EVER)
+        return client.call("POST", path, content=content, headers=headers, timeout=None)
 
 
 @contextmanager
@@ -35,3 +66,97 @@ def _opened(terminal: Terminal, file: Path) -> Iterator[tuple[BinaryIO, int]]:
             yield content, size
     except OSError as error:
         raise CommandFailed(f"cannot read {file}: {error.strerror or error}", ExitCode.USAGE) from error
+
+
+def upload_binary(client: Client, terminal: Terminal, name: str, file: Path, kind: BinaryKind) -> None:
+    """Upload a file as the newest version of a binary."""
+    post_file(client, terminal, f"/binaries/{segment(name)}", file, _MEDIA_TYPES[kind])
+
+
+def uploaded_class_path(client: Client, terminal: Terminal, entries: list[str]) -> list[str]:
+    """Upload the local files among the entries of a class path, and replace them with their names.
+
+    A file that the server already has under its content-based name is not sent again.
+
+    Raises:
+        CommandFailed: An entry is not a name, a URI or a code file. Nothing is uploaded in that case.
+    """
+    files = {entry: _code_file(entry) for entry in entries if _names_a_file(client, entry)}
+    return [_uploaded(client, terminal, files[entry]) if entry in files else entry for entry in entries]
+
+
+def _names_a_file(client: Client, entry: str) -> bool:
+    if not entry.strip():
+        raise CommandFailed("--cp has an empty entry; expected a name, a URI or a file", ExitCode.USAGE)
+    if _SCHEME.match(entry):
+        _check_uri(entry)
+        return False
+    if "/" in entry or entry.startswith("~"):
+        return True
+    file = Path(entry)
+    return kind_of(file) is not None and file.exists() and entry not in client.get("/binaries")
+
+
+def _check_uri(entry: str) -> None:
+    scheme, _, rest = entry.partition(":")
+    if scheme.lower() in ("file", "local") and not rest.startswith("/"):
+        raise CommandFailed(
+            f"--cp {entry}: a {scheme} URI needs the absolute path of a file on the server's machine",
+            ExitCode.USAGE,
+            f"To upload a file from this machine, give its path: --cp ./{rest.lstrip('./')}",
+        )
+
+
+def _code_file(entry: str) -> Path:
+    file = Path(entry).expanduser()
+    if file.is_dir():
+        advice = "Build a wheel with: pip wheel --no-deps . — and give its path."
+        raise CommandFailed(f"--cp {entry}: is a directory", ExitCode.USAGE, advice)
+    if not file.is_file():
+        raise _missing(entry, file)
+    if kind_of(file) is None:
+        advice = "Package it. To build a wheel from a pyproject.toml: pip wheel --no-deps ."
+        raise CommandFailed(f"--cp {entry}: does not end in .jar, .egg or .whl", ExitCode.USAGE, advice)
+    return file
+
+
+def _missing(entry: str, file: Path) -> CommandFailed:
+    siblings = [one.name for one in file.parent.iterdir() if kind_of(one)] if file.parent.is_dir() else []
+    found = nearest(file.name, siblings)
+    advice = f"Did you mean {file.parent / found}?" if found else None
+    return CommandFailed(f"--cp {entry}: file not found", ExitCode.USAGE, advice)
+
+
+def _uploaded(client: Client, terminal: Terminal, file: Path) -> str:
+    """Upload a file unless the server has it; return its name there."""
+    digest = _digest(file)
+    kind = kind_of(file)
+    assert kind is not None  # checked by _code_file
+    name = f"{_stem(file)}-{digest[:HASH_DIGITS]}"
+    if not _has(client, name, digest):
+        upload_binary(client, terminal, name, file, kind)
+        terminal.note(f"uploaded {file.name} as {name}")
+    return name
+
+
+def _stem(file: Path) -> str:
+    """Return the first part of a name: project and version for a wheel, otherwise the file name."""
+    stem = "-".join(file.stem.split("-")[:2]) if file.suffix.lower() == ".whl" else file.stem
+    return _NOT_IN_NAMES.sub("_", stem).lstrip(".-")[:MAX_STEM] or "code"
+
+
+def _digest(file: Path) -> str:
+    try:
+        with file.open("rb") as content:
+            digest = hashlib.sha256()
+            while chunk := content.read(1024 * 1024):
+                digest.update(chunk)
+    except OSError as error:
+        raise CommandFailed(f"cannot read {file}: {error.strerror or error}", ExitCode.USAGE) from error
+    return digest.hexdigest()
+
+
+def _has(client: Client, name: str, digest: str) -> bool:
+    """Return whether the newest version of a binary has this content."""
+    response = client.send("GET", f"/binaries/{segment(name)}/versions", accept_errors=True)
+    return not response.is_error and response.json()[0].get("digest") == digest

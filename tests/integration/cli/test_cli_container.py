@@ -52,7 +52,7 @@ def run(namespace: list[str], body: str) -> subprocess.CompletedProcess[str]:
     """Run a program that became an init first; ``gone(name)`` in it waits until no such process is left."""
     head = """
         import os, pathlib, signal, subprocess, sys, time
-        from jobserver_cli.container_init import become_init
+        from jobserver_cli.server_process import become_init
         assert os.getpid() == 1
         become_init()
         assert (os.getpid(), os.getppid()) == (2, 1)
@@ -111,7 +111,7 @@ def test_a_server_that_is_killed_is_shown_by_the_exit_status(namespace: list[str
 
 
 def test_outside_of_a_container_nothing_is_forked() -> None:
-    program = "import os; from jobserver_cli.container_init import become_init; before = os.getpid(); "
+    program = "import os; from jobserver_cli.server_process import become_init; before = os.getpid(); "
     program += "become_init(); print(os.getpid() == before)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"

@@ -75,7 +75,7 @@ def test_serve_prints_its_address_alone_on_stdout_and_answers_there(serve: Calla
     server.signal(signal.SIGTERM)
     assert server.wait() is ExitCode.OK
     assert server.process.stdout.read() == ""
-    assert f"jobserver answers at {server.url}" in server.errors
+    assert f"jobserver listens at {server.url}" in server.errors
     assert server.errors.rstrip().endswith("stopped")
 
 
@@ -100,7 +100,7 @@ def test_a_signal_lets_running_jobs_end_refuses_new_ones_and_then_stops(
     sleeping = submitted(url, "Sleep")
     wait_until(url, sleeping, "RUNNING")
     server.signal(signal.SIGTERM)
-    server.wait_for("stopping: running jobs may end")
+    server.wait_for("stopping: waiting for running jobs")
     refused = httpx.post(f"{url}/jobs", params={"cp": "words", "mainClass": "words.Count", "context": "warm"})
     assert refused.status_code == 503
     assert httpx.get(f"{url}/jobs/{sleeping}").json()["status"] == "RUNNING"
@@ -113,7 +113,7 @@ def test_a_second_signal_hurries(serve: Callable[..., Any], tmp_path: Path) -> N
     url = uploaded(server.url, tmp_path)
     wait_until(url, submitted(url, "Sleep"), "RUNNING")
     server.signal(signal.SIGTERM)
-    server.wait_for("a second signal hurries")
+    server.wait_for("send a second signal to stop at once")
     server.signal(signal.SIGTERM)
     assert server.wait() is ExitCode.OK
 
@@ -277,4 +277,4 @@ def test_a_server_may_open_as_many_files_as_the_hard_limit_allows(serve: Callabl
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (before[1], before[1])
-    assert f"may have {before[1]} file descriptors open" in server.errors
+    assert f"limit of open file descriptors is {before[1]}" in server.errors

@@ -96,7 +96,7 @@ def test_a_connection_that_is_cut_off_has_code_3(jobserver: CommandLine, argumen
 def test_a_server_that_is_no_job_server_is_told_apart(jobserver: CommandLine, stranger: str) -> None:
     done = jobserver("jobs", "--server", stranger)
     assert done.code == 3
-    assert f"what answers at {stranger} is no job server" in done.err
+    assert f"{stranger} does not look like a job server" in done.err
     assert "answered 404" in jobserver("submit", "a.B", "--cp", "a", "--server", stranger).err
 
 
@@ -117,7 +117,7 @@ def test_an_address_that_cannot_be_one_is_a_mistake_of_the_command_line(
 ) -> None:
     done = jobserver("jobs", "--server", url)
     assert done.code == 2
-    assert "it is like http://host:8090" in done.err
+    assert "expected a URL such as http://host:8090" in done.err
     assert "pw1" not in done.err
 
 

@@ -74,7 +74,7 @@ def test_delete_removes_every_version(client: CommandLine) -> None:
 def test_an_unknown_binary_ends_with_4_and_the_name_that_is_like_it(client: CommandLine, action: str) -> None:
     done = client("binary", action, "wrods")
     assert (done.code, done.out) == (4, "")
-    assert "there is no binary 'wrods'" in done.err
+    assert "binary 'wrods' not found" in done.err
     assert "Did you mean words? List them with: jobserver binaries" in done.err
 
 
@@ -105,5 +105,5 @@ def test_deleting_a_file_that_is_not_the_servers_ends_with_4_and_leaves_it(
     other.write_text("mine", encoding="utf-8")
     done = client("data", "delete", other)
     assert done.code == 4
-    assert f"there is no data file '{other}'" in done.err
+    assert f"data file '{other}' not found" in done.err
     assert other.read_text(encoding="utf-8") == "mine"

@@ -15,10 +15,10 @@ import pytest
 from command_line import CommandLine, wheel
 from jobserver_cli.exits import ExitCode
 from jobserver_cli.interruption import (
-    apart,
-    interrupted_later,
-    terminated_like_interrupted,
-    uninterrupted,
+    interrupt_delayed,
+    run_on_thread,
+    signals_ignored,
+    sigterm_as_interrupt,
 )
 from jobserver_core import BinaryType, JobServer
 from jobserver_http import running
@@ -32,11 +32,11 @@ def test_a_call_apart_returns_what_it_returns_and_raises_what_it_raises() -> Non
     def fail() -> None:
         raise LookupError("no")
 
-    assert apart(lambda: threading.current_thread() is threading.main_thread()) is False
+    assert run_on_thread(lambda: threading.current_thread() is threading.main_thread()) is False
     with pytest.raises(LookupError, match="no"):
-        apart(fail)
+        run_on_thread(fail)
     with pytest.raises(SystemExit):
-        apart(lambda: exec("raise SystemExit(3)"))
+        run_on_thread(lambda: exec("raise SystemExit(3)"))
 
 
 def test_ctrl_c_ends_the_wait_for_a_call_and_never_reaches_the_call() -> None:
@@ -52,7 +52,7 @@ def test_ctrl_c_ends_the_wait_for_a_call_and_never_reaches_the_call() -> None:
         ended.set()
 
     with pytest.raises(KeyboardInterrupt):
-        apart(call)
+        run_on_thread(call)
     assert not ended.is_set()
     release.set()
     assert ended.wait(10)
@@ -64,7 +64,7 @@ def test_a_signal_that_is_kept_comes_when_the_block_is_done(number: signal.Signa
     done = []
 
     def start() -> None:
-        with interrupted_later():
+        with interrupt_delayed():
             ctrl_c(number)
             done.append(True)
 
@@ -75,7 +75,7 @@ def test_a_signal_that_is_kept_comes_when_the_block_is_done(number: signal.Signa
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_what_must_be_done_is_ignored(number: signal.Signals) -> None:
-    with uninterrupted():
+    with signals_ignored():
         ctrl_c(number)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -84,7 +84,7 @@ def test_sigterm_can_do_what_ctrl_c_does_and_is_itself_again_afterwards() -> Non
     before = signal.getsignal(signal.SIGTERM)
 
     def work() -> None:
-        with terminated_like_interrupted():
+        with sigterm_as_interrupt():
             ctrl_c(signal.SIGTERM)
             threading.Event().wait(10)
 
@@ -109,7 +109,7 @@ def test_ctrl_c_in_a_wait_says_which_job_goes_on_and_how_to_get_its_result(
         assert process.wait(60) == ExitCode.INTERRUPTED
     [job] = server.jobs().jobs
     assert not job.state.final
-    assert f"job {job.id} goes on" in "".join(shown)
+    assert f"job {job.id} continues" in "".join(shown)
     assert f"jobserver result {job.id} --wait" in "".join(shown)
     assert f"jobserver kill {job.id}" in "".join(shown)
     assert "Traceback" not in "".join(shown)

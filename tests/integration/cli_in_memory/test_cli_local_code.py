@@ -81,15 +81,15 @@ def test_a_file_in_the_home_directory_is_found(client: CommandLine, tmp_path: Pa
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ("./nowhere.whl", "--cp ./nowhere.whl: there is no such file"),
+        ("./nowhere.whl", "--cp ./nowhere.whl: file not found"),
         ("./wrods-0.1-py3-none-any.whl", "Did you mean words-0.1-py3-none-any.whl?"),
         ("./project", "--cp ./project: is a directory"),
         ("./project", "pip wheel --no-deps ."),
         ("./job.py", "--cp ./job.py: does not end in .jar, .egg or .whl"),
-        ("file:words.whl", "write its path alone: --cp ./words.whl"),
-        ("file:./words.whl", "write its path alone: --cp ./words.whl"),
+        ("file:words.whl", "give its path: --cp ./words.whl"),
+        ("file:./words.whl", "give its path: --cp ./words.whl"),
         ("./text.whl", "Binary is not of the right format"),
-        ("missing.whl", "there is no binary 'missing.whl'"),
+        ("missing.whl", "binary 'missing.whl' not found"),
     ],
 )
 def test_what_is_no_file_of_code_is_told_before_anything_is_uploaded(

@@ -53,7 +53,7 @@ def test_doctor_finds_nothing_wrong_where_nothing_is(jobserver: CommandLine, tmp
 def test_doctor_with_json_prints_every_finding(jobserver: CommandLine, tmp_path: Path) -> None:
     findings = jobserver("doctor", "--config", config_file(tmp_path), "--data-dir", tmp_path, "--json").json
     assert {"name", "verdict", "text", "advice"} == set(findings[0])
-    assert {"Python", "Backends", "HTTP", "Port", "Data folder", "Disk"} <= {f["name"] for f in findings}
+    assert {"Python", "Backends", "HTTP", "Port", "Data directory", "Disk"} <= {f["name"] for f in findings}
 
 
 def test_doctor_ends_with_7_and_advice_when_the_port_is_taken(jobserver: CommandLine, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_doctor_says_when_the_data_folder_cannot_be_one(tmp_path: Path, way: str
     file = tmp_path / "file"
     file.touch()
     path = file if way == "file" else file / "data"
-    finding = found(settings(tmp_path, **{"jobserver__data-dir": path}))["Data folder"]
+    finding = found(settings(tmp_path, **{"jobserver__data-dir": path}))["Data directory"]
     assert finding.verdict is Verdict.BAD
     assert finding.advice is not None
     assert "--data-dir" in finding.advice
@@ -157,7 +157,7 @@ def test_config_show_changed_leaves_the_defaults_out(jobserver: CommandLine) -> 
 
 def test_config_show_changed_says_when_there_is_nothing_to_show(jobserver: CommandLine) -> None:
     done = jobserver("config", "show", "--changed")
-    assert (done.code, done.out, done.err) == (0, "", "every setting is the default\n")
+    assert (done.code, done.out, done.err) == (0, "", "all settings have their defaults\n")
 
 
 def test_config_show_warns_of_contexts_that_cannot_start(jobserver: CommandLine, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_configuration_file_that_is_not_there_is_named(
     jobserver: CommandLine, command: tuple[str, ...]
 ) -> None:
     done = jobserver(*command, "--config", "nowhere.conf")
-    assert (done.code, "there is no configuration file nowhere.conf" in done.err) == (2, True)
+    assert (done.code, "configuration file nowhere.conf not found" in done.err) == (2, True)
 
 
 # -- credentials -----------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def test_a_failure_shows_the_innermost_frames_and_where_the_whole_traceback_is(
     assert done.code == 1
     assert 'raise ValueError("too deep")' in done.err
     assert done.err.count('File "') == 3
-    assert f"The whole traceback: jobserver job {found.id}\n" in done.err
+    assert f"Full traceback: jobserver job {found.id}\n" in done.err
     assert client("job", found.id).out.count('File "') > 3
 
 
@@ -110,7 +110,7 @@ def test_a_failure_points_to_a_log_only_when_something_is_in_it(
     assert "jobserver logs" not in quiet.err
     loud = client("submit", *job("Hostile"), "--sync")
     [newest, *_] = server.jobs().jobs
-    assert f"What it printed: jobserver logs {newest.id}\n" in loud.err
+    assert f"Output of the job: jobserver logs {newest.id}\n" in loud.err
     assert client("logs", newest.id).out != ""
 
 
@@ -236,5 +236,5 @@ def test_a_result_that_breaks_off_ends_the_command_with_3(
     done = jobserver("result", "j", "--server", breaking(headers, sent))
     assert done.code == 3
     assert done.out.startswith("0123456789")
-    assert "the result broke off after 1" in done.err
-    assert "What was written is not complete." in done.err
+    assert "the result was cut off after 1" in done.err
+    assert "The output is incomplete." in done.err

@@ -161,8 +161,8 @@ def test_a_class_is_shown_without_its_package_where_room_is_short() -> None:
 
 def test_a_state_is_shown_with_what_is_to_come() -> None:
     assert state_shown({"status": "RUNNING"}) == "RUNNING"
-    assert state_shown({"status": "STARTED", "waiting": True}) == "STARTED, waits for its turn"
-    assert state_shown({"status": "RUNNING", "killRequested": True}) == "RUNNING, to be killed"
+    assert state_shown({"status": "STARTED", "waiting": True}) == "STARTED, waiting for a slot"
+    assert state_shown({"status": "RUNNING", "killRequested": True}) == "RUNNING, kill requested"
 
 
 def test_progress_is_shown_when_some_is_known() -> None:

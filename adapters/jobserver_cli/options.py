@@ -1,0 +1,101 @@
+"""Shared options: a job's configuration, and the settings of a server on this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobserver_cli.exits import CommandFailed, ExitCode
+
+if TYPE_CHECKING:
+    from jobserver_core.config.settings import Settings
+
+__all__ = ["ConfigFile", "ConfigTexts", "DataDir", "Host", "Port", "config_text", "settings_of"]
+
+MAX_CONFIG_BYTES = 64 * 1024 * 1024
+"""How much configuration the command parses. The server has a limit of its own."""
+
+ConfigTexts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        "-d",
+        metavar="HOCON",
+        help="Configuration in HOCON or JSON; @FILE reads a file, @- reads stdin. Can be repeated.",
+    ),
+]
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", envvar="JOBSERVER_CONFIG", help="The configuration file (HOCON)."
+    ),
+]
+Host = Annotated[
+    str | None,
+    typer.Option("--host", metavar="HOST", help="The address to listen on (127.0.0.1 unless configured)."),
+]
+Port = Annotated[
+    int | None,
+    typer.Option(
+        "--port",
+        metavar="PORT",
+        min=0,
+        max=65535,
+        help="The port to listen on (8090 unless configured; 0: any).",
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", metavar="DIR", help="The directory for everything that the server stores."),
+]
+
+
+def settings_of(config: Path | None, host: str | None, port: int | None, data_dir: Path | None) -> Settings:
+    """Load the settings of a file, overridden by the options.
+
+    Raises:
+        InvalidConfig: The file cannot be parsed.
+        InvalidSetting: A setting is invalid.
+        CommandFailed: The file is missing or cannot be read.
+    """
+    from jobserver_core.config.loading import load_settings  # noqa: PLC0415 - --help does not need it
+
+    if config is not None and not config.is_file():
+        raise CommandFailed(f"configuration file {config} not found", ExitCode.USAGE)
+    given = {"jobserver.http.host": host, "jobserver.http.port": port, "jobserver.data-dir": data_dir}
+    overrides = {key: value for key, value in given.items() if value is not None}
+    try:
+        return load_settings(config, overrides=overrides)
+    except OSError as error:
+        raise CommandFailed(f"cannot read {config}: {error.strerror or error}", ExitCode.USAGE) from error
+
+
+def config_text(texts: list[str] | None) -> str:
+    """Return the values of ``--data``, joined with newlines.
+
+    Raises:
+        CommandFailed: A file cannot be read, or the result is not HOCON.
+    """
+    from jobserver_core.config.hocon import parse_untrusted  # noqa: PLC0415
+    from jobserver_core.errors import InvalidConfig  # noqa: PLC0415 - --help does not need it
+
+    text = "\n".join(_text_of(text) for text in texts or [])
+    try:
+        parse_untrusted(text, max_bytes=MAX_CONFIG_BYTES)
+    except InvalidConfig as error:
+        raise CommandFailed(f"invalid --data: {error}", ExitCode.USAGE) from error
+    return text
+
+
+def _text_of(given: str) -> str:
+    if not given.startswith("@"):
+        return given
+    try:
+        return sys.stdin.read() if given == "@-" else Path(given[1:]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise CommandFailed(f"cannot read {given[1:]}: {reason}", ExitCode.USAGE) from error
