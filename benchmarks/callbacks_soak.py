@@ -33,7 +33,7 @@ from typing import Any
 import attrs
 
 from jobserver_core.config.settings import Settings
-from jobserver_core.errors import JobUnsuccessful
+from jobserver_core.errors import ContextExists, JobUnsuccessful
 from jobserver_core.memory import InlineLauncher, MemoryFetcher
 from jobserver_core.models.binaries import BinaryType, parse_class_path
 from jobserver_core.models.callbacks import Delivery
@@ -111,7 +111,8 @@ def serve(data_dir: Path) -> None:
             with zipfile.ZipFile(archive, "w") as file:
                 file.writestr("soak.py", "")
             server.upload("soak", BinaryType.WHEEL, archive.getvalue())
-        server.create_context("soak").result(30)
+        with suppress(ContextExists):  # a job that waited over a restart has brought its context back
+            server.create_context("soak").result(30)
         say({"ready": True})
         pending: deque[Any] = deque()
         for line in sys.stdin:
@@ -191,12 +192,12 @@ class ServerProcess:
                     pipe.close()
 
     def close(self) -> None:
-        if self.process.poll() is None:
-            assert self.process.stdin
-            self.process.stdin.close()
+        """End the server in good order, unless it has ended already."""
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe
+            with suppress(OSError):
+                pipe.close()
             self.process.wait(60)
-            assert self.process.stdout
-            self.process.stdout.close()
 
 
 # -- the receivers ---------------------------------------------------------------------------------
@@ -359,7 +360,7 @@ class Soak:
                 time.sleep(0.2)
             done = time.monotonic()
         finally:
-            server.close() if server.process.poll() is None else server.kill()
+            server.close()
             self._receivers.close()
         seconds = {"submitting": round(submitted - began, 1), "all": round(done - began, 1)}
         return {"seconds": seconds, "servers": server.starts, **self._account()}
