@@ -231,8 +231,9 @@ class JobServer:
     ) -> Preparation[Waiter[Context]]:
         """Fetch what a context needs, without waiting; finishing what this returns starts the context.
 
-        For callers that must not block, such as event loops. ``caller`` is whom the limit
-        ``jobserver.fetcher.per-caller`` is about. Raises as :meth:`create_context`.
+        For callers that must not block, such as event loops. The limit
+        ``jobserver.fetcher.per-caller`` applies to each ``caller``, and callers take turns when contexts wait
+        to be started. Raises as :meth:`create_context`.
         """
         return self._new_work.contexts.begin(name, settings or {}, caller)
 
@@ -285,7 +286,7 @@ class JobServer:
                 await preparation.ready
                 handle = preparation.finish()
 
-        ``caller`` is whom the limit ``jobserver.fetcher.per-caller`` is about. Raises as :meth:`submit`.
+        ``caller`` is as for :meth:`begin_context`. Raises as :meth:`submit`.
         """
         return self._new_work.submissions.begin(request, caller)
 

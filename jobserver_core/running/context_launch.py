@@ -34,6 +34,7 @@ class ContextLaunch:
         *,
         launcher: Launcher,
         starts: StartQueue,
+        caller: str,
         clock: Clock,
         limits: ContextLimits,
     ) -> None:
@@ -41,6 +42,7 @@ class ContextLaunch:
         self._listener = listener
         self._launcher = launcher
         self._starts = starts
+        self._caller = caller
         self._clock = clock
         self._limits = limits
         self._withdrawn = False
@@ -51,7 +53,7 @@ class ContextLaunch:
     def begin(self, spec: ContextSpec) -> None:
         """Start the context as soon as it is its turn; what goes wrong at once ends it, and is raised."""
         name = self._context.current.name
-        start = QueuedStart(name, launch=lambda: self._launch_queued(spec), expire=self._expire)
+        start = QueuedStart(name, self._caller, launch=lambda: self._launch_queued(spec), expire=self._expire)
         try:
             now = self._starts.enter(start)
             self._context.ready.waiter.add_done_callback(lambda _waiter: self._starts.leave(start))

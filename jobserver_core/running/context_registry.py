@@ -67,11 +67,17 @@ class ContextRegistry:
         return uris_of(settings_class_path(tree))
 
     def create(
-        self, name: str, settings: Mapping[str, Any], fetched: Mapping[str, Fetched], *, ad_hoc: bool
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        fetched: Mapping[str, Fetched],
+        *,
+        ad_hoc: bool,
+        caller: str = "",
     ) -> tuple[LiveContext, ContextSpec]:
         """Record a context, and return it with what its launcher needs to start it.
 
-        ``fetched`` has the files of :meth:`uris`. When this raises, nothing was recorded.
+        ``fetched`` has the files of :meth:`uris`; ``caller`` takes turns with others in the start queue. When this raises, nothing was recorded.
 
         Raises:
             ContextExists: A context of this name is not final.
@@ -97,6 +103,7 @@ class ContextRegistry:
                 records=self._records,
                 launcher=self._launcher,
                 starts=self._starts,
+                caller=caller,
                 clock=self._clock,
                 settings=self._settings,
                 retire=self._retire,

@@ -53,7 +53,7 @@ class ContextService:
         check_context_name(name)
 
         def start(fetched: Mapping[str, Fetched]) -> Waiter[Context]:
-            context, spec = self._registry.create(name, settings, fetched, ad_hoc=False)
+            context, spec = self._registry.create(name, settings, fetched, ad_hoc=False, caller=caller)
             context.begin(spec)
             return context.ready.waiter
 

@@ -57,7 +57,8 @@ class LiveContext(ContextListener):
     """One context with its jobs, from its record to its final state.
 
     What the launcher reports is stored through the retry queue of the record. What users ask for is stored at
-    once, or fails. ``retire`` is called once the context is final.
+    once, or fails. ``caller`` takes turns with others in ``starts``. ``retire`` is called once the context is
+    final.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class LiveContext(ContextListener):
         records: Records,
         launcher: Launcher,
         starts: StartQueue,
+        caller: str,
         clock: Clock,
         settings: Settings,
         retire: Callable[[LiveContext], None],
@@ -79,7 +81,13 @@ class LiveContext(ContextListener):
         self._code_digests: frozenset[str] = frozenset()
         self._context = ContextRecord(record, records=records, clock=clock)
         self._launch = ContextLaunch(
-            self._context, self, launcher=launcher, starts=starts, clock=clock, limits=settings.contexts
+            self._context,
+            self,
+            launcher=launcher,
+            starts=starts,
+            caller=caller,
+            clock=clock,
+            limits=settings.contexts,
         )
         self._jobs = JobQueue(
             self._context,

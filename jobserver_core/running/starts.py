@@ -1,9 +1,15 @@
-"""The queue of context starts: a few at a time, the others in the order in which they came.
+"""The queue of context starts: a few contexts start at once, the others wait, and callers take turns.
 
 A start is the most expensive thing that a server does: a JVM, some seconds of every core, hundreds of
 megabytes. Twenty at once on two cores do not take ten times as long as two, they all run into their time
 limit. So a context is launched only while fewer than ``limit`` others are starting. It holds its *slot*
-from the launch until it is ready or has ended; the ones after it wait, first come, first served.
+from the launch until it is ready or has ended; the others wait.
+
+Slots go to callers in turn, so that fifty contexts of one caller do not delay the first one of another.
+Each caller has a *lane*: its waiting starts in the order in which they came. A free slot goes to the caller
+with the fewest contexts starting at that moment; of several such callers, to the one whose last turn was
+longest ago. So a caller who has nothing starting waits for at most one turn of every other caller. Starts
+without a caller, such as those of the configuration file, share one lane.
 
 The time that a start may take counts from its launch, so waiting costs a context nothing of it. Waiting has
 a limit of its own.
@@ -16,6 +22,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -33,13 +40,14 @@ _log = logging.getLogger(__name__)
 
 @attrs.define(eq=False)
 class QueuedStart:
-    """One context's place in the queue.
+    """One context's place in the queue; ``caller`` is who takes turns with the other callers.
 
     ``launch`` is called when its turn has come, ``expire`` when that took too long; at most one of them, and
     neither when :meth:`StartQueue.enter` gave it a slot at once. Both must return quickly.
     """
 
     name: str
+    caller: str
     launch: Callable[[], None]
     expire: Callable[[], None]
     entered_at: float = 0.0
@@ -54,7 +62,8 @@ class StartQueue:
         self._limit = limit
         self._timeout = timeout
         self._lock = threading.Lock()
-        self._queued: dict[QueuedStart, None] = {}
+        self._lanes: dict[str, dict[QueuedStart, None]] = {}
+        """The waiting starts of each caller that has any; the caller whose turn was longest ago is first."""
         self._starting: set[QueuedStart] = set()
         self._closed = False
         self._launches = Outbox()
@@ -63,19 +72,21 @@ class StartQueue:
     def status(self) -> StartQueueStatus:
         """How many contexts are starting, and how many wait for that."""
         with self._lock:
-            return StartQueueStatus(limit=self._limit, starting=len(self._starting), queued=len(self._queued))
+            return StartQueueStatus(limit=self._limit, starting=len(self._starting), queued=self._queued())
 
     def enter(self, start: QueuedStart) -> bool:
         """Take a slot, or a place in the queue; return whether it is a slot, which the caller now uses."""
         with self._lock:
-            if len(self._starting) < self._limit and not self._queued and not self._closed:
+            if len(self._starting) < self._limit and not self._lanes and not self._closed:
                 self._starting.add(start)
                 return True
-            self._queued[start] = None
+            others = self._queued()
+            self._lanes.setdefault(start.caller, {})[start] = None
             start.entered_at = self._clock.monotonic()
             start.timer = self._clock.call_later(self._timeout, lambda: self._expire(start))
-            ahead = len(self._queued) - 1
-        _log.info("context %s waits to be started: %d start already, %d wait", start.name, self._limit, ahead)
+        _log.info(
+            "context %s waits to be started, like %d others: %d start now", start.name, others, self._limit
+        )
         return False
 
     def leave(self, start: QueuedStart) -> None:
@@ -97,14 +108,26 @@ class StartQueue:
         start.expire()
 
     def _advance(self) -> None:
-        """Give free slots to those who wait longest."""
+        """Give free slots to those whose turn it is."""
         with self._lock:
-            while self._queued and len(self._starting) < self._limit and not self._closed:
-                start = next(iter(self._queued))
-                self._drop(start)
+            while self._lanes and len(self._starting) < self._limit and not self._closed:
+                start = self._next()
                 self._starting.add(start)
                 self._launches.put(partial(self._launch, start))
         self._launches.drain()
+
+    def _next(self) -> QueuedStart:
+        """Take the start whose turn it is out of its lane, and put the lane behind the others."""
+        starting = Counter(start.caller for start in self._starting)
+        caller = min(self._lanes, key=lambda caller: starting[caller])  # the first one of equals
+        start = next(iter(self._lanes[caller]))
+        self._drop(start)
+        if caller in self._lanes:
+            self._lanes[caller] = self._lanes.pop(caller)
+        return start
+
+    def _queued(self) -> int:
+        return sum(map(len, self._lanes.values()))
 
     def _launch(self, start: QueuedStart) -> None:
         waited = self._clock.monotonic() - start.entered_at
@@ -115,7 +138,10 @@ class StartQueue:
         """Take a start out of the queue, with the lock held; return whether it was there."""
         if start.timer is not None:
             start.timer.cancel()
-        if start not in self._queued:
+        lane = self._lanes.get(start.caller, {})
+        if start not in lane:
             return False
-        del self._queued[start]
+        del lane[start]
+        if not lane:
+            del self._lanes[start.caller]
         return True

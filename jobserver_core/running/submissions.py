@@ -58,14 +58,19 @@ class SubmissionService:
         if request.context is None:
             uris += self._contexts.uris(request.context_settings)
         return self._fetching.prepare(
-            uris, lambda fetched: self._submit(request, config, fingerprint, fetched), caller
+            uris, lambda fetched: self._submit(request, config, fingerprint, fetched, caller), caller
         )
 
     def _submit(
-        self, request: JobRequest, config: str, fingerprint: str, fetched: Mapping[str, Fetched]
+        self,
+        request: JobRequest,
+        config: str,
+        fingerprint: str,
+        fetched: Mapping[str, Fetched],
+        caller: str,
     ) -> JobHandle:
         try:
-            return self._accept(request, config, fingerprint, fetched)
+            return self._accept(request, config, fingerprint, fetched, caller)
         except DuplicateId:
             # The same key came twice at once, and the other one was faster.
             earlier = self._submitted_before(request, fingerprint)
@@ -74,7 +79,12 @@ class SubmissionService:
             return earlier
 
     def _accept(
-        self, request: JobRequest, config: str, fingerprint: str, fetched: Mapping[str, Fetched]
+        self,
+        request: JobRequest,
+        config: str,
+        fingerprint: str,
+        fetched: Mapping[str, Fetched],
+        caller: str,
     ) -> JobHandle:
         with self._class_paths.resolving(), ExitStack() as files:
             entries = self._class_paths.resolve(request.class_path, fetched)
@@ -82,7 +92,7 @@ class SubmissionService:
             code = self._class_paths.lease(entries, files)
             spec = self._jobs.spec(self._records.new_id(), request.class_name, code, config)
             # Nothing may fail between this, which may record a context for the job, and the giving.
-            context, context_spec = self._context_for(request, fetched)
+            context, context_spec = self._context_for(request, fetched, caller)
             job = self._records.new_job(spec.id, request, entries, context.record, fingerprint)
             live = self._jobs.live(job, spec, files.pop_all())
             handle = self._jobs.handle_of(live)
@@ -90,13 +100,13 @@ class SubmissionService:
         return handle
 
     def _context_for(
-        self, request: JobRequest, fetched: Mapping[str, Fetched]
+        self, request: JobRequest, fetched: Mapping[str, Fetched], caller: str
     ) -> tuple[LiveContext, ContextSpec | None]:
         if request.context is not None:
             return self._contexts.get(request.context), None
         ad_hoc = f"{self._records.new_id()[:8]}-{request.class_name}"
         name = f"{request.context_owner}~{ad_hoc}" if request.context_owner else ad_hoc
-        return self._contexts.create(name, request.context_settings, fetched, ad_hoc=True)
+        return self._contexts.create(name, request.context_settings, fetched, ad_hoc=True, caller=caller)
 
     def _submitted_before(self, request: JobRequest, fingerprint: str) -> JobHandle | None:
         key = request.idempotency_key

@@ -265,3 +265,84 @@ def test_a_subscriber_that_ends_a_context_while_another_gets_its_turn_blocks_not
         scene.ready("a")
     assert scene.launcher.names == ["a", "b", "c"]
     assert scene.counts == (1, 0)
+
+
+class Crowd(Scene):
+    """A scene in which callers create contexts that are named after them."""
+
+    def create_as(self, caller: str, *numbers: int) -> None:
+        for number in numbers:
+            preparation = self.server.begin_context(f"{caller}-{number}", caller=f"user {caller}")
+            with preparation:
+                preparation.finish()
+
+    def finish_all(self) -> list[str]:
+        """Let each context be ready in the order of their launches, and return that order."""
+        for index in range(1000):
+            if index == len(self.launcher.names):
+                break
+            self.ready(self.launcher.names[index])
+        return self.launcher.names
+
+
+@pytest.fixture
+def crowd() -> Iterator[Crowd]:
+    crowd = Crowd(**{"concurrent-starts": 1})
+    yield crowd
+    crowd.launcher.close()
+    crowd.server.close(0)
+
+
+def test_fifty_contexts_of_one_user_do_not_delay_the_first_ones_of_others(crowd: Crowd) -> None:
+    crowd.create_as("mallory", *range(50))
+    crowd.create_as("ann", 1, 2)
+    crowd.create_as("bob", 1)
+    assert crowd.finish_all()[:7] == [
+        "mallory-0",
+        "mallory-1",
+        "ann-1",
+        "bob-1",
+        "mallory-2",
+        "ann-2",
+        "mallory-3",
+    ]
+    assert [name for name in crowd.launcher.names if name.startswith("mallory")] == [
+        f"mallory-{number}" for number in range(50)
+    ]
+    assert crowd.counts == (0, 0)
+
+
+def test_a_free_slot_goes_to_the_user_with_the_fewest_contexts_that_start() -> None:
+    crowd = Crowd(**{"concurrent-starts": 3})
+    crowd.create_as("mallory", *range(10))
+    crowd.create_as("ann", 1, 2)
+    crowd.ready("mallory-0")
+    assert crowd.launcher.names[3:] == ["ann-1"]
+    crowd.ready("mallory-1")
+    assert crowd.launcher.names[4:] == ["mallory-3"]  # one of each starts, and mallory's turn was longer ago
+    crowd.ready("mallory-2")
+    assert crowd.launcher.names[5:] == ["ann-2"]
+    crowd.launcher.close()
+    crowd.server.close(0)
+
+
+def test_jobs_without_a_context_take_turns_by_user_as_well(crowd: Crowd) -> None:
+    crowd.create_as("mallory", *range(5))
+    with crowd.server.begin_submit(a_request("w.Any"), caller="user ann") as preparation:
+        job = preparation.finish()
+    assert crowd.finish_all()[:3] == ["mallory-0", "mallory-1", job.job.context_name]
+
+
+def test_starts_without_a_caller_share_one_turn(crowd: Crowd) -> None:
+    crowd.create("a", "b", "c")
+    crowd.create_as("ann", 1)
+    assert crowd.finish_all() == ["a", "b", "ann-1", "c"]
+
+
+def test_a_user_whose_waiting_contexts_are_stopped_has_no_turn(crowd: Crowd) -> None:
+    crowd.create_as("mallory", 0, 1, 2)
+    crowd.create_as("ann", 1)
+    for name in ("mallory-1", "mallory-2"):
+        assert crowd.server.stop_context(name).result(0).state is ContextState.FINISHED
+    assert crowd.counts == (1, 1)
+    assert crowd.finish_all() == ["mallory-0", "ann-1"]
