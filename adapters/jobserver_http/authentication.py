@@ -13,11 +13,12 @@ import binascii
 import hashlib
 import hmac
 import logging
+import math
 import secrets
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from importlib.metadata import entry_points
 from weakref import WeakValueDictionary
 
@@ -44,6 +45,12 @@ REMEMBERED = 60.0
 """Seconds for which a success is not verified again."""
 FAMILIAR = 1000
 """Successful credentials that are kept at most; those that were verified longest ago go first."""
+WRONG = 10_000
+"""Wrong credentials that are kept at most; the oldest go first."""
+WRONG_AGAIN = 60.0
+"""Seconds for which the same wrong credentials are not a new failure."""
+WRONG_STILL = 5.0
+"""Seconds for which wrong credentials are not checked again, in case the password was changed to them."""
 
 MISSING = "The resource requires authentication, which was not supplied with the request"
 INVALID = "The supplied authentication is invalid"
@@ -107,6 +114,26 @@ def parse_authorization(header: str) -> Credentials | None:
     return Credentials(scheme="basic", user=user, secret=password) if colon else None
 
 
+class _Line:
+    """The log-ins of one account from one network that wait for their check: one at a time, in order."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self._turn = asyncio.Lock()
+
+    async def __aenter__(self) -> None:
+        self.waiting += 1
+        try:
+            await self._turn.acquire()
+        except BaseException:
+            self.waiting -= 1
+            raise
+
+    async def __aexit__(self, *_exc: object) -> None:
+        self.waiting -= 1
+        self._turn.release()
+
+
 class Gate:
     """Lets callers in: verifies credentials off the event loop, remembers, and slows down guessing.
 
@@ -114,8 +141,9 @@ class Gate:
     arrive while they are being checked share one check, and a success is remembered for a minute.
     What is kept is a keyed hash of the credentials: neither passwords nor their plain hashes.
 
-    Credentials that were right before are *familiar* and are never refused for the failures of others,
-    who cannot know them. A token is an account of its own, so wrong tokens say nothing about other tokens.
+    Credentials that were right before are *familiar* and never wait because of the failures of others,
+    who cannot know them. Others may have to wait, as :mod:`~jobserver_http.throttle` explains. A token is an
+    account of its own, so wrong tokens say nothing about other tokens.
     """
 
     def __init__(
@@ -125,8 +153,10 @@ class Gate:
         *,
         remember: float = REMEMBERED,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._authenticator = authenticator
+        self._sleep = sleep
         self._pool = pool
         self._throttles = {scheme: Throttle(clock=clock) for scheme in ("basic", "bearer")}
         self._clock = clock
@@ -134,7 +164,8 @@ class Gate:
         self._key = secrets.token_bytes(32)
         self._familiar: OrderedDict[bytes, tuple[float, Identity]] = OrderedDict()
         self._checks: dict[tuple[str, bytes], asyncio.Task[Identity | None]] = {}
-        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._wrong: OrderedDict[bytes, float] = OrderedDict()
+        self._lines: WeakValueDictionary[tuple[str, str], _Line] = WeakValueDictionary()
 
     async def admit(self, headers: Iterable[tuple[bytes, bytes]], address: str) -> Identity:
         """Return who calls. Raises Rejected: 401 with a challenge, or 429 after too many failures."""
@@ -170,28 +201,44 @@ class Gate:
     async def _check(self, credentials: Credentials, mark: bytes, network: str) -> Identity | None:
         if mark in self._familiar:
             return await self._verified(credentials, mark, network)
+        if self._wrong_within(WRONG_STILL, mark):
+            return None
+        account, throttle = _account(credentials, mark), self._throttles[credentials.scheme]
+        line = self._lines.setdefault((network, account), _Line())
+        if line.waiting >= throttle.line:
+            await self._sleep(throttle.pace)
+            seconds = math.ceil(throttle.pace)
+            raise Rejected(429, "too many failed log-ins; try again later", {"Retry-After": str(seconds)})
         # In turns, so that many guesses at once are not all checked before the first failure counts.
-        account = _account(credentials, mark)
-        turn = self._turns.setdefault((network, account), asyncio.Lock())
-        async with turn:
-            wait = self._throttles[credentials.scheme].wait(network, account)
-            if wait is not None:
-                raise Rejected(429, "too many failed log-ins; try again later", {"Retry-After": str(wait)})
+        async with line:
+            await self._sleep(throttle.pause(network, account))
             return await self._verified(credentials, mark, network)
+
+    def _wrong_within(self, seconds: float, mark: bytes) -> bool:
+        return self._wrong.get(mark, float("-inf")) > self._clock() - seconds
 
     async def _verified(self, credentials: Credentials, mark: bytes, network: str) -> Identity | None:
         identity = await self._pool.run(self._authenticator.authenticate, credentials)
         if identity is None:
             self._familiar.pop(mark, None)
-            self._throttles[credentials.scheme].failed(network, _account(credentials, mark))
+            self._failed(credentials, mark, network)
             name = ascii(credentials.user[:64]) if credentials.user else f"a {credentials.scheme} token"
             _log.warning("log-in of %s from %s failed", name, network)
             return None
+        self._wrong.pop(mark, None)
         self._familiar[mark] = (self._clock() + self._remember, identity)
         self._familiar.move_to_end(mark)
         while len(self._familiar) > FAMILIAR:
             self._familiar.popitem(last=False)
         return identity
+
+    def _failed(self, credentials: Credentials, mark: bytes, network: str) -> None:
+        if not self._wrong_within(WRONG_AGAIN, mark):
+            self._throttles[credentials.scheme].failed(network, _account(credentials, mark))
+        self._wrong[mark] = self._clock()
+        self._wrong.move_to_end(mark)
+        while len(self._wrong) > WRONG:
+            self._wrong.popitem(last=False)
 
     def _remembered(self, mark: bytes) -> Identity | None:
         until, identity = self._familiar.get(mark, (0.0, None))

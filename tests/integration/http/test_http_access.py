@@ -42,6 +42,15 @@ class Time:
     def __call__(self) -> float:
         return self.now
 
+    async def sleep(self, seconds: float) -> None:
+        """Let the time pass at once, while others go on."""
+        self.now += seconds
+        await asyncio.sleep(0)
+
+
+def a_gate(authenticator: Authenticator, clock: Time, pool: int = 1) -> Gate:
+    return Gate(authenticator, Pool(pool), clock=clock, sleep=clock.sleep)
+
 
 class Counting(Authenticator):
     """Knows one user, counts how often it is asked, and on which thread."""
@@ -199,40 +208,96 @@ def test_two_authorization_headers_are_refused() -> None:
     assert refused(Gate(Counting(), Pool(1)), basic("alice", "s3cret") * 2).status == 401
 
 
-def test_guessing_is_slowed_down_for_the_one_who_guesses(caplog: pytest.LogCaptureFixture) -> None:
+def test_guessing_is_slowed_down_and_the_right_password_waits_but_is_let_in(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     clock, authenticator = Time(), Counting()
-    gate = Gate(authenticator, Pool(1), clock=clock)
+    gate = a_gate(authenticator, clock)
     with caplog.at_level(logging.WARNING):
         for number in range(5):
             assert refused(gate, basic("alice", f"guess-{number}")).status == 401
-        blocked = refused(gate, basic("alice", "s3cret"))
-    assert blocked.status == 429
-    assert 1 <= int(blocked.headers["Retry-After"]) <= 60
-    assert authenticator.asked == 5
+        assert clock.now == 100.0
+        for number in range(5, 10):
+            assert refused(gate, basic("alice", f"guess-{number}")).status == 401
+    assert clock.now == 110.0  # two seconds for each guess after the fifth
     assert "guess" not in caplog.text
     assert "alice" in caplog.text
     assert admitted(gate, basic("alice", "s3cret"), "10.0.0.2").name == "alice"
-    clock.now += 61
-    assert admitted(gate, basic("alice", "s3cret")).name == "alice"
+    assert clock.now == 110.0
 
 
-def test_credentials_that_were_right_before_are_not_locked_out_by_a_guesser_beside_them() -> None:
+def test_the_right_password_for_an_account_that_was_guessed_from_the_same_address_waits_two_seconds() -> None:
     clock = Time()
-    gate = Gate(Counting(), Pool(1), clock=clock)
+    gate = a_gate(Counting(), clock)
+    for number in range(5):
+        refused(gate, basic("alice", f"guess-{number}"))
+    assert admitted(gate, basic("alice", "s3cret")).name == "alice"
+    assert clock.now == 102.0
+    for number in range(5, 8):
+        refused(gate, basic("alice", f"guess-{number}"))
+    before = clock.now
+    assert admitted(gate, basic("alice", "s3cret")).name == "alice"
+    assert clock.now == before  # it is familiar now, and waits for nobody
+
+
+def test_a_minute_without_a_failure_ends_the_waiting() -> None:
+    clock = Time()
+    gate = a_gate(Counting(), clock)
+    for number in range(5):
+        refused(gate, basic("alice", f"guess-{number}"))
+    clock.now += 60
+    for number in range(5):
+        refused(gate, basic("alice", f"again-{number}"))
+    assert clock.now == 160.0
+
+
+def test_a_client_that_repeats_an_old_password_slows_nobody_down() -> None:
+    clock, authenticator = Time(), Counting()
+    gate = a_gate(authenticator, clock)
+    for _ in range(50):
+        assert refused(gate, basic("alice", "old")).status == 401
+        clock.now += 1
+    assert authenticator.asked == 10  # it is checked every five seconds
+    assert admitted(gate, basic("alice", "s3cret")).name == "alice"
+    assert clock.now == 150.0
+
+
+def test_credentials_that_were_right_before_do_not_wait_because_of_a_guesser_beside_them() -> None:
+    clock = Time()
+    gate = a_gate(Counting(), clock)
     admitted(gate, basic("alice", "s3cret"))
     clock.now += 3600  # long after the success is remembered
-    assert [refused(gate, basic("alice", "wrong")).status for _ in range(7)] == [401] * 5 + [429] * 2
+    for number in range(7):
+        assert refused(gate, basic("alice", f"guess-{number}")).status == 401
+    before = clock.now
     assert admitted(gate, basic("alice", "s3cret")).name == "alice"
+    assert clock.now == before
+
+
+def test_a_password_that_is_changed_to_what_was_wrong_before_is_right_after_five_seconds() -> None:
+    clock, authenticator = Time(), Changing()
+    gate = a_gate(authenticator, clock)
+    assert refused(gate, basic("alice", "new")).status == 401
+    authenticator.password = "new"
+    assert refused(gate, basic("alice", "new")).status == 401
+    clock.now += 5
+    assert admitted(gate, basic("alice", "new")).name == "alice"
+    assert admitted(gate, basic("alice", "new")).name == "alice"
 
 
 def test_credentials_that_are_no_longer_right_are_familiar_no_longer() -> None:
     clock, authenticator = Time(), Changing()
-    gate = Gate(authenticator, Pool(1), clock=clock)
+    gate = a_gate(authenticator, clock)
     admitted(gate, basic("alice", "s3cret"))
     clock.now += 61
     authenticator.password = "changed"
-    statuses = [refused(gate, basic("alice", "s3cret")).status for _ in range(7)]
-    assert statuses == [401] * 5 + [429] * 2
+    assert refused(gate, basic("alice", "s3cret")).status == 401
+    for number in range(4):
+        refused(gate, basic("alice", f"guess-{number}"))
+    assert refused(gate, basic("alice", "s3cret")).status == 401
+    assert clock.now == 161.0
+    clock.now += 5
+    assert refused(gate, basic("alice", "another")).status == 401
 
 
 def test_failures_of_one_account_refuse_no_other_account_however_many_there_are() -> None:
@@ -251,15 +316,18 @@ def test_wrong_tokens_refuse_no_right_one() -> None:
 
 def test_one_wrong_token_that_is_sent_again_and_again_is_refused() -> None:
     gate = Gate(Tokens(), Pool(1))
-    assert [refused(gate, bearer("stale")).status for _ in range(7)] == [401] * 5 + [429] * 2
+    assert [refused(gate, bearer("stale")).status for _ in range(7)] == [401] * 7
 
 
 def test_all_addresses_of_an_ipv6_64_are_one_client() -> None:
-    gate = Gate(Counting(), Pool(1))
+    clock = Time()
+    gate = a_gate(Counting(), clock)
     for number in range(5):
-        assert refused(gate, basic("alice", "wrong"), f"2001:db8::{number}").status == 401
-    assert refused(gate, basic("alice", "wrong"), "2001:db8:0:0:ffff::1").status == 429
+        assert refused(gate, basic("alice", f"guess-{number}"), f"2001:db8::{number}").status == 401
     assert admitted(gate, basic("alice", "s3cret"), "2001:db8:0:1::1").name == "alice"
+    assert clock.now == 100.0
+    assert refused(gate, basic("alice", "guess"), "2001:db8:0:0:ffff::1").status == 401
+    assert clock.now == 102.0
 
 
 class Slow(Counting):
@@ -299,12 +367,22 @@ def test_one_wrong_password_sent_many_times_at_once_is_one_failure() -> None:
     assert admitted(gate, basic("alice", "s3cret")).name == "alice"
 
 
-def test_many_guesses_at_once_gain_nothing() -> None:
+def test_many_guesses_at_once_are_checked_one_by_one_and_too_many_are_refused() -> None:
+    slow, clock = Slow(), Time()
+    guesses = [basic("alice", f"guess-{number}") for number in range(30)]
+    outcomes = asyncio.run(at_once(a_gate(slow, clock, pool=8), slow, guesses))
+    assert [outcome.status for outcome in outcomes] == [401] * 20 + [429] * 10
+    assert {outcome.headers["Retry-After"] for outcome in outcomes[20:]} == {"2"}
+    assert slow.asked == 20
+
+
+def test_the_right_password_gets_its_turn_among_guesses_from_the_same_address() -> None:
     slow = Slow()
-    guesses = [basic("alice", f"guess-{number}") for number in range(20)]
-    outcomes = asyncio.run(at_once(Gate(slow, Pool(8)), slow, guesses))
-    assert sorted(outcome.status for outcome in outcomes) == [401] * 5 + [429] * 15
-    assert slow.asked == 5
+    guesses = [basic("alice", f"guess-{number}") for number in range(10)]
+    headers = [*guesses, basic("alice", "s3cret")]
+    *others, own = asyncio.run(at_once(a_gate(slow, Time(), pool=8), slow, headers))
+    assert [outcome.status for outcome in others] == [401] * 10
+    assert own.name == "alice"
 
 
 def test_a_caller_who_leaves_does_not_end_the_check_for_the_others() -> None:
@@ -333,32 +411,37 @@ def test_a_user_name_cannot_forge_lines_of_the_log(caplog: pytest.LogCaptureFixt
 # -- the throttle ----------------------------------------------------------------------------------
 
 
-def test_only_failures_count_and_the_window_begins_with_the_first() -> None:
+def test_only_failures_count_and_a_minute_without_one_ends_the_count() -> None:
     clock = Time()
-    throttle = Throttle(per_account=2, clock=clock)
+    throttle = Throttle(per_account=2, pace=2.0, clock=clock)
     throttle.failed("n", "u")
-    assert throttle.wait("n", "u") is None
+    assert throttle.pause("n", "u") == 0
     clock.now += 50
     throttle.failed("n", "u")
-    assert throttle.wait("n", "u") == 10
-    assert throttle.wait("n", "v") is None
-    assert throttle.wait("m", "u") is None
-    clock.now += 10
-    assert throttle.wait("n", "u") is None
+    assert throttle.pause("n", "u") == 2
+    assert throttle.pause("n", "v") == throttle.pause("m", "u") == 0
+    clock.now += 1.5
+    assert throttle.pause("n", "u") == 0.5
+    clock.now += 58
+    throttle.failed("n", "u")
+    assert throttle.pause("n", "u") == 2
+    clock.now += 60
+    throttle.failed("n", "u")
+    assert throttle.pause("n", "u") == 0
 
 
 def test_a_network_that_tries_many_accounts_has_one_try_for_each() -> None:
-    throttle = Throttle(per_network=3)
+    throttle = Throttle(per_network=3, clock=Time())
     for number in range(3):
         throttle.failed("n", f"u{number}")
-    assert [throttle.wait("n", f"u{number}") for number in range(4)] == [60, 60, 60, None]
-    assert throttle.wait("m", "u0") is None
+    assert [throttle.pause("n", f"u{number}") for number in range(4)] == [2, 2, 2, 0]
+    assert throttle.pause("m", "u0") == 0
 
 
 def test_the_throttle_holds_a_bounded_number_of_counts_and_none_for_refused_attempts() -> None:
     throttle = Throttle(capacity=50)
     for number in range(1000):
-        throttle.wait(f"network-{number}", "u")
+        throttle.pause(f"network-{number}", "u")
     assert len(throttle._counts) == 0
     for number in range(1000):
         throttle.failed(f"network-{number}", "u")
