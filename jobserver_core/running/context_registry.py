@@ -77,7 +77,8 @@ class ContextRegistry:
     ) -> tuple[LiveContext, ContextSpec]:
         """Record a context, and return it with what its launcher needs to start it.
 
-        ``fetched`` has the files of :meth:`uris`; ``caller`` takes turns with others in the start queue. When this raises, nothing was recorded.
+        ``fetched`` has the files of :meth:`uris`; ``caller`` takes turns with others in the start queue.
+        When this raises, nothing was recorded.
 
         Raises:
             ContextExists: A context of this name is not final.
