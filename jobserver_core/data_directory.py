@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import ExitStack
 from pathlib import Path
 
-from jobserver_core.errors import StorageError
+from jobserver_core.errors import DataDirLocked, StorageError
 
-__all__ = ["DataDirectory"]
+__all__ = ["DataDirectory", "lock_data_dir"]
 
 
 class DataDirectory:
@@ -78,3 +80,32 @@ class DataDirectory:
             message=f"the data directory {self.root} {what} while the server was running: "
             "put the original back, or restart the server"
         )
+
+
+def lock_data_dir(path: Path, until: ExitStack) -> Path:
+    """Create the data directory, private to this user, and keep other servers out of it.
+
+    The lock belongs to the operating system, so it ends with the process however that ends. Returns the
+    absolute path.
+
+    Raises:
+        DataDirLocked: Another server uses the directory; names its process.
+        StorageError: The directory cannot be created or written to.
+    """
+    import fcntl  # noqa: PLC0415 - not on every platform that can embed the in-memory server
+
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = until.enter_context((path / "server.lock").open("a+"))
+    except OSError as error:
+        raise StorageError(message=f"data directory {path}: {error.strerror or error}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        holder = file.read().strip()
+        raise DataDirLocked(path=str(path), holder=f" (process {holder})" if holder else "") from error
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return path.resolve()

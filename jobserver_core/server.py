@@ -6,11 +6,12 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from jobserver_core.assembly import STORAGE, Services
 from jobserver_core.binaries.data_files import DataUpload
 from jobserver_core.binaries.uploads import Upload
+from jobserver_core.data_directory import lock_data_dir
 from jobserver_core.events import Event, Subscription
 from jobserver_core.models.binaries import Binary, BinaryType
 from jobserver_core.models.callbacks import Delivery
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
 
 __all__ = ["JobServer"]
+
+Part = TypeVar("Part", MetadataStore, BlobStore, Fetcher, Launcher, Transport)
 
 
 class JobServer:
@@ -84,31 +87,92 @@ class JobServer:
         )
 
     @classmethod
-    def in_memory(cls, *, settings: Settings | None = None, **ports: Any) -> JobServer:
+    def in_memory(
+        cls,
+        *,
+        settings: Settings | None = None,
+        metadata: MetadataStore | None = None,
+        blobs: BlobStore | None = None,
+        fetcher: Fetcher | None = None,
+        launcher: Launcher | None = None,
+        transports: Sequence[Transport] = (),
+        clock: Clock | None = None,
+        ids: Ids | None = None,
+        data_dir: Path | None = None,
+    ) -> JobServer:
         """Return a server that keeps all in memory and runs Python callables in this process.
 
-        Any port can be given by name instead (``launcher=…``, ``clock=…``).
+        Each part that is given takes the place of the one in memory.
         """
         from jobserver_core import memory  # noqa: PLC0415 - keeps the import of core light
 
-        in_memory: dict[str, Any] = {
-            "metadata": memory.MemoryMetadataStore,
-            "blobs": memory.MemoryBlobStore,
-            "fetcher": memory.MemoryFetcher,
-            "launcher": memory.InlineLauncher,
-        }
-        made = {name: make() for name, make in in_memory.items() if name not in ports}
-        return cls(settings=settings, **made, **ports)
+        return cls(
+            metadata=metadata if metadata is not None else memory.MemoryMetadataStore(),
+            blobs=blobs if blobs is not None else memory.MemoryBlobStore(),
+            fetcher=fetcher if fetcher is not None else memory.MemoryFetcher(),
+            launcher=launcher if launcher is not None else memory.InlineLauncher(),
+            transports=transports,
+            settings=settings,
+            clock=clock,
+            ids=ids,
+            data_dir=data_dir,
+        )
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> JobServer:
-        """Return a server with the backends that the settings name.
+    def from_settings(
+        cls,
+        settings: Settings,
+        *,
+        metadata: MetadataStore | None = None,
+        blobs: BlobStore | None = None,
+        fetcher: Fetcher | None = None,
+        launcher: Launcher | None = None,
+        transports: Sequence[Transport] = (),
+        clock: Clock | None = None,
+        ids: Ids | None = None,
+    ) -> JobServer:
+        """Return a server with the backends that the settings select. It locks the data directory.
 
-        Takes the data folder for itself. Raises PluginNotFound, DataDirLocked, StorageError.
+        Each part that is given takes the place of the selected one. ``transports`` are used beside the
+        selected ones. The server closes the given parts too, but not when this raises.
+
+        Raises:
+            PluginNotFound: A selected backend is not installed.
+            InvalidSetting: A backend refuses its settings.
+            DataDirLocked: Another server uses the data directory.
+            StorageError: The data directory or a store cannot be opened.
+            TransportError: Two transports serve the same URL scheme.
         """
         from jobserver_core import plugins  # noqa: PLC0415 - keeps the import of core light
 
-        return plugins.build_server(cls, settings)
+        owned = ExitStack()
+        with ExitStack() as resources:
+            data_dir = lock_data_dir(settings.data_dir, resources)
+
+            def selected(port: type[Part], name: str, given: Part | None = None) -> Part:
+                if given is not None:
+                    return given
+                part = plugins.load(port, name, settings, data_dir)
+                resources.callback(part.close)
+                return part
+
+            server = cls(
+                metadata=selected(MetadataStore, settings.metadata.backend, metadata),
+                blobs=selected(BlobStore, settings.blobs.backend, blobs),
+                fetcher=selected(Fetcher, settings.fetcher.backend, fetcher),
+                launcher=selected(Launcher, settings.launcher.backend, launcher),
+                transports=[
+                    *transports,
+                    *(selected(Transport, name) for name in settings.callbacks.transports),
+                ],
+                settings=settings,
+                clock=clock,
+                ids=ids,
+                data_dir=data_dir,
+                resources=owned,
+            )
+            owned.push(resources.pop_all())  # only now: when something above raises, all is closed here
+            return server
 
     @property
     def _new_work(self) -> Services:

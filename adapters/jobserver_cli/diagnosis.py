@@ -128,23 +128,31 @@ def _host_name(_settings: Settings) -> Finding:
 
 def _backends(settings: Settings) -> Finding:
     from jobserver_core import plugins  # noqa: PLC0415 - --help does not need it
+    from jobserver_core.errors import PluginNotFound  # noqa: PLC0415
+    from jobserver_core.ports import BlobStore, Fetcher, Launcher, MetadataStore  # noqa: PLC0415
 
     names = []
-    for kind in ("metadata", "blobs", "fetcher", "launcher"):
-        name = getattr(settings, kind).backend
-        points = plugins.registered(kind)
-        extra = plugins.EXTRAS.get(name)
-        advice = (
-            f"pip install 'jobserver-core[{extra}]'" if extra else "Install the package that provides it."
-        )
-        if name not in points:
-            known = ", ".join(sorted(points)) or "none"
-            return _bad("Backends", f"{kind} {name!r} is not installed (installed: {known})", advice)
+    for port, section in (
+        (MetadataStore, settings.metadata),
+        (BlobStore, settings.blobs),
+        (Fetcher, settings.fetcher),
+        (Launcher, settings.launcher),
+    ):
+        name = section.backend
         try:
-            points[name].load()
-        except ImportError as error:
-            return _bad("Backends", f"cannot load {kind} {name!r}: {error}", advice)
-        names.append(f"{kind} {name}")
+            plugins.find(port, name)
+        except PluginNotFound as error:
+            advice = (
+                f"pip install 'jobserver-core[{error.extra}]'"
+                if error.extra
+                else "Install the package that provides it."
+            )
+            known = ", ".join(error.available) or "none"
+            text = f"{port.kind} {name!r} is not installed (installed: {known})"
+            if error.__cause__:
+                text = f"cannot load {port.kind} {name!r}: {error.__cause__}"
+            return _bad("Backends", text, advice)
+        names.append(f"{port.kind} {name}")
     return _good("Backends", ", ".join(names))
 
 

@@ -107,10 +107,11 @@ def _context_problems(settings: Settings) -> list[str]:
     """Return why contexts cannot start with these settings, as far as that is known without starting one."""
     from jobserver_core import plugins  # noqa: PLC0415 - asking for help needs no launcher
     from jobserver_core.errors import PluginNotFound  # noqa: PLC0415
+    from jobserver_core.ports import Launcher  # noqa: PLC0415
     from jobserver_core.running.context_settings import configuration_problems  # noqa: PLC0415
 
     try:
-        launcher = plugins.build("launcher", settings.launcher.backend, settings, settings.data_dir)
+        launcher = plugins.load(Launcher, settings.launcher.backend, settings, settings.data_dir)
     except PluginNotFound as error:
         return [f"the settings of contexts are not checked: {error}"]
     with closing(launcher):

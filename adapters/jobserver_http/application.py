@@ -63,7 +63,7 @@ def create_app(
     be mounted below any path of another one. Raises InvalidRequest, InvalidSetting, PluginNotFound.
     """
     if authenticator is None:
-        authenticator = authenticator_from_settings(server.settings.auth)
+        authenticator = authenticator_from_settings(server.settings)
     site = Site(server=server, routes=chosen(routes), guarded=authenticator is not None)
     site.metrics.watch(server)
     gate = Gate(authenticator, site.pools.passwords) if authenticator is not None else None

@@ -1,8 +1,7 @@
 """Who calls: credentials, authenticators, and the way from one to the other.
 
-An authenticator of one's own implements :class:`Authenticator` and is registered in the entry-point
-group ``jobserver.authenticator`` as a callable that takes the
-:class:`~jobserver_core.config.settings.AuthSettings`; ``jobserver.auth.backend`` names it.
+An authenticator is a :class:`~jobserver_core.ports.Backend` like those of the core. Its class is registered
+in the entry point group ``jobserver.authenticator``, and ``jobserver.auth.backend`` selects it.
 """
 
 from __future__ import annotations
@@ -16,16 +15,17 @@ import logging
 import math
 import secrets
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
-from importlib.metadata import entry_points
 from weakref import WeakValueDictionary
 
 import attrs
 
-from jobserver_core.config.settings import AuthSettings
-from jobserver_core.errors import InvalidSetting, PluginNotFound
+from jobserver_core import plugins
+from jobserver_core.config.settings import Settings
+from jobserver_core.errors import InvalidSetting
+from jobserver_core.ports import Backend
 from jobserver_http.addresses import network_of
 from jobserver_http.errors import Rejected
 from jobserver_http.pools import Pool
@@ -40,7 +40,6 @@ __all__ = [
     "parse_authorization",
 ]
 
-GROUP = "jobserver.authenticator"
 REMEMBERED = 60.0
 """Seconds for which a success is not verified again."""
 FAMILIAR = 1000
@@ -81,8 +80,10 @@ class Identity:
     proof: str = attrs.field(default="", repr=False)
 
 
-class Authenticator(ABC):
+class Authenticator(Backend):
     """Tells who a caller is. Methods may block, and are called from several threads at once."""
+
+    kind = "authenticator"
 
     challenges: tuple[str, ...] = ('Basic realm="jobserver", charset="UTF-8"',)
     """The values of WWW-Authenticate in an answer 401."""
@@ -264,26 +265,18 @@ def _account(credentials: Credentials, mark: bytes) -> str:
     return mark.hex() if credentials.scheme == "bearer" else (credentials.user or "")[:256]
 
 
-def authenticator_from_settings(settings: AuthSettings) -> Authenticator | None:
-    """Return the authenticator that the settings name, None for ``none``.
+def authenticator_from_settings(settings: Settings) -> Authenticator | None:
+    """Return the authenticator that the settings select, None for ``none``.
 
-    Raises PluginNotFound for one that is not installed, and InvalidSetting when files of credentials
-    are named that nobody would look at, or that cannot be read.
+    Raises:
+        PluginNotFound: The authenticator is not installed.
+        InvalidSetting: Credential files are configured that nothing reads, or that cannot be read.
     """
-    if settings.backend == "none":
-        for name in ("password_file", "token_file"):
-            if getattr(settings, name) is not None:
-                key = f"jobserver.auth.{name.replace('_', '-')}"
-                raise InvalidSetting(key=key, message="needs 'jobserver.auth.backend' to be file")
-        return None
-    found = entry_points(group=GROUP)
-    for entry in found:
-        if entry.name == settings.backend:
-            made = entry.load()(settings)
-            if not isinstance(made, Authenticator):
-                raise InvalidSetting(
-                    key="jobserver.auth.backend", message=f"{settings.backend} gave no Authenticator"
-                )
-            return made
-    available = tuple(sorted({entry.name for entry in found} | {"none"}))
-    raise PluginNotFound(kind="authenticator", name=settings.backend, available=available)
+    auth = settings.auth
+    if auth.backend != "none":
+        return plugins.load(Authenticator, auth.backend, settings, settings.data_dir)
+    for name in ("password_file", "token_file"):
+        if getattr(auth, name) is not None:
+            key = f"jobserver.auth.{name.replace('_', '-')}"
+            raise InvalidSetting(key=key, message="needs 'jobserver.auth.backend' to be file")
+    return None

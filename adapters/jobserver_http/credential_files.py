@@ -32,7 +32,7 @@ import argon2
 import attrs
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from jobserver_core.config.settings import AuthSettings
+from jobserver_core.config.settings import AuthSettings, Settings
 from jobserver_core.errors import InvalidSetting
 from jobserver_http.authentication import Authenticator, Credentials, Identity
 from jobserver_http.permissions import parse_permissions
@@ -175,6 +175,11 @@ class _File:
 
 class FileAuthenticator(Authenticator):
     """Authenticates with the configured password file, token file, or both."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings, data_dir: Path) -> FileAuthenticator:
+        """Create the authenticator that ``jobserver.auth`` describes. Raises InvalidSetting."""
+        return cls(settings.auth)
 
     def __init__(self, settings: AuthSettings) -> None:
         if settings.password_file is None and settings.token_file is None:

@@ -132,7 +132,7 @@ class Runner:
     ) -> None:
         self._server = server
         self._http: HttpSettings = server.settings.http
-        self._authenticator = authenticator or authenticator_from_settings(server.settings.auth)
+        self._authenticator = authenticator or authenticator_from_settings(server.settings)
         self._on_listening = on_listening or (lambda _host, _port: None)
         self._on_draining = on_draining or (lambda: None)
         self._on_overdue = on_overdue

@@ -7,17 +7,12 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jobserver_core.callbacks.receivers import scheme_of, scrubbed
 from jobserver_core.errors import InvalidCallbackUrl
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.ports.transport import Message, Transport
 from jobserver_core.uris import redacted
-
-if TYPE_CHECKING:
-    from jobserver_core.config.settings import Settings
 
 __all__ = ["CallableTransport", "LoggingTransport", "check_scheme"]
 
@@ -45,11 +40,6 @@ class LoggingTransport(Transport):
         self.schemes = schemes
         self._logger = logging.getLogger(logger)
         self._closed = False
-
-    @classmethod
-    def from_settings(cls, settings: Settings, data_dir: Path) -> LoggingTransport:
-        """Make a transport; it takes nothing from the settings."""
-        return cls()
 
     def check(self, url: str) -> None:
         """Raise InvalidCallbackUrl for another scheme."""

@@ -10,14 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from jobserver_core.errors import BlobNotFound, StorageError
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
 from jobserver_core.ports.clock import Clock, SystemClock
-
-if TYPE_CHECKING:
-    from jobserver_core.config.settings import Settings
 
 __all__ = ["MemoryBlobStore"]
 
@@ -29,11 +26,6 @@ class MemoryBlobStore(BlobStore):
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._blobs: dict[str, tuple[bytes, datetime]] = {}
-
-    @classmethod
-    def from_settings(cls, settings: Settings, data_dir: Path) -> MemoryBlobStore:
-        """Make a store; it takes nothing from the settings."""
-        return cls()
 
     def create(self) -> BlobWriter:
         """Return a writer that keeps what is written until it is committed."""

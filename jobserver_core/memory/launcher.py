@@ -9,7 +9,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from jobserver_core.errors import InvalidSetting, TooLarge
@@ -103,11 +102,6 @@ class InlineLauncher(Launcher):
         self._start_delay = start_delay
         self._lock = threading.Lock()
         self._contexts: set[_InlineContext] = set()
-
-    @classmethod
-    def from_settings(cls, settings: Any, data_dir: Path) -> InlineLauncher:
-        """Return an empty launcher; its functions are registered afterwards."""
-        return cls()
 
     def register(self, class_name: str, function: JobFunction) -> None:
         """Let jobs of this class name run this callable."""

@@ -8,8 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 
@@ -22,9 +21,6 @@ from jobserver_core.models.json_values import plain
 from jobserver_core.models.lifecycle import CONTEXTS, DELIVERIES, JOBS, ContextState, DeliveryState, JobState
 from jobserver_core.models.pagination import decode_cursor, encode_cursor
 from jobserver_core.ports.metadata import MetadataStore
-
-if TYPE_CHECKING:
-    from jobserver_core.config.settings import Settings
 
 __all__ = ["MemoryMetadataStore"]
 
@@ -49,11 +45,6 @@ class MemoryMetadataStore(MetadataStore):
         self._configs: dict[str, str] = {}
         self._results: dict[str, JobResult] = {}
         self._deliveries: dict[str, Delivery] = {}
-
-    @classmethod
-    def from_settings(cls, settings: Settings, data_dir: Path) -> MemoryMetadataStore:
-        """Return an empty store; it has no settings and writes no file."""
-        return cls()
 
     # -- binaries ----------------------------------------------------------------------------------
 

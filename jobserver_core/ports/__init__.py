@@ -6,6 +6,7 @@ thread, and several at once, unless its docstring says otherwise. Errors that a 
 are those of :mod:`jobserver_core.errors`; what a library below raises is translated.
 """
 
+from jobserver_core.ports.backend import Backend
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
 from jobserver_core.ports.clock import Clock, Ids, SteadyClock, SystemClock, Timer, UuidIds
 from jobserver_core.ports.fetcher import Cancellation, Fetched, Fetcher
@@ -24,6 +25,7 @@ from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.ports.transport import Message, Transport
 
 __all__ = [
+    "Backend",
     "Blob",
     "BlobStore",
     "BlobWriter",

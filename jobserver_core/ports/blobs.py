@@ -12,6 +12,7 @@ from typing import BinaryIO
 import attrs
 
 from jobserver_core.models.validation import non_negative, sha256
+from jobserver_core.ports.backend import Backend
 
 __all__ = ["Blob", "BlobStore", "BlobWriter"]
 
@@ -53,12 +54,14 @@ class BlobWriter(ABC):
         self.discard()
 
 
-class BlobStore(ABC):
+class BlobStore(Backend):
     """Content-addressed bytes, streamed in and out, never whole in memory.
 
     Half a write is nothing: a crash at any moment leaves either the whole blob or no blob, and
     what it leaves of temporary files is removed by :meth:`sweep`.
     """
+
+    kind = "blobs"
 
     @abstractmethod
     def create(self) -> BlobWriter:

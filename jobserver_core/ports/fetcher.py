@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import attrs
 
 from jobserver_core.models.validation import non_negative, sha256
+from jobserver_core.ports.backend import Backend
 
 __all__ = ["Cancellation", "Fetched", "Fetcher", "ProgressCallback"]
 
@@ -70,12 +71,14 @@ class Fetched:
     size: int = attrs.field(validator=non_negative)
 
 
-class Fetcher(ABC):
+class Fetcher(Backend):
     """Fetches URIs within limits of size and time, and only what its policy allows.
 
     ``scheme:/path`` and ``scheme:///path`` mean the same file. What was fetched before is used
     again when the source says that it did not change (ETag, Last-Modified, or size and time).
     """
+
+    kind = "fetcher"
 
     @abstractmethod
     def check(self, uri: str) -> None:

@@ -14,6 +14,7 @@ from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.models.redaction import redacted_repr
+from jobserver_core.ports.backend import Backend
 
 __all__ = [
     "ContextEnd",
@@ -193,12 +194,14 @@ class ContextHandle(ABC):
         """
 
 
-class Launcher(ABC):
+class Launcher(Backend):
     """Starts contexts. One launcher serves one job server.
 
     Everything that a context starts ends with it, and with the server: also when either is
     killed with SIGKILL. What outlived a server all the same is ended by :meth:`sweep`.
     """
+
+    kind = "launcher"
 
     def check(self) -> None:
         """Raise LaunchError with advice when this launcher cannot work on this machine.

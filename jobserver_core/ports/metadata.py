@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -11,11 +11,12 @@ from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
+from jobserver_core.ports.backend import Backend
 
 __all__ = ["MetadataStore"]
 
 
-class MetadataStore(ABC):
+class MetadataStore(Backend):
     """Binaries, contexts, jobs with their results, and callback deliveries.
 
     Records go in and come out as frozen models, equal in full to what was stored; times keep
@@ -35,6 +36,8 @@ class MetadataStore(ABC):
 
     Lists are indexed: a page from a million records costs what it costs from a thousand.
     """
+
+    kind = "metadata"
 
     # -- binaries ----------------------------------------------------------------------------------
 

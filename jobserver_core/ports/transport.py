@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 
 import attrs
 
 from jobserver_core.models.callbacks import Answer
+from jobserver_core.ports.backend import Backend
 
 __all__ = ["Message", "Transport"]
 
@@ -29,11 +30,13 @@ class Message:
     headers: Mapping[str, str] = attrs.field(factory=dict, hash=False)
 
 
-class Transport(ABC):
+class Transport(Backend):
     """Delivers callbacks to URLs of the schemes that it is registered for.
 
     The policy of retries is core's; a transport makes one attempt and says how it went.
     """
+
+    kind = "transport"
 
     schemes: tuple[str, ...] = ()
     """The URL schemes that this transport serves, in lower case."""

@@ -147,7 +147,7 @@ def test_every_registered_blob_store_is_held_to_the_contract() -> None:
 def test_every_blob_store_is_made_from_settings(store: type[BlobStore], tmp_path: Path) -> None:
     from jobserver_core.config.settings import Settings
 
-    made = store.from_settings(Settings(), tmp_path)  # type: ignore[attr-defined]
+    made = store.from_settings(Settings(), tmp_path)
     blob = made.put([b"content"])
     assert made.size(blob.digest) == 7
     made.close()

@@ -213,6 +213,6 @@ def test_every_registered_fetcher_is_held_to_the_contract() -> None:
 
 @pytest.mark.parametrize("kind", [MemoryFetcher, FsspecFetcher])
 def test_every_fetcher_is_made_from_settings(kind: type[Fetcher], tmp_path: Path) -> None:
-    made = kind.from_settings(Settings(), tmp_path)  # type: ignore[attr-defined]
+    made = kind.from_settings(Settings(), tmp_path)
     made.check("http://host.example/x.jar")
     made.close()

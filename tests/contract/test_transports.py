@@ -246,7 +246,7 @@ class TestHttpxTransport(AnsweringTransportContract):
 def test_every_transport_that_is_registered_keeps_the_contract() -> None:
     suites = (TestMemoryTransport, TestCallableTransport, TestLoggingTransport, TestHttpxTransport)
     covered = {suite.backend for suite in suites}
-    assert {point.load() for point in registered("transport").values()} <= covered
+    assert {point.load() for point in registered(Transport).values()} <= covered
 
 
 def a_message(url: str, **changes: Any) -> Message:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from jobserver_core.config.settings import AuthSettings
+from jobserver_core.config.settings import AuthSettings, Settings
 from jobserver_core.errors import ContextNotFound, InvalidName, InvalidSetting, JobNotFound, PluginNotFound
 from jobserver_http import credential_files
 from jobserver_http.addresses import network_of
@@ -485,7 +485,7 @@ def login(user: str, password: str) -> Credentials:
 
 def test_users_of_the_password_file_have_its_permissions(tmp_path: Path) -> None:
     settings = files(tmp_path, f"# who\n\nalice:{HASH}:jobs,contexts:read\nbob:{HASH}:*\n")
-    authenticator = authenticator_from_settings(settings)
+    authenticator = authenticator_from_settings(Settings(auth=settings))
     assert authenticator is not None
     alice = authenticator.authenticate(login("alice", "s3cret"))
     assert alice is not None
@@ -624,13 +624,13 @@ def test_password_hashes_that_everyone_may_read_are_warned_of_and_hashes_of_toke
 
 def test_files_that_nobody_would_look_at_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidSetting, match=r"password-file.*backend.*to be file"):
-        authenticator_from_settings(AuthSettings(password_file=tmp_path / "x"))
-    assert authenticator_from_settings(AuthSettings()) is None
+        authenticator_from_settings(Settings(auth=AuthSettings(password_file=tmp_path / "x")))
+    assert authenticator_from_settings(Settings(auth=AuthSettings())) is None
 
 
 def test_an_authenticator_that_is_not_installed_is_named() -> None:
     with pytest.raises(PluginNotFound, match=r"kerberos.*file"):
-        authenticator_from_settings(AuthSettings(backend="kerberos"))
+        authenticator_from_settings(Settings(auth=AuthSettings(backend="kerberos")))
 
 
 def test_lines_for_the_files_are_made_on_the_command_line(

@@ -20,7 +20,7 @@ import trustme
 
 from jobserver_core.config.settings import CallbackSettings, Secret, Settings
 from jobserver_core.errors import InvalidCallbackUrl, InvalidSetting
-from jobserver_core.ports.transport import Message
+from jobserver_core.ports.transport import Message, Transport
 from jobserver_httpx import HttpxTransport, Signer
 from jobserver_net import AddressPolicy
 from loopback import Handler, Loopback, refused_port
@@ -504,7 +504,7 @@ def test_a_file_without_certificates_is_an_invalid_setting(tmp_path: Path) -> No
 def test_it_is_registered_as_a_plugin() -> None:
     from jobserver_core.plugins import registered
 
-    assert registered("transport")["httpx"].load() is HttpxTransport
+    assert registered(Transport)["httpx"].load() is HttpxTransport
 
 
 def test_httpx_is_not_asked_to_log_the_url(server: Loopback, caplog: pytest.LogCaptureFixture) -> None:

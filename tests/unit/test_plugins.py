@@ -1,0 +1,143 @@
+"""Backends by name, and servers of parts that were selected or given."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+
+from jobserver_core import CallableTransport, JobServer, Settings, errors, plugins
+from jobserver_core.memory import (
+    InlineLauncher,
+    MemoryBlobStore,
+    MemoryFetcher,
+    MemoryMetadataStore,
+    MemoryTransport,
+)
+from jobserver_core.ports import Backend, BlobStore, Fetcher, Launcher, Message, MetadataStore, Transport
+from jobserver_http import Authenticator
+from serving import WAIT, a_request, upload
+
+PORTS = (MetadataStore, BlobStore, Fetcher, Launcher, Transport, Authenticator)
+IN_MEMORY = {port.kind: {"backend": "memory"} for port in (MetadataStore, BlobStore, Fetcher, Launcher)}
+
+
+def settings(data_dir: Path, *, transports: tuple[str, ...] = (), **rest: object) -> Settings:
+    callbacks = {"transports": list(transports)}
+    return Settings.from_mapping(
+        {"jobserver": {"data-dir": str(data_dir), **IN_MEMORY, "callbacks": callbacks, **rest}}
+    )
+
+
+class Refusing(MemoryFetcher):
+    """A backend that refuses every setting."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings, data_dir: Path) -> Refusing:
+        raise errors.InvalidSetting(key="jobserver.fetcher.options.x", message="is not an option")
+
+
+NOT_A_BACKEND = object()
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], None]:
+    """Install a distribution with one entry point."""
+
+    def install(group: str, name: str, value: str) -> None:
+        info = tmp_path / "plugin" / "more_backends-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: more-backends\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {value}\n")
+        monkeypatch.syspath_prepend(str(info.parent))
+
+    return install
+
+
+@pytest.mark.parametrize("port", PORTS, ids=lambda port: port.kind)
+def test_every_registered_backend_is_a_subclass_of_its_port(port: type[Backend]) -> None:
+    names = {
+        point.name
+        for point in distribution("jobserver-core").entry_points.select(group=f"jobserver.{port.kind}")
+    }
+    assert names
+    for name in names:
+        assert issubclass(plugins.find(port, name), port)
+
+
+def test_a_backend_that_is_not_installed_is_named_with_those_that_are() -> None:
+    with pytest.raises(errors.PluginNotFound, match=r"no metadata backend named 'mongo'.*memory, sql"):
+        plugins.find(MetadataStore, "mongo")
+
+
+def test_a_backend_whose_library_is_missing_is_named_with_its_extra(
+    install: Callable[[str, str, str], None],
+) -> None:
+    install("jobserver.authenticator", "fsspec", "no_such_module:Store")
+    with pytest.raises(errors.PluginNotFound, match=r"pip install 'jobserver-core\[fsspec\]'"):
+        plugins.find(Authenticator, "fsspec")
+
+
+def test_an_entry_point_that_is_no_backend_of_the_port_is_refused(
+    install: Callable[[str, str, str], None],
+) -> None:
+    install("jobserver.blobs", "odd", f"{__name__}:NOT_A_BACKEND")
+    with pytest.raises(
+        TypeError, match=r"test_plugins:NOT_A_BACKEND in jobserver.blobs must be a subclass of BlobStore"
+    ):
+        plugins.find(BlobStore, "odd")
+
+
+def test_a_plugin_is_selected_by_its_name(install: Callable[[str, str, str], None], tmp_path: Path) -> None:
+    install("jobserver.fetcher", "refusing", f"{__name__}:Refusing")
+    with pytest.raises(errors.InvalidSetting, match="is not an option"):
+        JobServer.from_settings(settings(tmp_path / "data", fetcher={"backend": "refusing"}))
+    with JobServer.from_settings(settings(tmp_path / "data")) as server:  # the lock was released
+        assert server.jobs().jobs == ()
+
+
+def test_given_parts_take_the_place_of_the_selected_ones(tmp_path: Path) -> None:
+    metadata, blobs, fetcher = MemoryMetadataStore(), MemoryBlobStore(), MemoryFetcher()
+    launcher = InlineLauncher({"w.Answer": lambda _job: 42})
+    missing = {"backend": "not-installed"}
+    chosen = settings(tmp_path, metadata=missing, blobs=missing, fetcher=missing, launcher=missing)
+    with JobServer.from_settings(
+        chosen, metadata=metadata, blobs=blobs, fetcher=fetcher, launcher=launcher
+    ) as server:
+        upload(server)
+        job = server.submit(a_request("w.Answer"))
+        assert job.result(WAIT) == 42
+        assert metadata.job(job.id) is not None
+
+
+def test_a_function_gets_the_callbacks_of_a_server_that_was_made_from_settings(tmp_path: Path) -> None:
+    received: list[Message] = []
+    arrived = threading.Event()
+
+    def on_callback(message: Message) -> None:
+        received.append(message)
+        arrived.set()
+
+    with JobServer.from_settings(
+        settings(tmp_path, transports=("memory",)),
+        launcher=InlineLauncher({"w.Answer": lambda _job: 42}),
+        transports=[CallableTransport(on_callback)],
+    ) as server:
+        upload(server)
+        job = server.submit(a_request("w.Answer", callback_url="call:billing"))
+        assert arrived.wait(WAIT)
+        assert json.loads(received[0].body) == {"jobId": job.id, "result": 42}
+        with pytest.raises(errors.InvalidCallbackUrl, match="call, memory"):
+            server.submit(a_request("w.Answer", callback_url="ftp://billing"))
+
+
+def test_two_transports_for_one_scheme_are_refused_and_leave_nothing_open(tmp_path: Path) -> None:
+    chosen = settings(tmp_path, transports=("memory",))
+    with pytest.raises(errors.TransportError, match="two transports serve memory: URLs"):
+        JobServer.from_settings(chosen, transports=[MemoryTransport(schemes=("memory",))])
+    with JobServer.from_settings(chosen):
+        pass
