@@ -113,7 +113,7 @@ def pyspark_finding() -> Finding:
         return _bad("PySpark", f"cannot search for it: {error}", advice)
     except LaunchError as error:
         return _bad("PySpark", str(error), advice)
-    return _good("PySpark", f"{found.version} ({found.folder})")
+    return _good("PySpark", f"{found.version} ({found.package})")
 
 
 def _host_name(_settings: Settings) -> Finding:

@@ -16,12 +16,12 @@ _WHEEL = "Wheel-Version: 1.0\nGenerator: jobserver\nRoot-Is-Purelib: true\nTag: 
 _TIME = (2020, 1, 1, 0, 0, 0)
 
 
-def build_example_wheel(folder: Path) -> Path:
-    """Build the example's wheel in a folder and return its path; the same bytes every time."""
-    return build_wheel(Path(__file__).parent / "wordcount_example", folder, version="1.0")
+def build_example_wheel(directory: Path) -> Path:
+    """Build the example's wheel in a directory and return its path; the same bytes every time."""
+    return build_wheel(Path(__file__).parent / "wordcount_example", directory, version="1.0")
 
 
-def build_wheel(package: Path, folder: Path, *, version: str) -> Path:
+def build_wheel(package: Path, directory: Path, *, version: str) -> Path:
     """Build a wheel of one pure Python package, with its data files, and return its path.
 
     That is all it takes: a ZIP archive of the package, two files about it, and a list of their
@@ -38,7 +38,7 @@ def build_wheel(package: Path, folder: Path, *, version: str) -> Path:
     members[f"{info}/WHEEL"] = _WHEEL.encode()
     record = [f"{member},sha256={_digest(data)},{len(data)}" for member, data in members.items()]
     members[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,\n"]).encode()
-    target = folder / f"{name}-{version}-py3-none-any.whl"
+    target = directory / f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for member, data in members.items():
             archive.writestr(zipfile.ZipInfo(member, date_time=_TIME), data, zipfile.ZIP_DEFLATED)

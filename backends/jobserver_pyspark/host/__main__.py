@@ -1,30 +1,35 @@
-"""``python -m jobserver_pyspark.host``: one context. What to do is one line of JSON on its standard input."""
+"""``python -m jobserver_pyspark.host``: one context. Its standard input says where to connect."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 
 from jobserver_pyspark import processes
-from jobserver_pyspark.host.host import Host
+from jobserver_pyspark.host.host import run
+from jobserver_pyspark.protocol.converter import decode
+from jobserver_pyspark.protocol.messages import Connect, ServerToHost
 from jobserver_pyspark.runner import config_trees
 
 
-def _read_order() -> bytes:
-    """Read the first line and not a byte more: the end of this input tells that the server is gone."""
+def _read_line() -> bytes:
+    """Read the first line and not a byte more: the end of this input means that the server is gone."""
     data = bytearray()
     while not data.endswith(b"\n"):
-        piece = os.read(0, 65536)
-        if not piece:
-            sys.exit("a context host is started by a job server, which writes what to do to its input")
-        data += piece
+        chunk = os.read(0, 65536)
+        if not chunk:
+            sys.exit(
+                "a context host is started by a job server, which writes its address to the host's input"
+            )
+        data += chunk
     return bytes(data)
 
 
 if __name__ == "__main__":
-    order = json.loads(_read_order())
+    connect = decode(ServerToHost, _read_line())
+    if not isinstance(connect, Connect):
+        sys.exit(f"expected Connect on the standard input, got {type(connect).__name__}")
     processes.adopt_orphans()
     processes.limit_descriptors()
     config_trees.add_fallback()
-    Host(order).serve()
+    run(connect)

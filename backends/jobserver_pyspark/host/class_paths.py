@@ -5,54 +5,58 @@ from __future__ import annotations
 import hashlib
 import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from jobserver_pyspark.host.driver import Driver
+from jobserver_pyspark.protocol.messages import HostSpec, Package
 
-__all__ = ["ClassPaths"]
+__all__ = ["TaskClassPath", "TaskClassPaths"]
 
 
-class ClassPaths:
-    """Hands out for each class path what its tasks need.
+class TaskClassPath(NamedTuple):
+    """What tasks need of a class path: where they import from, and the Python workers that they run in."""
 
-    In local mode tasks import from the very folders of the driver. On a cluster each folder is shipped
-    once, as an archive that executors unpack, so that data files and compiled extensions work there too.
-    Python workers keep the modules they have imported, so that every class path but the first, which
-    gets the workers that are warm already, has workers of its own.
+    includes: tuple[str, ...]
+    pool: str | None
+
+
+class TaskClassPaths:
+    """Provides each class path to tasks.
+
+    In local mode tasks import from the same directories as the driver. On a cluster each directory is
+    shipped once, as an archive that executors unpack, so that data files and compiled extensions work there
+    too. Python workers keep the modules that they have imported. So each class path has workers of its own,
+    except for the first one, which gets the workers that are warm already: its pool is None.
     """
 
-    def __init__(self, driver: Driver, order: dict[str, Any]) -> None:
+    def __init__(self, driver: Driver, spec: HostSpec) -> None:
         self._driver = driver
-        self._cluster: bool = order["cluster"]
-        self._api = Path(order["api_path"])
-        self._archives = Path(order["work_dir"], "archives")
+        self._cluster = spec.cluster
+        self._api = spec.api_path
+        self._archives = spec.work_dir / "archives"
         self._lock = threading.Lock()
-        self._shipped: dict[str, str] = {}
+        self._shipped: set[str] = set()
         self._first: str | None = None
 
-    def of(self, packages: list[dict[str, str]]) -> dict[str, Any]:
-        """Return ``sys_path``, ``includes`` and ``pool`` for packages, each a ``digest`` and a ``folder``."""
-        folders = [package["folder"] for package in packages]
-        key = hashlib.sha256(" ".join(package["digest"] for package in packages).encode()).hexdigest()
+    def provide(self, packages: Sequence[Package]) -> TaskClassPath:
+        """Return what the tasks of a job with these packages need; ship what was not shipped yet."""
+        key = hashlib.sha256(" ".join(package.digest for package in packages).encode()).hexdigest()
         with self._lock:
             if self._first is None:
                 self._first = key
-            includes = [self._ship(p["digest"], Path(p["folder"])) for p in packages]
+            includes = [self._ship(package.digest, Path(package.directory)) for package in packages]
             if self._cluster:
                 includes.append(self._ship("sparkjobserver-api", self._api))
-        return {
-            "sys_path": folders,
-            "includes": includes,
-            "pool": None if key == self._first else key,
-        }
+        return TaskClassPath(tuple(includes), None if key == self._first else key)
 
-    def _ship(self, name: str, folder: Path) -> str:
+    def _ship(self, name: str, directory: Path) -> str:
         if not self._cluster:
-            return str(folder)
+            return str(directory)
         if name not in self._shipped:
             self._archives.mkdir(exist_ok=True)
-            archive = shutil.make_archive(str(self._archives / name), "zip", folder)
+            archive = shutil.make_archive(str(self._archives / name), "zip", directory)
             self._driver.add_archive(Path(archive), name)
-            self._shipped[name] = name
-        return self._shipped[name]
+            self._shipped.add(name)
+        return name

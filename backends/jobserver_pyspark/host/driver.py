@@ -13,7 +13,8 @@ from typing import Any
 
 from jobserver_pyspark import processes
 from jobserver_pyspark.host.logs import BoundedLog, Output, OutputPump
-from jobserver_pyspark.protocol.failures import Failure, describe
+from jobserver_pyspark.protocol.failures import ContextFailure, describe
+from jobserver_pyspark.protocol.messages import HostSpec, JvmCommand
 
 __all__ = ["JOB_CLASSES", "JVM_VARIABLE", "Driver", "GatewayServer"]
 
@@ -63,27 +64,26 @@ class Driver:
     that thread ends. Its gateway connections are made by whatever thread asks.
     """
 
-    def __init__(self, order: dict[str, Any], log: BoundedLog, pump: OutputPump) -> None:
-        self._order = order
+    def __init__(self, spec: HostSpec, log: BoundedLog, pump: OutputPump) -> None:
+        self._spec = spec
         self._log = log
-        self._info = Path(order["tmp_dir"], "gateway")
-        self.job_classes = Path(order["tmp_dir"], JOB_CLASSES)
+        self._info = spec.tmp_dir / "gateway"
+        self.job_classes = spec.tmp_dir / JOB_CLASSES
         self._lock = threading.Lock()
-        self.process = self._start(order["jvm"], pump)
+        self.process = self._start(spec.jvm, pump)
         self.jvm: Any = None
         self.gateway: Any = None
         self.context: Any = None
         self.session: Any = None
 
-    def _start(self, jvm: dict[str, Any], pump: OutputPump) -> subprocess.Popen[bytes]:
-        self.job_classes.mkdir(
-            parents=True, exist_ok=True
-        )  # a JVM takes a path for a directory only if it is one
+    def _start(self, jvm: JvmCommand, pump: OutputPump) -> subprocess.Popen[bytes]:
+        # A JVM takes an entry of its class path for a directory only if it exists by then.
+        self.job_classes.mkdir(parents=True, exist_ok=True)
         reader, writer = os.pipe()
         parent = os.getpid()
-        environment = {**os.environ, **jvm["environment"], JVM_VARIABLE: str(self._info)}
+        environment = {**os.environ, **jvm.environment, JVM_VARIABLE: str(self._info)}
         process = subprocess.Popen(  # noqa: S603 - the command is the launcher's own
-            jvm["command"],
+            jvm.command,
             stdin=subprocess.PIPE,
             stdout=writer,
             stderr=writer,
@@ -95,13 +95,14 @@ class Driver:
         self._pump = pump
         return process
 
-    def write_log_to(self, log: BoundedLog) -> None:
-        """Have what the JVM says go to another log from now on."""
+    def adopt(self, spec: HostSpec, log: BoundedLog) -> None:
+        """Become the driver of a context, and write the JVM's output to its log from now on."""
+        self._spec = spec
         self._log = log
         self._output.write = log.write
 
     def connect(self) -> None:
-        """Wait for the JVM's gateway and connect to it. Raises Failure when the JVM ends instead."""
+        """Wait for the JVM's gateway and connect to it. Raises ContextFailure when the JVM ends instead."""
         port, secret = self._address()
         from py4j.clientserver import ClientServer, JavaParameters, PythonParameters  # noqa: PLC0415 - after the JVM
 
@@ -124,16 +125,16 @@ class Driver:
         return port, data[8 : 8 + length].decode()
 
     def start_spark(self) -> None:
-        """Make the Spark application. Raises Failure with Spark's own reason."""
+        """Make the Spark application. Raises ContextFailure with Spark's own reason."""
         try:
             conf = self.jvm.org.apache.spark.SparkConf(True)
-            for key, value in self._order["conf"].items():
-                if not self._order["submitted"]:
+            for key, value in self._spec.conf.items():
+                if not self._spec.submitted:
                     conf.set(key, value)
                 else:
                     conf.setIfMissing(key, value)
             context = self.jvm.org.apache.spark.SparkContext(conf)
-            for key, value in self._order["hadoop"].items():
+            for key, value in self._spec.hadoop.items():
                 context.hadoopConfiguration().set(key, value)
             self.context = context
             self._loader = self._child_loader()
@@ -147,17 +148,15 @@ class Driver:
         return self.jvm.org.apache.spark.util.MutableURLClassLoader(nothing, parent)
 
     def start_session(self) -> None:
-        """Make the application's session. Raises Failure with Spark's own reason."""
+        """Make the application's session. Raises ContextFailure with Spark's own reason."""
         try:
             sql = self.jvm.org.apache.spark.sql
-            session_class = (
-                sql.SparkSession if self._order["spark_version"] < [4] else sql.classic.SparkSession
-            )
+            session_class = sql.SparkSession if self._spec.spark_version < (4,) else sql.classic.SparkSession
             builder = session_class.builder()
-            if self._order["hive"]:
+            if self._spec.hive:
                 builder = builder.enableHiveSupport()
             session = builder.getOrCreate()
-            if self._order["hive"]:
+            if self._spec.hive:
                 session.sessionState()  # a metastore that does not work is a start that failed
             self.session = session
         except Exception as error:
@@ -168,7 +167,7 @@ class Driver:
         if self.session is not None:
             self.session.sessionState()
 
-    def _failure_of(self, error: Exception) -> Failure:
+    def _failure_of(self, error: Exception) -> ContextFailure:
         java = getattr(error, "java_exception", None)
         if java is None:
             self.process.poll()
@@ -181,10 +180,10 @@ class Driver:
         message = str(cause.getMessage() or cause.toString())
         return self._failure(message, str(java.getClass().getName()), str(writer))
 
-    def _failure(self, message: str, error_class: str = "", stack: str = "") -> Failure:
+    def _failure(self, message: str, error_class: str = "", stack: str = "") -> ContextFailure:
         time.sleep(0.05)  # what the JVM printed last is on its way through the pipe
         tail = f"last lines of the driver's log:\n{self._log.tail()}"
-        return Failure("context-init", message, error_class=error_class, stack=f"{stack}\n{tail}".strip())
+        return ContextFailure(message, error_class=error_class, stack=f"{stack}\n{tail}".strip())
 
     @property
     def application_id(self) -> str:
@@ -273,7 +272,7 @@ class Driver:
                 streaming.stop(False, False)
 
     def add_archive(self, path: Path, name: str) -> None:
-        """Have every executor unpack a ZIP file as the folder ``name`` among its files.
+        """Have every executor unpack a ZIP file as the directory ``name`` among its files.
 
         A session of Spark 4 whose artifacts are isolated gives its tasks files of its own, so that it is told
         as well.
@@ -282,7 +281,7 @@ class Driver:
         self._add_artifact(path, f"archives/{path.name}", name)
 
     def _add_artifact(self, path: Path, remote: str, fragment: str | None) -> None:
-        if self._order["spark_version"] < [4]:
+        if self._spec.spark_version < (4,):
             return
         if self.session is None:
             self.start_session()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import dataclasses
 import os
 import re
 import shutil
@@ -12,77 +12,120 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from jobserver_pyspark import processes
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.job_jars import JobJars
 from jobserver_pyspark.host.jvm_jobs import HostedJvmJobs
 from jobserver_pyspark.host.logs import BoundedLog, OutputPump
-from jobserver_pyspark.host.progress import ProgressBoard, ProgressTeller
+from jobserver_pyspark.host.progress import ProgressBoard, ProgressReporter
 from jobserver_pyspark.host.python_jobs import PythonJobs
-from jobserver_pyspark.host.reports import Telling
-from jobserver_pyspark.host.runners import Zygote
-from jobserver_pyspark.protocol.failures import Failure, describe
-from jobserver_pyspark.protocol.frames import Channel, ChannelClosed, FrameError
+from jobserver_pyspark.host.reports import JobReports
+from jobserver_pyspark.host.runners import ZygoteProcess
+from jobserver_pyspark.protocol.converter import ProtocolError
+from jobserver_pyspark.protocol.failures import ContextFailure, describe, report_of
+from jobserver_pyspark.protocol.frames import MAX_PAYLOAD, Channel, ChannelClosed
+from jobserver_pyspark.protocol.messages import (
+    PROTOCOL_VERSION,
+    AdoptContext,
+    Connect,
+    ContextFailed,
+    ContextReady,
+    ContextStopped,
+    ErrorReport,
+    Hello,
+    HostSpec,
+    HostToServer,
+    KillJob,
+    RefuseResult,
+    ServerToHost,
+    StartContext,
+    StartSpare,
+    StopContext,
+    SubmitJob,
+)
 
-__all__ = ["Host"]
+__all__ = ["Host", "run"]
 
+_CONNECT_TIMEOUT = 30.0
 _PROGRESS_INTERVAL = 0.5
 _STOPPED_INTERVAL = 1.0
-_JVM_END = 2.0
+_JVM_END_TIMEOUT = 2.0
 _LOG_SIZE = 64 * 1024
 _KILLED = re.compile(r"Master removed our application: KILLED|Application \S+ has been killed|state: KILLED")
-"""What Spark's driver says when its master, or YARN, ended the application since somebody asked for that."""
+"""What Spark's driver logs when its master, or YARN, ended the application on somebody's request."""
+
+ServerChannel = Channel[HostToServer, ServerToHost]
+
+
+def run(connect: Connect) -> NoReturn:
+    """Connect to the server, and be the host that it wants. Call it on the main thread."""
+    server = ServerChannel(
+        socket.create_connection((connect.host, connect.port), timeout=_CONNECT_TIMEOUT),
+        ServerToHost,
+        max_header=MAX_PAYLOAD,  # the settings of a context may be large, and the server checked their size
+    )
+    server.settimeout(None)
+    server.send(Hello(protocol=PROTOCOL_VERSION, token=connect.token))
+    try:
+        first = server.receive()
+    except ChannelClosed:
+        sys.exit(0)  # the server is gone, or speaks another version of the protocol and reports that
+    if not isinstance(first, StartContext | StartSpare):
+        raise ProtocolError(f"the server sent {type(first).__name__} before it started a context")
+    Host(server, first.spec, spare=isinstance(first, StartSpare)).serve()
 
 
 class Host:
-    """One context. Made and served by the process's main thread, which the JVM and the zygote live by."""
+    """One context. Made and served by the main thread: the JVM and the zygote die with that thread."""
 
-    def __init__(self, order: dict[str, Any]) -> None:
-        self._order = order
+    def __init__(self, server: ServerChannel, spec: HostSpec, *, spare: bool) -> None:
+        self._spec = spec
+        self._spare = spare
         self._ending = threading.Lock()
         self._stopping = False
-        self._folders = [order["tmp_dir"]]
-        self._log = BoundedLog(Path(order["log_path"]), order["log_limit"])
+        self._directories = [spec.tmp_dir, spec.work_dir]
+        self._log = BoundedLog(spec.log_path, spec.log_limit)
         self._pump = OutputPump()
-        self._driver = Driver(order, self._log, self._pump)
-        self._zygote = Zygote(self._pump, self._log.write, self._on_zygote_loss)
-        self._server = Channel(socket.create_connection(tuple(order["address"]), timeout=30))
-        self._server.settimeout(None)
-        self._telling = Telling(self._server, self._lives)
+        self._driver = Driver(spec, self._log, self._pump)
+        self._zygote = ZygoteProcess(self._pump, self._log.write, self._on_zygote_loss)
+        self._server = server
+        self._reports = JobReports(server, self._lives)
         self._jobs: PythonJobs | None = None
-        self._jars = JobJars(self._driver, order)
-        self._jvm_jobs = HostedJvmJobs(order, self._driver, self._telling, self._jars)
-        self._progress: ProgressTeller | None = None
+        self._jars = JobJars(self._driver, spec)
+        self._jvm_jobs = HostedJvmJobs(spec, self._driver, self._reports, self._jars)
+        self._progress: ProgressReporter | None = None
 
     def serve(self) -> NoReturn:
-        """Start the context, and serve the server until it says stop, or is gone."""
+        """Start the context, and serve the server until it stops the context or is gone."""
         threading.Thread(target=self._watch_server, name="server watch", daemon=True).start()
-        self._server.send("hello", token=self._order["token"])
         try:
-            if self._order.get("spare"):
-                self._adopt(*self._server.receive())
+            if self._spare:
+                self._adopt(self._server.receive())
             threading.Thread(target=self._start, name="start", daemon=True).start()
             while True:
-                self._take(*self._server.receive())
-        except (ChannelClosed, FrameError):
+                self._handle(self._server.receive())
+        except ChannelClosed:
             self._end(clean=True)
+        except ProtocolError as error:
+            self._end(ContextFailed(error=report_of(error)))
 
-    def _adopt(self, header: dict[str, Any], payload: bytes) -> None:
-        """Become the host of a context: what a spare host is told once it is wanted."""
-        if header["kind"] != "adopt":
-            raise FrameError(f"a spare host was told {header['kind']} before it had a context")
-        begun = Path(self._order["log_path"]).read_bytes()
-        self._folders.append(self._order["work_dir"])
-        fixed = {name: self._order[name] for name in ("marker", "token", "address", "jvm", "tmp_dir")}
-        self._order.update({**json.loads(payload), **fixed})
-        self._log = BoundedLog(Path(self._order["log_path"]), self._order["log_limit"])
-        self._log.write(begun)
-        self._driver.write_log_to(self._log)
+    def _adopt(self, message: ServerToHost) -> None:
+        """Become the host of a context: what a spare host is for."""
+        if not isinstance(message, AdoptContext):
+            raise ProtocolError(f"the server sent {type(message).__name__} to a spare host")
+        own = self._spec
+        output = own.log_path.read_bytes()
+        spec = dataclasses.replace(message.spec, marker=own.marker, jvm=own.jvm, tmp_dir=own.tmp_dir)
+        self._spec = spec
+        self._directories.append(spec.work_dir)
+        self._log = BoundedLog(spec.log_path, spec.log_limit)
+        self._log.write(output)
+        self._driver.adopt(spec, self._log)
         self._zygote.write_log_to(self._log.write)
-        self._jvm_jobs = HostedJvmJobs(self._order, self._driver, self._telling, self._jars)
+        self._jars = JobJars(self._driver, spec)
+        self._jvm_jobs = HostedJvmJobs(spec, self._driver, self._reports, self._jars)
 
     def _watch_server(self) -> None:
         """End with the server: its death closes this process's input."""
@@ -90,27 +133,28 @@ class Host:
             pass
         self._end(clean=True)
 
-    def _take(self, request: dict[str, Any], payload: bytes) -> None:
-        kind = request["kind"]
-        if kind == "stop":
-            threading.Thread(target=self._stop, name="stop", daemon=True).start()
-        elif self._jobs is None:
-            return
-        elif kind == "submit":
-            jobs = self._jobs if request["python"] else self._jvm_jobs
-            jobs.submit(request, payload)
-        elif kind == "kill_job":
-            threading.Thread(target=self._kill_job, args=(request["job_id"],), daemon=True).start()
-        elif kind == "refuse":
-            for jobs in (self._jobs, self._jvm_jobs):
-                jobs.refuse(request["job_id"], request["message"])
+    def _handle(self, message: ServerToHost) -> None:
+        match message:
+            case StopContext():
+                threading.Thread(target=self._stop, name="stop", daemon=True).start()
+            case _ if self._jobs is None:
+                return  # a job of a context that is not ready: the server never sends that
+            case SubmitJob():
+                (self._jobs if message.python else self._jvm_jobs).submit(message)
+            case KillJob():
+                threading.Thread(target=self._kill_job, args=(message.job_id,), daemon=True).start()
+            case RefuseResult():
+                for jobs in (self._jobs, self._jvm_jobs):
+                    jobs.refuse(message.job_id, message.message)
+            case _:
+                raise ProtocolError(f"the server sent {type(message).__name__} to a host that runs a context")
 
     def _kill_job(self, job_id: str) -> None:
         try:
             if self._jobs is not None:
                 self._jobs.kill(job_id)
             self._jvm_jobs.kill(job_id)
-        except Exception as error:  # noqa: BLE001 - the JVM is gone, which its own watch tells
+        except Exception as error:  # noqa: BLE001 - the JVM is gone, which its own watch reports
             print(f"job {job_id} cannot be killed: {describe(error)}", file=sys.stderr)
 
     # -- start -------------------------------------------------------------------------------------
@@ -121,52 +165,52 @@ class Host:
             threading.Thread(target=self._watch_jvm, name="JVM watch", daemon=True).start()
             self._driver.start_spark()
             board = ProgressBoard(self._driver.jvm, self._driver.context)
-            self._progress = ProgressTeller(board, self._telling)
+            self._progress = ProgressReporter(board, self._reports)
             jobs = PythonJobs(
-                self._order,
+                self._spec,
                 driver=self._driver,
                 zygote=self._zygote,
                 pump=self._pump,
-                telling=self._telling,
+                reports=self._reports,
                 board=board,
                 jars=self._jars,
             )
-            self._start_beside_each_other(jobs)
+            self._start_session_and_runner(jobs)
             self._jobs = jobs
-            self._server.send("ready", application_id=self._driver.application_id, url=self._driver.url)
+            self._server.send(ContextReady(application_id=self._driver.application_id, url=self._driver.url))
         except ChannelClosed:
             return  # the main thread ends everything
-        except Failure as failure:
-            self._fail(failure)
+        except ContextFailure as failure:
+            self._end(ContextFailed(error=failure.error))
         except Exception as error:  # noqa: BLE001 - whatever it is, the context cannot start
-            self._fail(Failure.of("context-init", error))
+            self._end(ContextFailed(error=report_of(error)))
         threading.Thread(target=self._warm_session, name="session", daemon=True).start()
-        threading.Thread(target=self._tell_progress, name="progress", daemon=True).start()
+        threading.Thread(target=self._report_progress, name="progress", daemon=True).start()
         self._watch_application()
 
-    def _start_beside_each_other(self, jobs: PythonJobs) -> None:
+    def _start_session_and_runner(self, jobs: PythonJobs) -> None:
         """Make the session and the first runner at the same time."""
-        failures: list[BaseException] = []
+        failures: list[Exception] = []
 
         def make_runner() -> None:
             try:
                 jobs.start_spares()
-            except BaseException as error:  # noqa: BLE001 - told by the other thread
+            except Exception as error:  # noqa: BLE001 - the other thread raises it
                 failures.append(error)
 
         beside = threading.Thread(target=make_runner, name="first runner")
         beside.start()
-        if self._order["session"]:
+        if self._spec.session:
             self._driver.start_session()
         beside.join()
         jobs.session_ready.set()
         if failures:
-            raise Failure.of("context-init", failures[0])
+            raise ContextFailure.of(failures[0]) from failures[0]
 
     def _warm_session(self) -> None:
         try:
             self._driver.warm_session()
-        except Exception as error:  # noqa: BLE001 - the first job that uses it is told the same
+        except Exception as error:  # noqa: BLE001 - the first job that uses it fails likewise
             if not self._stopping:
                 print(f"the session is not ready: {describe(error)}", file=sys.stderr)
 
@@ -177,9 +221,7 @@ class Host:
         if not self._stopping:
             time.sleep(0.1)  # the last words of the JVM
             what = f"signal {-status}" if status < 0 else f"exit status {status}"
-            self._fail(
-                Failure("context-lost", f"the driver's JVM ended by itself ({what})", stack=self._log.tail())
-            )
+            self._lose(f"the driver's JVM ended by itself ({what})")
 
     def _lives(self) -> bool:
         """Whether the context goes on: a dead JVM or zygote may not have been noticed by its watch yet."""
@@ -191,39 +233,33 @@ class Host:
             processes.kill_leaderless()  # Python workers whose daemon died would hold their cores for ever
             try:
                 stopped = self._driver.stopped
-            except Exception:  # noqa: BLE001 - the JVM is gone, which its own watch tells
+            except Exception:  # noqa: BLE001 - the JVM is gone, which its own watch reports
                 return
             if stopped and not self._stopping:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._driver.process.wait(_JVM_END)
-                    return  # the whole JVM ended, which its own watch tells
+                    self._driver.process.wait(_JVM_END_TIMEOUT)
+                    return  # the whole JVM ended, which its own watch reports
                 self._end_with_application()
 
     def _end_with_application(self) -> NoReturn:
-        """Tell that the application is over: who ended it is in its cluster's last words, if anywhere."""
-        log = self._log.tail(_LOG_SIZE)
-        if found := _KILLED.search(log):
-            message = f"the Spark application was killed from outside ({found[0]})"
-        else:
-            message = "the Spark application ended by itself"
-        error = Failure("context-lost", message, stack=self._log.tail()).error
-        self._end(last="failed", error=error, outside=found is not None)
+        """Report that the application ended; the cluster's last words say who ended it, if anything does."""
+        if found := _KILLED.search(self._log.tail(_LOG_SIZE)):
+            self._lose(f"the Spark application was killed from outside ({found[0]})", killed_outside=True)
+        self._lose("the Spark application ended by itself")
 
-    def _tell_progress(self) -> None:
+    def _report_progress(self) -> None:
         while not self._stopping:
             time.sleep(_PROGRESS_INTERVAL)
             try:
                 if self._jobs is not None and self._progress is not None:
-                    self._progress.tell({**self._jobs.running(), **self._jvm_jobs.running()})
+                    self._progress.report({**self._jobs.running(), **self._jvm_jobs.running()})
             except Exception as error:  # noqa: BLE001 - progress is not worth a context
                 if not self._stopping and not self._driver.over:
-                    print(f"progress cannot be told: {describe(error)}", file=sys.stderr)
+                    print(f"progress cannot be read: {describe(error)}", file=sys.stderr)
 
-    def _on_zygote_loss(self) -> None:
+    def _on_zygote_loss(self, reason: str) -> None:
         if not self._stopping:
-            self._fail(
-                Failure("context-lost", "the process that makes job processes ended", stack=self._log.tail())
-            )
+            self._lose(reason)
 
     # -- end ---------------------------------------------------------------------------------------
 
@@ -238,27 +274,28 @@ class Host:
                 self._jvm_jobs.close()
                 self._driver.stop()
                 self._driver.process.wait()
-        except Exception as error:  # noqa: BLE001 - it ends all the same
+        except Exception as error:  # noqa: BLE001 - the context ends anyway
             print(f"the application did not stop cleanly: {describe(error)}", file=sys.stderr)
-        self._end(last="stopped")
+        self._end(ContextStopped())
 
-    def _fail(self, failure: Failure) -> NoReturn:
-        self._end(last="failed", error=failure.error)
+    def _lose(self, message: str, *, killed_outside: bool = False) -> NoReturn:
+        error = ErrorReport(message=message, stack=self._log.tail())
+        self._end(ContextFailed(error=error, killed_outside=killed_outside))
 
-    def _end(self, *, clean: bool = False, last: str | None = None, **fields: Any) -> NoReturn:
-        """End all of this context, say the last word, and end. ``clean``: nobody else removes files."""
+    def _end(self, last: HostToServer | None = None, *, clean: bool = False) -> NoReturn:
+        """End everything of this context, send the last message, exit. ``clean`` removes its files too."""
         self._ending.acquire()
         self._stopping = True
         self._zygote.close()
         self._driver.kill()
         if last is not None:
             try:
-                self._server.send(last, **fields)
-            except (ChannelClosed, FrameError):
-                clean = True
-        processes.kill_marked([self._order["marker"]])
+                self._server.send(last)
+            except ChannelClosed:
+                clean = True  # the server is gone, and nobody else removes them
+        processes.kill_marked([self._spec.marker])
         processes.reap_children()
         if clean:
-            for folder in (self._order["work_dir"], *self._folders):
-                shutil.rmtree(folder, ignore_errors=True)
+            for directory in self._directories:
+                shutil.rmtree(directory, ignore_errors=True)
         os._exit(0)

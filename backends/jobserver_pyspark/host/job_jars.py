@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import threading
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jobserver_pyspark.host.driver import Driver
+from jobserver_pyspark.protocol.messages import HostSpec, Jar
 
 __all__ = ["JarConflict", "JobJars"]
 
@@ -18,44 +19,45 @@ class JarConflict(Exception):
 
 
 class JobJars:
-    """Adds the jars of Python jobs to the context, each once; knows those of JVM jobs, which are kept apart.
+    """Adds the jars of Python jobs to the context, each once, and remembers those of JVM jobs, which are
+    isolated.
 
-    Jars of Python jobs are the whole context's from then on, since tasks of RDDs know no class path of their
-    own. That no job ever runs the code of another one's jar, two that differ and share a class are refused;
-    copies of Spark's own classes, or of the job API's, are never loaded and make no difference.
+    Tasks of RDDs have no class path of their own, so a jar of a Python job belongs to the whole context from
+    then on. Two different jars that share a class are refused, so that no job ever runs the code of another
+    one's jar. Copies of Spark's own classes, or of the job API's, are never loaded and make no difference.
     """
 
-    def __init__(self, driver: Driver, order: dict[str, Any]) -> None:
+    def __init__(self, driver: Driver, spec: HostSpec) -> None:
         self._driver = driver
-        self._order = order
+        self._directory = spec.work_dir / "job-jars"
+        self._spark_jars = spec.toolchain.jars
         self._lock = threading.Lock()
         self._added: dict[str, frozenset[str]] = {}
-        self._noted: dict[str, frozenset[str]] = {}
+        self._of_jvm_jobs: dict[str, frozenset[str]] = {}
         self._spark_classes: frozenset[str] | None = None
 
-    def add(self, jars: list[dict[str, str]]) -> None:
-        """Make jars usable, each a ``digest`` and a ``path``. Raises JarConflict."""
+    def add(self, jars: Sequence[Jar]) -> None:
+        """Make jars usable by Python jobs. Raises JarConflict."""
         with self._lock:
             for jar in jars:
-                if jar["digest"] not in self._added:
-                    self._add(jar["digest"], Path(jar["path"]))
+                if jar.digest not in self._added:
+                    self._add(jar)
 
-    def note(self, jars: list[dict[str, str]]) -> None:
-        """Take note of the jars of a JVM job. Raises JarConflict where they share a class with one added."""
+    def check_jvm_job(self, jars: Sequence[Jar]) -> None:
+        """Remember the jars of a JVM job. Raises JarConflict where one shares a class with an added one."""
         with self._lock:
             for jar in jars:
-                if jar["digest"] not in self._noted:
-                    self._noted[jar["digest"]] = _classes(Path(jar["path"]))
-                self._check(jar["digest"], self._noted[jar["digest"]], self._added)
+                if jar.digest not in self._of_jvm_jobs:
+                    self._of_jvm_jobs[jar.digest] = _classes(jar.path)
+                self._check(jar.digest, self._of_jvm_jobs[jar.digest], self._added)
 
-    def _add(self, digest: str, path: Path) -> None:
-        classes = _classes(path)
-        self._check(digest, classes, self._noted | self._added)
-        folder = Path(self._order["work_dir"], "job-jars")
-        folder.mkdir(parents=True, exist_ok=True)
+    def _add(self, jar: Jar) -> None:
+        classes = _classes(jar.path)
+        self._check(jar.digest, classes, self._of_jvm_jobs | self._added)
+        self._directory.mkdir(parents=True, exist_ok=True)
         # The server keeps the file for this job alone; executors may ask for it later.
-        self._driver.add_jar(Path(shutil.copyfile(path, folder / f"{digest}.jar")))
-        self._added[digest] = classes
+        self._driver.add_jar(Path(shutil.copyfile(jar.path, self._directory / f"{jar.digest}.jar")))
+        self._added[jar.digest] = classes
 
     def _check(self, digest: str, classes: frozenset[str], others: dict[str, frozenset[str]]) -> None:
         for other, theirs in others.items():
@@ -68,16 +70,15 @@ class JobJars:
                 )
 
     def _provided_classes(self) -> frozenset[str]:
-        """The classes that every job gets from Spark and the server, whatever copies its jars hold."""
+        """Return the classes that every job gets from Spark and the server, whatever copies its jars have."""
         if self._spark_classes is None:
-            jars = Path(self._order["toolchain"]["jars"]).glob("*.jar")
-            self._spark_classes = frozenset().union(*map(_classes, jars))
+            self._spark_classes = frozenset().union(*map(_classes, self._spark_jars.glob("*.jar")))
         own = self._driver.job_classes.resolve()  # a link once the first JVM job has run
         return self._spark_classes.union(path.relative_to(own).as_posix() for path in own.rglob("*.class"))
 
 
 def _classes(jar: Path) -> frozenset[str]:
-    """Return the names of a jar's classes, but for what describes modules and newer Javas."""
+    """Return the names of a jar's classes, without module descriptions and variants for newer Javas."""
     with zipfile.ZipFile(jar) as archive:
         names = archive.namelist()
     return frozenset(

@@ -1,4 +1,4 @@
-"""How far jobs are, from Spark's own status."""
+"""The progress of jobs, from Spark's own status."""
 
 from __future__ import annotations
 
@@ -7,15 +7,24 @@ import threading
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from jobserver_pyspark.host.reports import Telling
+from jobserver_pyspark.host.reports import JobReports
+from jobserver_pyspark.protocol.messages import JobProgressed
 
-__all__ = ["ProgressBoard", "ProgressTeller", "SparkTag"]
+__all__ = ["ProgressBoard", "ProgressReporter", "SparkTag"]
 
-_FIELDS = ("stages_done", "stages_total", "tasks_done", "tasks_total")
+
+class Progress(NamedTuple):
+    """The stages and tasks of Spark jobs: how many are done, and how many there are so far."""
+
+    stages_done: int = 0
+    stages_total: int = 0
+    tasks_done: int = 0
+    tasks_total: int = 0
 
 
 class SparkTag(NamedTuple):
-    """How Spark jobs are known as those of a job: by their tag, submitted ``since`` it began (Unix ms).
+    """How a job's Spark jobs are recognized: by their tag, and that they were submitted ``since`` it began
+    (Unix ms).
 
     A process serves several jobs, one after the other, and its Spark jobs carry the same tag.
     """
@@ -27,8 +36,8 @@ class SparkTag(NamedTuple):
 class ProgressBoard:
     """Counts the stages and tasks of jobs' Spark jobs, which carry the job's tag or group.
 
-    One call to the JVM tells of all of them. Spark forgets ended Spark jobs after a while, so that what
-    was seen of each is kept here while its job runs.
+    One call to the JVM returns all of them. Spark forgets ended Spark jobs after a while, so what was seen of
+    each is kept here while its job runs.
     """
 
     def __init__(self, jvm: Any, context: Any) -> None:
@@ -37,18 +46,18 @@ class ProgressBoard:
         self._mapper = jvm.com.fasterxml.jackson.databind.ObjectMapper()
         scala_module = getattr(jvm.com.fasterxml.jackson.module.scala, "DefaultScalaModule$")
         self._mapper.registerModule(getattr(scala_module, "MODULE$"))
-        self._seen: dict[SparkTag, dict[int, tuple[int, ...]]] = {}
+        self._seen: dict[SparkTag, dict[int, Progress]] = {}
 
-    def read(self, tags: Collection[SparkTag]) -> dict[SparkTag, dict[str, int]]:
-        """Ask Spark, and return for each tag the fields of a JobProgress; forget every other tag."""
+    def read(self, tags: Collection[SparkTag]) -> dict[SparkTag, Progress]:
+        """Ask Spark, and return the progress of each tag; forget every other tag."""
         with self._lock:
             self._seen = {tag: self._seen.get(tag, {}) for tag in tags}
             for job in self._jobs():
                 names, submitted = _tags(job), job.get("submissionTime")
                 for tag, rows in self._seen.items():
                     if tag.name in names and (submitted is None or submitted >= tag.since):
-                        rows[job["jobId"]] = _counts(job)
-            return {tag: _sums(rows.values()) for tag, rows in self._seen.items()}
+                        rows[job["jobId"]] = _progress(job)
+            return {tag: _sum(rows.values()) for tag, rows in self._seen.items()}
 
     def running_stages(self, tag: str) -> set[int]:
         """Return the stages of those Spark jobs of a tag that run now."""
@@ -72,36 +81,36 @@ class ProgressBoard:
             return 0  # a stage that Spark does not know was never begun, or is long over
 
 
-class ProgressTeller:
-    """Tells the server of every running job that got further since it was last told."""
+class ProgressReporter:
+    """Reports the progress of running jobs to the server, each time that it has changed."""
 
-    def __init__(self, board: ProgressBoard, telling: Telling) -> None:
+    def __init__(self, board: ProgressBoard, reports: JobReports) -> None:
         self._board = board
-        self._telling = telling
-        self._told: dict[str, dict[str, int]] = {}
+        self._reports = reports
+        self._reported: dict[str, Progress] = {}
 
-    def tell(self, running: dict[str, SparkTag]) -> None:
+    def report(self, running: dict[str, SparkTag]) -> None:
         """Ask Spark once for all of them; ``running`` gives for each job the tag of its Spark jobs."""
         now = self._board.read(set(running.values())) if running else {}
         for job_id, tag in running.items():
-            if now[tag] != self._told.get(job_id) and any(now[tag].values()):
-                self._telling.progress(job_id, now[tag])
-        self._told = {job_id: now[tag] for job_id, tag in running.items()}
+            if now[tag] != self._reported.get(job_id) and any(now[tag]):
+                self._reports.send(JobProgressed(job_id=job_id, **now[tag]._asdict()))
+        self._reported = {job_id: now[tag] for job_id, tag in running.items()}
 
 
 def _tags(job: dict[str, Any]) -> set[str]:
     return {tag for tag in (job.get("jobGroup"), *(job.get("jobTags") or [])) if tag is not None}
 
 
-def _sums(rows: Collection[tuple[int, ...]]) -> dict[str, int]:
-    return {name: sum(row[i] for row in rows) for i, name in enumerate(_FIELDS)}
+def _sum(rows: Collection[Progress]) -> Progress:
+    return Progress(*map(sum, zip(*rows, strict=True)))
 
 
-def _counts(job: dict[str, Any]) -> tuple[int, ...]:
-    skipped_stages, skipped_tasks = job["numSkippedStages"], job["numSkippedTasks"]
-    return (
-        job["numCompletedStages"] + skipped_stages,
-        max(len(job["stageIds"]), job["numCompletedStages"] + skipped_stages),
-        job["numCompletedTasks"] + skipped_tasks,
-        job["numTasks"],
+def _progress(job: dict[str, Any]) -> Progress:
+    stages_done = job["numCompletedStages"] + job["numSkippedStages"]
+    return Progress(
+        stages_done=stages_done,
+        stages_total=max(len(job["stageIds"]), stages_done),
+        tasks_done=job["numCompletedTasks"] + job["numSkippedTasks"],
+        tasks_total=job["numTasks"],
     )

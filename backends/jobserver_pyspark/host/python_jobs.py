@@ -16,25 +16,43 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 from jobserver_pyspark import processes
-from jobserver_pyspark.host.class_paths import ClassPaths
+from jobserver_pyspark.host.class_paths import TaskClassPaths
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.job_jars import JobJars
 from jobserver_pyspark.host.logs import BoundedLog, OutputPump
 from jobserver_pyspark.host.orphans import end_orphans
 from jobserver_pyspark.host.progress import ProgressBoard, SparkTag
-from jobserver_pyspark.host.reports import Telling
-from jobserver_pyspark.host.runners import Runner, RunnerLost, Zygote
+from jobserver_pyspark.host.reports import JobReports
+from jobserver_pyspark.host.runners import RunnerLost, RunnerProcess, ZygoteProcess
 from jobserver_pyspark.host.worker_pools import WorkerPools
-from jobserver_pyspark.protocol.failures import bounded_fields, describe
-from jobserver_pyspark.protocol.frames import ChannelClosed, FrameError
+from jobserver_pyspark.protocol.converter import ProtocolError
+from jobserver_pyspark.protocol.failures import bounded, describe
+from jobserver_pyspark.protocol.frames import ChannelClosed
+from jobserver_pyspark.protocol.messages import (
+    ErrorReport,
+    FreshProcessNeeded,
+    HostSpec,
+    JobAccepted,
+    JobEnded,
+    JobFailed,
+    JobFailureKind,
+    JobFinished,
+    JobRunning,
+    JobValidated,
+    NotReady,
+    QueryStarted,
+    Restored,
+    ResultChunk,
+    ResultPart,
+    RunJob,
+    RunnerToHost,
+    SubmitJob,
+)
 
 __all__ = ["PythonJobs"]
 
-_KINDS = frozenset({"raised", "validation", "class-not-found", "wrong-type", "loading", "result"})
 _ATTEMPTS = 3
 _MAX_THREADS = 10_000
 _EXIT_TIMEOUT = 10.0
@@ -45,56 +63,66 @@ _MAX_IDLE = 16
 
 
 class _Job:
-    """One running job. ``killed`` and ``refused`` say why its process was ended before its time."""
+    """One running job.
 
-    def __init__(self, request: dict[str, Any], log: BoundedLog) -> None:
-        self.id: str = request["job_id"]
+    ``killed``, ``refused`` and ``broken`` say why its process was ended early. ``outcome`` is what its runner
+    reported; nobody has heard of it yet.
+    """
+
+    def __init__(self, request: SubmitJob, log: BoundedLog) -> None:
+        self.id = request.job_id
         self.request = request
         self.log = log
-        self.runner: Runner | None = None
+        self.runner: RunnerProcess | None = None
         self.running = False
-        self.told: dict[str, Any] | None = None
+        self.outcome: JobEnded | None = None
         self.killed = False
         self.refused: str | None = None
+        self.broken: str | None = None
         self.queries: list[str] = []
         self.pool: str | None = None
         self.accepted = False
         self.attempts = 0
         self.begun = processes.boot_ticks()
         self.lock = threading.Lock()
-        self.class_path = tuple(part["digest"] for part in (*request["packages"], *request["jars"]))
+        self.class_path = (*(p.digest for p in request.packages), *(jar.digest for jar in request.jars))
         self.fresh = False
         self.started = 0
         self.reusable = False
         self.used_spark = True
 
+    @property
+    def finished(self) -> bool:
+        """Whether the runner reported that the job finished, as far as is known."""
+        return self.outcome is not None and self.outcome.failure is None
+
 
 class PythonJobs:
-    """Runs Python jobs, and tells the server of them. Any thread may submit and kill."""
+    """Runs Python jobs, and reports them to the server. Any thread may submit and kill."""
 
     def __init__(
         self,
-        order: dict[str, Any],
+        spec: HostSpec,
         *,
         driver: Driver,
-        zygote: Zygote,
+        zygote: ZygoteProcess,
         pump: OutputPump,
-        telling: Telling,
+        reports: JobReports,
         board: ProgressBoard,
         jars: JobJars,
     ) -> None:
-        self._order = order
+        self._spec = spec
         self._driver = driver
         self._zygote = zygote
         self._pump = pump
-        self._telling = telling
-        self._class_paths = ClassPaths(driver, order)
+        self._reports = reports
+        self._class_paths = TaskClassPaths(driver, spec)
         self._pools = WorkerPools(driver.process.pid)
         self._jobs: dict[str, _Job] = {}
-        self._spares: list[Runner] = []
-        self._idle: list[Runner] = []
+        self._spares: list[RunnerProcess] = []
+        self._idle: list[RunnerProcess] = []
         self._fresh_only: set[tuple[str, ...]] = set()  # class paths, each with a class
-        self._reuse: bool = order["reuse"] and order["flavour"] != "custom"
+        self._reuse = spec.reuse and spec.context_type != "custom"
         self._lock = threading.Lock()
         # A thread that ran a job has a connection to the JVM, which the next job need not wait for.
         self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="job")
@@ -114,7 +142,7 @@ class PythonJobs:
             self._spares.append(first)
         threading.Thread(target=self._keep_spares, args=(first,), name="spare runners", daemon=True).start()
 
-    def _attached(self) -> Runner:
+    def _attached(self) -> RunnerProcess:
         runner = self._zygote.fork()
         try:
             runner.attach(self._driver)
@@ -123,16 +151,16 @@ class PythonJobs:
             raise
         return runner
 
-    def _keep_spares(self, first: Runner) -> None:
-        self._warm(first)
+    def _keep_spares(self, first: RunnerProcess) -> None:
+        self._warm_up(first)
         self.session_ready.wait()
         while not self._closing:
-            while len(self._spares) < self._order["spare_runners"] and not self._driver.over:
+            while len(self._spares) < self._spec.spare_runners and not self._driver.over:
                 try:
                     runner = self._attached()
-                    runner.prepare(self._order["flavour"])
-                except Exception as error:  # noqa: BLE001 - jobs make their own runner, and tell why they cannot
-                    self._note(f"a spare runner could not be made: {describe(error)}")
+                    runner.prepare(self._spec.context_type)
+                except Exception as error:  # noqa: BLE001 - jobs make their own runner, and report why they cannot
+                    self._warn(f"a spare runner could not be made: {describe(error)}")
                     break
                 with self._lock:
                     self._spares.append(runner)
@@ -145,22 +173,22 @@ class PythonJobs:
         while self._spares and self.busy and time.monotonic() < deadline:
             time.sleep(0.01)
 
-    def _warm(self, first: Runner) -> None:
+    def _warm_up(self, first: RunnerProcess) -> None:
         """Start the Python worker in a spare, unless a job has taken that already."""
         with self._lock:
             if first not in self._spares:
                 return
             self._spares.remove(first)
         try:
-            first.warm()
-        except (ChannelClosed, RunnerLost, FrameError) as error:
-            self._note(f"the first Python worker did not start: {describe(error)}")
+            first.warm_up()
+        except (ChannelClosed, RunnerLost, ProtocolError) as error:
+            self._warn(f"the first Python worker did not start: {describe(error)}")
             first.kill()
             return
         with self._lock:
             self._spares.append(first)
 
-    def _take_runner(self, job: _Job) -> Runner:
+    def _take_runner(self, job: _Job) -> RunnerProcess:
         """Return an idle runner of the job's class path, a spare, or a new one."""
         with self._lock:
             dead = [runner for runner in (*self._spares, *self._idle) if runner.exited.is_set()]
@@ -176,7 +204,7 @@ class PythonJobs:
             self._discard(runner)
         return fit[-1] if fit else spare or self._attached()
 
-    def _discard(self, runner: Runner) -> None:
+    def _discard(self, runner: RunnerProcess) -> None:
         """End a runner that has no job, and let go of what is held for it."""
         runner.kill()
         runner.exited.wait(_EXIT_TIMEOUT)
@@ -186,55 +214,54 @@ class PythonJobs:
 
     # -- jobs --------------------------------------------------------------------------------------
 
-    def submit(self, request: dict[str, Any], payload: bytes) -> None:
+    def submit(self, request: SubmitJob) -> None:
         """Run a job on a thread of its own."""
-        job = _Job(request, BoundedLog(Path(request["log_path"]), self._order["log_limit"]))
+        job = _Job(request, BoundedLog(request.log_path, self._spec.log_limit))
         with self._lock:
             self._jobs[job.id] = job
-        self._threads.submit(self._run, job, payload)
+        self._threads.submit(self._run, job)
 
-    def kill(self, job_id: str) -> bool:
-        """End a job, unless it has told its end already; return whether it is a Python job that runs."""
-        job = self._jobs.get(job_id)
-        if job is None:
-            return False
-        with job.lock:
-            if job.told is None:
-                job.killed = True
-        if job.killed and job.runner is not None:
-            job.runner.kill()
-        return True
-
-    def refuse(self, job_id: str, message: str) -> None:
-        """End a job whose result the server does not take."""
+    def kill(self, job_id: str) -> None:
+        """Kill a job, unless it has ended already or is no Python job."""
         job = self._jobs.get(job_id)
         if job is None:
             return
         with job.lock:
-            if job.told is None:
+            if job.outcome is None:
+                job.killed = True
+        if job.killed and job.runner is not None:
+            job.runner.kill()
+
+    def refuse(self, job_id: str, message: str) -> None:
+        """End a job whose result the server does not accept."""
+        job = self._jobs.get(job_id)
+        if job is None:
+            return
+        with job.lock:
+            if job.outcome is None:
                 job.refused = message
         if job.refused is not None and job.runner is not None:
             job.runner.kill()
 
     def close(self) -> None:
-        """End every job and spare; nothing is told of them."""
+        """Kill every job and spare runner, without a report."""
         self._closing = True
         with self._lock:
             runners = [*self._spares, *self._idle, *(job.runner for job in self._jobs.values() if job.runner)]
         for runner in runners:
             runner.kill()
 
-    def _note(self, text: str) -> None:
-        """Tell what went wrong beside the jobs, without a stack; while the context ends that is no news."""
+    def _warn(self, text: str) -> None:
+        """Report what went wrong beside the jobs, without a stack, unless the context is ending."""
         if not self._closing and not self._driver.over:
-            self._telling.note(" ".join(text.splitlines()[:2]))
+            self._reports.warn(" ".join(text.splitlines()[:2]))
 
     def running(self) -> dict[str, SparkTag]:
         """Return the jobs whose code runs, and the tags that their Spark jobs carry."""
         return {
             job.id: SparkTag(job.runner.tag, job.started)
             for job in list(self._jobs.values())
-            if job.running and not job.told and job.runner
+            if job.running and job.outcome is None and job.runner
         }
 
     @property
@@ -242,29 +269,29 @@ class PythonJobs:
         """Whether any job runs."""
         return bool(self._jobs)
 
-    def _run(self, job: _Job, payload: bytes) -> None:
+    def _run(self, job: _Job) -> None:
         try:
-            outcome = self._perform(job, payload)
+            outcome = self._perform(job)
         except Exception as error:  # noqa: BLE001 - whatever it is, this job cannot run
-            outcome = _failed("crashed", f"no process could be made for the job: {describe(error)}")
+            outcome = _failed(job, "crashed", f"no process could be made for the job: {describe(error)}")
         with self._lock:
             del self._jobs[job.id]
         job.log.close()
-        self._telling.ended(job.id, outcome)
+        self._reports.end(outcome)
         if job.reusable and job.runner is not None:
             self._recycle(job, job.runner)
-        elif job.told == {} and job.runner is not None:
+        elif job.finished and job.runner is not None:
             with self._cleaning(job):  # nobody waits for that
                 self._driver.cancel(job.runner.tag)  # what was on its way to the JVM when the process ended
                 job.runner.detach()
 
-    def _perform(self, job: _Job, payload: bytes) -> dict[str, Any]:
+    def _perform(self, job: _Job) -> JobEnded:
         """Run the job in a runner; in another one when that died while it waited, or must be a fresh one."""
-        job.fresh = (*job.class_path, job.request["class_name"]) in self._fresh_only
+        job.fresh = (*job.class_path, job.request.class_name) in self._fresh_only
         while True:
             runner = self._take_runner(job)
             runner.output.write = job.log.write
-            self._serve(job, runner, payload)
+            self._serve(job, runner)
             if job.reusable:
                 self._pump.drain(runner.output)
             else:
@@ -272,21 +299,21 @@ class PythonJobs:
             self._pools.end(job.pool)
             job.pool = None
             job.attempts += 1
-            if job.accepted or job.killed or job.told is not None or job.attempts >= _ATTEMPTS:
+            if job.accepted or job.killed or job.outcome is not None or job.attempts >= _ATTEMPTS:
                 return self._outcome(job, runner)
 
-    def _recycle(self, job: _Job, runner: Runner) -> None:
+    def _recycle(self, job: _Job, runner: RunnerProcess) -> None:
         """Keep a runner for the next job of its class path, once it is fit for it."""
-        reason: object = "its process ended"
+        reason: str | None = "its process ended"
         with self._cleaning(job):
             if job.used_spark:
                 self._driver.cancel(runner.tag)  # before its next job's Spark jobs carry the same tag
                 self._abandon(job.id)
-            header, _ = runner.channel.receive()
-            reason = header.get("reason") if header["kind"] in ("fit", "unfit") else "it broke the protocol"
+            answer = runner.channel.receive()
+            reason = answer.unfit if isinstance(answer, Restored) else "it broke the protocol"
         runner.output.write = runner.idle_write
         if reason is not None:
-            runner.idle_write(f"the process of job {job.id} serves no other job: {reason}\n".encode())
+            runner.idle_write(_line(f"the process of job {job.id} serves no other job: {reason}"))
         with self._lock:
             if reason is None and not self._closing:
                 self._idle.append(runner)
@@ -295,92 +322,99 @@ class PythonJobs:
         for one in (*surplus, *([runner] if reason is not None else [])):
             self._discard(one)
 
-    def _serve(self, job: _Job, runner: Runner, payload: bytes) -> None:
-        """Give the runner its job, and pass on what it tells until it tells its end, or ends."""
+    def _serve(self, job: _Job, runner: RunnerProcess) -> None:
+        """Give the runner its job, and pass on what it reports until it reports the end, or ends."""
         with job.lock:
             job.runner = runner
             if job.killed:
                 return
         try:
-            self._jars.add(job.request["jars"])
-            fields = self._class_paths.of(job.request["packages"])
-            job.pool = fields["pool"]
+            self._jars.add(job.request.jars)
+            class_path = self._class_paths.provide(job.request.packages)
+            job.pool = class_path.pool
             runner.class_path = job.class_path
             job.started = int(time.time() * 1000)
             self._pools.begin(job.pool)
-            configuration = b'{"context":%s,"job":%s}' % (
-                self._order["settings"].encode(),
-                payload,
-            )
             runner.channel.send(
-                "job",
-                configuration,
-                job_id=job.id,
-                class_name=job.request["class_name"],
-                flavour=self._order["flavour"],
-                data_dir=self._order["data_dir"],
-                reuse=self._reuse and not job.fresh,
-                **fields,
+                RunJob(
+                    job_id=job.id,
+                    class_name=job.request.class_name,
+                    context_type=self._spec.context_type,
+                    sys_path=tuple(package.directory for package in job.request.packages),
+                    includes=class_path.includes,
+                    pool=class_path.pool,
+                    data_dir=self._spec.data_dir,
+                    reuse=self._reuse and not job.fresh,
+                    configuration=b'{"context":%s,"job":%s}'
+                    % (self._spec.settings.encode(), job.request.config),
+                )
             )
-            while job.told is None:
-                self._take(job, *runner.channel.receive())
-        except (ChannelClosed, FrameError) as error:
-            if isinstance(error, FrameError):
-                job.log.write(f"the job's process broke the protocol: {error}\n".encode())
+            while job.outcome is None:
+                self._handle(job, runner.channel.receive())
+        except ChannelClosed:
             runner.exited.wait(_EXIT_TIMEOUT)
+        except ProtocolError as error:
+            job.accepted, job.broken = True, str(error)  # whatever runs there, the job has begun
         except Exception as error:  # noqa: BLE001 - the class path could not be shipped
             with job.lock:
-                job.told = _failed("loading", describe(error))
+                job.outcome = _failed(job, "loading", describe(error))
 
-    def _take(self, job: _Job, header: dict[str, Any], payload: bytes) -> None:
-        kind = header["kind"]
-        if kind == "running" and not job.running:
-            job.running = True
-            self._telling.running(job.id)
-        elif kind == "result" and job.running and job.refused is None:
-            self._telling.result(job.id, payload, stream=header.get("stream") is True)
-        elif kind == "accepted":
-            job.accepted = True
-        elif kind == "query":
-            job.queries.append(str(header.get("id")))
-        elif kind == "needs-fresh-process":
-            job.accepted, job.fresh = False, True
-            self._fresh_only.add((*job.class_path, job.request["class_name"]))
-            raise ChannelClosed("the job wants a process that has served none")
-        elif kind == "ended":
-            failure = header.get("failure")
-            told = {} if failure is None and job.running else _failed_as_told(failure, header.get("error"))
-            with job.lock:
-                if not job.killed and job.refused is None:
-                    job.told = told
-                    job.used_spark = header.get("used") is not False
-                    clean = header.get("clean") is True and not job.queries
-                    job.reusable = told == {} and clean and self._reuse and not job.fresh
-            if job.told is None:
-                raise ChannelClosed("the job was ended from outside")
+    def _handle(self, job: _Job, message: RunnerToHost) -> None:
+        match message:
+            case JobAccepted():
+                job.accepted = True
+            case JobValidated() if not job.running:
+                job.running = True
+                self._reports.send(JobRunning(job_id=job.id))
+            case ResultPart() if job.running:
+                if job.refused is None:
+                    self._reports.send(ResultChunk(job_id=job.id, stream=message.stream, data=message.data))
+            case QueryStarted():
+                job.queries.append(message.query_id)
+            case NotReady():
+                raise ChannelClosed(message.message)
+            case FreshProcessNeeded():
+                job.accepted, job.fresh = False, True
+                self._fresh_only.add((*job.class_path, job.request.class_name))
+                raise ChannelClosed("the job needs a process that has served no other one")
+            case JobFailed():
+                error = bounded(message.error)
+                self._set_outcome(job, JobEnded(job_id=job.id, failure=message.failure, error=error))
+            case JobFinished() if job.running:
+                self._set_outcome(job, JobEnded(job_id=job.id))
+                job.used_spark = message.used_spark
+                clean = message.clean and not job.queries
+                job.reusable = clean and self._reuse and not job.fresh
+            case _:
+                raise ProtocolError(f"the job's process sent {type(message).__name__} out of turn")
 
-    def _end(self, job: _Job, runner: Runner) -> None:
+    def _set_outcome(self, job: _Job, outcome: JobEnded) -> None:
+        with job.lock:
+            if job.killed or job.refused is not None:
+                raise ChannelClosed("the job was ended by the server")
+            job.outcome = outcome
+
+    def _end(self, job: _Job, runner: RunnerProcess) -> None:
         """End the process, what it started, and its Spark jobs; wait until its cores are free."""
         runner.kill()
-        finished = job.told == {}
-        if finished:  # while the process ends
+        if job.finished:  # while the process ends
             with self._cleaning(job):
                 self._let_go(job, runner)
         runner.exited.wait(_EXIT_TIMEOUT)
         with self._cleaning(job):
-            if not finished:
+            if not job.finished:
                 runner.detach()  # first: a call that is still starting something in the JVM is interrupted
             self._driver.stop_queries(runner.tag)
             self._driver.stop_streaming(runner.tag)
-            if not finished:
+            if not job.finished:
                 self._let_go(job, runner)
         others = [other.begun for other in list(self._jobs.values()) if other is not job]
         end_orphans(job.begun, others, of_tasks=True)
         runner.close(self._pump)
 
-    def _let_go(self, job: _Job, runner: Runner) -> None:
-        """Cancel what the job left in Spark, and let nobody wait for what it did not get to make."""
-        if job.told == {}:
+    def _let_go(self, job: _Job, runner: RunnerProcess) -> None:
+        """Cancel what the job left in Spark, and release those who wait for what it will not make."""
+        if job.finished:
             self._driver.cancel(runner.tag)  # of its threads, at most
         else:
             self._cancel_and_wait(runner.tag)
@@ -388,11 +422,11 @@ class PythonJobs:
 
     @contextlib.contextmanager
     def _cleaning(self, job: _Job) -> Iterator[None]:
-        """Tell what goes wrong inside."""
+        """Report what goes wrong inside, and go on."""
         try:
             yield
         except Exception as error:  # noqa: BLE001 - the JVM may answer in many ways
-            self._note(f"after job {job.id}: {describe(error)}")
+            self._warn(f"after job {job.id}: {describe(error)}")
 
     def _cancel_and_wait(self, tag: str) -> None:
         """Cancel a runner's Spark jobs, and wait until none of their tasks holds a core any more."""
@@ -403,29 +437,29 @@ class PythonJobs:
             time.sleep(0.02)
 
     def _abandon(self, job_id: str) -> None:
-        """Let nobody wait for named objects that the job did not get to make."""
+        """Release those who wait for named objects that the job will not make."""
         creators = self._properties.get("jobserver.namedObjects.creators")
         if creators is not None and not creators.isEmpty():
             from jobserver_pyspark.runner.named_objects import abandon  # noqa: PLC0415 - few jobs have named objects
 
             abandon(self._driver.jvm, job_id)
 
-    def _outcome(self, job: _Job, runner: Runner) -> dict[str, Any]:
-        if job.told is not None:
-            return job.told
+    def _outcome(self, job: _Job, runner: RunnerProcess) -> JobEnded:
+        if job.outcome is not None:
+            return job.outcome
         if job.refused is not None:
-            return _failed("result", job.refused)
+            return _failed(job, "result", job.refused)
         if job.killed:
-            return {"killed": True}
-        return _failed("crashed", _crash(runner.exit_status), stack=job.log.tail())
+            return JobEnded(job_id=job.id, killed=True)
+        return _failed(job, "crashed", job.broken or _crash(runner.exit_status), stack=job.log.tail())
 
 
-def _failed(kind: str, message: str, *, stack: str = "") -> dict[str, Any]:
-    return {"failure": kind, "error": {"message": message, "error_class": "", "stack": stack}}
+def _failed(job: _Job, kind: JobFailureKind, message: str, *, stack: str = "") -> JobEnded:
+    return JobEnded(job_id=job.id, failure=kind, error=bounded(ErrorReport(message=message, stack=stack)))
 
 
-def _failed_as_told(kind: Any, error: Any) -> dict[str, Any]:
-    return {"failure": kind if kind in _KINDS else "crashed", "error": bounded_fields(error)}
+def _line(text: str) -> bytes:
+    return f"{text}\n".encode(errors="replace")
 
 
 def _crash(status: int | None) -> str:

@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from jobserver_pyspark import processes
 from jobserver_pyspark.host.driver import Driver, GatewayServer
 from jobserver_pyspark.host.logs import Output, OutputPump
+from jobserver_pyspark.protocol.converter import ProtocolError, decode, encode
 from jobserver_pyspark.protocol.frames import CHUNK_SIZE, Channel
+from jobserver_pyspark.protocol.messages import (
+    Attach,
+    Attached,
+    ContextType,
+    ForkRunner,
+    HostToRunner,
+    NotReady,
+    Prepare,
+    RunnerExited,
+    RunnerForked,
+    RunnerToHost,
+    WarmedUp,
+    WarmUp,
+    ZygoteToHost,
+)
 
-__all__ = ["Runner", "RunnerLost", "Zygote"]
+__all__ = ["RunnerLost", "RunnerProcess", "ZygoteProcess"]
 
 _FORK_TIMEOUT = 30.0
+_MAX_PACKET = 65536
 
 
 class RunnerLost(Exception):
-    """A runner could not be made, or ended before its time."""
+    """A runner could not be made, or has ended too early."""
 
 
-class Runner:
-    """One process, for one job at a time. ``exit_status`` is negative for a signal, and None until it ended.
+class RunnerProcess:
+    """A runner as the host sees it: a process that runs one job at a time.
 
-    ``class_path`` tells which jobs it may serve: None while it has served none.
+    ``exit_status`` is negative for a signal, and None until the process has ended. ``class_path`` says which
+    jobs it can serve: None before its first one.
     """
 
-    def __init__(self, number: int, channel: Channel, output: Output) -> None:
+    def __init__(self, number: int, channel: Channel[HostToRunner, RunnerToHost], output: Output) -> None:
         self.tag = f"jobserver-runner-{number}"
         self.class_path: tuple[str, ...] | None = None
         self.channel = channel
@@ -44,59 +60,60 @@ class Runner:
         self.exited = threading.Event()
 
     def attach(self, driver: Driver) -> None:
-        """Connect the runner to the JVM. Raises RunnerLost, or what the JVM's end looks like."""
+        """Connect the runner to the JVM. Raises RunnerLost, or what py4j raises when the JVM ends."""
         self.gateway_server = driver.gateway_server(self.tag)
-        self.channel.send("attach", port=self.gateway_server.port, secret=self.gateway_server.secret)
-        self._expect("attached")
+        self.channel.send(Attach(port=self.gateway_server.port, secret=self.gateway_server.secret))
+        self._expect(Attached)
 
-    def warm(self) -> None:
+    def warm_up(self) -> None:
         """Have the runner start the context's first Python worker."""
-        self.channel.send("warm")
-        self._expect("warmed")
+        self.channel.send(WarmUp())
+        self._expect(WarmedUp)
 
-    def prepare(self, flavour: str) -> None:
-        """Have the runner do ahead what every job would have to wait for; its next request waits for that."""
-        self.channel.send("prepare", flavour=flavour)
+    def prepare(self, context_type: ContextType) -> None:
+        """Have the runner do ahead what its first job would wait for; its next request waits for that."""
+        self.channel.send(Prepare(context_type=context_type))
 
-    def _expect(self, kind: str) -> None:
-        header, _ = self.channel.receive()
-        if header["kind"] == "failed":
-            raise RunnerLost(str(header.get("message")))
-        if header["kind"] != kind:
-            raise RunnerLost(f"a runner answered {header['kind']}, not {kind}")
+    def _expect(self, kind: type[RunnerToHost]) -> None:
+        answer = self.channel.receive()
+        if isinstance(answer, NotReady):
+            raise RunnerLost(answer.message)
+        if not isinstance(answer, kind):
+            raise ProtocolError(f"a runner answered {type(answer).__name__} instead of {kind.__name__}")
 
     def kill(self) -> None:
-        """End the process and its group at once, whatever it is doing."""
+        """Kill the process and its group, whatever it is doing."""
         if self.pid is not None and not self.exited.is_set():
             processes.kill_group(self.pid)
 
     def close(self, pump: OutputPump) -> None:
-        """Let go of what the host holds for an ended runner."""
+        """Release what the host holds for a runner that has ended."""
         self.channel.close()
         pump.finish(self.output)
 
     def detach(self) -> None:
-        """Let go of what the JVM holds for an ended runner, and end what it does for it."""
+        """Release what the JVM holds for a runner that has ended, and end what it does for it."""
         if self.gateway_server is not None:
             self.gateway_server.shutdown()
 
 
-class Zygote:
-    """The process that forks runners; see :mod:`jobserver_pyspark.runner.zygote`.
+class ZygoteProcess:
+    """The zygote as the host sees it; see :mod:`jobserver_pyspark.runner.zygote`.
 
-    Started by the host's main thread. ``on_loss`` is called when it ends by itself.
+    Started by the host's main thread. ``on_loss`` is called with the reason when it ends by itself.
     """
 
-    def __init__(self, pump: OutputPump, log: Callable[[bytes], None], on_loss: Callable[[], None]) -> None:
+    def __init__(
+        self, pump: OutputPump, log: Callable[[bytes], None], on_loss: Callable[[str], None]
+    ) -> None:
         self._pump = pump
         self._log = log
         self._on_loss = on_loss
         self._requests = threading.Lock()
-        self._runners: dict[int, Runner] = {}
+        self._runners: dict[int, RunnerProcess] = {}
         self._count = 0
         self._closing = False
         self._lost = False
-        self._imported = threading.Event()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.process = self._start(theirs)
         threading.Thread(target=self._listen, name="zygote reports", daemon=True).start()
@@ -122,68 +139,66 @@ class Zygote:
         return process
 
     def write_log_to(self, log: Callable[[bytes], None]) -> None:
-        """Have what the zygote and idle runners say go to another log from now on."""
+        """Write the output of the zygote and of idle runners to another log from now on."""
         self._log = log
         self._output.write = log
 
-    def fork(self) -> Runner:
+    def fork(self) -> RunnerProcess:
         """Return a new runner that waits to be attached. Raises RunnerLost."""
         ours, theirs = socket.socketpair()
         reader, writer = os.pipe()
+        channel = Channel[HostToRunner, RunnerToHost](ours, RunnerToHost, max_payload=CHUNK_SIZE)
         with self._requests:
             self._count += 1
-            number = self._count
-            runner = Runner(number, Channel(ours, max_payload=CHUNK_SIZE), self._pump.add(reader, self._log))
-            self._runners[number] = runner
-            request = json.dumps({"runner": number}).encode()
+            runner = RunnerProcess(self._count, channel, self._pump.add(reader, self._log))
+            self._runners[self._count] = runner
+            request, _ = encode(ForkRunner(runner=self._count))
             try:
                 socket.send_fds(self._control, [request], [theirs.fileno(), writer])
             except OSError as error:
-                raise RunnerLost(f"the process that makes runners is gone: {error}") from error
+                raise RunnerLost(f"the zygote, which forks runners, is gone: {error}") from error
             finally:
                 theirs.close()
                 os.close(writer)
         if not runner.forked.wait(_FORK_TIMEOUT) or runner.pid is None:
-            raise RunnerLost("the process that makes runners does not answer")
+            raise RunnerLost("the zygote, which forks runners, does not answer")
         return runner
 
     @property
     def lives(self) -> bool:
-        """Whether it can be heard; when it cannot, that is known before any runner's end is."""
+        """Whether the zygote is connected. When it is not, this is known before any runner's end is."""
         return not self._lost
 
     def _listen(self) -> None:
-        while True:
-            try:
-                message = self._control.recv(65536)
-            except OSError:
-                message = b""
-            if not message:
-                break
-            self._take_report(json.loads(message))
+        reason = "the zygote, which forks the processes of jobs, ended"
+        try:
+            while packet := self._control.recv(_MAX_PACKET):
+                self._handle(decode(ZygoteToHost, packet))
+        except OSError:
+            pass
+        except ProtocolError as error:
+            reason = str(error)
         self._lost = True
         for runner in list(self._runners.values()):
             runner.forked.set()
             runner.exited.set()
         if not self._closing:
-            self._on_loss()
+            self._on_loss(reason)
 
-    def _take_report(self, report: dict[str, Any]) -> None:
-        if report["kind"] == "imported":
-            self._imported.set()
-            return
-        runner = self._runners[report["runner"]]
-        if report["kind"] == "forked":
-            runner.pid = report["pid"]
-            runner.forked.set()
-        else:
-            del self._runners[report["runner"]]
-            runner.exit_status = report["status"]
-            runner.forked.set()
-            runner.exited.set()
+    def _handle(self, report: ZygoteToHost) -> None:
+        match report:
+            case RunnerForked():
+                runner = self._runners[report.runner]
+                runner.pid = report.pid
+                runner.forked.set()
+            case RunnerExited():
+                runner = self._runners.pop(report.runner)
+                runner.exit_status = report.status
+                runner.forked.set()
+                runner.exited.set()
 
     def close(self) -> None:
-        """End the zygote and every runner."""
+        """Kill the zygote and every runner."""
         self._closing = True
         for runner in list(self._runners.values()):
             runner.kill()

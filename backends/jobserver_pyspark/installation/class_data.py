@@ -40,9 +40,9 @@ class ClassData:
         stamps = [f"{jar}:{jar.stat().st_size}" for jar in installation.jars]
         parts = (java.identity, class_path(installation), *JVM_OPTIONS, *stamps)
         name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
-        self._folder = cache / "class-data"
-        self.path = self._folder / f"{name}.jsa"
-        self._base = self._folder / f"{name}.base.jsa"
+        self._directory = cache / "class-data"
+        self.path = self._directory / f"{name}.jsa"
+        self._base = self._directory / f"{name}.base.jsa"
 
     @property
     def exists(self) -> bool:
@@ -63,7 +63,7 @@ class ClassData:
         contexts do, and stops it gracefully; it returns whether that went well. Setting ``give_up`` ends
         the JVM that this method starts itself.
         """
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._locked() as mine:
             if mine and not self.exists:
                 self._make(train, give_up or threading.Event())

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,71 +14,39 @@ from pathlib import Path
 import attrs
 
 from jobserver_core.errors import LaunchError
-from jobserver_pyspark.installation.java import find_java, utf8_locale
+from jobserver_pyspark.installation.java import find_java, run_java
 from jobserver_pyspark.installation.libraries import (
     LibrariesUnavailable,
     LibrarySource,
     kept_libraries,
     resolve_libraries,
 )
-from jobserver_pyspark.installation.spark import default_cache_dir, find_installation
+from jobserver_pyspark.installation.spark import SparkInstall, default_cache_dir
 
-__all__ = ["CompilationFailed", "JvmToolchain", "SparkInstall", "default_java"]
+__all__ = ["CompilationFailed", "JvmToolchain", "default_java"]
 
 SOURCES = Path(__file__).parent.parent / "jvm" / "scala"
+_MAX_OUTPUT = 4000
 COMPILE_TIMEOUT = 300.0
 """Seconds; a compilation takes about five on two idle cores."""
 
 
 class CompilationFailed(LaunchError):
-    """The JVM side could not be compiled; the message has the compiler's words."""
+    """The JVM side could not be compiled; the message has the compiler's output."""
 
 
 def default_java() -> str:
-    """Return the program of the Java that contexts would run. Raises LaunchError when there is none."""
+    """Return the program of the Java that contexts run. Raises JavaNotFound."""
     return str(find_java().program)
-
-
-@attrs.frozen(kw_only=True)
-class SparkInstall:
-    """An installed Spark: where its jars are, its version, and the Scala version that it is built for."""
-
-    jars: Path
-    version: str
-    scala: str
-
-    @classmethod
-    def find(cls, home: Path | None = None) -> SparkInstall:
-        """The Spark of ``home``, else the one inside the installed PySpark, which contexts run."""
-        return cls.of((home or find_installation(sys.executable).folder) / "jars")
-
-    @classmethod
-    def of(cls, jars: Path) -> SparkInstall:
-        """The Spark whose jars lie in this folder."""
-        for jar in jars.glob("spark-core_*.jar"):
-            match = re.fullmatch(r"spark-core_([\d.]+)-(.+)\.jar", jar.name)
-            if match:
-                return cls(jars=jars, scala=match[1], version=match[2])
-        raise LaunchError(message=f"no spark-core jar in {jars}: is this a Spark installation?")
-
-    @property
-    def major(self) -> int:
-        """The major version: 3 or 4."""
-        return int(self.version.split(".")[0])
-
-    @property
-    def class_path(self) -> str:
-        """All of Spark's jars, as ``-classpath`` wants them."""
-        return str(self.jars / "*")
 
 
 @attrs.frozen(kw_only=True)
 class JvmToolchain:
     """Builds and finds the compiled JVM side of one installed Spark.
 
-    ``cache_dir`` may be shared by any number of processes: a result appears in it whole or not at all.
-    Its content can be deleted at any time when no context runs JVM jobs. ``on_build`` is called before each
-    compilation: these take seconds, everything else a moment.
+    ``cache_dir`` may be shared by any number of processes: a result appears in it complete or not at all.
+    Its content can be deleted whenever no context runs JVM jobs. ``on_build`` is called before each
+    compilation, which takes seconds.
     """
 
     spark: SparkInstall = attrs.field(factory=SparkInstall.find)
@@ -90,15 +56,15 @@ class JvmToolchain:
     on_build: Callable[[], object] = attrs.field(default=lambda: None, eq=False, repr=False)
 
     def runner_jar(self) -> Path:
-        """The runner, which needs nothing but Spark; compiled when it is not there yet."""
+        """Return the runner, which needs only Spark; compiled when it is not there yet."""
         sources = _sources("core", f"spark{min(self.spark.major, 4)}")
         return self._compiled("runner", sources, class_path=())
 
     def api_jars(self) -> tuple[Path, ...]:
-        """The ``spark.jobserver`` API and the libraries that it needs.
+        """Return the ``spark.jobserver`` API and the libraries that it needs.
 
         Raises:
-            LibrariesUnavailable: no repository has these libraries.
+            LibrariesUnavailable: the libraries could not be resolved from any repository.
 
         """
         runner = self.runner_jar()
@@ -118,27 +84,27 @@ class JvmToolchain:
         return (api, *libraries) if api.is_file() else None
 
     def unpacked(self, jars: Sequence[Path]) -> Path:
-        """Return a directory that holds the classes of several jars; made when it is not there yet.
+        """Return a directory with the classes of several jars; made when it is not there yet.
 
-        The name says what is in it, so that its content never changes.
+        The name is a digest of its content, which never changes.
         """
         digest = hashlib.sha256()
         for jar in jars:
             digest.update(hashlib.sha256(jar.read_bytes()).digest())
         directory = self._home() / f"classes-{digest.hexdigest()[:16]}"
         if not directory.is_dir():
-            with _appearing(directory) as made:
+            with _made_at_once(directory) as made:
                 for jar in jars:
                     with zipfile.ZipFile(jar) as archive:
                         archive.extractall(made)
         return directory
 
     def prepare(self) -> None:
-        """Compiles all there is, ahead of the first job."""
+        """Compile everything, ahead of the first job."""
         self.api_jars()
 
     def class_path(self, *, with_spark: bool = True) -> str:
-        """What a job is compiled against: the API, its libraries and, when asked for, Spark itself."""
+        """Return what a job is compiled against: the API, its libraries and, by default, Spark."""
         entries = [str(jar) for jar in self.api_jars()]
         if with_spark:
             entries.append(self.spark.class_path)
@@ -151,7 +117,7 @@ class JvmToolchain:
         jar = self._jar(name, sources, class_path)
         if not jar.is_file():
             self.on_build()
-            with _appearing(jar.parent) as built, tempfile.TemporaryDirectory() as classes:
+            with _made_at_once(jar.parent) as built, tempfile.TemporaryDirectory() as classes:
                 self._compile(sources, Path(classes), class_path)
                 _archive(Path(classes), built / jar.name)
         return jar
@@ -162,41 +128,23 @@ class JvmToolchain:
 
     def _compile(self, sources: Sequence[Path], classes: Path, class_path: Sequence[Path]) -> None:
         spark = sorted(str(path) for path in self.spark.jars.glob("*.jar"))
-        # One run, then gone: the first compiler tier alone is the quickest way through.
-        command = [
-            self.java,
-            "-XX:TieredStopAtLevel=1",
-            "-XX:+UseSerialGC",
-            "-Xss8m",
-            "-cp",
-            self.spark.class_path,
-        ]
-        command += ["scala.tools.nsc.Main", "-nowarn", "-encoding", "UTF-8", "-d", str(classes)]
-        command += ["-classpath", os.pathsep.join([*map(str, class_path), *spark]), *map(str, sources)]
+        # One short run: the first compiler tier alone is the fastest.
+        arguments = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xss8m", "-cp", self.spark.class_path]
+        arguments += ["scala.tools.nsc.Main", "-nowarn", "-encoding", "UTF-8", "-d", str(classes)]
+        arguments += ["-classpath", os.pathsep.join([*map(str, class_path), *spark]), *map(str, sources)]
+        failed = f"cannot compile the JVM side for Spark {self.spark.version}"
         try:
-            done = subprocess.run(  # noqa: S603 - the command is ours
-                command,
-                env={**os.environ, **utf8_locale()},
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                timeout=COMPILE_TIMEOUT,
-                check=False,
-            )
+            done = run_java(self.java, arguments, timeout=COMPILE_TIMEOUT)
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise CompilationFailed(
-                message=f"cannot compile the JVM side for Spark {self.spark.version}: {error}"
-            ) from error
+            raise CompilationFailed(message=f"{failed}: {error}") from error
         if done.returncode != 0:
-            words = (done.stdout + done.stderr).strip()[-4000:]
-            raise CompilationFailed(
-                message=f"cannot compile the JVM side for Spark {self.spark.version}:\n{words}"
-            )
+            output = (done.stdout + done.stderr).strip()[-_MAX_OUTPUT:]
+            raise CompilationFailed(message=f"{failed}:\n{output}")
 
 
 @contextlib.contextmanager
-def _appearing(directory: Path) -> Iterator[Path]:
-    """Yield an empty directory that takes its place whole at the end, unless another process was quicker."""
+def _made_at_once(directory: Path) -> Iterator[Path]:
+    """Yield an empty directory that is moved to its place at the end, unless another process was faster."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".building-", dir=directory.parent) as temporary:
         made = Path(temporary) / "made"
@@ -209,8 +157,8 @@ def _appearing(directory: Path) -> Iterator[Path]:
                 raise
 
 
-def _sources(*folders: str) -> list[Path]:
-    return [path for folder in folders for path in sorted((SOURCES / folder).rglob("*.scala"))]
+def _sources(*directories: str) -> list[Path]:
+    return [path for name in directories for path in sorted((SOURCES / name).rglob("*.scala"))]
 
 
 def _digest(sources: Iterable[Path], names: Iterable[str]) -> str:
@@ -223,7 +171,7 @@ def _digest(sources: Iterable[Path], names: Iterable[str]) -> str:
 
 
 def _archive(classes: Path, jar: Path) -> None:
-    """A jar with fixed times, so that the same sources give the same bytes."""
+    """Make a jar with fixed times, so that the same sources give the same bytes."""
     with zipfile.ZipFile(jar, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(classes.rglob("*")):
             if path.is_file():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from jobserver_pyspark.installation import site
+from jobserver_pyspark.installation import site_configuration
 from jobserver_pyspark.installation.spark import Installation
 
 __all__ = ["JVM_OPTIONS", "class_path"]
@@ -40,15 +40,21 @@ JVM_OPTIONS = (
     "-XX:+ExitOnOutOfMemoryError",
     "-XX:-UsePerfData",
 )
-"""What Spark's own launcher gives its driver, but for a module that it can do without and that some JDKs
-lack; and that a JVM without memory ends instead of thrashing, and leaves no file in the system's folder."""
+"""The options that Spark's own launcher passes to a driver, without a module that it does not need and that some
+JDKs lack. Two are ours: a JVM that runs out of memory exits instead of thrashing, and no JVM leaves a file in
+``/tmp``."""
 
 
 def class_path(
     installation: Installation, *, before: str | None = None, after: list[Path] | None = None
 ) -> str:
-    """Return the driver's class path: Spark's jars and the site's configuration, then the context's own."""
+    """Return the driver's class path: Spark's jars, the site's configuration, then the context's own jars."""
     first = [before] if before else []
     return os.pathsep.join(
-        [*first, *map(str, installation.jars), *site.class_path(installation), *map(str, after or [])]
+        [
+            *first,
+            *map(str, installation.jars),
+            *site_configuration.class_path(installation),
+            *map(str, after or []),
+        ]
     )

@@ -13,14 +13,14 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
 
 from jobserver_core.errors import LaunchError
 
-__all__ = ["MINIMUM_VERSION", "Java", "JavaNotFound", "find_java", "utf8_locale"]
+__all__ = ["MINIMUM_VERSION", "Java", "JavaNotFound", "find_java", "run_java", "utf8_locale"]
 
 MINIMUM_VERSION = 17
 VERSION_TIMEOUT = 60.0
@@ -86,6 +86,25 @@ def utf8_locale(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     if (environment.get(effective) or "C") not in ("C", "POSIX"):
         return {}
     return {"LC_ALL" if effective == "LC_ALL" else "LC_CTYPE": "C.UTF-8"}
+
+
+def run_java(java: str, arguments: Sequence[str], *, timeout: float) -> subprocess.CompletedProcess[str]:
+    """Run a Java program to its end, and return it with its output.
+
+    Raises:
+        OSError: Java could not be started.
+        TimeoutExpired: it took longer than ``timeout`` seconds, and was killed.
+
+    """
+    return subprocess.run(  # noqa: S603 - the user's own Java
+        [java, *arguments],
+        env={**os.environ, **utf8_locale()},
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=timeout,
+        check=False,
+    )
 
 
 def _candidates(environment: Mapping[str, str]) -> Iterator[tuple[str, Path | None]]:

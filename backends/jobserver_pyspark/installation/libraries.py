@@ -1,4 +1,4 @@
-"""The libraries in the ``spark.jobserver`` API's signatures: from a folder, or as Spark resolves packages."""
+"""The libraries in the ``spark.jobserver`` API's signatures: from a directory or a repository."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import attrs
 
 from jobserver_core.errors import LaunchError
-from jobserver_pyspark.installation.java import utf8_locale
-
-if TYPE_CHECKING:
-    from jobserver_pyspark.installation.compiler import SparkInstall
+from jobserver_pyspark.installation.java import run_java
+from jobserver_pyspark.installation.spark import SparkInstall
 
 __all__ = ["LibrariesUnavailable", "LibrarySource", "kept_libraries", "resolve_libraries"]
 
@@ -24,29 +21,29 @@ SCALACTIC_VERSION = "3.2.19"
 
 
 class LibrariesUnavailable(LaunchError):
-    """The libraries of the ``spark.jobserver`` API can be had from nowhere; the message says what to do."""
+    """The libraries of the ``spark.jobserver`` API could not be resolved; the message says what to do."""
 
 
 @attrs.frozen(kw_only=True)
 class LibrarySource:
     """Where ``com.typesafe:config`` and ``org.scalactic:scalactic`` come from.
 
-    ``folder`` is for sites without a repository: a folder that holds the two jars. Without it Spark's own
+    ``directory`` is for sites without a repository: a directory with the two jars. Without it Spark's own
     package resolution is used, with the same settings: ``spark.jars.repositories``,
     ``spark.jars.ivySettings`` and ``spark.jars.ivy``. ``timeout`` is in seconds.
     """
 
-    folder: Path | None = None
+    directory: Path | None = None
     repositories: str | None = None
     ivy_settings: str | None = None
     ivy: str | None = None
     timeout: float = 120.0
 
     @classmethod
-    def from_conf(cls, conf: dict[str, str], folder: Path | None = None) -> LibrarySource:
-        """Takes the ``spark.jars.*`` settings of a context."""
+    def from_conf(cls, conf: dict[str, str], directory: Path | None = None) -> LibrarySource:
+        """Read the ``spark.jars.*`` settings of a context."""
         return cls(
-            folder=folder,
+            directory=directory,
             repositories=conf.get("spark.jars.repositories"),
             ivy_settings=conf.get("spark.jars.ivySettings"),
             ivy=conf.get("spark.jars.ivy"),
@@ -56,7 +53,12 @@ class LibrarySource:
 def resolve_libraries(
     source: LibrarySource, java: str, spark: SparkInstall, runner: Path, cache: Path
 ) -> tuple[Path, ...]:
-    """The two jars for this Spark's Scala version, kept in ``cache`` once they were found."""
+    """Return the two jars for this Spark's Scala version; they are kept in ``cache``.
+
+    Raises:
+        LibrariesUnavailable: neither the configured directory nor a repository has them.
+
+    """
     if (there := kept_libraries(source, spark, cache)) is not None:
         return there
     found = _resolve(source, java, spark, runner)
@@ -66,14 +68,16 @@ def resolve_libraries(
 
 
 def kept_libraries(source: LibrarySource, spark: SparkInstall, cache: Path) -> tuple[Path, ...] | None:
-    """The two jars when they are on this machine already; None when a repository must be asked.
+    """Return the two jars where they are on this machine already, else None.
 
     Raises:
-        LibrariesUnavailable: the configured folder does not hold them.
+        LibrariesUnavailable: the configured directory does not have them.
 
     """
-    if source.folder is not None:
-        return tuple(_in_folder(source.folder, prefix) for prefix in ("config-", f"scalactic_{spark.scala}-"))
+    if source.directory is not None:
+        return tuple(
+            _in_directory(source.directory, prefix) for prefix in ("config-", f"scalactic_{spark.scala}-")
+        )
     jars = _kept_paths(spark, cache)
     return jars if all(jar.is_file() for jar in jars) else None
 
@@ -83,12 +87,12 @@ def _kept_paths(spark: SparkInstall, cache: Path) -> tuple[Path, ...]:
     return tuple(cache / "libraries" / name for name in names)
 
 
-def _in_folder(folder: Path, prefix: str) -> Path:
+def _in_directory(directory: Path, prefix: str) -> Path:
     # Ivy names the jars after their group as well: org.scalactic_scalactic_2.13-3.2.19.jar
-    found = sorted(jar for jar in folder.glob("*.jar") if prefix in jar.name)
+    found = sorted(jar for jar in directory.glob("*.jar") if prefix in jar.name)
     if not found:
         raise LibrariesUnavailable(
-            message=f"no {prefix}<version>.jar in the configured folder {folder}: put it there"
+            message=f"no {prefix}<version>.jar in the configured directory {directory}: put it there"
         )
     return found[-1]
 
@@ -98,24 +102,16 @@ def _resolve(source: LibrarySource, java: str, spark: SparkInstall, runner: Path
         f"com.typesafe:config:{CONFIG_VERSION}",
         f"org.scalactic:scalactic_{spark.scala}:{SCALACTIC_VERSION}",
     )
-    command = [java, "-XX:TieredStopAtLevel=1", "-cp", os.pathsep.join([str(runner), spark.class_path])]
-    command += ["org.apache.spark.sql.jobserver.ResolveLibraries", ",".join(coordinates)]
-    command += [source.ivy_settings or "", source.repositories or "", source.ivy or ""]
+    arguments = ["-XX:TieredStopAtLevel=1", "-cp", os.pathsep.join([str(runner), spark.class_path])]
+    arguments += ["org.apache.spark.sql.jobserver.ResolveLibraries", ",".join(coordinates)]
+    arguments += [source.ivy_settings or "", source.repositories or "", source.ivy or ""]
     advice = (
         f"{' and '.join(coordinates)} are needed for jobs of the spark.jobserver API: "
         "make a repository reachable (spark.jars.repositories, spark.jars.ivySettings), "
-        "or configure a folder that holds the two jars"
+        "or configure a directory that has the two jars"
     )
     try:
-        done = subprocess.run(  # noqa: S603 - the command is ours
-            command,
-            env={**os.environ, **utf8_locale()},
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=source.timeout,
-            check=False,
-        )
+        done = run_java(java, arguments, timeout=source.timeout)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise LibrariesUnavailable(message=f"{advice} ({error})") from error
     found = [Path(line) for line in done.stdout.splitlines() if line.endswith(".jar")]
@@ -126,8 +122,8 @@ def _resolve(source: LibrarySource, java: str, spark: SparkInstall, runner: Path
 
 def _reason(log: str) -> str:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    telling = [line for line in lines if "unresolved dependency" in line or "Exception" in line]
-    return "; ".join(dict.fromkeys(telling)) or "; ".join(lines[-3:])
+    errors = [line for line in lines if "unresolved dependency" in line or "Exception" in line]
+    return "; ".join(dict.fromkeys(errors)) or "; ".join(lines[-3:])
 
 
 def _keep(found: list[Path], names: tuple[str, ...], kept: Path) -> None:

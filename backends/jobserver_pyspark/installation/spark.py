@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,14 @@ import attrs
 
 from jobserver_core.errors import LaunchError
 
-__all__ = ["Installation", "default_cache_dir", "find_installation", "python_view", "spark_home_view"]
+__all__ = [
+    "Installation",
+    "SparkInstall",
+    "default_cache_dir",
+    "find_installation",
+    "python_view",
+    "spark_home_view",
+]
 
 _ASK = """
 import importlib.util, json, sys
@@ -31,22 +39,55 @@ print(json.dumps([spec.origin if spec else None, version.get("__version__"), sys
 
 @attrs.frozen(kw_only=True)
 class Installation:
-    """An interpreter with PySpark: ``folder`` is the package, which holds Spark's jars."""
+    """An interpreter with PySpark: ``package`` is the directory of the package, which has Spark's jars."""
 
     python: str
-    folder: Path
+    package: Path
     version: str
 
     @property
-    def release(self) -> list[int]:
+    def release(self) -> tuple[int, ...]:
         """The first two numbers of Spark's version."""
-        return [int(number) for number in self.version.split(".")[:2]]
+        return tuple(int(number) for number in self.version.split(".")[:2])
 
     @property
     def jars(self) -> list[Path]:
         """Spark's own class path, in a fixed order: the logging interface first, as Spark has it."""
-        found = sorted((self.folder / "jars").glob("*.jar"))
+        found = sorted((self.package / "jars").glob("*.jar"))
         return sorted(found, key=lambda jar: not jar.name.startswith("slf4j-api"))
+
+
+@attrs.frozen(kw_only=True)
+class SparkInstall:
+    """An installed Spark: where its jars are, its version, and the Scala version that it was built with."""
+
+    jars: Path
+    version: str
+    scala: str
+
+    @classmethod
+    def find(cls, home: Path | None = None) -> SparkInstall:
+        """Return the Spark of ``home``, by default the one inside PySpark, which contexts run."""
+        return cls.of((home or find_installation(sys.executable).package) / "jars")
+
+    @classmethod
+    def of(cls, jars: Path) -> SparkInstall:
+        """Return the Spark whose jars are in this directory."""
+        for jar in jars.glob("spark-core_*.jar"):
+            match = re.fullmatch(r"spark-core_([\d.]+)-(.+)\.jar", jar.name)
+            if match:
+                return cls(jars=jars, scala=match[1], version=match[2])
+        raise LaunchError(message=f"no spark-core jar in {jars}: is this a Spark installation?")
+
+    @property
+    def major(self) -> int:
+        """The major version: 3 or 4."""
+        return int(self.version.split(".")[0])
+
+    @property
+    def class_path(self) -> str:
+        """All of Spark's jars, as a class path."""
+        return str(self.jars / "*")
 
 
 @functools.lru_cache(maxsize=32)
@@ -68,33 +109,33 @@ def find_installation(python: str) -> Installation:
             "pip install 'jobserver-core[pyspark]'" if python == sys.executable else "pip install pyspark"
         )
         raise LaunchError(message=f"{python!r} has no PySpark: install it there with {advice}")
-    folder = Path(origin).parent
-    if not (folder / "jars").is_dir():
-        raise LaunchError(message=f"the PySpark in {folder} has no jars (pyspark-client?): install pyspark")
-    return Installation(python=python, folder=folder, version=version)
+    package = Path(origin).parent
+    if not (package / "jars").is_dir():
+        raise LaunchError(message=f"the PySpark in {package} has no jars (pyspark-client?): install pyspark")
+    return Installation(python=python, package=package, version=version)
 
 
 def spark_home_view(installation: Installation, cache: Path) -> Path:
-    """Return a folder to use as ``SPARK_HOME``: PySpark's, but without ``python/lib``.
+    """Return a directory to use as ``SPARK_HOME``: PySpark's, but without ``python/lib``.
 
     Python workers import what that holds, a ZIP without byte code, which takes half a second longer than
     the package that the interpreter has anyway.
     """
     names = [
-        entry for entry in sorted(installation.folder.iterdir()) if entry.name in ("jars", "bin", "sbin")
+        entry for entry in sorted(installation.package.iterdir()) if entry.name in ("jars", "bin", "sbin")
     ]
     return _view(cache, names)
 
 
 def default_cache_dir(environment: Mapping[str, str] | None = None) -> Path:
-    """Return the user's cache folder for job servers, after the XDG base directory specification."""
+    """Return the user's cache directory for job servers, after the XDG base directory specification."""
     environment = os.environ if environment is None else environment
     root = environment.get("XDG_CACHE_HOME", "")
     return Path(root if os.path.isabs(root) else os.path.expanduser("~/.cache"), "jobserver")
 
 
 def python_view(packages: Iterable[str], cache: Path) -> Path:
-    """Return a folder from which exactly these packages of this interpreter can be imported."""
+    """Return a directory from which exactly these packages of this interpreter can be imported."""
     return _view(cache, [_location(name) for name in packages])
 
 
@@ -107,7 +148,7 @@ def _location(package: str) -> Path:
 
 
 def _view(cache: Path, entries: list[Path]) -> Path:
-    """Make a folder of symbolic links, named after what they point to; atomic, and never changed."""
+    """Make a directory of symbolic links, named after what they point to; atomic, and never changed."""
     name = hashlib.sha256("\n".join(map(str, entries)).encode()).hexdigest()[:16]
     view = cache / "views" / name
     if not view.is_dir():

@@ -34,20 +34,20 @@ class _Nowhere(ResultSink):
 class TrainingSession(ContextListener):
     """Follows a context through one training job to its graceful stop, when the JVM writes the archive."""
 
-    def __init__(self, folder: Path, python: str) -> None:
+    def __init__(self, directory: Path, python: str) -> None:
         self._changed = threading.Condition()
         self._ready = False
         self._outcome: JobOutcome | None = None
         self._end: ContextEnd | None = None
-        self._log = folder / "job.log"
-        data = folder / "data"
+        self._log = directory / "job.log"
+        data = directory / "data"
         data.mkdir()
         self.spec = ContextSpec(
             id=str(uuid4()),
             name="class-data-training",
             settings={"spark": {"master": "local[1]"}, "python": {"executable": python}},
-            log_path=folder / "context.log",
-            work_dir=folder / "work",
+            log_path=directory / "context.log",
+            work_dir=directory / "work",
             data_dir=data,
         )
 

@@ -1,29 +1,29 @@
 """JVM jobs: jars in the same warm contexts as Python jobs, and the named objects that both share.
 
-For the context host, which owns the gateway of the context's JVM and a live ``SparkSession``::
+For the context host, which owns the gateway of the context's JVM and a live session::
 
-    from jobserver_pyspark.jvm import JvmJar, JvmJobRequest, JvmJobs, JvmToolchain, context_settings
+    from jobserver_pyspark.jvm import JvmJobs, JvmSession, JvmToolchain, context_settings, isolation_for
 
-    conf.update(context_settings(kind="spark"))        # before the SparkContext is made; costs nothing
-    jobs = JvmJobs(spark, JvmToolchain(java="java"), job_classes, isolation=isolation_for(kind))
-    outcome = jobs.run(request, on_running=...)        # blocks its thread until the job is over
+    conf.update(context_settings("spark"))             # before the SparkContext is made; costs nothing
+    session = JvmSession(gateway, java_session)
+    jobs = JvmJobs(session, JvmToolchain(java="java"), job_classes, isolation=isolation_for("spark"))
+    state = jobs.run(request, on_running=...)          # blocks its thread until the job has ended
     jobs.cancel(job_id, wait=2.0)                      # from any other thread
     jobs.close(wait=5.0)                               # before the context is stopped
 
 Nothing is compiled, loaded or resolved before the first JVM job of a context. The first one on a machine,
 for a version of Spark, compiles the runner (5 s); one that uses the ``spark.jobserver`` API also resolves
-two libraries and compiles that API (about 8 s more). Both are kept in the toolchain's cache folder;
-``JvmToolchain.prepare()`` does it ahead.
+two libraries and compiles that API (about 8 s more). Both are kept in the toolchain's cache directory;
+``JvmToolchain.prepare()`` does both ahead.
 
 **Threads.** ``run`` blocks; call it on a thread of its own per job. PySpark's gateway gives each Python
 thread its own connection. ``cancel`` and ``is_running`` may be called from any thread at any time.
 
-**What a job is** is in :class:`JvmJobRequest`, **how it ended** in :class:`JvmOutcome`: ``finished``,
-``failed`` (with the core's ``FailureKind`` and ``ErrorInfo``) or ``killed``. Results never pass the
-gateway: the JVM writes the file ``result_path``, as one JSON value or as the bytes of a streamed result
-(``outcome.result`` says which). What the job's threads print and log goes to ``log_path``; what belongs to
-no job stays in the driver's log. Spark jobs carry the job's id as their job group. ``on_running`` is called
-once the job passed its own validation.
+**Messages.** A job is a :class:`JvmJobRequest`, and how it ended is a :class:`JvmJobState`: ``finished``,
+``failed`` or ``killed``. Results never pass the gateway: the JVM writes the file ``result_path``, as one
+JSON value or as the bytes of a streamed result (``state.result`` says which). What the job's threads print
+and log goes to ``log_path``; what belongs to no job stays in the driver's log. Spark jobs carry the job's id
+as their job group. ``on_running`` is called once the job passed its own validation.
 
 **Kill.** ``cancel`` ends what the job has started: Spark tasks, streams, threads with their timers and pools,
 processes. It repeats that until nothing is left or ``wait`` seconds are over. A ``StreamingContext`` that the
@@ -48,14 +48,15 @@ every thread; a jar with another version of a file that was loaded before is ref
 Python jobs use it through any gateway connection to the context's JVM, whether or not a JVM job ever runs.
 """
 
-from jobserver_pyspark.installation.compiler import CompilationFailed, JvmToolchain, SparkInstall
+from jobserver_pyspark.installation.compiler import CompilationFailed, JvmToolchain
 from jobserver_pyspark.installation.libraries import LibrariesUnavailable, LibrarySource
+from jobserver_pyspark.installation.spark import SparkInstall
 from jobserver_pyspark.jvm.jobs import (
     JvmJar,
     JvmJobRequest,
     JvmJobs,
-    JvmOutcome,
-    JvmStatus,
+    JvmJobState,
+    JvmSession,
     context_settings,
     isolation_for,
 )
@@ -66,8 +67,8 @@ __all__ = [
     "JvmJar",
     "JvmJobRequest",
     "JvmJobs",
-    "JvmOutcome",
-    "JvmStatus",
+    "JvmJobState",
+    "JvmSession",
     "JvmToolchain",
     "LibrariesUnavailable",
     "LibrarySource",

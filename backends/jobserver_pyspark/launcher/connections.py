@@ -1,4 +1,4 @@
-"""Where context hosts connect to: a listener on loopback that knows its hosts by their secrets."""
+"""Where context hosts connect to: a listener on loopback that recognizes its hosts by their secrets."""
 
 from __future__ import annotations
 
@@ -11,44 +11,49 @@ import socket
 import threading
 
 from jobserver_core.repeats import Repeats
-from jobserver_pyspark.protocol.frames import Channel, ChannelClosed, FrameError
+from jobserver_pyspark.protocol.converter import ProtocolError
+from jobserver_pyspark.protocol.frames import Channel, ChannelClosed
+from jobserver_pyspark.protocol.messages import PROTOCOL_VERSION, Hello, HostToServer, ServerToHost
 
-__all__ = ["Connections"]
+__all__ = ["Connections", "HostChannel"]
 
 _HELLO_TIMEOUT = 10.0
 _PAUSE = 0.2
+_MAX_HELLO = 4096
+HostChannel = Channel[ServerToHost, HostToServer]
 _repeats = Repeats(logging.getLogger(__name__))
 
 
 class Connections:
-    """Accepts hosts, and hands each connection to the context whose secret it told.
+    """Accepts hosts, and passes each connection to the context whose secret it sent.
 
-    A connection that tells no secret, or a wrong or used one, is closed after a few seconds.
+    A connection that sends no secret, or a wrong or used one, is closed after a few seconds. One of a host
+    that speaks another version of the protocol is closed, and its context gets a ProtocolError instead.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._expected: dict[str, queue.Queue[Channel]] = {}
+        self._expected: dict[str, queue.Queue[HostChannel | ProtocolError]] = {}
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.address: tuple[str, int] = self._listener.getsockname()
         threading.Thread(target=self._accept, name="host connections", daemon=True).start()
 
-    def expect(self) -> tuple[str, queue.Queue[Channel]]:
-        """Return a new secret, and the queue that its host's connection comes out of."""
+    def expect(self) -> tuple[str, queue.Queue[HostChannel | ProtocolError]]:
+        """Return a new secret, and the queue in which its host's connection arrives."""
         token = secrets.token_hex(32)
-        arrivals: queue.Queue[Channel] = queue.Queue(1)
+        arrivals: queue.Queue[HostChannel | ProtocolError] = queue.Queue(1)
         with self._lock:
             self._expected[token] = arrivals
         return token, arrivals
 
     def forget(self, token: str) -> None:
-        """Accept a secret no more."""
+        """Stop accepting a secret."""
         with self._lock:
             self._expected.pop(token, None)
 
     def _accept(self) -> None:
-        """Accept until closed: running out of descriptors or threads passes, and must not end this thread."""
+        """Accept until closed. Running out of descriptors or threads must not end this thread."""
         while not self._closed.is_set():
             try:
                 connection, _ = self._listener.accept()
@@ -64,30 +69,40 @@ class Connections:
                 self._closed.wait(_PAUSE)
 
     def _greet(self, connection: socket.socket) -> None:
-        channel = Channel(connection, max_payload=0)
-        channel.settimeout(_HELLO_TIMEOUT)
+        greeting = HostChannel(connection, HostToServer, max_header=_MAX_HELLO, max_payload=0)
+        greeting.settimeout(_HELLO_TIMEOUT)
         try:
-            header, _ = channel.receive()
-        except (ChannelClosed, FrameError, TimeoutError):
-            channel.close()
+            hello = greeting.receive()
+        except (ChannelClosed, ProtocolError, TimeoutError):
+            greeting.close()
             return
-        arrivals = self._claim(str(header.get("token")))
-        if arrivals is None:
-            channel.close()
-            return
-        channel.settimeout(None)
-        arrivals.put(Channel(connection))
+        arrivals = self._claim(hello.token) if isinstance(hello, Hello) else None
+        if not isinstance(hello, Hello) or arrivals is None:
+            greeting.close()
+        elif hello.protocol != PROTOCOL_VERSION:
+            greeting.close()
+            arrivals.put(_version_mismatch(hello.protocol))
+        else:
+            greeting.settimeout(None)
+            arrivals.put(HostChannel(connection, HostToServer))
 
-    def _claim(self, told: str) -> queue.Queue[Channel] | None:
+    def _claim(self, candidate: str) -> queue.Queue[HostChannel | ProtocolError] | None:
         with self._lock:
             for token in self._expected:
-                if hmac.compare_digest(token.encode(), told.encode(errors="replace")):
+                if hmac.compare_digest(token.encode(), candidate.encode(errors="replace")):
                     return self._expected.pop(token)
         return None
 
     def close(self) -> None:
-        """Accept nobody any more."""
+        """Stop accepting connections."""
         self._closed.set()
         with contextlib.suppress(OSError):  # it never accepted
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+
+
+def _version_mismatch(version: int) -> ProtocolError:
+    return ProtocolError(
+        f"the context's host speaks version {version} of the launcher's protocol, and this server version "
+        f"{PROTOCOL_VERSION}: the package was replaced while the server was running, so restart the server"
+    )

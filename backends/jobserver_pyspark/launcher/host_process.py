@@ -1,4 +1,4 @@
-"""A context host as a process: started, told what to do, connected to, and ended."""
+"""A context host as a process: started, connected to, and ended."""
 
 from __future__ import annotations
 
@@ -8,34 +8,36 @@ import os
 import queue
 import subprocess
 from pathlib import Path
-from typing import Any
 
 from jobserver_pyspark import processes
-from jobserver_pyspark.launcher.connections import Connections
+from jobserver_pyspark.launcher.connections import Connections, HostChannel
+from jobserver_pyspark.launcher.host_plan import HostPlan, properties_file
 from jobserver_pyspark.launcher.leftovers import ContextRecord
-from jobserver_pyspark.launcher.order import HostOrder, properties_file
-from jobserver_pyspark.protocol.frames import Channel, ChannelClosed
+from jobserver_pyspark.protocol.converter import ProtocolError, encode
+from jobserver_pyspark.protocol.frames import ChannelClosed
+from jobserver_pyspark.protocol.messages import Connect, StartContext, StartSpare
 
-__all__ = ["HostProcess"]
+__all__ = ["HostProcess", "shape"]
 
-_LAST_WORDS = 10.0
+_EXIT_TIMEOUT = 10.0
 
 
 class HostProcess:
-    """One host. Its folders are made, and its process started, by the constructor.
+    """One host. Its directories are made, and its process started, by the constructor.
 
-    ``work_dir`` becomes its current folder; what it and its JVM say before they have their own log is
+    ``work_dir`` becomes its working directory. What it and its JVM print before they have their own log is
     appended to ``log_path``. ``priority`` is the nice value of all that it starts.
     """
 
-    def __init__(self, order: HostOrder, *, work_dir: Path, log_path: Path, priority: int = 0) -> None:
-        self._order = order
-        self.folders = (work_dir, order.tmp_dir)
-        for folder in (work_dir / "local", log_path.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        order.tmp_dir.mkdir(mode=0o700, exist_ok=order.tmp_dir.parent == work_dir)
-        if order.order["submitted"]:
-            _write_private(order.tmp_dir / "spark.properties", properties_file(order.order["conf"]))
+    def __init__(self, plan: HostPlan, *, work_dir: Path, log_path: Path, priority: int = 0) -> None:
+        self._plan = plan
+        tmp_dir = plan.spec.tmp_dir
+        self.directories = (work_dir, tmp_dir)
+        for directory in (work_dir / "local", log_path.parent):
+            directory.mkdir(parents=True, exist_ok=True)
+        tmp_dir.mkdir(mode=0o700, exist_ok=tmp_dir.parent == work_dir)
+        if plan.spec.submitted:
+            _write_private(tmp_dir / "spark.properties", properties_file(plan.spec.conf))
         self._process = self._spawn(work_dir, log_path)
         if priority:
             os.setpriority(os.PRIO_PROCESS, self._process.pid, priority)  # before it starts anything itself
@@ -44,12 +46,12 @@ class HostProcess:
         log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             return subprocess.Popen(  # noqa: S603 - the command is the launcher's own
-                self._order.command,
+                self._plan.command,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 cwd=work_dir,
-                env=self._order.environment,
+                env=self._plan.environment,
                 start_new_session=True,
             )
         finally:
@@ -57,11 +59,11 @@ class HostProcess:
 
     @property
     def record(self) -> ContextRecord:
-        """What has to go when this host is over."""
+        """What must be removed when this host has ended."""
         pid = self._process.pid
         return ContextRecord(
-            marker=self._order.marker,
-            folders=self.folders,
+            marker=self._plan.spec.marker,
+            directories=self.directories,
             pid=pid,
             start_time=processes.start_time(pid),
         )
@@ -71,20 +73,27 @@ class HostProcess:
         """Whether the process runs."""
         return self._process.poll() is None
 
-    def connect(self, connections: Connections) -> Channel:
-        """Tell the host what to do, and return its connection. Raises ChannelClosed when it ends instead.
+    def connect(self, connections: Connections, *, spare: bool = False) -> HostChannel:
+        """Return the connection of the host, which starts its context, or as a spare waits for one.
 
-        Its input stays open: that it closes tells the host that this server is gone.
+        Raises:
+            ChannelClosed: the host ended instead.
+            ProtocolError: the host speaks another version of the protocol.
+
         """
         token, arrivals = connections.expect()
         try:
-            told = {**self._order.order, "token": token, "address": list(connections.address)}
-            self._write(json.dumps(told).encode() + b"\n")
-            return self._await(arrivals)
+            address, port = connections.address
+            line, _ = encode(Connect(host=address, port=port, token=token))
+            self._write(line + b"\n")
+            channel = self._await(arrivals)
         finally:
             connections.forget(token)
+        channel.send(StartSpare(spec=self._plan.spec) if spare else StartContext(spec=self._plan.spec))
+        return channel
 
     def _write(self, data: bytes) -> None:
+        """Write to the host's input, which stays open: its end tells the host that the server is gone."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(data)
@@ -92,38 +101,42 @@ class HostProcess:
         except OSError as error:
             raise ChannelClosed(str(error)) from error
 
-    def _await(self, arrivals: queue.Queue[Channel]) -> Channel:
+    def _await(self, arrivals: queue.Queue[HostChannel | ProtocolError]) -> HostChannel:
         while True:
             try:
-                return arrivals.get(timeout=0.1)
+                arrived = arrivals.get(timeout=0.1)
             except queue.Empty:
                 if not self.alive:
                     raise ChannelClosed("the host ended before it had connected") from None
+                continue
+            if isinstance(arrived, ProtocolError):
+                raise arrived
+            return arrived
 
     def kill(self) -> None:
-        """End the host at once; what it started is ended by whoever notices."""
+        """Kill the host; what it started ends with its context's record."""
         if self._process.returncode is None:
             processes.kill_group(self._process.pid)
 
     def reap(self) -> int:
-        """Wait for the host's end, by force if need be, and return its exit status."""
+        """Wait until the host has ended, kill it after some seconds, and return its exit status."""
         try:
-            self._process.wait(_LAST_WORDS)
+            self._process.wait(_EXIT_TIMEOUT)
         except subprocess.TimeoutExpired:
             self.kill()
             self._process.wait()
         if self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):  # it ended before it was told what to do
+            with contextlib.suppress(BrokenPipeError):  # it ended before it had read its input
                 self._process.stdin.close()
         return int(self._process.returncode)
 
 
-def shape(order: HostOrder, work_dir: Path) -> str:
-    """Return what of an order its process and JVM are made with: equal texts, interchangeable hosts."""
-    jvm: dict[str, Any] = order.order["jvm"]
-    parts = [order.command, order.environment, jvm["command"], jvm["environment"]]
-    text = json.dumps(parts, sort_keys=True).replace(order.marker, "{marker}")
-    return text.replace(str(order.tmp_dir), "{tmp}").replace(str(work_dir), "{work}")
+def shape(plan: HostPlan, work_dir: Path) -> str:
+    """Return what a host and its JVM are started with; hosts of equal shape are interchangeable."""
+    jvm = plan.spec.jvm
+    text = json.dumps([plan.command, plan.environment, jvm.command, jvm.environment], sort_keys=True)
+    text = text.replace(plan.spec.marker, "{marker}")
+    return text.replace(str(plan.spec.tmp_dir), "{tmp}").replace(str(work_dir), "{work}")
 
 
 def _write_private(path: Path, text: str) -> None:

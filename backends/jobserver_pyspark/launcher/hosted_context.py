@@ -1,33 +1,53 @@
-"""A context as the server sees it: a host process, the connection to it, and what it tells."""
+"""A context as the server sees it: a host process, the connection to it, and what it reports."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import shutil
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import attrs
 
 from jobserver_core.errors import JobServerError, LaunchError
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobSpec
+from jobserver_pyspark.launcher.connections import Connections, HostChannel
 from jobserver_pyspark.launcher.descriptors import check_descriptors, explained, out_of_descriptors
+from jobserver_pyspark.launcher.host_plan import HostPlan, link_jars
 from jobserver_pyspark.launcher.host_process import HostProcess
-from jobserver_pyspark.launcher.hosted_jobs import HostedJobs, error_as_told, error_info
-from jobserver_pyspark.launcher.leftovers import ContextRecord
-from jobserver_pyspark.launcher.order import HostOrder, link_jars
-from jobserver_pyspark.launcher.spare_hosts import SpareHost
-from jobserver_pyspark.launcher.surroundings import Surroundings
-from jobserver_pyspark.protocol.frames import Channel, ChannelClosed, FrameError
+from jobserver_pyspark.launcher.hosted_jobs import HostedJobs, error_info, reported_error
+from jobserver_pyspark.launcher.leftovers import ContextRecord, Leftovers
+from jobserver_pyspark.launcher.packages import Packages
+from jobserver_pyspark.launcher.spare_hosts import SpareHost, SpareHosts
+from jobserver_pyspark.protocol.converter import ProtocolError
+from jobserver_pyspark.protocol.frames import ChannelClosed
+from jobserver_pyspark.protocol.messages import (
+    AdoptContext,
+    ContextFailed,
+    ContextReady,
+    ContextStopped,
+    HostToServer,
+    LogWarning,
+    ServerToHost,
+    StopContext,
+)
 
-__all__ = ["HostedContext"]
+__all__ = ["HostedContext", "LauncherResources"]
 
 _log = logging.getLogger(__name__)
+
+
+@attrs.frozen(kw_only=True)
+class LauncherResources:
+    """What the contexts of one launcher share."""
+
+    connections: Connections
+    leftovers: Leftovers
+    packages: Packages
+    spares: SpareHosts
 
 
 class HostedContext(ContextHandle):
@@ -40,24 +60,26 @@ class HostedContext(ContextHandle):
         self,
         spec: ContextSpec,
         listener: ContextListener,
-        surroundings: Surroundings,
+        resources: LauncherResources,
         *,
-        make_order: Callable[[], HostOrder],
+        make_plan: Callable[[], HostPlan],
         on_end: Callable[[HostedContext], None],
         priority: int = 0,
     ) -> None:
         self._spec = spec
         self._listener = listener
-        self._shared = surroundings
-        self._make_order = make_order
+        self._resources = resources
+        self._make_plan = make_plan
         self._on_end = on_end
         self._priority = priority
         self._lock = threading.Lock()
-        self._telling = threading.Lock()
-        self._packages = surroundings.packages.lease()
-        self._jobs = HostedJobs(spec, listener, self._packages, send=self._send, telling=self._telling)
+        self._listener_lock = threading.Lock()
+        self._packages = resources.packages.lease()
+        self._jobs = HostedJobs(
+            spec, listener, self._packages, send=self._send, listener_lock=self._listener_lock
+        )
         self._host: HostProcess | None = None
-        self._channel: Channel | None = None
+        self._channel: HostChannel | None = None
         self._record: ContextRecord | None = None
         self._end: ContextEnd | None = None
         self._error: ErrorInfo | None = None
@@ -66,15 +88,15 @@ class HostedContext(ContextHandle):
         self._thread = threading.Thread(target=self._supervise, name=f"context {spec.name}", daemon=True)
 
     def begin(self) -> None:
-        """Start to start."""
+        """Start the supervisor thread, which starts the context."""
         self._thread.start()
 
     def join(self, timeout: float) -> bool:
-        """Wait for the end to have been told, for so many seconds; return whether it was."""
+        """Wait until the context's end was reported, at most ``timeout`` seconds; return whether it was."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    # -- what core asks ----------------------------------------------------------------------------
+    # -- called by the core ------------------------------------------------------------------------
 
     def submit(self, job: JobSpec) -> None:
         """Run a job, unless the context is ending."""
@@ -82,11 +104,11 @@ class HostedContext(ContextHandle):
             self._jobs.submit(job)
 
     def kill_job(self, job_id: str) -> None:
-        """End a job whatever it is doing."""
+        """Kill a job."""
         self._jobs.kill(job_id)
 
     def stop(self, timeout: float) -> None:
-        """Stop gracefully, or by force after so many seconds."""
+        """Stop gracefully, or kill after ``timeout`` seconds."""
         with self._lock:
             if self._end is None:
                 self._end = ContextEnd.STOPPED
@@ -96,12 +118,12 @@ class HostedContext(ContextHandle):
             timer.daemon = True
             self._timers.append(timer)
             timer.start()
-            self._send("stop")
+            self._send(StopContext())
         else:
             self._destroy()
 
     def kill(self) -> None:
-        """End at once, by force."""
+        """Kill the context."""
         with self._lock:
             if self._end in (None, ContextEnd.STOPPED):
                 self._end = ContextEnd.KILLED
@@ -119,12 +141,15 @@ class HostedContext(ContextHandle):
         try:
             if self._launch():
                 while self._channel is not None:
-                    self._take(*self._channel.receive())
-        except (ChannelClosed, FrameError) as error:
+                    self._handle(self._channel.receive())
+        except ChannelClosed as error:
             _log.debug("context %s: %s", self._spec.name, error)
+        except ProtocolError as error:
+            self._fail(error_info(error))
+            self._destroy()
         except JobServerError as error:
             self._fail(error_info(error))
-        except Exception as error:  # noqa: BLE001 - whatever it is, core must hear of the end
+        except Exception as error:  # noqa: BLE001 - whatever it is, the core must learn of the end
             reason = out_of_descriptors(error) if isinstance(error, OSError) else None
             if reason is not None:
                 self._fail(error_info(LaunchError(message=reason)))
@@ -137,34 +162,33 @@ class HostedContext(ContextHandle):
     def _launch(self) -> bool:
         """Start a host or take a spare one; return whether there is a connection to it."""
         check_descriptors()
-        order = self._make_order()
+        plan = self._make_plan()
         self._spec.work_dir.mkdir(parents=True, exist_ok=True)
         link_jars(self._spec)
-        spare = self._shared.spares.take(order, self._spec.work_dir)
-        if spare is not None and self._adopt(spare, order):
+        spare = self._resources.spares.take(plan, self._spec.work_dir)
+        if spare is not None and self._adopt(spare, plan):
             return True
         # Recorded before there is a process, since the server may be killed at any moment.
-        record = ContextRecord(marker=order.marker, folders=(self._spec.work_dir, order.tmp_dir))
+        record = ContextRecord(marker=plan.spec.marker, directories=(self._spec.work_dir, plan.spec.tmp_dir))
         self._remember(record)
         with self._lock:
             if self._end is not None:
                 return False
             self._host = HostProcess(
-                order, work_dir=self._spec.work_dir, log_path=self._spec.log_path, priority=self._priority
+                plan, work_dir=self._spec.work_dir, log_path=self._spec.log_path, priority=self._priority
             )
         self._remember(self._host.record)
-        self._channel = self._host.connect(self._shared.connections)
+        self._channel = self._host.connect(self._resources.connections)
         return True
 
-    def _adopt(self, spare: SpareHost, order: HostOrder) -> bool:
+    def _adopt(self, spare: SpareHost, plan: HostPlan) -> bool:
         """Give a spare host this context; return False when it has died."""
         record = spare.host.record
-        folders = (self._spec.work_dir, *record.folders)
-        self._remember(attrs.evolve(record, folders=folders))
+        self._remember(attrs.evolve(record, directories=(self._spec.work_dir, *record.directories)))
         with self._lock:
             self._host = spare.host
         try:
-            spare.channel.send("adopt", json.dumps(order.order).encode())
+            spare.channel.send(AdoptContext(spec=plan.spec))
         except ChannelClosed:
             spare.host.kill()
             spare.host.reap()
@@ -172,7 +196,7 @@ class HostedContext(ContextHandle):
             self._host = None
             return False
         finally:
-            self._shared.leftovers.forget(spare.id)
+            self._resources.leftovers.forget(spare.id)
         self._channel = spare.channel
         if self._end is not None:
             self._destroy()
@@ -180,7 +204,7 @@ class HostedContext(ContextHandle):
 
     def _remember(self, record: ContextRecord) -> None:
         self._record = record
-        self._shared.leftovers.record(self._spec.id, record)
+        self._resources.leftovers.record(self._spec.id, record)
 
     def _fail(self, error: ErrorInfo, end: ContextEnd = ContextEnd.FAILED) -> None:
         with self._lock:
@@ -197,16 +221,16 @@ class HostedContext(ContextHandle):
             asked = self._end in (ContextEnd.STOPPED, ContextEnd.KILLED)
             end, error = self._end, None if asked or self._error is None else explained(self._error)
         if self._record is not None and self._record.end():
-            self._shared.leftovers.forget(self._spec.id)
+            self._resources.leftovers.forget(self._spec.id)
         shutil.rmtree(self._spec.work_dir, ignore_errors=True)
         self._jobs.close()
-        with self._telling:
+        with self._listener_lock:
             self._listener.context_ended(end, error)
         self._packages.close()
         self._on_end(self)
 
     def _reap(self) -> int | None:
-        """Wait for the host's end, which follows that of its connection; return its exit status."""
+        """Wait until the host has ended, which follows the end of its connection; return its exit status."""
         if self._channel is not None:
             self._channel.close()
         return self._host.reap() if self._host is not None else None
@@ -227,32 +251,33 @@ class HostedContext(ContextHandle):
         except OSError:
             return ""
 
-    # -- what the host tells, and is told -----------------------------------------------------------
+    # -- messages ----------------------------------------------------------------------------------
 
-    def _take(self, header: dict[str, Any], payload: bytes) -> None:
-        kind = header["kind"]
-        if kind == "ready":
-            self._take_ready(header)
-        elif kind == "failed":
-            outside = header.get("outside") is True
-            end = ContextEnd.KILLED_OUTSIDE if outside else ContextEnd.FAILED
-            self._fail(error_as_told(header.get("error")), end)
-        elif kind == "note":
-            _log.warning("context %s: %s", self._spec.name, header.get("text"))
-        else:
-            self._jobs.take(header, payload)
+    def _handle(self, message: HostToServer) -> None:
+        match message:
+            case ContextReady():
+                self._report_ready(message)
+            case ContextFailed():
+                end = ContextEnd.KILLED_OUTSIDE if message.killed_outside else ContextEnd.FAILED
+                self._fail(reported_error(message.error), end)
+            case ContextStopped():
+                pass  # the connection ends next
+            case LogWarning():
+                _log.warning("context %s: %s", self._spec.name, message.text)
+            case _:
+                self._jobs.handle(message)
 
-    def _take_ready(self, header: dict[str, Any]) -> None:
+    def _report_ready(self, message: ContextReady) -> None:
         with self._lock:
             if self._end is not None:
                 return
             self._ready = True
-        with self._telling:
-            self._listener.context_ready(application_id=header.get("application_id"), url=header.get("url"))
+        with self._listener_lock:
+            self._listener.context_ready(application_id=message.application_id, url=message.url)
 
-    def _send(self, kind: str, payload: bytes = b"", /, **fields: Any) -> None:
+    def _send(self, message: ServerToHost) -> None:
         channel = self._channel
         if channel is None:
             return
-        with contextlib.suppress(ChannelClosed):  # the supervising thread tells the context's end
-            channel.send(kind, payload, **fields)
+        with contextlib.suppress(ChannelClosed):  # the supervisor thread reports the context's end
+            channel.send(message)

@@ -1,9 +1,9 @@
-"""The jobs of a context as the server sees them: sent to the host, followed, and told of."""
+"""The jobs of a context as the server sees them: sent to the host, and reported to the listener."""
 
 from __future__ import annotations
 
 import threading
-from typing import Any, Protocol
+from collections.abc import Callable
 
 import attrs
 
@@ -13,14 +13,24 @@ from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.ports import ContextListener, ContextSpec, JobOutcome, JobSpec, ResultSink
 from jobserver_pyspark.launcher.packages import PackageLease
+from jobserver_pyspark.protocol.converter import ProtocolError
+from jobserver_pyspark.protocol.failures import qualified_name
+from jobserver_pyspark.protocol.messages import (
+    ErrorReport,
+    HostToServer,
+    Jar,
+    JobEnded,
+    JobProgressed,
+    JobRunning,
+    KillJob,
+    Package,
+    RefuseResult,
+    ResultChunk,
+    ServerToHost,
+    SubmitJob,
+)
 
-__all__ = ["HostedJobs", "error_as_told", "error_info"]
-
-
-class Send(Protocol):
-    """Sends the host a message; one that is gone is no error."""
-
-    def __call__(self, kind: str, payload: bytes = b"", /, **fields: Any) -> None: ...
+__all__ = ["HostedJobs", "error_info", "reported_error"]
 
 
 @attrs.define(eq=False)
@@ -35,9 +45,10 @@ class _Job:
 
 
 class HostedJobs:
-    """Submits jobs to a host and passes on what it tells of them.
+    """Submits jobs to a host, and passes on what it reports about them.
 
-    ``send`` reaches the host; ``telling`` is held while the listener is called, so that no two calls overlap.
+    ``send`` sends the host a message, and ignores that it is gone. ``listener_lock`` is held while the
+    listener is called, so that no two calls overlap.
     """
 
     def __init__(
@@ -46,20 +57,20 @@ class HostedJobs:
         listener: ContextListener,
         packages: PackageLease,
         *,
-        send: Send,
-        telling: threading.Lock,
+        send: Callable[[ServerToHost], None],
+        listener_lock: threading.Lock,
     ) -> None:
         self._spec = spec
         self._listener = listener
         self._packages = packages
         self._send = send
-        self._telling = telling
+        self._listener_lock = listener_lock
         self._lock = threading.Lock()
         self._jobs: dict[str, _Job] = {}
         self._closed = False
 
     def submit(self, job: JobSpec) -> None:
-        """Run a job; what must be unpacked first is, on another thread."""
+        """Run a job; packages that are not unpacked yet are unpacked first, on another thread."""
         with self._lock:
             if self._closed:
                 return
@@ -70,7 +81,7 @@ class HostedJobs:
             threading.Thread(target=self._send_job, args=(job,), name="unpacking", daemon=True).start()
 
     def kill(self, job_id: str) -> None:
-        """End a job whatever it is doing; one that is being unpacked will not be sent."""
+        """Kill a job; one whose packages are being unpacked will not be sent."""
         with self._lock:
             job = self._jobs.get(job_id)
             if job is None:
@@ -78,11 +89,11 @@ class HostedJobs:
             job.killed = True
             sent = job.sent
         if sent:
-            self._send("kill_job", job_id=job_id)
+            self._send(KillJob(job_id=job_id))
 
     def close(self) -> None:
-        """Take and tell nothing any more."""
-        with self._telling, self._lock:
+        """Accept no more jobs, and pass on no more reports."""
+        with self._listener_lock, self._lock:
             self._closed = True
             self._jobs.clear()
 
@@ -100,90 +111,98 @@ class HostedJobs:
                 return
             job.sent = not job.killed
         if job.sent:
-            self._send("submit", spec.config.encode(), **_request(spec, packages))
+            self._send(_request(spec, packages))
         else:
             self._end_unsent(spec, JobOutcome(killed=True))
 
     def _end_unsent(self, spec: JobSpec, outcome: JobOutcome) -> None:
-        """Tell the end of a job that the host never got; on a thread that core does not wait for."""
+        """Report the end of a job that the host never got; on a thread that the core does not wait for."""
         threading.Thread(
-            target=self._tell_end, args=(spec.id, outcome), name=f"job {spec.id}", daemon=True
+            target=self._report_end, args=(spec.id, outcome), name=f"job {spec.id}", daemon=True
         ).start()
 
     # -- from the host -----------------------------------------------------------------------------
 
-    def take(self, header: dict[str, Any], payload: bytes) -> None:
-        """Pass on what the host tells of a job."""
-        kind = header["kind"]
-        job = self._jobs.get(str(header.get("job_id")))
-        if job is None:
-            return
-        if kind == "running":
-            with self._telling:
-                self._listener.job_running(job.spec.id)
-        elif kind == "progress":
-            progress = JobProgress(**{name: int(n) for name, n in header["progress"].items()})
-            with self._telling:
-                self._listener.job_progress(job.spec.id, progress)
-        elif kind == "result" and job.refused is None:
-            self._take_result(job, payload, stream=bool(header["stream"]))
-        elif kind == "ended":
-            self._tell_end(job.spec.id, _outcome(job, header))
+    def handle(self, message: HostToServer) -> None:
+        """Pass on what the host reports about a job. Raises ProtocolError for any other message."""
+        match message:
+            case JobRunning():
+                if message.job_id in self._jobs:
+                    with self._listener_lock:
+                        self._listener.job_running(message.job_id)
+            case JobProgressed():
+                if message.job_id in self._jobs:
+                    with self._listener_lock:
+                        self._listener.job_progress(message.job_id, _progress(message))
+            case ResultChunk():
+                if (job := self._jobs.get(message.job_id)) is not None and job.refused is None:
+                    self._take_result(job, message)
+            case JobEnded():
+                if (job := self._jobs.get(message.job_id)) is not None:
+                    self._report_end(job.spec.id, _outcome(job, message))
+            case _:
+                raise ProtocolError(f"the context's host sent {type(message).__name__} out of turn")
 
-    def _take_result(self, job: _Job, payload: bytes, *, stream: bool) -> None:
+    def _take_result(self, job: _Job, chunk: ResultChunk) -> None:
         try:
-            with self._telling:
+            with self._listener_lock:
                 if job.sink is None:
-                    job.sink = self._listener.open_result(job.spec.id, stream=stream)
-                job.sink.write(payload)
+                    job.sink = self._listener.open_result(job.spec.id, stream=chunk.stream)
+                job.sink.write(bytes(chunk.data))
         except JobServerError as error:
             job.refused = error_info(error)
-            self._send("refuse", job_id=job.spec.id, message=str(error))
+            self._send(RefuseResult(job_id=job.spec.id, message=str(error)))
 
-    def _tell_end(self, job_id: str, outcome: JobOutcome) -> None:
-        with self._telling:
+    def _report_end(self, job_id: str, outcome: JobOutcome) -> None:
+        with self._listener_lock:
             with self._lock:
                 known = self._jobs.pop(job_id, None) is not None
             if known:
                 self._listener.job_ended(job_id, outcome)
 
 
-def _request(spec: JobSpec, packages: list[dict[str, str]]) -> dict[str, Any]:
-    return {
-        "job_id": spec.id,
-        "class_name": spec.class_name,
-        "log_path": str(spec.log_path),
-        "python": spec.class_path[-1].type.python if spec.class_path else True,
-        "packages": packages,
-        "jars": [
-            {"path": str(code.path), "digest": code.digest}
-            for code in spec.class_path
-            if code.type is BinaryType.JAR
-        ],
-    }
+def _request(spec: JobSpec, packages: tuple[Package, ...]) -> SubmitJob:
+    return SubmitJob(
+        job_id=spec.id,
+        class_name=spec.class_name,
+        python=spec.class_path[-1].type.python if spec.class_path else True,
+        log_path=spec.log_path,
+        packages=packages,
+        jars=tuple(
+            Jar(digest=code.digest, path=code.path) for code in spec.class_path if code.type is BinaryType.JAR
+        ),
+        config=spec.config.encode(),
+    )
 
 
-def _outcome(job: _Job, header: dict[str, Any]) -> JobOutcome:
+def _progress(message: JobProgressed) -> JobProgress:
+    return JobProgress(
+        stages_done=message.stages_done,
+        stages_total=message.stages_total,
+        tasks_done=message.tasks_done,
+        tasks_total=message.tasks_total,
+    )
+
+
+def _outcome(job: _Job, end: JobEnded) -> JobOutcome:
     if job.refused is not None:
         return JobOutcome(error=job.refused, failure=FailureKind.RESULT)
-    if header.get("killed"):
+    if end.killed:
         return JobOutcome(killed=True)
-    if header.get("failure") is not None:
-        return JobOutcome(error=error_as_told(header.get("error")), failure=FailureKind(header["failure"]))
+    if end.failure is not None:
+        error = end.error or ErrorReport(message="the job failed without an error")
+        return JobOutcome(error=reported_error(error), failure=FailureKind(end.failure))
     if job.sink is None:
-        message = "the job's process told its success but no result"
+        message = "the job's process reported success without a result"
         return JobOutcome(error=ErrorInfo(message=message), failure=FailureKind.RESULT)
     return JobOutcome()
 
 
 def error_info(error: BaseException) -> ErrorInfo:
-    """Return what an exception of the server's own says."""
-    kind = type(error)
-    return ErrorInfo(message=str(error), error_class=f"{kind.__module__}.{kind.__qualname__}")
+    """Return an exception of the server's own as an error of a job or a context."""
+    return ErrorInfo(message=str(error), error_class=qualified_name(type(error)))
 
 
-def error_as_told(told: Any) -> ErrorInfo:
-    """Return the error that a host told, whatever it really sent."""
-    fields = told if isinstance(told, dict) else {}
-    names = ("message", "error_class", "stack")
-    return ErrorInfo(**{name: str(fields.get(name, "")) for name in names})
+def reported_error(report: ErrorReport) -> ErrorInfo:
+    """Return the error that a host reported."""
+    return ErrorInfo(message=report.message, error_class=report.error_class, stack=report.stack)

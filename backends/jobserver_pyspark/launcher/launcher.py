@@ -20,14 +20,13 @@ from jobserver_pyspark.installation.java import Java, find_java
 from jobserver_pyspark.installation.spark import Installation, find_installation
 from jobserver_pyspark.installation.training_session import TrainingSession
 from jobserver_pyspark.launcher.connections import Connections
-from jobserver_pyspark.launcher.hosted_context import HostedContext
+from jobserver_pyspark.launcher.context_settings import ContextSettings, read_settings
+from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
+from jobserver_pyspark.launcher.hosted_context import HostedContext, LauncherResources
 from jobserver_pyspark.launcher.leftovers import Leftovers
 from jobserver_pyspark.launcher.options import LauncherOptions
-from jobserver_pyspark.launcher.order import HostOrder, make_order
 from jobserver_pyspark.launcher.packages import Packages
 from jobserver_pyspark.launcher.spare_hosts import SpareHosts
-from jobserver_pyspark.launcher.spark_settings import SparkSettings, read_settings
-from jobserver_pyspark.launcher.surroundings import Surroundings
 
 __all__ = ["PySparkLauncher"]
 
@@ -35,13 +34,13 @@ _CLOSE_TIMEOUT = 4.0
 """Seconds for everything that is left to end once it was killed."""
 _LOWEST_PRIORITY = 19
 _MAX_TMP_PATH = 60
-"""The longest path, in bytes, of a folder for Unix sockets: with their names it may have 108."""
+"""The longest path, in bytes, of a directory for Unix sockets: with their names it may have 108."""
 
 
 class PySparkLauncher(Launcher):
     """Starts each context as a process with a JVM, and runs each Python job as a process of its own.
 
-    ``folder`` is the launcher's own: unpacked packages and the records of living contexts.
+    ``directory`` is the launcher's own: unpacked packages and the records of living contexts.
     ``log_limit`` is in bytes for each log, ``result_limit`` for what a JVM job may write before core
     is asked. ``spare_hosts`` processes with a JVM are kept ready for contexts of the same interpreter,
     environment and JVM options as the newest one.
@@ -49,7 +48,7 @@ class PySparkLauncher(Launcher):
 
     def __init__(
         self,
-        folder: Path,
+        directory: Path,
         *,
         master: str = "local[*]",
         options: LauncherOptions | None = None,
@@ -65,14 +64,14 @@ class PySparkLauncher(Launcher):
         self._closed = False
         self._contexts: set[HostedContext] = set()
         self._training = Training()
-        self._leftovers = Leftovers(folder / "contexts")
+        self._leftovers = Leftovers(directory / "contexts")
         connections = Connections()
-        self._spares = SpareHosts(folder / "spares", spare_hosts, connections, self._leftovers)
-        self._surroundings = Surroundings(
+        self._spares = SpareHosts(directory / "spares", spare_hosts, connections, self._leftovers)
+        self._resources = LauncherResources(
             connections=connections,
             leftovers=self._leftovers,
             spares=self._spares,
-            packages=Packages(folder / "packages", self._options.packages_size),
+            packages=Packages(directory / "packages", self._options.packages_size),
         )
 
     @classmethod
@@ -112,8 +111,8 @@ class PySparkLauncher(Launcher):
         context = HostedContext(
             spec,
             listener,
-            self._surroundings,
-            make_order=lambda: self._order(spec, settings, class_data),
+            self._resources,
+            make_plan=lambda: self._plan(spec, settings, class_data),
             on_end=self._contexts_discard,
             priority=priority,
         )
@@ -123,12 +122,12 @@ class PySparkLauncher(Launcher):
             self._contexts.add(context)
         context.begin()
         if class_data is None and not spec.class_path:
-            self._spares.refill(lambda spare: self._order(spare, settings, None))
+            self._spares.refill(lambda spare: self._plan(spare, settings, None))
         return context
 
-    def _order(self, spec: ContextSpec, settings: SparkSettings, class_data: list[str] | None) -> HostOrder:
+    def _plan(self, spec: ContextSpec, settings: ContextSettings, class_data: list[str] | None) -> HostPlan:
         installation, java = find_installation(settings.python or sys.executable), find_java()
-        return make_order(
+        return make_plan(
             spec,
             settings,
             installation,
@@ -160,8 +159,8 @@ class PySparkLauncher(Launcher):
 
     def _train(self, installation: Installation, options: list[str]) -> bool:
         """Run a context that makes an archive of its JVM's classes when it stops."""
-        with tempfile.TemporaryDirectory(prefix="js-", ignore_cleanup_errors=True) as folder:
-            session = TrainingSession(Path(folder), installation.python)
+        with tempfile.TemporaryDirectory(prefix="js-", ignore_cleanup_errors=True) as directory:
+            session = TrainingSession(Path(directory), installation.python)
             handle = self._start(session.spec, session, class_data=options, priority=_LOWEST_PRIORITY)
             return session.follow(handle)
 
@@ -191,11 +190,11 @@ class PySparkLauncher(Launcher):
         for context in contexts:
             context.join(max(0.0, deadline - time.monotonic()))
         self._training.join(deadline)
-        self._surroundings.connections.close()
+        self._resources.connections.close()
 
 
 def _tmp_dir(spec: ContextSpec) -> Path:
-    """A folder for temporary files whose path is short enough for Unix sockets in it.
+    """A directory for temporary files whose path is short enough for Unix sockets in it.
 
     Raises LaunchError when there is no such place.
     """
@@ -203,16 +202,16 @@ def _tmp_dir(spec: ContextSpec) -> Path:
     if _fits(inside):
         return inside
     name = f"js-{secrets.token_hex(8)}"
-    places = [tempfile.gettempdir(), "/tmp", "/var/tmp"]  # noqa: S108 - the folder gets a secret name and mode
-    for folder in (Path(place, name) for place in places):
-        if _fits(folder) and os.access(folder.parent, os.W_OK | os.X_OK):
-            return folder
+    places = [tempfile.gettempdir(), "/tmp", "/var/tmp"]  # noqa: S108 - the directory gets a secret name and mode
+    for directory in (Path(place, name) for place in places):
+        if _fits(directory) and os.access(directory.parent, os.W_OK | os.X_OK):
+            return directory
     raise LaunchError(
-        message=f"no folder for temporary files has a path short enough for Unix sockets: {inside} has "
+        message=f"no directory for temporary files has a path short enough for Unix sockets: {inside} has "
         f"{len(os.fsencode(inside))} bytes where {_MAX_TMP_PATH} are allowed, "
-        f"and none of {', '.join(places)} will do; choose a shorter data folder or a short TMPDIR"
+        f"and none of {', '.join(places)} will do; choose a shorter data directory or a short TMPDIR"
     )
 
 
-def _fits(folder: Path) -> bool:
-    return len(os.fsencode(folder)) <= _MAX_TMP_PATH
+def _fits(directory: Path) -> bool:
+    return len(os.fsencode(directory)) <= _MAX_TMP_PATH

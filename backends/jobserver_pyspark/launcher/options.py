@@ -48,7 +48,7 @@ class LauncherOptions:
     ``spare_runners`` is how many attached processes each context keeps ready for its next Python jobs.
     ``class_data_sharing`` keeps an archive of the JVM's classes, which halves the time a context
     takes to start, in ``cache_dir``. ``packages_size`` is how many bytes of unpacked packages are kept
-    beside those that contexts use. ``jvm_libraries`` is a folder with the two libraries of the
+    beside those that contexts use. ``jvm_libraries`` is a directory with the two libraries of the
     ``spark.jobserver`` API, for sites without a repository.
     """
 
@@ -106,9 +106,9 @@ def _flag(value: Any) -> bool:
     return found
 
 
-def _folder(value: Any) -> Path:
+def _directory(value: Any) -> Path:
     if not isinstance(value, (str, Path)) or not str(value):
-        raise ValueError(f"expected a folder, got {value!r}")
+        raise ValueError(f"expected a directory, got {value!r}")
     return Path(value).expanduser()
 
 
@@ -116,7 +116,7 @@ _READERS = {
     "environment": _names,
     "spare_runners": _count,
     "class_data_sharing": _flag,
-    "cache_dir": _folder,
+    "cache_dir": _directory,
     "packages_size": _size,
-    "jvm_libraries": _folder,
+    "jvm_libraries": _directory,
 }

@@ -10,22 +10,23 @@ from jobserver_core.binaries.archives import unpack
 from jobserver_core.disk_cache import CacheLease, DiskCache
 from jobserver_core.errors import StorageError
 from jobserver_core.ports import JobCode
+from jobserver_pyspark.protocol.messages import Package
 
 __all__ = ["PackageLease", "Packages"]
 
 
 class Packages:
-    """Unpacks wheels and eggs into folders named by their digest.
+    """Unpacks wheels and eggs into directories named by their digest.
 
     They are entries of a :class:`DiskCache`: those that no context has leased stay for the next one, up to
     ``limit`` bytes.
     """
 
-    def __init__(self, folder: Path, limit: int) -> None:
-        self._cache = DiskCache(folder, limit=limit)
+    def __init__(self, directory: Path, limit: int) -> None:
+        self._cache = DiskCache(directory, limit=limit)
 
     def lease(self) -> PackageLease:
-        """Return what a context gets its packages by; until it is closed they are all kept."""
+        """Return the lease of a new context; the packages that it prepares are kept until it is closed."""
         return PackageLease(self._cache)
 
 
@@ -39,41 +40,45 @@ class PackageLease:
         self._closed = False
 
     def ready(self, codes: Iterable[JobCode]) -> bool:
-        """Whether all Python packages among these are unpacked already."""
+        """Return whether all Python packages among these are unpacked already."""
         try:
             return all(self._cache.path(_name(code)).is_dir() for code in codes if code.type.python)
         except OSError:
             return False
 
-    def prepare(self, codes: Iterable[JobCode]) -> list[dict[str, str]]:
-        """Unpack what is not yet; return each package's digest and folder.
+    def prepare(self, codes: Iterable[JobCode]) -> tuple[Package, ...]:
+        """Unpack the Python packages among these that are not unpacked yet, and return all of them.
 
-        Raises NotAnArchive, TooLarge or StorageError.
+        Raises:
+            NotAnArchive: one is not what its type says.
+            TooLarge: one is too large when it is unpacked.
+            StorageError: the disk is full, or fails otherwise.
+
         """
-        return [self._prepared(code) for code in codes if code.type.python]
+        return tuple(self._prepared(code) for code in codes if code.type.python)
 
     def close(self) -> None:
-        """Let go of all of them; those that are too many are removed. Idempotent."""
+        """Release all packages; the cache removes those that are too many. Idempotent."""
         with self._lock:
             self._closed = True
             leases, self._leases = list(self._leases.values()), {}
         for lease in leases:
             lease.release()
 
-    def _prepared(self, code: JobCode) -> dict[str, str]:
+    def _prepared(self, code: JobCode) -> Package:
         name = _name(code)
         try:
             lease = self._cache.obtain(name, lambda path: unpack(code.path, path, kind=code.type))
         except OSError as error:
             reason = error.strerror or str(error)
             raise StorageError(message=f"cannot unpack {code.source}: {reason}") from error
-        folder = str(lease.path)
+        package = Package(digest=code.digest, directory=str(lease.path))
         with self._lock:
             if not self._closed and name not in self._leases:
                 self._leases[name] = lease
-                return {"digest": code.digest, "folder": folder}
+                return package
         lease.release()
-        return {"digest": code.digest, "folder": folder}
+        return package
 
 
 def _name(code: JobCode) -> str:

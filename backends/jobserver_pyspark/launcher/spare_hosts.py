@@ -12,11 +12,12 @@ from uuid import uuid4
 
 from jobserver_core.errors import JobServerError
 from jobserver_core.ports import ContextSpec
-from jobserver_pyspark.launcher.connections import Connections
+from jobserver_pyspark.launcher.connections import Connections, HostChannel
+from jobserver_pyspark.launcher.host_plan import HostPlan
 from jobserver_pyspark.launcher.host_process import HostProcess, shape
 from jobserver_pyspark.launcher.leftovers import Leftovers
-from jobserver_pyspark.launcher.order import HostOrder
-from jobserver_pyspark.protocol.frames import Channel, ChannelClosed
+from jobserver_pyspark.protocol.converter import ProtocolError
+from jobserver_pyspark.protocol.frames import ChannelClosed
 
 __all__ = ["SpareHost", "SpareHosts"]
 
@@ -24,9 +25,9 @@ _log = logging.getLogger(__name__)
 
 
 class SpareHost:
-    """A host that is connected, and does nothing before it is given a context."""
+    """A host that is connected, and waits for a context."""
 
-    def __init__(self, spare_id: str, host: HostProcess, channel: Channel, made_for: str) -> None:
+    def __init__(self, spare_id: str, host: HostProcess, channel: HostChannel, made_for: str) -> None:
         self.id = spare_id
         self.host = host
         self.channel = channel
@@ -37,12 +38,12 @@ class SpareHosts:
     """Keeps ``count`` spare hosts of the shape that the newest context had.
 
     A host fits a context when interpreter, environment, class path and options of the JVM are the same;
-    everything else is told to it when it is taken. What Spark's own submission prepares cannot be told later,
-    so that such contexts have no spares.
+    everything else is sent to it when it is taken. What Spark's own submission prepares cannot be sent
+    later, so such contexts have no spares.
     """
 
-    def __init__(self, folder: Path, count: int, connections: Connections, leftovers: Leftovers) -> None:
-        self._folder = folder
+    def __init__(self, directory: Path, count: int, connections: Connections, leftovers: Leftovers) -> None:
+        self._directory = directory
         self._count = count
         self._connections = connections
         self._leftovers = leftovers
@@ -54,13 +55,13 @@ class SpareHosts:
 
     @property
     def ready(self) -> int:
-        """How many spares could be taken now."""
+        """The number of spares that could be taken now."""
         with self._lock:
             return sum(spare.host.alive for spare in self._spares)
 
-    def take(self, order: HostOrder, work_dir: Path) -> SpareHost | None:
-        """Return a spare that fits, which is the caller's from now on; None when there is none."""
-        wanted = shape(order, work_dir)
+    def take(self, plan: HostPlan, work_dir: Path) -> SpareHost | None:
+        """Return a spare that fits, which belongs to the caller from now on; None when there is none."""
+        wanted = shape(plan, work_dir)
         with self._lock:
             fitting = [spare for spare in self._spares if spare.made_for == wanted and spare.host.alive]
             if not fitting:
@@ -68,25 +69,25 @@ class SpareHosts:
             self._spares.remove(fitting[0])
             return fitting[0]
 
-    def refill(self, make_order: Callable[[ContextSpec], HostOrder]) -> None:
-        """Have spares made in the background, such as ``make_order`` describes, in place of others."""
+    def refill(self, make_plan: Callable[[ContextSpec], HostPlan]) -> None:
+        """Start spares such as ``make_plan`` describes in the background, and end others."""
         if self._count > 0 and not self._closed:
-            threading.Thread(target=self._fill, args=(make_order,), name="spare hosts", daemon=True).start()
+            threading.Thread(target=self._fill, args=(make_plan,), name="spare hosts", daemon=True).start()
 
-    def _fill(self, make_order: Callable[[ContextSpec], HostOrder]) -> None:
+    def _fill(self, make_plan: Callable[[ContextSpec], HostPlan]) -> None:
         with self._filling:
             try:
-                while not self._closed and (spec := self._missing(make_order)) is not None:
-                    self._add(spec, make_order(spec))
-            except (OSError, JobServerError, ChannelClosed) as error:
+                while not self._closed and (spec := self._missing(make_plan)) is not None:
+                    self._add(spec, make_plan(spec))
+            except (OSError, JobServerError, ChannelClosed, ProtocolError) as error:
                 _log.warning("a spare host could not be started: %s", error)
 
-    def _missing(self, make_order: Callable[[ContextSpec], HostOrder]) -> ContextSpec | None:
-        """Return what the next spare is to be, None when there are enough; spares of other shapes go."""
+    def _missing(self, make_plan: Callable[[ContextSpec], HostPlan]) -> ContextSpec | None:
+        """Return the spec of the next spare, None when there are enough; spares of other shapes are ended."""
         spec = self._spec()
-        order = make_order(spec)
-        wanted = shape(order, spec.work_dir)
-        count = 0 if order.order["submitted"] else self._count
+        plan = make_plan(spec)
+        wanted = shape(plan, spec.work_dir)
+        count = 0 if plan.spec.submitted else self._count
         with self._lock:
             unfit = [s for s in self._spares if s.made_for != wanted or not s.host.alive]
             self._spares = [s for s in self._spares if s not in unfit]
@@ -97,33 +98,36 @@ class SpareHosts:
 
     def _spec(self) -> ContextSpec:
         spare_id = str(uuid4())
-        folder = self._folder / spare_id
+        directory = self._directory / spare_id
         return ContextSpec(
-            id=spare_id, name="spare", log_path=folder / "log", work_dir=folder, data_dir=folder / "data"
+            id=spare_id,
+            name="spare",
+            log_path=directory / "log",
+            work_dir=directory,
+            data_dir=directory / "data",
         )
 
-    def _add(self, spec: ContextSpec, order: HostOrder) -> None:
-        order.order["spare"] = True
-        host = self._start(spec, order)
+    def _add(self, spec: ContextSpec, plan: HostPlan) -> None:
+        host = self._start(spec, plan)
         try:
-            channel = host.connect(self._connections)
-        except ChannelClosed:
+            channel = host.connect(self._connections, spare=True)
+        except (ChannelClosed, ProtocolError):
             self._discard(spec.id, host)
             raise
         finally:
             self._making = None
-        spare = SpareHost(spec.id, host, channel, shape(order, spec.work_dir))
+        spare = SpareHost(spec.id, host, channel, shape(plan, spec.work_dir))
         with self._lock:
             if not self._closed:
                 self._spares.append(spare)
                 return
         self._end(spare)
 
-    def _start(self, spec: ContextSpec, order: HostOrder) -> HostProcess:
+    def _start(self, spec: ContextSpec, plan: HostPlan) -> HostProcess:
         with self._lock:
             if self._closed:
                 raise ChannelClosed("the launcher is closed")
-            host = HostProcess(order, work_dir=spec.work_dir, log_path=spec.log_path)
+            host = HostProcess(plan, work_dir=spec.work_dir, log_path=spec.log_path)
             self._making = host
         self._leftovers.record(spec.id, host.record)
         return host
@@ -138,10 +142,10 @@ class SpareHosts:
         host.reap()
         if record.end():
             self._leftovers.forget(spare_id)
-        shutil.rmtree(self._folder / spare_id, ignore_errors=True)
+        shutil.rmtree(self._directory / spare_id, ignore_errors=True)
 
     def close(self, deadline: float) -> None:
-        """End every spare and make no more, waiting until ``deadline`` on the monotonic clock at most."""
+        """End every spare and start no more, waiting until ``deadline`` on the monotonic clock at most."""
         with self._lock:
             self._closed = True
             spares, self._spares = self._spares, []
@@ -150,6 +154,6 @@ class SpareHosts:
             host.kill()
         for spare in spares:
             self._end(spare)
-        # One that was being made ends itself, on its own thread.
+        # One that is being started is ended by the thread that starts it.
         if self._filling.acquire(timeout=max(0.0, deadline - time.monotonic())):
             self._filling.release()

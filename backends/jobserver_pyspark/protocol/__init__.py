@@ -1,1 +1,1 @@
-"""What server, host and runners say to each other, and how it is framed."""
+"""The protocol of the launcher: every message between its processes, and how messages travel."""

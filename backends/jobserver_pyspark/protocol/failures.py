@@ -1,14 +1,24 @@
-"""How the failure of a job is told: in the words of the language that raised it, and bounded."""
+"""Failures of jobs and contexts, in the words of the language that raised them, and of bounded size."""
 
 from __future__ import annotations
 
 import traceback
 from types import TracebackType
-from typing import Any
 
-__all__ = ["Failure", "UnusableResult", "bounded_fields", "describe"]
+from jobserver_pyspark.protocol.messages import ErrorReport, JobFailureKind
+
+__all__ = [
+    "ContextFailure",
+    "JobFailure",
+    "UnusableResult",
+    "bounded",
+    "describe",
+    "qualified_name",
+    "report_of",
+]
 
 _MAX_MESSAGE = 64 * 1024
+_MAX_ERROR_CLASS = 1024
 _MAX_STACK = 256 * 1024
 
 
@@ -16,22 +26,44 @@ class UnusableResult(Exception):
     """A result that has no JSON form, in words for the job's author."""
 
 
-class Failure(Exception):
-    """A job cannot go on; ``kind`` is the value of a :class:`jobserver_core.models.failures.FailureKind`."""
+class JobFailure(Exception):
+    """A job cannot go on."""
 
-    def __init__(self, kind: str, message: str, *, error_class: str = "", stack: str = "") -> None:
+    def __init__(self, kind: JobFailureKind, message: str, *, error_class: str = "", stack: str = "") -> None:
         super().__init__(message)
         self.kind = kind
-        self.error = {
-            "message": _bounded(message, _MAX_MESSAGE),
-            "error_class": error_class,
-            "stack": _bounded(stack, _MAX_STACK),
-        }
+        self.error = bounded(ErrorReport(message=message, error_class=error_class, stack=stack))
 
     @classmethod
-    def of(cls, kind: str, error: BaseException, *, skip: int = 0, message: str | None = None) -> Failure:
+    def of(
+        cls, kind: JobFailureKind, error: BaseException, *, skip: int = 0, message: str | None = None
+    ) -> JobFailure:
         """Return the failure that an exception is; ``skip`` frames of the traceback are our own."""
-        return cls(kind, message or describe(error), error_class=_qualified(error), stack=_stack(error, skip))
+        report = report_of(error, skip=skip)
+        return cls(kind, message or report.message, error_class=report.error_class, stack=report.stack)
+
+
+class ContextFailure(Exception):
+    """A context cannot start, or cannot go on."""
+
+    def __init__(self, message: str, *, error_class: str = "", stack: str = "") -> None:
+        super().__init__(message)
+        self.error = bounded(ErrorReport(message=message, error_class=error_class, stack=stack))
+
+    @classmethod
+    def of(cls, error: BaseException) -> ContextFailure:
+        """Return the failure that an exception is."""
+        report = report_of(error)
+        return cls(report.message, error_class=report.error_class, stack=report.stack)
+
+
+def report_of(error: BaseException, *, skip: int = 0) -> ErrorReport:
+    """Return an exception as a message carries it; ``skip`` frames of the traceback are our own."""
+    return bounded(
+        ErrorReport(
+            message=describe(error), error_class=qualified_name(type(error)), stack=_stack(error, skip)
+        )
+    )
 
 
 def describe(error: BaseException) -> str:
@@ -39,12 +71,21 @@ def describe(error: BaseException) -> str:
     try:
         text = str(error)
     except Exception as second:  # noqa: BLE001 - a job's exception may be broken itself
-        text = f"(its message cannot be told: {type(second).__name__})"
+        text = f"(its message cannot be read: {type(second).__name__})"
     return text or type(error).__name__
 
 
-def _qualified(error: BaseException) -> str:
-    kind = type(error)
+def bounded(error: ErrorReport) -> ErrorReport:
+    """Return an error whose texts fit into a frame, with their middle left out where they are too long."""
+    return ErrorReport(
+        message=_shortened(error.message, _MAX_MESSAGE),
+        error_class=_shortened(error.error_class, _MAX_ERROR_CLASS),
+        stack=_shortened(error.stack, _MAX_STACK),
+    )
+
+
+def qualified_name(kind: type) -> str:
+    """Return the name of a class as a traceback shows it."""
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
@@ -57,18 +98,12 @@ def _stack(error: BaseException, skip: int) -> str:
     try:
         return "".join(traceback.format_exception(type(error), error, trace))
     except Exception as second:  # noqa: BLE001 - as above
-        return f"(the traceback cannot be told: {type(second).__name__})"
+        return f"(the traceback cannot be read: {type(second).__name__})"
 
 
-def _bounded(text: str, limit: int) -> str:
+def _shortened(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
-    half = limit // 2
-    return f"{text[:half]}\n[{len(text) - limit} characters left out]\n{text[-half:]}"
-
-
-def bounded_fields(error: Any) -> dict[str, str]:
-    """Return what a job's process told as an error as three bounded texts, whatever it really is."""
-    source = error if isinstance(error, dict) else {}
-    limits = {"message": _MAX_MESSAGE, "error_class": 1024, "stack": _MAX_STACK}
-    return {name: _bounded(str(source.get(name, "")), limit + 200) for name, limit in limits.items()}
+    note = f"\n[{len(text) - limit} characters left out]\n"
+    half = (limit - len(note)) // 2
+    return f"{text[:half]}{note}{text[-half:]}"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jobserver_pyspark.processes import POOL_VARIABLE
-from jobserver_pyspark.protocol.failures import Failure
+from jobserver_pyspark.protocol.failures import JobFailure
+from jobserver_pyspark.protocol.messages import ContextType
 
 __all__ = ["Attachment"]
 
@@ -103,36 +104,38 @@ class Attachment:
 
         streaming_class.stop = stop
 
-    def warm(self) -> None:
+    def warm_up(self) -> None:
         """Start the first Python worker, so that the first job need not wait for it."""
         self.context.parallelize([0], 1).map(bool).count()
 
-    def prepare(self, flavour: str) -> None:
+    def prepare(self, context_type: ContextType) -> None:
         """Do ahead what the first Spark job of a process does once: look up classes, pickle a function.
 
         No Spark job is run; an RDD is only described to the JVM.
         """
         _ = self.context.parallelize([0], 1).map(lambda number: (number, 1)).reduceByKey(max, 1)._jrdd
-        if flavour not in ("spark", "custom"):
+        if context_type not in ("spark", "custom"):
             _ = self.session.range(1)
 
-    def job_context(self, flavour: str, job: Any) -> Any:
+    def job_context(self, context_type: ContextType, job: Any) -> Any:
         """Return what a job's methods get as their context, as the context's factory says.
 
-        Raises Failure for a job that does not fit the factory.
+        Raises JobFailure for a job that does not fit the factory.
         """
-        if flavour == "spark":
+        if context_type == "spark":
             return self.context
-        if flavour in ("session", "any"):
+        if context_type in ("session", "any"):
             return self.session
-        if flavour in ("sql", "hive"):
-            return _sql_context(self.context, self.session, hive=flavour == "hive")
-        if flavour == "custom" and callable(getattr(job, "build_context", None)):
+        if context_type in ("sql", "hive"):
+            return _sql_context(self.context, self.session, hive=context_type == "hive")
+        if context_type == "custom" and callable(getattr(job, "build_context", None)):
             made = self._built_by(job)
             if made is not None:
                 return made
-            raise Failure("wrong-type", _WRONG_TYPE, stack="build_context returned None")
-        raise Failure("wrong-type", _WRONG_TYPE, stack=f"a Python job cannot run in a {flavour} context")
+            raise JobFailure("wrong-type", _WRONG_TYPE, stack="build_context returned None")
+        raise JobFailure(
+            "wrong-type", _WRONG_TYPE, stack=f"a Python job cannot run in a {context_type} context"
+        )
 
     def _built_by(self, job: Any) -> Any:
         """What the job builds; a SparkContext of its own class takes the place of the one that is here."""
@@ -166,7 +169,7 @@ class Attachment:
             context._python_includes = self.context._python_includes
             self.context, self._session = context, None
 
-    def use_class_path(self, includes: list[str], pool: str | None) -> None:
+    def use_class_path(self, includes: Sequence[str], pool: str | None) -> None:
         """Give this process's tasks a class path, and Python workers that serve no other one."""
         self.context._python_includes = [*includes, *(self.context._python_includes or [])]
         if pool is not None:

@@ -9,14 +9,14 @@ from typing import Any
 __all__ = ["FALLBACK_PATH", "add_fallback", "laid_over", "tree"]
 
 FALLBACK_PATH = "JOBSERVER_FALLBACK_PATH"
-"""The environment variable with a folder that holds pyhocon, for interpreters that have none."""
+"""The environment variable with a directory that holds pyhocon, for interpreters that have none."""
 
 
 def add_fallback() -> None:
     """Make pyhocon importable where the context's interpreter has none of its own."""
-    folder = os.environ.get(FALLBACK_PATH)
-    if folder and folder not in sys.path:
-        sys.path.append(folder)
+    directory = os.environ.get(FALLBACK_PATH)
+    if directory and directory not in sys.path:
+        sys.path.append(directory)
 
 
 def tree(values: dict[str, Any]) -> Any:

@@ -11,11 +11,11 @@ __all__ = ["Runtime"]
 class Runtime:
     """What a job can ask about where it runs; the ``JobEnvironment`` of ``sparkjobserver.api``."""
 
-    def __init__(self, job_id: str, attachment: Any, context_config: Any, data_dir: str) -> None:
+    def __init__(self, job_id: str, attachment: Any, context_config: Any, data_dir: Path) -> None:
         self.jobId = job_id
         self.contextConfig = context_config
         self._attachment = attachment
-        self.data_dir = Path(data_dir)
+        self.data_dir = data_dir
         self._named_objects: Any = None
 
     @property

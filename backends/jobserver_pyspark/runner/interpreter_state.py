@@ -45,11 +45,11 @@ def _environment() -> Restore:
 
 
 def _working_directory() -> Restore:
-    folder, mask = os.getcwd(), os.umask(0)
+    directory, mask = os.getcwd(), os.umask(0)
     os.umask(mask)
 
     def restore() -> None:
-        os.chdir(folder)
+        os.chdir(directory)
         os.umask(mask)
 
     return restore

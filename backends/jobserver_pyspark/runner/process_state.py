@@ -56,17 +56,17 @@ class ProcessState:
         self._standard_files = _standard_files()
         self._jobs = 0
 
-    def end_job(self, folders: Sequence[str], *, last: bool) -> None:
+    def end_job(self, directories: Sequence[str], *, last: bool) -> None:
         """Run the exit handlers of the job's own code; with ``last`` those of libraries as well."""
-        self._exit_handlers.run(lambda name: self._modules.is_of_job(name, folders), everything=last)
+        self._exit_handlers.run(lambda name: self._modules.is_of_job(name, directories), everything=last)
         logging.shutdown()
 
     def nothing_left(self) -> bool:
         """Whether neither a thread nor a child process of the job still runs."""
         return self._threads.issuperset(threading.enumerate()) and not processes.children(os.getpid())
 
-    def restore(self, folders: Sequence[str]) -> str | None:
-        """Put everything back after a job whose class path is ``folders``.
+    def restore(self, directories: Sequence[str]) -> str | None:
+        """Put everything back after a job whose class path is ``directories``.
 
         Returns None when the process is fit for another job, else the reason why it is not.
         """
@@ -74,8 +74,8 @@ class ProcessState:
         try:
             for restore in self._restores:
                 restore()
-            extension = self._modules.extension(folders)
-            self._modules.restore(folders)
+            extension = self._modules.extension(directories)
+            self._modules.restore(directories)
         except Exception as error:  # noqa: BLE001 - whatever cannot be put back, the process ends
             return f"its state could not be restored: {type(error).__name__}: {error}"
         if extension is not None:
@@ -111,12 +111,12 @@ class _Modules:
         roots |= {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
         self._library_roots = tuple(root.rstrip(os.sep) + os.sep for root in roots)
 
-    def restore(self, folders: Sequence[str]) -> None:
+    def restore(self, directories: Sequence[str]) -> None:
         """Drop the modules of a job, and bring back those that it replaced or removed."""
         for name, module in list(sys.modules.items()):
             if self._kept.get(name) is module:
                 continue
-            if name not in self._kept and self._is_library(module, folders):
+            if name not in self._kept and self._is_library(module, directories):
                 self._kept[name] = module
             elif name not in self._kept:
                 self._drop(name, module)
@@ -124,28 +124,28 @@ class _Modules:
             if sys.modules.get(name) is not module:
                 sys.modules[name] = module
 
-    def is_of_job(self, name: str | None, folders: Sequence[str]) -> bool:
+    def is_of_job(self, name: str | None, directories: Sequence[str]) -> bool:
         """Whether code that runs under this module name came with a job."""
         module = sys.modules.get(name or "")
-        return module is None or (name not in self._kept and not self._is_library(module, folders))
+        return module is None or (name not in self._kept and not self._is_library(module, directories))
 
-    def extension(self, folders: Sequence[str]) -> str | None:
+    def extension(self, directories: Sequence[str]) -> str | None:
         """Return the name of an imported extension module of the class path."""
         suffixes = tuple(importlib.machinery.EXTENSION_SUFFIXES)
         for name, module in list(sys.modules.items()):
             origin = None if name in self._kept else _origin(module)
-            if origin is not None and origin.endswith(suffixes) and _below(origin, folders):
+            if origin is not None and origin.endswith(suffixes) and _below(origin, directories):
                 return name
         return None
 
-    def _is_library(self, module: ModuleType, folders: Sequence[str]) -> bool:
+    def _is_library(self, module: ModuleType, directories: Sequence[str]) -> bool:
         origin = _origin(module)
         if origin is None:
             return _is_namespace_of(module, self._library_roots)
         if origin in ("built-in", "frozen"):
             return True
         real = os.path.realpath(origin)
-        return real.startswith(self._library_roots) and not _below(real, folders)
+        return real.startswith(self._library_roots) and not _below(real, directories)
 
     @staticmethod
     def _drop(name: str, module: ModuleType) -> None:
@@ -169,9 +169,9 @@ def _is_namespace_of(module: ModuleType, roots: tuple[str, ...]) -> bool:
         return False
 
 
-def _below(path: str, folders: Iterable[str]) -> bool:
+def _below(path: str, directories: Iterable[str]) -> bool:
     real = os.path.realpath(path)
-    return any(real.startswith(os.path.realpath(folder) + os.sep) for folder in folders)
+    return any(real.startswith(os.path.realpath(directory) + os.sep) for directory in directories)
 
 
 # -- what cannot be taken back -----------------------------------------------------------------------

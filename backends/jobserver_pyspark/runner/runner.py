@@ -18,11 +18,32 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from jobserver_pyspark import processes
-from jobserver_pyspark.protocol.failures import Failure, describe
+from jobserver_pyspark.protocol.converter import ProtocolError
+from jobserver_pyspark.protocol.failures import JobFailure, UnusableResult, report_of
 from jobserver_pyspark.protocol.frames import CHUNK_SIZE, Channel, ChannelClosed
+from jobserver_pyspark.protocol.messages import (
+    Attach,
+    Attached,
+    FreshProcessNeeded,
+    HostToRunner,
+    JobAccepted,
+    JobFailed,
+    JobFinished,
+    JobValidated,
+    NotReady,
+    Prepare,
+    QueryStarted,
+    Restored,
+    ResultPart,
+    RunJob,
+    RunnerToHost,
+    WarmedUp,
+    WarmUp,
+)
 from jobserver_pyspark.runner import config_trees, results
 from jobserver_pyspark.runner.async_jobs import awaited
 from jobserver_pyspark.runner.attachment import Attachment
@@ -39,12 +60,12 @@ def main(parent: int, control: int, output: int) -> NoReturn:
     processes.die_with_parent(parent)
     processes.adopt_orphans()
     _open_standard_streams(output)
-    runner = Runner(Channel(socket.socket(fileno=control)))
+    runner = Runner(Channel(socket.socket(fileno=control), HostToRunner))
     try:
         runner.serve()
     except ChannelClosed:
         pass  # the host is gone, and this process with it
-    except BaseException:  # noqa: BLE001 - this process ends, but not without a word
+    except BaseException:  # noqa: BLE001 - this process ends, and its log says why
         traceback.print_exc()  # into the context's log
     finally:
         os._exit(0)
@@ -68,9 +89,9 @@ class _NeedsFreshProcess(Exception):
 
 
 class Runner:
-    """Answers the host: attach, warm up, and then jobs."""
+    """Answers the host's requests: attach, warm up, and then jobs."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel[RunnerToHost, HostToRunner]) -> None:
         self._channel = channel
         self._attachment: Attachment | None = None
         self._state: ProcessState | None = None
@@ -79,122 +100,124 @@ class Runner:
     def serve(self) -> None:
         """Serve the host until this process is fit for no further job, or could not be made ready for one."""
         while True:
-            request, payload = self._channel.receive()
-            if request["kind"] == "job":
-                if not self._run(request, json.loads(payload)):
+            request = self._channel.receive()
+            if isinstance(request, RunJob):
+                if not self._run(request):
                     signal.pause()  # the host ends this process, and whatever it started
                 continue
             try:
                 self._make_ready(request)
-            except ChannelClosed:
+            except (ChannelClosed, ProtocolError):
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, the host can tell whether it is news
-                self._channel.send("failed", message=describe(error))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the host decides what it means
+                self._channel.send(NotReady(message=report_of(error).message))
                 return
 
-    def _make_ready(self, request: dict[str, Any]) -> None:
-        if request["kind"] == "attach":
-            self._attachment = Attachment(request["port"], request["secret"])
-            self._channel.send("attached")
-        elif request["kind"] == "warm" and self._attachment is not None:
-            self._attachment.warm()
-            self._channel.send("warmed")
-        elif request["kind"] == "prepare" and self._attachment is not None:
-            with contextlib.suppress(Exception):  # the job will be told the same, if it is still so
-                self._attachment.prepare(request["flavour"])
-            self._state = self._state or ProcessState()
+    def _make_ready(self, request: HostToRunner) -> None:
+        match request:
+            case Attach():
+                self._attachment = Attachment(request.port, request.secret)
+                self._channel.send(Attached())
+            case WarmUp() if self._attachment is not None:
+                self._attachment.warm_up()
+                self._channel.send(WarmedUp())
+            case Prepare() if self._attachment is not None:
+                with contextlib.suppress(Exception):  # if it still fails then, the job reports it
+                    self._attachment.prepare(request.context_type)
+                self._state = self._state or ProcessState()
+            case _:
+                raise ProtocolError(f"the host sent {type(request).__name__} before Attach")
 
-    def _run(self, request: dict[str, Any], configuration: dict[str, Any]) -> bool:
+    def _run(self, request: RunJob) -> bool:
         """Run a job and report how it ended; return whether this process is fit for another one."""
         assert self._attachment is not None
         self._state = self._state or ProcessState()
         before = self._attachment.commands
         try:
             # In a context of its own, so that no context variable of one job is seen by the next.
-            contextvars.Context().run(self._perform, request, configuration)
+            contextvars.Context().run(self._perform, request)
         except ChannelClosed:
             raise
         except _NeedsFreshProcess:
-            self._channel.send("needs-fresh-process")
+            self._channel.send(FreshProcessNeeded())
             return False
-        except Failure as failure:
+        except JobFailure as failure:
             self._end(request, failure, used=True)
             return False
         except BaseException as error:  # noqa: BLE001 - a job may raise anything, also SystemExit
-            self._end(request, Failure.of("raised", error), used=True)
+            self._end(request, JobFailure.of("raised", error), used=True)
             return False
         used = self._attachment.commands != before
         self._end(request, None, used=used)
-        return bool(request["reuse"]) and self._make_fit(request["sys_path"], used=used)
+        return request.reuse and self._make_fit(request.sys_path, used=used)
 
-    def _make_fit(self, folders: list[str], *, used: bool) -> bool:
+    def _make_fit(self, directories: Sequence[str], *, used: bool) -> bool:
         """Put everything back after a job, and report whether that was possible."""
         assert self._attachment is not None
         assert self._state is not None
         self._served += 1
         try:
             self._attachment.restore(used=used)
-            unfit = self._state.restore(folders)
+            unfit = self._state.restore(directories)
         except Exception as error:  # noqa: BLE001 - whatever it is, a fresh process serves the next job
-            unfit = describe(error)
-        self._channel.send("fit" if unfit is None else "unfit", reason=unfit)
+            unfit = report_of(error).message
+        self._channel.send(Restored(unfit=unfit))
         return unfit is None
 
-    def _perform(self, request: dict[str, Any], configuration: dict[str, Any]) -> None:
+    def _perform(self, request: RunJob) -> None:
         assert self._attachment is not None
-        self._channel.send("accepted")
+        self._channel.send(JobAccepted())
         _prepare_process(request)
-        self._attachment.use_class_path(request["includes"], request["pool"])
-        self._attachment.report_queries(lambda query_id: self._channel.send("query", id=query_id))
-        job = load_job(request["class_name"], request["sys_path"])
+        configuration = json.loads(bytes(request.configuration))
+        self._attachment.use_class_path(request.includes, request.pool)
+        self._attachment.report_queries(lambda query_id: self._channel.send(QueryStarted(query_id=query_id)))
+        job = load_job(request.class_name, request.sys_path)
         if self._served and getattr(type(job), "fresh_process", False):
             raise _NeedsFreshProcess
-        context = self._attachment.job_context(request["flavour"], job)
+        context = self._attachment.job_context(request.context_type, job)
         settings, config = configuration["context"], configuration["job"]
-        runtime = Runtime(
-            request["job_id"], self._attachment, config_trees.tree(settings), request["data_dir"]
-        )
+        runtime = Runtime(request.job_id, self._attachment, config_trees.tree(settings), request.data_dir)
         merged = config_trees.tree(config_trees.laid_over(config, settings))
         data = _validated(job, context, runtime, merged)
-        self._channel.send("running")
+        self._channel.send(JobValidated())
         try:
             result = awaited(job.run_job(context, runtime, data))
         except BaseException as error:
-            raise Failure.of("raised", error, skip=1) from error
+            raise JobFailure.of("raised", error, skip=1) from error
         self._send_result(result)
 
     def _send_result(self, result: Any) -> None:
-        """Send the result in pieces; a small one only once it is known to be whole."""
+        """Send the result in chunks; a small one only once it is complete."""
         buffered, size = [], 0
         try:
-            stream, pieces = results.opened(result)
+            stream, chunks = results.opened(result)
             del result
-            for piece in pieces:
-                buffered.append(piece)
-                size += len(piece)
+            for chunk in chunks:
+                buffered.append(chunk)
+                size += len(chunk)
                 if size >= CHUNK_SIZE:
-                    self._send_pieces(stream, b"".join(buffered))
+                    self._send_chunks(stream, b"".join(buffered))
                     buffered, size = [], 0
         except ChannelClosed:
             raise
-        except results.UnusableResult as error:
-            raise Failure.of("result", error) from error
+        except UnusableResult as error:
+            raise JobFailure.of("result", error) from error
         except BaseException as error:
-            raise Failure.of("raised", error, skip=1) from error
-        self._send_pieces(stream, b"".join(buffered), last=True)
+            raise JobFailure.of("raised", error, skip=1) from error
+        self._send_chunks(stream, b"".join(buffered), last=True)
 
-    def _send_pieces(self, stream: bool, data: bytes, *, last: bool = False) -> None:
+    def _send_chunks(self, stream: bool, data: bytes, *, last: bool = False) -> None:
         view = memoryview(data)
         for start in range(0, len(view), CHUNK_SIZE):
-            self._channel.send("result", view[start : start + CHUNK_SIZE], stream=stream)
+            self._channel.send(ResultPart(stream=stream, data=view[start : start + CHUNK_SIZE]))
         if last and not data:
-            self._channel.send("result", b"", stream=stream)
+            self._channel.send(ResultPart(stream=stream, data=b""))
 
-    def _end(self, request: dict[str, Any], failure: Failure | None, *, used: bool) -> None:
-        """Let the job's own exit handlers run and its output out, then report to the host."""
+    def _end(self, request: RunJob, failure: JobFailure | None, *, used: bool) -> None:
+        """Run the job's own exit handlers, flush its output, then report to the host."""
         assert self._state is not None
         try:
-            self._state.end_job(request["sys_path"], last=failure is not None or not request["reuse"])
+            self._state.end_job(request.sys_path, last=failure is not None or not request.reuse)
             sys.stdout.flush()
             sys.stderr.flush()
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises, the job has ended
@@ -203,35 +226,37 @@ class Runner:
                     2, f"an exit handler raised {type(error).__name__}: {error}\n".encode(errors="replace")
                 )
         if failure is None:
-            self._channel.send("ended", used=used, clean=self._state.nothing_left())
+            self._channel.send(JobFinished(used_spark=used, clean=self._state.nothing_left()))
         else:
-            self._channel.send("ended", failure=failure.kind, error=failure.error)
+            self._channel.send(JobFailed(failure=failure.kind, error=failure.error))
 
 
-def _prepare_process(request: dict[str, Any]) -> None:
-    sys.path[:0] = request["sys_path"]
+def _prepare_process(request: RunJob) -> None:
+    sys.path[:0] = request.sys_path
     if not logging.getLogger().handlers:
         logging.basicConfig(
             level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
     logging.getLogger("py4j").setLevel(logging.WARNING)
-    os.environ["JOBSERVER_JOB_ID"] = request["job_id"]
+    os.environ["JOBSERVER_JOB_ID"] = request.job_id
 
 
 def _validated(job: Any, context: Any, runtime: Runtime, config: Any) -> Any:
     try:
         data = awaited(job.validate(context, runtime, config))
     except BaseException as error:
-        raise Failure.of("raised", error, skip=1) from error
+        raise JobFailure.of("raised", error, skip=1) from error
     problems = _problems(data)
     if problems:
         kind = type(data[0])
-        raise Failure("validation", "; ".join(problems), error_class=f"{kind.__module__}.{kind.__qualname__}")
+        raise JobFailure(
+            "validation", "; ".join(problems), error_class=f"{kind.__module__}.{kind.__qualname__}"
+        )
     return data
 
 
 def _problems(data: Any) -> list[str]:
-    """The texts of a list of validation problems; nothing for anything else, which is the job's data."""
+    """Return the messages of validation problems; none where the value is the job's data."""
     if not isinstance(data, (list, tuple)) or not data:
         return []
     if all(type(item).__name__ == "ValidationProblem" and hasattr(item, "problem") for item in data):

@@ -11,10 +11,10 @@ from pathlib import Path
 __all__ = ["foreign"]
 
 
-def foreign(folders: Iterable[str]) -> str:
+def foreign(directories: Iterable[str]) -> str:
     """Say which of the unpacked wheels are made for another Python or machine; nothing when none is."""
     found = []
-    for file in (file for folder in folders for file in Path(folder).glob("*.dist-info/WHEEL")):
+    for file in (file for directory in directories for file in Path(directory).glob("*.dist-info/WHEEL")):
         tags = re.findall(r"^Tag: (\S+)", file.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
         if tags and not any(map(_fits, tags)):
             found.append(f"{file.parent.name.removesuffix('.dist-info')} is made for {', '.join(tags)}")

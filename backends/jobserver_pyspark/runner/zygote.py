@@ -1,9 +1,8 @@
-"""The zygote: a process that has imported PySpark and does nothing but fork runners.
+"""The zygote: a process that has imported PySpark and only forks runners.
 
 It holds no gateway and no thread, so that a fork of it is a healthy process, ready in
-milliseconds. It speaks over a socket of sequenced packets that it inherits: a request to fork comes with
-two file descriptors, the runner's control socket and its output; what is told back is that a
-runner was forked, and that it exited. What a dead runner leaves behind is killed.
+milliseconds. It inherits a socket of sequenced packets, over which the host requests forks and the zygote
+reports which runners were forked and which have exited. What a dead runner leaves behind is killed.
 """
 
 from __future__ import annotations
@@ -11,16 +10,25 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
-import json
 import os
 import select
 import signal
 import socket
 import sys
 import time
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from jobserver_pyspark import processes
+from jobserver_pyspark.protocol.converter import decode, encode, prepare
+from jobserver_pyspark.protocol.messages import (
+    ForkRunner,
+    HostToRunner,
+    HostToZygote,
+    RunnerExited,
+    RunnerForked,
+    RunnerToHost,
+    ZygoteToHost,
+)
 from jobserver_pyspark.runner import config_trees
 
 __all__ = ["main"]
@@ -34,6 +42,7 @@ _IMPORTS = (
     "pyhocon",
     "jobserver_pyspark.runner.runner",
 )
+_MAX_PACKET = 65536
 _KILL_TIMEOUT = 5.0
 _KILL_PAUSE = 0.002
 
@@ -61,17 +70,18 @@ class Zygote:
                 return
 
     def _take_request(self) -> bool:
-        message, fds, _, _ = socket.recv_fds(self._control, 65536, 2)
+        message, fds, _, _ = socket.recv_fds(self._control, _MAX_PACKET, 2)
         if not message:
             return False
-        request = json.loads(message)
+        request = decode(HostToZygote, message)
+        assert isinstance(request, ForkRunner)
         pid = os.fork()
         if pid == 0:
             self._become_runner(*fds)
         for fd in fds:
             os.close(fd)
-        self._runners[pid] = request["runner"]
-        self._tell(kind="forked", runner=request["runner"], pid=pid)
+        self._runners[pid] = request.runner
+        self._report(RunnerForked(runner=request.runner, pid=pid))
         return True
 
     def _become_runner(self, control: int, output: int) -> NoReturn:
@@ -98,10 +108,10 @@ class Zygote:
             runner = self._runners.pop(pid, None)
             if runner is not None:
                 self._kill_orphans()
-                self._tell(kind="exited", runner=runner, status=os.waitstatus_to_exitcode(status))
+                self._report(RunnerExited(runner=runner, status=os.waitstatus_to_exitcode(status)))
 
     def _kill_orphans(self) -> None:
-        """Kill what a dead runner's own processes have left; each is this process's child now.
+        """Kill what the processes of a dead runner have left; each is a child of this process now.
 
         The children of a process that is killed become children of this one in turn, whatever session or
         group they made for themselves. So this is repeated until there are none: then the job is over.
@@ -113,24 +123,25 @@ class Zygote:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(child, os.WNOHANG)
             if time.monotonic() > deadline:
-                return  # one that hangs in the kernel: the end of the context tries again
+                return  # one hangs in the kernel: the end of the context tries again
             time.sleep(_KILL_PAUSE)
 
-    def _tell(self, **fields: Any) -> None:
-        self._control.send(json.dumps(fields).encode())
+    def _report(self, message: ZygoteToHost) -> None:
+        packet, _ = encode(message)
+        self._control.send(packet)
 
 
 def main(parent: int, control: int) -> None:
-    """Become a zygote: import what jobs need, say so, and serve the host."""
+    """Become a zygote: import what jobs need, and serve the host."""
     processes.die_with_parent(parent)
     processes.adopt_orphans()
     config_trees.add_fallback()
     connection = socket.socket(fileno=control)
     for name in _IMPORTS:
         importlib.import_module(name)
+    prepare(HostToRunner, RunnerToHost)
     gc.collect()
     gc.freeze()
-    connection.send(json.dumps({"kind": "imported"}).encode())
     Zygote(connection).serve()
 
 

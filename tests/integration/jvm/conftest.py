@@ -24,7 +24,8 @@ from jobserver_pyspark.jvm import (
     JvmJar,
     JvmJobRequest,
     JvmJobs,
-    JvmOutcome,
+    JvmJobState,
+    JvmSession,
     JvmToolchain,
     context_settings,
 )
@@ -50,20 +51,20 @@ class JobBench:
             job_id=job_id,
             main_class=main_class,
             jars=tuple(JvmJar(path=jar, sha256=hashlib.sha256(jar.read_bytes()).hexdigest()) for jar in jars),
-            kind=kind,
+            context_type=kind,
             result_path=self.folder / f"{job_id}.result",
             log_path=self.folder / f"{job_id}.log",
             **more,
         )
 
-    def run(self, main_class: str, *jars: Path, **more: Any) -> JvmOutcome:
+    def run(self, main_class: str, *jars: Path, **more: Any) -> JvmJobState:
         return self.jobs.run(self.request(main_class, *jars, **more))
 
     def value(self, main_class: str, *jars: Path, **more: Any) -> Any:
         """The JSON that a job leaves, which must have finished."""
         request = self.request(main_class, *jars, **more)
         outcome = self.jobs.run(request)
-        assert (outcome.status.value, outcome.error) == ("finished", None)
+        assert (outcome.status, outcome.error) == ("finished", None)
         assert outcome.result == "json"
         content = request.result_path.read_bytes()
         assert len(content) == outcome.size
@@ -79,14 +80,14 @@ class StartedJob:
     def __init__(self, jobs: JvmJobs, request: JvmJobRequest) -> None:
         self.request = request
         self.validated = threading.Event()
-        self._outcome: list[JvmOutcome] = []
+        self._outcome: list[JvmJobState] = []
         self._thread = threading.Thread(target=self._run, args=(jobs,), daemon=True)
         self._thread.start()
 
     def _run(self, jobs: JvmJobs) -> None:
         self._outcome.append(jobs.run(self.request, on_running=self.validated.set))
 
-    def outcome(self, timeout: float = DEADLINE) -> JvmOutcome:
+    def outcome(self, timeout: float = DEADLINE) -> JvmJobState:
         self._thread.join(timeout)
         assert not self._thread.is_alive(), "the job did not end in time"
         return self._outcome[0]
@@ -311,7 +312,7 @@ def bench(
     isolation: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[JobBench]:
-    jobs = JvmJobs(spark, toolchain, job_classes, isolation=isolation)
+    jobs = JvmJobs(JvmSession.of(spark), toolchain, job_classes, isolation=isolation)
     yield JobBench(jobs, tmp_path_factory.mktemp("jobs"))
     jobs.close(wait=10.0)
     assert jobs.running() == []

@@ -33,7 +33,7 @@ def test_a_job_that_refuses_its_configuration_is_told_as_the_old_server_did(
     bench: Any, old_jar: Path, name: str, message: str
 ) -> None:
     outcome = bench.run(f"spark.jobserver.{name}", old_jar)
-    assert outcome.failure is FailureKind.VALIDATION
+    assert outcome.failure == FailureKind.VALIDATION
     assert (outcome.error.message, outcome.error.error_class) == (message, "java.lang.Throwable")
     assert outcome.error.stack.startswith(f"java.lang.Throwable: {message}\n\tat ")
 
@@ -49,7 +49,7 @@ def test_a_very_short_job_doubles_its_numbers(bench: Any, old_jar: Path) -> None
 
 def test_an_exception_is_the_jobs_error_with_its_java_class_and_stack(bench: Any, old_jar: Path) -> None:
     outcome = bench.run("spark.jobserver.MyErrorJob", old_jar)
-    assert outcome.failure is FailureKind.RAISED
+    assert outcome.failure == FailureKind.RAISED
     assert (outcome.error.message, outcome.error.error_class) == (
         "Foobar",
         "java.lang.IllegalArgumentException",
@@ -96,7 +96,7 @@ def test_a_missing_named_rdd_is_a_refusal(bench: Any, old_jar: Path) -> None:
 def test_habits_of_old_sources_compile_and_work(bench: Any, old_jar: Path) -> None:
     def refusal(name: str, **config: Any) -> str:
         outcome = bench.run(f"spark.jobserver.{name}", old_jar, config=config)
-        assert outcome.failure is FailureKind.VALIDATION
+        assert outcome.failure == FailureKind.VALIDATION
         return str(outcome.error.message)
 
     assert refusal("HabitsJob") == "One(SparkJobInvalid(one is missing))"
@@ -152,7 +152,7 @@ def test_a_job_of_the_wrong_kind_for_its_context_is_refused(
     bench: Any, old_jar: Path, name: str, kind: str
 ) -> None:
     outcome = bench.run(f"spark.jobserver.{name}", old_jar, kind=kind, config=WORDS)
-    assert outcome.failure is FailureKind.WRONG_TYPE
+    assert outcome.failure == FailureKind.WRONG_TYPE
     assert f"this one is of kind {kind}" in outcome.error.message
 
 

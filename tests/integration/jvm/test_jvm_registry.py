@@ -134,4 +134,4 @@ def test_nobody_waits_for_a_job_that_was_killed_while_it_made_something(
 
 def test_a_missing_named_object_is_the_jobs_own_refusal(bench: Any, old_jar: Any) -> None:
     outcome = bench.run("spark.jobserver.SumNamedRddJob", old_jar, config={"name": "nowhere"})
-    assert outcome.failure is FailureKind.VALIDATION
+    assert outcome.failure == FailureKind.VALIDATION

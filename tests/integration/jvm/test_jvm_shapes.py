@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from jobserver_core.models.failures import FailureKind
-from jobserver_pyspark.jvm import JvmStatus, LibrarySource
+from jobserver_pyspark.jvm import LibrarySource
 
 pytestmark = pytest.mark.spark
 
@@ -38,7 +38,7 @@ def test_what_validate_returns_is_what_run_job_gets(bench: Any, shapes_jar: Any)
 
 def test_a_plain_application_runs_in_the_warm_session_and_cannot_stop_it(bench: Any, shapes_jar: Any) -> None:
     job = bench.start(bench.request("shapes.Application", shapes_jar, config={"args": ["a", "b"]}))
-    assert job.outcome().status is JvmStatus.FINISHED
+    assert job.outcome().status == "finished"
     assert "said a+b 10" in job.log()
     assert "stop() has no effect" in job.log()
     assert job.request.result_path.read_text() == "null"
@@ -50,12 +50,12 @@ def test_a_plain_application_runs_in_the_warm_session_and_cannot_stop_it(bench: 
 
 @pytest.mark.parametrize("name", ["shapes.Nothing", "nothing"])
 def test_an_unknown_class_is_not_found(bench: Any, shapes_jar: Any, name: str) -> None:
-    assert bench.run(name, shapes_jar).failure is FailureKind.CLASS_NOT_FOUND
+    assert bench.run(name, shapes_jar).failure == FailureKind.CLASS_NOT_FOUND
 
 
 def test_a_class_that_is_no_job_is_told_what_is_missing(bench: Any, shapes_jar: Any) -> None:
     outcome = bench.run("shapes.NotAJob", shapes_jar)
-    assert outcome.failure is FailureKind.WRONG_TYPE
+    assert outcome.failure == FailureKind.WRONG_TYPE
     assert "shapes.NotAJob is not a job: it needs runJob" in outcome.error.message
 
 
@@ -76,7 +76,7 @@ def test_a_jar_that_went_away_is_a_loading_failure(bench: Any, tmp_path: Any) ->
     gone.write_text("gone")
     request = bench.request("shapes.WordCount", gone)
     gone.unlink()
-    assert bench.jobs.run(request).failure is FailureKind.LOADING
+    assert bench.jobs.run(request).failure == FailureKind.LOADING
 
 
 def test_several_jars_are_one_class_path(bench: Any, shapes_jar: Any, version_jars: Any) -> None:
@@ -86,7 +86,7 @@ def test_several_jars_are_one_class_path(bench: Any, shapes_jar: Any, version_ja
 
 def test_a_failure_in_a_task_is_the_jobs_error(bench: Any, shapes_jar: Any) -> None:
     outcome = bench.run("shapes.TaskFailure", shapes_jar)
-    assert outcome.failure is FailureKind.RAISED
+    assert outcome.failure == FailureKind.RAISED
     assert outcome.error.error_class == "org.apache.spark.SparkException"
     assert "java.lang.IllegalStateException: in a task" in outcome.error.message
 
@@ -126,7 +126,7 @@ def test_an_iterator_of_anything_becomes_a_list(bench: Any, shapes_jar: Any) -> 
 @pytest.mark.parametrize("what", ["dataset", "rdd"])
 def test_a_distributed_result_is_refused_with_advice(bench: Any, shapes_jar: Any, what: str) -> None:
     outcome = bench.run("shapes.Results", shapes_jar, config={"what": what})
-    assert outcome.failure is FailureKind.RESULT
+    assert outcome.failure == FailureKind.RESULT
     assert "collect() or take(n)" in outcome.error.message
 
 
@@ -152,7 +152,7 @@ def test_an_endless_result_ends_when_its_job_is_killed(bench: Any, shapes_jar: A
     job = bench.start(bench.request("shapes.Results", shapes_jar, config={"what": "endless"}))
     job.wait_for_result(1 << 20)
     assert bench.jobs.cancel(job.request.job_id, wait=30)
-    assert job.outcome().status is JvmStatus.KILLED
+    assert job.outcome().status == "killed"
 
 
 def test_a_future_that_failed_is_the_jobs_error(bench: Any, shapes_jar: Any) -> None:
@@ -189,7 +189,7 @@ def test_a_result_that_fails_while_it_is_written_is_the_jobs_error(bench: Any, s
 def test_bytes_are_a_streamed_result(bench: Any, shapes_jar: Any, what: str, content: bytes) -> None:
     request = bench.request("shapes.Results", shapes_jar, config={"what": what})
     outcome = bench.jobs.run(request)
-    assert (outcome.status, outcome.result, outcome.size) == (JvmStatus.FINISHED, "stream", len(content))
+    assert (outcome.status, outcome.result, outcome.size) == ("finished", "stream", len(content))
     assert request.result_path.read_bytes() == content
 
 
@@ -199,7 +199,7 @@ def test_each_job_has_its_own_output(bench: Any, shapes_jar: Any) -> None:
         for who in ("ann", "bob")
     ]
     for job, (mine, other) in zip(jobs, [("ann", "bob"), ("bob", "ann")], strict=True):
-        assert job.outcome().status is JvmStatus.FINISHED
+        assert job.outcome().status == "finished"
         lines = job.log()
         for what in ("prints", "complains", "in a thread"):
             assert f"{mine} {what}\n" in lines
@@ -218,13 +218,13 @@ def test_a_log_stops_at_its_limit_and_says_so(bench: Any, shapes_jar: Any) -> No
 def test_a_job_without_the_old_api_runs_where_its_libraries_cannot_be_had(
     bench: Any, shapes_jar: Any, old_jar: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    poor = attrs.evolve(bench.jobs.toolchain, libraries=LibrarySource(folder=tmp_path))
+    poor = attrs.evolve(bench.jobs.toolchain, libraries=LibrarySource(directory=tmp_path))
     monkeypatch.setattr(bench.jobs, "toolchain", poor)
     monkeypatch.setattr(bench.jobs, "_api_loaded", False)  # as before any job of the context needed it
     assert bench.value("shapes.WordCount", shapes_jar, config={"words": "a"}) == {"a": 1}
     outcome = bench.run("spark.jobserver.VeryShortDoubleJob", old_jar)
-    assert outcome.failure is FailureKind.LOADING
-    assert f"no config-<version>.jar in the configured folder {tmp_path}" in outcome.error.message
+    assert outcome.failure == FailureKind.LOADING
+    assert f"no config-<version>.jar in the configured directory {tmp_path}" in outcome.error.message
 
 
 @pytest.mark.parametrize("name", ["shapes.Waiting", "shapes.SlowTasks"])
@@ -238,12 +238,12 @@ def test_a_killed_job_is_over_within_seconds_and_its_neighbour_goes_on(
     neighbour.wait_for_log("waiting")
     assert bench.jobs.running() == sorted([job.request.job_id, neighbour.request.job_id])
     assert bench.jobs.cancel(job.request.job_id, wait=20.0)
-    assert job.outcome().status is JvmStatus.KILLED
+    assert job.outcome().status == "killed"
     assert bench.jobs.running() == [neighbour.request.job_id]
     # The cores are free again: a job that needs both gets them.
     assert bench.value("shapes.WordCount", shapes_jar, config={"words": "a b"}) == {"a": 1, "b": 1}
     assert bench.jobs.cancel(neighbour.request.job_id, wait=20.0)
-    assert neighbour.outcome().status is JvmStatus.KILLED
+    assert neighbour.outcome().status == "killed"
 
 
 def test_a_job_that_hears_nothing_is_told_of_and_stays_running(
@@ -257,7 +257,7 @@ def test_a_job_that_hears_nothing_is_told_of_and_stays_running(
         assert bench.jobs.is_running(job.request.job_id)
     finally:
         system.setProperty("jobserver.test.deaf", "now")
-    assert job.outcome().status is JvmStatus.KILLED
+    assert job.outcome().status == "killed"
     system.clearProperty("jobserver.test.deaf")
     assert not bench.jobs.is_running(job.request.job_id)
 
@@ -274,11 +274,11 @@ def test_killing_a_job_stops_its_structured_streams_and_no_others(bench: Any, sh
         for job in jobs:
             job.wait_for_log("waiting")
         assert bench.jobs.cancel(killed.request.job_id, wait=20.0)
-        assert killed.outcome().status is JvmStatus.KILLED
+        assert killed.outcome().status == "killed"
         assert bench.jobs.running() == [kept.request.job_id]
     finally:
         assert bench.jobs.cancel(kept.request.job_id, wait=20.0)
-    assert kept.outcome().status is JvmStatus.KILLED
+    assert kept.outcome().status == "killed"
 
 
 def test_cancelling_a_job_that_nobody_knows_is_no_error(bench: Any) -> None:

@@ -79,7 +79,7 @@ def test_libraries_come_from_a_folder_where_there_is_no_repository(
     _, config, scalactic = toolchain.api_jars()
     for jar in (config, scalactic):
         (tmp_path / jar.name).symlink_to(jar)
-    local = attrs.evolve(toolchain, libraries=LibrarySource(folder=tmp_path))
+    local = attrs.evolve(toolchain, libraries=LibrarySource(directory=tmp_path))
     assert [jar.parent for jar in local.api_jars()[1:]] == [tmp_path, tmp_path]
 
 
@@ -105,7 +105,7 @@ def test_the_api_is_ready_once_it_was_built(toolchain: JvmToolchain, tmp_path: P
     assert toolchain.ready_api_jars() == built
     elsewhere = attrs.evolve(toolchain, cache_dir=tmp_path)
     assert elsewhere.ready_api_jars() is None
-    empty = attrs.evolve(toolchain, libraries=LibrarySource(folder=tmp_path))
+    empty = attrs.evolve(toolchain, libraries=LibrarySource(directory=tmp_path))
     assert empty.ready_api_jars() is None
 
 

@@ -125,7 +125,7 @@ def test_a_jvm_result_is_what_the_table_says(bench: Any, scala_jar: Path, number
     request = bench.request("table.Examples", scala_jar, kind="session", config={"example": number})
     outcome = bench.jobs.run(request)
     if example.json is None:
-        assert outcome.failure is FailureKind.RESULT
+        assert outcome.failure == FailureKind.RESULT
         assert example.words in outcome.error.message
         return
     assert (outcome.error, outcome.result) == (None, "json")

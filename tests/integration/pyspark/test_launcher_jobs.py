@@ -152,7 +152,7 @@ def test_stopping_the_session_in_a_job_does_not_stop_the_context(context: Contex
         ("trouble.BadConstructor", FailureKind.RAISED, "cannot be made"),
         ("trouble.BadValidation", FailureKind.RAISED, "validation broke"),
         ("trouble.SysExit", FailureKind.RAISED, "not today"),
-        ("trouble.BadText", FailureKind.RAISED, "cannot be told"),
+        ("trouble.BadText", FailureKind.RAISED, "cannot be read"),
     ],
 )
 def test_a_job_that_cannot_run_fails_in_words(
@@ -162,6 +162,31 @@ def test_a_job_that_cannot_run_fails_in_words(
     assert outcome.failure is failure
     assert outcome.error is not None
     assert text in outcome.error.message
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        ("GET / HTTP/1.1\r\n\r\n", "the job's process sent a frame of "),
+        (
+            '\0\0\0\x14\0\0\0\0{"kind":"JobFooled"}',
+            "the job's process sent a message of unknown kind 'JobFooled",
+        ),
+        (
+            '\0\0\0\x14\0\0\0\0{"kind":"JobEnded"} ',
+            "the job's process sent a message of unknown kind 'JobEnded",
+        ),
+        ('\0\0\0\x14\0\0\0\0{"kind":"Attached"} ', "the job's process sent Attached out of turn"),
+    ],
+)
+def test_a_job_that_breaks_the_protocol_is_ended_with_the_reason(
+    context: Context, sent: str, reason: str
+) -> None:
+    outcome = context.run("trouble.Intruder", {"bytes": sent}).outcome
+    assert outcome.failure is FailureKind.CRASHED
+    assert outcome.error is not None
+    assert reason in outcome.error.message
+    assert context.run("work.WordCount", {"input": {"string": "a b a"}}).value == {"a": 2, "b": 1}
 
 
 def test_a_failure_in_a_task_is_told_with_its_traceback(context: Context) -> None:

@@ -2,15 +2,11 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from launcher_world import Context, Start
-
-from jobserver_pyspark.launcher.connections import Connections
-from jobserver_pyspark.protocol.frames import Channel, ChannelClosed
 
 pytestmark = pytest.mark.spark
 
@@ -66,31 +62,6 @@ def test_no_secret_is_on_a_command_line_or_in_an_environment(secretive: Context)
     assert b"hunter2" not in said
     assert b"GATEWAY" not in said
     assert not re.search(rb"[0-9a-f]{64}", said)  # neither the host's secret nor py4j's
-
-
-def test_a_connection_without_the_secret_is_closed() -> None:
-    connections = Connections()
-    token, arrivals = connections.expect()
-    try:
-        for told in ("", "wrong", token[:-1]):
-            stranger = Channel(socket.create_connection(connections.address))
-            stranger.send("hello", token=told)
-            with pytest.raises(ChannelClosed):
-                stranger.receive()
-            stranger.close()
-        assert arrivals.empty()
-        friend = Channel(socket.create_connection(connections.address))
-        friend.send("hello", token=token)
-        accepted = arrivals.get(timeout=5.0)
-        assert accepted is not None
-        again = Channel(socket.create_connection(connections.address))
-        again.send("hello", token=token)
-        with pytest.raises(ChannelClosed):
-            again.receive()
-        for channel in (friend, accepted, again):
-            channel.close()
-    finally:
-        connections.close()
 
 
 def test_everything_listens_on_loopback_only(secretive: Context) -> None:

@@ -54,7 +54,7 @@ def test_a_context_takes_a_spare_host_that_fits(
         context.handle.stop(30.0)
         assert context.wait_end()[0] is ContextEnd.STOPPED
         assert not context.spec.work_dir.exists()
-    assert not [folder for folder in record["folders"] if Path(folder).exists()]  # type: ignore[attr-defined]
+    assert not [name for name in record["directories"] if Path(name).exists()]  # type: ignore[attr-defined]
 
 
 def test_a_context_of_other_options_or_with_a_dead_spare_starts_its_own_host(

@@ -64,6 +64,7 @@ def test_contexts_can_connect_again_once_descriptors_are_free() -> None:
         logging.basicConfig(stream=sys.stdout, format="%(message)s")
         from jobserver_pyspark.launcher.connections import Connections
         from jobserver_pyspark.protocol.frames import Channel
+        from jobserver_pyspark.protocol.messages import PROTOCOL_VERSION, Hello, ServerToHost
 
         connections = Connections()
         token, arrivals = connections.expect()
@@ -77,7 +78,7 @@ def test_contexts_can_connect_again_once_descriptors_are_free() -> None:
             pass
         first.connect(connections.address)
         client.connect(connections.address)
-        Channel(client).send("hello", token=token)
+        Channel(client, ServerToHost).send(Hello(protocol=PROTOCOL_VERSION, token=token))
         try:
             arrivals.get(timeout=1)
         except Exception as error:

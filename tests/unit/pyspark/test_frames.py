@@ -1,42 +1,57 @@
+"""Frames: messages over a real socket."""
+
 from __future__ import annotations
 
 import socket
 import struct
 import threading
+from collections.abc import Iterator
 
 import pytest
 
-from jobserver_pyspark.protocol.frames import Channel, ChannelClosed, FrameError
+from jobserver_pyspark.protocol.converter import ProtocolError
+from jobserver_pyspark.protocol.frames import Channel, ChannelClosed
+from jobserver_pyspark.protocol.messages import JobEnded, ResultPart, RunnerToHost
+
+RunnerChannel = Channel[RunnerToHost, RunnerToHost]
+
+
+def channel(connection: socket.socket) -> RunnerChannel:
+    return RunnerChannel(connection, RunnerToHost, max_payload=1024)
 
 
 @pytest.fixture
-def pair():
+def pair() -> Iterator[tuple[RunnerChannel, RunnerChannel]]:
     left, right = socket.socketpair()
-    channels = Channel(left, max_payload=1024), Channel(right, max_payload=1024)
+    channels = channel(left), channel(right)
     yield channels
-    for channel in channels:
-        channel.close()
+    for one in channels:
+        one.close()
 
 
-def test_a_frame_arrives_as_it_was_sent(pair) -> None:
+def test_a_message_arrives_as_it_was_sent(pair: tuple[RunnerChannel, RunnerChannel]) -> None:
     left, right = pair
-    left.send("kind", b"\x00raw\xff", text="é", number=1, nested={"a": [None]})
-    header, payload = right.receive()
-    assert header == {"kind": "kind", "text": "é", "number": 1, "nested": {"a": [None]}}
-    assert payload == b"\x00raw\xff"
+    message = ResultPart(stream=True, data=b"\x00raw\xff")
+    left.send(message)
+    assert right.receive() == message
 
 
-def test_frames_of_many_threads_do_not_mix(pair) -> None:
+def test_frames_of_many_threads_do_not_mix(pair: tuple[RunnerChannel, RunnerChannel]) -> None:
     left, right = pair
-    threads = [
-        threading.Thread(target=lambda n=n: [left.send("n", bytes([n]) * 1000, n=n) for _ in range(20)])
-        for n in range(8)
-    ]
+
+    def send(number: int) -> None:
+        for _ in range(20):
+            left.send(ResultPart(stream=number % 2 == 0, data=bytes([number]) * 1000))
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for _ in range(160):
-        header, payload = right.receive()
-        assert payload == bytes([header["n"]]) * 1000
+        message = right.receive()
+        assert isinstance(message, ResultPart)
+        data = bytes(message.data)
+        assert data == data[:1] * 1000
+        assert message.stream is (data[0] % 2 == 0)
     for thread in threads:
         thread.join()
 
@@ -54,64 +69,74 @@ def test_frames_of_many_threads_do_not_mix(pair) -> None:
 )
 def test_what_is_no_frame_is_refused(raw: bytes) -> None:
     left, right = socket.socketpair()
-    channel = Channel(right, max_payload=1024)
+    receiver = channel(right)
     left.sendall(raw)
-    with pytest.raises(FrameError):
-        channel.receive()
+    with pytest.raises(ProtocolError, match=r"^the job's process sent "):
+        receiver.receive()
     left.close()
-    channel.close()
+    receiver.close()
 
 
-def test_a_payload_over_the_limit_is_refused_before_it_is_read(pair) -> None:
+def test_a_payload_over_the_limit_is_refused_before_it_is_read(
+    pair: tuple[RunnerChannel, RunnerChannel],
+) -> None:
     left, right = pair
-    left.send("kind", b"x" * 1025)
-    with pytest.raises(FrameError, match="over the limits"):
+    left.send(ResultPart(stream=False, data=b"x" * 1025))
+    with pytest.raises(ProtocolError, match=r"1025 bytes; at most \d+ \+ 1024 are allowed"):
         right.receive()
 
 
-def test_a_closed_connection_is_told_on_both_sides(pair) -> None:
+def test_a_closed_connection_is_noticed_on_both_sides(pair: tuple[RunnerChannel, RunnerChannel]) -> None:
     left, right = pair
     left.close()
     with pytest.raises(ChannelClosed):
         right.receive()
     with pytest.raises(ChannelClosed):
-        _send_for_ever(right)
+        _send_forever(right)
 
 
-def _send_for_ever(channel: Channel) -> None:
+def _send_forever(sender: RunnerChannel) -> None:
     while True:
-        channel.send("kind", b"x" * 1024)
+        sender.send(ResultPart(stream=False, data=b"x" * 1024))
 
 
 def test_half_a_frame_is_a_closed_connection() -> None:
     left, right = socket.socketpair()
-    channel = Channel(right)
+    receiver = channel(right)
     left.sendall(struct.pack(">II", 10, 0) + b'{"ki')
     left.close()
     with pytest.raises(ChannelClosed):
-        channel.receive()
-    channel.close()
+        receiver.receive()
+    receiver.close()
 
 
 def test_frames_over_tcp_are_sent_without_waiting_for_acknowledgements() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = socket.create_connection(listener.getsockname())
         server, _ = listener.accept()
-    channels = [Channel(connection) for connection in (client, server)]
+    channels = [channel(connection) for connection in (client, server)]
     for connection in (client, server):
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-    for channel in channels:
-        channel.close()
+    for one in channels:
+        one.close()
 
 
-def test_a_payload_larger_than_the_sockets_buffer_arrives_whole() -> None:
+def test_a_payload_larger_than_the_sockets_buffer_arrives_complete() -> None:
     left, right = socket.socketpair()
-    sender, receiver = Channel(left), Channel(right)
+    sender, receiver = (RunnerChannel(end, RunnerToHost) for end in (left, right))
     payload = bytes(range(256)) * 20_000
-    sending = threading.Thread(target=sender.send, args=("kind", memoryview(payload)))
+    message = ResultPart(stream=False, data=memoryview(payload))
+    sending = threading.Thread(target=sender.send, args=(message,))
     sending.start()
-    header, received = receiver.receive()
+    received = receiver.receive()
     sending.join()
-    assert (header, received == payload) == ({"kind": "kind"}, True)
-    for channel in (sender, receiver):
-        channel.close()
+    assert received == ResultPart(stream=False, data=payload)
+    for one in (sender, receiver):
+        one.close()
+
+
+def test_a_message_of_another_direction_is_refused(pair: tuple[RunnerChannel, RunnerChannel]) -> None:
+    left, right = pair
+    left.send(JobEnded(job_id="1"))  # type: ignore[arg-type] # of HostToServer
+    with pytest.raises(ProtocolError, match="unknown kind 'JobEnded'"):
+        right.receive()

@@ -29,7 +29,7 @@ def wheel(folder: Path, name: str) -> JobCode:
 def use(packages: Packages, *codes: JobCode, at: float | None = None) -> None:
     """Use packages in a context that ends then, or that ended at some time."""
     lease = packages.lease()
-    folders = [Path(package["folder"]) for package in lease.prepare(codes)]
+    folders = [Path(package.directory) for package in lease.prepare(codes)]
     assert [len(list(folder.iterdir())) for folder in folders] == [1] * len(codes)
     lease.close()
     for folder in folders:

@@ -10,7 +10,7 @@ import com.fasterxml.jackson.databind.JsonNode
 private[jobserver] final case class JobJar(path: Path, sha256: String)
 
 /**
- * What the host asks for, read from its JSON.
+ * A job to run, read from the host's JSON: `JvmJobRequest` in `jobserver_pyspark.protocol.jvm_messages`.
  *
  * The two configurations stay JSON text, so that a job can read their numbers as they were written.
  */
@@ -35,21 +35,25 @@ private[jobserver] final case class JobRequest(
 }
 
 private[jobserver] object JobRequest {
+  def parseJars(json: String): Seq[JobJar] = parseJars(Outcome.mapper.readTree(json))
+
+  private def parseJars(message: JsonNode): Seq[JobJar] = message.required("jars").elements.asScala
+    .map(jar => JobJar(Paths.get(jar.required("path").asText), jar.required("sha256").asText)).toList
+
   def parse(json: String): JobRequest = {
     val node = Outcome.mapper.readTree(json)
     def text(name: String): String = node.required(name).asText()
     JobRequest(
-      jobId = text("jobId"),
-      mainClass = text("mainClass"),
-      jars = node.required("jars").elements.asScala
-        .map(jar => JobJar(Paths.get(jar.required("path").asText), jar.required("sha256").asText)).toList,
-      kind = text("kind"),
+      jobId = text("job_id"),
+      mainClass = text("main_class"),
+      jars = parseJars(node),
+      kind = text("context_type"),
       config = text("config"),
-      contextConfig = text("contextConfig"),
-      resultPath = Paths.get(text("resultPath")),
-      logPath = Paths.get(text("logPath")),
-      maxResultBytes = node.required("maxResultBytes").asLong,
-      maxLogBytes = node.required("maxLogBytes").asLong,
-      dataDir = Option(node.get("dataDir")).filterNot(_.isNull).map(dir => Paths.get(dir.asText)))
+      contextConfig = text("context_config"),
+      resultPath = Paths.get(text("result_path")),
+      logPath = Paths.get(text("log_path")),
+      maxResultBytes = node.required("max_result_bytes").asLong,
+      maxLogBytes = node.required("max_log_bytes").asLong,
+      dataDir = Option(node.get("data_dir")).filterNot(_.isNull).map(dir => Paths.get(dir.asText)))
   }
 }

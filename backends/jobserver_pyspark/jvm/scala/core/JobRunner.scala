@@ -11,7 +11,8 @@ import org.apache.spark.sql.SparkSession
 /**
  * Runs JVM jobs in a context: what the context host calls through its gateway.
  *
- * All arguments and answers are strings of JSON, numbers or flags, so that nothing of a job ever passes the gateway.
+ * All arguments and answers are numbers, flags, or the messages of `jobserver_pyspark.protocol.jvm_messages` as JSON, so
+ * that nothing of a job ever passes the gateway.
  * Every method may be called from any thread; `awaitValidated` and `awaitEnded` block their caller.
  *
  * @param isolation `session` or `shared`, as `jobserver_pyspark.jvm` describes
@@ -29,9 +30,9 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
   JobResultGetter.install(context, Isolation.Property, codeHomes.loaderOf)
   serializers.prepareDriver()
 
-  /** Jars for every class path: the runner's own, for the executors. `[{"path", "sha256"}, …]` */
+  /** Jars for every class path: the runner's own, for the executors. */
   def addLibraries(jarsJson: String): Unit = {
-    codeHomes.addLibraries(JobRunner.jars(jarsJson))
+    codeHomes.addLibraries(JobRequest.parseJars(jarsJson))
     serializers.prepareAnew()
   }
 
@@ -76,10 +77,13 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
 
   def isRunning(jobId: String): Boolean = Option(jobs.get(jobId)).exists(!_.ended.isDone)
 
-  /** The ids of the jobs that run, as a JSON list. */
+  /** The ids of the jobs that run. */
   def running(): String = {
     val ids = jobs.asScala.collect { case (id, job) if !job.ended.isDone => id }
-    Outcome.mapper.writeValueAsString(ids.toSeq.sorted.asJava)
+    val node = Outcome.mapper.createObjectNode().put("kind", "RunningJvmJobs")
+    val list = node.putArray("job_ids")
+    ids.toSeq.sorted.foreach(id => list.add(id))
+    node.toString
   }
 
   /** Cancels every job, as [[cancel]] does, and lets go of all sessions; the Spark context is left to its owner. */
@@ -113,8 +117,4 @@ private[jobserver] object JobRunner {
   }
 
   private def origin(owner: Class[_]): String = owner.getProtectionDomain.getCodeSource.getLocation.getPath
-
-  def jars(json: String): Seq[JobJar] = Outcome.mapper.readTree(json).elements.asScala.map { jar =>
-    JobJar(java.nio.file.Paths.get(jar.required("path").asText), jar.required("sha256").asText)
-  }.toList
 }

@@ -4,7 +4,7 @@ import java.io.{PrintWriter, StringWriter}
 
 import com.fasterxml.jackson.databind.ObjectMapper
 
-/** How a job ended (or that it passed its validation), as the host is told of it. */
+/** How far a job is, as the host reads it: `JvmJobState` in `jobserver_pyspark.protocol.jvm_messages`. */
 private[jobserver] final case class Outcome(
     status: String,
     failure: String = null,
@@ -13,13 +13,13 @@ private[jobserver] final case class Outcome(
     bytes: Long = 0L) {
 
   def toJson: String = {
-    val node = Outcome.mapper.createObjectNode().put("status", status)
-    if (failure != null) node.put("failure", failure)
-    if (error != null) {
+    val node = Outcome.mapper.createObjectNode()
+      .put("kind", "JvmJobState").put("status", status).put("failure", failure).put("result", result).put("size", bytes)
+    if (error == null) node.putNull("error")
+    else {
       node.putObject("error")
-        .put("message", error.message).put("errorClass", error.errorClass).put("stack", error.stack)
+        .put("message", error.message).put("error_class", error.errorClass).put("stack", error.stack)
     }
-    if (result != null) node.put("result", result).put("bytes", bytes)
     node.toString
   }
 }

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +16,20 @@ class BusyLoop(Accepting):
     def run_job(self, context, runtime, data):
         while True:
             pass
+
+
+class Intruder(Accepting):
+    """Writes to the connection between its process and the context's host."""
+
+    def run_job(self, context, runtime, data):
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                connection = socket.socket(fileno=os.dup(int(name)))
+            except OSError:
+                continue
+            if connection.family == socket.AF_UNIX:
+                connection.sendall(data["bytes"].encode())
+        time.sleep(600)
 
 
 class NativeCall(Accepting):
@@ -266,7 +281,7 @@ class BadValidation(Accepting):
 
 
 class BadText(Accepting):
-    """Raises an exception whose message cannot be told."""
+    """Raises an exception whose message cannot be read."""
 
     def run_job(self, context, runtime, data):
         class Awkward(Exception):

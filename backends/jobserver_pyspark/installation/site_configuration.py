@@ -16,7 +16,9 @@ _SETTING = re.compile(r"\s*(spark\.[^\s:=]+)[\s:=]+(.*\S)\s*$")
 def defaults(installation: Installation) -> dict[str, str]:
     """Return the settings of ``spark-defaults.conf``, but for the master, which is the server's to say."""
     try:
-        lines = (_spark_folder(installation) / "spark-defaults.conf").read_text(encoding="utf-8").splitlines()
+        lines = (
+            (_spark_directory(installation) / "spark-defaults.conf").read_text(encoding="utf-8").splitlines()
+        )
     except OSError:
         return {}
     found = {match[1]: match[2] for match in map(_SETTING.match, lines) if match}
@@ -27,23 +29,23 @@ def defaults(installation: Installation) -> dict[str, str]:
 def class_path(installation: Installation) -> list[str]:
     """Return what a driver's class path has beside Spark's jars: configuration, and Hadoop's own jars if any.
 
-    It comes after them, whatever Spark's scripts do: a JVM cannot archive its classes with a folder before
+    It comes after them, whatever Spark's scripts do: a JVM cannot archive its classes with a directory before
     its jars, and no file that a site may have is in Spark's jars too.
     """
     hadoop = os.environ.get("SPARK_DIST_CLASSPATH")
-    return [*map(str, _folders(installation)), *([hadoop] if hadoop else [])]
+    return [*map(str, _directories(installation)), *([hadoop] if hadoop else [])]
 
 
 def has_hive(installation: Installation) -> bool:
     """Whether the site has a metastore of its own."""
-    return any((folder / "hive-site.xml").is_file() for folder in _folders(installation))
+    return any((directory / "hive-site.xml").is_file() for directory in _directories(installation))
 
 
-def _folders(installation: Installation) -> list[Path]:
+def _directories(installation: Installation) -> list[Path]:
     hadoop = (os.environ.get(name) for name in ("HADOOP_CONF_DIR", "YARN_CONF_DIR"))
-    given = [_spark_folder(installation), *(Path(folder) for folder in hadoop if folder)]
-    return [folder for folder in dict.fromkeys(given) if folder.is_dir()]
+    given = [_spark_directory(installation), *(Path(directory) for directory in hadoop if directory)]
+    return [directory for directory in dict.fromkeys(given) if directory.is_dir()]
 
 
-def _spark_folder(installation: Installation) -> Path:
-    return Path(os.environ.get("SPARK_CONF_DIR") or installation.folder / "conf")
+def _spark_directory(installation: Installation) -> Path:
+    return Path(os.environ.get("SPARK_CONF_DIR") or installation.package / "conf")

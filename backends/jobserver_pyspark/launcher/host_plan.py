@@ -1,4 +1,4 @@
-"""What a context host is told to do: everything that can be known before it starts."""
+"""The plan of a context host: its command, its environment, and the spec that it gets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import attrs
 
@@ -14,37 +13,36 @@ from jobserver_core.models import json_values
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import ContextSpec
 from jobserver_pyspark.host.driver import JOB_CLASSES
-from jobserver_pyspark.installation import site
+from jobserver_pyspark.installation import site_configuration
 from jobserver_pyspark.installation.driver_jvm import JVM_OPTIONS, class_path
 from jobserver_pyspark.installation.java import Java, utf8_locale
 from jobserver_pyspark.installation.spark import Installation, python_view, spark_home_view
 from jobserver_pyspark.jvm.jobs import context_settings
+from jobserver_pyspark.launcher.context_settings import LOOPBACK, PREPARED, ContextSettings
 from jobserver_pyspark.launcher.options import ALLOWED_VARIABLES, LauncherOptions
-from jobserver_pyspark.launcher.spark_settings import LOOPBACK, PREPARED, SparkSettings
 from jobserver_pyspark.launcher.spark_values import java_options, parse_memory
 from jobserver_pyspark.processes import MARKER
+from jobserver_pyspark.protocol.messages import HostSpec, JvmCommand, JvmToolchainSpec
 from jobserver_pyspark.runner.config_trees import FALLBACK_PATH
 
-__all__ = ["HostOrder", "make_order"]
+__all__ = ["HostPlan", "link_jars", "make_plan", "properties_file"]
 
 _GATEWAY = "org.apache.spark.api.python.PythonGatewayServer"
 _SUBMIT = "org.apache.spark.deploy.SparkSubmit"
 
 
 @attrs.frozen(kw_only=True)
-class HostOrder:
-    """How to start a context host, and what it is told on its standard input but for address and token."""
+class HostPlan:
+    """How to start a context host, and the spec of its context."""
 
     command: list[str]
     environment: dict[str, str]
-    order: dict[str, Any]
-    marker: str
-    tmp_dir: Path
+    spec: HostSpec
 
 
-def make_order(
+def make_plan(
     spec: ContextSpec,
-    settings: SparkSettings,
+    settings: ContextSettings,
     installation: Installation,
     java: Java,
     options: LauncherOptions,
@@ -53,85 +51,77 @@ def make_order(
     log_limit: int,
     result_limit: int,
     class_data: list[str],
-) -> HostOrder:
-    """Put together what the host of a context is told; writes nothing but views and links."""
+) -> HostPlan:
+    """Return the plan of a context's host; writes nothing but directories of links, into the cache."""
     marker = f"{spec.id}:{secrets.token_hex(8)}"
     conf = _conf(spec, settings, installation)
-    jars = _jars(spec)
-    submitted = settings.needs_submit or not PREPARED.isdisjoint(site.defaults(installation))
-    api = python_view(["sparkjobserver"], options.cache_dir)
-    environment = _environment(
+    submitted = settings.needs_submit or not PREPARED.isdisjoint(site_configuration.defaults(installation))
+    command = _jvm_command(
+        spec,
         settings,
+        conf,
         installation=installation,
         java=java,
-        options=options,
-        marker=marker,
         tmp_dir=tmp_dir,
+        class_data=class_data,
+        submitted=submitted,
     )
-    order = {
-        "context_id": spec.id,
-        "marker": marker,
-        "jvm": {
-            "command": _jvm_command(
-                spec,
-                settings,
-                conf,
-                installation=installation,
-                java=java,
-                tmp_dir=tmp_dir,
-                class_data=class_data,
-                submitted=submitted,
-            ),
-            "environment": {
-                "SPARK_HOME": str(spark_home_view(installation, options.cache_dir)),
-                "SPARK_LOCAL_DIRS": conf.get("spark.local.dir", str(spec.work_dir / "local")),
-                **_local_address(conf),
-            },
-        },
-        "conf": conf,
-        "submitted": submitted,
-        "hadoop": settings.hadoop,
-        "hive": settings.hive,
-        "session": settings.flavour not in ("spark", "custom"),
-        "flavour": settings.flavour,
-        "jvm_isolation": settings.jvm_isolation,
-        "jars": [str(jar) for jar in jars],
-        "cluster": not settings.local,
-        "spark_version": installation.release,
-        "settings": json_values.dumps(spec.settings, allow_nan=True),
-        "api_path": str(api),
-        "log_path": str(spec.log_path),
-        "log_limit": log_limit,
-        "work_dir": str(spec.work_dir),
-        "tmp_dir": str(tmp_dir),
-        "data_dir": str(spec.data_dir),
-        "spare_runners": options.spare_runners,
-        "reuse": settings.reuse,
-        "result_limit": result_limit,
-        "toolchain": {
-            "jars": str(installation.folder / "jars"),
-            "java": str(java.program),
-            "cache_dir": str(options.cache_dir),
-            "libraries": str(options.jvm_libraries) if options.jvm_libraries else None,
-        },
+    environment = {
+        "SPARK_HOME": str(spark_home_view(installation, options.cache_dir)),
+        "SPARK_LOCAL_DIRS": conf.get("spark.local.dir", str(spec.work_dir / "local")),
+        **_local_address(conf),
     }
-    return HostOrder(
+    return HostPlan(
         command=[installation.python, "-m", "jobserver_pyspark.host"],
-        environment=environment,
-        order=order,
-        marker=marker,
-        tmp_dir=tmp_dir,
+        environment=_environment(
+            settings,
+            installation=installation,
+            java=java,
+            options=options,
+            marker=marker,
+            tmp_dir=tmp_dir,
+        ),
+        spec=HostSpec(
+            marker=marker,
+            jvm=JvmCommand(command=tuple(command), environment=environment),
+            conf=conf,
+            submitted=submitted,
+            hadoop=settings.hadoop,
+            hive=settings.hive,
+            session=settings.context_type not in ("spark", "custom"),
+            context_type=settings.context_type,
+            jvm_isolation=settings.jvm_isolation,
+            jars=tuple(_jars(spec)),
+            cluster=not settings.local,
+            spark_version=installation.release,
+            settings=json_values.dumps(spec.settings, allow_nan=True),
+            api_path=python_view(["sparkjobserver"], options.cache_dir),
+            log_path=spec.log_path,
+            log_limit=log_limit,
+            work_dir=spec.work_dir,
+            tmp_dir=tmp_dir,
+            data_dir=spec.data_dir,
+            spare_runners=options.spare_runners,
+            reuse=settings.reuse,
+            result_limit=result_limit,
+            toolchain=JvmToolchainSpec(
+                jars=installation.package / "jars",
+                java=str(java.program),
+                cache_dir=options.cache_dir,
+                libraries=options.jvm_libraries,
+            ),
+        ),
     )
 
 
 def _local_address(conf: Mapping[str, str]) -> dict[str, str]:
-    """Where Spark's own user interface listens, and what it takes for this machine's name."""
-    at_home = conf.get("spark.driver.bindAddress") == LOOPBACK and "SPARK_LOCAL_IP" not in os.environ
-    return {"SPARK_LOCAL_IP": LOOPBACK} if at_home else {}
+    """Return where Spark's own user interface listens, and which name of this machine it uses."""
+    loopback = conf.get("spark.driver.bindAddress") == LOOPBACK and "SPARK_LOCAL_IP" not in os.environ
+    return {"SPARK_LOCAL_IP": LOOPBACK} if loopback else {}
 
 
 def _environment(
-    settings: SparkSettings,
+    settings: ContextSettings,
     *,
     installation: Installation,
     java: Java,
@@ -139,7 +129,7 @@ def _environment(
     marker: str,
     tmp_dir: Path,
 ) -> dict[str, str]:
-    """The whole environment of a host: of the server's, only what is on the list."""
+    """Return the whole environment of a host: of the server's own, only the variables that are allowed."""
     allowed = (*ALLOWED_VARIABLES, *options.environment)
     kept = {name: os.environ[name] for name in allowed if name in os.environ}
     view = python_view(["jobserver_pyspark", "sparkjobserver"], options.cache_dir)
@@ -158,16 +148,16 @@ def _environment(
     }
 
 
-def _conf(spec: ContextSpec, settings: SparkSettings, installation: Installation) -> dict[str, str]:
-    """The application's SparkConf: the context's own settings over the site's, over defaults of ours."""
+def _conf(spec: ContextSpec, settings: ContextSettings, installation: Installation) -> dict[str, str]:
+    """Return the SparkConf: the context's own settings over the site's, over our defaults."""
     conf = {
         **_defaults(spec, settings, installation),
-        **site.defaults(installation),
+        **site_configuration.defaults(installation),
         "spark.app.name": spec.name,
         "spark.submit.deployMode": "client",
         "spark.ui.showConsoleProgress": "false",
         "spark.serializer.objectStreamReset": "100",
-        **context_settings(settings.flavour),
+        **context_settings(settings.context_type),
     }
     if settings.hive:
         conf["spark.sql.catalogImplementation"] = "hive"
@@ -177,8 +167,8 @@ def _conf(spec: ContextSpec, settings: SparkSettings, installation: Installation
     return {**conf, **settings.conf, "spark.master": settings.master}
 
 
-def _defaults(spec: ContextSpec, settings: SparkSettings, installation: Installation) -> dict[str, str]:
-    """What is so where nobody says otherwise; a context keeps to its folder and its machine if it can."""
+def _defaults(spec: ContextSpec, settings: ContextSettings, installation: Installation) -> dict[str, str]:
+    """Return the defaults: a context stays in its directory and on its machine where it can."""
     conf = {
         "spark.ui.enabled": "false",
         "spark.ui.retainedJobs": "200",
@@ -188,9 +178,9 @@ def _defaults(spec: ContextSpec, settings: SparkSettings, installation: Installa
     }
     if settings.loopback:
         conf |= {"spark.driver.host": LOOPBACK, "spark.driver.bindAddress": LOOPBACK}
-    if installation.release >= [4, 1]:
+    if installation.release >= (4, 1):
         conf["spark.python.unix.domain.socket.enabled"] = "true"
-    if not site.has_hive(installation):  # whose tables outlive the context, wherever they are
+    if not site_configuration.has_hive(installation):  # otherwise its tables outlive the context
         metastore = f"jdbc:derby:;databaseName={spec.work_dir / 'metastore'};create=true"
         conf["spark.sql.warehouse.dir"] = str(spec.work_dir / "warehouse")
         if settings.hive:
@@ -199,13 +189,13 @@ def _defaults(spec: ContextSpec, settings: SparkSettings, installation: Installa
 
 
 def _jars(spec: ContextSpec) -> list[Path]:
-    """The jars of every job of the context, under names that end as Spark wants it."""
+    """Return the jars of every job of the context, under names that end in ``.jar``, as Spark requires."""
     codes = [code for code in spec.class_path if code.type is BinaryType.JAR]
     return [spec.work_dir / "jars" / f"{code.digest}.jar" for code in codes]
 
 
 def link_jars(spec: ContextSpec) -> None:
-    """Make the files that :func:`make_order` names for the context's jars."""
+    """Make the links to the context's jars that are in its plan."""
     for jar, code in zip(_jars(spec), (c for c in spec.class_path if c.type is BinaryType.JAR), strict=True):
         jar.parent.mkdir(parents=True, exist_ok=True)
         if not jar.exists():
@@ -214,7 +204,7 @@ def link_jars(spec: ContextSpec) -> None:
 
 def _jvm_command(
     spec: ContextSpec,
-    settings: SparkSettings,
+    settings: ContextSettings,
     conf: Mapping[str, str],
     *,
     installation: Installation,
@@ -259,7 +249,7 @@ def _extra_options(conf: Mapping[str, str]) -> list[str]:
 
 
 def properties_file(conf: Mapping[str, str]) -> str:
-    """Return a SparkConf as a Java properties file."""
+    """Return a SparkConf as the text of a Java properties file."""
     return "".join(f"{_escaped(key)}={_escaped(value)}\n" for key, value in conf.items())
 
 
@@ -274,13 +264,13 @@ def _escaped(text: str) -> str:
         ":": "\\:",
         "#": "\\#",
     }
-    pieces = []
+    chunks = []
     for letter in text:
         if letter in special:
-            pieces.append(special[letter])
+            chunks.append(special[letter])
         elif letter.isascii():
-            pieces.append(letter)
+            chunks.append(letter)
         else:
             data = letter.encode("utf-16-be")
-            pieces += [f"\\u{data[i]:02x}{data[i + 1]:02x}" for i in range(0, len(data), 2)]
-    return "".join(pieces)
+            chunks += [f"\\u{data[i]:02x}{data[i + 1]:02x}" for i in range(0, len(data), 2)]
+    return "".join(chunks)

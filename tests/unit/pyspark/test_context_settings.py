@@ -8,8 +8,8 @@ import pytest
 
 from jobserver_core.config.trees import nested
 from jobserver_core.errors import InvalidSetting, UnknownContextFactory
+from jobserver_pyspark.launcher.context_settings import flattened, read_settings
 from jobserver_pyspark.launcher.options import LauncherOptions
-from jobserver_pyspark.launcher.spark_settings import flattened, read_settings
 
 
 def read(settings: dict[str, Any], master: str = "local[*]") -> Any:
@@ -72,7 +72,7 @@ def test_prefixes_lead_where_the_contract_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("factory", "flavour"),
+    ("factory", "context_type"),
     [
         (None, "any"),
         ("spark.jobserver.context.DefaultSparkContextFactory", "spark"),
@@ -92,8 +92,8 @@ def test_prefixes_lead_where_the_contract_says() -> None:
         ("com.example.Mine", "custom"),
     ],
 )
-def test_a_factory_names_a_flavour(factory: str | None, flavour: str) -> None:
-    assert read({"context-factory": factory} if factory else {}).flavour == flavour
+def test_a_factory_names_a_context_type(factory: str | None, context_type: str) -> None:
+    assert read({"context-factory": factory} if factory else {}).context_type == context_type
 
 
 @pytest.mark.parametrize(

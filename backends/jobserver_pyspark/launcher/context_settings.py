@@ -12,10 +12,11 @@ import attrs
 from jobserver_core.errors import InvalidSetting, UnknownContextFactory
 from jobserver_pyspark.launcher.context_keys import check_keys
 from jobserver_pyspark.launcher.spark_values import check_heap, check_values, parse_count
+from jobserver_pyspark.protocol.messages import ContextType
 
-__all__ = ["FLAVOURS", "LOOPBACK", "PREPARED", "SparkSettings", "flattened", "read_settings"]
+__all__ = ["CONTEXT_TYPES", "LOOPBACK", "PREPARED", "ContextSettings", "flattened", "read_settings"]
 
-FLAVOURS = {
+CONTEXT_TYPES: dict[str, ContextType] = {
     "DefaultSparkContextFactory": "spark",
     "JavaContextFactory": "spark",
     "JavaSparkContextFactory": "spark",
@@ -47,10 +48,10 @@ _LOOPBACK = re.compile(r"spark://(?:127\.[0-9.]+|localhost|\[::1\])(?::\d+)?(?:,
 
 
 @attrs.frozen(kw_only=True)
-class SparkSettings:
+class ContextSettings:
     """What a context's settings mean to Spark.
 
-    ``conf`` is for the SparkConf, ``hadoop`` for the Hadoop configuration. ``flavour`` is what
+    ``conf`` is for the SparkConf, ``hadoop`` for the Hadoop configuration. ``context_type`` is what
     jobs are handed: ``spark``, ``session``, ``sql``, ``hive``, ``streaming`` or ``custom``; ``any``, where no
     factory was named, is what each job wants. ``hive`` is whether its tables are Hive's.
     ``jvm_isolation`` is how versions of JVM code are kept apart (``session``, ``shared``), None for the
@@ -58,7 +59,7 @@ class SparkSettings:
     """
 
     master: str
-    flavour: str
+    context_type: ContextType
     conf: dict[str, str] = attrs.field(factory=dict, hash=False)
     hadoop: dict[str, str] = attrs.field(factory=dict, hash=False)
     proxy_user: str | None = None
@@ -85,7 +86,7 @@ class SparkSettings:
         return other_cluster or self.proxy_user is not None or not PREPARED.isdisjoint(self.conf)
 
 
-def read_settings(settings: Mapping[str, Any], *, default_master: str) -> SparkSettings:
+def read_settings(settings: Mapping[str, Any], *, default_master: str) -> ContextSettings:
     """Read the merged tree of a context's settings. Raises InvalidSetting for what can never work."""
     flat = flattened(settings)
     check_keys(flat)
@@ -96,11 +97,12 @@ def read_settings(settings: Mapping[str, Any], *, default_master: str) -> SparkS
     _set_cores(conf, master, flat)
     _set_memory(conf, master, flat)
     check_values(conf, master=master, python=flat.get("python.executable"))
-    flavour = _flavour(flat.get("context-factory", ""))
-    return SparkSettings(
+    context_type = _context_type_of(flat.get("context-factory", ""))
+    return ContextSettings(
         master=master,
-        flavour=flavour,
-        hive=flavour == "hive" or (flavour in ("session", "any") and flat.get(_SESSION_HIVE) == "true"),
+        context_type=context_type,
+        hive=context_type == "hive"
+        or (context_type in ("session", "any") and flat.get(_SESSION_HIVE) == "true"),
         conf=conf,
         hadoop={k[len("hadoop.") :]: v for k, v in flat.items() if k.startswith("hadoop.")},
         proxy_user=flat.get(_PROXY_USER) or None,
@@ -116,19 +118,19 @@ _SESSION_HIVE = "spark.session.hive.enabled"
 """The old server's setting for sessions; there it was on unless switched off, which costs seconds a start."""
 
 
-def _flavour(factory: str) -> str:
+def _context_type_of(factory: str) -> ContextType:
     name = factory.rpartition(".")[2]
     if not factory:
         return "any"
-    if name in FLAVOURS:
-        return FLAVOURS[name]
-    names = {known.lower(): known for known in FLAVOURS}
+    if name in CONTEXT_TYPES:
+        return CONTEXT_TYPES[name]
+    names = {known.lower(): known for known in CONTEXT_TYPES}
     near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
     ours = "." not in factory or factory.startswith("spark.jobserver.")
     if ours or difflib.get_close_matches(name.lower(), near, n=1, cutoff=0.95):
         message = f"there is no context factory {factory!r}"
         if not near:
-            message += f"; there are {', '.join(FLAVOURS)}"
+            message += f"; there are {', '.join(CONTEXT_TYPES)}"
         nearest = names[near[0]] if near else None
         raise UnknownContextFactory(key="context-factory", message=message, nearest=nearest)
     return "custom"

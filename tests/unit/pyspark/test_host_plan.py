@@ -1,4 +1,4 @@
-"""What a context host is told, put together from settings, installation and site."""
+"""The plan of a context host, made from settings, installation and site configuration."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import ContextSpec, JobCode
 from jobserver_pyspark.installation.java import Java
 from jobserver_pyspark.installation.spark import Installation
+from jobserver_pyspark.launcher.context_settings import read_settings
+from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan, properties_file
 from jobserver_pyspark.launcher.options import LauncherOptions
-from jobserver_pyspark.launcher.order import HostOrder, make_order, properties_file
-from jobserver_pyspark.launcher.spark_settings import read_settings
 from jobserver_pyspark.processes import MARKER
 
 
@@ -27,7 +27,7 @@ def installation(tmp_path: Path) -> Installation:
     jars.mkdir(parents=True)
     for name in ("a.jar", "slf4j-api-2.jar", "z.jar"):
         (jars / name).write_bytes(b"PK")
-    return Installation(python=sys.executable, folder=jars.parent, version="4.3.0")
+    return Installation(python=sys.executable, package=jars.parent, version="4.3.0")
 
 
 @pytest.fixture
@@ -41,10 +41,10 @@ def spec(tmp_path: Path) -> ContextSpec:
     )
 
 
-def order_of(
+def plan_of(
     spec: ContextSpec, installation: Installation, tmp_path: Path, settings: dict[str, Any], **options: Any
-) -> HostOrder:
-    return make_order(
+) -> HostPlan:
+    return make_plan(
         spec,
         read_settings(settings, default_master="local[*]"),
         installation,
@@ -61,8 +61,8 @@ def test_the_jvm_is_started_with_sparks_jars_in_a_fixed_order(
     spec: ContextSpec, installation: Installation, tmp_path: Path
 ) -> None:
     jar = JobCode(path=tmp_path / "blob", type=BinaryType.JAR, digest="d" * 64, source="jar")
-    order = order_of(attrs.evolve(spec, class_path=(jar,)), installation, tmp_path, {})
-    command = order.order["jvm"]["command"]
+    plan = plan_of(attrs.evolve(spec, class_path=(jar,)), installation, tmp_path, {})
+    command = plan.spec.jvm.command
     assert command[0] == "/jdk/bin/java"
     names = [Path(entry).name for entry in command[command.index("-cp") + 1].split(":")]
     # The job API comes before the jars of the context, which may use it or hold copies of it.
@@ -72,10 +72,10 @@ def test_the_jvm_is_started_with_sparks_jars_in_a_fixed_order(
     assert "-Xmx1024m" in command
 
 
-def test_a_context_keeps_to_its_folder_and_to_loopback(
+def test_a_context_keeps_to_its_directory_and_to_loopback(
     spec: ContextSpec, installation: Installation, tmp_path: Path
 ) -> None:
-    conf = order_of(spec, installation, tmp_path, {}).order["conf"]
+    conf = plan_of(spec, installation, tmp_path, {}).spec.conf
     assert conf["spark.driver.host"] == conf["spark.driver.bindAddress"] == "127.0.0.1"
     assert conf["spark.sql.warehouse.dir"] == str(spec.work_dir / "warehouse")
     assert conf["spark.ui.enabled"] == "false"
@@ -86,8 +86,8 @@ def test_sparks_own_interface_listens_where_the_driver_does(
     spec: ContextSpec, installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def address(settings: dict[str, Any]) -> Any:
-        jvm = order_of(spec, installation, tmp_path, settings).order["jvm"]
-        return jvm["environment"].get("SPARK_LOCAL_IP")
+        jvm = plan_of(spec, installation, tmp_path, settings).spec.jvm
+        return jvm.environment.get("SPARK_LOCAL_IP")
 
     assert address({}) == "127.0.0.1"
     assert address({"spark": {"driver": {"bindAddress": "0.0.0.0"}}}) is None
@@ -100,10 +100,10 @@ def test_a_contexts_own_settings_win_over_the_defaults(
     spec: ContextSpec, installation: Installation, tmp_path: Path
 ) -> None:
     settings = {"spark": {"app": {"name": "mine"}, "ui": {"enabled": True}, "driver": {"memory": "3g"}}}
-    order = order_of(spec, installation, tmp_path, settings).order
-    assert order["conf"]["spark.app.name"] == "mine"
-    assert order["conf"]["spark.ui.enabled"] == "true"
-    assert "-Xmx3072m" in order["jvm"]["command"]
+    host = plan_of(spec, installation, tmp_path, settings).spec
+    assert host.conf["spark.app.name"] == "mine"
+    assert host.conf["spark.ui.enabled"] == "true"
+    assert "-Xmx3072m" in host.jvm.command
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_a_contexts_own_settings_win_over_the_defaults(
 def test_the_heap_of_the_driver_is_what_spark_would_read_from_the_same_text(
     spec: ContextSpec, installation: Installation, tmp_path: Path, memory: str, option: str
 ) -> None:
-    order = order_of(spec, installation, tmp_path, {"spark": {"driver": {"memory": memory}}})
-    assert option in order.order["jvm"]["command"]
+    plan = plan_of(spec, installation, tmp_path, {"spark": {"driver": {"memory": memory}}})
+    assert option in plan.spec.jvm.command
 
 
 def test_the_sites_own_configuration_wins_over_the_defaults_and_a_contexts_over_it(
@@ -130,7 +130,7 @@ def test_the_sites_own_configuration_wins_over_the_defaults_and_a_contexts_over_
     monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
     lines = ("# ours", "spark.ui.enabled true", "spark.a=site", "spark.b: site", "spark.master yarn")
     (tmp_path / "spark-defaults.conf").write_text("\n".join((*lines, "spark.submit.deployMode cluster")))
-    conf = order_of(spec, installation, tmp_path, {"spark": {"b": "mine"}}).order["conf"]
+    conf = plan_of(spec, installation, tmp_path, {"spark": {"b": "mine"}}).spec.conf
     assert (conf["spark.ui.enabled"], conf["spark.a"], conf["spark.b"]) == ("true", "site", "mine")
     assert (conf["spark.master"], conf["spark.submit.deployMode"]) == ("local[*]", "client")
 
@@ -140,9 +140,9 @@ def test_packages_of_the_site_are_left_to_sparks_own_submission(
 ) -> None:
     monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
     (tmp_path / "spark-defaults.conf").write_text("spark.jars.packages org.example:it:1.0")
-    order = order_of(spec, installation, tmp_path, {}).order
-    assert order["submitted"]
-    assert "org.apache.spark.deploy.SparkSubmit" in order["jvm"]["command"]
+    host = plan_of(spec, installation, tmp_path, {}).spec
+    assert host.submitted
+    assert "org.apache.spark.deploy.SparkSubmit" in host.jvm.command
 
 
 def test_the_sites_configuration_of_spark_and_hadoop_is_on_the_class_path(
@@ -152,7 +152,7 @@ def test_the_sites_configuration_of_spark_and_hadoop_is_on_the_class_path(
         monkeypatch.setenv(name, str(tmp_path / name))
         (tmp_path / name).mkdir()
     monkeypatch.setenv("SPARK_DIST_CLASSPATH", "/hadoop/*")
-    command = order_of(spec, installation, tmp_path, {}).order["jvm"]["command"]
+    command = plan_of(spec, installation, tmp_path, {}).spec.jvm.command
     names = [Path(entry).name for entry in command[command.index("-cp") + 1].split(":")]
     assert names[:3] == ["slf4j-api-2.jar", "a.jar", "z.jar"]
     assert names[3:] == ["SPARK_CONF_DIR", "HADOOP_CONF_DIR", "YARN_CONF_DIR", "*", "job-classes"]
@@ -164,9 +164,9 @@ def test_the_sites_metastore_is_used_where_there_is_one(
     monkeypatch.setenv("HADOOP_CONF_DIR", str(tmp_path))
     settings = {"context-factory": "HiveContextFactory"}
     own = {"spark.sql.warehouse.dir", "spark.hadoop.javax.jdo.option.ConnectionURL"}
-    assert own <= order_of(spec, installation, tmp_path, settings).order["conf"].keys()
+    assert own <= plan_of(spec, installation, tmp_path, settings).spec.conf.keys()
     (tmp_path / "hive-site.xml").write_text("<configuration/>")
-    conf = order_of(spec, installation, tmp_path, settings).order["conf"]
+    conf = plan_of(spec, installation, tmp_path, settings).spec.conf
     assert not own & conf.keys()
     assert conf["spark.sql.catalogImplementation"] == "hive"
 
@@ -176,7 +176,7 @@ def test_a_heap_that_is_no_size_is_refused(
     spec: ContextSpec, installation: Installation, tmp_path: Path, memory: str
 ) -> None:
     with pytest.raises(InvalidSetting) as caught:
-        order_of(spec, installation, tmp_path, {"spark": {"driver": {"memory": memory}}})
+        plan_of(spec, installation, tmp_path, {"spark": {"driver": {"memory": memory}}})
     assert caught.value.key == "spark.driver.memory"
 
 
@@ -187,21 +187,21 @@ def test_the_environment_is_an_allow_list(
     monkeypatch.setenv("WANTED", "seen")
     monkeypatch.setenv("LD_PRELOAD", "evil.so")
     monkeypatch.setenv("PYTHONPATH", "/the/servers")
-    order = order_of(spec, installation, tmp_path, {"python": {"paths": ["/mine"]}}, environment=("WANTED",))
-    assert "PASSWORD" not in order.environment
-    assert "LD_PRELOAD" not in order.environment
-    assert order.environment["WANTED"] == "seen"
-    assert order.environment[MARKER].startswith("id-1:")
-    view, *paths = order.environment["PYTHONPATH"].split(":")
+    plan = plan_of(spec, installation, tmp_path, {"python": {"paths": ["/mine"]}}, environment=("WANTED",))
+    assert "PASSWORD" not in plan.environment
+    assert "LD_PRELOAD" not in plan.environment
+    assert plan.environment["WANTED"] == "seen"
+    assert plan.environment[MARKER].startswith("id-1:")
+    view, *paths = plan.environment["PYTHONPATH"].split(":")
     assert paths == ["/mine"]
     assert sorted(entry.name for entry in Path(view).iterdir()) == ["jobserver_pyspark", "sparkjobserver"]
 
 
-def test_what_the_host_imports_needs_the_standard_library_only(
+def test_the_host_and_the_runners_import_the_standard_library_only(
     spec: ContextSpec, installation: Installation, tmp_path: Path
 ) -> None:
-    order = order_of(spec, installation, tmp_path, {})
-    environment = {"PYTHONPATH": order.environment["PYTHONPATH"]}
+    plan = plan_of(spec, installation, tmp_path, {})
+    environment = {"PYTHONPATH": plan.environment["PYTHONPATH"]}
     code = (
         "import jobserver_pyspark.host.host\n"
         "import jobserver_pyspark.runner.zygote, jobserver_pyspark.runner.runner\n"

@@ -1,0 +1,263 @@
+"""The one place that turns messages into JSON and back.
+
+A message is a frozen dataclass. On the wire it is a JSON object with the name of its class as ``kind`` and
+its fields by name; a field of type ``bytes`` travels beside it as the payload of the frame, untouched.
+
+The peers do not trust each other: a runner executes job code, which can write anything to its connection. So
+reading is strict. Each direction accepts its own kinds only, every field must be there with exactly the
+declared type, and no other field may be. Everything else raises :class:`ProtocolError`, and nothing else is
+ever raised.
+
+Why dataclasses and not attrs with cattrs: this code runs in the interpreter of the context, which need not
+have them, and a job may bring a version of its own. Importing them would also cost each context a tenth of a
+second.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+
+__all__ = ["Message", "Payload", "ProtocolError", "decode", "encode", "prepare"]
+
+Payload = bytes | memoryview
+"""The type of a field that is sent as the payload of a frame; it is received as ``bytes``."""
+
+_MAX_SHOWN = 80
+
+
+class ProtocolError(Exception):
+    """A peer sent something that is not a message of the protocol; the text says who and what."""
+
+
+class Message:
+    """Base class of all messages.
+
+    A direct subclass is a direction: it names sender and receiver. Its subclasses are the kinds of messages
+    in that direction.
+    """
+
+    sender: ClassVar[str]
+    receiver: ClassVar[str]
+    kinds: ClassVar[dict[str, type[Any]]]
+
+    def __init_subclass__(cls) -> None:
+        if Message in cls.__bases__:
+            cls.kinds = {}
+        else:
+            cls.kinds[cls.__name__] = cls
+
+
+_R = TypeVar("_R", bound=Message)
+
+
+def encode(message: Message) -> tuple[bytes, Payload]:
+    """Return the header and the payload of a message."""
+    fields: dict[str, Any] = {"kind": type(message).__name__, **vars(message)}
+    payload: Payload = b""
+    if (name := _shape(type(message)).payload) is not None:
+        payload = fields.pop(name)
+    # A job's error may contain lone surrogates, which strict UTF-8 has no form for.
+    return _ENCODER.encode(fields).encode("utf-8", "surrogatepass"), payload
+
+
+def decode(direction: type[_R], header: bytes, payload: bytes = b"") -> _R:
+    """Return the message that a header and a payload are in one direction.
+
+    Raises:
+        ProtocolError: it is none.
+
+    """
+    try:
+        tree = json.loads(header)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"{direction.sender} sent a header that is not JSON: {error}") from None
+    kind = tree.pop("kind", None) if isinstance(tree, dict) else None
+    message_class = direction.kinds.get(kind) if isinstance(kind, str) else None
+    if message_class is None:
+        raise ProtocolError(
+            f"{direction.sender} sent a message of unknown kind {_shown(kind)} to {direction.receiver}; "
+            f"expected one of {', '.join(direction.kinds)}"
+        )
+    payload_field = _shape(message_class).payload
+    if payload_field is not None:
+        tree[payload_field] = payload
+    try:
+        if payload and payload_field is None:
+            raise _Mismatch("no payload", payload)
+        message: _R = _structure(message_class, tree)
+    except _Mismatch as error:
+        where = ".".join([message_class.__name__, *error.path])
+        raise ProtocolError(f"{direction.sender} sent a malformed {kind}: {where} {error}") from None
+    return message
+
+
+def prepare(*directions: type[Message]) -> None:
+    """Inspect the messages of these directions now, so that the first of each kind is not slower."""
+    for direction in directions:
+        for message_class in direction.kinds.values():
+            _shape(message_class)
+
+
+# -- writing -------------------------------------------------------------------------------------------
+
+
+def _unstructure(value: object) -> object:
+    """Return the JSON form of what JSON does not know: nested classes and paths."""
+    if isinstance(value, Path):
+        return str(value)
+    if dataclasses.is_dataclass(value):
+        return vars(value)
+    raise TypeError(f"a message cannot contain {type(value).__name__}")
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, default=_unstructure)
+
+
+# -- reading -------------------------------------------------------------------------------------------
+
+_Reader = Callable[[Any], Any]
+
+
+class _Mismatch(Exception):
+    """A value is not of the declared type; ``path`` leads to it from the message."""
+
+    def __init__(self, expected: str, value: object) -> None:
+        super().__init__(f"must be {expected}, got {_shown(value)}")
+        self.path: list[str] = []
+
+    def inside(self, name: str) -> _Mismatch:
+        self.path.insert(0, name)
+        return self
+
+
+class _WrongFields(_Mismatch):
+    """An object lacks a field, or has one too many."""
+
+    def __init__(self, problem: str) -> None:
+        Exception.__init__(self, problem)
+        self.path = []
+
+
+def _structure(wanted: type[Any], tree: Any) -> Any:
+    readers = _shape(wanted).readers
+    if type(tree) is not dict:
+        raise _Mismatch("an object", tree)
+    if tree.keys() != readers.keys():
+        missing, unknown = readers.keys() - tree.keys(), tree.keys() - readers.keys()
+        problem = f"lacks {min(missing)}" if missing else f"has the unknown field {_shown(min(unknown))}"
+        raise _WrongFields(problem)
+    values = {}
+    for name, read in readers.items():
+        try:
+            values[name] = read(tree[name])
+        except _Mismatch as error:
+            raise error.inside(name) from None
+    return wanted(**values)
+
+
+class _Shape(NamedTuple):
+    """How each field of a class is read, and which one is the payload."""
+
+    readers: dict[str, _Reader]
+    payload: str | None
+
+
+_shapes: dict[type[Any], _Shape] = {}
+
+
+def _shape(wanted: type[Any]) -> _Shape:
+    found = _shapes.get(wanted)
+    if found is None:
+        hints = typing.get_type_hints(wanted)
+        names = [field.name for field in dataclasses.fields(wanted)]
+        payload = next((name for name in names if hints[name] == Payload), None)
+        found = _shapes[wanted] = _Shape({name: _reader(hints[name]) for name in names}, payload)
+    return found
+
+
+def _reader(hint: Any) -> _Reader:
+    """Return the function that checks and converts a value of a declared type."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint in _SCALARS:
+        return _SCALARS[hint]
+    if origin in (types.UnionType, typing.Union):
+        return _optional(_reader(next(kind for kind in arguments if kind is not type(None))))
+    if origin is Literal:
+        return _one_of(arguments)
+    if origin is tuple:
+        return _tuple_of(_reader(arguments[0]))
+    if origin is dict:
+        return _strings_by_name
+    return lambda value: _structure(hint, value)
+
+
+def _exactly(wanted: type[Any], expected: str) -> _Reader:
+    def read(value: Any) -> Any:
+        if type(value) is not wanted:  # a bool is not an int here
+            raise _Mismatch(expected, value)
+        return value
+
+    return read
+
+
+def _read_path(value: Any) -> Path:
+    if type(value) is not str:
+        raise _Mismatch("a path", value)
+    return Path(value)
+
+
+_SCALARS: dict[Any, _Reader] = {
+    str: _exactly(str, "a string"),
+    int: _exactly(int, "an integer"),
+    bool: _exactly(bool, "true or false"),
+    Path: _read_path,
+    Payload: _exactly(bytes, "bytes"),
+}
+
+
+def _optional(read: _Reader) -> _Reader:
+    return lambda value: None if value is None else read(value)
+
+
+def _one_of(choices: tuple[str, ...]) -> _Reader:
+    def read(value: Any) -> Any:
+        if type(value) is not str or value not in choices:
+            raise _Mismatch(f"one of {', '.join(choices)}", value)
+        return value
+
+    return read
+
+
+def _tuple_of(read: _Reader) -> _Reader:
+    def read_all(values: Any) -> tuple[Any, ...]:
+        if type(values) is not list:
+            raise _Mismatch("a list", values)
+        try:
+            return tuple(map(read, values))
+        except _Mismatch as error:
+            raise error.inside("[]") from None
+
+    return read_all
+
+
+def _strings_by_name(values: Any) -> dict[str, str]:
+    if type(values) is not dict:
+        raise _Mismatch("an object", values)
+    for name, value in values.items():
+        if type(value) is not str:
+            raise _Mismatch("a string", value).inside(name[:_MAX_SHOWN])
+    return values
+
+
+def _shown(value: object) -> str:
+    """Return a value for an error message: short, whatever it is."""
+    if isinstance(value, (dict, list)):
+        return "an object" if isinstance(value, dict) else "a list"
+    text = repr(value[:_MAX_SHOWN] if isinstance(value, (str, bytes)) else value)
+    return text if len(text) <= _MAX_SHOWN + 8 else f"{text[:_MAX_SHOWN]}…"

@@ -1,0 +1,104 @@
+"""The messages about JVM jobs, between a context's host and the runner in its JVM (``JobRunner.scala``).
+
+The host calls the JVM through py4j. These messages are the arguments and the answers of such calls, as JSON
+text; so the order is that of the calls, and the end of the stream is py4j's own error. Nothing of a job ever
+passes the gateway in another form. There is no version: the host compiles the Scala sources of its own
+package.
+
+Apart from the rest, since only contexts that run JVM jobs load it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jobserver_pyspark.protocol.converter import Message
+from jobserver_pyspark.protocol.messages import ErrorReport, JobFailureKind
+
+__all__ = [
+    "HostToJvm",
+    "JvmContextType",
+    "JvmJar",
+    "JvmJars",
+    "JvmJobRequest",
+    "JvmJobState",
+    "JvmToHost",
+    "RunningJvmJobs",
+]
+
+JvmContextType = Literal["any", "spark", "session", "sql", "hive", "streaming"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JvmJar:
+    """A jar on the driver's machine. ``sha256`` is the hexadecimal digest of its content, its identity."""
+
+    path: Path
+    sha256: str
+
+
+class HostToJvm(Message):
+    """What the host passes to the JVM."""
+
+    sender, receiver = "the context's host", "the JVM"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JvmJars(HostToJvm):
+    """Jars that every class path gets: ``JobRunner.addLibraries`` and ``addJobApi``."""
+
+    jars: tuple[JvmJar, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JvmJobRequest(HostToJvm):
+    """A JVM job to run: ``JobRunner.start``.
+
+    ``config`` is the job's configuration, a JSON object as text, whose numbers the job can read as they were
+    written; ``context_config`` the context's settings likewise (``streaming.batch_interval`` in milliseconds
+    and ``streaming.stopGracefully`` are read from it). ``result_path`` is written when the job finished;
+    ``log_path`` is appended to. ``max_result_bytes`` of 0 means no limit. ``data_dir`` has the files that
+    ``getDataFile`` returns.
+    """
+
+    job_id: str
+    main_class: str
+    jars: tuple[JvmJar, ...]
+    context_type: JvmContextType
+    result_path: Path
+    log_path: Path
+    config: str = "{}"
+    context_config: str = "{}"
+    max_result_bytes: int = 0
+    max_log_bytes: int = 64 * 1024 * 1024
+    data_dir: Path | None = None
+
+
+class JvmToHost(Message):
+    """What the JVM returns to the host."""
+
+    sender, receiver = "the JVM", "the context's host"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JvmJobState(JvmToHost):
+    """How far a job is: the answer of ``JobRunner.awaitValidated`` and ``awaitEnded``.
+
+    ``finished``: the request's ``result_path`` has the result, one JSON value or the bytes of a streamed
+    result, ``size`` bytes in all. ``failed``: ``failure`` and ``error`` say why.
+    """
+
+    status: Literal["running", "finished", "failed", "killed"]
+    failure: JobFailureKind | None = None
+    error: ErrorReport | None = None
+    result: Literal["json", "stream"] | None = None
+    size: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningJvmJobs(JvmToHost):
+    """The jobs that run, in the order of their ids: the answer of ``JobRunner.running``."""
+
+    job_ids: tuple[str, ...]

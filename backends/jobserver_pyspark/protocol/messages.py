@@ -1,0 +1,523 @@
+"""Every message between the processes of the launcher.
+
+Who talks to whom. A context is a host process, which its server starts. The host starts the driver's JVM and
+a zygote, and the zygote forks runners::
+
+    server <-- TCP on loopback --> host <-- socket pair --> runner
+                                    ^
+                                    +-- sequenced packets --> zygote
+
+The server and a runner never talk to each other: the host translates. The host calls the JVM through py4j;
+what such a call about a JVM job says is in :mod:`jobserver_pyspark.protocol.jvm_messages`.
+
+Order. A connection delivers messages in the order in which they were sent. Between connections there is no
+order. About one job the server hears, in this order: ``JobRunning`` at most once, then any number of
+``JobProgressed`` and ``ResultChunk``, then ``JobEnded`` exactly once. After that it hears nothing of the
+job, and messages to the host about it have no effect: a kill may cross the end. ``ContextReady`` comes
+before all messages about jobs; ``ContextFailed`` or ``ContextStopped`` is the last message of all.
+
+End of stream. A closed connection is how each process learns that another one has ended. The host without
+its server ends the whole context, without a report. The server without the host ends what is left of the
+context, and reports it as lost. A runner without its host ends; the host without its runner ends the job as
+crashed, and so does a host whose runner sends something that is not a message of this module. Every process
+ends a peer that breaks the protocol, and gives the text of the
+:class:`~jobserver_pyspark.protocol.converter.ProtocolError` as the reason.
+
+Versions. The host is started from the package as it is on disk, which may have been upgraded since the
+server was started. So the first message on the connection, ``Hello``, says which version of the protocol the
+host speaks, and a server that speaks another one ends the host and reports both numbers. ``Connect`` and
+``Hello`` keep their fields for ever; any other change to this module, to its messages or to their order is a
+new :data:`PROTOCOL_VERSION`.
+
+A new message is a new class below its direction; its name is its ``kind``. It is sent with ``Channel.send``
+and handled in the ``match`` of its receiver: ``HostedContext`` and ``HostedJobs`` in the server, ``Host``
+and ``PythonJobs`` in the host, ``Runner`` in a runner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jobserver_pyspark.protocol.converter import Message, Payload
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "AdoptContext",
+    "Attach",
+    "Attached",
+    "Connect",
+    "ContextFailed",
+    "ContextReady",
+    "ContextStopped",
+    "ContextType",
+    "ErrorReport",
+    "ForkRunner",
+    "FreshProcessNeeded",
+    "Hello",
+    "HostSpec",
+    "HostToRunner",
+    "HostToServer",
+    "HostToZygote",
+    "Jar",
+    "JobAccepted",
+    "JobEnded",
+    "JobFailed",
+    "JobFailureKind",
+    "JobFinished",
+    "JobProgressed",
+    "JobRunning",
+    "JobValidated",
+    "JvmCommand",
+    "JvmToolchainSpec",
+    "KillJob",
+    "LogWarning",
+    "NotReady",
+    "Package",
+    "Prepare",
+    "QueryStarted",
+    "RefuseResult",
+    "Restored",
+    "ResultChunk",
+    "ResultPart",
+    "RunJob",
+    "RunnerExited",
+    "RunnerForked",
+    "RunnerToHost",
+    "ServerToHost",
+    "StartContext",
+    "StartSpare",
+    "StopContext",
+    "SubmitJob",
+    "WarmUp",
+    "WarmedUp",
+    "ZygoteToHost",
+]
+
+PROTOCOL_VERSION = 1
+"""The version of this module's messages; server and host must have the same one."""
+
+ContextType = Literal["any", "spark", "session", "sql", "hive", "streaming", "custom"]
+"""What jobs of a context get as their context; with ``any`` each job chooses by its class."""
+
+JobFailureKind = Literal[
+    "raised", "validation", "class-not-found", "wrong-type", "loading", "crashed", "result"
+]
+"""Why a job failed; the values of the core's ``FailureKind`` that concern one job."""
+
+
+# -- parts of messages ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorReport:
+    """An error in the words of the language that raised it; see the core's ``ErrorInfo``."""
+
+    message: str
+    error_class: str = ""
+    stack: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """A Python package of a class path: the digest of its archive, and the directory where it is unpacked."""
+
+    digest: str
+    directory: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jar:
+    """A jar of a class path."""
+
+    digest: str
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class JvmCommand:
+    """How the host starts the driver's JVM; ``environment`` is added to the host's own."""
+
+    command: tuple[str, ...]
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JvmToolchainSpec:
+    """What is needed to compile the JVM parts for a Spark: its jars, a Java, and where results are cached.
+
+    ``libraries`` is a directory that has the libraries of the old job API, for sites without a repository.
+    """
+
+    jars: Path
+    java: str
+    cache_dir: Path
+    libraries: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostSpec:
+    """A context as its host runs it: everything that is known before it starts.
+
+    ``marker`` is the value of the environment variable that all processes of the context carry. ``conf`` is
+    the SparkConf, which Spark's own submission has prepared where ``submitted``. ``session`` says whether a
+    SparkSession is made at the start. ``jars`` are those of the context's class path. ``cluster`` says
+    whether executors are other processes than the driver. ``settings`` are the context's settings as JSON
+    text, so that jobs can read numbers as they were written. ``api_path`` is the directory of the job API,
+    for executors. Limits are in bytes; a ``result_limit`` of 0 is none. ``reuse`` says whether runners serve
+    several jobs.
+    """
+
+    marker: str
+    jvm: JvmCommand
+    conf: dict[str, str]
+    submitted: bool
+    hadoop: dict[str, str]
+    hive: bool
+    session: bool
+    context_type: ContextType
+    jvm_isolation: str | None
+    jars: tuple[Path, ...]
+    cluster: bool
+    spark_version: tuple[int, ...]
+    settings: str
+    api_path: Path
+    log_path: Path
+    log_limit: int
+    work_dir: Path
+    tmp_dir: Path
+    data_dir: Path
+    spare_runners: int
+    reuse: bool
+    result_limit: int
+    toolchain: JvmToolchainSpec
+
+
+# -- server to host ------------------------------------------------------------------------------------
+
+
+class ServerToHost(Message):
+    """What a server sends to the host of a context."""
+
+    sender, receiver = "the server", "the context's host"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connect(ServerToHost):
+    """Where to connect, and the secret that proves which host connects.
+
+    The only message that does not travel over the connection: it is a line of JSON on the host's standard
+    input, where no other process can read it. The input stays open: its end tells the host that the server
+    is gone.
+    """
+
+    host: str
+    port: int
+    token: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartContext(ServerToHost):
+    """Start a context: the first message after ``Hello``."""
+
+    spec: HostSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartSpare(ServerToHost):
+    """Start only the JVM and the zygote, and wait for ``AdoptContext``: the other first message."""
+
+    spec: HostSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdoptContext(ServerToHost):
+    """Become the host of a context: sent once, to a spare host, which keeps its JVM and its marker."""
+
+    spec: HostSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitJob(ServerToHost):
+    """Run a job; sent after ``ContextReady``. ``config`` is its configuration, as JSON text in UTF-8."""
+
+    job_id: str
+    class_name: str
+    python: bool
+    log_path: Path
+    packages: tuple[Package, ...]
+    jars: tuple[Jar, ...]
+    config: Payload
+
+
+@dataclass(frozen=True, kw_only=True)
+class KillJob(ServerToHost):
+    """Kill a job; its ``JobEnded`` follows, as ``killed`` unless it had ended by itself."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefuseResult(ServerToHost):
+    """End a job whose result the server cannot take: it is too large, or cannot be stored."""
+
+    job_id: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopContext(ServerToHost):
+    """Stop the context gracefully; ``ContextStopped`` and the end of the connection follow."""
+
+
+# -- host to server ------------------------------------------------------------------------------------
+
+
+class HostToServer(Message):
+    """What the host of a context sends to its server."""
+
+    sender, receiver = "the context's host", "the server"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hello(HostToServer):
+    """The first message: which host this is, by its secret, and which version of the protocol it speaks."""
+
+    protocol: int
+    token: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextReady(HostToServer):
+    """The context accepts jobs. ``url`` is the address of Spark's own user interface, where that is on."""
+
+    application_id: str
+    url: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextFailed(HostToServer):
+    """The context could not start, or ended; ``killed_outside`` where somebody killed it in its cluster."""
+
+    error: ErrorReport
+    killed_outside: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextStopped(HostToServer):
+    """The context stopped as ``StopContext`` asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRunning(HostToServer):
+    """A job's validation has passed: its own code runs."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobProgressed(HostToServer):
+    """How many stages and tasks of a job's Spark jobs are done, and how many there are so far."""
+
+    job_id: str
+    stages_done: int
+    stages_total: int
+    tasks_done: int
+    tasks_total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultChunk(HostToServer):
+    """A chunk of a job's result: of one JSON value, or with ``stream`` of a streamed result."""
+
+    job_id: str
+    stream: bool
+    data: Payload
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobEnded(HostToServer):
+    """The last message about a job. It was killed, or it failed with an ``error``, or it finished."""
+
+    job_id: str
+    killed: bool = False
+    failure: JobFailureKind | None = None
+    error: ErrorReport | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogWarning(HostToServer):
+    """A line for the server's log; it changes nothing."""
+
+    text: str
+
+
+# -- host to runner ------------------------------------------------------------------------------------
+
+
+class HostToRunner(Message):
+    """What the host sends to a runner, one request at a time."""
+
+    sender, receiver = "the context's host", "a runner"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attach(HostToRunner):
+    """Connect to the JVM: the first message. The answer is ``Attached`` or ``NotReady``."""
+
+    port: int
+    secret: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmUp(HostToRunner):
+    """Start the context's first Python worker. The answer is ``WarmedUp`` or ``NotReady``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare(HostToRunner):
+    """Do ahead what a runner's first job would wait for. There is no answer, except ``NotReady``."""
+
+    context_type: ContextType
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunJob(HostToRunner):
+    """Run a job. ``JobAccepted`` follows, and in the end ``JobFinished``, ``JobFailed`` or
+    ``FreshProcessNeeded``.
+
+    ``sys_path`` is where the job's modules are, ``includes`` the same for its tasks. ``pool`` names the
+    Python workers of its class path, None for the context's first ones. ``configuration`` is a JSON object
+    with the settings of the ``context`` and the configuration of the ``job``.
+    """
+
+    job_id: str
+    class_name: str
+    context_type: ContextType
+    sys_path: tuple[str, ...]
+    includes: tuple[str, ...]
+    pool: str | None
+    data_dir: Path
+    reuse: bool
+    configuration: Payload
+
+
+# -- runner to host ------------------------------------------------------------------------------------
+
+
+class RunnerToHost(Message):
+    """What a runner sends to the host. Job code can forge all of it, so the host trusts none of it."""
+
+    sender, receiver = "the job's process", "the context's host"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attached(RunnerToHost):
+    """The runner is connected to the JVM."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmedUp(RunnerToHost):
+    """The first Python worker runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotReady(RunnerToHost):
+    """The runner could not do what was asked, and ends."""
+
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobAccepted(RunnerToHost):
+    """The runner begins with the job. Without this message the job can still run in another runner."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreshProcessNeeded(RunnerToHost):
+    """The job's class wants a process that has served no other job; the runner has not run it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobValidated(RunnerToHost):
+    """The job's validation has passed; results may follow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryStarted(RunnerToHost):
+    """The job started a streaming query, so its runner serves no other job."""
+
+    query_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultPart(RunnerToHost):
+    """A chunk of the job's result, as in ``ResultChunk``."""
+
+    stream: bool
+    data: Payload
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFinished(RunnerToHost):
+    """The job finished. ``used_spark``: it called the JVM. ``clean``: it left neither threads nor processes.
+
+    With ``reuse``, ``Restored`` follows once the runner has put its state back.
+    """
+
+    used_spark: bool
+    clean: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFailed(RunnerToHost):
+    """The job failed; the runner serves no other one."""
+
+    failure: JobFailureKind
+    error: ErrorReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored(RunnerToHost):
+    """The runner can serve the next job of its class path, unless ``unfit`` says why it cannot."""
+
+    unfit: str | None
+
+
+# -- host and zygote -----------------------------------------------------------------------------------
+
+
+class HostToZygote(Message):
+    """What the host sends to the zygote: packets without payload."""
+
+    sender, receiver = "the context's host", "the zygote"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForkRunner(HostToZygote):
+    """Fork a runner. Two file descriptors come along: the runner's end of its connection, and its output."""
+
+    runner: int
+
+
+class ZygoteToHost(Message):
+    """What the zygote sends to the host: packets without payload."""
+
+    sender, receiver = "the zygote", "the context's host"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunnerForked(ZygoteToHost):
+    """A runner was forked."""
+
+    runner: int
+    pid: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunnerExited(ZygoteToHost):
+    """A runner has ended, with what it had started. A negative ``status`` is the signal that ended it."""
+
+    runner: int
+    status: int

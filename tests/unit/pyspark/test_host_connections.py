@@ -1,0 +1,172 @@
+"""Hosts that connect to their server: strangers, other versions, and broken protocols."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobserver_core.models.failures import ErrorInfo
+from jobserver_core.ports import ContextEnd, ContextSpec
+from jobserver_core.testing.launcher import RecordingListener
+from jobserver_pyspark.installation.java import Java
+from jobserver_pyspark.installation.spark import Installation
+from jobserver_pyspark.launcher.connections import Connections
+from jobserver_pyspark.launcher.context_settings import read_settings
+from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
+from jobserver_pyspark.launcher.hosted_context import HostedContext, LauncherResources
+from jobserver_pyspark.launcher.leftovers import Leftovers
+from jobserver_pyspark.launcher.options import LauncherOptions
+from jobserver_pyspark.launcher.packages import Packages
+from jobserver_pyspark.launcher.spare_hosts import SpareHosts
+from jobserver_pyspark.processes import start_time
+from jobserver_pyspark.protocol.converter import ProtocolError
+from jobserver_pyspark.protocol.frames import Channel, ChannelClosed
+from jobserver_pyspark.protocol.messages import PROTOCOL_VERSION, Hello, HostToServer, ServerToHost
+
+CONNECT = """
+import os, socket, sys
+from jobserver_pyspark.protocol.converter import decode
+from jobserver_pyspark.protocol.frames import Channel
+from jobserver_pyspark.protocol.messages import *
+
+connect = decode(ServerToHost, sys.stdin.buffer.readline())
+connection = socket.create_connection((connect.host, connect.port))
+server = Channel(connection, ServerToHost)
+"""
+
+
+def connect(connections: Connections) -> Channel[HostToServer, ServerToHost]:
+    return Channel(socket.create_connection(connections.address), ServerToHost)
+
+
+@pytest.fixture
+def connections() -> Iterator[Connections]:
+    made = Connections()
+    yield made
+    made.close()
+
+
+def test_a_connection_without_the_secret_is_closed(connections: Connections) -> None:
+    token, arrivals = connections.expect()
+    for wrong in ("", "wrong", token[:-1]):
+        stranger = connect(connections)
+        stranger.send(Hello(protocol=PROTOCOL_VERSION, token=wrong))
+        with pytest.raises(ChannelClosed):
+            stranger.receive()
+        stranger.close()
+    assert arrivals.empty()
+    friend = connect(connections)
+    friend.send(Hello(protocol=PROTOCOL_VERSION, token=token))
+    accepted = arrivals.get(timeout=30.0)
+    assert isinstance(accepted, Channel)
+    again = connect(connections)
+    again.send(Hello(protocol=PROTOCOL_VERSION, token=token))
+    with pytest.raises(ChannelClosed):
+        again.receive()
+    for channel in (friend, accepted, again):
+        channel.close()
+
+
+@pytest.mark.parametrize("version", [PROTOCOL_VERSION - 1, PROTOCOL_VERSION + 1])
+def test_a_host_of_another_version_is_closed_and_its_context_hears_why(
+    connections: Connections, version: int
+) -> None:
+    token, arrivals = connections.expect()
+    host = connect(connections)
+    host.send(Hello(protocol=version, token=token))
+    arrived = arrivals.get(timeout=30.0)
+    assert isinstance(arrived, ProtocolError)
+    assert f"speaks version {version} " in str(arrived)
+    assert f"this server version {PROTOCOL_VERSION}" in str(arrived)
+    with pytest.raises(ChannelClosed):
+        host.receive()
+    host.close()
+
+
+def run_host(script: str, directory: Path) -> tuple[ContextEnd, ErrorInfo, int]:
+    """Start a context with a script as its host; return how it ended, why, and the host's process id."""
+    spec = ContextSpec(
+        id="c", name="c", log_path=directory / "log", work_dir=directory / "work", data_dir=directory
+    )
+    (directory / "jars").mkdir()
+    plan = make_plan(
+        spec,
+        read_settings({}, default_master="local[1]"),
+        Installation(python=sys.executable, package=directory, version="4.3.0"),
+        Java(program=Path("/jdk/bin/java"), version=17, identity="17"),
+        LauncherOptions(cache_dir=directory / "cache"),
+        tmp_dir=directory / "work" / "tmp",
+        log_limit=10_000,
+        result_limit=0,
+        class_data=[],
+    )
+    program = f"import os; open({str(directory / 'pid')!r}, 'w').write(str(os.getpid()))\n{CONNECT}{script}"
+    environment = {**plan.environment, "PYTHONPATH": ":".join(filter(None, sys.path))}
+    plan = HostPlan(command=[sys.executable, "-c", program], environment=environment, spec=plan.spec)
+    connections, leftovers = Connections(), Leftovers(directory / "contexts")
+    resources = LauncherResources(
+        connections=connections,
+        leftovers=leftovers,
+        packages=Packages(directory / "packages", 0),
+        spares=SpareHosts(directory / "spares", 0, connections, leftovers),
+    )
+    listener = RecordingListener()
+    context = HostedContext(spec, listener, resources, make_plan=lambda: plan, on_end=lambda _context: None)
+    context.begin()
+    try:
+        _, end, error = listener.wait_for("context-ended", timeout=60.0)
+        assert context.join(30.0)
+    finally:
+        context.kill()
+        connections.close()
+    assert not list((directory / "contexts").glob("*"))
+    assert not (directory / "work").exists()
+    return end, error, int((directory / "pid").read_text())
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (
+            "server.send(Hello(protocol=999, token=connect.token))\n"
+            "try: server.receive()\n"
+            "except Exception: os._exit(0)\n",
+            "speaks version 999 of the launcher's protocol, and this server version",
+        ),
+        (
+            "server.send(Hello(protocol=PROTOCOL_VERSION, token=connect.token))\n"
+            "server.receive()\n"
+            "connection.sendall(b'GET / HTTP/1.1\\r\\n\\r\\n')\n"
+            "sys.stdin.read()\n",
+            "the context's host sent a frame of ",
+        ),
+        (
+            "server.send(Hello(protocol=PROTOCOL_VERSION, token=connect.token))\n"
+            "server.receive()\n"
+            "server.send(ContextReady(application_id=5, url=None))\n"
+            "sys.stdin.read()\n",
+            "ContextReady.application_id must be a string, got 5",
+        ),
+        (
+            "server.send(Hello(protocol=PROTOCOL_VERSION, token=connect.token))\n"
+            "server.receive()\n"
+            "server.send(Hello(protocol=PROTOCOL_VERSION, token=connect.token))\n"
+            "sys.stdin.read()\n",
+            "the context's host sent Hello out of turn",
+        ),
+    ],
+    ids=["another version", "no frame", "malformed", "out of turn"],
+)
+def test_a_host_that_breaks_the_protocol_is_ended_with_the_reason(
+    script: str, reason: str, tmp_path: Path
+) -> None:
+    end, error, pid = run_host(script, tmp_path)
+    assert end is ContextEnd.FAILED
+    assert reason in error.message
+    assert error.error_class == "jobserver_pyspark.protocol.converter.ProtocolError"
+    assert start_time(pid) is None, "the host is still running"
