@@ -40,9 +40,9 @@ JVM_OPTIONS = (
     "-XX:+ExitOnOutOfMemoryError",
     "-XX:-UsePerfData",
 )
-"""The options that Spark's own launcher passes to a driver, without a module that it does not need and that some
-JDKs lack. Two are ours: a JVM that runs out of memory exits instead of thrashing, and no JVM leaves a file in
-``/tmp``."""
+"""The options that Spark's own launcher passes to a driver, without a module that it does not need and that
+some JDKs lack. Two are ours: a JVM that runs out of memory exits instead of thrashing, and no JVM leaves a
+file in ``/tmp``."""
 
 
 def class_path(
