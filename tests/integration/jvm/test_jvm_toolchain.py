@@ -96,7 +96,7 @@ def test_a_repository_that_is_out_of_reach_is_told_with_what_to_do(
     cut_off = attrs.evolve(toolchain, libraries=source, cache_dir=tmp_path / "cache")
     with pytest.raises(LibrariesUnavailable) as raised:
         cut_off.api_jars()
-    assert "configure a folder that holds the two jars" in str(raised.value)
+    assert "configure a directory that has the two jars" in str(raised.value)
     assert "unresolved dependency: com.typesafe#config;1.4.3: not found" in str(raised.value)
 
 
