@@ -44,6 +44,7 @@ from jobserver_core.running.recovery import Recovery
 from jobserver_core.running.results import ResultStore
 from jobserver_core.running.retention import BlobSweep, RecordSweep, Sweeper
 from jobserver_core.running.submissions import SubmissionService
+from jobserver_core.running.syncer import Syncer
 from jobserver_core.shutdown import FORCE, RELEASE, Admission, Steps
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Services:
     submissions: SubmissionService
     recovery: Recovery
     sweeper: Sweeper
+    syncer: Syncer
     health: Health
     resources: ExitStack
 
@@ -120,8 +122,15 @@ class Services:
             settings=settings.callbacks,
             publish=bus.publish,
         )
+        syncer = Syncer(metadata)
         records = Records(
-            metadata=metadata, clock=clock, ids=ids, bus=bus, callbacks=callbacks, server_id=ids.new()
+            metadata=metadata,
+            clock=clock,
+            ids=ids,
+            bus=bus,
+            callbacks=callbacks,
+            syncer=syncer,
+            server_id=ids.new(),
         )
         registry = ContextRegistry(
             records=records,
@@ -206,6 +215,7 @@ class Services:
                 class_paths=class_paths,
             ),
             sweeper=Sweeper(clock, (*record_sweep.sweeps, blob_sweep)),
+            syncer=syncer,
             health=_health_of(metadata, blobs, launcher, data_directory),
             resources=resources,
         )
@@ -241,6 +251,7 @@ class Services:
         force.run("contexts that have not stopped", lambda: self.registry.kill_all(FORCE / 2))
         force.run("the launcher", self.launcher.close)
         release = Steps(RELEASE)
+        release.run("those who wait for the disk", self.syncer.close)
         release.run("the sweep", self.sweeper.close)
         release.run("callbacks", lambda: self.callbacks.close(RELEASE / 2))
         for transport in self.transports:

@@ -341,7 +341,9 @@ class JobServer:
         with self.begin_submit(request) as preparation:
             return preparation.finish()
 
-    def begin_submit(self, request: JobRequest, *, caller: str = "") -> Preparation[JobHandle]:
+    def begin_submit(
+        self, request: JobRequest, *, caller: str = "", durable: bool = True
+    ) -> Preparation[JobHandle]:
         """Fetch what a job needs, without waiting; finishing what this returns submits the job.
 
         For callers that must not block, such as event loops::
@@ -350,9 +352,11 @@ class JobServer:
                 await preparation.ready
                 handle = preparation.finish()
 
-        ``caller`` is as for :meth:`begin_context`. Raises as :meth:`submit`.
+        ``caller`` is as for :meth:`begin_context`. Without ``durable`` a power cut (not the end of the process)
+        may lose the job until it has ended: for callers that are told nothing before. Raises as
+        :meth:`submit`.
         """
-        return self._new_work.submissions.begin(request, caller)
+        return self._new_work.submissions.begin(request, caller, durable=durable)
 
     def jobs(self, query: JobQuery | None = None) -> JobPage:
         """Return a page of jobs, newest first."""

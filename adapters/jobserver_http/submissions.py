@@ -28,7 +28,9 @@ async def submitted(call: Call, body: str, patience: float | None) -> JobHandle:
     """
     request = await call.with_config(body, partial(job_request, call))
     try:
-        return await call.prepared(partial(call.server.begin_submit, request, caller=call.caller), patience)
+        # A client that waits for the end is told nothing before it, and so need not wait for the disk twice.
+        begin = partial(call.server.begin_submit, request, caller=call.caller, durable=patience is None)
+        return await call.prepared(begin, patience)
     except MalformedUrl as error:
         if any(_shown(entry.uri) == error.url for entry in request.class_path if entry.uri):
             raise

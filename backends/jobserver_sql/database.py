@@ -67,10 +67,13 @@ class Database:
             self._file = DatabaseFile(path)
             self._engine = _sqlite_engine(parsed, synchronous, lock_timeout)
             self._sqlite = SqliteFile(path, lock_timeout)
-            self.barrier = Barrier(self._sqlite.sync if synchronous == "full" else _nothing)
         else:
             self._engine = _postgresql_engine(parsed, pool_size)
-            self.barrier = Barrier(self._flush_postgresql)
+        self.syncs_apart = self._file is not None and synchronous == "full"
+        """Whether a commit and its way to the disk are two steps."""
+        self.barrier = Barrier(self._sync_sqlite if self.syncs_apart else _nothing)
+        self._unsettled: dict[str, bool] = {}
+        """Records that must not be shown before a sync, and whether they are committed."""
         driver: Any = self._engine.dialect.loaded_dbapi
         self._driver_error: type[Exception] = driver.Error
         self._refusal: type[Exception] = driver.IntegrityError
@@ -104,8 +107,8 @@ class Database:
         """Write, and when a unique index refuses it, raise what ``conflict`` finds to be the reason.
 
         The reason may be gone by the time it is looked for; then the write is tried again. With ``durable``
-        it is on the disk when this returns, else after the next :meth:`sync`. ``patience`` is as in
-        :meth:`write`.
+        it is on the disk when this returns, else after the next :meth:`sync` (in PostgreSQL soon after).
+        ``patience`` is as in :meth:`write`.
         """
         for _ in range(_ATTEMPTS):
             try:
@@ -114,7 +117,7 @@ class Database:
             except _Refused as refused:
                 last = refused
             else:
-                if durable and self._file is not None:
+                if durable:
                     self.sync()
                 return done
             with self.reading() as connection:
@@ -141,10 +144,27 @@ class Database:
         with self._translated():
             self.barrier.wait()
 
-    def _flush_postgresql(self) -> None:
-        """Commit something that has to be flushed, and with it the whole log before it."""
-        with self._engine.begin() as connection:
-            connection.exec_driver_sql("SELECT pg_logical_emit_message(true, 'jobserver', '')")
+    def _sync_sqlite(self) -> None:
+        committed = [key for key, written in list(self._unsettled.items()) if written]
+        self._sqlite.sync()
+        for key in committed:
+            self._unsettled.pop(key, None)
+
+    @contextmanager
+    def unsettled(self, key: str) -> Iterator[None]:
+        """Let :meth:`settle` wait for what the block commits without waiting for the disk."""
+        self._unsettled[key] = False
+        try:
+            yield
+        except BaseException:
+            self._unsettled.pop(key, None)
+            raise
+        self._unsettled[key] = True
+
+    def settle(self, *keys: str) -> None:
+        """Wait for the disk if one of these records was read that is not there yet. Raises StorageError."""
+        if self._unsettled and not self._unsettled.keys().isdisjoint(keys):
+            self.sync()
 
     # -- rare: through SQLAlchemy ------------------------------------------------------------------
 
@@ -215,7 +235,7 @@ class Database:
 
 
 def _nothing() -> None:
-    """Leave it to the operating system when a commit reaches the disk."""
+    """Do nothing: a commit is on the disk already, or that is left to the operating system."""
 
 
 def _reason(error: Exception) -> str:

@@ -64,6 +64,7 @@ class SqlMetadataStore(MetadataStore):
             raise _bad_option("pool-size", f"must be a number from 1, got {pool_size!r}")
         if lock_timeout <= 0:
             raise _bad_option("lock-timeout", f"must be longer than 0 s, got {lock_timeout!r}")
+        self._defers = False
         self._database = Database(
             url, synchronous=synchronous, pool_size=int(pool_size), lock_timeout=lock_timeout
         )
@@ -156,11 +157,14 @@ class SqlMetadataStore(MetadataStore):
     def add_job(self, job: Job, *, config: str) -> None:
         """Store a new job and its configuration. Raises DuplicateId, BinaryNotFound."""
         work = partial(jobs.add, job=job, text=config)
-        self._database.commit(work, conflict=partial(jobs.conflict, job=job))
+        self._database.commit(work, conflict=partial(jobs.conflict, job=job), durable=not self._defers)
 
     def job(self, job_id: str) -> Job | None:
         """Return a job by its id, or None."""
-        return self._database.record(jobs.by_id, job_id)
+        job = self._database.record(jobs.by_id, job_id)
+        if job is not None and job.state.final:
+            self._database.settle(job_id)
+        return job
 
     def job_with_key(self, idempotency_key: str) -> Job | None:
         """Return the job that was submitted under an idempotency key, or None."""
@@ -172,7 +176,10 @@ class SqlMetadataStore(MetadataStore):
 
     def job_result(self, job_id: str) -> JobResult | None:
         """Return where the job's result is, or None while there is none."""
-        return self._database.record(jobs.result, job_id)
+        result = self._database.record(jobs.result, job_id)
+        if result is not None:
+            self._database.settle(job_id)
+        return result
 
     def jobs(self, query: JobQuery) -> JobPage:
         """Return one page of jobs, newest first. Raises InvalidRequest for a strange cursor.
@@ -180,7 +187,9 @@ class SqlMetadataStore(MetadataStore):
         An offset costs what it skips; ``after`` costs nothing.
         """
         with self._database.read() as connection:
-            return jobs.page(connection, query)
+            page = jobs.page(connection, query)
+        self._database.settle(*(job.id for job in page.jobs))
+        return page
 
     def advance_job(
         self,
@@ -194,7 +203,12 @@ class SqlMetadataStore(MetadataStore):
         work = partial(jobs.advance, job=job, expected=expected, outcome=result, delivery=delivery)
         conflict = partial(jobs.advance_conflict, job=job, delivery=delivery)
         # Nobody was promised that a job is dispatched or runs: only ends and kills must outlive a power cut.
-        self._database.commit(work, conflict=conflict, durable=job.state.final or job.kill_requested)
+        if self._defers and job.state.final:
+            with self._database.unsettled(job.id):
+                self._database.commit(work, conflict=conflict, durable=False)
+            return
+        durable = not self._defers and (job.state.final or job.kill_requested)
+        self._database.commit(work, conflict=conflict, durable=durable)
 
     def record_progress(self, job_id: str, progress: JobProgress) -> None:
         """Store how far a job is, if it is not final; anything else is ignored."""
@@ -239,6 +253,18 @@ class SqlMetadataStore(MetadataStore):
             return blobs.unreferenced(connection, digests)
 
     # -- the store itself --------------------------------------------------------------------------
+
+    def defer_syncs(self) -> bool:
+        """Let writes of jobs return before the disk has them; return whether that makes a difference.
+
+        It does not on PostgreSQL, whose server may crash alone and lose such writes without our knowledge.
+        """
+        self._defers = self._database.syncs_apart
+        return self._defers
+
+    def sync(self) -> None:
+        """Return once everything that was written before survives a power cut. Raises StorageError."""
+        self._database.sync()
 
     def check(self) -> None:
         """Write to the database. Raises StorageError, SchemaTooNew when it is of another release."""

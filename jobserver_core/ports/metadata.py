@@ -213,6 +213,19 @@ class MetadataStore(Backend):
 
     # -- the store itself --------------------------------------------------------------------------
 
+    def defer_syncs(self) -> bool:
+        """Let ``add_job`` and ``advance_job`` return before the disk has what they wrote, from now on.
+
+        Returns whether the store does so. Then a power cut, but not the end of the process, may undo
+        them until :meth:`sync` is called, which serves many of them at once. The job server asks for this,
+        and syncs before it tells anybody. The default does not: its writes are on the disk when they return.
+        """
+        return False
+
+    def sync(self) -> None:
+        """Return once everything that was written before survives a power cut. Raises StorageError."""
+        return
+
     def check(self) -> None:
         """Raise StorageError when the store cannot be written to.
 

@@ -24,7 +24,7 @@ class ContextLaunch:
 
     A context whose end is wanted before its launch is never launched: it is *withdrawn*, and its end is
     reported to ``listener`` as if its launcher had. Everything here that calls the launcher runs as an entry
-    of the context's outbox, so a launch and a withdrawal exclude each other without a lock.
+    of the context's outbox of calls, so a launch and a withdrawal exclude each other without a lock.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ContextLaunch:
             self._context.ready.waiter.add_done_callback(lambda _waiter: self._starts.leave(start))
             if now:
                 # The launcher may report that it is ready before it has returned the handle.
-                with self._context.outbox.held():
+                with self._context.calls.held():
                     self._launch(spec)
         except Exception as error:
             self._fail(error)
@@ -77,7 +77,7 @@ class ContextLaunch:
             elif unlaunched is not None:
                 self._withdraw(unlaunched)
 
-        self._context.outbox.put(effect)
+        self._context.calls.put(effect)
 
     def _launch_queued(self, spec: ContextSpec) -> None:
         """Launch a context that had to wait; what goes wrong now shows only in its final state."""
@@ -88,8 +88,8 @@ class ContextLaunch:
             except Exception as error:  # noqa: BLE001 - whatever it is, it is why the context failed
                 self._fail(error)
 
-        self._context.outbox.put(effect)
-        self._context.outbox.drain()
+        self._context.calls.put(effect)
+        self._context.calls.drain()
 
     def _launch(self, spec: ContextSpec) -> None:
         if self._withdrawn:
@@ -112,8 +112,8 @@ class ContextLaunch:
             "jobserver.contexts.start-queue-timeout or jobserver.contexts.concurrent-starts",
             error_class="TimeoutError",
         )
-        self._context.outbox.put(lambda: self._withdraw(ContextEnd.FAILED, info))
-        self._context.outbox.drain()
+        self._context.calls.put(lambda: self._withdraw(ContextEnd.FAILED, info))
+        self._context.calls.drain()
 
     def _withdraw(self, end: ContextEnd, error: ErrorInfo | None = None) -> None:
         """End a context that was never launched, and now never will be."""

@@ -15,12 +15,14 @@ The idea is three steps, always in this order:
 2. The *lock* decides who changes. It guards the record, the jobs and their queue. Inside :meth:`changing` a
    change looks at the present state, writes to the store by compare-and-set, and only then changes the
    objects in memory. Nothing else happens under the lock.
-3. The *outbox* holds what follows: events, waiters, calls to the launcher. Entries are added under the
-   lock, so their order is that of the changes. They run after the lock is released, one at a time.
+3. Two *outboxes* hold what follows: ``calls`` those to the launcher, ``outbox`` the events and waiters.
+   Entries are added under the lock, so their order is that of the changes. They run after the lock is
+   released, one at a time. What tells somebody of a final state waits for the disk before
+   (:mod:`~jobserver_core.running.syncer`); calls to the launcher need not, so a free slot is used at once.
 
 The invariants: what follows a change never precedes its record. No code of a subscriber, of a waiter's
 callback or of a launcher runs under the lock. An entry of the outbox may start a change, which takes the
-lock again and adds to the end of the same outbox. The sweep lock of the blobs is
+lock again and adds to the end of the outboxes. The sweep lock of the blobs is
 taken before this lock, never under it: a sweep holds it while it reads the records, so the opposite order
 could deadlock.
 
@@ -49,13 +51,14 @@ __all__ = ["ContextRecord"]
 
 
 class ContextRecord:
-    """One context as it is stored, with its lock, its outbox, its retry queue, and the promises about it."""
+    """One context as it is stored, with its lock, its outboxes, its retry queue, and its promises."""
 
     def __init__(self, context: Context, *, records: Records, clock: Clock) -> None:
         self._records = records
         self.lock = threading.RLock()
         self.current = context
-        self.outbox = Outbox()
+        self.calls = Outbox()
+        self.outbox = Outbox(records.syncer)
         self.changes = RetryQueue(clock, f"context {context.name}")
         self.ready: Promise[Context] = Promise(f"context {context.name}")
         self.ended: Promise[Context] = Promise(f"context {context.name}")
@@ -71,6 +74,7 @@ class ContextRecord:
             with self.lock:
                 yield
         finally:
+            self.calls.drain()
             self.outbox.drain()
 
     def advance(self, event: ContextEvent | None, **changes: Any) -> None:

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import attrs
+
 from jobserver_core.errors import NoSlots, StorageError
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.lifecycle import ContextState, JobEvent, JobState
@@ -71,6 +73,16 @@ class JobQueue:
         if taken >= limits.max_jobs_per_context + limits.max_queued_jobs:
             raise NoSlots(context=self._context.current.name, running=len(self._running))
 
+    def accept(self, live: LiveJob, config: str) -> None:
+        """Record a job and run it, with one write if a slot is free; raises as :meth:`Records.add_job`."""
+        if self._dispatches and not self._waiting and self._slot_free:
+            live.job = attrs.evolve(live.job, dispatched_at=live.job.submitted_at)
+            self._records.add_job(live.job, config)
+            self._run(live)
+        else:
+            self._records.add_job(live.job, config)
+            self.add(live)
+
     def add(self, live: LiveJob) -> None:
         """Run a job that is recorded, as soon as a slot is free."""
         self._publish(live)
@@ -92,10 +104,10 @@ class JobQueue:
     def dispatch(self) -> None:
         """Give free slots to waiting jobs; those whose dispatch cannot be stored go on waiting."""
         context = self._context
-        if context.current.state is not ContextState.RUNNING or context.end_reported or self._holding:
+        if not self._dispatches:
             return
         try:
-            while self._waiting and len(self._running) < self._limits.max_jobs_per_context:
+            while self._waiting and self._slot_free:
                 self._dispatch(self._waiting[0])
                 self._waiting.popleft()
         except StorageError as error:
@@ -119,7 +131,7 @@ class JobQueue:
         delivery = live.end(outcome, cancelled=cancelled)
         self._running.pop(live.job.id, None)
         job, outbox = live.job, self._context.outbox
-        outbox.put(lambda: self._records.publish_job(job, delivery))
+        outbox.put(lambda: self._records.publish_job(job, delivery), after_sync=True)
         outbox.put(live.release)
         if self._ends_context(live):
             outbox.put(self._stop_context)
@@ -162,8 +174,23 @@ class JobQueue:
         job = live.job
         self._context.outbox.put(lambda: self._records.publish_job(job))
 
+    @property
+    def _dispatches(self) -> bool:
+        """Whether the context takes jobs now."""
+        context = self._context
+        running = context.current.state is ContextState.RUNNING
+        return running and not context.end_reported and not self._holding
+
+    @property
+    def _slot_free(self) -> bool:
+        return len(self._running) < self._limits.max_jobs_per_context
+
     def _dispatch(self, live: LiveJob) -> None:
         live.advance(None, dispatched_at=self._clock.now())
+        self._run(live)
+
+    def _run(self, live: LiveJob) -> None:
+        """Give a slot to a job whose dispatch is recorded."""
         self._running[live.job.id] = live
         self._publish(live)
         self._submit(live.spec)

@@ -147,8 +147,7 @@ class LiveContext(ContextListener):
         with self._context.changing():
             self._context.check_accepts_jobs()
             self._jobs.check_room()
-            self._records.add_job(live.job, config)
-            self._jobs.add(live)
+            self._jobs.accept(live, config)
 
     def adopt(self, live: LiveJob) -> None:
         """Run a job that is recorded already, with this context as its own."""
@@ -180,6 +179,7 @@ class LiveContext(ContextListener):
                 self._launch.call(lambda handle: handle.kill_job(live.job.id))
                 if force:
                     self._kill_context_unless_ended(live)
+        self._records.syncer.sync()
         return live.finished.waiter
 
     def stop(self, timeout: float, *, requested: bool) -> Waiter[Context]:

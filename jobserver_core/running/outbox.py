@@ -7,6 +7,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jobserver_core.running.syncer import Syncer
 
 __all__ = ["Outbox"]
 
@@ -17,24 +21,26 @@ class Outbox:
     """Runs calls one at a time, in order, on whichever thread comes by with :meth:`drain`.
 
     A thread that finds another one draining leaves its calls to that one, so draining never blocks.
+    With a ``syncer``, calls may have to wait for the disk: they and those behind them run on its thread.
     """
 
-    def __init__(self) -> None:
-        self._calls: deque[Callable[[], object]] = deque()
+    def __init__(self, syncer: Syncer | None = None) -> None:
+        self._syncer = syncer if syncer is not None and syncer.needed else None
+        self._calls: deque[tuple[Callable[[], object], bool]] = deque()
         self._gate = threading.Lock()
 
-    def put(self, call: Callable[[], object]) -> None:
-        """Add a call; it runs at the next :meth:`drain`."""
-        self._calls.append(call)
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def put(self, call: Callable[[], object], *, after_sync: bool = False) -> None:
+        """Add a call; it runs at the next :meth:`drain`, or once the disk has what was written before."""
+        self._calls.append((call, after_sync))
 
     def drain(self) -> None:
         """Run what is there, unless somebody else does; what a call raises is logged."""
         # The check after the release sees what others left while they could not get in.
         while self._calls and self._gate.acquire(blocking=False):
-            try:
-                self._run()
-            finally:
-                self._gate.release()
+            self._run(0)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -43,10 +49,27 @@ class Outbox:
             yield
         self.drain()
 
-    def _run(self) -> None:
-        while self._calls:
-            call = self._calls.popleft()
-            try:
-                call()
-            except Exception:  # noqa: BLE001 - one effect that fails must not swallow the others
-                _log.exception("an effect of a stored change failed")
+    def resume(self, synced: int) -> None:
+        """Go on after a sync that the first ``synced`` calls waited for. For the syncer only."""
+        self._run(synced)
+        self.drain()
+
+    def _run(self, synced: int) -> None:
+        """Run what may run, and release the gate; where a call has to wait, the syncer keeps it."""
+        handed_over = False
+        try:
+            while self._calls:
+                call, after_sync = self._calls[0]
+                if after_sync and synced <= 0 and self._syncer is not None:
+                    handed_over = True
+                    self._syncer.put(self)
+                    return
+                self._calls.popleft()
+                synced -= 1
+                try:
+                    call()
+                except Exception:  # noqa: BLE001 - one effect that fails must not swallow the others
+                    _log.exception("an effect of a stored change failed")
+        finally:
+            if not handed_over:
+                self._gate.release()

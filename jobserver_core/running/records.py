@@ -24,6 +24,7 @@ from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobProgress, JobRequest, JobResult
 from jobserver_core.models.lifecycle import CONTEXTS, JOBS, ContextEvent, ContextState, JobEvent, JobState
 from jobserver_core.ports import Clock, Ids, MetadataStore
+from jobserver_core.running.syncer import Syncer
 from jobserver_core.running.withdrawals import Withdrawals
 
 __all__ = ["FinalOutcome", "Records"]
@@ -76,8 +77,11 @@ class Records:
         ids: Ids,
         bus: EventBus,
         callbacks: CallbackService,
+        syncer: Syncer,
         server_id: str,
     ) -> None:
+        self.syncer = syncer
+        """Brings what was stored to the disk: until then, nobody may be told of a job's record or end."""
         self._metadata = metadata
         self._clock = clock
         self._ids = ids
@@ -177,6 +181,8 @@ class Records:
     def add_job(self, job: Job, config: str) -> None:
         """Store a new job; one that may be stored although this fails is withdrawn later.
 
+        Before the submitter is told, the syncer has to sync.
+
         Raises:
             DuplicateId: A job with the same idempotency key is stored.
             StorageError: The store failed, or has been failing for a while.
@@ -208,7 +214,8 @@ class Records:
 
         ``cancelled`` says that somebody asked for this end, so only a result is called back. Where an end is
         stored already, by another writer or by an earlier attempt that seemed to fail, it is adopted. Returns
-        the job and the delivery that are stored. Raises StorageError.
+        the job and the delivery that are stored. Before anybody is told, the syncer has to sync. Raises
+        StorageError.
         """
         ended = attrs.evolve(self._ended(job, outcome), **changes)
         silent = cancelled and ended.state is not JobState.FINISHED
@@ -270,3 +277,4 @@ class Records:
         if job is not None and not job.state.final:
             outcome = FinalOutcome.failed(FailureKind.CONTEXT_LOST, _REFUSED)
             self.end_job(job, outcome, cancelled=True, idempotency_key=None)
+            self.syncer.sync()

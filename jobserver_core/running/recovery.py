@@ -117,4 +117,6 @@ class Recovery:
     def _end_job(self, job: Job, context: Context | None, reason: str = "the job server ended") -> None:
         cancelled = job.kill_requested or (context is not None and context.stop_requested)
         outcome = FinalOutcome.without_context(job, reason)
-        self._records.publish_job(*self._records.end_job(job, outcome, cancelled=cancelled))
+        ended, delivery = self._records.end_job(job, outcome, cancelled=cancelled)
+        self._records.syncer.sync()
+        self._records.publish_job(ended, delivery)

@@ -70,13 +70,8 @@ class RetryQueue:
         self._run()
 
     def put_later(self, change: Callable[[], None]) -> None:
-        """Call a change soon, on another thread, after those that wait."""
-        with self._lock:
-            self._changes.append(change)
-            if self._busy:
-                return
-            self._busy = True
-        self._clock.call_later(FIRST_PAUSE, self._resume)
+        """Call a change after a pause, on another thread, after those that wait then."""
+        self._clock.call_later(FIRST_PAUSE, lambda: self._apart(lambda: self.put(change)))
 
     def _run(self) -> None:
         unexpected: Exception | None = None
@@ -110,14 +105,15 @@ class RetryQueue:
             _log.warning("%s: cannot store a change, trying again until it is stored: %s", self._name, error)
         self._failing = True
         pause, self._pause = self._pause, min(LONGEST_PAUSE, 2 * self._pause)
-        self._clock.call_later(pause, self._resume)
+        self._clock.call_later(pause, lambda: self._apart(self._run))
 
-    def _resume(self) -> None:
-        """Try again on a thread of its own: a store that hangs must not hold up the clock's other timers."""
-        threading.Thread(target=self._retry, name=f"jobserver-retry {self._name}", daemon=True).start()
+    def _apart(self, call: Callable[[], None]) -> None:
+        """Call on a thread of its own: a store that hangs must not hold up the clock's other timers."""
+        name = f"jobserver-retry {self._name}"
+        threading.Thread(target=self._logged, args=(call,), name=name, daemon=True).start()
 
-    def _retry(self) -> None:
+    def _logged(self, call: Callable[[], None]) -> None:
         try:
-            self._run()
+            call()
         except Exception:  # noqa: BLE001 - nobody called who could be told
             _log.exception("%s: a change failed", self._name)

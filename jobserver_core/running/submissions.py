@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from jobserver_core.binaries.class_paths import ClassPaths, uris_of
 from jobserver_core.callbacks.service import CallbackService
-from jobserver_core.errors import DuplicateId, IdempotencyMismatch
+from jobserver_core.errors import DuplicateId, IdempotencyMismatch, JobServerError, StorageError
 from jobserver_core.models.jobs import JobRequest
 from jobserver_core.ports import ContextSpec, Fetched
 from jobserver_core.running.context_registry import ContextRegistry
@@ -45,20 +45,25 @@ class SubmissionService:
         self._configs = configs
         self._callbacks = callbacks
 
-    def begin(self, request: JobRequest, caller: str = "") -> Preparation[JobHandle]:
-        """Check a request, and fetch what it needs; then it can be recorded and given to its context."""
+    def begin(self, request: JobRequest, caller: str = "", *, durable: bool = True) -> Preparation[JobHandle]:
+        """Check a request, and fetch what it needs; then it can be recorded and given to its context.
+
+        ``durable`` says that the record has to be on the disk before the job's handle is returned.
+        """
         if request.callback_url is not None:
             self._callbacks.check(request.callback_url)
         config = self._configs.to_json(request.config)
         fingerprint = _fingerprint(request, config)
         earlier = self._submitted_before(request, fingerprint)
         if earlier is not None:
-            return self._fetching.prepare((), lambda _fetched: earlier)
+            return self._fetching.prepare((), lambda _fetched: self._synced(earlier))
         uris = uris_of(request.class_path)
         if request.context is None:
             uris += self._contexts.uris(request.context_settings)
         return self._fetching.prepare(
-            uris, lambda fetched: self._submit(request, config, fingerprint, fetched, caller), caller
+            uris,
+            lambda fetched: self._submit(request, config, fingerprint, fetched, caller, durable=durable),
+            caller,
         )
 
     def _submit(
@@ -68,15 +73,31 @@ class SubmissionService:
         fingerprint: str,
         fetched: Mapping[str, Fetched],
         caller: str,
+        *,
+        durable: bool,
     ) -> JobHandle:
         try:
-            return self._accept(request, config, fingerprint, fetched, caller)
+            handle = self._accept(request, config, fingerprint, fetched, caller)
         except DuplicateId:
             # The same key came twice at once, and the other one was faster.
             earlier = self._submitted_before(request, fingerprint)
             if earlier is None:
                 raise
-            return earlier
+            return self._synced(earlier)
+        # After a power cut, a request that is repeated with its key must find the job that it started.
+        if durable or request.idempotency_key is not None:
+            try:
+                self._synced(handle)
+            except StorageError:
+                with suppress(JobServerError):
+                    self._jobs.kill(handle.id, force=False)
+                raise
+        return handle
+
+    def _synced(self, handle: JobHandle) -> JobHandle:
+        """Return a job's handle once the disk has the job. Raises StorageError."""
+        self._records.syncer.sync()
+        return handle
 
     def _accept(
         self,

@@ -211,10 +211,12 @@ def test_a_context_that_has_ended_takes_no_jobs_before_its_end_is_stored(scene: 
 
 
 def test_a_job_that_cannot_be_dispatched_stays_in_the_queue(scene: Scene) -> None:
+    job = scene.server.submit(a_request("w.Any"))  # its context is not ready yet
+    listener, handle = scene.launcher.listeners[1], scene.launcher.handles[1]
     scene.metadata.fail(3, only=("advance_job",))
-    job = scene.submit()
-    assert scene.handle.calls == []
-    scene.until(lambda: scene.handle.calls == [("submit", job.id)])
+    listener.context_ready(application_id=None, url=None)
+    assert handle.calls == []
+    scene.until(lambda: handle.calls == [("submit", job.id)])
 
 
 def test_the_context_of_one_job_is_stopped_although_the_store_fails_after_the_job(scene: Scene) -> None:

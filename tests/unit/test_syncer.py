@@ -1,0 +1,204 @@
+"""Nobody is notified of what the disk does not have yet, and nobody else waits for the disk."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from jobserver_core import JobHandle, JobState, Settings, errors
+from jobserver_core.events import Event, JobChanged
+from jobserver_core.memory import MemoryMetadataStore, MemoryTransport
+from jobserver_core.ports import JobOutcome
+from serving import WAIT, ScriptedLauncher, a_request, a_server, upload
+
+URL = "memory://receiver/x"
+
+
+class Disk(MemoryMetadataStore):
+    """A store whose writes are on the disk only after a sync; ``held`` lets syncs wait, ``failing`` fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = threading.Event()
+        self.open.set()
+        self.begun = threading.Semaphore(0)
+        self.syncs = 0
+        self.failing = 0
+
+    def defer_syncs(self) -> bool:
+        return True
+
+    def sync(self) -> None:
+        self.begun.release()
+        assert self.open.wait(WAIT)
+        if self.failing:
+            self.failing -= 1
+            raise errors.StorageError(message="the disk is on fire")
+        self.syncs += 1
+
+    def close(self) -> None:
+        self.open.set()
+        super().close()
+
+
+class Scene:
+    """A server with a context of one slot, whose launcher does what the test says."""
+
+    def __init__(self) -> None:
+        self.disk = Disk()
+        self.launcher = ScriptedLauncher()
+        self.transport = MemoryTransport()
+        self.events: list[Event] = []
+        self.server = a_server(
+            metadata=self.disk,
+            launcher=self.launcher,
+            transports=[self.transport],
+            settings=Settings.from_mapping({"jobserver": {"jobs": {"max-jobs-per-context": 1}}}),
+        ).start()
+        self.server.subscribe(self.events.append)
+        upload(self.server)
+        self.server.create_context("shared")
+        self.listener = self.launcher.listeners[0]
+        self.listener.context_ready(application_id=None, url=None)
+
+    def submit(self, *, durable: bool = True) -> JobHandle:
+        request = a_request("w.Any", context="shared", callback_url=URL)
+        with self.server.begin_submit(request, durable=durable) as preparation:
+            return preparation.finish()
+
+    def finish(self, job: JobHandle) -> None:
+        self.listener.open_result(job.id, stream=False).write(b"1")
+        self.listener.job_ended(job.id, JobOutcome())
+
+    def stop_syncs(self) -> None:
+        while self.disk.begun.acquire(blocking=False):
+            pass
+        self.disk.open.clear()
+
+    def submitted(self) -> list[str]:
+        return [job_id for call, job_id in self.launcher.handles[0].calls if call == "submit"]
+
+    def published(self, job: JobHandle) -> list[JobState]:
+        return [e.job.state for e in self.events if isinstance(e, JobChanged) and e.job.id == job.id]
+
+    def close(self) -> None:
+        self.disk.open.set()
+        self.launcher.close()
+        self.server.close(0)
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    scene = Scene()
+    yield scene
+    scene.close()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.001)
+
+
+def test_an_end_is_stored_at_once_and_known_to_nobody_before_the_sync(scene: Scene) -> None:
+    job = scene.submit()
+    scene.listener.job_running(job.id)
+    scene.stop_syncs()
+    scene.finish(job)
+    assert scene.disk.begun.acquire(timeout=WAIT)
+    stored = scene.disk.job(job.id)
+    assert stored is not None
+    assert stored.state is JobState.FINISHED
+    assert not job.done()
+    assert scene.published(job)[-1] is JobState.RUNNING
+    assert scene.transport.messages == []
+    scene.disk.open.set()
+    assert job.result(WAIT) == 1
+    assert scene.published(job)[-1] is JobState.FINISHED
+    until(lambda: len(scene.transport.messages) == 1)
+
+
+def test_a_slot_is_used_again_before_the_sync(scene: Scene) -> None:
+    first, second = scene.submit(), scene.submit()
+    scene.stop_syncs()
+    scene.finish(first)
+    assert scene.submitted() == [first.id, second.id]
+    assert not first.done()
+
+
+def test_many_ends_share_a_sync_and_are_published_in_order(scene: Scene) -> None:
+    jobs = [scene.submit() for _ in range(6)]
+    scene.stop_syncs()
+    before = scene.disk.syncs
+    scene.finish(jobs[0])
+    assert scene.disk.begun.acquire(timeout=WAIT)
+    for job in jobs[1:]:
+        scene.finish(job)
+    scene.disk.open.set()
+    for job in jobs:
+        assert job.result(WAIT) == 1
+    assert scene.disk.syncs == before + 2
+    ends = [e.job.id for e in scene.events if isinstance(e, JobChanged) and e.job.state.final]
+    assert ends == [job.id for job in jobs]
+
+
+def test_a_job_is_accepted_once_the_disk_has_it(scene: Scene) -> None:
+    scene.stop_syncs()
+    with ThreadPoolExecutor(1) as threads:
+        submission = threads.submit(scene.submit)
+        assert scene.disk.begun.acquire(timeout=WAIT)
+        assert not submission.done()
+        scene.disk.open.set()
+        assert submission.result(WAIT).id == scene.submitted()[0]
+
+
+def test_a_caller_that_waits_for_the_end_does_not_wait_for_the_disk_before(scene: Scene) -> None:
+    scene.stop_syncs()
+    job = scene.submit(durable=False)
+    assert scene.submitted() == [job.id]
+    scene.disk.open.set()
+    syncs = scene.disk.syncs
+    scene.finish(job)
+    assert job.result(WAIT) == 1
+    assert scene.disk.syncs == syncs + 1
+
+
+def test_a_sync_that_fails_is_repeated_until_it_works(scene: Scene) -> None:
+    job = scene.submit()
+    scene.disk.failing = 2
+    scene.finish(job)
+    assert job.result(WAIT) == 1
+    assert scene.disk.failing == 0
+
+
+def test_a_job_that_the_disk_does_not_take_is_refused_and_killed(scene: Scene) -> None:
+    scene.disk.failing = 1
+    with pytest.raises(errors.StorageError, match="on fire"):
+        scene.submit()
+    (job_id,) = scene.submitted()
+    assert ("kill_job", job_id) in scene.launcher.handles[0].calls
+    assert scene.server.job(job_id).kill_requested
+
+
+def test_a_server_that_closes_notifies_those_who_wait_for_the_disk(scene: Scene) -> None:
+    job = scene.submit()
+    scene.stop_syncs()
+    scene.finish(job)
+    assert scene.disk.begun.acquire(timeout=WAIT)
+    scene.disk.open.set()
+    scene.launcher.close()
+    scene.server.close(0)
+    assert job.result(WAIT) == 1
+    assert "jobserver-sync" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_job_with_a_free_slot_is_accepted_and_dispatched_with_one_write(scene: Scene) -> None:
+    job, waiting = scene.submit(), scene.submit()
+    records = [e.job for e in scene.events if isinstance(e, JobChanged) and e.job.id == job.id]
+    assert [record.waiting for record in records] == [False]
+    assert scene.server.job(waiting.id).waiting
