@@ -352,8 +352,8 @@ class JobServer:
                 await preparation.ready
                 handle = preparation.finish()
 
-        ``caller`` is as for :meth:`begin_context`. Without ``durable`` a power cut (not the end of the process)
-        may lose the job until it has ended: for callers that are told nothing before. Raises as
+        ``caller`` is as for :meth:`begin_context`. Without ``durable`` a power cut (not the end of the
+        process) may lose the job until it has ended: for callers that are told nothing before. Raises as
         :meth:`submit`.
         """
         return self._new_work.submissions.begin(request, caller, durable=durable)

@@ -12,6 +12,8 @@ import pytest
 from jobserver_core import JobHandle, JobState, Settings, errors
 from jobserver_core.events import Event, JobChanged
 from jobserver_core.memory import MemoryMetadataStore, MemoryTransport
+from jobserver_core.models.callbacks import Delivery
+from jobserver_core.models.lifecycle import DeliveryState
 from jobserver_core.ports import JobOutcome
 from serving import WAIT, ScriptedLauncher, a_request, a_server, upload
 
@@ -19,7 +21,7 @@ URL = "memory://receiver/x"
 
 
 class Disk(MemoryMetadataStore):
-    """A store whose writes are on the disk only after a sync; ``held`` lets syncs wait, ``failing`` fail."""
+    """A store whose writes of jobs are on the disk only after a sync: they last until ``open``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,6 +41,10 @@ class Disk(MemoryMetadataStore):
             self.failing -= 1
             raise errors.StorageError(message="the disk is on fire")
         self.syncs += 1
+
+    def advance_delivery(self, delivery: Delivery, *, expected: DeliveryState) -> None:
+        super().advance_delivery(delivery, expected=expected)
+        self.sync()
 
     def close(self) -> None:
         self.open.set()
@@ -65,8 +71,8 @@ class Scene:
         self.listener = self.launcher.listeners[0]
         self.listener.context_ready(application_id=None, url=None)
 
-    def submit(self, *, durable: bool = True) -> JobHandle:
-        request = a_request("w.Any", context="shared", callback_url=URL)
+    def submit(self, *, durable: bool = True, callback_url: str | None = None) -> JobHandle:
+        request = a_request("w.Any", context="shared", callback_url=callback_url)
         with self.server.begin_submit(request, durable=durable) as preparation:
             return preparation.finish()
 
@@ -106,7 +112,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def test_an_end_is_stored_at_once_and_known_to_nobody_before_the_sync(scene: Scene) -> None:
-    job = scene.submit()
+    job = scene.submit(callback_url=URL)
     scene.listener.job_running(job.id)
     scene.stop_syncs()
     scene.finish(job)
