@@ -41,6 +41,14 @@ class _Killed(BaseException):
     """Raised inside the thread of a job that is being killed."""
 
 
+_FAILURES: tuple[tuple[type[BaseException], FailureKind], ...] = (
+    (JobRefused, FailureKind.VALIDATION),
+    (TooLarge, FailureKind.RESULT),
+    (Exception, FailureKind.RAISED),
+    (BaseException, FailureKind.CRASHED),  # SystemExit and the like would end a process
+)
+
+
 class InlineJob:
     """What an inline job's callable is given: its configuration, and ways to talk back."""
 
@@ -52,7 +60,7 @@ class InlineJob:
     ) -> None:
         self.id = spec.id
         self.class_name = spec.class_name
-        self.class_path = spec.class_path
+        self.class_path = (*context.class_path, *spec.class_path)
         self.config: dict[str, Any] = loads(spec.config)
         self.context_settings: Mapping[str, Any] = context.settings
         self.data_dir = context.data_dir
@@ -85,20 +93,25 @@ class InlineLauncher(Launcher):
     """Runs registered callables, each on a thread of its own.
 
     ``functions`` maps class names to callables that take an :class:`InlineJob` and return the
-    result: JSON-like values, or an iterator of bytes for a streamed result. A name that is not there
-    is a class that is not found. ``start_delay`` is how many seconds a context takes to be ready.
-    A setting ``inline.fail = "reason"`` makes a context fail to start, as a test may want.
+    result: JSON-like values, or an iterator of bytes for a streamed result. Any other name is a class
+    that is not found. ``start_delay`` is how many seconds a context takes to become ready.
+    The setting ``inline.fail = "reason"`` makes a context fail to start, for tests.
 
-    A callable is validated by its ``validate`` attribute, if it has one. A kill ends it inside
-    :meth:`InlineJob.sleep` and :meth:`InlineJob.check`; one that blocks elsewhere ends when it returns, and
-    only then does the launcher tell that it did. A thread cannot be ended by force: killing the context
-    no longer waits for such a callable, and ignores what becomes of it.
+    If a callable has an attribute ``validate``, that is called first. A kill ends the callable inside
+    :meth:`InlineJob.sleep` and :meth:`InlineJob.check`; if it blocks elsewhere, it ends when it returns, and
+    only then is its end reported. A thread cannot be ended by force: a context that is killed waits
+    ``kill_grace`` seconds for such callables, then ends without them and ignores their outcome.
     """
 
     def __init__(
-        self, functions: Mapping[str, JobFunction] | None = None, *, start_delay: float = 0.0
+        self,
+        functions: Mapping[str, JobFunction] | None = None,
+        *,
+        start_delay: float = 0.0,
+        kill_grace: float = 1.0,
     ) -> None:
         self.functions: dict[str, JobFunction] = dict(functions or {})
+        self.kill_grace = kill_grace
         self._start_delay = start_delay
         self._lock = threading.Lock()
         self._contexts: set[_InlineContext] = set()
@@ -184,8 +197,8 @@ class _InlineContext(ContextHandle):
         self._end(ContextEnd.STOPPED, timeout)
 
     def kill(self) -> None:
-        """Cancel the jobs and end, without waiting for them."""
-        self._end(ContextEnd.KILLED, 0.0)
+        """Cancel the jobs and end, waiting only briefly for them."""
+        self._end(ContextEnd.KILLED, self._launcher.kill_grace)
 
     def _end(self, end: ContextEnd, timeout: float) -> None:
         with self._lock:
@@ -219,17 +232,17 @@ class _InlineContext(ContextHandle):
     def _cancel_jobs(self) -> None:
         with self._lock:
             threads = list(self._jobs.values())
-            timeout = self._ending[1] if self._ending else 0.0
         for thread in threads:
             thread.kill()
-        deadline = time.monotonic() + timeout
+        began = time.monotonic()
         for thread in threads:
-            while thread.is_alive() and time.monotonic() < deadline and not self._killed():
+            while thread.is_alive() and time.monotonic() < began + self._timeout():
                 thread.join(0.05)
 
-    def _killed(self) -> bool:
+    def _timeout(self) -> float:
+        """How long to wait for the jobs; a kill shortens it, also while the context stops."""
         with self._lock:
-            return self._ending is not None and self._ending[0] is ContextEnd.KILLED
+            return self._ending[1] if self._ending else 0.0
 
     def _finish(self, end: ContextEnd, error: ErrorInfo | None) -> None:
         with self._lock:
@@ -305,12 +318,9 @@ class _JobThread(threading.Thread):
             self._call(function)
         except _Killed:
             return JobOutcome(killed=True)
-        except JobRefused as error:
-            return JobOutcome(error=_described(error), failure=FailureKind.VALIDATION)
-        except TooLarge as error:
-            return JobOutcome(error=_described(error), failure=FailureKind.RESULT)
-        except Exception as error:  # noqa: BLE001 - whatever a job raises is that job's error
-            return JobOutcome(error=_described(error), failure=FailureKind.RAISED)
+        except BaseException as error:  # noqa: BLE001 - whatever a job raises is that job's error
+            failure = next(kind for cls, kind in _FAILURES if isinstance(error, cls))
+            return JobOutcome(error=_described(error), failure=failure)
         return JobOutcome()
 
     def _call(self, function: JobFunction) -> None:

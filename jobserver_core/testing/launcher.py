@@ -1,8 +1,8 @@
-"""The contract of launchers, and the listener that it watches them with."""
+"""The contract of every launcher."""
 
 from __future__ import annotations
 
-import threading
+import json
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -12,109 +12,25 @@ from uuid import uuid4
 
 import pytest
 
-from jobserver_core.errors import InvalidSetting, TooLarge
-from jobserver_core.models.failures import ErrorInfo, FailureKind
-from jobserver_core.models.jobs import JobProgress
+from jobserver_core.errors import InvalidSetting
+from jobserver_core.models.failures import FailureKind
 from jobserver_core.ports import (
     ContextEnd,
     ContextHandle,
-    ContextListener,
     ContextSpec,
     JobCode,
     JobOutcome,
     JobSpec,
     Launcher,
-    ResultSink,
 )
 from jobserver_core.testing.contract import Contract
+from jobserver_core.testing.recording import RecordingListener, is_locked
 
 __all__ = ["LauncherContract", "RecordingListener", "RunningContext"]
 
 
-class _RecordingSink(ResultSink):
-    def __init__(self, limit: int | None) -> None:
-        self.data = bytearray()
-        self._limit = limit
-
-    def write(self, data: bytes) -> None:
-        assert isinstance(data, bytes)
-        self.data += data
-        if self._limit is not None and len(self.data) > self._limit:
-            raise TooLarge(what="the job's result", limit=self._limit)
-
-
-class RecordingListener(ContextListener):
-    """Keeps what a launcher tells, checks that it keeps to the order of the port, and can wait for it."""
-
-    def __init__(self, *, result_limit: int | None = None) -> None:
-        self._result_limit = result_limit
-        self._inside = threading.Lock()
-        self._changed = threading.Condition()
-        self.events: list[tuple[Any, ...]] = []
-        self.faults: list[str] = []
-        self.results: dict[str, tuple[bool, bytearray]] = {}
-        self.progress: dict[str, list[JobProgress]] = {}
-
-    def context_ready(self, *, application_id: str | None, url: str | None) -> None:
-        self._record("ready", application_id, url)
-
-    def context_ended(self, end: ContextEnd, error: ErrorInfo | None = None) -> None:
-        self._record("context-ended", end, error)
-
-    def job_running(self, job_id: str) -> None:
-        self._record("running", job_id)
-
-    def job_progress(self, job_id: str, progress: JobProgress) -> None:
-        self.progress.setdefault(job_id, []).append(progress)
-        self._record("progress", job_id)
-
-    def open_result(self, job_id: str, *, stream: bool) -> ResultSink:
-        sink = _RecordingSink(self._result_limit)
-        self.results[job_id] = (stream, sink.data)
-        self._record("result", job_id)
-        return sink
-
-    def job_ended(self, job_id: str, outcome: JobOutcome) -> None:
-        self._record("job-ended", job_id, outcome)
-
-    def wait_for(self, *start: Any, timeout: float) -> tuple[Any, ...]:
-        """Return the first event that begins with these values; fail after ``timeout`` seconds."""
-        found: list[tuple[Any, ...]] = []
-
-        def there() -> bool:
-            found[:] = [event for event in self.events if event[: len(start)] == start]
-            return bool(found)
-
-        with self._changed:
-            assert self._changed.wait_for(there, timeout), f"no {start} within {timeout} s: {self.events}"
-        return found[0]
-
-    def of_job(self, job_id: str) -> list[str]:
-        """Return the kinds of a job's events in order, without its progress."""
-        return [e[0] for e in self.events if len(e) > 1 and e[1] == job_id and e[0] != "progress"]
-
-    def outcome(self, job_id: str, *, timeout: float) -> JobOutcome:
-        """Wait for a job's end."""
-        outcome = self.wait_for("job-ended", job_id, timeout=timeout)[2]
-        assert isinstance(outcome, JobOutcome)
-        return outcome
-
-    def _record(self, *event: Any) -> None:
-        if not self._inside.acquire(blocking=False):
-            self.faults.append(f"{event} came while another event was being told")
-            self._inside.acquire()
-        try:
-            with self._changed:
-                if any(e[0] == "context-ended" for e in self.events):
-                    self.faults.append(f"{event} came after the end of the context")
-                self.events.append(event)
-                self._changed.notify_all()
-        finally:
-            self._inside.release()
-
-
 class RunningContext:
-    """A context under test: its specification, what its launcher told, and its handle."""
+    """A context under test: its specification, its listener, and its handle."""
 
     def __init__(self, spec: ContextSpec, listener: RecordingListener, handle: ContextHandle) -> None:
         self.spec = spec
@@ -122,22 +38,35 @@ class RunningContext:
         self.handle = handle
 
 
+_EARLIER = "written by an earlier run\n"
+
+
 class LauncherContract(Contract):
     """What every launcher does. A subclass supplies the launcher, the settings and the jobs.
 
-    The jobs, each under the class name that :meth:`class_name` gives for its kind:
+    The jobs, each with the class name that :meth:`class_name` returns for its kind:
 
-    - ``echo`` returns ``config["value"]``; ``print`` prints ``config["text"]`` and returns null
+    - ``echo`` returns ``config["value"]``
+    - ``print`` prints ``config["text"]`` to standard output and ``config["error"]`` to standard error, and
+      returns null
     - ``raise`` raises an exception with the message ``config["message"]``
-    - ``refuse`` does not accept its configuration, with the message ``config["message"]``
+    - ``refuse`` rejects its configuration, with the message ``config["message"]``
     - ``endless`` runs until it is killed
-    - ``stream`` yields each text in ``config["chunks"]`` as bytes
+    - ``stream`` yields each string in ``config["chunks"]`` as bytes
+    - ``crash`` ends its process at once, as ``os._exit(3)`` does; jobs that share the server's process raise
+      SystemExit instead
+    - ``hold`` opens the file ``config["lock"]``, takes an exclusive ``fcntl.flock`` on it, and starts a
+      process that inherits the open file and sleeps for an hour. Then it returns null if ``config["return"]``
+      is true, else it runs until it is killed. So the lock is held for as long as anything of the job
+      lives. Jobs on threads of the server's process hold the lock themselves.
     """
 
     timeout = 60.0
     """Seconds that anything but a context's start may take."""
     start_timeout = 120.0
     """Seconds that a context's start may take."""
+    linger = 0.3
+    """Seconds for which a slow listener gives overlapping events time to arrive."""
 
     @abstractmethod
     def class_name(self, kind: str) -> str:
@@ -148,12 +77,19 @@ class LauncherContract(Contract):
         """Return the class path that holds the jobs."""
 
     @abstractmethod
+    def label_code(self, folder: Path, kind: str, text: str) -> JobCode:
+        """Write code into ``folder`` with a job of the class name of ``kind``, which returns ``text``.
+
+        ``kind`` is ``shared`` or ``ordered``; the classes are not part of :meth:`class_path`.
+        """
+
+    @abstractmethod
     def settings(self) -> dict[str, Any]:
         """Return settings of a context that starts."""
 
     @abstractmethod
     def failing_settings(self) -> tuple[dict[str, Any], str]:
-        """Return settings of a context that cannot start, and a text that the reason holds."""
+        """Return settings that pass validation, with which no context starts, and a part of the reason."""
 
     @abstractmethod
     def refused_settings(self) -> tuple[dict[str, Any], str]:
@@ -161,12 +97,12 @@ class LauncherContract(Contract):
 
     @pytest.fixture
     def launcher(self) -> Iterator[Launcher]:
-        """Supply the launcher under test, closed afterwards; to be overridden."""
+        """Supply the launcher under test, and close it afterwards; a subclass overrides this."""
         raise TypeError("a launcher's tests override the fixture `launcher`")
 
     @pytest.fixture
     def context(self, launcher: Launcher, tmp_path: Path) -> Iterator[RunningContext]:
-        """Supply a context that is ready; afterwards it is ended and checked for faults."""
+        """Supply a context that is ready; afterwards end it and check for faults."""
         context = self.start(launcher, tmp_path, self.settings())
         context.listener.wait_for("ready", timeout=self.start_timeout)
         yield context
@@ -177,33 +113,60 @@ class LauncherContract(Contract):
     def start(
         self, launcher: Launcher, folder: Path, settings: dict[str, Any], *, result_limit: int | None = None
     ) -> RunningContext:
-        """Begin to start a context."""
+        """Begin to start a context, with a log that exists already and a class path of its own."""
         context_id = str(uuid4())
-        data_dir = folder / "data"
+        data_dir, code = folder / "data", folder / "code"
         data_dir.mkdir(exist_ok=True)
+        code.mkdir(exist_ok=True)
+        log_path = folder / f"{context_id}.log"
+        log_path.write_text(_EARLIER)
         spec = ContextSpec(
             id=context_id,
             name=f"contract-{context_id[:8]}",
             settings=settings,
-            log_path=folder / f"{context_id}.log",
+            class_path=(self.label_code(code, "shared", "from the context"),),
+            log_path=log_path,
             work_dir=folder / "work" / context_id,
             data_dir=data_dir,
         )
         listener = RecordingListener(result_limit=result_limit)
         return RunningContext(spec, listener, launcher.start_context(spec, listener))
 
-    def submit(self, context: RunningContext, kind: str, config: str = "{}") -> JobSpec:
-        """Submit a job of a kind."""
+    def submit(
+        self, context: RunningContext, kind: str, config: str = "{}", *, first: tuple[JobCode, ...] = ()
+    ) -> JobSpec:
+        """Submit a job of a kind, with ``first`` at the head of its class path."""
         job_id = str(uuid4())
         job = JobSpec(
             id=job_id,
             class_name=self.class_name(kind),
-            class_path=self.class_path(),
+            class_path=(*first, *self.class_path()),
             config=config,
             log_path=context.spec.log_path.with_name(f"job-{job_id}.log"),
         )
+        if kind == "hold":
+            context.listener.watch(job_id, Path(json.loads(config)["lock"]))
         context.handle.submit(job)
         return job
+
+    def hold(self, context: RunningContext) -> JobSpec:
+        """Submit a ``hold`` job, and wait until it has its lock."""
+        lock = context.spec.log_path.with_name(f"{uuid4()}.lock")
+        job = self.submit(context, "hold", json.dumps({"lock": str(lock)}))
+        context.listener.wait_for("running", job.id, timeout=self.timeout)
+        deadline = time.monotonic() + self.timeout
+        while not is_locked(lock):
+            assert time.monotonic() < deadline, f"the job did not lock {lock}"
+            time.sleep(0.01)
+        return job
+
+    def value(self, context: RunningContext, job: JobSpec) -> object:
+        """Wait for the success of a job, and return its JSON result."""
+        assert context.listener.outcome(job.id, timeout=self.timeout) == JobOutcome()
+        assert job.id in context.listener.results, "the job succeeded, but no result was opened"
+        stream, data = context.listener.results[job.id]
+        assert not stream
+        return json.loads(bytes(data))
 
     # -- contexts ----------------------------------------------------------------------------------
 
@@ -219,7 +182,7 @@ class LauncherContract(Contract):
         assert [event[0] for event in context.listener.events] == ["ready", "context-ended"]
         assert context.listener.faults == []
         assert not context.spec.work_dir.exists()
-        assert context.spec.log_path.exists()
+        assert context.spec.log_path.read_text(encoding="utf-8").startswith(_EARLIER)
 
     def test_settings_that_may_work_pass_validation(self, launcher: Launcher) -> None:
         launcher.validate(self.settings())
@@ -229,19 +192,24 @@ class LauncherContract(Contract):
         self, launcher: Launcher, tmp_path: Path
     ) -> None:
         settings, key = self.refused_settings()
+        folder = tmp_path / "refused"
+        folder.mkdir()
         with pytest.raises(InvalidSetting) as before:
             launcher.validate(settings)
         with pytest.raises(InvalidSetting) as at_start:
-            self.start(launcher, tmp_path, settings)
+            self.start(launcher, folder, settings)
         assert before.value.key == at_start.value.key == key
         assert str(before.value) == str(at_start.value)
-        assert not any(path.is_file() for path in tmp_path.rglob("*"))
+        written = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "code"]
+        assert [path.read_text() for path in written] == [_EARLIER]
 
     def test_a_killed_context_ends_killed_with_nothing_left(self, context: RunningContext) -> None:
+        self.hold(context)
         context.handle.kill()
         ended = context.listener.wait_for("context-ended", timeout=self.timeout)
         assert ended[1] is ContextEnd.KILLED
         assert not context.spec.work_dir.exists()
+        assert context.listener.faults == []
 
     def test_killing_a_context_that_starts_ends_it(self, launcher: Launcher, tmp_path: Path) -> None:
         context = self.start(launcher, tmp_path, self.settings())
@@ -256,7 +224,7 @@ class LauncherContract(Contract):
         ended = context.listener.wait_for("context-ended", timeout=self.start_timeout)
         assert ended[1] is ContextEnd.STOPPED
 
-    def test_a_context_that_cannot_start_tells_the_real_reason(
+    def test_a_context_that_cannot_start_reports_the_real_reason(
         self, launcher: Launcher, tmp_path: Path
     ) -> None:
         settings, reason = self.failing_settings()
@@ -267,18 +235,23 @@ class LauncherContract(Contract):
         assert [event[0] for event in context.listener.events] == ["context-ended"]
         assert not context.spec.work_dir.exists()
 
-    def test_closing_the_launcher_kills_what_is_left(self, launcher: Launcher, tmp_path: Path) -> None:
+    def test_closing_the_launcher_kills_what_is_left_and_waits_for_it(
+        self, launcher: Launcher, tmp_path: Path
+    ) -> None:
         context = self.start(launcher, tmp_path, self.settings())
         context.listener.wait_for("ready", timeout=self.start_timeout)
+        self.hold(context)
         launcher.close()
+        events = list(context.listener.events)
         launcher.close()
-        assert context.listener.wait_for("context-ended", timeout=0.1)[1] is ContextEnd.KILLED
+        assert events[-1][:2] == ("context-ended", ContextEnd.KILLED)
+        assert context.listener.events == events
+        assert context.listener.faults == []
 
     def test_a_context_stops_with_its_running_jobs(self, launcher: Launcher, tmp_path: Path) -> None:
         context = self.start(launcher, tmp_path, self.settings())
         context.listener.wait_for("ready", timeout=self.start_timeout)
-        job = self.submit(context, "endless")
-        context.listener.wait_for("running", job.id, timeout=self.timeout)
+        self.hold(context)
         context.handle.stop(10.0)
         ended = context.listener.wait_for("context-ended", timeout=self.timeout)
         assert ended[1] is ContextEnd.STOPPED
@@ -295,13 +268,49 @@ class LauncherContract(Contract):
 
     # -- jobs --------------------------------------------------------------------------------------
 
-    def test_a_job_runs_hands_over_its_result_and_ends(self, context: RunningContext) -> None:
+    def test_a_job_runs_delivers_its_result_and_ends(self, context: RunningContext) -> None:
         job = self.submit(context, "echo", '{"value": {"a": [1, 2.5, null, "é"]}}')
-        assert context.listener.outcome(job.id, timeout=self.timeout) == JobOutcome()
+        assert self.value(context, job) == {"a": [1, 2.5, None, "é"]}
         assert context.listener.of_job(job.id) == ["running", "result", "job-ended"]
-        stream, data = context.listener.results[job.id]
-        assert not stream
-        assert _json(data) == {"a": [1, 2.5, None, "é"]}
+
+    def test_null_is_a_result(self, context: RunningContext) -> None:
+        job = self.submit(context, "echo", '{"value": null}')
+        assert self.value(context, job) is None
+        assert context.listener.of_job(job.id) == ["running", "result", "job-ended"]
+
+    def test_events_never_overlap(self, context: RunningContext) -> None:
+        context.listener.linger = self.linger
+        jobs = [self.submit(context, "echo", f'{{"value": {number}}}') for number in range(3)]
+        assert [self.value(context, job) for job in jobs] == [0, 1, 2]
+        context.listener.linger = 0.0
+        assert context.listener.faults == []
+
+    def test_a_job_whose_process_ends_by_itself_has_crashed(self, context: RunningContext) -> None:
+        job = self.submit(context, "crash")
+        outcome = context.listener.outcome(job.id, timeout=self.timeout)
+        assert outcome.failure is FailureKind.CRASHED
+        assert outcome.error is not None
+        assert outcome.error.message
+        assert context.listener.of_job(job.id) == ["running", "job-ended"]
+        assert self.value(context, self.submit(context, "echo", '{"value": 7}')) == 7
+
+    def test_processes_that_a_job_started_end_with_it(self, context: RunningContext) -> None:
+        lock = context.spec.log_path.with_name(f"{uuid4()}.lock")
+        job = self.submit(context, "hold", json.dumps({"lock": str(lock), "return": True}))
+        assert self.value(context, job) is None
+        assert context.listener.faults == []
+
+    def test_the_first_entry_of_a_class_path_wins(self, context: RunningContext, tmp_path: Path) -> None:
+        first, second = (self.label_code(tmp_path, "ordered", text) for text in ("first", "second"))
+        job = self.submit(context, "ordered", first=(first, second))
+        assert self.value(context, job) == "first"
+
+    def test_the_class_path_of_the_context_comes_before_that_of_the_job(
+        self, context: RunningContext, tmp_path: Path
+    ) -> None:
+        assert self.value(context, self.submit(context, "shared")) == "from the context"
+        own = self.label_code(tmp_path, "shared", "from the job")
+        assert self.value(context, self.submit(context, "shared", first=(own,))) == "from the context"
 
     def test_a_job_that_raises_fails_with_its_exception(self, context: RunningContext) -> None:
         job = self.submit(context, "raise", '{"message": "no such table"}')
@@ -321,7 +330,7 @@ class LauncherContract(Contract):
         assert "input.string is missing" in outcome.error.message
         assert context.listener.of_job(job.id) == ["job-ended"]
 
-    def test_a_class_that_is_not_there_is_told(self, context: RunningContext) -> None:
+    def test_a_class_that_does_not_exist_is_an_error_of_its_own_kind(self, context: RunningContext) -> None:
         job_id = str(uuid4())
         log = context.spec.log_path.with_name(f"job-{job_id}.log")
         name = f"{self.class_name('echo')}NotThere"
@@ -350,10 +359,20 @@ class LauncherContract(Contract):
         context.handle.kill()
         context.listener.wait_for("context-ended", timeout=self.timeout)
 
-    def test_what_a_job_prints_is_in_its_log(self, context: RunningContext) -> None:
-        job = self.submit(context, "print", '{"text": "hello from the job"}')
-        context.listener.outcome(job.id, timeout=self.timeout)
-        assert "hello from the job" in job.log_path.read_text(encoding="utf-8")
+    def test_what_a_job_prints_is_appended_to_its_log(self, context: RunningContext) -> None:
+        job_id = str(uuid4())
+        log = context.spec.log_path.with_name(f"job-{job_id}.log")
+        log.write_text(_EARLIER)
+        config = '{"text": "hello from the job", "error": "a warning of the job"}'
+        name = self.class_name("print")
+        context.handle.submit(
+            JobSpec(id=job_id, class_name=name, class_path=self.class_path(), config=config, log_path=log)
+        )
+        assert context.listener.outcome(job_id, timeout=self.timeout) == JobOutcome()
+        text = log.read_text(encoding="utf-8")
+        assert text.startswith(_EARLIER)
+        assert "hello from the job" in text
+        assert "a warning of the job" in text
 
     def test_jobs_run_beside_each_other(self, context: RunningContext) -> None:
         jobs = [self.submit(context, "endless") for _ in range(2)]
@@ -364,11 +383,11 @@ class LauncherContract(Contract):
             assert context.listener.outcome(job.id, timeout=self.timeout).killed
 
     def test_a_kill_ends_a_job_and_disturbs_no_other(self, context: RunningContext) -> None:
-        victim, neighbour = self.submit(context, "endless"), self.submit(context, "endless")
-        for job in (victim, neighbour):
-            context.listener.wait_for("running", job.id, timeout=self.timeout)
+        victim, neighbour = self.hold(context), self.submit(context, "endless")
+        context.listener.wait_for("running", neighbour.id, timeout=self.timeout)
         context.handle.kill_job(victim.id)
         assert context.listener.outcome(victim.id, timeout=self.timeout).killed
+        assert context.listener.faults == []
         assert context.listener.of_job(neighbour.id) == ["running"]
         later = self.submit(context, "echo", '{"value": 7}')
         assert context.listener.outcome(later.id, timeout=self.timeout) == JobOutcome()
@@ -390,11 +409,4 @@ class LauncherContract(Contract):
             job = self.submit(context, "endless")
             context.handle.kill_job(job.id)
             assert context.listener.outcome(job.id, timeout=self.timeout).killed
-            time.sleep(0)
             assert context.listener.of_job(job.id).count("job-ended") == 1
-
-
-def _json(data: bytes | bytearray) -> Any:
-    import json  # noqa: PLC0415 - only here
-
-    return json.loads(bytes(data))

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from jobserver_core.memory import InlineJob, InlineLauncher, JobRefused
+from jobserver_core.memory.launcher import JobFunction
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import JobCode, Launcher
 from jobserver_core.testing.launcher import LauncherContract
@@ -42,6 +45,27 @@ def stream(job: InlineJob) -> Iterator[bytes]:
 
 def say(job: InlineJob) -> None:
     job.print(job.config["text"])
+    job.print(job.config["error"])
+
+
+def crash(_job: InlineJob) -> None:
+    raise SystemExit(3)
+
+
+def hold(job: InlineJob) -> None:
+    with open(job.config["lock"], "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        while not job.config.get("return", False):
+            job.sleep(60)
+
+
+def labelled(kind: str) -> JobFunction:
+    """A job that returns the content of the first file of its kind in its class path."""
+
+    def label(job: InlineJob) -> str:
+        return next(code.path.read_text() for code in job.class_path if code.source == kind)
+
+    return label
 
 
 FUNCTIONS = {
@@ -51,6 +75,10 @@ FUNCTIONS = {
     "test.endless": endless,
     "test.stream": stream,
     "test.print": say,
+    "test.crash": crash,
+    "test.hold": hold,
+    "test.shared": labelled("shared"),
+    "test.ordered": labelled("ordered"),
 }
 
 
@@ -60,7 +88,7 @@ class TestInlineLauncher(LauncherContract):
 
     @pytest.fixture
     def launcher(self) -> Iterator[Launcher]:
-        launcher = InlineLauncher(FUNCTIONS)
+        launcher = InlineLauncher(FUNCTIONS, kill_grace=10.0)
         yield launcher
         launcher.close()
 
@@ -69,6 +97,11 @@ class TestInlineLauncher(LauncherContract):
 
     def class_path(self) -> tuple[JobCode, ...]:
         return (JobCode(path=Path("jobs.whl"), type=BinaryType.WHEEL, digest="0" * 64, source="jobs"),)
+
+    def label_code(self, folder: Path, kind: str, text: str) -> JobCode:
+        path = folder / f"{uuid4()}.whl"
+        path.write_text(text)
+        return JobCode(path=path, type=BinaryType.WHEEL, digest="0" * 64, source=kind)
 
     def settings(self) -> dict[str, Any]:
         return {}

@@ -3,17 +3,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from launcher_world import make_launcher
+from launcher_world import code_of, make_launcher
 
 from jobserver_core.ports import JobCode, Launcher
 from jobserver_core.testing.launcher import LauncherContract, RunningContext
+from jobserver_pyspark.demo import build_wheel
 
 pytestmark = pytest.mark.spark
 
-NAMES = {kind: f"launcher_jobs.contract.{kind.title()}" for kind in ("echo", "print", "raise", "refuse")}
-NAMES |= {kind: f"launcher_jobs.contract.{kind.title()}" for kind in ("endless", "stream")}
+LABEL = """
+from sparkjobserver.api import SparkJob
+
+class Label(SparkJob):
+    def validate(self, context, runtime, config):
+        return None
+
+    def run_job(self, context, runtime, data):
+        return {text!r}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +59,19 @@ class TestPySparkLauncher(LauncherContract):
         self._class_path = (code,)
 
     def class_name(self, kind: str) -> str:
-        return NAMES[kind]
+        if kind in {"shared", "ordered"}:
+            return f"{kind}_label.Label"
+        return f"launcher_jobs.contract.{kind.title()}"
 
     def class_path(self) -> tuple[JobCode, ...]:
         return self._class_path
+
+    def label_code(self, folder: Path, kind: str, text: str) -> JobCode:
+        target = folder / str(uuid4())
+        package = target / f"{kind}_label"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text(LABEL.format(text=text))
+        return code_of(build_wheel(package, target, version="1.0"))
 
     def settings(self) -> dict[str, Any]:
         return {"num-cpu-cores": 2, "spark": {"master": "local[*]"}}

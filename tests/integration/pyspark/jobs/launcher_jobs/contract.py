@@ -1,5 +1,9 @@
 """The jobs of the launcher contract."""
 
+import fcntl
+import os
+import subprocess
+import sys
 import time
 
 from sparkjobserver.api import SparkJob, build_problems
@@ -15,10 +19,31 @@ class Echo(SparkJob):
 
 class Print(SparkJob):
     def validate(self, context, runtime, config):
-        return config.get("text")
+        return config
 
     def run_job(self, context, runtime, data):
-        print(data)
+        print(data["text"])
+        print(data["error"], file=sys.stderr)
+
+
+class Crash(SparkJob):
+    def validate(self, context, runtime, config):
+        return None
+
+    def run_job(self, context, runtime, data):
+        os._exit(3)
+
+
+class Hold(SparkJob):
+    def validate(self, context, runtime, config):
+        return config
+
+    def run_job(self, context, runtime, data):
+        with open(data["lock"], "a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            subprocess.Popen(["sleep", "3600"], pass_fds=[file.fileno()], start_new_session=True)
+            while not data.get("return", False):
+                time.sleep(60)
 
 
 class Raise(SparkJob):

@@ -1,0 +1,140 @@
+"""A context listener that keeps every event, and checks the order in which they arrive."""
+
+from __future__ import annotations
+
+import fcntl
+import threading
+from pathlib import Path
+from typing import Any
+
+from jobserver_core.errors import TooLarge
+from jobserver_core.models.failures import ErrorInfo
+from jobserver_core.models.jobs import JobProgress
+from jobserver_core.ports import ContextEnd, ContextListener, JobOutcome, ResultSink
+
+__all__ = ["RecordingListener", "is_locked"]
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds an exclusive ``flock`` on a file.
+
+    The lock belongs to the open file, which every process that inherited it shares. So it is free only
+    when the last of them has ended, whatever ended it.
+    """
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+class _RecordingSink(ResultSink):
+    def __init__(self, limit: int | None) -> None:
+        self.data = bytearray()
+        self._limit = limit
+
+    def write(self, data: bytes) -> None:
+        assert isinstance(data, bytes)
+        self.data += data
+        if self._limit is not None and len(self.data) > self._limit:
+            raise TooLarge(what="the job's result", limit=self._limit)
+
+
+class RecordingListener(ContextListener):
+    """Keeps the events of one context, and collects violations of the port in :attr:`faults`.
+
+    Violations are: events that overlap, events after ``context_ended``, and the end of a job or context
+    that is reported while a watched lock file (see :meth:`watch`) is still locked.
+    """
+
+    def __init__(self, *, result_limit: int | None = None) -> None:
+        self._result_limit = result_limit
+        self._inside = threading.Lock()
+        self._overlap = threading.Event()
+        self._changed = threading.Condition()
+        self._watched: dict[str, Path] = {}
+        self.linger = 0.0
+        """How many seconds ``job_running`` takes to return, so that an overlapping event can arrive."""
+        self.events: list[tuple[Any, ...]] = []
+        self.faults: list[str] = []
+        self.results: dict[str, tuple[bool, bytearray]] = {}
+        self.progress: dict[str, list[JobProgress]] = {}
+
+    def watch(self, job_id: str, lock: Path) -> None:
+        """Expect a lock to be free when the job ends, and when its context does."""
+        self._watched[job_id] = lock
+
+    def context_ready(self, *, application_id: str | None, url: str | None) -> None:
+        """Keep the event."""
+        self._record("ready", application_id, url)
+
+    def context_ended(self, end: ContextEnd, error: ErrorInfo | None = None) -> None:
+        """Keep the event, and check that nothing of the context is left."""
+        for job_id in list(self._watched):
+            self._expect_free(job_id, "the context")
+        self._record("context-ended", end, error)
+
+    def job_running(self, job_id: str) -> None:
+        """Keep the event."""
+        self._record("running", job_id)
+
+    def job_progress(self, job_id: str, progress: JobProgress) -> None:
+        """Keep the event and the progress."""
+        self.progress.setdefault(job_id, []).append(progress)
+        self._record("progress", job_id)
+
+    def open_result(self, job_id: str, *, stream: bool) -> ResultSink:
+        """Keep the event, and return a sink that keeps the bytes."""
+        sink = _RecordingSink(self._result_limit)
+        self.results[job_id] = (stream, sink.data)
+        self._record("result", job_id)
+        return sink
+
+    def job_ended(self, job_id: str, outcome: JobOutcome) -> None:
+        """Keep the event, and check that nothing of the job is left."""
+        self._expect_free(job_id, "the job")
+        self._record("job-ended", job_id, outcome)
+
+    def wait_for(self, *start: Any, timeout: float) -> tuple[Any, ...]:
+        """Return the first event that begins with these values; fail after ``timeout`` seconds."""
+        found: list[tuple[Any, ...]] = []
+
+        def there() -> bool:
+            found[:] = [event for event in self.events if event[: len(start)] == start]
+            return bool(found)
+
+        with self._changed:
+            assert self._changed.wait_for(there, timeout), f"no {start} within {timeout} s: {self.events}"
+        return found[0]
+
+    def of_job(self, job_id: str) -> list[str]:
+        """Return the kinds of a job's events in order, without its progress."""
+        return [e[0] for e in self.events if len(e) > 1 and e[1] == job_id and e[0] != "progress"]
+
+    def outcome(self, job_id: str, *, timeout: float) -> JobOutcome:
+        """Wait for a job's end."""
+        outcome = self.wait_for("job-ended", job_id, timeout=timeout)[2]
+        assert isinstance(outcome, JobOutcome)
+        return outcome
+
+    def _expect_free(self, job_id: str, what: str) -> None:
+        lock = self._watched.get(job_id)
+        if lock is not None and is_locked(lock):
+            self.faults.append(f"{what} was reported as ended while processes of job {job_id} still ran")
+
+    def _record(self, *event: Any) -> None:
+        if not self._inside.acquire(blocking=False):
+            self.faults.append(f"{event} came while another event was being handled")
+            self._overlap.set()
+            self._inside.acquire()
+        try:
+            with self._changed:
+                if any(e[0] == "context-ended" for e in self.events):
+                    self.faults.append(f"{event} came after the end of the context")
+                self.events.append(event)
+                self._changed.notify_all()
+            if event[0] == "running" and self.linger:
+                self._overlap.wait(self.linger)
+        finally:
+            self._inside.release()

@@ -1,0 +1,114 @@
+"""The examples for authors of backends keep the contracts of their ports."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from jobserver_core.models.binaries import BinaryType
+from jobserver_core.ports import JobCode, Launcher
+from jobserver_core.testing.launcher import LauncherContract
+
+pytestmark = pytest.mark.real
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "backends"
+
+
+def example(name: str) -> ModuleType:
+    """Import an example as a reader who copied the file would."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# -- launcher ---------------------------------------------------------------------------------------
+
+subprocess_launcher = example("subprocess_launcher")
+
+JOBS = """
+import fcntl, os, subprocess, sys, time
+
+class Echo:
+    def run(self, config):
+        return config["value"]
+
+class Print:
+    def run(self, config):
+        print(config["text"])
+        print(config["error"], file=sys.stderr)
+
+class Raise:
+    def run(self, config):
+        raise RuntimeError(config["message"])
+
+class Refuse:
+    def validate(self, config):
+        raise ValueError(config["message"])
+
+class Endless:
+    def run(self, config):
+        while True:
+            time.sleep(60)
+
+class Stream:
+    def run(self, config):
+        return (chunk.encode() for chunk in config["chunks"])
+
+class Crash:
+    def run(self, config):
+        os._exit(3)
+
+class Hold:
+    def run(self, config):
+        with open(config["lock"], "a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            subprocess.Popen(["sleep", "3600"], pass_fds=[file.fileno()])
+            while not config.get("return"):
+                time.sleep(60)
+"""
+
+
+def wheel(folder: Path, module: str, source: str) -> JobCode:
+    path = folder / f"{uuid4()}.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{module}.py", source)
+    return JobCode(path=path, type=BinaryType.WHEEL, digest="0" * 64, source=module)
+
+
+class TestSubprocessLauncher(LauncherContract):
+    @pytest.fixture
+    def launcher(self, tmp_path: Path) -> Iterator[Launcher]:
+        self.jobs = wheel(tmp_path, "contract_jobs", JOBS)
+        launcher = subprocess_launcher.SubprocessLauncher()
+        yield launcher
+        launcher.close()
+
+    def class_name(self, kind: str) -> str:
+        return f"{kind}_label.Label" if kind in {"shared", "ordered"} else f"contract_jobs.{kind.title()}"
+
+    def class_path(self) -> tuple[JobCode, ...]:
+        return (self.jobs,)
+
+    def label_code(self, folder: Path, kind: str, text: str) -> JobCode:
+        source = f"class Label:\n    def run(self, config):\n        return {text!r}\n"
+        return wheel(folder, f"{kind}_label", source)
+
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    def failing_settings(self) -> tuple[dict[str, Any], str]:
+        return {"process": {"python": "/nowhere/python"}}, "/nowhere/python"
+
+    def refused_settings(self) -> tuple[dict[str, Any], str]:
+        return {"process": {"pyhton": sys.executable}}, "process.pyhton"

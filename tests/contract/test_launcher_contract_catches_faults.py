@@ -1,0 +1,301 @@
+"""A launcher with a fault does not pass the contract, and the test that fails names the reason.
+
+Each fault is the in-memory launcher with some of its parts replaced. No fault depends on timing: where it
+could, it waits for the moment at which it does harm.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import inspect
+import subprocess
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from faults import DEADLINE
+from test_launchers import FUNCTIONS
+from test_launchers import TestInlineLauncher as Suite
+
+from jobserver_core.memory import InlineJob, InlineLauncher
+from jobserver_core.memory import launcher as inline
+from jobserver_core.memory.launcher import JobFunction, _InlineContext, _JobThread, _Serial
+from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.ports import ContextEnd, ContextListener, JobOutcome
+from jobserver_core.testing.launcher import LauncherContract, RunningContext
+
+STILL_RAN = "was reported as ended while processes of job"
+
+
+class Fault(InlineLauncher):
+    """A launcher without a fault, for faults to be planted in."""
+
+    caught_by: ClassVar[tuple[str, ...]]
+    because: ClassVar[str]
+    """Part of the failed test's message."""
+    parts: ClassVar[Mapping[str, type]] = {}
+    """What replaces which class of the in-memory launcher."""
+    functions_too: ClassVar[Mapping[str, JobFunction]] = {}
+    patience: ClassVar[float] = 30.0
+
+    def __init__(self) -> None:
+        super().__init__({**FUNCTIONS, **self.functions_too}, kill_grace=self.patience)
+
+
+# -- contexts ---------------------------------------------------------------------------------------
+
+
+class EndsContextsBeforeTheirJobs(Fault):
+    caught_by = (
+        "test_a_killed_context_ends_killed_with_nothing_left",
+        "test_a_context_stops_with_its_running_jobs",
+        "test_closing_the_launcher_kills_what_is_left_and_waits_for_it",
+    )
+    because = STILL_RAN
+
+    class Context(_InlineContext):
+        def _cancel_jobs(self) -> None:
+            return
+
+        def _finish(self, end: ContextEnd, error: ErrorInfo | None) -> None:
+            super()._finish(end, error)
+            super()._cancel_jobs()
+
+    parts = {"_InlineContext": Context}
+
+
+class CloseDoesNotWait(Fault):
+    caught_by = ("test_closing_the_launcher_kills_what_is_left_and_waits_for_it",)
+    because = "context-ended"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed = threading.Event()
+
+    def close(self) -> None:
+        for context in list(self._contexts):
+            context.kill()
+        self.closed.set()
+
+    class Context(_InlineContext):
+        def _finish(self, end: ContextEnd, error: ErrorInfo | None) -> None:
+            assert isinstance(self._launcher, CloseDoesNotWait)
+            self._launcher.closed.wait(DEADLINE)
+            super()._finish(end, error)
+
+    parts = {"_InlineContext": Context}
+
+
+class LeavesTheWorkDirectory(Fault):
+    caught_by = (
+        "test_a_context_is_ready_once_and_stops_with_nothing_left",
+        "test_a_killed_context_ends_killed_with_nothing_left",
+    )
+    because = "exists()"
+
+    class Context(_InlineContext):
+        def _finish(self, end: ContextEnd, error: ErrorInfo | None) -> None:
+            self._listener.close(end, error)
+
+    parts = {"_InlineContext": Context}
+
+
+class OverwritesTheContextsLog(Fault):
+    caught_by = ("test_a_context_is_ready_once_and_stops_with_nothing_left",)
+    because = "written by an earlier run"
+
+    class Context(_InlineContext):
+        def _prepare(self) -> ErrorInfo | None:
+            self._spec.log_path.write_text("")
+            return super()._prepare()
+
+    parts = {"_InlineContext": Context}
+
+
+class IgnoresTheContextsClassPath(Fault):
+    caught_by = ("test_the_class_path_of_the_context_comes_before_that_of_the_job",)
+    because = "StopIteration"
+
+    class Job(InlineJob):
+        def __init__(self, spec: Any, context: Any, tell: Any) -> None:
+            super().__init__(spec, context, tell)
+            self.class_path = spec.class_path
+
+    parts = {"InlineJob": Job}
+
+
+class PutsTheContextsClassPathLast(Fault):
+    caught_by = ("test_the_class_path_of_the_context_comes_before_that_of_the_job",)
+    because = "from the job"
+
+    class Job(InlineJob):
+        def __init__(self, spec: Any, context: Any, tell: Any) -> None:
+            super().__init__(spec, context, tell)
+            self.class_path = (*spec.class_path, *context.class_path)
+
+    parts = {"InlineJob": Job}
+
+
+# -- events -----------------------------------------------------------------------------------------
+
+
+class EventsOverlap(Fault):
+    caught_by = ("test_events_never_overlap",)
+    because = "came while another event was being handled"
+
+    class Serial(_Serial):
+        def tell(self, call: Callable[[ContextListener], None]) -> None:
+            call(self._listener)
+
+    parts = {"_Serial": Serial}
+
+
+class OpensNoResultForNull(Fault):
+    caught_by = ("test_null_is_a_result",)
+    because = "no result was opened"
+
+    class Thread(_JobThread):
+        def _write(self, value: Any) -> None:
+            if value is not None:
+                super()._write(value)
+
+    parts = {"_JobThread": Thread}
+
+
+class DoesNotNoticeACrash(Fault):
+    caught_by = ("test_a_job_whose_process_ends_by_itself_has_crashed",)
+    because = "no ('job-ended'"
+    patience = 0.5
+
+    class Thread(_JobThread):
+        def run(self) -> None:
+            if self._spec.class_name != "test.crash":
+                super().run()
+
+    parts = {"_JobThread": Thread}
+
+
+class ReportsACrashAsSuccess(Fault):
+    caught_by = ("test_a_job_whose_process_ends_by_itself_has_crashed",)
+    because = "CRASHED"
+
+    class Thread(_JobThread):
+        def _outcome(self) -> JobOutcome:
+            outcome = super()._outcome()
+            return JobOutcome() if outcome.failure is FailureKind.CRASHED else outcome
+
+    parts = {"_JobThread": Thread}
+
+
+# -- jobs -------------------------------------------------------------------------------------------
+
+
+class OverwritesTheJobsLog(Fault):
+    caught_by = ("test_what_a_job_prints_is_appended_to_its_log",)
+    because = "written by an earlier run"
+
+    class Thread(_JobThread):
+        def _call(self, function: JobFunction) -> None:
+            self._spec.log_path.write_text("")
+            super()._call(function)
+
+    parts = {"_JobThread": Thread}
+
+
+class LosesStandardError(Fault):
+    caught_by = ("test_what_a_job_prints_is_appended_to_its_log",)
+    because = "a warning of the job"
+    functions_too = {"test.print": lambda job: job.print(job.config["text"])}
+
+
+class LosesStandardOutput(Fault):
+    caught_by = ("test_what_a_job_prints_is_appended_to_its_log",)
+    because = "hello from the job"
+    functions_too = {"test.print": lambda job: job.print(job.config["error"])}
+
+
+class ReversesTheClassPath(Fault):
+    caught_by = ("test_the_first_entry_of_a_class_path_wins",)
+    because = "second"
+
+    class Job(InlineJob):
+        def __init__(self, spec: Any, context: Any, tell: Any) -> None:
+            super().__init__(spec, context, tell)
+            self.class_path = (*context.class_path, *reversed(spec.class_path))
+
+    parts = {"InlineJob": Job}
+
+
+def _hold_in_a_process(job: InlineJob) -> None:
+    with open(job.config["lock"], "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        GRANDCHILDREN.append(subprocess.Popen(["sleep", "3600"], pass_fds=[file.fileno()]))
+    while not job.config.get("return", False):
+        job.sleep(60)
+
+
+GRANDCHILDREN: list[subprocess.Popen[bytes]] = []
+
+
+class LeavesGrandchildren(Fault):
+    """The in-memory launcher cannot end processes that a job starts."""
+
+    caught_by = (
+        "test_processes_that_a_job_started_end_with_it",
+        "test_a_kill_ends_a_job_and_disturbs_no_other",
+        "test_a_killed_context_ends_killed_with_nothing_left",
+        "test_a_context_stops_with_its_running_jobs",
+        "test_closing_the_launcher_kills_what_is_left_and_waits_for_it",
+    )
+    because = STILL_RAN
+    functions_too = {"test.hold": _hold_in_a_process}
+
+
+IN_MEMORY = [fault for fault in Fault.__subclasses__() if fault is not LeavesGrandchildren]
+
+
+def _run(name: str, launcher: InlineLauncher, folder: Path, patience: float) -> None:
+    """Run a test of the contract as pytest does, with its fixtures."""
+    suite = Suite()
+    suite.timeout = suite.start_timeout = patience  # type: ignore[misc]
+    suite.linger = patience  # type: ignore[misc]  # it ends when events overlap
+    test = getattr(suite, name)
+    wanted = inspect.signature(test).parameters
+    fixtures: dict[str, Any] = {"launcher": launcher, "tmp_path": folder}
+    if "context" in wanted:
+        context: RunningContext = suite.start(launcher, folder, suite.settings())
+        context.listener.wait_for("ready", timeout=patience)
+        fixtures["context"] = context
+    test(**{key: fixtures[key] for key in wanted})
+
+
+def _assert_caught(fault: type[Fault], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in fault.caught_by:
+        assert name in LauncherContract.contract_tests()
+        for part, replacement in fault.parts.items():
+            monkeypatch.setattr(inline, part, replacement)
+        target = folder / name
+        target.mkdir()
+        launcher = fault()
+        try:
+            with pytest.raises(AssertionError) as caught:
+                _run(name, launcher, target, fault.patience)
+            assert fault.because in str(caught.value)
+        finally:
+            for process in GRANDCHILDREN:
+                process.kill()
+                process.wait()
+            GRANDCHILDREN.clear()
+            launcher.close()
+
+
+@pytest.mark.parametrize("fault", IN_MEMORY, ids=lambda fault: fault.__name__)
+def test_the_contract_catches(fault: type[Fault], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _assert_caught(fault, tmp_path, monkeypatch)
+
+
+@pytest.mark.real
+def test_the_contract_catches_processes_that_survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _assert_caught(LeavesGrandchildren, tmp_path, monkeypatch)
