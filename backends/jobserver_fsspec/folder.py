@@ -153,6 +153,7 @@ class _FolderWriter(BlobWriter):
         try:
             with _translated(self._path.parent.parent, "write to"):
                 os.fchmod(file.fileno(), _BLOB_MODE)
+                os.utime(file.fileno())  # the time of a blob is that of its commit, not of the last write
                 os.fsync(file.fileno())
                 self._store._publish(self._path, blob.digest, blob.size)
         except StorageError:

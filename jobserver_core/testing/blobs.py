@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import tempfile
 import threading
+import time
+import tracemalloc
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
-from jobserver_core.errors import BlobNotFound
+from jobserver_core.errors import BlobNotFound, StorageError
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
 from jobserver_core.testing.contract import Contract
 
-__all__ = ["BlobStoreContract"]
+__all__ = ["BlobStoreContract", "PersistentBlobStoreContract"]
 
 _HOUR = timedelta(hours=1)
 _MIB = 1024 * 1024
@@ -184,6 +188,17 @@ class BlobStoreContract(Contract):
         assert set(blobs.digests(modified_before=_now() - _HOUR)) == set()
         assert self._digests(blobs) == {_DIGEST}
 
+    def test_the_time_of_a_blob_is_that_of_its_commit(self, blobs: BlobStore) -> None:
+        with blobs.create() as writer:
+            writer.write(_CONTENT)
+            after_the_write = _now()
+            later = after_the_write + timedelta(milliseconds=50)  # file systems round times
+            while _now() < later:
+                time.sleep(0.005)
+            writer.commit()
+        assert list(blobs.digests(modified_before=after_the_write)) == []
+        assert self._digests(blobs) == {_DIGEST}
+
     # -- reading -----------------------------------------------------------------------------------
 
     def test_an_open_blob_can_be_read_in_pieces_and_from_any_place(self, blobs: BlobStore) -> None:
@@ -304,6 +319,15 @@ class BlobStoreContract(Contract):
             blobs.delete(digest)
         assert self._digests(blobs) == set()
 
+    def test_blobs_may_be_deleted_before_the_listing_reaches_them(self, blobs: BlobStore) -> None:
+        stored = {blobs.put([b"%d" % number]).digest for number in range(8)}
+        listing = blobs.digests(modified_before=_now() + _HOUR)
+        first = next(listing)
+        for digest in stored:
+            blobs.delete(digest)
+        assert {first, *listing} <= stored
+        assert self._digests(blobs) == set()
+
     def test_sweeping_removes_what_abandoned_writers_left(self, blobs: BlobStore) -> None:
         kept = blobs.put([_CONTENT])
         abandoned = blobs.create()
@@ -352,6 +376,50 @@ class BlobStoreContract(Contract):
         _in_threads(run, 6)
         assert self.leftovers(blobs) == []
         assert len(self._digests(blobs)) == 7
+
+
+class PersistentBlobStoreContract(BlobStoreContract):
+    """What a store does besides that keeps its blobs outside of the process."""
+
+    @abstractmethod
+    def broken(self, blobs: BlobStore) -> AbstractContextManager[None]:
+        """Make the storage unusable inside the ``with`` block, for instance with a file in its place."""
+
+    def test_a_large_blob_is_never_whole_in_memory(self, blobs: BlobStore) -> None:
+        piece = os.urandom(_MIB)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            digest = blobs.put(piece for _ in range(32)).digest
+            with blobs.open(digest) as file:
+                while file.read(_MIB):
+                    pass
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 12 * _MIB
+
+    def test_what_the_storage_fails_at_is_a_storage_error(self, blobs: BlobStore) -> None:
+        blobs.put([_CONTENT])
+        calls: dict[str, Callable[[], object]] = {
+            "put": lambda: blobs.put([b"more"]),
+            "open": lambda: blobs.open(_DIGEST),
+            "local_path": lambda: blobs.local_path(_DIGEST).__enter__(),
+            "size": lambda: blobs.size(_DIGEST),
+            "delete": lambda: blobs.delete(_DIGEST),
+            "digests": lambda: list(blobs.digests(modified_before=_now() + _HOUR)),
+            "check": blobs.check,
+        }
+        raised: dict[str, type[BaseException] | None] = dict.fromkeys(calls)
+        with self.broken(blobs):
+            for name, call in calls.items():
+                try:
+                    call()
+                except Exception as error:  # noqa: BLE001 - the test looks at it
+                    raised[name] = type(error)
+        assert raised == dict.fromkeys(calls, StorageError)
+        assert self.stored(blobs, _DIGEST) == _CONTENT
+        blobs.check()
 
 
 def _in_threads(run: Callable[[int], None], count: int) -> None:

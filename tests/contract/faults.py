@@ -47,9 +47,16 @@ def cases(suite: type[Contract]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield name, dict(zip(names, values, strict=True))
 
 
-def failing(suite: type[Contract], fixture: str, make: Callable[[Any], Any]) -> Iterator[str]:
-    """Run a contract's tests and tell which fail; ``make`` prepares a suite's object, returns its fixture."""
+def failing(
+    suite: type[Contract], fixture: str, make: Callable[[Any], Any], only: str | None = None
+) -> Iterator[str]:
+    """Run a contract's tests, or only one of them, and yield the names of those that fail.
+
+    ``make`` prepares an instance of the suite, and returns the fixture.
+    """
     for name, arguments in cases(suite):
+        if only not in (None, name):
+            continue
         subject = suite()
         test = getattr(subject, name)
         assert fixture in inspect.signature(test).parameters

@@ -6,17 +6,18 @@ import hashlib
 import io
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import pytest
 import test_blobs
 from faults import failing
 
-from jobserver_core.errors import BlobNotFound
+from jobserver_core.errors import BlobNotFound, StorageError
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
 from jobserver_fsspec.folder import FolderBlobStore
 
@@ -31,7 +32,8 @@ class Writer(BlobWriter):
         self.written = b""
 
     def write(self, data: bytes) -> None:
-        self.written += data
+        if len(self.written) < 64 * 1024:
+            self.written += data
         self.inner.write(data)
 
     def commit(self) -> Blob:
@@ -43,6 +45,8 @@ class Writer(BlobWriter):
 
 class Faulty(FolderBlobStore):
     writer: type[Writer] = Writer
+    caught_by: ClassVar[str | None] = None
+    """The test that catches the fault, where it is important which."""
 
     def create(self) -> BlobWriter:
         return self.writer(self, super().create())
@@ -136,6 +140,81 @@ class DoesNotRenewTheTime(Faulty):
             if before is not None:
                 os.utime(path, (before, before))
             return blob
+
+
+class HasTheTimeOfTheLastWrite(Faulty):
+    caught_by = "test_the_time_of_a_blob_is_that_of_its_commit"
+
+    class writer(Writer):  # noqa: N801
+        at = 0.0
+
+        def write(self, data: bytes) -> None:
+            super().write(data)
+            self.at = time.time()
+
+        def commit(self) -> Blob:
+            blob = super().commit()
+            os.utime(path_of(self.store, blob.digest), (self.at, self.at))
+            return blob
+
+
+class WritesTheWholeBlobAtOnce(Faulty):
+    caught_by = "test_a_large_blob_is_never_whole_in_memory"
+
+    class writer(Writer):  # noqa: N801
+        whole = b""
+
+        def write(self, data: bytes) -> None:
+            self.whole += data
+
+        def commit(self) -> Blob:
+            self.inner.write(self.whole)
+            return super().commit()
+
+
+class ReadsTheWholeBlobAtOnce(Faulty):
+    caught_by = "test_a_large_blob_is_never_whole_in_memory"
+
+    def open(self, digest: str) -> BinaryIO:
+        with super().open(digest) as file:
+            return io.BytesIO(file.read())
+
+
+class LetsOSErrorsOfReadingOut(Faulty):
+    caught_by = "test_what_the_storage_fails_at_is_a_storage_error"
+
+    def open(self, digest: str) -> BinaryIO:
+        try:
+            return self._path(digest).open("rb")
+        except FileNotFoundError:
+            raise BlobNotFound(digest=digest) from None
+
+
+class LetsOSErrorsOfWritingOut(Faulty):
+    caught_by = "test_what_the_storage_fails_at_is_a_storage_error"
+
+    def create(self) -> BlobWriter:
+        self._temporaries.mkdir(parents=True, exist_ok=True)
+        return super().create()
+
+
+class TakesBrokenStorageForEmpty(Faulty):
+    caught_by = "test_what_the_storage_fails_at_is_a_storage_error"
+
+    def size(self, digest: str) -> int | None:
+        try:
+            return super().size(digest)
+        except StorageError:
+            return None
+
+
+class LooksAtEachListedBlobAgain(Faulty):
+    caught_by = "test_blobs_may_be_deleted_before_the_listing_reaches_them"
+
+    def digests(self, *, modified_before: datetime) -> Iterator[str]:
+        for digest in list(super().digests(modified_before=modified_before)):
+            path_of(self, digest).stat()
+            yield digest
 
 
 class LeavesATemporaryFileOfADuplicate(Faulty):
@@ -345,14 +424,14 @@ def put_raw(store: FolderBlobStore, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def _failing(kind: type[FolderBlobStore], folder: Path) -> Iterator[str]:
+def _failing(kind: type[Faulty], folder: Path) -> Iterator[str]:
     count = iter(range(10_000))
 
     def make(suite: Any) -> BlobStore:
         suite.root = folder / str(next(count)) / "blobs"
         return kind(suite.root)
 
-    return failing(test_blobs.TestFolderOfFsspecBlobStore, "blobs", make)
+    return failing(test_blobs.TestFolderOfFsspecBlobStore, "blobs", make, only=kind.caught_by)
 
 
 def test_a_store_without_a_fault_passes(folder: Path) -> None:

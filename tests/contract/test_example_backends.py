@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import zipfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from test_blobs import replaced_by_a_file
 
 from jobserver_core.models.binaries import BinaryType
-from jobserver_core.ports import JobCode, Launcher
+from jobserver_core.ports import BlobStore, JobCode, Launcher
+from jobserver_core.testing.blobs import PersistentBlobStoreContract
 from jobserver_core.testing.launcher import LauncherContract
 
 pytestmark = pytest.mark.real
@@ -112,3 +117,33 @@ class TestSubprocessLauncher(LauncherContract):
 
     def refused_settings(self) -> tuple[dict[str, Any], str]:
         return {"process": {"pyhton": sys.executable}}, "process.pyhton"
+
+
+# -- blob store -------------------------------------------------------------------------------------
+
+directory_blobs = example("directory_blobs")
+
+
+class TestDirectoryBlobStore(PersistentBlobStoreContract):
+    @pytest.fixture
+    def blobs(self, tmp_path: Path) -> BlobStore:
+        self.directory = tmp_path / "store"
+        return self.reopen()
+
+    def reopen(self, blobs: BlobStore | None = None) -> BlobStore:
+        store: BlobStore = directory_blobs.DirectoryBlobStore(self.directory)
+        return store
+
+    def stored(self, blobs: BlobStore, digest: str) -> bytes | None:
+        path = self.directory / "blobs" / digest
+        return path.read_bytes() if path.exists() else None
+
+    def leftovers(self, blobs: BlobStore) -> list[str]:
+        return os.listdir(self.directory / "temporary")
+
+    def make_older(self, blobs: BlobStore, digest: str, age: timedelta) -> None:
+        at = (datetime.now(timezone.utc) - age).timestamp()
+        os.utime(self.directory / "blobs" / digest, (at, at))
+
+    def broken(self, blobs: BlobStore) -> AbstractContextManager[None]:
+        return replaced_by_a_file(self.directory)
