@@ -52,7 +52,11 @@ class LoggingTransport(Transport):
         # repr of the body keeps whatever a job made of it on one line.
         text = "callback of job %s (delivery %s, attempt %d) to %s: %r"
         names = (message.job_id, message.delivery_id, message.attempt, redacted(message.url))
-        self._logger.info(text, *names, message.body, extra={"callback": message})
+        try:
+            self._logger.info(text, *names, message.body, extra={"callback": message})
+        except Exception as error:  # noqa: BLE001 - the handlers are the embedder's
+            kind = type(error).__qualname__
+            return Answer(error=scrubbed(f"a log handler raised {kind}: {error}", message.url))
         return _ACCEPTED
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ _TIMEOUT = 10.0
 
 @attrs.frozen(kw_only=True)
 class Received:
-    """One attempt as it came out at the other end; ``headers`` by their names in lower case."""
+    """One attempt as it arrived at the receiver; the names of ``headers`` are in lower case."""
 
     delivery_id: str
     body: bytes
@@ -40,18 +40,22 @@ class Received:
 
 
 class Receiver(ABC):
-    """The other end, looked at behind the transport's back."""
+    """The receiver of callbacks, under the control of the test."""
 
     url: str
     """A callback URL of this receiver, without a query."""
 
     @abstractmethod
     def received(self) -> list[Received]:
-        """Return every attempt that came out, in order."""
+        """Return every attempt that arrived, in order."""
+
+    @abstractmethod
+    def vanish(self) -> None:
+        """Stop to exist, as a server that has ended or a directory that was removed."""
 
 
 class AnsweringReceiver(Receiver):
-    """A receiver that can refuse; it accepts what no answer was planned for."""
+    """A receiver that can refuse; it accepts every attempt for which no answer was planned."""
 
     @abstractmethod
     def answer(self, *statuses: int, retry_after: int | None = None) -> None:
@@ -59,15 +63,11 @@ class AnsweringReceiver(Receiver):
 
     @abstractmethod
     def hang(self) -> None:
-        """Take attempts, and give no answer to them until :meth:`release`."""
+        """Accept attempts, but do not answer them until :meth:`release`."""
 
     @abstractmethod
     def release(self) -> None:
-        """Answer again, attempts that wait included."""
-
-    @abstractmethod
-    def vanish(self) -> None:
-        """Be there no more, like a server that ended."""
+        """Answer again, also the attempts that are waiting."""
 
 
 def message(url: str, **changes: Any) -> Message:
@@ -145,12 +145,12 @@ class Sending:
 
 
 class TransportContract(Contract):
-    """What every transport does. Fixtures: ``transport``, and ``receiver``, which accepts."""
+    """What every transport does. Fixtures: ``transport``, and ``receiver``, which accepts everything."""
 
     patience: ClassVar[float] = 15.0
     """Seconds after which a test fails because a call did not return."""
 
-    def test_its_schemes_are_told_in_lower_case(self, transport: Transport) -> None:
+    def test_its_schemes_are_in_lower_case(self, transport: Transport) -> None:
         assert transport.schemes
         assert all(scheme == scheme.lower() for scheme in transport.schemes)
 
@@ -166,7 +166,7 @@ class TransportContract(Contract):
             transport.check("nobody-serves-this://host/path")
         assert all(scheme in refused.value.reason for scheme in transport.schemes)
 
-    def test_a_refusal_does_not_tell_what_is_secret_in_the_url(self, transport: Transport) -> None:
+    def test_a_refusal_shows_nothing_secret_of_the_url(self, transport: Transport) -> None:
         with pytest.raises(InvalidCallbackUrl) as refused:
             transport.check(with_secrets("nobody-serves-this://host/path"))
         assert _SECRET not in str(refused.value)
@@ -213,6 +213,21 @@ class TransportContract(Contract):
             assert transport.send(message(url), timeout=_TIMEOUT).accepted
         assert [line for line in lines if _SECRET in line] == []
 
+    def test_a_receiver_that_is_gone_is_an_answer(self, transport: Transport, receiver: Receiver) -> None:
+        receiver.vanish()
+        answer = transport.send(message(receiver.url), timeout=_TIMEOUT)
+        assert not answer.accepted
+        assert answer.error
+
+    def test_what_went_wrong_is_reported_without_secrets(
+        self, transport: Transport, receiver: Receiver
+    ) -> None:
+        receiver.vanish()
+        with logged() as lines:
+            answer = transport.send(message(with_secrets(receiver.url)), timeout=_TIMEOUT)
+        assert _SECRET not in (answer.error or "")
+        assert [line for line in lines if _SECRET in line] == []
+
     def test_after_close_nothing_is_sent(self, transport: Transport, receiver: Receiver) -> None:
         transport.close()
         transport.close()
@@ -223,7 +238,7 @@ class TransportContract(Contract):
 
 
 class AnsweringTransportContract(TransportContract):
-    """What a transport does whose receivers may refuse; ``receiver`` is an AnsweringReceiver."""
+    """What a transport does whose receivers can refuse or hang; ``receiver`` is an AnsweringReceiver."""
 
     def test_answers_below_400_are_accepted(self, transport: Transport, receiver: AnsweringReceiver) -> None:
         statuses = (200, 201, 202, 204)
@@ -246,11 +261,13 @@ class AnsweringTransportContract(TransportContract):
         transport.send(message(receiver.url), timeout=_TIMEOUT)
         assert len(receiver.received()) == 1
 
-    def test_when_to_come_again_is_told(self, transport: Transport, receiver: AnsweringReceiver) -> None:
+    def test_the_wish_when_to_try_again_is_reported(
+        self, transport: Transport, receiver: AnsweringReceiver
+    ) -> None:
         receiver.answer(503, retry_after=7)
         assert transport.send(message(receiver.url), timeout=_TIMEOUT).retry_after == 7
 
-    def test_no_wish_when_to_come_again_is_none(
+    def test_no_wish_when_to_try_again_is_none(
         self, transport: Transport, receiver: AnsweringReceiver
     ) -> None:
         receiver.answer(503)
@@ -269,23 +286,6 @@ class AnsweringTransportContract(TransportContract):
         assert answer.status is None
         assert answer.error
         assert took > 0.25
-
-    def test_a_receiver_that_is_gone_is_an_answer(
-        self, transport: Transport, receiver: AnsweringReceiver
-    ) -> None:
-        receiver.vanish()
-        answer = transport.send(message(receiver.url), timeout=_TIMEOUT)
-        assert not answer.accepted
-        assert answer.error
-
-    def test_what_went_wrong_is_told_without_secrets(
-        self, transport: Transport, receiver: AnsweringReceiver
-    ) -> None:
-        receiver.vanish()
-        with logged() as lines:
-            answer = transport.send(message(with_secrets(receiver.url)), timeout=_TIMEOUT)
-        assert _SECRET not in (answer.error or "")
-        assert [line for line in lines if _SECRET in line] == []
 
     def test_an_attempt_after_a_failed_one_arrives(
         self, transport: Transport, receiver: AnsweringReceiver

@@ -158,9 +158,18 @@ class LogReceiver(Receiver):
 
     def __init__(self) -> None:
         self.records: list[logging.LogRecord] = []
+        self.gone = False
+
+    def record(self, record: logging.LogRecord) -> None:
+        if self.gone:
+            raise OSError("no space left on device")
+        self.records.append(record)
 
     def received(self) -> list[Received]:
         return [as_received(record.callback) for record in self.records]  # type: ignore[attr-defined]
+
+    def vanish(self) -> None:
+        self.gone = True
 
 
 class TestLoggingTransport(TransportContract):
@@ -176,7 +185,7 @@ class TestLoggingTransport(TransportContract):
 
         class Handler(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
-                receiver.records.append(record)
+                receiver.record(record)
 
         logger, handler = logging.getLogger("jobserver.callbacks"), Handler()
         level = logger.level
@@ -390,13 +399,13 @@ FAULTS: dict[type[MemoryTransport], str] = {
     Queueing: "test_attempts_do_not_wait_for_each_other",
     Patient: "test_a_receiver_that_hangs_is_an_answer_in_time",
     Talkative: "test_nothing_secret_of_a_url_is_logged",
-    Telltale: "test_what_went_wrong_is_told_without_secrets",
+    Telltale: "test_what_went_wrong_is_reported_without_secrets",
     Careless: "test_a_url_of_another_scheme_is_refused_with_those_allowed",
-    Leaking: "test_a_refusal_does_not_tell_what_is_secret_in_the_url",
+    Leaking: "test_a_refusal_shows_nothing_secret_of_the_url",
     Curious: "test_checking_a_url_sends_nothing",
-    Forgetful: "test_when_to_come_again_is_told",
-    Inventive: "test_no_wish_when_to_come_again_is_none",
-    Shouting: "test_its_schemes_are_told_in_lower_case",
+    Forgetful: "test_the_wish_when_to_try_again_is_reported",
+    Inventive: "test_no_wish_when_to_try_again_is_none",
+    Shouting: "test_its_schemes_are_in_lower_case",
     Undead: "test_after_close_nothing_is_sent",
     Brittle: "test_after_close_nothing_is_sent",
 }
