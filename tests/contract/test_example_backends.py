@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import socketserver
 import sys
+import tempfile
+import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -18,9 +22,11 @@ import pytest
 from test_blobs import replaced_by_a_file
 
 from jobserver_core.models.binaries import BinaryType
-from jobserver_core.ports import BlobStore, JobCode, Launcher
+from jobserver_core.models.callbacks import Answer
+from jobserver_core.ports import BlobStore, JobCode, Launcher, Transport
 from jobserver_core.testing.blobs import PersistentBlobStoreContract
 from jobserver_core.testing.launcher import LauncherContract
+from jobserver_core.testing.transport import AnsweringReceiver, AnsweringTransportContract, Received, message
 
 pytestmark = pytest.mark.real
 
@@ -147,3 +153,87 @@ class TestDirectoryBlobStore(PersistentBlobStoreContract):
 
     def broken(self, blobs: BlobStore) -> AbstractContextManager[None]:
         return replaced_by_a_file(self.directory)
+
+
+# -- transport --------------------------------------------------------------------------------------
+
+unix_socket_transport = example("unix_socket_transport")
+
+
+class SocketReceiver(AnsweringReceiver):
+    def __init__(self, path: str) -> None:
+        self.url = f"unix://{path}"
+        self.path = path
+        self.lock = threading.Lock()
+        self.got: list[Received] = []
+        self.planned: list[dict[str, Any]] = []
+        self.open = threading.Event()
+        self.open.set()
+        receiver = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                receiver.handle(self)
+
+        class Server(socketserver.ThreadingUnixStreamServer):
+            daemon_threads = True
+            request_queue_size = 64
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                return  # the transport did not wait for the answer
+
+        self.server = Server(path, Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
+        self.thread.start()
+
+    def handle(self, handler: socketserver.StreamRequestHandler) -> None:
+        head = json.loads(handler.rfile.readline())
+        body = handler.rfile.read(head["length"])
+        headers = {name.lower(): value for name, value in head["headers"].items()}
+        with self.lock:
+            self.got.append(Received(delivery_id=head["delivery_id"], body=body, headers=headers))
+            answer = self.planned.pop(0) if self.planned else {"status": 200}
+        self.open.wait(20)
+        handler.wfile.write(json.dumps(answer).encode() + b"\n")
+
+    def received(self) -> list[Received]:
+        with self.lock:
+            return list(self.got)
+
+    def answer(self, *statuses: int, retry_after: int | None = None) -> None:
+        self.planned += [{"status": status, "retry_after": retry_after} for status in statuses]
+
+    def hang(self) -> None:
+        self.open.clear()
+
+    def release(self) -> None:
+        self.open.set()
+
+    def vanish(self) -> None:
+        if self.thread.is_alive():
+            self.server.shutdown()
+            self.thread.join()
+            self.server.server_close()
+            os.unlink(self.path)
+
+
+class TestUnixSocketTransport(AnsweringTransportContract):
+    @pytest.fixture
+    def transport(self) -> Transport:
+        transport: Transport = unix_socket_transport.UnixSocketTransport()
+        return transport
+
+    @pytest.fixture
+    def receiver(self) -> Iterator[SocketReceiver]:
+        with tempfile.TemporaryDirectory(prefix="sock-") as folder:  # a socket's path must be short
+            receiver = SocketReceiver(f"{folder}/s")
+            yield receiver
+            receiver.vanish()
+
+    def test_an_answer_that_is_not_json_is_an_error(
+        self, transport: Transport, receiver: SocketReceiver
+    ) -> None:
+        receiver.planned.append({"no": "status"})
+        assert transport.send(message(receiver.url), timeout=10) == Answer(
+            error="the receiver's answer is not JSON with a status"
+        )
