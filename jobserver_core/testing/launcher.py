@@ -200,8 +200,9 @@ class LauncherContract(Contract):
             self.start(launcher, folder, settings)
         assert before.value.key == at_start.value.key == key
         assert str(before.value) == str(at_start.value)
-        written = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "code"]
-        assert [path.read_text() for path in written] == [_EARLIER]
+        logs = list(folder.glob("*.log"))
+        assert [log.read_text() for log in logs] == [_EARLIER]
+        assert set(folder.iterdir()) == {folder / "code", folder / "data", *logs}
 
     def test_a_killed_context_ends_killed_with_nothing_left(self, context: RunningContext) -> None:
         self.hold(context)

@@ -6,26 +6,32 @@ import importlib.util
 import json
 import os
 import socketserver
+import sqlite3
 import sys
 import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import quote, unquote, urlsplit
 from uuid import uuid4
 
 import pytest
 from test_blobs import replaced_by_a_file
+from test_fetcher import files_in
 
+from jobserver_core.errors import MalformedUrl
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.callbacks import Answer
-from jobserver_core.ports import BlobStore, JobCode, Launcher, Transport
+from jobserver_core.ports import BlobStore, Fetcher, JobCode, Launcher, MetadataStore, Transport
 from jobserver_core.testing.blobs import PersistentBlobStoreContract
+from jobserver_core.testing.fetcher import FetcherContract
 from jobserver_core.testing.launcher import LauncherContract
+from jobserver_core.testing.metadata import PersistentMetadataStoreContract
 from jobserver_core.testing.transport import AnsweringReceiver, AnsweringTransportContract, Received, message
 
 pytestmark = pytest.mark.real
@@ -237,3 +243,83 @@ class TestUnixSocketTransport(AnsweringTransportContract):
         assert transport.send(message(receiver.url), timeout=10) == Answer(
             error="the receiver's answer is not JSON with a status"
         )
+
+
+# -- fetcher ----------------------------------------------------------------------------------------
+
+file_fetcher = example("file_fetcher")
+
+
+class TestFileFetcher(FetcherContract):
+    @pytest.fixture
+    def fetcher(self, tmp_path: Path) -> Fetcher:
+        self.directory, self.copies = tmp_path / "files", tmp_path / "copies"
+        self.directory.mkdir()
+        fetcher: Fetcher = file_fetcher.FileFetcher(self.directory, self.copies, max_size=self.max_size)
+        return fetcher
+
+    def publish(self, fetcher: Fetcher, name: str, content: bytes) -> str:
+        path = self.directory / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        return f"file://{quote(str(path))}"
+
+    def withdraw(self, fetcher: Fetcher, uri: str) -> None:
+        os.unlink(unquote(urlsplit(uri).path))
+
+    def missing(self) -> str:
+        return f"file://{self.directory}/missing.jar"
+
+    def refused(self) -> list[str]:
+        return [
+            f"file://{self.directory}/../outside.jar",
+            f"file://{self.directory}-not/x.jar",
+            "http://host.example/x.jar",
+        ]
+
+    def files(self, fetcher: Fetcher) -> set[str]:
+        return files_in(self.copies)
+
+    def test_a_link_that_leads_outside_is_refused(self, fetcher: Fetcher, tmp_path: Path) -> None:
+        (tmp_path / "outside.jar").write_bytes(b"outside")
+        (self.directory / "link.jar").symlink_to(tmp_path / "outside.jar")
+        with pytest.raises(MalformedUrl), fetcher.fetch(f"file://{self.directory}/link.jar"):
+            pytest.fail("the block was entered")
+
+
+# -- metadata store ---------------------------------------------------------------------------------
+
+sqlite_metadata = example("sqlite_metadata")
+
+COUNTS = {
+    "binaries": "SELECT count(*) FROM binaries",
+    "contexts": "SELECT count(*) FROM contexts",
+    "jobs": "SELECT count(*) FROM jobs",
+    "configs": "SELECT count(config) FROM jobs",
+    "results": "SELECT count(result) FROM jobs",
+    "deliveries": "SELECT count(*) FROM deliveries",
+}
+
+
+class TestSqliteMetadataStore(PersistentMetadataStoreContract):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[MetadataStore]:
+        self.path = tmp_path / "metadata.sqlite"
+        with closing(self.open_again()) as store:
+            yield store
+
+    def open_again(self, store: MetadataStore | None = None) -> MetadataStore:
+        opened: MetadataStore = sqlite_metadata.SqliteMetadataStore(self.path)
+        return opened
+
+    def raw_counts(self, store: MetadataStore) -> dict[str, int]:
+        return {kind: self._raw(statement) for kind, statement in COUNTS.items()}
+
+    def raw_job_state(self, store: MetadataStore, job_id: str) -> str | None:
+        state: str | None = self._raw("SELECT state FROM jobs WHERE id = ?", job_id.encode())
+        return state
+
+    def _raw(self, statement: str, *values: object) -> Any:
+        with closing(sqlite3.connect(self.path)) as connection:
+            row = connection.execute(statement, values).fetchone()
+        return row[0] if row else None

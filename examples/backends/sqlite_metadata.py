@@ -1,0 +1,467 @@
+"""A metadata store in one SQLite file, with nothing but the standard library.
+
+Each record is stored as one JSON document. What records are looked up by has columns of its own. Every method
+is one transaction, and a writing transaction locks the database when it begins. So what it reads cannot
+change before it writes, and compare-and-set is simply "read, compare, write".
+
+Strings are stored as bytes: a record may contain any Python string, and SQLite takes neither NUL nor lone
+surrogates in text. Bytes of UTF-8 also sort as the strings do.
+
+Left out, for brevity: all calls share one connection, so they take turns, and there are no migrations.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+
+from jobserver_core.errors import (
+    BinaryInUse,
+    BinaryNotFound,
+    ContextExists,
+    DuplicateId,
+    InvalidSetting,
+    StaleState,
+    StorageError,
+)
+from jobserver_core.models.binaries import Binary
+from jobserver_core.models.callbacks import Delivery
+from jobserver_core.models.contexts import Context, ContextQuery
+from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
+from jobserver_core.models.lifecycle import CONTEXTS, DELIVERIES, JOBS, ContextState, DeliveryState, JobState
+from jobserver_core.models.pagination import decode_cursor, encode_cursor
+from jobserver_core.models.serialization import dumps, loads
+from jobserver_core.ports import MetadataStore
+
+T = TypeVar("T")
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS binaries (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, id UNIQUE, name, uploaded_at, digest, document);
+CREATE INDEX IF NOT EXISTS binaries_by_name ON binaries (name, uploaded_at, seq);
+CREATE INDEX IF NOT EXISTS binaries_by_digest ON binaries (digest);
+CREATE TABLE IF NOT EXISTS contexts (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, id UNIQUE, name, state, owner, started_at, ended_at, document);
+CREATE INDEX IF NOT EXISTS contexts_by_name ON contexts (name, started_at, seq);
+CREATE TABLE IF NOT EXISTS jobs (
+    id PRIMARY KEY, idempotency_key UNIQUE, state, class_name, context_id, context_name, submitted_at,
+    ended_at, document, config, progress, result, result_digest);
+CREATE INDEX IF NOT EXISTS jobs_by_time ON jobs (submitted_at, id);
+CREATE INDEX IF NOT EXISTS jobs_by_end ON jobs (ended_at);
+CREATE INDEX IF NOT EXISTS jobs_by_context ON jobs (context_id);
+CREATE INDEX IF NOT EXISTS jobs_by_result ON jobs (result_digest);
+CREATE TABLE IF NOT EXISTS uses (job_id, binary_id, digest);
+CREATE INDEX IF NOT EXISTS uses_by_job ON uses (job_id);
+CREATE INDEX IF NOT EXISTS uses_by_binary ON uses (binary_id);
+CREATE INDEX IF NOT EXISTS uses_by_digest ON uses (digest);
+CREATE TABLE IF NOT EXISTS deliveries (
+    id PRIMARY KEY, job_id, state, receiver, created_at, due_at, document);
+CREATE INDEX IF NOT EXISTS deliveries_by_job ON deliveries (job_id);
+CREATE INDEX IF NOT EXISTS deliveries_by_time ON deliveries (state, due_at);
+CREATE TABLE IF NOT EXISTS checks (id PRIMARY KEY, at);
+"""
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def _value(value: Any) -> Any:
+    """Return what stands for a value in a column: bytes for strings, microseconds for times."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass")
+    if isinstance(value, datetime):
+        return (value - _EPOCH) // timedelta(microseconds=1)
+    return value
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogatepass")
+
+
+def _marks(values: Sequence[object]) -> str:
+    return f"({', '.join('?' * len(values))})"
+
+
+def _columns_of_context(context: Context) -> dict[str, object]:
+    names = ("name", "state", "owner", "started_at", "ended_at")
+    return {name: getattr(context, name) for name in names} | {"document": dumps(context)}
+
+
+def _columns_of_job(job: Job) -> dict[str, object]:
+    """Return the columns of a job. Its progress has one, which another method writes too."""
+    names = (
+        "idempotency_key",
+        "state",
+        "class_name",
+        "context_id",
+        "context_name",
+        "submitted_at",
+        "ended_at",
+    )
+    columns = {name: getattr(job, name) for name in names}
+    progress = {} if job.progress is None else {"progress": dumps(job.progress)}
+    return columns | progress | {"document": dumps(attrs.evolve(job, progress=None))}
+
+
+def _columns_of_delivery(delivery: Delivery) -> dict[str, object]:
+    names = ("job_id", "state", "receiver", "created_at", "due_at")
+    return {name: getattr(delivery, name) for name in names} | {"document": dumps(delivery)}
+
+
+def _where(equal: dict[str, object], states: Sequence[Enum] | None) -> tuple[str, list[object]]:
+    """Return a WHERE clause for the columns whose value is not None, and its values."""
+    chosen = {name: value for name, value in equal.items() if value is not None}
+    conditions, values = [f"{name} = ?" for name in chosen], list(chosen.values())
+    if states is not None:
+        conditions.append(f"state IN {_marks(states)}")
+        values += states
+    return f"WHERE {' AND '.join(conditions) or 'TRUE'}", values
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StorageError(message=f"metadata database: {error}") from error
+
+
+class SqliteMetadataStore(MetadataStore):
+    """Records in a SQLite file. The option ``path`` names it."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        with _translated():
+            self._db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+            self._db.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; {_SCHEMA}")
+
+    @classmethod
+    def from_settings(cls, settings: Any, data_dir: Path) -> SqliteMetadataStore:
+        """Open the database that the settings name."""
+        options = dict(settings.metadata.options)
+        path = options.pop("path", data_dir / "metadata.sqlite")
+        for key in options:
+            message = "is not an option; there is path"
+            raise InvalidSetting(key=f"jobserver.metadata.options.{key}", message=message)
+        return cls(Path(path))
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[None]:
+        with self._lock, _translated():
+            self._db.execute(begin)
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _reading(self) -> Any:
+        return self._transaction("BEGIN")
+
+    def _writing(self) -> Any:
+        return self._transaction("BEGIN IMMEDIATE")
+
+    def _all(self, statement: str, *values: Any) -> list[Any]:
+        return self._db.execute(statement, [_value(value) for value in values]).fetchall()
+
+    def _one(self, statement: str, *values: Any) -> Any:
+        row = self._db.execute(statement, [_value(value) for value in values]).fetchone()
+        return None if row is None else row[0]
+
+    def _put(self, table: str, **columns: Any) -> None:
+        statement = f"INSERT INTO {table} ({', '.join(columns)}) VALUES {_marks(list(columns))}"
+        self._all(statement, *columns.values())
+
+    def _change(self, table: str, record_id: str, **columns: Any) -> None:
+        changes = ", ".join(f"{name} = ?" for name in columns)
+        self._all(f"UPDATE {table} SET {changes} WHERE id = ?", *columns.values(), record_id)
+
+    def _documents(self, kind: type[T], statement: str, *values: Any) -> list[T]:
+        with self._reading():
+            return [loads(_text(row[0]), kind) for row in self._all(statement, *values)]
+
+    def _refuse_known(self, table: str, kind: str, record_id: str) -> None:
+        if self._one(f"SELECT 1 FROM {table} WHERE id = ?", record_id):
+            raise DuplicateId(kind=kind, id=record_id, holder=record_id)
+
+    def _compare(self, table: str, kind: str, record_id: str, expected: Enum) -> None:
+        found = self._one(f"SELECT state FROM {table} WHERE id = ?", record_id)
+        if found != expected.value:
+            raise StaleState(kind=kind, id=record_id, expected=expected.value, found=found)
+
+    # -- binaries ----------------------------------------------------------------------------------
+
+    def add_binary(self, binary: Binary) -> None:
+        """Insert a version."""
+        with self._writing():
+            self._refuse_known("binaries", "binary", binary.id)
+            names = ("id", "name", "uploaded_at", "digest")
+            columns = {name: getattr(binary, name) for name in names}
+            self._put("binaries", **columns, document=dumps(binary))
+
+    def binary(self, name: str) -> Binary | None:
+        """Return the first of all versions."""
+        return next(iter(self.binary_versions(name)), None)
+
+    def binaries(self) -> list[Binary]:
+        """Return the versions than which none is newer."""
+        newest = (
+            """SELECT seq FROM binaries WHERE name = b.name ORDER BY uploaded_at DESC, seq DESC LIMIT 1"""
+        )
+        statement = f"SELECT document FROM binaries AS b WHERE seq = ({newest}) ORDER BY name"
+        return self._documents(Binary, statement)
+
+    def binary_versions(self, name: str) -> list[Binary]:
+        """Return all versions."""
+        order = "ORDER BY uploaded_at DESC, seq DESC"
+        return self._documents(Binary, f"SELECT document FROM binaries WHERE name = ? {order}", name)
+
+    def delete_binary(self, name: str) -> list[Binary]:
+        """Delete all versions, unless a live job uses one."""
+        users = """SELECT DISTINCT jobs.id, submitted_at FROM jobs JOIN uses ON job_id = jobs.id
+                   WHERE binary_id IN (SELECT id FROM binaries WHERE name = ?)
+                   ORDER BY submitted_at, jobs.id"""
+        with self._writing():
+            order = "ORDER BY uploaded_at DESC, seq DESC"
+            rows = self._all(f"SELECT document FROM binaries WHERE name = ? {order}", name)
+            if not rows:
+                raise BinaryNotFound(name=name)
+            if job_ids := tuple(_text(row[0]) for row in self._all(users, name)):
+                raise BinaryInUse(name=name, job_ids=job_ids)
+            self._all("DELETE FROM binaries WHERE name = ?", name)
+            return [loads(_text(row[0]), Binary) for row in rows]
+
+    def delete_old_binaries(self, *, uploaded_before: datetime, keep: int, limit: int) -> list[Binary]:
+        """Delete old versions that have enough newer ones and no user."""
+        newer = """SELECT count(*) FROM binaries AS n
+                   WHERE n.name = b.name AND (n.uploaded_at, n.seq) > (b.uploaded_at, b.seq)"""
+        old = f"""SELECT seq, document FROM binaries AS b WHERE uploaded_at < ? AND ({newer}) >= ?
+                  AND NOT EXISTS (SELECT 1 FROM uses WHERE binary_id = b.id)
+                  ORDER BY uploaded_at, seq LIMIT ?"""
+        with self._writing():
+            rows = self._all(old, uploaded_before, keep, limit)
+            for row in rows:
+                self._all("DELETE FROM binaries WHERE seq = ?", row[0])
+            return [loads(_text(row[1]), Binary) for row in rows]
+
+    # -- contexts ----------------------------------------------------------------------------------
+
+    def add_context(self, context: Context) -> None:
+        """Insert a context."""
+        with self._writing():
+            self._refuse_known("contexts", CONTEXTS.kind, context.id)
+            self._refuse_second(context)
+            self._put("contexts", id=context.id, **_columns_of_context(context))
+
+    def context(self, context_id: str) -> Context | None:
+        """Return a context."""
+        found = self._documents(Context, "SELECT document FROM contexts WHERE id = ?", context_id)
+        return next(iter(found), None)
+
+    def context_named(self, name: str) -> Context | None:
+        """Return the first of all contexts of the name."""
+        return next(iter(self.contexts(ContextQuery(name=name, limit=1))), None)
+
+    def contexts(self, query: ContextQuery) -> list[Context]:
+        """Return the selected contexts."""
+        where, values = _where({"name": query.name, "owner": query.owner}, query.states)
+        limit = -1 if query.limit is None else query.limit
+        statement = f"SELECT document FROM contexts {where} ORDER BY started_at DESC, seq DESC LIMIT ?"
+        return self._documents(Context, statement, *values, limit)
+
+    def advance_context(self, context: Context, *, expected: ContextState) -> None:
+        """Update a context, if it has the expected state."""
+        with self._writing():
+            self._compare("contexts", CONTEXTS.kind, context.id, expected)
+            self._refuse_second(context)
+            self._change("contexts", context.id, **_columns_of_context(context))
+
+    def delete_contexts(self, *, ended_before: datetime, limit: int) -> list[str]:
+        """Delete old contexts without jobs."""
+        live = _marks(CONTEXTS.live_states)
+        old = f"""SELECT id FROM contexts AS c WHERE ended_at < ? AND state NOT IN {live}
+                  AND NOT EXISTS (SELECT 1 FROM jobs WHERE context_id = c.id)
+                  ORDER BY ended_at, seq LIMIT ?"""
+        with self._writing():
+            ids = [_text(row[0]) for row in self._all(old, ended_before, *CONTEXTS.live_states, limit)]
+            for context_id in ids:
+                self._all("DELETE FROM contexts WHERE id = ?", context_id)
+            return ids
+
+    def _refuse_second(self, context: Context) -> None:
+        """Refuse a second live context of one name."""
+        live = _marks(CONTEXTS.live_states)
+        rival = f"SELECT 1 FROM contexts WHERE name = ? AND id != ? AND state IN {live}"
+        if not context.state.final and self._one(rival, context.name, context.id, *CONTEXTS.live_states):
+            raise ContextExists(name=context.name)
+
+    # -- jobs --------------------------------------------------------------------------------------
+
+    def add_job(self, job: Job, *, config: str) -> None:
+        """Insert a job, if its binaries are there."""
+        with self._writing():
+            self._refuse_known("jobs", JOBS.kind, job.id)
+            self._refuse_known_key(job)
+            for entry in job.class_path:
+                known = "SELECT 1 FROM binaries WHERE id = ?"
+                if entry.binary_id is not None and not self._one(known, entry.binary_id):
+                    raise BinaryNotFound(name=entry.source)
+            self._put("jobs", id=job.id, config=config, **_columns_of_job(job))
+            self._put_uses(job)
+
+    def job(self, job_id: str) -> Job | None:
+        """Return a job."""
+        return next(iter(self._jobs("WHERE id = ?", job_id)), None)
+
+    def job_with_key(self, idempotency_key: str) -> Job | None:
+        """Return the job with the key."""
+        return next(iter(self._jobs("WHERE idempotency_key = ?", idempotency_key)), None)
+
+    def job_config(self, job_id: str) -> str | None:
+        """Return a configuration."""
+        with self._reading():
+            config = self._one("SELECT config FROM jobs WHERE id = ?", job_id)
+            return None if config is None else _text(config)
+
+    def job_result(self, job_id: str) -> JobResult | None:
+        """Return a result."""
+        with self._reading():
+            result = self._one("SELECT result FROM jobs WHERE id = ?", job_id)
+            return None if result is None else loads(_text(result), JobResult)
+
+    def jobs(self, query: JobQuery) -> JobPage:
+        """Return a page. One job more is read, to see whether another page follows."""
+        equal = {name: getattr(query, name) for name in ("context_id", "context_name", "class_name")}
+        where, values = _where(equal, query.states)
+        if query.since is not None:
+            where, values = f"{where} AND submitted_at >= ?", [*values, query.since]
+        if query.until is not None:
+            where, values = f"{where} AND submitted_at < ?", [*values, query.until]
+        if query.after is not None:
+            where += " AND (submitted_at, id) < (?, ?)"
+            values += decode_cursor(query.after)
+        statement = f"{where} ORDER BY submitted_at DESC, id DESC LIMIT ? OFFSET ?"
+        found = self._jobs(statement, *values, query.limit + 1, query.offset)
+        page = tuple(found[: query.limit])
+        return JobPage(jobs=page, next=encode_cursor(page[-1]) if page and len(found) > len(page) else None)
+
+    def advance_job(
+        self,
+        job: Job,
+        *,
+        expected: JobState,
+        result: JobResult | None = None,
+        delivery: Delivery | None = None,
+    ) -> None:
+        """Update a job, if it has the expected state, and insert what comes with it."""
+        with self._writing():
+            self._compare("jobs", JOBS.kind, job.id, expected)
+            self._refuse_known_key(job)
+            self._change("jobs", job.id, **_columns_of_job(job))
+            self._all("DELETE FROM uses WHERE job_id = ?", job.id)
+            self._put_uses(job)
+            if result is not None:
+                self._change("jobs", job.id, result=dumps(result), result_digest=result.digest)
+            if delivery is not None:
+                self._refuse_known("deliveries", DELIVERIES.kind, delivery.id)
+                self._put("deliveries", id=delivery.id, **_columns_of_delivery(delivery))
+
+    def record_progress(self, job_id: str, progress: JobProgress) -> None:
+        """Update the progress of a live job."""
+        update = f"UPDATE jobs SET progress = ? WHERE id = ? AND state IN {_marks(JOBS.live_states)}"
+        with self._writing():
+            self._all(update, dumps(progress), job_id, *JOBS.live_states)
+
+    def delete_jobs(self, *, ended_before: datetime, limit: int) -> int:
+        """Delete old jobs that owe no callback."""
+        owed = f"job_id = jobs.id AND state IN {_marks(DELIVERIES.live_states)}"
+        old = f"""SELECT id FROM jobs WHERE ended_at < ? AND state NOT IN {_marks(JOBS.live_states)}
+                  AND NOT EXISTS (SELECT 1 FROM deliveries WHERE {owed})
+                  ORDER BY ended_at, submitted_at, id LIMIT ?"""
+        with self._writing():
+            rows = self._all(old, ended_before, *JOBS.live_states, *DELIVERIES.live_states, limit)
+            for row in rows:
+                self._all("DELETE FROM deliveries WHERE job_id = ?", row[0])
+                self._all("DELETE FROM jobs WHERE id = ?", row[0])
+            return len(rows)
+
+    def _jobs(self, where: str, *values: Any) -> list[Job]:
+        with self._reading():
+            rows = self._all(f"SELECT document, progress FROM jobs {where}", *values)
+        return [_job(document, progress) for document, progress in rows]
+
+    def _put_uses(self, job: Job) -> None:
+        """Record what a live job uses; a final job uses nothing."""
+        for entry in () if job.state.final else job.class_path:
+            self._put("uses", job_id=job.id, binary_id=entry.binary_id, digest=entry.digest)
+
+    def _refuse_known_key(self, job: Job) -> None:
+        if (key := job.idempotency_key) is not None:
+            holder = self._one("SELECT id FROM jobs WHERE idempotency_key = ? AND id != ?", key, job.id)
+            if holder is not None:
+                raise DuplicateId(kind="idempotency key", id=key, holder=_text(holder))
+
+    # -- callback deliveries -----------------------------------------------------------------------
+
+    def delivery(self, delivery_id: str) -> Delivery | None:
+        """Return a delivery."""
+        return next(iter(self._deliveries("WHERE id = ?", delivery_id)), None)
+
+    def deliveries_of(self, job_id: str) -> list[Delivery]:
+        """Return the deliveries of a job."""
+        return self._deliveries("WHERE job_id = ? ORDER BY created_at, id", job_id)
+
+    def due_deliveries(self, *, now: datetime, limit: int, excluding: Iterable[str] = ()) -> list[Delivery]:
+        """Return the due deliveries to receivers that are not excluded."""
+        excluded = list(excluding)
+        where = f"WHERE state = ? AND due_at <= ? AND receiver NOT IN {_marks(excluded)}"
+        order = "ORDER BY due_at, created_at, id LIMIT ?"
+        return self._deliveries(f"{where} {order}", DeliveryState.PENDING, now, *excluded, limit)
+
+    def advance_delivery(self, delivery: Delivery, *, expected: DeliveryState) -> None:
+        """Update a delivery, if it has the expected state."""
+        with self._writing():
+            self._compare("deliveries", DELIVERIES.kind, delivery.id, expected)
+            self._change("deliveries", delivery.id, **_columns_of_delivery(delivery))
+
+    def deliveries_in(self, state: DeliveryState, *, limit: int) -> list[Delivery]:
+        """Return the deliveries in a state."""
+        return self._deliveries("WHERE state = ? ORDER BY created_at, id LIMIT ?", state, limit)
+
+    def _deliveries(self, where: str, *values: Any) -> list[Delivery]:
+        return self._documents(Delivery, f"SELECT document FROM deliveries {where}", *values)
+
+    # -- blobs in use, and the store itself --------------------------------------------------------
+
+    def unreferenced(self, digests: Iterable[str]) -> list[str]:
+        """Look each digest up where records refer to blobs."""
+        used = """SELECT EXISTS (SELECT 1 FROM binaries WHERE digest = ?1)
+                  OR EXISTS (SELECT 1 FROM uses WHERE digest = ?1)
+                  OR EXISTS (SELECT 1 FROM jobs WHERE result_digest = ?1)"""
+        with self._reading():
+            return [digest for digest in dict.fromkeys(digests) if not self._one(used, digest)]
+
+    def check(self) -> None:
+        """Write a row."""
+        with self._writing():
+            self._all("INSERT OR REPLACE INTO checks VALUES (1, ?)", datetime.now(timezone.utc))
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock, _translated():
+            self._db.close()
+
+
+def _job(document: bytes, progress: bytes | None) -> Job:
+    job = loads(_text(document), Job)
+    return job if progress is None else attrs.evolve(job, progress=loads(_text(progress), JobProgress))
