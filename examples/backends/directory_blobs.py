@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from jobserver_core.errors import BlobNotFound, InvalidSetting, StorageError
+from jobserver_core import BlobNotFound, InvalidSetting, Settings, StorageError
 from jobserver_core.ports import Blob, BlobStore, BlobWriter
 
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -36,7 +36,7 @@ class DirectoryBlobStore(BlobStore):
                 path.mkdir(parents=True, exist_ok=True)
 
     @classmethod
-    def from_settings(cls, settings: Any, data_dir: Path) -> DirectoryBlobStore:
+    def from_settings(cls, settings: Settings, data_dir: Path) -> DirectoryBlobStore:
         """Create the store that the settings describe."""
         options = dict(settings.blobs.options)
         path = options.pop("path", data_dir / "blobs")

@@ -18,12 +18,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from jobserver_core.errors import FetchError, InvalidSetting, MalformedUrl, TooLarge
-from jobserver_core.ports import Cancellation, Fetched, Fetcher
-from jobserver_core.ports.fetcher import ProgressCallback
-from jobserver_core.uris import Uri
+from jobserver_core import FetchError, InvalidSetting, MalformedUrl, Settings, TooLarge
+from jobserver_core.ports import Cancellation, Fetched, Fetcher, ProgressCallback
+from jobserver_core.ports.formats import Uri
 
 _CHUNK = 64 * 1024
 
@@ -37,7 +36,7 @@ class FileFetcher(Fetcher):
         self._max_size = max_size
 
     @classmethod
-    def from_settings(cls, settings: Any, data_dir: Path) -> FileFetcher:
+    def from_settings(cls, settings: Settings, data_dir: Path) -> FileFetcher:
         """Create the fetcher that the settings describe."""
         options = dict(settings.fetcher.options)
         directory = options.pop("directory", None)

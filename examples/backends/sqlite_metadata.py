@@ -23,23 +23,30 @@ from typing import Any, TypeVar
 
 import attrs
 
-from jobserver_core.errors import (
+from jobserver_core import (
+    Binary,
     BinaryInUse,
     BinaryNotFound,
+    Context,
     ContextExists,
+    ContextQuery,
+    ContextState,
+    Delivery,
+    DeliveryState,
     DuplicateId,
     InvalidSetting,
+    Job,
+    JobPage,
+    JobProgress,
+    JobQuery,
+    JobResult,
+    JobState,
+    Settings,
     StaleState,
     StorageError,
 )
-from jobserver_core.models.binaries import Binary
-from jobserver_core.models.callbacks import Delivery
-from jobserver_core.models.contexts import Context, ContextQuery
-from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
-from jobserver_core.models.lifecycle import CONTEXTS, DELIVERIES, JOBS, ContextState, DeliveryState, JobState
-from jobserver_core.models.pagination import decode_cursor, encode_cursor
-from jobserver_core.models.serialization import dumps, loads
 from jobserver_core.ports import MetadataStore
+from jobserver_core.ports.formats import decode_cursor, dumps, encode_cursor, loads
 
 T = TypeVar("T")
 
@@ -68,6 +75,9 @@ CREATE INDEX IF NOT EXISTS deliveries_by_job ON deliveries (job_id);
 CREATE INDEX IF NOT EXISTS deliveries_by_time ON deliveries (state, due_at);
 CREATE TABLE IF NOT EXISTS checks (id PRIMARY KEY, at);
 """
+_LIVE_CONTEXTS = [state for state in ContextState if not state.final]
+_LIVE_JOBS = [state for state in JobState if not state.final]
+_LIVE_DELIVERIES = [state for state in DeliveryState if not state.final]
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -144,7 +154,7 @@ class SqliteMetadataStore(MetadataStore):
             self._db.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; {_SCHEMA}")
 
     @classmethod
-    def from_settings(cls, settings: Any, data_dir: Path) -> SqliteMetadataStore:
+    def from_settings(cls, settings: Settings, data_dir: Path) -> SqliteMetadataStore:
         """Open the database that the settings name."""
         options = dict(settings.metadata.options)
         path = options.pop("path", data_dir / "metadata.sqlite")
@@ -259,7 +269,7 @@ class SqliteMetadataStore(MetadataStore):
     def add_context(self, context: Context) -> None:
         """Insert a context."""
         with self._writing():
-            self._refuse_known("contexts", CONTEXTS.kind, context.id)
+            self._refuse_known("contexts", "context", context.id)
             self._refuse_second(context)
             self._put("contexts", id=context.id, **_columns_of_context(context))
 
@@ -282,27 +292,27 @@ class SqliteMetadataStore(MetadataStore):
     def advance_context(self, context: Context, *, expected: ContextState) -> None:
         """Update a context, if it has the expected state."""
         with self._writing():
-            self._compare("contexts", CONTEXTS.kind, context.id, expected)
+            self._compare("contexts", "context", context.id, expected)
             self._refuse_second(context)
             self._change("contexts", context.id, **_columns_of_context(context))
 
     def delete_contexts(self, *, ended_before: datetime, limit: int) -> list[str]:
         """Delete old contexts without jobs."""
-        live = _marks(CONTEXTS.live_states)
+        live = _marks(_LIVE_CONTEXTS)
         old = f"""SELECT id FROM contexts AS c WHERE ended_at < ? AND state NOT IN {live}
                   AND NOT EXISTS (SELECT 1 FROM jobs WHERE context_id = c.id)
                   ORDER BY ended_at, seq LIMIT ?"""
         with self._writing():
-            ids = [_text(row[0]) for row in self._all(old, ended_before, *CONTEXTS.live_states, limit)]
+            ids = [_text(row[0]) for row in self._all(old, ended_before, *_LIVE_CONTEXTS, limit)]
             for context_id in ids:
                 self._all("DELETE FROM contexts WHERE id = ?", context_id)
             return ids
 
     def _refuse_second(self, context: Context) -> None:
         """Refuse a second live context of one name."""
-        live = _marks(CONTEXTS.live_states)
+        live = _marks(_LIVE_CONTEXTS)
         rival = f"SELECT 1 FROM contexts WHERE name = ? AND id != ? AND state IN {live}"
-        if not context.state.final and self._one(rival, context.name, context.id, *CONTEXTS.live_states):
+        if not context.state.final and self._one(rival, context.name, context.id, *_LIVE_CONTEXTS):
             raise ContextExists(name=context.name)
 
     # -- jobs --------------------------------------------------------------------------------------
@@ -310,7 +320,7 @@ class SqliteMetadataStore(MetadataStore):
     def add_job(self, job: Job, *, config: str) -> None:
         """Insert a job, if its binaries are there."""
         with self._writing():
-            self._refuse_known("jobs", JOBS.kind, job.id)
+            self._refuse_known("jobs", "job", job.id)
             self._refuse_known_key(job)
             for entry in job.class_path:
                 known = "SELECT 1 FROM binaries WHERE id = ?"
@@ -365,7 +375,7 @@ class SqliteMetadataStore(MetadataStore):
     ) -> None:
         """Update a job, if it has the expected state, and insert what comes with it."""
         with self._writing():
-            self._compare("jobs", JOBS.kind, job.id, expected)
+            self._compare("jobs", "job", job.id, expected)
             self._refuse_known_key(job)
             self._change("jobs", job.id, **_columns_of_job(job))
             self._all("DELETE FROM uses WHERE job_id = ?", job.id)
@@ -373,23 +383,23 @@ class SqliteMetadataStore(MetadataStore):
             if result is not None:
                 self._change("jobs", job.id, result=dumps(result), result_digest=result.digest)
             if delivery is not None:
-                self._refuse_known("deliveries", DELIVERIES.kind, delivery.id)
+                self._refuse_known("deliveries", "callback delivery", delivery.id)
                 self._put("deliveries", id=delivery.id, **_columns_of_delivery(delivery))
 
     def record_progress(self, job_id: str, progress: JobProgress) -> None:
         """Update the progress of a live job."""
-        update = f"UPDATE jobs SET progress = ? WHERE id = ? AND state IN {_marks(JOBS.live_states)}"
+        update = f"UPDATE jobs SET progress = ? WHERE id = ? AND state IN {_marks(_LIVE_JOBS)}"
         with self._writing():
-            self._all(update, dumps(progress), job_id, *JOBS.live_states)
+            self._all(update, dumps(progress), job_id, *_LIVE_JOBS)
 
     def delete_jobs(self, *, ended_before: datetime, limit: int) -> int:
         """Delete old jobs that owe no callback."""
-        owed = f"job_id = jobs.id AND state IN {_marks(DELIVERIES.live_states)}"
-        old = f"""SELECT id FROM jobs WHERE ended_at < ? AND state NOT IN {_marks(JOBS.live_states)}
+        owed = f"job_id = jobs.id AND state IN {_marks(_LIVE_DELIVERIES)}"
+        old = f"""SELECT id FROM jobs WHERE ended_at < ? AND state NOT IN {_marks(_LIVE_JOBS)}
                   AND NOT EXISTS (SELECT 1 FROM deliveries WHERE {owed})
                   ORDER BY ended_at, submitted_at, id LIMIT ?"""
         with self._writing():
-            rows = self._all(old, ended_before, *JOBS.live_states, *DELIVERIES.live_states, limit)
+            rows = self._all(old, ended_before, *_LIVE_JOBS, *_LIVE_DELIVERIES, limit)
             for row in rows:
                 self._all("DELETE FROM deliveries WHERE job_id = ?", row[0])
                 self._all("DELETE FROM jobs WHERE id = ?", row[0])
@@ -431,7 +441,7 @@ class SqliteMetadataStore(MetadataStore):
     def advance_delivery(self, delivery: Delivery, *, expected: DeliveryState) -> None:
         """Update a delivery, if it has the expected state."""
         with self._writing():
-            self._compare("deliveries", DELIVERIES.kind, delivery.id, expected)
+            self._compare("deliveries", "callback delivery", delivery.id, expected)
             self._change("deliveries", delivery.id, **_columns_of_delivery(delivery))
 
     def deliveries_in(self, state: DeliveryState, *, limit: int) -> list[Delivery]:

@@ -25,11 +25,9 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Any
 
-from jobserver_core.errors import InvalidSetting, TooLarge
-from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core import ErrorInfo, FailureKind, InvalidSetting, TooLarge
 from jobserver_core.ports import (
     ContextEnd,
     ContextHandle,
@@ -55,13 +53,6 @@ class SubprocessLauncher(Launcher):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._contexts: list[_Context] = []
-
-    @classmethod
-    def from_settings(cls, settings: Any, data_dir: Path) -> SubprocessLauncher:
-        """Return a launcher. It has no options, so every key is a mistake."""
-        for key in settings.launcher.options:
-            raise InvalidSetting(key=f"jobserver.launcher.options.{key}", message="is not an option")
-        return cls()
 
     def validate(self, settings: Mapping[str, Any]) -> None:
         """Raise InvalidSetting for a setting of ``process`` that does not exist."""

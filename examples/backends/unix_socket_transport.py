@@ -13,14 +13,11 @@ from __future__ import annotations
 import json
 import socket
 import time
-from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from jobserver_core.errors import InvalidCallbackUrl
-from jobserver_core.models.callbacks import Answer
+from jobserver_core import Answer, InvalidCallbackUrl
 from jobserver_core.ports import Message, Transport
-from jobserver_core.uris import redacted
+from jobserver_core.ports.formats import redacted
 
 _LONGEST_REPLY = 4096
 
@@ -32,11 +29,6 @@ class UnixSocketTransport(Transport):
 
     def __init__(self) -> None:
         self._closed = False
-
-    @classmethod
-    def from_settings(cls, settings: Any, data_dir: Path) -> UnixSocketTransport:
-        """Return a transport. All transports share one tree of options, so keys of others are no mistake."""
-        return cls()
 
     def check(self, url: str) -> None:
         """Refuse other schemes, and URLs without a path."""

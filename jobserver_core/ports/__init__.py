@@ -9,7 +9,7 @@ are those of :mod:`jobserver_core.errors`; what a library below raises is transl
 from jobserver_core.ports.backend import Backend
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
 from jobserver_core.ports.clock import Clock, Ids, SteadyClock, SystemClock, Timer, UuidIds
-from jobserver_core.ports.fetcher import Cancellation, Fetched, Fetcher
+from jobserver_core.ports.fetcher import Cancellation, Fetched, Fetcher, ProgressCallback
 from jobserver_core.ports.launcher import (
     ContextEnd,
     ContextHandle,
@@ -44,6 +44,7 @@ __all__ = [
     "Launcher",
     "Message",
     "MetadataStore",
+    "ProgressCallback",
     "ResultSink",
     "SteadyClock",
     "SystemClock",

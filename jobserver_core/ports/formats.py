@@ -1,0 +1,14 @@
+"""How records, cursors and URIs are written: what authors of backends share with the built-in ones.
+
+- :func:`dumps` and :func:`loads` turn any model into JSON text and back, equal in full.
+- :func:`encode_cursor` and :func:`decode_cursor` make and read the ``next`` of a page of jobs.
+- :class:`Uri` parses what fetchers are given, and :func:`redacted` removes secrets from any URL.
+
+This module imports cattrs, which :mod:`jobserver_core.ports` does not.
+"""
+
+from jobserver_core.models.pagination import decode_cursor, encode_cursor
+from jobserver_core.models.serialization import dumps, loads
+from jobserver_core.uris import Uri, redacted
+
+__all__ = ["Uri", "decode_cursor", "dumps", "encode_cursor", "loads", "redacted"]
