@@ -1,8 +1,8 @@
 """The PySpark launcher: a process per context with one JVM in it, and a process per running Python job.
 
 The package is imported on two sides. A server imports :class:`PySparkLauncher`. Context hosts and job
-processes, which may run another interpreter with nothing but PySpark, import ``jobserver_pyspark.host`` only;
-that is why the launcher is imported when it is asked for.
+processes, which may run in another interpreter that has only PySpark, import ``jobserver_pyspark.host``. So
+the launcher is imported on first access.
 """
 
 from __future__ import annotations

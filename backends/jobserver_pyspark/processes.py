@@ -1,4 +1,4 @@
-"""Processes on Linux: what dies with whom, and who belongs to a context."""
+"""Processes on Linux: their lifetimes, and which of them belong to a context."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def limit_descriptors(most: int = 65536) -> None:
     """Set this process' soft limit of file descriptors to the hard one, but not above ``most``.
 
     The server's own is as high as possible. Programs that a job starts may close every number below their
-    soft limit, which takes minutes where that is a thousand million.
+    soft limit, which takes minutes where that is a billion.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
     if soft != wanted:
-        with contextlib.suppress(OSError, ValueError):  # it stays as it was inherited
+        with contextlib.suppress(OSError, ValueError):  # it keeps the inherited limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
@@ -68,7 +68,7 @@ def adopt_orphans() -> None:
 
 
 def children(pid: int) -> list[int]:
-    """Return the ids of a process's children; none when that cannot be told."""
+    """Return the ids of a process's children; none when they cannot be read."""
     found: list[int] = []
     try:
         for task in os.listdir(f"/proc/{pid}/task"):
@@ -80,7 +80,7 @@ def children(pid: int) -> list[int]:
 
 
 def start_time(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot: with its id a name for ever. None if gone."""
+    """Return when a process started, in clock ticks since boot; None if it is gone. Unique with its id."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -90,7 +90,7 @@ def start_time(pid: int) -> int | None:
 
 
 def kill(pid: int) -> None:
-    """Send SIGKILL to a process; one that is gone is no error."""
+    """Send SIGKILL to a process, unless it is gone."""
     with contextlib.suppress(ProcessLookupError, PermissionError):  # gone, or never ours
         os.kill(pid, signal.SIGKILL)
 
@@ -104,7 +104,7 @@ def kill_group(pid: int) -> None:
 
 
 def marked(markers: Iterable[str]) -> list[int]:
-    """Return the ids of processes, but this one, whose environment carries one of the markers."""
+    """Return the ids of the other processes whose environment has one of the markers."""
     wanted = {f"{MARKER}={marker}".encode() for marker in markers}
     found = []
     for name in os.listdir("/proc") if _LINUX and wanted else []:
@@ -126,10 +126,11 @@ def boot_ticks() -> int:
 
 
 def adopted(variable: str) -> dict[int, set[str]]:
-    """Return the children of this process that carry an environment variable, and all names they carry.
+    """Return the children of this process that have an environment variable, each with the names of all it
+    has.
 
-    Give one of its children a variable of its own, and what carries it is that child, or came from it and has
-    lost its parent since.
+    If the variable is given to one child only, these are that child, and descendants of it that lost their
+    parent.
     """
     found = {child: _variables(child) for child in children(os.getpid())}
     return {child: variables for child, variables in found.items() if variable in variables}
@@ -164,7 +165,7 @@ def _variables(pid: int) -> set[str]:
 def kill_leaderless() -> None:
     """Kill and reap children of this process whose group has lost its leader; reap those that have ended.
 
-    They were adopted: what this process starts itself is in its own group, or leads one.
+    These were adopted: a process that this one starts itself is in its group, or leads a group.
     """
     for child in children(os.getpid()):
         with contextlib.suppress(ProcessLookupError, ChildProcessError):  # it ended, or was reaped elsewhere
@@ -175,9 +176,9 @@ def kill_leaderless() -> None:
 
 
 def reap_children(timeout: float = 1.0) -> None:
-    """Wait for every child that is ending, for so many seconds; for a process that is about to end itself.
+    """Wait at most ``timeout`` seconds for children that are ending, before this process ends itself.
 
-    Otherwise they would become zombies of process 1, which in a container may not be made for that.
+    Otherwise they would become zombies of process 1, which in a container may not reap any.
     """
     deadline = time.monotonic() + timeout
     with contextlib.suppress(ChildProcessError):  # none is left
@@ -187,9 +188,9 @@ def reap_children(timeout: float = 1.0) -> None:
 
 
 def kill_marked(markers: Iterable[str], timeout: float = 5.0) -> bool:
-    """Kill every process that carries one of the markers until none is left; return whether none is.
+    """Kill every process that has one of the markers; return whether none is left after ``timeout`` seconds.
 
-    It is repeated, since a process may fork between being found and being killed.
+    This is repeated, since a process may fork between being found and being killed.
     """
     wanted = list(markers)
     deadline = time.monotonic() + timeout

@@ -1,5 +1,5 @@
-"""What runs in a context's own processes: the host, its zygote, and the runners of Python jobs.
+"""The host of a context: the process that owns all other processes of the context.
 
-Nothing here imports more than the standard library, PySpark and py4j, since it runs in the
-interpreter of the context (``python.executable``), which need not have the job server installed.
+It imports only the standard library, PySpark and py4j, since it runs in the interpreter of the context
+(``python.executable``), which need not have the job server installed.
 """

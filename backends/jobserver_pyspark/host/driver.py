@@ -1,4 +1,4 @@
-"""The context's JVM: started, connected to, asked for its Spark application, and ended."""
+"""The context's JVM, with the Spark application in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jobserver_pyspark.protocol.messages import HostSpec, JvmCommand
 __all__ = ["JOB_CLASSES", "JVM_VARIABLE", "Driver", "GatewayServer"]
 
 JVM_VARIABLE = "_PYSPARK_DRIVER_CONN_INFO_PATH"
-"""The environment variable that tells the JVM where its gateway's address goes; its children inherit it."""
+"""The environment variable with the file for the address of the JVM's gateway; its children inherit it."""
 
 JOB_CLASSES = "job-classes"
 """The directory, in the context's temporary one, that :mod:`jobserver_pyspark.jvm` puts on the class path."""
@@ -28,21 +28,21 @@ _OWNER = "jobserver.job"
 """The local property that says which job starts something; JVM jobs carry it as well."""
 _POLL = 0.003
 _LOG_SIZE = 32 * 1024
-_TELLING = re.compile(
+_ERROR_LINE = re.compile(
     r"(?:Exception in thread \S+ |Error: |Caused by: |Unrecognized |Invalid |[\w.$]+(?:Exception|Error): )"
 )
 
 
-def telling_line(log: str) -> str:
-    """Return the line of a JVM's last words that says why it ended: the last cause, or the last line."""
+def error_line(log: str) -> str:
+    """Return the line of a JVM's output that says why it ended: the last cause, or else the last line."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    telling = [line for line in lines if _TELLING.match(line)]
-    causes = [line for line in telling if line.startswith("Caused by: ")]
-    return next(iter([*causes[-1:], *telling[-1:], *lines[-1:]]), "it said nothing")
+    errors = [line for line in lines if _ERROR_LINE.match(line)]
+    causes = [line for line in errors if line.startswith("Caused by: ")]
+    return next(iter([*causes[-1:], *errors[-1:], *lines[-1:]]), "it printed nothing")
 
 
 class GatewayServer:
-    """A py4j server in the JVM for one runner: its address, its secret, and its end."""
+    """A py4j server in the JVM, for one runner."""
 
     def __init__(self, server: Any) -> None:
         self._server = server
@@ -50,7 +50,7 @@ class GatewayServer:
         self.secret: str = server.secret()
 
     def shutdown(self) -> None:
-        """Close its connections, and let go of every JVM object that the runner held.
+        """Close its connections, and release every JVM object that the runner held.
 
         The py4j of Spark 4 interrupts the threads that are in a call: one that sleeps or waits ends.
         """
@@ -60,8 +60,8 @@ class GatewayServer:
 class Driver:
     """The JVM process, and what is in it.
 
-    Started by the host's main thread, which lives as long as the host: the JVM is killed when
-    that thread ends. Its gateway connections are made by whatever thread asks.
+    The host's main thread must start it, since the JVM is killed when that thread ends. Any thread may use
+    it: py4j gives each its own connection to the gateway.
     """
 
     def __init__(self, spec: HostSpec, log: BoundedLog, pump: OutputPump) -> None:
@@ -117,7 +117,7 @@ class Driver:
             if self.process.poll() is not None:
                 self._pump.finish(self._output)
                 ended = f"the driver's JVM ended with status {self.process.returncode}"
-                raise self._failure(f"{ended}: {telling_line(self._log.tail(_LOG_SIZE))}")
+                raise self._failure(f"{ended}: {error_line(self._log.tail(_LOG_SIZE))}")
             time.sleep(_POLL)
         data = self._info.read_bytes()
         self._info.unlink()
@@ -142,7 +142,7 @@ class Driver:
             raise self._failure_of(error) from error
 
     def _child_loader(self) -> Any:
-        """Make what the calls of Python jobs find their jars' classes by."""
+        """Make the class loader in which the calls of Python jobs find the classes of their jars."""
         parent = self.jvm.java.lang.Thread.currentThread().getContextClassLoader()
         nothing = self.gateway.new_array(self.jvm.java.net.URL, 0)
         return self.jvm.org.apache.spark.util.MutableURLClassLoader(nothing, parent)
@@ -163,7 +163,7 @@ class Driver:
             raise self._failure_of(error) from error
 
     def warm_session(self) -> None:
-        """Have the session make what its first use would wait for."""
+        """Have the session prepare what its first use would wait for."""
         if self.session is not None:
             self.session.sessionState()
 
@@ -181,7 +181,7 @@ class Driver:
         return self._failure(message, str(java.getClass().getName()), str(writer))
 
     def _failure(self, message: str, error_class: str = "", stack: str = "") -> ContextFailure:
-        time.sleep(0.05)  # what the JVM printed last is on its way through the pipe
+        time.sleep(0.05)  # the last output of the JVM is still in the pipe
         tail = f"last lines of the driver's log:\n{self._log.tail()}"
         return ContextFailure(message, error_class=error_class, stack=f"{stack}\n{tail}".strip())
 
@@ -197,7 +197,7 @@ class Driver:
         return str(found.get()) if found.isDefined() else None
 
     def gateway_server(self, tag: str) -> GatewayServer:
-        """Start a gateway server for one runner, whose Spark jobs all carry ``tag``, on whatever thread.
+        """Start a gateway server for one runner; the Spark jobs of all its threads carry ``tag``.
 
         Local properties and class loaders are inherited by threads: the server's threads come from this one.
         """
@@ -228,8 +228,8 @@ class Driver:
     def stop_queries(self, tag: str) -> None:
         """Stop a runner's streaming queries, of whatever sessions.
 
-        Spark does not say who started a query. But the query's thread has inherited the local properties of
-        the thread that started it, from its first moment on, so that no kill can come too early.
+        Spark does not record who started a query. But the query's thread inherits the local properties of
+        the thread that started it, from the beginning, so no kill can come too early.
         """
         if self.session is not None:
             for query in self.session.sharedState().activeStreamingQueries().values():
@@ -264,7 +264,7 @@ class Driver:
         return method.invoke(target, arguments)
 
     def stop_streaming(self, tag: str) -> None:
-        """Stop the application's StreamingContext if it is a runner's; a JVM has room for one."""
+        """Stop the application's StreamingContext, of which a JVM has at most one, if a runner started it."""
         active = self.jvm.org.apache.spark.streaming.StreamingContext.getActive()
         if active.isDefined():
             streaming = active.get()
@@ -274,8 +274,8 @@ class Driver:
     def add_archive(self, path: Path, name: str) -> None:
         """Have every executor unpack a ZIP file as the directory ``name`` among its files.
 
-        A session of Spark 4 whose artifacts are isolated gives its tasks files of its own, so that it is told
-        as well.
+        A session of Spark 4 with isolated artifacts gives its tasks files of its own, so the archive is added
+        to it as well.
         """
         self.context.addArchive(f"{path.as_uri()}#{name}")
         self._add_artifact(path, f"archives/{path.name}", name)
@@ -297,22 +297,22 @@ class Driver:
         )
 
     def add_jar(self, path: Path) -> None:
-        """Have Python jobs, and the tasks of every job, find the classes of a jar."""
+        """Make the classes of a jar available to Python jobs and to the tasks of every job."""
         self.context.addJar(path.as_uri())
         self._add_artifact(path, f"jars/{path.name}", None)
         self._loader.addURL(self.jvm.java.net.URL(path.as_uri()))
 
     @property
     def stopped(self) -> bool:
-        """Whether the application ended, be it by itself or because the cluster ended it."""
+        """Whether the application ended, by itself or by the cluster."""
         return bool(self.context.isStopped())
 
     @property
     def over(self) -> bool:
-        """Whether the application or its JVM has ended, or is about to: then little can be asked of it."""
+        """Whether the application or its JVM has ended, or is ending, so that calls may fail."""
         try:
             return self.process.poll() is not None or self.stopped
-        except Exception:  # noqa: BLE001 - the connection is broken, whatever it is called
+        except Exception:  # noqa: BLE001 - whatever it is, the connection is broken
             return True
 
     def stop(self) -> None:
@@ -325,5 +325,5 @@ class Driver:
                 self.process.stdin.close()  # the gateway's main ends at the end of its input
 
     def kill(self) -> None:
-        """End the JVM at once."""
+        """Kill the JVM."""
         processes.kill(self.process.pid)

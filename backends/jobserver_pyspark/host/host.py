@@ -1,4 +1,4 @@
-"""The context host: owns the context's JVM and runners, and does what its server says."""
+"""The context host: owns the context's JVM and runners, and serves the server's requests."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ ServerChannel = Channel[HostToServer, ServerToHost]
 
 
 def run(connect: Connect) -> NoReturn:
-    """Connect to the server, and be the host that it wants. Call it on the main thread."""
+    """Connect to the server, and serve it until the end of the process. Call it on the main thread."""
     server = ServerChannel(
         socket.create_connection((connect.host, connect.port), timeout=_CONNECT_TIMEOUT),
         ServerToHost,
@@ -198,11 +198,11 @@ class Host:
             except Exception as error:  # noqa: BLE001 - the other thread raises it
                 failures.append(error)
 
-        beside = threading.Thread(target=make_runner, name="first runner")
-        beside.start()
+        making = threading.Thread(target=make_runner, name="first runner")
+        making.start()
         if self._spec.session:
             self._driver.start_session()
-        beside.join()
+        making.join()
         jobs.session_ready.set()
         if failures:
             raise ContextFailure.of(failures[0]) from failures[0]
@@ -219,7 +219,7 @@ class Host:
     def _watch_jvm(self) -> None:
         status = self._driver.process.wait()
         if not self._stopping:
-            time.sleep(0.1)  # the last words of the JVM
+            time.sleep(0.1)  # the last output of the JVM is still in the pipe
             what = f"signal {-status}" if status < 0 else f"exit status {status}"
             self._lose(f"the driver's JVM ended by itself ({what})")
 
@@ -230,7 +230,7 @@ class Host:
     def _watch_application(self) -> None:
         while not self._stopping:
             time.sleep(_STOPPED_INTERVAL)
-            processes.kill_leaderless()  # Python workers whose daemon died would hold their cores for ever
+            processes.kill_leaderless()  # Python workers whose daemon died would hold their cores forever
             try:
                 stopped = self._driver.stopped
             except Exception:  # noqa: BLE001 - the JVM is gone, which its own watch reports
@@ -238,11 +238,11 @@ class Host:
             if stopped and not self._stopping:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._driver.process.wait(_JVM_END_TIMEOUT)
-                    return  # the whole JVM ended, which its own watch reports
+                    return  # the JVM itself ended, which its own watch reports
                 self._end_with_application()
 
     def _end_with_application(self) -> NoReturn:
-        """Report that the application ended; the cluster's last words say who ended it, if anything does."""
+        """Report that the application ended; the last log lines may say that it was killed."""
         if found := _KILLED.search(self._log.tail(_LOG_SIZE)):
             self._lose(f"the Spark application was killed from outside ({found[0]})", killed_outside=True)
         self._lose("the Spark application ended by itself")
@@ -264,11 +264,11 @@ class Host:
     # -- end ---------------------------------------------------------------------------------------
 
     def _stop(self) -> None:
-        """Stop gracefully; the server ends this process by force when that takes too long."""
+        """Stop gracefully; the server kills this process when that takes too long."""
         self._stopping = True
         if self._jobs is not None:
             self._jobs.close()
-        self._zygote.close()  # with every runner, also one that is just being made
+        self._zygote.close()  # with every runner, even one that is being made
         try:
             if self._driver.jvm is not None:
                 self._jvm_jobs.close()

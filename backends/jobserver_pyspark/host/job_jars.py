@@ -1,4 +1,4 @@
-"""Jars in the class paths of Python jobs: what their calls to the JVM, and Spark's tasks, can load."""
+"""Jars in the class paths of Python jobs: made available to their calls to the JVM, and to Spark's tasks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["JarConflict", "JobJars"]
 
 
 class JarConflict(Exception):
-    """A class that the context would have twice, in words for the job's author."""
+    """Two different jars have the same class; the message is for the job's author."""
 
 
 class JobJars:

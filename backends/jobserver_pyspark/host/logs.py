@@ -19,8 +19,8 @@ _PIPE_READS = 16
 class BoundedLog:
     """A log file that is appended to, and never grows over ``limit`` bytes.
 
-    When it is full, its older half is dropped and a line says so at its beginning; the file
-    stays the same file, so that it can be read and followed at any time.
+    When it is full, its older half is dropped, and its first line says how much. The file stays the same
+    file, so it can be read and followed at any time.
     """
 
     def __init__(self, path: Path, limit: int) -> None:
@@ -48,19 +48,18 @@ class BoundedLog:
             view = view[os.write(self._file, view) :]
 
     def _make_room(self, data: bytes) -> bytes:
-        """Cut the file down, and return what is to be appended to it."""
+        """Truncate the file, and return what to append to it."""
         keep = self._limit // 2
         size = os.fstat(self._file).st_size
         kept = os.pread(self._file, max(0, keep - len(data)), max(0, size - max(0, keep - len(data))))
-        whole = kept + data
-        tail = whole[-keep:]
+        tail = (kept + data)[-keep:]
         tail = tail[tail.find(b"\n") + 1 :] or tail
         self._dropped += size + len(data) - len(tail)
         os.ftruncate(self._file, 0)
-        note = (
+        first_line = (
             f"[{self._dropped} bytes of earlier output were dropped: a log keeps up to {self._limit} bytes]\n"
         )
-        return note.encode() + tail
+        return first_line.encode() + tail
 
     def tail(self, size: int = 4096) -> str:
         """Return the last ``size`` bytes as text, from the beginning of a line."""
@@ -74,7 +73,7 @@ class BoundedLog:
         return data.decode(errors="replace").strip()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._lock:
             if self._file >= 0:
                 os.close(self._file)
@@ -93,7 +92,7 @@ class Output:
 
 
 class OutputPump:
-    """One thread that carries the output of many processes to their logs."""
+    """One thread that copies the output of many processes to their logs."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -107,20 +106,20 @@ class OutputPump:
         self._thread.start()
 
     def add(self, fd: int, write: Callable[[bytes], None]) -> Output:
-        """Begin to carry what can be read from ``fd``, which the pump owns from now on."""
+        """Start to copy what can be read from ``fd``, which the pump owns from now on."""
         os.set_blocking(fd, False)
         output = Output(fd, write)
         self._change(output)
         return output
 
     def drain(self, output: Output) -> None:
-        """Carry what the pipe holds now, on this thread; its writer goes on."""
+        """Copy what is in the pipe now, on this thread; its writer goes on."""
         for _ in range(_PIPE_READS):
-            if not self._carry(output, again=False):
+            if not self._copy(output, again=False):
                 return
 
     def finish(self, output: Output, timeout: float = 2.0) -> None:
-        """Carry what the pipe still holds and close it, also when some process holds its other end."""
+        """Copy what is still in the pipe and close it, even if a process holds its other end."""
         output.closing = True
         self._change(output)
         output.done.wait(timeout)
@@ -142,7 +141,7 @@ class OutputPump:
             for key, _events in self._selector.select():
                 if key.data is None:
                     self._take_changes()
-                elif not self._carry(key.data):
+                elif not self._copy(key.data):
                     self._close(key.data)
         for key in list(self._selector.get_map().values()):
             os.close(key.fd)
@@ -160,8 +159,8 @@ class OutputPump:
                 self._selector.register(output.fd, selectors.EVENT_READ, output)
 
     @staticmethod
-    def _carry(output: Output, *, again: bool = True) -> bool:
-        """Carry one piece; return whether there may be more."""
+    def _copy(output: Output, *, again: bool = True) -> bool:
+        """Copy one chunk; return whether there may be more."""
         with output.reading:  # what is read first is written first, whichever thread reads
             try:
                 data = os.read(output.fd, _READ)

@@ -1,7 +1,7 @@
 """Processes that a job started inside the JVM or a Python worker, and whose own parents have ended.
 
 The host adopts every orphan of its context. Nothing in a process says which job it belongs to, so an orphan
-is taken for a job's when no other job ran at the time it was started. What is in doubt ends with the context.
+is assigned to a job when no other job ran at the time it was started. In doubt, it ends with the context.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jobserver_pyspark.host.driver import JVM_VARIABLE
 __all__ = ["end_orphans"]
 
 _WORKER_VARIABLE = "PYTHON_WORKER_FACTORY_SECRET"
-"""The environment variable that Spark gives its Python workers, and with them what tasks in Python start."""
+"""The environment variable that Spark sets for its Python workers, and what Python tasks start inherits."""
 _TIMEOUT = 5.0
 
 
@@ -23,7 +23,7 @@ def end_orphans(begun: int, others: Collection[int], *, of_tasks: bool) -> None:
     """Kill a job's orphans until there are none.
 
     ``begun`` and ``others`` are when the job and the other jobs began, in ticks of :func:`boot_ticks`.
-    ``of_tasks`` says whose they are: of tasks in Python, or of code in the JVM.
+    ``of_tasks`` selects those of Python tasks, otherwise those of code in the JVM.
     """
     deadline = time.monotonic() + _TIMEOUT
     while (found := _orphans(begun, others, of_tasks=of_tasks)) and time.monotonic() < deadline:

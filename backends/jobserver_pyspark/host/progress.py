@@ -8,6 +8,7 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from jobserver_pyspark.host.reports import JobReports
+from jobserver_pyspark.protocol.converter import JsonObject
 from jobserver_pyspark.protocol.messages import JobProgressed
 
 __all__ = ["ProgressBoard", "ProgressReporter", "SparkTag"]
@@ -64,8 +65,8 @@ class ProgressBoard:
         jobs = [job for job in self._jobs() if job["status"] == "RUNNING" and tag in _tags(job)]
         return {stage for job in jobs for stage in job["stageIds"]}
 
-    def _jobs(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(self._mapper.writeValueAsString(self._store.jobsList(None)))
+    def _jobs(self) -> list[JsonObject]:
+        found: list[JsonObject] = json.loads(self._mapper.writeValueAsString(self._store.jobsList(None)))
         return found
 
     def busy(self, stages: set[int]) -> bool:
@@ -98,7 +99,7 @@ class ProgressReporter:
         self._reported = {job_id: now[tag] for job_id, tag in running.items()}
 
 
-def _tags(job: dict[str, Any]) -> set[str]:
+def _tags(job: JsonObject) -> set[str]:
     return {tag for tag in (job.get("jobGroup"), *(job.get("jobTags") or [])) if tag is not None}
 
 
@@ -106,7 +107,7 @@ def _sum(rows: Collection[Progress]) -> Progress:
     return Progress(*map(sum, zip(*rows, strict=True)))
 
 
-def _progress(job: dict[str, Any]) -> Progress:
+def _progress(job: JsonObject) -> Progress:
     stages_done = job["numCompletedStages"] + job["numSkippedStages"]
     return Progress(
         stages_done=stages_done,

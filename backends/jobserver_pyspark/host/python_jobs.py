@@ -3,7 +3,7 @@
 Where runners come from. A job takes, in this order: an idle runner that has served its class path, a spare
 one that has served none, a new one. A runner that finished a job cleanly puts its state back and becomes
 idle; any other end of a job ends the runner with all that the job started. The end of a clean job is reported
-before its runner is made fit again, so that nobody waits for that.
+before its runner restores its state, so that nobody waits for that.
 
 Invariant: an idle runner holds nothing of a job, neither output in its pipe nor Spark jobs under its tag.
 """
@@ -59,7 +59,7 @@ _EXIT_TIMEOUT = 10.0
 _IDLE_TIMEOUT = 8.0
 _LULL_TIMEOUT = 0.5
 _MAX_IDLE = 16
-"""Runners that wait for another job of their class path; each costs some 30 MB."""
+"""The most runners that wait for another job of their class path; each costs some 30 MB."""
 
 
 class _Job:
@@ -168,13 +168,13 @@ class PythonJobs:
             self._wait_for_a_lull()
 
     def _wait_for_a_lull(self) -> None:
-        """While there is a spare left, let jobs that have just begun have the cores for themselves."""
+        """While there is a spare left, leave the cores to jobs that have just begun."""
         deadline = time.monotonic() + _LULL_TIMEOUT
         while self._spares and self.busy and time.monotonic() < deadline:
             time.sleep(0.01)
 
     def _warm_up(self, first: RunnerProcess) -> None:
-        """Start the Python worker in a spare, unless a job has taken that already."""
+        """Start the first Python worker from a spare, unless a job has taken it already."""
         with self._lock:
             if first not in self._spares:
                 return
@@ -205,7 +205,7 @@ class PythonJobs:
         return fit[-1] if fit else spare or self._attached()
 
     def _discard(self, runner: RunnerProcess) -> None:
-        """End a runner that has no job, and let go of what is held for it."""
+        """End a runner that has no job, and release what is held for it."""
         runner.kill()
         runner.exited.wait(_EXIT_TIMEOUT)
         runner.close(self._pump)
@@ -252,7 +252,7 @@ class PythonJobs:
             runner.kill()
 
     def _warn(self, text: str) -> None:
-        """Report what went wrong beside the jobs, without a stack, unless the context is ending."""
+        """Report a problem that is no job's failure, without a stack, unless the context is ending."""
         if not self._closing and not self._driver.over:
             self._reports.warn(" ".join(text.splitlines()[:2]))
 
@@ -399,7 +399,7 @@ class PythonJobs:
         runner.kill()
         if job.finished:  # while the process ends
             with self._cleaning(job):
-                self._let_go(job, runner)
+                self._release(job, runner)
         runner.exited.wait(_EXIT_TIMEOUT)
         with self._cleaning(job):
             if not job.finished:
@@ -407,13 +407,13 @@ class PythonJobs:
             self._driver.stop_queries(runner.tag)
             self._driver.stop_streaming(runner.tag)
             if not job.finished:
-                self._let_go(job, runner)
+                self._release(job, runner)
         others = [other.begun for other in list(self._jobs.values()) if other is not job]
         end_orphans(job.begun, others, of_tasks=True)
         runner.close(self._pump)
 
-    def _let_go(self, job: _Job, runner: RunnerProcess) -> None:
-        """Cancel what the job left in Spark, and release those who wait for what it will not make."""
+    def _release(self, job: _Job, runner: RunnerProcess) -> None:
+        """Cancel what the job left in Spark, and wake those who wait for what it will not make."""
         if job.finished:
             self._driver.cancel(runner.tag)  # of its threads, at most
         else:
@@ -425,7 +425,7 @@ class PythonJobs:
         """Report what goes wrong inside, and go on."""
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - the JVM may answer in many ways
+        except Exception as error:  # noqa: BLE001 - the JVM may fail in many ways
             self._warn(f"after job {job.id}: {describe(error)}")
 
     def _cancel_and_wait(self, tag: str) -> None:
@@ -437,7 +437,7 @@ class PythonJobs:
             time.sleep(0.02)
 
     def _abandon(self, job_id: str) -> None:
-        """Release those who wait for named objects that the job will not make."""
+        """Wake those who wait for named objects that the job will not make."""
         creators = self._properties.get("jobserver.namedObjects.creators")
         if creators is not None and not creators.isEmpty():
             from jobserver_pyspark.runner.named_objects import abandon  # noqa: PLC0415 - few jobs have named objects

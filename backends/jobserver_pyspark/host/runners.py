@@ -1,4 +1,4 @@
-"""The host's side of runners: forked by the zygote, attached ahead of need, and ended for good."""
+"""The host's side of runners and their zygote."""
 
 from __future__ import annotations
 

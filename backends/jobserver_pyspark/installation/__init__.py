@@ -1,1 +1,1 @@
-"""What a context needs of this machine: Java, PySpark, site configuration, compiled JVM parts, archives."""
+"""What a context needs on this machine: Java, PySpark, site configuration, compiled JVM parts, archives."""

@@ -1,9 +1,9 @@
 """Archives of the driver JVM's classes, which halve the time and CPU that a context's start takes.
 
-A JVM that is told ``-XX:ArchiveClassesAtExit`` writes the classes it has loaded into a file; later ones
-map that file instead of loading and checking some fifteen thousand classes again (Java's
-"dynamic class-data sharing"). An archive fits one Java, one class path and one set of options, so
-that its file's name is a hash of all these. A JVM that cannot use an archive does without.
+A JVM with the option ``-XX:ArchiveClassesAtExit`` writes the classes it has loaded into a file; later ones
+map that file instead of loading and checking some fifteen thousand classes again (Java's "dynamic class-data
+sharing"). An archive fits one Java, one class path and one set of options, so its file's name is a hash of
+all these. A JVM that cannot use an archive works without.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ClassData:
 
     @property
     def exists(self) -> bool:
-        """Whether the archive was made."""
+        """Whether the archive exists."""
         return self.path.is_file()
 
     def options(self) -> list[str]:
@@ -57,11 +57,11 @@ class ClassData:
         return [f"-XX:SharedArchiveFile={archives}", *_QUIET]
 
     def make(self, train: Callable[[list[str]], bool], *, give_up: threading.Event | None = None) -> bool:
-        """Make the archive, unless another process is about it; return whether it is there.
+        """Make the archive, unless another process is making it; return whether it exists.
 
-        ``train`` runs a context, whose JVM has the options that it is given, does in it what
-        contexts do, and stops it gracefully; it returns whether that went well. Setting ``give_up`` ends
-        the JVM that this method starts itself.
+        ``train`` runs a context whose JVM has the options that are its argument, does in it what contexts
+        do, stops it gracefully, and returns whether that succeeded. Setting ``give_up`` ends the JVM that
+        this method starts itself.
         """
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._locked() as mine:
@@ -81,7 +81,7 @@ class ClassData:
             temporary.unlink(missing_ok=True)
 
     def _ensure_base(self, give_up: threading.Event) -> bool:
-        """Make the archive of Java's own classes for a JDK that came without; return whether it is ours."""
+        """Make the archive of Java's own classes for a JDK that has none; return whether this was needed."""
         if (self._java.home / "lib" / "server" / "classes.jsa").is_file():
             return False
         if not self._base.is_file():
@@ -106,7 +106,7 @@ class ClassData:
 
 
 def _run(command: list[str], timeout: float, give_up: threading.Event) -> None:
-    """Run a command, killed after ``timeout`` seconds or when it is given up. Raises SubprocessError."""
+    """Run a command; kill it after ``timeout`` seconds or when ``give_up`` is set. Raises SubprocessError."""
     deadline = time.monotonic() + timeout
     quiet = subprocess.DEVNULL
     environment = {**os.environ, **utf8_locale()}
@@ -121,11 +121,12 @@ def _run(command: list[str], timeout: float, give_up: threading.Event) -> None:
         raise subprocess.CalledProcessError(process.returncode, command)
 
 
-class Training:
-    """Makes the archive in the background, once, some time after the first context had to do without.
+class ArchiveMaker:
+    """Makes archives in the background, each once, some time after the first context that had to start
+    without.
 
-    It waits ``delay`` seconds, so as not to be in the way of what the server was started for, and is
-    given up when the launcher closes.
+    It waits ``delay`` seconds, so that it does not slow down what the server was started for, and gives up
+    when the launcher closes.
     """
 
     def __init__(self, delay: float = 30.0) -> None:
@@ -136,7 +137,7 @@ class Training:
         self._threads: list[threading.Thread] = []
 
     def begin(self, data: ClassData, train: Callable[[list[str]], bool]) -> None:
-        """Begin to make an archive, unless that was begun or is done."""
+        """Start to make an archive, unless it exists or was started."""
         with self._lock:
             if data.exists or data.path in self._begun:
                 return
@@ -151,15 +152,15 @@ class Training:
         try:
             made = data.make(train, give_up=self._closed)
         except (OSError, subprocess.SubprocessError, JobServerError) as error:
-            _log.warning("contexts start without an archive of classes: %s", error)
+            _log.warning("cannot make an archive of classes, so contexts start more slowly: %s", error)
         else:
             _log.info("archive of classes %s: %s", data.path, "made" if made else "not made")
 
     def stop(self) -> None:
-        """Begin nothing any more, and give up what was begun."""
+        """Start nothing any more, and give up what was started."""
         self._closed.set()
 
     def join(self, deadline: float) -> None:
-        """Wait until nothing is under way, at most until ``deadline`` on the monotonic clock."""
+        """Wait until nothing is being made, at most until ``deadline`` on the monotonic clock."""
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))

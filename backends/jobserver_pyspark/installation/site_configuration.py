@@ -1,4 +1,4 @@
-"""The configuration that a site has for its Spark and Hadoop, found where Spark's own scripts find it."""
+"""The machine's own configuration of Spark and Hadoop, found where Spark's own scripts find it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SETTING = re.compile(r"\s*(spark\.[^\s:=]+)[\s:=]+(.*\S)\s*$")
 
 
 def defaults(installation: Installation) -> dict[str, str]:
-    """Return the settings of ``spark-defaults.conf``, but for the master, which is the server's to say."""
+    """Return the settings of ``spark-defaults.conf``, without the master, which the server sets."""
     try:
         lines = (
             (_spark_directory(installation) / "spark-defaults.conf").read_text(encoding="utf-8").splitlines()
@@ -27,17 +27,18 @@ def defaults(installation: Installation) -> dict[str, str]:
 
 
 def class_path(installation: Installation) -> list[str]:
-    """Return what a driver's class path has beside Spark's jars: configuration, and Hadoop's own jars if any.
+    """Return what a driver's class path has besides Spark's jars: configuration, and Hadoop's own jars if
+    any.
 
-    It comes after them, whatever Spark's scripts do: a JVM cannot archive its classes with a directory before
-    its jars, and no file that a site may have is in Spark's jars too.
+    It comes after the jars, unlike in Spark's scripts: a JVM cannot archive its classes with a directory
+    before its jars. That makes no difference, since no configuration file is in Spark's jars too.
     """
     hadoop = os.environ.get("SPARK_DIST_CLASSPATH")
     return [*map(str, _directories(installation)), *([hadoop] if hadoop else [])]
 
 
 def has_hive(installation: Installation) -> bool:
-    """Whether the site has a metastore of its own."""
+    """Return whether the site has a metastore of its own."""
     return any((directory / "hive-site.xml").is_file() for directory in _directories(installation))
 
 

@@ -1,4 +1,4 @@
-"""The PySpark of the interpreter that a context runs: where it is, which version, and the views of it."""
+"""The PySpark of a context's interpreter: where it is, its version, and views of it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Installation:
 
     @property
     def jars(self) -> list[Path]:
-        """Spark's own class path, in a fixed order: the logging interface first, as Spark has it."""
+        """Spark's own class path, in a fixed order: the logging interface first, as in Spark."""
         found = sorted((self.package / "jars").glob("*.jar"))
         return sorted(found, key=lambda jar: not jar.name.startswith("slf4j-api"))
 
@@ -92,7 +92,7 @@ class SparkInstall:
 
 @functools.lru_cache(maxsize=32)
 def find_installation(python: str) -> Installation:
-    """Ask an interpreter for its PySpark, once. Raises LaunchError that says what is missing."""
+    """Return the PySpark of an interpreter. Raises LaunchError that says what is missing."""
     try:
         done = subprocess.run(  # noqa: S603 - whoever configures contexts chooses the interpreter
             [python, "-c", _ASK], capture_output=True, text=True, timeout=60, check=False, cwd="/"
@@ -116,10 +116,10 @@ def find_installation(python: str) -> Installation:
 
 
 def spark_home_view(installation: Installation, cache: Path) -> Path:
-    """Return a directory to use as ``SPARK_HOME``: PySpark's, but without ``python/lib``.
+    """Return a directory to use as ``SPARK_HOME``: PySpark's, without ``python/lib``.
 
-    Python workers import what that holds, a ZIP without byte code, which takes half a second longer than
-    the package that the interpreter has anyway.
+    Python workers would import from the ZIP in there, which has no byte code. That takes half a second
+    longer than the package that the interpreter has anyway.
     """
     names = [
         entry for entry in sorted(installation.package.iterdir()) if entry.name in ("jars", "bin", "sbin")
@@ -128,7 +128,7 @@ def spark_home_view(installation: Installation, cache: Path) -> Path:
 
 
 def default_cache_dir(environment: Mapping[str, str] | None = None) -> Path:
-    """Return the user's cache directory for job servers, after the XDG base directory specification."""
+    """Return the user's cache directory for job servers, as the XDG base directory specification says."""
     environment = os.environ if environment is None else environment
     root = environment.get("XDG_CACHE_HOME", "")
     return Path(root if os.path.isabs(root) else os.path.expanduser("~/.cache"), "jobserver")
@@ -142,7 +142,7 @@ def python_view(packages: Iterable[str], cache: Path) -> Path:
 def _location(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise LaunchError(message=f"the package {package} is not installed beside the job server")
+        raise LaunchError(message=f"the package {package} is not installed in the job server's environment")
     path = Path(spec.origin)
     return path.parent if path.name == "__init__.py" else path
 

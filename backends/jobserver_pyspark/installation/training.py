@@ -1,22 +1,22 @@
-"""What a JVM does while the archive of its classes is made: a little of all that contexts do."""
+"""The job that a JVM runs while the archive of its classes is made: a little of all that contexts do."""
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["CLASS_NAME", "Training"]
+__all__ = ["CLASS_NAME", "TrainingJob"]
 
-CLASS_NAME = "jobserver_pyspark.installation.training.Training"
+CLASS_NAME = "jobserver_pyspark.installation.training.TrainingJob"
 
 
-class Training:
+class TrainingJob:
     """A job that loads the classes of RDDs, SQL, files and Python functions."""
 
     def validate(self, context: Any, runtime: Any, config: Any) -> None:
         """Accept anything."""
 
     def run_job(self, context: Any, runtime: Any, data: Any) -> int:
-        """Do a little of everything, and return how many rows that made."""
+        """Do a little of everything, and return the number of rows."""
         from pyspark.sql import functions  # noqa: PLC0415 - in a job's process
 
         spark = context.sparkContext

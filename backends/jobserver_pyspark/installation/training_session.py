@@ -1,4 +1,4 @@
-"""The context that runs for the sake of its JVM's archive of classes."""
+"""The context that is started to make the archive of its JVM's classes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Nowhere(ResultSink):
 
 
 class TrainingSession(ContextListener):
-    """Follows a context through one training job to its graceful stop, when the JVM writes the archive."""
+    """Runs one training job in a context and stops it gracefully, whereupon the JVM writes the archive."""
 
     def __init__(self, directory: Path, python: str) -> None:
         self._changed = threading.Condition()
@@ -52,7 +52,7 @@ class TrainingSession(ContextListener):
         )
 
     def follow(self, handle: ContextHandle) -> bool:
-        """Run the job and stop the context; return whether all went well."""
+        """Run the job and stop the context; return whether both succeeded."""
         if not self._wait(lambda: self._ready, _START_TIMEOUT):
             handle.kill()
             return False
@@ -74,29 +74,29 @@ class TrainingSession(ContextListener):
             self._changed.wait_for(lambda: self._end is not None or reached(), timeout)
             return self._end is None
 
-    def _tell(self, name: str, value: object) -> None:
+    def _set(self, name: str, value: object) -> None:
         with self._changed:
             setattr(self, name, value)
             self._changed.notify_all()
 
     def context_ready(self, *, application_id: str | None, url: str | None) -> None:
-        """Note that the job can be run."""
-        self._tell("_ready", True)
+        """Start the job."""
+        self._set("_ready", True)
 
     def context_ended(self, end: ContextEnd, error: ErrorInfo | None = None) -> None:
-        """Note the end."""
-        self._tell("_end", end)
+        """Remember the end."""
+        self._set("_end", end)
 
     def job_running(self, job_id: str) -> None:
-        """Nothing depends on it."""
+        """Ignore it."""
 
     def job_progress(self, job_id: str, progress: JobProgress) -> None:
-        """Nothing depends on it."""
+        """Ignore it."""
 
     def open_result(self, job_id: str, *, stream: bool) -> ResultSink:
-        """Give a sink that keeps nothing."""
+        """Return a sink that drops everything."""
         return _Nowhere()
 
     def job_ended(self, job_id: str, outcome: JobOutcome) -> None:
-        """Note how the job went."""
-        self._tell("_outcome", outcome)
+        """Remember the outcome."""
+        self._set("_outcome", outcome)

@@ -1,4 +1,4 @@
-"""Runs JVM jobs in a context, through the gateway of its JVM."""
+"""Runs JVM jobs in a context, through py4j's gateway to its JVM."""
 
 from __future__ import annotations
 
@@ -172,9 +172,9 @@ class JvmJobs:
     def _load_api(self, request: JvmJobRequest) -> None:
         """Load the job API before any class that refers to it, or any copy of it, can be loaded.
 
-        Where the API is compiled already, every context loads it at once, so that what a jar finds does not
-        depend on what ran before. Elsewhere only jobs that need it wait for it, and are refused when there is
-        no repository to get its libraries from.
+        Where the API is compiled already, every context loads it at once, so that the classes that a jar
+        finds do not depend on earlier jobs. Elsewhere only jobs that need it wait for it, and they fail when
+        its libraries cannot be resolved.
         """
         jars = self.toolchain.ready_api_jars()
         if jars is None:
@@ -190,8 +190,8 @@ class JvmJobs:
         """Put the classes of these jars on the JVM's class path.
 
         The JVM looks into a directory of its class path whenever it looks for a class, so the content may
-        come late. Every loader of jobs is below, and the context's own jars come after it: everybody sees
-        these classes, whatever copies of them a jar may hold.
+        come late. Every loader of jobs is below, and the context's own jars come after it. So everyone sees
+        these classes, even where a jar has copies of them.
         """
         new = self.job_classes.with_name(f"{self.job_classes.name}.new")
         new.symlink_to(self.toolchain.unpacked(jars))

@@ -1,1 +1,1 @@
-"""What runs in the server's process: one supervisor per context."""
+"""The part in the server's process: a supervisor for each context."""

@@ -25,14 +25,14 @@ _PREFIXES = ("spark.", "passthrough.", "hadoop.", "launcher.", "streaming.")
 _OLD = frozenset(
     {"context-per-jvm", "is-python", "sync", "timeout", "context-init-timeout", "forked-jvm-init-timeout"}
 )
-"""Keys that clients and files of the old server send, and that mean nothing here."""
+"""Keys that clients and files of the old server have, and that have no effect here."""
 
 
 def check_keys(keys: Iterable[str]) -> None:
     """Check the dotted keys of a context's settings.
 
     Raises:
-        InvalidSetting: for keys that are not settings; it names all of them, and the nearest to the first.
+        InvalidSetting: there are unknown keys; it names all of them, and the nearest match of the first.
 
     """
     unknown = [key for key in keys if key not in _KEYS and not key.startswith(_PREFIXES) and key not in _OLD]

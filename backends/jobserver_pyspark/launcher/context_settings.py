@@ -1,4 +1,4 @@
-"""From a context's settings, as the HTTP contract lists them, to what Spark is told."""
+"""Translates a context's settings, as the HTTP contract lists them, for Spark."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ CONTEXT_TYPES: dict[str, ContextType] = {
     "StreamingContextFactory": "streaming",
     "JavaStreamingContextFactory": "streaming",
 }
-"""What a context's jobs are handed, by the last part of its factory's name; others are custom."""
+"""The context types, by the last part of the factory's name; all other factories are custom."""
 
 PREPARED = frozenset(
     {"spark.jars.packages", "spark.jars", "spark.files", "spark.archives", "spark.submit.pyFiles"}
 )
-"""Settings that Spark's own submission acts upon before there is an application."""
+"""Settings that Spark's own submission processes before there is an application."""
 
 LOOPBACK = "127.0.0.1"
 
@@ -51,11 +51,10 @@ _LOOPBACK = re.compile(r"spark://(?:127\.[0-9.]+|localhost|\[::1\])(?::\d+)?(?:,
 class ContextSettings:
     """What a context's settings mean to Spark.
 
-    ``conf`` is for the SparkConf, ``hadoop`` for the Hadoop configuration. ``context_type`` is what
-    jobs are handed: ``spark``, ``session``, ``sql``, ``hive``, ``streaming`` or ``custom``; ``any``, where no
-    factory was named, is what each job wants. ``hive`` is whether its tables are Hive's.
-    ``jvm_isolation`` is how versions of JVM code are kept apart (``session``, ``shared``), None for the
-    best that there is.
+    ``conf`` is for the SparkConf, ``hadoop`` for the Hadoop configuration. ``context_type`` is what jobs get
+    as their context; ``any``, without a factory, lets each job choose. ``hive`` says whether its tables are
+    Hive's. ``jvm_isolation`` is how versions of JVM code are isolated (``session``, ``shared``), None for
+    the default.
     """
 
     master: str
@@ -81,13 +80,13 @@ class ContextSettings:
 
     @property
     def needs_submit(self) -> bool:
-        """Whether Spark's own submission has work to do: packages, impersonation, another cluster's ways."""
+        """Whether Spark's own submission is needed: for packages, impersonation, YARN or Kubernetes."""
         other_cluster = not self.local and not self.master.startswith("spark://")
         return other_cluster or self.proxy_user is not None or not PREPARED.isdisjoint(self.conf)
 
 
 def read_settings(settings: Mapping[str, Any], *, default_master: str) -> ContextSettings:
-    """Read the merged tree of a context's settings. Raises InvalidSetting for what can never work."""
+    """Read the merged tree of a context's settings. Raises InvalidSetting."""
     flat = flattened(settings)
     check_keys(flat)
     conf = {key: value for key, value in flat.items() if key.startswith("spark.") and key != _PROXY_USER}
@@ -115,7 +114,7 @@ def read_settings(settings: Mapping[str, Any], *, default_master: str) -> Contex
 
 _PROXY_USER = "spark.proxy.user"
 _SESSION_HIVE = "spark.session.hive.enabled"
-"""The old server's setting for sessions; there it was on unless switched off, which costs seconds a start."""
+"""The old server's setting for sessions. It was on by default there, which costs seconds at each start."""
 
 
 def _context_type_of(factory: str) -> ContextType:
@@ -149,7 +148,7 @@ def _isolation(wanted: str | None) -> str | None:
 
 
 def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return the leaves of a tree by their dotted paths, as Spark takes them; nulls are left out."""
+    """Return the leaves of a tree by their dotted paths, as Spark reads them, without nulls."""
     return dict(_leaves(tree, prefix))
 
 
@@ -171,7 +170,7 @@ def _text(value: Any) -> str:
 
 
 def _master(master: str, flat: Mapping[str, str]) -> str:
-    """A local master that leaves its threads open gets as many as the context has cores."""
+    """Return the master; a local one without a number of threads gets one for each core of the context."""
     cores = flat.get("num-cpu-cores")
     if cores is not None and master in ("local", "local[*]"):
         return f"local[{parse_count('num-cpu-cores', cores)}]"
@@ -187,7 +186,7 @@ def _set_cores(conf: dict[str, str], master: str, flat: Mapping[str, str]) -> No
 
 
 def _set_memory(conf: dict[str, str], master: str, flat: Mapping[str, str]) -> None:
-    """In local mode the driver is the only executor, so that the memory is the driver's."""
+    """Set the memory of executors, and in local mode, where the driver is the only one, of the driver."""
     for key in ("spark.executor.memory", "spark.driver.memory"):
         if key in conf:
             conf[key] = _size(key, conf[key], conf)

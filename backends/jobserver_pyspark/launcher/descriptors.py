@@ -1,4 +1,4 @@
-"""File descriptors that contexts need, and what to say where there are too few.
+"""File descriptors that contexts need, and the errors where there are too few.
 
 The JVM of a context opens each of Spark's jars, some 300, before it does anything. The limit of a process is
 ``RLIMIT_NOFILE``: JVMs raise its soft value to the hard one by themselves, so the hard one counts for them.
@@ -15,10 +15,10 @@ import attrs
 from jobserver_core.errors import LaunchError
 from jobserver_core.models.failures import ErrorInfo
 
-__all__ = ["LEAST", "check_descriptors", "explained", "out_of_descriptors"]
+__all__ = ["MIN_DESCRIPTORS", "check_descriptors", "explained", "out_of_descriptors"]
 
-LEAST = 512
-"""How many descriptors the process of a context must be allowed to have open, or its JVM cannot start."""
+MIN_DESCRIPTORS = 512
+"""The limit that each process of a context needs at least, or its JVM cannot start."""
 HOW_TO_RAISE = (
     "raise it to 65536 or so with `ulimit -Hn`, LimitNOFILE= of systemd, or `--ulimit nofile=` of Docker"
 )
@@ -26,17 +26,17 @@ _SIGN = "Too many open files"
 
 
 def check_descriptors() -> None:
-    """Raise LaunchError when no context can start with the descriptors that its processes may have."""
+    """Raise LaunchError when no context can start with the limit of descriptors of its processes."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < LEAST:
+    if hard != resource.RLIM_INFINITY and hard < MIN_DESCRIPTORS:
         raise LaunchError(
-            message=f"a context needs at least {LEAST} file descriptors, but the hard limit (RLIMIT_NOFILE) "
-            f"of this server and of what it starts is {hard}: {HOW_TO_RAISE}"
+            message=f"a context needs at least {MIN_DESCRIPTORS} file descriptors, but the hard limit "
+            f"(RLIMIT_NOFILE) of this server and of what it starts is {hard}: {HOW_TO_RAISE}"
         )
 
 
 def out_of_descriptors(error: OSError) -> str | None:
-    """Return a message for an error that means that no descriptor is left, None for any other error."""
+    """Return a message for an error because no descriptor is left, None for any other error."""
     if error.errno == errno.EMFILE:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         return (
@@ -44,7 +44,7 @@ def out_of_descriptors(error: OSError) -> str | None:
             f"{hard}), and needs some for each context and one for each connection; {HOW_TO_RAISE}"
         )
     if error.errno == errno.ENFILE:
-        return "this machine has no file descriptor left for any process: raise the sysctl fs.file-max"
+        return "this machine has no file descriptors left for any process: raise the sysctl fs.file-max"
     return None
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from jobserver_core.config.settings import Settings
 from jobserver_core.errors import LaunchError
 from jobserver_core.ports import ContextHandle, ContextListener, ContextSpec, Launcher
-from jobserver_pyspark.installation.class_data import ClassData, Training
+from jobserver_pyspark.installation.class_data import ArchiveMaker, ClassData
 from jobserver_pyspark.installation.java import Java, find_java
 from jobserver_pyspark.installation.spark import Installation, find_installation
 from jobserver_pyspark.installation.training_session import TrainingSession
@@ -31,19 +31,19 @@ from jobserver_pyspark.launcher.spare_hosts import SpareHosts
 __all__ = ["PySparkLauncher"]
 
 _CLOSE_TIMEOUT = 4.0
-"""Seconds for everything that is left to end once it was killed."""
+"""Seconds until killed contexts must have ended."""
 _LOWEST_PRIORITY = 19
 _MAX_TMP_PATH = 60
-"""The longest path, in bytes, of a directory for Unix sockets: with their names it may have 108."""
+"""The longest path, in bytes, of a directory for Unix sockets; with their names, 108 are allowed."""
 
 
 class PySparkLauncher(Launcher):
     """Starts each context as a process with a JVM, and runs each Python job as a process of its own.
 
-    ``directory`` is the launcher's own: unpacked packages and the records of living contexts.
-    ``log_limit`` is in bytes for each log, ``result_limit`` for what a JVM job may write before core
-    is asked. ``spare_hosts`` processes with a JVM are kept ready for contexts of the same interpreter,
-    environment and JVM options as the newest one.
+    ``directory`` is the launcher's own, for unpacked packages and the records of living contexts.
+    ``log_limit`` is the size of each log in bytes, ``result_limit`` that of the result of a JVM job.
+    ``spare_hosts`` processes with a JVM are kept ready for contexts of the same interpreter, environment and
+    JVM options as the newest one.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class PySparkLauncher(Launcher):
         self._lock = threading.Lock()
         self._closed = False
         self._contexts: set[HostedContext] = set()
-        self._training = Training()
+        self._archives = ArchiveMaker()
         self._leftovers = Leftovers(directory / "contexts")
         connections = Connections()
         self._spares = SpareHosts(directory / "spares", spare_hosts, connections, self._leftovers)
@@ -76,7 +76,7 @@ class PySparkLauncher(Launcher):
 
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> PySparkLauncher:
-        """Make the launcher that the settings describe. Raises InvalidSetting for an option that is none."""
+        """Make the launcher that the settings describe. Raises InvalidSetting for an unknown option."""
         return cls(
             data_dir / "pyspark",
             master=settings.spark.master,
@@ -87,7 +87,7 @@ class PySparkLauncher(Launcher):
         )
 
     def check(self) -> None:
-        """Raise LaunchError, with what to install, when there is no Java or no PySpark."""
+        """Raise LaunchError when there is no Java or no PySpark; it says what to install."""
         find_java()
         find_installation(sys.executable)
 
@@ -96,7 +96,7 @@ class PySparkLauncher(Launcher):
         read_settings(settings, default_master=self._master)
 
     def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
-        """Begin to start a context on a thread of its own. Raises LaunchError once closed."""
+        """Start a context on a thread of its own. Raises LaunchError once closed."""
         return self._start(spec, listener)
 
     def _start(
@@ -140,18 +140,18 @@ class PySparkLauncher(Launcher):
         )
 
     def _class_data(self, installation: Installation, java: Java) -> list[str]:
-        """The options of a JVM that uses the archive of its classes; when there is none, it is begun."""
+        """Return the JVM's options to use the archive of its classes; a missing one will be made."""
         if not self._options.class_data_sharing:
             return []
         data = ClassData(installation, java, self._options.cache_dir)
         if not data.exists:
-            self._training.begin(data, lambda options: self._train(installation, options))
+            self._archives.begin(data, lambda options: self._train(installation, options))
         return data.options()
 
     def make_class_data(self) -> bool:
-        """Make the archive of the JVM's classes now; return whether it is there. Takes about half a minute.
+        """Make the archive of the JVM's classes now; return whether it exists. Takes about half a minute.
 
-        A server does that by itself some time after its first context; an installation can do it ahead.
+        A server makes it by itself some time after its first context; an installation can make it ahead.
         """
         installation = find_installation(sys.executable)
         data = ClassData(installation, find_java(), self._options.cache_dir)
@@ -170,33 +170,33 @@ class PySparkLauncher(Launcher):
 
     @property
     def spares_ready(self) -> int:
-        """How many spare hosts wait for a context."""
+        """The number of spare hosts that wait for a context."""
         return self._spares.ready
 
     def sweep(self) -> None:
-        """End what contexts of an earlier server, which was killed, have left behind."""
+        """End what contexts of a server that was killed have left behind."""
         self._leftovers.sweep()
 
     def close(self) -> None:
-        """Kill every context that is left, all at once, and wait a few seconds for what remains of them."""
+        """Kill all contexts at once, and wait a few seconds for their end."""
         deadline = time.monotonic() + _CLOSE_TIMEOUT
         with self._lock:
             self._closed = True
             contexts = list(self._contexts)
-        self._training.stop()
+        self._archives.stop()
         for context in contexts:
             context.kill()
         self._spares.close(deadline)
         for context in contexts:
             context.join(max(0.0, deadline - time.monotonic()))
-        self._training.join(deadline)
+        self._archives.join(deadline)
         self._resources.connections.close()
 
 
 def _tmp_dir(spec: ContextSpec) -> Path:
-    """A directory for temporary files whose path is short enough for Unix sockets in it.
+    """Return a directory for temporary files whose path is short enough for Unix sockets in it.
 
-    Raises LaunchError when there is no such place.
+    Raises LaunchError when there is none.
     """
     inside = spec.work_dir / "tmp"
     if _fits(inside):
@@ -208,8 +208,8 @@ def _tmp_dir(spec: ContextSpec) -> Path:
             return directory
     raise LaunchError(
         message=f"no directory for temporary files has a path short enough for Unix sockets: {inside} has "
-        f"{len(os.fsencode(inside))} bytes where {_MAX_TMP_PATH} are allowed, "
-        f"and none of {', '.join(places)} will do; choose a shorter data directory or a short TMPDIR"
+        f"{len(os.fsencode(inside))} bytes where {_MAX_TMP_PATH} are allowed, and none of "
+        f"{', '.join(places)} is short and writable; choose a shorter data directory or a short TMPDIR"
     )
 
 

@@ -6,11 +6,11 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import attrs
 
 from jobserver_pyspark import processes
+from jobserver_pyspark.protocol.converter import JsonObject
 
 __all__ = ["ContextRecord", "Leftovers"]
 
@@ -70,7 +70,7 @@ class Leftovers:
     @staticmethod
     def _read(path: Path) -> ContextRecord | None:
         try:
-            fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            fields: JsonObject = json.loads(path.read_text(encoding="utf-8"))
             directories = tuple(Path(directory) for directory in fields.pop("directories"))
             return ContextRecord(directories=directories, **fields)
         except (OSError, ValueError, TypeError, KeyError):

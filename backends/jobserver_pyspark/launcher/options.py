@@ -42,13 +42,13 @@ ALLOWED_VARIABLES = (
 
 @attrs.frozen(kw_only=True)
 class LauncherOptions:
-    """What ``jobserver.launcher.options`` may hold.
+    """The options in ``jobserver.launcher.options``.
 
     ``environment`` names further variables of the server's environment that jobs may see.
     ``spare_runners`` is how many attached processes each context keeps ready for its next Python jobs.
     ``class_data_sharing`` keeps an archive of the JVM's classes, which halves the time a context
     takes to start, in ``cache_dir``. ``packages_size`` is how many bytes of unpacked packages are kept
-    beside those that contexts use. ``jvm_libraries`` is a directory with the two libraries of the
+    in addition to those that contexts use. ``jvm_libraries`` is a directory with the two libraries of the
     ``spark.jobserver`` API, for sites without a repository.
     """
 
@@ -61,7 +61,7 @@ class LauncherOptions:
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any]) -> LauncherOptions:
-        """Read the options. Raises InvalidSetting for a key or a value that is not one."""
+        """Read the options. Raises InvalidSetting for an unknown key or a wrong value."""
         values: dict[str, Any] = {}
         for key, value in tree.items():
             name = str(key).replace("-", "_")

@@ -23,7 +23,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
-__all__ = ["Message", "Payload", "ProtocolError", "decode", "encode", "prepare"]
+__all__ = ["JsonObject", "Message", "Payload", "ProtocolError", "decode", "encode", "prepare"]
+
+JsonObject = dict[str, Any]
+"""A JSON object of any content, such as a configuration."""
 
 Payload = bytes | memoryview
 """The type of a field that is sent as the payload of a frame; it is received as ``bytes``."""
@@ -58,7 +61,7 @@ _R = TypeVar("_R", bound=Message)
 
 def encode(message: Message) -> tuple[bytes, Payload]:
     """Return the header and the payload of a message."""
-    fields: dict[str, Any] = {"kind": type(message).__name__, **vars(message)}
+    fields: JsonObject = {"kind": type(message).__name__, **vars(message)}
     payload: Payload = b""
     if (name := _shape(type(message)).payload) is not None:
         payload = fields.pop(name)

@@ -1,1 +1,1 @@
-"""What runs in the process of a Python job."""
+"""The process of a Python job, and the zygote that forks it."""

@@ -1,4 +1,4 @@
-"""Jobs whose methods are ``async def``: run to their end in an event loop of their own."""
+"""Jobs whose methods are ``async def``: run in an event loop of their own."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["awaited"]
 
 
 def awaited(value: Any) -> Any:
-    """Return what a method gave; for an ``async def``, what it gives once it is done.
+    """Return the value of a method; for an ``async def``, its result.
 
-    An asynchronous generator becomes an iterator, which asks for each element when it is needed.
+    An asynchronous generator becomes an iterator, which makes each element when it is needed.
     """
     if isinstance(value, AsyncIterator):
         return _elements(value)

@@ -1,4 +1,4 @@
-"""PySpark's objects in a job's process, attached to the JVM of the context."""
+"""PySpark's objects in a job's process, attached to the context's JVM."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ __all__ = ["Attachment"]
 
 _WRONG_TYPE = "Invalid job type for this context"
 _RELEASE = "m\nd\n"
-"""How py4j's command begins that releases an object in the JVM."""
+"""The beginning of py4j's command that releases an object in the JVM."""
 
 
 class Attachment:
     """A connection to the context's JVM, and the SparkContext and session made from it.
 
-    ``port`` and ``secret`` are of a gateway server that the JVM runs for this process alone: its
-    threads carry this process's job group, its objects go away with it, and callbacks
-    find their way back.
+    ``port`` and ``secret`` are those of a gateway server that the JVM runs for this process alone: its
+    threads carry this process's job group, its objects are released with it, and its callbacks reach this
+    process.
     """
 
     def __init__(self, port: int, secret: str) -> None:
         from pyspark import SparkConf, SparkContext  # noqa: PLC0415 - the zygote has imported it
 
         java_gateway: Any = importlib.import_module("pyspark.java_gateway")
-        _spare_numpy()
+        _avoid_numpy()
         os.environ["PYSPARK_GATEWAY_PORT"] = str(port)
         os.environ["PYSPARK_GATEWAY_SECRET"] = secret
         try:
@@ -53,7 +53,7 @@ class Attachment:
 
     @property
     def session(self) -> Any:
-        """The context's one session, which its jobs share."""
+        """The context's session, which all its jobs share."""
         if self._session is None:
             from pyspark.sql import SparkSession  # noqa: PLC0415
 
@@ -65,11 +65,11 @@ class Attachment:
 
     @property
     def commands(self) -> int:
-        """How many commands this process has sent to the JVM; an equal number later means it was not used."""
+        """The number of commands that were sent to the JVM; while it is the same, the JVM was not used."""
         return self._commands.count
 
     def report_queries(self, report: Callable[[str], None]) -> None:
-        """Have ``report`` called with the id of each streaming query that this process starts."""
+        """Call ``report`` with the id of each streaming query that this process starts."""
         if self._on_query is _ignore:
             self._watch_queries()
         self._on_query = report
@@ -87,13 +87,13 @@ class Attachment:
         writer_class._sq = started
 
     def restore(self, *, used: bool) -> None:
-        """Put PySpark's objects back as they were before a job; ``used`` tells whether it called the JVM."""
+        """Restore PySpark's objects after a job; ``used`` says whether the job called the JVM."""
         self._initial.restore_objects()
         if used:
             self._initial.restore_thread(self.gateway.jvm, self._session)
 
     def keep_application(self) -> None:
-        """Have a job that stops its StreamingContext not stop the application, as PySpark's default is."""
+        """Prevent a job that stops its StreamingContext from stopping the application, PySpark's default."""
         from pyspark.streaming import StreamingContext  # noqa: PLC0415 - the zygote has imported it
 
         streaming_class: Any = StreamingContext
@@ -105,7 +105,7 @@ class Attachment:
         streaming_class.stop = stop
 
     def warm_up(self) -> None:
-        """Start the first Python worker, so that the first job need not wait for it."""
+        """Start the first Python worker, so that the first job does not wait for it."""
         self.context.parallelize([0], 1).map(bool).count()
 
     def prepare(self, context_type: ContextType) -> None:
@@ -118,9 +118,9 @@ class Attachment:
             _ = self.session.range(1)
 
     def job_context(self, context_type: ContextType, job: Any) -> Any:
-        """Return what a job's methods get as their context, as the context's factory says.
+        """Return what a job's methods get as their context.
 
-        Raises JobFailure for a job that does not fit the factory.
+        Raises JobFailure for a job that does not fit the type of the context.
         """
         if context_type == "spark":
             return self.context
@@ -138,7 +138,7 @@ class Attachment:
         )
 
     def _built_by(self, job: Any) -> Any:
-        """What the job builds; a SparkContext of its own class takes the place of the one that is here."""
+        """Return what the job builds; a SparkContext of its own class replaces the one of this process."""
         from pyspark import SparkContext  # noqa: PLC0415
 
         here = self.context
@@ -147,7 +147,7 @@ class Attachment:
 
         def make_way(instance: Any = None, **others: Any) -> None:
             if instance is not None:
-                # Also when it cannot be made, and would stop what it is made of.
+                # Also where it cannot be made: PySpark would then stop what it is made from.
                 instance.stop = _leave_running
                 if spark_context._active_spark_context is here:
                     spark_context._active_spark_context = None
@@ -163,21 +163,21 @@ class Attachment:
         return made
 
     def _adopt(self, context: Any) -> None:
-        """Take a SparkContext that a job made; its tasks see the job's code as those of ours did."""
+        """Use a SparkContext that a job made; its tasks get the same class path as those of ours."""
         if context is not self.context:
             context.environment.update(self.context.environment)
             context._python_includes = self.context._python_includes
             self.context, self._session = context, None
 
     def use_class_path(self, includes: Sequence[str], pool: str | None) -> None:
-        """Give this process's tasks a class path, and Python workers that serve no other one."""
+        """Set the class path of this process's tasks, and the Python workers that serve no other one."""
         self.context._python_includes = [*includes, *(self.context._python_includes or [])]
         if pool is not None:
             self.context.environment[POOL_VARIABLE] = pool
 
 
 class _InitialState:
-    """What PySpark's objects and the JVM thread of this process were before the first job."""
+    """The state of PySpark's objects and of this process's JVM thread before the first job."""
 
     def __init__(self, context: Any, spark_context: Any) -> None:
         self._context = context
@@ -189,11 +189,11 @@ class _InitialState:
         self.add(context)
 
     def add(self, owner: Any) -> None:
-        """Keep the attributes of an object that jobs are given."""
+        """Remember the attributes of an object that jobs get."""
         self._attributes.append((owner, dict(vars(owner))))
 
     def restore_objects(self) -> None:
-        """Restore what is in this process."""
+        """Restore the objects in this process."""
         for owner, saved in self._attributes:
             _restore_attributes(owner, saved)
         self._context._python_includes = [*self._includes]
@@ -203,7 +203,7 @@ class _InitialState:
         accumulators._accumulatorRegistry.clear()
 
     def restore_thread(self, jvm: Any, session: Any) -> None:
-        """Restore the thread in the JVM that does what this process's main thread asks for."""
+        """Restore the JVM thread that serves this process's main thread."""
         self._spark_context.setLocalProperties(self._properties.clone())
         if session is None:
             jvm.org.apache.spark.sql.SparkSession.clearActiveSession()
@@ -212,7 +212,7 @@ class _InitialState:
 
 
 def _restore_attributes(owner: Any, saved: dict[str, Any]) -> None:
-    """Put methods and objects back that a job replaced; counters go on."""
+    """Restore methods and objects that a job replaced; counters go on."""
     names = vars(owner)
     for added in names.keys() - saved.keys():
         del names[added]
@@ -222,7 +222,7 @@ def _restore_attributes(owner: Any, saved: dict[str, Any]) -> None:
 
 
 class _CountedCommands:
-    """Counts what is sent to the JVM, but for the release of objects that are garbage."""
+    """Counts what is sent to the JVM, except for the release of objects that are garbage."""
 
     def __init__(self, client: Any) -> None:
         self._send = client.send_command
@@ -249,21 +249,21 @@ def _sql_context(context: Any, session: Any, *, hive: bool) -> Any:
     from pyspark.sql import HiveContext, SQLContext  # noqa: PLC0415
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # deprecated, and still what such contexts promise
+        warnings.simplefilter("ignore", FutureWarning)  # deprecated, but such contexts promise it
         if not hive:
             return SQLContext(context, session)
         try:
             return HiveContext(context, session)
-        except TypeError:  # Spark 3.5 makes its own session when it is given none
+        except TypeError:  # Spark 3.5 makes its own session
             return HiveContext(context)
 
 
-def _spare_numpy() -> None:
-    """Keep PySpark from importing numpy and pandas, a third of a second, to convert what is not theirs."""
+def _avoid_numpy() -> None:
+    """Prevent PySpark from importing numpy and pandas (0.3 s) to convert values of other types."""
     from pyspark.sql import types  # noqa: PLC0415
 
     for name in ("NumpyScalarConverter", "NumpyArrayConverter"):
         converter = getattr(types, name, None)
-        if converter is not None and not hasattr(converter, "asked"):
-            converter.asked = converter.can_convert
-            converter.can_convert = lambda self, obj: "numpy" in sys.modules and self.asked(obj)
+        if converter is not None and not hasattr(converter, "original"):
+            converter.original = converter.can_convert
+            converter.can_convert = lambda self, obj: "numpy" in sys.modules and self.original(obj)

@@ -1,4 +1,4 @@
-"""Configurations as jobs get them: pyhocon's ConfigTree."""
+"""Configurations as jobs get them: pyhocon's ``ConfigTree``."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import os
 import sys
 from typing import Any
 
+from jobserver_pyspark.protocol.converter import JsonObject
+
 __all__ = ["FALLBACK_PATH", "add_fallback", "laid_over", "tree"]
 
 FALLBACK_PATH = "JOBSERVER_FALLBACK_PATH"
-"""The environment variable with a directory that holds pyhocon, for interpreters that have none."""
+"""The environment variable with a directory that has pyhocon, for interpreters that have none."""
 
 
 def add_fallback() -> None:
-    """Make pyhocon importable where the context's interpreter has none of its own."""
+    """Make pyhocon importable where the context's interpreter does not have it."""
     directory = os.environ.get(FALLBACK_PATH)
     if directory and directory not in sys.path:
         sys.path.append(directory)
 
 
-def tree(values: dict[str, Any]) -> Any:
+def tree(values: JsonObject) -> Any:
     """Return a ConfigTree of the values, as pyhocon would parse them: a key with a dot is a quoted one."""
     from pyhocon import ConfigTree  # noqa: PLC0415 - jobs' interpreters import it late
 
@@ -37,8 +39,8 @@ def _value(value: Any) -> Any:
     return value
 
 
-def laid_over(upper: dict[str, Any], lower: dict[str, Any]) -> dict[str, Any]:
-    """Return the two merged deeply; where both say something, the upper wins."""
+def laid_over(upper: JsonObject, lower: JsonObject) -> JsonObject:
+    """Return both merged deeply; where both have a value, the upper wins."""
     merged = dict(lower)
     for key, value in upper.items():
         below = merged.get(key)

@@ -1,4 +1,4 @@
-"""The runtime that a Python job is given."""
+"""The runtime that a Python job gets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Runtime"]
 
 
 class Runtime:
-    """What a job can ask about where it runs; the ``JobEnvironment`` of ``sparkjobserver.api``."""
+    """Where a job runs; the ``JobEnvironment`` of ``sparkjobserver.api``."""
 
     def __init__(self, job_id: str, attachment: Any, context_config: Any, data_dir: Path) -> None:
         self.jobId = job_id
@@ -28,11 +28,11 @@ class Runtime:
         return self._named_objects
 
     def data_file(self, name: str) -> Path:
-        """Return the path of a data file, by the name that its upload was answered with, or its last part.
+        """Return the path of a data file, by the name that its upload returned, or the last part of that.
 
         Raises FileNotFoundError for anything else.
         """
         path = (self.data_dir / name).resolve()
         if path.parent != self.data_dir.resolve() or not path.is_file():
-            raise FileNotFoundError(f"the server holds no data file named {name!r}")
+            raise FileNotFoundError(f"the server has no data file named {name!r}")
         return path

@@ -1,9 +1,10 @@
 """Exit handlers of one job, run when the job ends and not when its process does.
 
-A runner serves many jobs, and each expects its own exit handlers to run at its end. Those that job code
-registered do. Those that a library registers while it is imported stay for the end of the process, as the
-library itself does. One that a library registers later, in the middle of a job, could belong to either: then
-:attr:`ExitHandlers.unclear` is set, all handlers run at the end of the job, and the process ends.
+A runner serves many jobs, and each expects its own exit handlers to run at its end. Handlers that job code
+registers run then. Handlers that a library registers while it is imported run at the end of the process,
+since the library stays that long. One that a library registers later, in the middle of a job, could belong
+to either: then :attr:`ExitHandlers.unclear` is set, all handlers run at the end of the job, and the process
+ends.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ Handler = tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]]
 
 
 class ExitHandlers:
-    """Takes the place of :func:`atexit.register`, so that the handlers of one job can be run alone."""
+    """Replaces :func:`atexit.register`, so that the handlers of one job can be run alone."""
 
     def __init__(self) -> None:
-        weakref.finalize(self, _nothing).detach()  # has weakref register its one handler now
+        weakref.finalize(self, _nothing).detach()  # makes weakref register its only handler now
         self._handlers: list[tuple[str | None, Handler]] = []
         self.unclear = False
         atexit.register = self._register
@@ -70,7 +71,7 @@ def _call(handler: Handler) -> None:
         func(*args, **kwargs)
     except SystemExit:
         pass
-    except BaseException:  # noqa: BLE001 - the other handlers run all the same
+    except BaseException:  # noqa: BLE001 - the other handlers still run
         with suppress(Exception):  # the job may have closed its output
             traceback.print_exc()
 

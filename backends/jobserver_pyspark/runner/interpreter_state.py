@@ -261,7 +261,7 @@ def _limits() -> Restore:
 
 
 def _optional_libraries() -> Restore:
-    """What modules of the standard library keep for the whole process, where they are imported at all."""
+    """State that modules of the standard library keep for the whole process, if they are imported."""
 
     def restore() -> None:
         tempfile.tempdir = None

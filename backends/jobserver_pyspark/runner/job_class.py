@@ -1,4 +1,4 @@
-"""From a class's dotted name to a job."""
+"""Loads a job by the dotted name of its class."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _WRONG_TYPE = "Invalid job type for this context"
 def load_job(name: str, directories: Sequence[str] = ()) -> Any:
     """Return a new object of the class, which must be importable from the class path.
 
-    Raises JobFailure: class-not-found, loading (its module raised on import), wrong-type (not a
-    class with ``validate`` and ``run_job``), or raised (its constructor did). An import that fails
-    says as well which of the packages in ``directories`` are made for another Python or machine.
+    Raises JobFailure: class-not-found, loading (its module raised on import), wrong-type (not a class with
+    ``validate`` and ``run_job``), or raised (its constructor did). When an import fails, the message also
+    says which of the packages in ``directories`` are made for another Python or machine.
     """
     found = _find(name, directories)
     missing = [method for method in ("validate", "run_job") if not callable(getattr(found, method, None))]
@@ -63,7 +63,7 @@ def _not_loaded(error: BaseException, directories: Sequence[str]) -> JobFailure:
 
 
 def _leads_to(missing: str, wanted: str) -> bool:
-    """Whether the missing module is the wanted one or a package of it, not one that it imports."""
+    """Return whether the missing module is the wanted one or a package of it, not one that it imports."""
     return wanted == missing or wanted.startswith(missing + ".")
 
 

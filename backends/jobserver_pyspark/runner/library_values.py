@@ -1,6 +1,6 @@
 """Values of the libraries that jobs use with Spark, as plain Python values.
 
-None of these libraries is imported here: a value of one says that the job has imported it.
+None of these libraries is imported here: if there is a value of one, the job has imported it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Simplify = Callable[[Any], Any]
 Key = Callable[[Any], str]
 
 _SHORT = 1000
-"""Up to how many values an array is converted at once; longer ones are gone through in slices."""
+"""The most values of an array that are converted at once; longer ones are converted in slices."""
 
 
 # -- numpy -----------------------------------------------------------------------------------------------
@@ -76,21 +76,21 @@ def _from_pandas(value: Any, simplified: Simplify, key: Key) -> Any:
 
 
 def _from_series(series: Any, key: Key) -> Any:
-    if not _says_something(series.index):
+    if not _is_meaningful(series.index):
         return _slices(series)
     if series.index.nlevels == 1 and series.index.is_unique:
         return dict(zip(series.index.tolist(), series.tolist(), strict=True))
     return _frame_records(series.to_frame("value" if series.name is None else series.name), key)
 
 
-def _says_something(index: Any) -> bool:
-    """Whether an index is more than the positions that its rows have, or once had."""
+def _is_meaningful(index: Any) -> bool:
+    """Return whether an index is more than the positions that its rows have, or once had."""
     positions = index.nlevels == 1 and index.name is None and index.inferred_type == "integer"
     return not positions and len(index) > 0
 
 
 def _frame_records(frame: Any, key: Key) -> Any:
-    indexed = _says_something(frame.index)
+    indexed = _is_meaningful(frame.index)
     labels = _index_names(frame.index) if indexed else []
     names = [key(name) for name in (*labels, *frame.columns)]
     if len(set(names)) < len(names):

@@ -8,7 +8,7 @@ The map's layout, which ``NamedObjectTable.scala`` shares::
 
     name (str) -> CompletableFuture[ java.util.HashMap ]
 
-A future that is not done is an object that is being made: whoever asks for it waits. The map in it has
+A future that is not done is an object that is being made: those who get it wait. The map in it has
 
 =========== ==========================================================================================
 ``kind``    ``dataframe``, ``rdd``, ``python-rdd``, ``broadcast``, ``object``
@@ -20,8 +20,8 @@ A future that is not done is an object that is being made: whoever asks for it w
 ``owner``   the class path of the JVM job that made it; absent for Python
 =========== ==========================================================================================
 
-A second map, ``jobserver.namedObjects.creators``, says which job is making a name, so that :func:`abandon`
-can clean up after a job that was killed while it did.
+A second map, ``jobserver.namedObjects.creators``, has the job that is making each name, so that
+:func:`abandon` can clean up after a job that was killed meanwhile.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CREATORS_KEY = "jobserver.namedObjects.creators"
 
 
 class NamedObjectTimeout(LaunchError):
-    """Another job is making the object and did not get done in time."""
+    """Another job is making the object and did not finish in time."""
 
 
 class UnsupportedNamedObject(LaunchError):
@@ -60,12 +60,12 @@ class NamedObjects:
     timeout: float = 60.0
 
     def get(self, name: str) -> Any | None:
-        """The object of this name, or None. Waits for one that is being made."""
+        """Return the object of this name, or None. Waits for one that is being made."""
         future = self._table().get(name)
         return None if future is None else self._from_entry(self._await(name, future))
 
     def get_or_else_create(self, name: str, make: Callable[[], Any]) -> Any:
-        """The object of this name, made by calling ``make`` when there is none; made once, whoever asks."""
+        """Return the object of this name; if there is none, make it with ``make``, once for all callers."""
         mine = self._jvm().java.util.concurrent.CompletableFuture()
         other = self._table().putIfAbsent(name, mine)
         if other is not None:
@@ -73,7 +73,7 @@ class NamedObjects:
         return self._fill(name, mine, make)
 
     def update(self, name: str, make: Any) -> Any:
-        """Puts an object, or what ``make`` returns when called, in place of whatever has this name."""
+        """Replace the object of this name with ``make``, or with what it returns if it can be called."""
         mine = self._jvm().java.util.concurrent.CompletableFuture()
         self._table().put(name, mine)
         return self._fill(name, mine, make if callable(make) else lambda: make)

@@ -1,6 +1,6 @@
-"""What becomes of the values that Python jobs return: the table of conversions on this side.
+"""The conversion of values that Python jobs return.
 
-A value is taken apart one step at a time. :func:`simplified` looks at the outermost value only and returns
+A value is converted one level at a time. :func:`simplified` converts the outermost value only and returns
 something that JSON has, whose parts may be anything again; the encoder in
 :mod:`jobserver_pyspark.runner.results` goes on with the parts and bounds the depth. So each rule here is
 short, and none of them recurses. ``docs/reference/results.md`` shows every rule with an example that the
@@ -36,7 +36,7 @@ from jobserver_pyspark.runner.library_values import CONVERTERS, from_protocol
 __all__ = ["MARK", "WrittenNumber", "check_keys", "key", "not_finite", "simplified"]
 
 MARK = os.urandom(16).hex()
-"""What marks a string as a number's digits; no data of a job has it by chance."""
+"""Marks a string as the digits of a number; no data of a job contains it by chance."""
 
 
 class WrittenNumber(str):

@@ -1,17 +1,17 @@
-"""The state of a runner's process, put back between the jobs that it serves.
+"""The state of a runner's process, restored between the jobs that it serves.
 
 A process per Python job costs some 60 ms of CPU, most of it for a connection to the JVM. So the process that
 finished a job takes the next one of the same class path and context type. Job code must not notice: it
-starts as in a new process, whatever the job before it did. Two rules make that true.
+starts as in a new process, whatever the previous job did. Two rules ensure that.
 
 1. What a job can change through Python and Python can read back is captured before the first job and restored
    after each one: imported modules, environment, paths, hooks, signal handlers, logging, and so on. Modules
    that came from the class path are dropped, and imported anew by the next job; libraries stay.
-2. What cannot be taken back makes the process unfit, with a reason, and it ends: threads, child processes and
+2. What cannot be undone makes the process unfit, with a reason, and it ends: threads, child processes and
    listening sockets that are left, compiled extensions of the class path, memory that does not come back.
 
 What is not handled: values that a job replaces inside a library, and caches that a library fills. A job that
-needs a process of its own for that says ``fresh_process = True``.
+needs a process of its own for that sets ``fresh_process = True``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from jobserver_pyspark.runner.interpreter_state import CAPTURES
 __all__ = ["ProcessState"]
 
 MAX_JOBS = 1000
-"""Jobs that one process serves at the most."""
+"""The most jobs that one process serves."""
 MAX_GROWTH = 512 * 1024 * 1024
 """Bytes of resident memory that a process may have gained since its first job."""
 MAX_DESCRIPTORS = 64
@@ -66,7 +66,7 @@ class ProcessState:
         return self._threads.issuperset(threading.enumerate()) and not processes.children(os.getpid())
 
     def restore(self, directories: Sequence[str]) -> str | None:
-        """Put everything back after a job whose class path is ``directories``.
+        """Restore everything after a job whose class path is ``directories``.
 
         Returns None when the process is fit for another job, else the reason why it is not.
         """
@@ -76,7 +76,7 @@ class ProcessState:
                 restore()
             extension = self._modules.extension(directories)
             self._modules.restore(directories)
-        except Exception as error:  # noqa: BLE001 - whatever cannot be put back, the process ends
+        except Exception as error:  # noqa: BLE001 - whatever cannot be restored, the process ends
             return f"its state could not be restored: {type(error).__name__}: {error}"
         if extension is not None:
             return f"the class path has a compiled extension: {extension}"
@@ -103,7 +103,7 @@ class ProcessState:
 
 
 class _Modules:
-    """Tells modules of libraries, which stay, from those of jobs, which go."""
+    """Separates modules of libraries, which stay, from those of jobs, which are dropped."""
 
     def __init__(self) -> None:
         self._kept = dict(sys.modules)
@@ -112,7 +112,7 @@ class _Modules:
         self._library_roots = tuple(root.rstrip(os.sep) + os.sep for root in roots)
 
     def restore(self, directories: Sequence[str]) -> None:
-        """Drop the modules of a job, and bring back those that it replaced or removed."""
+        """Drop the modules of a job, and restore those that it replaced or removed."""
         for name, module in list(sys.modules.items()):
             if self._kept.get(name) is module:
                 continue
@@ -125,7 +125,7 @@ class _Modules:
                 sys.modules[name] = module
 
     def is_of_job(self, name: str | None, directories: Sequence[str]) -> bool:
-        """Whether code that runs under this module name came with a job."""
+        """Return whether the module of this name came with a job."""
         module = sys.modules.get(name or "")
         return module is None or (name not in self._kept and not self._is_library(module, directories))
 
@@ -174,7 +174,7 @@ def _below(path: str, directories: Iterable[str]) -> bool:
     return any(real.startswith(os.path.realpath(directory) + os.sep) for directory in directories)
 
 
-# -- what cannot be taken back -----------------------------------------------------------------------
+# -- what cannot be undone ----------------------------------------------------------------------------
 
 
 def _descriptors() -> list[int]:
@@ -182,7 +182,7 @@ def _descriptors() -> list[int]:
         names = os.listdir("/proc/self/fd")
     except OSError:
         return []
-    # The descriptor by which the list was read is not open any more.
+    # The descriptor with which the list was read is closed by now.
     return [int(name) for name in names if _stat(int(name)) is not None]
 
 

@@ -1,9 +1,9 @@
-"""Results of Python jobs as JSON text, in pieces, with bounded memory.
+"""Results of Python jobs as JSON text, in chunks, with bounded memory.
 
-What becomes of each type of value is decided in :mod:`jobserver_pyspark.runner.plain_values`, and shown in
-``docs/reference/results.md``. Here its parts are put together: small values at once, by the C encoder of
-:mod:`json`; large ones member by member, so that no more than a piece of the text is in memory. Nothing is
-dropped: what cannot be written is an :class:`UnusableResult`.
+:mod:`jobserver_pyspark.runner.plain_values` converts each type of value, and ``docs/reference/results.md``
+shows the rules. Here the parts are joined: small values at once, by the C encoder of :mod:`json`; large ones
+member by member, so that only a chunk of the text is in memory. Nothing is dropped: what cannot be written
+raises :class:`UnusableResult`.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ __all__ = ["MAX_DEPTH", "UnusableResult", "encode", "opened"]
 MAX_DEPTH = 200
 _BUDGET = 2000
 """How many values, and kilobytes of text, are converted in memory before a value is streamed."""
-_PIECE = 256 * 1024
+_CHUNK = 256 * 1024
 _TEXT_SLICE = 128 * 1024
 
 
 class _TooBig(Exception):
-    """A value that is better streamed."""
+    """A value is too big to be converted at once."""
 
 
 def opened(result: Any) -> tuple[bool, Iterator[bytes]]:
-    """Return whether a result is a streamed one, and its bytes in pieces, made as they are asked for."""
+    """Return whether a result is a streamed one, and its bytes in chunks, which are made on demand."""
     if isinstance(result, (io.RawIOBase, io.BufferedIOBase)):
-        return True, _stream(iter(lambda: result.read(_PIECE), b""))
+        return True, _stream(iter(lambda: result.read(_CHUNK), b""))
     if isinstance(result, Iterator) and not hasattr(type(result), "__arrow_c_stream__"):
         first = next(result, _END)
         if isinstance(first, (bytes, bytearray, memoryview)):
@@ -59,22 +59,22 @@ def _stream(items: Iterable[Any]) -> Iterator[bytes]:
     for number, item in enumerate(items):
         if not isinstance(item, (bytes, bytearray, memoryview)):
             raise UnusableResult(
-                f"a streamed result is bytes only, but piece {number} is of type {type(item).__name__}"
+                f"a streamed result is bytes only, but chunk {number} is of type {type(item).__name__}"
             )
         view = memoryview(item).cast("B")
-        for start in range(0, len(view), _PIECE):
-            yield bytes(view[start : start + _PIECE])
+        for start in range(0, len(view), _CHUNK):
+            yield bytes(view[start : start + _CHUNK])
 
 
 def encode(result: Any) -> Iterator[bytes]:
-    """Return the result's JSON text in UTF-8, in pieces of about 256 KiB."""
+    """Return the result's JSON text in UTF-8, in chunks of about 256 KiB."""
     buffer: list[bytes] = []
     size = 0
-    for text in _pieces(result, 0):
+    for text in _chunks(result, 0):
         data = _utf8(text)
         buffer.append(data)
         size += len(data)
-        if size >= _PIECE:
+        if size >= _CHUNK:
             yield b"".join(buffer)
             buffer, size = [], 0
     if buffer:
@@ -100,7 +100,7 @@ def _dump(plain: Any) -> str:
     return _MARKED.sub(r"\1", text) if MARK in text else text
 
 
-def _pieces(value: Any, depth: int) -> Iterator[str]:
+def _chunks(value: Any, depth: int) -> Iterator[str]:
     """The JSON text of any value: at once when it is small, else member by member."""
     try:
         yield _dump(_Conversion().plain(value, depth))
@@ -130,7 +130,7 @@ def _members(value: Mapping[Any, Any], depth: int) -> Iterator[str]:
     opening = "{"
     for name, member in value.items():
         yield opening + _dump(key(name)) + ":"
-        yield from _pieces(member, depth + 1)
+        yield from _chunks(member, depth + 1)
         opening = ","
     yield "{}" if opening == "{" else "}"
 
@@ -154,7 +154,7 @@ def _elements(values: Iterable[Any], depth: int) -> Iterator[str]:
             batch.append(conversion.plain(element, depth + 1))
         except _TooBig:
             yield opening
-            yield from _pieces(element, depth + 1)
+            yield from _chunks(element, depth + 1)
             opening = ","
             conversion = _Conversion()
     if batch:

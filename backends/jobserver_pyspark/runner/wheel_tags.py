@@ -1,4 +1,4 @@
-"""What wheels say they are made for (binary distribution format, ``WHEEL``), against this interpreter."""
+"""Compares the tags of wheels (binary distribution format, ``WHEEL``) with this interpreter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["foreign"]
 
 
 def foreign(directories: Iterable[str]) -> str:
-    """Say which of the unpacked wheels are made for another Python or machine; nothing when none is."""
+    """Return a message about unpacked wheels for another Python or machine; it is empty without any."""
     found = []
     for file in (file for directory in directories for file in Path(directory).glob("*.dist-info/WHEEL")):
         tags = re.findall(r"^Tag: (\S+)", file.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)

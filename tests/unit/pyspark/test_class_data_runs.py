@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from jobserver_pyspark.installation.class_data import Training, _run
+from jobserver_pyspark.installation.class_data import ArchiveMaker, _run
 
 pytestmark = pytest.mark.real
 
@@ -36,8 +36,8 @@ def test_a_training_that_is_stopped_before_it_begins_ends_at_once() -> None:
         def make(self, train: object, *, give_up: threading.Event) -> bool:
             raise AssertionError("it was stopped before")
 
-    training = Training(delay=600)
-    training.begin(Never(), lambda _options: True)  # type: ignore[arg-type]
-    training.stop()
-    training.join(threading.TIMEOUT_MAX)
+    maker = ArchiveMaker(delay=600)
+    maker.begin(Never(), lambda _options: True)  # type: ignore[arg-type]
+    maker.stop()
+    maker.join(threading.TIMEOUT_MAX)
     assert not any(thread.name == "class data" for thread in threading.enumerate())

@@ -76,7 +76,7 @@ def test_the_compiler_uses_the_java_that_contexts_run_on(
             0o755,
             "does not run: Error: cannot load libjvm.so",
         ),
-        ("exit 3", 0o755, "does not run: it exits with 3 and says nothing"),
+        ("exit 3", 0o755, "does not run: it exits with 3 and prints nothing"),
         (r"printf '\377\376'; exit 1", 0o755, "does not run: \ufffd\ufffd"),
         ("exit 0", 0o644, "does not run: Permission denied"),
     ],

@@ -216,7 +216,7 @@ def test_iterators_of_bytes_are_streams_and_others_are_lists() -> None:
 
 def test_a_stream_that_turns_into_something_else_is_refused() -> None:
     _, pieces = opened(iter([b"ab", "c"]))
-    with pytest.raises(UnusableResult, match="piece 1 is of type str"):
+    with pytest.raises(UnusableResult, match="chunk 1 is of type str"):
         list(pieces)
 
 
