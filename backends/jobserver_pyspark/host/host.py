@@ -70,10 +70,13 @@ def run(connect: Connect) -> NoReturn:
     server.send(Hello(protocol=PROTOCOL_VERSION, token=connect.token))
     try:
         first = server.receive()
+        if not isinstance(first, StartContext | StartSpare):
+            raise ProtocolError(f"the server sent {type(first).__name__} before it started a context")
     except ChannelClosed:
         sys.exit(0)  # the server is gone, or speaks another version of the protocol and reports that
-    if not isinstance(first, StartContext | StartSpare):
-        raise ProtocolError(f"the server sent {type(first).__name__} before it started a context")
+    except ProtocolError as error:
+        server.send(ContextFailed(error=report_of(error)))
+        sys.exit(1)
     Host(server, first.spec, spare=isinstance(first, StartSpare)).serve()
 
 

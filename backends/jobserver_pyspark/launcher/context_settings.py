@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
 
 from jobserver_core.errors import InvalidSetting, UnknownContextFactory
-from jobserver_pyspark.launcher.context_keys import check_keys
 from jobserver_pyspark.launcher.spark_values import check_heap, check_values, parse_count
 from jobserver_pyspark.protocol.messages import ContextType
 
@@ -42,6 +41,24 @@ PREPARED = frozenset(
 """Settings that Spark's own submission processes before there is an application."""
 
 LOOPBACK = "127.0.0.1"
+
+_KEYS = (
+    "num-cpu-cores",
+    "memory-per-node",
+    "context-factory",
+    "dependent-jar-uris",
+    "cp",
+    "stop-context-on-job-error",
+    "python.executable",
+    "python.paths",
+    "python.process",
+    "jvm.isolation",
+)
+_PREFIXES = ("spark.", "passthrough.", "hadoop.", "launcher.", "streaming.")
+_OLD = frozenset(
+    {"context-per-jvm", "is-python", "sync", "timeout", "context-init-timeout", "forked-jvm-init-timeout"}
+)
+"""Keys that clients and files of the old server have, and that have no effect here."""
 
 _LOCAL = re.compile(r"local(?:\[.*\])?")
 _LOOPBACK = re.compile(r"spark://(?:127\.[0-9.]+|localhost|\[::1\])(?::\d+)?(?:,.*)?")
@@ -88,7 +105,7 @@ class ContextSettings:
 def read_settings(settings: Mapping[str, Any], *, default_master: str) -> ContextSettings:
     """Read the merged tree of a context's settings. Raises InvalidSetting."""
     flat = flattened(settings)
-    check_keys(flat)
+    _check_keys(flat)
     conf = {key: value for key, value in flat.items() if key.startswith("spark.") and key != _PROXY_USER}
     for prefix in ("passthrough.", "launcher."):
         conf.update({k[len(prefix) :]: v for k, v in flat.items() if k.startswith(prefix)})
@@ -110,6 +127,26 @@ def read_settings(settings: Mapping[str, Any], *, default_master: str) -> Contex
         jvm_isolation=_isolation(flat.get("jvm.isolation")),
         python_paths=tuple(p for p in re.split("[,:]", flat.get("python.paths", "")) if p.strip()),
     )
+
+
+def _check_keys(keys: Iterable[str]) -> None:
+    """Check the dotted keys of a context's settings.
+
+    Raises:
+        InvalidSetting: there are unknown keys; it names all of them, and the nearest match of the first.
+
+    """
+    unknown = [key for key in keys if key not in _KEYS and not key.startswith(_PREFIXES) and key not in _OLD]
+    if not unknown:
+        return
+    patterns = [f"{prefix}*" for prefix in _PREFIXES]
+    near = difflib.get_close_matches(unknown[0], [*_KEYS, *patterns], n=1, cutoff=0.6)
+    message = "a context has no such setting"
+    if len(unknown) > 1:
+        message += f", nor {', '.join(map(repr, unknown[1:]))}"
+    if not near:
+        message += "; it takes " + ", ".join([*_KEYS, *patterns])
+    raise InvalidSetting(key=unknown[0], message=message, nearest=near[0] if near else None)
 
 
 _PROXY_USER = "spark.proxy.user"

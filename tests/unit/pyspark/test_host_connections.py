@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from jobserver_core.ports import ContextEnd, ContextSpec
 from jobserver_core.testing.launcher import RecordingListener
 from jobserver_pyspark.installation.java import Java
 from jobserver_pyspark.installation.spark import Installation
-from jobserver_pyspark.launcher.connections import Connections
+from jobserver_pyspark.launcher.connections import Connections, HostChannel
 from jobserver_pyspark.launcher.context_settings import read_settings
 from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
 from jobserver_pyspark.launcher.hosted_context import HostedContext, LauncherResources
@@ -23,9 +25,16 @@ from jobserver_pyspark.launcher.options import LauncherOptions
 from jobserver_pyspark.launcher.packages import Packages
 from jobserver_pyspark.launcher.spare_hosts import SpareHosts
 from jobserver_pyspark.processes import start_time
-from jobserver_pyspark.protocol.converter import ProtocolError
+from jobserver_pyspark.protocol.converter import ProtocolError, encode
 from jobserver_pyspark.protocol.frames import Channel, ChannelClosed
-from jobserver_pyspark.protocol.messages import PROTOCOL_VERSION, Hello, HostToServer, ServerToHost
+from jobserver_pyspark.protocol.messages import (
+    PROTOCOL_VERSION,
+    Connect,
+    ContextFailed,
+    Hello,
+    HostToServer,
+    ServerToHost,
+)
 
 CONNECT = """
 import os, socket, sys
@@ -170,3 +179,60 @@ def test_a_host_that_breaks_the_protocol_is_ended_with_the_reason(
     assert reason in error.message
     assert error.error_class == "jobserver_pyspark.protocol.converter.ProtocolError"
     assert start_time(pid) is None, "the host is still running"
+
+
+@pytest.fixture
+def host() -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
+    """A real host that is connected, and its connection; nobody has sent it a spec."""
+    environment = {**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path))}
+    command = [sys.executable, "-m", "jobserver_pyspark.host"]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert process.stdin is not None
+        address, port = listener.getsockname()
+        line, _ = encode(Connect(host=address, port=port, token="secret"))
+        process.stdin.write(line + b"\n")
+        process.stdin.flush()
+        listener.settimeout(60.0)
+        connection, _ = listener.accept()
+    connection.settimeout(60.0)
+    yield process, connection
+    connection.close()
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.real
+def test_a_host_says_its_version_and_ends_when_the_server_closes_the_connection(
+    host: tuple[subprocess.Popen[bytes], socket.socket],
+) -> None:
+    process, connection = host
+    channel = HostChannel(connection, HostToServer)
+    assert channel.receive() == Hello(protocol=PROTOCOL_VERSION, token="secret")
+    channel.close()
+    assert process.wait(60.0) == 0
+    assert process.communicate()[1] == b""
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b"\0\0\0\2\0\0\0\0{}", "the server sent a message of unknown kind None"),
+        (
+            b'\0\0\0\x16\0\0\0\0{"kind":"StopContext"}',
+            "the server sent StopContext before it started a context",
+        ),
+    ],
+)
+def test_a_host_reports_that_its_server_breaks_the_protocol(
+    host: tuple[subprocess.Popen[bytes], socket.socket], sent: bytes, reason: str
+) -> None:
+    process, connection = host
+    channel = HostChannel(connection, HostToServer)
+    assert isinstance(channel.receive(), Hello)
+    connection.sendall(sent)
+    failed = channel.receive()
+    assert isinstance(failed, ContextFailed)
+    assert failed.error.message.startswith(reason)
+    assert process.wait(60.0) == 1
