@@ -25,10 +25,10 @@ class Intruder(Accepting):
         for name in os.listdir("/proc/self/fd"):
             try:
                 connection = socket.socket(fileno=os.dup(int(name)))
+                if connection.family == socket.AF_UNIX:
+                    connection.sendall(data["bytes"].encode())
             except OSError:
-                continue
-            if connection.family == socket.AF_UNIX:
-                connection.sendall(data["bytes"].encode())
+                continue  # a file, or a socket that is not connected
         time.sleep(600)
 
 
