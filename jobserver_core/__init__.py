@@ -26,347 +26,76 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from jobserver_core.binaries.data_files import DataUpload
-    from jobserver_core.binaries.uploads import Upload
-    from jobserver_core.callbacks.transports import CallableTransport
-    from jobserver_core.config.loading import load_settings
-    from jobserver_core.config.settings import (
-        AuthSettings,
-        BinaryLimits,
-        BlobSettings,
-        CallbackSettings,
-        ContextLimits,
-        DataFileLimits,
-        FetcherSettings,
-        HttpSettings,
-        InputLimits,
-        JobLimits,
-        LauncherSettings,
-        MetadataSettings,
-        Secret,
-        Settings,
-        SparkSettings,
-    )
-    from jobserver_core.errors import (
-        BackendError,
-        BinaryInUse,
-        BinaryNotFound,
-        BlobNotFound,
-        Conflict,
-        ContextExists,
-        ContextFailed,
-        ContextNotFound,
-        ContextStopping,
-        DataDirLocked,
-        DataFileNotFound,
-        DuplicateId,
-        FetchError,
-        IdempotencyMismatch,
-        IllegalTransition,
-        InvalidCallbackUrl,
-        InvalidConfig,
-        InvalidFirstLetter,
-        InvalidInput,
-        InvalidName,
-        InvalidRequest,
-        InvalidSetting,
-        JobAlreadyFinal,
-        JobFailed,
-        JobInterrupted,
-        JobKilled,
-        JobNotFound,
-        JobPostponed,
-        JobServerError,
-        JobUnsuccessful,
-        LaunchError,
-        LogNotFound,
-        MalformedUrl,
-        NoSlots,
-        NotAnArchive,
-        NotFound,
-        PluginNotFound,
-        ResultTimeout,
-        SchemaTooNew,
-        ServerClosed,
-        StaleState,
-        StorageError,
-        TooLarge,
-        TransportError,
-        Unavailable,
-        UnknownContextFactory,
-        UnsupportedMediaType,
-    )
-    from jobserver_core.events import (
-        ContextChanged,
-        DeliveryChanged,
-        Event,
-        JobChanged,
-        JobProgressed,
-        Subscription,
-    )
-    from jobserver_core.models.binaries import (
-        Binary,
-        BinaryType,
-        ClassPathEntry,
-        ResolvedEntry,
-        parse_class_path,
-    )
-    from jobserver_core.models.callbacks import Answer, Delivery
-    from jobserver_core.models.contexts import Context, ContextQuery, StartQueueStatus
-    from jobserver_core.models.data_files import DataFile
-    from jobserver_core.models.failures import ErrorInfo, FailureKind
-    from jobserver_core.models.jobs import (
-        Job,
-        JobPage,
-        JobProgress,
-        JobQuery,
-        JobRequest,
-        JobResult,
-        ResultKind,
-    )
-    from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
-    from jobserver_core.running.fetching import Preparation
-    from jobserver_core.running.handles import JobHandle
-    from jobserver_core.running.results import ResultReader
-    from jobserver_core.running.waiting import Waiter
-    from jobserver_core.server import JobServer
+if TYPE_CHECKING:  # type checkers see every public name of these modules; at run time it is those below
+    from jobserver_core.binaries.data_files import *
+    from jobserver_core.binaries.uploads import *
+    from jobserver_core.callbacks.transports import *
+    from jobserver_core.config.loading import *
+    from jobserver_core.config.settings import *
+    from jobserver_core.errors import *
+    from jobserver_core.events import *
+    from jobserver_core.models.binaries import *
+    from jobserver_core.models.callbacks import *
+    from jobserver_core.models.contexts import *
+    from jobserver_core.models.data_files import *
+    from jobserver_core.models.failures import *
+    from jobserver_core.models.jobs import *
+    from jobserver_core.models.lifecycle import *
+    from jobserver_core.running.fetching import *
+    from jobserver_core.running.handles import *
+    from jobserver_core.running.results import *
+    from jobserver_core.running.waiting import *
+    from jobserver_core.server import *
 
-_HOMES = {
-    "binaries.data_files": ("DataUpload",),
-    "binaries.uploads": ("Upload",),
-    "callbacks.transports": ("CallableTransport",),
-    "config.loading": ("load_settings",),
-    "config.settings": (
-        "AuthSettings",
-        "BinaryLimits",
-        "BlobSettings",
-        "CallbackSettings",
-        "ContextLimits",
-        "DataFileLimits",
-        "FetcherSettings",
-        "HttpSettings",
-        "InputLimits",
-        "JobLimits",
-        "LauncherSettings",
-        "MetadataSettings",
-        "Secret",
-        "Settings",
-        "SparkSettings",
-    ),
-    "errors": (
-        "BackendError",
-        "BinaryInUse",
-        "BinaryNotFound",
-        "BlobNotFound",
-        "Conflict",
-        "ContextExists",
-        "ContextFailed",
-        "ContextNotFound",
-        "ContextStopping",
-        "DataDirLocked",
-        "DataFileNotFound",
-        "DuplicateId",
-        "FetchError",
-        "IdempotencyMismatch",
-        "IllegalTransition",
-        "InvalidCallbackUrl",
-        "InvalidConfig",
-        "InvalidFirstLetter",
-        "InvalidInput",
-        "InvalidName",
-        "InvalidRequest",
-        "InvalidSetting",
-        "JobAlreadyFinal",
-        "JobFailed",
-        "JobInterrupted",
-        "JobKilled",
-        "JobNotFound",
-        "JobPostponed",
-        "JobServerError",
-        "JobUnsuccessful",
-        "LaunchError",
-        "LogNotFound",
-        "MalformedUrl",
-        "NoSlots",
-        "NotAnArchive",
-        "NotFound",
-        "PluginNotFound",
-        "ResultTimeout",
-        "SchemaTooNew",
-        "ServerClosed",
-        "StaleState",
-        "StorageError",
-        "TooLarge",
-        "TransportError",
-        "Unavailable",
-        "UnknownContextFactory",
-        "UnsupportedMediaType",
-    ),
-    "events": (
-        "ContextChanged",
-        "DeliveryChanged",
-        "Event",
-        "JobChanged",
-        "JobProgressed",
-        "Subscription",
-    ),
-    "models.binaries": (
-        "Binary",
-        "BinaryType",
-        "ClassPathEntry",
-        "ResolvedEntry",
-        "parse_class_path",
-    ),
-    "models.callbacks": (
-        "Answer",
-        "Delivery",
-    ),
-    "models.contexts": (
-        "Context",
-        "ContextQuery",
-        "StartQueueStatus",
-    ),
-    "models.data_files": ("DataFile",),
-    "models.failures": (
-        "ErrorInfo",
-        "FailureKind",
-    ),
-    "models.jobs": (
-        "Job",
-        "JobPage",
-        "JobProgress",
-        "JobQuery",
-        "JobRequest",
-        "JobResult",
-        "ResultKind",
-    ),
-    "models.lifecycle": (
-        "ContextState",
-        "DeliveryState",
-        "JobState",
-    ),
-    "running.fetching": ("Preparation",),
-    "running.handles": ("JobHandle",),
-    "running.results": ("ResultReader",),
-    "running.waiting": ("Waiter",),
-    "server": ("JobServer",),
+_PUBLIC = {
+    "binaries.data_files": "DataUpload",
+    "binaries.uploads": "Upload",
+    "callbacks.transports": "CallableTransport",
+    "config.loading": "load_settings",
+    "config.settings": """
+        AuthSettings BinaryLimits BlobSettings CallbackSettings ContextLimits DataFileLimits
+        FetcherSettings HttpSettings InputLimits JobLimits LauncherSettings MetadataSettings Secret
+        Settings SparkSettings
+    """,
+    "errors": """
+        BackendError BinaryInUse BinaryNotFound BlobNotFound Conflict ContextExists ContextFailed
+        ContextNotFound ContextStopping DataDirLocked DataFileNotFound DuplicateId FetchError
+        IdempotencyMismatch IllegalTransition InvalidCallbackUrl InvalidConfig InvalidFirstLetter
+        InvalidInput InvalidName InvalidRequest InvalidSetting JobAlreadyFinal JobFailed JobInterrupted
+        JobKilled JobNotFound JobPostponed JobServerError JobUnsuccessful LaunchError LogNotFound
+        MalformedUrl NoSlots NotAnArchive NotFound PluginNotFound ResultTimeout SchemaTooNew ServerClosed
+        StaleState StorageError TooLarge TransportError Unavailable UnknownContextFactory
+        UnsupportedMediaType
+    """,
+    "events": "ContextChanged DeliveryChanged Event JobChanged JobProgressed Subscription",
+    "models.binaries": "Binary BinaryType ClassPathEntry ResolvedEntry parse_class_path",
+    "models.callbacks": "Answer Delivery",
+    "models.contexts": "Context ContextQuery StartQueueStatus",
+    "models.data_files": "DataFile",
+    "models.failures": "ErrorInfo FailureKind",
+    "models.jobs": "Job JobPage JobProgress JobQuery JobRequest JobResult ResultKind",
+    "models.lifecycle": "ContextState DeliveryState JobState",
+    "running.fetching": "Preparation",
+    "running.handles": "JobHandle",
+    "running.results": "ResultReader",
+    "running.waiting": "Waiter",
+    "server": "JobServer",
 }
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+"""The public names, by the module that defines them."""
+_MODULES = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 
-__all__ = [
-    "Answer",
-    "AuthSettings",
-    "BackendError",
-    "Binary",
-    "BinaryInUse",
-    "BinaryLimits",
-    "BinaryNotFound",
-    "BinaryType",
-    "BlobNotFound",
-    "BlobSettings",
-    "CallableTransport",
-    "CallbackSettings",
-    "ClassPathEntry",
-    "Conflict",
-    "Context",
-    "ContextChanged",
-    "ContextExists",
-    "ContextFailed",
-    "ContextLimits",
-    "ContextNotFound",
-    "ContextQuery",
-    "ContextState",
-    "ContextStopping",
-    "DataDirLocked",
-    "DataFile",
-    "DataFileLimits",
-    "DataFileNotFound",
-    "DataUpload",
-    "Delivery",
-    "DeliveryChanged",
-    "DeliveryState",
-    "DuplicateId",
-    "ErrorInfo",
-    "Event",
-    "FailureKind",
-    "FetchError",
-    "FetcherSettings",
-    "HttpSettings",
-    "IdempotencyMismatch",
-    "IllegalTransition",
-    "InputLimits",
-    "InvalidCallbackUrl",
-    "InvalidConfig",
-    "InvalidFirstLetter",
-    "InvalidInput",
-    "InvalidName",
-    "InvalidRequest",
-    "InvalidSetting",
-    "Job",
-    "JobAlreadyFinal",
-    "JobChanged",
-    "JobFailed",
-    "JobHandle",
-    "JobInterrupted",
-    "JobKilled",
-    "JobLimits",
-    "JobNotFound",
-    "JobPage",
-    "JobPostponed",
-    "JobProgress",
-    "JobProgressed",
-    "JobQuery",
-    "JobRequest",
-    "JobResult",
-    "JobServer",
-    "JobServerError",
-    "JobState",
-    "JobUnsuccessful",
-    "LaunchError",
-    "LauncherSettings",
-    "LogNotFound",
-    "MalformedUrl",
-    "MetadataSettings",
-    "NoSlots",
-    "NotAnArchive",
-    "NotFound",
-    "PluginNotFound",
-    "Preparation",
-    "ResolvedEntry",
-    "ResultKind",
-    "ResultReader",
-    "ResultTimeout",
-    "SchemaTooNew",
-    "Secret",
-    "ServerClosed",
-    "Settings",
-    "SparkSettings",
-    "StaleState",
-    "StartQueueStatus",
-    "StorageError",
-    "Subscription",
-    "TooLarge",
-    "TransportError",
-    "Unavailable",
-    "UnknownContextFactory",
-    "UnsupportedMediaType",
-    "Upload",
-    "Waiter",
-    "load_settings",
-    "parse_class_path",
-]
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name at its first use."""
-    if name not in _HOME_OF:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
     """Return the public names."""
-    return sorted(__all__)
+    return __all__
