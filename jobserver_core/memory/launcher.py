@@ -7,7 +7,6 @@ import logging
 import shutil
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -60,7 +59,7 @@ class InlineJob:
     ) -> None:
         self.id = spec.id
         self.class_name = spec.class_name
-        self.class_path = (*context.class_path, *spec.class_path)
+        self.class_path = context.class_path_of(spec)
         self.config: dict[str, Any] = loads(spec.config)
         self.context_settings: Mapping[str, Any] = context.settings
         self.data_dir = context.data_dir
@@ -320,7 +319,7 @@ class _JobThread(threading.Thread):
             return JobOutcome(killed=True)
         except BaseException as error:  # noqa: BLE001 - whatever a job raises is that job's error
             failure = next(kind for cls, kind in _FAILURES if isinstance(error, cls))
-            return JobOutcome(error=_described(error), failure=failure)
+            return JobOutcome(error=ErrorInfo.from_exception(error, stack=True), failure=failure)
         return JobOutcome()
 
     def _call(self, function: JobFunction) -> None:
@@ -342,13 +341,3 @@ class _JobThread(threading.Thread):
             self._job.check()
             for sink in sinks:
                 sink.write(chunk)
-
-
-def _described(error: BaseException) -> ErrorInfo:
-    kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return ErrorInfo(
-        message=str(error),
-        error_class=name,
-        stack="".join(traceback.format_exception(error)),
-    )

@@ -1,7 +1,8 @@
-"""How a job or a context fails: the error as its language tells it, and what kind it is."""
+"""How a job or a context fails: the error in the words of its language, and its kind."""
 
 from __future__ import annotations
 
+import traceback
 from enum import Enum
 
 import attrs
@@ -19,6 +20,19 @@ class ErrorInfo:
     message: str
     error_class: str = ""
     stack: str = ""
+
+    @classmethod
+    def from_exception(
+        cls, error: BaseException, *, message: str | None = None, stack: bool = False
+    ) -> ErrorInfo:
+        """Describe a Python exception, with its traceback if ``stack``; ``message`` replaces its own."""
+        kind = type(error)
+        name = kind.__qualname__
+        return cls(
+            message=str(error) if message is None else message,
+            error_class=name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}",
+            stack="".join(traceback.format_exception(error)) if stack else "",
+        )
 
 
 class FailureKind(str, Enum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from enum import Enum
@@ -60,6 +61,26 @@ class ContextSpec:
     log_path: Path
     work_dir: Path
     data_dir: Path
+
+    def class_path_of(self, job: JobSpec) -> tuple[JobCode, ...]:
+        """Return what a job of this context sees: the context's class path, then its own."""
+        return (*self.class_path, *job.class_path)
+
+    def log_tail(self, size: int = 4096) -> str:
+        """Return the end of the log, at most ``size`` bytes, without a line that it begins within.
+
+        Empty when there is no log.
+        """
+        try:
+            with self.log_path.open("rb") as file:
+                start = max(0, file.seek(0, os.SEEK_END) - size)
+                file.seek(start)
+                data = file.read(size)
+        except OSError:
+            return ""
+        if start:
+            data = data[data.find(b"\n") + 1 :]
+        return data.decode(errors="replace").strip()
 
 
 @attrs.frozen(kw_only=True)

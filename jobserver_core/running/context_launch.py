@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobserver_core.models.failures import ErrorInfo
@@ -96,12 +94,11 @@ class ContextLaunch:
             return
         timeout = self._limits.creation_timeout
         self._handle = self._launcher.start_context(spec, self._listener)
-        timer = self._clock.call_later(timeout, lambda: self._give_up(timeout, spec.log_path))
+        timer = self._clock.call_later(timeout, lambda: self._give_up(timeout, spec))
         self._context.ready.waiter.add_done_callback(lambda _waiter: timer.cancel())
 
     def _fail(self, error: Exception) -> None:
-        info = ErrorInfo(message=str(error), error_class=type(error).__name__)
-        self._listener.context_ended(ContextEnd.FAILED, info)
+        self._listener.context_ended(ContextEnd.FAILED, ErrorInfo.from_exception(error))
 
     def _expire(self) -> None:
         """End a context that was not launched in time."""
@@ -121,31 +118,21 @@ class ContextLaunch:
             self._withdrawn = True
             self._listener.context_ended(end, error)
 
-    def _give_up(self, timeout: float, log: Path) -> None:
+    def _give_up(self, timeout: float, spec: ContextSpec) -> None:
         """Kill a context that did not become ready in time; why it did not is in its log, if anywhere."""
         with self._context.changing():
             context = self._context.current
             if context.state is ContextState.STARTED and not self._context.ready_reported:
-                self.failure = _not_ready(context.name, timeout, _last_lines(log))
+                self.failure = _not_ready(context.name, timeout, spec.log_tail())
                 self.call(lambda handle: handle.kill())
 
 
-def _not_ready(name: str, timeout: float, log: list[str]) -> ErrorInfo:
-    """Return the failure of a context that was not ready in time, given the last lines of its log."""
-    messages = [line for line in log if line[:1].strip()]  # neither blank nor a frame of a stack
+def _not_ready(name: str, timeout: float, log: str) -> ErrorInfo:
+    """Return the failure of a context that was not ready in time, given the end of its log."""
+    messages = [line for line in log.splitlines() if line[:1].strip()]  # neither blank nor a stack frame
     last = f"; its log ends with: {messages[-1]}" if messages else ""
     return ErrorInfo(
         message=f"context {name} was not ready after {timeout:g} s{last}",
         error_class="TimeoutError",
-        stack="\n".join(["last lines of the context's log:", *log] if log else []),
+        stack=f"last lines of the context's log:\n{log}" if log else "",
     )
-
-
-def _last_lines(log: Path, size: int = 4096) -> list[str]:
-    """Return the lines in the last ``size`` bytes of a file; none when there is no file."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - size))
-            return file.read().decode(errors="replace").strip().splitlines()
-    except OSError:
-        return []

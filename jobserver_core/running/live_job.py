@@ -102,9 +102,7 @@ class LiveJob:
         except (StorageError, UnicodeDecodeError) as error:
             if isinstance(error, StorageError) and self._may_finish_again():
                 raise
-            info = ErrorInfo(
-                message=f"the result could not be stored: {error}", error_class=type(error).__name__
-            )
+            info = ErrorInfo.from_exception(error, message=f"the result could not be stored: {error}")
             return FinalOutcome.failed(FailureKind.RESULT, info)
         return FinalOutcome(event=JobEvent.FINISH, result=result)
 

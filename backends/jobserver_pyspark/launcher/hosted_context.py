@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from jobserver_pyspark.launcher.connections import Connections, HostChannel
 from jobserver_pyspark.launcher.descriptors import check_descriptors, explained, out_of_descriptors
 from jobserver_pyspark.launcher.host_plan import HostPlan, link_jars
 from jobserver_pyspark.launcher.host_process import HostProcess
-from jobserver_pyspark.launcher.hosted_jobs import HostedJobs, error_info, reported_error
+from jobserver_pyspark.launcher.hosted_jobs import HostedJobs, reported_error
 from jobserver_pyspark.launcher.leftovers import ContextRecord, Leftovers
 from jobserver_pyspark.launcher.packages import Packages
 from jobserver_pyspark.launcher.spare_hosts import SpareHost, SpareHosts
@@ -145,17 +144,17 @@ class HostedContext(ContextHandle):
         except ChannelClosed as error:
             _log.debug("context %s: %s", self._spec.name, error)
         except ProtocolError as error:
-            self._fail(error_info(error))
+            self._fail(ErrorInfo.from_exception(error))
             self._destroy()
         except JobServerError as error:
-            self._fail(error_info(error))
+            self._fail(ErrorInfo.from_exception(error))
         except Exception as error:  # noqa: BLE001 - whatever it is, the core must learn of the end
             reason = out_of_descriptors(error) if isinstance(error, OSError) else None
             if reason is not None:
-                self._fail(error_info(LaunchError(message=reason)))
+                self._fail(ErrorInfo.from_exception(LaunchError(message=reason)))
             else:
                 _log.exception("context %s", self._spec.name)
-                self._fail(error_info(error))
+                self._fail(ErrorInfo.from_exception(error))
         finally:
             self._clean_up()
 
@@ -237,19 +236,12 @@ class HostedContext(ContextHandle):
 
     def _unexpected(self, status: int | None) -> ErrorInfo:
         how = f"signal {-status}" if status is not None and status < 0 else f"exit status {status}"
+        log = self._spec.log_tail()
         return ErrorInfo(
             message=f"the context's host process ended by itself ({how})",
             error_class="ContextHostLost",
-            stack=self._log_tail(),
+            stack=f"last lines of the context's log:\n{log}" if log else "",
         )
-
-    def _log_tail(self) -> str:
-        try:
-            with self._spec.log_path.open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
-                return "last lines of the context's log:\n" + file.read().decode(errors="replace").strip()
-        except OSError:
-            return ""
 
     # -- messages ----------------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ from jobserver_core.models.jobs import JobProgress
 from jobserver_core.ports import ContextListener, ContextSpec, JobOutcome, JobSpec, ResultSink
 from jobserver_pyspark.launcher.packages import PackageLease
 from jobserver_pyspark.protocol.converter import ProtocolError
-from jobserver_pyspark.protocol.failures import qualified_name
 from jobserver_pyspark.protocol.messages import (
     ErrorReport,
     HostToServer,
@@ -30,7 +29,7 @@ from jobserver_pyspark.protocol.messages import (
     SubmitJob,
 )
 
-__all__ = ["HostedJobs", "error_info", "reported_error"]
+__all__ = ["HostedJobs", "reported_error"]
 
 
 @attrs.define(eq=False)
@@ -75,7 +74,7 @@ class HostedJobs:
             if self._closed:
                 return
             self._jobs[job.id] = _Job(job)
-        if self._packages.ready((*self._spec.class_path, *job.class_path)):
+        if self._packages.ready(self._spec.class_path_of(job)):
             self._send_job(job)
         else:
             threading.Thread(target=self._send_job, args=(job,), name="unpacking", daemon=True).start()
@@ -101,9 +100,11 @@ class HostedJobs:
 
     def _send_job(self, spec: JobSpec) -> None:
         try:
-            packages = self._packages.prepare((*self._spec.class_path, *spec.class_path))
+            packages = self._packages.prepare(self._spec.class_path_of(spec))
         except JobServerError as error:
-            self._end_unsent(spec, JobOutcome(error=error_info(error), failure=FailureKind.LOADING))
+            self._end_unsent(
+                spec, JobOutcome(error=ErrorInfo.from_exception(error), failure=FailureKind.LOADING)
+            )
             return
         with self._lock:
             job = self._jobs.get(spec.id)
@@ -150,7 +151,7 @@ class HostedJobs:
                     job.sink = self._listener.open_result(job.spec.id, stream=chunk.stream)
                 job.sink.write(bytes(chunk.data))
         except JobServerError as error:
-            job.refused = error_info(error)
+            job.refused = ErrorInfo.from_exception(error)
             self._send(RefuseResult(job_id=job.spec.id, message=str(error)))
 
     def _report_end(self, job_id: str, outcome: JobOutcome) -> None:
@@ -196,11 +197,6 @@ def _outcome(job: _Job, end: JobEnded) -> JobOutcome:
         message = "the job's process reported success without a result"
         return JobOutcome(error=ErrorInfo(message=message), failure=FailureKind.RESULT)
     return JobOutcome()
-
-
-def error_info(error: BaseException) -> ErrorInfo:
-    """Return an exception of the server's own as an error of a job or a context."""
-    return ErrorInfo(message=str(error), error_class=qualified_name(type(error)))
 
 
 def reported_error(report: ErrorReport) -> ErrorInfo:

@@ -1,0 +1,60 @@
+"""How failures are described, and the end of the log that goes with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobserver_core import BinaryType, ErrorInfo, errors
+from jobserver_core.ports import ContextSpec, JobCode, JobSpec
+
+
+def raised(error: Exception) -> Exception:
+    try:
+        raise error
+    except Exception as caught:
+        return caught
+
+
+def spec(log: Path, *code: JobCode) -> ContextSpec:
+    return ContextSpec(
+        id="c", name="c", class_path=code, log_path=log, work_dir=log.parent, data_dir=log.parent
+    )
+
+
+def test_an_exception_is_described_by_its_qualified_class_and_its_message() -> None:
+    assert ErrorInfo.from_exception(ValueError("bad")) == ErrorInfo(message="bad", error_class="ValueError")
+    info = ErrorInfo.from_exception(errors.StorageError(message="disk full"), message="not stored")
+    assert info == ErrorInfo(message="not stored", error_class="jobserver_core.errors.StorageError")
+
+
+def test_an_exception_is_described_with_its_traceback_on_request() -> None:
+    assert "in raised" in ErrorInfo.from_exception(raised(ValueError("bad")), stack=True).stack
+
+
+@pytest.mark.parametrize(
+    ("content", "tail"),
+    [
+        (b"", ""),
+        (b"one\n", "one"),
+        (b"0123456789\nlast\n", "last"),
+        (b"x\n\xff\n", "x\n\ufffd"),
+    ],
+)
+def test_the_tail_of_a_log_begins_with_a_whole_line(tmp_path: Path, content: bytes, tail: str) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(content)
+    assert spec(log).log_tail(8) == tail
+
+
+def test_a_log_that_is_not_there_has_an_empty_tail(tmp_path: Path) -> None:
+    assert spec(tmp_path / "none").log_tail() == ""
+
+
+def test_the_class_path_of_a_context_goes_before_that_of_its_job(tmp_path: Path) -> None:
+    first, second = (
+        JobCode(path=tmp_path / name, type=BinaryType.JAR, digest="0" * 64, source=name) for name in "ab"
+    )
+    job = JobSpec(id="j", class_name="w.Any", class_path=(second,), config="{}", log_path=tmp_path / "log")
+    assert spec(tmp_path / "log", first).class_path_of(job) == (first, second)
