@@ -1,4 +1,4 @@
-"""The job server over HTTP: the contract of spark-jobserver, as an ASGI application and a server."""
+"""The job server over HTTP: spark-jobserver's API as an ASGI application, and a server to run it."""
 
 from jobserver_http.application import HttpApplication, create_app
 from jobserver_http.authentication import Authenticator, Credentials, Identity

@@ -1,4 +1,4 @@
-"""Client addresses, and who is taken to be behind one."""
+"""Client addresses, and the networks that count as one client."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["is_loopback", "network_of", "within"]
 
 
 def network_of(address: str) -> str:
-    """Return the network that is counted as one client.
+    """Return the network that counts as one client.
 
-    This is an IPv4 address itself, but the /64 of an IPv6 address, since one machine can use all addresses
-    of its /64. What is not an address is returned as it is.
+    For IPv4, this is the address itself. For IPv6, it is the address's /64, because one machine can use all
+    addresses in it. A string that is not an address is returned unchanged.
     """
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
@@ -26,7 +26,7 @@ def network_of(address: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to listen on can be reached from this machine alone."""
+    """Whether a listening address can be reached only from this machine."""
     if host == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""The responses of the application: JSON, texts, and results that are sent as they are read."""
+"""Responses of the application: JSON, and results and logs that are streamed."""
 
 from __future__ import annotations
 
@@ -15,34 +15,42 @@ from jobserver_http.errors import Answer
 from jobserver_http.pools import Pools
 from jobserver_http.wire import encoded
 
-__all__ = ["JSON", "PIECE", "ResultResponse", "StreamedText", "json_response", "raw_json_response", "respond"]
+__all__ = [
+    "JSON",
+    "CHUNK_SIZE",
+    "ResultResponse",
+    "StreamedResponse",
+    "json_response",
+    "raw_json_response",
+    "respond",
+]
 
 JSON = "application/json"
-PIECE = 256 * 1024
+CHUNK_SIZE = 256 * 1024
 
 
 def raw_json_response(
     text: str | bytes, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Answer with JSON text as it is."""
+    """Return a response with JSON that is already encoded."""
     return Response(text, status, headers, media_type=JSON)
 
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Answer with a value as JSON."""
+    """Return a response with a value, encoded as JSON."""
     return raw_json_response(encoded(body), status, headers)
 
 
 def respond(answer: Answer) -> Response:
-    """Answer in one of the contract's shapes."""
+    """Return the response for an answer."""
     return json_response(answer.body, answer.status, answer.headers)
 
 
 class ResultResponse(StreamingResponse):
-    """A JSON object whose last member is a job's result: the stored bytes as they are.
+    """A JSON object whose last member is a job's result, copied from storage without decoding it.
 
-    Nothing is decoded or held whole. The length is told, except for a streamed result, which the
-    contract sends chunked. The reader is closed in any case, also when the client has gone.
+    It has a Content-Length, except for a streamed result, which the contract sends chunked. The reader is
+    always closed, even if the client disconnects.
     """
 
     def __init__(self, members: Mapping[str, Any], reader: ResultReader, pools: Pools) -> None:
@@ -50,16 +58,16 @@ class ResultResponse(StreamingResponse):
         empty = reader.size == 0
         self._reader = reader
         self._pools = pools
-        super().__init__(self._pieces(head, empty), media_type=JSON)
+        super().__init__(self._chunks(head, empty), media_type=JSON)
         if reader.kind is not ResultKind.STREAM:
             self.headers["content-length"] = str(len(head) + (4 if empty else reader.size) + 1)
 
-    async def _pieces(self, head: bytes, empty: bool) -> AsyncIterator[bytes]:
+    async def _chunks(self, head: bytes, empty: bool) -> AsyncIterator[bytes]:
         yield head
         if empty:
-            yield b"null"  # a stream without a byte is still to be JSON
-        while piece := await self._pools.quick.run(self._reader.read, PIECE):
-            yield piece
+            yield b"null"  # keeps the response valid JSON for a stream without bytes
+        while chunk := await self._pools.quick.run(self._reader.read, CHUNK_SIZE):
+            yield chunk
         yield b"}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,18 +81,18 @@ class ResultResponse(StreamingResponse):
             self._reader.close()
 
 
-class StreamedText(StreamingResponse):
-    """Text that is sent piece by piece; what was opened for it is closed in any case."""
+class StreamedResponse(StreamingResponse):
+    """A response that is sent in chunks. Its resource ``opened`` is always closed."""
 
     def __init__(
         self,
-        pieces: AsyncIterator[str] | AsyncIterator[bytes],
+        chunks: AsyncIterator[str] | AsyncIterator[bytes],
         *,
         media_type: str,
         headers: Mapping[str, str] | None = None,
         opened: AbstractContextManager[Any] | None = None,
     ) -> None:
-        super().__init__(pieces, headers=headers, media_type=media_type)
+        super().__init__(chunks, headers=headers, media_type=media_type)
         self._opened = ExitStack()
         if opened is not None:
             self._opened.push(opened)
@@ -99,7 +107,7 @@ class StreamedText(StreamingResponse):
 
 
 async def send_head(response: Response, send: Send) -> None:
-    """Send status and headers, and no body."""
+    """Send status and headers without a body."""
     await send(
         {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
     )

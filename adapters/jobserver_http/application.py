@@ -1,4 +1,4 @@
-"""The ASGI application: from a request to the handler of its route, and from any outcome to an answer."""
+"""The ASGI application: routes requests to handlers, and turns errors into responses."""
 
 from __future__ import annotations
 
@@ -18,15 +18,19 @@ from starlette.types import Message, Receive, Scope, Send
 
 from jobserver_core.errors import BackendError, JobServerError
 from jobserver_core.server import JobServer
+from jobserver_http.access import Namespace, allows
 from jobserver_http.answers import respond
-from jobserver_http.authentication import Authenticator, Gate, Identity, authenticator_from_settings
+from jobserver_http.authentication import (
+    Authenticator,
+    CredentialVerifier,
+    Identity,
+    authenticator_from_settings,
+)
 from jobserver_http.bodies import BodyGuard, Disconnected
 from jobserver_http.browsers import BrowserGuard
-from jobserver_http.calls import Call, Site
+from jobserver_http.calls import ApplicationState, Call
 from jobserver_http.errors import INTERNAL, REFUSALS, Answer, Rejected, answer_to
-from jobserver_http.namespaces import Namespace
 from jobserver_http.parameters import parse_query, parsed
-from jobserver_http.permissions import allows
 from jobserver_http.routes import Route, chosen
 
 __all__ = ["HttpApplication", "create_app"]
@@ -39,13 +43,13 @@ _OWNER = re.compile(r"[^/\\\s~\x00-\x1f\x7f]{1,128}")
 _UNKNOWN = "none"
 _AMBIGUOUS = Answer(
     status=400,
-    result="a request has either Content-Length or Transfer-Encoding",
+    result="the request has both Content-Length and Transfer-Encoding",
     code=REFUSALS[400],
     headers={"Connection": "close"},
 )
-_NO_PATH = Answer(status=400, result="the target of a request begins with /", code=REFUSALS[400])
-CLIENT_LEFT = 499
-"""What is logged and counted as the status where the client left before there was one."""
+_NO_PATH = Answer(status=400, result="the request target must start with /", code=REFUSALS[400])
+CLIENT_DISCONNECTED = 499
+"""The status in logs and metrics if the client disconnected before the response."""
 
 
 def create_app(
@@ -55,32 +59,45 @@ def create_app(
     authenticator: Authenticator | None = None,
     browsers: BrowserGuard | None = None,
 ) -> HttpApplication:
-    """Return the ASGI application for a job server, which stays the caller's to start and close.
+    """Create the ASGI application for a job server. The caller starts and closes the job server.
 
-    ``routes`` picks groups (``binaries``, ``contexts``, ``jobs``, ``data``, ``operations``) or single routes
-    by name; all by default. ``authenticator`` is who lets callers in; without one it is what
-    ``settings.auth`` names, and with ``none`` there everybody may do everything. The application can
-    be mounted below any path of another one. Raises InvalidRequest, InvalidSetting, PluginNotFound.
+    The application can be mounted below any path of another one.
+
+    Args:
+        server: The job server.
+        routes: Groups (``binaries``, ``contexts``, ``jobs``, ``data``, ``operations``) or names of routes. By
+            default, all routes are included.
+        authenticator: Verifies callers. By default, it is created from ``settings.auth``; with ``none``,
+        every
+            caller may do everything.
+        browsers: Refuses requests of web pages from other sites.
+
+    Raises:
+        InvalidRequest: A route or group is unknown.
+        InvalidSetting: The authenticator's settings are invalid.
+        PluginNotFound: The authenticator is not installed.
     """
     if authenticator is None:
         authenticator = authenticator_from_settings(server.settings)
-    site = Site(server=server, routes=chosen(routes), guarded=authenticator is not None)
-    site.metrics.watch(server)
-    gate = Gate(authenticator, site.pools.passwords) if authenticator is not None else None
-    return HttpApplication(site, gate, browsers or BrowserGuard())
+    state = ApplicationState(server=server, routes=chosen(routes), guarded=authenticator is not None)
+    state.metrics.watch(server)
+    verifier = CredentialVerifier(authenticator, state.pools.passwords) if authenticator is not None else None
+    return HttpApplication(state, verifier, browsers or BrowserGuard())
 
 
 class HttpApplication:
-    """An ASGI 3 application; made by :func:`create_app`."""
+    """An ASGI 3 application, created by :func:`create_app`."""
 
-    def __init__(self, site: Site, gate: Gate | None, browsers: BrowserGuard) -> None:
-        self.site = site
+    def __init__(
+        self, state: ApplicationState, verifier: CredentialVerifier | None, browsers: BrowserGuard
+    ) -> None:
+        self.state = state
         by_path: dict[str, dict[str, Route]] = {}
-        for route in site.routes:
+        for route in state.routes:
             by_path.setdefault(route.path, {})[route.method] = route
         self._starlette = Starlette(
             routes=[
-                StarletteRoute(path, _Endpoint(site, gate, browsers, methods))
+                StarletteRoute(path, _Endpoint(state, verifier, browsers, methods))
                 for path, methods in by_path.items()
             ],
             exception_handlers={HTTPException: _not_found},
@@ -88,16 +105,16 @@ class HttpApplication:
         self._starlette.router.redirect_slashes = False
 
     def drain(self) -> None:
-        """Tell who asks for readiness that no new work is taken. The job server is not touched."""
-        self.site.draining = True
+        """Report in ``/readyz`` that no new work is accepted. The job server is not affected."""
+        self.state.draining = True
 
     def close(self) -> None:
-        """End streams that would go on for ever, and all waiting. The job server is not touched."""
+        """End endless streams and waiting calls. The job server is not affected."""
         self.drain()
-        self.site.closing.set()
+        self.state.closing.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or take part in the server's start and end."""
+        """Handle a request or a lifespan message."""
         if scope["type"] == "http":
             await self._serve(scope, receive, send)
         else:
@@ -105,49 +122,46 @@ class HttpApplication:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         guard = BodyGuard(scope, receive, send)
-        watched = _Watched(scope, guard)
-        self.site.metrics.began()
+        recorder = _ResponseRecorder(scope, guard)
+        self.state.metrics.request_started()
         scope["jobserver.guard"] = guard
         try:
-            wrong = _AMBIGUOUS if guard.ambiguous else None if scope["path"].startswith("/") else _NO_PATH
-            if wrong is not None:
-                await respond(wrong)(scope, guard.receive, watched.send)
+            rejected = _AMBIGUOUS if guard.ambiguous else None if scope["path"].startswith("/") else _NO_PATH
+            if rejected is not None:
+                await respond(rejected)(scope, guard.receive, recorder.send)
             else:
-                await self._starlette(_without_slash(scope), guard.receive, watched.send)
+                await self._starlette(_without_slash(scope), guard.receive, recorder.send)
         finally:
             route = scope.get("jobserver.route", _UNKNOWN)
             method = scope["method"] if route != _UNKNOWN else "ANY"
-            seconds = time.monotonic() - watched.begun
-            self.site.metrics.ended(route, method, watched.status, seconds)
+            seconds = time.monotonic() - recorder.started
+            self.state.metrics.request_ended(route, method, recorder.status, seconds)
             client = (scope.get("client") or ("-",))[0]
-            # The query is not logged: it may hold what is secret, such as a callback's URL.
+            # The query is not logged, because it may contain secrets, for example in a callback URL.
             path = quote(scope["path"], safe="/:@!$&'()*+,;=~-._")
-            _access.info("%s %s %s %s %.3f", client, scope["method"], path, watched.status, seconds)
+            _access.info("%s %s %s %s %.3f", client, scope["method"], path, recorder.status, seconds)
 
 
 def _without_slash(scope: Scope) -> Scope:
-    """Return the scope without the slash at the end of its path: the old server matched prefixes.
-
-    An encoded slash is a part of a name and stays.
-    """
+    """Remove a trailing slash from the path, as the old server ignored it. An encoded slash is kept."""
     path, raw = scope["path"], scope.get("raw_path") or b"/"
-    inside = path.removeprefix(scope.get("root_path", ""))
-    if len(inside) > 1 and inside.endswith("/") and raw.endswith(b"/"):
+    relative = path.removeprefix(scope.get("root_path", ""))
+    if len(relative) > 1 and relative.endswith("/") and raw.endswith(b"/"):
         scope["path"] = path[:-1]
     return scope
 
 
-class _Watched:
-    """Sends what the application sends, notes the status, and sends no body for HEAD."""
+class _ResponseRecorder:
+    """Forwards the messages of a response, records its status, and drops the body for HEAD."""
 
     def __init__(self, scope: Scope, guard: BodyGuard) -> None:
         self._guard = guard
         self._head = scope["method"] == "HEAD"
-        self.begun = time.monotonic()
-        self.status = CLIENT_LEFT
+        self.started = time.monotonic()
+        self.status = CLIENT_DISCONNECTED
 
     async def send(self, message: Message) -> None:
-        """Hand on a message."""
+        """Send a message."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = [*message.get("headers", []), (b"x-content-type-options", b"nosniff")]
@@ -158,13 +172,17 @@ class _Watched:
 
 
 class _Endpoint:
-    """The calls on one path: chooses the route by its method, and lets nothing in that may not."""
+    """Handles the requests for one path: selects the route by method, and checks permissions."""
 
     def __init__(
-        self, site: Site, gate: Gate | None, browsers: BrowserGuard, routes: Mapping[str, Route]
+        self,
+        state: ApplicationState,
+        verifier: CredentialVerifier | None,
+        browsers: BrowserGuard,
+        routes: Mapping[str, Route],
     ) -> None:
-        self._site = site
-        self._gate = gate
+        self._state = state
+        self._verifier = verifier
         self._browsers = browsers
         self._routes = routes
 
@@ -173,7 +191,7 @@ class _Endpoint:
             response = await self._answered(scope)
             await response(scope, receive, send)
         except (Disconnected, ClientDisconnect):
-            return  # nobody is there to be answered
+            return
 
     async def _answered(self, scope: Scope) -> Response:
         names, operation = Namespace(), None
@@ -184,10 +202,10 @@ class _Endpoint:
                 return Response(status_code=204, headers=self._allowed())
             scope["jobserver.route"] = operation = route.name
             self._browsers.check(route.method, dict(scope["headers"]))
-            identity = await self._admitted(scope, route)
+            identity = await self._authenticated(scope, route)
             names = self._namespace(identity)
             call = Call(
-                site=self._site,
+                state=self._state,
                 route=route,
                 scope=scope,
                 guard=scope["jobserver.guard"],
@@ -207,68 +225,70 @@ class _Endpoint:
             if isinstance(error, BackendError):
                 _log.warning("%s: %s", operation, error)
             return respond(answer_to(error, operation, names))
-        except Exception:  # noqa: BLE001 - a defect becomes an answer, and is logged in full
+        except Exception:  # noqa: BLE001 - an unexpected error is logged and becomes a 500 response
             return _unexpected(operation)
 
     def _route(self, method: str, query: dict[str, str]) -> Route | None:
-        """Return the route for a method, None for OPTIONS. Proxies let POST stand for other methods."""
+        """Return the route for a method, or None for OPTIONS. POST can override its method."""
         override = query.pop("_method", None) if method == "POST" else None
         if override is not None:
             method = override.upper()
             if method not in _OVERRIDES:
-                raise Rejected(400, f"_method takes DELETE or PUT, got {override[:32]!a}")
+                raise Rejected(400, f"_method must be DELETE or PUT, got {override[:32]!a}")
         if method == "OPTIONS":
             return None
         route = self._routes.get("GET" if method == "HEAD" else method)
         if route is None:
             headers = self._allowed()
-            raise Rejected(405, f"{method[:32]} is not allowed here, but {headers['Allow']}", headers)
+            raise Rejected(
+                405, f"method {method[:32]} is not allowed; allowed methods: {headers['Allow']}", headers
+            )
         return route
 
     def _allowed(self) -> dict[str, str]:
         methods = {*self._routes, "OPTIONS"} | ({"HEAD"} if "GET" in self._routes else set())
         return {"Allow": ", ".join(sorted(methods))}
 
-    async def _admitted(self, scope: Scope, route: Route) -> Identity | None:
-        if self._gate is None or route.permission is None:
+    async def _authenticated(self, scope: Scope, route: Route) -> Identity | None:
+        if self._verifier is None or route.permission is None:
             return None
         address = str((scope.get("client") or ("unknown",))[0])
-        identity = await self._gate.admit(scope["headers"], address)
+        identity = await self._verifier.admit(scope["headers"], address)
         if not allows(identity.permissions, route.permission):
-            raise Rejected(403, f"the permission {route.permission} is missing")
+            raise Rejected(403, f"missing permission {route.permission}")
         return identity
 
     def _namespace(self, identity: Identity | None) -> Namespace:
-        if identity is None or not self._site.server.settings.auth.use_as_proxy_user:
+        if identity is None or not self._state.server.settings.auth.use_as_proxy_user:
             return Namespace()
         if not _OWNER.fullmatch(identity.name):
-            raise Rejected(403, "a user of this name cannot be a proxy user: it must not have ~, / or blanks")
+            raise Rejected(403, "a proxy user's name must not contain ~, / or whitespace")
         return Namespace(identity.name)
 
 
 def _header_values(route: Route, scope: Scope) -> dict[str, object]:
-    """Return the values of the route's header parameters by name."""
+    """Parse the values of the route's header parameters."""
     names = {parameter.name.lower().encode("ascii") for parameter in route.headers}
     given: dict[str, str] = {}
     for name, value in scope["headers"]:
         if name in names:
             key = name.decode("ascii")
             if key in given:
-                raise Rejected(400, f"header {key} is given more than once")
+                raise Rejected(400, f"header {key} is repeated")
             given[key] = value.decode("latin-1")
     lower = {parameter.name: given.get(parameter.name.lower(), "") for parameter in route.headers}
     return parsed(route.headers, lower)
 
 
 def _unexpected(operation: str | None) -> Response:
-    """Answer to a defect of the server: the log has all of it, the client a mark to ask by."""
-    mark = secrets.token_hex(4)
-    _log.exception("%s failed (%s)", operation, mark)
-    text = f"internal error; the server's log has it as {mark}"
+    """Log an unexpected error, and return a response with a reference to the log entry."""
+    reference = secrets.token_hex(4)
+    _log.exception("%s failed (reference %s)", operation, reference)
+    text = f"internal error; the server's log has the details under reference {reference}"
     return respond(Answer(status=500, result=text, code=INTERNAL))
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    text = f"there is nothing at {request.url.path[:256]!a}"
+    text = f"unknown path {request.url.path[:256]!a}"
     return respond(Answer(status=status, result=text, code=REFUSALS.get(status, INTERNAL)))

@@ -1,4 +1,4 @@
-"""Who calls: credentials, authenticators, and the way from one to the other.
+"""Authenticating callers: credentials, authenticators, and the verifier between them.
 
 An authenticator is a :class:`~jobserver_core.ports.Backend` like those of the core. Its class is registered
 in the entry point group ``jobserver.authenticator``, and ``jobserver.auth.backend`` selects it.
@@ -34,33 +34,33 @@ from jobserver_http.throttle import Throttle
 __all__ = [
     "Authenticator",
     "Credentials",
-    "Gate",
+    "CredentialVerifier",
     "Identity",
     "authenticator_from_settings",
     "parse_authorization",
 ]
 
-REMEMBERED = 60.0
-"""Seconds for which a success is not verified again."""
-FAMILIAR = 1000
-"""Successful credentials that are kept at most; those that were verified longest ago go first."""
-WRONG = 10_000
-"""Wrong credentials that are kept at most; the oldest go first."""
-WRONG_AGAIN = 60.0
-"""Seconds for which the same wrong credentials are not a new failure."""
-WRONG_STILL = 5.0
-"""Seconds for which wrong credentials are not checked again, in case the password was changed to them."""
+REMEMBER_SECONDS = 60.0
+"""How many seconds verified credentials stay valid without another check."""
+MAX_FAMILIAR = 1000
+"""How many verified credentials are kept. The least recently verified are removed first."""
+MAX_WRONG = 10_000
+"""How many wrong credentials are kept. The oldest are removed first."""
+SAME_FAILURE_SECONDS = 60.0
+"""Within this many seconds, repeating the same wrong credentials is not a new failure."""
+RECHECK_SECONDS = 5.0
+"""Wrong credentials are rechecked after this many seconds, in case the password was changed to them."""
 
 MISSING = "The resource requires authentication, which was not supplied with the request"
 INVALID = "The supplied authentication is invalid"
-"""The contract's words: clients look for them."""
+"""The contract prescribes these messages, because clients match on them."""
 
 _log = logging.getLogger(__name__)
 
 
 @attrs.frozen(kw_only=True)
 class Credentials:
-    """What a caller sent: ``basic`` with a user's name and password, or ``bearer`` with a token."""
+    """Credentials of a request: ``basic`` with a user name and password, or ``bearer`` with a token."""
 
     scheme: str
     user: str | None = None
@@ -69,10 +69,10 @@ class Credentials:
 
 @attrs.frozen(kw_only=True)
 class Identity:
-    """An authenticated caller, with the permissions that it holds.
+    """An authenticated caller and its permissions.
 
-    ``proof`` is what the credentials were checked against, such as a stored hash: when that changes, an
-    earlier success is worth nothing.
+    ``proof`` is the value that the credentials were checked against, such as a stored hash. When it changes,
+    earlier checks are void.
     """
 
     name: str
@@ -81,27 +81,27 @@ class Identity:
 
 
 class Authenticator(Backend):
-    """Tells who a caller is. Methods may block, and are called from several threads at once."""
+    """Verifies credentials. Methods may block, and must be thread-safe."""
 
     kind = "authenticator"
 
     challenges: tuple[str, ...] = ('Basic realm="jobserver", charset="UTF-8"',)
-    """The values of WWW-Authenticate in an answer 401."""
+    """The values of WWW-Authenticate in a 401 response."""
 
     @abstractmethod
     def authenticate(self, credentials: Credentials) -> Identity | None:
-        """Return whose credentials these are, or None for wrong ones.
+        """Return the identity for valid credentials, or None.
 
-        Takes as long for a user that is not known as for a wrong password.
+        For an unknown user, it must take as long as for a wrong password.
         """
 
     def current(self, identity: Identity) -> bool:
-        """Whether an identity that was authenticated a moment ago still holds; cheap."""
+        """Whether a recently authenticated identity is still valid. Must be cheap."""
         return True
 
 
 def parse_authorization(header: str) -> Credentials | None:
-    """Read an Authorization header; None for what is neither Basic nor Bearer, or is malformed."""
+    """Parse an Authorization header. Return None if it is malformed, or neither Basic nor Bearer."""
     scheme, _, value = header.strip().partition(" ")
     scheme, value = scheme.lower(), value.strip()
     if scheme == "bearer" and value:
@@ -115,8 +115,8 @@ def parse_authorization(header: str) -> Credentials | None:
     return Credentials(scheme="basic", user=user, secret=password) if colon else None
 
 
-class _Line:
-    """The log-ins of one account from one network that wait for their check: one at a time, in order."""
+class _Queue:
+    """The logins for one account and network that wait to be checked, one at a time and in order."""
 
     def __init__(self) -> None:
         self.waiting = 0
@@ -135,16 +135,16 @@ class _Line:
         self._turn.release()
 
 
-class Gate:
-    """Lets callers in: verifies credentials off the event loop, remembers, and slows down guessing.
+class CredentialVerifier:
+    """Verifies the credentials of requests in threads, caches the results, and slows down guessing.
 
-    Verifying a password is costly by design, so it happens as rarely as possible. Equal credentials that
-    arrive while they are being checked share one check, and a success is remembered for a minute.
-    What is kept is a keyed hash of the credentials: neither passwords nor their plain hashes.
+    Verifying a password is expensive by design, so it happens as rarely as possible. Requests with equal
+    credentials share a check that is in progress, and a success is cached for a minute. The cache keys are
+    keyed hashes of the credentials, neither passwords nor plain hashes.
 
-    Credentials that were right before are *familiar* and never wait because of the failures of others,
-    who cannot know them. Others may have to wait, as :mod:`~jobserver_http.throttle` explains. A token is an
-    account of its own, so wrong tokens say nothing about other tokens.
+    Credentials that were valid before are *familiar*. They never wait because of other callers' failures,
+    since only their owner knows them. Others may have to wait, see :mod:`~jobserver_http.throttle`. Each
+    token counts as a separate account, so wrong tokens do not affect other tokens.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Gate:
         authenticator: Authenticator,
         pool: Pool,
         *,
-        remember: float = REMEMBERED,
+        remember: float = REMEMBER_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
@@ -166,52 +166,54 @@ class Gate:
         self._familiar: OrderedDict[bytes, tuple[float, Identity]] = OrderedDict()
         self._checks: dict[tuple[str, bytes], asyncio.Task[Identity | None]] = {}
         self._wrong: OrderedDict[bytes, float] = OrderedDict()
-        self._lines: WeakValueDictionary[tuple[str, str], _Line] = WeakValueDictionary()
+        self._queues: WeakValueDictionary[tuple[str, str], _Queue] = WeakValueDictionary()
 
     async def admit(self, headers: Iterable[tuple[bytes, bytes]], address: str) -> Identity:
-        """Return who calls. Raises Rejected: 401 with a challenge, or 429 after too many failures."""
+        """Return the identity of the caller.
+
+        Raises:
+            Rejected: The credentials are missing or wrong (401), or too many logins are waiting (429).
+        """
         values = [value for name, value in headers if name == b"authorization"]
         if not values:
             raise self._challenge(MISSING)
         credentials = parse_authorization(values[0].decode("latin-1")) if len(values) == 1 else None
         if credentials is None:
-            raise self._challenge(
-                INVALID, "the Authorization header has neither Basic nor Bearer credentials"
-            )
+            raise self._challenge(INVALID, "the Authorization header must have Basic or Bearer credentials")
         mark = self._mark(credentials)
-        identity = self._remembered(mark) or await self._checked(credentials, mark, network_of(address))
+        identity = self._cached(mark) or await self._checked(credentials, mark, network_of(address))
         if identity is None:
             raise self._challenge(INVALID)
         return identity
 
     async def _checked(self, credentials: Credentials, mark: bytes, network: str) -> Identity | None:
-        """Check credentials, or wait for a check of equal ones that is under way."""
+        """Check credentials, or join a check of equal credentials that is in progress."""
         key = (network, mark)
         check = self._checks.get(key)
         if check is None:
             check = asyncio.create_task(self._check(credentials, mark, network))
             self._checks[key] = check
             check.add_done_callback(lambda done: self._forget_check(key, done))
-        return await asyncio.shield(check)  # a caller who leaves does not end the check for the others
+        return await asyncio.shield(check)  # a disconnecting caller must not cancel it for the others
 
     def _forget_check(self, key: tuple[str, bytes], check: asyncio.Task[Identity | None]) -> None:
         del self._checks[key]
         if not check.cancelled():
-            check.exception()  # was raised to those who waited, if anyone still did
+            check.exception()  # marks it as retrieved, even if no caller waits any longer
 
     async def _check(self, credentials: Credentials, mark: bytes, network: str) -> Identity | None:
         if mark in self._familiar:
             return await self._verified(credentials, mark, network)
-        if self._wrong_within(WRONG_STILL, mark):
+        if self._wrong_within(RECHECK_SECONDS, mark):
             return None
         account, throttle = _account(credentials, mark), self._throttles[credentials.scheme]
-        line = self._lines.setdefault((network, account), _Line())
-        if line.waiting >= throttle.line:
+        queue = self._queues.setdefault((network, account), _Queue())
+        if queue.waiting >= throttle.max_waiting:
             await self._sleep(throttle.pace)
             seconds = math.ceil(throttle.pace)
-            raise Rejected(429, "too many failed log-ins; try again later", {"Retry-After": str(seconds)})
-        # In turns, so that many guesses at once are not all checked before the first failure counts.
-        async with line:
+            raise Rejected(429, "too many failed logins; try again later", {"Retry-After": str(seconds)})
+        # One at a time, so that concurrent guesses are counted before further ones are checked.
+        async with queue:
             await self._sleep(throttle.pause(network, account))
             return await self._verified(credentials, mark, network)
 
@@ -224,24 +226,24 @@ class Gate:
             self._familiar.pop(mark, None)
             self._failed(credentials, mark, network)
             name = ascii(credentials.user[:64]) if credentials.user else f"a {credentials.scheme} token"
-            _log.warning("log-in of %s from %s failed", name, network)
+            _log.warning("login of %s from %s failed", name, network)
             return None
         self._wrong.pop(mark, None)
         self._familiar[mark] = (self._clock() + self._remember, identity)
         self._familiar.move_to_end(mark)
-        while len(self._familiar) > FAMILIAR:
+        while len(self._familiar) > MAX_FAMILIAR:
             self._familiar.popitem(last=False)
         return identity
 
     def _failed(self, credentials: Credentials, mark: bytes, network: str) -> None:
-        if not self._wrong_within(WRONG_AGAIN, mark):
+        if not self._wrong_within(SAME_FAILURE_SECONDS, mark):
             self._throttles[credentials.scheme].failed(network, _account(credentials, mark))
         self._wrong[mark] = self._clock()
         self._wrong.move_to_end(mark)
-        while len(self._wrong) > WRONG:
+        while len(self._wrong) > MAX_WRONG:
             self._wrong.popitem(last=False)
 
-    def _remembered(self, mark: bytes) -> Identity | None:
+    def _cached(self, mark: bytes) -> Identity | None:
         until, identity = self._familiar.get(mark, (0.0, None))
         if identity is None or until < self._clock():
             return None
@@ -261,16 +263,16 @@ class Gate:
 
 
 def _account(credentials: Credentials, mark: bytes) -> str:
-    """Return what failures of these credentials count for: the user's name, or the very token."""
+    """Return the account that failures count for: the user's name, or the token."""
     return mark.hex() if credentials.scheme == "bearer" else (credentials.user or "")[:256]
 
 
 def authenticator_from_settings(settings: Settings) -> Authenticator | None:
-    """Return the authenticator that the settings select, None for ``none``.
+    """Create the authenticator that the settings select. Return None for ``none``.
 
     Raises:
         PluginNotFound: The authenticator is not installed.
-        InvalidSetting: Credential files are configured that nothing reads, or that cannot be read.
+        InvalidSetting: A credential file cannot be read, or is set although the backend is ``none``.
     """
     auth = settings.auth
     if auth.backend != "none":
@@ -278,5 +280,5 @@ def authenticator_from_settings(settings: Settings) -> Authenticator | None:
     for name in ("password_file", "token_file"):
         if getattr(auth, name) is not None:
             key = f"jobserver.auth.{name.replace('_', '-')}"
-            raise InvalidSetting(key=key, message="needs 'jobserver.auth.backend' to be file")
+            raise InvalidSetting(key=key, message="requires jobserver.auth.backend = file")
     return None

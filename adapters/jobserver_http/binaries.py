@@ -1,67 +1,106 @@
-"""The calls on ``/binaries``."""
+"""Handlers and routes of ``/binaries``, and of ``/jars``.
+
+``/jars`` is the API of spark-jobserver 0.6 to 0.9, which has only jars. Its list has upload times instead of
+objects, and an upload returns 200 with a message. The content type of an upload is optional.
+"""
 
 from __future__ import annotations
 
 from starlette.responses import Response
 
-from jobserver_core.models.binaries import BinaryType
+from jobserver_core.errors import BinaryNotFound
+from jobserver_core.models.binaries import Binary, BinaryType
 from jobserver_http.answers import json_response, respond
 from jobserver_http.calls import Call
 from jobserver_http.errors import Answer
 from jobserver_http.routing import NO_BINARY, SUCCESS_BODY, Body, Reply, Route, failures
-from jobserver_http.wire import binary_report, named_report, version_report
+from jobserver_http.wire import binary_report, named_report, timestamp, version_report
 
 __all__ = [
     "ROUTES",
     "delete_binary",
+    "delete_jar",
     "get_binary",
+    "get_jar",
     "list_binaries",
+    "list_jars",
     "list_versions",
-    "stored",
     "upload_binary",
+    "upload_jar",
 ]
 
 
 async def list_binaries(call: Call) -> Response:
-    """Answer with the newest upload of each name."""
+    """Return the newest version of each binary."""
     binaries = await call.pools.quick.run(call.server.binaries)
     return json_response({binary.name: binary_report(binary) for binary in binaries})
 
 
 async def get_binary(call: Call) -> Response:
-    """Answer with the newest upload of a name."""
+    """Return the newest version of a binary."""
     return json_response(named_report(await call.pools.quick.run(call.server.binary, call.path["name"])))
 
 
 async def list_versions(call: Call) -> Response:
-    """Answer with every upload of a name, newest first."""
+    """Return all versions of a binary, newest first."""
     versions = await call.pools.quick.run(call.server.binary_versions, call.path["name"])
     return json_response([version_report(binary) for binary in versions])
 
 
 async def upload_binary(call: Call) -> Response:
-    """Store the body as a new version, of the type that its content type says."""
-    await stored(call, BinaryType.from_media_type(call.header("content-type")))
+    """Store the body as a new version. Its content type determines the binary's type."""
+    await _store(call, BinaryType.from_media_type(call.header("content-type")))
     return respond(Answer(status=201, label="SUCCESS"))
 
 
-async def stored(call: Call, kind: BinaryType) -> None:
-    """Store the body as a new version of the name in the path, as it arrives."""
+async def _store(call: Call, kind: BinaryType) -> None:
+    """Store the body as a new version of the binary while it arrives."""
     name = call.path["name"]
-    pieces = call.upload(f"binary {name}")
+    chunks = call.upload(f"binary {name}")
     upload = await call.pools.quick.run(call.server.begin_upload, name, kind)
     try:
-        async for piece in pieces:
-            await call.pools.quick.run(upload.write, piece)
+        async for chunk in chunks:
+            await call.pools.quick.run(upload.write, chunk)
         await call.pools.slow.run(upload.finish)
     finally:
         await call.pools.quick.run(upload.discard)
 
 
 async def delete_binary(call: Call) -> Response:
-    """Remove every version of a name."""
+    """Delete all versions of a binary."""
     await call.pools.quick.run(call.server.delete_binary, call.path["name"])
     return respond(Answer(status=200, label="SUCCESS"))
+
+
+async def list_jars(call: Call) -> Response:
+    """Return the upload time of the newest version of each jar."""
+    binaries = await call.pools.quick.run(call.server.binaries)
+    return json_response({b.name: timestamp(b.uploaded_at) for b in binaries if b.type is BinaryType.JAR})
+
+
+async def get_jar(call: Call) -> Response:
+    """Return the newest version of a jar."""
+    return json_response(named_report(await _jar(call)))
+
+
+async def upload_jar(call: Call) -> Response:
+    """Store the body as a new version of a jar while it arrives."""
+    await _store(call, BinaryType.JAR)
+    return respond(Answer(status=200, label="SUCCESS", result="Jar uploaded"))
+
+
+async def delete_jar(call: Call) -> Response:
+    """Delete all versions of a jar."""
+    jar = await _jar(call)
+    await call.pools.quick.run(call.server.delete_binary, jar.name)
+    return respond(Answer(status=200, label="SUCCESS"))
+
+
+async def _jar(call: Call) -> Binary:
+    binary = await call.pools.quick.run(call.server.binary, call.path["name"])
+    if binary.type is not BinaryType.JAR:
+        raise BinaryNotFound(name=binary.name)
+    return binary
 
 
 BINARY_TYPES = (
@@ -79,7 +118,7 @@ ROUTES = (
         handler=list_binaries,
         group="binaries",
         permission="binaries:read",
-        summary="The newest upload of each name",
+        summary="List the binaries, each with its newest version",
         replies=(Reply(200, "The binaries by name", "Binaries"),),
     ),
     Route(
@@ -89,7 +128,7 @@ ROUTES = (
         handler=get_binary,
         group="binaries",
         permission="binaries:read",
-        summary="The newest upload of a name",
+        summary="Get the newest version of a binary",
         replies=(Reply(200, "The binary", "Binary"), *NO_BINARY),
     ),
     Route(
@@ -99,7 +138,7 @@ ROUTES = (
         handler=list_versions,
         group="binaries",
         permission="binaries:read",
-        summary="Every upload of a name, newest first",
+        summary="List all versions of a binary, newest first",
         replies=(Reply(200, "The versions", "Versions"), *NO_BINARY),
         extension=True,
     ),
@@ -111,14 +150,14 @@ ROUTES = (
         group="binaries",
         permission="binaries:upload",
         summary="Upload a jar, an egg or a wheel",
-        body=Body("The file; its content type tells its kind", BINARY_TYPES, required=True),
+        body=Body("The file. Its content type determines the binary's type", BINARY_TYPES, required=True),
         replies=(
-            Reply(201, "It was stored as the newest version of its name", SUCCESS_BODY),
+            Reply(201, "The file is now the newest version of the binary", SUCCESS_BODY),
             *failures(
                 s400="The body is not a ZIP archive, or the name is not allowed",
                 s413="The body is larger than the limit",
-                s415="The content type is missing, or none of a binary's",
-                s500="It could not be stored",
+                s415="The content type is missing or not one of a binary",
+                s500="The file could not be stored",
                 s503="The server is shutting down",
             ),
         ),
@@ -130,11 +169,65 @@ ROUTES = (
         handler=delete_binary,
         group="binaries",
         permission="binaries:delete",
-        summary="Remove every version of a name",
+        summary="Delete all versions of a binary",
         replies=(
-            Reply(200, "They were removed", SUCCESS_BODY),
+            Reply(200, "The binary was deleted", SUCCESS_BODY),
             *NO_BINARY,
-            *failures(s403="A job that has not ended uses it"),
+            *failures(s403="A job that has not ended uses the binary"),
+        ),
+    ),
+    Route(
+        name="list_jars",
+        method="GET",
+        path="/jars",
+        handler=list_jars,
+        group="binaries",
+        permission="binaries:read",
+        summary="List the jars, each with the upload time of its newest version",
+        replies=(Reply(200, "The upload times by name", "Jars"),),
+    ),
+    Route(
+        name="get_jar",
+        method="GET",
+        path="/jars/{name}",
+        handler=get_jar,
+        group="binaries",
+        permission="binaries:read",
+        summary="Get the newest version of a jar",
+        replies=(Reply(200, "The jar", "Binary"), *NO_BINARY),
+        extension=True,
+    ),
+    Route(
+        name="upload_jar",
+        method="POST",
+        path="/jars/{name}",
+        handler=upload_jar,
+        group="binaries",
+        permission="binaries:upload",
+        summary="Upload a jar",
+        body=Body("The jar, regardless of the content type", ("application/java-archive",), required=True),
+        replies=(
+            Reply(200, "The file is now the newest version of the jar", SUCCESS_BODY),
+            *failures(
+                s400="The body is not a ZIP archive, or the name is not allowed",
+                s413="The body is larger than the limit",
+                s500="The file could not be stored",
+                s503="The server is shutting down",
+            ),
+        ),
+    ),
+    Route(
+        name="delete_jar",
+        method="DELETE",
+        path="/jars/{name}",
+        handler=delete_jar,
+        group="binaries",
+        permission="binaries:delete",
+        summary="Delete all versions of a jar",
+        replies=(
+            Reply(200, "The jar was deleted", SUCCESS_BODY),
+            *NO_BINARY,
+            *failures(s403="A job that has not ended uses the jar"),
         ),
     ),
 )

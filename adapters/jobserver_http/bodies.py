@@ -1,4 +1,4 @@
-"""Reading request bodies: in pieces, within limits of size and of patience."""
+"""Reading request bodies in chunks, within limits of size and time."""
 
 from __future__ import annotations
 
@@ -16,54 +16,58 @@ from jobserver_http.errors import BodyTooLarge, Rejected
 
 __all__ = ["BodyGuard", "Disconnected", "decoded", "read_body", "stream_body"]
 
-PIECE = 1024 * 1024
-"""Bytes that are gathered before they are handed on, so that a large upload takes few hops."""
-STALLED = 60.0
-"""Seconds without a byte after which a body is given up."""
-DRAINED = 8 * 1024 * 1024
-"""Bytes of a body that nobody wanted which are read, so that the client gets to see the answer."""
-DRAIN_TIME = 3.0
+CHUNK_SIZE = 1024 * 1024
+"""How many bytes are collected before they are passed on, to limit the overhead of large uploads."""
+STALL_TIMEOUT = 60.0
+"""Seconds without a byte after which a request is rejected."""
+MAX_DRAINED = 8 * 1024 * 1024
+"""How many bytes of an unread body are discarded, so that the client can read the response."""
+DRAIN_TIMEOUT = 3.0
 
 
 class Disconnected(Exception):
-    """The client went away before its request was complete; nobody is there for an answer."""
+    """The client disconnected before its request was complete."""
 
 
 async def stream_body(receive: Receive, *, limit: int, what: str) -> AsyncIterator[bytes]:
-    """Yield the body in pieces of about a megabyte.
+    """Yield the body in chunks of about a megabyte.
 
-    Raises BodyTooLarge as soon as more than ``limit`` bytes came, Rejected (408) when nothing comes
-    for a minute, Disconnected when the connection ends before the body does.
+    Raises:
+        BodyTooLarge: More than ``limit`` bytes have arrived.
+        Rejected: Nothing has arrived for a minute (408).
+        Disconnected: The connection was closed before the end of the body.
     """
-    gathered, size, more = bytearray(), 0, True
+    collected, size, more = bytearray(), 0, True
     while more:
         message = await _next(receive)
-        piece = message.get("body", b"")
+        chunk = message.get("body", b"")
         more = message.get("more_body", False)
-        size += len(piece)
+        size += len(chunk)
         if size > limit:
             raise BodyTooLarge(what=what, limit=limit)
-        gathered += piece
-        if gathered and (len(gathered) >= PIECE or not more):
-            yield bytes(gathered)
-            gathered.clear()
+        collected += chunk
+        if collected and (len(collected) >= CHUNK_SIZE or not more):
+            yield bytes(collected)
+            collected.clear()
 
 
 async def read_body(receive: Receive, *, limit: int, what: str) -> bytes:
-    """Return the whole body. Raises as :func:`stream_body`."""
-    return b"".join([piece async for piece in stream_body(receive, limit=limit, what=what)])
+    """Return the whole body. Raises the same errors as :func:`stream_body`."""
+    return b"".join([chunk async for chunk in stream_body(receive, limit=limit, what=what)])
 
 
 _CHARSETS = re.compile(
     r"ascii|utf-(8|16|32)(-(le|be|sig))?|iso8859-\d+|cp\d+|koi8-[rtu]|mac-\w+|big5\w*|euc_\w+|gb\w+|shift_jis\w*"
 )
-"""Python's names of the charsets that a body may have: no codecs that only Python has, such as punycode."""
+"""Python's names of the supported charsets. Codecs that are not charsets, such as punycode, are excluded."""
 
 
 def decoded(body: bytes, content_type: str | None) -> str:
-    """Return the text of a body in its declared charset; without one it is UTF-8.
+    """Decode a body with its declared charset, or as UTF-8.
 
-    Raises InvalidConfig for bytes that are not of the charset, Rejected (415) for an unknown charset.
+    Raises:
+        InvalidConfig: The body is not valid in the charset.
+        Rejected: The charset is unknown (415).
     """
     headers = Headers()
     headers["Content-Type"] = content_type or ""
@@ -76,7 +80,7 @@ def decoded(body: bytes, content_type: str | None) -> str:
     try:
         return body.decode(name)
     except UnicodeDecodeError as error:
-        raise InvalidConfig(message=f"byte {error.start + 1} of the body is not {charset}") from None
+        raise InvalidConfig(message=f"byte {error.start + 1} of the body is not valid {charset}") from None
 
 
 def _codec(charset: str) -> str | None:
@@ -90,27 +94,27 @@ def _codec(charset: str) -> str | None:
 
 
 async def _next(receive: Receive) -> Message:
-    with anyio.move_on_after(STALLED):
+    with anyio.move_on_after(STALL_TIMEOUT):
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Disconnected
         return message
-    raise Rejected(408, f"the body did not go on for {STALLED:g} seconds")
+    raise Rejected(408, f"no data of the body arrived for {STALL_TIMEOUT:g} seconds")
 
 
 class BodyGuard:
-    """Stands between a connection and the application, and watches the request's body.
+    """Wraps the ``receive`` and ``send`` of a connection, and takes care of unread request bodies.
 
-    An answer that comes before the body was read must still reach the client, who is busy
-    sending: some of the body is read and dropped first. When there is more, the connection is closed
-    after the answer, so that a body without end costs nothing.
+    A response that is sent before the body was read must still reach the client, which is busy sending. So a
+    part of the body is read and discarded first. If there is still more, the connection is closed after the
+    response, so that an endless body costs nothing.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"0")
         self.ambiguous = b"content-length" in headers and b"transfer-encoding" in headers
-        """Whether two servers in a row could disagree on where the request ends (RFC 9112, 6.3)."""
+        """Whether a proxy and this server could disagree on where the request ends (RFC 9112, 6.3)."""
         self._expected = b"transfer-encoding" in headers or length.strip() not in (b"", b"0")
         self._waits = headers.get(b"expect", b"").lower() == b"100-continue"
         self._receive = receive
@@ -120,7 +124,7 @@ class BodyGuard:
         self.declared = int(length) if length.isdigit() and len(length) < 19 else None
 
     async def receive(self) -> Message:
-        """Hand on the next message, and note when the body is complete."""
+        """Return the next message, and remember when the body is complete."""
         self._begun = True
         message = await self._receive()
         if message["type"] != "http.request" or not message.get("more_body", False):
@@ -128,7 +132,7 @@ class BodyGuard:
         return message
 
     async def send(self, message: Message) -> None:
-        """Hand on a message; before the first one see to a body that was not read."""
+        """Send a message. Before the first one, handle a body that was not read."""
         if message["type"] == "http.response.start" and not self._complete:
             if self._begun or not self._waits:
                 await self._drain()
@@ -138,8 +142,8 @@ class BodyGuard:
         await self._send(message)
 
     async def _drain(self) -> None:
-        dropped = 0
-        with anyio.move_on_after(DRAIN_TIME):
-            while not self._complete and dropped < DRAINED:
+        discarded = 0
+        with anyio.move_on_after(DRAIN_TIMEOUT):
+            while not self._complete and discarded < MAX_DRAINED:
                 message = await self.receive()
-                dropped += len(message.get("body", b""))
+                discarded += len(message.get("body", b""))

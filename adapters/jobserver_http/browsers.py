@@ -1,8 +1,8 @@
-"""Keeping web pages of strangers away from a job server that a browser can reach.
+"""Protecting a job server that a browser can reach from the web pages of other sites.
 
-A page of any site can have a browser send requests to ``127.0.0.1``, or to a server of the internal
-network, and running code is what a job server is for. Programs do not send an ``Origin`` header; browsers do
-so with every request that changes something, and a page cannot leave it out.
+A web page can make a browser send requests to ``127.0.0.1`` or to a server on the internal network, and a job
+server runs the code that it receives. Browsers send an ``Origin`` header with every request that changes
+something, and a page cannot suppress it. Other programs do not send this header.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _PORTS = {"http": "80", "https": "443"}
 
 @attrs.frozen(kw_only=True)
 class BrowserGuard:
-    """Refuses requests (403) that a page of another site had a browser send.
+    """Refuses cross-origin requests (403).
 
-    ``origins`` are other sites (``https://console.example.org``) whose pages may. With ``local_only`` the
-    Host header must be an address, ``localhost``, or one of ``hosts``: a name that a stranger controls may
-    lead to this machine (DNS rebinding), an address cannot.
+    ``origins`` are sites that are allowed anyway (``https://console.example.org``). With ``local_only``, the
+    Host header must be an address, ``localhost`` or one of ``hosts``. This prevents DNS rebinding, where an
+    attacker's host name resolves to this machine.
     """
 
     origins: Collection[str] = ()
@@ -35,17 +35,21 @@ class BrowserGuard:
     hosts: Collection[str] = ()
 
     def check(self, method: str, headers: Mapping[bytes, bytes]) -> None:
-        """Raise Rejected (403) for a request that is not to be trusted."""
+        """Check the headers of a request.
+
+        Raises:
+            Rejected: The request is not trusted (403).
+        """
         host = headers.get(b"host", b"").decode("latin-1").lower()
         if self.local_only and host and not self._local(_host_name(host)):
             raise Rejected(
                 403,
-                f"Host {host[:128]!a} is not this server's: call it by its address or as localhost, "
-                "or configure jobserver.http.allow-unauthenticated or authentication",
+                f"Host {host[:128]!a} is not a name of this server: use its address or localhost, "
+                "or configure authentication or jobserver.http.allow-unauthenticated",
             )
         origin = headers.get(b"origin", b"").decode("latin-1")
         if origin and method not in _SAFE and origin not in self.origins and not _same(origin, host):
-            raise Rejected(403, f"pages of {origin[:128]!a} may not change anything here")
+            raise Rejected(403, f"cross-origin request from {origin[:128]!a} refused")
 
     def _local(self, name: str) -> bool:
         if name == "localhost" or name.endswith(".localhost") or name in self.hosts:
@@ -64,7 +68,7 @@ def _host_name(host: str) -> str:
 
 
 def _same(origin: str, host: str) -> bool:
-    """Whether an origin is the very host and port that the request was sent to."""
+    """Whether an origin is the host and port that the request was sent to."""
     try:
         parts = urlsplit(origin.lower())
         port = str(parts.port or _PORTS.get(parts.scheme, ""))

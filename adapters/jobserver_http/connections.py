@@ -1,37 +1,49 @@
-"""How many connections a server holds, how long they may be quiet, and who goes when there are too many.
+"""Limiting the number of connections, and how long they may be idle.
 
-Holding a connection open costs a client nothing: it can connect and say nothing, send a request byte by byte,
-or never read the answer. Each connection costs the server a descriptor, and a server without descriptors can
-neither accept calls nor open its own files. So there is a limit in total and one for each client network.
+An open connection costs a client nothing: it can connect and send nothing, send a request byte by byte, or
+never read the response. But each connection costs the server a file descriptor, and without free descriptors
+the server can neither accept connections nor open its own files. So there is a limit in total, and one for
+each client network.
 
-At a limit, the connection that has been quiet for longest is closed to make room, since nobody waits for it
-and every HTTP client copes with that. Idle connections therefore never keep anyone out. Only when every
-connection is in use is a request refused: with 503, on a small reserve of connections beyond the limit.
-Beyond the reserve, connections are dropped at once.
+At a limit, the connection that has been idle the longest is closed to make room. HTTP clients handle this, so
+idle connections never keep other clients out. Only if every connection is in use is a request refused, with
+503, on a small reserve of connections beyond the limit. Beyond the reserve, connections are dropped
+immediately.
 
-Loopback and trusted proxies are exempt from the limit for one network, since many clients are behind them.
+Loopback and trusted proxies are exempt from the limit per network, because many clients can be behind them.
+
+If descriptors run out nevertheless, asyncio stops accepting for a second, but reports the error once for each
+attempt, up to the length of the backlog. Here, these reports become one log line per minute.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
+import resource
+from collections.abc import Mapping
 from typing import Any, cast
 
 import attrs
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from jobserver_core.repeats import Repeats
 from jobserver_http.addresses import is_loopback, network_of, within
 from jobserver_http.answers import respond
 from jobserver_http.bodies import BodyGuard
 from jobserver_http.errors import Answer
 
-__all__ = ["TOO_MANY", "Connections", "PatientProtocol"]
+__all__ = ["TOO_MANY", "Connections", "LimitedProtocol", "within_descriptor_limit", "report_starvation"]
 
-HEAD_TIME = 20.0
-"""Seconds that the head of a request may take from its first byte."""
-UNREAD_TIME = 60.0
-"""Seconds that a client may leave an answer unread while more of it waits to be sent."""
+_log = logging.getLogger(__name__)
+_repeats = Repeats(_log)
+
+HEAD_TIMEOUT = 20.0
+"""Seconds from the first byte of a request to the end of its head."""
+UNREAD_TIMEOUT = 60.0
+"""Seconds for which a client may stop reading while more of the response is waiting to be sent."""
 RESERVE = 64
 """Connections beyond the limit on which requests are refused with 503."""
 TOO_MANY = "too_many_connections"
@@ -45,35 +57,36 @@ _REFUSAL = Answer(
 
 @attrs.define(kw_only=True, eq=False)
 class Connections:
-    """The connections of one server and their limits: ``total``, and ``per_network`` of one client.
+    """The open connections of one server, limited in total and per client network.
 
-    ``idle_timeout`` is how many seconds a connection may be open without a request. Not safe for threads:
-    it belongs to an event loop.
+    ``idle_timeout`` is the number of seconds for which a connection may be open without a request. Not
+    thread-safe: it belongs to one event loop.
     """
 
     total: int = 4000
     per_network: int = 1000
     idle_timeout: float = 60.0
     proxies: tuple[str, ...] = ()
-    _open: dict[PatientProtocol, str] = attrs.field(factory=dict, init=False)
+    _open: dict[LimitedProtocol, str] = attrs.field(factory=dict, init=False)
 
-    def admit(self, connection: PatientProtocol, address: str) -> bool:
-        """Count a new connection, after closing a quiet one if there is no room.
+    def admit(self, connection: LimitedProtocol, address: str) -> bool:
+        """Count a new connection. At a limit, close an idle one to make room.
 
-        Return False when every connection is in use. The new one is counted all the same, to be refused.
+        Returns False if every connection is in use. The new one is counted anyway, because it stays open
+        until its request is refused.
         """
         network = network_of(address)
         room = self._room_for(network, address) and self._room(list(self._open), self.total)
         self._open[connection] = network
         return room
 
-    def remove(self, connection: PatientProtocol) -> None:
-        """Stop counting a connection; idempotent."""
+    def remove(self, connection: LimitedProtocol) -> None:
+        """Stop counting a connection. Idempotent."""
         self._open.pop(connection, None)
 
     @property
     def overfull(self) -> bool:
-        """Whether the reserve for refusals is used up as well."""
+        """Whether the reserve for refusals is exhausted."""
         return len(self._open) > self.total + RESERVE
 
     def _room_for(self, network: str, address: str) -> bool:
@@ -82,20 +95,20 @@ class Connections:
         same = [connection for connection, other in self._open.items() if other == network]
         return self._room(same, self.per_network)
 
-    def _room(self, connections: list[PatientProtocol], most: int) -> bool:
-        if len(connections) < most:
+    def _room(self, connections: list[LimitedProtocol], limit: int) -> bool:
+        if len(connections) < limit:
             return True
-        quiet = [connection for connection in connections if not connection.busy]
-        if len(connections) - len(quiet) >= most:
+        idle = [connection for connection in connections if not connection.busy]
+        if len(connections) - len(idle) >= limit:
             return False
-        victim = min(quiet, key=lambda connection: connection.quiet_since)
-        self.remove(victim)
-        victim.transport.close()
+        oldest = min(idle, key=lambda connection: connection.idle_since)
+        self.remove(oldest)
+        oldest.transport.close()
         return True
 
 
-class PatientProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 connection with limits that uvicorn lacks: of number, heads and reading."""
+class LimitedProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1 protocol, plus limits on connections, request heads and slow readers."""
 
     def __init__(self, *args: Any, connections: Connections, **rest: Any) -> None:
         super().__init__(*args, **rest)
@@ -103,8 +116,8 @@ class PatientProtocol(H11Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
         self._in_head = False
-        self.quiet_since = self.loop.time()
-        """When the connection was last of use, in the loop's time."""
+        self.idle_since = self.loop.time()
+        """When the last request ended, in the loop's time."""
 
     @property
     def busy(self) -> bool:
@@ -120,35 +133,35 @@ class PatientProtocol(H11Protocol):
             return
         if not admitted:
             self.app = _refuse
-        self._wait(self._shared.idle_timeout if admitted else HEAD_TIME)
+        self._wait(self._shared.idle_timeout if admitted else HEAD_TIMEOUT)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; between requests they begin the next head."""
+        """Process received bytes. Between requests, they start the head of the next one."""
         super().data_received(data)
         if self.busy:
             self._stop_waiting()
         elif not self._in_head and not self.transport.is_closing():
-            self._wait(HEAD_TIME)
+            self._wait(HEAD_TIMEOUT)
             self._in_head = True
 
     def on_response_complete(self) -> None:
-        """Note since when nobody waits for the connection."""
-        self.quiet_since = self.loop.time()
+        """Remember when the connection became idle."""
+        self.idle_since = self.loop.time()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
-        """Begin to wait for a client that does not read."""
+        """Start the timeout for a client that does not read."""
         super().pause_writing()
         if self._unread is None:
-            self._unread = self.loop.call_later(UNREAD_TIME, self.transport.abort)
+            self._unread = self.loop.call_later(UNREAD_TIMEOUT, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Go on, since the client has read."""
+        """Cancel the timeout, because the client has read."""
         self._stop_unread()
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop counting the connection, and let go of the timers."""
+        """Stop counting the connection, and cancel its timers."""
         self._shared.remove(self)
         self._stop_waiting()
         self._stop_unread()
@@ -156,7 +169,7 @@ class PatientProtocol(H11Protocol):
 
     def _wait(self, seconds: float) -> None:
         self._stop_waiting()
-        self._timer = self.loop.call_later(seconds, self._give_up)
+        self._timer = self.loop.call_later(seconds, self._time_out)
 
     def _stop_waiting(self) -> None:
         self._in_head = False
@@ -169,7 +182,7 @@ class PatientProtocol(H11Protocol):
             self._unread.cancel()
             self._unread = None
 
-    def _give_up(self) -> None:
+    def _time_out(self) -> None:
         self._stop_waiting()
         if not self.busy:
             self.transport.close()
@@ -178,3 +191,37 @@ class PatientProtocol(H11Protocol):
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
     guard = BodyGuard(scope, receive, send)
     await respond(_REFUSAL)(scope, guard.receive, guard.send)
+
+
+OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+SHARE = 2
+"""One ``SHARE``-th of the file descriptors is for connections. The rest is for storage and contexts."""
+
+
+def within_descriptor_limit(connections: int) -> int:
+    """Reduce a number of connections to what the descriptor limit allows, with a warning in the log."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft // SHARE >= connections:
+        return connections
+    _log.warning(
+        "the number of connections is limited to %d instead of %d, because the limit of open files is %d "
+        "(ulimit -n)",
+        soft // SHARE,
+        connections,
+        soft,
+    )
+    return max(1, soft // SHARE)
+
+
+def report_starvation(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+    """Handle an exception of the event loop: log missing descriptors once a minute, others as usual."""
+    error = context.get("exception")
+    if isinstance(error, OSError) and error.errno in OUT_OF_DESCRIPTORS and "socket" in context:
+        _repeats.warning(
+            "accept",
+            "cannot accept connections: %s; raise the limit of open files (ulimit -n) "
+            "or lower jobserver.http.max-connections",
+            error.strerror,
+        )
+    else:
+        loop.default_exception_handler(dict(context))

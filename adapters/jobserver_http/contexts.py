@@ -1,4 +1,4 @@
-"""The calls on ``/contexts``."""
+"""Handlers and routes of ``/contexts``."""
 
 from __future__ import annotations
 
@@ -37,43 +37,43 @@ __all__ = [
 ]
 
 MEMORY, OLD_MEMORY = "memory-per-node", "mem-per-node"
-KILL_GRACE = 10.0
-"""Seconds that a context which is ended by force has, until the answer is that it has not ended yet."""
+KILL_TIMEOUT = 10.0
+"""How many seconds to wait for a killed context before responding that it has not ended yet."""
 
 
 def context_settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the ``spark.context-settings`` block of a posted configuration; empty when there is none."""
+    """Return the ``spark.context-settings`` block of a posted configuration, or an empty dict."""
     spark = config.get("spark")
     settings = spark.get("context-settings") if isinstance(spark, Mapping) else None
     if settings is None:
         return {}
     if not isinstance(settings, Mapping):
-        raise InvalidSetting(key="spark.context-settings", message="takes an object { … }")
+        raise InvalidSetting(key="spark.context-settings", message="must be an object { … }")
     return dict(settings)
 
 
 def _renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return context settings with the current name of one that old clients call ``mem-per-node``."""
+    """Rename ``mem-per-node``, which old clients send, to its current name."""
     rest = {key: value for key, value in settings.items() if key != OLD_MEMORY}
     old = {MEMORY: settings[OLD_MEMORY]} if OLD_MEMORY in settings else {}
     return {**old, **rest}
 
 
 async def list_contexts(call: Call) -> Response:
-    """Answer with the names of the contexts that are not final."""
+    """Return the names of the live contexts."""
     contexts = await call.pools.quick.run(call.server.contexts)
     return json_response([call.names.shown(c.name) for c in contexts if call.names.owns(c.name)])
 
 
 async def get_context(call: Call) -> Response:
-    """Answer with the newest context of a name."""
+    """Return the newest context with a name."""
     name = call.names.stored(call.path["name"])
     context = await call.pools.quick.run(call.server.context, name)
     return json_response(context_report(context, call.names))
 
 
 async def create_context(call: Call) -> Response:
-    """Start a context, and answer once jobs can run in it."""
+    """Start a context, and respond when jobs can run in it."""
     name = call.names.new(call.path["name"])
     text = await call.text("the configuration")
     settings = await call.with_config(text, partial(_context_settings, call))
@@ -87,23 +87,23 @@ def _context_settings(call: Call, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def delete_context(call: Call) -> Response:
-    """Stop a context, with ``force`` by killing it; 202 when it takes longer than it may."""
+    """Stop or (with ``force``) kill a context. The response is 202 if this exceeds the timeout."""
     name = call.names.stored(call.path["name"])
     if call.params["force"]:
         waiter = await call.pools.quick.run(call.server.kill_context, name)
-        patience = KILL_GRACE
+        timeout = KILL_TIMEOUT
     else:
         waiter = await call.pools.quick.run(call.server.stop_context, name)
-        patience = call.server.settings.contexts.deletion_timeout
+        timeout = call.server.settings.contexts.deletion_timeout
     try:
-        await call.wait(waiter, patience)
+        await call.wait(waiter, timeout)
     except (ResultTimeout, ServerClosed):
         return Response(status_code=202, headers={"Location": call.url("contexts", call.path["name"])})
     return respond(Answer(status=200, label="SUCCESS", result="Context stopped"))
 
 
 async def reset_contexts(call: Call) -> Response:
-    """Stop every context and start the configured ones again."""
+    """Stop all contexts, and restart those of the configuration."""
     waiter = await call.pools.quick.run(call.server.reset_contexts)
     if call.params["sync"] is False:
         return respond(Answer(status=200, label="SUCCESS", result="Context reset requested"))
@@ -119,7 +119,7 @@ ROUTES = (
         handler=list_contexts,
         group="contexts",
         permission="contexts:read",
-        summary="The names of the contexts that live",
+        summary="List the names of the live contexts",
         replies=(Reply(200, "The names", "Names"),),
     ),
     Route(
@@ -129,7 +129,7 @@ ROUTES = (
         handler=get_context,
         group="contexts",
         permission="contexts:read",
-        summary="The newest context of a name, also after it ended",
+        summary="Get the newest context with a name, even after it has ended",
         replies=(Reply(200, "The context", "Context"), *NO_CONTEXT),
     ),
     Route(
@@ -141,20 +141,20 @@ ROUTES = (
         permission="contexts:start",
         summary="Start a context, and wait until jobs can run in it",
         parameters=(
-            Parameter(name="num-cpu-cores", doc="how many cores it may use"),
+            Parameter(name="num-cpu-cores", doc="how many cores the context may use"),
             Parameter(name="memory-per-node", doc="memory of each executor, such as 512m"),
-            Parameter(name="context-factory", doc="what a job is handed"),
+            Parameter(name="context-factory", doc="the context type: the kind of session that jobs get"),
             Parameter(name="spark.proxy.user", doc="the user to impersonate"),
         ),
         open_query=True,
         body=CONFIGURATION,
         replies=(
-            Reply(200, "It is ready", SUCCESS_BODY),
+            Reply(200, "The context is ready", SUCCESS_BODY),
             *failures(
-                s400="The name is taken or not allowed, or a setting is wrong",
-                s404="A binary of its class path is not known",
+                s400="The name is taken or invalid, or a setting is invalid",
+                s404="A binary of its class path does not exist",
                 s413="The body is larger than the limit",
-                s500="It could not be started",
+                s500="The context could not be started",
                 s503="No more contexts are allowed, or the server is shutting down",
             ),
         ),
@@ -169,10 +169,10 @@ ROUTES = (
         summary="Stop a context and the jobs in it",
         parameters=(Parameter(name="force", kind=Flag(), doc="true kills it"),),
         replies=(
-            Reply(200, "It has stopped", SUCCESS_BODY),
-            Reply(202, "It has not stopped yet; Location tells where to look"),
+            Reply(200, "The context has stopped", SUCCESS_BODY),
+            Reply(202, "The context has not stopped yet; Location has the URL of its report"),
             *NO_CONTEXT,
-            *failures(s500="It could not be stopped"),
+            *failures(s500="The context could not be stopped"),
         ),
     ),
     Route(
@@ -182,10 +182,10 @@ ROUTES = (
         handler=reset_contexts,
         group="contexts",
         permission="contexts:reset",
-        summary="Stop every context, and start those of the configuration again",
+        summary="Stop all contexts, and restart those of the configuration",
         parameters=(RESET, SYNC),
         replies=(
-            Reply(200, "It was done, or requested", SUCCESS_BODY),
+            Reply(200, "The reset is complete, or was requested", SUCCESS_BODY),
             *failures(s503="The server is shutting down"),
         ),
     ),

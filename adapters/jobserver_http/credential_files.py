@@ -1,14 +1,13 @@
-"""Users with passwords, and bearer tokens, in files.
+"""Authentication with a password file, a token file, or both.
 
-Each line of the password file is ``user:hash:permissions``, with an argon2 hash as
-``python -m jobserver_http.credential_files user jobs:read,contexts`` prints it. Each line of the token
-file is ``name:hash:permissions``, with the sha256 of the token in hex. Permissions are those of
-:mod:`jobserver_http.permissions`, separated by commas. Blank lines and those that begin with ``#`` do not
-count.
+Each line of the password file is ``user:hash:permissions``, with an argon2 hash as printed by
+``python -m jobserver_http.credential_files user jobs:read,contexts``. Each line of the token file is
+``name:hash:permissions``, with the SHA-256 of the token in hexadecimal. Permissions are those of
+:mod:`jobserver_http.access`, separated by commas. Blank lines and lines that start with ``#`` are ignored.
 
-A file that its group or everyone may write is refused, and so is one in a directory where everyone may
-replace it: its content decides who may run code. A password file that everyone may read is
-accepted with a warning, since it has hashes alone and mounted secrets are often readable.
+The content of these files decides who may run code. So a file is refused if its group or everyone may write
+to it, or if everyone may replace it in its directory. A password file that everyone may read is accepted with
+a warning, because it contains only hashes, and mounted secrets are often readable.
 """
 
 from __future__ import annotations
@@ -34,17 +33,18 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from jobserver_core.config.settings import AuthSettings, Settings
 from jobserver_core.errors import InvalidSetting
+from jobserver_http.access import parse_permissions
 from jobserver_http.authentication import Authenticator, Credentials, Identity
-from jobserver_http.permissions import parse_permissions
 
 __all__ = ["FileAuthenticator", "entry_line", "hash_password", "hash_token", "new_token"]
 
 _log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\-]{0,127}")
+NAME_RULE = "a name may contain letters, digits and _ . @ -, and must start with a letter, digit or _"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-CHECKED = 1.0
-"""Seconds between looks at whether a file has changed."""
+CHECK_INTERVAL = 1.0
+"""Seconds between checks for a changed file."""
 
 
 def hash_password(password: str) -> str:
@@ -58,15 +58,19 @@ def new_token() -> str:
 
 
 def hash_token(token: str) -> str:
-    """Return the hash of a token, for a line of the token file. Tokens are random, so sha256 will do."""
+    """Return the hash of a token, for a line of the token file. SHA-256 is enough, as tokens are random."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def entry_line(name: str, hashed: str, permissions: str) -> str:
-    """Return a line for either file. Raises ValueError for a name or permissions that it cannot hold."""
+    """Return a line for either file.
+
+    Raises:
+        ValueError: The name or the permissions are invalid.
+    """
     parse_permissions(permissions)
     if not _NAME.fullmatch(name):
-        raise ValueError("a name has letters, digits and _ . @ -, and begins with a letter, digit or _")
+        raise ValueError(NAME_RULE)
     return f"{name}:{hashed}:{permissions}"
 
 
@@ -86,12 +90,12 @@ def _argon2(text: str) -> str:
 
 def _sha256(text: str) -> str:
     if not _SHA256.fullmatch(text):
-        raise ValueError("the second field must be a sha256 in lower-case hex")
+        raise ValueError("the second field must be a SHA-256 in lower-case hexadecimal")
     return text
 
 
 class _File:
-    """A file of entries that is read again when it has changed."""
+    """A file of entries that is reloaded when it has changed."""
 
     def __init__(self, path: Path, key: str, check: Callable[[str], str]) -> None:
         self._path = path
@@ -99,45 +103,46 @@ class _File:
         self._check = check
         self._lock = threading.Lock()
         self._warned = False
-        self._looked = time.monotonic()
+        self._checked_at = time.monotonic()
         self._stamp = self._stamped()
         self._entries = self._read()
 
     def entries(self) -> dict[str, _Entry]:
-        """Return the entries by name. A change that cannot be read is logged, and changes nothing."""
+        """Return the entries by name. If a changed file is invalid, log it and keep the old entries."""
         with self._lock:
             now = time.monotonic()
-            if now - self._looked >= CHECKED:
-                self._looked = now
+            if now - self._checked_at >= CHECK_INTERVAL:
+                self._checked_at = now
                 try:
                     stamp = self._stamped()
                     if stamp != self._stamp:
                         self._entries, self._stamp = self._read(), stamp
                 except InvalidSetting as error:
-                    _log.error("%s; what was read before still holds", error)
+                    _log.error("%s; the previous content remains in effect", error)
             return self._entries
 
     def _check_access(self, status: os.stat_result) -> None:
-        """Raise InvalidSetting when others can change the file; warn once when everyone can read it."""
+        """Raise InvalidSetting if others can change the file. Warn once if everyone can read it."""
         mode, directory = stat.S_IMODE(status.st_mode), self._path.resolve().parent
         if mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise self._wrong(f"others may write it (mode {mode:04o}); run: chmod go-w {self._path}")
-        around = stat.S_IMODE(directory.stat().st_mode)
-        if around & stat.S_IWOTH and not around & stat.S_ISVTX:
-            raise self._wrong(
-                f"everyone may replace it in {directory} (mode {around:04o}); move it or chmod o-w"
+            raise self._invalid(f"others may write to it (mode {mode:04o}); run: chmod go-w {self._path}")
+        parent = stat.S_IMODE(directory.stat().st_mode)
+        if parent & stat.S_IWOTH and not parent & stat.S_ISVTX:
+            raise self._invalid(
+                f"everyone may replace it in {directory} (mode {parent:04o}); "
+                f"move it, or run: chmod o-w {directory}"
             )
         if mode & stat.S_IROTH and self._check is _argon2 and not self._warned:
             self._warned = True
             _log.warning(
-                "%s: everyone may read its password hashes; run: chmod o-r %s", self._key, self._path
+                "%s: everyone may read the password hashes; run: chmod o-r %s", self._key, self._path
             )
 
     def _stamped(self) -> tuple[int, int, int, int]:
         try:
             status = self._path.stat()
         except OSError as error:
-            raise self._wrong(str(error.strerror)) from None
+            raise self._invalid(str(error.strerror)) from None
         return status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode
 
     def _read(self) -> dict[str, _Entry]:
@@ -146,16 +151,16 @@ class _File:
                 self._check_access(os.fstat(file.fileno()))
                 lines = file.read().splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise self._wrong(getattr(error, "strerror", None) or "is not UTF-8 text") from None
+            raise self._invalid(getattr(error, "strerror", None) or "not UTF-8") from None
         entries: dict[str, _Entry] = {}
         for number, line in enumerate(lines, start=1):
             if line.strip() and not line.lstrip().startswith("#"):
                 try:
                     entry = self._parsed(line.strip())
                     if entry.identity.name in entries:
-                        raise ValueError("the name is there already")
+                        raise ValueError("duplicate name")
                 except ValueError as error:
-                    raise self._wrong(f"line {number}: {error}") from None
+                    raise self._invalid(f"line {number}: {error}") from None
                 entries[entry.identity.name] = entry
         return entries
 
@@ -165,11 +170,11 @@ class _File:
             raise ValueError("expected name:hash:permissions")
         name, hashed, permissions = fields
         if not _NAME.fullmatch(name):
-            raise ValueError("a name has letters, digits and _ . @ -, and begins with a letter, digit or _")
+            raise ValueError(NAME_RULE)
         identity = Identity(name=name, permissions=parse_permissions(permissions), proof=self._check(hashed))
         return _Entry(hashed, identity)
 
-    def _wrong(self, reason: str) -> InvalidSetting:
+    def _invalid(self, reason: str) -> InvalidSetting:
         return InvalidSetting(key=self._key, message=f"{self._path}: {reason}")
 
 
@@ -184,10 +189,10 @@ class FileAuthenticator(Authenticator):
     def __init__(self, settings: AuthSettings) -> None:
         if settings.password_file is None and settings.token_file is None:
             raise InvalidSetting(
-                key="jobserver.auth.backend", message="file needs 'password-file' or 'token-file' to be set"
+                key="jobserver.auth.backend", message="file requires password-file or token-file"
             )
         self._hasher = argon2.PasswordHasher()
-        self._nobody = hash_password(secrets.token_hex())
+        self._dummy_hash = hash_password(secrets.token_hex())
         self._users = self._tokens = None
         challenges: list[str] = []
         if settings.password_file is not None:
@@ -199,13 +204,13 @@ class FileAuthenticator(Authenticator):
         self.challenges = tuple(challenges)
 
     def authenticate(self, credentials: Credentials) -> Identity | None:
-        """Return whose credentials these are, or None."""
+        """Look the credentials up in the files."""
         if credentials.scheme == "bearer":
             return self._by_token(credentials.secret)
         return self._by_password(credentials.user or "", credentials.secret)
 
     def current(self, identity: Identity) -> bool:
-        """Whether a file still lists this identity with these permissions."""
+        """Whether a file still has an entry for this identity with these permissions."""
         return any(
             entry.identity == identity
             for file in (self._users, self._tokens)
@@ -219,8 +224,8 @@ class FileAuthenticator(Authenticator):
             return None
         entry = self._users.entries().get(user)
         try:
-            # A user that is not known costs as much time as one that is.
-            self._hasher.verify(entry.hash if entry else self._nobody, password)
+            # Verify a dummy hash for an unknown user, so that both cases take the same time.
+            self._hasher.verify(entry.hash if entry else self._dummy_hash, password)
         except (VerificationError, InvalidHashError):
             return None
         return entry.identity if entry else None
@@ -237,11 +242,11 @@ class FileAuthenticator(Authenticator):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a line for the password file, or with ``--token`` a new token and its line."""
+    """Print a line for the password file, or with ``--token``, a new token and its line."""
     parser = argparse.ArgumentParser(prog="python -m jobserver_http.credential_files")
     parser.add_argument("name", help="the user's or the token's name")
-    parser.add_argument("permissions", help="such as jobs,contexts:read or *")
-    parser.add_argument("--token", action="store_true", help="make a bearer token instead of a password")
+    parser.add_argument("permissions", help="for example jobs,contexts:read, or * for all")
+    parser.add_argument("--token", action="store_true", help="create a bearer token instead of a password")
     options = parser.parse_args(arguments)
     try:
         entry_line(options.name, "", options.permissions)
@@ -249,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if options.token:
         token = new_token()
-        print(f"token (shown only now): {token}", file=sys.stderr)
+        print(f"token (shown only once): {token}", file=sys.stderr)
         hashed = hash_token(token)
     else:
         hashed = hash_password(getpass.getpass() if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n"))

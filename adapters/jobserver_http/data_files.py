@@ -1,4 +1,4 @@
-"""The calls on ``/data``."""
+"""Handlers and routes of ``/data``."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ __all__ = ["ROUTES", "delete_data_file", "list_data_files", "reset_data_files", 
 
 
 async def list_data_files(call: Call) -> Response:
-    """Answer with the full names of the data files."""
+    """Return the full names of the data files."""
     files = await call.pools.quick.run(call.server.data_files)
     return json_response([str(file.path) for file in files])
 
 
 async def upload_data_file(call: Call) -> Response:
-    """Store the body as a data file, as it arrives."""
+    """Store the body as a data file while it arrives."""
     prefix = call.path["name"]
-    pieces = call.upload("data file")
+    chunks = call.upload("data file")
     upload = await call.pools.quick.run(call.server.begin_data_file, prefix)
     try:
-        async for piece in pieces:
-            await call.pools.quick.run(upload.write, piece)
+        async for chunk in chunks:
+            await call.pools.quick.run(upload.write, chunk)
         file = await call.pools.slow.run(upload.finish)
     finally:
         await call.pools.quick.run(upload.discard)
@@ -33,13 +33,13 @@ async def upload_data_file(call: Call) -> Response:
 
 
 async def delete_data_file(call: Call) -> Response:
-    """Remove a data file."""
+    """Delete a data file."""
     await call.pools.quick.run(call.server.delete_data_file, call.path["name"])
     return respond(Answer(status=200, label="SUCCESS"))
 
 
 async def reset_data_files(call: Call) -> Response:
-    """Remove every data file; without ``sync`` too it is done before the answer, since it is quick."""
+    """Delete all data files, before the response even with ``sync=false``, because this is quick."""
     await call.pools.quick.run(call.server.reset_data_files)
     requested = call.params["sync"] is False
     return respond(
@@ -65,14 +65,14 @@ ROUTES = (
         handler=upload_data_file,
         group="data",
         permission="data:upload",
-        summary="Upload a data file; the path gives the beginning of its name",
+        summary="Upload a data file. The path is the prefix of its name",
         body=Body("The file", ("application/octet-stream",)),
         replies=(
-            Reply(200, "Its full name", "Stored"),
+            Reply(200, "The file's full name", "Stored"),
             *failures(
                 s400="The name is not allowed",
                 s413="The body is larger than the limit",
-                s500="Storage",
+                s500="The file could not be stored",
                 s503="The server is shutting down",
             ),
         ),
@@ -84,9 +84,9 @@ ROUTES = (
         handler=delete_data_file,
         group="data",
         permission="data:delete",
-        summary="Remove a data file by its URL-encoded full name",
+        summary="Delete a data file by its URL-encoded full name",
         replies=(
-            Reply(200, "It was removed", SUCCESS_BODY),
+            Reply(200, "The file was deleted", SUCCESS_BODY),
             *failures(s400="It is not one of the server's files"),
         ),
     ),
@@ -97,8 +97,11 @@ ROUTES = (
         handler=reset_data_files,
         group="data",
         permission="data:reset",
-        summary="Remove every data file",
+        summary="Delete all data files",
         parameters=(RESET, SYNC),
-        replies=(Reply(200, "It was done", SUCCESS_BODY), *failures(s503="The server is shutting down")),
+        replies=(
+            Reply(200, "The files were deleted", SUCCESS_BODY),
+            *failures(s503="The server is shutting down"),
+        ),
     ),
 )

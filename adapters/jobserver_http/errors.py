@@ -1,4 +1,4 @@
-"""Every error's answer: status, label and body, in this one place."""
+"""Mapping errors to HTTP responses: the only place for their status, label and body."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import attrs
 from jobserver_core import errors as core
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job
-from jobserver_http.namespaces import Namespace
+from jobserver_http.access import Namespace
 from jobserver_http.wire import error_object, exception_object
 
 __all__ = [
@@ -28,10 +28,10 @@ __all__ = [
 
 @attrs.frozen(kw_only=True)
 class Answer:
-    """An answer in one of the contract's shapes.
+    """A response body in one of the contract's formats, with its status and headers.
 
-    ``result`` is a string, an error object, or None for a body with the label only. Beyond the contract,
-    a failure has a ``code`` for programs, and ``detail`` is what the contract's fixed words leave out.
+    ``result`` is a string, an error object, or None. As an extension, failures have a machine-readable
+    ``code``, and a ``detail`` if the contract prescribes the message.
     """
 
     status: int
@@ -64,13 +64,13 @@ REFUSALS = {
     415: "unsupported_media_type",
     429: "too_many_failed_logins",
 }
-"""The code of a request that is refused before the job server sees it, by its status."""
+"""The error codes of requests that the HTTP layer rejects, by status."""
 INTERNAL = "internal_error"
-"""The code of an answer to a defect of the server."""
+"""The error code of unexpected errors."""
 
 
 class Rejected(Exception):
-    """A request that is refused before the job server sees it; its status must be one of ``REFUSALS``."""
+    """The HTTP layer rejects a request. The status must be one of ``REFUSALS``."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Rejected(Exception):
 
 
 class BodyTooLarge(core.TooLarge):
-    """The body of the request itself is over its limit."""
+    """The request body is larger than its limit."""
 
     code = core.TooLarge.code
 
@@ -106,83 +106,83 @@ Rule = Callable[[Any, Namespace], Answer]
 RETRY = {"Retry-After": "5"}
 
 
-def _said(status: int, prefix: str = "", headers: Mapping[str, str] | None = None) -> Rule:
-    """Answer ``ERROR`` with the error's own message."""
+def _message(status: int, prefix: str = "", headers: Mapping[str, str] | None = None) -> Rule:
+    """Return ``ERROR`` with the error's message."""
     return lambda error, names: Answer(
-        status=status, result=prefix + names.hidden(str(error)), headers=headers or {}
+        status=status, result=prefix + names.without_prefix(str(error)), headers=headers or {}
     )
 
 
-def _words(status: int, text: str, detail: str | None = None) -> Rule:
-    """Answer ``ERROR`` with the contract's words, in which the error's fields stand for themselves."""
+def _fixed_text(status: int, text: str, detail: str | None = None) -> Rule:
+    """Return ``ERROR`` with a message of the contract, formatted with the error's fields."""
 
     def rule(error: Any, names: Namespace) -> Answer:
-        more = getattr(error, detail) if detail else None
-        return Answer(status=status, result=names.hidden(text.format(**error.fields)), detail=more)
+        result = names.without_prefix(text.format(**error.fields))
+        return Answer(status=status, result=result, detail=getattr(error, detail) if detail else None)
 
     return rule
 
 
 def _object(status: int, label: str) -> Rule:
-    """Answer with a label and the error object of the exception, whose message does not repeat the label."""
-    said = label.rpartition(": ")[2] + ": "
+    """Return a label with the error object of the exception. Its message does not repeat the label."""
+    repeated = label.rpartition(": ")[2] + ": "
 
     def rule(error: Any, names: Namespace) -> Answer:
         result = exception_object(error, names)
         return Answer(
-            status=status, label=label, result={**result, "message": result["message"].removeprefix(said)}
+            status=status, label=label, result={**result, "message": result["message"].removeprefix(repeated)}
         )
 
     return rule
 
 
-def _told(status: int, label: str) -> Rule:
-    """Answer with a label and the error object of what a job or a context said."""
+def _job_error(status: int, label: str) -> Rule:
+    """Return a label with the error object of a failed job or context."""
     return lambda error, names: Answer(status=status, label=label, result=error_object(error.error, names))
 
 
 _ANSWERS: dict[type[Exception], Rule] = {
     core.JobServerError: _object(500, "ERROR"),
-    core.InvalidInput: _said(400),
-    core.InvalidName: _said(400),
-    core.InvalidFirstLetter: _words(400, "context name must start with letters"),
-    core.InvalidRequest: _said(400),
-    core.InvalidConfig: _said(400, "Cannot parse config: "),
-    core.InvalidSetting: _said(400),
-    core.UnknownContextFactory: _said(400),
-    core.UnsupportedMediaType: _said(415),
-    core.NotAnArchive: _words(400, "Binary is not of the right format", "reason"),
+    core.InvalidInput: _message(400),
+    core.InvalidName: _message(400),
+    core.InvalidFirstLetter: _fixed_text(400, "context name must start with letters"),
+    core.InvalidRequest: _message(400),
+    core.InvalidConfig: _message(400, "Cannot parse config: "),
+    core.InvalidSetting: _message(400),
+    core.UnknownContextFactory: _message(400),
+    core.UnsupportedMediaType: _message(415),
+    core.NotAnArchive: _fixed_text(400, "Binary is not of the right format", "reason"),
     core.MalformedUrl: _object(400, "ERROR"),
-    core.InvalidCallbackUrl: _said(400),
-    core.TooLarge: _said(413),
-    BodyTooLarge: _said(413),
-    core.IdempotencyMismatch: _said(422),
-    core.NotFound: _said(404),
-    core.BinaryNotFound: _words(404, "Can't find binary with name {name}"),
-    core.ContextNotFound: _words(404, "can't find context with name {name}"),
-    core.JobNotFound: _said(404),
-    core.DataFileNotFound: _said(400),
+    core.InvalidCallbackUrl: _message(400),
+    core.TooLarge: _message(413),
+    BodyTooLarge: _message(413),
+    core.IdempotencyMismatch: _message(422),
+    core.NotFound: _message(404),
+    core.BinaryNotFound: _fixed_text(404, "Can't find binary with name {name}"),
+    core.ContextNotFound: _fixed_text(404, "can't find context with name {name}"),
+    core.JobNotFound: _message(404),
+    core.DataFileNotFound: _message(400),
     core.BlobNotFound: _object(500, "Storage Failure"),
-    core.LogNotFound: _said(404),
-    core.Conflict: _said(409),
-    core.ContextExists: _said(400),
-    core.ContextStopping: _said(409),
-    core.BinaryInUse: _said(403),
-    core.JobAlreadyFinal: _said(404),
-    core.IllegalTransition: _said(409),
-    core.StaleState: _said(409),
-    core.DuplicateId: _said(409),
-    core.Unavailable: _said(503, headers=RETRY),
+    core.LogNotFound: _message(404),
+    core.Conflict: _message(409),
+    core.ContextExists: _message(400),
+    core.ContextStopping: _message(409),
+    core.BinaryInUse: _message(403),
+    core.JobAlreadyFinal: _message(404),
+    core.IllegalTransition: _message(409),
+    core.StaleState: _message(409),
+    core.DuplicateId: _message(409),
+    core.Unavailable: _message(503, headers=RETRY),
     core.NoSlots: lambda error, names: Answer(
-        status=503, label="NO SLOTS AVAILABLE", result=names.hidden(str(error)), headers=RETRY
+        status=503, label="NO SLOTS AVAILABLE", result=names.without_prefix(str(error)), headers=RETRY
     ),
-    core.ServerClosed: _said(503, headers=RETRY),
-    core.JobPostponed: _said(503, headers=RETRY),
-    core.JobInterrupted: _said(503, headers=RETRY),
-    core.JobUnsuccessful: _told(200, "ERROR"),
-    core.JobFailed: _told(200, "ERROR"),
-    core.JobKilled: _told(200, "KILLED"),
-    core.ContextFailed: _told(500, "CONTEXT INIT ERROR"),
+    core.ServerClosed: _message(503, headers=RETRY),
+    core.JobPostponed: _message(503, headers=RETRY),
+    core.JobInterrupted: _message(503, headers=RETRY),
+    core.JobUnsuccessful: _job_error(200, "ERROR"),
+    core.JobFailed: _job_error(200, "ERROR"),
+    core.JobKilled: _job_error(200, "KILLED"),
+    core.ContextFailed: _job_error(500, "CONTEXT INIT ERROR"),
     core.ResultTimeout: lambda _error, _names: Answer(
         status=500,
         result="Request timed out. Try using the /jobs/<jobID>, /jobs APIs to get status/results",
@@ -197,18 +197,18 @@ _ANSWERS: dict[type[Exception], Rule] = {
     core.PluginNotFound: _object(500, "ERROR"),
 }
 
-_CANNOT_PARSE = _said(400, "Cannot parse config: ")
+_CANNOT_PARSE = _message(400, "Cannot parse config: ")
 _NOTHING_TO_DELETE: dict[type[Exception], Rule] = {
-    core.BinaryNotFound: _words(404, "can't find binary with name {name}")
+    core.BinaryNotFound: _fixed_text(404, "can't find binary with name {name}")
 }
 
 _BY_OPERATION: dict[str, dict[type[Exception], Rule]] = {
     "delete_binary": _NOTHING_TO_DELETE,
     "delete_jar": _NOTHING_TO_DELETE,
-    "upload_jar": {core.NotAnArchive: _words(400, "Jar is not of the right format", "reason")},
+    "upload_jar": {core.NotAnArchive: _fixed_text(400, "Jar is not of the right format", "reason")},
     "create_context": {
         core.UnknownContextFactory: _object(500, "CONTEXT INIT ERROR"),
-        core.BinaryNotFound: _words(404, "appName {name} not found"),
+        core.BinaryNotFound: _fixed_text(404, "appName {name} not found"),
         core.MalformedUrl: _object(400, "CONTEXT INIT ERROR: Malformed URL"),
         core.NotAnArchive: _object(500, "CONTEXT INIT ERROR"),
         core.TooLarge: _object(500, "CONTEXT INIT ERROR"),
@@ -217,8 +217,8 @@ _BY_OPERATION: dict[str, dict[type[Exception], Rule]] = {
         core.LaunchError: _object(500, "CONTEXT INIT ERROR"),
     },
     "delete_context": {
-        core.ContextNotFound: _words(404, "context {name} not found"),
-        core.ContextFailed: _told(500, "CONTEXT DELETE ERROR"),
+        core.ContextNotFound: _fixed_text(404, "context {name} not found"),
+        core.ContextFailed: _job_error(500, "CONTEXT DELETE ERROR"),
         core.BackendError: _object(500, "CONTEXT DELETE ERROR"),
         core.StorageError: _object(500, "CONTEXT DELETE ERROR"),
         core.LaunchError: _object(500, "CONTEXT DELETE ERROR"),
@@ -226,8 +226,8 @@ _BY_OPERATION: dict[str, dict[type[Exception], Rule]] = {
     "submit_job": {
         core.UnknownContextFactory: _object(500, "CONTEXT INIT FAILED"),
         core.InvalidRequest: _CANNOT_PARSE,
-        core.BinaryNotFound: _words(404, "appName {name} not found"),
-        core.ContextNotFound: _words(404, "context {name} not found"),
+        core.BinaryNotFound: _fixed_text(404, "appName {name} not found"),
+        core.ContextNotFound: _fixed_text(404, "context {name} not found"),
         core.MalformedUrl: _object(400, "JOB LOADING FAILED: Malformed URL"),
         ContextUrlMalformed: _object(400, "CONTEXT INIT ERROR: Malformed URL"),
         core.NotAnArchive: _object(400, "JOB LOADING FAILED"),
@@ -239,10 +239,12 @@ _BY_OPERATION: dict[str, dict[type[Exception], Rule]] = {
 
 
 def answer_to(error: Exception, operation: str | None = None, names: Namespace | None = None) -> Answer:
-    """Return the answer to an error of an operation (the name of its route).
+    """Return the answer for an error of an operation (the name of its route).
 
-    What the operation says of the error's class goes before what holds everywhere, and a class
-    before its parents. Errors that are none of the library's have no answer: TypeError.
+    For each class of the error's MRO, rules of the operation take precedence over general rules.
+
+    Raises:
+        TypeError: It is not an error of the library.
     """
     if isinstance(error, Rejected):
         return Answer(
@@ -267,11 +269,11 @@ FAILURES = {
     FailureKind.LOADING: "job_loading_failed",
     FailureKind.CONTEXT_INIT: "context_init_failed",
 }
-"""The code of a submit whose job failed before its code ran."""
+"""The error codes of submits whose job failed before its code ran."""
 
 
 def failed_submission(job: Job, names: Namespace) -> Answer | None:
-    """Return the answer to a submit whose job failed before its code ran; None when it did run."""
+    """Return the answer for a submit whose job failed before its code ran, or None if the code ran."""
     if job.failure not in FAILURES:
         return None
     answer = _refused(job.failure, job, names)
@@ -279,15 +281,15 @@ def failed_submission(job: Job, names: Namespace) -> Answer | None:
 
 
 def _refused(failure: FailureKind, job: Job, names: Namespace) -> Answer:
-    error = job.error or ErrorInfo(message="no reason is known")
+    error = job.error or ErrorInfo(message="unknown reason")
     if failure is FailureKind.CLASS_NOT_FOUND:
         reason = next(iter(error.stack.splitlines()), None)
         text = f"classPath {job.class_name} not found"
-        return Answer(status=404, result=text, detail=reason and names.hidden(reason))
+        return Answer(status=404, result=text, detail=reason and names.without_prefix(reason))
     if failure is FailureKind.WRONG_TYPE:
         text = "Invalid job type for this context"
         reason = error.message if error.message != text else error.stack.strip()
-        detail = names.hidden(reason) if reason and "\n" not in reason else None
+        detail = names.without_prefix(reason) if reason and "\n" not in reason else None
         return Answer(status=400, result=text, detail=detail)
     status, label = {
         FailureKind.VALIDATION: (400, "VALIDATION FAILED"),

@@ -1,4 +1,4 @@
-"""Server-sent events: what happens in the job server, as it happens."""
+"""Handlers and routes of the event streams (server-sent events)."""
 
 from __future__ import annotations
 
@@ -12,54 +12,56 @@ from starlette.responses import Response
 from jobserver_core.events import ContextChanged, Event, JobChanged, JobProgressed, Subscription
 from jobserver_core.models.jobs import Job
 from jobserver_core.server import JobServer
-from jobserver_http.answers import StreamedText
-from jobserver_http.calls import Call, first_of
-from jobserver_http.namespaces import Namespace
+from jobserver_http.access import Namespace
+from jobserver_http.answers import StreamedResponse
+from jobserver_http.calls import Call, wait_for_first
 from jobserver_http.routing import NO_JOB, Reply, Route
 from jobserver_http.wire import context_report, delivery_report, encoded, job_report, timestamp
 
 __all__ = ["ROUTES", "Listener", "follow_events", "follow_job", "server_sent"]
 
-KEPT = 256
-"""Events that are kept for a client which is slow; of more the oldest are lost, and counted."""
+BUFFER_SIZE = 256
+"""How many events are buffered for a slow client. When the buffer is full, the oldest events are dropped."""
 EVENT_STREAM = "text/event-stream"
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class Listener:
-    """Gathers events for one client, from whatever thread they come, in bounded memory.
+    """Buffers events for one client. Events may come from any thread.
 
-    Made and left inside the event loop that reads from it.
+    Enter and leave it inside the event loop that reads from it.
     """
 
-    def __init__(self, server: JobServer, wanted: Callable[[Event], bool], *, kept: int = KEPT) -> None:
+    def __init__(
+        self, server: JobServer, wanted: Callable[[Event], bool], *, size: int = BUFFER_SIZE
+    ) -> None:
         self._server = server
         self._wanted = wanted
         self._loop = asyncio.get_running_loop()
-        self._events: deque[Event] = deque(maxlen=kept)
+        self._events: deque[Event] = deque(maxlen=size)
         self._ready = asyncio.Event()
         self._subscription: Subscription | None = None
         self.lost = 0
 
-    def _happened(self, event: Event) -> None:
+    def _receive(self, event: Event) -> None:
         if self._wanted(event):
             try:
-                self._loop.call_soon_threadsafe(self._keep, event)
-            except RuntimeError:  # the loop has ended, and with it the client's connection
+                self._loop.call_soon_threadsafe(self._store, event)
+            except RuntimeError:  # the loop was closed, and so was the client's connection
                 self.close()
 
-    def _keep(self, event: Event) -> None:
+    def _store(self, event: Event) -> None:
         if len(self._events) == self._events.maxlen:
             self.lost += 1
         self._events.append(event)
         self._ready.set()
 
     async def wait(self) -> None:
-        """Return once there is an event to take."""
+        """Wait until there is an event to take."""
         await self._ready.wait()
 
     def take(self) -> tuple[int, list[Event]]:
-        """Return how many events were lost since the last time, and those that came after them."""
+        """Return the number of events that were dropped since the last call, and the buffered events."""
         lost, events = self.lost, list(self._events)
         self.lost = 0
         self._events.clear()
@@ -67,12 +69,12 @@ class Listener:
         return lost, events
 
     def close(self) -> None:
-        """Hear nothing more; repeating this is allowed."""
+        """Stop receiving events. Idempotent."""
         if self._subscription is not None:
             self._subscription.close()
 
     def __enter__(self) -> Listener:
-        self._subscription = self._server.subscribe(self._happened)
+        self._subscription = self._server.subscribe(self._receive)
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -80,11 +82,11 @@ class Listener:
 
 
 def server_sent(name: str, data: Any) -> bytes:
-    """Return one event in the text/event-stream format of the HTML standard."""
+    """Encode one event in the text/event-stream format of the HTML standard."""
     return b"event: %s\ndata: %s\n\n" % (name.encode("ascii"), encoded(data))
 
 
-def _told(event: Event, names: Namespace) -> bytes:
+def _encoded_event(event: Event, names: Namespace) -> bytes:
     at = timestamp(event.at)
     if isinstance(event, ContextChanged):
         return server_sent("context", {"at": at, **context_report(event.context, names)})
@@ -97,7 +99,7 @@ def _told(event: Event, names: Namespace) -> bytes:
 
 
 def _visible(names: Namespace) -> Callable[[Event], bool]:
-    """Return which events a caller may see. Callbacks do not tell whose they are."""
+    """Return a filter for the events that a caller may see. Deliveries do not name an owner."""
 
     def visible(event: Event) -> bool:
         if isinstance(event, ContextChanged):
@@ -110,13 +112,13 @@ def _visible(names: Namespace) -> Callable[[Event], bool]:
 
 
 async def follow_events(call: Call) -> Response:
-    """Answer with every event from now on, until the client leaves or the server ends."""
+    """Stream all events from now on, until the client disconnects or the server stops."""
     listener = Listener(call.server, _visible(call.names))
-    return StreamedText(_all(call, listener), media_type=EVENT_STREAM, headers=HEADERS, opened=listener)
+    return StreamedResponse(_all(call, listener), media_type=EVENT_STREAM, headers=HEADERS, opened=listener)
 
 
 async def follow_job(call: Call) -> Response:
-    """Answer with a job's record as it is, and then with what happens to it, until it has ended."""
+    """Stream the current report of a job and then its events, until the job has ended."""
     job = call.names.checked(await call.pools.quick.run(call.server.job, call.path["id"]))
 
     def wanted(event: Event) -> bool:
@@ -125,35 +127,37 @@ async def follow_job(call: Call) -> Response:
         return not isinstance(event, ContextChanged) and event.delivery.job_id == job.id
 
     listener = Listener(call.server, wanted)
-    return StreamedText(_one(call, listener, job), media_type=EVENT_STREAM, headers=HEADERS, opened=listener)
+    return StreamedResponse(
+        _one(call, listener, job), media_type=EVENT_STREAM, headers=HEADERS, opened=listener
+    )
 
 
 async def _all(call: Call, listener: Listener) -> AsyncIterator[bytes]:
     with listener:
         yield b": listening\n\n"
-        async for event in _heard(call, listener):
-            yield event if isinstance(event, bytes) else _told(event, call.names)
+        async for event in _received(call, listener):
+            yield event if isinstance(event, bytes) else _encoded_event(event, call.names)
 
 
 async def _one(call: Call, listener: Listener, job: Job) -> AsyncIterator[bytes]:
-    # Listening begins before the record is read, so that no change falls between the two.
+    # Listen before reading the record, so that no change is missed between the two.
     with listener:
         job = await call.pools.quick.run(call.server.job, job.id)
         now = timestamp(job.ended_at or job.running_at or job.submitted_at)
         yield server_sent("job", {"at": now, **job_report(job, call.names)})
         if job.state.final:
             return
-        async for event in _heard(call, listener):
-            yield event if isinstance(event, bytes) else _told(event, call.names)
+        async for event in _received(call, listener):
+            yield event if isinstance(event, bytes) else _encoded_event(event, call.names)
             if isinstance(event, JobChanged) and event.job.state.final:
                 return
 
 
-async def _heard(call: Call, listener: Listener) -> AsyncIterator[Event | bytes]:
-    """Yield events, word of lost ones, and now and then a comment that keeps the connection alive."""
-    closing = call.site.closing
+async def _received(call: Call, listener: Listener) -> AsyncIterator[Event | bytes]:
+    """Yield events, notices of dropped events, and comments that keep an idle connection alive."""
+    closing = call.state.closing
     while not closing.is_set():
-        await first_of(listener.wait(), closing.wait(), timeout=call.site.heartbeat)
+        await wait_for_first(listener.wait(), closing.wait(), timeout=call.state.heartbeat)
         lost, events = listener.take()
         if lost:
             yield server_sent("lost", {"count": lost})
@@ -171,7 +175,7 @@ ROUTES = (
         handler=follow_job,
         group="jobs",
         permission="jobs:read",
-        summary="The job's states and progress as server-sent events, until it has ended",
+        summary="Stream the states and progress of a job as server-sent events, until it has ended",
         replies=(Reply(200, "The events", media_type=f"{EVENT_STREAM}; charset=utf-8"), *NO_JOB),
         extension=True,
     ),
@@ -182,7 +186,7 @@ ROUTES = (
         handler=follow_events,
         group="jobs",
         permission="jobs:read",
-        summary="Everything that happens as server-sent events",
+        summary="Stream all events of the server as server-sent events",
         replies=(Reply(200, "The events", media_type=f"{EVENT_STREAM}; charset=utf-8"),),
         extension=True,
     ),

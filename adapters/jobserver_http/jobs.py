@@ -1,8 +1,9 @@
-"""The calls on ``/jobs``."""
+"""Handlers and routes of ``/jobs``."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlencode
 
@@ -10,6 +11,7 @@ import attrs
 from starlette.responses import Response
 
 from jobserver_core.errors import (
+    Conflict,
     JobAlreadyFinal,
     JobInterrupted,
     JobPostponed,
@@ -20,33 +22,42 @@ from jobserver_core.models.jobs import Job, JobPage, JobQuery, ResultKind
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.running.handles import JobHandle
 from jobserver_core.running.results import ResultReader
-from jobserver_http.answers import ResultResponse, json_response, raw_json_response, respond
+from jobserver_http.answers import (
+    CHUNK_SIZE,
+    JSON,
+    ResultResponse,
+    StreamedResponse,
+    json_response,
+    raw_json_response,
+    respond,
+)
 from jobserver_http.calls import Call
 from jobserver_http.errors import answer_to, failed_submission
-from jobserver_http.parameters import Choice, Flag, Moment, Parameter, Text, Whole
+from jobserver_http.parameters import Choice, Flag, Integer, Parameter, Text, Timestamp
 from jobserver_http.routing import CONFIGURATION, NO_JOB, Reply, Route, failures
 from jobserver_http.submissions import submitted
 from jobserver_http.wire import delivery_report, encoded, error_object, job_report
 
-__all__ = ["ROUTES", "get_job", "get_job_config", "kill_job", "list_jobs", "submit_job"]
+__all__ = ["ROUTES", "get_job", "get_job_config", "get_job_result", "kill_job", "list_jobs", "submit_job"]
 
 DEFAULT_LIMIT = 50
-PAGES = 200
-"""How many pages are looked through for the jobs of one user, at most."""
+BYTES = "application/octet-stream"
+MAX_PAGES = 200
+"""The maximum number of pages that are searched for the jobs of one user."""
 KILL_MARGIN = 2.0
-"""Seconds beyond the configured kill time-out until the answer is that the job has not ended yet."""
+"""Seconds to wait beyond the configured kill timeout before responding that the job has not ended yet."""
 
 
 async def submit_job(call: Call) -> Response:
-    """Submit a job; wait for its validation, or with ``sync`` for its end."""
+    """Submit a job, and wait until it runs, or with ``sync``, until it has ended."""
     body = await call.text("the configuration")
     if not call.params["sync"]:
         return await _accepted(call, await submitted(call, body, None))
-    begun = time.monotonic()
+    started = time.monotonic()
     seconds = call.params["timeout"]
-    patience = call.server.settings.jobs.sync_timeout if seconds is None else float(seconds)
-    handle = await submitted(call, body, patience)
-    return await _finished(call, handle, patience - (time.monotonic() - begun))
+    timeout = call.server.settings.jobs.sync_timeout if seconds is None else float(seconds)
+    handle = await submitted(call, body, timeout)
+    return await _finished(call, handle, timeout - (time.monotonic() - started))
 
 
 async def _accepted(call: Call, handle: JobHandle) -> Response:
@@ -57,16 +68,16 @@ async def _accepted(call: Call, handle: JobHandle) -> Response:
     failed = failed_submission(job, call.names)
     if failed is not None:
         return respond(failed)
-    # The contract's answer is the job as it was accepted; whether it has to wait is what came out since.
+    # The contract wants the report of the accepted job. Only "waiting" is taken from its current state.
     report = job_report(handle.job, call.names)
     if not job.waiting:
         report.pop("waiting", None)
     return json_response(report, 202)
 
 
-async def _finished(call: Call, handle: JobHandle, patience: float) -> Response:
+async def _finished(call: Call, handle: JobHandle, timeout: float) -> Response:
     try:
-        job = await call.wait(handle.finished, max(0.0, patience))
+        job = await call.wait(handle.finished, max(0.0, timeout))
     except ResultTimeout as error:
         return respond(answer_to(error, call.route.name, call.names))
     except ServerClosed:
@@ -85,14 +96,14 @@ async def _finished(call: Call, handle: JobHandle, patience: float) -> Response:
 
 
 def _closing(call: Call, job: Job) -> Response:
-    """The server shuts down while a synchronous caller waits; the answer says what becomes of the job."""
+    """Return the response for a synchronous call during shutdown: the job is postponed or interrupted."""
     kind = JobPostponed if job.waiting else JobInterrupted
     answer = answer_to(kind(job_id=job.id), call.route.name, call.names)
     return json_response({**answer.body, "jobId": job.id}, answer.status, headers=answer.headers)
 
 
 def _with_result(call: Call, members: dict[str, Any], reader: ResultReader | None) -> Response:
-    """Answer with these members and the result, which is never decoded here."""
+    """Return these members and the result, without decoding it."""
     if reader is None:
         return json_response({**members, "result": None})
     if reader.kind is ResultKind.INLINE:
@@ -103,7 +114,7 @@ def _with_result(call: Call, members: dict[str, Any], reader: ResultReader | Non
 
 
 async def get_job(call: Call) -> Response:
-    """Answer with a job's report, and its result when it is finished."""
+    """Return a job's report, including its result if it has finished."""
     job = await _job(call)
     report = job_report(job, call.names)
     if job.callback_url is not None:
@@ -115,8 +126,32 @@ async def get_job(call: Call) -> Response:
     return _with_result(call, report, reader) if reader is not None else json_response(report)
 
 
+async def get_job_result(call: Call) -> Response:
+    """Return the result of a finished job: JSON, or the bytes of a streamed result.
+
+    It always has a Content-Length, so that clients notice a truncated response.
+    """
+    job = call.names.checked(await call.pools.quick.run(call.server.job, call.path["id"]))
+    if job.state is not JobState.FINISHED:
+        raise Conflict(message=f"job {job.id} has no result, because its state is {job.state.value}")
+    reader = await call.pools.quick.run(call.server.open_result, job.id)
+    if reader is None:
+        return json_response(None)
+    return StreamedResponse(
+        _chunks(call, reader),
+        media_type=BYTES if reader.kind is ResultKind.STREAM else JSON,
+        headers={"content-length": str(reader.size)},
+        opened=reader,
+    )
+
+
+async def _chunks(call: Call, reader: ResultReader) -> AsyncIterator[bytes]:
+    while chunk := await call.pools.quick.run(reader.read, CHUNK_SIZE):
+        yield chunk
+
+
 async def get_job_config(call: Call) -> Response:
-    """Answer with the posted configuration."""
+    """Return the configuration that the job was submitted with."""
     job = await _job(call)
     return raw_json_response(await call.pools.quick.run(call.server.job_config, job.id))
 
@@ -126,16 +161,16 @@ async def _job(call: Call) -> Job:
 
 
 async def kill_job(call: Call) -> Response:
-    """End a job, and answer when it has ended."""
+    """Kill a job, and respond when it has ended."""
     job = await _job(call)
     force = bool(call.params["force"])
     try:
         waiter = await call.pools.quick.run(call.server.kill_job, job.id, force=force)
     except JobAlreadyFinal:
         return _too_late(call, await _job(call))
-    patience = call.server.settings.jobs.kill_timeout + KILL_MARGIN
+    timeout = call.server.settings.jobs.kill_timeout + KILL_MARGIN
     try:
-        job = await call.wait(waiter, 2 * patience if force else patience)
+        job = await call.wait(waiter, 2 * timeout if force else timeout)
     except (ResultTimeout, ServerClosed):
         return json_response(job_report(await _job(call), call.names), 202)
     if job.state is JobState.KILLED:
@@ -144,21 +179,21 @@ async def kill_job(call: Call) -> Response:
 
 
 def _too_late(call: Call, job: Job) -> Response:
-    """Answer to the kill of a job that had ended, or that ended in another way."""
+    """Return the response for killing a job that had already ended, or that ended differently."""
     if job.state is JobState.ERROR:
         return json_response({"status": "ERROR", "ERROR": error_object(job.error, call.names)})
     return respond(answer_to(JobAlreadyFinal(job_id=job.id, state=job.state.value)))
 
 
 async def list_jobs(call: Call) -> Response:
-    """Answer with a page of job reports, newest first, and a link to the next one."""
+    """Return a page of job reports, newest first, with a link to the next page."""
     limit = DEFAULT_LIMIT if call.params["limit"] is None else call.params["limit"]
     page = await call.pools.quick.run(_page, call, _query(call, limit))
     headers = {}
     if page.next is not None:
-        following = {**call.query, "cursor": page.next}
-        following.pop("offset", None)
-        headers["Link"] = f'<{call.url("jobs")}?{urlencode(following)}>; rel="next"'
+        next_query = {**call.query, "cursor": page.next}
+        next_query.pop("offset", None)
+        headers["Link"] = f'<{call.url("jobs")}?{urlencode(next_query)}>; rel="next"'
     return json_response([job_report(job, call.names) for job in page.jobs], headers=headers)
 
 
@@ -177,16 +212,16 @@ def _query(call: Call, limit: int) -> JobQuery:
 
 
 def _page(call: Call, query: JobQuery) -> JobPage:
-    """Return a page of the caller's jobs. Where each user has jobs of its own, others' are passed over."""
+    """Return a page of the caller's jobs. If each user has separate jobs, other users' jobs are skipped."""
     if call.names.owner is None or query.context_name is not None:
         return call.server.jobs(query)
     wanted = query.offset + query.limit
     found: list[Job] = []
     cursor = query.after
-    for _ in range(PAGES):
-        rest = wanted - len(found)
-        page = call.server.jobs(attrs.evolve(query, offset=0, limit=max(rest, 1), after=cursor))
-        found += [job for job in page.jobs if call.names.owns(job.context_name)][:rest]
+    for _ in range(MAX_PAGES):
+        missing = wanted - len(found)
+        page = call.server.jobs(attrs.evolve(query, offset=0, limit=max(missing, 1), after=cursor))
+        found += [job for job in page.jobs if call.names.owns(job.context_name)][:missing]
         cursor = page.next
         if cursor is None or len(found) >= wanted:
             break
@@ -194,15 +229,15 @@ def _page(call: Call, query: JobQuery) -> JobPage:
 
 
 _SUBMIT_PARAMETERS = (
-    Parameter(name="appName", doc="the name of an uploaded binary; goes before cp"),
-    Parameter(name="classPath", doc="the class to run, beside appName"),
+    Parameter(name="appName", doc="the name of a binary; takes precedence over `cp`"),
+    Parameter(name="classPath", doc="the class to run, with `appName`"),
     Parameter(name="cp", doc="names of binaries and URIs, separated by commas"),
-    Parameter(name="mainClass", doc="the class to run, beside cp"),
-    Parameter(name="context", doc="the context to run in; without it one is made for the job"),
-    Parameter(name="sync", kind=Flag(), doc="true waits, and answers with the result"),
-    Parameter(name="timeout", kind=Whole(), doc="seconds that a synchronous call waits"),
-    Parameter(name="callbackUrl", doc="an http(s) URL that is told of the result"),
-    Parameter(name="spark.proxy.user", doc="the user to impersonate, in a context made for the job"),
+    Parameter(name="mainClass", doc="the class to run, with `cp`"),
+    Parameter(name="context", doc="the context to run in; by default, one is created for the job"),
+    Parameter(name="sync", kind=Flag(), doc="true waits for the job and returns its result"),
+    Parameter(name="timeout", kind=Integer(), doc="how many seconds a synchronous call waits"),
+    Parameter(name="callbackUrl", doc="the http(s) URL to which the server posts the outcome"),
+    Parameter(name="spark.proxy.user", doc="the user to impersonate, in a context created for the job"),
 )
 
 ROUTES = (
@@ -213,22 +248,26 @@ ROUTES = (
         handler=list_jobs,
         group="jobs",
         permission="jobs:read",
-        summary="The jobs, newest first",
+        summary="List jobs, newest first",
         parameters=(
-            Parameter(name="limit", kind=Whole(0, 10_000), doc=f"how many; {DEFAULT_LIMIT} by default"),
+            Parameter(name="limit", kind=Integer(0, 10_000), doc=f"how many jobs; default {DEFAULT_LIMIT}"),
             Parameter(
-                name="status", kind=Choice(tuple(s.value for s in JobState), any_case=True), doc="their state"
+                name="status",
+                kind=Choice(tuple(s.value for s in JobState), any_case=True),
+                doc="only this state",
             ),
-            Parameter(name="context", doc="the name of their context"),
-            Parameter(name="classPath", doc="their class"),
-            Parameter(name="since", kind=Moment(), doc="submitted then or later"),
-            Parameter(name="until", kind=Moment(), doc="submitted before then"),
-            Parameter(name="offset", kind=Whole(0, 1_000_000), doc="how many of the newest to pass over"),
-            Parameter(name="cursor", kind=Text(512), doc="where the page before ended, from its Link header"),
+            Parameter(name="context", doc="only this context"),
+            Parameter(name="classPath", doc="only this class"),
+            Parameter(name="since", kind=Timestamp(), doc="submitted at this time or later"),
+            Parameter(name="until", kind=Timestamp(), doc="submitted before this time"),
+            Parameter(name="offset", kind=Integer(0, 1_000_000), doc="how many of the newest jobs to skip"),
+            Parameter(
+                name="cursor", kind=Text(512), doc="the end of the previous page, from its Link header"
+            ),
         ),
         replies=(
-            Reply(200, "The reports; a Link header leads to the next page", "JobReports"),
-            *failures(s400="A parameter is wrong"),
+            Reply(200, "The reports, with a Link header for the next page", "JobReports"),
+            *failures(s400="A parameter is invalid"),
         ),
     ),
     Route(
@@ -241,19 +280,21 @@ ROUTES = (
         summary="Run a job",
         parameters=_SUBMIT_PARAMETERS,
         headers=(
-            Parameter(name="Idempotency-Key", kind=Text(255), doc="a repeated call gets the first one's job"),
+            Parameter(
+                name="Idempotency-Key", kind=Text(255), doc="a repeated call returns the first one's job"
+            ),
         ),
         body=CONFIGURATION,
         replies=(
-            Reply(200, "Synchronous: the job has ended", "JobResult"),
-            Reply(202, "Asynchronous: the job was accepted", "JobReport"),
+            Reply(200, "The job has ended (synchronous call)", "JobResult"),
+            Reply(202, "The job was accepted (asynchronous call)", "JobReport"),
             *failures(
-                s400="A parameter, the configuration, the code or the job's own validation",
-                s404="A binary, the context or the class is not known",
+                s400="A parameter, the configuration or the code is invalid, or the job's validation failed",
+                s404="A binary, the context or the class does not exist",
                 s409="The context is stopping",
                 s413="The body is larger than the limit",
                 s422="The idempotency key belongs to another request",
-                s500="The synchronous wait ran out, or the context failed to start",
+                s500="The synchronous call timed out, or the context failed to start",
                 s503="All job slots are taken, or the server is shutting down",
             ),
         ),
@@ -265,8 +306,8 @@ ROUTES = (
         handler=get_job,
         group="jobs",
         permission="jobs:read",
-        summary="A job, with its result when it has finished",
-        parameters=(Parameter(name="result", kind=Flag(), doc="false leaves the result out"),),
+        summary="Get a job, including its result if it has finished",
+        parameters=(Parameter(name="result", kind=Flag(), doc="false omits the result"),),
         replies=(Reply(200, "The report and the result", "Job"), *NO_JOB),
     ),
     Route(
@@ -276,7 +317,7 @@ ROUTES = (
         handler=get_job_config,
         group="jobs",
         permission="jobs:read",
-        summary="The configuration that the job was given",
+        summary="Get the configuration that the job was submitted with",
         replies=(Reply(200, "The configuration", "Configuration"), *NO_JOB),
     ),
     Route(
@@ -288,12 +329,30 @@ ROUTES = (
         permission="jobs:delete",
         summary="Kill a job",
         parameters=(
-            Parameter(name="force", kind=Flag(), doc="true ends its context when the job does not end"),
+            Parameter(
+                name="force", kind=Flag(), doc="true kills its context if the job cannot be killed alone"
+            ),
         ),
         replies=(
-            Reply(200, "It was killed, or had failed", "Killed"),
-            Reply(202, "It has not ended yet", "JobReport"),
+            Reply(200, "The job was killed, or had already failed", "Killed"),
+            Reply(202, "The job has not ended yet", "JobReport"),
             *NO_JOB,
         ),
+    ),
+    Route(
+        name="get_job_result",
+        method="GET",
+        path="/jobs/{id}/result",
+        handler=get_job_result,
+        group="jobs",
+        permission="jobs:read",
+        summary="Get only the result of a job",
+        replies=(
+            Reply(200, "The result as JSON, or the bytes of a streamed result"),
+            Reply(200, "The result as JSON, or the bytes of a streamed result", media_type=BYTES),
+            *NO_JOB,
+            *failures(s409="The job has not finished"),
+        ),
+        extension=True,
     ),
 )

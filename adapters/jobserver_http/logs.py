@@ -1,4 +1,4 @@
-"""Logs of jobs and contexts: read from their files, and followed while they grow."""
+"""Handlers and routes of the logs of jobs and contexts, which can be followed while they grow."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import anyio
 from starlette.responses import Response
 
 from jobserver_core.errors import LogNotFound
-from jobserver_http.answers import StreamedText
+from jobserver_http.answers import StreamedResponse
 from jobserver_http.calls import Call
 from jobserver_http.routing import FOLLOW, NO_CONTEXT, NO_JOB, Reply, Route
 
 __all__ = ["ROUTES", "LogTail", "get_context_log", "get_job_log"]
 
-PIECE = 64 * 1024
-PAUSE = 0.2
-"""Seconds between looks at a file that has not grown."""
+CHUNK_SIZE = 64 * 1024
+POLL_INTERVAL = 0.2
+"""Seconds between checks of a file that has not grown."""
 TEXT = "text/plain; charset=utf-8"
 
 
 class LogTail:
-    """A log file that is read from its beginning to wherever it ends by now.
+    """Reads a log file from the start to its current end, and then what is appended.
 
-    A file that is not there yet reads as empty; one that was cut or replaced is read from its new
-    beginning. Used by one thread at a time.
+    A missing file reads as empty. A file that was truncated or replaced is read from its new start. Not
+    thread-safe.
     """
 
     def __init__(self, find: Callable[[], Path]) -> None:
@@ -36,7 +36,11 @@ class LogTail:
         self._file: BinaryIO | None = None
 
     def open(self) -> LogTail:
-        """Open the file. Raises LogNotFound."""
+        """Open the file.
+
+        Raises:
+            LogNotFound: The file does not exist.
+        """
         self._path = self._find()
         try:
             self._file = self._path.open("rb")
@@ -45,11 +49,11 @@ class LogTail:
         return self
 
     def size(self) -> int:
-        """Return how many bytes the file has now."""
+        """Return the current size of the file in bytes."""
         return os.fstat(self._file.fileno()).st_size if self._file else 0
 
-    def read(self, limit: int = PIECE) -> bytes:
-        """Return the next bytes; empty when there are none by now."""
+    def read(self, limit: int = CHUNK_SIZE) -> bytes:
+        """Return the next bytes, or ``b""`` if there are none yet."""
         if self._file is None:
             try:
                 self.open()
@@ -57,14 +61,14 @@ class LogTail:
                 return b""
         file = self._file
         assert file is not None
-        piece = file.read(limit)
-        if not piece and self._replaced(file):
+        chunk = file.read(limit)
+        if not chunk and self._replaced(file):
             self.close()
             return self.read(limit)
-        if not piece and file.tell() > self.size():
+        if not chunk and file.tell() > self.size():
             file.seek(0)
-            piece = file.read(limit)
-        return piece
+            chunk = file.read(limit)
+        return chunk
 
     def _replaced(self, file: BinaryIO) -> bool:
         assert self._path is not None
@@ -74,7 +78,7 @@ class LogTail:
             return False
 
     def close(self) -> None:
-        """Let go of the file; repeating this is allowed."""
+        """Close the file. Idempotent."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -87,60 +91,60 @@ class LogTail:
 
 
 async def get_job_log(call: Call) -> Response:
-    """Answer with what a job printed and logged; with ``follow`` until it has ended."""
+    """Return a job's output. With ``follow``, stream it until the job has ended."""
     job = call.names.checked(await call.pools.quick.run(call.server.job, call.path["id"]))
     tail = LogTail(lambda: call.server.job_log(job.id))
     if not call.params["follow"]:
-        return await _as_it_is(call, tail)
+        return await _whole(call, tail)
     handle = await call.pools.quick.run(call.server.job_handle, job.id)
-    return StreamedText(_followed(call, tail, handle.done), media_type=TEXT, opened=tail)
+    return StreamedResponse(_followed(call, tail, handle.done), media_type=TEXT, opened=tail)
 
 
 async def get_context_log(call: Call) -> Response:
-    """Answer with what a context's driver wrote; with ``follow`` until it has ended."""
+    """Return the log of a context's driver. With ``follow``, stream it until the context has ended."""
     name = call.names.stored(call.path["name"])
     context = await call.pools.quick.run(call.server.context, name)
     tail = LogTail(lambda: call.server.context_log(name))
     if not call.params["follow"]:
-        return await _as_it_is(call, tail)
+        return await _whole(call, tail)
 
     def ended() -> bool:
         newest = call.server.context(name)
         return newest.id != context.id or newest.state.final
 
-    return StreamedText(_followed(call, tail, ended), media_type=TEXT, opened=tail)
+    return StreamedResponse(_followed(call, tail, ended), media_type=TEXT, opened=tail)
 
 
-async def _as_it_is(call: Call, tail: LogTail) -> Response:
+async def _whole(call: Call, tail: LogTail) -> Response:
     await call.pools.quick.run(tail.open)
     size = tail.size()
     headers = {"content-length": str(size)}
-    return StreamedText(_first(call, tail, size), media_type=TEXT, headers=headers, opened=tail)
+    return StreamedResponse(_first(call, tail, size), media_type=TEXT, headers=headers, opened=tail)
 
 
 async def _first(call: Call, tail: LogTail, size: int) -> AsyncIterator[bytes]:
-    """Yield the bytes that were there when the length was told, and no more."""
+    """Yield as many bytes as Content-Length promises."""
     while size > 0:
-        piece = await call.pools.quick.run(tail.read, min(size, PIECE))
-        if not piece:
+        chunk = await call.pools.quick.run(tail.read, min(size, CHUNK_SIZE))
+        if not chunk:
             return
-        size -= len(piece)
-        yield piece
+        size -= len(chunk)
+        yield chunk
 
 
 async def _followed(call: Call, tail: LogTail, ended: Callable[[], bool]) -> AsyncIterator[bytes]:
-    # Whether it has ended is asked before the last look, so that nothing it wrote is missed.
-    def look() -> tuple[bool, bytes]:
+    # Checking for the end before reading ensures that the last lines are not missed.
+    def check() -> tuple[bool, bytes]:
         return ended(), tail.read()
 
     while True:
-        over, piece = await call.pools.quick.run(look)
-        if piece:
-            yield piece
-        elif over or call.site.closing.is_set():
+        has_ended, chunk = await call.pools.quick.run(check)
+        if chunk:
+            yield chunk
+        elif has_ended or call.state.closing.is_set():
             return
         else:
-            await anyio.sleep(PAUSE)
+            await anyio.sleep(POLL_INTERVAL)
 
 
 ROUTES = (
@@ -151,7 +155,7 @@ ROUTES = (
         handler=get_context_log,
         group="contexts",
         permission="contexts:read",
-        summary="What the context's driver wrote",
+        summary="Get the log of a context's driver",
         parameters=(FOLLOW,),
         replies=(Reply(200, "The log", media_type="text/plain; charset=utf-8"), *NO_CONTEXT),
         extension=True,
@@ -163,7 +167,7 @@ ROUTES = (
         handler=get_job_log,
         group="jobs",
         permission="jobs:read",
-        summary="What the job printed and logged",
+        summary="Get the output of a job",
         parameters=(FOLLOW,),
         replies=(Reply(200, "The log", media_type="text/plain; charset=utf-8"), *NO_JOB),
         extension=True,

@@ -1,4 +1,4 @@
-"""Measurements for Prometheus: requests, jobs and contexts, in a registry of each application's own."""
+"""Prometheus metrics of requests, jobs and contexts. Each application has a separate registry."""
 
 from __future__ import annotations
 
@@ -21,51 +21,51 @@ _BUCKETS = (0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
 class Metrics:
-    """The measurements of one application. Labels are routes and states, whose number is bounded."""
+    """The metrics of one application. Labels are routes and states, so their number is bounded."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "jobserver_http_requests",
-            "Requests that were answered",
+            "Completed requests",
             ("route", "method", "status"),
             registry=self.registry,
         )
         self._seconds = Histogram(
             "jobserver_http_request_duration_seconds",
-            "Time from a request's head to the end of its answer",
+            "Time from the head of a request to the end of its response",
             ("route",),
             buckets=_BUCKETS,
             registry=self.registry,
         )
-        self._open = Gauge("jobserver_http_requests_open", "Requests under way", registry=self.registry)
-        self._jobs = Counter("jobserver_jobs", "Jobs that ended", ("state",), registry=self.registry)
+        self._open = Gauge("jobserver_http_requests_open", "Requests in progress", registry=self.registry)
+        self._jobs = Counter("jobserver_jobs", "Jobs that have ended", ("state",), registry=self.registry)
         self._submitted = Counter(
-            "jobserver_jobs_submitted", "Jobs that were accepted", registry=self.registry
+            "jobserver_jobs_submitted", "Jobs that have been accepted", registry=self.registry
         )
-        self._contexts = Gauge("jobserver_contexts", "Contexts that live", ("state",), registry=self.registry)
+        self._contexts = Gauge("jobserver_contexts", "Live contexts", ("state",), registry=self.registry)
         self._starting = Gauge(
-            "jobserver_contexts_starting", "Contexts that are starting now", registry=self.registry
+            "jobserver_contexts_starting", "Contexts that are starting", registry=self.registry
         )
         self._queued = Gauge(
-            "jobserver_contexts_queued", "Contexts that wait for their turn to start", registry=self.registry
+            "jobserver_contexts_queued", "Contexts that are queued to start", registry=self.registry
         )
 
     def watch(self, server: JobServer) -> None:
-        """Count the server's jobs from now on, as long as these measurements are used."""
-        mine = weakref.ref(self)
+        """Count the server's jobs from now on, for as long as this object exists."""
+        self_reference = weakref.ref(self)
 
         def subscriber(event: Event) -> None:
-            metrics = mine()
+            metrics = self_reference()
             if metrics is None:
                 subscription.close()
             else:
-                metrics.happened(event)
+                metrics.count_event(event)
 
         subscription = server.subscribe(subscriber)
 
-    def happened(self, event: Event) -> None:
-        """Count what an event tells of a job: its first record, and its end."""
+    def count_event(self, event: Event) -> None:
+        """Count the submission or the end of a job."""
         if not isinstance(event, JobChanged):
             return
         if event.job.state.final:
@@ -73,22 +73,22 @@ class Metrics:
         elif event.job.state is JobState.STARTED and event.job.dispatched_at is None:
             self._submitted.inc()
 
-    def began(self) -> None:
-        """Count a request that is under way."""
+    def request_started(self) -> None:
+        """Count a request that is in progress."""
         self._open.inc()
 
-    def ended(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count a request that is over; ``route`` is a route's name, or ``none``."""
+    def request_ended(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count a completed request. ``route`` is a route's name, or ``none``."""
         self._open.dec()
         self._requests.labels(route, method, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
     def render(self, contexts: Iterable[Context], starts: StartQueueStatus) -> bytes:
-        """Return all of it in Prometheus' text format, with the contexts that live and start now."""
+        """Return all metrics in Prometheus' text format, including the current contexts."""
         self._starting.set(starts.starting)
         self._queued.set(starts.queued)
-        living = Tally(context.state for context in contexts)
+        live = Tally(context.state for context in contexts)
         for state in ContextState:
             if not state.final:
-                self._contexts.labels(state.value).set(living[state])
+                self._contexts.labels(state.value).set(live[state])
         return generate_latest(self.registry)

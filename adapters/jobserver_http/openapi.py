@@ -1,14 +1,14 @@
-"""The OpenAPI document, made from the table of routes and the schemas."""
+"""The OpenAPI document, generated from the table of routes and the schemas."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobserver_http.parameters import Parameter
-from jobserver_http.schemas import SCHEMAS, reference
+from jobserver_http.schemas import SCHEMAS, Schema, reference
 
 if TYPE_CHECKING:
     from jobserver_http.routing import Reply, Route
@@ -19,23 +19,23 @@ _SEGMENT = re.compile(r"\{(\w+)(?::path)?\}")
 _REFUSED = {
     401: "Credentials are missing or wrong",
     403: "The permission is missing",
-    429: "Too many failures",
+    429: "Too many failed logins",
 }
-_ALWAYS = {400: "The request cannot be read", 408: "The body did not go on"}
-# A segment that is a dot or two never arrives: clients take it out of the path before they send it.
+_ALWAYS = {400: "The request is malformed", 408: "The body stalled"}
+# Segments "." and ".." never arrive, because clients remove them from the path.
 _NAME = {"type": "string", "minLength": 1, "pattern": r"^(?!\.{1,2}$)[^/\x00-\x1f\x7f]+$"}
 
 
-def document(routes: Iterable[Route], *, root: str = "", guarded: bool = False) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of some routes, served below the path ``root``.
+def document(routes: Iterable[Route], *, root: str = "", guarded: bool = False) -> Schema:
+    """Return the OpenAPI 3.1 document of the routes, served below the path ``root``.
 
-    With ``guarded`` it says which calls need credentials.
+    With ``guarded``, it states which calls need credentials.
     """
-    paths: dict[str, dict[str, Any]] = {}
+    paths: dict[str, Schema] = {}
     for route in routes:
         path = _SEGMENT.sub(r"{\1}", route.path)
         paths.setdefault(path, {})[route.method.lower()] = _operation(route, guarded)
-    components: dict[str, Any] = {"schemas": SCHEMAS}
+    components: Schema = {"schemas": SCHEMAS}
     if guarded:
         components["securitySchemes"] = {
             "basic": {"type": "http", "scheme": "basic"},
@@ -46,7 +46,7 @@ def document(routes: Iterable[Route], *, root: str = "", guarded: bool = False) 
         "info": {
             "title": "Job server",
             "version": version("jobserver-core"),
-            "description": "Spark as a service: upload code, keep warm contexts, run jobs in them.",
+            "description": "Spark as a service: upload code, keep contexts warm, run jobs in them.",
         },
         "servers": [{"url": root or "/"}],
         "paths": paths,
@@ -54,8 +54,8 @@ def document(routes: Iterable[Route], *, root: str = "", guarded: bool = False) 
     }
 
 
-def _operation(route: Route, guarded: bool) -> dict[str, Any]:
-    operation: dict[str, Any] = {
+def _operation(route: Route, guarded: bool) -> Schema:
+    operation: Schema = {
         "operationId": route.name,
         "tags": [route.group],
         "summary": route.summary,
@@ -82,7 +82,7 @@ def _operation(route: Route, guarded: bool) -> dict[str, Any]:
     return operation
 
 
-def _body_schema(media_type: str) -> dict[str, Any]:
+def _body_schema(media_type: str) -> Schema:
     if media_type == "application/json":
         return {"type": "object"}
     if media_type in ("text/plain", "application/x-www-form-urlencoded"):
@@ -90,11 +90,11 @@ def _body_schema(media_type: str) -> dict[str, Any]:
     return {"type": "string", "format": "binary"}
 
 
-def _path_parameter(name: str) -> dict[str, Any]:
+def _path_parameter(name: str) -> Schema:
     return {"name": name, "in": "path", "required": True, "schema": _NAME}
 
 
-def _parameter(parameter: Parameter, place: str) -> dict[str, Any]:
+def _parameter(parameter: Parameter, place: str) -> Schema:
     return {
         "name": parameter.name,
         "in": place,
@@ -104,8 +104,8 @@ def _parameter(parameter: Parameter, place: str) -> dict[str, Any]:
     }
 
 
-def _responses(route: Route, guarded: bool) -> dict[str, Any]:
-    responses: dict[str, Any] = {}
+def _responses(route: Route, guarded: bool) -> Schema:
+    responses: Schema = {}
     for reply in route.replies:
         made = responses.setdefault(str(reply.status), {"description": reply.doc})
         content = _content(reply)
@@ -120,7 +120,7 @@ def _responses(route: Route, guarded: bool) -> dict[str, Any]:
     return dict(sorted(responses.items()))
 
 
-def _content(reply: Reply) -> dict[str, Any]:
+def _content(reply: Reply) -> Schema:
     if reply.schema is not None:
         return {reply.media_type: {"schema": reference(reply.schema)}}
     if reply.media_type != "application/json":

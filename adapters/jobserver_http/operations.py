@@ -1,4 +1,4 @@
-"""Calls about the server itself: health, measurements, and the description of the interface."""
+"""Handlers and routes for operators: health, metrics, and the documentation of the API."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ __all__ = [
 
 _repeats = Repeats(logging.getLogger(__name__))
 
-ALIVE = 5.0
-"""Seconds within which a thread must be free for the server to count as alive."""
+THREAD_TIMEOUT = 5.0
+"""The server counts as alive if a thread becomes free within this many seconds."""
 ASSETS = {
     "docs.html": "text/html; charset=utf-8",
     "docs.js": "text/javascript; charset=utf-8",
@@ -47,69 +47,70 @@ NOT_READY = "not_ready"
 
 
 async def get_health(call: Call) -> Response:
-    """Answer whether the server is alive: its loop runs, a thread is free, and storage can be written to.
+    """Report whether the server is alive: its loop runs, a thread is free, and storage is writable.
 
-    Where callers must log in, the reasons go to the log alone, since everybody may ask.
+    This call needs no credentials. So with authentication, details are only logged.
     """
-    with anyio.move_on_after(ALIVE):
-        wrong = await _failures(call, call.server.check_storage)
-        if not wrong:
+    with anyio.move_on_after(THREAD_TIMEOUT):
+        problem = await _failures(call, call.server.check_storage)
+        if not problem:
             return respond(SUCCESS)
-        return respond(Answer(status=500, result=f"storage cannot be written: {wrong}", code=UNHEALTHY))
-    return respond(Answer(status=500, result=f"no thread was free for {ALIVE:g} seconds", code=UNHEALTHY))
+        return respond(Answer(status=500, result=f"cannot write to storage: {problem}", code=UNHEALTHY))
+    return respond(
+        Answer(status=500, result=f"no thread was free for {THREAD_TIMEOUT:g} seconds", code=UNHEALTHY)
+    )
 
 
 async def get_readiness(call: Call) -> Response:
-    """Answer whether work can be taken: storage and launcher, and that the server is not ending.
+    """Report whether the server accepts jobs: storage and launcher work, and it is not shutting down.
 
-    Where callers must log in, the reasons go to the log alone, since everybody may ask.
+    This call needs no credentials. So with authentication, details are only logged.
     """
-    if call.site.draining:
+    if call.state.draining:
         return respond(Answer(status=503, result="the server is shutting down", code=NOT_READY))
-    if wrong := await _failures(call, call.server.check):
-        return respond(Answer(status=503, result=wrong, code=NOT_READY))
+    if problem := await _failures(call, call.server.check):
+        return respond(Answer(status=503, result=problem, code=NOT_READY))
     return respond(SUCCESS)
 
 
 async def _failures(call: Call, check: Callable[[], dict[str, str | None]]) -> str:
-    """Return the parts that do not work, as the caller may know them; empty when all work."""
-    parts = await call.pools.quick.run(check)
-    wrong = {part: reason for part, reason in parts.items() if reason is not None}
-    for part, reason in wrong.items():
-        _repeats.warning(f"{part}: {reason}", "%s does not work: %s", part, reason)
-    return "; ".join(part if call.site.guarded else f"{part}: {reason}" for part, reason in wrong.items())
+    """Return the components that do not work, with details if authentication is off; empty if all work."""
+    components = await call.pools.quick.run(check)
+    failed = {name: reason for name, reason in components.items() if reason is not None}
+    for name, reason in failed.items():
+        _repeats.warning(f"{name}: {reason}", "%s does not work: %s", name, reason)
+    return "; ".join(name if call.state.guarded else f"{name}: {reason}" for name, reason in failed.items())
 
 
 async def get_metrics(call: Call) -> Response:
-    """Answer with the measurements, for Prometheus."""
+    """Return the metrics in Prometheus' format."""
     contexts = await call.pools.quick.run(call.server.contexts)
-    return Response(call.site.metrics.render(contexts, call.server.start_queue()), media_type=CONTENT_TYPE)
+    return Response(call.state.metrics.render(contexts, call.server.start_queue()), media_type=CONTENT_TYPE)
 
 
 async def get_openapi(call: Call) -> Response:
-    """Answer with the OpenAPI description of the routes that this application has."""
-    described = document(call.site.routes, root=call.url(), guarded=call.site.guarded)
-    return json_response(described)
+    """Return the OpenAPI document of the routes that this application has."""
+    return json_response(document(call.state.routes, root=call.url(), guarded=call.state.guarded))
 
 
 async def get_index(call: Call) -> Response:
-    """Lead from the root to the documentation."""
+    """Redirect from the root to the documentation."""
     return RedirectResponse(call.url("docs"), status_code=302)
 
 
 async def get_docs(call: Call) -> Response:
-    """Answer with the interactive documentation; all of it comes from this server."""
+    """Return the page with the interactive documentation. It loads nothing from other servers."""
     return _asset("docs.html")
 
 
 async def get_asset(call: Call) -> Response:
-    """Answer with a part of the documentation."""
+    """Return a file of the interactive documentation."""
     return _asset(call.path["file"])
 
 
 def _asset(name: str) -> Response:
     if name not in ASSETS:
-        raise Rejected(404, "there is no such file")
+        raise Rejected(404, "file not found")
     headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
     return Response(_content(name), headers=headers, media_type=ASSETS[name])
 
@@ -127,8 +128,11 @@ ROUTES = (
         handler=get_health,
         group="operations",
         permission=None,
-        summary="Whether the server is alive and can write to its storage",
-        replies=(Reply(200, "It is", SUCCESS_BODY), *failures(s500="It is not")),
+        summary="Check that the server is alive and can write to its storage",
+        replies=(
+            Reply(200, "The server is healthy", SUCCESS_BODY),
+            *failures(s500="The server is not healthy"),
+        ),
     ),
     Route(
         name="get_readiness",
@@ -137,8 +141,11 @@ ROUTES = (
         handler=get_readiness,
         group="operations",
         permission=None,
-        summary="Whether storage and launcher work, and the server takes jobs",
-        replies=(Reply(200, "It is ready", SUCCESS_BODY), *failures(s503="It is not")),
+        summary="Check that storage and launcher work, and that the server accepts jobs",
+        replies=(
+            Reply(200, "The server is ready", SUCCESS_BODY),
+            *failures(s503="The server is not ready"),
+        ),
         extension=True,
     ),
     Route(
@@ -148,8 +155,8 @@ ROUTES = (
         handler=get_metrics,
         group="operations",
         permission="jobs:read",
-        summary="Measurements for Prometheus",
-        replies=(Reply(200, "The measurements", media_type=CONTENT_TYPE),),
+        summary="Get metrics in Prometheus' format",
+        replies=(Reply(200, "The metrics", media_type=CONTENT_TYPE),),
         extension=True,
     ),
     Route(
@@ -159,7 +166,7 @@ ROUTES = (
         handler=get_openapi,
         group="operations",
         permission=None,
-        summary="This description",
+        summary="Get this description as OpenAPI",
         replies=(Reply(200, "The OpenAPI document", "OpenApi"),),
         extension=True,
     ),
@@ -170,8 +177,8 @@ ROUTES = (
         handler=get_index,
         group="operations",
         permission=None,
-        summary="Leads to the interactive documentation",
-        replies=(Reply(302, "The documentation is at Location"),),
+        summary="Redirect to the interactive documentation",
+        replies=(Reply(302, "Location has the URL of the documentation"),),
     ),
     Route(
         name="get_docs",
@@ -180,8 +187,8 @@ ROUTES = (
         handler=get_docs,
         group="operations",
         permission=None,
-        summary="Interactive documentation",
-        replies=(Reply(200, "A page", media_type="text/html; charset=utf-8"),),
+        summary="Show the interactive documentation",
+        replies=(Reply(200, "An HTML page", media_type="text/html; charset=utf-8"),),
         extension=True,
     ),
     Route(
@@ -191,10 +198,10 @@ ROUTES = (
         handler=get_asset,
         group="operations",
         permission=None,
-        summary="A part of the documentation",
+        summary="Get a file of the interactive documentation",
         replies=(
-            *(Reply(200, "The part", media_type=media_type) for media_type in ASSETS.values()),
-            *failures(s404="There is no such part"),
+            *(Reply(200, "The file", media_type=media_type) for media_type in ASSETS.values()),
+            *failures(s404="The file does not exist"),
         ),
         extension=True,
     ),

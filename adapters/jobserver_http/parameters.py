@@ -1,4 +1,4 @@
-"""Query parameters: which there are, what they take, and how they are read strictly."""
+"""Query parameters: their types, and strict parsing."""
 
 from __future__ import annotations
 
@@ -12,95 +12,100 @@ from urllib.parse import parse_qsl
 import attrs
 
 from jobserver_http.errors import Rejected
+from jobserver_http.schemas import Schema
 
 __all__ = [
     "Choice",
     "Flag",
     "Kind",
-    "Moment",
+    "Timestamp",
     "Parameter",
     "Text",
-    "Whole",
+    "Integer",
     "parse_query",
     "parsed",
 ]
 
 MAX_PARAMETERS = 500
-_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _LOST_PLUS = re.compile(r" (?=[0-9]{2}:?[0-9]{2}$)")
 
 
 class Kind(ABC):
-    """What a parameter takes."""
+    """The type of a parameter."""
 
     @abstractmethod
     def parse(self, text: str) -> Any:
-        """Return the value, or raise ValueError with what would be right."""
+        """Parse a value.
+
+        Raises:
+            ValueError: It is invalid. The message says what is expected.
+        """
 
     @abstractmethod
-    def schema(self) -> dict[str, Any]:
+    def schema(self) -> Schema:
         """Return the JSON schema of the parameter."""
 
 
 @attrs.frozen
 class Text(Kind):
-    """Any text without control characters, of up to ``longest`` characters."""
+    """A string without control characters, of up to ``max_length`` characters."""
 
-    longest: int = 8192
+    max_length: int = 8192
 
     def parse(self, text: str) -> str:
-        """Return the text."""
-        if len(text) > self.longest:
-            raise ValueError(f"takes at most {self.longest} characters")
+        """Return the string."""
+        if len(text) > self.max_length:
+            raise ValueError(f"must have at most {self.max_length} characters")
         if any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
-            raise ValueError("must not have control characters")
+            raise ValueError("must not contain control characters")
         return text
 
-    def schema(self) -> dict[str, Any]:
+    def schema(self) -> Schema:
         """Return the JSON schema."""
-        return {"type": "string", "maxLength": self.longest, "pattern": "^[^\\x00-\\x1f\\x7f]*$"}
+        return {"type": "string", "maxLength": self.max_length, "pattern": "^[^\\x00-\\x1f\\x7f]*$"}
 
 
 @attrs.frozen
 class Flag(Kind):
-    """``true`` or ``false``, in any case."""
+    """``true`` or ``false``, case-insensitive."""
 
     def parse(self, text: str) -> bool:
         """Return the boolean."""
         if text.lower() not in ("true", "false"):
-            raise ValueError(f"takes true or false, got {_shown(text)}")
+            raise ValueError(f"must be true or false, got {_shown(text)}")
         return text.lower() == "true"
 
-    def schema(self) -> dict[str, Any]:
+    def schema(self) -> Schema:
         """Return the JSON schema."""
         return {"type": "boolean"}
 
 
 @attrs.frozen
-class Whole(Kind):
-    """A whole number between two bounds, inclusive."""
+class Integer(Kind):
+    """An integer between two inclusive bounds."""
 
-    least: int = 0
-    most: int = 2**31 - 1
+    minimum: int = 0
+    maximum: int = 2**31 - 1
 
     def parse(self, text: str) -> int:
-        """Return the number."""
-        if not _WHOLE.fullmatch(text) or not self.least <= int(text) <= self.most:
-            raise ValueError(f"takes a whole number from {self.least} to {self.most}, got {_shown(text)}")
+        """Return the integer."""
+        if not _INTEGER.fullmatch(text) or not self.minimum <= int(text) <= self.maximum:
+            raise ValueError(f"must be an integer from {self.minimum} to {self.maximum}, got {_shown(text)}")
         return int(text)
 
-    def schema(self) -> dict[str, Any]:
+    def schema(self) -> Schema:
         """Return the JSON schema."""
-        return {"type": "integer", "minimum": self.least, "maximum": self.most}
+        return {"type": "integer", "minimum": self.minimum, "maximum": self.maximum}
 
 
 @attrs.frozen
-class Moment(Kind):
-    """A date and time in ISO-8601; without an offset it is UTC."""
+class Timestamp(Kind):
+    """A date and time in ISO 8601, in UTC unless it has an offset."""
 
     def parse(self, text: str) -> datetime:
         """Return the time."""
-        # A plus that was not percent-encoded has become a blank.
+        # A plus sign that was not percent-encoded has become a space.
         written = _LOST_PLUS.sub("+", text.strip())
         if written[-1:] in "Zz":
             written = written[:-1] + "+00:00"
@@ -111,36 +116,36 @@ class Moment(Kind):
             return moment.astimezone(timezone.utc)
         except (ValueError, OverflowError):
             raise ValueError(
-                f"takes a time such as 2016-06-19T16:27:12.196+05:30, got {_shown(text)}"
+                f"must be a time such as 2016-06-19T16:27:12.196+05:30, got {_shown(text)}"
             ) from None
 
-    def schema(self) -> dict[str, Any]:
+    def schema(self) -> Schema:
         """Return the JSON schema."""
         return {"type": "string", "format": "date-time"}
 
 
 @attrs.frozen
 class Choice(Kind):
-    """One of a few words; case counts only when it is said so."""
+    """One of several words, case-sensitive unless ``any_case`` is set."""
 
     words: tuple[str, ...]
     any_case: bool = False
 
     def parse(self, text: str) -> str:
-        """Return the word as it is listed."""
+        """Return the string."""
         word = text.upper() if self.any_case else text
         if word not in self.words:
-            raise ValueError(f"takes one of {', '.join(self.words)}, got {_shown(text)}")
+            raise ValueError(f"must be one of {', '.join(self.words)}, got {_shown(text)}")
         return word
 
-    def schema(self) -> dict[str, Any]:
+    def schema(self) -> Schema:
         """Return the JSON schema."""
         return {"type": "string", "enum": list(self.words)}
 
 
 @attrs.frozen(kw_only=True)
 class Parameter:
-    """A query parameter of a route, named as on the wire."""
+    """A query or header parameter of a route, with its name on the wire."""
 
     name: str
     kind: Kind = attrs.field(factory=Text)
@@ -148,7 +153,11 @@ class Parameter:
     required: bool = False
 
     def read(self, given: Mapping[str, str]) -> Any:
-        """Return the parameter's value, None when it is missing or empty. Raises Rejected (400)."""
+        """Return the parameter's value, or None if it is missing or empty.
+
+        Raises:
+            Rejected: The value is invalid, or a required parameter is missing (400).
+        """
         text = given.get(self.name, "")
         if not text:
             if self.required:
@@ -161,7 +170,11 @@ class Parameter:
 
 
 def parse_query(query: bytes) -> dict[str, str]:
-    """Return the query's parameters; one that is given twice, or is not UTF-8, is refused (400)."""
+    """Parse a query string.
+
+    Raises:
+        Rejected: A parameter is repeated or is not UTF-8, or there are too many (400).
+    """
     try:
         pairs = parse_qsl(
             query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS
@@ -169,17 +182,17 @@ def parse_query(query: bytes) -> dict[str, str]:
     except UnicodeDecodeError:
         raise Rejected(400, "the query is not percent-encoded UTF-8") from None
     except ValueError:
-        raise Rejected(400, f"more than {MAX_PARAMETERS} query parameters") from None
+        raise Rejected(400, f"the query has more than {MAX_PARAMETERS} parameters") from None
     given: dict[str, str] = {}
     for name, value in pairs:
         if name in given:
-            raise Rejected(400, f"parameter {_shown(name)} is given more than once")
+            raise Rejected(400, f"parameter {_shown(name)} is repeated")
         given[name] = value
     return given
 
 
 def parsed(parameters: Sequence[Parameter], given: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values of a route's parameters by name, None for those that are missing."""
+    """Parse the values of a route's parameters. Missing ones are None."""
     return {parameter.name: parameter.read(given) for parameter in parameters}
 
 

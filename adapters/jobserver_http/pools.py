@@ -1,4 +1,4 @@
-"""Where blocking calls run, so that the event loop never waits."""
+"""Thread pools for blocking calls, so that the event loop never blocks."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ T = TypeVar("T")
 
 
 class Pool:
-    """Runs blocking calls in threads, at most ``size`` at once; further ones wait without a thread."""
+    """Runs up to ``size`` blocking calls at once in threads. Further calls wait without a thread."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._limiter: anyio.CapacityLimiter | None = None
 
     async def run(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Run the call and return what it returns, or raise what it raises.
+        """Run the call, and return its value or raise its exception.
 
-        When the caller is cancelled, the call runs to its end first.
+        If the caller is cancelled, cancellation takes effect when the call has ended.
         """
-        if self._limiter is None:  # a limiter is made inside an event loop
+        if self._limiter is None:  # a limiter can only be created inside an event loop
             self._limiter = anyio.CapacityLimiter(self._size)
         return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._limiter)
 
 
 class Pools:
-    """One pool for each kind of blocking call, so that slow ones hold up none of the others.
+    """A pool for each kind of blocking call, so that slow calls do not delay the others.
 
-    ``quick`` is for the metadata store and pieces of files; ``slow`` for what may wait for somebody
-    else (a submit fetches URIs); ``passwords`` for hashing, which costs memory by design; ``parsing`` for
-    large configurations, of which each may cost seconds of a core.
+    ``quick`` is for the metadata store and for reading and writing chunks of files. ``slow`` is for calls
+    that may wait for something else, such as a submit. ``passwords`` is for hashing, which uses much memory
+    by design. ``parsing`` is for large configurations, each of which can take seconds of CPU time.
     """
 
     def __init__(self, *, quick: int = 16, slow: int = 16, passwords: int = 2, parsing: int = 1) -> None:

@@ -1,38 +1,42 @@
-"""The table of routes: the one source of routing, permissions, the OpenAPI document and the reference."""
+"""The table of routes, from which routing, permissions, OpenAPI and the reference page are derived."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 from jobserver_core.errors import InvalidRequest
-from jobserver_http import binaries, contexts, data_files, events, jars, jobs, logs, operations, results
+from jobserver_http import binaries, contexts, data_files, events, jobs, logs, operations
 from jobserver_http.routing import Body, Reply, Route
 
 __all__ = ["GROUPS", "ROUTES", "Body", "Reply", "Route", "chosen"]
 
 ROUTES: tuple[Route, ...] = (
     *binaries.ROUTES,
-    *jars.ROUTES,
     *contexts.ROUTES,
     *jobs.ROUTES,
-    *results.ROUTES,
     *logs.ROUTES,
     *events.ROUTES,
     *data_files.ROUTES,
     *operations.ROUTES,
 )
-"""Every route; names are unique."""
+"""All routes. Names are unique."""
 
 GROUPS: tuple[str, ...] = tuple(dict.fromkeys(route.group for route in ROUTES))
-"""The groups that an application can be made of."""
+"""The groups that an application can be limited to."""
 
 
 def chosen(wanted: Collection[str] | None) -> tuple[Route, ...]:
-    """Return the routes of some groups, or of some names; all for None. Raises InvalidRequest."""
+    """Return the routes with these names or in these groups, or all routes for None.
+
+    Raises:
+        InvalidRequest: There is no such route or group.
+    """
     if wanted is None:
         return ROUTES
     known = {*GROUPS, *(route.name for route in ROUTES)}
     for word in wanted:
         if word not in known:
-            raise InvalidRequest(message=f"there is no route or group {word!r}; groups: {', '.join(GROUPS)}")
+            raise InvalidRequest(
+                message=f"unknown route or group {word!r}; the groups are {', '.join(GROUPS)}"
+            )
     return tuple(route for route in ROUTES if route.group in wanted or route.name in wanted)

@@ -1,4 +1,4 @@
-"""What a route is: the rows that routing, permissions, the OpenAPI document and the reference come from."""
+"""The classes that describe routes, and descriptions that several routes share."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ JSON = "application/json"
 
 @attrs.frozen
 class Reply:
-    """An answer that a route gives: its status, what it means, and the schema of its body."""
+    """A possible response of a route: its status, its meaning, and the schema of its body."""
 
     status: int
     doc: str
@@ -42,7 +42,7 @@ class Reply:
 
 @attrs.frozen
 class Body:
-    """What a route takes as its body."""
+    """The request body that a route accepts."""
 
     doc: str
     media_types: tuple[str, ...]
@@ -51,10 +51,10 @@ class Body:
 
 @attrs.frozen(kw_only=True)
 class Route:
-    """One call. ``permission`` None means that everybody may make it.
+    """A call of the API. Without a ``permission``, it needs no authentication.
 
-    ``open_query`` says that any further query parameter is a setting. ``extension`` marks what
-    the old server did not have.
+    ``open_query`` means that any other query parameter is a setting. ``extension`` marks routes that the old
+    server did not have.
     """
 
     name: str
@@ -76,15 +76,17 @@ SUCCESS_BODY = "Success"
 
 
 def failures(**statuses: str) -> tuple[Reply, ...]:
-    """Return replies in the contract's shape of failures, from ``s404="what it means"``."""
+    """Return replies with the contract's body for failures, from ``s404="meaning"``."""
     return tuple(Reply(int(status[1:]), doc, "Failure") for status, doc in statuses.items())
 
 
 CONFIG_TYPES = ("text/plain", "application/json", "application/x-www-form-urlencoded")
-CONFIGURATION = Body("HOCON, of which JSON is a part, whatever the content type says", CONFIG_TYPES)
-SYNC = Parameter(name="sync", kind=Flag(), doc="false answers before it is done")
+CONFIGURATION = Body("HOCON or JSON, regardless of the content type", CONFIG_TYPES)
+SYNC = Parameter(name="sync", kind=Flag(), doc="false returns before the operation is complete")
 RESET = Parameter(name="reset", kind=Choice(("reboot",)), doc="must be reboot", required=True)
-FOLLOW = Parameter(name="follow", kind=Flag(), doc="true goes on until the end")
-NO_BINARY = failures(s404="There is no binary of this name")
-NO_JOB = failures(s404="There is no job of this id")
-NO_CONTEXT = failures(s404="There is no context of this name")
+FOLLOW = Parameter(
+    name="follow", kind=Flag(), doc="true streams new lines until the job or context has ended"
+)
+NO_BINARY = failures(s404="No binary has this name")
+NO_JOB = failures(s404="No job has this ID")
+NO_CONTEXT = failures(s404="No context has this name")

@@ -1,49 +1,52 @@
-"""JSON schemas of the bodies on the wire, for the OpenAPI document."""
+"""JSON schemas of request and response bodies, for the OpenAPI document."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from enum import Enum
 from typing import Any
 
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 
-__all__ = ["SCHEMAS", "reference"]
+__all__ = ["SCHEMAS", "Schema", "reference"]
 
-_TEXT: dict[str, Any] = {"type": "string"}
-_TIME: dict[str, Any] = {"type": "string", "format": "date-time"}
-_COUNT: dict[str, Any] = {"type": "integer", "minimum": 0}
-_TRUE: dict[str, Any] = {"type": "boolean", "const": True}
+Schema = dict[str, Any]
+"""A JSON schema, or another object of the OpenAPI document."""
+
+_TEXT: Schema = {"type": "string"}
+_TIME: Schema = {"type": "string", "format": "date-time"}
+_COUNT: Schema = {"type": "integer", "minimum": 0}
+_TRUE: Schema = {"type": "boolean", "const": True}
 
 
-def reference(name: str) -> dict[str, Any]:
+def reference(name: str) -> Schema:
     """Return a reference to one of the schemas."""
     if name not in SCHEMAS:
         raise KeyError(name)
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _object(
-    properties: dict[str, Any], optional: tuple[str, ...] = (), *, more: bool = False
-) -> dict[str, Any]:
+def _object(properties: Schema, optional: tuple[str, ...] = ()) -> Schema:
     return {
         "type": "object",
         "properties": properties,
         "required": [name for name in properties if name not in optional],
-        "additionalProperties": more,
+        "additionalProperties": False,
     }
 
 
-def _list(name: str) -> dict[str, Any]:
+def _list(name: str) -> Schema:
     return {"type": "array", "items": {"$ref": f"#/components/schemas/{name}"}}
 
 
-def _one_of(values: Any) -> dict[str, Any]:
+def _one_of(values: Iterable[Enum]) -> Schema:
     return {"type": "string", "enum": [value.value for value in values]}
 
 
 _ERROR = {"$ref": "#/components/schemas/ErrorObject"}
 _BINARY = {"binary-type": _one_of(BinaryType), "upload-time": _TIME}
-_JOB: dict[str, Any] = {
+_JOB: Schema = {
     "jobId": _TEXT,
     "startTime": _TIME,
     "classPath": _TEXT,
@@ -58,7 +61,7 @@ _JOB: dict[str, Any] = {
 }
 _JOB_OPTIONAL = ("waiting", "killRequested", "progress", "callbacks", "result")
 
-SCHEMAS: dict[str, dict[str, Any]] = {
+SCHEMAS: dict[str, Schema] = {
     "ErrorObject": _object({"message": _TEXT, "errorClass": _TEXT, "stack": _TEXT}),
     "Success": _object({"status": {"const": "SUCCESS"}, "result": _TEXT}, ("result",)),
     "Failure": _object(
@@ -105,7 +108,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         {
             "jobId": _TEXT,
             "status": _one_of((JobState.ERROR, JobState.KILLED)),
-            "result": {"description": "The value, or the error object when there is a status"},
+            "result": {"description": "The value, or the error object if there is a status"},
         },
         ("status",),
     ),
@@ -119,4 +122,4 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "Configuration": {"type": "object"},
     "OpenApi": {"type": "object"},
 }
-"""Every schema by its name. Objects have no other members than those listed."""
+"""All schemas by name. Objects have only the listed members."""

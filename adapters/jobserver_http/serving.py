@@ -1,4 +1,4 @@
-"""Serving the application: binding safely, draining on a signal, and leaving nothing behind."""
+"""Running the application as a server: binding, draining on a signal, and closing everything."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any, cast
 
@@ -24,8 +24,12 @@ from jobserver_http.addresses import is_loopback
 from jobserver_http.application import HttpApplication, create_app
 from jobserver_http.authentication import Authenticator, authenticator_from_settings
 from jobserver_http.browsers import BrowserGuard
-from jobserver_http.connections import Connections, PatientProtocol
-from jobserver_http.descriptors import affordable, report_starvation
+from jobserver_http.connections import (
+    Connections,
+    LimitedProtocol,
+    report_starvation,
+    within_descriptor_limit,
+)
 
 __all__ = ["is_loopback", "running", "serve"]
 
@@ -34,17 +38,17 @@ _log = logging.getLogger(__name__)
 Listening = Callable[[str, int], None]
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-HURRY = 9.0
-"""Seconds that contexts and stores get to stop and close when a second signal came."""
-LAST_ANSWERS = 2
-"""Seconds that requests get to be answered, once no job is left to wait for."""
-POLL = 0.2
-MAX_HEAD = 64 * 1024
-"""Bytes that the head of a request may have."""
+FORCED_STOP_TIMEOUT = 9.0
+"""Seconds to stop contexts and close stores after a second signal."""
+RESPONSE_TIMEOUT = 2
+"""Seconds for pending responses after the drain."""
+POLL_INTERVAL = 0.2
+MAX_HEAD_SIZE = 64 * 1024
+"""The maximum size of a request head in bytes."""
 BACKLOG = 2048
-"""Connections that the system holds until they are accepted."""
-ACCEPTED_AT_ONCE = 64
-"""Connections that are accepted in one go, which is also how often asyncio tries without descriptors."""
+"""How many connections the operating system queues until they are accepted."""
+ACCEPT_BATCH = 64
+"""How many connections are accepted at once; also how often asyncio retries without free descriptors."""
 
 
 def serve(
@@ -57,36 +61,45 @@ def serve(
 ) -> None:
     """Start the job server, serve it over HTTP until SIGTERM or SIGINT, and close it.
 
-    Listens where ``server.settings.http`` says; ``on_listening`` is called with host and port as soon as
-    requests are answered (a port 0 is the one that was found). The first signal drains: ``on_draining``
-    is called, new work is refused, jobs that have begun go on for up to ``drain-timeout`` seconds. Then,
-    within ``stop-timeout`` seconds, contexts are stopped and everything is closed; a second signal hurries.
-    Returns when all is done. To be called on the main thread.
+    Must be called on the main thread. The server listens on the address in ``server.settings.http``.
 
-    ``on_overdue`` is called, on a thread of its own, when the process still lives after both time-outs: also
-    when this function has returned by then, since a thread that hangs keeps a process alive.
+    The first signal starts the drain: new work is refused, and running jobs have up to ``drain-timeout``
+    seconds to finish. Then contexts are stopped and everything is closed, within ``stop-timeout`` seconds. A
+    second signal ends the drain and shortens the stop.
 
-    Raises InvalidSetting when it may not or cannot listen there; then the server was not started, but closed.
+    Args:
+        server: The job server.
+        authenticator: Verifies callers. By default, it is created from ``server.settings.auth``.
+        on_listening: Called with host and port when the server answers requests. Port 0 is replaced with the
+            actual port.
+        on_draining: Called when the drain starts.
+        on_overdue: Called on a separate thread if the process is still alive after both timeouts. This can
+            happen even after this function has returned, because a hanging thread keeps the process alive.
+
+    Raises:
+        InvalidSetting: The server cannot listen on the address, or it would be exposed without
+        authentication.
+            In that case, the job server was closed without being started.
     """
     Runner(server, authenticator, on_listening, on_draining, on_overdue).run(signals=True)
 
 
 @contextlib.contextmanager
 def running(server: JobServer, *, authenticator: Authenticator | None = None) -> Iterator[str]:
-    """Serve a job server on a thread inside the ``with`` block, and give its base URL.
+    """Serve a job server on a thread within the ``with`` block, which gets the base URL.
 
-    For tests and for programs that embed a server. Starts and closes the job server as :func:`serve` does,
-    and leaves the process' signals alone.
+    For tests, and for programs that embed a server. Starts and closes the job server like :func:`serve`, but
+    does not handle signals.
     """
     listening: list[tuple[str, int]] = []
     up = threading.Event()
 
-    def told(host: str, port: int) -> None:
+    def on_listening(host: str, port: int) -> None:
         listening.append((host, port))
         up.set()
 
     failed: list[BaseException] = []
-    runner = Runner(server, authenticator, told)
+    runner = Runner(server, authenticator, on_listening)
 
     def work() -> None:
         try:
@@ -99,7 +112,7 @@ def running(server: JobServer, *, authenticator: Authenticator | None = None) ->
     thread = threading.Thread(target=work, name="jobserver-http")
     thread.start()
     try:
-        up.wait()  # an interrupt here ends the thread as well
+        up.wait()
         if failed:
             raise failed[0]
         yield runner.url(*listening[0])
@@ -111,7 +124,7 @@ def running(server: JobServer, *, authenticator: Authenticator | None = None) ->
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn without its signal handlers, which would end the process by the signal itself."""
+    """uvicorn without its signal handlers, which would kill the process with the signal."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -120,7 +133,7 @@ class _Uvicorn(uvicorn.Server):
 
 
 class Runner:
-    """One run of a server, from binding to the last context's end."""
+    """One run of a server, from binding its port to closing the job server."""
 
     def __init__(
         self,
@@ -137,9 +150,9 @@ class Runner:
         self._on_draining = on_draining or (lambda: None)
         self._on_overdue = on_overdue
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._asked = 0
+        self._stop_requests = 0
         self._stop = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._force = asyncio.Event()
         self._stopping_since: float | None = None
 
     def url(self, host: str, port: int) -> str:
@@ -148,38 +161,38 @@ class Runner:
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     def run(self, *, signals: bool) -> None:
-        """Serve until asked to stop, and close the server."""
+        """Serve until a stop is requested, and close the server."""
         with contextlib.ExitStack() as stack:
-            stack.callback(self._server.close)  # also when it never started
+            stack.callback(self._server.close)  # even if it was never started
             self._check_exposure()
             self._check_certificate()
             listener = stack.enter_context(self._bind())
             asyncio.run(self._run(listener, signals))
 
     def stop(self) -> None:
-        """Ask to stop, from any thread; asking twice hurries."""
+        """Request a stop, from any thread. A second request ends the drain and shortens the stop."""
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended already
-                self._loop.call_soon_threadsafe(self._ask)
+            with contextlib.suppress(RuntimeError):  # the loop is already closed
+                self._loop.call_soon_threadsafe(self._request_stop)
 
-    def _ask(self) -> None:
-        self._asked += 1
-        if self._asked == 1:
-            self._watch_the_time()
-        (self._stop if self._asked == 1 else self._hurry).set()
+    def _request_stop(self) -> None:
+        self._stop_requests += 1
+        if self._stop_requests == 1:
+            self._start_watchdog()
+        (self._stop if self._stop_requests == 1 else self._force).set()
 
-    def _watch_the_time(self) -> None:
+    def _start_watchdog(self) -> None:
         if self._on_overdue is not None:
             seconds = self._http.drain_timeout + self._server.settings.stop_timeout
-            watch = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self._on_overdue)
-            watch.name, watch.daemon = "shutdown watch", True
-            watch.start()
+            watchdog = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self._on_overdue)
+            watchdog.name, watchdog.daemon = "shutdown watchdog", True
+            watchdog.start()
 
     async def _run(self, listener: socket.socket, signals: bool) -> None:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(report_starvation)
         for number in SIGNALS if signals else ():
-            self._loop.add_signal_handler(number, self._ask)
+            self._loop.add_signal_handler(number, self._request_stop)
         try:
             await asyncio.to_thread(self._server.start)
             if not self._stop.is_set():
@@ -194,45 +207,46 @@ class Runner:
         while not web.started and not serving.done():
             await asyncio.sleep(0.01)
         if web.started:
-            listener.listen(BACKLOG)  # what uvicorn calls backlog is only how many it accepts in one go
+            listener.listen(BACKLOG)  # uvicorn's "backlog" is only the number that it accepts at once
             self._on_listening(*listener.getsockname()[:2])
             await _first(serving, self._stop.wait())
             await self._drain(app, web)
         await serving
 
     async def _close(self) -> None:
-        """Close the job server; once somebody is in a hurry, by force."""
-        seconds = min(HURRY, self._left()) if self._hurry.is_set() else self._left()
+        """Close the job server. After a second request to stop, kill its contexts."""
+        remaining = self._remaining()
+        seconds = min(FORCED_STOP_TIMEOUT, remaining) if self._force.is_set() else remaining
         closing = asyncio.ensure_future(asyncio.to_thread(self._server.close, seconds))
-        await _first(closing, self._hurry.wait())
+        await _first(closing, self._force.wait())
         if not closing.done():
             await asyncio.to_thread(self._kill_contexts)
         await closing
 
-    def _left(self) -> float:
-        """How many seconds of the stop time-out are left, which counts from the end of the drain."""
-        begun = self._stopping_since or time.monotonic()
-        return self._server.settings.stop_timeout - (time.monotonic() - begun)
+    def _remaining(self) -> float:
+        """Return the remaining seconds of the stop timeout, which starts at the end of the drain."""
+        started = self._stopping_since or time.monotonic()
+        return self._server.settings.stop_timeout - (time.monotonic() - started)
 
     def _kill_contexts(self) -> None:
         try:
             for context in self._server.contexts():
                 self._server.kill_context(context.name)
-        except JobServerError as error:  # it is closing at the same time
+        except JobServerError as error:  # expected, as the server is closing at the same time
             _log.info("while killing contexts: %s", error)
 
     async def _drain(self, app: HttpApplication, web: _Uvicorn) -> None:
-        """Take no new work, and let the jobs end that have begun, as far as there is time."""
+        """Refuse new work, and wait for running jobs until the drain timeout or a second request to stop."""
         app.drain()
         deadline = time.monotonic() + self._http.drain_timeout
         await _first(asyncio.to_thread(self._server.drain), timeout=self._http.drain_timeout)
         self._on_draining()
-        while self._server.begun_jobs and not self._hurry.is_set() and time.monotonic() < deadline:
-            await _first(self._hurry.wait(), timeout=POLL)
+        while self._server.begun_jobs and not self._force.is_set() and time.monotonic() < deadline:
+            await _first(self._force.wait(), timeout=POLL_INTERVAL)
         self._stopping_since = time.monotonic()
         app.close()
         web.should_exit = True
-        if self._hurry.is_set():
+        if self._force.is_set():
             web.force_exit = True
 
     def _browsers(self) -> BrowserGuard:
@@ -241,7 +255,7 @@ class Runner:
 
     def _config(self, app: HttpApplication) -> uvicorn.Config:
         connections = Connections(
-            total=affordable(self._http.max_connections),
+            total=within_descriptor_limit(self._http.max_connections),
             per_network=self._http.max_connections_per_address,
             idle_timeout=self._http.idle_timeout,
             proxies=self._http.trusted_proxies,
@@ -251,7 +265,7 @@ class Runner:
             options = {"ssl_certfile": self._http.tls_certificate, "ssl_keyfile": self._http.tls_key}
         return uvicorn.Config(
             app,
-            http=cast("type[asyncio.Protocol]", partial(PatientProtocol, connections=connections)),
+            http=cast("type[asyncio.Protocol]", partial(LimitedProtocol, connections=connections)),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -259,10 +273,10 @@ class Runner:
             server_header=False,
             proxy_headers=bool(self._http.trusted_proxies),
             forwarded_allow_ips=list(self._http.trusted_proxies),
-            backlog=ACCEPTED_AT_ONCE,
+            backlog=ACCEPT_BATCH,
             timeout_keep_alive=math.ceil(self._http.idle_timeout),
-            h11_max_incomplete_event_size=MAX_HEAD,
-            timeout_graceful_shutdown=LAST_ANSWERS,
+            h11_max_incomplete_event_size=MAX_HEAD_SIZE,
+            timeout_graceful_shutdown=RESPONSE_TIMEOUT,
             **options,
         )
 
@@ -271,13 +285,13 @@ class Runner:
         if open_to_all and not is_loopback(self._http.host):
             raise InvalidSetting(
                 key="jobserver.http.host",
-                message=f"{self._http.host} can be reached from other machines, and whoever reaches it can "
+                message=f"{self._http.host} is reachable from other machines, and anyone who connects could "
                 "run code: configure jobserver.auth, listen on 127.0.0.1, or set "
                 "jobserver.http.allow-unauthenticated = true",
             )
         plain = self._http.tls_certificate is None
         if self._authenticator is not None and plain and not is_loopback(self._http.host):
-            _log.warning("credentials travel unencrypted: configure jobserver.http.tls-certificate")
+            _log.warning("credentials are sent unencrypted: configure jobserver.http.tls-certificate")
 
     def _check_certificate(self) -> None:
         certificate, key = self._http.tls_certificate, self._http.tls_key
@@ -285,10 +299,11 @@ class Runner:
             return
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
-        except OSError as error:  # as all errors of OpenSSL are
+        except OSError as error:  # SSLError is a subclass
             raise InvalidSetting(
                 key="jobserver.http.tls-certificate",
-                message=f"{certificate} and {key} are no certificate with its key: {error.strerror or error}",
+                message=f"{certificate} and {key} are not a matching certificate and key: "
+                f"{error.strerror or error}",
             ) from None
 
     def _bind(self) -> socket.socket:
@@ -315,14 +330,14 @@ def _cannot_listen(host: str, port: int, error: OSError) -> InvalidSetting:
     reason = error.strerror or str(error)
     return InvalidSetting(
         key="jobserver.http.port",
-        message=f"cannot listen on {host} port {port}: {reason}; choose another one, or 0 for a free one",
+        message=f"cannot listen on {host} port {port}: {reason}; choose another port, or 0 for any free port",
     )
 
 
-async def _first(*things: Any, timeout: float | None = None) -> None:
-    """Wait until one of them is done, or the time is over; cancel those that only waited for an event."""
-    tasks = [asyncio.ensure_future(thing) for thing in things]
+async def _first(*waits: Awaitable[object], timeout: float | None = None) -> None:
+    """Wait until one of them is done or the timeout expires; cancel those that are coroutines, not tasks."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
     await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    for thing, task in zip(things, tasks, strict=True):
-        if thing is not task:
+    for wait, task in zip(waits, tasks, strict=True):
+        if wait is not task:
             task.cancel()

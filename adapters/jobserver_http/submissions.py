@@ -1,4 +1,4 @@
-"""From the parameters and the body of ``POST /jobs`` to a job request."""
+"""Turning the parameters and the body of ``POST /jobs`` into a job request."""
 
 from __future__ import annotations
 
@@ -20,17 +20,21 @@ from jobserver_http.errors import ContextUrlMalformed
 __all__ = ["job_request", "submitted"]
 
 
-async def submitted(call: Call, body: str, patience: float | None) -> JobHandle:
-    """Parse the body, once, fetch what it names, and submit what it asks for.
+async def submitted(call: Call, body: str, timeout: float | None) -> JobHandle:
+    """Parse the body, fetch the URIs of the class path, and submit the job.
 
-    Fetching occupies no thread that other calls need, ends as soon as the client has gone, and takes no
-    longer than ``patience`` seconds. Raises as ``parse_config`` and ``submit``.
+    Fetching does not occupy a thread of the pools. It ends when the client disconnects, or after ``timeout``
+    seconds.
+
+    Raises:
+        JobServerError: Any error of ``JobServer.parse_config`` and ``JobServer.submit``.
     """
     request = await call.with_config(body, partial(job_request, call))
     try:
-        # A client that waits for the end is told nothing before it, and so need not wait for the disk twice.
-        begin = partial(call.server.begin_submit, request, caller=call.caller, durable=patience is None)
-        return await call.prepared(begin, patience)
+        # A synchronous client gets its response only at the end, so the submit itself need not wait for the
+        # disk.
+        begin = partial(call.server.begin_submit, request, caller=call.caller, durable=timeout is None)
+        return await call.prepared(begin, timeout)
     except MalformedUrl as error:
         if any(_shown(entry.uri) == error.url for entry in request.class_path if entry.uri):
             raise
@@ -38,7 +42,7 @@ async def submitted(call: Call, body: str, patience: float | None) -> JobHandle:
 
 
 def _shown(uri: str) -> str:
-    """Return a URI as errors show it: without what may be secret."""
+    """Return a URI as errors show it, with secrets redacted."""
     try:
         return str(Uri.parse(uri))
     except MalformedUrl as error:
@@ -46,10 +50,13 @@ def _shown(uri: str) -> str:
 
 
 def job_request(call: Call, config: Mapping[str, Any]) -> JobRequest:
-    """Return what is asked for.
+    """Build the job request.
 
     Raises:
-        InvalidRequest, InvalidName, MalformedUrl, InvalidSetting
+        InvalidRequest: A parameter or a key of the body is missing or has the wrong type.
+        InvalidName: A name of the class path is invalid.
+        MalformedUrl: A URI of the class path is malformed.
+        InvalidSetting: A context setting is invalid.
     """
     params = call.params
     context = params["context"]
@@ -74,11 +81,12 @@ def requested_code(
 ) -> tuple[str, tuple[ClassPathEntry, ...]]:
     """Return the class to run and its class path.
 
-    As in the old server, ``appName`` + ``classPath`` of the query go before ``cp`` + ``mainClass``, for which
-    the query goes before the body. ``dependent-jar-uris`` of the body go before the ``appName``.
+    As in the old server, ``appName`` with ``classPath`` takes precedence over ``cp`` with ``mainClass``.
+    These are read from the query, then from the body. ``dependent-jar-uris`` of the body precede the
+    ``appName``.
 
     Raises:
-        InvalidRequest: in the old server's words, when one of a pair is missing.
+        InvalidRequest: One of a pair is missing. The message is the old server's.
     """
     if params["appName"]:
         if not params["classPath"]:
@@ -95,7 +103,7 @@ def requested_code(
 
 
 def _own_key(call: Call) -> str | None:
-    """Return the idempotency key; where each user has jobs of its own, keys are its own as well."""
+    """Return the idempotency key. If each user has separate jobs, keys are separate as well."""
     key = call.header("idempotency-key")
     if key is None or call.names.owner is None:
         return key
@@ -107,21 +115,21 @@ def _dependencies(config: Mapping[str, Any]) -> tuple[ClassPathEntry, ...]:
 
 
 def _listed(config: Mapping[str, Any], key: str) -> list[str]:
-    """Return a key of the body that is a list of texts, or one text with commas; empty when missing."""
+    """Return a key of the body that is a list of strings or a comma-separated string; empty if missing."""
     value = config.get(key)
-    texts = value.split(",") if isinstance(value, str) else [] if value is None else value
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise InvalidRequest(message=f"{key} takes a list of texts, or one text with commas")
-    return texts
+    items = value.split(",") if isinstance(value, str) else [] if value is None else value
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise InvalidRequest(message=f"{key} must be a list of strings or a comma-separated string")
+    return items
 
 
 def _text(config: Mapping[str, Any], key: str) -> str | None:
     value = config.get(key)
     if value is not None and not isinstance(value, str):
-        raise InvalidRequest(message=f"{key} takes a text")
+        raise InvalidRequest(message=f"{key} must be a string")
     return value
 
 
 def _decoded(url: str | None) -> str | None:
-    """Return a callback URL; clients that encoded it twice are understood, as they were before."""
+    """Return a callback URL, decoded once more if the client encoded it twice; the old server did so too."""
     return unquote(url) if url is not None and "://" not in url else url

@@ -1,23 +1,23 @@
-"""Slowing down those who guess passwords, without locking out anyone else.
+"""Slowing down password guessing without locking out legitimate users.
 
-Nobody can tell a guess from the right password before it is checked. So a rule that refuses log-ins after
-some failures also refuses the owner of the account, and anyone who knows a user's name can keep that user
-out. Here failures never refuse a log-in, they only make it wait: the guesser gets fewer checks, the owner a
-short delay.
+Before it is checked, a guess looks the same as the right password. So if logins were refused after a number
+of failures, the owner of the account would be refused too, and anyone who knows a user's name could lock that
+user out. Here, failures never cause a login to be refused; they only delay it. An attacker gets fewer checks,
+and the owner a short delay.
 
-- A failure counts for its account *from its network*. Failures elsewhere never matter.
-- Sending the same wrong credentials again is no guess. A client with an old password does not count twice.
-- After ``per_account`` failures, that account is *slow* from that network until a minute without a failure
-  has passed: its log-ins are checked one after another, at least ``pace`` seconds after the last failure.
-  They wait in the order in which they came, so the right password is let in after those before it.
-- At most ``line`` log-ins wait for one account from one network. More are refused with 429. That answer
-  waits for ``pace`` seconds as well, so that nobody takes every free place by asking again at once.
-- Trying one password on many accounts is slowed down by a count for the whole network. Once it reaches
-  ``per_network``, accounts become slow from there after one failure.
+- A failure counts for its account *and* its network. Failures from other networks have no effect.
+- Repeating the same wrong credentials is not a guess. A client with an old password does not count twice.
+- After ``per_account`` failures, the account is *slow* for that network until a minute has passed without a
+  failure: its logins are checked one after another, at least ``pace`` seconds after the last failure. They
+  are checked in the order of their arrival, so the right password is accepted after those before it.
+- At most ``max_waiting`` logins wait for one account and network. More are refused with 429. This response is
+  delayed by ``pace`` seconds as well, so that one client cannot take every free place by retrying at once.
+- A counter per network slows down attempts with one password on many accounts. Once it reaches
+  ``per_network``, accounts become slow for that network after one failure.
 
-Only failures and waiting log-ins take memory, in bounded numbers; a refused log-in is not stored at all.
-What this does not prevent: somebody who opens dozens of connections from a user's own address can delay
-that user's first log-in from there for as long as the connections last.
+Only failures and waiting logins use memory, and their number is bounded. A refused login is not stored.
+Not prevented: an attacker who opens dozens of connections from a user's own address can delay the user's
+first login from there for as long as the connections last.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class _Count:
 
 
 class Throttle:
-    """Counts failed log-ins by network and account; a count ends ``window`` seconds after its last failure.
+    """Counts failed logins by network and account. Counters expire ``window`` seconds after the last failure.
 
-    Holds at most ``capacity`` counts; the oldest go first. ``pace`` is in seconds.
+    Keeps at most ``capacity`` counters, and removes the oldest first. ``pace`` is in seconds.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class Throttle:
         per_network: int = 50,
         window: float = 60.0,
         pace: float = 2.0,
-        line: int = 20,
+        max_waiting: int = 20,
         capacity: int = 10_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pace = pace
-        self.line = line
+        self.max_waiting = max_waiting
         self._per_account = per_account
         self._per_network = per_network
         self._window = window
@@ -66,7 +66,7 @@ class Throttle:
         self._counts: OrderedDict[_Key, _Count] = OrderedDict()
 
     def pause(self, network: str, account: str) -> float:
-        """Return how many seconds the next check of an account has to wait; 0 unless the account is slow."""
+        """Return the delay in seconds before the next check of an account; 0 unless the account is slow."""
         count = self._current((network, account))
         whole = self._current((network,))
         sprayed = whole is not None and whole.failures >= self._per_network
@@ -75,7 +75,7 @@ class Throttle:
         return max(0.0, count.last + self.pace - self._clock())
 
     def failed(self, network: str, account: str) -> None:
-        """Count a failure."""
+        """Count a failed login."""
         for key in ((network, account), (network,)):
             count = self._current(key)
             if count is None:

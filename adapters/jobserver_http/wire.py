@@ -1,4 +1,4 @@
-"""How the library's models are written on the wire: the contract's names, times and durations."""
+"""Converting the library's models to the JSON of the HTTP contract."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from jobserver_core.models.contexts import Context
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job, JobProgress
 from jobserver_core.models.lifecycle import JobState
-from jobserver_http.namespaces import Namespace
+from jobserver_http.access import Namespace
 
 __all__ = [
+    "Json",
     "binary_report",
     "context_report",
     "delivery_report",
@@ -31,59 +32,65 @@ __all__ = [
     "version_report",
 ]
 
-EVERYBODY = Namespace()
+Json = dict[str, Any]
+"""A JSON object."""
+NO_NAMESPACE = Namespace()
 
 
 def encoded(value: Any) -> bytes:
-    """Return JSON bytes; ASCII only, so that even a lone surrogate in a job's message can be sent."""
+    """Encode a value as JSON, in ASCII so that lone surrogates in a job's message can be sent."""
     return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
 def timestamp(moment: datetime) -> str:
-    """Return ISO-8601 with milliseconds and an offset, in UTC: ``2016-06-19T10:57:12.196Z``."""
+    """Format a time in ISO 8601 with milliseconds, in UTC: ``2016-06-19T10:57:12.196Z``."""
     return moment.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def duration(seconds: float | None) -> str:
-    """Return ``6.341 secs``, with up to three decimals, or that the job is not done."""
+    """Format a duration with up to three decimals, as ``6.341 secs``; None means that the job is not done."""
     return "Job not done yet" if seconds is None else f"{round(max(seconds, 0.0), 3)} secs"
 
 
-def error_object(error: ErrorInfo | None, names: Namespace = EVERYBODY) -> dict[str, Any]:
+def error_object(error: ErrorInfo | None, names: Namespace = NO_NAMESPACE) -> Json:
     """Return the contract's error object."""
-    error = error or ErrorInfo(message="no reason is known")
-    return {"message": names.hidden(error.message), "errorClass": error.error_class, "stack": error.stack}
-
-
-def exception_object(error: BaseException, names: Namespace = EVERYBODY) -> dict[str, Any]:
-    """Return the error object of an exception of the server itself; its frames stay in the server's log."""
-    kind = type(error)
-    text = "".join(traceback.format_exception_only(kind, error)).strip()
+    error = error or ErrorInfo(message="unknown reason")
     return {
-        "message": names.hidden(str(error)),
-        "errorClass": f"{kind.__module__}.{kind.__qualname__}",
-        "stack": names.hidden(text),
+        "message": names.without_prefix(error.message),
+        "errorClass": error.error_class,
+        "stack": error.stack,
     }
 
 
-def binary_report(binary: Binary) -> dict[str, Any]:
-    """Return what ``GET /binaries`` tells of a binary."""
+def exception_object(error: BaseException, names: Namespace = NO_NAMESPACE) -> Json:
+    """Return the error object of an exception in the server, without its frames, which only the log has."""
+    kind = type(error)
+    text = "".join(traceback.format_exception_only(kind, error)).strip()
+    return {
+        "message": names.without_prefix(str(error)),
+        "errorClass": f"{kind.__module__}.{kind.__qualname__}",
+        "stack": names.without_prefix(text),
+    }
+
+
+def binary_report(binary: Binary) -> Json:
+    """Return a binary as ``GET /binaries`` shows it."""
     return {"binary-type": binary.type.value, "upload-time": timestamp(binary.uploaded_at)}
 
 
-def named_report(binary: Binary) -> dict[str, Any]:
-    """Return what ``GET /binaries/<name>`` tells of a binary."""
+def named_report(binary: Binary) -> Json:
+    """Return a binary as ``GET /binaries/<name>`` shows it."""
     return {"app-name": binary.name, **binary_report(binary)}
 
 
-def version_report(binary: Binary) -> dict[str, Any]:
-    """Return what ``GET /binaries/<name>/versions`` tells of one version."""
+def version_report(binary: Binary) -> Json:
+    """Return a version as ``GET /binaries/<name>/versions`` shows it."""
     return {**binary_report(binary), "id": binary.id, "digest": binary.digest, "size": binary.size}
 
 
-def context_report(context: Context, names: Namespace = EVERYBODY) -> dict[str, Any]:
-    """Return what ``GET /contexts/<name>`` tells."""
-    report: dict[str, Any] = {
+def context_report(context: Context, names: Namespace = NO_NAMESPACE) -> Json:
+    """Return a context as ``GET /contexts/<name>`` shows it."""
+    report: Json = {
         "id": context.id,
         "name": names.shown(context.name),
         "startTime": timestamp(context.started_at),
@@ -99,13 +106,13 @@ def context_report(context: Context, names: Namespace = EVERYBODY) -> dict[str, 
     return report
 
 
-def job_report(job: Job, names: Namespace = EVERYBODY) -> dict[str, Any]:
+def job_report(job: Job, names: Namespace = NO_NAMESPACE) -> Json:
     """Return the contract's job report.
 
-    Beyond the contract, ``waiting`` and ``killRequested`` are there when they are true, and
-    ``progress`` once some is known: of a finished job it would only say how far that was a moment before.
+    As extensions, it has ``waiting`` and ``killRequested`` if they are true, and ``progress`` if it is known
+    and the job has not finished. The last progress of a finished job would be outdated.
     """
-    report: dict[str, Any] = {
+    report: Json = {
         "jobId": job.id,
         "startTime": timestamp(job.submitted_at),
         "classPath": job.class_name,
@@ -126,7 +133,7 @@ def job_report(job: Job, names: Namespace = EVERYBODY) -> dict[str, Any]:
 
 
 def progress_report(progress: JobProgress) -> dict[str, int]:
-    """Return how far a job is."""
+    """Return a job's progress."""
     return {
         "stagesDone": progress.stages_done,
         "stagesTotal": progress.stages_total,
@@ -135,8 +142,8 @@ def progress_report(progress: JobProgress) -> dict[str, int]:
     }
 
 
-def delivery_report(deliveries: Iterable[Delivery]) -> list[dict[str, Any]]:
-    """Return what became of a job's callbacks; the URL is not repeated, since it may hold secrets."""
+def delivery_report(deliveries: Iterable[Delivery]) -> list[Json]:
+    """Return the deliveries of a job's callback, without the URL, which may contain secrets."""
     return [
         {
             "id": delivery.id,

@@ -15,11 +15,12 @@ import pytest
 from jobserver_core.config.settings import AuthSettings, Settings
 from jobserver_core.errors import ContextNotFound, InvalidName, InvalidSetting, JobNotFound, PluginNotFound
 from jobserver_http import credential_files
+from jobserver_http.access import PERMISSIONS, Namespace, allows, parse_permissions
 from jobserver_http.addresses import network_of
 from jobserver_http.authentication import (
     Authenticator,
     Credentials,
-    Gate,
+    CredentialVerifier,
     Identity,
     authenticator_from_settings,
     parse_authorization,
@@ -27,8 +28,6 @@ from jobserver_http.authentication import (
 from jobserver_http.browsers import BrowserGuard
 from jobserver_http.credential_files import FileAuthenticator, hash_password, hash_token, new_token
 from jobserver_http.errors import Rejected
-from jobserver_http.namespaces import Namespace
-from jobserver_http.permissions import PERMISSIONS, allows, parse_permissions
 from jobserver_http.pools import Pool
 from jobserver_http.throttle import Throttle
 
@@ -48,8 +47,8 @@ class Time:
         await asyncio.sleep(0)
 
 
-def a_gate(authenticator: Authenticator, clock: Time, pool: int = 1) -> Gate:
-    return Gate(authenticator, Pool(pool), clock=clock, sleep=clock.sleep)
+def a_verifier(authenticator: Authenticator, clock: Time, pool: int = 1) -> CredentialVerifier:
+    return CredentialVerifier(authenticator, Pool(pool), clock=clock, sleep=clock.sleep)
 
 
 class Counting(Authenticator):
@@ -96,13 +95,17 @@ def basic(user: str, password: str) -> list[tuple[bytes, bytes]]:
     return [(b"authorization", b"Basic " + base64.b64encode(f"{user}:{password}".encode()))]
 
 
-def admitted(gate: Gate, headers: list[tuple[bytes, bytes]], address: str = "10.0.0.1") -> Identity:
-    return asyncio.run(gate.admit(headers, address))
+def admitted(
+    verifier: CredentialVerifier, headers: list[tuple[bytes, bytes]], address: str = "10.0.0.1"
+) -> Identity:
+    return asyncio.run(verifier.admit(headers, address))
 
 
-def refused(gate: Gate, headers: list[tuple[bytes, bytes]], address: str = "10.0.0.1") -> Rejected:
+def refused(
+    verifier: CredentialVerifier, headers: list[tuple[bytes, bytes]], address: str = "10.0.0.1"
+) -> Rejected:
     with pytest.raises(Rejected) as caught:
-        admitted(gate, headers, address)
+        admitted(verifier, headers, address)
     return caught.value
 
 
@@ -164,34 +167,34 @@ def test_secrets_are_in_no_repr() -> None:
     assert "proof" not in repr(Identity(name="u", permissions=frozenset(), proof="x"))
 
 
-# -- the gate --------------------------------------------------------------------------------------
+# -- the verifier --------------------------------------------------------------------------------------
 
 
 def test_a_success_is_verified_off_the_loop_and_remembered_for_a_while() -> None:
     clock, authenticator = Time(), Counting()
-    gate = Gate(authenticator, Pool(1), clock=clock)
+    verifier = CredentialVerifier(authenticator, Pool(1), clock=clock)
     for _ in range(3):
-        assert admitted(gate, basic("alice", "s3cret")).name == "alice"
+        assert admitted(verifier, basic("alice", "s3cret")).name == "alice"
     assert authenticator.asked == 1
     assert threading.get_ident() not in authenticator.threads
     clock.now += 61
-    admitted(gate, basic("alice", "s3cret"))
+    admitted(verifier, basic("alice", "s3cret"))
     assert authenticator.asked == 2
 
 
 def test_a_remembered_success_ends_when_the_identity_no_longer_holds() -> None:
     authenticator = Counting()
-    gate = Gate(authenticator, Pool(1))
-    admitted(gate, basic("alice", "s3cret"))
+    verifier = CredentialVerifier(authenticator, Pool(1))
+    admitted(verifier, basic("alice", "s3cret"))
     authenticator.holds = False
-    admitted(gate, basic("alice", "s3cret"))
+    admitted(verifier, basic("alice", "s3cret"))
     assert authenticator.asked == 2
 
 
 def test_what_is_remembered_holds_no_password() -> None:
-    gate = Gate(Counting(), Pool(1))
-    admitted(gate, basic("alice", "s3cret"))
-    assert "s3cret" not in repr(vars(gate))
+    verifier = CredentialVerifier(Counting(), Pool(1))
+    admitted(verifier, basic("alice", "s3cret"))
+    assert "s3cret" not in repr(vars(verifier))
 
 
 @pytest.mark.parametrize(
@@ -199,134 +202,134 @@ def test_what_is_remembered_holds_no_password() -> None:
     [[], basic("alice", "wrong"), basic("bob", "s3cret"), [(b"authorization", b"Basic ?")]],
 )
 def test_missing_and_wrong_credentials_are_challenged(headers: list[tuple[bytes, bytes]]) -> None:
-    rejected = refused(Gate(Counting(), Pool(1)), headers)
+    rejected = refused(CredentialVerifier(Counting(), Pool(1)), headers)
     assert rejected.status == 401
     assert rejected.headers["WWW-Authenticate"].startswith("Basic realm=")
 
 
 def test_two_authorization_headers_are_refused() -> None:
-    assert refused(Gate(Counting(), Pool(1)), basic("alice", "s3cret") * 2).status == 401
+    assert refused(CredentialVerifier(Counting(), Pool(1)), basic("alice", "s3cret") * 2).status == 401
 
 
 def test_guessing_is_slowed_down_and_the_right_password_waits_but_is_let_in(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     clock, authenticator = Time(), Counting()
-    gate = a_gate(authenticator, clock)
+    verifier = a_verifier(authenticator, clock)
     with caplog.at_level(logging.WARNING):
         for number in range(5):
-            assert refused(gate, basic("alice", f"guess-{number}")).status == 401
+            assert refused(verifier, basic("alice", f"guess-{number}")).status == 401
         assert clock.now == 100.0
         for number in range(5, 10):
-            assert refused(gate, basic("alice", f"guess-{number}")).status == 401
+            assert refused(verifier, basic("alice", f"guess-{number}")).status == 401
     assert clock.now == 110.0  # two seconds for each guess after the fifth
     assert "guess" not in caplog.text
     assert "alice" in caplog.text
-    assert admitted(gate, basic("alice", "s3cret"), "10.0.0.2").name == "alice"
+    assert admitted(verifier, basic("alice", "s3cret"), "10.0.0.2").name == "alice"
     assert clock.now == 110.0
 
 
 def test_the_right_password_for_an_account_that_was_guessed_from_the_same_address_waits_two_seconds() -> None:
     clock = Time()
-    gate = a_gate(Counting(), clock)
+    verifier = a_verifier(Counting(), clock)
     for number in range(5):
-        refused(gate, basic("alice", f"guess-{number}"))
-    assert admitted(gate, basic("alice", "s3cret")).name == "alice"
+        refused(verifier, basic("alice", f"guess-{number}"))
+    assert admitted(verifier, basic("alice", "s3cret")).name == "alice"
     assert clock.now == 102.0
     for number in range(5, 8):
-        refused(gate, basic("alice", f"guess-{number}"))
+        refused(verifier, basic("alice", f"guess-{number}"))
     before = clock.now
-    assert admitted(gate, basic("alice", "s3cret")).name == "alice"
+    assert admitted(verifier, basic("alice", "s3cret")).name == "alice"
     assert clock.now == before  # it is familiar now, and waits for nobody
 
 
 def test_a_minute_without_a_failure_ends_the_waiting() -> None:
     clock = Time()
-    gate = a_gate(Counting(), clock)
+    verifier = a_verifier(Counting(), clock)
     for number in range(5):
-        refused(gate, basic("alice", f"guess-{number}"))
+        refused(verifier, basic("alice", f"guess-{number}"))
     clock.now += 60
     for number in range(5):
-        refused(gate, basic("alice", f"again-{number}"))
+        refused(verifier, basic("alice", f"again-{number}"))
     assert clock.now == 160.0
 
 
 def test_a_client_that_repeats_an_old_password_slows_nobody_down() -> None:
     clock, authenticator = Time(), Counting()
-    gate = a_gate(authenticator, clock)
+    verifier = a_verifier(authenticator, clock)
     for _ in range(50):
-        assert refused(gate, basic("alice", "old")).status == 401
+        assert refused(verifier, basic("alice", "old")).status == 401
         clock.now += 1
     assert authenticator.asked == 10  # it is checked every five seconds
-    assert admitted(gate, basic("alice", "s3cret")).name == "alice"
+    assert admitted(verifier, basic("alice", "s3cret")).name == "alice"
     assert clock.now == 150.0
 
 
 def test_credentials_that_were_right_before_do_not_wait_because_of_a_guesser_beside_them() -> None:
     clock = Time()
-    gate = a_gate(Counting(), clock)
-    admitted(gate, basic("alice", "s3cret"))
+    verifier = a_verifier(Counting(), clock)
+    admitted(verifier, basic("alice", "s3cret"))
     clock.now += 3600  # long after the success is remembered
     for number in range(7):
-        assert refused(gate, basic("alice", f"guess-{number}")).status == 401
+        assert refused(verifier, basic("alice", f"guess-{number}")).status == 401
     before = clock.now
-    assert admitted(gate, basic("alice", "s3cret")).name == "alice"
+    assert admitted(verifier, basic("alice", "s3cret")).name == "alice"
     assert clock.now == before
 
 
 def test_a_password_that_is_changed_to_what_was_wrong_before_is_right_after_five_seconds() -> None:
     clock, authenticator = Time(), Changing()
-    gate = a_gate(authenticator, clock)
-    assert refused(gate, basic("alice", "new")).status == 401
+    verifier = a_verifier(authenticator, clock)
+    assert refused(verifier, basic("alice", "new")).status == 401
     authenticator.password = "new"
-    assert refused(gate, basic("alice", "new")).status == 401
+    assert refused(verifier, basic("alice", "new")).status == 401
     clock.now += 5
-    assert admitted(gate, basic("alice", "new")).name == "alice"
-    assert admitted(gate, basic("alice", "new")).name == "alice"
+    assert admitted(verifier, basic("alice", "new")).name == "alice"
+    assert admitted(verifier, basic("alice", "new")).name == "alice"
 
 
 def test_credentials_that_are_no_longer_right_are_familiar_no_longer() -> None:
     clock, authenticator = Time(), Changing()
-    gate = a_gate(authenticator, clock)
-    admitted(gate, basic("alice", "s3cret"))
+    verifier = a_verifier(authenticator, clock)
+    admitted(verifier, basic("alice", "s3cret"))
     clock.now += 61
     authenticator.password = "changed"
-    assert refused(gate, basic("alice", "s3cret")).status == 401
+    assert refused(verifier, basic("alice", "s3cret")).status == 401
     for number in range(4):
-        refused(gate, basic("alice", f"guess-{number}"))
-    assert refused(gate, basic("alice", "s3cret")).status == 401
+        refused(verifier, basic("alice", f"guess-{number}"))
+    assert refused(verifier, basic("alice", "s3cret")).status == 401
     assert clock.now == 161.0
     clock.now += 5
-    assert refused(gate, basic("alice", "another")).status == 401
+    assert refused(verifier, basic("alice", "another")).status == 401
 
 
 def test_failures_of_one_account_refuse_no_other_account_however_many_there_are() -> None:
-    gate = Gate(Counting(), Pool(1))
+    verifier = CredentialVerifier(Counting(), Pool(1))
     for number in range(200):
-        refused(gate, basic(f"user-{number}", "wrong"))
-    assert admitted(gate, basic("alice", "s3cret")).name == "alice"
+        refused(verifier, basic(f"user-{number}", "wrong"))
+    assert admitted(verifier, basic("alice", "s3cret")).name == "alice"
 
 
 def test_wrong_tokens_refuse_no_right_one() -> None:
-    gate = Gate(Tokens(), Pool(1))
+    verifier = CredentialVerifier(Tokens(), Pool(1))
     for number in range(200):
-        assert refused(gate, bearer(f"wrong-{number}")).status == 401
-    assert admitted(gate, bearer("right")).name == "ci"
+        assert refused(verifier, bearer(f"wrong-{number}")).status == 401
+    assert admitted(verifier, bearer("right")).name == "ci"
 
 
 def test_one_wrong_token_that_is_sent_again_and_again_is_refused() -> None:
-    gate = Gate(Tokens(), Pool(1))
-    assert [refused(gate, bearer("stale")).status for _ in range(7)] == [401] * 7
+    verifier = CredentialVerifier(Tokens(), Pool(1))
+    assert [refused(verifier, bearer("stale")).status for _ in range(7)] == [401] * 7
 
 
 def test_all_addresses_of_an_ipv6_64_are_one_client() -> None:
     clock = Time()
-    gate = a_gate(Counting(), clock)
+    verifier = a_verifier(Counting(), clock)
     for number in range(5):
-        assert refused(gate, basic("alice", f"guess-{number}"), f"2001:db8::{number}").status == 401
-    assert admitted(gate, basic("alice", "s3cret"), "2001:db8:0:1::1").name == "alice"
+        assert refused(verifier, basic("alice", f"guess-{number}"), f"2001:db8::{number}").status == 401
+    assert admitted(verifier, basic("alice", "s3cret"), "2001:db8:0:1::1").name == "alice"
     assert clock.now == 100.0
-    assert refused(gate, basic("alice", "guess"), "2001:db8:0:0:ffff::1").status == 401
+    assert refused(verifier, basic("alice", "guess"), "2001:db8:0:0:ffff::1").status == 401
     assert clock.now == 102.0
 
 
@@ -342,9 +345,11 @@ class Slow(Counting):
         return super().authenticate(credentials)
 
 
-async def at_once(gate: Gate, slow: Slow, headers: list[list[tuple[bytes, bytes]]]) -> list[Any]:
+async def at_once(
+    verifier: CredentialVerifier, slow: Slow, headers: list[list[tuple[bytes, bytes]]]
+) -> list[Any]:
     """Return what each of many log-ins comes to that all wait for their check at the same time."""
-    waiting = [asyncio.ensure_future(gate.admit(each, "10.0.0.1")) for each in headers]
+    waiting = [asyncio.ensure_future(verifier.admit(each, "10.0.0.1")) for each in headers]
     for _ in range(5):
         await asyncio.sleep(0)  # lets each of them begin
     slow.go.set()
@@ -353,24 +358,24 @@ async def at_once(gate: Gate, slow: Slow, headers: list[list[tuple[bytes, bytes]
 
 def test_equal_credentials_at_once_are_checked_once() -> None:
     slow = Slow()
-    outcomes = asyncio.run(at_once(Gate(slow, Pool(2)), slow, [basic("alice", "s3cret")] * 20))
+    outcomes = asyncio.run(at_once(CredentialVerifier(slow, Pool(2)), slow, [basic("alice", "s3cret")] * 20))
     assert [outcome.name for outcome in outcomes] == ["alice"] * 20
     assert slow.asked == 1
 
 
 def test_one_wrong_password_sent_many_times_at_once_is_one_failure() -> None:
     slow = Slow()
-    gate = Gate(slow, Pool(2))
-    outcomes = asyncio.run(at_once(gate, slow, [basic("alice", "wrong")] * 20))
+    verifier = CredentialVerifier(slow, Pool(2))
+    outcomes = asyncio.run(at_once(verifier, slow, [basic("alice", "wrong")] * 20))
     assert {outcome.status for outcome in outcomes} == {401}
     assert slow.asked == 1
-    assert admitted(gate, basic("alice", "s3cret")).name == "alice"
+    assert admitted(verifier, basic("alice", "s3cret")).name == "alice"
 
 
 def test_many_guesses_at_once_are_checked_one_by_one_and_too_many_are_refused() -> None:
     slow, clock = Slow(), Time()
     guesses = [basic("alice", f"guess-{number}") for number in range(30)]
-    outcomes = asyncio.run(at_once(a_gate(slow, clock, pool=8), slow, guesses))
+    outcomes = asyncio.run(at_once(a_verifier(slow, clock, pool=8), slow, guesses))
     assert [outcome.status for outcome in outcomes] == [401] * 20 + [429] * 10
     assert {outcome.headers["Retry-After"] for outcome in outcomes[20:]} == {"2"}
     assert slow.asked == 20
@@ -380,19 +385,19 @@ def test_the_right_password_gets_its_turn_among_guesses_from_the_same_address() 
     slow = Slow()
     guesses = [basic("alice", f"guess-{number}") for number in range(10)]
     headers = [*guesses, basic("alice", "s3cret")]
-    *others, own = asyncio.run(at_once(a_gate(slow, Time(), pool=8), slow, headers))
+    *others, own = asyncio.run(at_once(a_verifier(slow, Time(), pool=8), slow, headers))
     assert [outcome.status for outcome in others] == [401] * 10
     assert own.name == "alice"
 
 
 def test_a_caller_who_leaves_does_not_end_the_check_for_the_others() -> None:
     slow = Slow()
-    gate = Gate(slow, Pool(2))
+    verifier = CredentialVerifier(slow, Pool(2))
 
     async def leave_and_stay() -> Identity:
-        first = asyncio.ensure_future(gate.admit(basic("alice", "s3cret"), "10.0.0.1"))
+        first = asyncio.ensure_future(verifier.admit(basic("alice", "s3cret"), "10.0.0.1"))
         await asyncio.sleep(0)
-        second = asyncio.ensure_future(gate.admit(basic("alice", "s3cret"), "10.0.0.1"))
+        second = asyncio.ensure_future(verifier.admit(basic("alice", "s3cret"), "10.0.0.1"))
         await asyncio.sleep(0)
         first.cancel()
         slow.go.set()
@@ -404,7 +409,7 @@ def test_a_caller_who_leaves_does_not_end_the_check_for_the_others() -> None:
 
 def test_a_user_name_cannot_forge_lines_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        refused(Gate(Counting(), Pool(1)), basic("eve\nlog-in of root succeeded", "x"))
+        refused(CredentialVerifier(Counting(), Pool(1)), basic("eve\nlog-in of root succeeded", "x"))
     assert "\nlog-in of root" not in caplog.text
 
 
@@ -525,10 +530,10 @@ def test_an_unknown_user_takes_as_long_as_a_wrong_password(tmp_path: Path) -> No
     ("text", "reason"),
     [
         ("alice", "line 1: expected name:hash:permissions"),
-        (f"\nalice:{HASH}:root", "line 2: 'root' is no permission"),
+        (f"\nalice:{HASH}:root", "line 2: unknown permission 'root'"),
         ("alice:plain:*", "line 1: the second field must be an argon2 hash"),
-        (f"alice~x:{HASH}:*", "line 1: a name has letters"),
-        (f"alice:{HASH}:*\nalice:{HASH}:jobs", "line 2: the name is there already"),
+        (f"alice~x:{HASH}:*", "line 1: a name may contain letters"),
+        (f"alice:{HASH}:*\nalice:{HASH}:jobs", "line 2: duplicate name"),
     ],
 )
 def test_a_wrong_line_is_told_with_its_number_and_without_its_hash(
@@ -552,7 +557,7 @@ def test_files_that_are_missing_or_not_text_are_refused(tmp_path: Path) -> None:
 def test_a_changed_file_counts_without_a_restart_and_a_broken_one_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(credential_files, "CHECKED", 0.0)
+    monkeypatch.setattr(credential_files, "CHECK_INTERVAL", 0.0)
     settings = files(tmp_path, f"alice:{HASH}:*")
     authenticator = FileAuthenticator(settings)
     alice = authenticator.authenticate(login("alice", "s3cret"))
@@ -561,7 +566,7 @@ def test_a_changed_file_counts_without_a_restart_and_a_broken_one_does_not(
     assert settings.password_file is not None
     settings.password_file.write_text("broken")
     assert authenticator.authenticate(login("alice", "s3cret")) == alice
-    assert "what was read before still holds" in caplog.text
+    assert "the previous content remains in effect" in caplog.text
     settings.password_file.write_text(f"alice:{hash_password('new')}:*")
     assert not authenticator.current(alice)
     assert authenticator.authenticate(login("alice", "s3cret")) is None
@@ -576,7 +581,7 @@ def test_a_file_that_others_may_write_is_refused(tmp_path: Path, kind: str, mode
     path = settings.password_file or settings.token_file
     assert path is not None
     path.chmod(mode)
-    with pytest.raises(InvalidSetting, match=rf"others may write it \(mode {mode:04o}\); run: chmod go-w"):
+    with pytest.raises(InvalidSetting, match=rf"others may write to it \(mode {mode:04o}\); run: chmod go-w"):
         FileAuthenticator(settings)
     path.chmod(0o640)
     FileAuthenticator(settings)
@@ -597,7 +602,7 @@ def test_a_file_that_everyone_may_replace_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_others_may_write_since_the_start_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(credential_files, "CHECKED", 0.0)
+    monkeypatch.setattr(credential_files, "CHECK_INTERVAL", 0.0)
     settings = files(tmp_path, f"alice:{HASH}:*")
     authenticator = FileAuthenticator(settings)
     assert settings.password_file is not None
@@ -605,7 +610,7 @@ def test_a_file_that_others_may_write_since_the_start_changes_nothing(
     settings.password_file.chmod(0o666)
     assert authenticator.authenticate(login("mallory", "s3cret")) is None
     assert authenticator.authenticate(login("alice", "s3cret")) is not None
-    assert "others may write it" in caplog.text
+    assert "others may write to it" in caplog.text
 
 
 def test_password_hashes_that_everyone_may_read_are_warned_of_and_hashes_of_tokens_are_not(
@@ -617,13 +622,13 @@ def test_password_hashes_that_everyone_may_read_are_warned_of_and_hashes_of_toke
         path.chmod(0o644)
     FileAuthenticator(settings)
     assert [record.getMessage() for record in caplog.records] == [
-        "jobserver.auth.password-file: everyone may read its password hashes; "
+        "jobserver.auth.password-file: everyone may read the password hashes; "
         f"run: chmod o-r {settings.password_file}"
     ]
 
 
 def test_files_that_nobody_would_look_at_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidSetting, match=r"password-file.*backend.*to be file"):
+    with pytest.raises(InvalidSetting, match=r"password-file.*requires.*backend = file"):
         authenticator_from_settings(Settings(auth=AuthSettings(password_file=tmp_path / "x")))
     assert authenticator_from_settings(Settings(auth=AuthSettings())) is None
 

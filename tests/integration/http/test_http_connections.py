@@ -81,7 +81,7 @@ def test_an_idle_connection_is_kept_as_long_as_configured(start: Start, peers: A
 def test_the_head_of_a_request_must_come_in_time(
     site: Site, peers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "HEAD_TIME", 0.3)
+    monkeypatch.setattr(connections, "HEAD_TIMEOUT", 0.3)
     first, later = peers(site), peers(site)
     first.socket.sendall(GET[:20])
     assert first.closed()
@@ -93,7 +93,7 @@ def test_the_head_of_a_request_must_come_in_time(
 def test_bytes_that_trickle_in_prolong_nothing(
     site: Site, peers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "HEAD_TIME", 0.5)
+    monkeypatch.setattr(connections, "HEAD_TIMEOUT", 0.5)
     slow = peers(site)
     slow.socket.settimeout(0.05)
     slow.socket.sendall(b"GET /healthz HTTP/1.1\r\n")
@@ -114,14 +114,14 @@ def test_a_client_that_does_not_read_is_given_up(
     site: Site, peers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost = threading.Event()
-    ended = connections.PatientProtocol.connection_lost
+    ended = connections.LimitedProtocol.connection_lost
 
-    def told(self: connections.PatientProtocol, error: Exception | None) -> None:
+    def told(self: connections.LimitedProtocol, error: Exception | None) -> None:
         ended(self, error)
         lost.set()
 
-    monkeypatch.setattr(connections.PatientProtocol, "connection_lost", told)
-    monkeypatch.setattr(connections, "UNREAD_TIME", 0.3)
+    monkeypatch.setattr(connections.LimitedProtocol, "connection_lost", told)
+    monkeypatch.setattr(connections, "UNREAD_TIMEOUT", 0.3)
     job_id = site.submit("w.Echo", "value = " + "x" * 900_000, sync="true").json()["jobId"]
     deaf = peers(site)
     deaf.socket.sendall(f"GET /jobs/{job_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() * 20)
@@ -165,11 +165,11 @@ def test_a_request_beyond_connections_that_are_all_in_use_is_503(start: Start, p
     assert last.get() == b""
 
 
-class Connection(connections.PatientProtocol):
+class Connection(connections.LimitedProtocol):
     """A connection without a network below: what the count of connections looks at."""
 
     def __init__(self, *, busy: bool = False, since: float = 0.0) -> None:
-        self.quiet_since = since
+        self.idle_since = since
         self.is_busy = busy
         self.closed = False
         self.transport = self  # type: ignore[assignment]
@@ -229,11 +229,11 @@ PROGRAM = textwrap.dedent(
     import logging, resource, sys
     from serving import a_server
     from jobserver_core import Settings
-    from jobserver_http import descriptors, serve
+    from jobserver_http import connections, serve
 
     soft = 64
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    descriptors.SHARE = 1  # so that connections alone use up the descriptors
+    connections.SHARE = 1  # so that connections alone use up the descriptors
     logging.basicConfig(level=logging.INFO, filename=sys.argv[1])
     http = {"port": 0, "drain-timeout": "0 s", "max-connections": 1000}
     serve(

@@ -188,7 +188,7 @@ def test_a_slash_at_the_end_changes_nothing_for_any_method(site: Site) -> None:
 
 
 def test_only_one_slash_that_is_not_part_of_a_name_is_ignored(site: Site) -> None:
-    error(site.client.get("/binaries/words%2F"), 404, "there is nothing at '/binaries/words/'")
+    error(site.client.get("/binaries/words%2F"), 404, "unknown path '/binaries/words/'")
     assert site.client.get("/jobs//").status_code == 404
 
 
@@ -236,7 +236,7 @@ def test_bytes_that_are_not_of_the_declared_charset_are_refused(site: Site) -> N
             headers={"Content-Type": f"text/plain{declared}"},
         )
         assert answer.status_code == 400
-        assert answer.json()["result"].startswith("Cannot parse config: byte 9 of the body is not")
+        assert answer.json()["result"].startswith("Cannot parse config: byte 9 of the body is not valid")
 
 
 def test_old_clients_may_say_mem_per_node(site: Site) -> None:
@@ -251,7 +251,7 @@ def test_old_clients_may_say_mem_per_node(site: Site) -> None:
 def test_post_can_stand_for_other_methods(site: Site) -> None:
     ok(site.client.post("/binaries/words?_method=DELETE"), 200, {"status": "SUCCESS"})
     ok(site.client.post("/data?_method=put&reset=reboot"), 200, {"status": "SUCCESS", "result": "Data reset"})
-    error(site.client.post("/binaries/words?_method=GET"), 400, "_method takes DELETE or PUT, got 'GET'")
+    error(site.client.post("/binaries/words?_method=GET"), 400, "_method must be DELETE or PUT, got 'GET'")
     assert site.client.get("/binaries?_method=DELETE").json() == {}
 
 
@@ -730,7 +730,7 @@ def test_a_server_whose_storage_fails_is_neither_healthy_nor_ready(start: Start)
     store = Broken()
     site = start(metadata=store)
     store.broken = True
-    error(site.client.get("/healthz"), 500, "storage cannot be written: metadata: the disk is full")
+    error(site.client.get("/healthz"), 500, "cannot write to storage: metadata: the disk is full")
     error(site.client.get("/readyz"), 503, "metadata: the disk is full")
 
 
@@ -775,11 +775,11 @@ def test_the_description_and_its_page_are_served(site: Site) -> None:
     for asset in re.findall(r'(?:src|href)="(docs/[^"]+)"', page.text):
         assert site.client.get(f"/{asset}").status_code == 200
     assert site.client.get("/").headers["location"] == "/docs"
-    error(site.client.get("/docs/other.js"), 404, "there is no such file")
+    error(site.client.get("/docs/other.js"), 404, "file not found")
 
 
 def test_what_is_not_there_is_not_found_and_wrong_methods_are_told_the_right_ones(site: Site) -> None:
-    error(site.client.get("/nothing"), 404, "there is nothing at '/nothing'")
+    error(site.client.get("/nothing"), 404, "unknown path '/nothing'")
     answer = site.client.patch("/jobs")
     assert answer.status_code == 405
     assert answer.headers["allow"] == "GET, HEAD, OPTIONS, POST"

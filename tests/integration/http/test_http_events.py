@@ -90,7 +90,7 @@ def test_a_quiet_stream_is_kept_alive_and_ends_with_the_client(start: Start) -> 
     server = a_server().start()
     try:
         app = create_app(server)
-        app.site.heartbeat = 0.05
+        app.state.heartbeat = 0.05
 
         async def listen() -> list[bytes]:
             received: list[bytes] = []
@@ -133,7 +133,7 @@ def test_a_slow_listener_loses_the_oldest_events_and_is_told_how_many() -> None:
         loop = asyncio.get_running_loop()
         with a_server() as server:
             upload(server)
-            with Listener(server, lambda event: isinstance(event, JobChanged), kept=4) as listener:
+            with Listener(server, lambda event: isinstance(event, JobChanged), size=4) as listener:
 
                 def work() -> None:
                     for _ in range(5):

@@ -41,7 +41,7 @@ def test_a_job_that_has_not_finished_has_no_result(site: Site) -> None:
     for job_id in (site.sleeping(), finished(site, "w.Fail")):
         answer = site.client.get(f"/jobs/{job_id}/result")
         assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
-        assert "only a finished job has a result" in answer.json()["result"]
+        assert "has no result, because its state is" in answer.json()["result"]
 
 
 def test_a_job_that_is_not_known_has_none(site: Site) -> None:

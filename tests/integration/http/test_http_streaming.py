@@ -173,14 +173,14 @@ def test_a_body_without_end_is_cut_off(start: Start) -> None:
 
 
 def test_a_body_that_does_not_go_on_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "STALLED", 0.2)
+    monkeypatch.setattr(bodies, "STALL_TIMEOUT", 0.2)
     for path in ("/data/d", "/jobs?appName=words&classPath=w.Echo"):
         with connected(site) as connection:
             head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
             connection.sendall(head.encode() + b"x" * 50)
             status, received = answered(connection)
         assert status == 408
-        assert b"did not go on" in received
+        assert b"no data of the body arrived" in received
     assert not list(site.server._services.data_directory.data_files.iterdir())
 
 

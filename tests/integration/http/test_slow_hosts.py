@@ -155,10 +155,7 @@ def test_a_synchronous_call_waits_for_a_fetch_no_longer_than_it_says(begin: Call
         answer = submit(site, f"{base}/x.egg", sync="true", timeout="1")
         assert answer.status_code == 400
         message = answer.json()["result"]["message"]
-        assert (
-            message
-            == f"cannot fetch {base}/x.egg: it did not come within the 1 s for which this request waits"
-        )
+        assert message == f"cannot fetch {base}/x.egg: not fetched within the request's timeout of 1 s"
         wait_until(lambda: not threads_that_fetch(), PATIENCE)
         assert site.client.get("/jobs").json() == []
 

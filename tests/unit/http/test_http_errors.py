@@ -12,8 +12,8 @@ from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job
 from jobserver_core.models.lifecycle import JobState
 from jobserver_http import errors
+from jobserver_http.access import Namespace
 from jobserver_http.errors import BodyTooLarge, ContextUrlMalformed, Rejected, answer_to, failed_submission
-from jobserver_http.namespaces import Namespace
 
 INFO = ErrorInfo(message="no memory", error_class="java.lang.OutOfMemoryError", stack="at x")
 FIELDS: dict[str, Any] = {

@@ -7,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobserver_http.errors import Rejected
-from jobserver_http.parameters import Choice, Flag, Kind, Moment, Parameter, Text, Whole, parse_query, parsed
+from jobserver_http.parameters import (
+    Choice,
+    Flag,
+    Integer,
+    Kind,
+    Parameter,
+    Text,
+    Timestamp,
+    parse_query,
+    parsed,
+)
 
 
 def read(kind: Kind, text: str) -> object:
@@ -21,13 +31,21 @@ def read(kind: Kind, text: str) -> object:
         (Text(), "", None),
         (Flag(), "TRUE", True),
         (Flag(), "false", False),
-        (Whole(), "10", 10),
-        (Whole(), "+7", 7),
+        (Integer(), "10", 10),
+        (Integer(), "+7", 7),
         (Choice(("RUNNING",), any_case=True), "running", "RUNNING"),
-        (Moment(), "2016-06-19T16:27:12.196+05:30", datetime(2016, 6, 19, 10, 57, 12, 196000, timezone.utc)),
-        (Moment(), "2016-06-19T16:27:12.196 05:30", datetime(2016, 6, 19, 10, 57, 12, 196000, timezone.utc)),
-        (Moment(), "2016-06-19T16:27:12Z", datetime(2016, 6, 19, 16, 27, 12, tzinfo=timezone.utc)),
-        (Moment(), "2016-06-19", datetime(2016, 6, 19, tzinfo=timezone.utc)),
+        (
+            Timestamp(),
+            "2016-06-19T16:27:12.196+05:30",
+            datetime(2016, 6, 19, 10, 57, 12, 196000, timezone.utc),
+        ),
+        (
+            Timestamp(),
+            "2016-06-19T16:27:12.196 05:30",
+            datetime(2016, 6, 19, 10, 57, 12, 196000, timezone.utc),
+        ),
+        (Timestamp(), "2016-06-19T16:27:12Z", datetime(2016, 6, 19, 16, 27, 12, tzinfo=timezone.utc)),
+        (Timestamp(), "2016-06-19", datetime(2016, 6, 19, tzinfo=timezone.utc)),
     ],
 )
 def test_a_parameter_is_read(kind: Kind, text: str, value: object) -> None:
@@ -37,20 +55,20 @@ def test_a_parameter_is_read(kind: Kind, text: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
-        (Text(longest=3), "abcd"),
+        (Text(max_length=3), "abcd"),
         (Text(), "a\nb"),
         (Text(), "\x00"),
         (Flag(), "1"),
         (Flag(), "yes"),
-        (Whole(), "-1"),
-        (Whole(), "ten"),
-        (Whole(), "1.5"),
-        (Whole(), "9" * 400),
-        (Whole(), "٣"),
-        (Whole(0, 10), "11"),
+        (Integer(), "-1"),
+        (Integer(), "ten"),
+        (Integer(), "1.5"),
+        (Integer(), "9" * 400),
+        (Integer(), "٣"),
+        (Integer(0, 10), "11"),
         (Choice(("reboot",)), "Reboot"),
-        (Moment(), "yesterday"),
-        (Moment(), "0001-01-01T00:00:00+23:59"),
+        (Timestamp(), "yesterday"),
+        (Timestamp(), "0001-01-01T00:00:00+23:59"),
     ],
 )
 def test_a_wrong_value_is_refused_with_what_would_be_right(kind: Kind, text: str) -> None:
@@ -67,7 +85,7 @@ def test_a_required_parameter_that_is_missing_is_refused() -> None:
 @pytest.mark.parametrize(
     ("query", "reason"),
     [
-        (b"a=1&a=2", "'a' is given more than once"),
+        (b"a=1&a=2", "'a' is repeated"),
         (b"a=%ff", "not percent-encoded UTF-8"),
         (b"a=\xff", "not percent-encoded UTF-8"),
         (b"&".join(b"a%d=1" % n for n in range(501)), "more than 500"),
@@ -88,7 +106,7 @@ def test_any_bytes_are_either_parameters_or_a_refusal(query: bytes) -> None:
     assert status == 400 or all(isinstance(value, str) for value in found.values())
 
 
-@pytest.mark.parametrize("kind", [Text(), Flag(), Whole(), Choice(("a",)), Moment()], ids=repr)
+@pytest.mark.parametrize("kind", [Text(), Flag(), Integer(), Choice(("a",)), Timestamp()], ids=repr)
 @given(text=st.text(max_size=50))
 def test_any_text_is_either_a_value_or_a_refusal(kind: Kind, text: str) -> None:
     status = 200

@@ -13,7 +13,7 @@ from jobserver_core.models.contexts import Context
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job, JobProgress
 from jobserver_core.models.lifecycle import ContextState, JobState
-from jobserver_http.namespaces import Namespace
+from jobserver_http.access import Namespace
 from jobserver_http.wire import context_report, duration, encoded, exception_object, job_report, timestamp
 
 NOW = datetime(2016, 6, 19, 16, 27, 12, 196789, timezone(timedelta(hours=5, minutes=30)))

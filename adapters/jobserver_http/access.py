@@ -1,0 +1,135 @@
+"""What callers may do, by their permissions, and which contexts they see.
+
+If the authenticated user is the Spark proxy user, each user has separate contexts. Their stored names have a
+``<user>~`` prefix, which users never see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from jobserver_core.config.trees import flatten, nested
+from jobserver_core.errors import ContextNotFound, InvalidName, JobNotFound
+from jobserver_core.models.jobs import Job
+from jobserver_core.models.names import check_context_name
+
+__all__ = ["EVERYTHING", "PERMISSIONS", "Namespace", "allows", "parse_permissions"]
+
+PROXY_USER = "spark.proxy.user"
+
+
+@attrs.frozen
+class Namespace:
+    """Converts between the context names that a caller sees and the stored ones.
+
+    Without an ``owner`` (proxy users are off), names are the same.
+    """
+
+    owner: str | None = None
+
+    def stored(self, name: str) -> str:
+        """Return the stored name of a context.
+
+        Raises:
+            ContextNotFound: The name is empty.
+        """
+        if self.owner is None:
+            return name
+        if not name:
+            raise ContextNotFound(name=name)
+        return f"{self.owner}~{name}"
+
+    def new(self, name: str) -> str:
+        """Return the stored name for a new context.
+
+        Raises:
+            InvalidName: The name breaks a rule, with or without the prefix.
+        """
+        if self.owner is None:
+            return name
+        check_context_name(name)
+        stored = self.stored(name)
+        try:
+            return check_context_name(stored)
+        except InvalidName as error:
+            raise InvalidName(
+                kind="context", name=name, rule=f"including the user's name, {error.rule}"
+            ) from None
+
+    def shown(self, name: str) -> str:
+        """Return the name without the prefix, as its owner sees it."""
+        return name.removeprefix(f"{self.owner}~") if self.owner is not None else name
+
+    def without_prefix(self, text: str) -> str:
+        """Remove the prefix from a message."""
+        return text.replace(f"{self.owner}~", "") if self.owner is not None else text
+
+    def owns(self, name: str) -> bool:
+        """Whether the caller may see the context with this stored name, and its jobs."""
+        return self.owner is None or name.startswith(f"{self.owner}~")
+
+    def checked(self, job: Job) -> Job:
+        """Return the job if the caller may see it.
+
+        Raises:
+            JobNotFound: It belongs to another user.
+        """
+        if not self.owns(job.context_name):
+            raise JobNotFound(job_id=job.id)
+        return job
+
+    def settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the context settings with the owner as proxy user, replacing any other."""
+        if self.owner is None:
+            return dict(settings)
+        leaves = {
+            key: value
+            for key, value in flatten(settings).items()
+            if key != PROXY_USER and not key.startswith(f"{PROXY_USER}.")
+        }
+        return nested({**leaves, PROXY_USER: self.owner})
+
+
+EVERYTHING = "*"
+
+PERMISSIONS: dict[str, tuple[str, ...]] = {
+    "binaries": ("read", "upload", "delete"),
+    "contexts": ("read", "start", "delete", "reset"),
+    "data": ("read", "upload", "delete", "reset"),
+    "jobs": ("read", "start", "delete"),
+}
+"""The actions of each group. A group's name alone grants all of its actions, and ``*`` grants everything."""
+
+
+def parse_permissions(text: str) -> frozenset[str]:
+    """Parse permissions separated by commas or whitespace.
+
+    Raises:
+        ValueError: There are none, or one is unknown.
+    """
+    words = text.replace(",", " ").split()
+    if not words:
+        raise ValueError("permissions must not be empty; expected for example jobs:read, or * for all")
+    for word in words:
+        group, _, action = word.partition(":")
+        known = word == EVERYTHING or (
+            group in PERMISSIONS and (word == group or action in PERMISSIONS[group])
+        )
+        if not known:
+            raise ValueError(f"unknown permission {word!r}; expected one of *, {', '.join(_all())}")
+    return frozenset(words)
+
+
+def allows(held: Iterable[str], wanted: str) -> bool:
+    """Whether the permissions that a caller holds include a single one, such as ``jobs:read``."""
+    held = frozenset(held)
+    return bool(held & {EVERYTHING, wanted, wanted.partition(":")[0]})
+
+
+def _all() -> list[str]:
+    return [
+        name for group, actions in PERMISSIONS.items() for name in (group, *(f"{group}:{a}" for a in actions))
+    ]
