@@ -68,8 +68,7 @@ def create_app(
         routes: Groups (``binaries``, ``contexts``, ``jobs``, ``data``, ``operations``) or names of routes. By
             default, all routes are included.
         authenticator: Verifies callers. By default, it is created from ``settings.auth``; with ``none``,
-        every
-            caller may do everything.
+            every caller may do everything.
         browsers: Refuses requests of web pages from other sites.
 
     Raises:

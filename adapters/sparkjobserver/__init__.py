@@ -1,1 +1,1 @@
-"""The API that Python jobs import; see :mod:`sparkjobserver.api`."""
+"""The API for Python jobs. See :mod:`sparkjobserver.api`."""

@@ -1,8 +1,8 @@
-"""What a Python job is, and what it is given.
+"""The API for Python jobs.
 
-A job is a class with a constructor that takes nothing and two methods; it may inherit from
-:class:`SparkJob`, and need not. Names are those of the old server's Python API, so that jobs
-written for it run unchanged. Nothing but the standard library is needed.
+A job is a class with two methods and a constructor without arguments. Inheriting from :class:`SparkJob` is
+optional. The names are those of spark-jobserver's Python API, so jobs written for it run unchanged. This
+package needs only the standard library.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["JobEnvironment", "NamedObjects", "SparkJob", "ValidationProblem", "b
 
 
 class ValidationProblem:
-    """One reason why a job's configuration is refused, in words for the caller."""
+    """A reason why a job rejects its configuration. The message is shown to the caller."""
 
     def __init__(self, problem: str) -> None:
         self.problem = problem
@@ -35,47 +35,50 @@ class ValidationProblem:
 
 
 def build_problems(problems: Iterable[str]) -> list[ValidationProblem]:
-    """Return a validation problem for each text; what ``validate`` returns to refuse a job."""
+    """Return a validation problem for each message. A job returns them from ``validate``."""
     return [ValidationProblem(problem) for problem in problems]
 
 
 class NamedObjects(ABC):
-    """Objects that the jobs of one context share under names: DataFrames and RDDs.
+    """DataFrames and RDDs that the jobs of one context share by name.
 
-    They live in the context's JVM until it ends, whichever job made them.
+    They live in the context's JVM until the context ends, no matter which job created them.
     """
 
     @abstractmethod
     def get(self, name: str) -> Any:
-        """Return the object of this name, or None."""
+        """Return the object with this name, or None."""
 
     @abstractmethod
     def get_or_else_create(self, name: str, create: Callable[[], Any]) -> Any:
-        """Return the object of this name; when there is none, store and return what ``create`` makes."""
+        """Return the object with this name. If there is none, store and return the value of ``create()``."""
 
     @abstractmethod
     def update(self, name: str, value: Any) -> Any:
-        """Store the object under the name, in place of what was there, and return it."""
+        """Store the object under the name, replacing any other object, and return it."""
 
     @abstractmethod
     def forget(self, name: str) -> None:
-        """Drop the name; the object's cached data stays until it is not used any more."""
+        """Remove the name. The object's cached data stays until it is no longer used."""
 
     @abstractmethod
     def destroy(self, name: str) -> None:
-        """Drop the name, and free the object's cached data at once."""
+        """Remove the name, and free the object's cached data immediately."""
 
     @abstractmethod
     def get_names(self) -> list[str]:
-        """Return the names that are taken, sorted."""
+        """Return all names, sorted."""
 
 
 class JobEnvironment:
-    """What a job can ask about where it runs: the ``runtime`` of its methods.
+    """The environment of a running job, which its methods get as ``runtime``.
 
-    A job is given one. The test of a job can make its own, in which there are no data files:
-    ``jobId`` is the job's id, ``namedObjects`` the objects that the jobs of the context share, and
-    ``contextConfig`` the context's settings, a pyhocon ConfigTree.
+    A test of a job can create one itself. It has no data files then.
+
+    Attributes:
+        jobId: The job's ID.
+        namedObjects: The objects that the jobs of the context share.
+        contextConfig: The context's settings, a pyhocon ConfigTree.
     """
 
     def __init__(self, job_id: str, named_objects: NamedObjects | None, context_config: Any) -> None:
@@ -84,38 +87,39 @@ class JobEnvironment:
         self.contextConfig = context_config
 
     def data_file(self, name: str) -> Path:
-        """Return the path of an uploaded data file, by the name that its upload was answered with.
+        """Return the path of an uploaded data file, by the name that the upload returned.
 
-        Raises FileNotFoundError when the server holds no such file.
+        Raises:
+            FileNotFoundError: The server has no such file.
         """
-        raise FileNotFoundError(f"no data file {name!r}: only a job server has them")
+        raise FileNotFoundError(f"no data file {name!r}: data files exist only on a job server")
 
 
 class SparkJob(ABC):
-    """A job that can be inherited from.
+    """Base class for jobs.
 
-    ``fresh_process``: whether the job needs a process that no other job has used or will use. Needed only
-    where it replaces values inside libraries; everything else that a job leaves is put back after it.
+    Set ``fresh_process`` to True if the job needs a process that it does not share with any other job. This
+    is necessary only if it modifies libraries; the server restores all other state after each job.
     """
 
     fresh_process = False
 
     @abstractmethod
     def validate(self, context: Any, runtime: JobEnvironment, config: Any) -> Any:
-        """Return the job's data, which ``run_job`` is given; or a list of problems, to refuse.
+        """Check the configuration. Return the data for ``run_job``, or a list of problems to reject the job.
 
-        ``context`` is what the context's factory says: a SparkContext, a SparkSession, …
-        ``config`` is a pyhocon ConfigTree: the job's configuration over the context's settings.
+        ``context`` is a SparkContext, a SparkSession, or whatever else the context type provides. ``config``
+        is a pyhocon ConfigTree: the context's settings, overridden by the job's configuration.
         """
 
     @abstractmethod
     def run_job(self, context: Any, runtime: JobEnvironment, data: Any) -> Any:
-        """Do the work, and return the result."""
+        """Run the job with the data from ``validate``, and return the result."""
 
     def build_context(self, gateway: Any, jvmContext: Any, sparkConf: Any) -> Any:  # noqa: N803 - the old names
-        """Return the context that the methods get, where the context's factory is one of your own.
+        """Return the context for the job's methods. Override it for a custom context factory.
 
-        ``gateway`` is Py4J's, ``jvmContext`` the JavaSparkContext, ``sparkConf`` its SparkConf. None, as
-        here, is a refusal: this job does not fit such contexts.
+        ``gateway`` is Py4J's gateway, ``jvmContext`` is the JavaSparkContext, and ``sparkConf`` is its
+        SparkConf. Returning None, as here, means that the job does not support such contexts.
         """
         return None

@@ -2,30 +2,30 @@ package org.apache.spark.sql.jobserver
 
 import org.apache.spark.sql.SparkSession
 
-/** Where one class path's code lives, for as long as a job of it runs. */
+/** The environment for the code of one class path, while a job of it runs. */
 trait CodeHome {
   def session: SparkSession
   def loader: ClassLoader
 
-  /** Runs `body` such that the driver and the executors see this class path's code. */
+  /** Runs `body` so that the driver and the executors see this class path's code. */
   def within[T](body: => T): T
 
-  /** The job is over. */
+  /** Must be called when the job has ended. */
   def leave(): Unit
 
-  /** What the code keeps between jobs, such as pools of threads, is broken: the next job needs it loaded anew. */
+  /** Reloads the code for the next job, because state that it keeps between jobs, such as thread pools, is broken. */
   def spoil(): Unit = ()
 }
 
-/** How the code of different class paths is kept apart in one context. */
+/** Isolates the code of different class paths in one context. */
 trait Isolation {
-  /** The name by which the results of tasks find back to the code that they belong to. */
+  /** The key by which task results are associated with the code that they belong to. */
   def enter(request: JobRequest): CodeHome
 
-  /** Jars that every class path sees: the runner's own, and the job API's. */
+  /** Jars that all class paths see: the runner's own, and the job API's. */
   def addLibraries(jars: Seq[JobJar]): Unit
 
-  /** The loader of a class path, by its key; none when it is gone. */
+  /** The loader of a class path, by its key, or None if it no longer exists. */
   def loaderOf(key: String): Option[ClassLoader]
 
   def close(): Unit

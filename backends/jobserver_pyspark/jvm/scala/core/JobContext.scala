@@ -9,10 +9,10 @@ import org.apache.spark.sql.{SparkSession, SQLContext}
 import org.apache.spark.streaming.{JobStreamingContext, Milliseconds, StreamingContext}
 
 /**
- * What one running job may ask for: its session, the contexts made from it, configuration, named objects.
+ * The resources of one running job: its session, the contexts derived from it, configuration, and named objects.
  *
- * Kinds of context are `spark`, `session`, `sql`, `hive` and `streaming`, as the context's factory says, and
- * `any`, where none was named: there each job gets what it wants, but for a stream.
+ * The context type is `spark`, `session`, `sql`, `hive` or `streaming`, as selected by the context factory, or `any` if no
+ * factory was configured. Then each job gets the type that it needs, except for streaming.
  */
 final class JobContext private[jobserver] (
     val jobId: String,
@@ -30,7 +30,7 @@ final class JobContext private[jobserver] (
   def javaSparkContext: JavaSparkContext = new JavaSparkContext(sparkContext)
   def sqlContext: SQLContext = session.sqlContext
 
-  /** A `HiveContext`, for jobs of the old SQL API; Spark deprecates it, and may drop it some day. */
+  /** A `HiveContext`, for jobs of the old SQL API. Deprecated in Spark. */
   def hiveContext: AnyRef = {
     val hive = Class.forName("org.apache.spark.sql.hive.HiveContext", true, session.getClass.getClassLoader)
     val make = hive.getDeclaredConstructors.find(_.getParameterTypes.toSeq.exists(_.isInstance(session)))
@@ -39,7 +39,7 @@ final class JobContext private[jobserver] (
     make.newInstance(session).asInstanceOf[AnyRef]
   }
 
-  /** This job's own StreamingContext: one that was stopped cannot be started again, so each job gets a new one. */
+  /** The job's own StreamingContext. Each job gets a new one, because a stopped one cannot be restarted. */
   def streamingContext: StreamingContext = synchronized {
     if (kind != "streaming") throw new WrongKindOfJob("a StreamingContext needs a streaming context")
     streaming.getOrElse {
@@ -51,7 +51,7 @@ final class JobContext private[jobserver] (
 
   private[jobserver] def startedStreaming: Option[StreamingContext] = streaming
 
-  /** A data file by the name that the server gave it. Throws `FileNotFoundException`. */
+  /** Returns a data file by its name on the server. Throws `FileNotFoundException`. */
   def dataFile(name: String): File = {
     val file = dataDir.map(_.toRealPath().resolve(name).normalize).filter { path =>
       path.startsWith(dataDir.get.toRealPath()) && path.toFile.isFile
@@ -59,7 +59,7 @@ final class JobContext private[jobserver] (
     file.map(_.toFile).getOrElse(throw new FileNotFoundException(s"no data file '$name'"))
   }
 
-  /** The context for a parameter of this type, or none when this kind of context has no such thing. */
+  /** The context for a parameter of this type, or None if the context type does not provide it. */
   private[jobserver] def contextFor(parameter: Class[_]): Option[AnyRef] = {
     val batch = kind != "streaming"
     parameter.getName match {

@@ -4,13 +4,13 @@ import java.lang.reflect.InvocationTargetException
 
 import scala.util.control.NonFatal
 
-/** There is no such class on the job's class path. */
+/** The job's class path does not contain the class. */
 private[jobserver] final class ClassMissing(message: String) extends Exception(message)
 
-/** The class is there and could not be loaded or made. */
+/** The class exists, but could not be loaded or instantiated. */
 private[jobserver] final class LoadingFailed(cause: Throwable) extends Exception(cause)
 
-/** Finds a job's class and understands what kind of job it is. */
+/** Loads a job's class, and recognizes its API. */
 private[jobserver] final class JobLoader(loader: ClassLoader, oldApi: Option[JobApi]) {
 
   /** Throws [[ClassMissing]], [[LoadingFailed]] or [[WrongKindOfJob]]. */
@@ -28,7 +28,7 @@ private[jobserver] final class JobLoader(loader: ClassLoader, oldApi: Option[Job
     try Class.forName(name, false, loader)
     catch { case _: ClassNotFoundException => Class.forName(name + "$", false, loader) }
 
-  /** A class's own instance first, then the Scala object of that name. */
+  /** Creates an instance of the class, or else returns the Scala object with that name. */
   private def candidates(owner: Class[_]): Iterator[AnyRef] =
     Iterator(() => instance(owner), () => module(owner)).flatMap(make => make())
 

@@ -12,9 +12,9 @@ import org.apache.logging.log4j.core.layout.PatternLayout
 
 import org.apache.spark.SparkContext
 
-/** A job's log file, of bounded size: what comes after the limit is counted and dropped, and the file says so. */
+/** A job's log file of limited size. Output beyond the limit is dropped, and the file says how much. */
 private[jobserver] final class JobLog(path: Path, maxBytes: Long) {
-  // Not a channel: those are closed for good when a thread that is being killed writes to them.
+  // Not a channel: a channel is closed when an interrupted thread writes to it.
   private val out = new BufferedOutputStream(new FileOutputStream(path.toFile, true))
   private var written = 0L
   private var dropped = 0L
@@ -43,10 +43,10 @@ private[jobserver] final class JobLog(path: Path, maxBytes: Long) {
 }
 
 /**
- * Sends what a job prints and logs to the job's own file.
+ * Writes the output and log of each job to the job's own file.
  *
- * `System.out`, `System.err` and the root logger are shared by the whole JVM: each line goes to the job whose thread
- * wrote it, and where it always went when that thread belongs to no job.
+ * `System.out`, `System.err` and the root logger are shared by the whole JVM. Each line goes to the job whose thread
+ * wrote it, or to its original destination if the thread does not belong to a job.
  */
 private[jobserver] object JobOutput {
   private var installed = false
@@ -64,7 +64,7 @@ private[jobserver] object JobOutput {
     }
   }
 
-  /** Scala's own `println` remembers the stream that was there first, so it is told as well. */
+  /** Scala's `println` caches the original stream, so it has to be redirected separately. */
   def capturing[T](body: => T): T = Console.withOut(out)(Console.withErr(err)(body))
 
   private def attachAppender(): Unit =
@@ -75,7 +75,7 @@ private[jobserver] object JobOutput {
         context.getConfiguration.addAppender(appender)
         context.getConfiguration.getRootLogger.addAppender(appender, null, null)
         context.updateLoggers()
-      case _ => // another logging back-end: its lines stay in the driver's log
+      case _ => // another logging back end; its lines remain in the driver's log
     }
 
   private final class Routed(original: OutputStream) extends OutputStream {

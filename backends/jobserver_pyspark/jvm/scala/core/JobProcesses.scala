@@ -7,19 +7,19 @@ import scala.collection.JavaConverters._
 import scala.util.Try
 
 /**
- * The processes that one job of this JVM has started, with all that they have started in turn.
+ * The processes that one job of this JVM has started, including their descendants.
  *
- * Nothing in a process says which of the JVM's jobs it belongs to. But Linux knows the thread that forked it, as long
- * as that thread lives, and by its name, of which Linux keeps the first 15 characters. Where that says nothing, a
- * process is the job's when no other job ran at the time that it was started. Spark's own Python workers are nobody's.
+ * A process does not record which of the JVM's jobs it belongs to. But Linux knows the thread that forked it, as long as
+ * that thread lives, and the first 15 characters of the thread's name. If this gives no answer, the process belongs to
+ * the job if no other job ran when it was started. Spark's own Python workers belong to no job.
  */
 private[jobserver] final class JobProcesses(threads: JobThreads) {
   @volatile private var begun = Long.MaxValue
 
-  /** Notes when the job begins, on the job's own thread. */
+  /** Records the start of the job. Must be called on the job's own thread. */
   def begin(): Unit = begun = JobProcesses.startOf("thread-self").getOrElse(Long.MaxValue)
 
-  /** Kills them all; returns whether there were any. */
+  /** Kills all of them. Returns whether there were any. */
   def end(others: Seq[JobProcesses]): Boolean = {
     val found = own(others)
     found.foreach(_.destroyForcibly())
@@ -36,7 +36,7 @@ private[jobserver] final class JobProcesses(threads: JobThreads) {
     coversStartOf(process) && !JobProcesses.isSparks(process) && (forker.exists(has) ||
       !others.exists(other => forker.exists(other.has) || other.coversStartOf(process)))
 
-  /** Whether the job had begun when the process started. */
+  /** Whether the process was started after the job. */
   private def coversStartOf(process: ProcessHandle): Boolean =
     JobProcesses.startOf(process.pid.toString).exists(_ >= begun)
 
@@ -46,11 +46,11 @@ private[jobserver] final class JobProcesses(threads: JobThreads) {
 private[jobserver] object JobProcesses {
   private val NameLength = 15
 
-  /** When a process or thread started, in clock ticks since boot; Java's own answer is a second off at times. */
+  /** The start time of a process or thread in clock ticks since boot. Java's own value can be off by a second. */
   private def startOf(name: String): Option[Long] =
     Try(read(Paths.get("/proc", name, "stat")).split(')').last.trim.split(' ')(19).toLong).toOption
 
-  /** For each child of this process the name of the thread that forked it. */
+  /** The name of the thread that forked each child of this process. */
   private def forkers: Map[Long, String] = {
     val tasks = Try(Files.list(Paths.get("/proc/self/task"))).toOption
     try tasks.toSeq.flatMap(_.iterator.asScala).flatMap { task =>
@@ -59,7 +59,7 @@ private[jobserver] object JobProcesses {
     }.toMap finally tasks.foreach(_.close())
   }
 
-  /** Nothing for a thread that has just ended. */
+  /** None for a thread that has just ended. */
   private def read(file: Path): String = Try(new String(Files.readAllBytes(file), UTF_8).stripLineEnd).getOrElse("")
 
   private def isSparks(process: ProcessHandle): Boolean =

@@ -9,14 +9,14 @@ import org.apache.spark.sql.streaming.StreamingQuery
 import org.apache.spark.streaming.{JobStreaming, StreamingContext}
 
 /**
- * What a job has started and what can outlive its own thread.
+ * Everything that a job has started and that can outlive its own thread.
  *
- * A job that says KILLED must not do anything any more. So its thread, once it is back from the job's code, stays until
- * nothing of this is left: Spark tasks, streams, threads, processes. Each method tries once to end all there is of a
- * kind and returns whether there was any; whoever calls it repeats that. What cannot be ended keeps the job RUNNING.
+ * A job in the state KILLED must not do anything any more. So when the job's code has returned, its thread waits until no
+ * Spark tasks, streams, threads or processes of the job are left. Each method tries once to end all of one kind, and
+ * returns whether there were any; the caller repeats it. If something cannot be ended, the job stays RUNNING.
  *
- * Streams are ended after every job. Tasks, threads and processes are ended when a job is killed: a job that has
- * finished may well have left something for the next one, such as a pool of connections.
+ * Streams are ended after every job. Tasks, threads and processes are ended only if the job was killed, because a finished
+ * job may leave something for the next one, such as a connection pool.
  */
 private[jobserver] final class JobRemains(
     jobId: String, spark: SparkContext, tasks: JobTasks, threads: JobThreads) {
@@ -26,10 +26,10 @@ private[jobserver] final class JobRemains(
     tasks.kill(jobId)
   }
 
-  /** The StreamingContext that the job started, be it the one that it was handed or one that it made itself. */
+  /** The StreamingContext that the job started: the one that it got, or one that it created itself. */
   def streamingContext: Option[StreamingContext] = JobStreaming.active(Isolation.JobProperty, jobId)
 
-  /** Stops the job's StreamingContext and its structured streams; those of its neighbours go on. */
+  /** Stops the job's StreamingContext and its structured streams, but not those of other jobs. */
   def endStreams(session: SparkSession): Boolean = {
     val streaming = streamingContext
     val queries = queriesOf(session)
@@ -40,13 +40,13 @@ private[jobserver] final class JobRemains(
     streaming.nonEmpty || queries.nonEmpty
   }
 
-  /** Queries of every session of the application: the thread of each is born into the group of whoever starts it. */
+  /** Queries of all sessions. The thread of each query belongs to the thread group of the job that started it. */
   private def queriesOf(session: SparkSession): Seq[StreamingQuery] = {
     val names = threads.members.map(_.getName)
     JobSession.queries(session).filter(query => names.exists(_.contains(query.runId.toString)))
   }
 
-  /** Stopping waits for the batch in progress, which may hear nothing: so it is waited for only a while. */
+  /** Stopping waits for the batch in progress, which may ignore interrupts. So the wait has a timeout. */
   private def apart(name: String)(stop: => Unit): Unit = {
     val stopper = new Thread(() => try stop catch {
       case _: InterruptedException =>

@@ -10,9 +10,9 @@ import com.fasterxml.jackson.databind.JsonNode
 private[jobserver] final case class JobJar(path: Path, sha256: String)
 
 /**
- * A job to run, read from the host's JSON: `JvmJobRequest` in `jobserver_pyspark.protocol.jvm_messages`.
+ * A request to run a job, parsed from the host's JSON: `JvmJobRequest` in `jobserver_pyspark.protocol.jvm_messages`.
  *
- * The two configurations stay JSON text, so that a job can read their numbers as they were written.
+ * The two configurations remain JSON text, so that a job can read numbers exactly as they were written.
  */
 private[jobserver] final case class JobRequest(
     jobId: String,
@@ -27,7 +27,7 @@ private[jobserver] final case class JobRequest(
     maxLogBytes: Long,
     dataDir: Option[Path]) {
 
-  /** The identity of the job's class path: its jars' contents, in order. */
+  /** Identifies the job's class path by the contents of its jars, in order. */
   val classPathKey: String = jars.map(_.sha256).mkString("+")
 
   /** The context's settings for streams. */

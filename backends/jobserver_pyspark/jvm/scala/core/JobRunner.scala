@@ -9,13 +9,13 @@ import org.apache.spark.scheduler.{JobResultGetter, JobTasks}
 import org.apache.spark.sql.SparkSession
 
 /**
- * Runs JVM jobs in a context: what the context host calls through its gateway.
+ * Runs JVM jobs in a context. The host calls it through its gateway.
  *
- * All arguments and answers are numbers, flags, or the messages of `jobserver_pyspark.protocol.jvm_messages` as JSON, so
- * that nothing of a job ever passes the gateway.
- * Every method may be called from any thread; `awaitValidated` and `awaitEnded` block their caller.
+ * All arguments and return values are numbers, booleans, or messages of `jobserver_pyspark.protocol.jvm_messages` as JSON,
+ * so that no object of a job passes the gateway.
+ * Every method may be called from any thread. `awaitValidated` and `awaitEnded` block the caller.
  *
- * @param isolation `session` or `shared`, as `jobserver_pyspark.jvm` describes
+ * @param isolation `session` or `shared`, see `jobserver_pyspark.jvm`
  */
 final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
   private val context: SparkContext = root.sparkContext
@@ -36,7 +36,7 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
     serializers.prepareAnew()
   }
 
-  /** The `spark.jobserver` API and the two libraries that it needs, which are on this JVM's class path by now. */
+  /** The `spark.jobserver` API and the two libraries that it needs, which must already be on this JVM's class path. */
   def addJobApi(jarsJson: String): Unit = synchronized {
     if (oldApi.isEmpty) {
       addLibraries(jarsJson)
@@ -44,7 +44,7 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
     }
   }
 
-  /** Starts a job on threads of its own and returns at once. */
+  /** Starts a job on separate threads, and returns immediately. */
   def start(requestJson: String): Unit = {
     val request = JobRequest.parse(requestJson)
     val job = new RunningJob(request, context, tasks, codeHomes, serializers, oldApi, () => jobs.values.asScala.toSeq)
@@ -57,27 +57,27 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
     }
   }
 
-  /** Waits until the job passed its own validation, or ended before that. */
+  /** Waits until the job has passed its own validation, or has ended before that. */
   def awaitValidated(jobId: String): String = job(jobId).validated.get().toJson
 
-  /** Waits for the job's end; after that the job is not known any more. */
+  /** Waits for the job to end, and then forgets it. */
   def awaitEnded(jobId: String): String =
     try job(jobId).ended.get().toJson finally jobs.remove(jobId)
 
   /**
-   * Kills a job: its tasks are cancelled, its streams stopped, its threads interrupted and its processes killed, again
-   * and again until nothing of it is left or the time is up. False when something is: code that never checks for an
-   * interrupt cannot be ended without the JVM. An unknown job is over.
+   * Kills a job: cancels its tasks, stops its streams, interrupts its threads and kills its processes, and repeats this
+   * until nothing is left or the timeout expires. Returns false if something is left: code that never checks for
+   * interruption can be ended only together with the JVM. Returns true for an unknown job.
    *
-   * A stream that stops gracefully may finish its batches before, for at most `drainMs`; not when the job is killed
-   * once more.
+   * Before that, a stream that stops gracefully may finish its batches for up to `drainMs`, unless the job is killed a
+   * second time.
    */
   def cancel(jobId: String, waitMs: Long, drainMs: Long): Boolean =
     Option(jobs.get(jobId)).forall(_.cancel(waitMs, drainMs))
 
   def isRunning(jobId: String): Boolean = Option(jobs.get(jobId)).exists(!_.ended.isDone)
 
-  /** The ids of the jobs that run. */
+  /** The IDs of the running jobs. */
   def running(): String = {
     val ids = jobs.asScala.collect { case (id, job) if !job.ended.isDone => id }
     val node = Outcome.mapper.createObjectNode().put("kind", "RunningJvmJobs")
@@ -86,14 +86,14 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
     node.toString
   }
 
-  /** Cancels every job, as [[cancel]] does, and lets go of all sessions; the Spark context is left to its owner. */
+  /** Kills all jobs, as [[cancel]] does, and releases all sessions, but does not stop the Spark context. */
   def close(waitMs: Long, drainMs: Long): Unit = {
     jobs.values.asScala.toSeq.map(job => new Thread(() => job.cancel(waitMs, drainMs)))
       .map { thread => thread.start(); thread }.foreach(_.join())
     codeHomes.close()
   }
 
-  /** The context's own jars (`spark.jars`, `spark.jars.packages`) are seen by every job's code on the driver. */
+  /** The context's own jars (`spark.jars`, `spark.jars.packages`), which all jobs see on the driver. */
   private def addContextJars(): Unit =
     context.jars.map(new org.apache.hadoop.fs.Path(_).toUri)
       .filter(uri => uri.getScheme == null || uri.getScheme == "file")
@@ -107,7 +107,7 @@ private[jobserver] object JobRunner {
   private val ApiAdapter = "org.apache.spark.sql.jobserver.OldJobApi"
   private val ApiClass = "spark.jobserver.api.SparkJobBase"
 
-  /** The adapter to the API, which must be the server's: a copy that comes first on the class path would not fit. */
+  /** The adapter to the API. The API must be the server's; the adapter does not work with a copy in a job's jar. */
   private def loadApi(): JobApi = {
     val loader = getClass.getClassLoader
     val Seq(own, found) = Seq(ApiAdapter, ApiClass).map(name => origin(Class.forName(name, false, loader)))

@@ -8,9 +8,9 @@ import org.apache.spark.sql.jobserver.Sessions.Session
 import org.apache.spark.sql.streaming.StreamingQuery
 
 /**
- * A session for jobs, with the settings, views and functions of the context's own.
+ * A session for jobs, with the settings, views and functions of the context's own session.
  *
- * Plain applications end with `spark.stop()`: that must not end the context for everybody, so it does nothing here.
+ * Plain applications end with `spark.stop()`. It does nothing here, because it must not stop the context for other jobs.
  */
 private[jobserver] final class JobSession(root: Session, isolated: Boolean) extends Session(root.sparkContext) {
   override lazy val sharedState: SharedState = root.sharedState

@@ -7,24 +7,24 @@ import scala.collection.JavaConverters._
 
 import com.fasterxml.jackson.databind.ObjectMapper
 
-/** A job whose class was understood: what is left to do is to validate its configuration, then to run it. */
+/** A job whose class was recognized. It can validate its configuration, and then run. */
 trait ShapedJob {
-  /** Gives the data that the job wants to run with. Throws [[ValidationRefused]]. */
+  /** Returns the job's data for `run`. Throws [[ValidationRefused]]. */
   def validate(): Any
   def run(data: Any): Any
 }
 
-/** Understands classes of one job API. */
+/** Recognizes the classes of one job API. */
 trait JobApi {
-  /** The job, or none when the class is not of this API. Throws [[WrongKindOfJob]] for the wrong kind of context. */
+  /** Returns the job, or None if the class is not of this API. Throws [[WrongKindOfJob]] for the wrong context type. */
   def shape(candidate: AnyRef, context: JobContext): Option[ShapedJob]
 }
 
 /**
- * Understands jobs by the shape of their methods, found by reflection: nothing but Spark need be on their class path.
+ * Recognizes jobs by the signatures of their methods, using reflection. Such jobs depend only on Spark.
  *
- * `runJob(context, config)` or `runJob(context, runtime, data)`, with an optional `validate` of the same first
- * parameters; or a plain `main(String[])`.
+ * Supported are `runJob(context, config)` and `runJob(context, runtime, data)`, with an optional `validate` with the same
+ * first parameters, and a plain `main(String[])`.
  */
 private[jobserver] object ReflectiveJobs extends JobApi {
 
@@ -39,7 +39,7 @@ private[jobserver] object ReflectiveJobs extends JobApi {
         Some(new ReflectiveJob(candidate, method, context))
     }
 
-  /** A plain application: a static `main`, or one of a Scala object. */
+  /** A plain application with a static `main`, or the `main` of a Scala object. */
   def application(owner: Class[_], context: JobContext): Option[ShapedJob] =
     owner.getMethods.find { method =>
       method.getName == "main" && Modifier.isStatic(method.getModifiers) &&
@@ -84,7 +84,8 @@ private final class ReflectiveJob(job: AnyRef, runMethod: Method, context: JobCo
       method.getParameterTypes.head.isInstance(handed)
   }
 
-  /** What `validate` declares to return says what it means: a text is a refusal, a flag a verdict, all else data. */
+  /** The meaning of `validate` depends on its return type: a string rejects the job, a boolean accepts or rejects it, and
+   * any other value is the job's data. */
   private def dataFrom(said: AnyRef, method: Method, config: AnyRef): Any = {
     def refuse(why: String) = throw new ValidationRefused(new IllegalArgumentException(why))
     val declared = method.getReturnType
@@ -126,14 +127,14 @@ private final class Application(main: Method, context: JobContext) extends Shape
   }
 }
 
-/** The job's configuration, as the type that a parameter asks for. */
+/** Converts the job's configuration to the type of a parameter. */
 private[jobserver] object JobConfig {
   private val mapper = new ObjectMapper()
 
   def asMap(json: String): JMap[String, AnyRef] =
     mapper.readValue(json, classOf[JLinkedHashMap[String, AnyRef]])
 
-  /** A `java.util.Map`, a Typesafe `Config` (from the library that the job's own class sees), or the JSON text. */
+  /** A `java.util.Map`, a Typesafe `Config` (from the library that the job's class loader finds), or the JSON text. */
   def as(parameter: Class[_], json: String): AnyRef = parameter.getName match {
     case "com.typesafe.config.Config" =>
       val factory = Class.forName("com.typesafe.config.ConfigFactory", true, parameter.getClassLoader)

@@ -3,9 +3,9 @@ package org.apache.spark.streaming
 import org.apache.spark.SparkContext
 
 /**
- * A job's own StreamingContext, whose batches are the job's: they can be cancelled with it, and count as its progress.
+ * A job's own StreamingContext. Its batches belong to the job: they are cancelled with it, and count as its progress.
  *
- * Spark runs batches with the properties of the thread that starts the stream, but takes the job group out of them.
+ * Spark runs batches with the local properties of the thread that started the stream, except for the job group.
  */
 private[spark] final class JobStreamingContext(spark: SparkContext, interval: Duration, jobId: String)
   extends StreamingContext(spark, interval) {
@@ -19,7 +19,7 @@ private[spark] final class JobStreamingContext(spark: SparkContext, interval: Du
 }
 
 private[spark] object JobStreaming {
-  /** The StreamingContext that runs in this JVM, which has room for one, if its starter's local property is this. */
+  /** The active StreamingContext of this JVM, if it was started by a thread with this local property. */
   def active(property: String, value: String): Option[StreamingContext] =
     StreamingContext.getActive().filter(_.savedProperties.get.getProperty(property) == value)
 }

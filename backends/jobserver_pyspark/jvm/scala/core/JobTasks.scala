@@ -7,13 +7,13 @@ import scala.collection.JavaConverters._
 import org.apache.spark.SparkContext
 
 /**
- * The tasks of jobs, whatever groups and tags their Spark jobs were given.
+ * The tasks of jobs, regardless of the groups and tags of their Spark jobs.
  *
- * A task set stays in the scheduler's pool until the last of its tasks has ended, also after its Spark job was
- * cancelled: a cancelled task goes on until it notices. So the pool tells when nothing of a job runs any more. What a
- * thread had submitted when it was interrupted may reach the pool later; that is turned away there.
+ * A task set stays in the scheduler's pool until its last task has ended, even after its Spark job was cancelled, because
+ * a cancelled task continues until it notices. So the pool shows when no task of a job runs any more. Tasks that a thread
+ * submitted just before it was interrupted may reach the pool later. The pool rejects them.
  *
- * @param property the local property whose value says whose tasks they are
+ * @param property the local property that identifies the job of a task
  */
 private[spark] final class JobTasks(context: SparkContext, property: String) {
   private val killed = Collections.newSetFromMap(Collections.synchronizedMap(
@@ -27,7 +27,7 @@ private[spark] final class JobTasks(context: SparkContext, property: String) {
     case _ =>
   }
 
-  /** Cancels every task of a job, with an interrupt, and all that come later; returns whether there were any. */
+  /** Cancels and interrupts all tasks of a job, including later ones. Returns whether there were any. */
   def kill(jobId: String): Boolean = {
     killed.add(jobId)
     val found = taskSets(jobId)
@@ -70,7 +70,7 @@ private[spark] object JobTasks {
   private val Reason = "the job was killed"
   private val Remembered = 10000
 
-  /** Puts a builder of task pools around the scheduler's own. */
+  /** Wraps the scheduler's own builder of task pools. */
   def wrapBuilder(scheduler: TaskSchedulerImpl)(wrap: SchedulableBuilder => SchedulableBuilder): Unit = {
     val field = classOf[TaskSchedulerImpl].getDeclaredField("schedulableBuilder")
     field.setAccessible(true)

@@ -9,12 +9,12 @@ import scala.util.Try
 import org.apache.spark.SparkContext
 
 /**
- * The threads of one job: its own, and all that it starts, thread pools included, are born into this group.
+ * The threads of one job. Its own thread, and all threads that it starts, including those of pools, join this group.
  *
- * So are threads of Spark's own that are started lazily, by whichever job is the first to need them. Those serve
- * everybody, and must outlive a kill. So a thread is the job's only if it runs code that neither Spark, the JDK nor the
- * server brought: in its class, in what it was made to run, or, when it belongs to a timer or a pool, in what it is
- * still to run. An idle thread of a pool that has nothing to do is left alone, as it cannot do anything either.
+ * Threads of Spark that are started lazily join the group of the first job that needs them. But they serve all jobs,
+ * and must survive a kill. So a thread counts as the job's only if it runs code from outside Spark, the JDK and the
+ * server: its own class, its Runnable, or, for a timer or a pool, a pending task. An idle thread of a pool without
+ * tasks is ignored, as it cannot do anything.
  */
 private[jobserver] final class JobThreads(val jobId: String, val log: JobLog) extends ThreadGroup(s"job-$jobId") {
 
@@ -24,12 +24,12 @@ private[jobserver] final class JobThreads(val jobId: String, val log: JobLog) ex
   }
 
   /**
-   * Interrupts all threads that run the job's code but the calling one, and takes from their timers and pools what
-   * they have not begun; returns whether there were any.
+   * Interrupts all threads that run the job's code, except the calling one, and removes pending tasks from their timers
+   * and pools. Returns whether there were any.
    *
-   * @param loader the job's, which knows the classes in its threads' stacks
-   * @param alone names of classes that no other job runs code of: a thread outside this group that is in one of them
-   *   is of a pool that all jobs share, such as `ExecutionContext.global`, and works for this job now
+   * @param loader the job's class loader, which knows the classes in the stacks of its threads
+   * @param alone names of classes that no other job uses. A thread outside this group that runs one of them belongs to
+   *   a pool that all jobs share, such as `ExecutionContext.global`, and works for this job now
    */
   def end(loader: ClassLoader, alone: String => Boolean): Boolean = {
     val stacks = Thread.getAllStackTraces.asScala
@@ -48,14 +48,14 @@ private[jobserver] final class JobThreads(val jobId: String, val log: JobLog) ex
 }
 
 private[jobserver] object JobThreads {
-  /** The job that the calling thread belongs to, if any that is not over. */
+  /** The running job that the calling thread belongs to, if any. */
   def current: Option[JobThreads] = {
     var group = Thread.currentThread.getThreadGroup
     while (group != null && !group.isInstanceOf[JobThreads]) group = group.getParent
     Option(group.asInstanceOf[JobThreads]).filter(_.log.isOpen)
   }
 
-  /** The classes of a thread, of what it runs, and of what waits for it in its pool or timer. */
+  /** The classes of a thread, of its Runnable, and of the pending tasks in its pool or timer. */
   private def work(thread: Thread): Seq[Class[_]] = {
     val target = targetOf(thread)
     val pooled = poolOf(target).toSeq
@@ -81,7 +81,7 @@ private[jobserver] object JobThreads {
     else Fields.get(thread, "queue").flatMap(Fields.get(_, "queue")).toSeq
       .flatMap(_.asInstanceOf[Array[AnyRef]].toSeq.filter(_ != null))
 
-  /** What a thread was made to run: Java 19 keeps it in another place than those before. */
+  /** The Runnable of a thread. Java 19 moved the field. */
   private def targetOf(thread: Thread): Option[AnyRef] =
     Fields.get(thread, "holder").flatMap(Fields.get(_, "task")).orElse(Fields.get(thread, "target"))
 
@@ -89,14 +89,14 @@ private[jobserver] object JobThreads {
     .filter(_.getClass.getName == "java.util.concurrent.ThreadPoolExecutor$Worker")
     .flatMap(Fields.get(_, "this$0")).collect { case pool: ThreadPoolExecutor => pool }
 
-  /** A task as it was handed in: pools wrap it in futures, and those in adapters. */
+  /** Unwraps a task: pools wrap it in futures, and those in adapters. */
   private def unwrapped(task: AnyRef): Seq[AnyRef] = {
     val inner = Fields.get(task, "callable").orElse(Fields.get(task, "task"))
     task +: inner.filter(_ ne task).toSeq.flatMap(unwrapped)
   }
 }
 
-/** Tells the code of jobs, and of the jars that their contexts bring, from that of Spark, the JDK and the server. */
+/** Distinguishes code of jobs and of their contexts' jars from code of Spark, the JDK and the server. */
 private[jobserver] object JobCode {
   private val spark = locationOf(classOf[SparkContext]).map(jar => jar.substring(0, jar.lastIndexOf('/') + 1))
   private val server = locationOf(getClass)
@@ -112,7 +112,7 @@ private[jobserver] object JobCode {
     Option(owner.getProtectionDomain.getCodeSource).flatMap(source => Option(source.getLocation)).map(_.toString)
 }
 
-/** Private state of the JDK's own classes: there is no other way to see what a timer or a pool has yet to do. */
+/** Private fields of JDK classes: the only way to see the pending tasks of a timer or a pool. */
 private object Fields {
   def get(owner: AnyRef, name: String): Option[AnyRef] =
     field(owner, name).flatMap(found => Try { found.setAccessible(true); found.get(owner) }.toOption).flatMap(Option(_))

@@ -12,14 +12,14 @@ import org.apache.spark.{JobArtifactState, SparkContext}
 /**
  * The executor of a `local` master, which lives in the driver's own JVM.
  *
- * There a broadcast is not copied: a task is handed the driver's very object. Its class must be the one that the task
- * knows by that name, so the executor is told to take a class path's classes from the driver's loader of them, rather
- * than to load them anew. Spark offers no way to say so: its executor is found and told by reflection.
+ * It does not copy broadcasts: a task gets the driver's own object. So the task must use the same class as the driver,
+ * and the executor must take the classes of a class path from the driver's class loader instead of loading them again.
+ * Spark has no API for this, so the executor is found and configured by reflection.
  */
 private[jobserver] final class LocalExecutor private (executor: AnyRef) {
   import LocalExecutor.call
 
-  /** Tasks of this session use this loader, which has these of the session's jars. */
+  /** Makes tasks of this session use this loader, which has these jars of the session. */
   def useForSession(state: JobArtifactState, loader: ClassLoader, jars: collection.Map[String, Long]): Unit = {
     val cache = call(executor, "isolatedSessionCache")
     val known = call(cache, "getIfPresent", state.uuid)
@@ -30,7 +30,7 @@ private[jobserver] final class LocalExecutor private (executor: AnyRef) {
     }
   }
 
-  /** Tasks of no session look into this loader first, which has these of the context's jars. */
+  /** Makes tasks without a session search this loader first, which has these jars of the context. */
   def useForAll(loader: ClassLoader, jars: collection.Map[String, Long]): Unit = {
     val state = call(executor, "defaultSessionState")
     val all = call(state, "replClassLoader") match {
@@ -40,20 +40,20 @@ private[jobserver] final class LocalExecutor private (executor: AnyRef) {
     adopt(state, all, jars)
   }
 
-  /** The executor makes a new loader when it meets a jar that it does not know: it is told that it knows them. */
+  /** Marks the jars as known. Otherwise, the executor would create a new loader for them. */
   private def adopt(state: AnyRef, loader: ClassLoader, jars: collection.Map[String, Long]): Unit = {
     call(state, "currentJars").asInstanceOf[mutable.HashMap[String, Long]] ++= jars
     call(state, "replClassLoader_$eq", loader)
   }
 }
 
-/** Looks into one loader, then into another. */
+/** Searches one loader, then another. */
 private final class FirstOf(first: ClassLoader, second: ClassLoader) extends ClassLoader(first) {
   override def findClass(name: String): Class[_] = second.loadClass(name)
 }
 
 private[jobserver] object LocalExecutor {
-  /** None for masters whose executors are processes of their own. */
+  /** None for masters whose executors are separate processes. */
   def of(context: SparkContext): Option[LocalExecutor] = if (!context.isLocal) None else {
     val dispatcher = call(context.env.rpcEnv, "dispatcher")
     val endpoints = call(dispatcher, "endpointRefs").asInstanceOf[JMap[AnyRef, AnyRef]]
@@ -67,7 +67,7 @@ private[jobserver] object LocalExecutor {
     method.invoke(owner, arguments: _*)
   }
 
-  /** Every job asks for the same few methods, and to look one up means to list all of its class. */
+  /** Caches methods, because every job needs the same few, and a look-up lists all methods of a class. */
   private val known = new ConcurrentHashMap[(Class[_], String, Int), Method]()
 
   private def find(owner: Class[_], name: String, count: Int): Method = {
@@ -77,7 +77,7 @@ private[jobserver] object LocalExecutor {
     method
   }
 
-  // A class that is not public hides its public methods: those of its public parents come first.
+  // Public methods of a non-public class are inaccessible, so prefer those of its public parents.
   private def methods(owner: Class[_]): Seq[Method] = {
     val parents = Iterator.iterate[Class[_]](owner)(_.getSuperclass).takeWhile(_ != null).toList
     val all = parents.flatMap(c => c +: c.getInterfaces).distinct

@@ -9,19 +9,19 @@ import org.apache.spark.api.java.JavaRDD
 import org.apache.spark.api.python.SerDeUtil
 
 /**
- * The named objects of a context, as one job of it sees them.
+ * The named objects of a context, for one of its jobs.
  *
- * The objects lie in a plain map among the JVM's system properties, so that Python jobs reach them without any compiled
- * code. The layout of that map is described in `jobserver_pyspark/runner/named_objects.py`, which shares it.
+ * The objects are stored in a plain map in the JVM's system properties, so that Python jobs can access them without
+ * compiled code. `jobserver_pyspark/runner/named_objects.py` describes the layout of the map.
  */
 final class NamedObjectTable private[jobserver] (jobId: String, owner: String) {
   import NamedObjectTable._
 
-  /** The entry of this name; waits for one that is being made. None when there is none. */
+  /** Returns the entry with this name, or None. Waits if it is being created. */
   def get(name: String, timeoutMs: Long): Option[JMap[String, AnyRef]] =
     Option(table.get(name)).map(await(name, _, timeoutMs))
 
-  /** The entry of this name, made by `make` when there is none; made once, however many ask. */
+  /** Returns the entry with this name. If there is none, `make` creates it; concurrent calls create it only once. */
   def getOrElseCreate(name: String, timeoutMs: Long)(make: => JMap[String, AnyRef]): JMap[String, AnyRef] = {
     val mine = new CompletableFuture[JMap[String, AnyRef]]()
     Option(table.putIfAbsent(name, mine)) match {
@@ -30,17 +30,17 @@ final class NamedObjectTable private[jobserver] (jobId: String, owner: String) {
     }
   }
 
-  /** Replaces whatever has this name. */
+  /** Stores an entry under this name, replacing any other. */
   def update(name: String)(make: => JMap[String, AnyRef]): JMap[String, AnyRef] = {
     val mine = new CompletableFuture[JMap[String, AnyRef]]()
     table.put(name, mine)
     fill(name, mine)(make)
   }
 
-  /** Forgets the name and leaves the object as it is. */
+  /** Removes the name, without freeing the object. */
   def forget(name: String): Unit = table.remove(name)
 
-  /** Forgets the name; gives back what was there, if it had been made. */
+  /** Removes the name, and returns its entry if it was complete. */
   def remove(name: String): Option[JMap[String, AnyRef]] =
     Option(table.remove(name)).filter(made).map(_.get())
 
@@ -75,7 +75,7 @@ private[jobserver] object NamedObjectTable {
   def table: Table = shared(TableKey).asInstanceOf[Table]
   def creators: ConcurrentHashMap[String, String] = shared(CreatorsKey).asInstanceOf[ConcurrentHashMap[String, String]]
 
-  /** A finished entry: the object itself for JVM jobs, what Python needs of it for Python jobs. */
+  /** A complete entry: the object for JVM jobs, and its representation for Python jobs. */
   def entry(kind: String, value: AnyRef, jvmObject: AnyRef = null): JMap[String, AnyRef] = {
     val made = new JHashMap[String, AnyRef]()
     made.put("kind", kind)
@@ -84,19 +84,19 @@ private[jobserver] object NamedObjectTable {
     made
   }
 
-  /** The elements of a Python job's RDD as Java objects. */
+  /** Converts the elements of a Python job's RDD to Java objects. */
   def unpickled(entry: JMap[String, AnyRef]): JavaRDD[Any] =
     SerDeUtil.pythonToJava(entry.get("value").asInstanceOf[JavaRDD[Array[Byte]]], batched = true)
 
-  /** Whether a class path made objects that are still there: its code is still needed then. */
+  /** Whether objects that a class path created still exist, so that its code is still needed. */
   def owns(owner: String): Boolean =
     table.values.asScala.exists(entry => made(entry) && owner == entry.get().get("owner"))
 
   private def made(entry: CompletableFuture[JMap[String, AnyRef]]): Boolean =
     entry.isDone && !entry.isCompletedExceptionally
 
-  // System properties are one table for the whole JVM, locked by itself: the one place that every class loader
-  // and every gateway connection sees.
+  // System properties are a synchronized table for the whole JVM, and the only place that all class loaders and all
+  // gateway connections share.
   private def shared(key: String): AnyRef = {
     val properties = System.getProperties
     properties.synchronized {

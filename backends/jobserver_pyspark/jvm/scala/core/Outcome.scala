@@ -4,7 +4,7 @@ import java.io.{PrintWriter, StringWriter}
 
 import com.fasterxml.jackson.databind.ObjectMapper
 
-/** How far a job is, as the host reads it: `JvmJobState` in `jobserver_pyspark.protocol.jvm_messages`. */
+/** The state of a job, as reported to the host: `JvmJobState` in `jobserver_pyspark.protocol.jvm_messages`. */
 private[jobserver] final case class Outcome(
     status: String,
     failure: String = null,
@@ -27,7 +27,7 @@ private[jobserver] final case class Outcome(
 private[jobserver] object Outcome {
   val mapper = new ObjectMapper()
 
-  /** The job's own validation passed: it runs from now on. */
+  /** The job has passed its own validation, and runs now. */
   val running: Outcome = Outcome("running")
   val killed: Outcome = Outcome("killed")
 
@@ -47,14 +47,14 @@ private[jobserver] object Failure {
   }
 }
 
-/** The class is there, yet is not a job, or one for another kind of context. */
+/** The class exists, but is not a job, or needs another context type. */
 private[jobserver] final class WrongKindOfJob(message: String) extends Exception(message)
 
-/** The job's own validation said no; `shown` is what the caller is told. */
+/** The job's own validation rejected its configuration. `shown` is the message for the caller. */
 private[jobserver] final class ValidationRefused(val shown: Throwable) extends Exception(shown)
 
-/** Two different jars that cannot both be in one context. */
+/** Two different jars that cannot be used in the same context. */
 final class ClassPathConflict(message: String) extends Exception(message)
 
-/** A job's result that cannot be made JSON, or is over a limit. */
+/** A job's result that cannot be converted to JSON, or exceeds a limit. */
 final class ResultRefused(message: String, cause: Throwable = null) extends Exception(message, cause)

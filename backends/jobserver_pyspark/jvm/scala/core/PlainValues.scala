@@ -5,7 +5,7 @@ import java.util.{ArrayList => JArrayList, LinkedHashMap => JLinkedHashMap}
 import org.apache.spark.api.java.JavaRDD
 import org.apache.spark.rdd.RDD
 
-/** A JVM job's values as Python can read them: the same shapes as in a result, with bytes and keys as they are. */
+/** Converts a JVM job's values for Python: like results, but bytes and keys are kept. */
 private[jobserver] object PlainValues {
   private val MaxDepth = 500
 
@@ -39,7 +39,7 @@ private[jobserver] object PlainValues {
       made
   }
 
-  /** Numbers and flags are keys in Python as well; what is a list there cannot be one. */
+  /** In Python, numbers and booleans can be keys too, but lists cannot. */
   private def key(value: Any): Any = value match {
     case null => null
     case _: Number | _: Boolean => plain(value)

@@ -21,17 +21,17 @@ import org.apache.spark.streaming.dstream.DStream
 import org.apache.spark.util.AccumulatorV2
 
 /**
- * What a value of a job is, whatever library it comes from: the one table of conversions on the JVM.
+ * Classifies the values of JVM jobs, from any library: the only table of conversions on the JVM.
  *
- * A job may return anything. Its value is taken apart one step at a time: [[ResultShape.of]] looks at the outermost
- * value only, and whoever writes the result goes on with the parts and bounds the depth. Three things keep the table
- * right:
+ * A job may return anything. Its value is converted step by step: [[ResultShape.of]] classifies only the outermost
+ * value, and the writer of the result continues with the parts, and limits the depth. Three rules keep the table
+ * correct:
  *
- *  - Some values can be iterated over although they are no collections: a `Path` yields itself, an `SQLException` its
- *    causes, an XML element itself. They come first, and so never reach the rule for collections.
- *  - A job's jar may bring JSON or XML libraries of its own, which no class here can name. Such types are known by the
- *    names of their ancestors. What has JSON as its text is parsed, and written as the data that it is.
- *  - Whatever else has no rule is its string.
+ *  - Some values are iterable although they are not collections: a `Path` yields itself, an `SQLException` its causes,
+ *    an XML element itself. They come first, so that the rule for collections does not apply to them.
+ *  - A job's jar may contain JSON or XML libraries, whose classes cannot be referenced here. They are recognized by the
+ *    names of their ancestors. A value whose string is JSON is parsed and written as data.
+ *  - All other values are converted to strings.
  */
 private[jobserver] sealed trait ResultShape
 
@@ -42,13 +42,13 @@ private[jobserver] object ResultShape {
   final case class Text(text: String) extends ResultShape
   final case class Items(items: Iterator[_]) extends ResultShape
 
-  /** Members of an object; `named` says that all keys are strings, and no two of them equal. */
+  /** Members of an object. `named` means that all keys are distinct strings. */
   final case class Members(entries: Iterator[(Any, Any)], named: Boolean) extends ResultShape
 
-  /** Another value stands for this one. */
+  /** The value is converted to another value. */
   final case class Stand(value: Any) extends ResultShape
 
-  /** The shape of a value. Throws [[ResultRefused]] for what is not here but on a cluster, or still to come. */
+  /** Classifies a value. Throws [[ResultRefused]] for a distributed dataset or a future. */
   def of(value: Any): ResultShape = value match {
     case null | None | () => Absent
     case text: CharSequence => Text(text.toString)
@@ -103,7 +103,7 @@ private[jobserver] object ResultShape {
     case optional: org.apache.spark.api.java.Optional[_] => Stand(optional.orNull)
   }
 
-  /** A row is an object by its columns' names; a list of its values where two columns share one, or none has any. */
+  /** A row is an object with its columns as keys, or a list of values if column names are duplicate or missing. */
   private def ofRow(row: Row): ResultShape =
     Option(row.schema).map(_.fieldNames.toSeq).filter(names => names.distinct.size == names.size) match {
       case Some(names) => Members(names.iterator.zip(row.toSeq.iterator), named = true)
@@ -139,7 +139,7 @@ private[jobserver] object ResultShape {
   private def awaited(future: java.util.concurrent.Future[_]): ResultShape =
     try Stand(future.get()) catch { case error: java.util.concurrent.ExecutionException => throw error.getCause }
 
-  /** All properties: what is only a default is in no entry, but can be read. */
+  /** All properties, including defaults, which are not among the entries. */
   private def ofProperties(properties: java.util.Properties): ResultShape = {
     val names = properties.stringPropertyNames.asScala.toSeq
     val others = properties.entrySet.iterator.asScala.map(e => (e.getKey: Any, e.getValue: Any))
@@ -206,8 +206,8 @@ private[jobserver] object ResultShape {
     "scala.xml.NodeSeq" -> (value => Text(value.toString)))
 
   /**
-   * The rule of a class, by the name that it has in [[rules]]; empty when there is none. The nearest ancestor with a
-   * rule counts. Fat jars move libraries into packages of their own, so what goes before a name is ignored.
+   * The rule for a class, by its name in [[rules]]; empty if there is none. The rule of the nearest ancestor applies. Fat
+   * jars move libraries to other packages, so prefixes of a name are ignored.
    */
   private val ruled = new ClassValue[String] {
     override def computeValue(owner: Class[_]): String = ancestors(owner).map(_.getName).flatMap { name =>
@@ -236,7 +236,7 @@ private[jobserver] object ResultShape {
     .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
     .setNodeFactory(JsonNodeFactory.withExactBigDecimals(true))
 
-  /** The value of a JSON text; the text itself when it is not one after all. */
+  /** Parses a JSON text. If it is not valid JSON, returns the text itself. */
   private def json(text: String): ResultShape =
     try Stand(mapper.readTree(text)) catch { case NonFatal(_) => Text(text) }
 
@@ -252,7 +252,7 @@ private[jobserver] object ResultShape {
 
   // -- keys ------------------------------------------------------------------------------------------------------
 
-  /** A key of a map as a string: what its value would be in JSON, or the string of a collection. */
+  /** Converts a key of a map to a string: its JSON value, or the string of a collection. */
   def keyText(key: Any): String = key match {
     case text: String => text
     case array: Array[_] => array.iterator.map(keyText).mkString("[", ", ", "]")
@@ -266,7 +266,7 @@ private[jobserver] object ResultShape {
     }
   }
 
-  /** The entries with their keys as strings. Throws [[ResultRefused]] where two keys become one. */
+  /** Converts the keys of all entries to strings. Throws [[ResultRefused]] if two keys become equal. */
   def distinct(members: Members): Iterator[(String, Any)] =
     if (members.named) members.entries.map { case (key, value) => (key.asInstanceOf[String], value) }
     else {

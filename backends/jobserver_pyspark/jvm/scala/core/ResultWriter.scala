@@ -8,19 +8,19 @@ import scala.collection.JavaConverters._
 import com.fasterxml.jackson.core.{JsonFactory, JsonGenerator}
 
 /**
- * Writes a job's result to a file in one pass: JSON, or the bytes themselves of a streamed result.
+ * Writes a job's result to a file in one pass: as JSON, or as the bytes of a streamed result.
  *
- * [[ResultShape]] says what becomes of each type. Nothing is held in memory beyond what the job itself holds, but for
- * the text of a JSON library's values and the keys of maps whose keys are not strings.
+ * [[ResultShape]] determines the conversion of each type. The writer holds nothing in memory except the text of values
+ * from JSON libraries, and the keys of maps whose keys are not strings.
  *
- * @param cancelled looked at while the result is written: an endless result ends when its job is killed
+ * @param cancelled checked while the result is written, so that an endless result ends when its job is killed
  */
 private[jobserver] final class ResultWriter(path: Path, maxBytes: Long, cancelled: () => Boolean) {
 
   /**
-   * Writes the file; gives `json` or `stream`, and its size in bytes. Throws [[ResultRefused]].
+   * Writes the file. Returns `json` or `stream`, and the size in bytes. Throws [[ResultRefused]].
    *
-   * The result is handed over by a function, so that no frame here holds on to the head of a lazy sequence.
+   * The result is passed as a function, so that no stack frame here references the head of a lazy sequence.
    */
   def write(take: () => Any): (String, Long) = {
     val file = new BufferedOutputStream(new FileOutputStream(path.toFile), 1 << 16)
@@ -92,7 +92,7 @@ private[jobserver] object ResultWriter {
     case n => json.writeNumber(n.longValue)
   }
 
-  /** Writes a string that holds half of a surrogate pair, which UTF-8 cannot, in ASCII with escapes. */
+  /** Writes a string with lone surrogates, which UTF-8 cannot encode, in ASCII with escapes. */
   private def whole(text: String, json: JsonGenerator)(write: => Unit): Unit =
     if (hasLoneSurrogate(text)) {
       json.setHighestNonEscapedChar(127)
@@ -115,8 +115,8 @@ private[jobserver] object ResultWriter {
   private final case class Json(value: Any) extends Content
 
   /**
-   * What kind of result this is. Types are erased, so the first element of a lazy sequence or an iterator is looked
-   * at: a byte or an array of bytes makes it a streamed result.
+   * Determines the kind of result. Types are erased, so it depends on the first element of a lazy sequence or iterator: a
+   * byte or an array of bytes makes it a streamed result.
    */
   private def content(value: Any): Content = value match {
     case in: InputStream => Bytes(in)
@@ -137,13 +137,13 @@ private[jobserver] object ResultWriter {
     }
   }
 
-  // LazyList is not there before Scala 2.13, so the two lazy sequences are known by name.
+  // Scala 2.12 has no LazyList, so lazy sequences are recognized by name.
   private def isLazy(value: Any): Boolean = Iterator
     .iterate[Class[_]](value.getClass)(_.getSuperclass).takeWhile(_ != null)
     .exists(c => c.getName == "scala.collection.immutable.Stream" || c.getName == "scala.collection.immutable.LazyList")
 }
 
-/** Counts what is written, refuses more than a limit (0: no limit), and gives up when the job is cancelled. */
+/** Counts the written bytes, enforces a limit (0: no limit), and stops when the job is cancelled. */
 private[jobserver] final class LimitedStream(out: OutputStream, maxBytes: Long, cancelled: () => Boolean)
   extends OutputStream {
 

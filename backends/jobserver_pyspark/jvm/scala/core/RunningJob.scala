@@ -9,7 +9,7 @@ import org.apache.spark.scheduler.JobTasks
 import org.apache.spark.sql.SparkSession
 import org.apache.spark.streaming.StreamingContext
 
-/** One job, from its class to its result. */
+/** One job, from loading its class to writing its result. */
 private[jobserver] final class RunningJob(
     private val request: JobRequest,
     spark: SparkContext,
@@ -43,12 +43,12 @@ private[jobserver] final class RunningJob(
     interruption.synchronized { if (!settled) cancelled = true }
     if (!again) drain(drainMs)
     val deadline = System.nanoTime + TimeUnit.MILLISECONDS.toNanos(waitMs)
-    var pause = 200L // longer each time: Spark writes a line for every tag that has nothing to cancel
+    var pause = 200L // grows, because Spark logs a line for every tag without anything to cancel
     do {
-      processes.end(neighbours.map(_.processes)) // before the threads that tell whose they are
+      processes.end(neighbours.map(_.processes)) // before the threads that identify their jobs
       remains.endTasks()
       jobContext.foreach(context => remains.endStreams(context.session))
-      // The job's own thread alone, while its code runs: what else there is that thread ends when it is back.
+      // Interrupt only the job's own thread while its code runs. It ends everything else when it returns.
       interruption.synchronized { if (!windingUp) thread.interrupt() }
       pause = math.min(pause * 3 / 2, 2000L)
     } while (!overWithin(math.min(pause, math.max(1L, (deadline - System.nanoTime) / 1000000L))) &&
@@ -56,13 +56,13 @@ private[jobserver] final class RunningJob(
     ended.isDone
   }
 
-  /** Lets a stream that stops gracefully finish its batches, and what it has received. */
+  /** Lets a stream that stops gracefully finish its batches and its received data. */
   private def drain(ms: Long): Unit = handedStreaming.filter(_ => gracefully).foreach { stream =>
     val stopper = stopping(stream)
     if (!overWithin(ms)) stopper.interrupt()
   }
 
-  /** The StreamingContext that the job was handed, once it is started. */
+  /** The StreamingContext that the job got, once it is started. */
   private def handedStreaming: Option[StreamingContext] =
     jobContext.flatMap(_.startedStreaming).filter(remains.streamingContext.contains)
 
@@ -70,7 +70,7 @@ private[jobserver] final class RunningJob(
     val stopper = new Thread(() =>
       try stream.stop(stopSparkContext = false, stopGracefully = true)
       catch {
-        case _: InterruptedException => // the time is up
+        case _: InterruptedException => // the timeout has expired
         case NonFatal(error) => error.printStackTrace()
       }, s"drain-${request.jobId}")
     stopper.setDaemon(true)
@@ -102,23 +102,23 @@ private[jobserver] final class RunningJob(
     }
   }
 
-  /** From here on this thread is not interrupted any more: what it still has to do must be done. */
+  /** From here on, this thread is not interrupted any more, because its remaining work must be completed. */
   private def windUp(): Unit = interruption.synchronized {
     windingUp = true
     Thread.interrupted()
   }
 
   private def admitted(): Outcome = labelled {
-    // Before the job's jars are there and outside of its session: what executors load now, all class paths see.
+    // Before the job's jars are added, and outside its session: all class paths see what executors load now.
     serializers.prepareExecutors()
     val home = try Right(codeHomes.enter(request)) catch { case error: Throwable => Left(error) }
     home.fold(Outcome.failed("loading", _), within)
   }
 
-  /** Has whatever `body` starts in Spark carry the job's id. */
+  /** Tags everything that `body` starts in Spark with the job's ID. */
   private def labelled[T](body: => T): T = {
     spark.setJobGroup(request.jobId, s"job ${request.jobId}: ${request.mainClass}", interruptOnCancel = true)
-    spark.addJobTag(request.jobId) // a job may well put its Spark jobs into groups of its own
+    spark.addJobTag(request.jobId) // not a job group, because the job may set its own groups
     spark.setLocalProperty(Isolation.JobProperty, request.jobId)
     try body
     finally {
@@ -163,7 +163,7 @@ private[jobserver] final class RunningJob(
 
   private def run(shaped: ShapedJob, data: Any): Outcome =
     try {
-      // The result is taken out of its box, so that nothing here holds the head of a lazy sequence while it is written.
+      // Clear the reference to the result, so that the head of a lazy sequence can be collected while it is written.
       val box = new java.util.concurrent.atomic.AtomicReference[Any](shaped.run(data))
       handedStreaming.foreach(_.awaitTermination())
       val (kind, bytes) =
@@ -176,11 +176,11 @@ private[jobserver] final class RunningJob(
 
   private def report(error: Throwable): Outcome = {
     if (!cancelled) error.printStackTrace()
-    if (!spark.isStopped) spark.cancelJobsWithTag(request.jobId) // those of its threads
+    if (!spark.isStopped) spark.cancelJobsWithTag(request.jobId) // Spark jobs of its other threads
     Outcome.failed("raised", error)
   }
 
-  /** Stays until nothing is left that has to end with the job; see [[JobRemains]]. */
+  /** Waits until nothing is left that must end with the job; see [[JobRemains]]. */
   private def endRemains(home: CodeHome): Unit = {
     windUp()
     if (gracefully) handedStreaming.map(stopping).foreach { stopper =>
@@ -198,7 +198,7 @@ private[jobserver] final class RunningJob(
     } while (!settle(killed))
   }
 
-  /** Decides whether the job was killed, and so what has to end with it: a kill that comes later comes too late. */
+  /** Decides whether the job counts as killed. A kill request after this has no effect. */
   private def settle(killed: Boolean): Boolean = interruption.synchronized {
     settled = cancelled == killed
     settled
@@ -206,7 +206,7 @@ private[jobserver] final class RunningJob(
 
   private def endOnce(home: CodeHome, killed: Boolean): Boolean = {
     val streams = left(jobContext.exists(context => remains.endStreams(context.session)))
-    // Each of them is tried, whatever came of the one before.
+    // Try each of them, even if a previous one failed.
     if (!killed) streams
     else Seq(
       streams,
@@ -215,7 +215,7 @@ private[jobserver] final class RunningJob(
       left(endThreads(home))).contains(true)
   }
 
-  /** What cannot be asked may still be there. */
+  /** If the check fails, assume that something is left. */
   private def left(end: => Boolean): Boolean = try end catch {
     case NonFatal(error) =>
       error.printStackTrace()

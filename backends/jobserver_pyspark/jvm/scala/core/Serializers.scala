@@ -13,15 +13,15 @@ import org.apache.spark.scheduler.{SparkListener, SparkListenerBlockManagerAdded
 import org.apache.spark.serializer.{KryoSerializer, Serializer}
 
 /**
- * Lets broadcasts, shuffles, cached blocks and results hold a job's own classes.
+ * Allows a job's own classes in broadcasts, shuffles, cached blocks and results.
  *
- * An executor reads those with one class loader for all sessions, which knows no job's classes. Without that fixed
- * loader Spark takes the running task's, which is the right one. (A loader that merely delegates would not do: the JVM
- * remembers what a loader answered, and the second version of a class would silently be the first.)
+ * An executor deserializes those with one class loader for all sessions, which does not know the classes of jobs. Without
+ * this fixed loader, Spark uses the running task's loader, which is the right one. (A loader that merely delegates would
+ * not work: the JVM caches the classes of a loader, and would silently use the first version of a class as the second.)
  *
- * Kryo needs more. Its instances are expensive, so Spark keeps them in a pool; but each remembers the loader of the
- * thread that made it, and classes that it met. Without care an instance made for one job would read another job's
- * data, or outlive a class path that was uploaded anew. So there is a pool for each class loader.
+ * Kryo needs more. Spark pools its instances, because they are expensive. But each instance keeps the class loader of the
+ * thread that created it, and the classes that it has seen. So an instance created for one job could deserialize another
+ * job's data, or outlive a class path that was uploaded again. To prevent this, there is a pool for each class loader.
  */
 private[jobserver] final class Serializers(context: SparkContext) {
   private val prepared = ConcurrentHashMap.newKeySet[String]()
@@ -34,14 +34,14 @@ private[jobserver] final class Serializers(context: SparkContext) {
     })
   }
 
-  /** Forgets which executors are prepared: there are jars that every class path sees and they have not loaded. */
+  /** Marks all executors as unprepared, because there are new jars for all class paths that they have not loaded. */
   def prepareAnew(): Unit = prepared.clear()
 
   /**
-   * Prepares executors that were not seen before: one tiny task on each, when there are any.
+   * Prepares new executors by running a tiny task on each.
    *
-   * The task carries the jars of the whole context. An executor keeps those in the loader that is the parent of each
-   * session's, where classes of the context's jars find the job API.
+   * The task carries the jars of the whole context. An executor keeps them in the parent of all session loaders, where
+   * classes of the context's jars find the job API.
    */
   def prepareExecutors(): Unit = if (!context.isLocal) {
     val fresh = executors.filterNot { case (id, _) => prepared.contains(id) }
@@ -51,11 +51,11 @@ private[jobserver] final class Serializers(context: SparkContext) {
     }
   }
 
-  /** An executor that comes while jobs run: the next job would be too late for their tasks. */
+  /** Prepares an executor that is added while jobs run. Waiting for the next job would be too late for their tasks. */
   private def prepareLate(): Unit = {
     val thread = new Thread(() => try prepareExecutors() catch {
       case NonFatal(_) if context.isStopped =>
-      case NonFatal(error) => error.printStackTrace() // the next job tries again
+      case NonFatal(error) => error.printStackTrace() // retried by the next job
     }, "prepare-executors")
     thread.setDaemon(true)
     thread.start()
@@ -73,7 +73,7 @@ private[jobserver] object Serializers {
 
   def useTaskLoader(): Unit = {
     val serializer = SparkEnv.get.serializer
-    // `protected` in Scala is public in byte code; there is no other way to take a default loader back.
+    // `protected` in Scala is public in byte code. There is no other way to remove a default loader.
     classOf[Serializer].getMethod("defaultClassLoader_$eq", classOf[Option[_]]).invoke(serializer, None)
     serializer match {
       case kryo: KryoSerializer => useLoaderPools(kryo)
@@ -85,13 +85,13 @@ private[jobserver] object Serializers {
     val wrapper = serializer.pool
     val current = wrapper.getClass.getDeclaredField("pool")
     current.setAccessible(true)
-    // Not a match on the class: on an executor each session loads this code for itself.
+    // Does not match on the class, because each session of an executor loads its own copy of this code.
     if (current.get(wrapper).getClass.getName != classOf[LoaderPools].getName)
       current.set(wrapper, new LoaderPools(() => serializer.newKryo()))
   }
 }
 
-/** A pool of Kryo instances for each class loader; both may be collected when nothing else needs them. */
+/** A pool of Kryo instances for each class loader. Both can be garbage-collected when they are no longer needed. */
 private[jobserver] final class LoaderPools(make: () => Kryo) extends KryoPool {
   private val pools = Collections.synchronizedMap(new WeakHashMap[ClassLoader, KryoPool]())
 
@@ -102,7 +102,7 @@ private[jobserver] final class LoaderPools(make: () => Kryo) extends KryoPool {
     try callback.execute(kryo) finally release(kryo)
   }
 
-  // The instances are held softly: a value of this map that held its key would keep it for ever.
+  // Soft references, because a value of this map with a strong reference to its key would prevent its collection.
   private def poolOf(loader: ClassLoader): KryoPool =
     pools.computeIfAbsent(loader, _ => new KryoPool.Builder(() => make()).softReferences().build())
 }

@@ -9,11 +9,10 @@ import org.apache.spark.sql.SparkSession
 import org.apache.spark.sql.jobserver.Sessions.Session
 
 /**
- * One set of jars for the whole context: for Spark before 4, and for streaming contexts, whose batches run on threads
- * of their own.
+ * One set of jars for the whole context: for Spark 3, and for streaming contexts, whose batches run on separate threads.
  *
- * A class that is loaded cannot be unloaded, so a jar that holds another version of a file that is there already is
- * refused: running the old code without a word would be worse.
+ * A loaded class cannot be unloaded. So a jar that contains another version of an existing file is rejected, because
+ * running the old code silently would be worse.
  */
 private[jobserver] final class SharedIsolation(root: Session) extends Isolation {
   private val shared = root.sharedState.jarClassLoader
@@ -81,7 +80,7 @@ private[jobserver] final class SharedIsolation(root: Session) extends Isolation 
 }
 
 private object SharedIsolation {
-  /** The files of a jar that can make a difference, with their checksums. */
+  /** The relevant files of a jar, with their checksums. */
   def files(jar: JobJar): Seq[(String, Long)] = {
     val zip = new ZipFile(jar.path.toFile)
     try zip.entries.asScala
@@ -90,7 +89,7 @@ private object SharedIsolation {
     finally zip.close()
   }
 
-  /** Whether every class path sees the same file of this name, whatever copy of it its jars hold. */
+  /** Whether all class paths see the same file with this name, regardless of the copies in their jars. */
   def provided(name: String): Boolean = getClass.getClassLoader.getResource(name) != null
 
   private def harmless(name: String): Boolean =

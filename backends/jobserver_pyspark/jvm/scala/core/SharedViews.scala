@@ -4,10 +4,10 @@ import org.apache.spark.sql.catalyst.catalog.TemporaryViewRelation
 import org.apache.spark.sql.jobserver.Sessions.Session
 
 /**
- * Lets the jobs of a context see each other's temporary views, though they run in several sessions.
+ * Shares temporary views between the jobs of a context, even though they run in different sessions.
  *
- * What a job creates, replaces or drops is the context's from the end of that job on; a session takes
- * the context's views over when its next job starts and no other job is in it.
+ * When a job ends, the views that it created, replaced or dropped are applied to the context. A session copies the
+ * context's views when its next job starts, unless another job is running in it.
  */
 private[jobserver] object SharedViews {
   type Views = Map[String, TemporaryViewRelation]
@@ -17,14 +17,14 @@ private[jobserver] object SharedViews {
     catalog.getTempViewNames().flatMap(name => catalog.getRawTempView(name).map(name -> _)).toMap
   }
 
-  /** Makes the views of `target` those of `source`. */
+  /** Replaces the views of `target` with those of `source`. */
   def replace(source: Session, target: Session): Unit = {
     val wanted = of(source)
     (of(target).keySet -- wanted.keySet).foreach(target.sessionState.catalog.dropTempView)
     put(wanted, target)
   }
 
-  /** Does to `target` what happened to the views of `source` since they were `before`. */
+  /** Applies to `target` the changes to the views of `source` since `before`. */
   def publish(source: Session, before: Views, target: Session): Unit = {
     val now = of(source)
     (before.keySet -- now.keySet).foreach(target.sessionState.catalog.dropTempView)

@@ -10,11 +10,11 @@ import org.apache.spark.serializer.{Serializer, SerializerInstance}
 import org.apache.spark.util.ThreadUtils
 
 /**
- * Reads what tasks send back with the class loader of the job that they belong to.
+ * Deserializes the results of tasks with the class loader of their job.
  *
- * Spark reads all results on a few threads of the scheduler, whose class loader knows no job's classes: an
- * `rdd.collect()` of a job's own case class would fail there, or be read as another version of that class. The key of
- * the job's class path travels as a local property with each stage, so that the right loader is found here.
+ * Spark deserializes all results on a few threads of the scheduler, whose class loader does not know the classes of jobs:
+ * an `rdd.collect()` of a job's own case class would fail there, or use another version of the class. So each stage
+ * carries the key of the job's class path as a local property, by which the right loader is found here.
  */
 private[spark] final class JobResultGetter(
     env: SparkEnv, scheduler: TaskSchedulerImpl, property: String, loaderOf: String => Option[ClassLoader])
@@ -22,7 +22,7 @@ private[spark] final class JobResultGetter(
 
   private val loader = new ThreadLocal[ClassLoader]
 
-  // A serializer's instance remembers the loader that its thread had when it was made: one is made for each use.
+  // A serializer instance keeps the class loader of the thread that created it, so each use creates a new one.
   override protected val serializer: ThreadLocal[SerializerInstance] = fresh(env.closureSerializer)
   override protected val taskResultSerializer: ThreadLocal[SerializerInstance] = fresh(env.serializer)
 
@@ -46,7 +46,7 @@ private[spark] final class JobResultGetter(
 }
 
 private[spark] object JobResultGetter {
-  /** Puts one in place of the scheduler's own, for schedulers that have one. */
+  /** Replaces the scheduler's own, if the scheduler has one. */
   def install(context: SparkContext, property: String, loaderOf: String => Option[ClassLoader]): Unit =
     context.taskScheduler match {
       case scheduler: TaskSchedulerImpl =>
@@ -55,7 +55,7 @@ private[spark] object JobResultGetter {
     }
 }
 
-/** Runs each task with the class loader that the thread which handed it in had set. */
+/** Runs each task with the context class loader of the thread that submitted it. */
 private final class LoaderKeepingPool(pool: ExecutorService, loader: ThreadLocal[ClassLoader])
   extends AbstractExecutorService {
 

@@ -2,7 +2,7 @@ package org.apache.spark.sql.jobserver
 
 import org.apache.spark.sql.SparkSession
 
-/** Spark 3 has no session artifacts: whatever is asked for, one set of jars serves the whole context. */
+/** Spark 3 has no session artifacts, so one set of jars is always shared by the whole context. */
 private[jobserver] object Isolations {
   def make(name: String, root: SparkSession, maxSessions: Int): Isolation = new SharedIsolation(root)
 }

@@ -1,6 +1,6 @@
 package org.apache.spark.deploy {
 
-  /** `SparkSubmitUtils` is for `org.apache.spark` alone: this hands it on. */
+  /** Exposes `SparkSubmitUtils`, which is private to `org.apache.spark`. */
   private[spark] object LibraryResolution {
     def resolve(coordinates: String, settingsFile: String, repositories: String, ivyPath: String): Seq[String] = {
       def given(text: String): Option[String] = Some(text).filter(_.nonEmpty)
@@ -16,9 +16,9 @@ package org.apache.spark.deploy {
 package org.apache.spark.sql.jobserver {
 
   /**
-   * Resolves packages the way `spark.jars.packages` does, in a JVM of its own; prints the jars' paths, one a line.
+   * Resolves packages like `spark.jars.packages`, in a separate JVM. Prints the paths of the jars, one per line.
    *
-   * Arguments: the coordinates, comma-separated; the settings file, more repositories, the Ivy folder ("" for none).
+   * Arguments: comma-separated coordinates, settings file, additional repositories, Ivy directory ("" for none).
    */
   private[jobserver] object ResolveLibraries {
     def main(arguments: Array[String]): Unit = {

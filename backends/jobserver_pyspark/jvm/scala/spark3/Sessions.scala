@@ -1,6 +1,6 @@
 package org.apache.spark.sql.jobserver
 
-/** The class of this Spark's sessions; since Spark 4 the public one is an interface. */
+/** The concrete session class. Since Spark 4, the public class is abstract. */
 private[jobserver] object Sessions {
   type Session = org.apache.spark.sql.SparkSession
 }

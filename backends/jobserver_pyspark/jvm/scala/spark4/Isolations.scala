@@ -17,17 +17,17 @@ private[jobserver] object Isolations {
 }
 
 /**
- * A session per class path, each with its jars as artifacts: the driver and the executors load them apart, so that two
- * versions of a class can be in one context.
+ * A session per class path, with its jars as artifacts. The driver and the executors load them separately, so that one
+ * context can have two versions of a class.
  *
- * Sessions are kept for the next job of the same class path. When there are more than `maxSessions`, those that were
- * not used for the longest time go, except where their code is still needed: a job runs, or a named object is theirs.
+ * Sessions are kept for the next job with the same class path. If there are more than `maxSessions`, the least recently
+ * used ones are closed, except while a job or a named object still needs their code.
  */
 private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxSessions: Int) extends Isolation {
   private val homes = mutable.LinkedHashMap[String, Home]()
   private val libraries = mutable.ListBuffer[JobJar]()
   private val localExecutor = LocalExecutor.of(root.sparkContext)
-  // Read by the threads that receive results, which must never wait for a session to be made.
+  // Read by the threads that receive results, which must never wait until a session is created.
   private val loaders = new java.util.concurrent.ConcurrentHashMap[String, ClassLoader]()
 
   private val contents = mutable.Map[String, Long]()
@@ -37,9 +37,9 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
 
   override def addLibraries(jars: Seq[JobJar]): Unit = synchronized {
     libraries ++= jars
-    // Tasks of Python jobs convert what JVM jobs share with them; they belong to no class path.
+    // Tasks of Python jobs, which belong to no class path, convert objects that JVM jobs share with them.
     jars.foreach(jar => root.sparkContext.addJar(jar.path.toUri.toString))
-    // A session that exists keeps the loader that its classes came from; the next job gets a new one.
+    // An existing session keeps the loader of its classes. The next job gets a new one.
     homes.values.filter(_.users == 0).toList.foreach(discard)
     homes.values.foreach(_.stale = true)
   }
@@ -73,7 +73,7 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
     home.own.artifactManager.close()
   }
 
-  /** Remembers whether the class paths of this context ever held two versions of a file. */
+  /** Records whether the class paths of this context have ever contained two versions of a file. */
   private def note(jars: Seq[JobJar]): Unit = jars.flatMap(SharedIsolation.files).foreach { case (name, crc) =>
     if (contents.getOrElseUpdate(name, crc) != crc && !SharedIsolation.provided(name)) ambiguous = true
   }
@@ -87,7 +87,7 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
     (libraries.toList ++ jars).map(jar => (jar.sha256, jar)).toMap.values.foreach { jar =>
       artifacts.addArtifact(Paths.get("jars", jar.sha256 + ".jar"), jar.path, None, deleteStagedFile = false)
     }
-    // A session that has jars of its own no longer sees the context's: they are added to it.
+    // A session with its own jars no longer sees the context's jars, so they are added to it.
     JobArtifactSet.withActiveJobArtifactState(artifacts.state)(contextJars.foreach(root.sparkContext.addJar))
     val loader: ClassLoader = artifacts.classloader
   }
@@ -99,7 +99,7 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
     override def loader: ClassLoader = home.loader
     override def within[T](body: => T): T = home.own.artifactManager.withResources(body)
     override def spoil(): Unit = SessionIsolation.this.synchronized {
-      if (!NamedObjectTable.owns(home.key)) home.stale = true // others hold objects of its classes
+      if (!NamedObjectTable.owns(home.key)) home.stale = true // otherwise, named objects still need its classes
     }
     override def leave(): Unit = SessionIsolation.this.synchronized {
       SharedViews.publish(home.own, before, root)

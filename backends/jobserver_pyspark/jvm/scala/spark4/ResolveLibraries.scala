@@ -5,9 +5,9 @@ import java.io.PrintStream
 import org.apache.spark.util.MavenUtils
 
 /**
- * Resolves packages the way `spark.jars.packages` does, in a JVM of its own; prints the jars' paths, one a line.
+ * Resolves packages like `spark.jars.packages`, in a separate JVM. Prints the paths of the jars, one per line.
  *
- * Arguments: the coordinates, comma-separated; the settings file, more repositories, the Ivy folder ("" for none).
+ * Arguments: comma-separated coordinates, settings file, additional repositories, Ivy directory ("" for none).
  */
 private[jobserver] object ResolveLibraries {
   def main(arguments: Array[String]): Unit = {

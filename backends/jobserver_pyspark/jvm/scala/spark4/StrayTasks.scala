@@ -5,13 +5,13 @@ import java.util.Properties
 import org.apache.spark.SparkContext
 
 /**
- * Fails Spark jobs of which nobody can say whose code they are, instead of running another version's.
+ * Fails Spark jobs that cannot be attributed to a class path, instead of running the wrong version of their code.
  *
- * Tasks of a thread that carries no session see the jars of all sessions. That is right while no two of them hold the
- * same class. As soon as they do, the first one would win without a word.
+ * Tasks of a thread without a session see the jars of all sessions. That is correct as long as no two of them contain the
+ * same class. Otherwise, the first one would be used silently.
  *
- * @param property the local property that a job's threads, and what they start, have and other threads have not
- * @param ambiguous whether there are several versions of a class by now
+ * @param property the local property that marks the threads of a job, and everything that they start
+ * @param ambiguous whether there are several versions of a class at the moment
  */
 private final class StrayTasks(inner: SchedulableBuilder, property: String, ambiguous: () => Boolean)
   extends SchedulableBuilder {
@@ -37,7 +37,7 @@ private[spark] object StrayTasks {
     "context has several versions of one class: start it on the job's own thread, or use a context with " +
     "jvm.isolation = shared"
 
-  /** Watches the scheduler's task sets, for schedulers that have any. */
+  /** Watches the scheduler's task sets, if the scheduler has any. */
   def watch(context: SparkContext, property: String, ambiguous: () => Boolean): Unit =
     context.taskScheduler match {
       case scheduler: TaskSchedulerImpl =>

@@ -11,7 +11,7 @@ import spark.jobserver.api.{DataFileCache, JobEnvironment}
 import spark.jobserver.context.SparkSessionContextLikeWrapper
 import spark.jobserver.japi._
 
-/** Runs jobs of the `spark.jobserver` APIs; made by reflection, as the runner itself does without them. */
+/** Runs jobs of the `spark.jobserver` APIs. Created by reflection, because the runner does not depend on them. */
 final class OldJobApi extends JobApi {
 
   override def shape(candidate: AnyRef, context: JobContext): Option[ShapedJob] = candidate match {
@@ -21,7 +21,7 @@ final class OldJobApi extends JobApi {
     case _ => None
   }
 
-  /** What the job is handed; a job of the wrong kind for its context is refused. */
+  /** The context for the job. A job that needs another context type is rejected. */
   private def handed(job: AnyRef, context: JobContext): AnyRef = {
     val (kinds, make: (() => AnyRef)) = job match {
       case _: SparkJob | _: api.SparkJob | _: api.OldSparkJob => (Set("spark"), () => context.sparkContext)

@@ -11,7 +11,7 @@ import org.apache.spark.storage.StorageLevel
 
 import spark.jobserver._
 
-/** The API's named objects over the table that Python jobs share. */
+/** Implements the API's named objects with the table that Python jobs use as well. */
 private final class SharedNamedObjects(table: NamedObjectTable) extends NamedObjects {
 
   override val defaultTimeout: FiniteDuration = 60.seconds
@@ -49,7 +49,7 @@ private final class SharedNamedObjects(table: NamedObjectTable) extends NamedObj
     }
   }
 
-  /** The object as this API knows it; what a Python job made is wrapped, its storage left as it is. */
+  /** Converts to the API's type. An object of a Python job is wrapped, and its storage level is kept. */
   private def named[O <: NamedObject](entry: JMap[String, AnyRef]): O = {
     val there = Option(entry.get("object")).getOrElse(entry.get("kind") match {
       case "dataframe" =>

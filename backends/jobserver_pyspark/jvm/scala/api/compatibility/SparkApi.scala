@@ -1,7 +1,7 @@
 package org.apache.spark.api
 
 /**
- * For sources in the package `spark.jobserver` that import `org.apache.spark._` and say `api.SparkJob`: up to Scala 2.12
- * that `api` is the job server's, from 2.13 on it is Spark's.
+ * For sources in the package `spark.jobserver` that import `org.apache.spark._` and use `api.SparkJob`. Up to Scala 2.12,
+ * `api` refers to the job server's package; since 2.13, it refers to Spark's.
  */
 trait SparkJob extends spark.jobserver.api.SparkJob

@@ -15,7 +15,7 @@ trait SparkJobBase extends api.SparkJobBase {
   type JobOutput = Any
   type JobData = Config
 
-  /** The named objects of the context; set before `validate` is called. Stay on the driver when a closure takes the job along. */
+  /** The context's named objects, set before `validate` is called. Transient, as a closure may capture the job. */
   @transient var namedObjects: NamedObjects = _
 
   def runJob(sc: C, jobConfig: Config): Any
@@ -48,7 +48,7 @@ trait SparkStreamingJob extends SparkJobBase {
   override type C = StreamingContext
 }
 
-/** A job of the newer API that is handed a SparkSession. */
+/** A job of the newer API that gets a SparkSession. */
 trait SparkSessionJob extends api.SparkJobBase {
   override type C = SparkSessionContextLikeWrapper
 
@@ -63,14 +63,14 @@ trait SparkSessionJob extends api.SparkJobBase {
 }
 
 /**
- * The oldest Java API: subclasses override `runJob` and `invalidate`, which gives null or the reason of a refusal.
+ * The oldest Java API. Subclasses override `runJob`, and `invalidate`, which returns null or the reason for a rejection.
  *
- * No [[SparkJob]]: javac refuses a subclass of a class that has made a Scala type member of a trait its own.
+ * It does not extend [[SparkJob]], because javac rejects subclasses of a class that defines a Scala type member of a trait.
  */
 class JavaSparkJob {
   import org.apache.spark.api.java.JavaSparkContext
 
-  /** The named objects of the context; set before `invalidate` is called. Stay on the driver when a closure takes the job along. */
+  /** The context's named objects, set before `invalidate` is called. Transient, as a closure may capture the job. */
   @transient var namedObjects: NamedObjects = _
 
   def runJob(jsc: JavaSparkContext, jobConfig: Config): Any = ()

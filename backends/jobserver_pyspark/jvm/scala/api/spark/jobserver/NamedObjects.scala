@@ -7,7 +7,7 @@ import org.apache.spark.rdd.RDD
 import org.apache.spark.sql.DataFrame
 import org.apache.spark.storage.StorageLevel
 
-/** Something that the jobs of a context share under a name. */
+/** An object that the jobs of a context share by name. */
 trait NamedObject
 
 case class NamedRDD[T](rdd: RDD[T], forceComputation: Boolean, storageLevel: StorageLevel) extends NamedObject
@@ -17,7 +17,7 @@ case class NamedDataFrame(df: DataFrame, forceComputation: Boolean, storageLevel
 
 case class NamedBroadcast[T](broadcast: Broadcast[T]) extends NamedObject
 
-/** How named objects of one type are kept and let go. */
+/** Persists and frees named objects of one type. */
 abstract class NamedObjectPersister[O <: NamedObject] {
   def persist(namedObj: O, name: String): Unit
   def refresh(namedObject: O): O
@@ -63,23 +63,23 @@ class BroadcastPersister[T] extends NamedObjectPersister[NamedBroadcast[T]] {
 
 /** The named objects of a context, shared by all its jobs. */
 trait NamedObjects {
-  /** How long to wait for an object that another job is making. */
+  /** How long to wait for an object that another job is creating. */
   def defaultTimeout: FiniteDuration
 
-  /** The object of this name, made when there is none; made once, however many jobs ask for it at a time. */
+  /** Returns the object with this name, and creates it if there is none. Concurrent calls create it only once. */
   def getOrElseCreate[O <: NamedObject](name: String, objGen: => O)(
       implicit timeout: FiniteDuration = defaultTimeout, persister: NamedObjectPersister[O]): O
 
   def get[O <: NamedObject](name: String)(implicit timeout: FiniteDuration = defaultTimeout): Option[O]
 
-  /** Puts a new object in place of whatever has this name. */
+  /** Stores a new object under this name, replacing any other. */
   def update[O <: NamedObject](name: String, objGen: => O)(
       implicit timeout: FiniteDuration = defaultTimeout, persister: NamedObjectPersister[O]): O
 
-  /** Forgets the name and leaves the object as it is. */
+  /** Removes the name, without freeing the object. */
   def forget(name: String): Unit
 
-  /** Forgets the name and frees what the object holds. */
+  /** Removes the name, and frees the object's data. */
   def destroy[O <: NamedObject](objOfType: O, name: String)(implicit persister: NamedObjectPersister[O]): Unit
 
   def getNames(): Iterable[String]
@@ -90,10 +90,10 @@ private object NamedObjects {
     require(!forceComputation || level != StorageLevel.NONE, "forceComputation implies storageLevel != NONE")
 }
 
-/** Nothing: every job of the older API has `namedObjects`. Kept for sources that mix it in. */
+/** Empty, because every job of the older API has `namedObjects`. Kept for sources that mix it in. */
 trait NamedObjectSupport
 
-/** Named RDDs without the wrapping. */
+/** Named RDDs without wrapper objects. */
 trait NamedRddSupport extends NamedObjectSupport { self: SparkJobBase =>
 
   trait _NamedRdds {

@@ -2,9 +2,9 @@ package spark.jobserver
 
 import spark.jobserver.api.ValidationProblem
 
-/** What a job of the older API says of its configuration. */
+/** The outcome of `validate` in the older API. */
 sealed trait SparkJobValidation {
-  /** The first of the two that is a refusal, if one is. */
+  /** Returns the first of the two that is invalid, or `SparkJobValid`. */
   def &&(other: SparkJobValidation): SparkJobValidation = if (this == SparkJobValid) other else this
 }
 

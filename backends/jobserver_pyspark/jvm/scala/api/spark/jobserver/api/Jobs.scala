@@ -8,25 +8,25 @@ import org.scalactic.{Every, Or}
 
 import spark.jobserver.NamedObjects
 
-/** What a job may know of where it runs. */
+/** The environment of a running job. */
 trait JobEnvironment {
   def jobId: String
   def namedObjects: NamedObjects
   def contextConfig: Config
 }
 
-/** Hands out data files that were uploaded to the server; every [[JobEnvironment]] is one. */
+/** Provides uploaded data files. Every [[JobEnvironment]] is one. */
 trait DataFileCache {
   @throws(classOf[IOException])
   def getDataFile(dataFile: String): File
 }
 
-/** One reason for a job to refuse its configuration. */
+/** A reason why a job rejects its configuration. */
 trait ValidationProblem
 
 case class SingleProblem(problem: String) extends ValidationProblem
 
-/** The newer API: `validate` turns the configuration into data of the job's own type, with which `runJob` is called. */
+/** The newer API: `validate` converts the configuration to the job's own data type, which `runJob` gets. */
 trait SparkJobBase {
   type C
   type JobData

@@ -2,7 +2,7 @@ package spark.jobserver {
 
   import org.apache.spark.SparkContext
 
-  /** Something made of a SparkContext that can be stopped. */
+  /** A wrapper of a SparkContext that can be stopped. */
   trait ContextLike {
     def sparkContext: SparkContext
     def stop(): Unit
@@ -16,11 +16,11 @@ package spark.jobserver.context {
 
   import spark.jobserver.ContextLike
 
-  /** The session, as `SparkSessionJob` and `JSessionJob` hand it through. */
+  /** The SparkSession for `SparkSessionJob` and `JSessionJob`. */
   case class SparkSessionContextLikeWrapper(spark: SparkSession) extends ContextLike {
     override def sparkContext: SparkContext = spark.sparkContext
 
-    /** Stops the session's streams; the context itself belongs to the server. */
+    /** Stops the session's streams, but not the context, which belongs to the server. */
     override def stop(): Unit = spark.streams.active.foreach(_.stop())
   }
 }

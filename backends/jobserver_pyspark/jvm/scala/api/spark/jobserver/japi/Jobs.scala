@@ -9,7 +9,7 @@ import org.apache.spark.streaming.StreamingContext
 import spark.jobserver.api.{JobEnvironment, ValidationProblem}
 import spark.jobserver.context.SparkSessionContextLikeWrapper
 
-/** The Java API: `verify` gives the configuration to run with, or throws a [[JavaValidationException]]. */
+/** The Java API: `verify` returns the configuration for `run`, or throws a [[JavaValidationException]]. */
 trait BaseJavaJob[R, C] {
   def run(sc: C, runtime: JobEnvironment, data: Config): R
   def verify(sc: C, runtime: JobEnvironment, config: Config): Config
@@ -34,6 +34,6 @@ abstract class JSessionJob[R] extends BaseJavaJob[R, SparkSessionContextLikeWrap
     verify(sc.spark, runtime, config)
 }
 
-/** A Java job's refusal of its configuration. Unchecked, as `verify` declares nothing that it could throw. */
+/** A Java job rejects its configuration. Unchecked, because `verify` declares no exceptions. */
 case class JavaValidationException(reason: String, t: Throwable)
   extends RuntimeException(reason, t) with ValidationProblem
