@@ -8,9 +8,11 @@ reference implementation, and visible in what substitutions find.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 
 from jobserver_core.config.hocon.nodes import (
+    ABSENT,
     Array,
     Blank,
     Concat,
@@ -56,7 +58,6 @@ def _over(new: Node, old: Node) -> Node:
         if hides(new):
             return new
         lower = old if isinstance(old, Merge) else Merge([old])
-        lower.loose |= new.loose or not isinstance(new.layers[0], (Reference, Concat))
         for layer in new.layers:
             lower.push(layer)
         return lower
@@ -70,6 +71,7 @@ def _over(new: Node, old: Node) -> Node:
 
 def _object_over(new: Object, old: Node) -> Node:
     if isinstance(old, Object):
+        old.laid_on(new)
         merge_into(old, new)
         old.own = new.own or old.own
         return old
@@ -139,7 +141,7 @@ def _merge(values: list[Node]) -> Merge:
         kept.extend(_layers(value))
         if hides(kept[-1]):
             break
-    return Merge(kept[::-1], loose=True)
+    return Merge(kept[::-1], twice=len(set(map(id, kept))) < len(kept))
 
 
 def _layers(value: Node) -> Iterable[Node]:
@@ -155,18 +157,29 @@ def _merged_objects(objects: list[Object], step: Callable[[int], None]) -> Objec
     merged: dict[str, list[Node]] = {}
     for obj in distinct:
         step(1 + len(obj))
-        for key, node in obj.items():
-            merged.setdefault(key, []).append(node)
+        for key in obj.inserted():
+            if (node := obj.child(key)) is not ABSENT:
+                merged.setdefault(key, []).append(node)
     fields = {key: laid_over(nodes, step) for key, nodes in merged.items()}
-    own = next((obj.own for obj in objects if obj.own), objects[0].own)
-    return Object(fields, final=objects[-1].final, own=own)
+    first = objects[0]
+    own = next((obj.own for obj in objects if obj.own), first.own)
+    if first.final == objects[-1].final and _same(first, fields):
+        return first
+    return Object(fields, final=objects[-1].final, own=own, twice=True)
+
+
+def _same(obj: Object, fields: dict[str, Node]) -> bool:
+    return len(dict(obj.items())) == len(fields) and all(obj.child(key) is fields[key] for key in fields)
 
 
 # -- side by side ----------------------------------------------------------------------------------
 
 
-def joined(pieces: Iterable[Node], step: Callable[[int], None]) -> list[Node]:
-    """Join neighbours as far as they are no substitutions. Raises MixedValues."""
+def joined(pieces: Iterable[Node], step: Callable[[int], None] | None = None) -> list[Node]:
+    """Join neighbours as far as they are no substitutions. Raises MixedValues.
+
+    Without ``step`` the pieces belong to the parser, and may be changed.
+    """
     result: list[Node] = []
     run: list[Node] = []
     for piece in pieces:
@@ -178,13 +191,14 @@ def joined(pieces: Iterable[Node], step: Callable[[int], None]) -> list[Node]:
     return result + _run(run, step)
 
 
-def _run(run: list[Node], step: Callable[[int], None]) -> list[Node]:
+def _run(run: list[Node], step: Callable[[int], None] | None) -> list[Node]:
     if len(run) < 2:
         return run
     first = run[0]
     if not isinstance(first, (Array, Object)):
         texts = [leaf_text(leaf) for leaf in run]
-        step(sum(len(text) for text in texts if text is not None) // 64)
+        if step is not None:
+            step(sum(len(text) for text in texts if text is not None) // 64)
         if None in texts:
             raise MixedValues
         return ["".join(text for text in texts if text is not None)]
@@ -192,17 +206,24 @@ def _run(run: list[Node], step: Callable[[int], None]) -> list[Node]:
     if not all(isinstance(piece, (Array, Object)) for piece in containers):
         raise MixedValues
     if all(isinstance(piece, Object) for piece in containers):
-        return [laid_over(containers[::-1], step)]
+        return [_joined_objects(containers, step)]
     return [_joined_lists(containers, step)]
 
 
-def _joined_lists(containers: list[Node], step: Callable[[int], None]) -> Array:
+def _joined_objects(objects: list[Node], step: Callable[[int], None] | None) -> Node:
+    if step is not None:
+        return laid_over(objects[::-1], step)
+    return functools.reduce(lambda lower, upper: _over(upper, lower), objects)
+
+
+def _joined_lists(containers: list[Node], step: Callable[[int], None] | None) -> Array:
     first = next(index for index, piece in enumerate(containers) if isinstance(piece, Array))
     lists = [_as_list(piece) for piece in containers[first:]]
     if first:
-        lists.insert(0, _as_list(laid_over(containers[:first][::-1], step)))
+        lists.insert(0, _as_list(_joined_objects(containers[:first], step)))
     items = [item for array in lists[1:] for item in array.items]
-    step(len(items))
+    if step is not None:
+        step(len(items))
     return Array(items, lists[0])
 
 

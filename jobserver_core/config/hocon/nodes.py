@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import attrs
 
+from jobserver_core.config.hocon.java_maps import copied_buckets, in_buckets
 from jobserver_core.errors import InvalidConfig
 
 __all__ = [
@@ -106,14 +107,10 @@ class Array:
             self._start = None
         return self._own
 
-    def with_child(self, slot: int, child: Node | Absent) -> Array | Absent:
-        """Return a copy with one item replaced, or left out."""
-        items = _with_item(self.items, slot, child)
-        return Array(items) if items else ABSENT
-
-    def child(self, slot: int) -> Node | Absent:
-        """Return an item."""
-        return self.items[slot] if slot < len(self) else ABSENT
+    def replaced(self, item: Node, slot: int, new: Node | Absent) -> tuple[int, Array | Absent]:
+        """Return a copy with another item in a slot, or without it. Raises LookupError."""
+        items = _with_item(self.items, item, slot, new)
+        return slot, Array(items) if items else ABSENT
 
 
 class Object:
@@ -126,7 +123,7 @@ class Object:
     it is not None keeps a scalar that the same key has, as its one item, instead of hiding it.
     """
 
-    __slots__ = ("changes", "fields", "final", "own", "unresolved")
+    __slots__ = ("_copied", "_earlier", "_keys_of", "changes", "fields", "final", "own", "unresolved")
 
     def __init__(
         self,
@@ -134,12 +131,16 @@ class Object:
         *,
         final: bool = False,
         own: tuple[Node, ...] | None = None,
+        twice: bool = False,
     ) -> None:
         self.fields: dict[str, Node] = {} if fields is None else fields
         self.changes: dict[str, Node | Absent] = {}
         self.final = final
         self.own = own
         self.unresolved = sum(not is_resolved(node) for node in self.fields.values())
+        self._copied: int | None = None
+        self._earlier: list[str] | None = None
+        self._keys_of: dict[int, list[str]] | None = {} if twice else None
 
     def child(self, key: str) -> Node | Absent:
         """Return what a key means, ABSENT if it is not there."""
@@ -149,24 +150,80 @@ class Object:
 
     def with_child(self, key: str, child: Node | Absent) -> Object:
         """Return a copy in which a key means something else, or nothing."""
+        if self._keys_of is None:
+            self._keys_of = {}
         copy = Object.__new__(Object)
         copy.fields, copy.final, copy.own = self.fields, self.final, self.own
         copy.changes = {**self.changes, key: child}
         copy.unresolved = self.unresolved + is_resolved(self.child(key)) - is_resolved(child)
+        copy._copied, copy._earlier, copy._keys_of = None, self._earlier, self._keys_of
         return copy
+
+    def replaced(self, child: Node, slot: str, new: Node | Absent) -> tuple[str, Object]:
+        """Return a copy with another node instead of a child, and its key: see :meth:`_key`."""
+        key = self._key(child, slot)
+        copy = self.with_child(key, new)
+        copy._copied = copied_buckets(self._size())
+        return key, copy
 
     def items(self) -> Iterator[tuple[str, Node]]:
         """Yield keys and what they mean."""
         if not self.changes:
             yield from self.fields.items()
             return
-        for key in {**self.fields, **self.changes}:
+        for key in self.fields:
             node = self.child(key)
             if node is not ABSENT:
                 yield key, node
 
     def __len__(self) -> int:
         return len(self.fields) + len(self.changes)
+
+    def _size(self) -> int:
+        return len(self.fields) - sum(child is ABSENT for child in self.changes.values())
+
+    # -- the order of the reference implementation -------------------------------------------------
+
+    def laid_on(self, upper: Object) -> None:
+        """Take note that the parser lays all keys of an object over this one, which puts them first."""
+        if self.unresolved or upper.unresolved:
+            if self._earlier is None:
+                self._earlier = [*reversed(self.fields)] if self.unresolved else []
+            self._earlier += reversed(upper.inserted())
+
+    def inserted(self) -> list[str]:
+        """Return the keys in the order in which the reference inserts them, resolved ones in any."""
+        return list(dict.fromkeys([*reversed(self._earlier or ()), *self.fields]))
+
+    def walked(self) -> list[str]:
+        """Return the keys that are to be resolved in the order in which the reference resolves them."""
+        keys = [key for key in self.inserted() if not is_resolved(self.child(key))]
+        return in_buckets(keys, self._size(), self._copied) if len(keys) > 1 else keys
+
+    def _key(self, child: Node, slot: str) -> str:
+        """Return the key of a child: the one it is known by, or the first of several in the order above.
+
+        A substitution that was put in partly stands under its own key and under the one that it refers
+        to, and the reference replaces the first that it meets.
+        """
+        if self._keys_of is None:
+            keys = [slot] if self.child(slot) is child else []
+        else:
+            if not self._keys_of:
+                self._learn_keys(self._keys_of)
+            keys = [key for key, changed in self.changes.items() if changed is child]
+            keys += [key for key in self._keys_of.get(id(child), ()) if key not in self.changes]
+        if len(keys) > 1:
+            keys = [key for key in self.walked() if key in keys]
+        if not keys:
+            raise LookupError(slot)
+        return keys[0]
+
+    def _learn_keys(self, keys_of: dict[int, list[str]]) -> None:
+        keys_of[id(None)] = []
+        for key, node in self.fields.items():
+            if not is_resolved(node):
+                keys_of.setdefault(id(node), []).append(key)
 
 
 @attrs.frozen(eq=False)
@@ -194,31 +251,26 @@ class Concat:
         self.position = position
         self.appends = appends
 
-    def with_child(self, slot: int, child: Node | Absent) -> Concat | Absent:
-        """Return a copy with one piece replaced, or left out."""
-        pieces = _with_item(self.pieces, slot, child)
-        return Concat(pieces, self.source, self.position) if pieces else ABSENT
-
-    def child(self, slot: int) -> Node | Absent:
-        """Return a piece."""
-        return self.pieces[slot] if slot < len(self.pieces) else ABSENT
+    def replaced(self, piece: Node, slot: int, new: Node | Absent) -> tuple[int, Concat | Absent]:
+        """Return a copy with another piece in a slot, or without it. Raises LookupError."""
+        pieces = _with_item(self.pieces, piece, slot, new)
+        return slot, Concat(pieces, self.source, self.position) if pieces else ABSENT
 
 
 class Merge:
     """Definitions of one key that cannot be merged before substitutions are put in.
 
-    ``layers`` has them from the lowest to the uppermost, of which the first ``size`` count: what is
-    below a definition is the same list with a smaller size, and the same ``Merge`` each time. In a
-    ``loose`` one neighbouring layers could be merged.
+    ``layers`` has them from the lowest to the uppermost, of which the first ``size`` count. What is below
+    a definition shares the list; ``lower`` keeps those parts by their size where they are kept at all.
     """
 
-    __slots__ = ("layers", "loose", "lower", "size")
+    __slots__ = ("_twice", "layers", "lower", "size")
 
-    def __init__(self, layers: list[Node], *, loose: bool = False) -> None:
+    def __init__(self, layers: list[Node], *, twice: bool = False) -> None:
         self.layers = layers
         self.size = len(layers)
-        self.loose = loose
-        self.lower: dict[int, Merge] = {}
+        self.lower: dict[int, Node] = {}
+        self._twice = twice
 
     def push(self, node: Node) -> None:
         """Put a definition on top in place, which only the parser may do."""
@@ -229,25 +281,22 @@ class Merge:
         """Return a definition, counted from the uppermost, which is 0."""
         return self.layers[self.size - 1 - depth]
 
-    def below(self, depth: int) -> Node | Absent:
-        """Return what is defined below so many of the uppermost definitions."""
-        size = self.size - depth
-        if size < 2:
-            return self.layers[0] if size else ABSENT
-        if size not in self.lower:
-            lower = Merge.__new__(Merge)
-            lower.layers, lower.size, lower.loose, lower.lower = self.layers, size, self.loose, self.lower
-            self.lower[size] = lower
-        return self.lower[size]
+    def part(self, size: int) -> Merge:
+        """Return the merge of so many of the lowest definitions."""
+        part = Merge.__new__(Merge)
+        part.layers, part.size, part.lower, part._twice = self.layers, size, self.lower, self._twice
+        return part
 
-    def with_child(self, slot: int, child: Node | Absent) -> Merge | Absent:
-        """Return a copy with one definition replaced, or left out; slots count from the uppermost."""
-        layers = _with_item(self.layers[: self.size], self.size - 1 - slot, child)
-        return Merge(layers, loose=True) if layers else ABSENT
+    def replaced(self, layer: Node, slot: int, new: Node | Absent) -> tuple[int, Merge | Absent]:
+        """Return a copy with another definition in a slot, or without it. Raises LookupError.
 
-    def child(self, slot: int) -> Node | Absent:
-        """Return a definition, counted from the uppermost."""
-        return self.layer(slot) if slot < self.size else ABSENT
+        Slots count from the uppermost. A definition that is there ``twice`` is replaced where it comes
+        first, as in the reference implementation.
+        """
+        if self._twice:
+            slot = next((depth for depth in range(slot) if self.layer(depth) is layer), slot)
+        layers = _with_item(self.layers[: self.size], layer, self.size - 1 - slot, new)
+        return slot, Merge(layers, twice=self._twice) if layers else ABSENT
 
 
 Node = Any
@@ -291,5 +340,7 @@ def leaf_text(leaf: Node) -> str | None:
     return None
 
 
-def _with_item(items: list[Node], index: int, item: Node | Absent) -> list[Node]:
-    return [*items[:index], *(() if item is ABSENT else (item,)), *items[index + 1 :]]
+def _with_item(items: list[Node], old: Node, index: int, new: Node | Absent) -> list[Node]:
+    if items[index] is not old:
+        raise LookupError(index)
+    return [*items[:index], *(() if new is ABSENT else (new,)), *items[index + 1 :]]

@@ -52,12 +52,14 @@ def _replaced(way: _Step, old: Node, new: Node | Absent) -> Place:
     changed: list[tuple[Node, str | int]] = []
     step: _Step | None = way
     while step is not None:
-        if step.container.child(step.slot) is not old:
-            raise LostPlace
         if not isinstance(new, _CONTAINERS):
             changed.clear()
-        old, new = step.container, step.container.with_child(step.slot, new)
-        changed.append((new, step.slot))
+        try:
+            slot, new = step.container.replaced(old, step.slot, new)
+        except LookupError:
+            raise LostPlace from None
+        old = step.container
+        changed.append((new, slot))
         step = step.before
     fresh: _Step | None = None
     for container, slot in reversed(changed):

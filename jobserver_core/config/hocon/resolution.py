@@ -63,12 +63,12 @@ class _TooDeep(InvalidConfig):
     """Substitutions refer to each other too deep, perhaps only in the order in which keys are resolved."""
 
 
-class _Known(NamedTuple):
-    """What a node was found to be: seen from anywhere, or, if that is nothing, only from one root."""
+class _Missing(NamedTuple):
+    """A reference that found nothing: that holds for one root, until more is known about other nodes."""
 
-    node: Node
-    found: _Found
-    root: Object | None
+    node: Reference
+    root: Object
+    learnt: int
 
 
 class Resolver:
@@ -93,17 +93,17 @@ class Resolver:
         self._active: set[int] = set()
         self._circles = 0
         self._as_written = False
-        self._known: dict[tuple[int, Path], _Known] = {}
+        self._known: dict[tuple[int, Path], tuple[Node, Node]] = {}
         self._learnt: list[tuple[int, Path]] = []
-        self._lowered: dict[tuple[int, int], tuple[Merge, Node]] = {}
+        self._missing: dict[tuple[int, Path], _Missing] = {}
+        self._version = 0
 
     def resolve(self) -> dict[str, Any]:
         """Return the plain object. Raises InvalidConfig."""
         try:
             root = self._resolved(self._root, Place(self._root), ())
         except _TooDeep:
-            self._known.clear()
-            self._learnt.clear()
+            self._forget(0)
             self._as_written = True
             root = self._resolved(self._root, Place(self._root), ())
         assert isinstance(root, Object)
@@ -168,29 +168,37 @@ class Resolver:
         if is_resolved(node):
             return node
         known = self._known.get((id(node), ())) or (self._known.get((id(node), only)) if only else None)
-        if known is not None and known.root in (None, place.root):
-            return known.found
+        if known is not None:
+            return known[1]
         if id(node) in self._active:
             raise _Circle
+        if isinstance(node, Reference) and self._is_missing(node, place.root, only):
+            return ABSENT
         self._step()
         circles = self._circles
         found = self._worked_out(node, place, only)
         if found is not ABSENT:
-            self._learn(_Known(node, found, None), () if is_resolved(found) else only)
-        elif circles == self._circles:
-            self._learn(_Known(node, found, place.root), only)
+            self._learn(node, () if is_resolved(found) else only, found)
+        elif isinstance(node, Reference) and circles == self._circles:
+            self._missing[id(node), only] = _Missing(node, place.root, self._version)
         return found
 
-    def _learn(self, known: _Known, only: Path) -> None:
-        key = (id(known.node), only)
-        self._known[key] = known
+    def _is_missing(self, node: Reference, root: Object, only: Path) -> bool:
+        missing = self._missing.get((id(node), only))
+        return missing is not None and missing.root is root and missing.learnt == self._version
+
+    def _learn(self, node: Node, only: Path, found: Node) -> None:
+        key = (id(node), only)
+        self._known[key] = (node, found)
         self._learnt.append(key)
+        self._version += found is not node
 
     def _forget(self, learnt: int) -> None:
         """Forget what was found on the way to a circle: from elsewhere it may mean something else."""
         for key in self._learnt[learnt:]:
             self._known.pop(key, None)
         del self._learnt[learnt:]
+        self._version += 1
 
     def _worked_out(self, node: Node, place: Place, only: Path) -> _Found:
         if isinstance(node, Reference):
@@ -206,7 +214,7 @@ class Resolver:
     def _object(self, obj: Object, place: Place) -> Object:
         fields = dict(obj.items())
         keys = [key for key, node in fields.items() if not is_resolved(node)]
-        for key in keys if self._as_written else _in_order(keys, len(fields)):
+        for key in keys if self._as_written else obj.walked():
             found = self._resolved(fields[key], place.into(obj, key), ())
             if found is ABSENT:
                 del fields[key]
@@ -253,16 +261,23 @@ class Resolver:
                 self._resolved(lower, self._moved(place, merge, lower), ())
 
     def _below(self, merge: Merge, depth: int) -> _Found:
-        """Return what a key means below so many of its uppermost definitions."""
-        lower = merge.below(depth)
-        if not merge.loose or not isinstance(lower, Merge):
-            return lower
-        key = (id(merge), depth)
-        if key not in self._lowered:
-            values = [lower.layer(further) for further in range(lower.size)]
-            self._step(lower.size)
-            self._lowered[key] = (merge, laid_over(values, self._step))
-        return self._lowered[key][1]
+        """Return what a key means below so many of its uppermost definitions.
+
+        The reference makes that anew each time, so that nothing is known about it when it is met again,
+        and a circle may end elsewhere. In long merges it is kept, or the cost would be quadratic.
+        """
+        size = merge.size - depth
+        if size < 2:
+            return merge.layers[0] if size else ABSENT
+        if size in merge.lower:
+            return merge.lower[size]
+        lower: Node = merge.part(size)
+        if isinstance(merge.layer(depth), Object):
+            self._step(size)
+            lower = laid_over([lower.layer(further) for further in range(size)], self._step)
+        if len(merge.layers) > _SHORT_RUN:
+            merge.lower[size] = lower
+        return lower
 
     def _moved(self, place: Place, node: Node, replacement: _Found) -> Place:
         try:
@@ -351,23 +366,3 @@ class Resolver:
 
 def _shown(node: Reference) -> str:
     return "${" + ".".join(node.path) + "}"
-
-
-def _in_order(keys: list[str], size: int) -> list[str]:
-    """Return keys of an object of a size in the order in which the reference resolves them.
-
-    In a circle of optional substitutions the first to be resolved is the one that has a value. The
-    reference keeps keys in a hash map of Java's, so that its order depends on the keys only: that of
-    the buckets, whose number is a power of two.
-    """
-    buckets = 16
-    while size > buckets * 3 // 4:
-        buckets *= 2
-    return sorted(keys, key=lambda key: _java_hash(key) % buckets) if len(keys) > 1 else keys
-
-
-def _java_hash(key: str) -> int:
-    code = 0
-    for unit in memoryview(key.encode("utf-16-le", "surrogatepass")).cast("H"):
-        code = (31 * code + unit) & 0xFFFFFFFF
-    return code ^ code >> 16

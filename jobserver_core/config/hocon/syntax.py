@@ -312,7 +312,7 @@ class Parser:
 
     def _side_by_side(self, pieces: list[Node], position: int) -> Node:
         try:
-            values = joined(pieces, _free)
+            values = joined(pieces)
         except MixedValues:
             raise self._error(MIXED, position) from None
         return values[0] if len(values) == 1 else Concat(values, self._source, position)
@@ -416,7 +416,3 @@ class Parser:
             end += 1
         self._at = end
         return self._text[started + 3 : end - 3]
-
-
-def _free(_count: int) -> None:
-    """Joining what the parser has read is linear in the text."""

@@ -1,0 +1,39 @@
+"""The order in which Java walks a hash map, which circles of substitutions make visible.
+
+In a circle of optional substitutions, the one that is resolved first gets a value. The reference
+implementation resolves the keys of an object in the order of a ``java.util.HashMap``: by bucket, and
+within a bucket in the order in which keys were put in. The number of buckets is a power of two that
+depends on how the map came to be: grown key by key, or copied from another map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = ["copied_buckets", "in_buckets"]
+
+_SMALLEST = 16
+
+
+def in_buckets(keys: Iterable[str], size: int, copied: int | None = None) -> list[str]:
+    """Return keys, given in the order of insertion, as a map of ``size`` entries yields them.
+
+    ``copied`` is the number of buckets of a copy that was made of the map.
+    """
+    buckets = _SMALLEST
+    while size > buckets * 3 // 4:
+        buckets *= 2
+    ordered = sorted(keys, key=lambda key: _hash(key) % buckets)
+    return ordered if copied is None else sorted(ordered, key=lambda key: _hash(key) % copied)
+
+
+def copied_buckets(size: int) -> int:
+    """Return how many buckets the copy of a map with a number of entries has, as of Java 8 to 18."""
+    return 1 << (size * 4 // 3).bit_length() if size else 1
+
+
+def _hash(key: str) -> int:
+    code = 0
+    for unit in memoryview(key.encode("utf-16-le", "surrogatepass")).cast("H"):
+        code = (31 * code + unit) & 0xFFFFFFFF
+    return code ^ code >> 16
