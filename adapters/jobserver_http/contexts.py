@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from jobserver_core.config.trees import merged
+from jobserver_core.config.trees import all_settings, merged
 from jobserver_core.errors import InvalidSetting, ResultTimeout, ServerClosed
 from jobserver_http.answers import json_response, respond
 from jobserver_http.calls import Call
@@ -42,8 +42,11 @@ KILL_TIMEOUT = 10.0
 
 
 def context_settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the ``spark.context-settings`` block of a posted configuration, or an empty dict."""
-    spark = config.get("spark")
+    """Return the ``spark.context-settings`` block of a posted configuration, or an empty dict.
+
+    It includes settings below settings, which the configuration itself cannot hold.
+    """
+    spark = all_settings(config).get("spark")
     settings = spark.get("context-settings") if isinstance(spark, Mapping) else None
     if settings is None:
         return {}

@@ -79,6 +79,8 @@ The configuration of a job or context in a request is also HOCON or JSON, but it
   nothing. Large configurations are parsed one at a time, so many of them do not delay other calls.
 - A Spark setting can have settings below it: in `spark.context-settings` and in each of `spark.contexts`,
   `spark.speculation = true` and `spark.speculation.interval = 10s` both apply, as in a configuration file.
+  The tree that a job gets cannot hold both: its `contextConfig` has the settings below, and in its own
+  configuration the later one hides the other, as in Typesafe Config.
 - Durations and sizes stay strings (`10 s`), single quotes are part of a string, and unquoted strings
   must not contain ``$ " { } [ ] : = , + # ` ^ ? ! @ * & \\``.
 - A repeated key in JSON is merged as in HOCON, and `NaN` and `Infinity` are strings.

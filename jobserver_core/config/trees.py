@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["flatten", "merged", "nested", "overlaid"]
+__all__ = ["HiddenSettings", "all_settings", "as_objects", "flatten", "merged", "nested", "overlaid"]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -40,6 +40,16 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
+def as_objects(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tree without dotted keys: a value that has settings below it gives way to them.
+
+    This is what Typesafe Config makes of settings without an order, such as system properties.
+    """
+    leaves = flatten(tree)
+    parents = {path[:index] for path in leaves for index, char in enumerate(path) if char == "."}
+    return nested({path: value for path, value in leaves.items() if path not in parents})
+
+
 def merged(*trees: Mapping[str, Any]) -> dict[str, Any]:
     """Lay trees over each other, later ones on top, leaf by leaf."""
     leaves: dict[str, Any] = {}
@@ -56,4 +66,30 @@ def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
         if isinstance(value, Mapping) and isinstance(under, Mapping):
             value = overlaid(under, value)  # noqa: PLW2901 - what was laid on the other
         tree[key] = value
+    return tree
+
+
+class HiddenSettings(dict[str, Any]):
+    """A parsed configuration in which a setting of Spark and settings below it meet.
+
+    The dict is what HOCON makes of the text, in which one of the two hides the other. ``hidden`` has the
+    settings that are lost in it: by the path of their section, and in that by their dotted path.
+    """
+
+    def __init__(self, tree: Mapping[str, Any], hidden: Mapping[tuple[str, ...], Mapping[str, Any]]) -> None:
+        super().__init__(tree)
+        self.hidden = hidden
+
+
+def all_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a parsed configuration with its hidden settings in place, as :func:`nested` puts them."""
+    if not isinstance(config, HiddenSettings):
+        return config
+    tree = dict(config)
+    for (*parents, name), settings in config.hidden.items():
+        parent = tree
+        for key in parents:
+            parent[key] = dict(parent[key])
+            parent = parent[key]
+        parent[name] = merged(parent[name], settings)
     return tree

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobserver_core.config.hocon import parse_file, parse_untrusted
+from jobserver_core.config.trees import all_settings
 from jobserver_core.errors import InvalidConfig
 
 pytestmark = pytest.mark.timeout(60)
@@ -151,6 +152,19 @@ VALUES: list[tuple[str, str, dict[str, Any]]] = [
         "x.base { x {}, x = ${?base.in}, x.out += ${?base} }\nbase = ${?x.base}",
         {"x": {"base": {"x": {"out": [{"x": {}}]}}}, "base": {"x": {}}},
     ),
+    (
+        "an object that stands under two keys, the first of which is replaced",
+        "a = { a = ${b.b} } { b { b = ${?b}, b.a = x }, a {} }\nb = ${?a}",
+        {
+            "a": {"a": {"b": {"a": "x"}}, "b": {"b": {"a": "x"}}},
+            "b": {"a": {"b": {"a": "x"}}, "b": {"b": {"a": "x"}}},
+        },
+    ),
+    (
+        "what is below a definition, met a second time",
+        "a += ${?a}\na { a += 2 }\na { a += ${?a} }\na = ${?a}",
+        {"a": {"a": [{"a": [2]}]}},
+    ),
     # references to oneself, from the specification
     ("itself", "a = [1]\na = ${a} [2]\na = ${a} [3]", {"a": [1, 2, 3]}),
     ("itself as text", 'p = "a:b"\np = ${p}":c"', {"p": "a:b:c"}),
@@ -221,14 +235,26 @@ SPECULATION = {"speculation": True, "speculation.interval": "10s"}
     ],
 )
 def test_a_setting_of_spark_keeps_its_value_beside_settings_below_it(text: str) -> None:
-    assert parse_untrusted(text)["spark"] == {"context-settings": {"spark": SPECULATION}}
+    assert all_settings(parse_untrusted(text))["spark"] == {"context-settings": {"spark": SPECULATION}}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("spark.speculation = true, spark.speculation.interval = 10s", {"interval": "10s"}),
+        ("spark.speculation.interval = 10s, spark.speculation = true", True),
+    ],
+)
+def test_a_parsed_text_itself_has_what_was_defined_last(text: str, expected: object) -> None:
+    found = parse_untrusted(f"spark.context-settings {{ {text} }}\ncopy = ${{spark.context-settings}}")
+    assert found["spark"]["context-settings"] == found["copy"] == {"spark": {"speculation": expected}}
 
 
 def test_the_same_holds_for_each_configured_context_and_for_every_prefix() -> None:
     text = """spark.contexts { c {
         passthrough.a = 1, passthrough.a.b = 2, passthrough.a = 3, hadoop { x.y.z = 2, x = 1 }
     } }"""
-    assert parse_untrusted(text)["spark"]["contexts"] == {
+    assert all_settings(parse_untrusted(text))["spark"]["contexts"] == {
         "c": {"passthrough": {"a": 3, "a.b": 2}, "hadoop": {"x": 1, "x.y.z": 2}}
     }
 
@@ -247,10 +273,23 @@ def test_the_same_holds_for_each_configured_context_and_for_every_prefix() -> No
             "spark.context-settings.a { b = 1 }, spark.context-settings.a = [1]",
             {"spark": {"context-settings": {"a": [1]}}},
         ),
+        (
+            "spark.context-settings.a = 1, spark.context-settings { a = null, a.b = 2 }",
+            {"spark": {"context-settings": {"a": {"b": 2}}}},
+        ),
     ],
 )
 def test_elsewhere_the_last_definition_hides_the_others(text: str, expected: dict[str, Any]) -> None:
-    assert parse_untrusted(text) == expected
+    assert all_settings(parse_untrusted(text)) == expected
+
+
+def test_a_file_has_settings_below_settings_of_its_includes_too(tmp_path: Path) -> None:
+    (tmp_path / "main.conf").write_text(
+        'spark.context-settings { include "speculation" }\nspark.context-settings.spark.speculation = true'
+    )
+    (tmp_path / "speculation.conf").write_text("spark.speculation { interval = ${every} }\nevery = 10s")
+    found = parse_file(tmp_path / "main.conf")
+    assert found["spark"]["context-settings"]["spark"] == SPECULATION
 
 
 # -- JSON ----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import attrs
 
+from jobserver_core.config.trees import as_objects
 from jobserver_core.models import json_values
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import ContextSpec
@@ -94,7 +95,7 @@ def make_plan(
             jars=tuple(_jars(spec)),
             cluster=not settings.local,
             spark_version=installation.release,
-            settings=json_values.dumps(spec.settings, allow_nan=True),
+            settings=json_values.dumps(as_objects(spec.settings), allow_nan=True),
             api_path=python_view(["sparkjobserver"], options.cache_dir),
             log_path=spec.log_path,
             log_limit=log_limit,

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from jobserver_core.config.hocon.merging import merge_into
-from jobserver_core.config.hocon.nodes import Include, Object, Source
+from jobserver_core.config.hocon.nodes import Include, Node, Object, Source
 from jobserver_core.config.hocon.properties import parse_properties
 from jobserver_core.config.hocon.resolution import Resolver
+from jobserver_core.config.hocon.spark_settings import hidden_settings
 from jobserver_core.config.hocon.syntax import Parser
+from jobserver_core.config.trees import HiddenSettings, all_settings
 from jobserver_core.errors import InvalidConfig
 from jobserver_core.models.json_values import number
 
@@ -34,6 +36,7 @@ _MAX_INCLUDES = 20
 _MAX_STEPS = 300_000
 _FREE_STEPS, _STEPS_PER_LETTER = 20_000, 30
 """How many steps of resolving a text may cost: few for a short one, so that those need no queue."""
+_Settings = dict[tuple[str, ...], Node]
 _SUFFIXES = (".conf", ".json", ".properties")
 """Endings of files to include, the one that wins first."""
 
@@ -46,7 +49,8 @@ def parse_untrusted(
     Includes of any kind are refused, and the environment is not consulted: ``${X}`` means a key of the
     text itself, is an error when there is none, and ``${?X}`` is then left out. ``max_bytes`` bounds the
     text (as UTF-8) and what it becomes with its substitutions put in; ``max_depth`` bounds how deep
-    objects and lists nest, the outermost object counting as one.
+    objects and lists nest, the outermost object counting as one. Where the text has settings of Spark below
+    settings, the result is a :class:`~jobserver_core.config.trees.HiddenSettings`.
 
     Raises InvalidConfig, with line and column where known. Bytes must be UTF-8.
     """
@@ -65,15 +69,24 @@ def parse_file(path: str | os.PathLike[str], *, env: Mapping[str, str] | None = 
     the including one: ``name`` if it ends with ``.conf``, ``.json`` or ``.properties``, otherwise the files
     with these endings, merged so that ``.conf`` wins. A missing file is nothing unless it is required.
     ``${NAME}`` that no key answers is looked up in ``env``, by default the environment of this process.
+    Settings of Spark below settings are all in place, see
+    :func:`~jobserver_core.config.trees.all_settings`.
 
     Raises InvalidConfig, also when the file cannot be read.
     """
+    settings: _Settings = {}
+    root = _parse_source(Path(path), settings)
     environment = os.environ if env is None else env
-    root = _parse_source(Path(path), ())
+    resolver = Resolver(root, max_size=_TRUSTED_SIZE, max_depth=_TRUSTED_DEPTH, env=environment)
     try:
-        return Resolver(root, max_size=_TRUSTED_SIZE, max_depth=_TRUSTED_DEPTH, env=environment).resolve()
+        return dict(all_settings(_with_hidden(resolver.resolve(), settings, resolver)))
     except RecursionError:
         raise _too_deep(_TRUSTED_DEPTH) from None
+
+
+def _with_hidden(tree: dict[str, Any], settings: _Settings, resolver: Resolver) -> dict[str, Any]:
+    hidden = hidden_settings(settings, tree, resolver.value)
+    return HiddenSettings(tree, hidden) if hidden else tree
 
 
 def _decoded(text: str | bytes, max_bytes: int) -> str:
@@ -164,10 +177,12 @@ def _refuse(include: Include) -> Object | None:
 
 
 def _parsed(text: str, *, max_bytes: int, max_depth: int) -> dict[str, Any]:
+    settings: _Settings = {}
     try:
-        root = Parser(Source(text), max_depth=max_depth, include=_refuse).parse()
+        root = Parser(Source(text), max_depth=max_depth, include=_refuse, settings=settings).parse()
         steps = min(_MAX_STEPS, _FREE_STEPS + _STEPS_PER_LETTER * len(text))
-        value = Resolver(root, max_size=max_bytes, max_depth=max_depth, max_steps=steps).resolve()
+        resolver = Resolver(root, max_size=max_bytes, max_depth=max_depth, max_steps=steps)
+        value = _with_hidden(resolver.resolve(), settings, resolver)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
@@ -177,16 +192,18 @@ def _parsed(text: str, *, max_bytes: int, max_depth: int) -> dict[str, Any]:
     return value
 
 
-def _parse_source(path: Path, including: tuple[Path, ...], prefix: tuple[str, ...] = ()) -> Object:
-    text = _read(path)
+def _parse_source(
+    path: Path, settings: _Settings, including: tuple[Path, ...] = (), prefix: tuple[str, ...] = ()
+) -> Object:
     chain = (*including, path)
 
     def included(statement: Include) -> Object | None:
-        return _included(statement, chain)
+        return _included(statement, settings, chain)
 
+    source = Source(_read(path), str(path))
     try:
         return Parser(
-            Source(text, str(path)), max_depth=_TRUSTED_DEPTH, include=included, prefix=prefix
+            source, max_depth=_TRUSTED_DEPTH, include=included, prefix=prefix, settings=settings
         ).parse()
     except RecursionError:
         raise _too_deep(_TRUSTED_DEPTH) from None
@@ -201,7 +218,7 @@ def _read(path: Path) -> str:
         raise InvalidConfig(message=f"{path} must be text in UTF-8: {error.reason}") from None
 
 
-def _included(statement: Include, chain: tuple[Path, ...]) -> Object | None:
+def _included(statement: Include, settings: _Settings, chain: tuple[Path, ...]) -> Object | None:
     if statement.kind not in (None, "file"):
         raise statement.error(f"include {statement.kind}(…) is not supported; include a file")
     path = chain[-1].parent / Path(statement.name).expanduser()
@@ -213,16 +230,18 @@ def _included(statement: Include, chain: tuple[Path, ...]) -> Object | None:
         return None
     merged = Object()
     for file in reversed(found):
-        merge_into(merged, _included_file(statement, file, chain, alone=len(candidates) == 1))
+        merge_into(merged, _included_file(statement, file, settings, chain, alone=len(candidates) == 1))
     return merged
 
 
-def _included_file(statement: Include, file: Path, chain: tuple[Path, ...], *, alone: bool) -> Object:
+def _included_file(
+    statement: Include, file: Path, settings: _Settings, chain: tuple[Path, ...], *, alone: bool
+) -> Object:
     if len(chain) >= _MAX_INCLUDES or file.resolve() in {other.resolve() for other in chain}:
         raise statement.error(f"including {file} here goes round in a circle")
     if file.suffix == ".properties" and not alone:
         return parse_properties(_read(file))
-    return _parse_source(file, chain, statement.prefix)
+    return _parse_source(file, settings, chain, statement.prefix)
 
 
 def _listed(candidates: list[Path]) -> str:

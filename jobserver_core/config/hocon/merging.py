@@ -62,7 +62,7 @@ def _over(new: Node, old: Node) -> Node:
             lower.push(layer)
         return lower
     if hides(new):
-        return _kept(new, old)
+        return new
     if not isinstance(old, Merge):
         return Merge([old, new])
     old.push(new)
@@ -73,11 +73,7 @@ def _object_over(new: Object, old: Node) -> Node:
     if isinstance(old, Object):
         old.laid_on(new)
         merge_into(old, new)
-        old.own = new.own or old.own
         return old
-    if new.own == () and leaf_text(old) is not None:
-        new.own = (old,)
-        return new
     if isinstance(old, Merge):
         top = old.layers[-1]
         if isinstance(top, Object) and not top.unresolved and not new.unresolved:
@@ -88,14 +84,6 @@ def _object_over(new: Object, old: Node) -> Node:
     if isinstance(old, (Reference, Concat)) or new.unresolved:
         return Merge([old, new])
     new.final = True
-    return new
-
-
-def _kept(new: Node, old: Node) -> Node:
-    """Return a definition that hides an earlier one, unless that is settings below a setting."""
-    if isinstance(old, Object) and old.own is not None and leaf_text(new) is not None:
-        old.own = (new,)
-        return old
     return new
 
 
@@ -115,11 +103,6 @@ def laid_over(values: list[Node], step: Callable[[int], None]) -> Node:
         return values[0]
     first = values[0]
     if not isinstance(first, Object):
-        if isinstance(values[1], Object) and values[1].own is not None and leaf_text(first) is not None:
-            below = laid_over(values[1:], step)
-            return (
-                Object(dict(below.items()), final=True, own=(first,)) if isinstance(below, Object) else first
-            )
         return first if hides(first) else _merge(values)
     count = 1
     while count < len(values) and isinstance(values[count], Object) and not values[count - 1].final:
@@ -130,8 +113,7 @@ def laid_over(values: list[Node], step: Callable[[int], None]) -> Node:
         return top
     if isinstance(rest[0], (Merge, Reference, Concat)) or top.unresolved:
         return _merge([top, *rest])
-    own = (rest[0],) if top.own == () and leaf_text(rest[0]) is not None else top.own
-    return Object(dict(top.items()), final=True, own=own)
+    return Object(dict(top.items()), final=True)
 
 
 def _merge(values: list[Node]) -> Merge:
@@ -162,10 +144,9 @@ def _merged_objects(objects: list[Object], step: Callable[[int], None]) -> Objec
                 merged.setdefault(key, []).append(node)
     fields = {key: laid_over(nodes, step) for key, nodes in merged.items()}
     first = objects[0]
-    own = next((obj.own for obj in objects if obj.own), first.own)
     if first.final == objects[-1].final and _same(first, fields):
         return first
-    return Object(fields, final=objects[-1].final, own=own, twice=True)
+    return Object(fields, final=objects[-1].final, twice=True)
 
 
 def _same(obj: Object, fields: dict[str, Node]) -> bool:

@@ -118,25 +118,20 @@ class Object:
 
     ``final`` objects hide whatever is defined below them. Copies with a changed child share
     ``fields`` and keep the difference in ``changes``, so that making one costs nothing in wide objects.
-
-    ``own`` is for settings of Spark, which may have a value and settings below it: an object in which
-    it is not None keeps a scalar that the same key has, as its one item, instead of hiding it.
     """
 
-    __slots__ = ("_copied", "_earlier", "_keys_of", "changes", "fields", "final", "own", "unresolved")
+    __slots__ = ("_copied", "_earlier", "_keys_of", "changes", "fields", "final", "unresolved")
 
     def __init__(
         self,
         fields: dict[str, Node] | None = None,
         *,
         final: bool = False,
-        own: tuple[Node, ...] | None = None,
         twice: bool = False,
     ) -> None:
         self.fields: dict[str, Node] = {} if fields is None else fields
         self.changes: dict[str, Node | Absent] = {}
         self.final = final
-        self.own = own
         self.unresolved = sum(not is_resolved(node) for node in self.fields.values())
         self._copied: int | None = None
         self._earlier: list[str] | None = None
@@ -153,7 +148,7 @@ class Object:
         if self._keys_of is None:
             self._keys_of = {}
         copy = Object.__new__(Object)
-        copy.fields, copy.final, copy.own = self.fields, self.final, self.own
+        copy.fields, copy.final = self.fields, self.final
         copy.changes = {**self.changes, key: child}
         copy.unresolved = self.unresolved + is_resolved(self.child(key)) - is_resolved(child)
         copy._copied, copy._earlier, copy._keys_of = None, self._earlier, self._keys_of

@@ -43,7 +43,6 @@ from jobserver_core.config.hocon.nodes import (
 )
 from jobserver_core.config.hocon.places import LostPlace, Place
 from jobserver_core.config.hocon.syntax import MIXED
-from jobserver_core.config.trees import flatten
 from jobserver_core.errors import InvalidConfig
 
 __all__ = ["Resolver"]
@@ -109,6 +108,11 @@ class Resolver:
         assert isinstance(root, Object)
         return self._plain_object(root, 1)
 
+    def value(self, node: Node) -> Any:
+        """Return what a value means that the tree does not hold, None for nothing. Raises InvalidConfig."""
+        found = self._resolved(node, Place(self._root), ())
+        return None if found is ABSENT else self._plain(found, 1)
+
     # -- limits ------------------------------------------------------------------------------------
 
     def _spend(self, size: int) -> None:
@@ -146,12 +150,7 @@ class Resolver:
         result: dict[str, Any] = {}
         for key, node in obj.items():
             self._spend(len(key) + 1)
-            value = self._plain(node, depth)
-            if isinstance(node, Object) and node.own:
-                result[key] = self._plain(node.own[0], depth)
-                result.update(flatten(value, f"{key}."))
-            else:
-                result[key] = value
+            result[key] = self._plain(node, depth)
         return result
 
     def _check_depth(self, depth: int) -> None:
@@ -221,7 +220,7 @@ class Resolver:
             else:
                 fields[key] = found
         self._step(len(fields) // 8)
-        return Object(fields, final=obj.final, own=obj.own)
+        return Object(fields, final=obj.final)
 
     def _object_on_path(self, obj: Object, place: Place, only: Path) -> Object:
         key, below = only[0], only[1:]

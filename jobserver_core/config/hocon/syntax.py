@@ -23,6 +23,7 @@ from jobserver_core.config.hocon.nodes import (
     Reference,
     Source,
 )
+from jobserver_core.config.hocon.spark_settings import is_spark_setting
 from jobserver_core.errors import InvalidConfig
 from jobserver_core.models.json_values import number
 
@@ -44,8 +45,6 @@ _QUOTED = re.compile(r'"[^"\\\n]*(?:\\.[^"\\\n]*)*"')
 _APPEND_IN_LIST = (
     "'+=' may not stand inside a list or another '+='; use ${…} to put in what it makes elsewhere"
 )
-_SETTINGS: dict[Path, int] = {("spark", "context-settings"): 2, ("spark", "contexts"): 3}
-"""Where settings of Spark stand, and how long the paths are below which each key is one."""
 _JSON = json.JSONDecoder(strict=False)
 _KEYWORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 _MAX_NUMBER_LENGTH = 1000
@@ -59,7 +58,11 @@ class _Word(str):
 
 
 class Parser:
-    """Parses one text; ``include`` is given each include statement, and returns what to merge, or raises."""
+    """Parses one text.
+
+    ``include`` is given each include statement, and returns what to merge, or raises. ``settings`` takes
+    the settings of Spark, see :mod:`~jobserver_core.config.hocon.spark_settings`.
+    """
 
     def __init__(
         self,
@@ -68,12 +71,14 @@ class Parser:
         max_depth: int,
         include: Callable[[Include], Object | None],
         prefix: Path = (),
+        settings: dict[Path, Node] | None = None,
     ) -> None:
         self._source = source
         self._text = source.text
         self._max_depth = max_depth
         self._include = include
         self._prefix = prefix
+        self._settings = {} if settings is None else settings
         self._at = 0
         self._values = 0
 
@@ -128,7 +133,7 @@ class Parser:
     def _object(self, path: Path | None, depth: int) -> Object:
         opened = self._at
         self._at += 1
-        result = Object(own=self._own(path))
+        result = Object()
         self._members(result, path, self._deeper(depth))
         if not self._char():
             raise self._error("this '{' is never closed", opened)
@@ -159,8 +164,10 @@ class Parser:
         node = self._value(None if append else full, inner)
         if append and full is not None:
             node = self._append(full, node, started)
+        if full is not None and not isinstance(node, Object) and is_spark_setting(full):
+            self._settings[full] = node
         for length in range(len(key) - 1, 0, -1):
-            node = Object({key[length]: node}, own=self._own(full and full[: len(full) - len(key) + length]))
+            node = Object({key[length]: node})
         define(into, key[0], node)
 
     def _key(self) -> Path:
@@ -172,13 +179,6 @@ class Parser:
         self._count(len(key) - 1)
         self._skip()
         return key
-
-    @staticmethod
-    def _own(path: Path | None) -> tuple[()] | None:
-        """Return what an object at a path keeps of a scalar there: see :class:`Object`."""
-        if path and len(path) > _SETTINGS.get(path[:2], len(path)):
-            return ()
-        return None
 
     def _operator(self) -> bool:
         char = self._char()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,19 @@ def test_sparks_own_interface_listens_where_the_driver_does(
     assert address({"spark": {"master": "spark://example:7077"}}) is None
     monkeypatch.setenv("SPARK_LOCAL_IP", "192.0.2.1")  # which hosts inherit
     assert address({}) is None
+
+
+def test_jobs_see_settings_below_a_setting_in_objects_as_typesafe_config_has_them(
+    spec: ContextSpec, installation: Installation, tmp_path: Path
+) -> None:
+    settings = {"spark": {"speculation": True, "speculation.interval": "10s"}, "hadoop": {"a": 1, "a.b.c": 2}}
+    host = plan_of(attrs.evolve(spec, settings=settings), installation, tmp_path, settings).spec
+    assert json.loads(host.settings) == {
+        "spark": {"speculation": {"interval": "10s"}},
+        "hadoop": {"a": {"b": {"c": 2}}},
+    }
+    assert host.conf["spark.speculation"] == "true"
+    assert host.conf["spark.speculation.interval"] == "10s"
 
 
 def test_a_contexts_own_settings_win_over_the_defaults(
