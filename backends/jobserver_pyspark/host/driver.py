@@ -307,6 +307,15 @@ class Driver:
         """Whether the application ended, by itself or by the cluster."""
         return bool(self.context.isStopped())
 
+    def stopped_by(self) -> str | None:
+        """Return the line of a job's JVM code that stopped the application, None unless Spark knows one."""
+        try:
+            self.context.defaultParallelism()  # any call of a stopped context says who stopped it
+        except Exception as error:  # noqa: BLE001 - a JVM that ends by now says nothing any more
+            java = getattr(error, "java_exception", None)
+            return caller_of_stop(str(java.getMessage())) if java is not None else None
+        return None
+
     @property
     def over(self) -> bool:
         """Whether the application or its JVM has ended, or is ending, so that calls may fail."""
@@ -327,3 +336,15 @@ class Driver:
     def kill(self) -> None:
         """Kill the JVM."""
         processes.kill(self.process.pid)
+
+
+_NOT_OF_A_JOB = ("java.", "java.base/", "jdk.", "sun.", "scala.", "py4j.", "org.apache.spark.")
+
+
+def caller_of_stop(message: str) -> str | None:
+    """Return the first frame of user code in what a stopped SparkContext says about its end, or None."""
+    _, found, frames = message.partition("it was stopped at:")
+    if not found:
+        return None
+    lines = [line.strip() for line in frames.strip().split("\n\n", 1)[0].splitlines()]
+    return next((line for line in lines if line and not line.startswith(_NOT_OF_A_JOB)), None)

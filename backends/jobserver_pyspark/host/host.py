@@ -248,7 +248,10 @@ class Host:
         """Report that the application ended; the last log lines may say that it was killed."""
         if found := _KILLED.search(self._log.tail(_LOG_SIZE)):
             self._lose(f"the Spark application was killed from outside ({found[0]})", killed_outside=True)
-        self._lose("the Spark application ended by itself")
+        caller = self._driver.stopped_by()
+        if caller is None:
+            self._lose("the SparkContext was stopped, by a job or by Spark itself")
+        self._lose(f"a job stopped the SparkContext, which belongs to its context, in {caller}")
 
     def _report_progress(self) -> None:
         while not self._stopping:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from http_caller import Caller, calling
+from http_caller import FACTORIES, Caller, calling
 from test_jvm_cluster import Daemon, master  # noqa: F401 - a fixture
 
 from jobserver_pyspark.jvm import JvmToolchain
@@ -62,13 +62,21 @@ def test_sql_jobs_load_and_query_in_a_context_of_their_factory(caller: Caller) -
 
 
 def test_a_streaming_job_runs_until_it_is_killed_and_its_context_outlives_it(caller: Caller) -> None:
-    with caller.context("stream", "StreamingContextFactory", **{"streaming.batch_interval": 100}):
-        for _ in range(2):
-            job_id = caller.submit("StreamingTestJob", context="stream")["jobId"]
-            caller.until(lambda job_id=job_id: "batch of" in caller.log(job_id), "a batch")
-            assert caller.report(job_id)["status"] == "RUNNING"
-            assert caller.client.delete(f"/jobs/{job_id}").json() == {"status": "KILLED"}
-        assert caller.client.get("/contexts/stream").json()["state"] == "RUNNING"
+    settings = {"context-factory": f"{FACTORIES}.StreamingContextFactory", "streaming.batch_interval": 100}
+    assert caller.client.post("/contexts/stream", params=settings).status_code == 200
+    for _ in range(2):
+        job_id = caller.submit("StreamingTestJob", context="stream")["jobId"]
+        caller.until(lambda job_id=job_id: "batch of" in caller.log(job_id), "a batch")
+        assert caller.report(job_id)["status"] == "RUNNING"
+        assert caller.client.delete(f"/jobs/{job_id}").json() == {"status": "KILLED"}
+    assert caller.client.get("/contexts/stream").json()["state"] == "RUNNING"
+
+    # A job that stops the application takes its context along, which says which job that was.
+    caller.submit("StreamStopperJob", context="stream")
+    caller.until(lambda: caller.client.get("/contexts/stream").json()["state"] == "ERROR", "the end")
+    message = caller.client.get("/contexts/stream").json()["error"]["message"]
+    assert "a job stopped the SparkContext, which belongs to its context, in " in message
+    assert "StreamStopperJob" in message
 
 
 KRYO = {

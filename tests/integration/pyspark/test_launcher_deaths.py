@@ -83,7 +83,7 @@ def test_the_death_of_a_part_ends_the_context_and_all_of_it(start: Start, victim
     ("killer", "text"),
     [
         ("trouble.KillsJvm", "JVM ended by itself"),
-        ("trouble.StopsApplication", "application ended by itself"),
+        ("trouble.StopsApplication", "the SparkContext was stopped, by a job or by Spark itself"),
     ],
 )
 def test_a_job_that_ends_the_application_takes_the_context_along_without_noise(

@@ -24,3 +24,13 @@ object StreamingTestJob extends SparkStreamingJob {
     ssc.awaitTermination()
   }
 }
+
+/** Stops its StreamingContext together with the SparkContext, which is not its own. */
+object StreamStopperJob extends SparkStreamingJob {
+  def validate(ssc: StreamingContext, config: Config): SparkJobValidation = SparkJobValid
+
+  def runJob(ssc: StreamingContext, config: Config): Any = {
+    ssc.stop(stopSparkContext = true, stopGracefully = false)
+    Thread.sleep(600000)
+  }
+}
