@@ -23,6 +23,7 @@ from uuid import uuid4
 import pytest
 from test_blobs import replaced_by_a_file
 from test_fetcher import files_in
+from test_metadata import renamed
 
 from jobserver_core.errors import MalformedUrl
 from jobserver_core.models.binaries import BinaryType
@@ -311,6 +312,9 @@ class TestSqliteMetadataStore(PersistentMetadataStoreContract):
     def open_again(self, store: MetadataStore | None = None) -> MetadataStore:
         opened: MetadataStore = sqlite_metadata.SqliteMetadataStore(self.path)
         return opened
+
+    def broken(self, store: MetadataStore) -> AbstractContextManager[None]:
+        return renamed(("binaries", "contexts", "jobs", "deliveries"), self._raw)
 
     def raw_counts(self, store: MetadataStore) -> dict[str, int]:
         return {kind: self._raw(statement) for kind, statement in COUNTS.items()}

@@ -2,8 +2,8 @@
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,18 @@ class TestMemoryMetadataStore(MetadataStoreContract):
         return stored.state.value if stored else None
 
 
+@contextmanager
+def renamed(tables: Iterable[str], execute: Callable[[str], object]) -> Iterator[None]:
+    """Rename tables for a while, so that nothing finds them."""
+    for table in tables:
+        execute(f"ALTER TABLE {table} RENAME TO {table}_away")
+    try:
+        yield
+    finally:
+        for table in tables:
+            execute(f"ALTER TABLE {table}_away RENAME TO {table}")
+
+
 @pytest.mark.real
 class TestSqlMetadataStoreOnSqlite(PersistentMetadataStoreContract):
     """The embedded default: one file."""
@@ -61,6 +73,9 @@ class TestSqlMetadataStoreOnSqlite(PersistentMetadataStoreContract):
 
     def open_again(self, store: MetadataStore) -> MetadataStore:
         return SqlMetadataStore(f"sqlite:///{self.path}")
+
+    def broken(self, store: MetadataStore) -> AbstractContextManager[None]:
+        return renamed(TABLES.values(), self._raw)
 
     def raw_counts(self, store: MetadataStore) -> dict[str, int]:
         return {kind: self._raw(f"SELECT count(*) FROM {table}") for kind, table in TABLES.items()}
@@ -90,6 +105,9 @@ class TestSqlMetadataStoreOnPostgresql(PersistentMetadataStoreContract):
 
     def open_again(self, store: MetadataStore) -> MetadataStore:
         return SqlMetadataStore(self.url)
+
+    def broken(self, store: MetadataStore) -> AbstractContextManager[None]:
+        return renamed(TABLES.values(), self._raw)
 
     def raw_counts(self, store: MetadataStore) -> dict[str, int]:
         return {kind: self._raw(f"SELECT count(*) FROM {table}") for kind, table in TABLES.items()}

@@ -4,23 +4,35 @@ Each class is the in-memory store with one fault, which lives in its dictionarie
 a test of the contract that fails for it.
 """
 
+import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import attrs
 import pytest
 from faults import DEADLINE, Rendezvous, cases
 from test_metadata import TestMemoryMetadataStore as Suite
 
-from jobserver_core.errors import BinaryNotFound, DuplicateId, InvalidRequest, JobServerError, StaleState
+from jobserver_core.errors import (
+    BinaryNotFound,
+    DuplicateId,
+    InvalidRequest,
+    JobServerError,
+    StaleState,
+    StorageError,
+)
 from jobserver_core.memory import MemoryMetadataStore
 from jobserver_core.models.binaries import Binary
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
+from jobserver_core.ports import MetadataStore
+from jobserver_core.testing.metadata import MetadataStoreContract, PersistentMetadataStoreContract
 
 
 class Fault(MemoryMetadataStore):
@@ -755,15 +767,114 @@ class ClosesOnce(Fault):
 FAULTS = Fault.__subclasses__()
 
 
-def _fails(store: type[MemoryMetadataStore], name: str) -> bool:
+# -- stores that outlive their process ---------------------------------------------------------------
+
+
+class BrokenLock:
+    """Stands for the database of a store that does not answer."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __enter__(self) -> None:
+        raise self.error
+
+    def __exit__(self, *_exc: object) -> None:
+        return
+
+
+class Persistent(MemoryMetadataStore):
+    """A store in memory that can be opened again: other stores share its records."""
+
+    caught_by: ClassVar[str]
+
+    def opened_again(self) -> "Persistent":
+        other = type(self)()
+        other.__dict__ = self.__dict__
+        return other
+
+    def broken_by(self) -> Exception:
+        return StorageError(message="the database does not answer")
+
+
+class PersistentSuite(PersistentMetadataStoreContract):
+    raw_counts, raw_job_state = Suite.raw_counts, Suite.raw_job_state
+
+    def open_again(self, store: MetadataStore) -> MetadataStore:
+        assert isinstance(store, Persistent)
+        return store.opened_again()
+
+    @contextmanager
+    def broken(self, store: MetadataStore) -> Iterator[None]:
+        assert isinstance(store, Persistent)
+        lock, store.__dict__["_lock"] = store._lock, BrokenLock(store.broken_by())
+        yield
+        store.__dict__["_lock"] = lock
+
+
+def _caching(name: str) -> type[Persistent]:
+    """Return a store in which one reading method remembers what it returned first."""
+
+    def read(self: Any, *arguments: Any, **named: Any) -> Any:
+        cache = CACHES.setdefault(self, {})
+        if name not in cache:
+            cache[name] = getattr(Persistent, name)(self, *arguments, **named)
+        return cache[name]
+
+    caught_by = "test_no_read_is_older_than_what_another_store_wrote"
+    return type(f"Caches_{name}", (Persistent,), {name: read, "caught_by": caught_by})
+
+
+CACHES: WeakKeyDictionary[MemoryMetadataStore, dict[str, Any]] = WeakKeyDictionary()
+
+
+class LetsDatabaseErrorsOut(Persistent):
+    caught_by = "test_what_the_database_fails_at_is_a_storage_error"
+
+    def broken_by(self) -> Exception:
+        return sqlite3.OperationalError("no such table: jobs")
+
+
+class LetsDatabaseErrorsOfOneMethodOut(Persistent):
+    caught_by = "test_what_the_database_fails_at_is_a_storage_error"
+
+    def delete_contexts(self, *, ended_before: datetime, limit: int) -> list[str]:
+        try:
+            return super().delete_contexts(ended_before=ended_before, limit=limit)
+        except StorageError as error:
+            raise sqlite3.OperationalError(str(error)) from None
+
+
+class TakesABrokenDatabaseForEmpty(Persistent):
+    caught_by = "test_what_the_database_fails_at_is_a_storage_error"
+
+    def job(self, job_id: str) -> Job | None:
+        try:
+            return super().job(job_id)
+        except StorageError:
+            return None
+
+
+READS = ["binary", "binaries", "binary_versions", "context", "context_named", "contexts", "job"]
+READS += ["job_with_key", "job_config", "job_result", "jobs", "delivery", "deliveries_of"]
+READS += ["due_deliveries", "deliveries_in", "unreferenced"]
+PERSISTENT_FAULTS = [
+    *map(_caching, READS),
+    LetsDatabaseErrorsOut,
+    LetsDatabaseErrorsOfOneMethodOut,
+    TakesABrokenDatabaseForEmpty,
+]
+
+
+def _fails(store: type[MemoryMetadataStore], name: str, suite: type[MetadataStoreContract] = Suite) -> bool:
     """Whether a test of the contract fails for a store, with any of its parameters."""
     ran = 0
-    for test, arguments in cases(Suite):
+    for test, arguments in cases(suite):
         if test != name:
             continue
         ran += 1
         try:
-            getattr(Suite(), test)(store=store(), **arguments)
+            getattr(suite(), test)(store=store(), **arguments)
         except (Exception, pytest.fail.Exception):
             return True
     assert ran, f"the contract has no test {name}"
@@ -774,6 +885,12 @@ def _fails(store: type[MemoryMetadataStore], name: str) -> bool:
 def test_the_contract_catches(fault: type[Fault]) -> None:
     assert not _fails(MemoryMetadataStore, fault.caught_by), "the test fails for a store without a fault"
     assert _fails(fault, fault.caught_by)
+
+
+@pytest.mark.parametrize("fault", PERSISTENT_FAULTS, ids=lambda fault: fault.__name__)
+def test_the_contract_of_persistent_stores_catches(fault: type[Persistent]) -> None:
+    assert not _fails(Persistent, fault.caught_by, PersistentSuite), "the test fails without a fault"
+    assert _fails(fault, fault.caught_by, PersistentSuite)
 
 
 def test_no_thread_is_left_behind() -> None:

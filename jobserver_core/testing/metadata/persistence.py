@@ -1,17 +1,27 @@
-"""What is asked beyond the contract of a metadata store that outlives its process."""
+"""The metadata contract's part about stores that outlive their process."""
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
 from functools import partial
 
 import attrs
 import pytest
 
-from jobserver_core.errors import BinaryInUse, BinaryNotFound, ContextExists, DuplicateId, StaleState
-from jobserver_core.models.contexts import ContextQuery
-from jobserver_core.models.jobs import JobQuery
-from jobserver_core.models.lifecycle import ContextState, JobState
+from jobserver_core.errors import (
+    BinaryInUse,
+    BinaryNotFound,
+    ContextExists,
+    DuplicateId,
+    StaleState,
+    StorageError,
+)
+from jobserver_core.models.binaries import Binary
+from jobserver_core.models.callbacks import Delivery
+from jobserver_core.models.contexts import Context, ContextQuery
+from jobserver_core.models.jobs import Job, JobProgress, JobQuery
+from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_context, a_delivery, a_job, a_result, at
 from jobserver_core.testing.metadata.access import StoreAccess
@@ -21,12 +31,51 @@ from jobserver_core.testing.metadata.races import race, winner
 __all__ = ["PersistenceContract"]
 
 
+@attrs.frozen
+class _Records:
+    """One record of each kind, and every way to read it."""
+
+    binary: Binary
+    context: Context
+    job: Job
+    delivery: Delivery
+
+    def reads(self, store: MetadataStore) -> dict[str, Callable[[], object]]:
+        """Return the reading methods of a store, by name."""
+        return {
+            "binary": partial(store.binary, self.binary.name),
+            "binaries": store.binaries,
+            "binary_versions": partial(store.binary_versions, self.binary.name),
+            "context": partial(store.context, self.context.id),
+            "context_named": partial(store.context_named, self.context.name),
+            "contexts": partial(store.contexts, ContextQuery()),
+            "job": partial(store.job, self.job.id),
+            "job_with_key": partial(store.job_with_key, "key"),
+            "job_config": partial(store.job_config, self.job.id),
+            "job_result": partial(store.job_result, self.job.id),
+            "jobs": partial(store.jobs, JobQuery()),
+            "delivery": partial(store.delivery, self.delivery.id),
+            "deliveries_of": partial(store.deliveries_of, self.job.id),
+            "due_deliveries": partial(store.due_deliveries, now=at(9), limit=9),
+            "deliveries_in": partial(store.deliveries_in, DeliveryState.DELIVERED, limit=9),
+            "unreferenced": partial(store.unreferenced, [self.binary.digest]),
+        }
+
+    def read(self, store: MetadataStore) -> dict[str, object]:
+        """Return what every reading method returns."""
+        return {name: call() for name, call in self.reads(store).items()}
+
+
 class PersistenceContract(StoreAccess):
     """A store that is opened again, or twice at once, is the same store."""
 
     def open_again(self, store: MetadataStore) -> MetadataStore:
         """Return another store on the same data; the contract closes it, and may have closed the first."""
         raise NotImplementedError("open the data of the store once more")
+
+    def broken(self, store: MetadataStore) -> AbstractContextManager[None]:
+        """Make the data unusable inside the ``with`` block, for instance by renaming the tables."""
+        raise NotImplementedError("make the data of the store unusable for a while")
 
     def test_every_kind_of_record_is_there_after_opening_again(self, store: MetadataStore) -> None:
         binary, context, job = a_binary("b"), a_context("c", settings={"a": [1]}), full_job()
@@ -81,6 +130,79 @@ class PersistenceContract(StoreAccess):
             assert store.job(job.id) == running
             with pytest.raises(StaleState):
                 store.advance_job(running, expected=JobState.STARTED)
+
+    def test_no_read_is_older_than_what_another_store_wrote(self, store: MetadataStore) -> None:
+        binary, context = a_binary("b"), a_context("c")
+        job = a_job(binary, context_id=context.id, idempotency_key="key")
+        delivery = a_delivery(job)
+        records = _Records(binary, context, job, delivery)
+        running = attrs.evolve(job, state=JobState.RUNNING)
+        ended = attrs.evolve(job, state=JobState.FINISHED, ended_at=at(1), has_result=True)
+        sent = attrs.evolve(delivery, state=DeliveryState.DELIVERED, attempts=1)
+        with closing(self.open_again(store)) as other:
+            changes: list[Callable[[], object]] = [
+                partial(other.add_binary, binary),
+                partial(other.add_context, context),
+                partial(other.add_job, job, config="config"),
+                partial(other.advance_job, running, expected=JobState.STARTED),
+                partial(other.record_progress, job.id, JobProgress(tasks_done=1)),
+                partial(
+                    other.advance_job,
+                    ended,
+                    expected=JobState.RUNNING,
+                    result=a_result(),
+                    delivery=delivery,
+                ),
+                partial(other.advance_delivery, sent, expected=DeliveryState.PENDING),
+                partial(other.add_binary, attrs.evolve(binary, id="newer", uploaded_at=at(1))),
+                partial(
+                    other.advance_context,
+                    attrs.evolve(context, state=ContextState.FINISHED, ended_at=at(1)),
+                    expected=ContextState.STARTED,
+                ),
+                partial(other.delete_jobs, ended_before=at(2), limit=1),
+                partial(other.delete_contexts, ended_before=at(2), limit=1),
+                partial(other.delete_binary, "b"),
+            ]
+            before = empty = records.read(store)
+            for change in changes:
+                change()
+                after = records.read(store)
+                assert after != before, f"nothing was seen of {change}"
+                with closing(self.open_again(store)) as new:
+                    assert after == records.read(new)
+                before = after
+        assert before == empty
+
+    def test_what_the_database_fails_at_is_a_storage_error(self, store: MetadataStore) -> None:
+        binary, context, job = a_binary("b"), a_context("c"), a_job()
+        store.add_job(job, config="{}")
+        records = _Records(binary, context, job, a_delivery(job))
+        calls: dict[str, Callable[[], object]] = {
+            **records.reads(store),
+            "add_binary": partial(store.add_binary, binary),
+            "delete_binary": partial(store.delete_binary, "b"),
+            "delete_old_binaries": partial(store.delete_old_binaries, uploaded_before=at(1), keep=1, limit=1),
+            "add_context": partial(store.add_context, context),
+            "advance_context": partial(store.advance_context, context, expected=context.state),
+            "delete_contexts": partial(store.delete_contexts, ended_before=at(1), limit=1),
+            "add_job": partial(store.add_job, a_job(), config="{}"),
+            "advance_job": partial(store.advance_job, job, expected=job.state),
+            "record_progress": partial(store.record_progress, job.id, JobProgress()),
+            "delete_jobs": partial(store.delete_jobs, ended_before=at(1), limit=1),
+            "advance_delivery": partial(
+                store.advance_delivery, records.delivery, expected=DeliveryState.PENDING
+            ),
+        }
+        raised: dict[str, type[BaseException] | None] = dict.fromkeys(calls)
+        with self.broken(store):
+            for name, call in calls.items():
+                try:
+                    call()
+                except Exception as error:  # noqa: BLE001 - the test looks at it
+                    raised[name] = type(error)
+        assert raised == dict.fromkeys(calls, StorageError)
+        assert store.job(job.id) == job
 
     def test_of_writers_through_two_stores_one_wins(self, store: MetadataStore) -> None:
         with closing(self.open_again(store)) as other:
