@@ -1,9 +1,9 @@
-"""What a backend implements. The docstrings here are the specification of a backend.
+"""The abstract classes that backends implement. Their docstrings are the specification.
 
-Every port has a contract suite in :mod:`jobserver_core.testing`; an implementation is right
-when it passes. Ports are synchronous and thread-safe: any method may be called from any
-thread, and several at once, unless its docstring says otherwise. Errors that a port raises
-are those of :mod:`jobserver_core.errors`; what a library below raises is translated.
+Every port has a contract suite in :mod:`jobserver_core.testing`, which an implementation must pass. Ports
+are synchronous and thread-safe: any method can be called from any thread, and several at once, unless its
+docstring says otherwise. They raise errors of :mod:`jobserver_core` only; translate those of the libraries
+you use.
 """
 
 from jobserver_core.ports.backend import Backend

@@ -26,26 +26,35 @@ class Blob:
 
 
 class BlobWriter(ABC):
-    """Takes a blob's bytes in pieces. Used by one thread at a time.
+    """Takes a blob's bytes in chunks. Used by one thread at a time.
 
-    As a context manager it discards on the way out what was not committed.
+    As a context manager it discards what was not committed when the block ends. After a commit or a discard,
+    :meth:`write` and :meth:`commit` raise StorageError.
     """
 
     @abstractmethod
     def write(self, data: bytes) -> None:
-        """Append bytes. Raises StorageError when they cannot be kept."""
+        """Append bytes.
+
+        Raises:
+            StorageError: They cannot be stored. The blob cannot be committed any more.
+        """
 
     @abstractmethod
     def commit(self) -> Blob:
-        """Make the blob visible, all of it at once, and durable; return its name.
+        """Make the blob visible, all at once, and durable; return its digest and size.
 
-        When the store holds the same content already, that stays and is returned; its
-        ``modified_at`` becomes now, so that a sweep which is under way does not take it.
+        The time of the blob is that of the commit, however long ago its bytes were written. If the
+        store has the same content already, that stays, but its time becomes now. So the server, which
+        deletes old blobs that no record refers to, never deletes one that is just being used.
+
+        Raises:
+            StorageError: The blob cannot be stored. Nothing of it is left.
         """
 
     @abstractmethod
     def discard(self) -> None:
-        """Drop everything written. After a commit, or repeated, this does nothing."""
+        """Drop everything that was written. Does nothing after a commit. Idempotent."""
 
     def __enter__(self) -> BlobWriter:
         return self
@@ -55,20 +64,22 @@ class BlobWriter(ABC):
 
 
 class BlobStore(Backend):
-    """Content-addressed bytes, streamed in and out, never whole in memory.
+    """Blobs by their digest. They are streamed in and out, and never whole in memory.
 
-    Half a write is nothing: a crash at any moment leaves either the whole blob or no blob, and
-    what it leaves of temporary files is removed by :meth:`sweep`.
+    A crash at any moment leaves either the whole blob or no blob. :meth:`sweep` removes the temporary
+    files of a crash. Every method raises StorageError for whatever the storage fails at: a blob is not
+    reported as missing only because the store cannot look. A string that is not a sha256 in lower-case hex
+    is the digest of no blob.
     """
 
     kind = "blobs"
 
     @abstractmethod
     def create(self) -> BlobWriter:
-        """Return a writer for a new blob. Raises StorageError when the store cannot be written to."""
+        """Return a writer for a new blob."""
 
     def put(self, chunks: Iterable[bytes]) -> Blob:
-        """Store the chunks as one blob; when iterating raises, nothing is stored."""
+        """Store the chunks as one blob. If iterating raises, nothing is stored."""
         with self.create() as writer:
             for chunk in chunks:
                 writer.write(chunk)
@@ -76,38 +87,47 @@ class BlobStore(Backend):
 
     @abstractmethod
     def open(self, digest: str) -> BinaryIO:
-        """Open a blob for reading, seekable. Raises BlobNotFound. The caller closes it.
+        """Open a blob for reading. The file is seekable, and the caller closes it.
 
-        A blob that is deleted while it is open can be read to its end.
+        A blob that is deleted while it is open can still be read to its end.
+
+        Raises:
+            BlobNotFound: There is no such blob.
         """
 
     @abstractmethod
     def local_path(self, digest: str) -> AbstractContextManager[Path]:
-        """Give a path on this machine whose content is the blob, valid inside the ``with`` block.
+        """Return a path on this machine with the content of the blob, valid inside the ``with`` block.
 
-        Raises BlobNotFound. The file must not be changed. A local store gives its own file.
+        Callers do not change the file, so a local store can return its own.
+
+        Raises:
+            BlobNotFound: There is no such blob.
         """
 
     @abstractmethod
     def size(self, digest: str) -> int | None:
-        """Return the blob's size in bytes, or None when it is not here."""
+        """Return the blob's size in bytes, or None if there is no such blob."""
 
     @abstractmethod
     def delete(self, digest: str) -> None:
-        """Remove a blob; one that is not here is no error."""
+        """Remove a blob. Does nothing if there is no such blob."""
 
     @abstractmethod
     def digests(self, *, modified_before: datetime) -> Iterator[str]:
-        """Iterate over the blobs that were last committed before a time, in any order."""
+        """Iterate over the blobs that were last committed before a time, in any order.
+
+        Blobs may be added and deleted meanwhile, by the caller too. Such blobs may or may not be listed.
+        """
 
     def sweep(self, *, modified_before: datetime) -> None:
-        """Remove temporary files of writers that never committed and are older than the time."""
+        """Remove temporary files of writers that never committed and were last written to before the time."""
         return
 
     def check(self) -> None:
-        """Raise StorageError when the store cannot be written to; cheap enough for a readiness probe."""
+        """Raise StorageError if the store cannot be written to. Cheap enough for a readiness probe."""
         return
 
     def close(self) -> None:
-        """Let go of connections and temporary files; repeating this is allowed."""
+        """Close connections, and remove temporary files. Idempotent."""
         return

@@ -1,10 +1,10 @@
 """Time and identity, injected so that tests own them.
 
-There are three kinds of time. *Monotonic* time has no meaning but never goes back: waiting, time-outs and
-deadlines go by it. *Wall-clock* time is what everybody agrees on, and can be set back at any moment: what
-other programs compare (the time stamps of files, of signed messages) goes by it. *Record* time is written
-into records: it should be the wall clock's, but later records must be newer and durations must not be
-negative. :class:`SteadyClock` makes it of the other two.
+There are three kinds of time. *Monotonic* time has an arbitrary start and never goes back: waits, timeouts
+and deadlines use it. *Wall-clock* time is what other programs see too, and can be set back at any moment: the
+time stamps of files and of signed messages use it. *Record* time is written into records: it should be the
+wall clock's, but later records must be newer, and durations must not be negative. :class:`SteadyClock`
+derives it from the other two.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ class Timer(ABC):
 
     @abstractmethod
     def cancel(self) -> None:
-        """Make sure that a call which has not begun never does."""
+        """Prevent the call, unless it has begun already."""
 
 
 class Clock(ABC):
-    """Tells the time and calls back later."""
+    """The time, and calls at a later time."""
 
     @abstractmethod
     def now(self) -> datetime:
         """Return the wall-clock time, in UTC."""
 
     def wall(self) -> datetime:
-        """Return the wall-clock time as other programs see it, for those clocks whose :meth:`now` differs."""
+        """Return the wall-clock time as other programs see it; :meth:`now` of some clocks differs."""
         return self.now()
 
     @abstractmethod
@@ -49,13 +49,14 @@ class Clock(ABC):
 
     @abstractmethod
     def call_later(self, delay: float, call: Callable[[], None]) -> Timer:
-        """Call once after ``delay`` seconds, on a thread of the clock.
+        """Call once after ``delay`` seconds, on a thread of the clock. A negative delay is zero.
 
-        Calls run one after another, so they must be short; what one raises is logged.
+        Calls run one after another, in the order in which they are due, so they must be short. A call may
+        schedule others. What a call raises is logged.
         """
 
     def close(self) -> None:
-        """Drop every call that is not due yet, and end the clock's thread; repeating is allowed."""
+        """Drop every call that has not begun, and end the clock's thread. Idempotent."""
         return
 
 
@@ -68,10 +69,10 @@ _MOST_AHEAD = timedelta(days=1)
 class SteadyClock(Clock):
     """Another clock, with a :meth:`now` that does not go back when that one's does.
 
-    It follows the wall clock while that goes forward, also by leaps. When the wall clock is set back, time
-    goes on from where it was, one percent slower than real time, until the wall clock has caught up: so order
-    and durations stay right, and an error of a minute is gone after a hundred. A wall clock that is set back
-    by more than a day was wrong before; then time is set back too.
+    It follows the wall clock while that goes forward, even in leaps. When the wall clock is set back, time
+    continues from where it was, one percent slower than real time, until the wall clock has caught up. So
+    order and durations stay right, and an error of a minute is gone after a hundred minutes. If the wall
+    clock is set back by more than a day, it was wrong before; then time is set back too.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -81,7 +82,7 @@ class SteadyClock(Clock):
         self._latest_at = clock.monotonic()
 
     def now(self) -> datetime:
-        """Return the time for records, in UTC; it never goes back, unless by more than a day."""
+        """Return the time for records, in UTC. It never goes back, unless by more than a day."""
         with self._lock:
             wall, at = self._clock.now(), self._clock.monotonic()
             steady = self._latest + timedelta(seconds=(at - self._latest_at) * _RATE)
@@ -90,7 +91,7 @@ class SteadyClock(Clock):
             return self._latest
 
     def continue_after(self, moment: datetime) -> None:
-        """Let time go on from a moment that records have already, unless that is more than a day ahead."""
+        """Continue from the time of an existing record, unless that is more than a day ahead."""
         with self._lock:
             if moment - self._clock.now() <= _MOST_AHEAD:
                 self._latest = max(self._latest, moment)
@@ -104,7 +105,7 @@ class SteadyClock(Clock):
         return self._clock.monotonic()
 
     def call_later(self, delay: float, call: Callable[[], None]) -> Timer:
-        """Call back by the other clock."""
+        """Schedule the call on the other clock."""
         return self._clock.call_later(delay, call)
 
     def close(self) -> None:
@@ -113,15 +114,15 @@ class SteadyClock(Clock):
 
 
 class Ids(ABC):
-    """Makes identifiers."""
+    """Creates identifiers."""
 
     @abstractmethod
     def new(self) -> str:
-        """Return an id that was never returned before, here or by another server."""
+        """Return an id that was never returned before, by this or any other server."""
 
 
 class UuidIds(Ids):
-    """Random UUIDs, in the form that the old server gave to jobs."""
+    """Random UUIDs, the form of job ids that clients of spark-jobserver know."""
 
     def new(self) -> str:
         """Return a random UUID of 36 characters."""
@@ -138,7 +139,7 @@ class _Entry(Timer):
 
 
 class SystemClock(Clock):
-    """The machine's clock; one thread, started at the first use, serves every timer."""
+    """The machine's clock. One thread, started when it is first needed, makes all calls."""
 
     def __init__(self) -> None:
         self._entries: list[tuple[float, int, _Entry]] = []
@@ -156,7 +157,7 @@ class SystemClock(Clock):
         return time.monotonic()
 
     def call_later(self, delay: float, call: Callable[[], None]) -> Timer:
-        """Call once after ``delay`` seconds on the timer thread; never after :meth:`close`."""
+        """Call once after ``delay`` seconds on the clock's thread, but never after :meth:`close`."""
         entry = _Entry(self.monotonic() + max(0.0, delay), call)
         with self._changed:
             if self._closed:
@@ -169,7 +170,7 @@ class SystemClock(Clock):
         return entry
 
     def close(self) -> None:
-        """Drop all timers and wait for the thread to end."""
+        """Drop all calls, and wait for the thread to end."""
         with self._changed:
             self._closed = True
             self._entries.clear()

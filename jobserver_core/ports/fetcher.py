@@ -20,9 +20,9 @@ ProgressCallback = Callable[[int, "int | None"], None]
 
 
 class Cancellation:
-    """Tells a fetch, from another thread, that nobody waits for it any more.
+    """Ends a fetch from another thread.
 
-    It is cancelled once; later reasons are ignored. Who has to react at once subscribes.
+    It is cancelled once; later reasons are ignored. To react at once, subscribe.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Cancellation:
             call(reason)
 
     def subscribe(self, call: Callable[[str], None]) -> Callable[[], None]:
-        """Call ``call`` when it is cancelled, at once if it is already; return what ends that.
+        """Call ``call`` when it is cancelled, or now if it was already; return a function that unsubscribes.
 
         The call is made on the thread that cancels, so it must be short and must not raise.
         """
@@ -74,17 +74,18 @@ class Fetched:
 class Fetcher(Backend):
     """Fetches URIs within limits of size and time, and only what its policy allows.
 
-    ``scheme:/path`` and ``scheme:///path`` mean the same file. What was fetched before is used
-    again when the source says that it did not change (ETag, Last-Modified, or size and time).
+    ``scheme:/path`` and ``scheme:///path`` are the same file. An earlier copy may be used again if the source
+    reports that the file has not changed (ETag, Last-Modified, or size and time).
     """
 
     kind = "fetcher"
 
     @abstractmethod
     def check(self, uri: str) -> None:
-        """Raise MalformedUrl when this URI is not one, or its scheme, host or folder is not allowed.
+        """Check a URI as it is written, without touching the network or files.
 
-        Touches neither network nor files.
+        Raises:
+            MalformedUrl: It is not a URI, or its scheme, host or directory is not allowed.
         """
 
     @abstractmethod
@@ -95,21 +96,22 @@ class Fetcher(Backend):
         progress: ProgressCallback | None = None,
         cancellation: Cancellation | None = None,
     ) -> AbstractContextManager[Fetched]:
-        """Fetch a URI; the file is valid, and is not changed, inside the ``with`` block.
+        """Fetch a URI. The file exists, and does not change, inside the ``with`` block.
 
-        The block may be left on another thread than it was entered on. A failed fetch leaves nothing
-        behind. Credentials in the URI are used, and never appear in an error.
+        The block may end on another thread than it began on. A failed fetch leaves nothing behind.
+        Credentials in the URI are used, and never appear in an error.
 
-        ``progress`` is called as bytes arrive. When ``cancellation`` is cancelled, the fetch ends with a
-        FetchError that has its reason, also while it waits for a peer that sends nothing. Inside the block
-        a cancellation has no effect.
+        ``progress`` is called as bytes arrive; what it raises ends the fetch. When ``cancellation`` is
+        cancelled, the fetch ends with its reason, also while it waits for a server that sends nothing.
+        Inside the block a cancellation has no effect.
 
         Raises:
-            MalformedUrl: As :meth:`check` does, or an address of the host is not allowed.
-            TooLarge: The content is over the limit of size.
-            FetchError: Anything else went wrong; ``reason`` says what.
+            MalformedUrl: :meth:`check` refuses the URI, or what only the fetch can see is not allowed: an
+                address of the host, or the target of a link.
+            TooLarge: The content exceeds the size limit.
+            FetchError: It was cancelled, or anything else went wrong; see ``reason``.
         """
 
     def close(self) -> None:
-        """Let go of connections; repeating this is allowed."""
+        """Close connections. Idempotent."""
         return

@@ -1,4 +1,4 @@
-"""The launcher port: what starts contexts, runs jobs in them, and can end both."""
+"""The launcher port: it starts contexts, runs jobs in them, and can end both."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ __all__ = [
 
 @attrs.frozen(kw_only=True)
 class JobCode:
-    """One entry of a class path as a file on this machine; its content never changes.
+    """One entry of a class path, as a file on this machine whose content never changes.
 
-    ``source`` is what was asked for (a binary's name or a URI), for messages.
+    ``source`` is what the user named, a binary or a URI, for messages.
     """
 
     path: Path
@@ -47,11 +47,11 @@ class JobCode:
 class ContextSpec:
     """A context to start.
 
-    ``settings`` is the merged tree of context settings as in the HTTP contract (nested mappings of
-    JSON-like values; ``settings["spark"]["master"]``, ``settings["num-cpu-cores"]``). ``class_path``
-    goes before that of every job (``dependent-jar-uris`` and ``cp`` of the settings, resolved).
-    The launcher appends the driver's output to ``log_path``, and may keep files in ``work_dir``,
-    which it creates, and removes when the context has ended. ``data_dir`` holds the data files.
+    ``settings`` is the merged tree of context settings as in the HTTP API: nested mappings of JSON-like
+    values, such as ``settings["spark"]["master"]`` and ``settings["num-cpu-cores"]``. ``class_path`` comes
+    before that of every job (``dependent-jar-uris`` and ``cp`` of the settings, resolved). The launcher
+    appends the driver's output to ``log_path``, which may exist already. It can keep files in ``work_dir``,
+    which it creates, and removes before it reports the end. ``data_dir`` has the data files.
     """
 
     id: str
@@ -87,9 +87,10 @@ class ContextSpec:
 class JobSpec:
     """A job to run in a context.
 
-    ``config`` is a JSON object as text. ``class_path`` is in the order of the request and not
-    empty; the job is a JVM job when its last entry is a jar, else a Python job. What the job
-    prints and logs is appended to ``log_path`` while it runs.
+    ``config`` is a JSON object as a string. ``class_path`` is in the order of the request and not empty; if
+    two entries have a class of one name, the first wins. If the last entry is a jar, the job is a JVM job,
+    otherwise a Python job. What the job writes to standard output and standard error, and what it logs, is
+    appended to ``log_path`` while it runs.
     """
 
     id: str
@@ -101,9 +102,9 @@ class JobSpec:
 
 @attrs.frozen(kw_only=True)
 class JobOutcome:
-    """How a job ended: by a result (``error`` is None), a failure, or because it was killed.
+    """How a job ended: with a result (``error`` is None), with a failure, or because it was killed.
 
-    ``killed`` is only ever true after :meth:`ContextHandle.kill_job`; its error is ignored.
+    ``killed`` can be true only after :meth:`ContextHandle.kill_job`; ``error`` is then ignored.
     """
 
     error: ErrorInfo | None = None
@@ -119,115 +120,125 @@ class ContextEnd(str, Enum):
     """Why a context ended."""
 
     STOPPED = "stopped"
-    """It stopped in good order. Before it was ready, and without a request to stop, that is a failure."""
+    """It stopped in good order. If it was not ready, and nobody asked it to stop, that is a failure."""
     KILLED = "killed"
     """:meth:`ContextHandle.kill` ended it."""
     FAILED = "failed"
-    """It could not start, or died by itself."""
+    """It could not start, or it died by itself."""
     KILLED_OUTSIDE = "killed-outside"
-    """Somebody else killed its process or its application, as far as that can be told."""
+    """Somebody else killed its process or its application, as far as the launcher can tell."""
 
 
 class ResultSink(ABC):
-    """Where a launcher writes one job's result, in pieces, from one thread."""
+    """Where a launcher writes one job's result, in chunks, from one thread."""
 
     @abstractmethod
     def write(self, data: bytes) -> None:
         """Take the next bytes; may block while storage is slow.
 
-        Raises TooLarge over the limit of the configuration: the launcher then ends the job
-        with FailureKind.RESULT and the error's message.
+        Raises:
+            TooLarge: The result exceeds the configured limit. The launcher then ends the job, with
+                FailureKind.RESULT and the message of this error.
         """
 
 
 class ContextListener(ABC):
-    """What a launcher tells about one context, implemented by core.
+    """Receives the events of one context; implemented by core.
 
-    Calls for one context never overlap and come in the order of what happened, from any
-    thread; they return quickly, but for storing. Storage that fails is no error here: what cannot be
-    stored is kept and stored later, in order. For a job: ``job_running`` at most once, then
-    any number of ``job_progress``, then for a success exactly one ``open_result`` (its sink
-    written to the end), then exactly one ``job_ended``. ``context_ended`` comes exactly once and last;
-    jobs that were running then need no ``job_ended`` of their own, core ends them.
+    A launcher calls it from any thread, in the order in which things happened. **Calls for one context never
+    overlap**, so a launcher with a thread for each job needs a lock or a queue. Calls return as soon as they
+    have stored a record. If storage fails, they do not raise: core keeps the change and stores it later.
+
+    The events of a job are, in this order:
+
+    1. ``job_running``, once, if its validation passed
+    2. any number of ``job_progress``
+    3. for a success exactly one ``open_result``, also if the result is null; its sink gets all of the result
+    4. exactly one ``job_ended``, whatever happened: also if the job's process dies
+
+    ``context_ended`` comes exactly once, and last. Jobs that were running then need no ``job_ended``.
     """
 
     @abstractmethod
     def context_ready(self, *, application_id: str | None, url: str | None) -> None:
-        """Tell that jobs can be submitted; at most once."""
+        """Report that jobs can be submitted; at most once."""
 
     @abstractmethod
     def context_ended(self, end: ContextEnd, error: ErrorInfo | None = None) -> None:
-        """Tell that nothing of the context is left: no process, no file in ``work_dir``.
+        """Report that nothing of the context is left: no ``work_dir``, and no process, also none of a job.
 
-        ``error`` has the real reason of a failure, the last lines of the log included.
+        ``error`` has the real reason of a failure, including the last lines of the log.
         """
 
     @abstractmethod
     def job_running(self, job_id: str) -> None:
-        """Tell that the job's validation passed and its code runs."""
+        """Report that the job's validation passed and its code runs."""
 
     @abstractmethod
     def job_progress(self, job_id: str, progress: JobProgress) -> None:
-        """Tell how far a running job is; only when that changed, and not more than twice a second."""
+        """Report the progress of a running job, if it changed, and at most twice a second."""
 
     @abstractmethod
     def open_result(self, job_id: str, *, stream: bool) -> ResultSink:
-        """Return the sink for the job's result: JSON text in UTF-8, or raw bytes of a streamed one."""
+        """Return the sink for the job's result: JSON in UTF-8, or the raw bytes of a streamed result."""
 
     @abstractmethod
     def job_ended(self, job_id: str, outcome: JobOutcome) -> None:
-        """Tell how the job ended; nothing of it runs any more, and its resources are free."""
+        """Report how the job ended. Nothing of it runs any more, also no process that it started.
+
+        If its process ended without an outcome, that is FailureKind.CRASHED; the message says what is known.
+        """
 
 
 class ContextHandle(ABC):
-    """A context that a launcher started. No method waits for Spark; what follows is told by events."""
+    """A context that a launcher started. No method waits for Spark: results are reported as events."""
 
     @abstractmethod
     def submit(self, job: JobSpec) -> None:
-        """Run a job beside those that run already; core bounds how many. Only after ``context_ready``.
+        """Run a job beside those that are running; core limits how many. Only after ``context_ready``.
 
-        A job that cannot be run (bad code, no such class) is told by ``job_ended``, not raised. In a
-        context that has ended this does nothing, since ``context_ended`` says it all.
+        Nothing is raised for a job that cannot run (bad code, no such class): ``job_ended`` reports it. In a
+        context that has ended, or is ending, this does nothing: ``context_ended`` says it all.
         """
 
     @abstractmethod
     def kill_job(self, job_id: str) -> None:
         """End a job whatever it is doing: busy loops, sleeps, native code, tasks on executors.
 
-        The rest of the context is not disturbed. ``job_ended`` follows within seconds: killed,
-        or its outcome when it was faster. A job that is not running is ignored. Where a job cannot be
-        ended alone (a busy thread in a shared JVM), nothing follows until it ends or the context does.
+        The rest of the context is not disturbed. ``job_ended`` follows within seconds: killed, or the job's
+        outcome if that was faster. Does nothing if the job is not running. If a job cannot be ended
+        alone (a busy thread in a shared JVM), nothing follows until it ends or the context does.
         """
 
     @abstractmethod
     def stop(self, timeout: float) -> None:
-        """Stop the context gracefully; after ``timeout`` seconds end it by force all the same.
+        """Stop the context gracefully, and by force after ``timeout`` seconds.
 
-        Running jobs are cancelled. ``context_ended`` follows with STOPPED. Allowed at any time, also while
-        it starts; repeating is allowed.
+        Running jobs are cancelled. ``context_ended`` follows with STOPPED. Can be called at any time, also
+        while the context starts. Idempotent.
         """
 
     @abstractmethod
     def kill(self) -> None:
-        """End the context at once, by force; ``context_ended`` follows with KILLED within seconds.
+        """End the context at once, by force. ``context_ended`` follows with KILLED within seconds.
 
-        Allowed at any time, also while it starts or stops.
+        Can be called at any time, also while the context starts or stops. Idempotent.
         """
 
 
 class Launcher(Backend):
     """Starts contexts. One launcher serves one job server.
 
-    Everything that a context starts ends with it, and with the server: also when either is
-    killed with SIGKILL. What outlived a server all the same is ended by :meth:`sweep`.
+    Everything that a context starts ends with it, and with the server, even if either is killed with
+    SIGKILL. :meth:`sweep` ends what outlived a server nevertheless.
     """
 
     kind = "launcher"
 
     def check(self) -> None:
-        """Raise LaunchError with advice when this launcher cannot work on this machine.
+        """Raise LaunchError, with advice, if this launcher cannot work on this machine.
 
-        Cheap enough for a readiness probe. The default finds nothing wrong.
+        Cheap enough for a readiness probe. The default does nothing.
         """
         return
 
@@ -243,16 +254,22 @@ class Launcher(Backend):
 
     @abstractmethod
     def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
-        """Begin to start a context and return at once; ``context_ready`` or ``context_ended`` follows.
+        """Begin to start a context, and return at once; ``context_ready`` or ``context_ended`` follows.
 
-        Core kills one that is not ready in time, and tells why by the last lines of its ``log_path``.
-        Raises InvalidSetting for settings that can never work. A start-up failure leaves nothing running.
+        A failed start leaves nothing running. Core kills a context that is not ready in time, and
+        reports the last lines of its ``log_path`` as the reason.
+
+        Raises:
+            InvalidSetting: :meth:`validate` refuses the settings.
         """
 
     def sweep(self) -> None:
-        """End what contexts of an earlier, crashed server left behind; called once before any start."""
+        """End what contexts of an earlier, crashed server left behind. Called once, before any start."""
         return
 
     @abstractmethod
     def close(self) -> None:
-        """Kill every context that is left, and let go of threads and processes; repeating is allowed."""
+        """Kill all contexts, and return when each has reported ``context_ended``. Idempotent.
+
+        No thread or process of the launcher is left.
+        """

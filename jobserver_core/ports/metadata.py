@@ -19,22 +19,27 @@ __all__ = ["MetadataStore"]
 class MetadataStore(Backend):
     """Binaries, contexts, jobs with their results, and callback deliveries.
 
-    Records go in and come out as frozen models, equal in full to what was stored; times keep
-    microseconds and come back in UTC. Every method is one transaction: when it returns, what it
-    did is durable and seen by all later calls; when it raises, nothing was changed. Durable means that
-    the end of the process undoes nothing. A power cut may undo that a job was dispatched, runs or got
-    further, but no record that was added, no final state, and no kill that was asked for. What the
-    database itself fails at is a StorageError. Only after a StorageError may the change have been
-    stored all the same, since a connection can break during a commit; callers repeat the write and
-    recognise their own record, or take it back.
+    **Records.** Models go in and come out equal in full. Strings may contain any character, also NUL and lone
+    surrogates, and sort by code point. Times keep microseconds and come back in UTC.
 
-    ``advance_*`` are the compare-and-set writes. They store the whole record given, if and only
-    if the stored state is ``expected``; else they raise StaleState (``found`` None for an unknown
-    id). Of any number of writers that expect the same state, one wins, unless the write keeps the
-    state. A store does not judge transitions: callers take states from
-    :mod:`jobserver_core.models.lifecycle`.
+    **Transactions.** Every method is one transaction. When it returns, its change is durable, and every later
+    call sees it, also through another store on the same data: reads are never cached. When it raises, nothing
+    was changed. Durable means that the end of the process undoes nothing. A power cut may undo that a
+    job was dispatched, runs or made progress, but no new record, no final state, and no request to kill.
 
-    Lists are indexed: a page from a million records costs what it costs from a thousand.
+    **Errors.** Every method raises StorageError for whatever the database fails at, whether it reads or
+    writes. Only after a StorageError may the change have been stored all the same, since a connection
+    can break during a commit. Callers repeat the write and recognize their own record, or take it back.
+
+    **Compare-and-set.** The ``advance_*`` methods store the whole record if and only if the stored state is
+    ``expected``. Otherwise they raise StaleState with the stored state as ``found``, or None for an
+    unknown id. Of any number of writers that expect the same state, one wins, unless the write keeps the
+    state. A store does not judge transitions.
+
+    The field ``kind`` of StaleState and DuplicateId is "binary", "context", "job" or "callback delivery". The
+    field ``holder`` of DuplicateId is the id of the record that is in the way.
+
+    **Cost.** Lists are indexed: a page from a million records costs what it costs from a thousand.
     """
 
     kind = "metadata"
@@ -43,9 +48,13 @@ class MetadataStore(Backend):
 
     @abstractmethod
     def add_binary(self, binary: Binary) -> None:
-        """Store a version; it is the newest of its name. Raises DuplicateId for a known id.
+        """Store a version of a binary.
 
-        "Newest" is by ``uploaded_at``, and among equals the one that was added last.
+        The newest version of a name is the one with the latest ``uploaded_at``, among equals the one
+        that was added last.
+
+        Raises:
+            DuplicateId: The id is known.
         """
 
     @abstractmethod
@@ -64,16 +73,18 @@ class MetadataStore(Backend):
     def delete_binary(self, name: str) -> list[Binary]:
         """Remove every version of a name, and return them, newest first.
 
-        Raises BinaryNotFound; BinaryInUse, with the ids of the jobs in submission order, while a
-        job that is not final has a version of it in its class path.
+        Raises:
+            BinaryNotFound: There is no version.
+            BinaryInUse: A job that is not final has a version in its class path. Names the ids of all such
+                jobs in submission order.
         """
 
     @abstractmethod
     def delete_old_binaries(self, *, uploaded_before: datetime, keep: int, limit: int) -> list[Binary]:
-        """Remove up to ``limit`` versions that were uploaded before a time, oldest first; return them.
+        """Remove up to ``limit`` versions that were uploaded before a time, oldest first, and return them.
 
-        Those stay that are among the newest ``keep`` (at least 1) of their name, and those in the class
-        path of a job that is not final.
+        The newest ``keep`` (at least 1) of each name stay, as do those in the class path of a job that
+        is not final.
         """
 
     # -- contexts ----------------------------------------------------------------------------------
@@ -82,7 +93,9 @@ class MetadataStore(Backend):
     def add_context(self, context: Context) -> None:
         """Store a new context.
 
-        Raises ContextExists while a context of this name is not final, DuplicateId for a known id.
+        Raises:
+            DuplicateId: The id is known.
+            ContextExists: The new context is not final, and another one of its name is not either.
         """
 
     @abstractmethod
@@ -93,7 +106,7 @@ class MetadataStore(Backend):
     def context_named(self, name: str) -> Context | None:
         """Return the newest context of a name, also after it ended, or None.
 
-        "Newest" is by ``started_at``, and among equals the one that was added last.
+        The newest is the one with the latest ``started_at``, among equals the one that was added last.
         """
 
     @abstractmethod
@@ -102,11 +115,16 @@ class MetadataStore(Backend):
 
     @abstractmethod
     def advance_context(self, context: Context, *, expected: ContextState) -> None:
-        """Store a context by compare-and-set on its state. Raises StaleState."""
+        """Store a context by compare-and-set on its state.
+
+        Raises:
+            StaleState: The stored state is not ``expected``.
+            ContextExists: The record brings a second context of its name to life.
+        """
 
     @abstractmethod
     def delete_contexts(self, *, ended_before: datetime, limit: int) -> list[str]:
-        """Remove up to ``limit`` final contexts that ended before a time, oldest first; return their ids.
+        """Remove up to ``limit`` final contexts that ended before a time, oldest first, and return their ids.
 
         A context that a job refers to by its ``context_id`` stays.
         """
@@ -115,11 +133,14 @@ class MetadataStore(Backend):
 
     @abstractmethod
     def add_job(self, job: Job, *, config: str) -> None:
-        """Store a new job and its configuration (a JSON object as text).
+        """Store a new job and its configuration, a JSON object as a string.
 
-        Raises DuplicateId for a known id (``kind`` "job") and for a known idempotency key (``kind``
-        "idempotency key", ``holder`` the id of the job that has it); BinaryNotFound when a binary's
-        version in the class path was deleted meanwhile, so that a delete and a submit never both win.
+        A delete and a submit of one binary never both win.
+
+        Raises:
+            DuplicateId: The id is known, or another job has the idempotency key. For a key, ``kind`` is
+                "idempotency key", ``id`` the key, and ``holder`` the id of the job that has it.
+            BinaryNotFound: A version in the class path was deleted meanwhile.
         """
 
     @abstractmethod
@@ -136,14 +157,20 @@ class MetadataStore(Backend):
 
     @abstractmethod
     def job_result(self, job_id: str) -> JobResult | None:
-        """Return where the job's result is, or None while there is none."""
+        """Return the job's result, or where it is stored; None while there is none."""
 
     @abstractmethod
     def jobs(self, query: JobQuery) -> JobPage:
         """Return one page of jobs, newest first by ``submitted_at`` and then ``id``, both descending.
 
-        Following ``next`` visits every job that was there at the first page once, whatever is added
-        meanwhile. Raises InvalidRequest for a cursor that this store did not make.
+        Whoever follows ``next`` sees every job that existed at the first page once, whatever is added
+        meanwhile. So a cursor names the last job of its page, not a number of rows:
+        :func:`~jobserver_core.ports.formats.encode_cursor` makes it, and ``decode_cursor`` returns the
+        ``submitted_at`` and ``id`` of the job. It stays valid after a restart, and after the job was deleted.
+        The last page has no ``next``. ``offset`` counts from the cursor, or from the newest job.
+
+        Raises:
+            InvalidRequest: The cursor was not made by ``encode_cursor``.
         """
 
     @abstractmethod
@@ -157,23 +184,27 @@ class MetadataStore(Backend):
     ) -> None:
         """Store a job by compare-and-set on its state, with its result and its callback's delivery.
 
-        All of it or nothing. The stored ``progress`` stays when the given job has none.
-        Raises StaleState.
+        All of it is stored, or nothing. The stored progress stays if the job has none, and the stored result
+        if ``result`` is None.
+
+        Raises:
+            StaleState: The stored state is not ``expected``.
+            DuplicateId: The delivery's id is known, or another job has the idempotency key.
         """
 
     @abstractmethod
     def record_progress(self, job_id: str, progress: JobProgress) -> None:
-        """Store how far a job is, if it is not final; anything else is ignored.
+        """Store the progress of a job. Does nothing if the job is final or unknown.
 
-        Callers drop what raises StorageError, so this should not wait long for a store that is busy.
+        Callers drop progress for which this raises StorageError, so do not wait long for a busy database.
         """
 
     @abstractmethod
     def delete_jobs(self, *, ended_before: datetime, limit: int) -> int:
-        """Remove up to ``limit`` final jobs that ended before a time, oldest first; return how many.
+        """Remove up to ``limit`` final jobs that ended before a time, oldest first, and return how many.
 
-        Their configurations, results and final deliveries go with them; a job with a delivery
-        that is not final stays.
+        Their configurations, results and deliveries are removed too. A job with a delivery that is not final
+        stays.
         """
 
     # -- callback deliveries -----------------------------------------------------------------------
@@ -184,31 +215,37 @@ class MetadataStore(Backend):
 
     @abstractmethod
     def deliveries_of(self, job_id: str) -> list[Delivery]:
-        """Return the deliveries of a job, oldest first."""
+        """Return the deliveries of a job, oldest first by ``created_at`` and then ``id``."""
 
     @abstractmethod
     def due_deliveries(self, *, now: datetime, limit: int, excluding: Iterable[str] = ()) -> list[Delivery]:
-        """Return PENDING deliveries that are due: ``due_at`` is not after ``now``.
+        """Return up to ``limit`` PENDING deliveries whose ``due_at`` is not after ``now``.
 
-        They come by ``due_at``, then ``created_at``, then ``id``. Those to the receivers in
-        ``excluding`` are left out, so that a full lane hides nobody else.
+        They are sorted by ``due_at``, then ``created_at``, then ``id``. Deliveries to the receivers in
+        ``excluding`` do not count towards the limit, so that one busy receiver hides no other.
         """
 
     @abstractmethod
     def advance_delivery(self, delivery: Delivery, *, expected: DeliveryState) -> None:
-        """Store a delivery by compare-and-set on its state. Raises StaleState."""
+        """Store a delivery by compare-and-set on its state.
+
+        Raises:
+            StaleState: The stored state is not ``expected``.
+        """
 
     @abstractmethod
     def deliveries_in(self, state: DeliveryState, *, limit: int) -> list[Delivery]:
-        """Return deliveries in a state, oldest first; after a crash, those that were being sent."""
+        """Return up to ``limit`` deliveries in a state, oldest first by ``created_at`` and then ``id``."""
 
     # -- blobs in use ------------------------------------------------------------------------------
 
     @abstractmethod
     def unreferenced(self, digests: Iterable[str]) -> list[str]:
-        """Return those of the digests that no binary, no live job and no result refers to.
+        """Return those of the digests that no binary, no job in progress and no result refers to.
 
-        A job refers to the blobs of its class path until it is final.
+        A job refers to the blobs of its class path until it is final, and to that of its result until it is
+        deleted. The answer keeps the order of the digests, and has each once, however often it was given.
+        ``digests`` can be any iterable, of any length. A string that is not a digest is unreferenced.
         """
 
     # -- the store itself --------------------------------------------------------------------------
@@ -227,13 +264,13 @@ class MetadataStore(Backend):
         return
 
     def check(self) -> None:
-        """Raise StorageError when the store cannot be written to.
+        """Raise StorageError if the store cannot be written to.
 
-        Really write something, and wait for other writers no longer than a few seconds: health checks
-        call this, at most every other second. The default finds nothing wrong.
+        Really write something, and wait no longer than a few seconds for other writers: health checks
+        call this, up to once in two seconds. The default does nothing.
         """
         return
 
     def close(self) -> None:
-        """Let go of connections; repeating this is allowed."""
+        """Close all connections. Idempotent."""
         return

@@ -15,10 +15,10 @@ __all__ = ["Message", "Transport"]
 
 @attrs.frozen(kw_only=True)
 class Message:
-    """What is sent: a JSON body for a URL. ``delivery_id`` is the same in every attempt.
+    """A callback to send: a JSON body for a URL. ``delivery_id`` is the same in every attempt.
 
-    ``attempt`` counts from 1; ``timestamp`` is when this attempt is made, in whole seconds
-    since 1970 (part of what a signature covers). ``headers`` are to be sent as they are.
+    ``attempt`` counts from 1. ``timestamp`` is the time of this attempt in whole seconds since 1970, which
+    the signature covers. Send ``headers`` unchanged.
     """
 
     delivery_id: str
@@ -31,9 +31,9 @@ class Message:
 
 
 class Transport(Backend):
-    """Delivers callbacks to URLs of the schemes that it is registered for.
+    """Delivers callbacks to URLs of its schemes.
 
-    The policy of retries is core's; a transport makes one attempt and says how it went.
+    A transport makes one attempt and reports how it went. Core decides about retries.
     """
 
     kind = "transport"
@@ -43,20 +43,25 @@ class Transport(Backend):
 
     @abstractmethod
     def check(self, url: str) -> None:
-        """Raise InvalidCallbackUrl when no delivery to this URL can ever be allowed.
+        """Refuse a URL to which no delivery can ever be allowed.
 
-        Called when a job is submitted. Must not wait for the network.
+        Called when a job is submitted, so it must not wait for the network. The error names the
+        allowed schemes, and shows neither password nor query of the URL.
+
+        Raises:
+            InvalidCallbackUrl: The URL is not one of this transport's, or its policy refuses it.
         """
 
     @abstractmethod
     def send(self, message: Message, *, timeout: float) -> Answer:
-        """Make one attempt within ``timeout`` seconds, all of it, and return the answer.
+        """Make one attempt, which takes ``timeout`` seconds in total at most, and return the answer.
 
-        Never raises for what the receiver or the network does: a refused connection, a time-out, a
-        loop of redirects, a forbidden address are answers with ``error``. Reads no more of the
-        response than it needs. Called from several threads at once.
+        Never raises for what the receiver or the network does, nor after :meth:`close`. A refused
+        connection, a timeout, a redirect loop and a forbidden address are answers with ``error``, which shows
+        no secrets of the URL. Read no more of the response than necessary. Called from several threads at
+        once, which must not wait for each other: a receiver that hangs would delay all others.
         """
 
     def close(self) -> None:
-        """Let go of connections; repeating this is allowed."""
+        """Close connections. Later attempts are answers with ``error``. Idempotent."""
         return

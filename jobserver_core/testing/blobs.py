@@ -163,6 +163,17 @@ class BlobStoreContract(Contract):
         writer.discard()
         assert self.stored(blobs, _DIGEST) == _CONTENT
 
+    @pytest.mark.parametrize("end", ["commit", "discard"])
+    def test_a_writer_that_has_ended_takes_nothing_more(self, blobs: BlobStore, end: str) -> None:
+        writer = blobs.create()
+        writer.write(_CONTENT)
+        getattr(writer, end)()
+        with pytest.raises(StorageError):
+            writer.write(b"more")
+        with pytest.raises(StorageError):
+            writer.commit()
+        assert self._digests(blobs) == ({_DIGEST} if end == "commit" else set())
+
     def test_writers_do_not_disturb_one_another(self, blobs: BlobStore) -> None:
         with blobs.create() as first, blobs.create() as second:
             first.write(b"first ")

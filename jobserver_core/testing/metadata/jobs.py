@@ -172,6 +172,18 @@ class JobsContract(StoreAccess):
         assert (store.job("same"), store.job_config("same")) == (first, "first")
         assert store.job_with_key("key") is None
 
+    def test_advancing_a_job_to_the_idempotency_key_of_another_changes_nothing(
+        self, store: MetadataStore
+    ) -> None:
+        first, second = a_job(idempotency_key="key"), a_job()
+        for job in (first, second):
+            store.add_job(job, config="{}")
+        after = attrs.evolve(second, state=JobState.RUNNING, idempotency_key="key")
+        with pytest.raises(DuplicateId) as caught:
+            store.advance_job(after, expected=JobState.STARTED, delivery=a_delivery(second))
+        assert caught.value == DuplicateId(kind="idempotency key", id="key", holder=first.id)
+        assert (store.job(second.id), store.deliveries_of(second.id)) == (second, [])
+
     def test_adding_a_job_with_a_known_idempotency_key_names_the_job_that_has_it(
         self, store: MetadataStore
     ) -> None:

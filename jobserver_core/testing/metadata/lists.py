@@ -199,6 +199,14 @@ class ListsContract(StoreAccess):
         for query in (JobQuery(context_id=text), JobQuery(context_name=text), JobQuery(class_name=text)):
             assert store.jobs(query).jobs == ()
 
+    def test_a_cursor_stays_valid_when_its_job_is_deleted(self, store: MetadataStore) -> None:
+        for number in range(3):
+            ended = {"state": JobState.FINISHED, "ended_at": at(1 if number == 2 else 9)}
+            store.add_job(a_job(id=str(number), submitted_at=at(number), **ended), config="{}")
+        cursor = store.jobs(JobQuery(limit=1)).next
+        assert store.delete_jobs(ended_before=at(5), limit=9) == 1
+        assert [job.id for job in store.jobs(JobQuery(after=cursor)).jobs] == ["1", "0"]
+
     def test_a_cursor_that_the_store_did_not_make_is_an_invalid_request(self, store: MetadataStore) -> None:
         _fill(store, [a_job(submitted_at=at(n)) for n in range(3)])
         cursor = store.jobs(JobQuery(limit=1)).next
