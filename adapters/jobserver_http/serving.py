@@ -78,8 +78,7 @@ def serve(
 
     Raises:
         InvalidSetting: The server cannot listen on the address, or it would be exposed without
-        authentication.
-            In that case, the job server was closed without being started.
+            authentication. In that case, the job server was closed without being started.
     """
     Runner(server, authenticator, on_listening, on_draining, on_overdue).run(signals=True)
 

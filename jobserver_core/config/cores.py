@@ -1,7 +1,7 @@
-"""How many cores this process may use: those of its affinity mask, within the quota of its container.
+"""The number of cores that this process may use: its affinity mask, limited by the quota of its container.
 
-A container that is limited to two cores on a machine with 64 still sees 64 of them. The limit is a quota
-of CPU time, which Linux shows in the file system of control groups (version 2: ``cpu.max``, version 1:
+A container with a limit of two cores on a machine with 64 still sees all 64. The limit is a quota of CPU
+time, which Linux shows in the control group file system (version 2: ``cpu.max``, version 1:
 ``cpu.cfs_quota_us`` and ``cpu.cfs_period_us``).
 """
 
@@ -16,7 +16,7 @@ __all__ = ["usable_cores"]
 
 
 def usable_cores(*, groups: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self")) -> int:
-    """Return the number of cores, at least 1; a part of a core counts as a whole one."""
+    """Return the number of usable cores, rounded up."""
     quotas = list(_quotas(groups, process))
     return max(1, min([_scheduled(), *(math.ceil(quota) for quota in quotas)]))
 
@@ -28,7 +28,7 @@ def _scheduled() -> int:
 
 
 def _quotas(groups: Path, process: Path) -> Iterator[float]:
-    """Yield the quotas, in cores, of this process' control group and of those above it."""
+    """Yield the quotas of this process's control group and its parents, in cores."""
     for group in _groups_of(groups, process):
         values = _read(group / "cpu.max").split()
         if not values:
@@ -38,7 +38,7 @@ def _quotas(groups: Path, process: Path) -> Iterator[float]:
 
 
 def _groups_of(root: Path, process: Path) -> Iterator[Path]:
-    """Yield the directories of the control groups; inside a container the root is its own group."""
+    """Yield the directories of the control groups. Inside a container, its own group is the root."""
     yield root
     yield root / "cpu"
     for line in _read(process / "cgroup").splitlines():

@@ -1,8 +1,8 @@
-"""Settings from configuration files and mappings, over the documented defaults.
+"""Loading settings from configuration files and mappings.
 
-A file is HOCON in the layout ``spark { … } jobserver { … }``, see :mod:`jobserver_core.config.settings`. The
-spellings of the old server (``spark.jobserver.port``) are taken where they mean the same, those
-that mean nothing here are ignored with one warning each, and unknown keys are refused.
+A file is HOCON in the layout ``spark { … } jobserver { … }``, see :mod:`jobserver_core.config.settings`. Keys
+of the old server (``spark.jobserver.port``) are accepted if there is an equivalent setting. Others are
+ignored, each with a warning. Unknown keys are rejected.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 @attrs.frozen(kw_only=True)
 class Described:
-    """One setting: its value JSON-like and without secrets, where that is from, and what it means."""
+    """A setting for display: its value as JSON without secrets, its origin, and its meaning."""
 
     key: str
     value: Any
@@ -47,24 +47,26 @@ def load_settings(
     overrides: Mapping[str, Any] | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Settings:
-    """Return the settings of a file and of overrides, which win, over the defaults.
+    """Load settings from a file and from overrides, which take precedence.
 
-    Keys of ``overrides`` may nest or have dots (``{"jobserver.http.port": 0}``); objects of free keys are
-    merged. Relative paths are taken from the file's folder, those of overrides from the working
-    directory. ``env`` stands for the environment in ``${NAME}`` of the file and in the default data folder.
+    Keys of ``overrides`` can be nested or dotted (``{"jobserver.http.port": 0}``). Settings that are objects
+    are merged. Relative paths are relative to the file's directory, or for overrides, to the working
+    directory. ``env`` replaces the environment for ``${NAME}`` in the file and for the default data
+    directory.
 
-    Raises InvalidConfig for text that is not HOCON, InvalidSetting for an unknown key (with the nearest
-    known one) and for a value that a setting does not take.
+    Raises:
+        InvalidConfig: The file is not valid HOCON.
+        InvalidSetting: A key is unknown, or a value is invalid.
     """
     collected = _Collected()
     if path is not None:
         file = Path(path).absolute()
         with _located(path):
             collected.add(
-                hocon.parse_file(path, env=env), origin=str(path), folder=file.parent, bare_duration="ms"
+                hocon.parse_file(path, env=env), origin=str(path), directory=file.parent, bare_duration="ms"
             )
     if overrides is not None:
-        collected.add(overrides, origin="override", folder=Path.cwd())
+        collected.add(overrides, origin="override", directory=Path.cwd())
     if env is not None and "jobserver.data-dir" not in collected.values:
         collected.values["jobserver.data-dir"] = default_data_dir(env)
         collected.origins["jobserver.data-dir"] = "default"
@@ -83,7 +85,7 @@ def _located(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def sections() -> dict[str, type[Section]]:
-    """Return the classes of the sections by the attribute of :class:`Settings` that has them."""
+    """Return the classes of the sections by their attribute of :class:`Settings`."""
     found = {}
     for name, field in attrs.fields_dict(Settings).items():
         factory = getattr(field.default, "factory", None)
@@ -93,7 +95,7 @@ def sections() -> dict[str, type[Section]]:
 
 
 def setting_types() -> dict[str, SettingType]:
-    """Return every setting's kind by its dotted key."""
+    """Return the types of all settings by their dotted keys."""
     classes: list[type[Section]] = [Settings, *sections().values()]
     return {
         setting_key(section.prefix, name): kind
@@ -103,7 +105,7 @@ def setting_types() -> dict[str, SettingType]:
 
 
 def describe(settings: Settings) -> Iterator[Described]:
-    """Yield every setting with its effective value and where that came from, secrets masked."""
+    """Yield all settings with their effective values and origins, with secrets redacted."""
     parts: list[Section] = [settings, *(getattr(settings, name) for name in sections())]
     for part in parts:
         defaults = type(part)()
@@ -120,7 +122,7 @@ def describe(settings: Settings) -> Iterator[Described]:
 
 
 class _Collected:
-    """What files and overrides said so far, by the dotted key of each setting."""
+    """The values collected from files and overrides so far, by the dotted key of each setting."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -131,7 +133,11 @@ class _Collected:
         self._sections |= {f"spark.{key}" for key in self._sections if key.startswith("jobserver")}
 
     def settings(self) -> Settings:
-        """Return the settings. Raises InvalidSetting for those that do not go together."""
+        """Create the settings.
+
+        Raises:
+            InvalidSetting: Settings contradict each other.
+        """
         parts: dict[str, Any] = {
             name: section(**self._arguments(section)) for name, section in sections().items()
         }
@@ -144,15 +150,14 @@ class _Collected:
         return {name: self.values[key] for name, key in keys.items() if key in self.values}
 
     def add(
-        self, tree: Mapping[str, Any], *, origin: str, folder: Path, bare_duration: str | None = None
+        self, tree: Mapping[str, Any], *, origin: str, directory: Path, bare_duration: str | None = None
     ) -> None:
-        """Lay a tree of settings over what is here already.
+        """Add a tree of settings, which overrides earlier values.
 
-        ``bare_duration`` is the unit of durations that have none, seconds unless it is given.
+        ``bare_duration`` is the unit of durations without one; the default is seconds.
 
         Raises:
-            InvalidSetting: for unknown keys, all of them in one, and for values that settings do not take.
-
+            InvalidSetting: Keys are unknown (one error names all of them), or a value is invalid.
         """
         source = _Source()
         self._read(source, (), tree)
@@ -167,19 +172,19 @@ class _Collected:
                 self._warn(f"{written}: {value} without a unit means {whole}; write the unit")
                 value = whole  # noqa: PLW2901 - the same, with its unit
             typed = kind.convert(value, written)
-            anchored = None if typed is None else kind.anchor(typed, folder)
+            anchored = None if typed is None else kind.anchor(typed, directory)
             self.values[key] = _laid(key, self.values.get(key), anchored) if kind.free else anchored
             self.origins[key] = origin
         for key, value in source.ignored.items():
             check_ignored(key, value)
-            self._warn(f"{key}: this setting of the old server means nothing here and is ignored")
+            self._warn(f"{key}: this setting of the old server has no effect and is ignored")
 
     def _read(self, source: _Source, path: tuple[str, ...], tree: Mapping[str, Any]) -> None:
         for name, value in tree.items():
             self._place(source, len(path) + 1, (*path, *str(name).split(".")), value)
 
     def _place(self, source: _Source, first: int, tokens: tuple[str, ...], value: Any) -> None:
-        """Sort in one key of a source: dotted, so that a section and a free key may be in it."""
+        """Classify one dotted key of a source. It can consist of a section, a setting, and keys inside it."""
         for end in range(first, len(tokens) + 1):
             written = ".".join(tokens[:end])
             if written in IGNORED:
@@ -196,11 +201,11 @@ class _Collected:
                 source.unknown.append(self._unknown(".".join(tokens)))
                 return
         if not isinstance(value, Mapping):
-            raise InvalidSetting(key=".".join(tokens), message="is a group of settings and takes an object")
+            raise InvalidSetting(key=".".join(tokens), message="is a group of settings; expected an object")
         self._read(source, tokens, value)
 
     def _canonical(self, written: str) -> str | None:
-        """Return the setting that a key means, or None; the new layout may stand below ``spark`` too."""
+        """Return the setting that a key refers to, or None. The prefix ``spark.`` is optional."""
         for key in (written, ALIASES.get(written, ""), written.removeprefix("spark.")):
             if key in self._types:
                 return key
@@ -215,12 +220,12 @@ class _Collected:
                     source.give(alias, key, inner, free=False)
 
     def _yarn(self, source: _Source) -> dict[str, tuple[str, Any]]:
-        """Return what the ``yarn-…`` spellings set: they win over the others, on a YARN master."""
+        """Return the values of the ``yarn-…`` keys, which take precedence on a YARN master."""
         _, master = source.given.get("spark.master", ("", self.values.get("spark.master")))
         if str(master).startswith("yarn"):
             return source.yarn
         for written, _ in source.yarn.values():
-            self._warn(f"{written}: this setting is for YARN masters and is ignored")
+            self._warn(f"{written}: this setting applies only to YARN masters and is ignored")
         return {}
 
     def _warn(self, warning: str) -> None:
@@ -228,11 +233,11 @@ class _Collected:
             self.warnings.append(warning)
 
     def _unknown(self, written: str) -> InvalidSetting:
-        message = "there is no such setting"
+        message = "unknown setting"
         if written.startswith("spark.") and not written.startswith("spark.jobserver."):
-            message += "; Spark's own settings go into spark.context-settings"
+            message += "; Spark's own settings belong in spark.context-settings"
         elif written.partition(".")[0] not in ("spark", "jobserver"):
-            message += "; what jobs find in their configuration goes into jobserver.jobs.default-config"
+            message += "; configuration for jobs belongs in jobserver.jobs.default-config"
         return InvalidSetting(key=written, message=message, nearest=self._nearest(written))
 
     def _nearest(self, written: str) -> str | None:
@@ -246,7 +251,7 @@ class _Collected:
 
 
 class _Source:
-    """What one file or mapping gives: ``(key as written, value)`` by setting, and what is ignored of it."""
+    """The settings of one file or mapping, as ``(key as written, value)``, and its ignored keys."""
 
     def __init__(self) -> None:
         self.given: dict[str, tuple[str, Any]] = {}
@@ -255,18 +260,24 @@ class _Source:
         self.unknown: list[InvalidSetting] = []
 
     def give(self, written: str, key: str, value: Any, *, free: bool) -> None:
-        """Take one setting. Raises InvalidSetting when it was given under another spelling too."""
+        """Record one setting.
+
+        Raises:
+            InvalidSetting: It was already set under another key.
+        """
         if ".yarn-" in written:
             self.yarn[key] = (written, value)
             return
         before, earlier = self.given.get(key, (written, None))
         if before != written:
-            raise InvalidSetting(key=written, message=f"is the same setting as '{before}': keep one of them")
+            raise InvalidSetting(
+                key=written, message=f"is the same setting as '{before}'; remove one of them"
+            )
         self.given[key] = (written, _laid(key, earlier, value) if free else value)
 
 
 def _all_unknown(errors: list[InvalidSetting]) -> InvalidSetting:
-    """Return one error for all unknown keys, so that a file can be mended at once."""
+    """Return one error for all unknown keys, so that a file can be fixed in one go."""
     first = errors[0]
     if len(errors) == 1:
         return first
@@ -276,7 +287,7 @@ def _all_unknown(errors: list[InvalidSetting]) -> InvalidSetting:
     ]
     near = f" (did you mean '{first.nearest}'?)" if first.nearest else ""
     hints = dict.fromkeys(hint for error in errors for hint in error.message.split("; ")[1:])
-    message = "; ".join([f"there is no such setting{near}, nor {', '.join(others)}", *hints])
+    message = "; ".join([f"unknown setting{near}, and so are {', '.join(others)}", *hints])
     return InvalidSetting(key=first.key, message=message)
 
 
@@ -297,7 +308,7 @@ def _inner(tree: Any, tokens: list[str]) -> Any:
 
 
 def _laid(key: str, below: Any, above: Any) -> Any:
-    """Lay one value of a free setting over another; what Spark gets, setting by setting."""
+    """Merge two values of a setting that is an object. Spark settings are merged key by key."""
     if not isinstance(below, Mapping) or not isinstance(above, Mapping):
         return above
     if key == "spark.context-settings":
@@ -311,7 +322,7 @@ def _laid(key: str, below: Any, above: Any) -> Any:
 
 
 def _merged(below: Any, above: Any) -> Any:
-    """Lay one tree over another, as HOCON merges objects; anything else replaces what is below."""
+    """Merge two trees as HOCON does: objects are merged, and any other value replaces the one below."""
     if not isinstance(below, Mapping) or not isinstance(above, Mapping):
         return above
     return {**below, **{key: _merged(below.get(key), value) for key, value in above.items()}}

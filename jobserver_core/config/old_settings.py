@@ -1,6 +1,6 @@
-"""Keys of the old server's configuration files: what they are called here, and which mean nothing.
+"""Keys of the old server's configuration files: their equivalents here, and keys that have no effect.
 
-Facts from the ``application.conf`` and the templates that came with its versions 0.5 to 0.11.
+Based on the ``application.conf`` files and templates of its versions 0.5 to 0.11.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ALIASES = {
     "akka.http.server.parsing.max-content-length": "jobserver.limits.upload-size",
     "spray.can.server.parsing.max-content-length": "jobserver.limits.upload-size",
 }
-"""Keys of the old server that mean the same as one here."""
+"""Keys of the old server and the equivalent settings."""
 
 _TOP_LEVEL = "akka spray flyway slick access-control shiro custom-downing deploy cassandra cassandradao"
 _OF_SPARK = (
@@ -51,7 +51,7 @@ IGNORED = frozenset(
     + [f"spark.{key}" for key in _OF_SPARK.split()]
     + [f"{_OLD}.{key}" for key in _OF_JOBSERVER.split()]
 )
-"""Keys, and sections, of the old server that mean nothing here."""
+"""Keys and sections of the old server that have no effect here."""
 
 _OFF = (False, "off", "false", "no", None, "")
 
@@ -67,9 +67,10 @@ def _is_on(value: Any) -> bool:
 
 
 def check_ignored(key: str, value: Any) -> None:
-    """Refuse what must not be ignored in silence: access control and encryption that were switched on.
+    """Reject ignored keys that enable access control or encryption. ``key`` is one of :data:`IGNORED`.
 
-    ``key`` is one of :data:`IGNORED`. Raises InvalidSetting that names the settings to use instead.
+    Raises:
+        InvalidSetting: The message names the settings to use instead.
     """
     provider = _inside(value, "provider")
     on = _inside(value, "authentication") not in _OFF
@@ -79,11 +80,11 @@ def check_ignored(key: str, value: Any) -> None:
     if refused or (key == "access-control" and provider and "AllowAll" not in str(provider)):
         raise InvalidSetting(
             key=key,
-            message="the old server's access control does not work here; remove it, and set jobserver.auth",
+            message="the old server's access control is not supported; remove it, and set jobserver.auth",
         )
     server = {"akka": "http.server", "spray": "can.server"}.get(key)
     if server and _inside(value, f"{server}.ssl-encryption") not in _OFF:
         raise InvalidSetting(
             key=f"{key}.{server}.ssl-encryption",
-            message="is not read; remove it, and set jobserver.http.tls-certificate and tls-key",
+            message="is not supported; remove it, and set jobserver.http.tls-certificate and tls-key",
         )

@@ -1,7 +1,7 @@
-"""The kinds of values that a setting can have: what they take, and how they are shown.
+"""The types of settings: how values are parsed, validated and shown.
 
-Each function here makes the attrs field of one setting, which converts and checks what it is
-given and raises :class:`~jobserver_core.errors.InvalidSetting` with the setting's key.
+Each function here creates the attrs field of one setting. The field converts and validates its value, and
+raises :class:`~jobserver_core.errors.InvalidSetting` with the setting's key.
 """
 
 from __future__ import annotations
@@ -46,12 +46,16 @@ _URI_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 @attrs.frozen(kw_only=True)
 class SettingType:
-    """What a setting takes.
+    """The type of a setting.
 
-    ``name`` is the kind for the reference documentation. ``parse`` turns a value into the typed one or
-    raises ValueError. ``show`` makes a JSON-like value of a typed one, as a configuration file would have
-    it, with nothing secret in it. ``anchor`` puts a folder before relative paths. ``free`` values are
-    objects of keys of their own.
+    Attributes:
+        name: The type's name in the reference documentation.
+        doc: The meaning of the setting.
+        parse: Converts a value to the typed value, or raises ValueError.
+        show: Converts a typed value to JSON as in a configuration file, with secrets redacted.
+        nullable: Whether the setting can be null.
+        free: Whether the value is an object with arbitrary keys.
+        anchor: Makes relative paths relative to a directory.
     """
 
     name: str
@@ -60,14 +64,18 @@ class SettingType:
     show: Callable[[Any], Any]
     nullable: bool = False
     free: bool = False
-    anchor: Callable[[Any, Path], Any] = lambda value, _folder: value
+    anchor: Callable[[Any, Path], Any] = lambda value, _directory: value
 
     def convert(self, value: Any, key: str) -> Any:
-        """Return the typed value. Raises InvalidSetting with the key."""
+        """Return the typed value.
+
+        Raises:
+            InvalidSetting: The value is invalid.
+        """
         if value is None:
             if self.nullable:
                 return None
-            raise InvalidSetting(key=key, message=f"must not be null, it takes a {self.name}")
+            raise InvalidSetting(key=key, message=f"must not be null; its type is {self.name}")
         try:
             return self.parse(value)
         except ValueError as error:
@@ -75,24 +83,24 @@ class SettingType:
 
 
 def setting_key(prefix: str, attribute: str) -> str:
-    """Return the dotted key of an attribute: its underscores are written as hyphens."""
+    """Return the dotted key of an attribute, with hyphens instead of underscores."""
     return f"{prefix}.{attribute.replace('_', '-')}"
 
 
 class Section:
-    """A group of settings under one prefix; subclasses are frozen attrs classes."""
+    """A group of settings with the same prefix. Subclasses are frozen attrs classes."""
 
     prefix: ClassVar[str]
 
     @classmethod
     def setting_types(cls) -> dict[str, SettingType]:
-        """Return the kinds of the section's settings by attribute name."""
+        """Return the types of the section's settings by attribute name."""
         fields = attrs.fields_dict(cls)  # type: ignore[arg-type]
         return {n: f.metadata[_METADATA_KEY] for n, f in fields.items() if _METADATA_KEY in f.metadata}
 
 
 def bind(cls: type[Any], fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
-    """Give every setting of a section the converter that knows its key (an attrs ``field_transformer``)."""
+    """Add a converter to every setting of a section (an attrs ``field_transformer``)."""
     return [_bound(cls.prefix, field) if _METADATA_KEY in field.metadata else field for field in fields]
 
 
@@ -125,7 +133,7 @@ def duration(
     maximum: float = 10 * 365 * 86400.0,
     nullable: bool = False,
 ) -> Any:
-    """Make a field of seconds, at most ten years by default; null is allowed where it is the default."""
+    """Create a duration field in seconds. It is nullable if its default is None."""
 
     def parse(value: Any) -> float:
         seconds: float = _in_range(parse_duration(value), minimum, maximum, duration_text)
@@ -137,7 +145,7 @@ def duration(
 
 
 def size(default: int, doc: str, *, minimum: int = 0, maximum: int = 2**62) -> Any:
-    """Make a field of bytes."""
+    """Create a size field in bytes."""
 
     def parse(value: Any) -> int:
         count: int = _in_range(parse_size(value), minimum, maximum, size_text)
@@ -155,7 +163,7 @@ def number(
     whole: bool = True,
     zero_is_none: bool = False,
 ) -> Any:
-    """Make a field of a number; numbers as text are taken too, as HOCON's getters do."""
+    """Create a number field. Numbers can also be strings, as in HOCON."""
 
     def parse(value: Any) -> float | None:
         parsed = _number(value, whole)
@@ -164,7 +172,7 @@ def number(
         checked: float = _in_range(parsed, minimum, maximum, "{:g}".format)
         return checked
 
-    name = "whole number" if whole else "number"
+    name = "integer" if whole else "number"
     kind = SettingType(name=name, doc=doc, parse=parse, show=lambda value: value, nullable=default is None)
     return _field(kind, default)
 
@@ -177,7 +185,7 @@ def _number(value: Any, whole: bool) -> float:
                 return int(parsed)
             if not whole and math.isfinite(parsed):
                 return parsed
-    raise ValueError(f"expected {'a whole number' if whole else 'a number'}, got {_shortened(value)}")
+    raise ValueError(f"expected {'an integer' if whole else 'a number'}, got {_shortened(value)}")
 
 
 def _shortened(value: Any) -> str:
@@ -189,7 +197,7 @@ _FLAGS = {"true": True, "on": True, "yes": True, "false": False, "off": False, "
 
 
 def flag(default: bool, doc: str) -> Any:
-    """Make a field of true or false; ``on``, ``off``, ``yes`` and ``no`` are taken too, as in HOCON."""
+    """Create a boolean field. ``on``, ``off``, ``yes`` and ``no`` are also accepted, as in HOCON."""
 
     def parse(value: Any) -> bool:
         if isinstance(value, bool):
@@ -198,7 +206,7 @@ def flag(default: bool, doc: str) -> Any:
             return _FLAGS[value.strip().lower()]
         raise ValueError(f"expected true or false, got {_shortened(value)}")
 
-    kind = SettingType(name="true or false", doc=doc, parse=parse, show=bool)
+    kind = SettingType(name="boolean", doc=doc, parse=parse, show=bool)
     return _field(kind, default)
 
 
@@ -206,7 +214,7 @@ def _text(value: Any) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
-        raise ValueError(f"expected text, got {_shortened(value)}")
+        raise ValueError(f"expected a string, got {_shortened(value)}")
     if "\0" in value or not value.strip():
         raise ValueError("must not be empty" if not value.strip() else "must not contain a NUL character")
     return value.strip()
@@ -215,14 +223,14 @@ def _text(value: Any) -> str:
 def text(
     default: str | None, doc: str, *, check: Callable[[str], str] | None = None, url: bool = False
 ) -> Any:
-    """Make a field of text that is not empty; a URL's password is not shown."""
+    """Create a field for a non-empty string. Passwords in URLs are redacted."""
 
     def parse(value: Any) -> str:
         return check(_text(value)) if check else _text(value)
 
     show = redacted_url if url else str
     kind = SettingType(
-        name="URL" if url else "text", doc=doc, parse=parse, show=show, nullable=default is None
+        name="URL" if url else "string", doc=doc, parse=parse, show=show, nullable=default is None
     )
     if url:
         return attrs.field(
@@ -236,17 +244,17 @@ def _items(value: Any) -> list[Any]:
         return [item for item in value.split(",") if item.strip()]
     if isinstance(value, (list, tuple)):
         return list(value)
-    raise ValueError(f"expected a list of texts, got {_shortened(value)}")
+    raise ValueError(f"expected a list of strings, got {_shortened(value)}")
 
 
 def texts(default: tuple[str, ...], doc: str, *, check: Callable[[str], str] | None = None) -> Any:
-    """Make a field of several texts: a list, or one text with commas."""
+    """Create a field for several strings: a list, or one comma-separated string."""
 
     def parse(value: Any) -> tuple[str, ...]:
         items = [_text(item) for item in _items(value)]
         return tuple(check(item) if check else item for item in items)
 
-    kind = SettingType(name="list of texts", doc=doc, parse=parse, show=_show_list)
+    kind = SettingType(name="list of strings", doc=doc, parse=parse, show=_show_list)
     return _field(kind, default)
 
 
@@ -260,24 +268,24 @@ def _path(value: Any) -> Path:
     try:
         return Path(_text(value)).expanduser()
     except RuntimeError:
-        raise ValueError(f"the home folder in {value!r} is not known; write the whole path") from None
+        raise ValueError(f"unknown home directory in {value!r}; use an absolute path") from None
 
 
 def path(default: Callable[[], Path] | None, doc: str) -> Any:
-    """Make a field of a path; ``~`` is the user's home folder."""
+    """Create a path field. ``~`` is the user's home directory."""
     kind = SettingType(
         name="path",
         doc=doc,
         parse=_path,
         show=str,
         nullable=default is None,
-        anchor=lambda value, folder: folder / value,
+        anchor=lambda value, directory: directory / value,
     )
     return _field(kind, default)
 
 
 def paths(doc: str) -> Any:
-    """Make a field of several paths, none by default."""
+    """Create a field for several paths, empty by default."""
 
     def parse(value: Any) -> tuple[Path, ...]:
         return tuple(_path(item) for item in _items(value))
@@ -287,19 +295,19 @@ def paths(doc: str) -> Any:
         doc=doc,
         parse=parse,
         show=_show_list,
-        anchor=lambda values, folder: tuple(folder / value for value in values),
+        anchor=lambda values, directory: tuple(directory / value for value in values),
     )
     return _field(kind, ())
 
 
 def secret(doc: str) -> Any:
-    """Make a field of a text that is never shown, null by default."""
+    """Create a field for a secret string, null by default."""
 
     def parse(value: Any) -> Secret:
         if isinstance(value, Secret):
             return value
         if not isinstance(value, str) or not value.strip():
-            raise ValueError("expected text that is not empty")
+            raise ValueError("expected a non-empty string")
         return Secret(value.strip())
 
     return _field(SettingType(name="secret", doc=doc, parse=parse, show=str, nullable=True), None)
@@ -315,7 +323,7 @@ def _tree_of(
     doc: str,
     of: str,
     check: Callable[[Any], Any],
-    anchor: Callable[[Any, Path], Any] = lambda value, _folder: value,
+    anchor: Callable[[Any, Path], Any] = lambda value, _directory: value,
 ) -> Any:
     def parse(value: Any) -> dict[str, Any]:
         return {str(name): check(item) for name, item in _mapping(value, of).items()}
@@ -325,23 +333,23 @@ def _tree_of(
 
 
 def tree(doc: str) -> Any:
-    """Make a field of free keys; it is a plain dict, and not part of the repr, since it may hold secrets."""
+    """Create a field with arbitrary keys. It is not part of the repr, because it may contain secrets."""
     return _tree_of(doc, "anything", lambda item: item)
 
 
 def named_trees(doc: str) -> Any:
-    """Make a field of objects by name."""
+    """Create a field of objects by name."""
     return _tree_of(doc, "objects", lambda item: _mapping({} if item is None else item, "settings"))
 
 
 def named_paths(doc: str) -> Any:
-    """Make a field of paths by name; a URI is taken too, and left as it is."""
+    """Create a field of paths or URIs by name."""
 
-    def located(item: Any, folder: Path) -> str:
-        return item if _URI_SCHEME.match(item) else str(folder / item)
+    def located(item: Any, directory: Path) -> str:
+        return item if _URI_SCHEME.match(item) else str(directory / item)
 
-    def anchor(value: dict[str, Any], folder: Path) -> dict[str, Any]:
-        return {name: located(item, folder) for name, item in value.items()}
+    def anchor(value: dict[str, Any], directory: Path) -> dict[str, Any]:
+        return {name: located(item, directory) for name, item in value.items()}
 
     def checked(item: Any) -> str:
         return _text(item) if isinstance(item, str) and _URI_SCHEME.match(item) else str(_path(item))

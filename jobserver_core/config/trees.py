@@ -1,4 +1,4 @@
-"""Trees of settings: nested mappings whose keys may also be dotted, as HOCON and queries write them."""
+"""Trees of settings: nested mappings whose keys can also be dotted, as in HOCON and query strings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["HiddenSettings", "all_settings", "as_objects", "flatten", "merged", 
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the leaves by their dotted path; lists and empty mappings are leaves."""
+    """Return the leaves by dotted path. Lists and empty mappings are leaves."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
@@ -22,10 +22,10 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tree of dotted paths.
+    """Build a tree from dotted paths.
 
-    Spark has settings below settings (``spark.speculation`` and ``spark.speculation.interval``): where
-    a path leads through a leaf, the rest of it stays one dotted key, so that nothing is lost.
+    Spark has settings below settings (``spark.speculation`` and ``spark.speculation.interval``). If a path
+    leads through a leaf, its remainder stays one dotted key, so that nothing is lost.
     """
     tree: dict[str, Any] = {}
     for path in sorted(leaves):
@@ -51,7 +51,7 @@ def as_objects(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merged(*trees: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay trees over each other, later ones on top, leaf by leaf."""
+    """Merge trees leaf by leaf. Later trees take precedence."""
     leaves: dict[str, Any] = {}
     for tree in trees:
         leaves.update(flatten(tree))
@@ -59,12 +59,12 @@ def merged(*trees: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one tree over another as HOCON does: objects are merged, and keys are taken as they are."""
+    """Merge two trees as HOCON does: objects are merged, and dotted keys are not split."""
     tree = dict(below)
     for key, value in above.items():
         under = tree.get(key)
         if isinstance(value, Mapping) and isinstance(under, Mapping):
-            value = overlaid(under, value)  # noqa: PLW2901 - what was laid on the other
+            value = overlaid(under, value)  # noqa: PLW2901
         tree[key] = value
     return tree
 

@@ -1,4 +1,4 @@
-"""Durations and sizes as HOCON writes them: ``10 s``, ``64 MiB``."""
+"""Durations and sizes in HOCON's notation: ``10 s``, ``64 MiB``."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _BYTES = _size_units()
 def _split(text: str, meaning: str) -> tuple[str, str]:
     match = _QUANTITY.fullmatch(text.strip()) if len(text) < 60 else None
     if match is None:
-        raise ValueError(f"{text[:60]!r} is not a {meaning}")
+        raise ValueError(f"expected a {meaning}, got {text[:60]!r}")
     return match[1], match[2]
 
 
@@ -59,15 +59,14 @@ def lacks_unit(value: Any) -> bool:
 
 
 def parse_duration(value: Any, *, bare: str = "s") -> float:
-    """Return the seconds that a duration means.
+    """Convert a duration to seconds.
 
-    Takes a :class:`~datetime.timedelta`, or text: a number and a unit of HOCON's (``500ms``, ``10 s``,
-    ``2 minutes``, ``1h``, ``3 days``). A number without a unit counts in ``bare`` units: seconds in
-    Python, ``ms`` in a configuration file, as HOCON has it.
+    Accepts a :class:`~datetime.timedelta`, a number, or a string with a number and a unit of HOCON
+    (``500ms``, ``10 s``, ``2 minutes``, ``1h``, ``3 days``). A number without a unit is in the unit ``bare``:
+    seconds in Python, ``ms`` in a configuration file, as in HOCON.
 
     Raises:
-        ValueError: with what would be right.
-
+        ValueError: It is not a duration.
     """
     if lacks_unit(value) and bare != "s":
         value = f"{value} {bare}"
@@ -78,7 +77,7 @@ def parse_duration(value: Any, *, bare: str = "s") -> float:
     if isinstance(value, str):
         number, unit = _split(value, "duration such as 10 s, 500ms or 2 minutes")
         if unit and unit not in _SECONDS:
-            raise ValueError(f"{unit!r} is not a unit of time; use ns, us, ms, s, m, h or d, as in 10 s")
+            raise ValueError(f"unknown unit of time {unit!r}; expected ns, us, ms, s, m, h or d, as in 10 s")
         seconds = float(number) * _SECONDS[unit or "s"]
     else:
         seconds = _finite(value)
@@ -88,11 +87,13 @@ def parse_duration(value: Any, *, bare: str = "s") -> float:
 
 
 def parse_size(value: Any) -> int:
-    """Return the bytes that a size means.
+    """Convert a size to bytes.
 
-    Takes a whole number (bytes), or text: a number and a unit of HOCON's. ``kB``, ``MB``, ``GB`` … are
-    powers of 1000; ``KiB``, ``MiB``, ``GiB`` …, and ``k``, ``m``, ``g`` … alone, powers of 1024. Raises
-    ValueError with what would be right.
+    Accepts a number of bytes, or a string with a number and a unit of HOCON. ``kB``, ``MB``, ``GB`` … are
+    powers of 1000; ``KiB``, ``MiB``, ``GiB`` …, and ``k``, ``m``, ``g`` … alone, are powers of 1024.
+
+    Raises:
+        ValueError: It is not a size.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"expected a size such as 64 MiB, 10 MB or 512k, got {_kind(value)}")
@@ -108,7 +109,7 @@ def _sized(text: str) -> int | float:
     number, unit = _split(text, "size such as 64 MiB, 10 MB or 512k")
     if unit not in _BYTES:
         raise ValueError(
-            f"{unit!r} is not a unit of size; use B, KiB, MiB, GiB, TiB (powers of 1024) or "
+            f"unknown unit of size {unit!r}; expected B, KiB, MiB, GiB, TiB (powers of 1024) or "
             "kB, MB, GB, TB (powers of 1000), as in 64 MiB"
         )
     whole = number.lstrip("+-").isdigit()
@@ -116,7 +117,7 @@ def _sized(text: str) -> int | float:
 
 
 def duration_text(seconds: float) -> str:
-    """Return a duration as HOCON text in the largest unit that divides it: ``1 minute``, ``90 s``."""
+    """Format a duration in HOCON, in the largest unit that divides it: ``1 minute``, ``90 s``."""
     for unit, factor in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= factor and seconds % factor == 0:
             count = int(seconds // factor)
@@ -127,7 +128,7 @@ def duration_text(seconds: float) -> str:
 
 
 def size_text(size: int) -> str:
-    """Return a size as HOCON text in the largest unit of 1024 that divides it: ``64 MiB``, ``100 B``."""
+    """Format a size in HOCON, in the largest power of 1024 that divides it: ``64 MiB``, ``100 B``."""
     for power, letter in reversed(list(enumerate("KMGTPE", start=1))):
         if size and size % 1024**power == 0:
             return f"{size // 1024**power} {letter}iB"
@@ -142,5 +143,5 @@ def _finite(value: int | float) -> float:
 
 
 def _kind(value: Any) -> str:
-    names = {bool: "a boolean", dict: "an object", list: "a list", type(None): "null", str: "text"}
+    names = {bool: "a boolean", dict: "an object", list: "a list", type(None): "null", str: "a string"}
     return names.get(type(value), type(value).__name__)

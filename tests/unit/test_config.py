@@ -87,7 +87,7 @@ def test_the_data_folder_follows_the_xdg_specification(tmp_path: Path) -> None:
 
 def test_without_a_home_folder_the_data_folder_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.path.expanduser", str)
-    with pytest.raises(InvalidSetting, match="no home folder; name a folder") as caught:
+    with pytest.raises(InvalidSetting, match="there is no home directory") as caught:
         default_data_dir({})
     assert caught.value.key == "jobserver.data-dir"
     assert load_settings(env={}, overrides={"jobserver.data-dir": "/d"}).data_dir == Path("/d")
@@ -167,41 +167,41 @@ def test_a_value_that_is_allowed_is_typed(key: str, value: Any, attribute: str, 
 BAD: list[tuple[str, Any, str]] = [
     ("jobserver.http.port", 65536, "must be at most 65535, got 65536"),
     ("jobserver.http.port", -1, "must be at least 0, got -1"),
-    ("jobserver.http.port", "http", "expected a whole number, got 'http'"),
-    ("jobserver.http.port", 80.5, "expected a whole number, got 80.5"),
-    ("jobserver.http.port", True, "expected a whole number, got True"),
-    ("jobserver.http.port", None, "must not be null, it takes a whole number"),
-    ("jobserver.http.port", "9" * 500, "expected a whole number, got '999"),
-    ("jobserver.http.host", "http://h", "host names without scheme"),
+    ("jobserver.http.port", "http", "expected an integer, got 'http'"),
+    ("jobserver.http.port", 80.5, "expected an integer, got 80.5"),
+    ("jobserver.http.port", True, "expected an integer, got True"),
+    ("jobserver.http.port", None, "must not be null; its type is integer"),
+    ("jobserver.http.port", "9" * 500, "expected an integer, got '999"),
+    ("jobserver.http.host", "http://h", "a host name without scheme"),
     ("jobserver.http.host", "", "must not be empty"),
-    ("jobserver.http.host", ["h"], "expected text, got ['h']"),
+    ("jobserver.http.host", ["h"], "expected a string, got ['h']"),
     ("jobserver.http.host", "a\0b", "must not contain a NUL character"),
     ("jobserver.http.allow-unauthenticated", "maybe", "expected true or false, got 'maybe'"),
     ("jobserver.http.allow-unauthenticated", 1, "expected true or false, got 1"),
     ("jobserver.jobs.sync-timeout", "0 s", "must be at least 1 ms, got 0 s"),
     ("jobserver.jobs.sync-timeout", "-1 s", "must be at least 1 ms, got -1 s"),
     ("jobserver.jobs.sync-timeout", "11000 days", "must be at most 3650 days, got 11000 days"),
-    ("jobserver.jobs.sync-timeout", "1 parsec", "'parsec' is not a unit of time"),
+    ("jobserver.jobs.sync-timeout", "1 parsec", "unknown unit of time 'parsec'"),
     ("jobserver.jobs.max-jobs-per-context", 0, "must be at least 1, got 0"),
-    ("jobserver.jobs.max-result-size", "10 mb", "'mb' is not a unit of size"),
+    ("jobserver.jobs.max-result-size", "10 mb", "unknown unit of size 'mb'"),
     ("jobserver.jobs.inline-result-limit", -1, "must be at least 0 B, got -1 B"),
     ("jobserver.limits.config-depth", 151, "must be at most 150, got 151"),
     ("jobserver.callbacks.backoff", 0.5, "must be at least 1, got 0.5"),
     ("jobserver.callbacks.backoff", "nan", "expected a number, got 'nan'"),
-    ("jobserver.callbacks.denied-networks", ["10.0.0.1/8"], "expected networks such as 10.0.0.0/8"),
-    ("jobserver.callbacks.denied-networks", 5, "expected a list of texts, got 5"),
-    ("jobserver.callbacks.allowed-hosts", ["http://h/"], "host names without scheme"),
+    ("jobserver.callbacks.denied-networks", ["10.0.0.1/8"], "expected a network such as 10.0.0.0/8"),
+    ("jobserver.callbacks.denied-networks", 5, "expected a list of strings, got 5"),
+    ("jobserver.callbacks.allowed-hosts", ["http://h/"], "a host name without scheme"),
     ("jobserver.callbacks.public-url", "ftp://h", "expected an http or https URL"),
     ("jobserver.callbacks.public-url", "http://[", "expected an http or https URL"),
-    ("jobserver.callbacks.signing-secret", "", "expected text that is not empty"),
-    ("jobserver.fetcher.allowed-schemes", ["https://"], "URL schemes such as https, without ://"),
+    ("jobserver.callbacks.signing-secret", "", "expected a non-empty string"),
+    ("jobserver.fetcher.allowed-schemes", ["https://"], "a URL scheme such as https, without ://"),
     (
         "jobserver.auth.token-file",
         "~no-such-user-here/x",
-        "the home folder in '~no-such-user-here/x' is not known",
+        "unknown home directory in '~no-such-user-here/x'",
     ),
     ("jobserver.auth.options", [1], "expected an object of anything, got [1]"),
-    ("jobserver.job-binary-paths", {"a": {}}, "expected text, got {}"),
+    ("jobserver.job-binary-paths", {"a": {}}, "expected a string, got {}"),
     ("spark.contexts", {"a": 1}, "expected an object of settings, got 1"),
     ("spark.context-settings", "x", "expected an object of anything, got 'x'"),
 ]
@@ -225,7 +225,7 @@ def test_a_constructor_refuses_with_the_settings_key() -> None:
     ("given", "missing"), [("tls-key", "tls-certificate"), ("tls-certificate", "tls-key")]
 )
 def test_a_certificate_and_its_key_need_each_other(given: str, missing: str) -> None:
-    with pytest.raises(InvalidSetting, match="is needed too") as caught:
+    with pytest.raises(InvalidSetting, match="is required if") as caught:
         Settings.from_mapping({f"jobserver.http.{given}": "/x.pem"})
     assert caught.value.key == f"jobserver.http.{missing}"
     both = HttpSettings(tls_certificate=Path("/c.pem"), tls_key=Path("/k.pem"))
@@ -351,7 +351,7 @@ def test_a_bad_value_in_a_file_is_an_error_with_the_files_name(tmp_path: Path) -
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(key: str, nearest: str | None) -> None:
-    with pytest.raises(InvalidSetting, match="there is no such setting") as caught:
+    with pytest.raises(InvalidSetting, match="unknown setting") as caught:
         Settings.from_mapping({key: 1})
     assert caught.value.key == key
     assert caught.value.nearest == nearest
@@ -364,14 +364,14 @@ def test_a_misspelled_section_is_refused_with_the_right_one() -> None:
 
 
 def test_a_setting_of_spark_in_the_wrong_place_is_told_the_right_one() -> None:
-    with pytest.raises(InvalidSetting, match=r"Spark's own settings go into spark\.context-settings"):
+    with pytest.raises(InvalidSetting, match=r"Spark's own settings belong in spark\.context-settings"):
         Settings.from_mapping({"spark.driver.memory": "4g"})
 
 
 @pytest.mark.parametrize("value", [5, None, "x", [1]])
 def test_a_section_takes_only_an_object(value: Any) -> None:
     with pytest.raises(
-        InvalidSetting, match=r"'jobserver\.jobs': is a group of settings and takes an object"
+        InvalidSetting, match=r"'jobserver\.jobs': is a group of settings; expected an object"
     ):
         Settings.from_mapping({"jobserver.jobs": value})
 
@@ -381,7 +381,7 @@ known_names = {key.rpartition(".")[2] for key in setting_types()}
 
 @given(st.text(max_size=12).filter(lambda name: name not in known_names), st.integers() | st.text(max_size=5))
 def test_no_unknown_key_is_ever_taken(name: str, value: Any) -> None:
-    with pytest.raises(InvalidSetting, match="there is no such setting"):
+    with pytest.raises(InvalidSetting, match="unknown setting"):
         Settings.from_mapping({"jobserver": {"http": {name: value}}})
 
 
@@ -571,7 +571,8 @@ def test_the_spelling_for_yarn_wins_on_a_yarn_master_only() -> None:
     other = Settings.from_mapping(old)
     assert other.contexts.creation_timeout == 15
     assert other.warnings == (
-        "spark.jobserver.yarn-context-creation-timeout: this setting is for YARN masters and is ignored",
+        "spark.jobserver.yarn-context-creation-timeout: "
+        "this setting applies only to YARN masters and is ignored",
     )
 
 
@@ -584,7 +585,7 @@ def test_the_new_layout_may_stand_below_spark() -> None:
 
 def test_two_spellings_of_one_setting_are_refused() -> None:
     with pytest.raises(
-        InvalidSetting, match=r"is the same setting as 'spark\.jobserver\.port': keep one of them"
+        InvalidSetting, match=r"is the same setting as 'spark\.jobserver\.port'; remove one of them"
     ):
         Settings.from_mapping({"spark.jobserver.port": 1, "jobserver.http.port": 2})
 

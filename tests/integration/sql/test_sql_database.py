@@ -62,7 +62,7 @@ def test_the_url_and_the_options_of_the_settings_are_used(tmp_path: Path) -> Non
         ({"synchronous": "off"}, "synchronous", "must be one of"),
         ({"pool-size": 0}, "pool-size", "a number from 1"),
         ({"pool-size": True}, "pool-size", "a number from 1"),
-        ({"lock-timeout": "long"}, "lock-timeout", "is not a duration such as 10 s"),
+        ({"lock-timeout": "long"}, "lock-timeout", "expected a duration such as 10 s"),
         ({"lock-timeout": 0}, "lock-timeout", "longer than 0 s"),
     ],
 )
