@@ -20,6 +20,7 @@ class DataDirectory:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._subdirectories: dict[str, Path] = {}
         try:
             root.mkdir(parents=True, exist_ok=True)
             self._identity = self._identify()
@@ -64,15 +65,18 @@ class DataDirectory:
 
     def _subdirectory(self, name: str) -> Path:
         self.verify()
-        directory = self.root / name
+        directory = self._subdirectories.get(name)
+        if directory is None:
+            directory = self._subdirectories[name] = self.root / name
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            if not os.path.isdir(directory):
+                directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(message=f"cannot create {directory}: {error.strerror or error}") from error
         return directory
 
     def _identify(self) -> tuple[int, int]:
-        status = self.root.stat()
+        status = os.stat(self.root)
         return status.st_dev, status.st_ino
 
     def _lost(self, what: str) -> StorageError:

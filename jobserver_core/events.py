@@ -95,6 +95,11 @@ class EventBus:
         self._keys = itertools.count()
         self._subscribers: dict[int, Subscriber] = {}
 
+    @property
+    def has_subscribers(self) -> bool:
+        """Whether anybody is interested; else an event need not be made."""
+        return bool(self._subscribers)
+
     def subscribe(self, subscriber: Subscriber) -> Subscription:
         """Call ``subscriber`` with every event from now on."""
         with self._lock:

@@ -26,6 +26,8 @@ class MemoryBlobStore(BlobStore):
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._blobs: dict[str, tuple[bytes, datetime]] = {}
+        self._files_lock = threading.Lock()
+        self._files: dict[str, _SharedFile] = {}
 
     def create(self) -> BlobWriter:
         """Return a writer that keeps what is written until it is committed."""
@@ -37,12 +39,21 @@ class MemoryBlobStore(BlobStore):
 
     @contextmanager
     def local_path(self, digest: str) -> Iterator[Path]:
-        """Write the blob to a temporary file, which goes when the block is left. Raises BlobNotFound."""
+        """Write the blob to a temporary file, which goes when nobody uses it. Raises BlobNotFound."""
         content = self._content(digest)
-        with tempfile.TemporaryDirectory(prefix="jobserver-blob-") as folder:
-            path = Path(folder, digest)
-            path.write_bytes(content)
-            yield path
+        with self._files_lock:
+            file = self._files.get(digest)
+            if file is None:
+                file = self._files[digest] = _SharedFile(digest, content)
+            file.users += 1
+        try:
+            yield file.path
+        finally:
+            with self._files_lock:
+                file.users -= 1
+                if not file.users:
+                    del self._files[digest]
+                    file.remove()
 
     def size(self, digest: str) -> int | None:
         """Return the blob's size in bytes, or None."""
@@ -74,6 +85,20 @@ class MemoryBlobStore(BlobStore):
             kept = self._blobs.get(digest, (content, None))[0]
             self._blobs[digest] = (kept, self._clock.now())
         return Blob(digest=digest, size=len(content))
+
+
+class _SharedFile:
+    """A blob as a temporary file, and how many use it."""
+
+    def __init__(self, digest: str, content: bytes) -> None:
+        self.users = 0
+        self._directory = tempfile.TemporaryDirectory(prefix="jobserver-blob-")
+        self.path = Path(self._directory.name, digest)
+        self.path.write_bytes(content)
+
+    def remove(self) -> None:
+        """Remove the file."""
+        self._directory.cleanup()
 
 
 class _MemoryWriter(BlobWriter):

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from queue import SimpleQueue
 from typing import Any
 
 from jobserver_core.errors import InvalidSetting, TooLarge
@@ -89,7 +90,7 @@ class InlineJob:
 
 
 class InlineLauncher(Launcher):
-    """Runs registered callables, each on a thread of its own.
+    """Runs registered callables, each on a thread that runs nothing else meanwhile.
 
     ``functions`` maps class names to callables that take an :class:`InlineJob` and return the
     result: JSON-like values, or an iterator of bytes for a streamed result. Any other name is a class
@@ -112,6 +113,7 @@ class InlineLauncher(Launcher):
         self.functions: dict[str, JobFunction] = dict(functions or {})
         self.kill_grace = kill_grace
         self._start_delay = start_delay
+        self.threads = _Threads()
         self._lock = threading.Lock()
         self._contexts: set[_InlineContext] = set()
 
@@ -144,6 +146,7 @@ class InlineLauncher(Launcher):
             context.kill()
         for context in contexts:
             context.join()
+        self.threads.close()
 
     def forget(self, context: _InlineContext) -> None:
         """Drop a context that has ended."""
@@ -152,14 +155,14 @@ class InlineLauncher(Launcher):
 
 
 class _InlineContext(ContextHandle):
-    """One context: a thread that waits for its end, and a thread for each job."""
+    """One context: a thread that waits for its end, and one for each job that runs."""
 
     def __init__(self, launcher: InlineLauncher, spec: ContextSpec, listener: ContextListener) -> None:
         self._launcher = launcher
         self._spec = spec
         self._listener = _Serial(listener)
         self._lock = threading.Lock()
-        self._jobs: dict[str, _JobThread] = {}
+        self._jobs: dict[str, _JobRun] = {}
         self._ending: tuple[ContextEnd, float] | None = None
         self._wanted = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"context-{spec.name}", daemon=True)
@@ -176,20 +179,20 @@ class _InlineContext(ContextHandle):
             self._thread.join()
 
     def submit(self, job: JobSpec) -> None:
-        """Run a job on a thread of its own."""
+        """Run a job on a thread that runs no other."""
         with self._lock:
             if self._ending is not None:
                 return
-            thread = _JobThread(self._launcher.functions, self._spec, job, self._listener, self._forget)
-            self._jobs[job.id] = thread
-        thread.start()
+            run = _JobRun(self._launcher.functions, self._spec, job, self._listener, self._forget)
+            self._jobs[job.id] = run
+        self._launcher.threads.run(run.run)
 
     def kill_job(self, job_id: str) -> None:
         """End the job as soon as its callable lets that happen."""
         with self._lock:
-            thread = self._jobs.get(job_id)
-        if thread is not None:
-            thread.kill()
+            run = self._jobs.get(job_id)
+        if run is not None:
+            run.kill()
 
     def stop(self, timeout: float) -> None:
         """Cancel the jobs and end."""
@@ -230,13 +233,13 @@ class _InlineContext(ContextHandle):
 
     def _cancel_jobs(self) -> None:
         with self._lock:
-            threads = list(self._jobs.values())
-        for thread in threads:
-            thread.kill()
+            runs = list(self._jobs.values())
+        for run in runs:
+            run.kill()
         began = time.monotonic()
-        for thread in threads:
-            while thread.is_alive() and time.monotonic() < began + self._timeout():
-                thread.join(0.05)
+        for run in runs:
+            while not run.over.is_set() and time.monotonic() < began + self._timeout():
+                run.over.wait(0.05)
 
     def _timeout(self) -> float:
         """How long to wait for the jobs; a kill shortens it, also while the context stops."""
@@ -278,7 +281,40 @@ class _Serial:
                 call(self._listener)
 
 
-class _JobThread(threading.Thread):
+class _Threads:
+    """Daemon threads that run one call after another: as many as ever ran at once. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._count = 0
+        self._idle = 0
+
+    def run(self, call: Callable[[], None]) -> None:
+        """Call on a thread that is idle, or on a new one."""
+        with self._lock:
+            new = not self._idle
+            self._idle -= not new
+            self._count += new
+        self._calls.put(call)
+        if new:
+            threading.Thread(target=self._work, name="inline-jobs", daemon=True).start()
+
+    def close(self) -> None:
+        """Let the threads end once they are idle."""
+        with self._lock:
+            count, self._count = self._count, 0
+        for _ in range(count):
+            self._calls.put(None)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+            with self._lock:
+                self._idle += 1
+
+
+class _JobRun:
     """Runs one callable and tells how that went."""
 
     def __init__(
@@ -289,7 +325,8 @@ class _JobThread(threading.Thread):
         listener: _Serial,
         forget: Callable[[str], None],
     ) -> None:
-        super().__init__(name=f"job-{spec.id}", daemon=True)
+        self.over = threading.Event()
+        """Set when the callable has returned and its outcome is told."""
         self._functions = functions
         self._spec = spec
         self._listener = listener
@@ -302,9 +339,12 @@ class _JobThread(threading.Thread):
 
     def run(self) -> None:
         """Run the callable, and tell its outcome last."""
-        outcome = self._outcome()
-        self._forget(self._spec.id)
-        self._listener.tell(lambda listener: listener.job_ended(self._spec.id, outcome))
+        try:
+            outcome = self._outcome()
+            self._forget(self._spec.id)
+            self._listener.tell(lambda listener: listener.job_ended(self._spec.id, outcome))
+        finally:
+            self.over.set()
 
     def _outcome(self) -> JobOutcome:
         function = self._functions.get(self._spec.class_name)

@@ -125,6 +125,8 @@ class FetchedFiles(Mapping[str, Fetched]):
     def close(self) -> None:
         """Stop fetching, and release the files; idempotent."""
         with self._lock:
+            if self._over or not (self._files or self._missing):
+                return
             self._over = True
             leases = self._leases.pop_all()
         self.cancel(FetchError(url=", ".join(self.missing), reason="nobody waits for it any more"))

@@ -163,7 +163,7 @@ class Records:
         request: JobRequest,
         entries: tuple[ResolvedEntry, ...],
         context: Context,
-        fingerprint: str,
+        fingerprint: str | None,
     ) -> Job:
         """Return the record of a new job, which is not stored yet."""
         return Job(
@@ -252,17 +252,20 @@ class Records:
 
     def publish_context(self, context: Context) -> None:
         """Publish a context that was stored."""
-        self._bus.publish(ContextChanged(at=self._clock.now(), context=context))
+        if self._bus.has_subscribers:
+            self._bus.publish(ContextChanged(at=self._clock.now(), context=context))
 
     def publish_job(self, job: Job, delivery: Delivery | None = None) -> None:
         """Publish a job that was stored, and begin to deliver the callback that was stored with it."""
-        self._bus.publish(JobChanged(at=self._clock.now(), job=job))
+        if self._bus.has_subscribers:
+            self._bus.publish(JobChanged(at=self._clock.now(), job=job))
         if delivery is not None:
             self._callbacks.recorded(delivery)
 
     def publish_progress(self, job: Job) -> None:
         """Publish how far a job is."""
-        self._bus.publish(JobProgressed(at=self._clock.now(), job=job))
+        if self._bus.has_subscribers:
+            self._bus.publish(JobProgressed(at=self._clock.now(), job=job))
 
     # -- withdrawals -------------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ class SubmissionService:
         if request.callback_url is not None:
             self._callbacks.check(request.callback_url)
         config = self._configs.to_json(request.config)
-        fingerprint = _fingerprint(request, config)
+        fingerprint = _fingerprint(request, config) if request.idempotency_key is not None else None
         earlier = self._submitted_before(request, fingerprint)
         if earlier is not None:
             return self._fetching.prepare((), lambda _fetched: self._synced(earlier))
@@ -70,7 +70,7 @@ class SubmissionService:
         self,
         request: JobRequest,
         config: str,
-        fingerprint: str,
+        fingerprint: str | None,
         fetched: Mapping[str, Fetched],
         caller: str,
         *,
@@ -103,7 +103,7 @@ class SubmissionService:
         self,
         request: JobRequest,
         config: str,
-        fingerprint: str,
+        fingerprint: str | None,
         fetched: Mapping[str, Fetched],
         caller: str,
     ) -> JobHandle:
@@ -129,7 +129,7 @@ class SubmissionService:
         name = f"{request.context_owner}~{ad_hoc}" if request.context_owner else ad_hoc
         return self._contexts.create(name, request.context_settings, fetched, ad_hoc=True, caller=caller)
 
-    def _submitted_before(self, request: JobRequest, fingerprint: str) -> JobHandle | None:
+    def _submitted_before(self, request: JobRequest, fingerprint: str | None) -> JobHandle | None:
         key = request.idempotency_key
         job = self._jobs.with_key(key) if key else None
         if job is None:
