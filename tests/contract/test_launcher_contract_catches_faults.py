@@ -21,7 +21,7 @@ from test_launchers import TestInlineLauncher as Suite
 
 from jobserver_core.memory import InlineJob, InlineLauncher
 from jobserver_core.memory import launcher as inline
-from jobserver_core.memory.launcher import JobFunction, _InlineContext, _JobThread, _Serial
+from jobserver_core.memory.launcher import JobFunction, _InlineContext, _JobRun, _Serial
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.ports import ContextEnd, ContextListener, JobOutcome
 from jobserver_core.testing.launcher import LauncherContract, RunningContext
@@ -156,12 +156,12 @@ class OpensNoResultForNull(Fault):
     caught_by = ("test_null_is_a_result",)
     because = "no result was opened"
 
-    class Thread(_JobThread):
+    class Run(_JobRun):
         def _write(self, value: Any) -> None:
             if value is not None:
                 super()._write(value)
 
-    parts = {"_JobThread": Thread}
+    parts = {"_JobRun": Run}
 
 
 class DoesNotNoticeACrash(Fault):
@@ -169,24 +169,24 @@ class DoesNotNoticeACrash(Fault):
     because = "no ('job-ended'"
     patience = 0.5
 
-    class Thread(_JobThread):
+    class Run(_JobRun):
         def run(self) -> None:
             if self._spec.class_name != "test.crash":
                 super().run()
 
-    parts = {"_JobThread": Thread}
+    parts = {"_JobRun": Run}
 
 
 class ReportsACrashAsSuccess(Fault):
     caught_by = ("test_a_job_whose_process_ends_by_itself_has_crashed",)
     because = "CRASHED"
 
-    class Thread(_JobThread):
+    class Run(_JobRun):
         def _outcome(self) -> JobOutcome:
             outcome = super()._outcome()
             return JobOutcome() if outcome.failure is FailureKind.CRASHED else outcome
 
-    parts = {"_JobThread": Thread}
+    parts = {"_JobRun": Run}
 
 
 # -- jobs -------------------------------------------------------------------------------------------
@@ -196,12 +196,12 @@ class OverwritesTheJobsLog(Fault):
     caught_by = ("test_what_a_job_prints_is_appended_to_its_log",)
     because = "written by an earlier run"
 
-    class Thread(_JobThread):
+    class Run(_JobRun):
         def _call(self, function: JobFunction) -> None:
             self._spec.log_path.write_text("")
             super()._call(function)
 
-    parts = {"_JobThread": Thread}
+    parts = {"_JobRun": Run}
 
 
 class LosesStandardError(Fault):
