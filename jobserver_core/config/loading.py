@@ -171,6 +171,9 @@ class _Collected:
                 whole = f"{value} {bare_duration}"
                 self._warn(f"{written}: {value} without a unit means {whole}; write the unit")
                 value = whole  # noqa: PLW2901 - the same, with its unit
+            if key == "spark.master" and value == "yarn-client":
+                self._warn(f"{written}: Spark calls yarn-client yarn; write yarn")
+                value = "yarn"  # noqa: PLW2901 - the same, by the name of today
             typed = kind.convert(value, written)
             anchored = None if typed is None else kind.anchor(typed, directory)
             self.values[key] = _laid(key, self.values.get(key), anchored) if kind.free else anchored

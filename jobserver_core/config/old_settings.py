@@ -32,20 +32,22 @@ ALIASES = {
 }
 """Keys of the old server and the equivalent settings."""
 
-_TOP_LEVEL = "akka spray flyway slick access-control shiro custom-downing deploy cassandra cassandradao"
-_OF_SPARK = (
-    "akka broadcast.factory context-per-jvm driver.supervise home job-cache job-number-cpus master- "
-    "provider submit.deployMode temp-contexts ui.port webUrlPort yarn.isPython"
-)
-_OF_JOBSERVER = (
-    "authentication binarydao cache-on-upload cassandra cassandradao combineddao context-factory "
-    "context-lookup-timeout context-per-jvm dao-timeout daorootdir datadao driver-mode filedao ha hdfs "
-    "healthcheck ignore-akka-hostname jar-store-rootdir job-result-cache-size job-result-cache-ttl- "
-    "seconds jobdao kill-context-on-supervisor-down manager-initialization-timeout metadatadao named- "
-    "object-creation-timeout network-address-resolver result-chunk-size short-timeout sqldao "
-    "startH2Server startup_dao_cleanup_class use-spark-launcher wait-for-manager-start yarn-broadcast- "
-    "factory zookeeper zookeeperdao"
-)
+_TOP_LEVEL = """
+    access-control akka cassandra cassandradao custom-downing deploy flyway shiro slick spray
+"""
+_OF_SPARK = """
+    akka broadcast.factory context-per-jvm driver.supervise home job-cache job-number-cpus master-provider
+    submit.deployMode temp-contexts ui.port webUrlPort yarn.isPython
+"""
+_OF_JOBSERVER = """
+    authentication binarydao cache-on-upload cachedao cassandra cassandradao combineddao context-factory
+    context-lookup-timeout context-per-jvm dao-timeout daorootdir datadao driver-mode filedao ha hdfs
+    healthcheck ignore-akka-hostname jar-store-rootdir job-result-cache-size job-result-cache-ttl-seconds
+    jobdao kill-context-on-supervisor-down manager-initialization-timeout metadatadao
+    named-object-creation-timeout network-address-resolver result-chunk-size short-timeout sqldao
+    startH2Server startup_dao_cleanup_class use-spark-launcher wait-for-manager-start
+    yarn-broadcast-factory zookeeper zookeeperdao
+"""
 IGNORED = frozenset(
     _TOP_LEVEL.split()
     + [f"spark.{key}" for key in _OF_SPARK.split()]

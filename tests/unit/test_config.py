@@ -549,6 +549,41 @@ def test_an_ignored_key_is_accepted_alone_and_with_anything_below_it(key: str) -
         assert settings == attrs.evolve(Settings(), warnings=settings.warnings)
 
 
+def test_files_of_old_servers_start_with_the_keys_that_they_have(tmp_path: Path) -> None:
+    (tmp_path / "docker.conf").write_text(
+        """
+        flyway.locations = "db/h2/migration"
+        spark {
+          master = yarn-client
+          master-provider = com.example.Masters
+          home = ${?NO_SUCH_HOME}
+          jobserver {
+            port = 8090, jobdao = spark.jobserver.io.JobSqlDAO, cachedao { size = 5 }
+            job-result-cache-ttl-seconds = 3600
+            named-object-creation-timeout = 60 s
+            yarn-broadcast-factory = com.example.Factory
+          }
+          context-settings { num-cpu-cores = 2, memory-per-node = 512m, passthrough { #es.nodes = "a"
+          } }
+        }
+        akka.remote.netty.tcp.maximum-frame-size = 100 MiB
+        """
+    )
+    settings = load_settings(tmp_path / "docker.conf", env={})
+    assert settings.spark.master == "yarn"
+    assert sorted(warning.partition(":")[0] for warning in settings.warnings) == [
+        "akka",
+        "flyway",
+        "spark.jobserver.cachedao",
+        "spark.jobserver.job-result-cache-ttl-seconds",
+        "spark.jobserver.jobdao",
+        "spark.jobserver.named-object-creation-timeout",
+        "spark.jobserver.yarn-broadcast-factory",
+        "spark.master",
+        "spark.master-provider",
+    ]
+
+
 @pytest.mark.parametrize(("old", "key"), sorted(ALIASES.items()))
 def test_an_old_spelling_sets_the_same_and_its_errors_name_it(old: str, key: str) -> None:
     kind = setting_types()[key]

@@ -213,13 +213,13 @@ class Resolver:
     def _object(self, obj: Object, place: Place) -> Object:
         fields = dict(obj.items())
         keys = [key for key, node in fields.items() if not is_resolved(node)]
+        self._step(len(keys) + len(fields) // 8)
         for key in keys if self._as_written else obj.walked():
             found = self._resolved(fields[key], place.into(obj, key), ())
             if found is ABSENT:
                 del fields[key]
             else:
                 fields[key] = found
-        self._step(len(fields) // 8)
         return Object(fields, final=obj.final)
 
     def _object_on_path(self, obj: Object, place: Place, only: Path) -> Object:
