@@ -15,6 +15,7 @@ import time
 from typing import NoReturn
 
 from jobserver_pyspark import processes
+from jobserver_pyspark.exit_status import describe_exit, killed_from_outside
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.job_jars import JobJars
 from jobserver_pyspark.host.jvm_jobs import HostedJvmJobs
@@ -223,8 +224,9 @@ class Host:
         status = self._driver.process.wait()
         if not self._stopping:
             time.sleep(0.1)  # the last output of the JVM is still in the pipe
-            what = f"signal {-status}" if status < 0 else f"exit status {status}"
-            self._lose(f"the driver's JVM ended by itself ({what})")
+            self._lose(
+                f"the driver's JVM {describe_exit(status)}", killed_outside=killed_from_outside(status)
+            )
 
     def _lives(self) -> bool:
         """Whether the context goes on: a dead JVM or zygote may not have been noticed by its watch yet."""

@@ -13,6 +13,7 @@ import attrs
 from jobserver_core.errors import JobServerError, LaunchError
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobSpec
+from jobserver_pyspark.exit_status import describe_exit, killed_from_outside
 from jobserver_pyspark.launcher.connections import Connections, HostChannel
 from jobserver_pyspark.launcher.descriptors import check_descriptors, explained, out_of_descriptors
 from jobserver_pyspark.launcher.host_plan import HostPlan, link_jars
@@ -216,7 +217,9 @@ class HostedContext(ContextHandle):
         status = self._reap()
         with self._lock:
             if self._end is None:
-                self._end, self._error = ContextEnd.FAILED, self._unexpected(status)
+                killed = killed_from_outside(status)
+                self._end = ContextEnd.KILLED_OUTSIDE if killed else ContextEnd.FAILED
+                self._error = self._unexpected(status)
             asked = self._end in (ContextEnd.STOPPED, ContextEnd.KILLED)
             end, error = self._end, None if asked or self._error is None else explained(self._error)
         if self._record is not None and self._record.end():
@@ -235,10 +238,9 @@ class HostedContext(ContextHandle):
         return self._host.reap() if self._host is not None else None
 
     def _unexpected(self, status: int | None) -> ErrorInfo:
-        how = f"signal {-status}" if status is not None and status < 0 else f"exit status {status}"
         log = self._spec.log_tail()
         return ErrorInfo(
-            message=f"the context's host process ended by itself ({how})",
+            message=f"the context's host process {describe_exit(status)}",
             error_class="ContextHostLost",
             stack=f"last lines of the context's log:\n{log}" if log else "",
         )

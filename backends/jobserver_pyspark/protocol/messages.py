@@ -298,7 +298,7 @@ class ContextReady(HostToServer):
 
 @dataclass(frozen=True, kw_only=True)
 class ContextFailed(HostToServer):
-    """The context could not start, or ended; ``killed_outside`` where somebody killed it in its cluster."""
+    """The context could not start, or ended; ``killed_outside`` where others killed it or its processes."""
 
     error: ErrorReport
     killed_outside: bool = False

@@ -59,8 +59,17 @@ def _assert_all_gone(context: Context) -> None:
     assert not context.spec.work_dir.exists()
 
 
-@pytest.mark.parametrize("victim", ["host", "jvm", "zygote"])
-def test_the_death_of_a_part_ends_the_context_and_all_of_it(start: Start, victim: str) -> None:
+@pytest.mark.parametrize(
+    ("victim", "expected"),
+    [
+        ("host", ContextEnd.KILLED_OUTSIDE),
+        ("jvm", ContextEnd.KILLED_OUTSIDE),
+        ("zygote", ContextEnd.FAILED),
+    ],
+)
+def test_the_death_of_a_part_ends_the_context_and_all_of_it(
+    start: Start, victim: str, expected: ContextEnd
+) -> None:
     context = start().wait_ready()
     jobs = [
         context.running(name) for name in ("contract.Endless", "trouble.SleepingTasks", "trouble.JvmSleep")
@@ -72,8 +81,8 @@ def test_the_death_of_a_part_ends_the_context_and_all_of_it(start: Start, victim
     os.kill(family[victim][0], signal.SIGKILL)
     end, error = context.wait_end(10.0)
     assert time.monotonic() - begun < 10.0
-    assert end is ContextEnd.FAILED
-    assert error.message
+    assert end is expected
+    assert ("was killed from outside (signal 9)" in error.message) is (end is ContextEnd.KILLED_OUTSIDE)
     told = [context.listener.of_job(job.id) for job in jobs]
     assert told == [["running"]] * 3, "what broke was the context, and no job of its own"
     _assert_all_gone(context)
