@@ -104,14 +104,14 @@ __all__ = [
 ]
 
 
-def _rebuild(cls: type[JobServerError], fields: dict[str, Any]) -> JobServerError:
+def _rebuild(cls: type[JobServerError], fields: dict[str, object]) -> JobServerError:
     return cls(**fields)
 
 
 _INNER_CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 
 
-def _shown(value: Any) -> Any:
+def _shown(value: object) -> object:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
@@ -135,7 +135,7 @@ class JobServerError(Exception):
         if "code" not in vars(cls):
             cls.code = _INNER_CAPITAL.sub("_", cls.__name__).lower()
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, **fields: object) -> None:
         missing = {name for name in self.field_names if name not in fields and not hasattr(self, name)}
         if missing or not fields.keys() <= set(self.field_names):
             raise TypeError(f"{type(self).__name__} takes {self.field_names}, got {tuple(fields)}")
@@ -146,11 +146,11 @@ class JobServerError(Exception):
         return self.template.format(**{name: _shown(value) for name, value in self.fields.items()})
 
     @property
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, object]:
         """The error's fields by name, enough to build an equal error again."""
         return {name: getattr(self, name) for name in self.field_names}
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.fields))
 
     def __eq__(self, other: object) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from jobserver_core.assembly import STORAGE, Services
 from jobserver_core.binaries.data_files import DataUpload
@@ -18,6 +18,7 @@ from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery, StartQueueStatus
 from jobserver_core.models.data_files import DataFile
 from jobserver_core.models.jobs import Job, JobPage, JobQuery, JobRequest
+from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_core.ports import (
     BlobStore,
     Clock,
@@ -238,7 +239,7 @@ class JobServer:
         """Call ``subscriber`` with every event from now on, until the subscription is closed."""
         return self._services.bus.subscribe(subscriber)
 
-    def parse_config(self, text: str | bytes) -> dict[str, Any]:
+    def parse_config(self, text: str | bytes) -> JsonObject:
         """Parse what a user posted as HOCON or JSON: no includes, no environment, within the limits.
 
         Raises InvalidConfig.
@@ -281,7 +282,7 @@ class JobServer:
 
     # -- contexts ----------------------------------------------------------------------------------
 
-    def create_context(self, name: str, settings: Mapping[str, Any] | None = None) -> Waiter[Context]:
+    def create_context(self, name: str, settings: JsonMapping | None = None) -> Waiter[Context]:
         """Begin to start a context; the waiter has it once jobs can run, or raises ContextFailed.
 
         ``settings`` are laid over the server's ``spark.context-settings``. Raises ContextExists,
@@ -291,7 +292,7 @@ class JobServer:
             return preparation.finish()
 
     def begin_context(
-        self, name: str, settings: Mapping[str, Any] | None = None, *, caller: str = ""
+        self, name: str, settings: JsonMapping | None = None, *, caller: str = ""
     ) -> Preparation[Waiter[Context]]:
         """Fetch what a context needs, without waiting; finishing what this returns starts the context.
 

@@ -24,6 +24,7 @@ from jobserver_core.config.settings import Settings, default_data_dir
 from jobserver_core.config.trees import merged
 from jobserver_core.config.units import lacks_unit
 from jobserver_core.errors import InvalidSetting
+from jobserver_core.models.json_values import Json, JsonMapping, JsonObject
 
 __all__ = ["Described", "describe", "load_settings", "sections", "setting_types"]
 
@@ -35,7 +36,7 @@ class Described:
     """A setting for display: its value as JSON without secrets, its origin, and its meaning."""
 
     key: str
-    value: Any
+    value: Json
     origin: str
     kind: str
     doc: str
@@ -44,7 +45,7 @@ class Described:
 def load_settings(
     path: str | os.PathLike[str] | None = None,
     *,
-    overrides: Mapping[str, Any] | None = None,
+    overrides: JsonMapping | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Settings:
     """Load settings from a file and from overrides, which take precedence.
@@ -150,7 +151,7 @@ class _Collected:
         return {name: self.values[key] for name, key in keys.items() if key in self.values}
 
     def add(
-        self, tree: Mapping[str, Any], *, origin: str, directory: Path, bare_duration: str | None = None
+        self, tree: JsonMapping, *, origin: str, directory: Path, bare_duration: str | None = None
     ) -> None:
         """Add a tree of settings, which overrides earlier values.
 
@@ -182,11 +183,11 @@ class _Collected:
             check_ignored(key, value)
             self._warn(f"{key}: this setting of the old server has no effect and is ignored")
 
-    def _read(self, source: _Source, path: tuple[str, ...], tree: Mapping[str, Any]) -> None:
+    def _read(self, source: _Source, path: tuple[str, ...], tree: JsonMapping) -> None:
         for name, value in tree.items():
             self._place(source, len(path) + 1, (*path, *str(name).split(".")), value)
 
-    def _place(self, source: _Source, first: int, tokens: tuple[str, ...], value: Any) -> None:
+    def _place(self, source: _Source, first: int, tokens: tuple[str, ...], value: Json) -> None:
         """Classify one dotted key of a source. It can consist of a section, a setting, and keys inside it."""
         for end in range(first, len(tokens) + 1):
             written = ".".join(tokens[:end])
@@ -214,7 +215,7 @@ class _Collected:
                 return key
         return None
 
-    def _ignore(self, source: _Source, written: str, value: Any) -> None:
+    def _ignore(self, source: _Source, written: str, value: Json) -> None:
         source.ignored[written] = _merged(source.ignored.get(written), value)
         for alias, key in ALIASES.items():
             if alias.startswith(f"{written}."):
@@ -222,7 +223,7 @@ class _Collected:
                 if inner is not None:
                     source.give(alias, key, inner, free=False)
 
-    def _yarn(self, source: _Source) -> dict[str, tuple[str, Any]]:
+    def _yarn(self, source: _Source) -> dict[str, tuple[str, Json]]:
         """Return the values of the ``yarn-…`` keys, which take precedence on a YARN master."""
         _, master = source.given.get("spark.master", ("", self.values.get("spark.master")))
         if str(master).startswith("yarn"):
@@ -257,12 +258,12 @@ class _Source:
     """The settings of one file or mapping, as ``(key as written, value)``, and its ignored keys."""
 
     def __init__(self) -> None:
-        self.given: dict[str, tuple[str, Any]] = {}
-        self.yarn: dict[str, tuple[str, Any]] = {}
-        self.ignored: dict[str, Any] = {}
+        self.given: dict[str, tuple[str, Json]] = {}
+        self.yarn: dict[str, tuple[str, Json]] = {}
+        self.ignored: JsonObject = {}
         self.unknown: list[InvalidSetting] = []
 
-    def give(self, written: str, key: str, value: Any, *, free: bool) -> None:
+    def give(self, written: str, key: str, value: Json, *, free: bool) -> None:
         """Record one setting.
 
         Raises:
@@ -298,19 +299,19 @@ def _parents(keys: Iterable[str]) -> set[str]:
     return {key[:index] for key in keys for index, char in enumerate(key) if char == "."}
 
 
-def _nested(tokens: tuple[str, ...], value: Any) -> Any:
+def _nested(tokens: tuple[str, ...], value: Json) -> Json:
     for token in reversed(tokens):
         value = {token: value}
     return value
 
 
-def _inner(tree: Any, tokens: list[str]) -> Any:
+def _inner(tree: Json, tokens: list[str]) -> Json:
     for token in tokens:
         tree = tree.get(token) if isinstance(tree, Mapping) else None
     return tree
 
 
-def _laid(key: str, below: Any, above: Any) -> Any:
+def _laid(key: str, below: Json, above: Json) -> Json:
     """Merge two values of a setting that is an object. Spark settings are merged key by key."""
     if not isinstance(below, Mapping) or not isinstance(above, Mapping):
         return above
@@ -324,7 +325,7 @@ def _laid(key: str, below: Any, above: Any) -> Any:
     return _merged(below, above)
 
 
-def _merged(below: Any, above: Any) -> Any:
+def _merged(below: Json, above: Json) -> Json:
     """Merge two trees as HOCON does: objects are merged, and any other value replaces the one below."""
     if not isinstance(below, Mapping) or not isinstance(above, Mapping):
         return above

@@ -5,9 +5,8 @@ Based on the ``application.conf`` files and templates of its versions 0.5 to 0.1
 
 from __future__ import annotations
 
-from typing import Any
-
 from jobserver_core.errors import InvalidSetting
+from jobserver_core.models.json_values import Json
 
 __all__ = ["ALIASES", "IGNORED", "check_ignored"]
 
@@ -58,17 +57,17 @@ IGNORED = frozenset(
 _OFF = (False, "off", "false", "no", None, "")
 
 
-def _inside(tree: Any, path: str) -> Any:
+def _inside(tree: Json, path: str) -> Json:
     for key in path.split("."):
         tree = tree.get(key) if isinstance(tree, dict) else None
     return tree
 
 
-def _is_on(value: Any) -> bool:
+def _is_on(value: Json) -> bool:
     return value is True or value in ("on", "true", "yes")
 
 
-def check_ignored(key: str, value: Any) -> None:
+def check_ignored(key: str, value: Json) -> None:
     """Reject ignored keys that enable access control or encryption. ``key`` is one of :data:`IGNORED`.
 
     Raises:

@@ -10,11 +10,11 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from jobserver_core.config.loading import describe, sections
 from jobserver_core.config.old_settings import ALIASES, IGNORED
 from jobserver_core.config.settings import Settings
+from jobserver_core.models.json_values import Json
 
 __all__ = ["settings_reference"]
 
@@ -105,7 +105,7 @@ def _tables() -> Iterator[str]:
             yield f"| `{name}` | {row.kind} | {_shown(row.value)} | {row.doc} |\n"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Json) -> str:
     if isinstance(value, list):
         return f"`[{', '.join(value)}]`"
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"

@@ -11,14 +11,15 @@ import copy
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import attrs
 
 from jobserver_core.config.units import duration_text, parse_duration, parse_size, size_text
 from jobserver_core.errors import InvalidSetting
+from jobserver_core.models.json_values import Json, JsonObject
 from jobserver_core.models.redaction import Secret, redacted, redacted_url
 
 __all__ = [
@@ -40,7 +41,11 @@ __all__ = [
     "tree",
 ]
 
+Field: TypeAlias = Any
+"""The attrs field of one setting, which has the type of its annotation to type checkers."""
+_Attribute: TypeAlias = "attrs.Attribute[Any]"
 _METADATA_KEY = "setting"
+N = TypeVar("N", int, float)
 _URI_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
@@ -60,13 +65,13 @@ class SettingType:
 
     name: str
     doc: str
-    parse: Callable[[Any], Any]
-    show: Callable[[Any], Any]
+    parse: Callable[[Json], object]
+    show: Callable[[Any], Json]
     nullable: bool = False
     free: bool = False
-    anchor: Callable[[Any, Path], Any] = lambda value, _directory: value
+    anchor: Callable[[Any, Path], object] = lambda value, _directory: value
 
-    def convert(self, value: Any, key: str) -> Any:
+    def convert(self, value: Json, key: str) -> object:
         """Return the typed value.
 
         Raises:
@@ -99,28 +104,28 @@ class Section:
         return {n: f.metadata[_METADATA_KEY] for n, f in fields.items() if _METADATA_KEY in f.metadata}
 
 
-def bind(cls: type[Any], fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
+def bind(cls: type[Any], fields: list[_Attribute]) -> list[_Attribute]:
     """Add a converter to every setting of a section (an attrs ``field_transformer``)."""
     return [_bound(cls.prefix, field) if _METADATA_KEY in field.metadata else field for field in fields]
 
 
-def _bound(prefix: str, field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
+def _bound(prefix: str, field: _Attribute) -> _Attribute:
     kind: SettingType = field.metadata[_METADATA_KEY]
     key = setting_key(prefix, field.name)
     return field.evolve(converter=lambda value: kind.convert(value, key))
 
 
-def _field(kind: SettingType, default: Any, *, shown: bool = True) -> Any:
+def _field(kind: SettingType, default: object, *, shown: bool = True) -> Field:
     metadata = {_METADATA_KEY: kind}
     if callable(default):
         return attrs.field(factory=default, metadata=metadata, repr=shown)
     return attrs.field(default=default, metadata=metadata, repr=shown)
 
 
-def _in_range(value: Any, minimum: float | None, maximum: float | None, show: Callable[[Any], str]) -> Any:
-    if minimum is not None and value < minimum:
+def _in_range(value: N, minimum: N, maximum: N, show: Callable[[N], str]) -> N:
+    if value < minimum:
         raise ValueError(f"must be at least {show(minimum)}, got {show(value)}")
-    if maximum is not None and value > maximum:
+    if value > maximum:
         raise ValueError(f"must be at most {show(maximum)}, got {show(value)}")
     return value
 
@@ -132,24 +137,22 @@ def duration(
     minimum: float = 0.0,
     maximum: float = 10 * 365 * 86400.0,
     nullable: bool = False,
-) -> Any:
+) -> Field:
     """Create a duration field in seconds. It is nullable if its default is None."""
 
-    def parse(value: Any) -> float:
-        seconds: float = _in_range(parse_duration(value), minimum, maximum, duration_text)
-        return seconds
+    def parse(value: Json) -> float:
+        return _in_range(parse_duration(value), minimum, maximum, duration_text)
 
     nullable = nullable or default is None
     kind = SettingType(name="duration", doc=doc, parse=parse, show=duration_text, nullable=nullable)
     return _field(kind, default)
 
 
-def size(default: int, doc: str, *, minimum: int = 0, maximum: int = 2**62) -> Any:
+def size(default: int, doc: str, *, minimum: int = 0, maximum: int = 2**62) -> Field:
     """Create a size field in bytes."""
 
-    def parse(value: Any) -> int:
-        count: int = _in_range(parse_size(value), minimum, maximum, size_text)
-        return count
+    def parse(value: Json) -> int:
+        return _in_range(parse_size(value), minimum, maximum, size_text)
 
     return _field(SettingType(name="size", doc=doc, parse=parse, show=size_text), default)
 
@@ -162,22 +165,21 @@ def number(
     maximum: float = 2**31 - 1,
     whole: bool = True,
     zero_is_none: bool = False,
-) -> Any:
+) -> Field:
     """Create a number field. Numbers can also be strings, as in HOCON."""
 
-    def parse(value: Any) -> float | None:
+    def parse(value: Json) -> float | None:
         parsed = _number(value, whole)
         if parsed == 0 and zero_is_none:
             return None
-        checked: float = _in_range(parsed, minimum, maximum, "{:g}".format)
-        return checked
+        return _in_range(parsed, minimum, maximum, "{:g}".format)
 
     name = "integer" if whole else "number"
     kind = SettingType(name=name, doc=doc, parse=parse, show=lambda value: value, nullable=default is None)
     return _field(kind, default)
 
 
-def _number(value: Any, whole: bool) -> float:
+def _number(value: Json, whole: bool) -> float:
     if isinstance(value, (int, float, str)) and not isinstance(value, bool):
         with contextlib.suppress(ValueError, OverflowError):
             parsed = float(value)
@@ -188,7 +190,7 @@ def _number(value: Any, whole: bool) -> float:
     raise ValueError(f"expected {'an integer' if whole else 'a number'}, got {_shortened(value)}")
 
 
-def _shortened(value: Any) -> str:
+def _shortened(value: object) -> str:
     shown = repr(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
@@ -196,10 +198,10 @@ def _shortened(value: Any) -> str:
 _FLAGS = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
 
 
-def flag(default: bool, doc: str) -> Any:
+def flag(default: bool, doc: str) -> Field:
     """Create a boolean field. ``on``, ``off``, ``yes`` and ``no`` are also accepted, as in HOCON."""
 
-    def parse(value: Any) -> bool:
+    def parse(value: Json) -> bool:
         if isinstance(value, bool):
             return value
         if isinstance(value, str) and value.strip().lower() in _FLAGS:
@@ -210,7 +212,7 @@ def flag(default: bool, doc: str) -> Any:
     return _field(kind, default)
 
 
-def _text(value: Any) -> str:
+def _text(value: Json) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
@@ -222,10 +224,10 @@ def _text(value: Any) -> str:
 
 def text(
     default: str | None, doc: str, *, check: Callable[[str], str] | None = None, url: bool = False
-) -> Any:
+) -> Field:
     """Create a field for a non-empty string. Passwords in URLs are redacted."""
 
-    def parse(value: Any) -> str:
+    def parse(value: Json) -> str:
         return check(_text(value)) if check else _text(value)
 
     show = redacted_url if url else str
@@ -239,7 +241,7 @@ def text(
     return _field(kind, default)
 
 
-def _items(value: Any) -> list[Any]:
+def _items(value: Json) -> list[Json]:
     if isinstance(value, str):
         return [item for item in value.split(",") if item.strip()]
     if isinstance(value, (list, tuple)):
@@ -247,10 +249,10 @@ def _items(value: Any) -> list[Any]:
     raise ValueError(f"expected a list of strings, got {_shortened(value)}")
 
 
-def texts(default: tuple[str, ...], doc: str, *, check: Callable[[str], str] | None = None) -> Any:
+def texts(default: tuple[str, ...], doc: str, *, check: Callable[[str], str] | None = None) -> Field:
     """Create a field for several strings: a list, or one comma-separated string."""
 
-    def parse(value: Any) -> tuple[str, ...]:
+    def parse(value: Json) -> tuple[str, ...]:
         items = [_text(item) for item in _items(value)]
         return tuple(check(item) if check else item for item in items)
 
@@ -258,11 +260,11 @@ def texts(default: tuple[str, ...], doc: str, *, check: Callable[[str], str] | N
     return _field(kind, default)
 
 
-def _show_list(values: tuple[Any, ...]) -> list[str]:
+def _show_list(values: Iterable[object]) -> list[str]:
     return [str(value) for value in values]
 
 
-def _path(value: Any) -> Path:
+def _path(value: Json) -> Path:
     if isinstance(value, os.PathLike):
         return Path(value)
     try:
@@ -271,7 +273,7 @@ def _path(value: Any) -> Path:
         raise ValueError(f"unknown home directory in {value!r}; use an absolute path") from None
 
 
-def path(default: Callable[[], Path] | None, doc: str) -> Any:
+def path(default: Callable[[], Path] | None, doc: str) -> Field:
     """Create a path field. ``~`` is the user's home directory."""
     kind = SettingType(
         name="path",
@@ -284,10 +286,10 @@ def path(default: Callable[[], Path] | None, doc: str) -> Any:
     return _field(kind, default)
 
 
-def paths(doc: str) -> Any:
+def paths(doc: str) -> Field:
     """Create a field for several paths, empty by default."""
 
-    def parse(value: Any) -> tuple[Path, ...]:
+    def parse(value: Json) -> tuple[Path, ...]:
         return tuple(_path(item) for item in _items(value))
 
     kind = SettingType(
@@ -300,10 +302,10 @@ def paths(doc: str) -> Any:
     return _field(kind, ())
 
 
-def secret(doc: str) -> Any:
+def secret(doc: str) -> Field:
     """Create a field for a secret string, null by default."""
 
-    def parse(value: Any) -> Secret:
+    def parse(value: Json) -> Secret:
         if isinstance(value, Secret):
             return value
         if not isinstance(value, str) or not value.strip():
@@ -313,7 +315,7 @@ def secret(doc: str) -> Any:
     return _field(SettingType(name="secret", doc=doc, parse=parse, show=str, nullable=True), None)
 
 
-def _mapping(value: Any, of: str) -> dict[str, Any]:
+def _mapping(value: Json, of: str) -> JsonObject:
     if not isinstance(value, Mapping):
         raise ValueError(f"expected an object of {of}, got {_shortened(value)}")
     return copy.deepcopy(dict(value))
@@ -322,36 +324,36 @@ def _mapping(value: Any, of: str) -> dict[str, Any]:
 def _tree_of(
     doc: str,
     of: str,
-    check: Callable[[Any], Any],
-    anchor: Callable[[Any, Path], Any] = lambda value, _directory: value,
-) -> Any:
-    def parse(value: Any) -> dict[str, Any]:
+    check: Callable[[Json], object],
+    anchor: Callable[[Any, Path], object] = lambda value, _directory: value,
+) -> Field:
+    def parse(value: Json) -> JsonObject:
         return {str(name): check(item) for name, item in _mapping(value, of).items()}
 
     kind = SettingType(name=f"object of {of}", doc=doc, parse=parse, show=redacted, free=True, anchor=anchor)
     return _field(kind, dict, shown=False)
 
 
-def tree(doc: str) -> Any:
+def tree(doc: str) -> Field:
     """Create a field with arbitrary keys. It is not part of the repr, because it may contain secrets."""
     return _tree_of(doc, "anything", lambda item: item)
 
 
-def named_trees(doc: str) -> Any:
+def named_trees(doc: str) -> Field:
     """Create a field of objects by name."""
     return _tree_of(doc, "objects", lambda item: _mapping({} if item is None else item, "settings"))
 
 
-def named_paths(doc: str) -> Any:
+def named_paths(doc: str) -> Field:
     """Create a field of paths or URIs by name."""
 
-    def located(item: Any, directory: Path) -> str:
+    def located(item: str, directory: Path) -> str:
         return item if _URI_SCHEME.match(item) else str(directory / item)
 
-    def anchor(value: dict[str, Any], directory: Path) -> dict[str, Any]:
+    def anchor(value: dict[str, str], directory: Path) -> dict[str, str]:
         return {name: located(item, directory) for name, item in value.items()}
 
-    def checked(item: Any) -> str:
+    def checked(item: Json) -> str:
         return _text(item) if isinstance(item, str) and _URI_SCHEME.match(item) else str(_path(item))
 
     return _tree_of(doc, "paths", checked, anchor)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 import attrs
@@ -22,6 +22,7 @@ import attrs
 from jobserver_core.config import setting_types as kinds
 from jobserver_core.config.setting_types import Section, bind
 from jobserver_core.errors import InvalidSetting
+from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_core.models.redaction import Secret, redacted_url
 
 __all__ = [
@@ -102,10 +103,10 @@ class SparkSettings(Section):
     master: str = kinds.text(
         "local[*]", "The Spark master of every context: local[n], spark://…, yarn, k8s://…"
     )
-    context_settings: dict[str, Any] = kinds.tree(
+    context_settings: JsonObject = kinds.tree(
         "Default settings of all contexts: num-cpu-cores, memory-per-node, spark.*, …"
     )
-    contexts: dict[str, dict[str, Any]] = kinds.named_trees(
+    contexts: dict[str, JsonObject] = kinds.named_trees(
         "Contexts that start with the server: name { settings }"
     )
 
@@ -120,7 +121,7 @@ class MetadataSettings(Section):
     url: str | None = kinds.text(
         None, "The database URL; null is the SQLite file metadata.db in the data directory", url=True
     )
-    options: dict[str, Any] = kinds.tree("Options of the backend, see its documentation")
+    options: JsonObject = kinds.tree("Options of the backend, see its documentation")
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
@@ -133,7 +134,7 @@ class BlobSettings(Section):
     url: str | None = kinds.text(
         None, "The URL of a directory; null is the directory blobs in the data directory", url=True
     )
-    options: dict[str, Any] = kinds.tree("Options of the backend, see its documentation")
+    options: JsonObject = kinds.tree("Options of the backend, see its documentation")
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
@@ -143,7 +144,7 @@ class LauncherSettings(Section):
     prefix: ClassVar[str] = "jobserver.launcher"
 
     backend: str = kinds.text("pyspark", "The launcher: pyspark, memory, or an installed plug-in")
-    options: dict[str, Any] = kinds.tree("Options of the launcher, see its documentation")
+    options: JsonObject = kinds.tree("Options of the launcher, see its documentation")
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
@@ -185,7 +186,7 @@ class FetcherSettings(Section):
         maximum=1024,
     )
     cache_size: int = kinds.size(10 * _GIB, "The maximum size of the cache of fetched files")
-    options: dict[str, Any] = kinds.tree("Options of the fetcher, see its documentation")
+    options: JsonObject = kinds.tree("Options of the fetcher, see its documentation")
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
@@ -233,7 +234,7 @@ class JobLimits(Section):
     kill_timeout: float = kinds.duration(
         10.0, "The grace period for a killed job to end before its context is killed too"
     )
-    default_config: dict[str, Any] = kinds.tree("Default configuration of all jobs")
+    default_config: JsonObject = kinds.tree("Default configuration of all jobs")
     start_timeout: float = kinds.duration(
         60.0, "How long an asynchronous request waits for the job's validation"
     )
@@ -338,7 +339,7 @@ class CallbackSettings(Section):
     transports: tuple[str, ...] = kinds.texts(
         ("httpx",), "The transports; each serves the URL schemes that it declares"
     )
-    options: dict[str, Any] = kinds.tree("Options of the transports, see their documentation")
+    options: JsonObject = kinds.tree("Options of the transports, see their documentation")
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
@@ -393,7 +394,7 @@ class AuthSettings(Section):
     )
     password_file: Path | None = kinds.path(None, "The file with users, password hashes and permissions")
     token_file: Path | None = kinds.path(None, "The file with hashes of bearer tokens and permissions")
-    options: dict[str, Any] = kinds.tree("Options of the authenticator, see its documentation")
+    options: JsonObject = kinds.tree("Options of the authenticator, see its documentation")
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
@@ -430,7 +431,7 @@ class Settings(Section):
     origins: Mapping[str, str] = attrs.field(factory=dict, eq=False)
 
     @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any], *, env: Mapping[str, str] | None = None) -> Settings:
+    def from_mapping(cls, mapping: JsonMapping, *, env: Mapping[str, str] | None = None) -> Settings:
         """Create settings from a mapping and the defaults. Keys can be nested or dotted.
 
         Raises:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+
+from jobserver_core.models.json_values import JsonMapping, JsonObject
 
 __all__ = ["HiddenSettings", "all_settings", "as_objects", "flatten", "merged", "nested", "overlaid"]
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: JsonMapping, prefix: str = "") -> JsonObject:
     """Return the leaves by dotted path. Lists and empty mappings are leaves."""
-    leaves: dict[str, Any] = {}
+    leaves: JsonObject = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
@@ -21,13 +22,13 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+def nested(leaves: JsonMapping) -> JsonObject:
     """Build a tree from dotted paths.
 
     Spark has settings below settings (``spark.speculation`` and ``spark.speculation.interval``). If a path
     leads through a leaf, its remainder stays one dotted key, so that nothing is lost.
     """
-    tree: dict[str, Any] = {}
+    tree: JsonObject = {}
     for path in sorted(leaves):
         node, rest = tree, path
         while "." in rest:
@@ -40,7 +41,7 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def as_objects(tree: Mapping[str, Any]) -> dict[str, Any]:
+def as_objects(tree: JsonMapping) -> JsonObject:
     """Return a tree without dotted keys: a value that has settings below it gives way to them.
 
     This is what Typesafe Config makes of settings without an order, such as system properties.
@@ -50,15 +51,15 @@ def as_objects(tree: Mapping[str, Any]) -> dict[str, Any]:
     return nested({path: value for path, value in leaves.items() if path not in parents})
 
 
-def merged(*trees: Mapping[str, Any]) -> dict[str, Any]:
+def merged(*trees: JsonMapping) -> JsonObject:
     """Merge trees leaf by leaf. Later trees take precedence."""
-    leaves: dict[str, Any] = {}
+    leaves: JsonObject = {}
     for tree in trees:
         leaves.update(flatten(tree))
     return nested(leaves)
 
 
-def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def overlaid(below: JsonMapping, above: JsonMapping) -> JsonObject:
     """Merge two trees as HOCON does: objects are merged, and dotted keys are not split."""
     tree = dict(below)
     for key, value in above.items():
@@ -69,19 +70,19 @@ def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
     return tree
 
 
-class HiddenSettings(dict[str, Any]):
+class HiddenSettings(JsonObject):
     """A parsed configuration in which a setting of Spark and settings below it meet.
 
     The dict is what HOCON makes of the text, in which one of the two hides the other. ``hidden`` has the
     settings that are lost in it: by the path of their section, and in that by their dotted path.
     """
 
-    def __init__(self, tree: Mapping[str, Any], hidden: Mapping[tuple[str, ...], Mapping[str, Any]]) -> None:
+    def __init__(self, tree: JsonMapping, hidden: Mapping[tuple[str, ...], JsonMapping]) -> None:
         super().__init__(tree)
         self.hidden = hidden
 
 
-def all_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def all_settings(config: JsonMapping) -> JsonMapping:
     """Return a parsed configuration with its hidden settings in place, as :func:`nested` puts them."""
     if not isinstance(config, HiddenSettings):
         return config

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from datetime import timedelta
-from typing import Any
 
 __all__ = ["duration_text", "lacks_unit", "parse_duration", "parse_size", "size_text"]
 
@@ -50,7 +49,7 @@ def _split(text: str, meaning: str) -> tuple[str, str]:
     return match[1], match[2]
 
 
-def lacks_unit(value: Any) -> bool:
+def lacks_unit(value: object) -> bool:
     """Return whether a duration is a bare number."""
     if isinstance(value, str):
         match = _QUANTITY.fullmatch(value.strip()) if len(value) < 60 else None
@@ -58,7 +57,7 @@ def lacks_unit(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def parse_duration(value: Any, *, bare: str = "s") -> float:
+def parse_duration(value: object, *, bare: str = "s") -> float:
     """Convert a duration to seconds.
 
     Accepts a :class:`~datetime.timedelta`, a number, or a string with a number and a unit of HOCON
@@ -86,7 +85,7 @@ def parse_duration(value: Any, *, bare: str = "s") -> float:
     return seconds
 
 
-def parse_size(value: Any) -> int:
+def parse_size(value: object) -> int:
     """Convert a size to bytes.
 
     Accepts a number of bytes, or a string with a number and a unit of HOCON. ``kB``, ``MB``, ``GB`` … are
@@ -142,6 +141,6 @@ def _finite(value: int | float) -> float:
         return math.inf
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     names = {bool: "a boolean", dict: "an object", list: "a list", type(None): "null", str: "a string"}
     return names.get(type(value), type(value).__name__)

@@ -9,12 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from queue import SimpleQueue
-from typing import Any
 
 from jobserver_core.errors import InvalidSetting, TooLarge
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import JobProgress
-from jobserver_core.models.json_values import loads
+from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, loads
 from jobserver_core.ports import (
     ContextEnd,
     ContextHandle,
@@ -30,7 +29,7 @@ __all__ = ["InlineJob", "InlineLauncher", "JobRefused"]
 
 _log = logging.getLogger(__name__)
 
-JobFunction = Callable[["InlineJob"], Any]
+JobFunction = Callable[["InlineJob"], Json]
 
 
 class JobRefused(Exception):
@@ -61,8 +60,8 @@ class InlineJob:
         self.id = spec.id
         self.class_name = spec.class_name
         self.class_path = context.class_path_of(spec)
-        self.config: dict[str, Any] = loads(spec.config)
-        self.context_settings: Mapping[str, Any] = context.settings
+        self.config: JsonObject = loads(spec.config)
+        self.context_settings: JsonMapping = context.settings
         self.data_dir = context.data_dir
         self.cancelled = threading.Event()
         """Set when the job is to end; a callable that blocks outside of :meth:`sleep` should watch it."""
@@ -121,7 +120,7 @@ class InlineLauncher(Launcher):
         """Let jobs of this class name run this callable."""
         self.functions[class_name] = function
 
-    def validate(self, settings: Mapping[str, Any]) -> None:
+    def validate(self, settings: JsonMapping) -> None:
         """Raise InvalidSetting for anything below ``inline`` but the setting that it has."""
         inline = settings.get("inline") or {}
         unknown = [key for key in inline if key != "fail"] if isinstance(inline, Mapping) else [""]
@@ -372,7 +371,7 @@ class _JobRun:
         self._listener.tell(lambda told: told.job_running(self._spec.id))
         self._write(function(self._job))
 
-    def _write(self, value: Any) -> None:
+    def _write(self, value: Json) -> None:
         stream = isinstance(value, Iterator)
         chunks = value if stream else iter([json.dumps(value, default=str).encode()])
         sinks: list[ResultSink] = []

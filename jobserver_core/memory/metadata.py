@@ -5,10 +5,10 @@ from __future__ import annotations
 import bisect
 import heapq
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator
 from datetime import datetime, timezone
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import attrs
 
@@ -17,7 +17,7 @@ from jobserver_core.models.binaries import Binary
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
-from jobserver_core.models.json_values import plain
+from jobserver_core.models.json_values import JsonObject, plain
 from jobserver_core.models.lifecycle import CONTEXTS, DELIVERIES, JOBS, ContextState, DeliveryState, JobState
 from jobserver_core.models.pagination import decode_cursor, encode_cursor
 from jobserver_core.ports.metadata import MetadataStore
@@ -317,7 +317,7 @@ class MemoryMetadataStore(MetadataStore):
 
 def _stored(model: M) -> M:
     """The record as a database gives it back: its times are in UTC."""
-    times: dict[str, Any] = {
+    times: JsonObject = {
         name: value.astimezone(timezone.utc)
         for name in (field.name for field in attrs.fields(type(model)))
         if isinstance(value := getattr(model, name), datetime)
@@ -342,7 +342,7 @@ def _oldest_first(models: Iterable[M], time: str) -> list[M]:
     return sorted(models, key=lambda model: getattr(model, time))
 
 
-def _refuse_known(kind: str, record_id: str, records: Mapping[str, Any]) -> None:
+def _refuse_known(kind: str, record_id: str, records: Container[str]) -> None:
     if record_id in records:
         raise DuplicateId(kind=kind, id=record_id, holder=record_id)
 

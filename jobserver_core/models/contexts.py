@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
 import attrs
 
 from jobserver_core.models.failures import ErrorInfo
+from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import ContextState
 from jobserver_core.models.redaction import redacted_repr
 from jobserver_core.models.validation import aware
@@ -29,7 +28,7 @@ class Context:
     id: str
     name: str
     state: ContextState = ContextState.STARTED
-    settings: Mapping[str, Any] = attrs.field(factory=dict, hash=False, repr=redacted_repr)
+    settings: JsonMapping = attrs.field(factory=dict, hash=False, repr=redacted_repr)
     ad_hoc: bool = False
     owner: str
     owned_since: datetime = attrs.field(validator=aware)

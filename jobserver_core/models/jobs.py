@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from enum import Enum
-from typing import Any
 
 import attrs
 
 from jobserver_core.errors import InvalidRequest
 from jobserver_core.models.binaries import ClassPathEntry, ResolvedEntry, parse_class_path
 from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.models.names import check_class_name
 from jobserver_core.models.redaction import redacted_repr
@@ -56,9 +56,9 @@ class JobRequest:
 
     class_name: str
     class_path: tuple[ClassPathEntry, ...] = attrs.field(converter=_class_path)
-    config: str | Mapping[str, Any] = attrs.field(default="", hash=False, repr=False)
+    config: str | JsonMapping = attrs.field(default="", hash=False, repr=False)
     context: str | None = None
-    context_settings: Mapping[str, Any] = attrs.field(factory=dict, hash=False, repr=redacted_repr)
+    context_settings: JsonMapping = attrs.field(factory=dict, hash=False, repr=redacted_repr)
     context_owner: str | None = None
     callback_url: str | None = attrs.field(default=None, repr=redacted_repr)
     idempotency_key: str | None = None

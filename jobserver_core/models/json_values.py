@@ -11,9 +11,28 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
-__all__ = ["WrittenFloat", "dumps", "loads", "number", "plain"]
+__all__ = [
+    "Json",
+    "JsonMapping",
+    "JsonObject",
+    "WrittenFloat",
+    "dumps",
+    "loads",
+    "number",
+    "plain",
+]
+
+Json: TypeAlias = Any
+"""What JSON can represent: None, bool, int, float, str, a list of such values, or a :data:`JsonObject`.
+
+It is ``Any`` to type checkers: what is in such a value is checked where it is read.
+"""
+JsonObject: TypeAlias = dict[str, Json]
+"""A tree of settings, a configuration, or another JSON object."""
+JsonMapping: TypeAlias = Mapping[str, Json]
+"""A :data:`JsonObject` that is only read."""
 
 
 class WrittenFloat(float):
@@ -45,12 +64,12 @@ def number(written: str) -> int | float:
     return value if repr(value) == written else WrittenFloat(written)
 
 
-def loads(text: str) -> Any:
+def loads(text: str) -> Json:
     """Return the value of a JSON text, with its numbers as :func:`number` reads them. Raises ValueError."""
     return json.loads(text, parse_float=number, parse_int=number)
 
 
-def dumps(value: Any, *, allow_nan: bool = False) -> str:
+def dumps(value: Json, *, allow_nan: bool = False) -> str:
     """Return a JSON-like value as compact ASCII JSON text, its numbers as they were written.
 
     ``allow_nan`` lets ``NaN``, ``Infinity`` and ``-Infinity`` through, which :func:`loads` reads back.
@@ -72,10 +91,10 @@ def dumps(value: Any, *, allow_nan: bool = False) -> str:
 _SIMPLE = frozenset({str, int, bool, float, type(None)})
 """The types of values that the C encoder writes as :func:`dumps` would."""
 _CONTAINERS = frozenset({dict, list})
-_Encode = Callable[[Any], str]
+_Encode = Callable[[Json], str]
 
 
-def _has_only_simple_values(value: Any) -> bool:
+def _has_only_simple_values(value: Json) -> bool:
     """Whether the C encoder, many times as fast, writes the whole value as :func:`dumps` would."""
     waiting, seen = [value], set[int]()
     while waiting:
@@ -94,7 +113,7 @@ def _has_only_simple_values(value: Any) -> bool:
     return True
 
 
-def _chunks(value: Any, encode: _Encode) -> Iterator[str]:
+def _chunks(value: Json, encode: _Encode) -> Iterator[str]:
     if isinstance(value, WrittenFloat):
         yield value.written
     elif isinstance(value, Mapping):
@@ -112,7 +131,7 @@ def _chunks(value: Any, encode: _Encode) -> Iterator[str]:
         yield encode(value)
 
 
-def _nested(brackets: str, labels: Iterable[str], values: Iterable[Any], encode: _Encode) -> Iterator[str]:
+def _nested(brackets: str, labels: Iterable[str], values: Iterable[Json], encode: _Encode) -> Iterator[str]:
     separator = brackets[0]
     for label, value in zip(labels, values, strict=False):
         yield separator + label
@@ -121,7 +140,7 @@ def _nested(brackets: str, labels: Iterable[str], values: Iterable[Any], encode:
     yield brackets[1] if separator == "," else brackets
 
 
-def plain(value: Any) -> Any:
+def plain(value: Json) -> Json:
     """Return a deep copy of a JSON-like value, as JSON would give it back.
 
     Mappings become dicts, tuples lists. Raises TypeError for anything that cannot be represented in JSON,
@@ -136,7 +155,7 @@ def plain(value: Any) -> Any:
     raise TypeError(f"a value of type {type(value).__name__} cannot be represented in JSON: {value!r:.80}")
 
 
-def _key(key: Any) -> str:
+def _key(key: object) -> str:
     if not isinstance(key, str):
         raise TypeError(f"keys must be strings, got {key!r:.80}")
     return key

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+
+from jobserver_core.models.json_values import Json
 
 __all__ = ["Secret", "redacted", "redacted_url"]
 
@@ -51,12 +52,12 @@ def redacted_url(value: str) -> str:
     return _SECRET_QUERY.sub(rf"\1{_MASK}", _PASSWORD.sub(rf"\1:{_MASK}@", value))
 
 
-def redacted_repr(value: Any) -> str:
+def redacted_repr(value: Json) -> str:
     """Return the repr of a field that may hold secrets, with those masked."""
     return repr(redacted(value))
 
 
-def redacted(value: Any) -> Any:
+def redacted(value: Json) -> Json:
     """Return a JSON-like value with what its keys call a secret masked, and without passwords in URLs."""
     if isinstance(value, Mapping):
         return {k: _MASK if _SECRET_KEY.search(str(k)) else redacted(item) for k, item in value.items()}

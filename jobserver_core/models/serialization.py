@@ -11,7 +11,6 @@ Import this module where it is used: the rest of the library does without cattrs
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from datetime import datetime, timezone
 from enum import Enum
 from typing import Any, TypeVar, get_type_hints
@@ -22,14 +21,14 @@ from cattrs.v import format_exception
 from jobserver_core import errors
 from jobserver_core.models import json_values
 from jobserver_core.models.failures import ErrorInfo, FailureKind
-from jobserver_core.models.json_values import plain
+from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, plain
 
 __all__ = ["converter", "dumps", "loads", "structure", "unstructure"]
 
 T = TypeVar("T")
 
 
-def unstructure(value: Any, kind: Any = None) -> Any:
+def unstructure(value: object, kind: object = None) -> Json:
     """Return a model, an error, or a collection of them as JSON-like values.
 
     ``kind`` is what it is to be read back as, where that is not its class.
@@ -37,7 +36,7 @@ def unstructure(value: Any, kind: Any = None) -> Any:
     return converter().unstructure(value, unstructure_as=kind)
 
 
-def structure(value: Any, kind: type[T]) -> T:
+def structure(value: Json, kind: type[T]) -> T:
     """Build a ``kind`` from JSON-like values.
 
     Raises ValueError, with the path of what was wrong, for values that do not make one.
@@ -50,7 +49,7 @@ def structure(value: Any, kind: type[T]) -> T:
         raise ValueError(f"not a {getattr(kind, '__name__', kind)}: {error}") from error
 
 
-def dumps(value: Any, kind: Any = None) -> str:
+def dumps(value: object, kind: object = None) -> str:
     """Return a model, an error, or a collection of them as compact JSON; see :func:`unstructure`."""
     return json_values.dumps(unstructure(value, kind), allow_nan=True)
 
@@ -79,7 +78,7 @@ def _reason(error: BaseException, kind: type | None) -> str:
     return str(error) if isinstance(error, ValueError) else format_exception(error, kind)
 
 
-def _read_scalar(value: Any, kind: type) -> Any:
+def _read_scalar(value: Json, kind: type) -> Json:
     if issubclass(kind, Enum):  # ours are strings too, so the hook for str gets them
         return kind(value)
     allowed = (int, float) if kind is float else kind
@@ -92,26 +91,26 @@ def _write_time(value: datetime) -> str:
     return value.astimezone(timezone.utc).isoformat(timespec="microseconds")
 
 
-def _read_time(value: Any, _kind: Any) -> datetime:
+def _read_time(value: str, _kind: object) -> datetime:
     read = datetime.fromisoformat(value)
     if read.tzinfo is None:
         raise ValueError(f"a time needs an offset, got {value!r}")
     return read.astimezone(timezone.utc)
 
 
-def _is_tree(kind: Any) -> bool:
-    return kind in (Mapping[str, Any], str | Mapping[str, Any])
+def _is_tree(kind: object) -> bool:
+    return kind in (JsonMapping, str | JsonMapping)
 
 
-def _is_error(kind: Any) -> bool:
+def _is_error(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, errors.JobServerError)
 
 
-def _write_error(made: Converter, error: errors.JobServerError) -> dict[str, Any]:
+def _write_error(made: Converter, error: errors.JobServerError) -> JsonObject:
     return {"type": type(error).__name__, "fields": {k: made.unstructure(v) for k, v in error.fields.items()}}
 
 
-def _read_error(made: Converter, value: Mapping[str, Any]) -> errors.JobServerError:
+def _read_error(made: Converter, value: JsonMapping) -> errors.JobServerError:
     name = value["type"]
     if name not in errors.__all__:
         raise ValueError(f"no error is called {name!r}")

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
+
+Attribute: TypeAlias = "attrs.Attribute[Any]"
 
 __all__ = ["aware", "non_negative", "sha256"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def aware(_instance: Any, attribute: attrs.Attribute[Any], value: datetime | None) -> None:
+def aware(_instance: object, attribute: Attribute, value: datetime | None) -> None:
     """Refuse a datetime without an offset; None passes, where the type allows it."""
     if value is not None and value.tzinfo is None:
         raise ValueError(f"{attribute.name} must have a time zone, got {value!r}")
 
 
-def non_negative(_instance: Any, attribute: attrs.Attribute[Any], value: int) -> None:
+def non_negative(_instance: object, attribute: Attribute, value: int) -> None:
     """Refuse a number below zero."""
     if value < 0:
         raise ValueError(f"{attribute.name} must not be negative, got {value!r}")
 
 
-def sha256(_instance: Any, attribute: attrs.Attribute[Any], value: str) -> None:
+def sha256(_instance: object, attribute: Attribute, value: str) -> None:
     """Refuse what is not 64 lower-case hexadecimal digits."""
     if not _SHA256.fullmatch(value):
         raise ValueError(f"{attribute.name} must be a sha256 in lower-case hex, got {value!r}")

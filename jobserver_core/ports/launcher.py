@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 import attrs
 
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import JobProgress
+from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.redaction import redacted_repr
 from jobserver_core.ports.backend import Backend
 
@@ -56,7 +55,7 @@ class ContextSpec:
 
     id: str
     name: str
-    settings: Mapping[str, Any] = attrs.field(factory=dict, hash=False, repr=redacted_repr)
+    settings: JsonMapping = attrs.field(factory=dict, hash=False, repr=redacted_repr)
     class_path: tuple[JobCode, ...] = ()
     log_path: Path
     work_dir: Path
@@ -242,7 +241,7 @@ class Launcher(Backend):
         """
         return
 
-    def validate(self, settings: Mapping[str, Any]) -> None:
+    def validate(self, settings: JsonMapping) -> None:
         """Raise InvalidSetting for settings with which no context can ever start.
 
         ``settings`` is the same tree as in :class:`ContextSpec`. Core calls this before it records a context,

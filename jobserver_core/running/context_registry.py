@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobserver_core.binaries.class_paths import ClassPaths, uris_of
 from jobserver_core.config.cores import usable_cores
 from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import ContextNotFound, ResultTimeout, ServerClosed, Unavailable
 from jobserver_core.models.contexts import Context, StartQueueStatus
+from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_core.ports import Clock, ContextSpec, Fetched, Launcher
 from jobserver_core.running.context_settings import check_settings, effective_settings, settings_class_path
 from jobserver_core.running.live_context import LiveContext
@@ -56,7 +57,7 @@ class ContextRegistry:
 
     # -- creating ----------------------------------------------------------------------------------
 
-    def uris(self, settings: Mapping[str, Any]) -> list[str]:
+    def uris(self, settings: JsonMapping) -> list[str]:
         """Check the settings of a context to be created, and return the URIs of the files that it needs.
 
         Raises:
@@ -69,7 +70,7 @@ class ContextRegistry:
     def create(
         self,
         name: str,
-        settings: Mapping[str, Any],
+        settings: JsonMapping,
         fetched: Mapping[str, Fetched],
         *,
         ad_hoc: bool,
@@ -113,7 +114,7 @@ class ContextRegistry:
             live.keep(codes, files.pop_all())
         return live, spec
 
-    def _effective(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def _effective(self, settings: JsonMapping) -> JsonObject:
         return effective_settings(self._settings.spark, settings)
 
     def _register(self, live: LiveContext) -> None:

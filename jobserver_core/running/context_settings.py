@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from jobserver_core.config.trees import merged
 from jobserver_core.errors import InvalidName, InvalidSetting
 from jobserver_core.models.binaries import ClassPathEntry, parse_class_path
+from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_core.models.names import check_context_name
 from jobserver_core.ports import Launcher
 
@@ -26,12 +27,12 @@ _CLASS_PATH_KEYS = ("dependent-jar-uris", "cp")
 _STOP_ON_ERROR = "stop-context-on-job-error"
 
 
-def effective_settings(server: SparkSettings, settings: Mapping[str, Any]) -> dict[str, Any]:
+def effective_settings(server: SparkSettings, settings: JsonMapping) -> JsonObject:
     """Return the settings of one context, merged over the server's settings for every context."""
     return merged({"spark": {"master": server.master}}, server.context_settings, settings)
 
 
-def check_settings(settings: Mapping[str, Any], launcher: Launcher) -> None:
+def check_settings(settings: JsonMapping, launcher: Launcher) -> None:
     """Check the effective settings of a context.
 
     Raises:
@@ -57,7 +58,7 @@ def configuration_problems(server: SparkSettings, launcher: Launcher) -> Iterato
             yield f"context {name} of the configuration cannot start: {error}"
 
 
-def settings_class_path(settings: Mapping[str, Any]) -> tuple[ClassPathEntry, ...]:
+def settings_class_path(settings: JsonMapping) -> tuple[ClassPathEntry, ...]:
     """Return the entries of ``dependent-jar-uris``, then of ``cp``: lists or comma-separated strings."""
     entries: list[ClassPathEntry] = []
     for key in _CLASS_PATH_KEYS:
@@ -68,7 +69,7 @@ def settings_class_path(settings: Mapping[str, Any]) -> tuple[ClassPathEntry, ..
     return tuple(entries)
 
 
-def stops_on_job_error(settings: Mapping[str, Any]) -> bool:
+def stops_on_job_error(settings: JsonMapping) -> bool:
     """Return whether the first job that fails stops the context."""
     value = settings.get(_STOP_ON_ERROR)
     wanted = {"true": True, "false": False}.get("false" if value is None else str(value).lower())

@@ -7,11 +7,12 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import ContextNotFound, JobServerError, LogNotFound, ServerClosed
 from jobserver_core.models.contexts import Context, ContextQuery
+from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import CONTEXTS
 from jobserver_core.models.names import check_context_name
 from jobserver_core.ports import ContextSpec, Fetched, MetadataStore
@@ -48,7 +49,7 @@ class ContextService:
 
     # -- creating ----------------------------------------------------------------------------------
 
-    def begin(self, name: str, settings: Mapping[str, Any], caller: str = "") -> Preparation[Waiter[Context]]:
+    def begin(self, name: str, settings: JsonMapping, caller: str = "") -> Preparation[Waiter[Context]]:
         """Fetch what a context needs; then it can be started, and its waiter has it once jobs can run."""
         check_context_name(name)
 

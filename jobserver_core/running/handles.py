@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Any
 
 from jobserver_core.errors import JobFailed, JobKilled
 from jobserver_core.models.jobs import ErrorInfo, Job
+from jobserver_core.models.json_values import Json
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.running.results import ResultReader
 from jobserver_core.running.waiting import Waiter
@@ -45,7 +45,7 @@ class JobHandle:
         """Whether the job ended."""
         return self.finished.done()
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> Json:
         """Wait for the result and return it as Python values; a streamed one as its bytes.
 
         Raises ResultTimeout after ``timeout`` seconds (the job goes on), JobFailed when it ended
@@ -57,16 +57,16 @@ class JobHandle:
         """Call with this handle once the job ended, on the thread that ended it; at once if it did."""
         self.finished.add_done_callback(lambda _waiter: call(self))
 
-    def __await__(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[object, None, Json]:
         return self._wait().__await__()
 
-    async def _wait(self) -> Any:
+    async def _wait(self) -> Json:
         import asyncio  # noqa: PLC0415 - only those who await pay for it
 
         job = await self.finished
         return await asyncio.to_thread(self._value, job)
 
-    def _value(self, job: Job) -> Any:
+    def _value(self, job: Job) -> Json:
         if job.state is JobState.KILLED:
             raise JobKilled(job_id=job.id, error=job.error or ErrorInfo(message=f"Job {job.id} killed"))
         if job.state is JobState.ERROR:

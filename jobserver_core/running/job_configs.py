@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobserver_core.config.trees import overlaid
 from jobserver_core.errors import InvalidConfig
-from jobserver_core.models.json_values import dumps, loads
+from jobserver_core.models.json_values import JsonMapping, JsonObject, dumps, loads
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import InputLimits
@@ -18,18 +17,18 @@ __all__ = ["JobConfigs"]
 class JobConfigs:
     """Parses what users send, within the limits, and adds ``defaults`` to what a job gets."""
 
-    def __init__(self, limits: InputLimits, defaults: Mapping[str, Any]) -> None:
+    def __init__(self, limits: InputLimits, defaults: JsonMapping) -> None:
         self._limits = limits
         self._defaults = defaults
 
-    def parse(self, text: str | bytes) -> dict[str, Any]:
+    def parse(self, text: str | bytes) -> JsonObject:
         """Parse HOCON or JSON from a user. Raises InvalidConfig."""
         from jobserver_core.config import hocon  # noqa: PLC0415 - only servers that are sent HOCON need it
 
         limits = self._limits
         return hocon.parse_untrusted(text, max_bytes=limits.config_size, max_depth=limits.config_depth)
 
-    def to_json(self, config: str | Mapping[str, Any]) -> str:
+    def to_json(self, config: str | JsonMapping) -> str:
         """Return a configuration as JSON, which is what is recorded. Raises InvalidConfig."""
         tree = self.parse(config) if isinstance(config, str) else config
         try:

@@ -9,7 +9,6 @@ separate calls, because a living context publishes only after it has released it
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -22,6 +21,7 @@ from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobProgress, JobRequest, JobResult
+from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import CONTEXTS, JOBS, ContextEvent, ContextState, JobEvent, JobState
 from jobserver_core.ports import Clock, Ids, MetadataStore
 from jobserver_core.running.syncer import Syncer
@@ -92,7 +92,7 @@ class Records:
 
     # -- contexts ----------------------------------------------------------------------------------
 
-    def new_context(self, name: str, settings: Mapping[str, Any], *, ad_hoc: bool) -> Context:
+    def new_context(self, name: str, settings: JsonMapping, *, ad_hoc: bool) -> Context:
         """Return the record of a new context, which is not stored yet."""
         now = self._clock.now()
         return Context(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from jobserver_core.binaries.sweep_lock import SweepLock
 from jobserver_core.errors import TooLarge
 from jobserver_core.models.jobs import JobResult, ResultKind
-from jobserver_core.models.json_values import loads
+from jobserver_core.models.json_values import Json, loads
 from jobserver_core.ports import BlobStore, BlobWriter, ResultSink
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class ResultReader:
         while chunk := self.read():
             yield chunk
 
-    def value(self) -> Any:
+    def value(self) -> Json:
         """Return the whole result as Python values (a streamed one as bytes), and close.
 
         A number that a float would round keeps its text: ``str(value)`` gives every digit of a decimal.

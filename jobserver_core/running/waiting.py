@@ -46,7 +46,7 @@ class Waiter(Generic[T]):
         """Call with this waiter once it is done, on the thread that finished it; at once if it is done."""
         self._future.add_done_callback(lambda _future: call(self))
 
-    def __await__(self) -> Generator[Any, None, T]:
+    def __await__(self) -> Generator[object, None, T]:
         import asyncio  # noqa: PLC0415 - only those who await pay for it
 
         return asyncio.wrap_future(self._future).__await__()

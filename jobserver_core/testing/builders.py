@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, TypeAlias
 
 from jobserver_core.models.binaries import Binary, BinaryType, ResolvedEntry
 from jobserver_core.models.callbacks import Delivery
@@ -27,6 +27,7 @@ __all__ = [
 EPOCH = datetime(2016, 6, 19, 10, 57, 12, 196_000, tzinfo=timezone.utc)
 """When the builders' records begin, unless they are told otherwise."""
 
+_Fields: TypeAlias = dict[str, Any]
 _numbers = itertools.count(1)
 
 
@@ -47,7 +48,7 @@ def _fresh(kind: str) -> str:
 def a_binary(name: str = "word-count", **fields: Any) -> Binary:
     """Return a version of a binary, by default an egg with bytes of its own."""
     number = _fresh("binary")
-    defaults: dict[str, Any] = {
+    defaults: _Fields = {
         "id": number,
         "type": BinaryType.EGG,
         "uploaded_at": EPOCH,
@@ -59,7 +60,7 @@ def a_binary(name: str = "word-count", **fields: Any) -> Binary:
 
 def an_entry(binary: Binary | None = None, **fields: Any) -> ResolvedEntry:
     """Return a class-path entry: that of a binary, or of a URI when there is none."""
-    defaults: dict[str, Any] = {
+    defaults: _Fields = {
         "source": "https://example.org/job.egg",
         "type": BinaryType.EGG,
         "digest": digest_of("https://example.org/job.egg"),
@@ -78,7 +79,7 @@ def an_entry(binary: Binary | None = None, **fields: Any) -> ResolvedEntry:
 
 def a_context(name: str = "shared", **fields: Any) -> Context:
     """Return a context that has just been STARTED."""
-    defaults: dict[str, Any] = {
+    defaults: _Fields = {
         "id": _fresh("context"),
         "owner": "server-1",
         "owned_since": EPOCH,
@@ -90,7 +91,7 @@ def a_context(name: str = "shared", **fields: Any) -> Context:
 def a_job(*binaries: Binary, **fields: Any) -> Job:
     """Return a job that has just been STARTED, with these binaries (or one URI) as class path."""
     entries = tuple(an_entry(binary) for binary in binaries) or (an_entry(),)
-    defaults: dict[str, Any] = {
+    defaults: _Fields = {
         "id": _fresh("job"),
         "class_name": "jobs.WordCount",
         "class_path": entries,
@@ -108,7 +109,7 @@ def a_result(text: str = '{"a":1}') -> JobResult:
 
 def a_delivery(job: Job | None = None, **fields: Any) -> Delivery:
     """Return a delivery that is PENDING and due at once."""
-    defaults: dict[str, Any] = {
+    defaults: _Fields = {
         "id": _fresh("delivery"),
         "job_id": job.id if job is not None else "job-0",
         "url": "https://example.org/done?x=1",

@@ -7,13 +7,13 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from jobserver_core.errors import InvalidSetting
 from jobserver_core.models.failures import FailureKind
+from jobserver_core.models.json_values import JsonObject
 from jobserver_core.ports import (
     ContextEnd,
     ContextHandle,
@@ -84,15 +84,15 @@ class LauncherContract(Contract):
         """
 
     @abstractmethod
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """Return settings of a context that starts."""
 
     @abstractmethod
-    def failing_settings(self) -> tuple[dict[str, Any], str]:
+    def failing_settings(self) -> tuple[JsonObject, str]:
         """Return settings that pass validation, with which no context starts, and a part of the reason."""
 
     @abstractmethod
-    def refused_settings(self) -> tuple[dict[str, Any], str]:
+    def refused_settings(self) -> tuple[JsonObject, str]:
         """Return settings with which no context can ever start, and the key that is wrong."""
 
     @pytest.fixture
@@ -111,7 +111,7 @@ class LauncherContract(Contract):
         assert context.listener.faults == []
 
     def start(
-        self, launcher: Launcher, folder: Path, settings: dict[str, Any], *, result_limit: int | None = None
+        self, launcher: Launcher, folder: Path, settings: JsonObject, *, result_limit: int | None = None
     ) -> RunningContext:
         """Begin to start a context, with a log that exists already and a class path of its own."""
         context_id = str(uuid4())
