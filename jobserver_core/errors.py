@@ -1,50 +1,49 @@
-"""Every error that the library raises, as one tree.
+"""All errors that the library raises, as one tree.
 
 ::
 
     JobServerError
-    ├── InvalidInput                 what the caller sent can never work
+    ├── InvalidInput                 the caller's input is invalid
     │   ├── InvalidName              a name of a binary, context, data file …
     │   │   └── InvalidFirstLetter   a context's name that does not start with a letter
-    │   ├── InvalidRequest           parameters that do not go together
-    │   ├── InvalidConfig            text that is not HOCON, or over the limits
-    │   │   └── InvalidSetting       a key or a value that no setting allows
+    │   ├── InvalidRequest           parameters that contradict each other
+    │   ├── InvalidConfig            text that is not HOCON, or exceeds a limit
+    │   │   └── InvalidSetting       an unknown setting or an invalid value
     │   │       └── UnknownContextFactory
     │   │                            a context factory that does not exist
-    │   ├── UnsupportedMediaType     an upload of a type that is not a binary's
+    │   ├── UnsupportedMediaType     an upload with the content type of something else
     │   ├── NotAnArchive             an upload that is not a (safe) ZIP file
     │   ├── MalformedUrl             a URI that cannot be fetched from
     │   ├── InvalidCallbackUrl       a callback URL that no transport serves
-    │   ├── TooLarge                 over a limit of size
+    │   ├── TooLarge                 data that exceeds a size limit
     │   └── IdempotencyMismatch      one key for two different requests
     ├── NotFound
     │   ├── BinaryNotFound, ContextNotFound, JobNotFound, DataFileNotFound, BlobNotFound, LogNotFound
-    ├── Conflict                     possible, but not now
+    ├── Conflict                     not possible in the current state
     │   ├── ContextExists, ContextStopping, BinaryInUse, JobAlreadyFinal
-    │   ├── IllegalTransition        an event that a state does not know
-    │   ├── StaleState               somebody else changed it first
-    │   └── DuplicateId              an id or idempotency key that is taken
+    │   ├── IllegalTransition        an event that the state does not allow
+    │   ├── StaleState               another writer changed the record first
+    │   └── DuplicateId              an ID or idempotency key that is taken
     ├── Unavailable
     │   ├── NoSlots                  all job slots of a context are taken
     │   └── ServerClosed             the server is draining or closed
-    │       ├── JobPostponed         a job that has not begun, and runs when a server starts again
-    │       └── JobInterrupted       a job that runs while the server ends, and ends with it
-    ├── JobUnsuccessful              what waiting for a job raises when it did not finish
+    │       ├── JobPostponed         a job that has not started, and runs after the next start
+    │       └── JobInterrupted       a running job that ends with the server
+    ├── JobUnsuccessful              a job that ended without a result
     │   ├── JobFailed, JobKilled
     ├── ContextFailed                a context that could not be started or died
-    ├── ResultTimeout                waiting took longer than asked
-    └── BackendError                 something behind a port does not work
+    ├── ResultTimeout                a wait that exceeded its timeout
+    └── BackendError                 a backend that does not work
         ├── StorageError, FetchError, LaunchError, TransportError
         ├── SchemaTooNew             a database of a newer release
-        ├── DataDirLocked            another server uses the data folder
+        ├── DataDirLocked            a data directory that another server uses
         └── PluginNotFound           a backend that is not installed
 
-Errors carry fields; the message is made from them and says what would be right.
-All of them survive pickling and copying.
+Errors have fields, and their messages are created from them. All errors can be pickled and copied.
 
-Each class has a ``code`` for programs, such as ``binary_not_found``: it is made from the name of the class
-and never depends on the message, so front-ends and clients can branch on it. Codes are part of the
-interface: renaming a class breaks clients.
+Each class has a ``code`` for programs, such as ``binary_not_found``. It is derived from the class name and
+does not depend on the message, so front ends and clients can branch on it. Codes are part of the API:
+renaming a class breaks clients.
 """
 
 from __future__ import annotations
@@ -116,11 +115,11 @@ def _shown(value: object) -> object:
 
 
 class JobServerError(Exception):
-    """The root of every error that this library raises.
+    """The base class of all errors of this library.
 
-    A subclass annotates its fields, those of its parent that it keeps included; one that annotates none has
-    its parent's. It takes them as keyword arguments, keeps each as an attribute, and gives a ``template``
-    that makes the message from them.
+    A subclass annotates its fields, including inherited ones; without annotations, it has its parent's
+    fields. They are keyword arguments and attributes. The message is the ``template``, formatted with the
+    fields.
     """
 
     template: ClassVar[str] = "{message}"
@@ -147,7 +146,7 @@ class JobServerError(Exception):
 
     @property
     def fields(self) -> dict[str, object]:
-        """The error's fields by name, enough to build an equal error again."""
+        """The error's fields by name. An equal error can be created from them."""
         return {name: getattr(self, name) for name in self.field_names}
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -163,11 +162,11 @@ class JobServerError(Exception):
 
 
 class InvalidInput(JobServerError):
-    """What the caller sent can never work; sending it again changes nothing."""
+    """The caller's input is invalid. Sending it again cannot succeed."""
 
 
 class InvalidName(InvalidInput):
-    """A name that is not allowed, with the rule that it breaks."""
+    """A name is not allowed. The error has the rule that it breaks."""
 
     template = "{kind} name {name!r} is not allowed: {rule}"
     kind: str
@@ -176,17 +175,17 @@ class InvalidName(InvalidInput):
 
 
 class InvalidFirstLetter(InvalidName):
-    """A context's name that does not start with a letter."""
+    """A context name does not start with a letter."""
 
 
 class InvalidRequest(InvalidInput):
-    """Parameters of a request that are missing, malformed or do not go together."""
+    """Parameters of a request are missing, malformed, or contradict each other."""
 
 
 class InvalidConfig(InvalidInput):
-    """Configuration text that cannot be parsed or is over a limit.
+    """A configuration cannot be parsed, or exceeds a limit.
 
-    ``line`` and ``column`` count from 1, and are None where the parser does not know.
+    ``line`` and ``column`` count from 1, and are None if unknown.
     """
 
     message: str
@@ -200,9 +199,9 @@ class InvalidConfig(InvalidInput):
 
 
 class InvalidSetting(InvalidConfig):
-    """A key that is not a setting, or a value that a setting does not take.
+    """A setting is unknown, or its value is invalid.
 
-    ``key`` is the dotted path, ``nearest`` the known key most like it, or None.
+    ``key`` is the dotted path. ``nearest`` is the most similar known key, or None.
     """
 
     key: str
@@ -217,11 +216,11 @@ class InvalidSetting(InvalidConfig):
 
 
 class UnknownContextFactory(InvalidSetting):
-    """A ``context-factory`` that does not exist; contexts are not made with one."""
+    """The ``context-factory`` of a context does not exist."""
 
 
 class UnsupportedMediaType(InvalidInput):
-    """An upload whose content type is missing or is not a binary's."""
+    """The content type of an upload is missing, or not that of a binary."""
 
     template = "Content type {media_type!r} is not supported. Supported: {supported}"
     media_type: str | None
@@ -229,14 +228,14 @@ class UnsupportedMediaType(InvalidInput):
 
 
 class NotAnArchive(InvalidInput):
-    """An upload or a fetched file that is not a ZIP archive, or an unsafe one."""
+    """An uploaded or fetched file is not a ZIP archive, or an unsafe one."""
 
     template = "Binary is not of the right format: {reason}"
     reason: str
 
 
 class MalformedUrl(InvalidInput):
-    """A URI that cannot be parsed, or one of a protocol, host or folder that is not allowed."""
+    """A URI cannot be parsed, or its scheme, host or directory is not allowed."""
 
     template = "Malformed URL: {url}: {reason}"
     url: str
@@ -244,7 +243,7 @@ class MalformedUrl(InvalidInput):
 
 
 class InvalidCallbackUrl(InvalidInput):
-    """A callback URL that no transport serves or that the policy forbids."""
+    """No transport serves the callback URL, or the policy forbids it."""
 
     template = "callbackUrl {url!r} is not allowed: {reason}"
     url: str
@@ -252,7 +251,7 @@ class InvalidCallbackUrl(InvalidInput):
 
 
 class TooLarge(InvalidInput):
-    """Something over a limit of size; ``limit`` is in bytes."""
+    """Data exceeds a size limit. ``limit`` is in bytes."""
 
     template = "{what} is larger than the limit of {limit} bytes"
     what: str
@@ -260,9 +259,9 @@ class TooLarge(InvalidInput):
 
 
 class IdempotencyMismatch(InvalidInput):
-    """An idempotency key that was used before, for a different request."""
+    """The idempotency key was already used for a different request."""
 
-    template = "idempotency key {key!r} belongs to job {job_id}, which was another request"
+    template = "idempotency key {key!r} was already used for a different request, job {job_id}"
     key: str
     job_id: str
 
@@ -271,48 +270,48 @@ class IdempotencyMismatch(InvalidInput):
 
 
 class NotFound(JobServerError):
-    """Something that was named does not exist."""
+    """A named object does not exist."""
 
 
 class BinaryNotFound(NotFound):
-    """No binary of this name was uploaded, or it was deleted since."""
+    """No binary has this name."""
 
     template = "appName {name} not found"
     name: str
 
 
 class ContextNotFound(NotFound):
-    """No context of this name is known."""
+    """No context has this name."""
 
     template = "context {name} not found"
     name: str
 
 
 class JobNotFound(NotFound):
-    """No job of this id is known."""
+    """No job has this ID."""
 
     template = "No such job ID {job_id}"
     job_id: str
 
 
 class DataFileNotFound(NotFound):
-    """A data file that is not the server's."""
+    """The server has no such data file."""
 
     template = "Unable to delete data file '{name}'."
     name: str
 
 
 class BlobNotFound(NotFound):
-    """Bytes that the blob store does not hold."""
+    """The blob store does not have this blob."""
 
-    template = "no blob {digest}"
+    template = "blob {digest} not found"
     digest: str
 
 
 class LogNotFound(NotFound):
-    """A log that was never written or was removed."""
+    """A log was never written, or has been removed."""
 
-    template = "no log of {kind} {id}"
+    template = "log of {kind} {id} not found"
     kind: str
     id: str
 
@@ -321,25 +320,25 @@ class LogNotFound(NotFound):
 
 
 class Conflict(JobServerError):
-    """What was asked is possible in general, but not in the present state."""
+    """The operation is not possible in the current state."""
 
 
 class ContextExists(Conflict):
-    """A context of this name lives already."""
+    """A live context already has this name."""
 
     template = "context {name} exists"
     name: str
 
 
 class ContextStopping(Conflict):
-    """The context takes no more jobs, since it is being stopped."""
+    """The context accepts no more jobs, because it is being stopped."""
 
     template = "Context stop in progress"
     name: str
 
 
 class BinaryInUse(Conflict):
-    """The binary cannot be deleted while jobs that are not final use it."""
+    """The binary cannot be deleted, because jobs that have not ended use it."""
 
     template = "Binary is in use by job(s): {job_ids}"
     name: str
@@ -347,7 +346,7 @@ class BinaryInUse(Conflict):
 
 
 class JobAlreadyFinal(Conflict):
-    """The job ended before it could be killed; ``state`` says how."""
+    """The job had already ended. ``state`` is its final state."""
 
     template = "No running job with ID {job_id}"
     job_id: str
@@ -355,9 +354,9 @@ class JobAlreadyFinal(Conflict):
 
 
 class IllegalTransition(Conflict):
-    """An event that the lifecycle does not allow in this state; nothing was changed."""
+    """The lifecycle does not allow the event in this state. Nothing was changed."""
 
-    template = "a {kind} in state {state} does not allow {event}; it allows {allowed}"
+    template = "event {event} is not allowed for a {kind} in state {state}; allowed: {allowed}"
     kind: str
     state: str
     event: str
@@ -365,12 +364,12 @@ class IllegalTransition(Conflict):
 
 
 class StaleState(Conflict):
-    """A compare-and-set lost: the stored state is not the expected one; nothing was changed.
+    """A compare-and-set failed: the stored state is not the expected one. Nothing was changed.
 
-    ``found`` is None when nothing is stored under the id.
+    ``found`` is None if there is no record with this ID.
     """
 
-    template = "{kind} {id} is {found}, not {expected}"
+    template = "{kind} {id} has state {found}, not {expected}"
     kind: str
     id: str
     expected: str
@@ -378,9 +377,9 @@ class StaleState(Conflict):
 
 
 class DuplicateId(Conflict):
-    """An id, or an idempotency key, that a stored record has already; ``holder`` is its id."""
+    """A stored record already has this ID or idempotency key. ``holder`` is the ID of that record."""
 
-    template = "{kind} {id} exists"
+    template = "{kind} {id} already exists"
     kind: str
     id: str
     holder: str
@@ -390,11 +389,11 @@ class DuplicateId(Conflict):
 
 
 class Unavailable(JobServerError):
-    """The server cannot take this now; later it may."""
+    """The server cannot accept the request now. It may succeed later."""
 
 
 class NoSlots(Unavailable):
-    """All job slots of the context are taken, and its queue is full or switched off."""
+    """All job slots of the context are taken, and its queue is full or disabled."""
 
     template = "Too many running jobs ({running}) for job context '{context}'"
     context: str
@@ -402,28 +401,28 @@ class NoSlots(Unavailable):
 
 
 class ServerClosed(Unavailable):
-    """The server is draining or closed, and takes nothing new."""
+    """The server is draining or closed, and accepts no new work."""
 
-    template = "the job server is shutting down and takes no new work"
+    template = "the job server is shutting down and accepts no new work"
     field_names = ()
 
 
 class JobPostponed(ServerClosed):
-    """The job has not begun when the server ends; it stays accepted and runs at the next start."""
+    """The server is shutting down before the job has started. The job runs after the next start."""
 
     template = (
-        "the job server is shutting down; job {job_id} has not begun, stays accepted, and runs when a server "
-        "starts again on the same metadata"
+        "the job server is shutting down; job {job_id} has not started. It remains accepted, and runs when a "
+        "server starts again with the same metadata"
     )
     job_id: str
 
 
 class JobInterrupted(ServerClosed):
-    """The job runs while the server ends: whatever becomes of it is recorded under its id."""
+    """The server is shutting down while the job runs. The job's outcome will be recorded."""
 
     template = (
-        "the job server is shutting down; job {job_id} still runs, and is ended together with its context. "
-        "Its final state is recorded: ask for the job by its id when a server runs again"
+        "the job server is shutting down; job {job_id} is still running, and ends together with its context. "
+        "Get its final state by its ID when a server runs again"
     )
     job_id: str
 
@@ -432,7 +431,7 @@ class JobInterrupted(ServerClosed):
 
 
 class JobUnsuccessful(JobServerError):
-    """A job ended without a result; waiting for its result raises this.
+    """A job ended without a result. Raised when waiting for its result.
 
     ``error`` is the job's :class:`jobserver_core.models.jobs.ErrorInfo`.
     """
@@ -443,7 +442,7 @@ class JobUnsuccessful(JobServerError):
 
 
 class JobFailed(JobUnsuccessful):
-    """The job ended ERROR; ``failure`` is its :class:`jobserver_core.models.jobs.FailureKind`."""
+    """The job ended in the state ERROR. ``failure`` is a :class:`jobserver_core.models.jobs.FailureKind`."""
 
     job_id: str
     error: Any
@@ -451,11 +450,11 @@ class JobFailed(JobUnsuccessful):
 
 
 class JobKilled(JobUnsuccessful):
-    """The job ended KILLED."""
+    """The job ended in the state KILLED."""
 
 
 class ContextFailed(JobServerError):
-    """A context could not be started, or ended by itself; ``error`` is an ``ErrorInfo``."""
+    """A context could not be started, or died. ``error`` is an ``ErrorInfo``."""
 
     template = "context {name} failed: {error.message}"
     name: str
@@ -463,7 +462,7 @@ class ContextFailed(JobServerError):
 
 
 class ResultTimeout(JobServerError, TimeoutError):
-    """A wait took longer than ``seconds``; what was waited for goes on."""
+    """A wait exceeded its timeout of ``seconds``. The operation itself continues."""
 
     template = "{what} not done after {seconds} s"
     what: str
@@ -474,7 +473,7 @@ class ResultTimeout(JobServerError, TimeoutError):
 
 
 class BackendError(JobServerError):
-    """Something behind a port does not work; the message has the reason."""
+    """A backend does not work. The message has the reason."""
 
 
 class StorageError(BackendError):
@@ -482,7 +481,7 @@ class StorageError(BackendError):
 
 
 class FetchError(BackendError):
-    """A URI could not be fetched: refused, not found, interrupted, timed out."""
+    """A URI could not be fetched: it was refused, not found, interrupted or timed out."""
 
     template = "cannot fetch {url}: {reason}"
     url: str
@@ -490,31 +489,33 @@ class FetchError(BackendError):
 
 
 class LaunchError(BackendError):
-    """The launcher cannot do what it was asked to."""
+    """The launcher failed."""
 
 
 class TransportError(BackendError):
-    """A transport is misconfigured; a failed delivery is not an error but an answer."""
+    """A transport is misconfigured. Failed deliveries do not raise errors; they are reported as answers."""
 
 
 class SchemaTooNew(BackendError):
-    """The database was written by a newer release than this one."""
+    """The database was written by a newer release."""
 
-    template = "the database has schema {found}, this release knows up to {known}: upgrade jobserver-core"
+    template = (
+        "the database has schema {found}, but this release supports up to {known}: upgrade jobserver-core"
+    )
     found: str
     known: str
 
 
 class DataDirLocked(BackendError):
-    """Another server works in the data folder."""
+    """Another server uses the data directory."""
 
-    template = "{path} is in use by another job server{holder}: stop that one or choose another data folder"
+    template = "{path} is in use by another job server{holder}: stop it, or choose another data directory"
     path: str
     holder: str = ""
 
 
 class PluginNotFound(BackendError):
-    """A backend that is named in the configuration is not installed."""
+    """A configured backend is not installed."""
 
     kind: str
     name: str

@@ -1,7 +1,6 @@
-"""Binaries: uploaded code, and the class paths that name it.
+"""Binaries: uploaded code, and class paths that refer to it.
 
-A binary is a name with versions. Each upload adds a version; the newest is used by later
-jobs, while running jobs keep theirs.
+A binary is a name with versions. Each upload adds a version, which later jobs use. Running jobs keep theirs.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):(.*)", re.DOTALL)
 
 
 class BinaryType(str, Enum):
-    """The kinds of code that can be uploaded; the value is the wire's ``binary-type``."""
+    """The types of code that can be uploaded. The values are those of ``binary-type`` in the HTTP API."""
 
     JAR = "Jar"
     EGG = "Egg"
@@ -31,10 +30,10 @@ class BinaryType(str, Enum):
 
     @classmethod
     def from_media_type(cls, media_type: str | None) -> BinaryType:
-        """Return the type for a Content-Type; its parameters are ignored.
+        """Return the type for a Content-Type, ignoring its parameters.
 
-        Raises UnsupportedMediaType when it is missing or not one of the four that the
-        old server knew.
+        Raises:
+            UnsupportedMediaType: It is missing, or not that of a binary.
         """
         essence = (media_type or "").split(";")[0].strip().lower()
         if essence not in _MEDIA_TYPES:
@@ -43,7 +42,7 @@ class BinaryType(str, Enum):
 
     @classmethod
     def from_file_name(cls, name: str) -> BinaryType | None:
-        """Return the type that a file name's ending says, or None."""
+        """Return the type for the suffix of a file name, or None."""
         path = name.split("?", maxsplit=1)[0].split("#", maxsplit=1)[0].lower()
         return next((kind for end, kind in _ENDINGS.items() if path.endswith(end)), None)
 
@@ -75,7 +74,7 @@ _ENDINGS = {
 
 @attrs.frozen(kw_only=True)
 class Binary:
-    """One version of an uploaded binary: ``size`` bytes with the content hash ``digest``."""
+    """One version of a binary: ``size`` bytes with the SHA-256 ``digest``."""
 
     id: str
     name: str = attrs.field(validator=lambda _i, _a, value: check_binary_name(value))
@@ -98,15 +97,17 @@ class ClassPathEntry:
 
     @classmethod
     def parse(cls, text: str) -> ClassPathEntry:
-        """Read an entry as the ``cp`` parameter writes it: with a scheme it is a URI, else a name.
+        """Parse an entry of the ``cp`` parameter. With a scheme, it is a URI, otherwise a name.
 
-        Raises MalformedUrl for a scheme with nothing behind it, InvalidName for a bad name.
+        Raises:
+            MalformedUrl: Nothing follows the scheme.
+            InvalidName: The name is not allowed.
         """
         found = _URI.fullmatch(text)
         if not found:
             return cls(name=check_binary_name(text))
         if not found[2].strip("/"):
-            raise MalformedUrl(url=text, reason="nothing follows the protocol")
+            raise MalformedUrl(url=text, reason="nothing follows the scheme")
         return cls(uri=text)
 
     def __str__(self) -> str:
@@ -114,16 +115,16 @@ class ClassPathEntry:
 
 
 def parse_class_path(entries: str | Sequence[str]) -> tuple[ClassPathEntry, ...]:
-    """Read a class path given as one comma-separated text or as a list; blanks are dropped."""
+    """Parse a class path, given as a list or a comma-separated string. Empty entries are dropped."""
     texts = entries.split(",") if isinstance(entries, str) else entries
     return tuple(ClassPathEntry.parse(t.strip()) for t in texts if t.strip())
 
 
 @attrs.frozen(kw_only=True)
 class ResolvedEntry:
-    """One entry of a resolved class path: what was asked for, and the very bytes it stood for.
+    """One entry of a resolved class path: the requested name or URI, and the bytes that it referred to.
 
-    ``binary_id`` is the version's id when the entry named a binary, None for a URI.
+    ``binary_id`` is the ID of the binary's version, or None for a URI.
     """
 
     source: str

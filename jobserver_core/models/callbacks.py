@@ -1,4 +1,4 @@
-"""Callbacks: the delivery of a job's outcome to a URL that the submitter gave."""
+"""Callbacks: delivering the outcome of a job to a URL from its submitter."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["Answer", "Delivery"]
 
 @attrs.frozen(kw_only=True)
 class Delivery:
-    """One callback to deliver, and how that goes.
+    """A callback to deliver, and the state of its delivery.
 
-    ``receiver`` is what fairness goes by (scheme, host and port). ``due_at`` is when the next
-    attempt may be made. ``last_status`` is the answer of the latest attempt, ``last_error`` why
-    there was none. Deliveries to one receiver are first tried in the order of ``created_at``, ``id``.
+    ``receiver`` is the scheme, host and port, by which fairness is ensured. ``due_at`` is the time of the
+    next attempt. ``last_status`` is the status of the latest response; ``last_error`` is the reason if there
+    was no response. First attempts for one receiver are made in the order of ``created_at``, then ``id``.
     """
 
     id: str
@@ -37,9 +37,9 @@ class Delivery:
 
 @attrs.frozen(kw_only=True)
 class Answer:
-    """What a receiver said to one attempt, or why it said nothing.
+    """The response of a receiver to one attempt, or the reason why there was none.
 
-    ``retry_after`` is what the receiver asked for, in seconds from now.
+    ``retry_after`` is the delay that the receiver requested, in seconds.
     """
 
     status: int | None = None
@@ -48,5 +48,5 @@ class Answer:
 
     @property
     def accepted(self) -> bool:
-        """Whether the attempt succeeded: an answer, and one below 400 (the contract's rule)."""
+        """Whether there was a response with a status below 400 (the contract's rule)."""
         return self.error is None and self.status is not None and self.status < 400

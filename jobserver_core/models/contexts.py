@@ -17,12 +17,12 @@ __all__ = ["Context", "ContextQuery", "StartQueueStatus"]
 
 @attrs.frozen(kw_only=True)
 class Context:
-    """A context as it is recorded.
+    """The record of a context.
 
-    ``settings`` is the merged tree of ``spark.context-settings`` (JSON-like values). ``owner``
-    is the id of the server that runs it, ``owned_since`` when that began; an ad-hoc context
-    was made for one job and ends with it. ``stop_requested`` tells an end that somebody asked
-    for (through this API) from one that just happened. ``error`` is why it ended ERROR.
+    ``settings`` is the merged tree of ``spark.context-settings`` (JSON-like values). ``owner`` is the ID of
+    the server that runs it, since ``owned_since``. An ad-hoc context was created for one job, and ends with
+    it. ``stop_requested`` distinguishes a requested end from an unexpected one. ``error`` is the reason for
+    the state ERROR.
     """
 
     id: str
@@ -41,13 +41,13 @@ class Context:
 
     @property
     def terminated_message(self) -> str:
-        """What a job says that ended because this context did (wording of the old server)."""
+        """The error message of jobs that ended because this context did (wording of the old server)."""
         return f"Context ({self.name}) for this job was terminated"
 
 
 @attrs.frozen(kw_only=True)
 class ContextQuery:
-    """Which contexts to list: newest first, ``limit`` of them; None does not filter."""
+    """Selects contexts to list, newest first, at most ``limit``. None does not filter."""
 
     states: tuple[ContextState, ...] | None = None
     name: str | None = None
@@ -57,7 +57,7 @@ class ContextQuery:
 
 @attrs.frozen(kw_only=True)
 class StartQueueStatus:
-    """How many contexts are ``starting`` now, at most ``limit``, and how many are ``queued`` behind them."""
+    """How many contexts are ``starting`` (at most ``limit``), and how many are ``queued`` behind them."""
 
     limit: int
     starting: int = 0

@@ -1,4 +1,4 @@
-"""Data files: uploaded files that jobs read by their path."""
+"""Data files: uploaded files that jobs open by their paths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["DataFile"]
 
 @attrs.frozen(kw_only=True)
 class DataFile:
-    """One data file on the server's machine: its full path, and its size in bytes."""
+    """A data file on the server's machine. ``path`` is absolute, and ``size`` is in bytes."""
 
     path: Path
     size: int = attrs.field(validator=non_negative)

@@ -1,4 +1,4 @@
-"""How a job or a context fails: the error in the words of its language, and its kind."""
+"""Failures of jobs and contexts: the error, and the kind of failure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["ErrorInfo", "FailureKind"]
 
 @attrs.frozen(kw_only=True)
 class ErrorInfo:
-    """What went wrong in a job or a context, in the words of the language that raised it.
+    """An exception of a job or a context, from Python or the JVM.
 
-    ``error_class`` is the qualified name of the exception's class, ``stack`` its traceback.
+    ``error_class`` is the qualified name of the exception's class, and ``stack`` is its traceback.
     """
 
     message: str
@@ -36,23 +36,23 @@ class ErrorInfo:
 
 
 class FailureKind(str, Enum):
-    """Why a job ended ERROR; front-ends choose their answer by it."""
+    """Why a job ended in the state ERROR. Front ends choose their response by it."""
 
     RAISED = "raised"
-    """The job's own code raised."""
+    """The job's own code raised an exception."""
     VALIDATION = "validation"
-    """The job's own validation refused its configuration."""
+    """The job's own validation rejected its configuration."""
     CLASS_NOT_FOUND = "class-not-found"
-    """The class path holds no such class."""
+    """The class path does not contain the class."""
     WRONG_TYPE = "wrong-type"
-    """The class is not a job, or one for another kind of context."""
+    """The class is not a job, or needs another context type."""
     LOADING = "loading"
     """The code could not be fetched, unpacked or imported."""
     CRASHED = "crashed"
-    """The job's process ended without a word: exit, signal, out of memory."""
+    """The job's process ended unexpectedly: exit, signal, out of memory."""
     RESULT = "result"
-    """The result could not be stored, or is over a limit."""
+    """The result could not be stored, or exceeds a limit."""
     CONTEXT_INIT = "context-init"
-    """The context that was made for this job could not be started."""
+    """The context that was created for this job could not be started."""
     CONTEXT_LOST = "context-lost"
     """The context ended while the job was waiting or running in it."""

@@ -1,4 +1,4 @@
-"""Jobs: what is asked for, what is recorded, and what comes out."""
+"""Jobs: requests, records and results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 MAX_LIMIT = 10_000
-"""The most jobs that one page may hold."""
+"""The maximum number of jobs on one page."""
 
 
 def _class_path(entries: str | Sequence[str | ClassPathEntry]) -> tuple[ClassPathEntry, ...]:
@@ -45,13 +45,13 @@ def _class_path(entries: str | Sequence[str | ClassPathEntry]) -> tuple[ClassPat
 
 @attrs.frozen(kw_only=True)
 class JobRequest:
-    """A job to run: a class, the class path that holds it, its configuration, and where to run.
+    """A request to run a job: the class, its class path, the configuration, and the context.
 
-    ``class_path`` lists names of binaries and URIs; one string with commas is accepted too.
-    ``config`` is HOCON text or an already parsed mapping. Without ``context`` an ad-hoc context
-    is made, with ``context_settings`` laid over the server's defaults; ``context_owner`` is put
-    before its name (``<owner>~``), where each user's contexts are kept apart. ``idempotency_key`` makes
-    a repeated submit return the first one's job.
+    ``class_path`` is a list of names of binaries and URIs, or one comma-separated string. ``config`` is HOCON
+    text, or a mapping that is already parsed. Without ``context``, an ad-hoc context is created with the
+    server's default settings, overridden by ``context_settings``. If users have separate contexts, its name
+    starts with ``<context_owner>~``. With an ``idempotency_key``, a repeated submit returns the first one's
+    job.
     """
 
     class_name: str
@@ -66,20 +66,22 @@ class JobRequest:
     def __attrs_post_init__(self) -> None:
         check_class_name(self.class_name)
         if not self.class_path:
-            raise InvalidRequest(message="a job needs a class path: names of binaries, or URIs")
+            raise InvalidRequest(
+                message="the class path must not be empty; expected names of binaries or URIs"
+            )
         if self.idempotency_key is not None and not 0 < len(self.idempotency_key) <= 255:
-            raise InvalidRequest(message="an idempotency key has 1 to 255 characters")
+            raise InvalidRequest(message="an idempotency key must have 1 to 255 characters")
 
 
 class ResultKind(str, Enum):
-    """Where a job's result is."""
+    """How a job's result is stored."""
 
     INLINE = "inline"
-    """JSON text beside the job's record."""
+    """JSON in the metadata store."""
     STORED = "stored"
-    """JSON text in the blob store."""
+    """JSON in the blob store."""
     STREAM = "stream"
-    """Raw bytes in the blob store, as the job yielded them."""
+    """The bytes that the job yielded, in the blob store."""
 
 
 @attrs.frozen(kw_only=True)
@@ -93,14 +95,14 @@ class JobResult:
 
     def __attrs_post_init__(self) -> None:
         if (self.kind is ResultKind.INLINE) != (self.text is not None):
-            raise ValueError("an inline result, and no other, has its text")
+            raise ValueError("an inline result must have text, and other results must not")
         if (self.text is None) == (self.digest is None):
-            raise ValueError("a result has either text or a digest")
+            raise ValueError("a result must have either text or a digest")
 
 
 @attrs.frozen(kw_only=True)
 class JobProgress:
-    """How far a running job is, in Spark's stages and tasks; totals grow as stages are planned."""
+    """The progress of a running job in Spark's stages and tasks. Totals grow while stages are planned."""
 
     stages_done: int = attrs.field(default=0, validator=non_negative)
     stages_total: int = attrs.field(default=0, validator=non_negative)
@@ -110,13 +112,13 @@ class JobProgress:
 
 @attrs.frozen(kw_only=True)
 class Job:
-    """A job as it is recorded. Its configuration and result are kept beside it, not in it.
+    """The record of a job. Its configuration and result are stored separately.
 
-    ``submitted_at`` is when it was accepted, ``dispatched_at`` when the launcher was given it (None:
-    it waits for a slot or for its context), ``running_at`` when its validation had passed.
-    ``kill_requested`` says that somebody asked for its end, which is not yet its end.
-    ``progress`` is what the launcher last told while the job ran.
-    ``has_result`` tells a stored result (even JSON null) from none.
+    ``submitted_at`` is the time at which it was accepted, ``dispatched_at`` the time at which the launcher
+    got it (None while it waits for a slot or its context), and ``running_at`` the time at which its
+    validation passed. ``kill_requested`` means that a kill was requested, but the job may not have ended yet.
+    ``progress`` is the last progress that the launcher reported. ``has_result`` is true if a result is
+    stored, even if it is null.
     """
 
     id: str
@@ -140,12 +142,12 @@ class Job:
 
     @property
     def waiting(self) -> bool:
-        """Whether the job has not been given to the launcher yet."""
+        """Whether the job waits for a slot or its context."""
         return not self.state.final and self.dispatched_at is None
 
     @property
     def seconds(self) -> float | None:
-        """How long the job took from submit to end, in seconds, never negative; None while it lives."""
+        """The seconds from the submit to the end of the job, never negative; None before its end."""
         if self.ended_at is None:
             return None
         return max(0.0, (self.ended_at - self.submitted_at).total_seconds())
@@ -153,10 +155,10 @@ class Job:
 
 @attrs.frozen(kw_only=True)
 class JobQuery:
-    """Which jobs to list, newest first; None does not filter.
+    """Selects jobs to list, newest first. None does not filter.
 
-    ``since`` and ``until`` bound ``submitted_at`` (inclusive, exclusive). ``after`` is the
-    ``next`` cursor of the page before.
+    ``since`` (inclusive) and ``until`` (exclusive) limit ``submitted_at``. ``after`` is the cursor ``next``
+    of the previous page.
     """
 
     states: tuple[JobState, ...] | None = None
@@ -178,7 +180,7 @@ class JobQuery:
 
 @attrs.frozen(kw_only=True)
 class JobPage:
-    """One page of jobs, and the cursor of the next one; None when this is the last."""
+    """A page of jobs, and the cursor of the next page, or None if this is the last one."""
 
     jobs: tuple[Job, ...]
     next: str | None = None

@@ -1,9 +1,8 @@
-"""JSON-like values: what settings, configurations and results are made of.
+"""JSON-like values, which settings, configurations and results consist of.
 
-A number in a configuration may be read in two ways: as the number it is, or as the text that somebody
-wrote. A version ``1.10``, an image tag ``3.20`` and an amount of 19 digits survive only as text, so a
-:class:`WrittenFloat` keeps that text beside its value, and :func:`dumps` and :func:`loads` carry it through
-JSON.
+A job can read a number in a configuration as a number, or as the text that the user wrote. A version
+``1.10``, an image tag ``3.20`` and an amount with 19 digits survive only as text. So a :class:`WrittenFloat`
+keeps the text along with its value, and :func:`dumps` and :func:`loads` preserve it in JSON.
 """
 
 from __future__ import annotations
@@ -36,15 +35,15 @@ JsonMapping: TypeAlias = Mapping[str, Json]
 
 
 class WrittenFloat(float):
-    """A float that remembers how it was written; ``str()`` gives that text, which is a JSON number."""
+    """A float that keeps its original text, which is a JSON number. ``str()`` returns it."""
 
     written: str
 
     def __new__(cls, written: str) -> WrittenFloat:
-        """Read a JSON number. Raises ValueError."""
-        made = super().__new__(cls, written)
-        made.written = written
-        return made
+        """Parse a JSON number. Raises ValueError."""
+        parsed = super().__new__(cls, written)
+        parsed.written = written
+        return parsed
 
     def __str__(self) -> str:
         return self.written
@@ -54,9 +53,9 @@ class WrittenFloat(float):
 
 
 def number(written: str) -> int | float:
-    """Return the value of a JSON number, with its text where the value alone would not give it back.
+    """Parse a JSON number, and keep its text if the value alone would not reproduce it.
 
-    ``-0`` is a float: there is no integer that would be written so.
+    ``-0`` becomes a float, because no integer is written like this.
     """
     if written != "-0" and written.lstrip("-").isdecimal():
         return int(written)
@@ -65,19 +64,18 @@ def number(written: str) -> int | float:
 
 
 def loads(text: str) -> Json:
-    """Return the value of a JSON text, with its numbers as :func:`number` reads them. Raises ValueError."""
+    """Parse JSON, with numbers parsed by :func:`number`. Raises ValueError."""
     return json.loads(text, parse_float=number, parse_int=number)
 
 
 def dumps(value: Json, *, allow_nan: bool = False) -> str:
-    """Return a JSON-like value as compact ASCII JSON text, its numbers as they were written.
+    """Encode a JSON-like value as compact ASCII JSON, with numbers as they were written.
 
-    ``allow_nan`` lets ``NaN``, ``Infinity`` and ``-Infinity`` through, which :func:`loads` reads back.
+    ``allow_nan`` allows ``NaN``, ``Infinity`` and ``-Infinity``, which :func:`loads` can parse.
 
     Raises:
-        TypeError: for what JSON cannot represent, keys that are not strings included.
-        ValueError: for NaN and the infinities, and for what nests too deep or contains itself.
-
+        TypeError: A value or a key cannot be represented in JSON.
+        ValueError: A number is NaN or infinite, or the value is nested too deeply or contains itself.
     """
     encoder = json.JSONEncoder(allow_nan=allow_nan, separators=(",", ":"))
     try:
@@ -85,17 +83,17 @@ def dumps(value: Json, *, allow_nan: bool = False) -> str:
             return encoder.encode(value)
         return "".join(_chunks(value, encoder.encode))
     except RecursionError:
-        raise ValueError("the value nests too deep, or contains itself") from None
+        raise ValueError("the value is nested too deeply, or contains itself") from None
 
 
 _SIMPLE = frozenset({str, int, bool, float, type(None)})
-"""The types of values that the C encoder writes as :func:`dumps` would."""
+"""The types for which the C encoder and :func:`dumps` produce the same output."""
 _CONTAINERS = frozenset({dict, list})
 _Encode = Callable[[Json], str]
 
 
 def _has_only_simple_values(value: Json) -> bool:
-    """Whether the C encoder, many times as fast, writes the whole value as :func:`dumps` would."""
+    """Whether the C encoder, which is many times faster, can encode the whole value."""
     waiting, seen = [value], set[int]()
     while waiting:
         container = waiting.pop()
@@ -141,10 +139,10 @@ def _nested(brackets: str, labels: Iterable[str], values: Iterable[Json], encode
 
 
 def plain(value: Json) -> Json:
-    """Return a deep copy of a JSON-like value, as JSON would give it back.
+    """Return a deep copy of a JSON-like value. Mappings become dicts, and tuples become lists.
 
-    Mappings become dicts, tuples lists. Raises TypeError for anything that cannot be represented in JSON,
-    keys that are not strings included.
+    Raises:
+        TypeError: A value or a key cannot be represented in JSON.
     """
     if value is None or isinstance(value, str | bool | int | float):
         return value

@@ -1,11 +1,11 @@
-"""Every state, event and transition of contexts, jobs and callback deliveries; nothing else.
+"""All states, events and transitions of contexts, jobs and callback deliveries.
 
 Theory
 ======
 
 The problem: a context, a job and a delivery each have several writers. A user kills a job at the moment in
 which its launcher reports a result; a context dies while it is being stopped; the server crashes between
-any two writes. Each of them must end exactly once, and everybody must see the same end.
+any two writes. Each of them must end exactly once, and all observers must see the same outcome.
 
 The idea: what can happen is an *event*, and a table says for each state which events it accepts and where
 they lead. :meth:`Lifecycle.next` is the only way to a new state. An event that the state does not list
@@ -55,7 +55,7 @@ __all__ = [
 
 
 class ContextState(str, Enum):
-    """Where a context is in its life.
+    """The states of a context.
 
     RESTARTING belongs to the HTTP contract and to the schema of stored records. This server never restarts
     a context: a new one takes its place. So no event leads to that state, and a record in it can only fail.
@@ -76,14 +76,14 @@ class ContextState(str, Enum):
 
 
 class ContextEvent(str, Enum):
-    """What can happen to a context."""
+    """The events of a context."""
 
     READY = "ready"
     """Its launcher reports that it can run jobs."""
     STOP = "stop"
-    """Somebody asks it to stop."""
+    """A stop was requested."""
     STOPPED = "stopped"
-    """Its launcher reports that it stopped in good order."""
+    """Its launcher reports that it stopped gracefully."""
     FAIL = "fail"
     """It could not start, died, or outlived its server."""
     KILL = "kill"
@@ -91,7 +91,7 @@ class ContextEvent(str, Enum):
 
 
 class JobState(str, Enum):
-    """Where a job is in its life. A job that waits for a slot or its context is STARTED."""
+    """The states of a job. A job that waits for a slot or its context is STARTED."""
 
     STARTED = "STARTED"
     RUNNING = "RUNNING"
@@ -107,22 +107,22 @@ class JobState(str, Enum):
 
 
 class JobEvent(str, Enum):
-    """What can happen to a job."""
+    """The events of a job."""
 
     RUN = "run"
     """Its launcher reports that its code runs."""
     RESTART = "restart"
-    """A later server accepts it again, since it had not begun."""
+    """A later server accepts it again, because it had not started."""
     FINISH = "finish"
     """It ended with a result. A launcher need not report that it ran before."""
     FAIL = "fail"
     """It ended with an error, or its context did."""
     KILL = "kill"
-    """It ended because somebody killed it."""
+    """It ended because it was killed."""
 
 
 class DeliveryState(str, Enum):
-    """Where the delivery of a callback is."""
+    """The states of the delivery of a callback."""
 
     PENDING = "PENDING"
     SENDING = "SENDING"
@@ -136,7 +136,7 @@ class DeliveryState(str, Enum):
 
 
 class DeliveryEvent(str, Enum):
-    """What can happen to the delivery of a callback."""
+    """The events of the delivery of a callback."""
 
     SEND = "send"
     ACCEPT = "accept"
@@ -149,7 +149,7 @@ E = TypeVar("E", bound=Enum)
 
 
 class Lifecycle(Generic[S, E]):
-    """A transition table: for each state the events it allows, and the state each leads to.
+    """A transition table: for each state, the events that it allows, and the states that they lead to.
 
     A state without events is final.
     """
@@ -159,7 +159,11 @@ class Lifecycle(Generic[S, E]):
         self.table = table
 
     def next(self, state: S, event: E) -> S:
-        """Return the state that follows; raise IllegalTransition when the table has none."""
+        """Return the state that an event leads to.
+
+        Raises:
+            IllegalTransition: The state does not allow the event.
+        """
         allowed = self.table[state]
         if event not in allowed:
             names = tuple(e.value for e in allowed)

@@ -1,4 +1,4 @@
-"""The rules for names that come from outside, and the functions that enforce them."""
+"""The rules for names from users, and functions that enforce them."""
 
 from __future__ import annotations
 
@@ -17,37 +17,38 @@ _CLASS = re.compile(r"[^\W\d]\w*\$?(?:[.$][^\W\d]\w*\$?)*")
 
 def _check(kind: str, name: str, pattern: re.Pattern[str], rule: str) -> str:
     if len(name) > _LIMIT:
-        raise InvalidName(kind=kind, name=name[:32] + "…", rule=f"at most {_LIMIT} characters")
+        raise InvalidName(kind=kind, name=name[:32] + "…", rule=f"it must have at most {_LIMIT} characters")
     if not pattern.fullmatch(name):
         raise InvalidName(kind=kind, name=name, rule=rule)
     return name
 
 
 def check_binary_name(name: str) -> str:
-    """Return the name, or raise InvalidName: letters, digits and ``_ . - ~ + @`` and blank.
+    """Return the name if it is valid, otherwise raise InvalidName.
 
-    Commas and colons are not allowed, since a class path lists names and URIs by comma; nor is a blank at
-    the end, which is not part of a name in such a list.
+    Commas and colons are not allowed, because class paths are comma-separated lists of names and URIs.
+    Neither are trailing spaces, which are not part of a name in such a list.
     """
     rule = (
-        "letters, digits and _ . - ~ + @ blank, beginning with a letter, digit or _, not ending with a blank"
+        "it may contain letters, digits, spaces and _ . - ~ + @, must start with a letter, digit or _, "
+        "and must not end with a space"
     )
     return _check("binary", name, _PLAIN, rule)
 
 
 def check_context_name(name: str) -> str:
-    """Return the name, or raise InvalidName; InvalidFirstLetter when it does not start with a letter."""
+    """Return the name if it is valid, otherwise raise InvalidName or InvalidFirstLetter."""
     if not name[:1].isascii() or not name[:1].isalpha():
         raise InvalidFirstLetter(kind="context", name=name[:32], rule="it must start with a letter")
-    return _check("context", name, _CONTEXT, "letters, digits and _ . - ~ + @ $")
+    return _check("context", name, _CONTEXT, "it may contain letters, digits and _ . - ~ + @ $")
 
 
 def check_data_prefix(prefix: str) -> str:
-    """Return the prefix of a data file's name, or raise InvalidName: it is one plain path segment."""
-    rule = "letters, digits and _ . - ~ + @, beginning with a letter, digit or _"
+    """Return the prefix of a data file's name if it is valid, otherwise raise InvalidName."""
+    rule = "it may contain letters, digits and _ . - ~ + @, and must start with a letter, digit or _"
     return _check("data file", prefix, _PREFIX, rule)
 
 
 def check_class_name(name: str) -> str:
-    """Return the dotted name of a Python, Scala or Java class, or raise InvalidName."""
-    return _check("class", name, _CLASS, "identifiers joined by '.' or '$'")
+    """Return the name of a Python, Scala or Java class if it is valid, otherwise raise InvalidName."""
+    return _check("class", name, _CLASS, "it must consist of identifiers separated by '.' or '$'")

@@ -1,4 +1,4 @@
-"""Cursors of job pages: where a page ended, as text that clients carry back unread."""
+"""Cursors of job pages: the end of a page, as an opaque string for clients."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ _LIMIT = 4096
 
 
 def encode_cursor(last: Job) -> str:
-    """Return the cursor of the page that follows the one which ended with this job."""
+    """Return the cursor of the page after the one that ends with this job."""
     submitted = last.submitted_at.astimezone(timezone.utc).isoformat(timespec="microseconds")
     body = json.dumps([submitted, last.id], separators=(",", ":")).encode("ascii")
     return _text(_checksum(body) + body)
 
 
 def decode_cursor(cursor: str) -> tuple[datetime, str]:
-    """Return ``submitted_at`` and ``id`` of the job that the page before ended with.
+    """Return ``submitted_at`` and ``id`` of the last job of the previous page.
 
-    Raises InvalidRequest for text that :func:`encode_cursor` did not make: its checksum tells
-    a cursor that was cut or edited. (It is no secret: who makes one up only chooses where to
-    begin reading.)
+    A checksum detects truncated and modified cursors. It is not a security feature: a forged cursor only
+    selects another position in the list.
+
+    Raises:
+        InvalidRequest: The cursor was not created by :func:`encode_cursor`.
     """
     try:
         return _decode(cursor)
     except (ValueError, TypeError) as error:
-        message = "the cursor is not one that this server gave: use 'next' of the page before, as it was"
+        message = "invalid cursor; expected the unmodified 'next' of the previous page"
         raise InvalidRequest(message=message) from error
 
 

@@ -1,4 +1,4 @@
-"""Secrets, and settings shown without them."""
+"""Secrets, and redacting them from values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECRET_KEY = re.compile(r"(?i)secret|passw|credential|token|access[._-]?key|api
 
 
 class Secret:
-    """A text that is shown nowhere; :meth:`reveal` gives it to the one place that needs it."""
+    """A secret string. Its ``str`` and ``repr`` are redacted; only :meth:`reveal` returns it."""
 
     __slots__ = ("_value",)
 
@@ -24,7 +24,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """Return the secret text."""
+        """Return the secret string."""
         return self._value
 
     def __repr__(self) -> str:
@@ -46,19 +46,19 @@ class Secret:
 
 
 def redacted_url(value: str) -> str:
-    """Return a URL without the passwords in it."""
+    """Redact the passwords and secret parameters in a URL."""
     if "://" not in value:
         return value
     return _SECRET_QUERY.sub(rf"\1{_MASK}", _PASSWORD.sub(rf"\1:{_MASK}@", value))
 
 
 def redacted_repr(value: Json) -> str:
-    """Return the repr of a field that may hold secrets, with those masked."""
+    """Return the repr of a field with its secrets redacted."""
     return repr(redacted(value))
 
 
 def redacted(value: Json) -> Json:
-    """Return a JSON-like value with what its keys call a secret masked, and without passwords in URLs."""
+    """Redact a JSON-like value: the values of keys that name a secret, and passwords in URLs."""
     if isinstance(value, Mapping):
         return {k: _MASK if _SECRET_KEY.search(str(k)) else redacted(item) for k, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,11 +1,11 @@
-"""Models and errors as JSON, and back: the one cattrs converter.
+"""Converting models and errors to JSON and back, with a single cattrs converter.
 
-What is written is meant for storage and for wires between our own processes, so reading is
-strict: an unknown key is an error, a number is not read from text, times need an offset.
-Times are ISO-8601 in UTC with microseconds, enums their values. JSON text is plain ASCII, so
-that no text that a job made up (NUL, lone surrogates) can upset what carries it.
+The output is for storage and for messages between our own processes. So parsing is strict: unknown keys are
+errors, strings are not converted to numbers, and times need an offset. Times are written in ISO 8601 in UTC
+with microseconds, and enums as their values. The JSON is ASCII, so that strings of jobs (with NUL or lone
+surrogates) can be stored and sent anywhere.
 
-Import this module where it is used: the rest of the library does without cattrs.
+Import this module only where it is used, because the rest of the library does not need cattrs.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ T = TypeVar("T")
 
 
 def unstructure(value: object, kind: object = None) -> Json:
-    """Return a model, an error, or a collection of them as JSON-like values.
+    """Convert a model, an error, or a collection of them to JSON-like values.
 
-    ``kind`` is what it is to be read back as, where that is not its class.
+    ``kind`` is the type that it will be parsed as, if that is not its class.
     """
     return converter().unstructure(value, unstructure_as=kind)
 
 
 def structure(value: Json, kind: type[T]) -> T:
-    """Build a ``kind`` from JSON-like values.
+    """Create a ``kind`` from JSON-like values.
 
-    Raises ValueError, with the path of what was wrong, for values that do not make one.
+    Raises:
+        ValueError: The values do not match the type. The message has the path of the wrong value.
     """
     try:
         return converter().structure(value, kind)
@@ -50,18 +51,18 @@ def structure(value: Json, kind: type[T]) -> T:
 
 
 def dumps(value: object, kind: object = None) -> str:
-    """Return a model, an error, or a collection of them as compact JSON; see :func:`unstructure`."""
+    """Encode a model, an error, or a collection of them as compact JSON; see :func:`unstructure`."""
     return json_values.dumps(unstructure(value, kind), allow_nan=True)
 
 
 def loads(text: str, kind: type[T]) -> T:
-    """Build a ``kind`` from JSON text. Raises ValueError for text that does not make one."""
+    """Create a ``kind`` from JSON. Raises ValueError, as :func:`structure` does."""
     return structure(json_values.loads(text), kind)
 
 
 @functools.cache
 def converter() -> Converter:
-    """Return the converter, made at the first call. It is shared: register nothing on it."""
+    """Return the shared converter, which is created at the first call. Do not register hooks on it."""
     made = Converter(forbid_extra_keys=True)
     made.register_unstructure_hook(datetime, _write_time)
     made.register_structure_hook(datetime, _read_time)
@@ -79,7 +80,7 @@ def _reason(error: BaseException, kind: type | None) -> str:
 
 
 def _read_scalar(value: Json, kind: type) -> Json:
-    if issubclass(kind, Enum):  # ours are strings too, so the hook for str gets them
+    if issubclass(kind, Enum):  # our enums are strings, so this hook is called for them too
         return kind(value)
     allowed = (int, float) if kind is float else kind
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
@@ -94,7 +95,7 @@ def _write_time(value: datetime) -> str:
 def _read_time(value: str, _kind: object) -> datetime:
     read = datetime.fromisoformat(value)
     if read.tzinfo is None:
-        raise ValueError(f"a time needs an offset, got {value!r}")
+        raise ValueError(f"expected a time with an offset, got {value!r}")
     return read.astimezone(timezone.utc)
 
 
@@ -113,7 +114,7 @@ def _write_error(made: Converter, error: errors.JobServerError) -> JsonObject:
 def _read_error(made: Converter, value: JsonMapping) -> errors.JobServerError:
     name = value["type"]
     if name not in errors.__all__:
-        raise ValueError(f"no error is called {name!r}")
+        raise ValueError(f"unknown error {name!r}")
     cls: type[errors.JobServerError] = getattr(errors, name)
     kinds = _field_kinds(cls)
     fields = {k: made.structure(v, kinds.get(k, Any)) for k, v in value["fields"].items()}
@@ -121,6 +122,6 @@ def _read_error(made: Converter, value: JsonMapping) -> errors.JobServerError:
 
 
 def _field_kinds(cls: type[errors.JobServerError]) -> dict[str, Any]:
-    """The types of an error's fields; errors.py cannot name the models that two of them are of."""
+    """Return the types of an error's fields. Two of them are models, which errors.py cannot import."""
     models = {"error": ErrorInfo, "failure": FailureKind | None}
     return {**get_type_hints(cls), **{k: v for k, v in models.items() if k in cls.field_names}}

@@ -16,18 +16,18 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def aware(_instance: object, attribute: Attribute, value: datetime | None) -> None:
-    """Refuse a datetime without an offset; None passes, where the type allows it."""
+    """Reject a datetime without an offset. None is accepted."""
     if value is not None and value.tzinfo is None:
         raise ValueError(f"{attribute.name} must have a time zone, got {value!r}")
 
 
 def non_negative(_instance: object, attribute: Attribute, value: int) -> None:
-    """Refuse a number below zero."""
+    """Reject a negative number."""
     if value < 0:
         raise ValueError(f"{attribute.name} must not be negative, got {value!r}")
 
 
 def sha256(_instance: object, attribute: Attribute, value: str) -> None:
-    """Refuse what is not 64 lower-case hexadecimal digits."""
+    """Reject a string that is not 64 lower-case hexadecimal digits."""
     if not _SHA256.fullmatch(value):
-        raise ValueError(f"{attribute.name} must be a sha256 in lower-case hex, got {value!r}")
+        raise ValueError(f"{attribute.name} must be a SHA-256 in lower-case hexadecimal, got {value!r}")

@@ -591,7 +591,7 @@ def test_a_server_that_drains_takes_nothing_new_and_finishes_what_it_has(server:
         lambda: server.add_data_file("data", b"x"),
         server.reset_data_files,
     ):
-        with pytest.raises(errors.ServerClosed, match="takes no new work"):
+        with pytest.raises(errors.ServerClosed, match="accepts no new work"):
             refused()
     assert server.job(job.id).state is JobState.RUNNING
     assert server.kill_job(job.id).result(WAIT).state is JobState.KILLED

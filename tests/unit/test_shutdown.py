@@ -70,7 +70,9 @@ def test_a_job_that_waits_for_a_slot_outlives_the_server_and_runs_under_the_next
     assert stored is not None
     assert stored.state is JobState.STARTED
     assert stored.waiting
-    with pytest.raises(errors.JobPostponed, match=f"job {waits.id} has not begun, stays accepted, and runs"):
+    with pytest.raises(
+        errors.JobPostponed, match=f"job {waits.id} has not started. It remains accepted, and runs"
+    ):
         waits.result(0)
 
     second = world.boot()

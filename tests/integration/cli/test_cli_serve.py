@@ -202,7 +202,7 @@ def test_a_data_folder_that_another_server_uses_ends_with_7_and_names_the_other(
     second = serve()
     assert second.wait() is ExitCode.NOT_READY
     assert str(first.process.pid) in second.errors
-    assert "choose another data folder" in second.errors
+    assert "choose another data directory" in second.errors
 
 
 def test_the_log_goes_to_stderr_at_the_level_that_was_asked_for(

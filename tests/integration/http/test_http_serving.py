@@ -126,7 +126,7 @@ def test_a_draining_server_refuses_new_work_and_lets_jobs_end(served: Any) -> No
     assert one.line() == "draining"
     refused = one.client.post("/jobs?appName=words&classPath=w.Echo")
     assert refused.status_code == 503
-    assert "takes no new work" in refused.json()["result"]
+    assert "accepts no new work" in refused.json()["result"]
     for method, path in (
         ("POST", "/contexts/new"),
         ("PUT", "/contexts?reset=reboot"),
@@ -170,7 +170,7 @@ def test_who_waits_for_a_job_that_does_not_end_is_told_what_becomes_of_it(served
     assert [answer.status_code for answer in told] == [503]
     body = told[0].json()
     assert (body["status"], body["code"]) == ("ERROR", "job_interrupted")
-    assert f"job {body['jobId']} still runs, and is ended together with its context" in body["result"]
+    assert f"job {body['jobId']} is still running, and ends together with its context" in body["result"]
     assert told[0].headers["Retry-After"]
     assert one.process.wait(WAIT) == 0
 
