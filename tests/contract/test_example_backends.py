@@ -34,6 +34,8 @@ from jobserver_core.testing.fetcher import FetcherContract
 from jobserver_core.testing.launcher import LauncherContract
 from jobserver_core.testing.metadata import PersistentMetadataStoreContract
 from jobserver_core.testing.transport import AnsweringReceiver, AnsweringTransportContract, Received, message
+from jobserver_http import Authenticator, Credentials
+from jobserver_http.testing import AuthenticatorContract
 
 pytestmark = pytest.mark.real
 
@@ -327,3 +329,30 @@ class TestSqliteMetadataStore(PersistentMetadataStoreContract):
         with closing(sqlite3.connect(self.path)) as connection:
             row = connection.execute(statement, values).fetchone()
         return row[0] if row else None
+
+
+# -- authenticator ----------------------------------------------------------------------------------
+
+signed_token_authenticator = example("signed_token_authenticator")
+
+
+class TestSignedTokenAuthenticator(AuthenticatorContract):
+    @pytest.fixture
+    def authenticator(self) -> Authenticator:
+        self.made = signed_token_authenticator.SignedTokenAuthenticator("a key of many characters")
+        made: Authenticator = self.made
+        return made
+
+    def valid(self) -> Credentials:
+        token: str = self.made.token("alice", ["jobs:read"], 4_000_000_000)
+        return Credentials(scheme="bearer", secret=token)
+
+    def owner(self) -> tuple[str, frozenset[str]]:
+        return "alice", frozenset({"jobs:read"})
+
+    def revoke(self, authenticator: Authenticator) -> None:
+        self.made.revoked.add("alice")
+
+    def test_an_expired_token_identifies_nobody(self, authenticator: Authenticator) -> None:
+        token = self.made.token("alice", ["jobs:read"], 1)
+        assert authenticator.authenticate(Credentials(scheme="bearer", secret=token)) is None

@@ -1,0 +1,104 @@
+"""The contract of every authenticator."""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import abstractmethod
+from typing import ClassVar
+
+import attrs
+import pytest
+
+from jobserver_core.testing.contract import Contract
+from jobserver_http.authentication import Authenticator, Credentials, Identity
+
+__all__ = ["AuthenticatorContract"]
+
+
+class AuthenticatorContract(Contract):
+    """What every authenticator does. Fixtures: ``authenticator``, which knows the owner of :meth:`valid`."""
+
+    patience: ClassVar[float] = 20.0
+    """Seconds after which a revocation that has no effect fails the test."""
+
+    @abstractmethod
+    def valid(self) -> Credentials:
+        """Return credentials that are valid."""
+
+    @abstractmethod
+    def owner(self) -> tuple[str, frozenset[str]]:
+        """Return the name and the permissions of the owner of the valid credentials."""
+
+    @abstractmethod
+    def revoke(self, authenticator: Authenticator) -> None:
+        """Make the valid credentials invalid, as an administrator does."""
+
+    def identity(self, authenticator: Authenticator) -> Identity:
+        """Return the owner of the valid credentials."""
+        found = authenticator.authenticate(self.valid())
+        assert found is not None
+        return found
+
+    def test_valid_credentials_identify_their_owner(self, authenticator: Authenticator) -> None:
+        found = self.identity(authenticator)
+        assert (found.name, found.permissions) == self.owner()
+        assert authenticator.current(found)
+
+    def test_the_same_credentials_give_equal_identities(self, authenticator: Authenticator) -> None:
+        assert self.identity(authenticator) == self.identity(authenticator)
+
+    @pytest.mark.parametrize("change", ["", "x", "ü🙂\0"])
+    def test_a_wrong_secret_identifies_nobody(self, authenticator: Authenticator, change: str) -> None:
+        valid = self.valid()
+        wrong = {change, valid.secret + (change or " "), change + valid.secret[1:], valid.secret.upper()}
+        for secret in wrong - {valid.secret}:
+            assert authenticator.authenticate(attrs.evolve(valid, secret=secret)) is None
+
+    @pytest.mark.parametrize("user", [None, "nobody", "ü🙂\0"])
+    def test_credentials_of_another_scheme_identify_nobody(
+        self, authenticator: Authenticator, user: str | None
+    ) -> None:
+        valid = self.valid()
+        scheme = "bearer" if valid.scheme == "basic" else "basic"
+        other = Credentials(scheme=scheme, user=user, secret=valid.secret)
+        assert authenticator.authenticate(other) is None
+
+    @pytest.mark.parametrize("user", [None, "nobody", "ü🙂\0"])
+    def test_a_user_name_decides_if_the_scheme_has_one(
+        self, authenticator: Authenticator, user: str | None
+    ) -> None:
+        found = authenticator.authenticate(attrs.evolve(self.valid(), user=user))
+        assert (found is None) == (self.valid().scheme == "basic")
+
+    def test_revoked_credentials_identify_nobody(self, authenticator: Authenticator) -> None:
+        found = self.identity(authenticator)
+        valid = self.valid()
+        self.revoke(authenticator)
+        deadline = time.monotonic() + self.patience
+        while authenticator.current(found) or authenticator.authenticate(valid):
+            assert time.monotonic() < deadline, "the revocation has no effect"
+            time.sleep(0.05)
+
+    def test_an_identity_does_not_show_its_secret(self, authenticator: Authenticator) -> None:
+        found = self.identity(authenticator)
+        assert self.valid().secret not in repr(found)
+        assert not found.proof or found.proof not in repr(found)
+
+    def test_the_challenge_names_the_scheme(self, authenticator: Authenticator) -> None:
+        schemes = {challenge.split()[0].lower() for challenge in authenticator.challenges}
+        assert self.valid().scheme in schemes
+
+    def test_many_threads_may_authenticate_at_once(self, authenticator: Authenticator) -> None:
+        found: list[Identity | None] = []
+
+        def run() -> None:
+            found.append(authenticator.authenticate(self.valid()))
+            found.append(authenticator.authenticate(attrs.evolve(self.valid(), secret="wrong")))
+
+        threads = [threading.Thread(target=run) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(map(str, found)) == sorted(map(str, [self.identity(authenticator), None] * 4))
