@@ -21,7 +21,7 @@ class SqliteHistory(JobServerHistory):
             self.folder = Path(tempfile.mkdtemp(prefix="jobserver-history-"))
         else:
             self.metadata.close()
-        return SqlMetadataStore(f"sqlite:///{self.folder / 'metadata.db'}", synchronous="normal")
+        return SqlMetadataStore(f"sqlite:///{self.folder / 'metadata.db'}", synchronous="normal", lock_timeout=60)
 
     def teardown(self) -> None:
         super().teardown()

@@ -82,7 +82,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def test_a_database_that_another_process_locks_ends_nothing(tmp_path: Path) -> None:
-    busy = BusyServer(f"sqlite:///{tmp_path}/metadata.db", tmp_path, lock_timeout=0.5)
+    busy = BusyServer(f"sqlite:///{tmp_path}/metadata.db", tmp_path, lock_timeout=2)
     try:
         busy.begin()
         for _ in range(2):
