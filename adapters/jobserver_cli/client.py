@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 import attrs
 
 from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_core.models.json_values import Json, JsonMapping, JsonObject
 
 if TYPE_CHECKING:
     import ssl
@@ -87,11 +88,11 @@ class Client:
         if self._http is not None:
             self._http.close()
 
-    def get(self, path: str, **params: Any) -> Any:
+    def get(self, path: str, **params: Any) -> Json:
         """Return the JSON response of a GET request."""
         return self.call("GET", path, params=params)
 
-    def call(self, method: str, path: str, **request: Any) -> Any:
+    def call(self, method: str, path: str, **request: Any) -> Json:
         """Return the JSON response of a request, or None for an empty response."""
         response = self.send(method, path, **request)
         return _decoded(response, self.url) if response.content else None
@@ -138,7 +139,7 @@ class Client:
             )
         return self._http
 
-    def _auth(self) -> Any:
+    def _auth(self) -> Json:
         connection = self.connection
         if connection.token:
             token = connection.token
@@ -176,7 +177,7 @@ def _password(user: str) -> str:
     return getpass.getpass(f"Password of {user}: ")
 
 
-def _without_none(request: Mapping[str, Any]) -> dict[str, Any]:
+def _without_none(request: JsonMapping) -> JsonObject:
     params = {key: value for key, value in (request.get("params") or {}).items() if value is not None}
     return {**request, "params": params}
 
@@ -206,7 +207,7 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _decoded(response: httpx.Response, url: str) -> Any:
+def _decoded(response: httpx.Response, url: str) -> Json:
     try:
         return response.json()
     except ValueError as error:
@@ -261,7 +262,7 @@ def refusal(response: httpx.Response, url: str) -> CommandFailed:
     return CommandFailed(_words(body), code, _advice(status), reason=reason, detail=body.get("detail"))
 
 
-def _words(body: Mapping[str, Any]) -> str:
+def _words(body: JsonMapping) -> str:
     result = body.get("result")
     text = result.get("message") if isinstance(result, Mapping) else result
     label = body["status"]

@@ -10,6 +10,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from jobserver_core.models.jobs import ResultKind
+from jobserver_core.models.json_values import Json, JsonMapping
 from jobserver_core.running.results import ResultReader
 from jobserver_http.errors import Answer
 from jobserver_http.pools import Pools
@@ -36,7 +37,7 @@ def raw_json_response(
     return Response(text, status, headers, media_type=JSON)
 
 
-def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(body: Json, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return a response with a value, encoded as JSON."""
     return raw_json_response(encoded(body), status, headers)
 
@@ -53,7 +54,7 @@ class ResultResponse(StreamingResponse):
     always closed, even if the client disconnects.
     """
 
-    def __init__(self, members: Mapping[str, Any], reader: ResultReader, pools: Pools) -> None:
+    def __init__(self, members: JsonMapping, reader: ResultReader, pools: Pools) -> None:
         head = encoded(members)[:-1] + (b"," if members else b"") + b'"result":'
         empty = reader.size == 0
         self._reader = reader

@@ -11,6 +11,7 @@ import attrs
 from starlette.types import Scope
 
 from jobserver_core.errors import FetchError, ResultTimeout, ServerClosed
+from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_core.running.fetching import Preparation
 from jobserver_core.running.waiting import Waiter
 from jobserver_core.server import JobServer
@@ -63,7 +64,7 @@ class Call:
     scope: Scope
     guard: BodyGuard
     query: Mapping[str, str]
-    params: Mapping[str, Any]
+    params: JsonMapping
     path: Mapping[str, str]
     names: Namespace
     identity: Identity | None
@@ -101,7 +102,7 @@ class Call:
         body = await read_body(self.guard.receive, limit=limit, what=what)
         return decoded(body, self.header("content-type"))
 
-    async def with_config(self, text: str, use: Callable[[dict[str, Any]], T]) -> T:
+    async def with_config(self, text: str, use: Callable[[JsonObject], T]) -> T:
         """Parse a posted configuration and pass it to ``use``, both in threads.
 
         Large configurations are parsed one after the other, so that they use at most one core and do not

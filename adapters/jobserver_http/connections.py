@@ -213,7 +213,7 @@ def within_descriptor_limit(connections: int) -> int:
     return max(1, soft // SHARE)
 
 
-def report_starvation(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+def report_starvation(loop: asyncio.AbstractEventLoop, context: Mapping[str, object]) -> None:
     """Handle an exception of the event loop: log missing descriptors once a minute, others as usual."""
     error = context.get("exception")
     if isinstance(error, OSError) and error.errno in OUT_OF_DESCRIPTORS and "socket" in context:

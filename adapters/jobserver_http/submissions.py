@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 from urllib.parse import unquote
 
 from jobserver_core.config.trees import merged
 from jobserver_core.errors import InvalidRequest, MalformedUrl
 from jobserver_core.models.binaries import ClassPathEntry, parse_class_path
 from jobserver_core.models.jobs import JobRequest
+from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.running.handles import JobHandle
 from jobserver_core.uris import Uri
 from jobserver_http.calls import Call
@@ -49,7 +48,7 @@ def _shown(uri: str) -> str:
         return error.url
 
 
-def job_request(call: Call, config: Mapping[str, Any]) -> JobRequest:
+def job_request(call: Call, config: JsonMapping) -> JobRequest:
     """Build the job request.
 
     Raises:
@@ -76,9 +75,7 @@ def job_request(call: Call, config: Mapping[str, Any]) -> JobRequest:
     )
 
 
-def requested_code(
-    params: Mapping[str, Any], config: Mapping[str, Any]
-) -> tuple[str, tuple[ClassPathEntry, ...]]:
+def requested_code(params: JsonMapping, config: JsonMapping) -> tuple[str, tuple[ClassPathEntry, ...]]:
     """Return the class to run and its class path.
 
     As in the old server, ``appName`` with ``classPath`` takes precedence over ``cp`` with ``mainClass``.
@@ -110,11 +107,11 @@ def _own_key(call: Call) -> str | None:
     return f"{call.names.owner}~{key}"
 
 
-def _dependencies(config: Mapping[str, Any]) -> tuple[ClassPathEntry, ...]:
+def _dependencies(config: JsonMapping) -> tuple[ClassPathEntry, ...]:
     return parse_class_path(_listed(config, "dependent-jar-uris"))
 
 
-def _listed(config: Mapping[str, Any], key: str) -> list[str]:
+def _listed(config: JsonMapping, key: str) -> list[str]:
     """Return a key of the body that is a list of strings or a comma-separated string; empty if missing."""
     value = config.get(key)
     items = value.split(",") if isinstance(value, str) else [] if value is None else value
@@ -123,7 +120,7 @@ def _listed(config: Mapping[str, Any], key: str) -> list[str]:
     return items
 
 
-def _text(config: Mapping[str, Any], key: str) -> str | None:
+def _text(config: JsonMapping, key: str) -> str | None:
     value = config.get(key)
     if value is not None and not isinstance(value, str):
         raise InvalidRequest(message=f"{key} must be a string")

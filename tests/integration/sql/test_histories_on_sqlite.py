@@ -21,7 +21,9 @@ class SqliteHistory(JobServerHistory):
             self.folder = Path(tempfile.mkdtemp(prefix="jobserver-history-"))
         else:
             self.metadata.close()
-        return SqlMetadataStore(f"sqlite:///{self.folder / 'metadata.db'}", synchronous="normal", lock_timeout=60)
+        return SqlMetadataStore(
+            f"sqlite:///{self.folder / 'metadata.db'}", synchronous="normal", lock_timeout=60
+        )
 
     def teardown(self) -> None:
         super().teardown()
