@@ -1,4 +1,4 @@
-"""What happens in a job server, as events that anybody may subscribe to."""
+"""Events: what happens in a job server, for anybody who subscribes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class JobChanged:
 
 @attrs.frozen(kw_only=True)
 class JobProgressed:
-    """A running job came further; ``job`` is as it was last recorded, with the new progress."""
+    """A running job made progress; ``job`` is the last stored record with the new progress."""
 
     at: datetime = attrs.field(validator=aware)
     job: Job
@@ -73,7 +73,7 @@ class Subscription:
         self._key = key
 
     def close(self) -> None:
-        """Tell nothing more; repeating this is allowed."""
+        """End the subscription. Idempotent."""
         self._bus.drop(self._key)
 
     def __enter__(self) -> Subscription:
@@ -84,9 +84,11 @@ class Subscription:
 
 
 class EventBus:
-    """Tells subscribers what was stored, after it was stored, on the thread that stored it.
+    """Calls subscribers with what was stored, after it was stored.
 
-    Subscribers must be quick; what one raises is logged and disturbs nobody. The events of one
+    They are called on the thread that made the change, or on a thread of the server when the change had to
+    reach the disk first. Subscribers must return quickly, and must not wait for a job or a context: what they
+    wait for may come after this event. What one raises is logged and affects nobody else. The events of one
     job or context come in the order of their states.
     """
 
@@ -97,7 +99,7 @@ class EventBus:
 
     @property
     def has_subscribers(self) -> bool:
-        """Whether anybody is interested; else an event need not be made."""
+        """Whether there is a subscriber; otherwise nobody needs to create an event."""
         return bool(self._subscribers)
 
     def subscribe(self, subscriber: Subscriber) -> Subscription:
@@ -113,7 +115,7 @@ class EventBus:
             self._subscribers.pop(key, None)
 
     def publish(self, event: Event) -> None:
-        """Tell every subscriber."""
+        """Call every subscriber."""
         with self._lock:
             subscribers = list(self._subscribers.values())
         for subscriber in subscribers:

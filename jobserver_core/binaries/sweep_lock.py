@@ -11,10 +11,13 @@ holds the lock in *shared* mode until the record is stored. The sweep takes it i
 more for references, and deletes.
 
 The invariants: no blob is deleted between its commit and its record. A sweep never holds up others for long:
-it waits for the shared holders only for a fraction of a second, because one may last as long as a fetch, and
-gives up then. While it waits nobody else gets the lock, or a busy server would never be swept.
+it waits for the shared holders only for a fraction of a second, because one may download a blob from an
+object store, and then gives up. While it waits nobody else gets the lock, or a busy server would never be
+swept.
 
-The lock is taken before the lock of a context, never under it. Deliberately not handled: other servers on
+The lock is taken before the lock of a context, never under it: the sweep takes the locks of contexts while
+it holds this one exclusively. A shared holder may run effects, such as calls of subscribers, before it
+releases the lock; at worst a sweep gives up because of them. Deliberately not handled: other servers on
 the same blob store; the sweep leaves young blobs alone for their sake.
 """
 

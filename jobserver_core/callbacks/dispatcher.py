@@ -1,4 +1,25 @@
-"""The courier: finds the deliveries that are due, and has a bounded number of threads see to them."""
+"""The dispatcher: finds the deliveries that are due, and lets a bounded number of threads attempt them.
+
+Theory
+======
+
+The problem: deliveries become due at any time, in any number, for receivers of which some are slow or dead.
+Each must be attempted soon, in order for its receiver, with few threads and without keeping a backlog in
+memory.
+
+The idea: the metadata store is the queue. A *scan* reads the oldest due deliveries in small pages, leaves out
+receivers that have no free place (:mod:`~jobserver_core.callbacks.lanes`), and gives each of the others to a
+worker. One worker scans at a time, before it takes a delivery itself. A scan is wanted after every new
+delivery and after every attempt, since that frees a place. When nothing is due, one timer waits for the next
+due time.
+
+The invariants: one lock guards every field here, and the lanes. Nothing is called under it but the clock's
+timers: never the store, a transport or ``handle``. A delivery that is in progress is not assigned again. A
+receiver that a scan passed over once stays passed over in that scan, or a later delivery would overtake an
+earlier one.
+
+Deliberately not handled: other servers on the same store. The compare-and-set of ``handle`` lets one win.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +39,12 @@ from jobserver_core.ports.clock import Clock, Timer
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.repeats import Repeats
 
-__all__ = ["Courier"]
+__all__ = ["Dispatcher"]
 
 _repeats = Repeats(logging.getLogger(__name__))
 
 STORAGE_PAUSE = 5.0
-"""How long, in seconds, to leave a metadata store alone that has just failed."""
+"""Seconds until a metadata store that failed is asked again."""
 
 _HORIZON = timedelta(days=400)
 _PAGE = 16
@@ -31,17 +52,16 @@ _MAX_PASSED = 1000
 
 
 @attrs.frozen
-class _Flight:
+class _Assignment:
     delivery: Delivery
     entered: Standing
 
 
-class Courier:
+class Dispatcher:
     """Gives due deliveries to ``handle``, each on a worker thread, as the lanes allow.
 
-    The queue is the metadata store: nothing but what is under way is held in memory. Workers are
-    started when there is work, up to ``concurrency``; without work nothing runs and nothing polls, one timer
-    of the clock waits for the next delivery to be due. ``handle`` returns how the receiver did.
+    Workers are started when there is work, ``concurrency`` at most. ``handle`` returns the receiver's new
+    standing, or None if the receiver was not asked.
     """
 
     def __init__(
@@ -59,12 +79,12 @@ class Courier:
         self._handle = handle
         self._lanes = Lanes(concurrency=concurrency, per_receiver=per_receiver)
         self._lock = threading.Lock()
-        self._work_there = threading.Condition(self._lock)
+        self._work_available = threading.Condition(self._lock)
         self._quiet = threading.Condition(self._lock)
         self._threads: list[threading.Thread] = []
         self._idle = 0
-        self._ready: deque[_Flight] = deque()
-        self._flights: dict[str, _Flight] = {}
+        self._ready: deque[_Assignment] = deque()
+        self._assigned: dict[str, _Assignment] = {}
         self._scan_wanted = False
         self._scanning = False
         self._timer: Timer | None = None
@@ -79,7 +99,7 @@ class Courier:
     # -- life --------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to deliver what is due."""
+        """Start to deliver what is due."""
         with self._lock:
             self._running = True
         self.wake()
@@ -90,18 +110,18 @@ class Courier:
             if not self._running:
                 return
             self._scan_wanted = True
-            self._rouse()
+            self._wake_worker()
 
     def drain(self, timeout: float) -> bool:
-        """Wait until nothing is under way and nothing is due; False when that takes too long."""
+        """Wait until nothing is in progress or due; return False after ``timeout`` seconds."""
         with self._lock:
             return self._quiet.wait_for(self._is_quiet, timeout)
 
     def _is_quiet(self) -> bool:
-        return not (self._flights or self._scan_wanted or self._scanning)
+        return not (self._assigned or self._scan_wanted or self._scanning)
 
     def pause(self, seconds: float) -> bool:
-        """Wait on a worker, by the clock; False when the courier is closed meanwhile."""
+        """Let a worker wait, by the clock; return False when the dispatcher is closed meanwhile."""
         over = threading.Event()
         with self._lock:
             if not self._running:
@@ -115,9 +135,9 @@ class Courier:
             return self._running
 
     def close(self, timeout: float) -> list[Delivery]:
-        """Begin nothing more, and wait up to ``timeout`` seconds for what is under way.
+        """Start no further attempt, and wait up to ``timeout`` seconds for those in progress.
 
-        Returns what is still under way then; its threads are left to end by themselves.
+        Returns the deliveries whose attempts are still in progress then. Their threads end by themselves.
         """
         with self._lock:
             self._running = False
@@ -127,19 +147,19 @@ class Courier:
             for over in self._pauses:
                 over.set()
             self._arm(None)
-            self._work_there.notify_all()
+            self._work_available.notify_all()
             threads = [thread for thread in self._threads if thread is not threading.current_thread()]
         deadline = time.monotonic() + timeout
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         with self._lock:
-            return [flight.delivery for flight in self._flights.values()]
+            return [assignment.delivery for assignment in self._assigned.values()]
 
     # -- workers -----------------------------------------------------------------------------------
 
-    def _rouse(self) -> None:
+    def _wake_worker(self) -> None:
         if self._idle:
-            self._work_there.notify()
+            self._work_available.notify()
         elif self._lanes.free:
             self._start_worker()
 
@@ -152,39 +172,39 @@ class Courier:
         thread.start()
 
     def _work(self) -> None:
-        while (flight := self._next()) is not None:
+        while (assignment := self._next()) is not None:
             became = None
             try:
-                became = self._handle(flight.delivery)
+                became = self._handle(assignment.delivery)
             except Exception as error:  # noqa: BLE001 - a worker outlives whatever goes wrong with one delivery
-                told = "delivery %s was not handled"
-                _repeats.warning(f"handle {error!r}", told, flight.delivery.id, exc_info=True)
+                text = "delivery %s was not handled"
+                _repeats.warning(f"handle {error!r}", text, assignment.delivery.id, exc_info=True)
                 self.pause(STORAGE_PAUSE)
             with self._lock:
-                self._leave(flight, became)
+                self._leave(assignment, became)
                 self._scan_wanted = self._running
 
-    def _leave(self, flight: _Flight, became: Standing | None) -> None:
-        del self._flights[flight.delivery.id]
-        self._lanes.leave(flight.delivery.receiver, flight.entered, became)
+    def _leave(self, assignment: _Assignment, became: Standing | None) -> None:
+        del self._assigned[assignment.delivery.id]
+        self._lanes.leave(assignment.delivery.receiver, assignment.entered, became)
         self._quiet.notify_all()
 
-    def _next(self) -> _Flight | None:
-        """Wait for a flight, looking for more of them on the way; None ends the worker."""
+    def _next(self) -> _Assignment | None:
+        """Wait for a delivery to attempt, scanning if that is wanted; None ends the worker."""
         while True:
             with self._lock:
                 while self._running and not self._ready and not self._may_scan():
                     self._idle += 1
-                    self._work_there.wait()
+                    self._work_available.wait()
                     self._idle -= 1
                 if not self._running:
                     return None
                 if self._ready:
-                    flight = self._ready.popleft()
+                    assignment = self._ready.popleft()
                     if self._may_scan():
-                        # Whoever was woken to scan may be this worker, which will be busy from here on.
-                        self._rouse()
-                    return flight
+                        # The worker that was woken to scan may be this one, which will be busy from here on.
+                        self._wake_worker()
+                    return assignment
                 self._scanning, self._scan_wanted = True, False
             self._scan()
 
@@ -205,11 +225,11 @@ class Courier:
                 self._scanning = False
                 self._arm(next_due)
                 if self._scan_wanted:
-                    self._work_there.notify()
+                    self._work_available.notify()
                 self._quiet.notify_all()
 
     def _assign_due(self) -> datetime | None:
-        """Take what is due and admitted; return when to look again, None when a flight's end says so."""
+        """Assign what is due and admitted; return when to scan again, or None: after the next attempt."""
         now = self._clock.now()
         passed: set[str] = set()
         while len(passed) <= _MAX_PASSED:
@@ -217,15 +237,15 @@ class Courier:
                 if not self._lanes.free or not self._running:
                     return None
                 shut = self._lanes.shut() | passed
-                under_way = set(self._flights)
-                limit = _PAGE + 2 * self._lanes.free + len(under_way)
-            # Beyond now, so that the same question tells when those that are not shut out have work again.
+                in_progress = set(self._assigned)
+                limit = _PAGE + 2 * self._lanes.free + len(in_progress)
+            # Beyond now, so that the same query also finds when the next delivery is due.
             found = self._metadata.due_deliveries(now=now + _HORIZON, limit=limit, excluding=sorted(shut))
             for delivery in found:
                 if delivery.due_at > now:
                     return delivery.due_at
-                if delivery.id in under_way or delivery.receiver in passed:
-                    continue  # whoever was passed once stays so, or a later one would overtake it
+                if delivery.id in in_progress or delivery.receiver in passed:
+                    continue  # or it would overtake an earlier one of its receiver
                 if not self._assign(delivery):
                     passed.add(delivery.receiver)
             if len(found) < limit:
@@ -236,11 +256,11 @@ class Courier:
         with self._lock:
             if not self._running or not self._lanes.admits(delivery.receiver):
                 return False
-            flight = _Flight(delivery, self._lanes.enter(delivery.receiver))
-            self._flights[delivery.id] = flight
-            self._ready.append(flight)
+            assignment = _Assignment(delivery, self._lanes.enter(delivery.receiver))
+            self._assigned[delivery.id] = assignment
+            self._ready.append(assignment)
             if self._idle:
-                self._work_there.notify()
+                self._work_available.notify()
             if len(self._ready) > self._idle + 1:  # the thread that scans takes one itself
                 self._start_worker()
             return True

@@ -1,4 +1,4 @@
-"""Receivers of callbacks: which one a URL leads to, and what of a URL may be shown."""
+"""Receivers of callbacks: which receiver a URL has, and hiding what is secret in a URL."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from urllib.parse import SplitResult, urlsplit
 
 from jobserver_core.uris import redacted
 
-__all__ = ["MAX_URL", "receiver_of", "scheme_of", "scrubbed"]
+__all__ = ["MAX_URL", "receiver_of", "scheme_of", "without_secrets"]
 
 MAX_URL = 8192
-"""The longest callback URL that is taken, in characters."""
+"""The longest callback URL that is accepted, in characters."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
 def scheme_of(url: str) -> str:
-    """Return the scheme in lower case; empty when there is none (RFC 3986, section 3.1)."""
+    """Return the scheme in lower case, or an empty string if there is none (RFC 3986, section 3.1)."""
     match = _SCHEME.match(url)
     return match.group(1).lower() if match else ""
 
 
 def receiver_of(url: str) -> str:
-    """Return scheme, host and port, with the default port left out: what fairness goes by.
+    """Return the receiver of a URL, for fairness: scheme, host, and port unless it is the default.
 
-    A URL without a host (``call:name``) is a receiver by its scheme. Never raises: what cannot be
-    parsed is one receiver with all others of its scheme.
+    For a URL without a host (``call:name``), and for one that cannot be parsed, it is the scheme alone. Never
+    raises.
     """
     parts = _split(url)
     scheme = scheme_of(url)
@@ -38,8 +38,8 @@ def receiver_of(url: str) -> str:
     return f"{scheme}://{host}:{parts.port}"
 
 
-def scrubbed(text: str, url: str) -> str:
-    """Return a text in which this URL, and the password in it, may not be read any more."""
+def without_secrets(text: str, url: str) -> str:
+    """Return a text in which this URL, its password and its query are redacted."""
     text = text.replace(url, redacted(url))
     parts = _split(url)
     secrets = (parts.password, parts.query) if parts is not None else ()

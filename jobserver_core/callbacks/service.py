@@ -1,4 +1,4 @@
-"""Callbacks: every job's outcome gets to the URL that was asked for, or is given up by the rules."""
+"""Callbacks: sending the outcome of each job to its callback URL, and when to give up."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from jobserver_core.callbacks.dispatcher import STORAGE_PAUSE, Courier
+from jobserver_core.callbacks.dispatcher import STORAGE_PAUSE, Dispatcher
 from jobserver_core.callbacks.lanes import Standing
 from jobserver_core.callbacks.payloads import make_payload
-from jobserver_core.callbacks.receivers import MAX_URL, receiver_of, scheme_of, scrubbed
+from jobserver_core.callbacks.receivers import MAX_URL, receiver_of, scheme_of, without_secrets
 from jobserver_core.errors import (
     BlobNotFound,
     InvalidCallbackUrl,
@@ -90,7 +90,7 @@ class CallbackService:
         self._ids = ids
         self._settings = settings
         self._publish = publish
-        self._courier = Courier(
+        self._dispatcher = Dispatcher(
             metadata=metadata,
             clock=clock,
             concurrency=settings.concurrency,
@@ -127,32 +127,32 @@ class CallbackService:
         )
 
     def recorded(self, delivery: Delivery) -> None:
-        """Tell that a new delivery is stored: it is published, and sent as soon as may be."""
+        """Publish a new delivery that was stored, and send it as soon as possible."""
         self._published(delivery)
-        self._courier.wake()
+        self._dispatcher.wake()
 
     # -- life --------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Take up what an earlier run left, and begin to deliver. Raises StorageError."""
+        """Take over what an earlier run left, and start to deliver. Raises StorageError."""
         while left := self._metadata.deliveries_in(DeliveryState.SENDING, limit=_RECOVERY_PAGE):
             for delivery in left:
                 self._hand_back(delivery)
-        self._courier.start()
+        self._dispatcher.start()
 
     def drain(self, timeout: float) -> bool:
-        """Wait until nothing is under way and nothing is due; False when that takes over ``timeout`` seconds.
+        """Wait until nothing is in progress or due; return False after ``timeout`` seconds.
 
-        Deliveries that wait for their next attempt are not waited for.
+        Deliveries that wait for their next attempt do not count.
         """
-        return self._courier.drain(timeout)
+        return self._dispatcher.drain(timeout)
 
     def close(self, timeout: float) -> None:
-        """Begin no attempt any more, and wait up to ``timeout`` seconds for those under way.
+        """Start no further attempt, and wait up to ``timeout`` seconds for those in progress.
 
-        Whatever is not delivered or abandoned then stays PENDING, for the next start.
+        What is neither delivered nor abandoned by then stays PENDING, for the next start.
         """
-        for delivery in self._courier.close(timeout):
+        for delivery in self._dispatcher.close(timeout):
             try:
                 current = self._metadata.delivery(delivery.id)
                 if current is not None and current.state is DeliveryState.SENDING:
@@ -161,7 +161,7 @@ class CallbackService:
                 _log.warning("delivery %s stays SENDING until the next start: %s", delivery.id, error)
 
     def _hand_back(self, delivery: Delivery) -> None:
-        """Make an attempt undone whose outcome nobody will ever tell; its place in the order stays."""
+        """Undo an attempt whose outcome nobody will ever know; the delivery keeps its place in the order."""
         due_at = min(delivery.due_at, self._clock.now())
         try:
             self._advance(
@@ -173,13 +173,13 @@ class CallbackService:
     # -- one attempt -------------------------------------------------------------------------------
 
     def _handle(self, delivery: Delivery) -> Standing | None:
-        """Make one attempt, and return how the receiver did; None when it was not asked."""
+        """Make one attempt, and return the receiver's standing; None if the receiver was not asked."""
         try:
             message = self._message(delivery)
         except Exception as error:  # noqa: BLE001 - whatever it is, the delivery must not be lost over it
             self._not_readable(delivery, error)
             return None
-        if not self._courier.running:
+        if not self._dispatcher.running:
             return None
         try:
             sending = self._advance(delivery, DeliveryEvent.SEND, attempts=delivery.attempts + 1)
@@ -227,15 +227,17 @@ class CallbackService:
             return transport.send(message, timeout=self._settings.timeout)
         except Exception as error:  # noqa: BLE001 - transports are plugins, the delivery must be settled
             kind = type(error).__qualname__
-            _log.error("the %s transport failed with %s: %s", scheme, kind, scrubbed(str(error), message.url))
+            _log.error(
+                "the %s transport failed with %s: %s", scheme, kind, without_secrets(str(error), message.url)
+            )
             return Answer(error=f"the transport failed with {kind}")
 
     # -- what becomes of it ------------------------------------------------------------------------
 
     def _settle(self, sending: Delivery, answer: Answer) -> None:
-        """Store the outcome of an attempt, however long the store takes to be there again."""
+        """Store the outcome of an attempt, repeating that until the store takes it."""
         now = self._clock.now()
-        told = {"last_status": answer.status, "last_error": _error_text(answer, sending.url)}
+        received = {"last_status": answer.status, "last_error": _error_text(answer, sending.url)}
         if answer.accepted:
             event, fields = DeliveryEvent.ACCEPT, {"ended_at": now}
         elif sending.attempts >= self._settings.max_attempts:
@@ -243,7 +245,7 @@ class CallbackService:
         else:
             delay = retry_delay(sending.attempts, answer, self._settings)
             event, fields = DeliveryEvent.RETRY, {"due_at": now + timedelta(seconds=delay)}
-        self._persist(sending, lambda: _report(self._advance(sending, event, **told, **fields)))
+        self._persist(sending, lambda: _report(self._advance(sending, event, **received, **fields)))
 
     def _not_begun(self, delivery: Delivery, error: StorageError) -> None:
         """Undo a SENDING that was stored although the store said that it failed."""
@@ -254,7 +256,7 @@ class CallbackService:
             if current is not None and current.state is DeliveryState.SENDING:
                 self._hand_back(current)
 
-        if self._courier.pause(STORAGE_PAUSE):
+        if self._dispatcher.pause(STORAGE_PAUSE):
             self._persist(delivery, undo)
 
     def _not_readable(self, delivery: Delivery, error: Exception) -> None:
@@ -273,7 +275,7 @@ class CallbackService:
         self._persist(delivery, lambda: self._store(later, expected=delivery.state))
 
     def _persist(self, delivery: Delivery, change: Callable[[], None]) -> None:
-        """Make a change however long the store takes to be there again; one that came too late is dropped."""
+        """Make a change, repeating it until the store takes it; drop it if another writer was faster."""
         while True:
             try:
                 change()
@@ -282,9 +284,9 @@ class CallbackService:
                 _log.info("delivery %s was settled by somebody else: %s", delivery.id, error)
                 return
             except StorageError as error:
-                told = "cannot store how delivery %s went, trying again: %s"
-                _repeats.warning("store", told, delivery.id, error)
-                if not self._courier.pause(STORAGE_PAUSE):
+                text = "cannot store the outcome of delivery %s, trying again: %s"
+                _repeats.warning("store", text, delivery.id, error)
+                if not self._dispatcher.pause(STORAGE_PAUSE):
                     return
 
     def _advance(self, delivery: Delivery, event: DeliveryEvent, **fields: Any) -> Delivery:
@@ -315,7 +317,7 @@ def _by_scheme(transports: Sequence[Transport]) -> dict[str, Transport]:
 
 
 def _flaw(url: str) -> str | None:
-    """What is wrong with a URL, whatever its scheme; None for nothing."""
+    """Return what is wrong with a URL, whatever its scheme, or None."""
     if len(url) > MAX_URL:
         return f"it is longer than {MAX_URL} characters"
     if any(letter.isspace() or not letter.isprintable() for letter in url):
@@ -328,11 +330,11 @@ def _flaw(url: str) -> str | None:
 def _error_text(answer: Answer, url: str) -> str | None:
     if answer.accepted or answer.error is None:
         return None
-    return scrubbed(answer.error, url)[:_MAX_ERROR]
+    return without_secrets(answer.error, url)[:_MAX_ERROR]
 
 
 def _report(delivery: Delivery) -> None:
-    """Log what became of an attempt; receivers are named without path, query and credentials."""
+    """Log the outcome of an attempt; receivers are named without path, query and credentials."""
     level = logging.WARNING if delivery.state is DeliveryState.ABANDONED else logging.INFO
     _log.log(
         level,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 
-from jobserver_core.callbacks.receivers import scheme_of, scrubbed
+from jobserver_core.callbacks.receivers import scheme_of, without_secrets
 from jobserver_core.errors import InvalidCallbackUrl
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.ports.transport import Message, Transport
@@ -56,7 +56,7 @@ class LoggingTransport(Transport):
             self._logger.info(text, *names, message.body, extra={"callback": message})
         except Exception as error:  # noqa: BLE001 - the handlers are the embedder's
             kind = type(error).__qualname__
-            return Answer(error=scrubbed(f"a log handler raised {kind}: {error}", message.url))
+            return Answer(error=without_secrets(f"a log handler raised {kind}: {error}", message.url))
         return _ACCEPTED
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ class CallableTransport(Transport):
         except Exception as error:  # noqa: BLE001 - the function is the embedder's
             kind = type(error).__qualname__
             _log.warning("the function for callback %s raised %s", message.delivery_id, kind)
-            answer = Answer(error=scrubbed(f"the function raised {kind}: {error}", message.url))
+            answer = Answer(error=without_secrets(f"the function raised {kind}: {error}", message.url))
         future.set_result(answer)
 
     def close(self) -> None:

@@ -223,7 +223,7 @@ class BlobSweep:
         """Remove those of the blobs that are still not referred to, if uploads and submits leave a gap."""
         with self._sweep_lock.exclusive(_LOCK_TIMEOUT) as acquired:
             if not acquired:
-                return  # a fetch that takes long, perhaps; the next sweep finds these again
+                return  # somebody downloads a blob, perhaps; the next sweep finds these again
             pinned = self._pinned()
             for digest in self._metadata.unreferenced(digests):
                 if digest not in pinned:
