@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from jobserver_core.errors import NoSlots, StorageError
+from jobserver_core.errors import NoSlots, StaleState, StorageError
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.lifecycle import ContextState, JobEvent, JobState
 from jobserver_core.ports import Clock, JobSpec
@@ -54,6 +54,7 @@ class JobQueue:
         self._stop_context = stop_context
         self._holding = False
         self._retry_scheduled = False
+        self._store_scheduled = False
         self._waiting: deque[LiveJob] = deque()
         self._running: dict[str, LiveJob] = {}
 
@@ -118,10 +119,23 @@ class JobQueue:
             self.notify_started(live)
 
     def begin(self, live: LiveJob) -> None:
-        """Store that a job's code runs. Raises StaleState, StorageError."""
-        live.advance(JobEvent.RUN, running_at=self._clock.now())
+        """Let a job be RUNNING. That is stored soon, unless its end is stored before."""
+        live.run(self._clock.now())
         self._publish(live)
         self.notify_started(live)
+        if not self._store_scheduled:
+            self._store_scheduled = True
+            self._context.changes.put_later(self._store_begun)
+
+    def store_begun(self) -> None:
+        """Store which jobs are RUNNING. Raises StorageError."""
+        for live in list(self._running.values()):
+            if not live.is_stored:
+                try:
+                    live.advance(None)
+                except StaleState as error:
+                    # Its end, which the launcher has yet to report, adopts what is stored.
+                    _log.warning("job %s was ended by another writer: %s", live.job.id, error)
 
     def end(self, live: LiveJob, outcome: FinalOutcome) -> None:
         """Store the end of a job and free its slot. Raises StorageError."""
@@ -194,6 +208,11 @@ class JobQueue:
         self._running[live.job.id] = live
         self._publish(live)
         self._submit(live.spec)
+
+    def _store_begun(self) -> None:
+        with self._context.changing():
+            self._store_scheduled = False
+            self.store_begun()
 
     def _dispatch_later(self) -> None:
         if not self._retry_scheduled:

@@ -8,7 +8,13 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from jobserver_core.data_directory import DataDirectory
-from jobserver_core.errors import JobAlreadyFinal, JobNotFound, JobServerError, LogNotFound
+from jobserver_core.errors import (
+    JobAlreadyFinal,
+    JobNotFound,
+    JobServerError,
+    LogNotFound,
+    StorageError,
+)
 from jobserver_core.models.jobs import Job, JobPage, JobQuery
 from jobserver_core.ports import Clock, ContextSpec, JobCode, JobSpec, MetadataStore
 from jobserver_core.running.handles import JobHandle
@@ -106,10 +112,19 @@ class JobService:
 
     def page(self, query: JobQuery) -> JobPage:
         """Return a page of jobs, newest first."""
+        with self._lock:
+            behind = {context for live, context in self._live.values() if not live.is_stored}
+        for context in behind:
+            with suppress(StorageError):
+                context.store_begun()
         return self._metadata.jobs(query)
 
     def get(self, job_id: str) -> Job:
-        """Return a job as it is recorded. Raises JobNotFound."""
+        """Return a job, a living one as its context knows it. Raises JobNotFound."""
+        with self._lock:
+            found = self._live.get(job_id)
+        if found is not None and not found[0].job.state.final:
+            return found[0].job
         job = self._metadata.job(job_id)
         if job is None:
             raise JobNotFound(job_id=job_id)

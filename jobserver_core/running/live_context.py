@@ -155,6 +155,11 @@ class LiveContext(ContextListener):
             live.advance(JobEvent.RESTART, context_id=self.record.id)
             self._jobs.add(live)
 
+    def store_begun(self) -> None:
+        """Store which jobs are RUNNING, where that is known but not stored yet. Raises StorageError."""
+        with self._context.changing():
+            self._jobs.store_begun()
+
     def hold_jobs(self) -> None:
         """Begin no job any more, since the server is going to end. Jobs that wait outlive it.
 
@@ -271,13 +276,8 @@ class LiveContext(ContextListener):
     def _store_running(self, job_id: str) -> None:
         with self._context.changing():
             live = self._jobs.running(job_id)
-            if live is None or live.job.state is JobState.RUNNING:
-                return
-            try:
+            if live is not None and live.job.state is not JobState.RUNNING:
                 self._jobs.begin(live)
-            except StaleState as error:
-                # Its end, which the launcher has yet to report, adopts what is stored.
-                _log.warning("job %s was ended by another writer: %s", job_id, error)
 
     def _store_outcome(self, live: LiveJob, reported: JobOutcome) -> None:
         with live.storing_result():  # before the lock: see the theory of the record

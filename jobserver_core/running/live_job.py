@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack
+from datetime import datetime
 from typing import Any
+
+import attrs
 
 from jobserver_core.errors import JobPostponed, StorageError
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job
-from jobserver_core.models.lifecycle import JobEvent
+from jobserver_core.models.lifecycle import JOBS, JobEvent
 from jobserver_core.ports import Clock, JobOutcome, JobSpec
 from jobserver_core.running.records import FinalOutcome, Records
 from jobserver_core.running.results import ResultStore, ResultWriter
@@ -46,17 +49,32 @@ class LiveJob:
         self._result_failed_at: float | None = None
         self.outcome_reported = False
         self.job = job
+        self._stored = job.state
         self.spec = spec
         self.started: Promise[Job] = Promise(f"job {job.id}")
         self.finished: Promise[Job] = Promise(f"job {job.id}")
 
     def advance(self, event: JobEvent | None, **changes: Any) -> None:
         """Store the job as :meth:`Records.advance_job` does."""
-        self.job = self._records.advance_job(self.job, event, **changes)
+        self.job = self._records.advance_job(self.job, event, expected=self._stored, **changes)
+        self._stored = self.job.state
+
+    def run(self, running_at: datetime) -> None:
+        """Let the job be RUNNING, which :meth:`store` stores, or else the next write about it."""
+        state = JOBS.next(self.job.state, JobEvent.RUN)
+        self.job = attrs.evolve(self.job, state=state, running_at=running_at)
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the job is stored in its present state."""
+        return self._stored is self.job.state
 
     def end(self, outcome: FinalOutcome, *, cancelled: bool) -> Delivery | None:
         """Store the end of the job as :meth:`Records.end_job` does; return the delivery that is stored."""
-        self.job, delivery = self._records.end_job(self.job, outcome, cancelled=cancelled)
+        self.job, delivery = self._records.end_job(
+            self.job, outcome, expected=self._stored, cancelled=cancelled
+        )
+        self._stored = self.job.state
         return delivery
 
     def release(self) -> None:

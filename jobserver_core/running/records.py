@@ -194,12 +194,15 @@ class Records:
             self._withdrawals.put(job.id, lambda: self._withdraw_job(job.id))
             raise
 
-    def advance_job(self, job: Job, event: JobEvent | None, **changes: Any) -> Job:
-        """Store a job with an event's next state and other changes, as :meth:`advance_context` does."""
+    def advance_job(self, job: Job, event: JobEvent | None, *, expected: JobState, **changes: Any) -> Job:
+        """Store a job with an event's next state and other changes, as :meth:`advance_context` does.
+
+        ``expected`` is the state that is stored.
+        """
         state = JOBS.next(job.state, event) if event else job.state
         changed = attrs.evolve(job, state=state, **changes)
         try:
-            self._metadata.advance_job(changed, expected=job.state)
+            self._metadata.advance_job(changed, expected=expected)
         except StaleState:
             stored = self._metadata.job(job.id)
             if stored is None or stored.state is not state:
@@ -208,11 +211,18 @@ class Records:
         return changed
 
     def end_job(
-        self, job: Job, outcome: FinalOutcome, *, cancelled: bool, **changes: Any
+        self,
+        job: Job,
+        outcome: FinalOutcome,
+        *,
+        cancelled: bool,
+        expected: JobState | None = None,
+        **changes: Any,
     ) -> tuple[Job, Delivery | None]:
         """Store the end of a job and the first delivery of its callback, in one transaction.
 
-        ``cancelled`` says that somebody asked for this end, so only a result is called back. Where an end is
+        ``expected`` is the state that is stored, where it is not the job's. ``cancelled`` says that somebody
+        asked for this end, so only a result is called back. Where an end is
         stored already, by another writer or by an earlier attempt that seemed to fail, it is adopted. Returns
         the job and the delivery that are stored. Before anybody is told, the syncer has to sync. Raises
         StorageError.
@@ -221,7 +231,9 @@ class Records:
         silent = cancelled and ended.state is not JobState.FINISHED
         delivery = None if silent else self._callbacks.new_delivery(ended)
         try:
-            self._metadata.advance_job(ended, expected=job.state, result=outcome.result, delivery=delivery)
+            self._metadata.advance_job(
+                ended, expected=expected or job.state, result=outcome.result, delivery=delivery
+            )
         except StaleState as stale:
             stored = self._metadata.job(job.id)
             if stored is not None and not stored.state.final:

@@ -235,9 +235,10 @@ def test_a_launcher_that_refuses_settings_leaves_an_ended_context() -> None:
 def test_the_end_that_another_writer_stored_first_is_the_end(scene: Scene) -> None:
     job = scene.submit()
     scene.listener.job_running(job.id)
-    stored = scene.job(job.id)
+    stored = scene.metadata.job(job.id)
+    assert stored is not None
     other = attrs.evolve(stored, state=JobState.KILLED, ended_at=scene.clock.now())
-    scene.metadata.advance_job(other, expected=JobState.RUNNING)
+    scene.metadata.advance_job(other, expected=stored.state)
     finish(scene, job)
     assert scene.job(job.id) == other
     assert job.finished.result(0) == other

@@ -13,7 +13,9 @@ from faulty_store import FaultyStore
 from jobserver_core import ContextState, FailureKind, Job, JobHandle, JobProgress, JobState, errors
 from jobserver_core.events import ContextChanged, Event, JobChanged, JobProgressed
 from jobserver_core.memory import MemoryBlobStore, MemoryTransport
+from jobserver_core.models.jobs import JobQuery
 from jobserver_core.ports import BlobWriter, ContextEnd, JobOutcome
+from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.live_job import RESULT_TIMEOUT
 from jobserver_core.running.retries import FIRST_PAUSE, LONGEST_PAUSE, RetryQueue
 from jobserver_core.running.withdrawals import LIMIT, Withdrawals
@@ -156,10 +158,42 @@ def test_progress_does_not_try_a_store_that_is_known_to_fail(scene: Scene) -> No
     job = scene.submit()
     scene.metadata.fail()
     scene.listener.job_running(job.id)
+    assert isinstance(scene.listener, LiveContext)
+    changes = scene.listener._context.changes
+    scene.until(lambda: changes.failing)
     scene.listener.job_progress(job.id, JobProgress(tasks_done=1))
     assert scene.metadata.attempts[-1] == "advance_job"
     scene.metadata.recover()
-    scene.until(lambda: scene.job(job.id).state is JobState.RUNNING)
+    scene.until(lambda: not changes.failing)
+    stored = scene.metadata.job(job.id)
+    assert stored is not None
+    assert stored.state is JobState.RUNNING
+
+
+def test_a_job_that_runs_is_stored_so_before_it_ends(scene: Scene) -> None:
+    job = scene.submit()
+    scene.listener.job_running(job.id)
+    assert scene.job(job.id).state is JobState.RUNNING
+    scene.until(lambda: scene.metadata.job(job.id) == scene.job(job.id))
+    assert not job.done()
+
+
+def test_a_list_shows_what_runs_though_that_was_not_stored_yet(scene: Scene) -> None:
+    job = scene.submit()
+    scene.listener.job_running(job.id)
+    (listed,) = scene.server.jobs(JobQuery(states=(JobState.RUNNING,))).jobs
+    assert listed == scene.job(job.id)
+
+
+def test_a_short_job_is_written_twice(scene: Scene) -> None:
+    before = len(scene.metadata.attempts)
+    job = scene.submit()
+    scene.listener.job_running(job.id)
+    finish(scene, job)
+    assert job.result(0) == 1
+    assert scene.metadata.attempts[before:] == ["add_job", "advance_job"]
+    assert scene.states(job.id) == [JobState.STARTED, JobState.RUNNING, JobState.FINISHED]
+    assert scene.job(job.id).running_at is not None
 
 
 @pytest.mark.parametrize("stores_first", [False, True])
