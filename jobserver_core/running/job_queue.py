@@ -77,8 +77,10 @@ class JobQueue:
     def accept(self, live: LiveJob, config: str) -> None:
         """Record a job and run it, with one write if a slot is free; raises as :meth:`Records.add_job`."""
         if self._dispatches and not self._waiting and self._slot_free:
-            live.job = attrs.evolve(live.job, dispatched_at=live.job.submitted_at)
+            accepted = live.job
+            live.job = attrs.evolve(accepted, dispatched_at=accepted.submitted_at)
             self._records.add_job(live.job, config)
+            self._context.outbox.put(lambda: self._records.publish_job(accepted))
             self._run(live)
         else:
             self._records.add_job(live.job, config)

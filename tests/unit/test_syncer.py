@@ -205,6 +205,7 @@ def test_a_server_that_closes_notifies_those_who_wait_for_the_disk(scene: Scene)
 
 def test_a_job_with_a_free_slot_is_accepted_and_dispatched_with_one_write(scene: Scene) -> None:
     job, waiting = scene.submit(), scene.submit()
-    records = [e.job for e in scene.events if isinstance(e, JobChanged) and e.job.id == job.id]
-    assert [record.waiting for record in records] == [False]
-    assert scene.server.job(waiting.id).waiting
+    stored = [scene.disk.job(each.id) for each in (job, waiting)]
+    assert [record.waiting for record in stored if record] == [False, True]
+    events = [e.job for e in scene.events if isinstance(e, JobChanged) and e.job.id == job.id]
+    assert [record.waiting for record in events] == [True, False]
