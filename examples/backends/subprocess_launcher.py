@@ -249,7 +249,7 @@ class _Job:
             self._process = process
             if self._killed:
                 os.killpg(process.pid, signal.SIGKILL)
-        paths = [str(code.path) for code in (*self._context.spec.class_path, *self._spec.class_path)]
+        paths = [str(code.path) for code in self._context.spec.class_path_of(self._spec)]
         order = {"class": self._spec.class_name, "path": paths, "config": self._spec.config}
         assert process.stdin is not None
         with suppress(BrokenPipeError):  # it was killed already

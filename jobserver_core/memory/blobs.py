@@ -20,7 +20,7 @@ __all__ = ["MemoryBlobStore"]
 
 
 class MemoryBlobStore(BlobStore):
-    """A blob store for tests and small embedded servers: all of it is in memory, and gone with it."""
+    """Blobs in the memory of the process, for tests and small embedded servers."""
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
@@ -30,7 +30,7 @@ class MemoryBlobStore(BlobStore):
         self._files: dict[str, _SharedFile] = {}
 
     def create(self) -> BlobWriter:
-        """Return a writer that keeps what is written until it is committed."""
+        """Return a writer that collects the bytes in memory."""
         return _MemoryWriter(self)
 
     def open(self, digest: str) -> BinaryIO:
@@ -62,7 +62,7 @@ class MemoryBlobStore(BlobStore):
         return None if found is None else len(found[0])
 
     def delete(self, digest: str) -> None:
-        """Remove a blob, if it is here."""
+        """Remove a blob."""
         with self._lock:
             self._blobs.pop(digest, None)
 

@@ -22,9 +22,8 @@ __all__ = ["MemoryFetcher"]
 class MemoryFetcher(Fetcher):
     """Serves URIs from a mapping to their content.
 
-    :meth:`publish` and :meth:`withdraw` change what there is. ``scheme:/path`` and ``scheme:///path`` are
-    one file. Sizes are in bytes. It takes no time, so it has no limit of time. Nothing leaves this process,
-    so there is no address to judge: hosts are refused by their name only.
+    :meth:`publish` and :meth:`withdraw` change the content. ``max_size`` is in bytes. A fetch takes no time,
+    so there is no timeout. Nothing leaves this process, so hosts are refused by name only, not by address.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class MemoryFetcher(Fetcher):
 
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> MemoryFetcher:
-        """Make a fetcher with nothing in it, and the schemes, hosts and limit of size of the settings."""
+        """Create an empty fetcher with the schemes, hosts and size limit of the settings."""
         fetcher = settings.fetcher
         return cls(
             schemes=fetcher.allowed_schemes,
@@ -53,11 +52,11 @@ class MemoryFetcher(Fetcher):
         )
 
     def publish(self, uri: str, content: bytes) -> None:
-        """Put content under a URI, in the place of what was there. Raises MalformedUrl."""
+        """Publish content under a URI, replacing earlier content. Raises MalformedUrl."""
         self._files[Uri.parse(uri).canonical] = bytes(content)
 
     def withdraw(self, uri: str) -> None:
-        """Take a URI away; one that is not here is no error."""
+        """Remove a URI. Does nothing if it is unknown."""
         self._files.pop(Uri.parse(uri).canonical, None)
 
     def check(self, uri: str) -> None:
@@ -72,7 +71,7 @@ class MemoryFetcher(Fetcher):
         progress: ProgressCallback | None = None,
         cancellation: Cancellation | None = None,
     ) -> Iterator[Fetched]:
-        """Write the content to a temporary file, which goes when the block is left."""
+        """Write the content to a temporary file, which is removed when the block ends."""
         parsed = self._checked(uri)
         content = self._files.get(parsed.canonical)
         if content is None:

@@ -33,11 +33,11 @@ JobFunction = Callable[["InlineJob"], Json]
 
 
 class JobRefused(Exception):
-    """Raised by the ``validate`` attribute of an inline job that does not accept its configuration."""
+    """Raised by the ``validate`` attribute of an inline job that rejects its configuration."""
 
 
 class _Killed(BaseException):
-    """Raised inside the thread of a job that is being killed."""
+    """Raised in the thread of a job that is being killed."""
 
 
 _FAILURES: tuple[tuple[type[BaseException], FailureKind], ...] = (
@@ -49,7 +49,7 @@ _FAILURES: tuple[tuple[type[BaseException], FailureKind], ...] = (
 
 
 class InlineJob:
-    """What an inline job's callable is given: its configuration, and ways to talk back."""
+    """The argument of an inline job's callable: its configuration, its log, and its progress."""
 
     def __init__(
         self,
@@ -64,17 +64,17 @@ class InlineJob:
         self.context_settings: JsonMapping = context.settings
         self.data_dir = context.data_dir
         self.cancelled = threading.Event()
-        """Set when the job is to end; a callable that blocks outside of :meth:`sleep` should watch it."""
+        """Set when the job must end; a callable that blocks outside of :meth:`sleep` should check it."""
         self._log_path = spec.log_path
         self._tell = tell
 
     def check(self) -> None:
-        """End here when the job is being killed."""
+        """End the callable if the job is being killed."""
         if self.cancelled.is_set():
             raise _Killed
 
     def sleep(self, seconds: float) -> None:
-        """Do nothing for some seconds; a kill ends this at once."""
+        """Sleep for some seconds, unless the job is killed."""
         if self.cancelled.wait(seconds):
             raise _Killed
 
@@ -84,7 +84,7 @@ class InlineJob:
             log.write(f"{text}\n")
 
     def report(self, progress: JobProgress) -> None:
-        """Tell how far the job is."""
+        """Report the progress of the job."""
         self._tell(lambda listener: listener.job_progress(self.id, progress))
 
 
@@ -187,7 +187,7 @@ class _InlineContext(ContextHandle):
         self._launcher.threads.run(run.run)
 
     def kill_job(self, job_id: str) -> None:
-        """End the job as soon as its callable lets that happen."""
+        """Ask the callable to end."""
         with self._lock:
             run = self._jobs.get(job_id)
         if run is not None:
@@ -258,7 +258,7 @@ class _InlineContext(ContextHandle):
 
 
 class _Serial:
-    """Tells a listener one thing at a time, and nothing after the end."""
+    """Passes events to a listener, one at a time, and none after the end."""
 
     def __init__(self, listener: ContextListener) -> None:
         self._listener = listener
@@ -314,7 +314,7 @@ class _Threads:
 
 
 class _JobRun:
-    """Runs one callable and tells how that went."""
+    """Runs one callable and reports its outcome."""
 
     def __init__(
         self,
@@ -325,7 +325,7 @@ class _JobRun:
         forget: Callable[[str], None],
     ) -> None:
         self.over = threading.Event()
-        """Set when the callable has returned and its outcome is told."""
+        """Set when the callable has returned and its outcome was reported."""
         self._functions = functions
         self._spec = spec
         self._listener = listener
@@ -337,7 +337,7 @@ class _JobRun:
         self._job.cancelled.set()
 
     def run(self) -> None:
-        """Run the callable, and tell its outcome last."""
+        """Run the callable, and report its outcome."""
         try:
             outcome = self._outcome()
             self._forget(self._spec.id)

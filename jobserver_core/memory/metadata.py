@@ -1,4 +1,4 @@
-"""Metadata in this process's memory: gone when it ends, and held to the same contract as a database."""
+"""Metadata in the memory of the process, with the same contract as a database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A transport that keeps what it is given, for tests of those who embed the server."""
+"""A transport that records callbacks, for the tests of programs that embed the server."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _ACCEPTED = Answer(status=200)
 
 
 class MemoryTransport(Transport):
-    """Records every attempt, and answers as it was told to; 200 when it was told nothing.
+    """Records every attempt, and returns planned answers; the default is 200.
 
     Serves http and https too, so that a test can use the URLs of production without a network. Answers
-    are told per receiver (scheme, host and port of a URL). A receiver that hangs lets every attempt
-    last until :meth:`release`, or the attempt's time limit in real seconds.
+    are planned for a receiver: the scheme, host and port of a URL. If a receiver hangs, attempts last
+    until :meth:`release`, or until their timeout in real seconds.
     """
 
     def __init__(self, *, schemes: tuple[str, ...] = ("http", "https", "memory")) -> None:
@@ -71,7 +71,7 @@ class MemoryTransport(Transport):
         return planned.popleft() if planned else self._always.get(receiver, _ACCEPTED)
 
     def close(self) -> None:
-        """Record nothing more, and let go of attempts that hang."""
+        """Record nothing more, and end the attempts that hang."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -84,17 +84,17 @@ class MemoryTransport(Transport):
             self._once.setdefault(receiver_of(url), deque()).extend(map(_as_answer, answers))
 
     def always_answer(self, url: str, answer: Answer | int) -> None:
-        """Answer so, from now on, what no planned answer is for."""
+        """Set the answer to attempts for which none was planned."""
         with self._changed:
             self._always[receiver_of(url)] = _as_answer(answer)
 
     def hang(self, url: str) -> None:
-        """Give no answer to this receiver's attempts, also those under way, until :meth:`release`."""
+        """Do not answer this receiver's attempts until :meth:`release`, including those in progress."""
         with self._changed:
             self._hanging.add(receiver_of(url))
 
     def release(self, url: str) -> None:
-        """Answer again, attempts that hang included."""
+        """Answer again, including the attempts that hang."""
         with self._changed:
             self._hanging.discard(receiver_of(url))
             self._changed.notify_all()

@@ -42,26 +42,26 @@ class _StopHereError(Exception):
 
 
 class BlobStoreContract(Contract):
-    """What every blob store does. Fixtures: ``blobs``, a new and empty one.
+    """What every blob store does. Fixtures: ``blobs``, a new, empty store.
 
-    The subclass gives access behind the store's back, so that what the store claims can be checked.
+    The methods that a subclass supplies look at the storage directly, so that they can check the store.
     """
 
     @abstractmethod
     def reopen(self, blobs: BlobStore) -> BlobStore:
-        """Return another store over the same storage, or the same one where there is no other."""
+        """Return another store over the same storage, or the same one if there can be no other."""
 
     @abstractmethod
     def stored(self, blobs: BlobStore, digest: str) -> bytes | None:
-        """Return what lies in the storage itself under a digest, or None."""
+        """Return the content that the storage has for a digest, or None."""
 
     @abstractmethod
     def leftovers(self, blobs: BlobStore) -> list[str]:
-        """Return the names of everything in the storage that is not a blob: temporary files."""
+        """Return the names of all temporary files in the storage."""
 
     @abstractmethod
     def make_older(self, blobs: BlobStore, digest: str, age: timedelta) -> None:
-        """Move the time at which a blob was last committed back."""
+        """Set the time at which a blob was last committed back by ``age``."""
 
     def _digests(self, blobs: BlobStore) -> set[str]:
         return set(blobs.digests(modified_before=_now() + _HOUR))
@@ -90,7 +90,7 @@ class BlobStoreContract(Contract):
         with blobs.local_path(blob.digest) as path:
             assert path.read_bytes() == b""
 
-    def test_a_blob_of_many_pieces_comes_back_as_it_was(self, blobs: BlobStore) -> None:
+    def test_a_blob_of_many_chunks_comes_back_unchanged(self, blobs: BlobStore) -> None:
         pieces = [os.urandom(size) for size in (1, 7, 64 * 1024, 3 * _MIB + 1, 8191)]
         whole = b"".join(pieces)
         blob = blobs.put(pieces)
@@ -129,7 +129,7 @@ class BlobStoreContract(Contract):
         self._assert_nothing(blobs)
         assert self.leftovers(blobs) == []
 
-    def test_leaving_the_block_without_a_commit_discards(self, blobs: BlobStore) -> None:
+    def test_a_block_that_ends_without_a_commit_discards(self, blobs: BlobStore) -> None:
         with blobs.create() as writer:
             writer.write(_CONTENT)
         self._assert_nothing(blobs)
@@ -184,14 +184,14 @@ class BlobStoreContract(Contract):
         assert self.stored(blobs, blob.digest) == b"first blob"
         assert self._digests(blobs) == {blob.digest}
 
-    # -- content that is here already --------------------------------------------------------------
+    # -- content that is stored already ------------------------------------------------------------
 
     def test_the_same_content_is_stored_once(self, blobs: BlobStore) -> None:
         assert blobs.put([_CONTENT]) == blobs.put([_CONTENT[:3], _CONTENT[3:]])
         assert self._digests(blobs) == {_DIGEST}
         assert self.stored(blobs, _DIGEST) == _CONTENT
 
-    def test_committing_content_that_is_here_makes_it_new_again(self, blobs: BlobStore) -> None:
+    def test_committing_known_content_again_renews_its_time(self, blobs: BlobStore) -> None:
         blobs.put([_CONTENT])
         self.make_older(blobs, _DIGEST, 2 * _HOUR)
         assert set(blobs.digests(modified_before=_now() - _HOUR)) == {_DIGEST}
@@ -212,7 +212,7 @@ class BlobStoreContract(Contract):
 
     # -- reading -----------------------------------------------------------------------------------
 
-    def test_an_open_blob_can_be_read_in_pieces_and_from_any_place(self, blobs: BlobStore) -> None:
+    def test_an_open_blob_can_be_read_in_parts_and_from_any_position(self, blobs: BlobStore) -> None:
         blobs.put([_CONTENT])
         with blobs.open(_DIGEST) as file:
             assert file.seekable()
@@ -223,7 +223,7 @@ class BlobStoreContract(Contract):
             assert file.read() == _CONTENT
             assert file.read() == b""
 
-    def test_two_readers_of_one_blob_have_places_of_their_own(self, blobs: BlobStore) -> None:
+    def test_two_readers_of_one_blob_have_their_own_positions(self, blobs: BlobStore) -> None:
         blobs.put([_CONTENT])
         with blobs.open(_DIGEST) as first, blobs.open(_DIGEST) as second:
             assert first.read(5) == second.read(5) == _CONTENT[:5]
@@ -245,7 +245,7 @@ class BlobStoreContract(Contract):
             assert path.is_file()
             assert path.read_bytes() == again.read_bytes() == _CONTENT
 
-    def test_a_local_path_stays_valid_until_its_own_block_is_left(self, blobs: BlobStore) -> None:
+    def test_a_local_path_stays_valid_until_its_own_block_ends(self, blobs: BlobStore) -> None:
         blobs.put([_CONTENT])
         with blobs.local_path(_DIGEST) as path:
             with blobs.local_path(_DIGEST):
@@ -265,7 +265,7 @@ class BlobStoreContract(Contract):
         assert blobs.size(_DIGEST) == len(_CONTENT)
 
     @pytest.mark.parametrize("digest", [_ABSENT, *_NO_DIGESTS])
-    def test_a_blob_that_is_not_here_is_not_found(self, blobs: BlobStore, digest: str) -> None:
+    def test_an_unknown_blob_is_not_found(self, blobs: BlobStore, digest: str) -> None:
         blobs.put([_CONTENT])
         with pytest.raises(BlobNotFound) as caught:
             blobs.open(digest)
@@ -291,13 +291,13 @@ class BlobStoreContract(Contract):
         assert self._digests(blobs) == {other.digest}
 
     @pytest.mark.parametrize("digest", [_ABSENT, *_NO_DIGESTS])
-    def test_deleting_what_is_not_here_is_no_error(self, blobs: BlobStore, digest: str) -> None:
+    def test_deleting_an_unknown_blob_does_nothing(self, blobs: BlobStore, digest: str) -> None:
         blobs.put([_CONTENT])
         blobs.delete(digest)
         blobs.delete(digest)
         assert self._digests(blobs) == {_DIGEST}
 
-    def test_a_path_in_the_place_of_a_digest_reaches_no_file(self, blobs: BlobStore) -> None:
+    def test_a_path_instead_of_a_digest_reaches_no_file(self, blobs: BlobStore) -> None:
         with tempfile.TemporaryDirectory(prefix="jobserver-bystander-") as folder:
             bystander = Path(folder, "bystander")
             bystander.write_bytes(_CONTENT)
@@ -390,7 +390,7 @@ class BlobStoreContract(Contract):
 
 
 class PersistentBlobStoreContract(BlobStoreContract):
-    """What a store does besides that keeps its blobs outside of the process."""
+    """The same for a store that keeps its blobs outside of the process's memory."""
 
     @abstractmethod
     def broken(self, blobs: BlobStore) -> AbstractContextManager[None]:

@@ -1,4 +1,4 @@
-"""Records for tests: every field has a sensible value, and a test names those that matter to it."""
+"""Records for tests. Fields have sensible defaults, so that a test names only those that matter to it."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ __all__ = [
 ]
 
 EPOCH = datetime(2016, 6, 19, 10, 57, 12, 196_000, tzinfo=timezone.utc)
-"""When the builders' records begin, unless they are told otherwise."""
+"""The default of all times in the builders' records."""
 
 _Fields: TypeAlias = dict[str, Any]
 _numbers = itertools.count(1)
 
 
 def at(seconds: float = 0, *, microseconds: int = 0) -> datetime:
-    """Return the time so long after :data:`EPOCH`."""
+    """Return a time after :data:`EPOCH`."""
     return EPOCH + timedelta(seconds=seconds, microseconds=microseconds)
 
 
 def digest_of(text: str) -> str:
-    """Return the sha256 of a text, in hex."""
+    """Return the sha256 of a string, in hex."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -46,7 +46,7 @@ def _fresh(kind: str) -> str:
 
 
 def a_binary(name: str = "word-count", **fields: Any) -> Binary:
-    """Return a version of a binary, by default an egg with bytes of its own."""
+    """Return a version of a binary, by default an egg with unique content."""
     number = _fresh("binary")
     defaults: _Fields = {
         "id": number,
@@ -59,7 +59,7 @@ def a_binary(name: str = "word-count", **fields: Any) -> Binary:
 
 
 def an_entry(binary: Binary | None = None, **fields: Any) -> ResolvedEntry:
-    """Return a class-path entry: that of a binary, or of a URI when there is none."""
+    """Return a class-path entry of a binary, or of a URI if ``binary`` is None."""
     defaults: _Fields = {
         "source": "https://example.org/job.egg",
         "type": BinaryType.EGG,
@@ -89,7 +89,7 @@ def a_context(name: str = "shared", **fields: Any) -> Context:
 
 
 def a_job(*binaries: Binary, **fields: Any) -> Job:
-    """Return a job that has just been STARTED, with these binaries (or one URI) as class path."""
+    """Return a job that has just been STARTED, with these binaries, or one URI, as its class path."""
     entries = tuple(an_entry(binary) for binary in binaries) or (an_entry(),)
     defaults: _Fields = {
         "id": _fresh("job"),
@@ -103,12 +103,12 @@ def a_job(*binaries: Binary, **fields: Any) -> Job:
 
 
 def a_result(text: str = '{"a":1}') -> JobResult:
-    """Return an inline result with a JSON text."""
+    """Return an inline result with this JSON."""
     return JobResult(kind=ResultKind.INLINE, size=len(text.encode()), text=text)
 
 
 def a_delivery(job: Job | None = None, **fields: Any) -> Delivery:
-    """Return a delivery that is PENDING and due at once."""
+    """Return a PENDING delivery that is due now."""
     defaults: _Fields = {
         "id": _fresh("delivery"),
         "job_id": job.id if job is not None else "job-0",

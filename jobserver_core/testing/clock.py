@@ -1,4 +1,4 @@
-"""A clock that tests move by hand, and the contract of every clock."""
+"""A clock that tests control, and the contract of every clock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["ClockContract", "ManualClock"]
 _log = logging.getLogger(__name__)
 
 EPOCH = datetime(2024, 1, 1, tzinfo=timezone.utc)
-"""The time that a manual clock shows when it is given no other."""
+"""The default start of a manual clock."""
 
 
 class _ManualTimer(Timer):
@@ -48,17 +48,17 @@ class ManualClock(Clock):
         self._closed = False
 
     def now(self) -> datetime:
-        """Return the time that the clock was moved to."""
+        """Return the time to which the clock was moved."""
         with self._lock:
             return self._now + timedelta(seconds=self._elapsed)
 
     def monotonic(self) -> float:
-        """Return by how many seconds the clock was moved altogether."""
+        """Return by how many seconds the clock was moved in total."""
         with self._lock:
             return self._elapsed
 
     def call_later(self, delay: float, call: Callable[[], None]) -> Timer:
-        """Call once when the clock has been moved by ``delay`` seconds from now."""
+        """Call once the clock was moved by another ``delay`` seconds."""
         timer = _ManualTimer(call)
         with self._lock:
             if not self._closed:
@@ -67,9 +67,9 @@ class ManualClock(Clock):
         return timer
 
     def advance(self, seconds: float = 0.0) -> int:
-        """Move the clock forward, run what becomes due on the way, and return how many calls ran.
+        """Move the clock forward, make the calls that become due, and return how many there were.
 
-        Calls that are made while it moves run too, if they are due by its end.
+        That includes calls that are scheduled meanwhile, if they become due.
         """
         if seconds < 0:
             raise ValueError(f"a clock moves forward only, got {seconds!r}")
@@ -84,18 +84,18 @@ class ManualClock(Clock):
             return ran
 
     def set_wall(self, seconds: float) -> None:
-        """Move the wall clock alone, back or forward, as somebody does who sets the machine's clock."""
+        """Move only the wall clock, back or forward, as if somebody set the machine's clock."""
         with self._lock:
             self._now += timedelta(seconds=seconds)
 
     @property
     def timers(self) -> list[float]:
-        """In how many seconds each of the waiting calls is due, soonest first."""
+        """The seconds until each of the waiting calls is due, soonest first."""
         with self._lock:
             return sorted(due - self._elapsed for due, _, timer in self._timers if timer.call is not None)
 
     def close(self) -> None:
-        """Drop every waiting call; later ones are never made."""
+        """Drop all waiting calls, and all that are scheduled later."""
         with self._lock:
             self._closed = True
             self._timers.clear()
@@ -125,7 +125,7 @@ class ClockContract(Contract):
         """Let time pass: sleep, or move a manual clock."""
 
     def await_calls(self, clock: Clock, calls: list[str], count: int) -> None:
-        """Let time pass until so many calls were made; fail after 30 real seconds."""
+        """Let time pass until ``count`` calls were made; fail after 30 real seconds."""
         deadline = time.monotonic() + 30
         while len(calls) < count and time.monotonic() < deadline:
             self.pass_time(clock, 0.01)
@@ -141,12 +141,12 @@ class ClockContract(Contract):
     def test_now_is_in_utc(self, clock: Clock) -> None:
         assert clock.now().utcoffset() == timedelta(0)
 
-    def test_monotonic_goes_on_by_what_passed(self, clock: Clock) -> None:
+    def test_monotonic_advances_by_the_time_that_passed(self, clock: Clock) -> None:
         before = clock.monotonic()
         self.pass_time(clock, 0.05)
         assert clock.monotonic() - before >= 0.049
 
-    def test_now_goes_on(self, clock: Clock) -> None:
+    def test_now_advances(self, clock: Clock) -> None:
         before = clock.now()
         self.pass_time(clock, 0.05)
         assert clock.now() > before
@@ -166,7 +166,7 @@ class ClockContract(Contract):
         assert calls == ["a"]
         assert at[0] - start >= 0.049
 
-    def test_calls_come_in_the_order_in_which_they_are_due(self, clock: Clock) -> None:
+    def test_calls_are_made_in_the_order_in_which_they_are_due(self, clock: Clock) -> None:
         calls: list[str] = []
 
         def plan() -> None:
@@ -193,7 +193,7 @@ class ClockContract(Contract):
         self.await_calls(clock, calls, 1)
         assert calls == ["kept"]
 
-    def test_what_a_call_raises_does_not_stop_the_next(self, clock: Clock) -> None:
+    def test_an_error_in_a_call_does_not_stop_the_next(self, clock: Clock) -> None:
         calls: list[str] = []
 
         def fail() -> None:
@@ -203,7 +203,7 @@ class ClockContract(Contract):
         clock.call_later(0.02, lambda: calls.append("next"))
         self.await_calls(clock, calls, 1)
 
-    def test_a_call_may_ask_for_another(self, clock: Clock) -> None:
+    def test_a_call_can_schedule_another(self, clock: Clock) -> None:
         calls: list[str] = []
 
         def first() -> None:

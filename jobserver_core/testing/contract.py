@@ -1,4 +1,4 @@
-"""What makes a contract suite law: its tests can be inherited, never replaced."""
+"""The base of all contract suites: their tests can be inherited, but not replaced."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ __all__ = ["Contract"]
 class Contract:
     """The root of every contract suite: a class of ``test_*`` methods that a backend's tests inherit.
 
-    A subclass supplies the fixtures that the suite asks for, and may add tests. One in which a
-    test of a contract is not the contract's own any more (redefined, set to None, or hidden
-    by a class mixed in before it) is a TypeError where it is defined, so that passing a
-    contract means the same for everybody.
+    A subclass supplies the fixtures and methods that the suite needs, and can add tests. Defining a subclass
+    in which a test of the contract is replaced (redefined, set to None, or hidden by a mixin) is a TypeError,
+    so that passing a contract means the same for everybody.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

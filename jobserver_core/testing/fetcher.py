@@ -28,31 +28,30 @@ class _StopHereError(Exception):
 class FetcherContract(Contract):
     """What every fetcher does. Fixtures: ``fetcher``, a new one.
 
-    It is made with the limit of size :attr:`max_size`, and with a policy that allows what
-    :meth:`publish` returns and nothing that :meth:`refused` does. The subclass is the source of the
-    files too; a fetcher of several schemes has a subclass for each.
+    Its size limit is :attr:`max_size`. Its policy allows the URIs that :meth:`publish` returns, and refuses
+    those of :meth:`refused`. The subclass is also the source of the files. Write a subclass for each scheme.
     """
 
     max_size: ClassVar[int] = 256 * 1024
-    """The fetcher's limit of size, in bytes."""
+    """The fetcher's size limit in bytes."""
     secret: ClassVar[str] = "hunter2"
     """The password in the URIs of :meth:`missing` and :meth:`refused`."""
 
     @abstractmethod
     def publish(self, fetcher: Fetcher, name: str, content: bytes) -> str:
-        """Make content available under a URI that ends in a name, replacing what was there; return it."""
+        """Publish content under a URI that ends in a name, replacing earlier content, and return the URI."""
 
     @abstractmethod
     def missing(self) -> str:
-        """Return an allowed URI under which there is nothing, with the password where its scheme has one."""
+        """Return an allowed URI of a missing file, with the password if the scheme has passwords."""
 
     @abstractmethod
     def refused(self) -> list[str]:
-        """Return well-formed URIs that the fetcher's policy does not allow, at least one."""
+        """Return one or more well-formed URIs that the fetcher's policy refuses."""
 
     @abstractmethod
     def files(self, fetcher: Fetcher) -> set[str]:
-        """Return the names of all files that the fetcher has on this machine now, its cache included."""
+        """Return the names of all files that the fetcher has on this machine now, including its cache."""
 
     def spellings(self, uri: str) -> list[str]:
         """Return other ways to write the same URI."""
@@ -61,9 +60,7 @@ class FetcherContract(Contract):
     # -- fetching ----------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("size", [0, 1, 65_536, 200_001])
-    def test_a_fetched_file_has_the_content_and_tells_hash_and_size(
-        self, fetcher: Fetcher, size: int
-    ) -> None:
+    def test_a_fetched_file_has_content_digest_and_size(self, fetcher: Fetcher, size: int) -> None:
         content = os.urandom(size)
         with fetcher.fetch(self.publish(fetcher, "file.jar", content)) as fetched:
             assert fetched.path.read_bytes() == content
@@ -77,13 +74,13 @@ class FetcherContract(Contract):
             with fetcher.fetch(spelling) as fetched:
                 assert fetched.path.read_bytes() == _CONTENT
 
-    def test_what_did_not_change_is_the_same_file_again(self, fetcher: Fetcher) -> None:
+    def test_an_unchanged_file_can_be_fetched_again(self, fetcher: Fetcher) -> None:
         uri = self.publish(fetcher, "file.jar", _CONTENT)
         with fetcher.fetch(uri) as first, fetcher.fetch(uri) as second:
             assert (first.digest, first.size) == (second.digest, second.size)
             assert second.path.read_bytes() == _CONTENT
 
-    def test_what_changed_at_the_source_is_fetched_anew(self, fetcher: Fetcher) -> None:
+    def test_a_changed_file_is_fetched_anew(self, fetcher: Fetcher) -> None:
         for content in (b"first", b"second", b"third!", b"first"):
             uri = self.publish(fetcher, "file.jar", content)
             with fetcher.fetch(uri) as fetched:
@@ -105,7 +102,7 @@ class FetcherContract(Contract):
                 pass
             assert fetched.path.read_bytes() == _CONTENT
 
-    def test_an_error_inside_the_block_comes_out_as_it_is(self, fetcher: Fetcher) -> None:
+    def test_an_error_inside_the_block_is_raised_unchanged(self, fetcher: Fetcher) -> None:
         uri = self.publish(fetcher, "file.jar", _CONTENT)
         with pytest.raises(_StopHereError), fetcher.fetch(uri):
             raise _StopHereError
@@ -160,7 +157,7 @@ class FetcherContract(Contract):
         assert caught.value.reason == "the caller has left"
         assert self.files(fetcher) == before
 
-    def test_a_fetch_that_is_cancelled_on_the_way_ends_with_the_reason(self, fetcher: Fetcher) -> None:
+    def test_a_fetch_that_is_cancelled_while_it_runs_ends_with_the_reason(self, fetcher: Fetcher) -> None:
         uri = self.publish(fetcher, "file.jar", os.urandom(200_000))
         before = self.files(fetcher)
         cancellation = Cancellation()
@@ -198,14 +195,14 @@ class FetcherContract(Contract):
 
     # -- what cannot be fetched --------------------------------------------------------------------
 
-    def test_what_is_not_there_is_a_fetch_error_and_leaves_nothing(self, fetcher: Fetcher) -> None:
+    def test_a_missing_file_is_a_fetch_error_and_leaves_nothing(self, fetcher: Fetcher) -> None:
         before = self.files(fetcher)
         with pytest.raises(FetchError) as caught, fetcher.fetch(self.missing()):
             pytest.fail("the block was entered")
         assert caught.value.reason
         assert self.files(fetcher) == before
 
-    def test_what_was_withdrawn_is_not_served_from_memory(self, fetcher: Fetcher) -> None:
+    def test_a_file_that_was_withdrawn_is_not_served_from_a_cache(self, fetcher: Fetcher) -> None:
         uri = self.publish(fetcher, "file.jar", _CONTENT)
         with fetcher.fetch(uri):
             pass
@@ -215,7 +212,7 @@ class FetcherContract(Contract):
 
     @abstractmethod
     def withdraw(self, fetcher: Fetcher, uri: str) -> None:
-        """Take away what is under a URI."""
+        """Remove the content of a URI."""
 
     def test_a_check_touches_nothing(self, fetcher: Fetcher) -> None:
         before = self.files(fetcher)
@@ -249,7 +246,7 @@ class FetcherContract(Contract):
             "javascript:alert(1)",
         ],
     )
-    def test_what_is_no_uri_is_malformed(self, fetcher: Fetcher, uri: str) -> None:
+    def test_a_string_that_is_not_a_uri_is_malformed(self, fetcher: Fetcher, uri: str) -> None:
         before = self.files(fetcher)
         with pytest.raises(MalformedUrl) as caught:
             fetcher.check(uri)
@@ -258,7 +255,7 @@ class FetcherContract(Contract):
             pytest.fail("the block was entered")
         assert self.files(fetcher) == before
 
-    def test_what_the_policy_refuses_is_malformed(self, fetcher: Fetcher) -> None:
+    def test_a_uri_that_the_policy_refuses_is_malformed(self, fetcher: Fetcher) -> None:
         assert self.refused()
         for uri in self.refused():
             with pytest.raises(MalformedUrl) as caught:
@@ -283,7 +280,7 @@ class FetcherContract(Contract):
 
     # -- the fetcher itself ------------------------------------------------------------------------
 
-    def test_the_block_can_be_left_on_another_thread(self, fetcher: Fetcher) -> None:
+    def test_the_block_can_end_on_another_thread(self, fetcher: Fetcher) -> None:
         block = fetcher.fetch(self.publish(fetcher, "file.jar", _CONTENT))
         errors: list[BaseException] = []
 

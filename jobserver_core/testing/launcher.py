@@ -74,7 +74,7 @@ class LauncherContract(Contract):
 
     @abstractmethod
     def class_path(self) -> tuple[JobCode, ...]:
-        """Return the class path that holds the jobs."""
+        """Return the class path with the jobs."""
 
     @abstractmethod
     def label_code(self, folder: Path, kind: str, text: str) -> JobCode:
@@ -85,7 +85,7 @@ class LauncherContract(Contract):
 
     @abstractmethod
     def settings(self) -> JsonObject:
-        """Return settings of a context that starts."""
+        """Return settings with which a context starts."""
 
     @abstractmethod
     def failing_settings(self) -> tuple[JsonObject, str]:
@@ -212,14 +212,14 @@ class LauncherContract(Contract):
         assert not context.spec.work_dir.exists()
         assert context.listener.faults == []
 
-    def test_killing_a_context_that_starts_ends_it(self, launcher: Launcher, tmp_path: Path) -> None:
+    def test_killing_a_starting_context_ends_it(self, launcher: Launcher, tmp_path: Path) -> None:
         context = self.start(launcher, tmp_path, self.settings())
         context.handle.kill()
         ended = context.listener.wait_for("context-ended", timeout=self.timeout)
         assert ended[1] is ContextEnd.KILLED
         assert not context.spec.work_dir.exists()
 
-    def test_stopping_a_context_that_starts_ends_it(self, launcher: Launcher, tmp_path: Path) -> None:
+    def test_stopping_a_starting_context_ends_it(self, launcher: Launcher, tmp_path: Path) -> None:
         context = self.start(launcher, tmp_path, self.settings())
         context.handle.stop(30.0)
         ended = context.listener.wait_for("context-ended", timeout=self.start_timeout)
@@ -375,7 +375,7 @@ class LauncherContract(Contract):
         assert "hello from the job" in text
         assert "a warning of the job" in text
 
-    def test_jobs_run_beside_each_other(self, context: RunningContext) -> None:
+    def test_jobs_run_at_the_same_time(self, context: RunningContext) -> None:
         jobs = [self.submit(context, "endless") for _ in range(2)]
         for job in jobs:
             context.listener.wait_for("running", job.id, timeout=self.timeout)

@@ -261,15 +261,11 @@ class AnsweringTransportContract(TransportContract):
         transport.send(message(receiver.url), timeout=_TIMEOUT)
         assert len(receiver.received()) == 1
 
-    def test_the_wish_when_to_try_again_is_reported(
-        self, transport: Transport, receiver: AnsweringReceiver
-    ) -> None:
+    def test_retry_after_is_reported(self, transport: Transport, receiver: AnsweringReceiver) -> None:
         receiver.answer(503, retry_after=7)
         assert transport.send(message(receiver.url), timeout=_TIMEOUT).retry_after == 7
 
-    def test_no_wish_when_to_try_again_is_none(
-        self, transport: Transport, receiver: AnsweringReceiver
-    ) -> None:
+    def test_no_retry_after_is_none(self, transport: Transport, receiver: AnsweringReceiver) -> None:
         receiver.answer(503)
         assert transport.send(message(receiver.url), timeout=_TIMEOUT).retry_after is None
 

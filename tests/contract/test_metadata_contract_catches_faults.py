@@ -43,7 +43,7 @@ class Fault(MemoryMetadataStore):
 
 
 class RemovesContextsOfJobsThatAreKept(Fault):
-    caught_by = "test_a_context_is_kept_as_long_as_a_job_that_it_served"
+    caught_by = "test_a_context_is_kept_as_long_as_a_job_that_ran_in_it"
 
     def delete_contexts(self, *, ended_before: datetime, limit: int) -> list[str]:
         jobs, self._jobs = self._jobs, {}
@@ -71,7 +71,7 @@ class RemovesLiveContexts(Fault):
 
 
 class RemovesTheNewestVersions(Fault):
-    caught_by = "test_versions_before_a_time_are_removed_but_the_newest_of_each_name"
+    caught_by = "test_versions_before_a_time_are_removed_except_the_newest_of_each_name"
 
     def delete_old_binaries(self, *, uploaded_before: datetime, keep: int, limit: int) -> list[Binary]:
         return super().delete_old_binaries(uploaded_before=uploaded_before, keep=keep - 1, limit=limit)
@@ -126,7 +126,7 @@ class AdvancesDeliveriesWhateverTheState(Fault):
 
 
 class ComparesBeforeItLocks(Fault):
-    caught_by = "test_of_many_writers_that_end_a_job_one_wins_and_everything_is_its"
+    caught_by = "test_of_many_writers_that_end_a_job_one_wins_with_all_it_wrote"
 
     def __init__(self) -> None:
         super().__init__()
@@ -202,7 +202,7 @@ class StoresOnlyTheState(Fault):
 
 
 class SharesLiveNames(Fault):
-    caught_by = "test_a_name_is_taken_while_its_context_lives"
+    caught_by = "test_a_name_is_taken_while_its_context_is_live"
 
     def _put_context(self, context: Context) -> None:
         self._contexts[context.id] = context
@@ -218,7 +218,7 @@ class NeverFreesNames(Fault):
 
 
 class LooksForNamesBeforeItLocks(Fault):
-    caught_by = "test_of_many_contexts_of_one_name_one_is_made"
+    caught_by = "test_of_many_contexts_of_one_name_one_is_stored"
 
     def __init__(self) -> None:
         super().__init__()
@@ -257,7 +257,7 @@ class SharesIdempotencyKeys(Fault):
 
 
 class NamesTheLoserOfAnIdempotencyKey(Fault):
-    caught_by = "test_of_many_jobs_under_one_idempotency_key_one_is_stored_and_the_others_learn_which"
+    caught_by = "test_of_many_jobs_with_one_idempotency_key_one_is_stored_and_the_errors_name_it"
 
     def _refuse_known_key(self, job: Job) -> None:
         try:
@@ -294,28 +294,28 @@ class LosesTheResultAtTheNextAdvance(Fault):
 
 
 class CutsLargeConfigurations(Fault):
-    caught_by = "test_a_configuration_comes_back_as_the_text_it_was"
+    caught_by = "test_a_configuration_comes_back_unchanged"
 
     def add_job(self, job: Job, *, config: str) -> None:
         super().add_job(job, config=config[: 64 * 1024])
 
 
 class TidiesConfigurations(Fault):
-    caught_by = "test_a_configuration_comes_back_as_the_text_it_was"
+    caught_by = "test_a_configuration_comes_back_unchanged"
 
     def add_job(self, job: Job, *, config: str) -> None:
         super().add_job(job, config=config.strip())
 
 
 class EndsTextsAtNul(Fault):
-    caught_by = "test_texts_of_a_job_come_back_as_they_were"
+    caught_by = "test_strings_of_a_job_come_back_unchanged"
 
     def add_job(self, job: Job, *, config: str) -> None:
         super().add_job(job, config=config.split("\0", maxsplit=1)[0])
 
 
 class TakesEmptyTextForNone(Fault):
-    caught_by = "test_empty_texts_of_a_job_are_not_none"
+    caught_by = "test_empty_strings_of_a_job_are_not_none"
 
     def add_job(self, job: Job, *, config: str) -> None:
         super().add_job(attrs.evolve(job, callback_url=job.callback_url or None), config=config)
@@ -607,7 +607,7 @@ class ChecksUsersBeforeItLocks(Fault):
 
 
 class DeletesThoseThatEndedJustThen(Fault):
-    caught_by = "test_deleting_removes_final_jobs_that_ended_before_a_time_and_says_how_many"
+    caught_by = "test_deleting_removes_final_jobs_that_ended_before_a_time_and_returns_how_many"
 
     def delete_jobs(self, *, ended_before: datetime, limit: int) -> int:
         return super().delete_jobs(ended_before=ended_before + timedelta(microseconds=1), limit=limit)
@@ -640,7 +640,7 @@ class DeletesJobsThatOweACallback(Fault):
 
 
 class LeavesConfigurationsBehind(Fault):
-    caught_by = "test_configurations_results_and_final_deliveries_go_with_their_job"
+    caught_by = "test_configurations_results_and_final_deliveries_are_deleted_with_their_job"
 
     def delete_jobs(self, *, ended_before: datetime, limit: int) -> int:
         configs = dict(self._configs)
@@ -675,7 +675,7 @@ class IsNeverDueJustThen(Fault):
 
 
 class LimitsBeforeItExcludes(Fault):
-    caught_by = "test_a_full_lane_hides_no_other_receiver"
+    caught_by = "test_a_busy_receiver_hides_no_other"
 
     def due_deliveries(self, *, now: datetime, limit: int, excluding: Iterable[str] = ()) -> list[Delivery]:
         left_out = set(excluding)
@@ -738,7 +738,7 @@ class CollectsBlobsOfOlderVersions(Fault):
 
 
 class NeverLetsGoOfAClassPath(Fault):
-    caught_by = "test_a_job_lets_go_of_its_class_path_once_it_is_final"
+    caught_by = "test_a_final_job_does_not_refer_to_its_class_path"
 
     def unreferenced(self, digests: Iterable[str]) -> list[str]:
         live, self._live = self._live, set(self._jobs)
@@ -756,7 +756,7 @@ class FailsWhenItIsFine(Fault):
 
 
 class ClosesOnce(Fault):
-    caught_by = "test_closing_may_be_repeated"
+    caught_by = "test_closing_twice_is_allowed"
 
     def close(self) -> None:
         if self.__dict__.setdefault("_closed", False):

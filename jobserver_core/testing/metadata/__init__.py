@@ -1,4 +1,4 @@
-"""The contract of a metadata store: subclass it, supply the store, and every test of it is yours.
+"""The contract of a metadata store: inherit it, and supply what the tests need.
 
 ::
 
@@ -10,7 +10,7 @@
         def raw_counts(self, store): ...
         def raw_job_state(self, store, job_id): ...
 
-A store that forgets everything at its end is held to :class:`MetadataStoreContract` instead.
+For a store that keeps nothing when the process ends, inherit :class:`MetadataStoreContract` instead.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class MetadataStoreContract(
     def test_a_store_in_working_order_passes_its_check(self, store: MetadataStore) -> None:
         store.check()
 
-    def test_closing_may_be_repeated(self, store: MetadataStore) -> None:
+    def test_closing_twice_is_allowed(self, store: MetadataStore) -> None:
         store.close()
         store.close()
 
 
 class PersistentMetadataStoreContract(MetadataStoreContract, PersistenceContract):
-    """The same, of a store whose data outlives the process and may be opened by several."""
+    """The same for a store whose data outlives the process, and can be opened by several processes."""

@@ -1,4 +1,4 @@
-"""What a backend's tests supply to the metadata contracts."""
+"""What the tests of a metadata store supply to the contract."""
 
 from __future__ import annotations
 
@@ -66,5 +66,5 @@ class StoreAccess(Contract):
         raise NotImplementedError("count the stored records without the store's own methods")
 
     def raw_job_state(self, store: MetadataStore, job_id: str) -> str | None:
-        """Return the stored state of a job as text, or None for an unknown one."""
+        """Return the stored state of a job, or None for an unknown job."""
         raise NotImplementedError("read a job's state without the store's own methods")

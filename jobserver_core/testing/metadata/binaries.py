@@ -17,7 +17,7 @@ __all__ = ["BinariesContract"]
 
 
 class BinariesContract(StoreAccess):
-    """Versions of binaries: kept apart, ordered, and not deleted from under a job."""
+    """Versions of binaries: separate, ordered, and not deleted while a job uses them."""
 
     @pytest.mark.parametrize("kind", list(BinaryType))
     def test_a_binary_comes_back_equal_in_full(self, store: MetadataStore, kind: BinaryType) -> None:
@@ -27,9 +27,7 @@ class BinariesContract(StoreAccess):
         assert store.binary_versions(binary.name) == [binary]
         assert store.binaries() == [binary]
 
-    def test_an_empty_binary_and_one_with_an_empty_id_are_kept_as_they_are(
-        self, store: MetadataStore
-    ) -> None:
+    def test_an_empty_binary_and_one_with_an_empty_id_come_back_unchanged(self, store: MetadataStore) -> None:
         binary = a_binary(id="", size=0)
         store.add_binary(binary)
         assert store.binary(binary.name) == binary
@@ -56,9 +54,7 @@ class BinariesContract(StoreAccess):
         assert store.binary_versions("word-count") == []
 
     @pytest.mark.parametrize("text", ODD_TEXTS)
-    def test_looking_up_a_name_that_nobody_could_upload_finds_nothing(
-        self, store: MetadataStore, text: str
-    ) -> None:
+    def test_a_name_that_cannot_be_uploaded_is_not_found(self, store: MetadataStore, text: str) -> None:
         store.add_binary(a_binary("b"))
         assert store.binary(text) is None
         assert store.binary_versions(text) == []
@@ -188,7 +184,9 @@ class BinariesContract(StoreAccess):
             store.delete_binary("b")
         assert caught.value.job_ids == (job.id,)
 
-    def test_equal_bytes_under_another_name_do_not_hold_a_binary(self, store: MetadataStore) -> None:
+    def test_a_job_of_equal_bytes_under_another_name_does_not_use_a_binary(
+        self, store: MetadataStore
+    ) -> None:
         mine, other = a_binary("mine"), a_binary("other")
         copy = a_binary("copy", digest=mine.digest)
         for binary in (mine, other, copy):
@@ -196,7 +194,7 @@ class BinariesContract(StoreAccess):
         store.add_job(a_job(copy, other), config="{}")
         assert store.delete_binary("mine") == [mine]
 
-    def test_a_job_brought_back_to_life_holds_its_binary_again(self, store: MetadataStore) -> None:
+    def test_a_job_that_is_live_again_uses_its_binary_again(self, store: MetadataStore) -> None:
         binary = a_binary("b")
         store.add_binary(binary)
         job = a_job(binary, state=JobState.FINISHED)
@@ -205,7 +203,7 @@ class BinariesContract(StoreAccess):
         with pytest.raises(BinaryInUse):
             store.delete_binary("b")
 
-    def test_a_class_path_changed_by_an_advance_is_what_counts(self, store: MetadataStore) -> None:
+    def test_an_advance_can_change_which_binaries_a_job_uses(self, store: MetadataStore) -> None:
         before, after = a_binary("before"), a_binary("after")
         for binary in (before, after):
             store.add_binary(binary)

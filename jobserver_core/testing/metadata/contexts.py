@@ -43,7 +43,7 @@ def _full() -> Context:
 
 
 class ContextsContract(StoreAccess):
-    """Contexts: one live one of a name, advanced by compare-and-set."""
+    """Contexts: one live context for each name, advanced by compare-and-set."""
 
     def test_a_context_with_every_field_set_comes_back_equal_in_full(self, store: MetadataStore) -> None:
         context = _full()
@@ -58,13 +58,13 @@ class ContextsContract(StoreAccess):
         assert store.context(context.id) == context
 
     @pytest.mark.parametrize("text", ODD_TEXTS)
-    def test_texts_of_a_context_come_back_as_they_were(self, store: MetadataStore, text: str) -> None:
+    def test_strings_of_a_context_come_back_unchanged(self, store: MetadataStore, text: str) -> None:
         error = ErrorInfo(message=text, error_class=text, stack=text)
         context = a_context(owner=text, application_id=text, url=text, error=error, settings={text: text})
         store.add_context(context)
         assert store.context(context.id) == context
 
-    def test_empty_texts_and_empty_settings_are_not_none(self, store: MetadataStore) -> None:
+    def test_empty_strings_and_empty_settings_are_not_none(self, store: MetadataStore) -> None:
         context = a_context(url="", error=ErrorInfo(message=""))
         store.add_context(context)
         stored = store.context(context.id)
@@ -110,7 +110,9 @@ class ContextsContract(StoreAccess):
         assert store.contexts(ContextQuery(owner=text)) == []
 
     @states(LIVE_CONTEXTS)
-    def test_a_name_is_taken_while_its_context_lives(self, store: MetadataStore, state: ContextState) -> None:
+    def test_a_name_is_taken_while_its_context_is_live(
+        self, store: MetadataStore, state: ContextState
+    ) -> None:
         first = a_context("c", state=state)
         store.add_context(first)
         with pytest.raises(ContextExists) as caught:
@@ -135,7 +137,7 @@ class ContextsContract(StoreAccess):
             store.add_context(a_context("c", state=state))
         assert self.raw_counts(store)["contexts"] == 2 * len(FINAL_CONTEXTS)
 
-    def test_bringing_back_a_context_whose_name_was_taken_raises_context_exists(
+    def test_advancing_to_live_a_context_whose_name_was_taken_raises_context_exists(
         self, store: MetadataStore
     ) -> None:
         ended = a_context("c", state=ContextState.ERROR)

@@ -1,4 +1,4 @@
-"""The metadata contract's parts about callback deliveries and about blobs in use."""
+"""The metadata contract's parts about callback deliveries, and about blobs in use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["BlobsInUseContract", "DeliveriesContract"]
 
 
 def _add(store: MetadataStore, *deliveries: Delivery) -> None:
-    """Store deliveries, each with a job of its own unless its job is there."""
+    """Store deliveries, and their jobs if they are missing."""
     for delivery in deliveries:
         job = store.job(delivery.job_id)
         if job is None:
@@ -40,7 +40,7 @@ def _full() -> Delivery:
 
 
 class DeliveriesContract(StoreAccess):
-    """Deliveries: due in order, claimed by compare-and-set."""
+    """Deliveries: sorted by when they are due, claimed by compare-and-set."""
 
     @pytest.mark.parametrize("delivery", [a_delivery(job_id="job-bare"), _full()], ids=["bare", "full"])
     def test_a_delivery_comes_back_equal_in_full(self, store: MetadataStore, delivery: Delivery) -> None:
@@ -50,7 +50,7 @@ class DeliveriesContract(StoreAccess):
         assert store.deliveries_in(delivery.state, limit=1) == [delivery]
 
     @pytest.mark.parametrize("text", ODD_TEXTS)
-    def test_texts_of_a_delivery_come_back_as_they_were(self, store: MetadataStore, text: str) -> None:
+    def test_strings_of_a_delivery_come_back_unchanged(self, store: MetadataStore, text: str) -> None:
         delivery = a_delivery(job_id="job", url=text, receiver=text, last_error=text)
         _add(store, delivery)
         assert store.delivery(delivery.id) == delivery
@@ -83,7 +83,7 @@ class DeliveriesContract(StoreAccess):
         for limit in range(len(order)):
             assert store.due_deliveries(now=at(9), limit=limit) == deliveries[:limit]
 
-    def test_a_full_lane_hides_no_other_receiver(self, store: MetadataStore) -> None:
+    def test_a_busy_receiver_hides_no_other(self, store: MetadataStore) -> None:
         crowd = [a_delivery(job_id="job", receiver="https://full:443", due_at=at(0)) for _ in range(30)]
         other = [a_delivery(job_id="job", receiver=f"https://free{n}:443", due_at=at(n)) for n in range(3)]
         _add(store, *crowd, *other)
@@ -143,7 +143,7 @@ class DeliveriesContract(StoreAccess):
 
 
 class BlobsInUseContract(StoreAccess):
-    """Which blobs may be collected: those that nothing refers to."""
+    """Blobs that can be deleted, because nothing refers to them."""
 
     def test_a_digest_that_nothing_refers_to_is_unreferenced(self, store: MetadataStore) -> None:
         unknown = digest_of("unknown")
@@ -170,7 +170,7 @@ class BlobsInUseContract(StoreAccess):
         assert store.unreferenced([entry.digest for entry in entries]) == []
 
     @states(FINAL_JOBS)
-    def test_a_job_lets_go_of_its_class_path_once_it_is_final(
+    def test_a_final_job_does_not_refer_to_its_class_path(
         self, store: MetadataStore, state: JobState
     ) -> None:
         entry = an_entry(digest=digest_of("shared"))
@@ -204,5 +204,5 @@ class BlobsInUseContract(StoreAccess):
         assert store.unreferenced(asked) == digests
 
     @pytest.mark.parametrize("text", ODD_TEXTS)
-    def test_what_is_no_digest_is_unreferenced(self, store: MetadataStore, text: str) -> None:
+    def test_a_string_that_is_not_a_digest_is_unreferenced(self, store: MetadataStore, text: str) -> None:
         assert store.unreferenced([text]) == [text]

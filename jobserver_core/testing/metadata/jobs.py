@@ -41,7 +41,7 @@ RESULTS = [
 
 
 def full_job(**changes: object) -> Job:
-    """Return a job with every field set to something that is not its default."""
+    """Return a job in which no field has its default."""
     entries = (
         an_entry(source="ftp://user@example.org/a%20ü.jar?x=1#y", type=BinaryType.JAR, size=0),
         an_entry(source="wheel", type=BinaryType.WHEEL, digest=digest_of("w"), size=2**40),
@@ -103,7 +103,7 @@ class JobsContract(StoreAccess):
         assert store.job(job.id) == job
 
     @pytest.mark.parametrize("text", ODD_TEXTS)
-    def test_texts_of_a_job_come_back_as_they_were(self, store: MetadataStore, text: str) -> None:
+    def test_strings_of_a_job_come_back_unchanged(self, store: MetadataStore, text: str) -> None:
         error = ErrorInfo(message=text, error_class=text, stack=text)
         job = a_job(
             class_path=(an_entry(source=text),),
@@ -118,7 +118,7 @@ class JobsContract(StoreAccess):
         assert store.job_with_key(text) == job
         assert store.job_config(job.id) == text
 
-    def test_empty_texts_of_a_job_are_not_none(self, store: MetadataStore) -> None:
+    def test_empty_strings_of_a_job_are_not_none(self, store: MetadataStore) -> None:
         empty, none = a_job(callback_url="", fingerprint="", error=ErrorInfo(message="")), a_job()
         for job in (empty, none):
             store.add_job(job, config="")
@@ -152,7 +152,7 @@ class JobsContract(StoreAccess):
         assert found == (None, None, None, None)
 
     @pytest.mark.parametrize("config", ['{"a": "ü🙂"}', " {} \n", json.dumps({"x": "y" * 2**20})])
-    def test_a_configuration_comes_back_as_the_text_it_was(self, store: MetadataStore, config: str) -> None:
+    def test_a_configuration_comes_back_unchanged(self, store: MetadataStore, config: str) -> None:
         job = a_job()
         store.add_job(job, config=config)
         assert store.job_config(job.id) == config
@@ -172,18 +172,6 @@ class JobsContract(StoreAccess):
         assert (store.job("same"), store.job_config("same")) == (first, "first")
         assert store.job_with_key("key") is None
 
-    def test_advancing_a_job_to_the_idempotency_key_of_another_changes_nothing(
-        self, store: MetadataStore
-    ) -> None:
-        first, second = a_job(idempotency_key="key"), a_job()
-        for job in (first, second):
-            store.add_job(job, config="{}")
-        after = attrs.evolve(second, state=JobState.RUNNING, idempotency_key="key")
-        with pytest.raises(DuplicateId) as caught:
-            store.advance_job(after, expected=JobState.STARTED, delivery=a_delivery(second))
-        assert caught.value == DuplicateId(kind="idempotency key", id="key", holder=first.id)
-        assert (store.job(second.id), store.deliveries_of(second.id)) == (second, [])
-
     def test_adding_a_job_with_a_known_idempotency_key_names_the_job_that_has_it(
         self, store: MetadataStore
     ) -> None:
@@ -196,7 +184,7 @@ class JobsContract(StoreAccess):
         counts = self.raw_counts(store)
         assert (counts["jobs"], counts["configs"]) == (1, 1)
 
-    def test_a_repeated_submit_is_told_of_its_key_even_after_its_binary_was_deleted(
+    def test_a_repeated_submit_finds_its_key_even_after_its_binary_was_deleted(
         self, store: MetadataStore
     ) -> None:
         binary = a_binary("b")

@@ -91,7 +91,7 @@ class PersistenceContract(StoreAccess):
             assert (again.job(job.id), again.job_config(job.id)) == (job, "config")
             assert (again.job_result(job.id), again.delivery(delivery.id)) == (a_result(), delivery)
 
-    def test_what_is_unique_stays_so_after_opening_again(self, store: MetadataStore) -> None:
+    def test_uniqueness_survives_opening_again(self, store: MetadataStore) -> None:
         context, job = a_context("c"), a_job(idempotency_key="key")
         store.add_context(context)
         store.add_job(job, config="{}")
@@ -103,16 +103,14 @@ class PersistenceContract(StoreAccess):
                 again.add_job(a_job(idempotency_key="key"), config="{}")
             assert caught.value.holder == job.id
 
-    def test_the_order_in_which_records_were_added_goes_on_after_opening_again(
-        self, store: MetadataStore
-    ) -> None:
+    def test_the_order_in_which_records_were_added_survives_opening_again(self, store: MetadataStore) -> None:
         store.add_binary(a_binary("b", id="first"))
         store.close()
         with closing(self.open_again(store)) as again:
             again.add_binary(a_binary("b", id="second"))
             assert [binary.id for binary in again.binary_versions("b")] == ["second", "first"]
 
-    def test_a_cursor_is_good_after_opening_again(self, store: MetadataStore) -> None:
+    def test_a_cursor_survives_opening_again(self, store: MetadataStore) -> None:
         for number in range(3):
             store.add_job(a_job(id=str(number), submitted_at=at(number)), config="{}")
         cursor = store.jobs(JobQuery(limit=1)).next
@@ -120,7 +118,7 @@ class PersistenceContract(StoreAccess):
         with closing(self.open_again(store)) as again:
             assert [job.id for job in again.jobs(JobQuery(after=cursor)).jobs] == ["1", "0"]
 
-    def test_two_stores_on_the_same_data_see_each_other_at_once(self, store: MetadataStore) -> None:
+    def test_two_stores_on_the_same_data_see_each_others_writes(self, store: MetadataStore) -> None:
         with closing(self.open_again(store)) as other:
             job = a_job()
             store.add_job(job, config="{}")

@@ -1,4 +1,4 @@
-"""The metadata contract's part about writers that meet: of any number, one wins."""
+"""The metadata contract's part about writers that race: of any number, one wins."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ DEADLINE = 60.0
 
 
 def race(*calls: Callable[[], Any]) -> list[Any]:
-    """Make the calls at once, on a thread each; return what each returned, or the library's error it raised.
+    """Make all calls at once, each on its own thread, and return what each returned or raised.
 
-    What else is raised fails the test, as does a call that has not returned after a minute.
+    An exception that is not a JobServerError fails the test, as does a call that takes over a minute.
     """
     outcomes: list[Any] = [TimeoutError("still running")] * len(calls)
     start = threading.Barrier(len(calls))
@@ -49,7 +49,7 @@ def race(*calls: Callable[[], Any]) -> list[Any]:
             outcomes[number] = error
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(len(calls))]
-    for thread in random.sample(threads, len(threads)):  # the last one to come is the first to go
+    for thread in random.sample(threads, len(threads)):  # the thread that starts last often runs first
         thread.start()
     for thread in threads:
         thread.join(DEADLINE)
@@ -59,7 +59,7 @@ def race(*calls: Callable[[], Any]) -> list[Any]:
 
 
 def winner(outcomes: Sequence[Any], lost: type[JobServerError]) -> int:
-    """Return which call won, after checking that all others raised ``lost``."""
+    """Return the index of the call that won; all others must have raised ``lost``."""
     won = [number for number, outcome in enumerate(outcomes) if not isinstance(outcome, Exception)]
     assert len(won) == 1, f"{len(won)} calls won: {outcomes}"
     assert all(type(o) is lost for n, o in enumerate(outcomes) if n != won[0]), outcomes
@@ -67,11 +67,9 @@ def winner(outcomes: Sequence[Any], lost: type[JobServerError]) -> int:
 
 
 class RacesContract(StoreAccess):
-    """Calls from many threads at once; every one sees a state that all agree on."""
+    """Calls from many threads at once, which must agree on the outcome."""
 
-    def test_of_many_writers_that_end_a_job_one_wins_and_everything_is_its(
-        self, store: MetadataStore
-    ) -> None:
+    def test_of_many_writers_that_end_a_job_one_wins_with_all_it_wrote(self, store: MetadataStore) -> None:
         for _ in range(ROUNDS):
             job = a_job(state=JobState.RUNNING)
             store.add_job(job, config="{}")
@@ -124,14 +122,14 @@ class RacesContract(StoreAccess):
             )
             assert store.delivery(delivery.id) == claims[winner(outcomes, StaleState)]
 
-    def test_of_many_contexts_of_one_name_one_is_made(self, store: MetadataStore) -> None:
+    def test_of_many_contexts_of_one_name_one_is_stored(self, store: MetadataStore) -> None:
         for number in range(ROUNDS):
             contexts = [a_context(f"c{number}") for _ in range(WRITERS)]
             outcomes = race(*(partial(store.add_context, context) for context in contexts))
             assert store.context_named(f"c{number}") == contexts[winner(outcomes, ContextExists)]
         assert self.raw_counts(store)["contexts"] == ROUNDS
 
-    def test_of_many_jobs_under_one_idempotency_key_one_is_stored_and_the_others_learn_which(
+    def test_of_many_jobs_with_one_idempotency_key_one_is_stored_and_the_errors_name_it(
         self, store: MetadataStore
     ) -> None:
         for number in range(ROUNDS):

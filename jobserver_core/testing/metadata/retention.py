@@ -1,4 +1,4 @@
-"""What is asked of a metadata store that removes old contexts and old versions of binaries."""
+"""The metadata contract's part about removing old contexts and old versions of binaries."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["RetentionContract"]
 
 
 class RetentionContract(StoreAccess):
-    """Old contexts and old versions of binaries; for old jobs see :class:`ListsContract`."""
+    """Removing old contexts and old versions of binaries; for old jobs see :class:`ListsContract`."""
 
     # -- contexts --------------------------------------------------------------------------------------
 
@@ -60,7 +60,7 @@ class RetentionContract(StoreAccess):
         assert store.context(context.id) == context
 
     @states([*LIVE_JOBS, *FINAL_JOBS])
-    def test_a_context_is_kept_as_long_as_a_job_that_it_served(
+    def test_a_context_is_kept_as_long_as_a_job_that_ran_in_it(
         self, store: MetadataStore, state: JobState
     ) -> None:
         served, free = self._ended_context(store, 1), self._ended_context(store, 2)
@@ -90,7 +90,7 @@ class RetentionContract(StoreAccess):
     # -- binaries --------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("keep", [1, 2, 3, 4])
-    def test_versions_before_a_time_are_removed_but_the_newest_of_each_name(
+    def test_versions_before_a_time_are_removed_except_the_newest_of_each_name(
         self, store: MetadataStore, keep: int
     ) -> None:
         kept = [a_binary("b", uploaded_at=at(n)) for n in (5, 3, 2)]
