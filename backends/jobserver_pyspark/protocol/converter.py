@@ -77,7 +77,7 @@ def decode(direction: type[_R], header: bytes, payload: bytes = b"") -> _R:
 
     """
     try:
-        tree = json.loads(header)
+        tree = _DECODER.decode(header.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"{direction.sender} sent a header that is not JSON: {error}") from None
     kind = tree.pop("kind", None) if isinstance(tree, dict) else None
@@ -122,6 +122,9 @@ def _unstructure(value: object) -> object:
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, default=_unstructure)
 
 
+_DECODER = json.JSONDecoder()
+
+
 # -- reading -------------------------------------------------------------------------------------------
 
 _Reader = Callable[[Any], Any]
@@ -142,32 +145,47 @@ class _Mismatch(Exception):
 class _WrongFields(_Mismatch):
     """An object lacks a field, or has one too many."""
 
-    def __init__(self, problem: str) -> None:
-        Exception.__init__(self, problem)
+    def __init__(self, fields: tuple[_Field, ...], tree: JsonObject) -> None:
+        names = {field.name for field in fields}
+        missing, unknown = names - tree.keys(), tree.keys() - names
+        Exception.__init__(
+            self, f"lacks {min(missing)}" if missing else f"has the unknown field {_shown(min(unknown))}"
+        )
         self.path = []
 
 
 def _structure(wanted: type[Any], tree: Any) -> Any:
-    readers = _shape(wanted).readers
+    fields = _shape(wanted).fields
     if type(tree) is not dict:
         raise _Mismatch("an object", tree)
-    if tree.keys() != readers.keys():
-        missing, unknown = readers.keys() - tree.keys(), tree.keys() - readers.keys()
-        problem = f"lacks {min(missing)}" if missing else f"has the unknown field {_shown(min(unknown))}"
-        raise _WrongFields(problem)
-    values = {}
-    for name, read in readers.items():
-        try:
-            values[name] = read(tree[name])
-        except _Mismatch as error:
-            raise error.inside(name) from None
-    return wanted(**values)
+    if len(tree) != len(fields):
+        raise _WrongFields(fields, tree)
+    values, name = {}, ""
+    try:
+        for name, exact, read in fields:
+            value = tree[name]
+            values[name] = value if type(value) is exact else read(value)
+    except KeyError:
+        raise _WrongFields(fields, tree) from None
+    except _Mismatch as error:
+        raise error.inside(name) from None
+    made = object.__new__(wanted)
+    object.__setattr__(made, "__dict__", values)  # as the class's own __init__ would, field by field
+    return made
+
+
+class _Field(NamedTuple):
+    """How a field is read: a value of the type ``exact`` as it is, any other one by ``read``."""
+
+    name: str
+    exact: type[Any] | None
+    read: _Reader
 
 
 class _Shape(NamedTuple):
-    """How each field of a class is read, and which one is the payload."""
+    """The fields of a class, and the name of the one that is the payload."""
 
-    readers: dict[str, _Reader]
+    fields: tuple[_Field, ...]
     payload: str | None
 
 
@@ -180,7 +198,8 @@ def _shape(wanted: type[Any]) -> _Shape:
         hints = typing.get_type_hints(wanted)
         names = [field.name for field in dataclasses.fields(wanted)]
         payload = next((name for name in names if hints[name] == Payload), None)
-        found = _shapes[wanted] = _Shape({name: _reader(hints[name]) for name in names}, payload)
+        fields = tuple(_Field(name, _EXACT.get(hints[name]), _reader(hints[name])) for name in names)
+        found = _shapes[wanted] = _Shape(fields, payload)
     return found
 
 
@@ -222,6 +241,10 @@ _SCALARS: dict[Any, _Reader] = {
     Path: _read_path,
     Payload: _exactly(bytes, "bytes"),
 }
+
+
+_EXACT: dict[Any, type[Any]] = {kind: kind for kind in (str, int, bool)} | {Payload: bytes}
+"""The types whose values are read as they are."""
 
 
 def _optional(read: _Reader) -> _Reader:
