@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from jobserver_core.errors import InvalidSetting, UnknownContextFactory
+from jobserver_core.models.json_values import JsonMapping
 from jobserver_pyspark.launcher.spark_values import check_heap, check_values, parse_count
 from jobserver_pyspark.protocol.messages import ContextType
 
@@ -102,7 +103,7 @@ class ContextSettings:
         return other_cluster or self.proxy_user is not None or not PREPARED.isdisjoint(self.conf)
 
 
-def read_settings(settings: Mapping[str, Any], *, default_master: str) -> ContextSettings:
+def read_settings(settings: JsonMapping, *, default_master: str) -> ContextSettings:
     """Read the merged tree of a context's settings. Raises InvalidSetting."""
     flat = flattened(settings)
     _check_keys(flat)
@@ -184,12 +185,12 @@ def _isolation(wanted: str | None) -> str | None:
     return wanted
 
 
-def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flattened(tree: JsonMapping, prefix: str = "") -> dict[str, str]:
     """Return the leaves of a tree by their dotted paths, as Spark reads them, without nulls."""
     return dict(_leaves(tree, prefix))
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+def _leaves(tree: JsonMapping, prefix: str) -> Iterator[tuple[str, str]]:
     for key, value in tree.items():
         path = f"{prefix}{key}"
         if isinstance(value, Mapping):

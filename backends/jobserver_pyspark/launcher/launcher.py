@@ -8,12 +8,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from jobserver_core.config.settings import Settings
 from jobserver_core.errors import LaunchError
+from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports import ContextHandle, ContextListener, ContextSpec, Launcher
 from jobserver_pyspark.installation.class_data import ArchiveMaker, ClassData
 from jobserver_pyspark.installation.java import Java, find_java
@@ -91,7 +90,7 @@ class PySparkLauncher(Launcher):
         find_java()
         find_installation(sys.executable)
 
-    def validate(self, settings: Mapping[str, Any]) -> None:
+    def validate(self, settings: JsonMapping) -> None:
         """Raise InvalidSetting for settings that Spark cannot be started with."""
         read_settings(settings, default_master=self._master)
 

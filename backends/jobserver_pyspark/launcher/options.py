@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import attrs
 
 from jobserver_core.config.units import parse_size
 from jobserver_core.errors import InvalidSetting
+from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_pyspark.installation.spark import default_cache_dir
 
 __all__ = ["ALLOWED_VARIABLES", "LauncherOptions"]
@@ -60,9 +60,9 @@ class LauncherOptions:
     jvm_libraries: Path | None = None
 
     @classmethod
-    def parse(cls, tree: Mapping[str, Any]) -> LauncherOptions:
+    def parse(cls, tree: JsonMapping) -> LauncherOptions:
         """Read the options. Raises InvalidSetting for an unknown key or a wrong value."""
-        values: dict[str, Any] = {}
+        values: JsonObject = {}
         for key, value in tree.items():
             name = str(key).replace("-", "_")
             if name not in _READERS:

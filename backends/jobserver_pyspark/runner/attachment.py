@@ -15,6 +15,7 @@ from jobserver_pyspark.protocol.messages import ContextType
 __all__ = ["Attachment"]
 
 _WRONG_TYPE = "Invalid job type for this context"
+_Attributes = dict[str, Any]
 _RELEASE = "m\nd\n"
 """The beginning of py4j's command that releases an object in the JVM."""
 
@@ -185,7 +186,7 @@ class _InitialState:
         self._environment = dict(context.environment)
         self._spark_context = spark_context
         self._properties = spark_context.getLocalProperties().clone()
-        self._attributes: list[tuple[Any, dict[str, Any]]] = []
+        self._attributes: list[tuple[Any, _Attributes]] = []
         self.add(context)
 
     def add(self, owner: Any) -> None:
@@ -211,7 +212,7 @@ class _InitialState:
             jvm.org.apache.spark.sql.SparkSession.setActiveSession(session._jsparkSession)
 
 
-def _restore_attributes(owner: Any, saved: dict[str, Any]) -> None:
+def _restore_attributes(owner: Any, saved: _Attributes) -> None:
     """Restore methods and objects that a job replaced; counters go on."""
     names = vars(owner)
     for added in names.keys() - saved.keys():
