@@ -46,12 +46,12 @@ Part = TypeVar("Part", MetadataStore, BlobStore, Fetcher, Launcher, Transport)
 class JobServer:
     """Keeps binaries, runs contexts and jobs in them, and remembers what came of it.
 
-    Give it a backend for every port, or let :meth:`in_memory` or :meth:`from_settings` do that.
+    Pass it a backend for every port, or use :meth:`in_memory` or :meth:`from_settings`.
     Use it as a context manager, or call :meth:`start` and :meth:`close`. Every method may be
     called from any thread. Methods that take long hand back a
     :class:`~jobserver_core.running.waiting.Waiter`, which can be blocked on, called back by, or awaited.
 
-    Logs and data files are in ``data_dir``; without one, in a temporary folder that goes with the
+    Logs and data files are in ``data_dir``; without one, in a temporary directory that is removed with the
     server. The server closes its backends, and then ``resources``, when it is closed.
     """
 
@@ -187,7 +187,7 @@ class JobServer:
         """Reconcile what an earlier run left behind, start the configured contexts, then accept work.
 
         Contexts that are gone end ERROR, and so do the jobs that had begun in them; jobs that had not begun
-        run again; callbacks that are due are sent. Repeating does nothing. Returns the server itself.
+        run again; callbacks that are due are sent. Idempotent. Returns the server itself.
         """
         with self._starting:
             if not self._started:
@@ -209,10 +209,10 @@ class JobServer:
         return self._services.jobs.begun
 
     def close(self, timeout: float | None = None) -> None:
-        """Stop contexts and close all stores, within ``timeout`` seconds; repeating this is allowed.
+        """Stop contexts and close all stores, within ``timeout`` seconds; idempotent.
 
         The default is the configured ``stop-timeout``. The last 7 seconds of it are for killing contexts that
-        have not stopped by then, and for closing the stores; what hangs all the same is left behind. Jobs
+        have not stopped by then, and for closing the stores; what hangs even then is left behind. Jobs
         that run end ERROR, jobs that have not begun run under the next server.
         """
         self._services.close(self.settings.stop_timeout if timeout is None else timeout)
@@ -261,7 +261,7 @@ class JobServer:
         return self._new_work.binaries.upload(name, type, data)
 
     def begin_upload(self, name: str, type: BinaryType) -> Upload:
-        """Return an upload to write to piece by piece; see :class:`Upload`. Raises InvalidName."""
+        """Return an upload to write to in chunks; see :class:`Upload`. Raises InvalidName."""
         return self._new_work.binaries.begin_upload(name, type)
 
     def binaries(self) -> list[Binary]:
@@ -376,7 +376,7 @@ class JobServer:
         return self._services.jobs.config(job_id)
 
     def open_result(self, job_id: str) -> ResultReader | None:
-        """Open a finished job's result for reading in pieces; None when it has none.
+        """Open a finished job's result for reading in chunks; None when it has none.
 
         Raises JobNotFound.
         """
@@ -412,7 +412,7 @@ class JobServer:
         return self._new_work.data_files.add(prefix, data)
 
     def begin_data_file(self, prefix: str) -> DataUpload:
-        """Return a data file to write to piece by piece; see :class:`DataUpload`.
+        """Return a data file to write to in chunks; see :class:`DataUpload`.
 
         Raises InvalidName, StorageError.
         """

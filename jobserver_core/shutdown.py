@@ -1,4 +1,4 @@
-"""How a server ends within a time that is known beforehand, whatever hangs.
+"""How a server shuts down within a known time, whatever hangs.
 
 What holds up a shutdown is rarely the server itself: a JVM that does not answer, a database that has gone,
 a callback to a receiver that never replies. An orchestrator does not wait for any of them: after its grace
@@ -39,22 +39,22 @@ RELEASE = 3.0
 
 
 class Admission:
-    """Whether new work is taken. It ends once, and never begins again."""
+    """Whether the server accepts new work. Once closed, it never opens again."""
 
     def __init__(self) -> None:
         self._open = True
 
     @property
     def open(self) -> bool:
-        """Whether new work is taken."""
+        """Whether the server accepts new work."""
         return self._open
 
     def close(self) -> None:
-        """Take nothing new from now on."""
+        """Accept no new work from now on."""
         self._open = False
 
     def check(self) -> None:
-        """Raise ServerClosed when nothing new is taken."""
+        """Raise ServerClosed when the server accepts no new work."""
         if not self._open:
             raise ServerClosed()
 
@@ -66,7 +66,7 @@ class Steps:
         self._deadline = time.monotonic() + seconds
 
     def run(self, name: str, step: Callable[[], object]) -> None:
-        """Run a step; log its failure, and that it hangs. One for which no time is left gets a moment."""
+        """Run a step, and log if it fails or hangs. A step for which no time is left gets a moment."""
 
         def work() -> None:
             try:

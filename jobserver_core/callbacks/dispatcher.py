@@ -32,7 +32,7 @@ from datetime import datetime, timedelta
 
 import attrs
 
-from jobserver_core.callbacks.lanes import Lanes, Standing
+from jobserver_core.callbacks.lanes import Lanes, ReceiverStatus
 from jobserver_core.errors import StorageError
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.ports.clock import Clock, Timer
@@ -54,7 +54,7 @@ _MAX_PASSED = 1000
 @attrs.frozen
 class _Assignment:
     delivery: Delivery
-    entered: Standing
+    entered: ReceiverStatus
 
 
 class Dispatcher:
@@ -71,7 +71,7 @@ class Dispatcher:
         clock: Clock,
         concurrency: int,
         per_receiver: int,
-        handle: Callable[[Delivery], Standing | None],
+        handle: Callable[[Delivery], ReceiverStatus | None],
     ) -> None:
         self._metadata = metadata
         self._clock = clock
@@ -184,7 +184,7 @@ class Dispatcher:
                 self._leave(assignment, became)
                 self._scan_wanted = self._running
 
-    def _leave(self, assignment: _Assignment, became: Standing | None) -> None:
+    def _leave(self, assignment: _Assignment, became: ReceiverStatus | None) -> None:
         del self._assigned[assignment.delivery.id]
         self._lanes.leave(assignment.delivery.receiver, assignment.entered, became)
         self._quiet.notify_all()
@@ -236,11 +236,11 @@ class Dispatcher:
             with self._lock:
                 if not self._lanes.free or not self._running:
                     return None
-                shut = self._lanes.shut() | passed
+                full = self._lanes.full() | passed
                 in_progress = set(self._assigned)
                 limit = _PAGE + 2 * self._lanes.free + len(in_progress)
             # Beyond now, so that the same query also finds when the next delivery is due.
-            found = self._metadata.due_deliveries(now=now + _HORIZON, limit=limit, excluding=sorted(shut))
+            found = self._metadata.due_deliveries(now=now + _HORIZON, limit=limit, excluding=sorted(full))
             for delivery in found:
                 if delivery.due_at > now:
                     return delivery.due_at

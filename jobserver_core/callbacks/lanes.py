@@ -1,91 +1,110 @@
-"""Fairness: how many callbacks may be under way at once, in all and to whom."""
+"""Fairness: how many callbacks may be under way at once, in total and to each receiver.
+
+Theory
+======
+
+The problem: an attempt that waits for a dead receiver occupies a worker thread for the whole timeout. With a
+plain queue, a few receivers that hang soon occupy every worker, and callbacks to all others wait behind them.
+Who hangs is known only afterwards.
+
+The idea: what the latest attempt says about a receiver decides which *share* of the places it competes for.
+Slow receivers share a quarter of all places, failing ones another quarter. Receivers that nothing is known of
+may use what is left, but all that are not prompt together leave a quarter free, which only prompt receivers
+get. And no receiver ever has more than ``per_receiver`` places.
+
+The invariants: a prompt receiver always finds a place soon, however many others hang. A receiver that
+recovers leaves its share with its first prompt answer. With one place only, the shares round up to one, and
+everybody takes turns.
+
+Deliberately not handled: the status of receivers is not stored, and forgotten beyond :data:`REMEMBERED` of
+them. The price is one slow attempt for each. Which delivery to a receiver
+comes next is up to the dispatcher.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from enum import Enum
 
-__all__ = ["Lanes", "Standing"]
+__all__ = ["Lanes", "ReceiverStatus"]
 
 REMEMBERED = 1024
-"""How many receivers' standing is kept; the one that was used longest ago is forgotten first."""
+"""How many receivers have their status kept; the least recently used one is forgotten first."""
 
 
-class Standing(Enum):
+class ReceiverStatus(Enum):
     """What the latest attempt says about a receiver."""
 
     NEW = "new"
-    """Nothing is known of it."""
+    """Nothing is known about it."""
     PROMPT = "prompt"
-    """It took the callback, and quickly."""
+    """It accepted the callback quickly."""
     FAILING = "failing"
-    """It quickly said no, or could not be reached."""
+    """It quickly refused the callback, or could not be reached."""
     SLOW = "slow"
-    """It kept a worker busy for long, whatever came of it."""
+    """It occupied a worker for long, whatever the outcome."""
 
 
 class Lanes:
-    """Counts what is under way and says who may be next. Whoever shares one holds a lock.
+    """Counts the attempts under way, and decides which receivers may have another one.
 
-    A receiver has ``per_receiver`` places. Slow receivers together have a quarter of all places, and
-    failing ones a quarter; both and the new ones together leave a quarter to those that are
-    known to be prompt. So however many receivers are dead, the living are served.
+    Not thread-safe: the dispatcher calls it with its lock held.
     """
 
     def __init__(self, *, concurrency: int, per_receiver: int, remembered: int = REMEMBERED) -> None:
         self._concurrency = concurrency
         self._per_receiver = per_receiver
         quarter = (concurrency + 2) // 4
-        self._limits = {Standing.SLOW: max(1, quarter), Standing.FAILING: max(1, quarter)}
+        self._limits = {ReceiverStatus.SLOW: max(1, quarter), ReceiverStatus.FAILING: max(1, quarter)}
         self._unproven_limit = concurrency - quarter
         self._remembered = remembered
-        self._standing: OrderedDict[str, Standing] = OrderedDict()
+        self._status: OrderedDict[str, ReceiverStatus] = OrderedDict()
         self._by_receiver: Counter[str] = Counter()
-        self._by_standing: Counter[Standing] = Counter()
+        self._by_status: Counter[ReceiverStatus] = Counter()
 
     @property
     def free(self) -> int:
-        """How many places are free; not all receivers may have them."""
-        return self._concurrency - self._by_standing.total()
+        """How many places are free; not every receiver may take them."""
+        return self._concurrency - self._by_status.total()
 
-    def standing(self, receiver: str) -> Standing:
-        """Return what is known of a receiver."""
-        return self._standing.get(receiver, Standing.NEW)
+    def status(self, receiver: str) -> ReceiverStatus:
+        """Return what is known about a receiver."""
+        return self._status.get(receiver, ReceiverStatus.NEW)
 
     def admits(self, receiver: str) -> bool:
         """Whether one more callback may go to this receiver now."""
         has_place = self._by_receiver[receiver] < self._per_receiver
-        return has_place and self.free > 0 and self._has_share(self.standing(receiver))
+        return has_place and self.free > 0 and self._has_share(self.status(receiver))
 
-    def _has_share(self, standing: Standing) -> bool:
-        if standing is Standing.PROMPT:
+    def _has_share(self, status: ReceiverStatus) -> bool:
+        if status is ReceiverStatus.PROMPT:
             return True
-        unproven = self._by_standing.total() - self._by_standing[Standing.PROMPT]
-        limit = self._limits.get(standing, self._concurrency)
-        return unproven < self._unproven_limit and self._by_standing[standing] < limit
+        unproven = self._by_status.total() - self._by_status[ReceiverStatus.PROMPT]
+        limit = self._limits.get(status, self._concurrency)
+        return unproven < self._unproven_limit and self._by_status[status] < limit
 
-    def shut(self) -> set[str]:
-        """Return the receivers that are known and not admitted now."""
+    def full(self) -> set[str]:
+        """Return the known receivers that may not have another attempt now."""
         full = {receiver for receiver, used in self._by_receiver.items() if used >= self._per_receiver}
-        barred = {standing for standing in Standing if not self._has_share(standing)}
-        return full | {receiver for receiver, standing in self._standing.items() if standing in barred}
+        barred = {status for status in ReceiverStatus if not self._has_share(status)}
+        return full | {receiver for receiver, status in self._status.items() if status in barred}
 
-    def enter(self, receiver: str) -> Standing:
-        """Take a place, and return the share it was taken from, for :meth:`leave`."""
-        standing = self.standing(receiver)
+    def enter(self, receiver: str) -> ReceiverStatus:
+        """Take a place, and return the share that it counts for, which :meth:`leave` needs."""
+        status = self.status(receiver)
         self._by_receiver[receiver] += 1
-        self._by_standing[standing] += 1
-        return standing
+        self._by_status[status] += 1
+        return status
 
-    def leave(self, receiver: str, entered: Standing, became: Standing | None = None) -> None:
-        """Give a place back, and remember how the receiver did; None is no news of it."""
-        self._by_standing[entered] -= 1
+    def leave(self, receiver: str, entered: ReceiverStatus, became: ReceiverStatus | None = None) -> None:
+        """Give a place back, and remember the receiver's new status; None keeps the old one."""
+        self._by_status[entered] -= 1
         self._by_receiver[receiver] -= 1
         if not self._by_receiver[receiver]:
             del self._by_receiver[receiver]
         if became is None:
             return
-        self._standing[receiver] = became
-        self._standing.move_to_end(receiver)
-        if len(self._standing) > self._remembered:
-            self._standing.popitem(last=False)
+        self._status[receiver] = became
+        self._status.move_to_end(receiver)
+        if len(self._status) > self._remembered:
+            self._status.popitem(last=False)

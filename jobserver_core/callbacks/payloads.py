@@ -1,4 +1,4 @@
-"""What a callback says: the body that the HTTP contract lays down, and its link to the result."""
+"""The body of a callback, as the HTTP contract defines it, and its link to the result."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ def _error_body(job: Job, max_size: int) -> bytes:
 
 
 def _failure(job_id: str, error: ErrorInfo) -> bytes:
-    told = {"message": error.message, "errorClass": error.error_class, "stack": error.stack}
-    return _json({"jobId": job_id, "status": "ERROR", "result": told})
+    fields = {"message": error.message, "errorClass": error.error_class, "stack": error.stack}
+    return _json({"jobId": job_id, "status": "ERROR", "result": fields})
 
 
 def _shortened(text: str, room: int) -> str:
-    """Keep the beginning and the end, since Java tells the cause first and Python last."""
+    """Keep the beginning and the end, since Java puts the cause first and Python last."""
     if len(text) <= room:
         return text
     half = (room - 64) // 2

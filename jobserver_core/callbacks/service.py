@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from jobserver_core.callbacks.dispatcher import STORAGE_PAUSE, Dispatcher
-from jobserver_core.callbacks.lanes import Standing
+from jobserver_core.callbacks.lanes import ReceiverStatus
 from jobserver_core.callbacks.payloads import make_payload
 from jobserver_core.callbacks.receivers import MAX_URL, receiver_of, scheme_of, without_secrets
 from jobserver_core.errors import (
@@ -69,7 +69,7 @@ class CallbackService:
     one that a crash left there goes back to PENDING with that attempt not counted, because
     nobody knows whether it was made, and is sent again under the same id.
 
-    The transports stay the property of whoever made them: :meth:`close` does not close them.
+    :meth:`close` does not close the transports.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class CallbackService:
             handle=self._handle,
         )
 
-    # -- what the job services call ----------------------------------------------------------------
+    # -- called by the job services ----------------------------------------------------------------
 
     def check(self, url: str) -> None:
         """Raise InvalidCallbackUrl when no callback can ever go to this URL."""
@@ -168,15 +168,15 @@ class CallbackService:
                 delivery, DeliveryEvent.RETRY, attempts=max(0, delivery.attempts - 1), due_at=due_at
             )
         except StaleState:
-            _log.info("delivery %s was settled after all", delivery.id)
+            _log.info("delivery %s has ended meanwhile", delivery.id)
 
     # -- one attempt -------------------------------------------------------------------------------
 
-    def _handle(self, delivery: Delivery) -> Standing | None:
+    def _handle(self, delivery: Delivery) -> ReceiverStatus | None:
         """Make one attempt, and return the receiver's standing; None if the receiver was not asked."""
         try:
             message = self._message(delivery)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the delivery must not be lost over it
+        except Exception as error:  # noqa: BLE001 - no error may lose the delivery
             self._not_readable(delivery, error)
             return None
         if not self._dispatcher.running:
@@ -184,7 +184,7 @@ class CallbackService:
         try:
             sending = self._advance(delivery, DeliveryEvent.SEND, attempts=delivery.attempts + 1)
         except StaleState as error:
-            _log.info("delivery %s is somebody else's: %s", delivery.id, error)
+            _log.info("delivery %s was taken by another writer: %s", delivery.id, error)
             return None
         except StorageError as error:
             self._not_begun(delivery, error)
@@ -194,8 +194,8 @@ class CallbackService:
         took = self._clock.monotonic() - began
         self._settle(sending, answer)
         if took > self._settings.timeout * _SLOW_PART:
-            return Standing.SLOW
-        return Standing.PROMPT if answer.accepted else Standing.FAILING
+            return ReceiverStatus.SLOW
+        return ReceiverStatus.PROMPT if answer.accepted else ReceiverStatus.FAILING
 
     def _message(self, delivery: Delivery) -> Message:
         job = self._metadata.job(delivery.job_id)
@@ -232,7 +232,7 @@ class CallbackService:
             )
             return Answer(error=f"the transport failed with {kind}")
 
-    # -- what becomes of it ------------------------------------------------------------------------
+    # -- its outcome -------------------------------------------------------------------------------
 
     def _settle(self, sending: Delivery, answer: Answer) -> None:
         """Store the outcome of an attempt, repeating that until the store takes it."""
@@ -260,18 +260,18 @@ class CallbackService:
             self._persist(delivery, undo)
 
     def _not_readable(self, delivery: Delivery, error: Exception) -> None:
-        """Abandon what has nothing to say any more; whatever else fails is tried again, and not counted."""
+        """Abandon a delivery whose result is gone; retry any other failure, without counting an attempt."""
         now = self._clock.now()
-        told = f"the result cannot be read: {error}"[:_MAX_ERROR]
+        reason = f"the result cannot be read: {error}"[:_MAX_ERROR]
         if isinstance(error, BlobNotFound):
-            lost = partial(self._advance, delivery, DeliveryEvent.ABANDON, ended_at=now, last_error=told)
+            lost = partial(self._advance, delivery, DeliveryEvent.ABANDON, ended_at=now, last_error=reason)
             self._persist(delivery, lambda: _report(lost()))
             return
         unexpected = not isinstance(error, StorageError)
         cause = f"read {type(error).__name__}"
-        _repeats.warning(cause, "delivery %s waits: %s", delivery.id, told, exc_info=unexpected)
+        _repeats.warning(cause, "delivery %s waits: %s", delivery.id, reason, exc_info=unexpected)
         due_at = now + timedelta(seconds=max(STORAGE_PAUSE, self._settings.retry_delay))
-        later = attrs.evolve(delivery, due_at=due_at, last_error=told)
+        later = attrs.evolve(delivery, due_at=due_at, last_error=reason)
         self._persist(delivery, lambda: self._store(later, expected=delivery.state))
 
     def _persist(self, delivery: Delivery, change: Callable[[], None]) -> None:
@@ -281,7 +281,7 @@ class CallbackService:
                 change()
                 return
             except StaleState as error:
-                _log.info("delivery %s was settled by somebody else: %s", delivery.id, error)
+                _log.info("delivery %s was ended by another writer: %s", delivery.id, error)
                 return
             except StorageError as error:
                 text = "cannot store the outcome of delivery %s, trying again: %s"

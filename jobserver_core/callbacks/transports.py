@@ -1,4 +1,4 @@
-"""Transports that need nothing but Python: into the log, and to a function of the embedder's."""
+"""Transports that need only Python: to the log, and to a Python function."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class LoggingTransport(Transport):
 
 
 class CallableTransport(Transport):
-    """Gives callbacks to a Python function, for ``call:`` URLs such as ``call:billing``.
+    """Passes callbacks to a Python function, for ``call:`` URLs such as ``call:billing``.
 
     ``call`` is given the :class:`Message` and returns an :class:`Answer`, a status as a number, or None
     for "accepted"; what it raises is a failed attempt. It is called on several threads at once. A call that

@@ -1,20 +1,20 @@
-"""Fetching the files of class paths, so that a slow host holds up nobody but those who need it.
+"""Fetching the files of class paths, so that a slow host delays only those who need it.
 
-A user names the host that a file comes from, and that host may accept a connection and never answer, or
-send a byte a second. So no request waits for a fetch on a thread that others need. Fetches run on threads of
-their own, in a bounded number, and whoever needs the files is handed a waiter. Three rules keep one host or
-one caller from taking all of these threads:
+Users choose the host that a file comes from. That host may accept a connection and never answer, or send a
+byte a second. So no request waits for a fetch on a thread that others need. Fetches run on a bounded number
+of threads of their own, and the caller gets a waiter. Three rules keep one host or one caller from
+occupying all of these threads:
 
 - at most ``per_host`` fetches from one host and ``per_caller`` for one caller run at once; further ones
   wait without a thread, and are overtaken by those for which there is room;
 - a fetch that brings less than ``PROGRESS`` bytes in ``stall_timeout`` seconds is ended. This counts from the
   moment from which only the host was to blame: one that waits for a place at its host waits for that
   host, unless the fetches before it make progress;
-- a fetch ends at once when its caller has left, or the server takes no new work any more.
+- a fetch ends at once when its caller has left, or the server accepts no new work.
 
-Ending means two things. Whoever waits is told at once, whatever the fetcher does. The fetcher is told
-through its :class:`Cancellation`; a fetcher that does not react keeps its place until it returns, so that
-threads stay bounded.
+Ending means two things. The waiter fails at once, whatever the fetcher does. The fetcher is notified
+through its :class:`Cancellation`; if it does not react, it keeps its place until it returns, so the number of
+threads stays bounded.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class FetchedFiles(Mapping[str, Fetched]):
             return sorted(str(Uri.parse(uri)) for uri in self._missing)
 
     def cancel(self, error: JobServerError) -> None:
-        """Stop fetching, because of an error that whoever waits is told; nothing if all is here."""
+        """Stop fetching, and fail the waiter with an error; without effect once every file is here."""
         with self._lock:
             self._over = self._over or bool(self._missing)
         self._promise.fail(error)
@@ -129,11 +129,11 @@ class FetchedFiles(Mapping[str, Fetched]):
                 return
             self._over = True
             leases = self._leases.pop_all()
-        self.cancel(FetchError(url=", ".join(self.missing), reason="nobody waits for it any more"))
+        self.cancel(FetchError(url=", ".join(self.missing), reason="it is no longer needed"))
         leases.close()
 
     def _deliver(self, uri: str, fetched: Fetched, lease: ExitStack) -> None:
-        """Take a file over with what keeps it here, unless nobody wants it any more."""
+        """Take over a file and its lease, unless it is no longer needed."""
         with self._lock:
             if self._over:
                 return
@@ -209,7 +209,7 @@ class FetchService:
     ) -> Preparation[T]:
         """Begin to fetch what an operation needs; ``finish`` carries it out. Raises as :meth:`begin`.
 
-        Both raise ServerClosed when the server accepts no new work any more.
+        Both raise ServerClosed when the server accepts no new work.
         """
         self._admission.check()
         files = self.begin(uris, caller)
@@ -264,7 +264,7 @@ class FetchService:
             self._waiting = [fetch for fetch in self._waiting if fetch.files is not files]
             running = [fetch for fetch in self._running if fetch.files is files]
         for fetch in running:
-            fetch.cancellation.cancel("nobody waits for it any more")
+            fetch.cancellation.cancel("it is no longer needed")
 
     # -- running -----------------------------------------------------------------------------------
 
@@ -285,7 +285,7 @@ class FetchService:
             fetch.host_meter.add(PROGRESS, self._clock.monotonic())
         except JobServerError as error:
             fetch.files.cancel(error)
-        except Exception as error:  # noqa: BLE001 - a defect of the fetcher must not leave anybody waiting
+        except Exception as error:  # noqa: BLE001 - a defect of the fetcher must not leave a waiter behind
             _log.exception("fetching %s failed", fetch.shown)
             fetch.files.cancel(FetchError(url=fetch.shown, reason=f"the fetcher failed: {error!r}"))
         finally:

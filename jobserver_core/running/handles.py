@@ -1,4 +1,4 @@
-"""What a submitter holds: a job that can be waited for."""
+"""The handle of a submitted job, to wait for it."""
 
 from __future__ import annotations
 

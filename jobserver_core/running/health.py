@@ -4,7 +4,7 @@ Checking storage means writing to it, and a disk or a network that hangs blocks 
 every few seconds from several sides and give up after a few more. So each part has a checker: it runs at most
 one check at a time, on a thread of its own, and hands its outcome to every probe that comes within
 :data:`FRESH` seconds. A probe waits at most :data:`TIMEOUT` seconds; while a check is overdue, further probes
-are told so at once. A part that hangs thus costs one thread, however long it hangs.
+learn that at once. So a part that hangs costs one thread, however long it hangs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Results on their way in from a launcher and out to whoever asks."""
+"""Results: written by launchers, read by callers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BUFFER = 1024 * 1024
 
 
 class ResultReader:
-    """A stored result, to be read in pieces or as a value. Close it, or use it in a ``with`` block."""
+    """A stored result, to be read in chunks or as a value. Close it, or use it in a ``with`` block."""
 
     def __init__(self, result: JobResult, blobs: BlobStore) -> None:
         self.kind = result.kind
@@ -54,7 +54,7 @@ class ResultReader:
         return data if self.kind is ResultKind.STREAM else loads(data.decode())
 
     def close(self) -> None:
-        """Let go of the file; repeating this is allowed."""
+        """Close the file; idempotent."""
         self._file.close()
 
     def __enter__(self) -> ResultReader:
@@ -65,10 +65,10 @@ class ResultReader:
 
 
 class ResultWriter(ResultSink):
-    """Keeps a small result in memory, and lets a larger one flow into the blob store.
+    """Keeps a small result in memory, and streams a larger one to the blob store.
 
-    What is in memory can be stored again after a failure: :meth:`finish` may then be repeated. A result
-    that flowed cannot, since its bytes are gone once they are written.
+    If storing a result from memory fails, :meth:`finish` may be repeated. A streamed result cannot be
+    stored again, since its bytes are gone once they are written.
     """
 
     def __init__(self, blobs: BlobStore, *, stream: bool, inline_limit: int, max_size: int) -> None:

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Waiter(Generic[T]):
-    """Something that will be there, or fail, once.
+    """A read-only handle to a future value.
 
     Any number of threads and event loops may wait; none of them costs a thread. A waiter cannot
     be cancelled: giving up waiting changes nothing for the thing that is waited for.
@@ -27,7 +27,7 @@ class Waiter(Generic[T]):
         self._what = what
 
     def done(self) -> bool:
-        """Whether it is there, or failed."""
+        """Whether the value is there, or its computation failed."""
         return self._future.done()
 
     def result(self, timeout: float | None = None) -> T:
@@ -53,7 +53,7 @@ class Waiter(Generic[T]):
 
 
 class Promise(Generic[T]):
-    """The other side of a waiter: who makes the thing keeps the promise, once."""
+    """The other side of a waiter: sets its value or its error, once."""
 
     def __init__(self, what: str) -> None:
         self._future: Future[T] = Future()
@@ -63,24 +63,24 @@ class Promise(Generic[T]):
 
     @classmethod
     def kept(cls, value: T, what: str = "") -> Waiter[T]:
-        """Return a waiter for something that is there already."""
+        """Return a waiter for a value that is there already."""
         promise: Promise[T] = cls(what)
         promise.keep(value)
         return promise.waiter
 
     def keep(self, value: T) -> None:
-        """Hand the thing over; once it was, nothing changes any more."""
+        """Set the value; without effect once a value or an error is set."""
         if not self._future.done():
             self._future.set_result(value)
 
     def fail(self, error: BaseException) -> None:
-        """Say that it will never be there."""
+        """Set the error; without effect once a value or an error is set."""
         if not self._future.done():
             self._future.set_exception(error)
 
 
 def all_done(waiters: Iterable[Waiter[Any]]) -> Waiter[None]:
-    """Return a waiter that is done when all of them are, in whatever way."""
+    """Return a waiter that is done when all of them are, whether they succeeded or failed."""
     pending = list(waiters)
     done: Promise[None] = Promise(f"{len(pending)} things")
     lock = threading.Lock()

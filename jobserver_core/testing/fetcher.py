@@ -163,14 +163,14 @@ class FetcherContract(Contract):
         cancellation = Cancellation()
 
         def cancel(done: int, total: int | None) -> None:
-            cancellation.cancel("nobody waits for it any more")
+            cancellation.cancel("it is no longer needed")
 
         with (
             pytest.raises(FetchError) as caught,
             fetcher.fetch(uri, progress=cancel, cancellation=cancellation),
         ):
             pytest.fail("the block was entered")
-        assert caught.value.reason == "nobody waits for it any more"
+        assert caught.value.reason == "it is no longer needed"
         assert self.files(fetcher) == before
 
     def test_a_cancellation_inside_the_block_changes_nothing(self, fetcher: Fetcher) -> None:

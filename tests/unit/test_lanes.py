@@ -7,17 +7,22 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobserver_core.callbacks.lanes import Lanes, Standing
+from jobserver_core.callbacks.lanes import Lanes, ReceiverStatus
 
-NEW, PROMPT, FAILING, SLOW = Standing.NEW, Standing.PROMPT, Standing.FAILING, Standing.SLOW
+NEW, PROMPT, FAILING, SLOW = (
+    ReceiverStatus.NEW,
+    ReceiverStatus.PROMPT,
+    ReceiverStatus.FAILING,
+    ReceiverStatus.SLOW,
+)
 
 
-def filled(lanes: Lanes, standing: Standing, prefix: str) -> int:
-    """Let receivers of one standing in until no more are admitted; return how many were."""
+def filled(lanes: Lanes, status: ReceiverStatus, prefix: str) -> int:
+    """Let receivers of one status in until no more are admitted; return how many were."""
     names = [f"{prefix}-{number}" for number in range(100)]
     for name in names:
-        if standing is not NEW:
-            lanes.leave(name, lanes.enter(name), standing)
+        if status is not NEW:
+            lanes.leave(name, lanes.enter(name), status)
     admitted = 0
     for name in names:
         if lanes.admits(name):
@@ -44,8 +49,8 @@ def test_slow_and_failing_receivers_have_a_quarter_each() -> None:
 
 
 def test_a_single_place_serves_everybody_in_turn() -> None:
-    for standing in Standing:
-        assert filled(Lanes(concurrency=1, per_receiver=1), standing, "r") == 1
+    for status in ReceiverStatus:
+        assert filled(Lanes(concurrency=1, per_receiver=1), status, "r") == 1
 
 
 def test_a_receiver_has_its_own_places_only() -> None:
@@ -53,54 +58,54 @@ def test_a_receiver_has_its_own_places_only() -> None:
     entered = [lanes.enter("a"), lanes.enter("a")]
     assert not lanes.admits("a")
     assert lanes.admits("b")
-    assert lanes.shut() == {"a"}
+    assert lanes.full() == {"a"}
     lanes.leave("a", entered[0], PROMPT)
     assert lanes.admits("a")
 
 
-def test_standing_follows_the_latest_news() -> None:
+def test_status_follows_the_latest_news() -> None:
     lanes = Lanes(concurrency=4, per_receiver=1)
     for news in (FAILING, SLOW, PROMPT):
         lanes.leave("a", lanes.enter("a"), news)
-        assert lanes.standing("a") is news
+        assert lanes.status("a") is news
     lanes.leave("a", lanes.enter("a"), None)
-    assert lanes.standing("a") is PROMPT
+    assert lanes.status("a") is PROMPT
 
 
 def test_only_so_many_receivers_are_remembered() -> None:
     lanes = Lanes(concurrency=4, per_receiver=1, remembered=3)
     for name in "abcabd":
         lanes.leave(name, lanes.enter(name), SLOW)
-    assert [lanes.standing(name) for name in "abcd"] == [SLOW, SLOW, NEW, SLOW]
+    assert [lanes.status(name) for name in "abcd"] == [SLOW, SLOW, NEW, SLOW]
 
 
-Action = tuple[int, Standing | None]
+Action = tuple[int, ReceiverStatus | None]
 
 
 @given(
     concurrency=st.integers(1, 20),
     per_receiver=st.integers(1, 3),
-    actions=st.lists(st.tuples(st.integers(0, 9), st.sampled_from([*Standing, None])), max_size=200),
+    actions=st.lists(st.tuples(st.integers(0, 9), st.sampled_from([*ReceiverStatus, None])), max_size=200),
 )
 def test_the_limits_hold_whatever_happens(concurrency: int, per_receiver: int, actions: list[Action]) -> None:
     lanes = Lanes(concurrency=concurrency, per_receiver=per_receiver, remembered=5)
-    inside: list[tuple[str, Standing]] = []
+    inside: list[tuple[str, ReceiverStatus]] = []
     for number, news in actions:
         name = f"receiver-{number}"
         assert lanes.free == concurrency - len(inside)
         if lanes.admits(name):
-            assert name not in lanes.shut()
+            assert name not in lanes.full()
             inside.append((name, lanes.enter(name)))
         elif inside:
             left, entered = inside.pop(number % len(inside))
             lanes.leave(left, entered, news)
-        by_receiver, by_standing = Counter(n for n, _ in inside), Counter(s for _, s in inside)
+        by_receiver, by_status = Counter(n for n, _ in inside), Counter(s for _, s in inside)
         assert len(inside) <= concurrency
         assert all(count <= per_receiver for count in by_receiver.values())
         quarter = max(1, (concurrency + 2) // 4)
-        assert by_standing[SLOW] <= quarter
-        assert by_standing[FAILING] <= quarter
-        assert len(inside) - by_standing[PROMPT] <= max(1, concurrency - (concurrency + 2) // 4)
+        assert by_status[SLOW] <= quarter
+        assert by_status[FAILING] <= quarter
+        assert len(inside) - by_status[PROMPT] <= max(1, concurrency - (concurrency + 2) // 4)
     for name, entered in inside:
         lanes.leave(name, entered, None)
     assert lanes.free == concurrency
