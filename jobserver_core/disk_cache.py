@@ -1,4 +1,7 @@
-"""Files and directories on disk that could be made again: kept while they are used, and while there is room.
+"""Files and directories on disk that can be made again: kept while they are used, and while there is room.
+
+Theory
+======
 
 Fetched files, copies of blobs from object stores, and unpacked packages are all of this kind. Each is an
 *entry*: made once, complete when it appears, never changed afterwards. Four rules make the cache safe for
@@ -7,15 +10,20 @@ several threads and processes, and for a process that is killed at any moment:
 - **Leases are locks of the operating system** (``flock``, shared, on the entry itself). They end with the
   process, so that nothing has to be repaired after a crash. A process holds one lock for an entry, however
   many leases it gives out.
-- **What is being made lies apart** in ``parts``, locked by its maker, and gets its name by a rename once it
-  is complete and synced. A part whose lock is free belongs to nobody; it is removed after a minute, since
-  between making and locking one there is a moment.
-- **Removing takes the exclusive lock**, which nobody gets while there is a lease. Who waits for a lease
-  meanwhile looks whether the entry is still there once it has the lock.
+- **An entry that is being made is a part**, in the directory ``parts``, locked by its maker. It gets its name
+  by a rename once it is complete and synced. A part whose lock is free belongs to nobody. It is removed after
+  a minute, because its maker locks it a moment after creating it.
+- **Removing an entry takes its exclusive lock**, which nobody gets while there is a lease. A lease that
+  waited for that checks that the entry is still there.
 - **The time of the last use is the entry's own modification time**, so that it outlives the server.
 
-The limit of size is about entries that nobody uses: the ones used longest ago go first. Entries that nobody
-has used for ``max_age`` go whatever room there is.
+The size limit concerns entries that nobody uses: the least recently used go first. Entries that nobody has
+used for ``max_age`` go even if there is room.
+
+Inside a process there are three locks. ``_making`` has one for each entry that is being made, so that it is
+made once; its holder takes the others for moments. ``_lock`` guards the tables of leases and sizes; under it
+only shared locks of the operating system are taken, which the remover of an entry delays for a moment at
+most. ``_opening`` guards the creation of the cache's directories; nothing else is taken under it.
 """
 
 from __future__ import annotations
@@ -50,7 +58,7 @@ _READ = os.O_RDONLY | os.O_CLOEXEC
 
 
 class Part:
-    """A file that is being written; :meth:`close` removes it unless it was published meanwhile."""
+    """A file that is being written; :meth:`close` removes it unless it has been published."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -76,24 +84,24 @@ class Part:
 
     @property
     def digest(self) -> str:
-        """The sha256 of what was written, in hex."""
+        """The SHA-256 of what was written, in hexadecimal."""
         return self._hash.hexdigest()
 
     def close(self) -> None:
-        """Close the file, and remove it where it is still a part; idempotent."""
+        """Close the file, and remove it if it is still a part. Idempotent."""
         self.file.close()
         self.path.unlink(missing_ok=True)
 
 
 class CacheLease:
-    """An entry that stays where it is until :meth:`release`."""
+    """An entry that is not removed before :meth:`release`."""
 
     def __init__(self, path: Path, release: Callable[[], None]) -> None:
         self.path = path
         self._release: Callable[[], None] | None = release
 
     def release(self) -> None:
-        """Let the cache remove the entry; idempotent."""
+        """Let the cache remove the entry. Idempotent."""
         release, self._release = self._release, None
         if release is not None:
             release()
@@ -114,9 +122,9 @@ class _Held:
 class DiskCache:
     """Entries by name. ``limit`` is in bytes, ``max_age`` in seconds.
 
-    Without a ``folder`` the cache is in a temporary one, which :meth:`close` or the end of the process
-    removes. ``removed`` is called with the name of each entry that was removed. Methods raise OSError when
-    the disk refuses something; removing what is too much never raises.
+    Without a ``folder``, the cache is in a temporary one, which :meth:`close` or the end of the process
+    removes. ``removed`` is called with the name of each entry that was removed. Methods raise OSError if the
+    disk refuses something; evicting entries never raises.
     """
 
     def __init__(
@@ -144,7 +152,7 @@ class DiskCache:
     # -- entries -----------------------------------------------------------------------------------
 
     def lease(self, name: str, *, size: int | None = None) -> CacheLease | None:
-        """Return a lease of an entry; None when it is not here, or is a file of another size."""
+        """Return a lease of an entry, or None if it is missing or is a file of another size."""
         path = self.path(name)
         with self._lock:
             held = self._held.get(name)
@@ -159,13 +167,13 @@ class DiskCache:
                 self._idle.pop(name, None)
                 return self._lease(name, path)
             os.close(descriptor)
-        self._drop(name)  # it was damaged
+        self._drop(name)  # it is damaged
         return None
 
     def obtain(self, name: str, make: Callable[[Path], object], *, size: int | None = None) -> CacheLease:
-        """Return a lease of an entry; ``make`` writes it to a path when it is not here.
+        """Return a lease of an entry; if it is missing, ``make`` writes it to a path.
 
-        It is made once, however many threads want it at a time. What ``make`` raises comes out.
+        It is made once, even if several threads want it at the same time. What ``make`` raises is raised.
         """
         lease = self.lease(name, size=size)
         if lease is not None:
@@ -178,7 +186,7 @@ class DiskCache:
         return Part(self._place("parts") / secrets.token_hex(16))
 
     def publish(self, name: str, part: Part) -> CacheLease:
-        """Make a part the entry of a name, and lease it; an entry that is here already stays."""
+        """Make a part the entry of a name, and lease it; an entry that exists already stays."""
         with self._lock:
             self._unwanted.discard(name)
         os.fchmod(part.file.fileno(), 0o444)
@@ -187,7 +195,7 @@ class DiskCache:
         return self._published(name, part.path, part.size)
 
     def discard(self, name: str) -> None:
-        """Remove an entry as soon as nobody uses it, whatever room there is."""
+        """Remove an entry as soon as nobody uses it, even if there is room."""
         with self._lock:
             self._unwanted.add(name)
             used = name in self._held
@@ -195,14 +203,14 @@ class DiskCache:
             self._drop(name)
 
     def path(self, name: str) -> Path:
-        """Return where the entry of a name is, if it is here."""
+        """Return the path of the entry of a name, whether or not it exists."""
         return self._place("contents") / name
 
     @contextmanager
     def locked(self, name: str, expired: Callable[[], bool]) -> Iterator[bool]:
-        """Hold the lock of a name inside the block, among all processes.
+        """Hold the lock of a name inside the block, exclusively among all processes.
 
-        Yields False, without the lock, once ``expired`` says that the time for it is over.
+        Yields False, without the lock, once ``expired`` returns true.
         """
         path = self._place("locks") / name
         descriptor = _exclusive(path, expired)
@@ -216,7 +224,7 @@ class DiskCache:
             os.close(descriptor)
 
     def close(self) -> None:
-        """Remove the cache if it is in a temporary folder; idempotent."""
+        """Remove the cache if it is in a temporary folder. Idempotent."""
         if self._given is not None:
             return
         with self._opening:
@@ -303,7 +311,7 @@ class DiskCache:
             if held.leases:
                 return
             del self._held[name]
-            now = time.time_ns()  # the time that utime takes by itself moves by milliseconds
+            now = time.time_ns()  # utime's own time has a resolution of milliseconds only
             with suppress(OSError):
                 os.utime(path, ns=(now, now))
             os.close(held.descriptor)
@@ -324,7 +332,7 @@ class DiskCache:
             _log.warning("cannot make room in %s: %s", path.parent, error)
 
     def _tidy(self) -> None:
-        """Remove what is too old or too much, and parts that nobody is writing any more."""
+        """Evict what is too old or exceeds the limit, and remove parts that nobody writes any more."""
         self._drop_parts()
         now = time.time()
         found = []
@@ -359,7 +367,7 @@ class DiskCache:
             if not _still_at(path, descriptor):
                 return True
             removed = self._place("parts") / secrets.token_hex(16)
-            path.rename(removed)  # all of it at once: nobody ever uses half a directory
+            path.rename(removed)  # at once, so that nobody uses half a directory
         except BlockingIOError:
             return False
         finally:
@@ -373,7 +381,7 @@ class DiskCache:
         return True
 
     def _drop_parts(self) -> None:
-        """Remove parts whose maker is gone: it held a lock on them, but for the moment after it made one."""
+        """Remove parts whose maker is gone, which are not locked; see the theory for new ones."""
         for entry in os.scandir(self._place("parts")):
             with suppress(OSError):
                 descriptor = os.open(entry.path, _READ)
@@ -386,7 +394,7 @@ class DiskCache:
 
 
 def _exclusive(path: Path, expired: Callable[[], bool]) -> int | None:
-    """Lock the file at a path, which its last holder may remove meanwhile."""
+    """Lock the file at a path, which its previous holder may remove at the same time."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -402,12 +410,12 @@ def _exclusive(path: Path, expired: Callable[[], bool]) -> int | None:
 
 
 def _shared(path: Path) -> int | None:
-    """Open an entry with a shared lock; None when it is not there, or goes just now."""
+    """Open an entry with a shared lock; return None if it is missing, or is being removed."""
     try:
         descriptor = os.open(path, _READ)
     except FileNotFoundError:
         return None
-    # Only who removes the entry has it exclusively, for a moment; then it is not there any more.
+    # Only the remover of the entry locks it exclusively, for a moment; then the entry is gone.
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     if _still_at(path, descriptor):
         return descriptor
@@ -430,7 +438,7 @@ def _remove(path: Path) -> None:
 
 
 def _size(path: Path) -> int:
-    """Return the bytes of a file, or of the files in a directory; what goes meanwhile does not count."""
+    """Return the size of a file, or of the files in a directory; files that disappear do not count."""
     try:
         found = os.lstat(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""Preparing the server's process: file descriptors, and the duties of process 1 in a container.
+"""Preparing the server's process: its log, file descriptors, and the duties of process 1 in a container.
 
 The problem: when the parent of a process exits, the process becomes a child of process 1 and stays a zombie
 until process 1 waits for it. Contexts leave such orphans behind, because a host that is killed cannot wait
@@ -23,10 +23,14 @@ import logging
 import os
 import resource
 import signal
+from enum import Enum
 
-__all__ = ["become_init", "fork_and_reap", "raise_descriptor_limit"]
+__all__ = ["LogLevel", "become_init", "configure_logging", "fork_and_reap", "raise_descriptor_limit"]
 
 _log = logging.getLogger(__name__)
+
+LIBRARY_LOGGERS = ("uvicorn", "httpx", "httpcore", "alembic", "asyncio")
+"""Loggers whose messages below WARNING help only with debugging."""
 
 UNLIMITED = 1024 * 1024
 """Used when the hard limit is unlimited: the most that Linux allows unless ``fs.nr_open`` was raised."""
@@ -36,6 +40,24 @@ _FROM_KERNEL = 128
 _UNBLOCKED = {signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
 """Signals that cannot be waited for, or that report a fault of process 1 itself."""
 _JOB_CONTROL = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+
+
+class LogLevel(str, Enum):
+    """The values of the option ``--log-level``."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def configure_logging(level: LogLevel) -> None:
+    """Send the log of this process to stderr."""
+    number = logging.getLevelName(level.value.upper())
+    logging.basicConfig(level=number, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    if level is not LogLevel.DEBUG:
+        for name in LIBRARY_LOGGERS:
+            logging.getLogger(name).setLevel(max(number, logging.WARNING))
 
 
 def become_init() -> None:

@@ -2,76 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
-from enum import Enum
-from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_cli.front_end import front_end, url_of
 from jobserver_cli.options import ConfigFile, DataDir, Host, Port, settings_of
 from jobserver_cli.parameters import command
-from jobserver_cli.server_process import become_init, raise_descriptor_limit
+from jobserver_cli.server_process import LogLevel, become_init, configure_logging, raise_descriptor_limit
 from jobserver_cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from jobserver_core.errors import InvalidSetting
 
-__all__ = ["LogLevel", "configure_logging", "front_end", "register", "url_of"]
+__all__ = ["register"]
 
 PANEL = "Server"
-LIBRARY_LOGGERS = ("uvicorn", "httpx", "httpcore", "alembic", "asyncio")
-"""Loggers whose messages below WARNING help only with debugging."""
-
-
-class LogLevel(str, Enum):
-    """The values of the option ``--log-level``."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     command(app, "serve", rich_help_panel=PANEL)(serve)
     command(app, "demo", rich_help_panel=PANEL)(demo)
-
-
-def configure_logging(level: LogLevel) -> None:
-    """Send the log of this process to stderr."""
-    number = logging.getLevelName(level.value.upper())
-    logging.basicConfig(level=number, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
-    if level is not LogLevel.DEBUG:
-        for name in LIBRARY_LOGGERS:
-            logging.getLogger(name).setLevel(max(number, logging.WARNING))
-
-
-def front_end() -> ModuleType:
-    """Return the package that serves HTTP.
-
-    Raises:
-        CommandFailed: It is not installed. The advice names the extra to install.
-    """
-    try:
-        import jobserver_http  # noqa: PLC0415 - the extra may be missing
-    except ImportError as error:
-        raise CommandFailed(
-            f"cannot load the HTTP front-end: {error}",
-            ExitCode.NOT_READY,
-            "Install it with: pip install 'jobserver-core[http]'",
-        ) from error
-    return jobserver_http
-
-
-def url_of(host: str, port: int, *, tls: bool) -> str:
-    """Return the base URL of an address that a server listens on."""
-    shown = f"[{host}]" if ":" in host else host
-    return f"{'https' if tls else 'http'}://{shown}:{port}"
 
 
 def serve(

@@ -6,7 +6,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from urllib.parse import quote
 
 from starlette.applications import Starlette
@@ -30,6 +30,7 @@ from jobserver_http.bodies import BodyGuard, Disconnected
 from jobserver_http.browsers import BrowserGuard
 from jobserver_http.calls import ApplicationState, Call
 from jobserver_http.errors import INTERNAL, REFUSALS, Answer, Rejected, answer_to
+from jobserver_http.openapi import document
 from jobserver_http.parameters import parse_query, parsed
 from jobserver_http.routes import Route, chosen
 
@@ -78,21 +79,30 @@ def create_app(
     """
     if authenticator is None:
         authenticator = authenticator_from_settings(server.settings)
-    state = ApplicationState(server=server, routes=chosen(routes), guarded=authenticator is not None)
+    guarded, selected = authenticator is not None, chosen(routes)
+    state = ApplicationState(
+        server=server,
+        describe=lambda root: document(selected, root=root, guarded=guarded),
+        guarded=guarded,
+    )
     state.metrics.watch(server)
     verifier = CredentialVerifier(authenticator, state.pools.passwords) if authenticator is not None else None
-    return HttpApplication(state, verifier, browsers or BrowserGuard())
+    return HttpApplication(state, selected, verifier, browsers or BrowserGuard())
 
 
 class HttpApplication:
     """An ASGI 3 application, created by :func:`create_app`."""
 
     def __init__(
-        self, state: ApplicationState, verifier: CredentialVerifier | None, browsers: BrowserGuard
+        self,
+        state: ApplicationState,
+        routes: Iterable[Route],
+        verifier: CredentialVerifier | None,
+        browsers: BrowserGuard,
     ) -> None:
         self.state = state
         by_path: dict[str, dict[str, Route]] = {}
-        for route in state.routes:
+        for route in routes:
             by_path.setdefault(route.path, {})[route.method] = route
         self._starlette = Starlette(
             routes=[
@@ -205,7 +215,7 @@ class _Endpoint:
             names = self._namespace(identity)
             call = Call(
                 state=self._state,
-                route=route,
+                operation=operation,
                 scope=scope,
                 guard=scope["jobserver.guard"],
                 query=query,

@@ -21,11 +21,10 @@ from jobserver_http.bodies import BodyGuard, Disconnected, decoded, read_body, s
 from jobserver_http.errors import BodyTooLarge
 from jobserver_http.metrics import Metrics
 from jobserver_http.pools import Pools
+from jobserver_http.schemas import Schema
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    from jobserver_http.routing import Route
 
 __all__ = ["Call", "ApplicationState", "wait_for_first"]
 
@@ -38,11 +37,11 @@ class ApplicationState:
 
     ``draining`` means that no new work is accepted. ``closing`` is set when the server stops; endless streams
     and waiting calls end then. ``heartbeat`` is the number of seconds after which an idle event stream sends
-    a comment.
+    a comment. ``describe`` returns the OpenAPI document, for the path at which the application is mounted.
     """
 
     server: JobServer
-    routes: tuple[Route, ...] = ()
+    describe: Callable[[str], Schema]
     pools: Pools = attrs.field(factory=Pools)
     metrics: Metrics = attrs.field(factory=Metrics)
     guarded: bool = False
@@ -57,10 +56,10 @@ _SMALL_CONFIG = 16 * 1024
 
 @attrs.frozen(kw_only=True, eq=False)
 class Call:
-    """One authorized request with its route and parsed parameters."""
+    """One authorized request with its parsed parameters. ``operation`` is the name of its route."""
 
     state: ApplicationState
-    route: Route
+    operation: str
     scope: Scope
     guard: BodyGuard
     query: Mapping[str, str]
@@ -146,7 +145,7 @@ class Call:
             return waiter.result(0)
         if timeout is None or self.state.closing.is_set():
             raise ServerClosed
-        raise ResultTimeout(what=self.route.name, seconds=timeout)
+        raise ResultTimeout(what=self.operation, seconds=timeout)
 
     async def prepared(self, begin: Callable[[], Preparation[T]], timeout: float | None = None) -> T:
         """Begin an operation, wait without occupying a thread until its files are fetched, and finish it.

@@ -79,7 +79,7 @@ async def _finished(call: Call, handle: JobHandle, timeout: float) -> Response:
     try:
         job = await call.wait(handle.finished, max(0.0, timeout))
     except ResultTimeout as error:
-        return respond(answer_to(error, call.route.name, call.names))
+        return respond(answer_to(error, call.operation, call.names))
     except ServerClosed:
         job = await call.pools.quick.run(call.server.job, handle.id)
         if not job.state.final:
@@ -98,7 +98,7 @@ async def _finished(call: Call, handle: JobHandle, timeout: float) -> Response:
 def _closing(call: Call, job: Job) -> Response:
     """Return the response for a synchronous call during shutdown: the job is postponed or interrupted."""
     kind = JobPostponed if job.waiting else JobInterrupted
-    answer = answer_to(kind(job_id=job.id), call.route.name, call.names)
+    answer = answer_to(kind(job_id=job.id), call.operation, call.names)
     return json_response({**answer.body, "jobId": job.id}, answer.status, headers=answer.headers)
 
 

@@ -15,7 +15,6 @@ from jobserver_http.answers import json_response, respond
 from jobserver_http.calls import Call
 from jobserver_http.errors import Answer, Rejected
 from jobserver_http.metrics import CONTENT_TYPE
-from jobserver_http.openapi import document
 from jobserver_http.routing import SUCCESS_BODY, Reply, Route, failures
 
 __all__ = [
@@ -90,7 +89,7 @@ async def get_metrics(call: Call) -> Response:
 
 async def get_openapi(call: Call) -> Response:
     """Return the OpenAPI document of the routes that this application has."""
-    return json_response(document(call.state.routes, root=call.url(), guarded=call.state.guarded))
+    return json_response(call.state.describe(call.url()))
 
 
 async def get_index(call: Call) -> Response:

@@ -1,9 +1,9 @@
-"""Connections that lead to addresses which were checked, and end by a deadline.
+"""Connections to checked addresses only, with a deadline.
 
-The check of an address is worth something only if the connection goes to that very address: a name may
-resolve to something else a moment later. So a host is resolved once, all its addresses are checked, and
-the connection is made to one of them by its number. The name is used only where the protocol needs it: in
-HTTP's Host header, and in TLS for the server's name and its certificate.
+Checking an address protects only if the connection is made to exactly this address: a moment later, the name
+may resolve to another one. So a host is resolved once, all its addresses are checked, and the connection is
+made to one of them by its IP address. The name is used only where the protocol needs it: in HTTP's Host
+header, and in TLS for the server name and its certificate.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ __all__ = [
 ]
 
 CONNECT_SECONDS = 10.0
-"""How long resolving a name may take, and connecting to one address."""
+"""The timeout for resolving a name, and for connecting to one address."""
 IDLE_SECONDS = 60.0
-"""How long a peer may send nothing before the connection is given up."""
+"""The timeout for a peer that sends nothing."""
 
 Resolver = Callable[[str, int], list[str]]
 """Finds the addresses of a host name; raises OSError when it has none."""
 
 _RESOLVERS = 64
-"""How many names a connector resolves at once; those that it has given up waiting for count too."""
+"""How many names a connector resolves at once, including those that nobody waits for any longer."""
 
 
 def resolve(host: str, port: int) -> list[str]:
@@ -51,12 +51,12 @@ def resolve(host: str, port: int) -> list[str]:
 
 
 class Connector:
-    """Opens TCP connections to where a policy allows."""
+    """Opens TCP connections to the addresses that a policy allows."""
 
     def __init__(self, policy: AddressPolicy, resolver: Resolver = resolve) -> None:
         self.policy = policy
         self._resolver = resolver
-        # Each user of the network has its own, so that slow names of one do not hold up the other.
+        # Each connector has its own, so that slow names of one do not delay the other.
         self._resolving = threading.BoundedSemaphore(_RESOLVERS)
 
     def connect(self, uri: Uri, port: int, deadline: Deadline) -> socket.socket:
@@ -89,7 +89,7 @@ class Connector:
     def _resolved(self, host: str, port: int, deadline: Deadline) -> list[str]:
         """Resolve on a separate thread, since the system's resolver cannot be interrupted.
 
-        A thread whose caller has left goes on until the resolver gives up; their number is bounded.
+        The thread continues after its caller has given up, until the resolver does; their number is limited.
         """
         if not self._resolving.acquire(timeout=deadline.left(CONNECT_SECONDS)):
             deadline.left()
@@ -119,7 +119,7 @@ class Connector:
 
 
 class _Unresolved(OSError):
-    """A host that has no address; ``temporary`` when the resolver could not find out."""
+    """A host that has no address; ``temporary`` if the resolver failed to find out."""
 
     def __init__(self, host: str, reason: str, *, temporary: bool) -> None:
         super().__init__(f"host {host} cannot be resolved: {reason}")
@@ -127,18 +127,18 @@ class _Unresolved(OSError):
 
 
 def is_unknown_host(error: BaseException) -> bool:
-    """Whether an error says that a host has no address, which trying again does not change."""
+    """Whether an error says that a host has no address, so that trying again is pointless."""
     return isinstance(error, _Unresolved) and not error.temporary
 
 
 class TimedSocket(socket.socket):
-    """A socket whose every operation ends by a deadline, for libraries that know time-outs only."""
+    """A socket whose operations all end by a deadline, for libraries that only support timeouts."""
 
     _deadline: Deadline
 
     @classmethod
     def over(cls, connection: socket.socket, deadline: Deadline) -> TimedSocket:
-        """Return a socket in place of another one, which must not be used any more."""
+        """Return a socket that replaces another one, which must not be used any longer."""
         family, kind, protocol = connection.family, connection.type, connection.proto
         made = cls(family, kind, protocol, fileno=connection.detach())
         made._deadline = deadline
@@ -162,6 +162,6 @@ class TimedSocket(socket.socket):
             rest = rest[self.send(rest, flags) :]
 
     def close(self) -> None:
-        """Close it; what the peer thinks of that does not matter."""
+        """Close it. Errors of the peer are ignored."""
         with suppress(OSError):
             super().close()

@@ -1,7 +1,7 @@
-"""HTTP requests over pinned connections; each redirect passes the policy again.
+"""HTTP requests to checked addresses. The policy is applied to each redirect again.
 
-Every request has a connection of its own. There are no cookies, no proxies, and nothing is taken from the
-environment but the certificates of :func:`tls_context`.
+Every request has its own connection. There are no cookies and no proxies. Of the environment, only the
+certificates of :func:`tls_context` are used.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _REDIRECTS = (301, 302, _SEE_OTHER, 307, 308)
 
 
 class ConnectionFailed(Exception):
-    """A connection failed, or the peer does not speak HTTP; ``str()`` of it is the reason.
+    """A connection failed, or the peer does not speak HTTP; ``str()`` returns the reason.
 
-    ``cause_error`` is the error of the operating system, when there is one.
+    ``cause_error`` is the operating system's error, if there is one.
     """
 
     def __init__(self, reason: str, cause: OSError | None = None) -> None:
@@ -51,12 +51,12 @@ class ConnectionFailed(Exception):
 
 
 class RedirectRefused(Exception):
-    """A redirect that is not followed; ``str()`` of it is the reason."""
+    """A redirect that is not followed; ``str()`` returns the reason."""
 
 
 @attrs.frozen(kw_only=True)
 class HttpRequest:
-    """A request: ``headers`` are sent beside the usual ones, ``body_headers`` only where the body is."""
+    """A request. ``headers`` are sent in addition to the usual ones, ``body_headers`` only with the body."""
 
     uri: Uri
     method: str = "GET"
@@ -67,7 +67,7 @@ class HttpRequest:
 
 @attrs.frozen(kw_only=True)
 class HttpResponse:
-    """The head of a response, and its body as it comes; header names are in lower case."""
+    """The head of a response, and its body as it arrives. Header names are in lower case."""
 
     status: int
     reason: str
@@ -76,11 +76,11 @@ class HttpResponse:
 
 
 class HttpClient:
-    """Sends requests to where a policy allows, and follows up to ``MAX_REDIRECTS`` redirects.
+    """Sends requests to the addresses that a policy allows, and follows up to ``MAX_REDIRECTS`` redirects.
 
-    301, 302, 307 and 308 repeat the request at the new place; 303 continues with a GET. From https to
-    http is refused. Credentials in the URI are sent as Basic authentication, to that origin only and not
-    any more after a redirect has left it.
+    301, 302, 307 and 308 repeat the request at the new location; 303 continues with a GET. A redirect from
+    https to http is refused. Credentials in the URI are sent as Basic authentication, only to the origin of
+    the URI and only until a redirect leaves it.
     """
 
     def __init__(
@@ -96,14 +96,14 @@ class HttpClient:
 
     @contextmanager
     def exchange(self, request: HttpRequest, deadline: Deadline) -> Iterator[HttpResponse]:
-        """Send a request and yield the response that is no redirect; its body is not read yet.
+        """Send a request and yield the first response that is not a redirect; its body is not read yet.
 
-        Reading the body raises ConnectionFailed and Expired as well.
+        Reading the body can also raise ConnectionFailed and Expired.
 
         Raises:
             MalformedUrl: The policy does not allow an address of the host.
-            RedirectRefused: A redirect leads to where the policy does not allow, or there are too many.
-            ConnectionFailed: There is no connection, or it broke.
+            RedirectRefused: The policy does not allow a redirect, or there are too many.
+            ConnectionFailed: The connection could not be made, or broke.
             Expired: There is no time left.
         """
         target, credentials = request.uri, _basic(request.uri)
@@ -184,7 +184,7 @@ class HttpClient:
 
 
 def tls_context(ca_file: Path | None = None, *, key: str = "", trust_env: bool = False) -> ssl.SSLContext:
-    """Trust the usual authorities, or those in a file instead; with ``trust_env`` SSL_CERT_FILE counts.
+    """Trust the usual authorities, or those in a file instead; ``trust_env`` respects SSL_CERT_FILE.
 
     Raises:
         InvalidSetting: The file, which the setting ``key`` names, cannot be used.
@@ -199,7 +199,7 @@ def tls_context(ca_file: Path | None = None, *, key: str = "", trust_env: bool =
 
 
 class _PinnedBackend(httpcore.NetworkBackend):
-    """Connects to a checked address of one URI's host, whatever it is asked for."""
+    """Connects to a checked address of one URI's host, whatever host httpcore names."""
 
     def __init__(self, connector: Connector, uri: Uri, deadline: Deadline) -> None:
         self._connector = connector
@@ -218,7 +218,7 @@ class _PinnedBackend(httpcore.NetworkBackend):
 
 
 class _TimedStream(httpcore.NetworkStream):
-    """A connection whose every operation ends by a deadline, however little arrives at a time."""
+    """A connection whose operations all end by a deadline, however slowly data arrives."""
 
     def __init__(self, connection: Any, deadline: Deadline) -> None:
         self._connection = connection
@@ -258,7 +258,7 @@ class _TimedStream(httpcore.NetworkStream):
 
 @contextmanager
 def _translated(deadline: Deadline) -> Iterator[None]:
-    """Raise what sockets, TLS and httpcore raise as ConnectionFailed, or as Expired when that is why."""
+    """Raise errors of sockets, TLS and httpcore as ConnectionFailed, or as Expired after the deadline."""
     try:
         yield
     except Expired:
@@ -302,7 +302,7 @@ def _response(response: httpcore.Response, deadline: Deadline) -> HttpResponse:
 
 
 def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    """Return headers in the usual case, for servers that know no other."""
+    """Return headers in the usual case, for servers that accept no other."""
     return [(name.title().encode("ascii"), text.encode("utf-8")) for name, text in headers.items()]
 
 

@@ -1,4 +1,4 @@
-"""Reaching the disk together: one sync serves everybody whose writes came before it.
+"""Sharing syncs of the disk: one sync serves everybody whose writes came before it.
 
 Theory
 ======
@@ -8,13 +8,16 @@ With one sync for each write, that is all a server does; and whoever holds a loc
 
 The idea: writing and reaching the disk are two steps. A write is a small transaction that is over once the
 operating system has it: microseconds, and nothing that the end of the process can undo. Whoever
-made a promise then waits at the barrier, holding no lock. One of those who wait syncs for all that came
+made a promise then waits at the barrier, without a transaction. One of those who wait syncs for all that came
 before the sync began; those who come while it runs are served by the next one. So the cost of a
 sync is shared by as many as happen to need one.
 
 The invariants: :meth:`Barrier.wait` returns only after a sync that began after the call and succeeded. A sync
 that fails is raised to everybody whom it should have served, since nobody can say what reached the disk.
 Writes reach the disk in the order in which they were made, as all of them are in one log.
+
+The barrier's lock guards its fields; nobody holds it during a sync. Callers should hold no lock that others
+need, since they wait for milliseconds; those that change a context do hold its lock, which is rare.
 
 Deliberately not handled: repeating a sync that failed. The operating system may have dropped what it could
 not write. Callers treat the failure as an unknown outcome, as when a connection breaks during a commit.
@@ -29,7 +32,7 @@ __all__ = ["Barrier"]
 
 
 class _Sync:
-    """One sync, from the first who waits for it to its end."""
+    """One sync, from the first caller that waits for it to its end."""
 
     def __init__(self) -> None:
         self.over = False
@@ -45,7 +48,7 @@ class Barrier:
         self._running = False
         self._next = _Sync()
         self.count = 0
-        """How many syncs were made."""
+        """The number of syncs so far."""
 
     def wait(self) -> None:
         """Return after a sync that began after this call. Raises what the sync raised."""

@@ -1,4 +1,4 @@
-"""The schema's revisions: applied at start, by one server at a time, never past what this release knows."""
+"""The schema's revisions: applied at start, by one server at a time, up to this release's revision."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ HEAD = "0003"
 """The revision that this release works with."""
 
 VERSION_TABLE = "jobserver_schema"
-"""Where the revision is recorded: a name of our own, since others may use Alembic in one database."""
+"""The table that records the revision. It is ours, since other programs may use Alembic in the database."""
 
 _VERSION = Table(VERSION_TABLE, MetaData(), Column("version_num", Text))
 _PATIENCE = 60.0
-"""Seconds that a server waits for another one that is bringing a SQLite file up to date."""
-_LOCK = 0x6A6F6273  # "jobs": the advisory lock that migrating servers take in PostgreSQL
+"""Seconds that a server waits for another one that is migrating a SQLite file."""
+_LOCK = 0x6A6F6273  # "jobs": the key of the advisory lock that migrating servers take in PostgreSQL
 
 
 def found(connection: Connection) -> str | None:
-    """Return the revision of a database, or None for one that has no schema yet."""
+    """Return the revision of a database, or None if it has no schema yet."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     return connection.scalar(select(_VERSION.c.version_num))
 
 
 def touch(connection: Connection) -> str | None:
-    """Write the revision as it is, which shows that the database can be written to, and return it."""
+    """Write the present revision again, to show that the database is writable, and return it."""
     connection.execute(update(_VERSION).values(version_num=_VERSION.c.version_num))
     return connection.scalar(select(_VERSION.c.version_num))
 
 
 def upgrade(database: Database) -> None:
-    """Bring a database to :data:`HEAD`. Raises SchemaTooNew, and changes nothing, for a newer one.
+    """Migrate a database to :data:`HEAD`. For a newer one, raise SchemaTooNew and change nothing.
 
-    It is one transaction under a lock that other servers wait for, so that any number may
-    start at once, and one that is killed meanwhile leaves the database as it was.
+    This is one transaction under a lock that other servers wait for. So any number of servers may start at
+    the same time, and one that is killed leaves the database as it was.
     """
     with database.read() as connection:
         if found(connection) == HEAD:
@@ -83,4 +83,6 @@ def _config(connection: Connection) -> Config:
 def _refuse_other_encodings(connection: Connection) -> None:
     encoding = connection.scalar(select(func.current_setting("server_encoding")))
     if encoding != "UTF8":
-        raise StorageError(message=f"the database has the encoding {encoding}: make one with UTF8")
+        raise StorageError(
+            message=f"the database has the encoding {encoding}; create it with the encoding UTF8"
+        )

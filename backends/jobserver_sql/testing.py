@@ -1,4 +1,4 @@
-"""A PostgreSQL server for a test run: on a socket in a temporary folder, and gone after it."""
+"""A temporary PostgreSQL server for tests, on a Unix socket."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SECONDS_TO_START = 60.0
 
 
 def postgresql_programs() -> Path | None:
-    """Return the folder that has initdb and postgres, from PATH or where Debian puts it; else None."""
+    """Return the folder of initdb and postgres, from PATH or Debian's location, or None."""
     found = shutil.which("initdb")
     folders = [os.path.dirname(os.path.realpath(found))] if found else []
     folders += sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True)
@@ -35,7 +35,7 @@ def postgresql_programs() -> Path | None:
 
 
 def missing() -> str | None:
-    """Return what a server cannot be started for the lack of, or None."""
+    """Return what is missing to start a server, or None."""
     if postgresql_programs() is None:
         return "PostgreSQL's programs initdb and postgres (apt-get install postgresql)"
     try:
@@ -46,7 +46,7 @@ def missing() -> str | None:
 
 
 def _identity() -> dict[str, Any]:
-    """Who the server runs as; to be given to subprocess."""
+    """Return the user that the server runs as, as arguments of subprocess."""
     if os.geteuid() != 0:
         return {}
     account = pwd.getpwnam(_USER)
@@ -56,8 +56,8 @@ def _identity() -> dict[str, Any]:
 class PostgresqlServer:
     """A server that listens on a Unix socket only. A context manager.
 
-    PostgreSQL refuses to run as root: then it runs as the user ``postgres``. ``durable`` leaves
-    fsync on, for measurements.
+    PostgreSQL refuses to run as root, so root starts it as the user ``postgres``. ``durable`` leaves fsync
+    on, for measurements.
     """
 
     def __init__(self, *, durable: bool = False) -> None:
@@ -88,7 +88,7 @@ class PostgresqlServer:
         return made.render_as_string()
 
     def database(self, name: str) -> str:
-        """Make an empty database of this name unless it is there, and return the name."""
+        """Create an empty database of this name unless it exists, and return the name."""
         with self.connect(self.url("postgres")) as connection:
             known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone()
             if known is None:
@@ -96,26 +96,26 @@ class PostgresqlServer:
         return name
 
     def drop(self, name: str) -> None:
-        """Drop a database, whoever is still connected to it."""
+        """Drop a database, even if it has connections."""
         with self.connect(self.url("postgres")) as connection:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
     def connect(self, url: str) -> psycopg.Connection[Any]:
-        """Return a plain connection to a database, past the store."""
+        """Return a plain connection to a database, bypassing the store."""
         import psycopg  # noqa: PLC0415 - in the extra postgresql
 
         name = make_url(url).database
         return psycopg.connect(host=str(self._folder), user="postgres", dbname=name, autocommit=True)
 
     def stop(self, *, abruptly: bool = False) -> None:
-        """Stop the server whoever is connected; ``abruptly`` as in a crash, without closing anything."""
+        """Stop the server, even if it has connections; ``abruptly`` as in a crash."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT if abruptly else signal.SIGINT)
             self._process.wait()
             self._process = None
 
     def start(self) -> None:
-        """Start the server again on the same data, and wait until it answers."""
+        """Start the server on its data, and wait until it accepts connections."""
         options = {
             "listen_addresses": "",
             "unix_socket_directories": str(self._folder),
@@ -146,7 +146,7 @@ class PostgresqlServer:
         )
 
     def _bound(self, command: list[str]) -> list[str]:
-        """Let the server end when this process does, even by SIGKILL, where there is a program for that."""
+        """Let the server end with this process, even after SIGKILL, if setpriv is installed."""
         found = shutil.which("setpriv")
         return [found, "--pdeathsig", "QUIT", *command] if found else command
 

@@ -371,7 +371,7 @@ def test_a_database_that_cannot_hold_every_character_is_refused(postgresql_serve
     with postgresql_server.connect(postgresql_server.url("postgres")) as connection:
         connection.execute("CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
     try:
-        with pytest.raises(StorageError, match="the encoding LATIN1: make one with UTF8"):
+        with pytest.raises(StorageError, match="the encoding LATIN1; create it with the encoding UTF8"):
             SqlMetadataStore(postgresql_server.url("latin"))
     finally:
         postgresql_server.drop("latin")
