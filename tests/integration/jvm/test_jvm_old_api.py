@@ -188,29 +188,25 @@ def test_a_data_file_is_handed_out_by_name_and_nothing_outside(
     assert outcome.error.error_class == "java.io.FileNotFoundException"
 
 
-@pytest.mark.parametrize(
-    ("written", "double"),
-    [
-        ("1.10", 1.1),
-        ("2.50", 2.5),
-        ("1E5", 1e5),
-        ("1e-2", 0.01),
-        ("12345678901234567.89", 12345678901234567.89),
-        ("0.1000000000000000055511151231257827", 0.1),
-        ("-0", 0.0),
-        ("9007199254740993", 9007199254740993.0),
-    ],
-)
-def test_a_job_reads_numbers_as_they_were_written(
-    bench: Any, old_jar: Path, written: str, double: float
-) -> None:
+NUMBERS = """
+    0 -0 7 -7 100 2147483647 2147483648 -2147483648 -2147483649 9007199254740993 9223372036854775807
+    -9223372036854775808 9223372036854775808 123456789012345678901234567890
+    0.0 -0.0 1.0 1.10 2.50 -0.10 0.5 0.50 100.00 0.30000000000000004 3.14159265358979323846
+    12345678901234567.89 0.1000000000000000055511151231257827 99999999999999.99999
+    1E5 1e5 1e+5 1E+05 1e-2 1E-02 1.50e3 2.5E2 -1e-7 1.0E10 1e21 1.7976931348623157e308 4.9e-324 1e-400
+"""
+
+
+@pytest.mark.parametrize("written", NUMBERS.split())
+def test_a_job_reads_numbers_as_they_were_written(bench: Any, old_jar: Path, written: str) -> None:
     text = dumps(parse_untrusted(f"v = {written}, list = [{written}]"))
     read = bench.value("spark.jobserver.WrittenNumberJob", old_jar, config=text, context_config=text)
+    whole = int(float(written)) if set(written) & set(".eE") else int(written)
     assert read == {
         "text": written,
-        "double": double,
-        "long": int(written) if written.isdecimal() else int(double),
-        "int": int(double) if abs(double) < 2**31 else None,
+        "double": float(written),
+        "long": min(max(whole, -(2**63)), 2**63 - 1),
+        "int": whole if -(2**31) <= whole < 2**31 else None,
         "listed": written,
         "context": written,
     }
