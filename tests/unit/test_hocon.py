@@ -667,8 +667,19 @@ def test_long_hostile_text_ends_soon(text: str) -> None:
         "\n".join(f"b{n}=${{?b{(n * 7 + 1) % 60}}}${{?b{(n * 11 + 3) % 60}}}" for n in range(60)),
         "y {}\na = ${y}\n" + "".join(f"a.k{n} = 1\n" for n in range(90_000)),
         "z = 1\n" + "".join(f"a{n} = []\na{n} += ${{z}}\n" for n in range(20_000)),
+        "".join(f"a{n} = ${{?r}} {{ x = 1 }}\nr {{ k{n} += ${{?a{n}}} }}\n" for n in range(3_000)),
+        "x = 1\n"
+        + "".join(f"spark.context-settings {{ a{n} = ${{x}} x, a{n}.b = ${{x}} }}\n" for n in range(15_000)),
     ],
-    ids=["many errors far down", "the same, optional", "circles", "re-opened often", "many appends"],
+    ids=[
+        "many errors far down",
+        "the same, optional",
+        "circles",
+        "re-opened often",
+        "many appends",
+        "circles through one block",
+        "settings below settings",
+    ],
 )
 def test_a_mebibyte_costs_little_whatever_it_says(text: str) -> None:
     started = time.process_time()
