@@ -39,11 +39,6 @@ class Context:
     url: str | None = None
     error: ErrorInfo | None = None
 
-    @property
-    def terminated_message(self) -> str:
-        """The error message of jobs that ended because this context did (wording of the old server)."""
-        return f"Context ({self.name}) for this job was terminated"
-
 
 @attrs.frozen(kw_only=True)
 class ContextQuery:
