@@ -10,11 +10,14 @@ from jobserver_pyspark.installation.spark import Installation
 
 __all__ = ["class_path", "defaults", "has_hive"]
 
+_NOT_FOR_CONTEXTS = {"spark.master", "spark.driver.userClassPathFirst", "spark.executor.userClassPathFirst"}
+"""The server sets the master. A jar that may replace classes of Spark and the job API cannot hold a job."""
+
 _SETTING = re.compile(r"\s*(spark\.[^\s:=]+)[\s:=]+(.*\S)\s*$")
 
 
 def defaults(installation: Installation) -> dict[str, str]:
-    """Return the settings of ``spark-defaults.conf``, without the master, which the server sets."""
+    """Return the settings of ``spark-defaults.conf``, without those that are not for contexts."""
     try:
         lines = (
             (_spark_directory(installation) / "spark-defaults.conf").read_text(encoding="utf-8").splitlines()
@@ -22,8 +25,7 @@ def defaults(installation: Installation) -> dict[str, str]:
     except OSError:
         return {}
     found = {match[1]: match[2] for match in map(_SETTING.match, lines) if match}
-    found.pop("spark.master", None)
-    return found
+    return {key: value for key, value in found.items() if key not in _NOT_FOR_CONTEXTS}
 
 
 def class_path(installation: Installation) -> list[str]:

@@ -142,11 +142,13 @@ def test_the_sites_own_configuration_wins_over_the_defaults_and_a_contexts_over_
     spec: ContextSpec, installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
-    lines = ("# ours", "spark.ui.enabled true", "spark.a=site", "spark.b: site", "spark.master yarn")
+    first = ("spark.driver.userClassPathFirst true", "spark.executor.userClassPathFirst=true")
+    lines = ("# ours", "spark.ui.enabled true", "spark.a=site", "spark.b: site", "spark.master yarn", *first)
     (tmp_path / "spark-defaults.conf").write_text("\n".join((*lines, "spark.submit.deployMode cluster")))
     conf = plan_of(spec, installation, tmp_path, {"spark": {"b": "mine"}}).spec.conf
     assert (conf["spark.ui.enabled"], conf["spark.a"], conf["spark.b"]) == ("true", "site", "mine")
     assert (conf["spark.master"], conf["spark.submit.deployMode"]) == ("local[*]", "client")
+    assert not [key for key in conf if key.endswith("userClassPathFirst")]
 
 
 def test_packages_of_the_site_are_left_to_sparks_own_submission(
