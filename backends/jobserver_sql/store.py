@@ -76,9 +76,9 @@ class SqlMetadataStore(MetadataStore):
 
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> SqlMetadataStore:
-        """Make the store that ``jobserver.metadata`` describes.
+        """Create the store that ``jobserver.metadata`` describes.
 
-        Without a URL it is the SQLite file ``metadata.db`` in the data folder. Options:
+        Without a URL, it is the SQLite file ``metadata.db`` in the data directory. Options:
         ``synchronous`` (full, normal), ``pool-size``, ``lock-timeout`` (a duration).
         """
         options: dict[str, Any] = {}
@@ -232,7 +232,7 @@ class SqlMetadataStore(MetadataStore):
             return deliveries.of_job(connection, job_id)
 
     def due_deliveries(self, *, now: datetime, limit: int, excluding: Iterable[str] = ()) -> list[Delivery]:
-        """Return PENDING deliveries that are due, but those to the receivers in ``excluding``."""
+        """Return PENDING deliveries that are due, except those to the receivers in ``excluding``."""
         with self._database.read() as connection:
             return deliveries.due(connection, now, limit, excluding)
 
@@ -274,7 +274,7 @@ class SqlMetadataStore(MetadataStore):
             raise SchemaTooNew(found=str(revision), known=schema.HEAD)
 
     def close(self) -> None:
-        """Close every connection; repeating this is allowed, anything else raises StorageError then."""
+        """Close every connection. Idempotent; any other call raises StorageError afterwards."""
         self._database.close()
 
 

@@ -51,7 +51,7 @@ class Receiver(ABC):
 
     @abstractmethod
     def vanish(self) -> None:
-        """Stop to exist, as a server that has ended or a directory that was removed."""
+        """Disappear, like a server that has ended or a directory that was removed."""
 
 
 class AnsweringReceiver(Receiver):
@@ -91,7 +91,7 @@ def with_secrets(url: str) -> str:
 
 @contextmanager
 def logged() -> Iterator[list[str]]:
-    """Collect every line that is logged, by whomever and of whatever level."""
+    """Collect every line that is logged, at any level."""
     lines: list[str] = []
 
     class Collector(logging.Handler):
@@ -127,7 +127,7 @@ class Sending:
         def send(one: Message) -> None:
             try:
                 self.answers.append(transport.send(one, timeout=timeout))
-            except BaseException as error:  # noqa: BLE001 - told to the test, on its own thread
+            except BaseException as error:  # noqa: BLE001 - raised in the test's thread by join
                 self.errors.append(error)
 
         self._threads = [threading.Thread(target=send, args=(one,), daemon=True) for one in messages]

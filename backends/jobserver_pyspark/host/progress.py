@@ -70,7 +70,7 @@ class ProgressBoard:
         return found
 
     def busy(self, stages: set[int]) -> bool:
-        """Ask Spark whether tasks of any of these stages still run, be their Spark job cancelled or not."""
+        """Ask Spark whether tasks of any of these stages still run, even if their Spark job was cancelled."""
         return any(self._active_tasks(stage) > 0 for stage in stages)
 
     def _active_tasks(self, stage: int) -> int:
@@ -79,7 +79,7 @@ class ProgressBoard:
         try:
             return int(self._store.lastStageAttempt(stage).numActiveTasks())
         except Py4JJavaError:
-            return 0  # a stage that Spark does not know was never begun, or is long over
+            return 0  # a stage that Spark does not know has not begun, or ended long ago
 
 
 class ProgressReporter:
