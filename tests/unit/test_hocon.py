@@ -161,6 +161,11 @@ VALUES: list[tuple[str, str, dict[str, Any]]] = [
         },
     ),
     (
+        "an object under two keys, in the order of a copied map",
+        "c { c { c = ${?e}, c += ${?c} } }\ne = ${?c}\nc = ${?h.c}\nh = ${?e}",
+        {"c": {"c": []}, "e": {"c": []}, "h": {"c": []}},
+    ),
+    (
         "what is below a definition, met a second time",
         "a += ${?a}\na { a += 2 }\na { a += ${?a} }\na = ${?a}",
         {"a": {"a": [{"a": [2]}]}},

@@ -15,21 +15,27 @@ __all__ = ["copied_buckets", "in_buckets"]
 _SMALLEST = 16
 
 
-def in_buckets(keys: Iterable[str], size: int, copied: int | None = None) -> list[str]:
+def in_buckets(keys: Iterable[str], size: int, copies: Iterable[int] = ()) -> list[str]:
     """Return keys, given in the order of insertion, as a map of ``size`` entries yields them.
 
-    ``copied`` is the number of buckets of a copy that was made of the map.
+    ``copies`` has the numbers of buckets of the copies that were made of it, one of the other.
     """
     buckets = _SMALLEST
     while size > buckets * 3 // 4:
         buckets *= 2
-    ordered = sorted(keys, key=lambda key: _hash(key) % buckets)
-    return ordered if copied is None else sorted(ordered, key=lambda key: _hash(key) % copied)
+    ordered = _by_bucket(keys, buckets)
+    for count in copies:
+        ordered = _by_bucket(ordered, count)
+    return ordered
 
 
 def copied_buckets(size: int) -> int:
     """Return how many buckets the copy of a map with a number of entries has, as of Java 8 to 18."""
     return 1 << (size * 4 // 3).bit_length() if size else 1
+
+
+def _by_bucket(keys: Iterable[str], buckets: int) -> list[str]:
+    return sorted(keys, key=lambda key: _hash(key) % buckets)
 
 
 def _hash(key: str) -> int:

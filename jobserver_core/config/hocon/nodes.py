@@ -120,7 +120,7 @@ class Object:
     ``fields`` and keep the difference in ``changes``, so that making one costs nothing in wide objects.
     """
 
-    __slots__ = ("_copied", "_earlier", "_keys_of", "changes", "fields", "final", "unresolved")
+    __slots__ = ("_copies", "_earlier", "_keys_of", "changes", "fields", "final", "unresolved")
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class Object:
         self.changes: dict[str, Node | Absent] = {}
         self.final = final
         self.unresolved = sum(not is_resolved(node) for node in self.fields.values())
-        self._copied: int | None = None
+        self._copies: tuple[int, ...] = ()
         self._earlier: list[str] | None = None
         self._keys_of: dict[int, list[str]] | None = {} if twice else None
 
@@ -151,14 +151,14 @@ class Object:
         copy.fields, copy.final = self.fields, self.final
         copy.changes = {**self.changes, key: child}
         copy.unresolved = self.unresolved + is_resolved(self.child(key)) - is_resolved(child)
-        copy._copied, copy._earlier, copy._keys_of = None, self._earlier, self._keys_of
+        copy._copies, copy._earlier, copy._keys_of = (), self._earlier, self._keys_of
         return copy
 
     def replaced(self, child: Node, slot: str, new: Node | Absent) -> tuple[str, Object]:
         """Return a copy with another node instead of a child, and its key: see :meth:`_key`."""
         key = self._key(child, slot)
         copy = self.with_child(key, new)
-        copy._copied = copied_buckets(self._size())
+        copy._copies = (*self._copies, copied_buckets(self._size()))
         return key, copy
 
     def items(self) -> Iterator[tuple[str, Node]]:
@@ -193,7 +193,7 @@ class Object:
     def walked(self) -> list[str]:
         """Return the keys that are to be resolved in the order in which the reference resolves them."""
         keys = [key for key in self.inserted() if not is_resolved(self.child(key))]
-        return in_buckets(keys, self._size(), self._copied) if len(keys) > 1 else keys
+        return in_buckets(keys, self._size(), self._copies) if len(keys) > 1 else keys
 
     def _key(self, child: Node, slot: str) -> str:
         """Return the key of a child: the one it is known by, or the first of several in the order above.
@@ -209,7 +209,8 @@ class Object:
             keys = [key for key, changed in self.changes.items() if changed is child]
             keys += [key for key in self._keys_of.get(id(child), ()) if key not in self.changes]
         if len(keys) > 1:
-            keys = [key for key in self.walked() if key in keys]
+            copies = (*self._copies, copied_buckets(self._size()))
+            keys = in_buckets([key for key in self.inserted() if key in keys], self._size(), copies)
         if not keys:
             raise LookupError(slot)
         return keys[0]
