@@ -57,7 +57,7 @@ def blob_put_again(source: Path, folder: Path) -> None:
 
 
 def fetch_file(source: Path, folder: Path) -> None:
-    with FsspecFetcher(cache_folder=folder / "cache", max_size=2**40).fetch(f"file:{source}"):
+    with FsspecFetcher(cache_directory=folder / "cache", max_size=2**40).fetch(f"file:{source}"):
         pass
 
 

@@ -1,4 +1,4 @@
-"""Blobs and fetched files: in folders, on object stores, from the network."""
+"""Blobs in directories and object stores, and files fetched from the network."""
 
 from jobserver_fsspec.blobs import FsspecBlobStore
 from jobserver_fsspec.fetcher import FsspecFetcher

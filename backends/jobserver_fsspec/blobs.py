@@ -1,4 +1,4 @@
-"""The blob store for any URL that fsspec knows."""
+"""The blob store for directories and all URLs that fsspec supports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jobserver_core.disk_cache import DiskCache
 from jobserver_core.errors import InvalidSetting, StorageError
 from jobserver_core.ports.blobs import BlobStore, BlobWriter
 from jobserver_core.uris import redacted
-from jobserver_fsspec.folder import FolderBlobStore
+from jobserver_fsspec.directory import DirectoryBlobStore
 from jobserver_fsspec.objects import ObjectBlobStore
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ _CACHE_SIZE = 4 * 1024**3
 
 
 class FsspecBlobStore(BlobStore):
-    """Blobs in a folder, or on any file system that fsspec has a driver for (``s3://bucket/prefix``).
+    """Blobs in a directory, or on any file system that fsspec has a driver for (``s3://bucket/prefix``).
 
-    ``options`` go to the driver as they are. Of blobs that are elsewhere, up to ``cache_size`` bytes of
-    copies that nobody uses are kept in ``cache_folder``, by default in the system's temporary folder.
+    ``options`` are passed to the driver. For blobs on other file systems, up to ``cache_size`` bytes of
+    unused local copies are kept in ``cache_directory``, by default in the system's temporary directory.
 
-    In the configuration, ``jobserver.blobs.url`` is the URL or the folder (default: ``blobs`` in the data
-    folder) and ``jobserver.blobs.options`` the driver's options, and beside them ``cache-size``.
+    In the configuration, ``jobserver.blobs.url`` is the URL or the directory (default: ``blobs`` in the data
+    directory). ``jobserver.blobs.options`` has the driver's options, and ``cache-size``.
     """
 
     def __init__(
@@ -42,28 +42,28 @@ class FsspecBlobStore(BlobStore):
         url: str | Path,
         *,
         options: Mapping[str, Any] | None = None,
-        cache_folder: Path | None = None,
+        cache_directory: Path | None = None,
         cache_size: int = _CACHE_SIZE,
     ) -> None:
-        folder = _local_folder(url)
-        if folder is not None:
-            self._store: BlobStore = FolderBlobStore(folder)
+        directory = _local_directory(url)
+        if directory is not None:
+            self._store: BlobStore = DirectoryBlobStore(directory)
             return
         filesystem, root = _open_filesystem(str(url), dict(options or {}))
         if getattr(filesystem, "local_file", False):
-            self._store = FolderBlobStore(Path(root))
+            self._store = DirectoryBlobStore(Path(root))
             return
         self._store = ObjectBlobStore(
             filesystem,
             root,
-            copies=DiskCache(cache_folder, limit=cache_size),
+            copies=DiskCache(cache_directory, limit=cache_size),
             name=redacted(str(url)),
             scrub=_scrubber(options or {}, str(url)),
         )
 
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> FsspecBlobStore:
-        """Make the store that the settings describe. Raises InvalidSetting, StorageError."""
+        """Create the store that the settings describe. Raises InvalidSetting, StorageError."""
         options = dict(settings.blobs.options)
         size = options.pop("cache-size", _CACHE_SIZE)
         try:
@@ -73,7 +73,7 @@ class FsspecBlobStore(BlobStore):
         return cls(
             settings.blobs.url or data_dir / "blobs",
             options=options,
-            cache_folder=data_dir / "cache" / "blobs",
+            cache_directory=data_dir / "cache" / "blobs",
             cache_size=cache_size,
         )
 
@@ -86,7 +86,7 @@ class FsspecBlobStore(BlobStore):
         return self._store.open(digest)
 
     def local_path(self, digest: str) -> AbstractContextManager[Path]:
-        """Give the blob's own file, or a copy of it on this machine. Raises BlobNotFound."""
+        """Return the blob's own file, or a local copy. Raises BlobNotFound."""
         return self._store.local_path(digest)
 
     def size(self, digest: str) -> int | None:
@@ -94,7 +94,7 @@ class FsspecBlobStore(BlobStore):
         return self._store.size(digest)
 
     def delete(self, digest: str) -> None:
-        """Remove a blob, if it is here."""
+        """Remove a blob, if it exists."""
         self._store.delete(digest)
 
     def digests(self, *, modified_before: datetime) -> Iterator[str]:
@@ -102,20 +102,20 @@ class FsspecBlobStore(BlobStore):
         return self._store.digests(modified_before=modified_before)
 
     def sweep(self, *, modified_before: datetime) -> None:
-        """Remove what writers that never committed have left before the time."""
+        """Remove temporary files of writers that never committed."""
         self._store.sweep(modified_before=modified_before)
 
     def check(self) -> None:
-        """Raise StorageError when nothing can be written."""
+        """Raise StorageError if the store is not writable."""
         self._store.check()
 
     def close(self) -> None:
-        """Remove the copies on this machine if they are in a temporary folder."""
+        """Remove the local copies if they are in a temporary directory."""
         self._store.close()
 
 
-def _local_folder(url: str | Path) -> Path | None:
-    """Return the folder when a path or a ``file:`` URL is given, which needs no driver."""
+def _local_directory(url: str | Path) -> Path | None:
+    """Return the directory of a path or a ``file:`` URL, which needs no driver, or None."""
     if isinstance(url, Path):
         return url
     found = _LOCAL.fullmatch(url)
@@ -125,13 +125,13 @@ def _local_folder(url: str | Path) -> Path | None:
 
 
 def _open_filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs  # noqa: PLC0415 - a folder needs none of it
+    from fsspec.core import url_to_fs  # noqa: PLC0415 - not needed for a directory
 
     key = "jobserver.blobs.url"
     try:
         filesystem, root = url_to_fs(url, **options)
     except ImportError as error:
-        raise StorageError(message=f"no driver for {redacted(url)} is installed: {error}") from None
+        raise StorageError(message=f"the driver for {redacted(url)} is not installed: {error}") from None
     except ValueError as error:
         raise InvalidSetting(key=key, message=_scrubber(options, url)(str(error))) from None
     except Exception as error:  # noqa: BLE001 - drivers raise errors of their own libraries
@@ -141,7 +141,7 @@ def _open_filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
 
 
 def _scrubber(options: Mapping[str, Any], url: str) -> Callable[[str], str]:
-    """Return a function that removes the URL's user and the options' texts from a message."""
+    """Return a function that redacts the URL and the values of the options in a message."""
     secrets = sorted((text for text in _texts(options) if len(text) > 3), key=len, reverse=True)
 
     def scrub(text: str) -> str:

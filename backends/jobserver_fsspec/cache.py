@@ -1,4 +1,4 @@
-"""Fetched files on this machine, each with what tells its version."""
+"""The cache of fetched files, with the version of each file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["FetchCache", "Pinned"]
 
 @attrs.frozen(kw_only=True)
 class Pinned:
-    """A file of the cache that is not removed until :meth:`release`."""
+    """A file of the cache that is pinned: it is not removed until :meth:`release`."""
 
     lease: CacheLease
     digest: str
@@ -27,34 +27,34 @@ class Pinned:
 
     @property
     def path(self) -> Path:
-        """Where the file is."""
+        """The path of the file."""
         return self.lease.path
 
     def release(self) -> None:
-        """Let the cache remove the file; idempotent."""
+        """Allow the cache to remove the file. Idempotent."""
         self.lease.release()
 
 
 class FetchCache:
-    """Files by key, each with what tells its version.
+    """Files by key, with the version of each file.
 
     The content of a key is an entry ``<key>.<sha256>`` of a :class:`DiskCache`. A small file in ``entries``
-    says which content is the newest, and of which version; it goes with the content.
+    records the newest content and its version. It is removed together with the content.
     """
 
-    def __init__(self, folder: Path | None, *, limit: int) -> None:
-        self._contents = DiskCache(folder, limit=limit, removed=self._forget)
+    def __init__(self, directory: Path | None, *, limit: int) -> None:
+        self._contents = DiskCache(directory, limit=limit, removed=self._forget)
 
     def locked(self, key: str, expired: Callable[[], bool]) -> AbstractContextManager[bool]:
-        """Hold the lock of a key inside the block; False, without it, when the time for that is over."""
+        """Hold the lock of a key inside the block. The block gets False if ``expired`` came true first."""
         return self._contents.locked(key, expired)
 
     def new_part(self) -> Part:
-        """Return a new file to write to."""
+        """Create a file to write to."""
         return self._contents.new_part()
 
     def find(self, key: str) -> Pinned | None:
-        """Return the kept file of a key, pinned, or None. The key's lock must be held."""
+        """Pin and return the cached file of a key, or return None. The key's lock must be held."""
         try:
             entry = json.loads(self._entry(key).read_bytes())
             digest, size, stamp = str(entry["digest"]), int(entry["size"]), dict(entry["stamp"])
@@ -63,15 +63,15 @@ class FetchCache:
         return self.pin(key, digest, size, stamp)
 
     def pin(self, key: str, digest: str, size: int, stamp: Stamp) -> Pinned | None:
-        """Return a file that may still be here, pinned, or None."""
+        """Pin and return a file if it is still cached, otherwise return None."""
         lease = self._contents.lease(f"{key}.{digest}", size=size)
         return None if lease is None else Pinned(lease=lease, digest=digest, size=size, stamp=stamp)
 
     def add(self, key: str, part: Part, stamp: Stamp, shown: str) -> Pinned:
-        """Take a part over as the file of a key, pinned. The key's lock must be held.
+        """Add a complete part as the file of a key, and pin it. The key's lock must be held.
 
-        It can be found again when there is a stamp to tell its version by. ``shown`` goes into
-        the entry for people who look at the folder.
+        It can be found again only if it has a stamp. ``shown`` is a label in the entry, for people who
+        inspect the directory.
         """
         name = f"{key}.{part.digest}"
         lease = self._contents.publish(name, part)
@@ -87,14 +87,14 @@ class FetchCache:
         return pinned
 
     def close(self) -> None:
-        """Remove the cache if it is in a temporary folder."""
+        """Remove the cache if it is in a temporary directory."""
         self._contents.close()
 
     def _entry(self, key: str) -> Path:
         return self._contents.path("").parent / "entries" / key
 
     def _discard_others(self, key: str, name: str) -> None:
-        """Let go of the former content of a key."""
+        """Discard the previous content of a key."""
         with suppress(OSError, ValueError, TypeError, KeyError):
             former = f"{key}.{json.loads(self._entry(key).read_bytes())['digest']}"
             if former != name:
@@ -116,7 +116,7 @@ class FetchCache:
             part.close()
 
     def _forget(self, name: str) -> None:
-        """Remove the entry that names a content which is gone."""
+        """Remove the entry of a content that was removed."""
         key, _, digest = name.partition(".")
         path = self._entry(key)
         with suppress(OSError, ValueError, TypeError, KeyError):

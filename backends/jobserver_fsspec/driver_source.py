@@ -1,4 +1,4 @@
-"""Files from wherever fsspec has a driver for: object stores, HDFS, SFTP and others."""
+"""Files from the other file systems that fsspec has drivers for: object stores, HDFS, SFTP and others."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryEr
 
 
 class DriverSource(Source):
-    """Reads through fsspec's driver of the URI's scheme, with ``options[scheme]`` as its options.
+    """Reads files with fsspec's driver for the URI's scheme, with ``options[scheme]`` as its options.
 
-    The policy knows only the name of such a host or bucket, and the limit of time is looked at between
-    pieces. Versions are told by what the driver's ``ukey`` makes of them.
+    The policy checks only the name of the host or bucket, and the deadline is checked between chunks.
+    Versions are identified by the driver's ``ukey``.
     """
 
     def __init__(self, options: Mapping[str, Mapping[str, Any]]) -> None:
@@ -31,13 +31,13 @@ class DriverSource(Source):
     def open(
         self, uri: Uri, *, known: Stamp, partial: Stamp, offset: int, deadline: Deadline
     ) -> Iterator[Opened | None]:
-        """Open a file, from ``offset`` on when it still is the same version."""
+        """Open a file, at ``offset`` if the version has not changed."""
         with _translated(uri):
             filesystem, path = self._filesystem(uri)
             filesystem.invalidate_cache()
             info = filesystem.info(path)
             if info.get("type") != "file":
-                raise FetchError(url=str(uri), reason="it is not a file")
+                raise FetchError(url=str(uri), reason="not a file")
             stamp = {"key": str(filesystem.ukey(path))}
         if known == stamp:
             yield None
@@ -51,8 +51,8 @@ class DriverSource(Source):
             file.close()
 
     def _filesystem(self, uri: Uri) -> tuple[Any, str]:
-        # Not fsspec.open: it would read "::" in the path as a chain of other file systems.
-        import fsspec  # noqa: PLC0415 - only who fetches from other file systems needs it
+        # Not fsspec.open, which would interpret "::" in the path as a chain of file systems.
+        import fsspec  # noqa: PLC0415 - rarely needed
 
         driver = fsspec.get_filesystem_class(uri.scheme)
         user = "" if uri.user is None else f"{quote(uri.user, safe='')}:{quote(uri.password or '', safe='')}@"
@@ -76,7 +76,7 @@ def _translated(uri: Uri) -> Iterator[None]:
     except (FetchError, Interrupted):
         raise
     except ImportError as error:
-        raise FetchError(url=str(uri), reason=f"its driver is not installed: {error}") from None
+        raise FetchError(url=str(uri), reason=f"the driver is not installed: {error}") from None
     except _FINAL as error:
         raise FetchError(url=str(uri), reason=_shown(uri, error)) from None
     except Exception as error:  # noqa: BLE001 - drivers raise errors of their own libraries

@@ -1,4 +1,4 @@
-"""The fetcher: a URI of any allowed scheme becomes a file on this machine."""
+"""The fetcher: downloads URIs of all allowed schemes."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ _RECENT = 1024
 
 
 class FsspecFetcher(Fetcher):
-    """Fetches ``http``, ``https``, ``ftp``, ``file`` and ``local``, and what else fsspec has drivers for.
+    """Fetches ``http``, ``https``, ``ftp``, ``file`` and ``local`` URIs, and others with an fsspec driver.
 
-    Sizes are in bytes, ``timeout`` is in seconds and covers everything about one fetch: names, redirects,
-    retries, and waiting for another fetch of the same URI. A connection that fails is tried again, twice
-    more unless bytes have come since, and goes on where it stopped when the source can do that; an
-    answer such as "not found" is final. Everything fetched is kept in ``cache_folder`` (default: a temporary
-    folder that :meth:`close` removes) up to ``cache_size``, and asked for again by its validator.
+    Sizes are in bytes. ``timeout`` is in seconds, and covers the whole fetch: resolving names, redirects,
+    retries, and waiting for another fetch of the same URI. A failed connection is retried until three
+    attempts in a row bring no data, and resumes where it stopped if the source supports this. Responses such
+    as "not found" are final. Fetched files are cached in ``cache_directory`` (default: a temporary directory
+    that :meth:`close` removes), up to ``cache_size``, and revalidated with conditional requests.
 
     In the configuration, ``jobserver.fetcher.options`` has the options of fsspec's drivers by scheme.
     """
@@ -55,7 +55,7 @@ class FsspecFetcher(Fetcher):
         allowed_folders: Iterable[Path] = (),
         max_size: int = 2 * _GIB,
         timeout: float = 300.0,
-        cache_folder: Path | None = None,
+        cache_directory: Path | None = None,
         cache_size: int = 10 * _GIB,
         options: Mapping[str, Mapping[str, Any]] | None = None,
         resolver: Resolver = resolve,
@@ -63,7 +63,7 @@ class FsspecFetcher(Fetcher):
         self._policy = policy or AddressPolicy(schemes=(*HOST_SCHEMES, *FILE_SCHEMES))
         self._max_size = max_size
         self._timeout = timeout
-        self._folder = cache_folder
+        self._directory = cache_directory
         self._cache_size = cache_size
         self._cache: FetchCache | None = None
         self._lock = threading.Lock()
@@ -77,12 +77,14 @@ class FsspecFetcher(Fetcher):
 
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> FsspecFetcher:
-        """Make the fetcher that the settings describe. Raises InvalidSetting."""
+        """Create the fetcher that the settings describe. Raises InvalidSetting."""
         fetcher = settings.fetcher
         for scheme, options in fetcher.options.items():
             if not isinstance(options, Mapping):
                 key = f"jobserver.fetcher.options.{scheme}"
-                raise InvalidSetting(key=key, message="takes an object: the options of the scheme's driver")
+                raise InvalidSetting(
+                    key=key, message="must be an object with the options of the scheme's driver"
+                )
         return cls(
             policy=AddressPolicy.from_settings(
                 fetcher, schemes=fetcher.allowed_schemes, section="jobserver.fetcher"
@@ -90,13 +92,13 @@ class FsspecFetcher(Fetcher):
             allowed_folders=fetcher.allowed_folders,
             max_size=fetcher.max_size,
             timeout=fetcher.timeout,
-            cache_folder=data_dir / "cache" / "fetched",
+            cache_directory=data_dir / "cache" / "fetched",
             cache_size=fetcher.cache_size,
             options=fetcher.options,
         )
 
     def check(self, uri: str) -> None:
-        """Raise MalformedUrl when the policy does not allow the URI; a host's addresses are judged later."""
+        """Raise MalformedUrl if the policy does not allow the URI. Addresses are checked by the fetch."""
         self._checked(uri)
 
     @contextmanager
@@ -107,7 +109,7 @@ class FsspecFetcher(Fetcher):
         progress: ProgressCallback | None = None,
         cancellation: Cancellation | None = None,
     ) -> Iterator[Fetched]:
-        """Fetch a URI, or take it from the cache when its source says that it did not change."""
+        """Fetch a URI, or use the cached file if the source reports that it has not changed."""
         parsed = self._checked(uri)
         cache = self._opened_cache(parsed)
         with Deadline(self._timeout, cancellation) as deadline:
@@ -121,7 +123,7 @@ class FsspecFetcher(Fetcher):
             pinned.release()
 
     def close(self) -> None:
-        """Remove the cache, if it is in a temporary folder; repeating this is allowed."""
+        """Remove the cache if it is in a temporary directory. Idempotent."""
         with self._lock:
             cache, self._cache = self._cache, None
         if cache is not None:
@@ -136,7 +138,7 @@ class FsspecFetcher(Fetcher):
     def _opened_cache(self, uri: Uri) -> FetchCache:
         with self._lock, _local(uri):
             if self._cache is None:
-                self._cache = FetchCache(self._folder, limit=self._cache_size)
+                self._cache = FetchCache(self._directory, limit=self._cache_size)
             return self._cache
 
     def _pinned(
@@ -161,7 +163,7 @@ class FsspecFetcher(Fetcher):
         return found
 
     def _just_fetched(self, cache: FetchCache, key: str, uri: Uri, begun: float) -> Pinned | None:
-        """Return what another thread has fetched, with the same password, while this one waited for it."""
+        """Return the file that another thread has fetched with the same password while this one waited."""
         with self._lock:
             at, digest, size = self._recent.get(f"{key}{uri.password}", (0.0, "", 0))
         with _local(uri):
@@ -205,7 +207,7 @@ class FsspecFetcher(Fetcher):
 
 
 class _Transfer:
-    """The bytes of one URI on their way into a file, through as many connections as it takes."""
+    """A transfer of one URI to a file, over one or more connections."""
 
     def __init__(self, uri: Uri, part: Part, limit: int, progress: ProgressCallback | None) -> None:
         self.uri = uri
@@ -215,7 +217,12 @@ class _Transfer:
         self._progress = progress
 
     def receive(self, opened: Opened, deadline: Deadline) -> None:
-        """Write what comes. Raises TooLarge, and Interrupted when it ends before its end."""
+        """Write the received data.
+
+        Raises:
+            TooLarge: The content exceeds the size limit.
+            Interrupted: The content is incomplete.
+        """
         if opened.start != self.part.size:
             self.part.restart()
         self.stamp = opened.stamp
@@ -231,7 +238,7 @@ class _Transfer:
             raise Interrupted(f"it ended after {self.part.size} of {opened.total} bytes")
 
     def report_whole(self, size: int) -> None:
-        """Tell that all of it is here."""
+        """Report that the transfer is complete."""
         self._check_size(size)
         if self._progress is not None:
             self._progress(size, size)
@@ -242,9 +249,11 @@ class _Transfer:
 
 
 def _run(source: Source, transfer: _Transfer, known: Stamp, deadline: Deadline) -> bool:
-    """Fetch, again after interruptions; False when the known version is still right.
+    """Fetch, with retries after interruptions. Return False if the known version is still current.
 
-    Raises FetchError when attempts bring nothing any more, Expired when the time is over.
+    Raises:
+        FetchError: Several attempts in a row brought no data.
+        Expired: The deadline has passed.
     """
     fruitless = 0
     for _ in range(_ATTEMPTS):
@@ -271,9 +280,9 @@ def _run(source: Source, transfer: _Transfer, known: Stamp, deadline: Deadline) 
 
 @contextmanager
 def _local(uri: Uri) -> Iterator[None]:
-    """Raise what this machine's disk refuses as a FetchError."""
+    """Translate errors of the local disk to FetchError."""
     try:
         yield
     except OSError as error:
-        reason = f"it cannot be kept on this machine: {error.strerror or error}"
+        reason = f"cannot store it on this machine: {error.strerror or error}"
         raise FetchError(url=str(uri), reason=reason) from error

@@ -1,4 +1,4 @@
-"""Files of this machine."""
+"""Files on this machine."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTT
 
 
 class FileSource(Source):
-    """Reads regular files, and only those that are in an allowed folder once every link is followed.
+    """Reads regular files in allowed directories. Symbolic links are resolved before the check.
 
-    ``folders`` are the allowed ones; an empty list allows any.
+    An empty list of ``directories`` allows all directories.
 
-    A version is told by path, inode, size and times in nanoseconds. A file that changed less than two
-    seconds ago may change again without any of these, so that its version is not remembered.
+    A version is identified by path, inode, size, and times in nanoseconds. A file that changed less than two
+    seconds ago could change again without affecting any of these, so its version is not recorded.
     """
 
-    def __init__(self, folders: Iterable[Path] = ()) -> None:
-        self._folders = tuple(Path(os.path.abspath(folder)) for folder in folders)
+    def __init__(self, directories: Iterable[Path] = ()) -> None:
+        self._directories = tuple(Path(os.path.abspath(directory)) for directory in directories)
 
     def check(self, uri: Uri) -> None:
-        """Raise MalformedUrl when the path, as it is written, is in no allowed folder."""
-        _check_folder(uri, os.path.normpath(uri.file), self._folders)
+        """Raise MalformedUrl if the path, before resolving links, is not in an allowed directory."""
+        _check_directory(uri, os.path.normpath(uri.file), self._directories)
 
     @contextmanager
     def open(
         self, uri: Uri, *, known: Stamp, partial: Stamp, offset: int, deadline: Deadline
     ) -> Iterator[Opened | None]:
-        """Open a file; it is always read from its beginning."""
+        """Open a file. It is always read from the start."""
         try:
             descriptor, real = self._open(uri)
         except OSError as error:
-            raise FetchError(url=str(uri), reason=error.strerror or "it cannot be opened") from None
+            raise FetchError(url=str(uri), reason=error.strerror or "cannot open it") from None
         try:
             found = os.fstat(descriptor)
             stamp = _stamp(real, found)
@@ -57,8 +57,11 @@ class FileSource(Source):
 
     def _open(self, uri: Uri) -> tuple[int, str]:
         real = os.path.realpath(uri.file, strict=True)
-        _check_folder(uri, real, tuple(Path(os.path.realpath(folder)) for folder in self._folders))
-        if not stat.S_ISREG(os.stat(real).st_mode):  # before it is opened: opening a device may do things
+        allowed = tuple(Path(os.path.realpath(directory)) for directory in self._directories)
+        _check_directory(uri, real, allowed)
+        if not stat.S_ISREG(
+            os.stat(real).st_mode
+        ):  # check first, because opening a device can have side effects
             raise FetchError(url=str(uri), reason="it is not a regular file")
         descriptor = os.open(real, _FLAGS)
         try:
@@ -72,9 +75,9 @@ class FileSource(Source):
         return descriptor, real
 
 
-def _check_folder(uri: Uri, path: str, folders: tuple[Path, ...]) -> None:
-    if folders and not any(Path(path).is_relative_to(folder) for folder in folders):
-        raise MalformedUrl(url=str(uri), reason="it is in none of the folders that files may be fetched from")
+def _check_directory(uri: Uri, path: str, directories: tuple[Path, ...]) -> None:
+    if directories and not any(Path(path).is_relative_to(directory) for directory in directories):
+        raise MalformedUrl(url=str(uri), reason="it is not in an allowed directory")
 
 
 def _stamp(path: str, found: os.stat_result) -> dict[str, str]:
@@ -90,11 +93,11 @@ def _chunks(descriptor: int, before: os.stat_result) -> Iterator[bytes]:
         yield chunk
     after = os.fstat(descriptor)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise Interrupted("it was changed while it was read")
+        raise Interrupted("it was modified while it was read")
 
 
 def _read(descriptor: int) -> bytes:
     try:
         return os.read(descriptor, CHUNK)
     except OSError as error:
-        raise Interrupted(error.strerror or "it cannot be read") from None
+        raise Interrupted(error.strerror or "cannot read it") from None

@@ -1,4 +1,4 @@
-"""Files from FTP servers, through the standard library."""
+"""Files from FTP servers, using the standard library."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _TYPE = re.compile(r";type=[aidAID]$")
 
 
 class FtpSource(Source):
-    """Logs in, anonymously when the URI has no user, and retrieves in passive mode.
+    """Retrieves files in passive mode. The login is anonymous if the URI has no user.
 
-    The path is relative to the folder in which a login starts (RFC 1738, section 3.2.2); ``%2F`` at its
-    beginning makes it absolute. Versions are told by MDTM and SIZE, where the server has them.
+    The path is relative to the initial directory of the login (RFC 1738, section 3.2.2); a leading ``%2F``
+    makes it absolute. Versions are identified by MDTM and SIZE, if the server supports them.
     """
 
     def __init__(self, connector: Connector) -> None:
@@ -40,8 +40,8 @@ class FtpSource(Source):
     def open(
         self, uri: Uri, *, known: Stamp, partial: Stamp, offset: int, deadline: Deadline
     ) -> Iterator[Opened | None]:
-        """Begin to retrieve a file, from ``offset`` on when it still is the same version (REST)."""
-        import ftplib  # noqa: PLC0415 - only who fetches by FTP needs it
+        """Start retrieving a file, at ``offset`` (REST) if the version has not changed."""
+        import ftplib  # noqa: PLC0415 - rarely needed
 
         path = _path(uri)
         client = ftplib.FTP(timeout=deadline.left(CONNECT_SECONDS))  # noqa: S321 - the URI asks for it
@@ -60,8 +60,8 @@ class FtpSource(Source):
 
     def _log_in(self, client: FTP, uri: Uri, deadline: Deadline) -> None:
         connection = self._connector.connect(uri, uri.port or _PORT, deadline)
-        # What FTP.connect does with a host; this is a connection to an address that was checked. The data
-        # connection goes to the same address: ftplib does not believe what the server says about it.
+        # The same as FTP.connect, but with a connection to a checked address. The data connection uses the
+        # same address, because ftplib ignores the address that the server sends.
         client.af = connection.family
         client.sock = TimedSocket.over(connection, deadline)
         client.file = client.sock.makefile("r", encoding=client.encoding)
@@ -73,12 +73,12 @@ class FtpSource(Source):
 def _path(uri: Uri) -> str:
     path = unquote(_TYPE.sub("", uri.path)[1:])
     if not path or path.endswith("/"):
-        raise FetchError(url=str(uri), reason="it names a folder, not a file")
+        raise FetchError(url=str(uri), reason="it is the path of a directory, not a file")
     return path
 
 
 def _stamp(client: FTP, path: str) -> tuple[dict[str, str], int | None]:
-    """Return what tells the version, and the size; nothing when the file may have changed just now."""
+    """Return the version and the size. The version is empty if the file may have changed just now."""
     size = _asked(client, f"SIZE {path}")
     changed = _asked(client, f"MDTM {path}")
     total = int(size) if size is not None and size.isdecimal() else None
@@ -93,7 +93,7 @@ def _stamp(client: FTP, path: str) -> tuple[dict[str, str], int | None]:
 
 
 def _asked(client: FTP, command: str) -> str | None:
-    """Return what a server answers to an optional command, or None."""
+    """Return the response to an optional command, or None."""
     import ftplib  # noqa: PLC0415
 
     try:
@@ -121,7 +121,7 @@ def _translated(uri: Uri) -> Iterator[None]:
         yield
     except (Expired, MalformedUrl):
         raise
-    except (ftplib.error_perm, ValueError) as error:  # ValueError: a line break in what would be sent
+    except (ftplib.error_perm, ValueError) as error:  # ValueError: the command would contain a line break
         raise FetchError(url=str(uri), reason=_shown(uri, error)) from None
     except (ftplib.Error, OSError, EOFError) as error:
         if is_unknown_host(error):
@@ -130,6 +130,6 @@ def _translated(uri: Uri) -> Iterator[None]:
 
 
 def _shown(uri: Uri, error: BaseException) -> str:
-    """Return an error's text, without the password should the server repeat it."""
+    """Return the text of an error, with the password redacted in case the server repeats it."""
     text = str(error) or "the connection was closed"
     return text.replace(uri.password, "***") if uri.password else text

@@ -1,7 +1,7 @@
 """Files from HTTP and HTTPS servers.
 
-fsspec's own driver for HTTP knows neither conditional requests nor a limit on the whole time, and follows
-redirects wherever they lead, so it is not used.
+fsspec's own HTTP driver is not used, because it supports neither conditional requests nor a limit on the
+total time, and follows all redirects.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 class HttpSource(Source):
-    """Sends one GET on a connection of its own, and reads what comes."""
+    """Downloads files, each with a GET request on a separate connection."""
 
     def __init__(self, connector: Connector) -> None:
         self._connector = connector
@@ -40,7 +40,7 @@ class HttpSource(Source):
     def open(
         self, uri: Uri, *, known: Stamp, partial: Stamp, offset: int, deadline: Deadline
     ) -> Iterator[Opened | None]:
-        """Begin a download: conditional when a version is known, of a range when a part of it is here."""
+        """Start a download: a conditional request for a known version, a range request for a partial file."""
         headers = _range(partial, offset) or _conditions(known)
         with self._response(uri, headers, deadline) as response:
             if response.status != 416 or "Range" not in headers:
@@ -63,7 +63,7 @@ class HttpSource(Source):
             yield response
 
     def _opened_client(self) -> HttpClient:
-        """Return the client, made at its first use: only servers that fetch over HTTP need the libraries."""
+        """Return the client. It is created at its first use, because it imports large libraries."""
         from jobserver_net.http import HttpClient  # noqa: PLC0415
 
         if self._client is None:
@@ -103,7 +103,7 @@ def _opened(uri: Uri, response: HttpResponse, headers: Mapping[str, str]) -> Ope
         raise Interrupted(f"HTTP {code} {response.reason}")
     encoding = response.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
-        reason = f"the server sent it encoded as {encoding}, which was not asked for"
+        reason = f"the server sent an encoding that was not requested: {encoding}"
         raise FetchError(url=str(uri), reason=reason)
     chunks, stamp = _chunks(uri, response), _stamp(response)
     if code == 200:
@@ -112,13 +112,13 @@ def _opened(uri: Uri, response: HttpResponse, headers: Mapping[str, str]) -> Ope
     if code == 206 and "Range" in headers:
         found = _RANGE.fullmatch(response.headers.get("content-range", ""))
         if found is None or headers["Range"] != f"bytes={found[1]}-":
-            raise FetchError(url=str(uri), reason="the server answered with a range that was not asked for")
+            raise FetchError(url=str(uri), reason="the server sent a range that was not requested")
         return Opened(chunks=chunks, stamp=stamp, start=int(found[1]), total=int(found[3]))
     raise FetchError(url=str(uri), reason=f"HTTP {code} {response.reason}".rstrip())
 
 
 def _stamp(response: HttpResponse) -> dict[str, str]:
-    """Keep what later tells whether the content is the same."""
+    """Return the validators of a response."""
     stamp = {}
     if etag := response.headers.get("etag"):
         stamp["etag"] = etag
@@ -128,9 +128,9 @@ def _stamp(response: HttpResponse) -> dict[str, str]:
 
 
 def _settled(response: HttpResponse) -> bool:
-    """Whether the content was a while old when it was sent, so that Last-Modified tells it from the next.
+    """Whether the content was old enough when it was sent for Last-Modified to identify its version.
 
-    It has a resolution of one second (RFC 9110, section 8.8.2.2).
+    Last-Modified has a resolution of one second (RFC 9110, section 8.8.2.2).
     """
     try:
         modified, sent = (
@@ -151,7 +151,7 @@ def _conditions(known: Stamp) -> dict[str, str]:
 
 
 def _range(partial: Stamp, offset: int) -> dict[str, str]:
-    """Ask for the rest, if it still is of the same version; weak tags do not say so (RFC 9110, 13.1.5)."""
+    """Request the rest if the version has not changed, which weak tags cannot ensure (RFC 9110, 13.1.5)."""
     etag = partial.get("etag", "")
     same = etag if etag and not etag.startswith("W/") else partial.get("modified")
     return {"Range": f"bytes={offset}-", "If-Range": same} if offset and same else {}

@@ -1,4 +1,4 @@
-"""Blobs on a file system of fsspec's: object stores, HDFS, SFTP and others."""
+"""Blobs on file systems of fsspec: object stores, HDFS, SFTP and others."""
 
 from __future__ import annotations
 
@@ -22,19 +22,18 @@ _SHARDS = [f"{number:02x}" for number in range(256)]
 _TEMPORARY = "tmp"
 _CHUNK = 1024 * 1024
 _LARGEST_SHARE = 4
-"""Blobs of more than a fourth of the cache are not copied while they are written."""
+"""Blobs of more than a quarter of the cache are not cached while they are written."""
 _TIME_KEYS = ("LastModified", "last_modified", "mtime", "updated")
 
 
 class ObjectBlobStore(BlobStore):
-    """Blobs as objects ``ab/cd/<digest>`` below a root; what is written has a key below ``tmp`` until then.
+    """Blobs as objects ``ab/cd/<digest>`` below a root. Until a commit, an object has a key below ``tmp``.
 
-    A commit moves the object, which object stores do by a copy on their side that is visible when it is
-    whole. Reading goes through copies on this machine, whose hash is checked, so that a reader may
-    seek, and keeps what it reads although the object is deleted. What is written is copied on the way,
-    unless it is so large that it would fill the cache; reading it soon afterwards downloads nothing.
-    Between the check and the deletion of an object others may commit it again: file systems have no
-    conditional delete.
+    A commit moves the object. Object stores implement this as a server-side copy, which becomes visible when
+    it is complete. Blobs are read from local copies, whose hash is checked, so that readers can seek, and can
+    continue after the object is deleted. A new blob is also written to the cache, unless it is too large for
+    it, so reading it soon afterwards downloads nothing. Between the check and the deletion of an object,
+    another process may commit it again, because file systems have no conditional delete.
     """
 
     def __init__(
@@ -47,20 +46,20 @@ class ObjectBlobStore(BlobStore):
         self._scrub = scrub
 
     def create(self) -> BlobWriter:
-        """Open an object under a temporary key. Raises StorageError."""
+        """Create an object with a temporary key. Raises StorageError."""
         key = f"{self._root}/{_TEMPORARY}/{secrets.token_hex(16)}"
         with self.translated("write to"):
             file = self._making_parent(key, lambda: self._files.open(key, "wb"))
         return _ObjectWriter(self, key, file, _Copy(self._copies))
 
     def open(self, digest: str) -> BinaryIO:
-        """Open the copy on this machine, which is made when it is not here. Raises BlobNotFound."""
+        """Open the local copy, which is downloaded if necessary. Raises BlobNotFound."""
         with self.local_path(digest) as path:
             return path.open("rb")
 
     @contextmanager
     def local_path(self, digest: str) -> Iterator[Path]:
-        """Give the copy on this machine, which is made when it is not here. Raises BlobNotFound."""
+        """Return the local copy, which is downloaded if necessary. Raises BlobNotFound."""
         size = self.size(digest)
         if size is None:
             raise BlobNotFound(digest=digest)
@@ -78,14 +77,14 @@ class ObjectBlobStore(BlobStore):
         return None if info is None else int(info["size"])
 
     def delete(self, digest: str) -> None:
-        """Remove the object, if it is there."""
+        """Remove the object, if it exists."""
         if _DIGEST.fullmatch(digest):
             with self.translated("delete from"):
                 self._remove(self._key(digest))
                 self._copies.discard(digest)
 
     def digests(self, *, modified_before: datetime) -> Iterator[str]:
-        """Iterate over the blobs whose object is older than a time, one listing for 1/256 of them."""
+        """Iterate over the blobs whose object is older than a time, listing one of 256 shards at a time."""
         for shard in _SHARDS:
             for key, info in self._list(f"{self._root}/{shard}"):
                 digest = key.rpartition("/")[2]
@@ -93,7 +92,7 @@ class ObjectBlobStore(BlobStore):
                     yield digest
 
     def sweep(self, *, modified_before: datetime) -> None:
-        """Remove objects under temporary keys that are older than the time."""
+        """Remove objects with temporary keys that are older than the time."""
         for key, info in self._list(f"{self._root}/{_TEMPORARY}"):
             if self._older(key, info, modified_before):
                 with self.translated("sweep"):
@@ -105,12 +104,12 @@ class ObjectBlobStore(BlobStore):
             writer.write(b"readiness probe")
 
     def close(self) -> None:
-        """Remove the copies on this machine if they are in a temporary folder."""
+        """Remove the local copies if they are in a temporary directory."""
         self._copies.close()
 
     @contextmanager
     def translated(self, action: str) -> Iterator[None]:
-        """Raise what the file system raises as a StorageError, without the secrets of its options."""
+        """Translate errors of the file system to StorageError, with the secrets of its options redacted."""
         try:
             yield
         except JobServerError:
@@ -120,7 +119,7 @@ class ObjectBlobStore(BlobStore):
             raise StorageError(message=f"cannot {action} the blobs at {self._name}: {reason}") from None
 
     def publish(self, temporary: str, digest: str, size: int) -> None:
-        """Move a whole object to its place. Where there is one it is replaced, which renews its time."""
+        """Move a complete object to its final key. An existing object is replaced, which renews its time."""
         key = self._key(digest)
         try:
             self._making_parent(key, lambda: self._files.mv(temporary, key))
@@ -129,10 +128,10 @@ class ObjectBlobStore(BlobStore):
             self._files.mv(temporary, key)
         if (found := self.size(digest)) != size:
             self._remove(key)
-            raise StorageError(message=f"{self._name} keeps {found} bytes of a blob of {size}")
+            raise StorageError(message=f"{self._name} stored {found} bytes of a blob of {size} bytes")
 
     def remove_temporary(self, key: str) -> None:
-        """Remove the object of a writer, whatever became of it; a sweep takes what stays."""
+        """Remove the temporary object of a writer, ignoring errors. A later sweep removes the rest."""
         with suppress(Exception):
             self._remove(key)
 
@@ -140,7 +139,7 @@ class ObjectBlobStore(BlobStore):
         return f"{self._root}/{digest[:2]}/{digest[2:4]}/{digest}"
 
     def _making_parent(self, key: str, action: Callable[[], Any]) -> Any:
-        """Do something with a key. Only some file systems have folders, which must then be made."""
+        """Run an action on a key, and create its parent directory if the file system needs one."""
         try:
             return action()
         except FileNotFoundError:
@@ -155,16 +154,16 @@ class ObjectBlobStore(BlobStore):
             return None
         return info if info.get("type") == "file" else None
 
-    def _list(self, folder: str) -> list[tuple[str, dict[str, Any]]]:
+    def _list(self, prefix: str) -> list[tuple[str, dict[str, Any]]]:
         with self.translated("list"):
-            self._files.invalidate_cache(folder)
+            self._files.invalidate_cache(prefix)
             try:
-                return list(self._files.find(folder, detail=True).items())
+                return list(self._files.find(prefix, detail=True).items())
             except FileNotFoundError:
                 return []
 
     def _older(self, key: str, info: dict[str, Any], limit: datetime) -> bool:
-        """Whether an object is older than a time; one that has gone or tells no time is not."""
+        """Whether an object is older than a time. False if it was removed, or has no time."""
         with self.translated("list"):
             try:
                 at = next((info[name] for name in _TIME_KEYS if info.get(name) is not None), None)
@@ -188,11 +187,11 @@ class ObjectBlobStore(BlobStore):
                 while chunk := file.read(_CHUNK):
                     found.update(chunk)
         if found.hexdigest() != digest:
-            raise StorageError(message=f"blob {digest} at {self._name} is damaged: its hash is another")
+            raise StorageError(message=f"blob {digest} at {self._name} is damaged: its hash does not match")
 
 
 class _Copy:
-    """The copy of a blob that is being written; a disk that refuses it only means that there is none."""
+    """The local copy of a blob that is being written. If the disk fails, there is no copy."""
 
     def __init__(self, copies: DiskCache) -> None:
         self._copies = copies
@@ -201,7 +200,7 @@ class _Copy:
             self._part = copies.new_part()
 
     def write(self, data: bytes) -> None:
-        """Append bytes, unless the blob has become too large to be copied."""
+        """Append bytes, unless the blob is too large for a copy."""
         if self._part is None:
             return
         if self._part.size + len(data) > self._copies.limit // _LARGEST_SHARE:
@@ -213,14 +212,14 @@ class _Copy:
             self.drop()
 
     def keep(self, digest: str) -> None:
-        """Make it the copy of a blob."""
+        """Add the complete copy to the cache."""
         if self._part is not None:
             with suppress(OSError):
                 self._copies.publish(digest, self._part).release()
             self.drop()
 
     def drop(self) -> None:
-        """Remove it; idempotent."""
+        """Remove the copy. Idempotent."""
         part, self._part = self._part, None
         if part is not None:
             with suppress(OSError):
@@ -242,7 +241,7 @@ class _ObjectWriter(BlobWriter):
             with self._store.translated("write to"):
                 file.write(data)
         except StorageError:
-            self.discard()  # how much of it was written is not known, so it must not be committed
+            self.discard()  # an unknown part of the data was written, so the blob must not be committed
             raise
         self._copy.write(data)
         self._hash.update(data)
@@ -272,12 +271,12 @@ class _ObjectWriter(BlobWriter):
 
     def _opened(self) -> Any:
         if self._file is None:
-            raise StorageError(message="this blob was committed or discarded; nothing more can be written")
+            raise StorageError(message="cannot write to a blob that was committed or discarded")
         return self._file
 
 
 def _time(value: Any) -> datetime:
-    """Read a time as file systems write it: seconds, ISO text, or a datetime, in UTC when it does not say."""
+    """Parse a time of a file system: seconds, an ISO string, or a datetime. Without an offset, it is UTC."""
     if isinstance(value, (int, float)):
         return datetime.fromtimestamp(value, tz=timezone.utc)
     if isinstance(value, str):

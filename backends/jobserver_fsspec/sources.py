@@ -1,4 +1,4 @@
-"""What the fetcher fetches from: one class for each family of schemes, in modules of their own."""
+"""The interface of the fetcher's sources. Each family of schemes has a class in a separate module."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ CHUNK = 256 * 1024
 """How many bytes are read at a time."""
 
 Stamp = Mapping[str, str]
-"""What tells one version of a source's content from another; empty when nothing does."""
+"""Identifies the version of a source's content. Empty if the version cannot be identified."""
 
 
 class Interrupted(Exception):
-    """The connection failed in a way that may not happen again; ``str()`` of it is the reason."""
+    """The connection failed, but a retry may succeed. ``str()`` returns the reason."""
 
 
 @attrs.frozen(kw_only=True)
 class Opened:
-    """Content that is coming: its bytes from ``start`` on, and its whole size when that is known."""
+    """The content of a source: its bytes from ``start``, and its total size if it is known."""
 
     chunks: Iterator[bytes]
     stamp: Stamp
@@ -41,14 +41,14 @@ class Source(ABC):
     def open(
         self, uri: Uri, *, known: Stamp, partial: Stamp, offset: int, deadline: Deadline
     ) -> AbstractContextManager[Opened | None]:
-        """Begin to read a URI; None when the version that the stamp ``known`` tells is still right.
+        """Start reading a URI. Give None if the version with the stamp ``known`` is still current.
 
-        ``offset`` bytes of the version with the stamp ``partial`` have been read before; when the source
-        cannot go on from there it starts at zero. Reading the chunks raises the same errors.
+        ``offset`` bytes of the version with the stamp ``partial`` have been read before. If the source cannot
+        resume there, it starts at zero. Reading the chunks raises the same errors.
 
         Raises:
-            FetchError: The source gave an answer that is final.
+            FetchError: The failure is final.
             MalformedUrl: An address of the host is not allowed.
-            Interrupted: It may work when it is tried again.
-            Expired: There is no time left.
+            Interrupted: A retry may succeed.
+            Expired: The deadline has passed.
         """

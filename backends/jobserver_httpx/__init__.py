@@ -1,4 +1,4 @@
-"""Callbacks over HTTP: signed, within a time limit, and only to where they may go."""
+"""Callbacks over HTTP: signed, with a timeout, and only to allowed receivers."""
 
 from jobserver_httpx.signature import Signer
 from jobserver_httpx.transport import HttpxTransport

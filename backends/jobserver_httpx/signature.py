@@ -1,4 +1,4 @@
-"""Signatures of callbacks, in the form of the Standard Webhooks specification.
+"""Signatures of callbacks, as in the Standard Webhooks specification.
 
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
@@ -19,21 +19,24 @@ _KEY = "jobserver.callbacks.signing-secret"
 
 
 class Signer:
-    """Signs with one secret, or with several while receivers change from one to the next.
+    """Signs callbacks with one secret, or with several during a rotation of secrets.
 
-    Secrets are ``whsec_`` and Base64 of 24 to 64 bytes (the prefix may be left out), separated by white
-    space. Raises InvalidSetting, without the secret in it, for anything else.
+    A secret is ``whsec_`` (optional) and the Base64 encoding of 24 to 64 bytes. Several are separated by
+    whitespace.
+
+    Raises:
+        InvalidSetting: A secret is invalid. The message does not contain it.
     """
 
     def __init__(self, secrets: str) -> None:
         self._keys = [_key(secret) for secret in secrets.split()]
         if not self._keys:
             raise InvalidSetting(
-                key=_KEY, message="is empty; leave it out to send callbacks without signature"
+                key=_KEY, message="is empty; remove it to send callbacks without a signature"
             )
 
     def headers(self, *, delivery_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-        """Return the header that signs this id, this time (seconds since 1970) and this body."""
+        """Return the header with the signature of this ID, time (seconds since 1970) and body."""
         signed = f"{delivery_id}.{timestamp}.".encode() + body
         return {"webhook-signature": " ".join(_signature(key, signed) for key in self._keys)}
 

@@ -29,11 +29,11 @@ _SECTION = "jobserver.callbacks"
 
 
 class HttpxTransport(Transport):
-    """POSTs callbacks to http and https URLs, each attempt over a connection of its own.
+    """Sends callbacks as POST requests to http and https URLs, each attempt on a separate connection.
 
-    ``timeout`` of an attempt covers all of it: resolving, connecting, TLS, sending, redirects, and the
-    answer's head; the answer's body is not read. Where it may go, and which redirects are followed, is
-    :class:`jobserver_net.http.HttpClient`'s to decide.
+    The timeout covers the whole attempt: resolving, connecting, TLS, sending, redirects, and the head of the
+    response. The body of the response is not read. :class:`jobserver_net.http.HttpClient` decides which
+    addresses are allowed and which redirects are followed.
     """
 
     schemes = SCHEMES
@@ -56,7 +56,7 @@ class HttpxTransport(Transport):
 
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> HttpxTransport:
-        """Make the transport that the callback settings describe. Raises InvalidSetting."""
+        """Create the transport that the callback settings describe. Raises InvalidSetting."""
         callbacks: CallbackSettings = settings.callbacks
         secret = callbacks.signing_secret
         return cls(
@@ -65,10 +65,8 @@ class HttpxTransport(Transport):
             ca_file=callbacks.ca_file,
         )
 
-    # -- the port ----------------------------------------------------------------------------------
-
     def check(self, url: str) -> None:
-        """Raise InvalidCallbackUrl for a URL, a host or an address that the policy can never allow."""
+        """Raise InvalidCallbackUrl if the policy does not allow the URL."""
         check_scheme(self, url)
         try:
             self._policy.check(url)
@@ -76,7 +74,7 @@ class HttpxTransport(Transport):
             raise InvalidCallbackUrl(url=redacted(url), reason=error.reason) from None
 
     def send(self, message: Message, *, timeout: float) -> Answer:
-        """POST the message once, and return what the receiver answered or why it did not."""
+        """Send the message once. Return the response, or the reason why there was none."""
         if self._closed:
             return Answer(error="the transport is closed")
         try:
@@ -87,20 +85,20 @@ class HttpxTransport(Transport):
                 after = _retry_after(response.headers.get("retry-after"), message.timestamp)
                 return Answer(status=response.status, retry_after=after)
         except Expired:
-            return Answer(error=f"no answer within {timeout:g} s")
+            return Answer(error=f"no response within {timeout:g} s")
         except MalformedUrl as error:
             return Answer(error=f"not allowed: {error.reason}")
         except RedirectRefused as error:
             return Answer(error=f"not delivered: {error}")
         except ConnectionFailed as error:
-            return Answer(error=f"no answer: {error}")
+            return Answer(error=f"no response: {error}")
 
     def close(self) -> None:
-        """Send nothing more; there is no connection to let go of between attempts."""
+        """Refuse further attempts. There are no connections to close between attempts."""
         self._closed = True
 
     def _request(self, message: Message) -> HttpRequest:
-        """Return the attempt as a request. Raises MalformedUrl."""
+        """Build the request of an attempt. Raises MalformedUrl."""
         signature = {}
         if self._signer is not None:
             signature = self._signer.headers(
@@ -116,7 +114,7 @@ class HttpxTransport(Transport):
 
 
 def _retry_after(value: str | None, sent_at: int) -> float | None:
-    """Read a Retry-After header, seconds or a date (RFC 9110, section 10.2.3); None for anything else."""
+    """Parse a Retry-After header: seconds or a date (RFC 9110, section 10.2.3), otherwise None."""
     if value is None:
         return None
     try:

@@ -1,18 +1,17 @@
-"""What an IP address really leads to, whichever way it is written.
+"""Parsing IP addresses in all notations, and finding the addresses that they lead to.
 
-An address list protects nothing if another spelling of the same address gets past it. There are three
-kinds of other spellings:
+A list of denied addresses is useless if another notation of the same address bypasses it. There are three
+kinds of other notations:
 
-- **Old forms of IPv4**: ``2852039166``, ``0xa9.254.0251.254`` and ``169.254.43518`` are all
-  169.254.169.254 to the system's resolver.
-- **IPv4 inside IPv6**: transition techniques carry an IPv4 address inside an IPv6 one, and a gateway on
-  the way delivers to that address (NAT64, 6to4, Teredo, ISATAP, and the mapped, compatible and
-  translated forms).
-- **Names**: a name may resolve to anything. So what counts is what the resolver returned.
+- **Legacy forms of IPv4**: the system's resolver accepts ``2852039166``, ``0xa9.254.0251.254`` and
+  ``169.254.43518`` for 169.254.169.254.
+- **IPv4 inside IPv6**: transition mechanisms embed an IPv4 address in an IPv6 address, and a gateway delivers
+  the packets to it (NAT64, 6to4, Teredo, ISATAP, and the mapped, compatible and translated forms).
+- **Names**: a name can resolve to any address, so the addresses from the resolver are checked.
 
-:func:`parse_address` reads the first kind, :func:`reached` unpacks the second. Not handled: a network's
-own NAT64 prefix (RFC 6052, section 2.2), which nobody can recognize from the outside; list it in
-``denied-networks`` where there is one.
+:func:`parse_address` handles the first kind, and :func:`reached` the second. Not handled: a network's own
+NAT64 prefix (RFC 6052, section 2.2), which cannot be recognized from outside. If there is one, add it to
+``denied-networks``.
 """
 
 from __future__ import annotations
@@ -44,12 +43,12 @@ METADATA_NETWORKS: tuple[Network, ...] = tuple(
         "168.63.129.16/32",  # Azure's host agent
     )
 )
-"""Link-local networks and the metadata services of clouds: denied unless they are explicitly allowed."""
+"""Link-local networks and the metadata services of clouds, which are denied unless explicitly allowed."""
 
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 _BROADCAST = IPv4Address("255.255.255.255")
 
-# In all of these the IPv4 address is the last 32 bits.
+# In all of these, the last 32 bits are the IPv4 address.
 _ENDS_WITH_IPV4 = tuple(
     IPv6Network(text)
     for text in (
@@ -64,9 +63,9 @@ _LOOPBACK = IPv6Address("::1")
 
 
 def parse_address(host: str) -> Address | None:
-    """Return the address that a host is, in any form that resolvers accept; None when it is a name.
+    """Parse an address in any notation that resolvers accept. Return None for a name.
 
-    A zone id (``fe80::1%eth0``) is ignored. An IPv4-mapped IPv6 address is returned as the IPv4 address.
+    A zone ID (``fe80::1%eth0``) is ignored. An IPv4-mapped IPv6 address is returned as an IPv4 address.
     """
     plain = host.partition("%")[0] if ":" in host else host
     try:
@@ -79,17 +78,17 @@ def parse_address(host: str) -> Address | None:
 
 
 def reached(address: Address) -> tuple[Address, ...]:
-    """Return the address and every IPv4 address that traffic to it may be delivered to."""
+    """Return the address, and all IPv4 addresses to which its traffic may be delivered."""
     if isinstance(address, IPv4Address):
         return (address,)
     return (address, *dict.fromkeys(_embedded(address)))
 
 
 def is_no_server(address: Address) -> bool:
-    """Whether nothing can be a server's address: unspecified, multicast, broadcast.
+    """Whether this cannot be the address of a server: unspecified, multicast or broadcast.
 
-    The unspecified address reaches this machine itself on Linux, so a list that denies loopback
-    addresses would be void without this rule.
+    On Linux, the unspecified address reaches this machine itself, so without this rule, it would bypass a
+    denied loopback network.
     """
     if isinstance(address, IPv4Address) and (address in _THIS_NETWORK or address == _BROADCAST):
         return True
@@ -97,7 +96,7 @@ def is_no_server(address: Address) -> bool:
 
 
 def _old_ipv4(text: str) -> IPv4Address | None:
-    """Read the decimal, octal, hexadecimal and short forms of inet_aton(3)."""
+    """Parse the decimal, octal, hexadecimal and short forms of inet_aton(3)."""
     try:
         return IPv4Address(socket.inet_aton(text)) if text and ":" not in text else None
     except (OSError, UnicodeError, ValueError):
@@ -121,17 +120,17 @@ def _embedded(address: IPv6Address) -> list[IPv4Address]:
 
 
 def _local_nat64(number: int) -> list[IPv4Address]:
-    """Return what an address of the local-use NAT64 prefix may mean (RFC 8215).
+    """Return the addresses that may be embedded in an address with the local-use NAT64 prefix (RFC 8215).
 
     Operators choose the length of the prefix, and the position of the IPv4 address depends on it
-    (RFC 6052, section 2.2): after 48, 56, 64 or 96 bits, jumping over bits 64 to 71.
+    (RFC 6052, section 2.2): after 48, 56, 64 or 96 bits, skipping bits 64 to 71.
     """
     without_u = (number >> 64 << 56) | (number & ((1 << 56) - 1))
     shorter = [IPv4Address((without_u >> (120 - start - 32)) & 0xFFFFFFFF) for start in (48, 56, 64)]
-    # Read with the wrong length, padding looks like an address of "this network", which is none.
+    # With the wrong length, padding looks like an address of "this network", which is not a valid address.
     return [_bits(number, 96), *(one for one in shorter if one not in _THIS_NETWORK)]
 
 
 def _bits(number: int, start: int) -> IPv4Address:
-    """Return the 32 bits of an IPv6 address that begin at a position, as an IPv4 address."""
+    """Return the 32 bits of an IPv6 address from a position, as an IPv4 address."""
     return IPv4Address((number >> (128 - start - 32)) & 0xFFFFFFFF)

@@ -38,14 +38,14 @@ IDLE_SECONDS = 60.0
 """The timeout for a peer that sends nothing."""
 
 Resolver = Callable[[str, int], list[str]]
-"""Finds the addresses of a host name; raises OSError when it has none."""
+"""Returns the addresses of a host name, or raises OSError if there are none."""
 
 _RESOLVERS = 64
 """How many names a connector resolves at once, including those that nobody waits for any longer."""
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """Ask the operating system for the addresses of a host, in its order of preference."""
+    """Resolve a host with the operating system. Addresses are in its order of preference."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
@@ -60,12 +60,12 @@ class Connector:
         self._resolving = threading.BoundedSemaphore(_RESOLVERS)
 
     def connect(self, uri: Uri, port: int, deadline: Deadline) -> socket.socket:
-        """Return a connection to one of the addresses of the URI's host, the first that answers.
+        """Connect to the first address of the URI's host that accepts a connection.
 
         Raises:
             MalformedUrl: The policy does not allow one of the addresses.
-            Expired: There is no time left.
-            OSError: The host cannot be resolved, or no address can be connected to.
+            Expired: The deadline has passed.
+            OSError: The host cannot be resolved, or no address accepts a connection.
         """
         addresses = self._resolved(uri.host, port, deadline)
         self.policy.check_addresses(uri, addresses)
@@ -87,7 +87,7 @@ class Connector:
         raise failure
 
     def _resolved(self, host: str, port: int, deadline: Deadline) -> list[str]:
-        """Resolve on a separate thread, since the system's resolver cannot be interrupted.
+        """Resolve on a separate thread, because the system's resolver cannot be interrupted.
 
         The thread continues after its caller has given up, until the resolver does; their number is limited.
         """
@@ -140,22 +140,22 @@ class TimedSocket(socket.socket):
     def over(cls, connection: socket.socket, deadline: Deadline) -> TimedSocket:
         """Return a socket that replaces another one, which must not be used any longer."""
         family, kind, protocol = connection.family, connection.type, connection.proto
-        made = cls(family, kind, protocol, fileno=connection.detach())
-        made._deadline = deadline
-        return made
+        timed = cls(family, kind, protocol, fileno=connection.detach())
+        timed._deadline = deadline
+        return timed
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
-        """Receive, at the latest by the deadline."""
+        """Receive data before the deadline."""
         self.settimeout(self._deadline.left(IDLE_SECONDS))
         return super().recv(bufsize, flags)
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
-        """Receive, at the latest by the deadline."""
+        """Receive data into a buffer before the deadline."""
         self.settimeout(self._deadline.left(IDLE_SECONDS))
         return super().recv_into(buffer, nbytes, flags)
 
     def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
-        """Send all of it by the deadline."""
+        """Send all data before the deadline."""
         rest = memoryview(data)
         while rest:
             self.settimeout(self._deadline.left(IDLE_SECONDS))

@@ -1,8 +1,8 @@
-"""A limit on the time that everything about one exchange may take together.
+"""A limit on the total time of one exchange.
 
-Time limits of single reads never end a transfer in which a byte arrives now and then. So each exchange
-has one :class:`Deadline`, which every wait for the network asks how long it may last. A cancellation has to
-reach a thread that waits already, so it shuts down the watched sockets, which wakes the threads on them.
+Timeouts of single reads never end a transfer in which a byte arrives now and then. So each exchange has one
+:class:`Deadline`, which limits every wait for the network. A cancellation must also reach threads that are
+already waiting, so it shuts down the watched sockets, which wakes those threads.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ T = TypeVar("T")
 
 
 class Expired(TimeoutError):
-    """The time is over, or the exchange was cancelled; ``str()`` of it is the reason."""
+    """The deadline has passed, or the exchange was cancelled. ``str()`` returns the reason."""
 
 
 class Deadline:
-    """Ends an exchange after ``seconds``, or as soon as it is cancelled.
+    """Ends an exchange after ``seconds``, or when it is cancelled.
 
-    Used in a ``with`` block, on whose way out it lets go of the sockets that it watches.
+    Use it in a ``with`` block. At its end, the watched sockets are released.
     """
 
     def __init__(self, seconds: float, cancellation: Cancellation | None = None) -> None:
@@ -47,12 +47,12 @@ class Deadline:
 
     @property
     def expired(self) -> bool:
-        """Whether the time is over, or the exchange was cancelled."""
+        """Whether the deadline has passed, or the exchange was cancelled."""
         return self._cancelled.is_set() or time.monotonic() >= self._end
 
     @property
     def reason(self) -> str:
-        """Why the exchange ended, once it expired."""
+        """Why the exchange has expired."""
         return self._reason if self._cancelled.is_set() else f"it took longer than {self.seconds:g} s"
 
     def left(self, most: float | None = None) -> float:
@@ -71,11 +71,11 @@ class Deadline:
         self._cancelled.wait(max(0.0, min(seconds, self._end - time.monotonic())))
 
     def result(self, future: Future[T], most: float | None = None) -> T:
-        """Wait for what another thread computes.
+        """Wait for the result of another thread.
 
         Raises:
-            Expired: It takes longer than there is time.
-            TimeoutError: It takes longer than ``most`` seconds.
+            Expired: The deadline has passed.
+            TimeoutError: ``most`` seconds have passed.
         """
         done: Future[None] = Future()
         with self._lock:
@@ -90,8 +90,8 @@ class Deadline:
         return future.result()
 
     def watch(self, connection: socket.socket) -> None:
-        """Shut the connection of a socket down when the exchange is cancelled."""
-        # A copy, since TLS takes the descriptor away from the socket that it is laid over.
+        """Shut down the connection of a socket when the exchange is cancelled."""
+        # Use a copy, because TLS detaches the descriptor from the underlying socket.
         copy = connection.dup()
         with self._lock:
             self._sockets.append(copy)

@@ -187,15 +187,15 @@ def tls_context(ca_file: Path | None = None, *, key: str = "", trust_env: bool =
     """Trust the usual authorities, or those in a file instead; ``trust_env`` respects SSL_CERT_FILE.
 
     Raises:
-        InvalidSetting: The file, which the setting ``key`` names, cannot be used.
+        InvalidSetting: The file of the setting ``key`` cannot be used.
     """
     if ca_file is None:
         return httpx.create_ssl_context(trust_env=trust_env)
     try:
         return ssl.create_default_context(cafile=str(ca_file))
     except (OSError, ssl.SSLError) as error:
-        reason = error.strerror or "it holds no certificates in PEM format"
-        raise InvalidSetting(key=key, message=f"{ca_file} cannot be used: {reason}") from error
+        reason = error.strerror or "it contains no certificates in PEM format"
+        raise InvalidSetting(key=key, message=f"cannot use {ca_file}: {reason}") from error
 
 
 class _PinnedBackend(httpcore.NetworkBackend):
@@ -274,7 +274,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
         return f"TLS failed: {error.reason or error}"
     if isinstance(error, TimeoutError):
-        return f"nothing came for {IDLE_SECONDS:g} s"
+        return f"no data arrived for {IDLE_SECONDS:g} s"
     return str(getattr(error, "strerror", None) or error) or type(error).__name__
 
 

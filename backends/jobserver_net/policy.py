@@ -1,4 +1,4 @@
-"""Which URIs and which addresses may be requested."""
+"""The policy that decides which URIs and addresses are allowed."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ __all__ = ["AddressPolicy", "Restrictions"]
 
 
 class Restrictions(Protocol):
-    """The settings of a policy: sections of the configuration have these fields."""
+    """The settings of a policy, which several sections of the configuration have."""
 
     @property
     def allowed_hosts(self) -> tuple[str, ...]:
-        """Hosts that are allowed; empty for any."""
+        """Allowed hosts. Empty allows all hosts."""
 
     @property
     def denied_hosts(self) -> tuple[str, ...]:
-        """Hosts that are denied."""
+        """Denied hosts."""
 
     @property
     def allowed_networks(self) -> tuple[str, ...]:
-        """Networks that addresses must be in; empty for any."""
+        """Allowed networks. Empty allows all networks."""
 
     @property
     def denied_networks(self) -> tuple[str, ...]:
-        """Networks that addresses must not be in."""
+        """Denied networks."""
 
 
 class _Hosts:
@@ -64,17 +64,18 @@ class _Hosts:
 
 
 class AddressPolicy:
-    """Decides by scheme, host and network. An empty list of what is allowed allows anything.
+    """Allows or denies URIs by scheme, host and network. An empty list of allowed values allows all.
 
-    Hosts are names, ``*.example.org`` (every name below it), addresses, or networks (``10.0.0.0/8``);
-    ``*_networks`` are networks only. What is denied stays denied if it is allowed too.
+    Hosts are names, ``*.example.org`` (all names below it), addresses, or networks (``10.0.0.0/8``).
+    ``*_networks`` are only networks. Denied values take precedence over allowed ones.
 
-    Link-local addresses and the metadata services of clouds (``METADATA_NETWORKS``) are denied always,
-    unless ``allowed_hosts`` or ``allowed_networks`` has a network that lies inside one of them. Unspecified,
-    multicast and broadcast addresses are denied in any case. An IPv6 address that carries an IPv4 address
-    is judged as both.
+    Link-local addresses and the metadata services of clouds (``METADATA_NETWORKS``) are denied, unless
+    ``allowed_hosts`` or ``allowed_networks`` contains a network inside one of them. Unspecified, multicast
+    and broadcast addresses are always denied. An IPv6 address with an embedded IPv4 address must be allowed
+    as both.
 
-    A name passes :meth:`check`. Once it is resolved, :meth:`check_addresses` judges where it leads.
+    :meth:`check` checks the URI itself. When its host is resolved, :meth:`check_addresses` checks the
+    addresses.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class AddressPolicy:
 
     @classmethod
     def from_settings(cls, settings: Restrictions, *, schemes: Iterable[str], section: str) -> AddressPolicy:
-        """Return the policy that a section of the configuration describes. Raises InvalidSetting."""
+        """Create the policy that a section of the configuration describes. Raises InvalidSetting."""
         return cls(
             schemes=schemes,
             allowed_hosts=settings.allowed_hosts,
@@ -111,10 +112,10 @@ class AddressPolicy:
         )
 
     def check(self, text: str) -> Uri:
-        """Return the parsed URI if its scheme and host are allowed, as far as its text tells.
+        """Parse a URI, and check its scheme and host without resolving it.
 
         Raises:
-            MalformedUrl: It is not a URI, or not an allowed one.
+            MalformedUrl: It is not a URI, or not allowed.
         """
         uri = Uri.parse(text)
         if uri.scheme not in self.schemes:
@@ -125,10 +126,10 @@ class AddressPolicy:
         return uri
 
     def check_addresses(self, uri: Uri, addresses: Iterable[str]) -> None:
-        """Judge the addresses that the host of a URI resolved to; every one of them must be allowed.
+        """Check the addresses to which the host of a URI resolved. All of them must be allowed.
 
         Raises:
-            MalformedUrl: At least one address is denied, or not among the allowed ones.
+            MalformedUrl: At least one address is not allowed.
         """
         for text in addresses:
             address = parse_address(text)
@@ -148,7 +149,7 @@ class AddressPolicy:
             raise _refused(uri, f"host {uri.host} is not among the allowed hosts")
 
     def _check_address(self, uri: Uri, address: Address) -> None:
-        # Elsewhere a host may be the name of a bucket, and a bucket may be named 12345.
+        # In other schemes, the host can be the name of a bucket, such as 12345.
         if is_no_server(address) and uri.scheme in HOST_SCHEMES:
             raise _refused(uri, f"host {uri.host} is not allowed: no server has its address")
         if self._denied.has_address(address) or self._outside.has_address(address):
@@ -186,6 +187,6 @@ def _networks(key: str, texts: Iterable[str]) -> list[str]:
     networks = list(texts)
     for text in networks:
         if _network(text) is None:
-            message = f"expected networks such as 10.0.0.0/8 or fd00::/8, got {text!r}"
+            message = f"expected a network such as 10.0.0.0/8 or fd00::/8, got {text!r}"
             raise InvalidSetting(key=key, message=message)
     return networks

@@ -43,7 +43,7 @@ class UnixSocketTransport(Transport):
         try:
             return _exchange(message, time.monotonic() + timeout)
         except TimeoutError:
-            return Answer(error=f"no answer within {timeout:g} s")
+            return Answer(error=f"no response within {timeout:g} s")
         except OSError as error:
             return Answer(error=error.strerror or type(error).__name__)
         except (ValueError, KeyError, TypeError):

@@ -110,7 +110,7 @@ class CallableTransport(Transport):
         with self._lock:
             self._overdue.add(attempt)
         future.add_done_callback(lambda _: self._ended(attempt))
-        return Answer(error=f"no answer within {timeout:g} s")
+        return Answer(error=f"no response within {timeout:g} s")
 
     def _ended(self, attempt: str) -> None:
         with self._lock:

@@ -63,7 +63,7 @@ class MemoryTransport(Transport):
             self._under_way.remove(message)
             self._changed.notify_all()
             if not released:
-                return Answer(error=f"no answer within {timeout:g} s")
+                return Answer(error=f"no response within {timeout:g} s")
             return self._next_answer(receiver)
 
     def _next_answer(self, receiver: str) -> Answer:

@@ -19,7 +19,7 @@ from faults import failing
 
 from jobserver_core.errors import BlobNotFound, StorageError
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
-from jobserver_fsspec.folder import FolderBlobStore
+from jobserver_fsspec.directory import DirectoryBlobStore
 
 FAR = datetime(9999, 1, 1, tzinfo=timezone.utc)
 
@@ -27,7 +27,7 @@ FAR = datetime(9999, 1, 1, tzinfo=timezone.utc)
 class Writer(BlobWriter):
     """A writer around another, for faults to be planted in."""
 
-    def __init__(self, store: FolderBlobStore, inner: BlobWriter) -> None:
+    def __init__(self, store: DirectoryBlobStore, inner: BlobWriter) -> None:
         self.store, self.inner = store, inner
         self.written = b""
 
@@ -43,7 +43,7 @@ class Writer(BlobWriter):
         self.inner.discard()
 
 
-class Faulty(FolderBlobStore):
+class Faulty(DirectoryBlobStore):
     writer: type[Writer] = Writer
     caught_by: ClassVar[str | None] = None
     """The test that catches the fault, where it is important which."""
@@ -414,11 +414,11 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def path_of(store: FolderBlobStore, digest: str) -> Path:
+def path_of(store: DirectoryBlobStore, digest: str) -> Path:
     return Path(store._root, digest[:2], digest[2:4], digest)
 
 
-def put_raw(store: FolderBlobStore, content: bytes) -> None:
+def put_raw(store: DirectoryBlobStore, content: bytes) -> None:
     path = path_of(store, hashlib.sha256(content).hexdigest())
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)

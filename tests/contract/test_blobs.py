@@ -103,7 +103,7 @@ class TestRemoteFileSystemOfFsspecBlobStore(BlobStoreContract):
         self.cache = tmp_path / "cache"
         self.root = f"/{tmp_path.name}/blobs"
         self.files = fsspec.filesystem(self.protocol)
-        store = FsspecBlobStore(f"{self.protocol}:/{self.root}", cache_folder=self.cache)
+        store = FsspecBlobStore(f"{self.protocol}:/{self.root}", cache_directory=self.cache)
         yield store
         store.close()
         assert [*self.cache.glob("parts/*"), *self.cache.glob("locks/*")] == []

@@ -69,7 +69,7 @@ class FsspecFetching(FetcherContract):
             allowed_folders=folders,
             max_size=self.max_size,
             timeout=20,
-            cache_folder=self.cache,
+            cache_directory=self.cache,
         )
 
     def files(self, fetcher: Fetcher) -> set[str]:

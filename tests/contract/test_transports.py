@@ -146,7 +146,7 @@ class TestCallableTransport(AnsweringTransportContract):
             receiver.release()
         assert (
             errors
-            == ["no answer within 0.02 s"] * 2 + ["the function is still busy with earlier callbacks"] * 2
+            == ["no response within 0.02 s"] * 2 + ["the function is still busy with earlier callbacks"] * 2
         )
         deadline = time.monotonic() + 10
         while not transport.send(a_message(receiver.url), timeout=5).accepted:

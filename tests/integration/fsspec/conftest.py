@@ -39,7 +39,7 @@ def make_fetcher(cache: Path) -> Iterator[MakeFetcher]:
     made = []
 
     def make(**options: Any) -> FsspecFetcher:
-        made.append(FsspecFetcher(**{"cache_folder": cache, "timeout": 20.0} | options))
+        made.append(FsspecFetcher(**{"cache_directory": cache, "timeout": 20.0} | options))
         return made[-1]
 
     yield make

@@ -105,7 +105,7 @@ def habits() -> Iterator[dict[str, Any]]:
 
 @pytest.fixture
 def blobs(habits: dict[str, Any], tmp_path: Path) -> Iterator[FsspecBlobStore]:
-    store = FsspecBlobStore("habits://bucket/blobs", cache_folder=tmp_path / "cache", cache_size=1000)
+    store = FsspecBlobStore("habits://bucket/blobs", cache_directory=tmp_path / "cache", cache_size=1000)
     yield store
     store.close()
     assert [*(tmp_path / "cache").glob("parts/*"), *(tmp_path / "cache").glob("locks/*")] == []
@@ -183,7 +183,7 @@ def test_an_object_that_was_damaged_is_not_given_out(blobs: FsspecBlobStore, tmp
     digest = blobs.put([b"content"]).digest
     StoreWithHabits(  # the same length, so that only the hash tells
     ).pipe_file(keys()[0], b"CONTENT")
-    elsewhere = FsspecBlobStore("habits://bucket/blobs", cache_folder=tmp_path / "elsewhere")
+    elsewhere = FsspecBlobStore("habits://bucket/blobs", cache_directory=tmp_path / "elsewhere")
     with pytest.raises(StorageError, match="damaged"):
         elsewhere.open(digest)
     assert list((tmp_path / "elsewhere").glob("*/*")) == []
@@ -269,7 +269,7 @@ def test_an_error_in_the_middle_of_an_upload_leaves_nothing(
     blobs: FsspecBlobStore, habits: dict[str, Any], tmp_path: Path, habit: str
 ) -> None:
     habits[habit] = OSError("the store is gone")
-    with pytest.raises(StorageError, match=r"the store is gone|keeps \d bytes"):
+    with pytest.raises(StorageError, match=r"the store is gone|stored \d bytes"):
         blobs.put([b"some", b"thing"])
     assert keys() == []
     assert list((tmp_path / "cache").glob("*/*")) == []
@@ -289,7 +289,7 @@ def test_a_protocol_that_is_not_known_is_an_invalid_setting() -> None:
 def test_a_protocol_whose_driver_is_missing_is_an_error_that_names_it() -> None:
     protocol = next((name for name in ("oci", "dvc", "lakefs", "oss") if not _importable(name)), None)
     assert protocol is not None
-    with pytest.raises(StorageError, match="no driver"):
+    with pytest.raises(StorageError, match="is not installed"):
         FsspecBlobStore(f"{protocol}://user:hunter2@bucket/x")
 
 

@@ -107,8 +107,8 @@ def test_a_fetcher_without_a_folder_removes_its_own(server: HttpServer) -> None:
 
 def test_a_cache_that_cannot_be_made_is_a_fetch_error(server: HttpServer, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    fetcher = FsspecFetcher(cache_folder=tmp_path / "file" / "cache")
-    with pytest.raises(FetchError, match="cannot be kept"), fetcher.fetch(routes(server, 1)[0]):
+    fetcher = FsspecFetcher(cache_directory=tmp_path / "file" / "cache")
+    with pytest.raises(FetchError, match="cannot store it"), fetcher.fetch(routes(server, 1)[0]):
         pytest.fail("the block was entered")
 
 
@@ -119,7 +119,7 @@ from jobserver_fsspec import FsspecFetcher
 cache, uri, size = sys.argv[1:]
 def tell(done, total):
     print(done, flush=True)
-with FsspecFetcher(cache_folder=Path(cache), cache_size=int(size)).fetch(uri, progress=tell) as found:
+with FsspecFetcher(cache_directory=Path(cache), cache_size=int(size)).fetch(uri, progress=tell) as found:
     print(found.path.read_bytes()[0], flush=True)
     sys.stdin.readline()
     print(found.path.read_bytes()[0], flush=True)

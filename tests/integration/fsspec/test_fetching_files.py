@@ -72,7 +72,7 @@ def test_links_are_followed_within_the_allowed_folders_only(
     fetcher = make_fetcher(allowed_folders=[files])
     assert fetched(fetcher, files / "good") == b"content"
     for path in (files / "bad", files / "folder" / "outside.jar"):
-        with pytest.raises(MalformedUrl, match="none of the folders"), fetcher.fetch(f"file:{path}"):
+        with pytest.raises(MalformedUrl, match="not in an allowed directory"), fetcher.fetch(f"file:{path}"):
             pytest.fail("the block was entered")
 
 
@@ -121,7 +121,7 @@ def test_a_file_that_is_written_to_all_the_time_is_an_error(files: Path, fetcher
         os.utime(path, ns=(done, os.stat(path).st_mtime_ns + 1))
 
     with (
-        pytest.raises(FetchError, match="changed while it was read"),
+        pytest.raises(FetchError, match="modified while it was read"),
         fetcher.fetch(f"file:{path}", progress=write),
     ):
         pytest.fail("the block was entered")

@@ -84,7 +84,7 @@ def test_a_missing_file_and_a_folder_are_errors(ftp: FtpServer, fetcher: FsspecF
     published(ftp, "folder/x.jar")
     assert "550" in reason(fetcher, f"ftp://{ftp.authority}/y.jar")
     assert "550" in reason(fetcher, f"ftp://{ftp.authority}/folder")
-    assert "names a folder" in reason(fetcher, f"ftp://{ftp.authority}/folder/")
+    assert "path of a directory" in reason(fetcher, f"ftp://{ftp.authority}/folder/")
 
 
 def cut_after(*counts: int) -> dict[str, Any]:

@@ -303,7 +303,7 @@ def test_a_file_that_changes_between_two_pieces_is_fetched_from_its_beginning(
 def test_a_range_that_was_not_asked_for_is_refused(server: HttpServer, fetcher: FsspecFetcher) -> None:
     answer = f"bytes 7-{len(CONTENT) - 1}/{len(CONTENT)}"
     server.routes["/x.jar"] = Route(content=CONTENT, cut=[100_000], answer_range=answer)
-    assert "range that was not asked for" in reason(fetcher, f"{server.url}/x.jar")
+    assert "range that was not requested" in reason(fetcher, f"{server.url}/x.jar")
 
 
 def test_a_file_that_became_shorter_than_what_is_here_is_fetched_anew(

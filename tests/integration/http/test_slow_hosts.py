@@ -78,7 +78,7 @@ def begin(start: Start, tmp_path: Path) -> Iterator[Callable[..., Site]]:
     with ExitStack() as stack:
 
         def make(resolver: Callable[[str, int], list[str]], **limits: Any) -> Site:
-            fetcher = FsspecFetcher(cache_folder=tmp_path / "cache", resolver=resolver, timeout=PATIENCE)
+            fetcher = FsspecFetcher(cache_directory=tmp_path / "cache", resolver=resolver, timeout=PATIENCE)
             stack.callback(fetcher.close)
             return start({"fetcher": {"stall-timeout": f"{STALL} s", **limits}}, fetcher=fetcher)
 

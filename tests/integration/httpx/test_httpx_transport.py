@@ -110,7 +110,7 @@ def test_ipv6_is_spoken() -> None:
 
 def test_a_refused_connection_is_a_failure_that_says_so() -> None:
     answer = HttpxTransport().send(a_message(f"http://127.0.0.1:{refused_port()}/"), timeout=5)
-    assert answer.error == "no answer: Connection refused"
+    assert answer.error == "no response: Connection refused"
 
 
 def test_a_reset_connection_is_a_failure(server: Loopback) -> None:
@@ -118,7 +118,7 @@ def test_a_reset_connection_is_a_failure(server: Loopback) -> None:
     answer = HttpxTransport().send(a_message(server.url()), timeout=5)
     assert answer.status is None
     assert answer.error
-    assert answer.error.startswith("no answer:")
+    assert answer.error.startswith("no response:")
 
 
 def test_a_host_that_does_not_resolve_is_a_failure() -> None:
@@ -126,7 +126,7 @@ def test_a_host_that_does_not_resolve_is_a_failure() -> None:
         raise OSError(-2, "Name or service not known")
 
     answer = HttpxTransport(resolver=resolver).send(a_message("http://nowhere.example/"), timeout=5)
-    assert answer.error == "no answer: host nowhere.example cannot be resolved: Name or service not known"
+    assert answer.error == "no response: host nowhere.example cannot be resolved: Name or service not known"
 
 
 def test_an_answer_that_is_not_http_is_a_failure(server: Loopback) -> None:
@@ -158,7 +158,7 @@ def test_an_answer_that_drips_in_ends_with_the_time_limit(server: Loopback, stop
     server.behave = lambda handler: drip(handler, b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 500, stop)
     began = time.monotonic()
     answer = HttpxTransport().send(a_message(server.url()), timeout=0.5)
-    assert answer.error == "no answer within 0.5 s"
+    assert answer.error == "no response within 0.5 s"
     assert 0.45 < time.monotonic() - began < PROMPT
 
 
@@ -217,7 +217,7 @@ def test_a_receiver_that_does_not_read_ends_with_the_time_limit() -> None:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
         began = time.monotonic()
         answer = HttpxTransport().send(a_message(url, body=bytes(32 << 20)), timeout=0.5)
-    assert answer.error == "no answer within 0.5 s"
+    assert answer.error == "no response within 0.5 s"
     assert time.monotonic() - began < PROMPT
 
 
@@ -228,7 +228,7 @@ def test_a_resolver_that_hangs_ends_with_the_time_limit(stop: threading.Event) -
 
     began = time.monotonic()
     answer = HttpxTransport(resolver=resolver).send(a_message("http://slow-dns.example/"), timeout=0.3)
-    assert answer.error == "no answer within 0.3 s"
+    assert answer.error == "no response within 0.3 s"
     assert time.monotonic() - began < PROMPT
 
 
@@ -328,7 +328,7 @@ def test_the_time_limit_covers_all_redirects(server: Loopback) -> None:
 
     server.behave = behave
     answer = HttpxTransport().send(a_message(server.url()), timeout=0.5)
-    assert answer.error == "no answer within 0.5 s"
+    assert answer.error == "no response within 0.5 s"
 
 
 # -- where callbacks may go ------------------------------------------------------------------------
@@ -475,7 +475,7 @@ def test_a_tls_handshake_that_hangs_ends_with_the_time_limit() -> None:
         url = f"https://127.0.0.1:{listening.getsockname()[1]}/"
         began = time.monotonic()
         answer = HttpxTransport().send(a_message(url), timeout=0.4)
-    assert answer.error == "no answer within 0.4 s"
+    assert answer.error == "no response within 0.4 s"
     assert time.monotonic() - began < PROMPT
 
 

@@ -1,4 +1,4 @@
-"""Blobs in a folder of this machine."""
+"""Blobs in a directory on this machine."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from typing import BinaryIO
 from jobserver_core.errors import BlobNotFound, StorageError
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
 
-__all__ = ["FolderBlobStore"]
+__all__ = ["DirectoryBlobStore"]
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY = "tmp"
-_FOLDER_MODE = 0o700
+_DIRECTORY_MODE = 0o700
 _BLOB_MODE = 0o444
 
 
-class FolderBlobStore(BlobStore):
-    """Blobs as read-only files ``ab/cd/<digest>`` below a folder that only its owner may enter.
+class DirectoryBlobStore(BlobStore):
+    """Blobs as read-only files ``ab/cd/<digest>`` below a directory that only its owner can access.
 
-    A blob is written to a file in ``tmp`` beside them, synced to the disk, and renamed, so that it
-    survives a power cut once it is committed. Several processes may use one folder.
+    A blob is written to a file in ``tmp`` below the same directory, synced to the disk, and renamed. So a
+    committed blob survives a power cut. Several processes can use the same directory.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._root = Path(os.path.abspath(folder))
+    def __init__(self, directory: Path) -> None:
+        self._root = Path(os.path.abspath(directory))
         self._temporaries = self._root / _TEMPORARY
 
     def create(self) -> BlobWriter:
-        """Open a temporary file. Raises StorageError when the folder takes none."""
+        """Create a temporary file. Raises StorageError."""
         with _translated(self._root, "write to"):
-            return _FolderWriter(self, *self._create_temporary())
+            return _DirectoryWriter(self, *self._create_temporary())
 
     def open(self, digest: str) -> BinaryIO:
         """Open the blob's own file. Raises BlobNotFound."""
@@ -51,7 +51,7 @@ class FolderBlobStore(BlobStore):
 
     @contextmanager
     def local_path(self, digest: str) -> Iterator[Path]:
-        """Give the blob's own file. Raises BlobNotFound."""
+        """Return the blob's own file. Raises BlobNotFound."""
         if self.size(digest) is None:
             raise BlobNotFound(digest=digest)
         yield self._path(digest)
@@ -65,21 +65,21 @@ class FolderBlobStore(BlobStore):
                 return None
 
     def delete(self, digest: str) -> None:
-        """Remove the blob's file, if it is there."""
+        """Remove the blob's file, if it exists."""
         with _translated(self._root, "delete from"), suppress(FileNotFoundError, BlobNotFound):
             self._path(digest).unlink()
 
     def digests(self, *, modified_before: datetime) -> Iterator[str]:
-        """Iterate over the blobs whose file is older than a time, one folder at a time."""
+        """Iterate over the blobs whose file is older than a time, one directory at a time."""
         limit = modified_before.timestamp()
         with _translated(self._root, "list"):
-            for folder in self._shards():
-                for entry in _scan(folder):
+            for directory in self._shards():
+                for entry in _scan(directory):
                     if _DIGEST.fullmatch(entry.name) and _older(entry, limit):
                         yield entry.name
 
     def sweep(self, *, modified_before: datetime) -> None:
-        """Remove temporary files that nobody has written to since the time."""
+        """Remove temporary files that were last written to before the time."""
         limit = modified_before.timestamp()
         with _translated(self._root, "sweep"):
             for entry in _scan(self._temporaries):
@@ -98,13 +98,13 @@ class FolderBlobStore(BlobStore):
         return self._root / digest[:2] / digest[2:4] / digest
 
     def _create_temporary(self) -> tuple[Path, int]:
-        """Make the file's folder when it is missing, which it is once in the life of a store."""
+        """Create a temporary file, and its directory if this is the first one."""
         path = self._temporaries / secrets.token_hex(16)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
             return path, os.open(path, flags, 0o600)
         except FileNotFoundError:
-            _make_folder(self._temporaries)
+            _make_directory(self._temporaries)
             return path, os.open(path, flags, 0o600)
 
     def _publish(self, temporary: Path, digest: str, size: int) -> None:
@@ -114,9 +114,9 @@ class FolderBlobStore(BlobStore):
                 os.utime(target)
                 temporary.unlink(missing_ok=True)
                 return
-        _make_folder(target.parent)
+        _make_directory(target.parent)
         temporary.replace(target)
-        _sync_folder(target.parent)
+        _sync_directory(target.parent)
 
     def _shards(self) -> Iterator[str]:
         for first in _scan(self._root):
@@ -126,8 +126,8 @@ class FolderBlobStore(BlobStore):
                         yield second.path
 
 
-class _FolderWriter(BlobWriter):
-    def __init__(self, store: FolderBlobStore, path: Path, descriptor: int) -> None:
+class _DirectoryWriter(BlobWriter):
+    def __init__(self, store: DirectoryBlobStore, path: Path, descriptor: int) -> None:
         self._store = store
         self._path = path
         self._file: BinaryIO | None = os.fdopen(descriptor, "wb", buffering=0)
@@ -142,7 +142,7 @@ class _FolderWriter(BlobWriter):
                 while rest:
                     rest = rest[file.write(rest) :]
         except StorageError:
-            self.discard()  # how much of it was written is not known, so it must not be committed
+            self.discard()  # an unknown part of the data was written, so the blob must not be committed
             raise
         self._hash.update(data)
         self._size += len(data)
@@ -175,51 +175,51 @@ class _FolderWriter(BlobWriter):
 
     def _opened(self) -> BinaryIO:
         if self._file is None:
-            raise StorageError(message="this blob was committed or discarded; nothing more can be written")
+            raise StorageError(message="cannot write to a blob that was committed or discarded")
         return self._file
 
 
 @contextmanager
 def _translated(root: Path, action: str) -> Iterator[None]:
-    """Raise what the operating system says as a StorageError."""
+    """Translate errors of the operating system to StorageError."""
     try:
         yield
     except OSError as error:
-        message = f"cannot {action} the blob folder {root}: {error.strerror or error}"
+        message = f"cannot {action} the blob directory {root}: {error.strerror or error}"
         raise StorageError(message=message) from error
 
 
-def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it that are missing, all private, and sync what they are listed in."""
-    missing = [folder]
+def _make_directory(directory: Path) -> None:
+    """Create a private directory with its missing parents, and sync the directories that contain them."""
+    missing = [directory]
     while not missing[-1].parent.is_dir():
         missing.append(missing[-1].parent)
     for path in reversed(missing):
         with suppress(FileExistsError):
-            path.mkdir(mode=_FOLDER_MODE)
-            _sync_folder(path.parent)
-    if not folder.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "is not a folder", str(folder))
+            path.mkdir(mode=_DIRECTORY_MODE)
+            _sync_directory(path.parent)
+    if not directory.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _scan(folder: str | Path) -> list[os.DirEntry[str]]:
+def _scan(directory: str | Path) -> list[os.DirEntry[str]]:
     try:
-        with os.scandir(folder) as entries:
+        with os.scandir(directory) as entries:
             return list(entries)
     except FileNotFoundError:
         return []
 
 
 def _older(entry: os.DirEntry[str], limit: float) -> bool:
-    """Whether a regular file is older than a time; one that has gone meanwhile is not."""
+    """Whether a regular file is older than a time. False if it was removed in the meantime."""
     try:
         found = entry.stat(follow_symlinks=False)
     except FileNotFoundError:
