@@ -37,7 +37,7 @@ page at `/docs`, where you can try calls.
   `{"status": "<LABEL>", "result": {"message", "errorClass", "stack"}}`. In addition to the old API, each
   error has a machine-readable `"code"` (see [Error codes](#error-codes)). If the old API prescribes the
   message, the reason is in `"detail"`.
-- Configurations are HOCON, a superset of JSON, whatever the content type: `curl -d 'input.string = a b'`
+- Configurations are HOCON, a superset of JSON, regardless of the content type: `curl -d 'input.string = a b'`
   works. They cannot include files or read the environment, and are limited in size and depth
   (`jobserver.limits`).
 - `POST any/path?_method=DELETE` (or `PUT`) works like that method, for proxies that allow only POST.
