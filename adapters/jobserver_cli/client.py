@@ -14,12 +14,13 @@ from urllib.parse import quote, urlsplit
 import attrs
 
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_core.models.json_values import Json, JsonMapping, JsonObject
 
 if TYPE_CHECKING:
     import ssl
 
     import httpx
+
+    from jobserver_core.models.json_values import Json, JsonMapping, JsonObject
 
 __all__ = ["DEFAULT_URL", "Client", "Connection", "refusal", "segment"]
 
