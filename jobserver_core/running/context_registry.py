@@ -126,11 +126,10 @@ class ContextRegistry:
                 raise Unavailable(message=f"context limit reached ({limit})")
             self._live[live.record.id] = live
         try:
-            self._records.add_context(live.record)
+            live.add()
         except BaseException:
             self._retire(live)
             raise
-        self._records.publish_context(live.record)
 
     def _retire(self, live: LiveContext) -> None:
         with self._lock:

@@ -121,6 +121,13 @@ class LiveContext(ContextListener):
 
     # -- what the services ask for -----------------------------------------------------------------
 
+    def add(self) -> None:
+        """Store the new context and publish it, before any change. Raises ContextExists, StorageError."""
+        context = self.record
+        with self._context.changing():
+            self._records.add_context(context)
+            self._context.outbox.put(lambda: self._records.publish_context(context))
+
     def begin(self, spec: ContextSpec) -> None:
         """Start the context as soon as it is its turn; what goes wrong at once ends it, and is raised."""
         self._launch.begin(spec)

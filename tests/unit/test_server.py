@@ -13,6 +13,8 @@ import pytest
 
 from jobserver_core import (
     BinaryType,
+    Context,
+    ContextChanged,
     ContextQuery,
     ContextState,
     FailureKind,
@@ -268,6 +270,34 @@ def test_events_come_in_the_order_of_the_states(server: JobServer) -> None:
         server.submit(a_request("w.Echo"))
         assert done.wait(WAIT)
     assert seen == [("STARTED", True), ("STARTED", False), ("RUNNING", False), ("FINISHED", False)]
+
+
+def test_a_context_that_is_stopped_while_it_is_recorded_publishes_its_states_in_order() -> None:
+    stopped = threading.Event()
+
+    def stop() -> None:
+        server.stop_context("early").result(WAIT)
+        stopped.set()
+
+    class Stopping(MemoryMetadataStore):
+        def add_context(self, context: Context) -> None:
+            super().add_context(context)
+            stopper.start()
+            stopped.wait(0.1)  # it cannot be, and would be at once if it could
+
+    seen: list[ContextState] = []
+    stopper = threading.Thread(target=stop)
+    with (
+        a_server(metadata=Stopping()) as server,
+        server.subscribe(
+            lambda event: seen.append(event.context.state) if isinstance(event, ContextChanged) else None
+        ),
+    ):
+        server.create_context("early")
+        assert stopped.wait(WAIT)
+        stopper.join()
+    assert seen[0] is ContextState.STARTED
+    assert seen[-2:] == [ContextState.STOPPING, ContextState.FINISHED]
 
 
 def test_what_a_job_prints_can_be_read_while_it_runs(server: JobServer) -> None:
