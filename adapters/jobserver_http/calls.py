@@ -109,12 +109,20 @@ class Call:
 
         Raises:
             InvalidConfig: The configuration is not HOCON, or exceeds a limit.
+            ServerClosed: The server stopped before it was the turn of a large configuration.
         """
         parse = self.server.parse_config
         if len(text) <= _SMALL_CONFIG:
             return await self.pools.slow.run(lambda: use(parse(text)))
-        config = await self.pools.parsing.run(parse, text)
-        return await self.pools.slow.run(use, config)
+        parsed: list[JsonObject] = []
+
+        async def parse_in_turn() -> None:
+            parsed.append(await self.pools.parsing.run(parse, text))
+
+        await wait_for_first(parse_in_turn(), self.state.closing.wait())
+        if not parsed:
+            raise ServerClosed
+        return await self.pools.slow.run(use, parsed[0])
 
     def upload(self, what: str) -> AsyncIterator[bytes]:
         """Yield the chunks of an uploaded file.

@@ -1,0 +1,40 @@
+"""What all handlers share: waiting, and parsing what was posted."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import httpx
+
+from jobserver_http.application import create_app
+from serving import WAIT, a_server
+
+
+async def post_while_another_configuration_is_parsed() -> httpx.Response:
+    """Post a large configuration that has to wait for its turn, and close the application meanwhile."""
+    other_ends = threading.Event()
+    with a_server() as server:
+        application = create_app(server)
+        parsing = application.state.pools.parsing
+        other = asyncio.ensure_future(parsing.run(other_ends.wait, WAIT))
+        transport = httpx.ASGITransport(application)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            url = "/jobs?appName=words&classPath=w.Echo"
+            request = asyncio.ensure_future(client.post(url, content="value = 1\n" * 10_000))
+            deadline = time.monotonic() + WAIT
+            while parsing._limiter is None or not parsing._limiter.statistics().tasks_waiting:
+                assert time.monotonic() < deadline, "the request never waits for its turn"
+                await asyncio.sleep(0.01)
+            application.close()
+            answer = await request
+        other_ends.set()
+        await other
+    return answer
+
+
+def test_a_request_whose_configuration_was_not_parsed_when_the_server_stops_gets_503() -> None:
+    answer = asyncio.run(post_while_another_configuration_is_parsed())
+    assert answer.status_code == 503
+    assert answer.json()["code"] == "server_closed"
