@@ -142,7 +142,11 @@ class JobServerError(Exception):
         super().__init__(self._text())
 
     def _text(self) -> str:
-        return self.template.format(**{name: _shown(value) for name, value in self.fields.items()})
+        return self.formatted(self.template)
+
+    def formatted(self, template: str) -> str:
+        """Return another message about this error: a template, filled with the error's fields."""
+        return template.format(**{name: _shown(value) for name, value in self.fields.items()})
 
     @property
     def fields(self) -> dict[str, object]:
@@ -222,7 +226,7 @@ class UnknownContextFactory(InvalidSetting):
 class UnsupportedMediaType(InvalidInput):
     """The content type of an upload is missing, or not that of a binary."""
 
-    template = "Content type {media_type!r} is not supported. Supported: {supported}"
+    template = "content type {media_type!r} is not supported; expected one of {supported}"
     media_type: str | None
     supported: tuple[str, ...]
 
@@ -230,7 +234,7 @@ class UnsupportedMediaType(InvalidInput):
 class NotAnArchive(InvalidInput):
     """An uploaded or fetched file is not a ZIP archive, or an unsafe one."""
 
-    template = "Binary is not of the right format: {reason}"
+    template = "the binary is not a valid archive: {reason}"
     reason: str
 
 
@@ -245,7 +249,7 @@ class MalformedUrl(InvalidInput):
 class InvalidCallbackUrl(InvalidInput):
     """No transport serves the callback URL, or the policy forbids it."""
 
-    template = "callbackUrl {url!r} is not allowed: {reason}"
+    template = "callback URL {url!r} is not allowed: {reason}"
     url: str
     reason: str
 
@@ -276,7 +280,7 @@ class NotFound(JobServerError):
 class BinaryNotFound(NotFound):
     """No binary has this name."""
 
-    template = "appName {name} not found"
+    template = "binary {name!r} not found"
     name: str
 
 
@@ -290,14 +294,14 @@ class ContextNotFound(NotFound):
 class JobNotFound(NotFound):
     """No job has this ID."""
 
-    template = "No such job ID {job_id}"
+    template = "job {job_id} not found"
     job_id: str
 
 
 class DataFileNotFound(NotFound):
     """The server has no such data file."""
 
-    template = "Unable to delete data file '{name}'."
+    template = "data file {name!r} not found"
     name: str
 
 
@@ -333,14 +337,14 @@ class ContextExists(Conflict):
 class ContextStopping(Conflict):
     """The context accepts no more jobs, because it is being stopped."""
 
-    template = "Context stop in progress"
+    template = "context {name} is being stopped and accepts no more jobs"
     name: str
 
 
 class BinaryInUse(Conflict):
     """The binary cannot be deleted, because jobs that have not ended use it."""
 
-    template = "Binary is in use by job(s): {job_ids}"
+    template = "binary {name!r} is in use by jobs {job_ids}"
     name: str
     job_ids: tuple[str, ...]
 
@@ -348,7 +352,7 @@ class BinaryInUse(Conflict):
 class JobAlreadyFinal(Conflict):
     """The job had already ended. ``state`` is its final state."""
 
-    template = "No running job with ID {job_id}"
+    template = "job {job_id} has already ended as {state}"
     job_id: str
     state: str
 
@@ -395,7 +399,7 @@ class Unavailable(JobServerError):
 class NoSlots(Unavailable):
     """All job slots of the context are taken, and its queue is full or disabled."""
 
-    template = "Too many running jobs ({running}) for job context '{context}'"
+    template = "context {context} has no free job slot (running jobs: {running})"
     context: str
     running: int
 

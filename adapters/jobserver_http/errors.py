@@ -117,7 +117,7 @@ def _fixed_text(status: int, text: str, detail: str | None = None) -> Rule:
     """Return ``ERROR`` with a message of the contract, formatted with the error's fields."""
 
     def rule(error: Any, names: Namespace) -> Answer:
-        result = names.without_prefix(text.format(**error.fields))
+        result = names.without_prefix(error.formatted(text))
         return Answer(status=status, result=result, detail=getattr(error, detail) if detail else None)
 
     return rule
@@ -141,6 +141,8 @@ def _job_error(status: int, label: str) -> Rule:
     return lambda error, names: Answer(status=status, label=label, result=error_object(error.error, names))
 
 
+_NO_SLOTS = "Too many running jobs ({running}) for job context '{context}'"
+
 _ANSWERS: dict[type[Exception], Rule] = {
     core.JobServerError: _object(500, "ERROR"),
     core.InvalidInput: _message(400),
@@ -153,28 +155,31 @@ _ANSWERS: dict[type[Exception], Rule] = {
     core.UnsupportedMediaType: _message(415),
     core.NotAnArchive: _fixed_text(400, "Binary is not of the right format", "reason"),
     core.MalformedUrl: _object(400, "ERROR"),
-    core.InvalidCallbackUrl: _message(400),
+    core.InvalidCallbackUrl: _fixed_text(400, "callbackUrl {url!r} is not allowed: {reason}"),
     core.TooLarge: _message(413),
     BodyTooLarge: _message(413),
     core.IdempotencyMismatch: _message(422),
     core.NotFound: _message(404),
     core.BinaryNotFound: _fixed_text(404, "Can't find binary with name {name}"),
     core.ContextNotFound: _fixed_text(404, "can't find context with name {name}"),
-    core.JobNotFound: _message(404),
-    core.DataFileNotFound: _message(400),
+    core.JobNotFound: _fixed_text(404, "No such job ID {job_id}"),
+    core.DataFileNotFound: _fixed_text(400, "Unable to delete data file '{name}'."),
     core.BlobNotFound: _object(500, "Storage Failure"),
     core.LogNotFound: _message(404),
     core.Conflict: _message(409),
     core.ContextExists: _message(400),
-    core.ContextStopping: _message(409),
-    core.BinaryInUse: _message(403),
-    core.JobAlreadyFinal: _message(404),
+    core.ContextStopping: _fixed_text(409, "Context stop in progress"),
+    core.BinaryInUse: _fixed_text(403, "Binary is in use by job(s): {job_ids}"),
+    core.JobAlreadyFinal: _fixed_text(404, "No running job with ID {job_id}"),
     core.IllegalTransition: _message(409),
     core.StaleState: _message(409),
     core.DuplicateId: _message(409),
     core.Unavailable: _message(503, headers=RETRY),
     core.NoSlots: lambda error, names: Answer(
-        status=503, label="NO SLOTS AVAILABLE", result=names.without_prefix(str(error)), headers=RETRY
+        status=503,
+        label="NO SLOTS AVAILABLE",
+        result=names.without_prefix(error.formatted(_NO_SLOTS)),
+        headers=RETRY,
     ),
     core.ServerClosed: _message(503, headers=RETRY),
     core.JobPostponed: _message(503, headers=RETRY),

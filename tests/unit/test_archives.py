@@ -233,7 +233,7 @@ def test_a_damaged_archive_is_accepted_or_refused_but_nothing_else(
     ("kind", "noun"), [(BinaryType.WHEEL, "a wheel"), (BinaryType.EGG, "an egg"), (BinaryType.JAR, "a jar")]
 )
 def test_the_reason_stands_in_the_message_of_the_contract(kind: BinaryType, noun: str) -> None:
-    with pytest.raises(NotAnArchive, match=f"^Binary is not of the right format: {noun} must be"):
+    with pytest.raises(NotAnArchive, match=f"^the binary is not a valid archive: {noun} must be"):
         check_archive(io.BytesIO(b"nope"), kind)
 
 

@@ -138,7 +138,7 @@ def test_jobs_of_a_context_that_was_deleted_call_nobody_back(scene: Scene) -> No
     scene.listener.job_running(job.id)
     waiter = scene.server.stop_context("shared")
     assert scene.server.context("shared").state is ContextState.STOPPING
-    with pytest.raises(errors.ContextStopping, match="Context stop in progress"):
+    with pytest.raises(errors.ContextStopping, match="is being stopped"):
         scene.submit()
     scene.listener.context_ended(ContextEnd.STOPPED)
     assert waiter.result(0).state is ContextState.FINISHED
