@@ -1,4 +1,4 @@
-"""Files and directories on disk that can be made again: kept while they are used, and while there is room.
+"""Reproducible files and directories on disk, kept while they are used and while there is room.
 
 Theory
 ======
@@ -11,17 +11,17 @@ several threads and processes, and for a process that is killed at any moment:
   process, so that nothing has to be repaired after a crash. A process holds one lock for an entry, however
   many leases it gives out.
 - **An entry that is being made is a part**, in the directory ``parts``, locked by its maker. It gets its name
-  by a rename once it is complete and synced. A part whose lock is free belongs to nobody. It is removed after
-  a minute, because its maker locks it a moment after creating it.
-- **Removing an entry takes its exclusive lock**, which nobody gets while there is a lease. A lease that
-  waited for that checks that the entry is still there.
+  by a rename once it is complete and synced. A part whose lock is free is abandoned. It is removed only
+  after a minute, because its maker locks it a moment after creating it.
+- **Removing an entry takes its exclusive lock**, which is not available while the entry is leased. A lease
+  that waited for the removal checks that the entry still exists.
 - **The time of the last use is the entry's own modification time**, so that it outlives the server.
 
-The size limit concerns entries that nobody uses: the least recently used go first. Entries that nobody has
-used for ``max_age`` go even if there is room.
+The size limit applies to entries without a lease: the least recently used are removed first. Entries unused
+for ``max_age`` are removed even if there is room.
 
-Inside a process there are three locks. ``_making`` has one for each entry that is being made, so that it is
-made once; its holder takes the others for moments. ``_lock`` guards the tables of leases and sizes; under it
+A process has three locks. ``_making`` has one for each entry that is being made, so that it is
+made once; its holder takes the others briefly. ``_lock`` guards the tables of leases and sizes; under it
 only shared locks of the operating system are taken, which the remover of an entry delays for a moment at
 most. ``_opening`` guards the creation of the cache's directories; nothing else is taken under it.
 """
@@ -76,7 +76,7 @@ class Part:
         self.size += len(data)
 
     def restart(self) -> None:
-        """Drop what was written."""
+        """Discard the written bytes."""
         self.file.seek(0)
         self.file.truncate()
         self.size = 0
@@ -84,7 +84,7 @@ class Part:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of what was written, in hexadecimal."""
+        """The SHA-256 of the written bytes, in hexadecimal."""
         return self._hash.hexdigest()
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ class _Held:
 class DiskCache:
     """Entries by name. ``limit`` is in bytes, ``max_age`` in seconds.
 
-    Without a ``folder``, the cache is in a temporary one, which :meth:`close` or the end of the process
+    Without a ``folder``, the cache is in a temporary directory, which :meth:`close` or the end of the process
     removes. ``removed`` is called with the name of each entry that was removed. Methods raise OSError if the
     disk refuses something; evicting entries never raises.
     """
@@ -173,7 +173,7 @@ class DiskCache:
     def obtain(self, name: str, make: Callable[[Path], object], *, size: int | None = None) -> CacheLease:
         """Return a lease of an entry; if it is missing, ``make`` writes it to a path.
 
-        It is made once, even if several threads want it at the same time. What ``make`` raises is raised.
+        It is made once, even if several threads want it at the same time. Exceptions of ``make`` propagate.
         """
         lease = self.lease(name, size=size)
         if lease is not None:
@@ -186,7 +186,7 @@ class DiskCache:
         return Part(self._place("parts") / secrets.token_hex(16))
 
     def publish(self, name: str, part: Part) -> CacheLease:
-        """Make a part the entry of a name, and lease it; an entry that exists already stays."""
+        """Publish a part as the entry of a name, and lease it; an existing entry is kept."""
         with self._lock:
             self._unwanted.discard(name)
         os.fchmod(part.file.fileno(), 0o444)
@@ -195,7 +195,7 @@ class DiskCache:
         return self._published(name, part.path, part.size)
 
     def discard(self, name: str) -> None:
-        """Remove an entry as soon as nobody uses it, even if there is room."""
+        """Remove an entry as soon as it is unused, even if there is room."""
         with self._lock:
             self._unwanted.add(name)
             used = name in self._held
@@ -224,7 +224,7 @@ class DiskCache:
             os.close(descriptor)
 
     def close(self) -> None:
-        """Remove the cache if it is in a temporary folder. Idempotent."""
+        """Remove the cache if it is in a temporary directory. Idempotent."""
         if self._given is not None:
             return
         with self._opening:
@@ -284,7 +284,7 @@ class DiskCache:
                 except OSError:
                     os.close(descriptor)
                     if path.exists():
-                        continue  # somebody else was first
+                        continue  # another thread was first
                     raise
                 self._held[name] = _Held(descriptor)
                 return self._lease(name, path)
@@ -332,7 +332,7 @@ class DiskCache:
             _log.warning("cannot make room in %s: %s", path.parent, error)
 
     def _tidy(self) -> None:
-        """Evict what is too old or exceeds the limit, and remove parts that nobody writes any more."""
+        """Evict entries that are too old or exceed the limit, and remove abandoned parts."""
         self._drop_parts()
         now = time.time()
         found = []
@@ -355,7 +355,7 @@ class DiskCache:
             self._tidied_at = time.monotonic()
 
     def _drop(self, name: str) -> bool:
-        """Remove an entry unless somebody has leased it; return whether it is gone."""
+        """Remove an entry unless it is leased; return whether it is gone."""
         path = self.path(name)
         try:
             descriptor = os.open(path, _READ)
@@ -367,7 +367,7 @@ class DiskCache:
             if not _still_at(path, descriptor):
                 return True
             removed = self._place("parts") / secrets.token_hex(16)
-            path.rename(removed)  # at once, so that nobody uses half a directory
+            path.rename(removed)  # atomic, so that no process uses half a directory
         except BlockingIOError:
             return False
         finally:
@@ -381,7 +381,7 @@ class DiskCache:
         return True
 
     def _drop_parts(self) -> None:
-        """Remove parts whose maker is gone, which are not locked; see the theory for new ones."""
+        """Remove unlocked parts, whose maker has ended; see the theory for new ones."""
         for entry in os.scandir(self._place("parts")):
             with suppress(OSError):
                 descriptor = os.open(entry.path, _READ)

@@ -1,6 +1,6 @@
-"""ZIP archives from outside: told apart from other files, and unpacked without harm.
+"""Recognise ZIP archives from untrusted senders, and unpack them safely.
 
-Jars, eggs and wheels are ZIP archives. Everything in one is the sender's choice: names, sizes, counts,
+Jars, eggs and wheels are ZIP archives. The sender controls everything in one: names, sizes, counts,
 overlaps. :func:`check_archive` reads the list of members only; :func:`unpack` trusts no number in it
 and counts what it writes.
 """
@@ -55,8 +55,8 @@ def check_archive(file: BinaryIO, kind: BinaryType | None = None) -> None:
 
     It must begin with a member (``PK 03 04``), have a readable list of members of bounded length, and
     no member that is encrypted, overlaps another, is a symbolic link or a device, or has a name which
-    could lead out of a folder: absolute, with ``..``, a drive letter, a backslash or a NUL. For a jar
-    the compression must be one that Java reads. The contents are not decompressed. The file is left
+    could lead out of a directory: absolute, with ``..``, a drive letter, a backslash or a NUL. For a jar
+    the compression method must be one that Java can read. The contents are not decompressed. The file is left
     open, at any position.
     """
     import zipfile  # noqa: PLC0415 - keeps the import of the library light
@@ -84,7 +84,7 @@ def _read_at(file: BinaryIO, offset: int, count: int) -> bytes:
 
 
 def _check_directory(file: BinaryIO) -> None:
-    """Bound the list of members, before anything makes objects of it."""
+    """Check the size of the list of members before it is parsed."""
     size = file.seek(0, os.SEEK_END)
     offset = max(0, size - _END.size - 65535)
     tail = _read_at(file, offset, size - offset)
@@ -110,7 +110,7 @@ def _end64(file: BinaryIO, end: int, length: int) -> tuple[int, int]:
 
 
 def _check_count(directory: bytes) -> None:
-    """Count what is listed; the number in the end record may lie."""
+    """Count the listed members; the number in the end record may be wrong."""
     at = count = 0
     while at + _ENTRY.size <= len(directory):
         signature, name, extra, comment = _ENTRY.unpack_from(directory, at)
@@ -134,7 +134,7 @@ def _check_member(member: ZipInfo, kind: BinaryType | None) -> None:
         raise NotAnArchive(reason=f"member {shown} is compressed in a way that cannot be read: {method}")
     mode = member.external_attr >> 16
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        kind_of = "a symbolic link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
+        kind_of = "a symbolic link" if stat.S_ISLNK(mode) else "neither a file nor a directory"
         raise NotAnArchive(reason=f"member {shown} is {kind_of}")
 
 
@@ -145,11 +145,11 @@ def _check_name(name: str) -> None:
     elif "\0" in name:
         reason = "has a NUL character"
     elif "\\" in name:
-        reason = "has a backslash; folders are separated by /"
+        reason = "has a backslash; directories are separated by /"
     elif _DRIVE.match(name):
         reason = "begins with a drive letter"
     elif ".." in name.split("/"):
-        reason = "leads out of its folder (..)"
+        reason = "leads out of its directory (..)"
     if reason:
         raise NotAnArchive(reason=f"the name of member {name!r} {reason}")
 
@@ -178,17 +178,18 @@ def unpack(
     max_members: int = MAX_MEMBERS,
     max_ratio: float = _MAX_RATIO,
 ) -> Path:
-    """Unpack a ZIP archive into a new folder, all of it or nothing, and return the folder.
+    """Unpack a ZIP archive into a new directory, completely or not at all, and return the directory.
 
-    A folder that exists already is taken as unpacked, so name it after the archive's hash; of several
-    processes that unpack at once, one makes the folder and all return it. For a wheel, what lies in
-    ``<name>.data/purelib`` and ``platlib`` goes to the top, where it can be imported, and the rest
+    An existing directory counts as unpacked, so name it after the archive's hash. If several processes
+    unpack at once, one creates the directory and all return it. For a wheel, the contents of
+    ``<name>.data/purelib`` and ``platlib`` go to the top, where they can be imported, and the rest
     of ``<name>.data`` is left out (the binary distribution format, "Installing a wheel"). Files keep
     their executable bit, and are otherwise private to the user.
 
     Raises NotAnArchive for what :func:`check_archive` refuses and for damaged contents; TooLarge once
     more than ``max_bytes``, or than ``max_ratio`` times the archive's size (but at least 16 MiB), is
-    written; StorageError when the disk refuses. It is atomic for a killed process, not for a power cut.
+    written; StorageError when the disk reports an error. Unpacking is atomic if the process is killed, but
+    not across a power cut.
     """
     if folder.is_dir():
         return folder
@@ -197,7 +198,9 @@ def unpack(
         _remove_stale(folder)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
     except OSError as error:
-        raise StorageError(message=f"cannot make a folder in {folder.parent}: {error.strerror}") from None
+        raise StorageError(
+            message=f"cannot create a directory in {folder.parent}: {error.strerror}"
+        ) from None
     try:
         limit = min(max_bytes, max(_RATIO_FLOOR, int(path.stat().st_size * max_ratio)))
         _extract_checked(path, temporary, kind, limit, max_members)
@@ -212,7 +215,7 @@ def unpack(
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove what processes that were killed while unpacking this archive have left."""
+    """Remove leftovers of processes that were killed while unpacking this archive."""
     for left in folder.parent.glob(f".{folder.name}.*.part"):
         if time.time() - left.stat().st_mtime > _STALE_SECONDS:
             shutil.rmtree(left, ignore_errors=True)
@@ -222,7 +225,7 @@ def _publish(temporary: Path, folder: Path) -> None:
     try:
         temporary.rename(folder)
     except OSError:
-        if not folder.is_dir():  # another process was first, and its folder has the same content
+        if not folder.is_dir():  # another process was first; its directory has the same content
             raise
 
 
@@ -239,7 +242,7 @@ def _extract_checked(path: Path, folder: Path, kind: BinaryType | None, limit: i
                 _extract(archive, folder, kind, limit)
             except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
                 name = Path(str(error.filename)).name
-                raise NotAnArchive(reason=f"{name!r} is both a file and a folder in it") from None
+                raise NotAnArchive(reason=f"{name!r} is both a file and a directory in it") from None
             except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
                 raise NotAnArchive(reason=f"its content is damaged: {error}") from None
 
@@ -263,7 +266,7 @@ def _extract(archive: ZipFile, folder: Path, kind: BinaryType | None, limit: int
 
 
 def _targets(archive: ZipFile, kind: BinaryType | None) -> Iterator[tuple[ZipInfo, str]]:
-    """The members to unpack and where to; of members of one name the last counts, as for imports."""
+    """Yield the members to unpack and their targets; the last of several equal names wins, as for imports."""
     found: dict[str, ZipInfo] = {}
     for member in archive.infolist():
         name = "/".join(_segments(member.filename))

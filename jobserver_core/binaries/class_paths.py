@@ -1,4 +1,4 @@
-"""Class paths: from names and URIs to the very bytes, and from those to files."""
+"""Class paths: resolve names and URIs to stored bytes, and those to files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ClassPaths", "uris_of"]
 
 
 def uris_of(entries: Iterable[ClassPathEntry]) -> list[str]:
-    """Return what has to be fetched before a class path can be resolved."""
+    """Return the URIs to fetch before a class path can be resolved."""
     return [entry.uri for entry in entries if entry.uri is not None]
 
 
@@ -35,12 +35,12 @@ class ClassPaths:
     def resolve(
         self, entries: Iterable[ClassPathEntry], fetched: Mapping[str, Fetched]
     ) -> tuple[ResolvedEntry, ...]:
-        """Return for each entry the bytes it stands for now; ``fetched`` has the files of all URIs.
+        """Return the bytes that each entry refers to now; ``fetched`` has the files of all URIs.
 
-        Called inside :meth:`resolving`, since nothing refers to the bytes of a fetched file yet.
+        Call it inside :meth:`resolving`, because nothing refers to the bytes of a fetched file yet.
 
         Raises:
-            BinaryNotFound: There is no binary of this name.
+            BinaryNotFound: No binary has this name.
             FetchError: A file is not among ``fetched``.
             NotAnArchive: A fetched file is not an archive.
             StorageError: The blob store does not take a fetched file.
@@ -102,7 +102,7 @@ class ClassPaths:
 
 
 def _guess(path: str) -> BinaryType:
-    """Tell a jar from a Python package by what is inside, for a URI whose name does not say."""
+    """Detect whether a file is a jar or a Python package from its contents, if its URI does not say."""
     import zipfile  # noqa: PLC0415 - rarely needed
 
     try:

@@ -26,8 +26,8 @@ _UNFINISHED = ".upload-"
 class DataUpload:
     """A data file that is being uploaded: :meth:`write` chunks, then :meth:`finish`.
 
-    Use it in a ``with`` block: leaving the block without :meth:`finish` discards what was written. One thread
-    at a time may use it.
+    Use it in a ``with`` block: leaving the block without :meth:`finish` discards the written bytes. Only one
+    thread at a time may use it.
     """
 
     def __init__(self, prefix: str, data_directory: DataDirectory, clock: Clock, limit: SizeLimit) -> None:
@@ -51,20 +51,20 @@ class DataUpload:
             self._file.write(data)
 
     def finish(self) -> DataFile:
-        """Give the file its name; all of it, or nothing. Raises StorageError."""
+        """Publish the complete file under its name, or nothing. Raises StorageError."""
         with self, self._storing():
             self._file.flush()
             os.fsync(self._file.fileno())
             return _described(self._place())
 
     def discard(self) -> None:
-        """Discard what was written; after :meth:`finish`, or repeated, this does nothing."""
+        """Discard the written bytes. Idempotent; does nothing after :meth:`finish`."""
         with contextlib.suppress(OSError):
             self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     def _place(self) -> Path:
-        """Give the file its name; a link fails where a name is taken, so no upload replaces another."""
+        """Publish the file with a link, which fails if the name is taken, so no upload replaces another."""
         directory = self._data_directory.data_files
         stamp = self._clock.now().isoformat(timespec="milliseconds").replace(":", "_")
         for number in range(1000):
@@ -94,7 +94,7 @@ class DataUpload:
 class DataFileService:
     """The use cases of data files. ``max_size`` is the limit of an upload, in bytes.
 
-    The content of their directory is all there is; nothing else is recorded.
+    The directory is the only record of the files.
     """
 
     def __init__(self, data_directory: DataDirectory, clock: Clock, max_size: int) -> None:
@@ -108,7 +108,7 @@ class DataFileService:
         return DataUpload(check_data_prefix(prefix), self._data_directory, self._clock, limit)
 
     def add(self, prefix: str, data: bytes | BinaryIO | Iterable[bytes]) -> DataFile:
-        """Store a file as ``<prefix>-<time>.dat``; all of it, or nothing."""
+        """Store a file as ``<prefix>-<time>.dat``, completely or not at all."""
         with self.begin(prefix) as upload:
             for chunk in chunks_of(data):
                 upload.write(chunk)
@@ -118,7 +118,7 @@ class DataFileService:
         """Return the data files, sorted by path."""
         files = []
         for path in sorted(self._data_directory.data_files.glob(f"[!.]*{_ENDING}")):
-            with contextlib.suppress(FileNotFoundError):  # somebody else removed it meanwhile
+            with contextlib.suppress(FileNotFoundError):  # removed by another thread
                 files.append(_described(path))
         return files
 
@@ -131,7 +131,7 @@ class DataFileService:
         known[name].unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Remove what uploads of an earlier, crashed server left; called before any upload begins."""
+        """Remove unfinished uploads of a crashed server; call it before any upload begins."""
         for path in self._data_directory.data_files.glob(f"{_UNFINISHED}*"):
             path.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""The lock that keeps the sweep of unused blobs apart from those who are about to refer to one.
+"""The lock that keeps the sweep from deleting a blob that is about to be referenced.
 
 Theory
 ======
@@ -6,19 +6,19 @@ Theory
 The problem: a blob is committed first, and the record that refers to it is stored later. In between, nothing
 refers to the blob, so a sweep would delete it. Neither write can include the other: they are in two stores.
 
-The idea is a shared and exclusive lock. Everybody who commits a blob, or finds one that is there already,
-holds the lock in *shared* mode until the record is stored. The sweep takes it in *exclusive* mode, looks once
-more for references, and deletes.
+The idea is a lock with a shared and an exclusive mode. A thread that commits a blob, or finds one stored,
+holds the lock in *shared* mode until the record is stored. The sweep takes it in *exclusive* mode, checks the
+references again, and deletes.
 
-The invariants: no blob is deleted between its commit and its record. A sweep never holds up others for long:
-it waits for the shared holders only for a fraction of a second, because one may download a blob from an
-object store, and then gives up. While it waits nobody else gets the lock, or a busy server would never be
-swept.
+The invariants: no blob is deleted between its commit and its record. A sweep never blocks others for long:
+it waits for the shared holders only for a fraction of a second, because one may be downloading a blob from
+an object store, and then stops trying. While it waits, no other thread gets the lock; otherwise a busy server
+would never be swept.
 
 The lock is taken before the lock of a context, never under it: the sweep takes the locks of contexts while
 it holds this one exclusively. A shared holder may run effects, such as calls of subscribers, before it
-releases the lock; at worst a sweep gives up because of them. Deliberately not handled: other servers on
-the same blob store; the sweep leaves young blobs alone for their sake.
+releases the lock; at worst they make a sweep time out. Deliberately not handled: other servers on
+the same blob store; the sweep protects their new blobs by skipping young ones.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["SweepLock"]
 
 
 class SweepLock:
-    """A shared and exclusive lock; shared mode is reentrant for each thread."""
+    """A lock with a shared and an exclusive mode; each thread may reenter shared mode."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -41,7 +41,7 @@ class SweepLock:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Hold off sweeps inside the block."""
+        """Block sweeps inside the block."""
         if getattr(self._this_thread, "sharing", False):
             yield
             return
@@ -59,9 +59,9 @@ class SweepLock:
 
     @contextmanager
     def exclusive(self, timeout: float) -> Iterator[bool]:
-        """Let nobody hold the lock in shared mode inside the block.
+        """Hold the lock in exclusive mode inside the block.
 
-        Yields False, and excludes nobody, when somebody still holds it after ``timeout`` seconds.
+        Yields False, without the lock, if a shared holder remains after ``timeout`` seconds.
         """
         with self._changed:
             self._changed.wait_for(lambda: not self._exclusive)

@@ -16,7 +16,7 @@ from jobserver_core.ports import BlobStore, BlobWriter, Clock, Ids, MetadataStor
 __all__ = ["BinaryService", "SizeLimit", "Upload", "chunks_of"]
 
 CHUNK = 1024 * 1024
-"""How many bytes of a file are read at a time."""
+"""The number of bytes of a file to read at a time."""
 
 
 def chunks_of(data: bytes | BinaryIO | Iterable[bytes]) -> Iterable[bytes]:
@@ -31,7 +31,7 @@ def chunks_of(data: bytes | BinaryIO | Iterable[bytes]) -> Iterable[bytes]:
 
 
 class SizeLimit:
-    """Counts the bytes of something that may have ``limit`` of them; ``what`` names it in the error."""
+    """Counts bytes up to ``limit``; ``what`` names the counted item in the error."""
 
     def __init__(self, what: str, limit: int) -> None:
         self._what = what
@@ -39,7 +39,7 @@ class SizeLimit:
         self.size = 0
 
     def add(self, data: bytes) -> None:
-        """Count the next bytes. Raises TooLarge when they are too many."""
+        """Count the next bytes. Raises TooLarge when they exceed the limit."""
         self.size += len(data)
         if self.size > self._limit:
             raise TooLarge(what=self._what, limit=self._limit)
@@ -48,8 +48,8 @@ class SizeLimit:
 class Upload:
     """A binary that is being uploaded: :meth:`write` chunks, then :meth:`finish`.
 
-    Use it in a ``with`` block: leaving the block without :meth:`finish` discards what was written. One thread
-    at a time may use it.
+    Use it in a ``with`` block: leaving the block without :meth:`finish` discards the written bytes. Only one
+    thread at a time may use it.
     """
 
     def __init__(self, writer: BlobWriter, limit: SizeLimit, record: Callable[[BlobWriter], Binary]) -> None:
@@ -67,7 +67,7 @@ class Upload:
         self._writer.write(data)
 
     def finish(self) -> Binary:
-        """Check the archive and record it as the newest version of its name; all or nothing.
+        """Check the archive and record it as the newest version of its name, or change nothing.
 
         Raises:
             NotAnArchive: The bytes are not an archive of the given type.
@@ -77,7 +77,7 @@ class Upload:
             return self._record(self._writer)
 
     def discard(self) -> None:
-        """Discard what was written; after :meth:`finish`, or repeated, this does nothing."""
+        """Discard the written bytes. Idempotent; does nothing after :meth:`finish`."""
         self._writer.discard()
 
     def __enter__(self) -> Upload:

@@ -293,7 +293,7 @@ def test_of_two_members_of_one_name_the_last_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("members", [[("a", b""), ("a/b", b"")], [("a/b", b""), ("a", b"")]])
 def test_a_name_that_is_both_file_and_folder_is_refused(members: list[Member], tmp_path: Path) -> None:
-    with pytest.raises(NotAnArchive, match="both a file and a folder"):
+    with pytest.raises(NotAnArchive, match="both a file and a directory"):
         unpack(written(tmp_path / "a.zip", zip_of(*members)), tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]
 
@@ -349,7 +349,7 @@ def test_a_missing_archive_and_a_place_that_takes_no_folder_are_storage_errors(t
     with pytest.raises(StorageError, match="No such file"):
         unpack(tmp_path / "missing.zip", tmp_path / "out")
     blocker = written(tmp_path / "file", b"")
-    with pytest.raises(StorageError, match="cannot make a folder"):
+    with pytest.raises(StorageError, match="cannot create a directory"):
         unpack(written(tmp_path / "a.zip", GOOD), blocker / "sub" / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zip", "file"]
 
