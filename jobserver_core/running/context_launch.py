@@ -1,4 +1,4 @@
-"""The launch of a context: from its place in the queue of starts to the handle that its launcher returns."""
+"""Launch a context: from its place in the start queue to the handle that its launcher returns."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["ContextLaunch"]
 
 
 class ContextLaunch:
-    """Launches one context when its turn has come, and passes calls on to its launcher.
+    """Launches one context when it is its turn, and passes calls on to its launcher.
 
-    A context whose end is wanted before its launch is never launched: it is *withdrawn*, and its end is
+    A context that is stopped or killed before its launch is never launched: it is *withdrawn*, and its end is
     reported to ``listener`` as if its launcher had. Everything here that calls the launcher runs as an entry
     of the context's outbox of calls, so a launch and a withdrawal exclude each other without a lock.
     """
@@ -46,10 +46,10 @@ class ContextLaunch:
         self._withdrawn = False
         self._handle: ContextHandle | None = None
         self.failure: ErrorInfo | None = None
-        """Why the launch was given up, if it was; its launcher will report only a killed context."""
+        """The reason why the launch was abandoned, if it was; the launcher reports only a killed context."""
 
     def begin(self, spec: ContextSpec) -> None:
-        """Start the context as soon as it is its turn; what goes wrong at once ends it, and is raised."""
+        """Start the context as soon as it is its turn; an immediate error ends it and is raised."""
         name = self._context.current.name
         start = QueuedStart(name, self._caller, launch=lambda: self._launch_queued(spec), expire=self._expire)
         try:
@@ -78,12 +78,12 @@ class ContextLaunch:
         self._context.calls.put(effect)
 
     def _launch_queued(self, spec: ContextSpec) -> None:
-        """Launch a context that had to wait; what goes wrong now shows only in its final state."""
+        """Launch a context that had to wait; an error shows only in its final state."""
 
         def effect() -> None:
             try:
                 self._launch(spec)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is why the context failed
+            except Exception as error:  # noqa: BLE001 - any error is the reason why the context failed
                 self._fail(error)
 
         self._context.calls.put(effect)
@@ -113,13 +113,13 @@ class ContextLaunch:
         self._context.calls.drain()
 
     def _withdraw(self, end: ContextEnd, error: ErrorInfo | None = None) -> None:
-        """End a context that was never launched, and now never will be."""
+        """End a context that was never launched and will not be."""
         if self._handle is None:
             self._withdrawn = True
             self._listener.context_ended(end, error)
 
     def _give_up(self, timeout: float, spec: ContextSpec) -> None:
-        """Kill a context that did not become ready in time; why it did not is in its log, if anywhere."""
+        """Kill a context that did not become ready in time; only its log may have the reason."""
         with self._context.changing():
             context = self._context.current
             if context.state is ContextState.STARTED and not self._context.ready_reported:

@@ -1,26 +1,26 @@
-"""The record of a living context: who may change it, and what follows from a change.
+"""The record of a living context: how it is changed, and the effects of a change.
 
 Theory
 ======
 
 The problem: users, the launcher and timers change one context and its jobs from any thread. Their changes
-must be stored in one order, and everybody who watches must see that order. Nobody who is informed of a
-change may deadlock with the context, and a store that fails must lose nothing that has already happened.
+must be stored in one order, and every observer must see that order. An observer of a change must not
+deadlock with the context, and a failing store must not lose anything that has already happened.
 
 The idea is three steps, always in this order:
 
-1. The *retry queue* decides when a change is tried. What a launcher reports, and what the server decides by
-   itself, is put there: it is called at once, or after the changes that wait for the store. What a user
-   asks for does not pass through it: it is tried once, and fails with the store's error.
-2. The *lock* decides who changes. It guards the record, the jobs and their queue. Inside :meth:`changing` a
-   change looks at the present state, writes to the store by compare-and-set, and only then changes the
-   objects in memory. Nothing else happens under the lock.
-3. Two *outboxes* hold what follows: ``calls`` those to the launcher, ``outbox`` the events and waiters.
+1. The *retry queue* decides when a change is tried. Reports of a launcher and decisions of the server
+   go there: they are called at once, or after the changes that wait for the store. A user's request
+   does not pass through it: it is tried once, and fails with the store's error.
+2. The *lock* allows one change at a time. It guards the record, the jobs and their queue. Inside
+   :meth:`changing`, a change reads the current state, writes to the store by compare-and-set, and only then
+   changes the objects in memory. Nothing else happens under the lock.
+3. Two *outboxes* hold the effects: ``calls`` for calls to the launcher, ``outbox`` for events and waiters.
    Entries are added under the lock, so their order is that of the changes. They run after the lock is
-   released, one at a time. What tells somebody of a final state waits for the disk before
+   released, one at a time. Notifications of a final state first wait for the disk
    (:mod:`~jobserver_core.running.syncer`); calls to the launcher need not, so a free slot is used at once.
 
-The invariants: what follows a change never precedes its record. No code of a subscriber, of a waiter's
+The invariants: the effects of a change never precede its record. No code of a subscriber, of a waiter's
 callback or of a launcher runs under the lock. An entry of the outbox may start a change, which takes the
 lock again and adds to the end of the outboxes. The sweep lock of the blobs is
 taken before this lock, never under it: a sweep holds it while it reads the records, so the opposite order
@@ -69,7 +69,7 @@ class ContextRecord:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Hold the lock inside the block; what follows from the changes happens after it."""
+        """Hold the lock inside the block; the effects of the changes run after it."""
         try:
             with self.lock:
                 yield
@@ -88,7 +88,7 @@ class ContextRecord:
         self.outbox.put(lambda: self._records.publish_context(context))
 
     def check_accepts_jobs(self) -> None:
-        """Raise an error when the context takes no jobs any more.
+        """Raise an error if the context no longer accepts jobs.
 
         Raises:
             ContextNotFound: It has ended.
@@ -106,12 +106,12 @@ class ContextRecord:
             )
 
     def notify_ready(self) -> None:
-        """Notify those who wait until jobs can run, once the lock is released."""
+        """Notify the waiters for the ready context once the lock is released."""
         context = self.current
         self.outbox.put(lambda: self.ready.keep(context))
 
     def notify_ended(self) -> None:
-        """Notify everybody who waits that the context is final. Runs as an entry of the outbox."""
+        """Notify all waiters that the context is final. Runs as an entry of the outbox."""
         context = self.current
         error = context.error or ErrorInfo(message=f"context {context.name} ended before it was ready")
         self.ready.fail(ContextFailed(name=context.name, error=error))

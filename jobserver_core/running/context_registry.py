@@ -83,7 +83,7 @@ class ContextRegistry:
 
         Raises:
             ContextExists: A context of this name is not final.
-            Unavailable: As many contexts live as the limit allows.
+            Unavailable: The number of living contexts has reached the limit.
             ServerClosed: The server accepts no new work.
         """
         tree = self._effective(settings)
@@ -138,20 +138,20 @@ class ContextRegistry:
     # -- finding -----------------------------------------------------------------------------------
 
     def get(self, name: str) -> LiveContext:
-        """Return the context of a name that lives here. Raises ContextNotFound."""
+        """Return the living context of this name. Raises ContextNotFound."""
         for context in self.all():
             if context.record.name == name and not context.record.state.final:
                 return context
         raise ContextNotFound(name=name)
 
     def all(self) -> list[LiveContext]:
-        """Return every context that lives here."""
+        """Return every living context."""
         with self._lock:
             return list(self._live.values())
 
     @property
     def start_queue(self) -> StartQueueStatus:
-        """How many contexts are starting, and how many wait for that."""
+        """The number of contexts that are starting, and of those that wait to start."""
         return self._starts.status
 
     def pinned_digests(self) -> frozenset[str]:
@@ -161,7 +161,7 @@ class ContextRegistry:
     # -- ending ------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Create and launch no context and begin no job any more; jobs that have begun go on."""
+        """Stop creating and launching contexts and starting jobs; running jobs continue."""
         with self._lock:
             self._closed = True
         self._starts.close()
@@ -169,11 +169,11 @@ class ContextRegistry:
             context.hold_jobs()
 
     def stop_all(self, timeout: float) -> None:
-        """Stop every context that lives, all at once, and wait for that up to ``timeout`` seconds."""
+        """Stop all living contexts at once, and wait up to ``timeout`` seconds until they have ended."""
         self._end_all(lambda context: context.stop_eventually(timeout, requested=False), timeout)
 
     def kill_all(self, timeout: float) -> None:
-        """End every context that lives by force, and wait for that up to ``timeout`` seconds."""
+        """Kill all living contexts, and wait up to ``timeout`` seconds until they have ended."""
         self._end_all(lambda context: context.kill(requested=False), timeout)
 
     def _end_all(self, end: Callable[[LiveContext], Waiter[Context]], timeout: float) -> None:

@@ -1,4 +1,4 @@
-"""What the core itself reads from a context's settings; the rest is for its launcher."""
+"""The context settings that the core itself reads; the launcher reads the others."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_settings(settings: JsonMapping, launcher: Launcher) -> None:
 
 
 def configuration_problems(server: SparkSettings, launcher: Launcher) -> Iterator[str]:
-    """Yield why contexts cannot start: why none can, or why each of those in the configuration cannot."""
+    """Yield the reasons why no context, or a context of the configuration, can start."""
     try:
         check_settings(effective_settings(server, {}), launcher)
     except InvalidSetting as error:

@@ -50,7 +50,7 @@ class ContextService:
     # -- creating ----------------------------------------------------------------------------------
 
     def begin(self, name: str, settings: JsonMapping, caller: str = "") -> Preparation[Waiter[Context]]:
-        """Fetch what a context needs; then it can be started, and its waiter has it once jobs can run."""
+        """Fetch the files of a context; the result can then start it and wait until jobs can run."""
         check_context_name(name)
 
         def start(fetched: Mapping[str, Fetched]) -> Waiter[Context]:
@@ -72,10 +72,10 @@ class ContextService:
     def successor(
         self, context_id: str, name: str, fetched: Mapping[str, Fetched]
     ) -> tuple[LiveContext, ContextSpec | None]:
-        """Return what takes the place of a context of an earlier server, for the jobs that waited for it.
+        """Return the successor of a context of an earlier server, for the jobs that waited for it.
 
-        That is the context of the same name, if one lives by now (then without a specification, since it
-        needs no start), or else a new one with the settings of the earlier one.
+        This is the living context of the same name (without a specification, because it is started
+        already), or else a new one with the settings of the earlier one.
         """
         before = self._metadata.context(context_id)
         ad_hoc = before is None or before.ad_hoc
@@ -85,9 +85,9 @@ class ContextService:
         return self._registry.create(name, before.settings if before else {}, fetched, ad_hoc=ad_hoc)
 
     def start_configured(self) -> list[Waiter[Context]]:
-        """Begin to start the contexts of the configuration file; one that cannot is logged.
+        """Begin to start the contexts of the configuration file; log those that cannot start.
 
-        What they need is fetched for all of them at once, so that slow hosts add up to one delay only.
+        The files of all contexts are fetched in parallel, so that slow hosts cost one delay, not one each.
         """
         begun: list[tuple[str, Preparation[Waiter[Context]]]] = []
         started = []
@@ -112,7 +112,7 @@ class ContextService:
     # -- looking -----------------------------------------------------------------------------------
 
     def select(self, query: ContextQuery | None) -> list[Context]:
-        """Return contexts, newest first; without a query those that are not final."""
+        """Return contexts, newest first; without a query, only those that are not final."""
         return self._metadata.contexts(query or ContextQuery(states=CONTEXTS.live_states))
 
     def get(self, name: str) -> Context:
@@ -151,7 +151,7 @@ class ContextService:
         def start_again() -> None:
             all_done(self.start_configured()).add_done_callback(lambda _started: done.keep(None))
 
-        # Not on the thread that ended the last context: fetching what the next ones need may take long.
+        # Not on the thread that ended the last context: fetching files for the next ones may take long.
         stopped.add_done_callback(
             lambda _stopped: threading.Thread(target=start_again, name="jobserver-reset", daemon=True).start()
         )

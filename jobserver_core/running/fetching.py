@@ -1,4 +1,4 @@
-"""Fetching the files of class paths, so that a slow host delays only those who need it.
+"""Fetch the files of class paths, so that a slow host delays only the callers that need it.
 
 Users choose the host that a file comes from. That host may accept a connection and never answer, or send a
 byte a second. So no request waits for a fetch on a thread that others need. Fetches run on a bounded number
@@ -8,8 +8,8 @@ occupying all of these threads:
 - at most ``per_host`` fetches from one host and ``per_caller`` for one caller run at once; further ones
   wait without a thread, and are overtaken by those for which there is room;
 - a fetch that brings less than ``PROGRESS`` bytes in ``stall_timeout`` seconds is ended. This counts from the
-  moment from which only the host was to blame: one that waits for a place at its host waits for that
-  host, unless the fetches before it make progress;
+  moment from which only the host can be the cause: a fetch that is queued behind others of its host
+  waits for that host, unless those make progress;
 - a fetch ends at once when its caller has left, or the server accepts no new work.
 
 Ending means two things. The waiter fails at once, whatever the fetcher does. The fetcher is notified
@@ -43,11 +43,11 @@ __all__ = ["PROGRESS", "FetchService", "FetchedFiles", "Preparation"]
 _log = logging.getLogger(__name__)
 
 PROGRESS = 32 * 1024
-"""How many bytes a fetch has to bring to count as alive."""
+"""The number of bytes that a fetch must receive to count as making progress."""
 MAX_WAITING = 1000
-"""How many fetches may wait for a place; those of the server itself, after a restart, always may."""
+"""The number of fetches that may be queued; those of the server itself after a restart do not count."""
 _INSPECTIONS = 1.0
-"""Seconds between two looks at how fetches are getting on."""
+"""Seconds between two checks of the progress of fetches."""
 
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ class _Fetch:
     caller: str
     queued_at: float
     since: float
-    """From when on the host is to blame if nothing comes."""
+    """The time from which only the host can be the cause of a delay."""
     meter: _Meter
     host_meter: _Meter
     cancellation: Cancellation = attrs.field(factory=Cancellation)
@@ -91,15 +91,15 @@ class _Fetch:
 
 
 class FetchedFiles(Mapping[str, Fetched]):
-    """The files of one class path by URI; they are here once :attr:`ready` is done.
+    """The files of one class path by URI, complete once :attr:`ready` is done.
 
-    As a context manager it is closed on the way out: what still runs is cancelled, the files are released.
+    Leaving its ``with`` block cancels running fetches and releases the files.
     """
 
     def __init__(self, uris: Iterable[str], leave: Callable[[FetchedFiles], None]) -> None:
         self._promise: Promise[None] = Promise("fetching the files of a class path")
         self.ready: Waiter[None] = self._promise.waiter
-        """Done once every file is here; fails with the first error."""
+        """Done once every file is fetched; fails with the first error."""
         self._missing = set(uris)
         self._files: dict[str, Fetched] = {}
         self._leases = ExitStack()
@@ -116,7 +116,7 @@ class FetchedFiles(Mapping[str, Fetched]):
             return sorted(str(Uri.parse(uri)) for uri in self._missing)
 
     def cancel(self, error: JobServerError) -> None:
-        """Stop fetching, and fail the waiter with an error; without effect once every file is here."""
+        """Stop fetching, and fail the waiter with an error; does nothing once every file is fetched."""
         with self._lock:
             self._over = self._over or bool(self._missing)
         self._promise.fail(error)
@@ -133,7 +133,7 @@ class FetchedFiles(Mapping[str, Fetched]):
         leases.close()
 
     def _deliver(self, uri: str, fetched: Fetched, lease: ExitStack) -> None:
-        """Take over a file and its lease, unless it is no longer needed."""
+        """Take ownership of a file and its lease, unless the file is no longer needed."""
         with self._lock:
             if self._over:
                 return
@@ -161,7 +161,7 @@ class FetchedFiles(Mapping[str, Fetched]):
 
 
 class FetchService:
-    """Fetches what class paths name, within the limits of ``settings``; sizes in bytes, times in seconds."""
+    """Fetches the files of class paths, within ``settings``; sizes are in bytes, times in seconds."""
 
     def __init__(
         self, fetcher: Fetcher, clock: Clock, settings: FetcherSettings, admission: Admission
@@ -179,12 +179,12 @@ class FetchService:
     def begin(self, uris: Iterable[str], caller: str = "") -> FetchedFiles:
         """Begin to fetch; the caller closes what this returns.
 
-        ``caller`` is whom the limit for one caller is about; without one it is not limited.
+        ``caller`` is subject to the limit per caller; None has no such limit.
 
         Raises:
-            MalformedUrl: A URI is not one, or not an allowed one. Nothing is fetched then.
-            FetchError: Too many fetches wait already.
-            ServerClosed: The server takes no new work.
+            MalformedUrl: A URI is malformed or not allowed. Nothing is fetched.
+            FetchError: Too many fetches are queued.
+            ServerClosed: The server accepts no new work.
         """
         wanted = list(dict.fromkeys(uris))
         for uri in wanted:
@@ -207,7 +207,7 @@ class FetchService:
     def prepare(
         self, uris: Iterable[str], finish: Callable[[FetchedFiles], T], caller: str = ""
     ) -> Preparation[T]:
-        """Begin to fetch what an operation needs; ``finish`` carries it out. Raises as :meth:`begin`.
+        """Begin to fetch the files of an operation, which ``finish`` carries out. Raises as :meth:`begin`.
 
         Both raise ServerClosed when the server accepts no new work.
         """
@@ -221,7 +221,7 @@ class FetchService:
         return Preparation(files, finish_if_open)
 
     def close(self) -> None:
-        """Cancel every fetch, and begin no other; all that wait fail with ServerClosed."""
+        """Cancel every fetch and refuse new ones; waiting callers get ServerClosed."""
         with self._lock:
             self._admission.close()
             affected = [*self._waiting, *self._running]
@@ -236,7 +236,7 @@ class FetchService:
         return _Fetch(uri, parsed, files, caller, now, now, meter, host_meter)
 
     def _start_those_with_room(self, now: float) -> list[_Fetch]:
-        """Move those that may run from the queue; the oldest first."""
+        """Start the queued fetches that may run, oldest first."""
         hosts, callers = self._taken()
         started: list[_Fetch] = []
         for fetch in self._waiting:
@@ -259,7 +259,7 @@ class FetchService:
         )
 
     def _leave(self, files: FetchedFiles) -> None:
-        """Forget the waiting fetches of somebody who left, and cancel the running ones."""
+        """Remove the queued fetches of a caller that left, and cancel the running ones."""
         with self._lock:
             self._waiting = [fetch for fetch in self._waiting if fetch.files is not files]
             running = [fetch for fetch in self._running if fetch.files is files]
@@ -299,7 +299,7 @@ class FetchService:
         self._run(started)
 
     def _forget_meters(self) -> None:
-        """Drop the meters that nothing needs any more, now and then."""
+        """Drop unused meters from time to time."""
         fetches = [*self._running, *self._waiting]
         if len(self._meters) > 100 + 4 * len(fetches):
             needed = {key for fetch in fetches for key in _keys(fetch.parsed)}
@@ -317,7 +317,7 @@ class FetchService:
 
         return progress
 
-    # -- ending what gets nowhere ------------------------------------------------------------------
+    # -- ending stalled fetches --------------------------------------------------------------------
 
     def _inspect_later(self) -> None:
         if not self._inspecting:
@@ -347,7 +347,7 @@ class FetchService:
     def _fault_of_waiting(self, fetch: _Fetch, hosts: Counter[str], now: float) -> str | None:
         limit, others = self._settings.stall_timeout, hosts[fetch.host]
         if others < self._settings.per_host:
-            fetch.since = now  # it waits for something else than its host
+            fetch.since = now  # it does not wait for its host
         elif now - max(fetch.since, fetch.host_meter.at) >= limit:
             return f"{others} other fetches from {fetch.host} brought next to nothing in {limit:g} s"
         return self._too_long(fetch, now)
@@ -366,7 +366,7 @@ def _keys(uri: Uri) -> tuple[str, str]:
 class Preparation(Generic[T]):
     """An operation whose files are being fetched: wait for :attr:`ready`, then :meth:`finish`.
 
-    Leaving its ``with`` block without that cancels it, and nothing was recorded.
+    Leaving its ``with`` block without that cancels it; nothing is recorded.
     """
 
     def __init__(self, files: FetchedFiles, finish: Callable[[], T]) -> None:
@@ -389,7 +389,7 @@ class Preparation(Generic[T]):
         return self._finish()
 
     def close(self) -> None:
-        """Cancel what was not finished, and release the files; idempotent."""
+        """Cancel the unfinished fetches, and release the files. Idempotent."""
         self._files.close()
 
     def __enter__(self) -> Preparation[T]:

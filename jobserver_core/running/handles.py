@@ -17,9 +17,9 @@ __all__ = ["JobHandle"]
 class JobHandle:
     """A submitted job.
 
-    ``job`` is the record as it was when the handle was made. ``started`` is kept when the job
-    runs (its validation passed), or has to wait for a slot, or ended; ``finished`` when it ended, in
-    whatever way. Both give the job's record; they fail with JobPostponed for a job that has not begun
+    ``job`` is the record at the time the handle was created. ``started`` is done when the job
+    runs (its validation passed), has to wait for a slot, or ended; ``finished`` when it ended with any
+    outcome. Both return the job's record; they fail with JobPostponed for a job that has not begun
     when the server closes, since the next server runs it.
     """
 
@@ -54,14 +54,14 @@ class JobHandle:
         return self._value(self.finished.result(timeout))
 
     def add_done_callback(self, call: Callable[[JobHandle], None]) -> None:
-        """Call with this handle once the job ended, on the thread that ended it; at once if it did."""
+        """Call with this handle once the job ends, on the thread that ends it; at once if it has ended."""
         self.finished.add_done_callback(lambda _waiter: call(self))
 
     def __await__(self) -> Generator[object, None, Json]:
         return self._wait().__await__()
 
     async def _wait(self) -> Json:
-        import asyncio  # noqa: PLC0415 - only those who await pay for it
+        import asyncio  # noqa: PLC0415 - only needed to await
 
         job = await self.finished
         return await asyncio.to_thread(self._value, job)

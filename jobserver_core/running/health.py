@@ -1,7 +1,7 @@
-"""Whether the parts of a server work, asked by probes that must get an answer in time.
+"""Check whether the parts of a server work, for probes that need an answer in time.
 
-Checking storage means writing to it, and a disk or a network that hangs blocks whoever writes. Probes come
-every few seconds from several sides and give up after a few more. So each part has a checker: it runs at most
+Checking storage means writing to it, and a disk or network that hangs blocks the writer. Probes come every
+few seconds from several clients and time out after a few more. So each part has a checker: it runs at most
 one check at a time, on a thread of its own, and hands its outcome to every probe that comes within
 :data:`FRESH` seconds. A probe waits at most :data:`TIMEOUT` seconds; while a check is overdue, further probes
 learn that at once. So a part that hangs costs one thread, however long it hangs.
@@ -21,7 +21,7 @@ __all__ = ["FRESH", "TIMEOUT", "Health"]
 _log = logging.getLogger(__name__)
 
 FRESH = 2.0
-"""Seconds for which the outcome of a check is good enough for further probes."""
+"""Seconds for which the outcome of a check is valid for further probes."""
 TIMEOUT = 3.0
 """Seconds that a check may take before its part counts as not working."""
 
@@ -40,7 +40,7 @@ class Health:
         self._checkers = {name: _Checker(name, check, fresh) for name, check in checks.items()}
 
     def check(self, parts: Iterable[str] | None = None) -> dict[str, str | None]:
-        """Return for each of the parts (None: all of them) what is wrong with it, None for nothing."""
+        """Return the problem of each part, or None if it works; ``None`` checks all parts."""
         checkers = {name: self._checkers[name] for name in (self._checkers if parts is None else parts)}
         for checker in checkers.values():
             checker.begin()
@@ -70,7 +70,7 @@ class _Checker:
         threading.Thread(target=self._run, name=f"jobserver-check {self._name}", daemon=True).start()
 
     def outcome(self, deadline: float, timeout: float) -> str | None:
-        """Return what is wrong, waiting until the deadline for a check that is not overdue."""
+        """Return the problem, waiting until the deadline for a check that is not overdue."""
         with self._changed:
             if self._began is not None:
                 deadline = min(deadline, self._began + timeout)

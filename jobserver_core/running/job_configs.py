@@ -15,7 +15,7 @@ __all__ = ["JobConfigs"]
 
 
 class JobConfigs:
-    """Parses what users send, within the limits, and adds ``defaults`` to what a job gets."""
+    """Parses configurations of users, within the limits, and adds ``defaults`` for the job."""
 
     def __init__(self, limits: InputLimits, defaults: JsonMapping) -> None:
         self._limits = limits
@@ -23,13 +23,13 @@ class JobConfigs:
 
     def parse(self, text: str | bytes) -> JsonObject:
         """Parse HOCON or JSON from a user. Raises InvalidConfig."""
-        from jobserver_core.config import hocon  # noqa: PLC0415 - only servers that are sent HOCON need it
+        from jobserver_core.config import hocon  # noqa: PLC0415 - only servers that receive HOCON need it
 
         limits = self._limits
         return hocon.parse_untrusted(text, max_bytes=limits.config_size, max_depth=limits.config_depth)
 
     def to_json(self, config: str | JsonMapping) -> str:
-        """Return a configuration as JSON, which is what is recorded. Raises InvalidConfig."""
+        """Return a configuration as the JSON to record. Raises InvalidConfig."""
         tree = self.parse(config) if isinstance(config, str) else config
         try:
             return dumps(tree)
@@ -37,5 +37,5 @@ class JobConfigs:
             raise InvalidConfig(message=f"a job's configuration holds JSON values only: {error}") from error
 
     def with_defaults(self, config: str) -> str:
-        """Lay a recorded configuration over the defaults, which is what the job gets."""
+        """Merge a recorded configuration over the defaults; the job gets the result."""
         return dumps(overlaid(self._defaults, loads(config))) if self._defaults else config

@@ -1,4 +1,4 @@
-"""The jobs of a living context: as many run at once as there are slots, the others wait in order."""
+"""The jobs of a living context: one runs in each slot, the others wait in order."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class JobQueue:
         return frozenset(digest for digest in digests if digest is not None)
 
     def check_room(self) -> None:
-        """Raise NoSlots when as many jobs run and wait as the limits allow."""
+        """Raise NoSlots when the limits of running and waiting jobs are reached."""
         limits, taken = self._limits, len(self._running) + len(self._waiting)
         if taken >= limits.max_jobs_per_context + limits.max_queued_jobs:
             raise NoSlots(context=self._context.current.name, running=len(self._running))
@@ -93,7 +93,7 @@ class JobQueue:
         self.dispatch()
 
     def hold(self) -> None:
-        """Dispatch no job any more."""
+        """Stop dispatching jobs."""
         self._holding = True
 
     def remove(self, live: LiveJob) -> bool:
@@ -105,7 +105,7 @@ class JobQueue:
         return True
 
     def dispatch(self) -> None:
-        """Give free slots to waiting jobs; those whose dispatch cannot be stored go on waiting."""
+        """Give free slots to waiting jobs; a job whose dispatch cannot be stored keeps waiting."""
         context = self._context
         if not self._dispatches:
             return
@@ -153,10 +153,10 @@ class JobQueue:
             outbox.put(self._stop_context)
 
     def end_all(self, error: ErrorInfo | None) -> None:
-        """End every job that is left because the context ended. Raises StorageError; then repeat it.
+        """End all remaining jobs because the context ended. Raises StorageError; then call it again.
 
-        Waiting jobs of a held queue are postponed instead: they stay as they are, for the next server to run;
-        but not when somebody asked for the end of the context.
+        Waiting jobs of a held queue are postponed instead: they keep their state, and the next server runs
+        them, unless the end of the context was requested.
         """
         held = self._holding and not self._context.current.stop_requested
         postponed = list(self._waiting) if held else []
@@ -168,7 +168,7 @@ class JobQueue:
             self._context.outbox.put(live.postpone)
 
     def outcome_without_context(self, live: LiveJob, error: ErrorInfo | None) -> FinalOutcome:
-        """Return how a job ends because its context did."""
+        """Return the outcome of a job whose context ended."""
         context = self._context.current
         lost = FinalOutcome.without_context(live.job, error.message if error else "")
         if (
@@ -182,7 +182,7 @@ class JobQueue:
         return lost
 
     def notify_started(self, live: LiveJob) -> None:
-        """Notify those who wait until the job has begun or is known to wait."""
+        """Notify the waiters for the start of the job that it has begun or is queued."""
         job = live.job
         self._context.outbox.put(lambda: live.started.keep(job))
 
@@ -192,7 +192,7 @@ class JobQueue:
 
     @property
     def _dispatches(self) -> bool:
-        """Whether the context takes jobs now."""
+        """Whether the context accepts jobs now."""
         context = self._context
         running = context.current.state is ContextState.RUNNING
         return running and not context.end_reported and not self._holding

@@ -1,4 +1,4 @@
-"""The jobs that live in this process, and what users ask about any job."""
+"""The living jobs of this process, and queries about any job."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class JobService:
     ) -> None:
         """Let a context accept a job, with ``accept``.
 
-        ``spec`` is that of a context that was created for the job: it is started then, or ended when this
-        raises. What goes wrong with its start is not raised here: it ends the job, whose error it is.
+        ``spec`` belongs to a context that was created for the job: that context is started, or ended if this
+        raises. An error of its start is not raised here: it ends the job and becomes the job's error.
         """
         with self._lock:
             self._live[live.job.id] = (live, context)
@@ -95,7 +95,7 @@ class JobService:
 
     @property
     def begun(self) -> int:
-        """How many jobs the launcher was given that have not ended."""
+        """The number of jobs given to the launcher that have not ended."""
         with self._lock:
             return sum(not live.job.state.final and not live.job.waiting for live, _ in self._live.values())
 
@@ -140,7 +140,7 @@ class JobService:
             found = self._live.get(job_id)
         if found is not None:
             return self.handle_of(found[0])
-        # It is forgotten here only after its end was stored, so what is stored now is the end.
+        # It leaves this registry only after its end was stored, so the stored record is final.
         job = self.get(job_id)
         over = Promise.kept(job)
         return JobHandle(job, started=over, finished=over, open_result=self.open_result)
@@ -153,7 +153,7 @@ class JobService:
         return text
 
     def open_result(self, job_id: str) -> ResultReader | None:
-        """Open the result of a finished job; None when it has none. Raises JobNotFound."""
+        """Open the result of a finished job, or return None if it has none. Raises JobNotFound."""
         result = self._metadata.job_result(job_id)
         if result is None:
             self.get(job_id)

@@ -1,8 +1,8 @@
-"""A context that is not final: what users ask of it, and what its launcher reports about it.
+"""A context that is not final: requests of users, and reports of its launcher.
 
 :mod:`~jobserver_core.running.context_record` has the record with its lock and its outbox, and the theory of
-their order; :mod:`~jobserver_core.running.job_queue` has the jobs, and
-:mod:`~jobserver_core.running.context_launch` the way to the launcher.
+their order. :mod:`~jobserver_core.running.job_queue` has the jobs, and
+:mod:`~jobserver_core.running.context_launch` launches the context.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ _END_EVENTS = {
 class LiveContext(ContextListener):
     """One context with its jobs, from its record to its final state.
 
-    What the launcher reports is stored through the retry queue of the record. What users ask for is stored at
-    once, or fails. ``caller`` takes turns with others in ``starts``. ``retire`` is called once the context is
+    Reports of the launcher are stored through the retry queue of the record. Requests of users are stored at
+    once, or fail. ``caller`` takes turns with others in ``starts``. ``retire`` is called once the context is
     final.
     """
 
@@ -105,12 +105,12 @@ class LiveContext(ContextListener):
 
     @property
     def ready(self) -> Promise[Context]:
-        """Kept once jobs can run; fails with ContextFailed when the context ends before."""
+        """Done once jobs can run; fails with ContextFailed when the context ends before."""
         return self._context.ready
 
     @property
     def ended(self) -> Promise[Context]:
-        """Kept once the context is final."""
+        """Done once the context is final."""
         return self._context.ended
 
     @property
@@ -119,7 +119,7 @@ class LiveContext(ContextListener):
         with self._context.lock:
             return self._code_digests | self._jobs.result_digests
 
-    # -- what the services ask for -----------------------------------------------------------------
+    # -- requests of the services ------------------------------------------------------------------
 
     def add(self) -> None:
         """Store the new context and publish it, before any change. Raises ContextExists, StorageError."""
@@ -129,16 +129,16 @@ class LiveContext(ContextListener):
             self._context.outbox.put(lambda: self._records.publish_context(context))
 
     def begin(self, spec: ContextSpec) -> None:
-        """Start the context as soon as it is its turn; what goes wrong at once ends it, and is raised."""
+        """Start the context as soon as it is its turn; an immediate error ends it and is raised."""
         self._launch.begin(spec)
 
     def keep(self, codes: Iterable[JobCode], files: ExitStack) -> None:
-        """Hold the files of the context's own class path until it has ended."""
+        """Keep the files of the context's own class path until it has ended."""
         self._code_digests = frozenset(code.digest for code in codes)
         self._files = files
 
     def abandon(self) -> None:
-        """End a context that was recorded and will not be begun."""
+        """End a context that was recorded and will not be started."""
         self.context_ended(ContextEnd.KILLED)
 
     def accept(self, live: LiveJob, config: str) -> None:
@@ -147,7 +147,7 @@ class LiveContext(ContextListener):
         Raises:
             ContextNotFound: The context has ended.
             ContextStopping: The context is stopping.
-            NoSlots: As many jobs run and wait as the limits allow.
+            NoSlots: The limits of running and waiting jobs are reached.
             DuplicateId: A job with the same idempotency key is recorded.
             StorageError: The job could not be recorded.
         """
@@ -163,15 +163,15 @@ class LiveContext(ContextListener):
             self._jobs.add(live)
 
     def store_begun(self) -> None:
-        """Store which jobs are RUNNING, where that is known but not stored yet. Raises StorageError."""
+        """Store the RUNNING state of jobs for which it is not stored yet. Raises StorageError."""
         with self._context.changing():
             self._jobs.store_begun()
 
     def hold_jobs(self) -> None:
-        """Begin no job any more, since the server is going to end. Jobs that wait outlive it.
+        """Stop starting jobs, because the server is about to end. Waiting jobs outlive it.
 
-        When the context ends they stay as they are, for the next server to run; but not when somebody asked
-        for the end of the context, or of the job.
+        When the context ends they keep their state, and the next server runs them, unless the end of the
+        context or of the job was requested.
         """
         with self._context.changing():
             self._jobs.hold()
@@ -220,15 +220,15 @@ class LiveContext(ContextListener):
                 self._launch.call(lambda handle: handle.kill(), unlaunched=ContextEnd.KILLED)
         return self.ended.waiter
 
-    # -- what the launcher reports -----------------------------------------------------------------
+    # -- reports of the launcher -------------------------------------------------------------------
 
     def context_ready(self, *, application_id: str | None, url: str | None) -> None:
-        """Record that the context runs, and give it the jobs that wait."""
+        """Record that the context runs, and dispatch the waiting jobs."""
         self._context.ready_reported = True
         self._context.changes.put(lambda: self._store_ready(application_id, url))
 
     def context_ended(self, end: ContextEnd, error: ErrorInfo | None = None) -> None:
-        """End the jobs that are left, then the context."""
+        """End the remaining jobs, then the context."""
         self._context.end_reported = True
         self._context.changes.put(lambda: self._store_end(end, error))
 
@@ -237,7 +237,7 @@ class LiveContext(ContextListener):
         self._context.changes.put(lambda: self._store_running(job_id))
 
     def job_progress(self, job_id: str, progress: JobProgress) -> None:
-        """Record how far the job is, unless the store fails: the next report says more than this one."""
+        """Record the job's progress, unless the store fails: the next report supersedes this one."""
         live = self._jobs.running(job_id)
         if live is None or self._context.changes.failing:
             return
@@ -252,7 +252,7 @@ class LiveContext(ContextListener):
                 self._context.outbox.put(lambda: self._records.publish_progress(job))
 
     def open_result(self, job_id: str, *, stream: bool) -> ResultSink:
-        """Return the sink for the result of a running job."""
+        """Return the sink for a running job's result."""
         live = self._jobs.running(job_id)
         if live is None:
             raise KeyError(job_id)
@@ -288,7 +288,7 @@ class LiveContext(ContextListener):
 
     def _store_outcome(self, live: LiveJob, reported: JobOutcome) -> None:
         with live.storing_result():  # before the lock: see the theory of the record
-            # A launcher may end jobs because their context ends; nobody asked for that kill.
+            # A launcher may end jobs because their context ends; no user requested that kill.
             context_ends = reported.killed and not live.job.kill_requested
             outcome = (
                 self._jobs.outcome_without_context(live, None)
@@ -304,13 +304,13 @@ class LiveContext(ContextListener):
         with self._context.changing():
             if self.record.state.final:
                 return
-            # A context that was not ready in time was killed for that; it failed, whatever its launcher says.
+            # A context that was not ready in time was killed for it: it failed, whatever its launcher reports.
             failure = self._launch.failure
             self._jobs.end_all(failure or error)
             self._context.end(ContextEvent.FAIL if failure else _END_EVENTS[end], failure or error)
             self._context.outbox.put(self._release)
 
-    # -- what follows from a change ----------------------------------------------------------------
+    # -- effects of a change -----------------------------------------------------------------------
 
     def _submit(self, spec: JobSpec) -> None:
         self._launch.call(lambda handle: handle.submit(spec))
@@ -331,7 +331,7 @@ class LiveContext(ContextListener):
         live.finished.waiter.add_done_callback(lambda _waiter: timer.cancel())
 
     def _release(self) -> None:
-        """Let go of everything once the context is final."""
+        """Release everything once the context is final."""
         self._files.close()
         self._retire(self)
         self._context.notify_ended()

@@ -1,4 +1,4 @@
-"""A job that is not final, with all that belongs to it in this process."""
+"""A job that is not final, with its state in this process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RESULT_TIMEOUT = 300.0
 
 
 class LiveJob:
-    """The record of a job, the promises to those who wait for it, and the files that it leases.
+    """The record of a job, the promises to its waiters, and the files that it leases.
 
     ``files`` keeps the job's class path on this machine. Only the job's
     :class:`~jobserver_core.running.live_context.LiveContext` changes it, under that context's lock.
@@ -60,7 +60,7 @@ class LiveJob:
         self._stored = self.job.state
 
     def run(self, running_at: datetime) -> None:
-        """Let the job be RUNNING, which :meth:`store` stores, or else the next write about it."""
+        """Mark the job as RUNNING; :meth:`store` or the next write of the job stores it."""
         state = JOBS.next(self.job.state, JobEvent.RUN)
         self.job = attrs.evolve(self.job, state=state, running_at=running_at)
 
@@ -78,7 +78,7 @@ class LiveJob:
         return delivery
 
     def release(self) -> None:
-        """Notify those who wait that the job is final, and release its files."""
+        """Notify the waiters that the job is final, and release its files."""
         if self._writer is not None:
             self._writer.discard()
         self._files.close()
@@ -86,7 +86,7 @@ class LiveJob:
         self.finished.keep(self.job)
 
     def postpone(self) -> None:
-        """Notify those who wait that the job has not begun and will run under the next server."""
+        """Notify the waiters that the job has not begun and will run under the next server."""
         self._files.close()
         for promise in (self.started, self.finished):
             promise.fail(JobPostponed(job_id=self.job.id))
@@ -98,7 +98,7 @@ class LiveJob:
 
     @property
     def result_digest(self) -> str | None:
-        """The blob of a result that is stored already, though the job's record may not refer to it yet."""
+        """The blob of a stored result, even if the job's record does not refer to it yet."""
         return self._writer.digest if self._writer is not None else None
 
     def storing_result(self) -> AbstractContextManager[None]:
@@ -108,8 +108,7 @@ class LiveJob:
     def final_outcome(self, reported: JobOutcome) -> FinalOutcome:
         """Turn the outcome that a launcher reported into the final one; a success stores the result's bytes.
 
-        Called inside :meth:`storing_result`. Raises StorageError when another attempt, which is to call this
-        again, may succeed.
+        Call it inside :meth:`storing_result`. Raises StorageError if calling it again may succeed.
         """
         if reported.killed:
             return FinalOutcome.killed(self.job.id)

@@ -18,10 +18,10 @@ _log = logging.getLogger(__name__)
 
 
 class Outbox:
-    """Runs calls one at a time, in order, on whichever thread comes by with :meth:`drain`.
+    """Runs calls one at a time, in order, on a thread that calls :meth:`drain`.
 
     A thread that finds another one draining leaves its calls to that one, so draining never blocks.
-    With a ``syncer``, calls may have to wait for the disk: they and those behind them run on its thread.
+    With a ``syncer``, calls may have to wait for the disk: these and later calls run on its thread.
     """
 
     def __init__(self, syncer: Syncer | None = None) -> None:
@@ -33,29 +33,29 @@ class Outbox:
         return len(self._calls)
 
     def put(self, call: Callable[[], object], *, after_sync: bool = False) -> None:
-        """Add a call; it runs at the next :meth:`drain`, or once the disk has what was written before."""
+        """Add a call; it runs at the next :meth:`drain`, or once earlier writes are on the disk."""
         self._calls.append((call, after_sync))
 
     def drain(self) -> None:
-        """Run what is there, unless somebody else does; what a call raises is logged."""
-        # The check after the release sees what others left while they could not get in.
+        """Run the pending calls, unless another thread is doing so; log what they raise."""
+        # The check after the release finds calls that other threads added while this one held the gate.
         while self._calls and self._gate.acquire(blocking=False):
             self._run(0)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let nothing run inside the block; what came meanwhile runs at its end."""
+        """Run no calls inside the block; calls that were added in it run at its end."""
         with self._gate:
             yield
         self.drain()
 
     def resume(self, synced: int) -> None:
-        """Go on after a sync that the first ``synced`` calls waited for. For the syncer only."""
+        """Continue after a sync that the first ``synced`` calls waited for. For the syncer only."""
         self._run(synced)
         self.drain()
 
     def _run(self, synced: int) -> None:
-        """Run what may run, and release the gate; where a call has to wait, the syncer keeps it."""
+        """Run the calls that may run, then release the gate, or leave it to the syncer if one has to wait."""
         handed_over = False
         try:
             while self._calls:

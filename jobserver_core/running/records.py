@@ -1,8 +1,8 @@
 """Every write to the records of contexts and jobs, and the events that follow from it.
 
 A living context and its jobs, the recovery after a crash and the withdrawal of a failed request all change
-records. The rules of such a change are here once: the lifecycle table, compare-and-set, what an end consists
-of, which ends send a callback, and what to do when another writer was faster. Storing and publishing are
+records. This module has the rules of such a change: the lifecycle table, compare-and-set, the parts of an
+end, which ends send a callback, and what to do when another writer was faster. Storing and publishing are
 separate calls, because a living context publishes only after it has released its lock.
 """
 
@@ -36,7 +36,7 @@ _REFUSED = ErrorInfo(message="the request was refused: storage failed while it w
 
 @attrs.frozen(kw_only=True)
 class FinalOutcome:
-    """How a job ends, ready to be stored: the event of its lifecycle, and what is recorded with it."""
+    """The outcome of a job, ready to be stored: the event of its lifecycle, and the data recorded with it."""
 
     event: JobEvent
     error: ErrorInfo | None = None
@@ -81,7 +81,7 @@ class Records:
         server_id: str,
     ) -> None:
         self.syncer = syncer
-        """Brings what was stored to the disk: until then, nobody may be told of a job's record or end."""
+        """Syncs the records to the disk; a job's record or end must not be announced before that."""
         self._metadata = metadata
         self._clock = clock
         self._ids = ids
@@ -106,7 +106,7 @@ class Records:
         )
 
     def add_context(self, context: Context) -> None:
-        """Store a new context; one that may be stored although this fails is withdrawn later.
+        """Store a new context. If this fails but may have stored it, it is withdrawn later.
 
         Raises:
             ContextExists: A context of this name is not final.
@@ -122,13 +122,13 @@ class Records:
     def advance_context(self, context: Context, event: ContextEvent | None, **changes: Any) -> Context:
         """Store a context with an event's next state (None: the same state) and other changes.
 
-        Returns what is stored. A write that succeeded although the store reported a failure is recognised
-        when it is repeated.
+        Returns the stored record. If a write succeeded although the store reported a failure, repeating it
+        recognises that.
 
         Raises:
             IllegalTransition: The state does not accept the event.
             StaleState: Another writer changed the state.
-            StorageError: The store failed; nothing was changed.
+            StorageError: The store failed and changed nothing.
         """
         state = CONTEXTS.next(context.state, event) if event else context.state
         changed = attrs.evolve(context, state=state, **changes)
@@ -154,7 +154,7 @@ class Records:
     # -- jobs --------------------------------------------------------------------------------------
 
     def new_id(self) -> str:
-        """Return an id that nothing else has."""
+        """Return a unique id."""
         return self._ids.new()
 
     def new_job(
@@ -179,9 +179,9 @@ class Records:
         )
 
     def add_job(self, job: Job, config: str) -> None:
-        """Store a new job; one that may be stored although this fails is withdrawn later.
+        """Store a new job. If this fails but may have stored it, it is withdrawn later.
 
-        Before the submitter is told, the syncer has to sync.
+        The syncer has to sync before the submitter is notified.
 
         Raises:
             DuplicateId: A job with the same idempotency key is stored.
@@ -221,11 +221,10 @@ class Records:
     ) -> tuple[Job, Delivery | None]:
         """Store the end of a job and the first delivery of its callback, in one transaction.
 
-        ``expected`` is the state that is stored, where it is not the job's. ``cancelled`` says that somebody
-        asked for this end, so only a result is called back. Where an end is
-        stored already, by another writer or by an earlier attempt that seemed to fail, it is adopted. Returns
-        the job and the delivery that are stored. Before anybody is told, the syncer has to sync. Raises
-        StorageError.
+        ``expected`` is the stored state, if it is not the job's. ``cancelled`` says that a user requested
+        this end, so a callback is sent only for a result. If an end is stored already, by another writer or
+        by an earlier attempt that seemed to fail, it is adopted. Returns the stored job and delivery. The
+        syncer has to sync before anyone is notified. Raises StorageError.
         """
         ended = attrs.evolve(self._ended(job, outcome), **changes)
         silent = cancelled and ended.state is not JobState.FINISHED
@@ -244,7 +243,7 @@ class Records:
 
     def _ended(self, job: Job, outcome: FinalOutcome) -> Job:
         now = self._clock.now()
-        ran_at = now if outcome.event is JobEvent.FINISH else None  # where the launcher reported only the end
+        ran_at = now if outcome.event is JobEvent.FINISH else None  # if the launcher reported only the end
         return attrs.evolve(
             job,
             state=JOBS.next(job.state, outcome.event),
@@ -257,7 +256,7 @@ class Records:
         )
 
     def record_progress(self, job_id: str, progress: JobProgress) -> None:
-        """Store how far a job is. Raises StorageError."""
+        """Store a job's progress. Raises StorageError."""
         self._metadata.record_progress(job_id, progress)
 
     # -- events ------------------------------------------------------------------------------------
@@ -275,7 +274,7 @@ class Records:
             self._callbacks.recorded(delivery)
 
     def publish_progress(self, job: Job) -> None:
-        """Publish how far a job is."""
+        """Publish a job's progress."""
         if self._bus.has_subscribers:
             self._bus.publish(JobProgressed(at=self._clock.now(), job=job))
 
@@ -287,7 +286,7 @@ class Records:
             self.end_context(context, ContextEvent.FAIL, _REFUSED)
 
     def _withdraw_job(self, job_id: str) -> None:
-        """End a job that was recorded by mistake; repeating its request is a new attempt."""
+        """End a job of a failed request; repeating the request is a new attempt."""
         job = self._metadata.job(job_id)
         if job is not None and not job.state.final:
             outcome = FinalOutcome.failed(FailureKind.CONTEXT_LOST, _REFUSED)

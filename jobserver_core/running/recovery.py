@@ -1,4 +1,4 @@
-"""Reconciling the records with the truth after a server ended without closing."""
+"""Reconcile the records with reality after a server ended without closing."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ __all__ = ["Recovery"]
 _log = logging.getLogger(__name__)
 
 PAGE = 200
-"""How many jobs are read at a time."""
+"""The number of jobs to read at a time."""
 _SERVER_ENDED = ErrorInfo(message="the job server ended, and its contexts with it")
 
 
 class Recovery:
-    """Ends the contexts and jobs of an earlier server, none of which can be alive any more.
+    """Ends the contexts and jobs of an earlier server, none of which can still be alive.
 
-    Contexts end ERROR, and so do the jobs that had begun in one; their callbacks are sent. A job that was
-    accepted and had not begun loses nothing: it runs in a new context like the one that it waited for.
+    Contexts end in ERROR, and so do the jobs that had begun in one; their callbacks are sent. A job that was
+    accepted but had not begun is kept: it runs in a new context like the one that it waited for.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Recovery:
         self._class_paths = class_paths
 
     def end_lost(self) -> list[Job]:
-        """End everything that is not final and cannot go on; return the jobs to run again."""
+        """End everything that is not final and cannot continue; return the jobs to run again."""
         metadata = self._metadata
         contexts = {c.id: c for c in metadata.contexts(ContextQuery(states=CONTEXTS.live_states))}
         again = []

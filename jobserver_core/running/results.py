@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["ResultReader", "ResultStore", "ResultWriter"]
 
 CHUNK = 256 * 1024
-"""How many bytes of a result are read at a time."""
+"""The number of bytes of a result to read at a time."""
 BUFFER = 1024 * 1024
-"""How many bytes of a result are kept in memory until it is known to be larger."""
+"""The number of bytes up to which a result is kept in memory."""
 
 
 class ResultReader:
@@ -54,7 +54,7 @@ class ResultReader:
         return data if self.kind is ResultKind.STREAM else loads(data.decode())
 
     def close(self) -> None:
-        """Close the file; idempotent."""
+        """Close the file. Idempotent."""
         self._file.close()
 
     def __enter__(self) -> ResultReader:
@@ -68,7 +68,7 @@ class ResultWriter(ResultSink):
     """Keeps a small result in memory, and streams a larger one to the blob store.
 
     If storing a result from memory fails, :meth:`finish` may be repeated. A streamed result cannot be
-    stored again, since its bytes are gone once they are written.
+    stored again, because its bytes are no longer in memory once they are written.
     """
 
     def __init__(self, blobs: BlobStore, *, stream: bool, inline_limit: int, max_size: int) -> None:
@@ -107,7 +107,7 @@ class ResultWriter(ResultSink):
             self._writer.write(data)
 
     def finish(self) -> JobResult:
-        """Store what was written, and return where it is; once it is stored, always the same.
+        """Store the written bytes, and return their location. Idempotent once they are stored.
 
         Raises StorageError.
         """
@@ -117,7 +117,7 @@ class ResultWriter(ResultSink):
         return self._result
 
     def discard(self) -> None:
-        """Drop what was written; idempotent."""
+        """Discard the written bytes. Idempotent."""
         self._buffer.clear()
         if self._writer is not None:
             self._writer.discard()
@@ -135,7 +135,7 @@ class ResultWriter(ResultSink):
 
 
 class ResultStore:
-    """Where results are stored: small ones beside the job's record, large ones in the blob store."""
+    """Stores small results with the job's record, and large ones in the blob store."""
 
     def __init__(self, blobs: BlobStore, sweep_lock: SweepLock, limits: JobLimits) -> None:
         self._blobs = blobs

@@ -1,9 +1,9 @@
-"""Removing what has been kept long enough, and what nothing refers to any more.
+"""Remove records, logs and files whose retention is over, and unreferenced blobs.
 
-Ended jobs go when they are older than their retention, then the contexts that no job is left of, then the
-logs of both; old versions of binaries and data files go by rules of their own; last the blobs that no record
-refers to. Everything happens in small steps with a pause between them, so that a sweep of a million records
-holds up nobody: a step is one short transaction, or a few files.
+A sweep removes ended jobs that are older than their retention, then contexts without jobs, then the logs of
+both. Old versions of binaries and data files have rules of their own. Blobs that no record refers to come
+last. A sweep works in small steps with a pause between them, so that sweeping a million records does not
+block other work: a step is one short transaction, or a few files.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _log = logging.getLogger(__name__)
 INTERVAL = 3600.0
 """Seconds between two sweeps."""
 GRACE = timedelta(minutes=10)
-"""How old a blob that nothing refers to must be before it is removed."""
+"""The minimum age at which an unreferenced blob is removed."""
 BATCH = 100
-"""How many records are removed in one transaction."""
+"""The number of records to remove in one transaction."""
 _LISTED = 500
-"""How many blobs are looked up in one transaction that only reads."""
+"""The number of blobs to look up in one read transaction."""
 _DELETED = 10
-"""How many blobs are removed while no upload or submit may record a reference to one."""
+"""The number of blobs to remove while uploads and submits cannot record references."""
 _PAUSE = 0.02
-"""Seconds between two steps, which leave others their turn at the database."""
+"""Seconds between two steps, so that others can use the database."""
 _LOCK_TIMEOUT = 0.2
-"""Seconds for which uploads and submits are held up so that those under way come to an end."""
+"""Seconds for which new uploads and submits wait while those in progress finish."""
 
 T = TypeVar("T")
 
@@ -54,11 +54,11 @@ class Pace:
         self._closed = closed
 
     def pause(self) -> bool:
-        """Wait before the next step; return whether there may be one."""
+        """Wait before the next step; return False if the sweeper is closed."""
         return not self._closed.wait(_PAUSE)
 
     def repeat(self, step: Callable[[], Sized]) -> None:
-        """Take steps until one removes less than it might."""
+        """Take steps until one removes fewer than its limit."""
         while not self._closed.is_set() and len(step()) >= BATCH:
             self.pause()
 
@@ -76,7 +76,7 @@ Sweep = Callable[[Pace], None]
 
 
 class Sweeper:
-    """Sweeps at start and then every hour, on a thread that lives no longer than the sweep."""
+    """Sweeps at start and then every hour, on a thread that ends with the sweep."""
 
     def __init__(self, clock: SteadyClock, sweeps: Sequence[Sweep]) -> None:
         self._clock = clock
@@ -97,7 +97,7 @@ class Sweeper:
                 self._thread.start()
 
     def close(self) -> None:
-        """Let the sweep that is under way end early, and start no other."""
+        """End a running sweep early, and start no other."""
         self._closed.set()
         with self._lock:
             thread = self._thread
@@ -107,7 +107,7 @@ class Sweeper:
             thread.join()
 
     def sweep(self) -> None:
-        """Remove everything that may go; what fails is logged, and tried again by the next sweep."""
+        """Remove everything whose retention is over; log failures, which the next sweep tries again."""
         for sweep in self._sweeps:
             try:
                 sweep(Pace(self._closed))
@@ -135,7 +135,7 @@ class RecordSweep:
 
     @property
     def sweeps(self) -> tuple[Sweep, ...]:
-        """What to do in one sweep; a part that fails does not keep the next ones from running."""
+        """The parts of one sweep; if one fails, the others still run."""
         return self._sweep_jobs_and_contexts, self._sweep_binaries, self._sweep_data_files
 
     def _sweep_jobs_and_contexts(self, pace: Pace) -> None:
@@ -177,7 +177,7 @@ class RecordSweep:
     def _sweep_logs(
         self, pace: Pace, directory: Path, retention: float, known: Callable[[str], bool]
     ) -> None:
-        """Remove the logs that were not written to for so long and whose record is gone."""
+        """Remove logs that were not written to for this long and have no record."""
         oldest = self._clock.wall().timestamp() - retention
         for path in pace.over(directory.iterdir()):
             try:
@@ -188,7 +188,7 @@ class RecordSweep:
 
 
 class BlobSweep:
-    """Removes the blobs that no record refers to, but for those that ``pinned`` lists."""
+    """Removes the blobs that no record refers to, except those that ``pinned`` lists."""
 
     def __init__(
         self,
@@ -220,10 +220,10 @@ class BlobSweep:
                 self._delete_unused(some)
 
     def _delete_unused(self, digests: list[str]) -> None:
-        """Remove those of the blobs that are still not referred to, if uploads and submits leave a gap."""
+        """Remove those of the blobs that are still unreferenced, if the sweep gets the lock in time."""
         with self._sweep_lock.exclusive(_LOCK_TIMEOUT) as acquired:
             if not acquired:
-                return  # somebody downloads a blob, perhaps; the next sweep finds these again
+                return  # perhaps a blob is being downloaded; the next sweep finds these again
             pinned = self._pinned()
             for digest in self._metadata.unreferenced(digests):
                 if digest not in pinned:

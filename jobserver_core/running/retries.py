@@ -1,18 +1,18 @@
-"""Changes that must reach the metadata store, however long it is out of order.
+"""Changes that must reach the metadata store, however long it is unavailable.
 
 The problem: a launcher reports what has already happened (a job runs, a job ended, a context is gone). When
 the store cannot take such a change, because the database is locked, its disk is full or its server restarts,
-the change can be neither refused nor forgotten, and the launcher must not be punished for it.
+the change can be neither refused nor forgotten, and the launcher must not see an error.
 
 The idea: each context has one queue of changes. A change is a call that writes to the store, and raises
 StorageError when the store did not take it. Normally it runs at once, on the thread that brings it. After a
 StorageError it stays at the head of the queue and is called again, after a pause that doubles up to
-:data:`LONGEST_PAUSE`; later changes line up behind it without touching the store.
+:data:`LONGEST_PAUSE`; later changes queue behind it without touching the store.
 
 The invariants: changes of one context reach the store in the order in which they happened. A change is called
-again as a whole, so it must look at the present state first and must not repeat what an earlier call stored.
-Whatever follows from a change (waiters, events, callbacks, calls to the launcher) is decided by the change
-itself, after its write, so it never precedes the record. Memory is bounded because a job keeps its slot until
+again as a whole, so it must read the current state first and must not repeat what an earlier call stored.
+The change itself decides on its effects (waiters, events, callbacks, calls to the launcher), after its
+write, so they never precede the record. Memory is bounded because a job keeps its slot until
 its end is stored: a queue holds at most a few changes for each slot, and progress is dropped, never queued.
 
 Deliberately not handled: a server that ends while changes wait. It forgets them, and the next start
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 FIRST_PAUSE = 0.1
 """Seconds between a change that failed and its first repetition."""
 LONGEST_PAUSE = 5.0
-"""The most seconds between two attempts."""
+"""The maximum number of seconds between two attempts."""
 
 
 class RetryQueue:
@@ -57,11 +57,11 @@ class RetryQueue:
 
     @property
     def failing(self) -> bool:
-        """Whether the last attempt failed, so that a change waits for its next one."""
+        """Whether the last attempt failed, so that a change waits for another attempt."""
         return self._failing
 
     def put(self, change: Callable[[], None]) -> None:
-        """Call a change now, or after those that wait; what it raises, other than StorageError, is raised."""
+        """Call a change now, or after those that wait. Errors other than StorageError propagate."""
         with self._lock:
             self._changes.append(change)
             if self._busy:
@@ -70,7 +70,7 @@ class RetryQueue:
         self._run()
 
     def put_later(self, change: Callable[[], None]) -> None:
-        """Call a change after a pause, on another thread, after those that wait then."""
+        """Call a change after a pause, on another thread, behind those that then wait."""
         self._clock.call_later(FIRST_PAUSE, lambda: self._apart(lambda: self.put(change)))
 
     def _run(self) -> None:
@@ -81,7 +81,7 @@ class RetryQueue:
             except StorageError as error:
                 self._postpone(error)
                 break
-            except Exception as error:  # noqa: BLE001 - raised below, once the others had their turn
+            except Exception as error:  # noqa: BLE001 - raised below, after the other changes
                 unexpected = error
             self._done()
         if unexpected is not None:
@@ -108,12 +108,12 @@ class RetryQueue:
         self._clock.call_later(pause, lambda: self._apart(self._run))
 
     def _apart(self, call: Callable[[], None]) -> None:
-        """Call on a thread of its own: a store that hangs must not hold up the clock's other timers."""
+        """Call on a separate thread: a store that hangs must not block the clock's other timers."""
         name = f"jobserver-retry {self._name}"
         threading.Thread(target=self._logged, args=(call,), name=name, daemon=True).start()
 
     def _logged(self, call: Callable[[], None]) -> None:
         try:
             call()
-        except Exception:  # noqa: BLE001 - nobody called who could be told
+        except Exception:  # noqa: BLE001 - no caller can handle it
             _log.exception("%s: a change failed", self._name)

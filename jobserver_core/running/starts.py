@@ -1,7 +1,7 @@
 """The queue of context starts: a few contexts start at once, the others wait, and callers take turns.
 
-A start is the most expensive thing that a server does: a JVM, some seconds of every core, hundreds of
-megabytes. Twenty at once on two cores do not take ten times as long as two, they all run into their time
+A start is the most expensive operation of a server: a JVM, some seconds of every core, hundreds of
+megabytes. Twenty at once on two cores do not just take ten times as long as two: they all exceed their time
 limit. So a context is launched only while fewer than ``limit`` others are starting. It holds its *slot*
 from the launch until it is ready or has ended; the others wait.
 
@@ -11,8 +11,8 @@ with the fewest contexts starting at that moment; of several such callers, to th
 longest ago. So a caller who has nothing starting waits for at most one turn of every other caller. Starts
 without a caller, such as those of the configuration file, share one lane.
 
-The time that a start may take counts from its launch, so waiting costs a context nothing of it. Waiting has
-a limit of its own.
+The time limit of a start counts from its launch, so it does not include waiting. Waiting has a separate
+limit.
 
 Launching is an effect, like those of an :class:`~jobserver_core.running.outbox.Outbox`: it happens outside
 of the queue's lock, one at a time, on the thread whose context gave its slot back.
@@ -40,10 +40,10 @@ _log = logging.getLogger(__name__)
 
 @attrs.define(eq=False)
 class QueuedStart:
-    """One context's place in the queue; ``caller`` is who takes turns with the other callers.
+    """One context's place in the queue; callers take turns, and ``caller`` is the one of this start.
 
-    ``launch`` is called when its turn has come, ``expire`` when that took too long; at most one of them, and
-    neither when :meth:`StartQueue.enter` gave it a slot at once. Both must return quickly.
+    ``launch`` is called when it is its turn, ``expire`` if that took too long. At most one of them is called,
+    and neither if :meth:`StartQueue.enter` gave it a slot at once. Both must return quickly.
     """
 
     name: str
@@ -63,19 +63,19 @@ class StartQueue:
         self._timeout = timeout
         self._lock = threading.Lock()
         self._lanes: dict[str, dict[QueuedStart, None]] = {}
-        """The waiting starts of each caller that has any; the caller whose turn was longest ago is first."""
+        """The waiting starts by caller; the caller whose turn was longest ago is first."""
         self._starting: set[QueuedStart] = set()
         self._closed = False
         self._launches = Outbox()
 
     @property
     def status(self) -> StartQueueStatus:
-        """How many contexts are starting, and how many wait for that."""
+        """The number of contexts that are starting, and of those that wait to start."""
         with self._lock:
             return StartQueueStatus(limit=self._limit, starting=len(self._starting), queued=self._queued())
 
     def enter(self, start: QueuedStart) -> bool:
-        """Take a slot, or a place in the queue; return whether it is a slot, which the caller now uses."""
+        """Take a slot, or a place in the queue; return True if it is a slot."""
         with self._lock:
             if len(self._starting) < self._limit and not self._lanes and not self._closed:
                 self._starting.add(start)
@@ -90,14 +90,14 @@ class StartQueue:
         return False
 
     def leave(self, start: QueuedStart) -> None:
-        """Give back the slot or the place; repeating this does nothing. The next one gets its turn."""
+        """Give back the slot or the place, so that the next start gets its turn. Idempotent."""
         with self._lock:
             self._drop(start)
             self._starting.discard(start)
         self._advance()
 
     def close(self) -> None:
-        """Launch nothing any more. What waits stays where it is until it leaves."""
+        """Stop launching. Waiting starts stay in the queue until they leave it."""
         with self._lock:
             self._closed = True
 
@@ -108,7 +108,7 @@ class StartQueue:
         start.expire()
 
     def _advance(self) -> None:
-        """Give free slots to those whose turn it is."""
+        """Give free slots to the starts whose turn it is."""
         with self._lock:
             while self._lanes and len(self._starting) < self._limit and not self._closed:
                 start = self._next()

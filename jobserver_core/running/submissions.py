@@ -1,4 +1,4 @@
-"""Submitting jobs: checking a request, fetching what it needs, recording it, and giving it to a context."""
+"""Submit jobs: check a request, fetch its files, record it, and give it to a context."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class SubmissionService:
         self._callbacks = callbacks
 
     def begin(self, request: JobRequest, caller: str = "", *, durable: bool = True) -> Preparation[JobHandle]:
-        """Check a request, and fetch what it needs; then it can be recorded and given to its context.
+        """Check a request, and fetch its files; the result can record it and give it to its context.
 
         ``durable`` says that the record has to be on the disk before the job's handle is returned.
         """
@@ -79,12 +79,12 @@ class SubmissionService:
         try:
             handle = self._accept(request, config, fingerprint, fetched, caller)
         except DuplicateId:
-            # The same key came twice at once, and the other one was faster.
+            # Another request with the same key arrived at the same time and was faster.
             earlier = self._submitted_before(request, fingerprint)
             if earlier is None:
                 raise
             return self._synced(earlier)
-        # After a power cut, a request that is repeated with its key must find the job that it started.
+        # After a power cut, a request that is repeated with its key must find its job.
         if durable or request.idempotency_key is not None:
             try:
                 self._synced(handle)
@@ -112,7 +112,7 @@ class SubmissionService:
             self._class_paths.check_mix(entries)
             code = self._class_paths.lease(entries, files)
             spec = self._jobs.spec(self._records.new_id(), request.class_name, code, config)
-            # Nothing may fail between this, which may record a context for the job, and the giving.
+            # This may record a context for the job; nothing may fail between here and the handover.
             context, context_spec = self._context_for(request, fetched, caller)
             job = self._records.new_job(spec.id, request, entries, context.record, fingerprint)
             live = self._jobs.live(job, spec, files.pop_all())

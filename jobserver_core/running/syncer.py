@@ -1,9 +1,9 @@
-"""Waiting for the disk, without a lock and without holding up those who report.
+"""Wait for the disk without holding a lock and without delaying the launcher's reports.
 
 Theory
 ======
 
-The problem: nobody may learn of a job's end before the disk has it, and the disk takes milliseconds. The
+The problem: a job's end must not be announced before the disk has it, and the disk takes milliseconds. The
 thread that stores the end cannot wait: while it does, no other report of the launcher is read, so jobs
 would end one sync at a time; and it would hold the context's lock.
 
@@ -17,7 +17,7 @@ the entry was added, hence after the record was written. Entries keep their orde
 repeated until the store works again, as a write is.
 
 Deliberately not handled: the end of the process. A callback that was not sent yet is in the store, and the
-next start sends it. A power cut may undo what nobody was notified of.
+next start sends it. A power cut may undo changes that were not announced yet.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
-"""The least and the most seconds between two attempts to sync."""
+"""The minimum and the maximum number of seconds between two attempts to sync."""
 
 
 class _Waiting(Protocol):
@@ -62,7 +62,7 @@ class Syncer:
 
     @property
     def needed(self) -> bool:
-        """Whether what was written still has to be synced."""
+        """Whether writes still have to be synced."""
         return self._sync is not None
 
     def sync(self) -> None:
@@ -80,7 +80,7 @@ class Syncer:
             self._changed.notify()
 
     def close(self) -> None:
-        """Sync once more for those who wait, and end the thread. Idempotent."""
+        """Sync once more for the waiting outboxes, and end the thread. Idempotent."""
         with self._changed:
             self._closed = True
             self._changed.notify()

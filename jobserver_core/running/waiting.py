@@ -1,4 +1,4 @@
-"""Waiting for something without a thread: block, be called back, or await."""
+"""Wait for a value without a thread: block, use a callback, or await."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Waiter(Generic[T]):
     """A read-only handle to a future value.
 
     Any number of threads and event loops may wait; none of them costs a thread. A waiter cannot
-    be cancelled: giving up waiting changes nothing for the thing that is waited for.
+    be cancelled: if one stops waiting, the operation continues.
     """
 
     def __init__(self, future: Future[T], what: str) -> None:
@@ -27,13 +27,13 @@ class Waiter(Generic[T]):
         self._what = what
 
     def done(self) -> bool:
-        """Whether the value is there, or its computation failed."""
+        """Whether the value is available, or its computation failed."""
         return self._future.done()
 
     def result(self, timeout: float | None = None) -> T:
-        """Wait up to ``timeout`` seconds (None: for ever) and return it; raise what it failed with.
+        """Wait up to ``timeout`` seconds (None: forever) and return the value, or raise the error.
 
-        Raises ResultTimeout when it takes longer; waiting again is allowed.
+        Raises ResultTimeout when it takes longer; you can wait again.
         """
         try:
             return self._future.result(timeout)
@@ -47,7 +47,7 @@ class Waiter(Generic[T]):
         self._future.add_done_callback(lambda _future: call(self))
 
     def __await__(self) -> Generator[object, None, T]:
-        import asyncio  # noqa: PLC0415 - only those who await pay for it
+        import asyncio  # noqa: PLC0415 - only needed to await
 
         return asyncio.wrap_future(self._future).__await__()
 
@@ -57,24 +57,24 @@ class Promise(Generic[T]):
 
     def __init__(self, what: str) -> None:
         self._future: Future[T] = Future()
-        # From here on nobody's cancel() has an effect on the others who wait.
+        # From here on, a waiter that calls cancel() does not affect the others.
         self._future.set_running_or_notify_cancel()
         self.waiter: Waiter[T] = Waiter(self._future, what)
 
     @classmethod
     def kept(cls, value: T, what: str = "") -> Waiter[T]:
-        """Return a waiter for a value that is there already."""
+        """Return a waiter for a value that is available already."""
         promise: Promise[T] = cls(what)
         promise.keep(value)
         return promise.waiter
 
     def keep(self, value: T) -> None:
-        """Set the value; without effect once a value or an error is set."""
+        """Set the value; does nothing once a value or an error is set."""
         if not self._future.done():
             self._future.set_result(value)
 
     def fail(self, error: BaseException) -> None:
-        """Set the error; without effect once a value or an error is set."""
+        """Set the error; does nothing once a value or an error is set."""
         if not self._future.done():
             self._future.set_exception(error)
 

@@ -1,10 +1,10 @@
 """Records that a failed request may have left behind.
 
 A store that raises StorageError has normally changed nothing. The exception is a connection that breaks
-during a commit: then nobody knows whether the record is there. The request was answered with an error, so a
-record that is there after all must not stay: a context would keep its name, a job would wait for ever. Such
-records are looked for once the store answers again, and end in the state ERROR. The job also gives up its
-idempotency key, so that repeating the request is a new attempt.
+during a commit: then it is unknown whether the record was stored. The request was answered with an error, so
+a stored record must not stay: a context would keep its name, a job would wait forever. Once the store works
+again, such records are looked up and end in the state ERROR. The job also loses its idempotency key, so that
+repeating the request is a new attempt.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jobserver_core.running.retries import RetryQueue
 __all__ = ["LIMIT", "Withdrawals"]
 
 LIMIT = 1000
-"""How many doubtful records may wait for the store; further requests are refused without trying it."""
+"""The maximum number of records in doubt; further requests are refused without trying the store."""
 
 
 class Withdrawals:
@@ -37,13 +37,13 @@ class Withdrawals:
             raise StorageError(message="storage has been failing for a while; try again later")
 
     def put(self, record_id: str, withdraw: Callable[[], None]) -> None:
-        """Call ``withdraw`` soon, on another thread, until it does not raise StorageError any more."""
+        """Call ``withdraw`` soon, on another thread, until it no longer raises StorageError."""
         with self._lock:
             self._doubtful[record_id] = withdraw
             if self._scheduled:
                 return
             self._scheduled = True
-        # Later, since the store has just failed and the caller waits for the error.
+        # Later, because the store has just failed and the caller waits for the error.
         self._queue.put_later(self._withdraw_all)
 
     def _withdraw_all(self) -> None:
