@@ -1,1 +1,1 @@
-"""Callbacks: recording what is due, sending it fairly, and giving up by rule."""
+"""Callbacks: record due deliveries, send them fairly, and abandon them by rule."""

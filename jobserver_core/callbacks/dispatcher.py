@@ -3,7 +3,7 @@
 Theory
 ======
 
-The problem: deliveries become due at any time, in any number, for receivers of which some are slow or dead.
+The problem: deliveries become due at any time and in any number, and some receivers are slow or dead.
 Each must be attempted soon, in order for its receiver, with few threads and without keeping a backlog in
 memory.
 
@@ -13,9 +13,9 @@ worker. One worker scans at a time, before it takes a delivery itself. A scan is
 delivery and after every attempt, since that frees a place. When nothing is due, one timer waits for the next
 due time.
 
-The invariants: one lock guards every field here, and the lanes. Nothing is called under it but the clock's
-timers: never the store, a transport or ``handle``. A delivery that is in progress is not assigned again. A
-receiver that a scan passed over once stays passed over in that scan, or a later delivery would overtake an
+The invariants: one lock guards every field here, and the lanes. Under it, the only calls are to the clock's
+timers: never the store, a transport or ``handle``. A delivery that is in progress is not assigned again. If
+a scan skips a receiver once, it skips it to the end of the scan, or a later delivery would overtake an
 earlier one.
 
 Deliberately not handled: other servers on the same store. The compare-and-set of ``handle`` lets one win.
@@ -44,7 +44,7 @@ __all__ = ["Dispatcher"]
 _repeats = Repeats(logging.getLogger(__name__))
 
 STORAGE_PAUSE = 5.0
-"""Seconds until a metadata store that failed is asked again."""
+"""Seconds until a failed metadata store is tried again."""
 
 _HORIZON = timedelta(days=400)
 _PAGE = 16
@@ -61,7 +61,7 @@ class Dispatcher:
     """Gives due deliveries to ``handle``, each on a worker thread, as the lanes allow.
 
     Workers are started when there is work, ``concurrency`` at most. ``handle`` returns the receiver's new
-    standing, or None if the receiver was not asked.
+    status, or None if the receiver was not contacted.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Dispatcher:
 
     @property
     def running(self) -> bool:
-        """Whether attempts may begin: after start and before close."""
+        """Whether attempts may begin, which is true between start and close."""
         return self._running
 
     # -- life --------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ class Dispatcher:
         self.wake()
 
     def wake(self) -> None:
-        """Look for due deliveries soon; returns at once. Nothing happens before start or after close."""
+        """Look for due deliveries soon; return at once. Does nothing before start or after close."""
         with self._lock:
             if not self._running:
                 return
@@ -121,7 +121,7 @@ class Dispatcher:
         return not (self._assigned or self._scan_wanted or self._scanning)
 
     def pause(self, seconds: float) -> bool:
-        """Let a worker wait, by the clock; return False when the dispatcher is closed meanwhile."""
+        """Let a worker wait, by the clock; return False if the dispatcher is closed in the meantime."""
         over = threading.Event()
         with self._lock:
             if not self._running:
@@ -176,7 +176,7 @@ class Dispatcher:
             became = None
             try:
                 became = self._handle(assignment.delivery)
-            except Exception as error:  # noqa: BLE001 - a worker outlives whatever goes wrong with one delivery
+            except Exception as error:  # noqa: BLE001 - no error of one delivery may end the worker
                 text = "delivery %s was not handled"
                 _repeats.warning(f"handle {error!r}", text, assignment.delivery.id, exc_info=True)
                 self.pause(STORAGE_PAUSE)
@@ -202,7 +202,7 @@ class Dispatcher:
                 if self._ready:
                     assignment = self._ready.popleft()
                     if self._may_scan():
-                        # The worker that was woken to scan may be this one, which will be busy from here on.
+                        # This may be the worker that was woken to scan, and it is busy from here on.
                         self._wake_worker()
                     return assignment
                 self._scanning, self._scan_wanted = True, False
@@ -229,7 +229,7 @@ class Dispatcher:
                 self._quiet.notify_all()
 
     def _assign_due(self) -> datetime | None:
-        """Assign what is due and admitted; return when to scan again, or None: after the next attempt."""
+        """Assign due, admitted deliveries; return when to scan again, or None for after the next attempt."""
         now = self._clock.now()
         passed: set[str] = set()
         while len(passed) <= _MAX_PASSED:

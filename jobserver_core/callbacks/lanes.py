@@ -1,24 +1,23 @@
-"""Fairness: how many callbacks may be under way at once, in total and to each receiver.
+"""Fairness: limit the callbacks that are in progress at once, in total and to each receiver.
 
 Theory
 ======
 
 The problem: an attempt that waits for a dead receiver occupies a worker thread for the whole timeout. With a
 plain queue, a few receivers that hang soon occupy every worker, and callbacks to all others wait behind them.
-Who hangs is known only afterwards.
+It is known only afterwards which receivers hang.
 
-The idea: what the latest attempt says about a receiver decides which *share* of the places it competes for.
-Slow receivers share a quarter of all places, failing ones another quarter. Receivers that nothing is known of
-may use what is left, but all that are not prompt together leave a quarter free, which only prompt receivers
-get. And no receiver ever has more than ``per_receiver`` places.
+The idea: the latest attempt to a receiver decides which *share* of the places it competes for. Slow receivers
+share a quarter of all places, failing ones another quarter. Unknown receivers may use the rest, but a quarter
+is always reserved for prompt receivers. No receiver ever has more than ``per_receiver`` places.
 
 The invariants: a prompt receiver always finds a place soon, however many others hang. A receiver that
 recovers leaves its share with its first prompt answer. With one place only, the shares round up to one, and
-everybody takes turns.
+all receivers take turns.
 
-Deliberately not handled: the status of receivers is not stored, and forgotten beyond :data:`REMEMBERED` of
-them. The price is one slow attempt for each. Which delivery to a receiver
-comes next is up to the dispatcher.
+Deliberately not handled: the status of receivers is not stored, and only :data:`REMEMBERED` of them are kept
+in memory. A forgotten receiver costs one slow attempt. The dispatcher decides the order of deliveries to a
+receiver.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ from enum import Enum
 __all__ = ["Lanes", "ReceiverStatus"]
 
 REMEMBERED = 1024
-"""How many receivers have their status kept; the least recently used one is forgotten first."""
+"""The number of receivers whose status is kept; the least recently used one is forgotten first."""
 
 
 class ReceiverStatus(Enum):
-    """What the latest attempt says about a receiver."""
+    """The status of a receiver after the latest attempt."""
 
     NEW = "new"
     """Nothing is known about it."""
@@ -42,11 +41,11 @@ class ReceiverStatus(Enum):
     FAILING = "failing"
     """It quickly refused the callback, or could not be reached."""
     SLOW = "slow"
-    """It occupied a worker for long, whatever the outcome."""
+    """It occupied a worker for a long time, with any outcome."""
 
 
 class Lanes:
-    """Counts the attempts under way, and decides which receivers may have another one.
+    """Counts the attempts in progress, and decides which receivers may have another one.
 
     Not thread-safe: the dispatcher calls it with its lock held.
     """
@@ -64,7 +63,7 @@ class Lanes:
 
     @property
     def free(self) -> int:
-        """How many places are free; not every receiver may take them."""
+        """The number of free places; not every receiver may take them."""
         return self._concurrency - self._by_status.total()
 
     def status(self, receiver: str) -> ReceiverStatus:

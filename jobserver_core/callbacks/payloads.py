@@ -17,7 +17,7 @@ from jobserver_core.ports.blobs import BlobStore
 __all__ = ["STREAM_RESULT", "Payload", "make_payload"]
 
 STREAM_RESULT = "<Stream result>"
-"""What stands for a result that is not in the callback, in the words of the old server."""
+"""The placeholder of a result that is not in the callback, as in the old server."""
 
 _MIN_ERROR_SIZE = 16 * 1024
 _WORST_ESCAPE = 12
@@ -35,12 +35,12 @@ class Payload:
 def make_payload(
     job: Job, result: JobResult | None, blobs: BlobStore, *, max_size: int, public_url: str | None
 ) -> Payload:
-    """Return what to send for a job that ended.
+    """Return the payload for a job that ended.
 
     A streamed result, and one over ``max_size`` bytes, is replaced by ``<Stream result>``, with a link
-    to the job in a ``Link`` header when ``public_url`` says where this server is found; the
-    body of a large one has the link as ``resultUrl`` too. Raises BlobNotFound when the
-    result is not there any more, and StorageError.
+    to the job in a ``Link`` header if ``public_url`` has the address of this server; the body
+    for a large one also has the link as ``resultUrl``. Raises BlobNotFound if the result no
+    longer exists, and StorageError.
     """
     if job.state is not JobState.FINISHED:
         return Payload(body=_error_body(job, max(max_size, _MIN_ERROR_SIZE)))

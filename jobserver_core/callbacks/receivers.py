@@ -1,4 +1,4 @@
-"""Receivers of callbacks: which receiver a URL has, and hiding what is secret in a URL."""
+"""Receivers of callbacks: find the receiver of a URL, and redact secrets in a URL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callbacks: sending the outcome of each job to its callback URL, and when to give up."""
+"""Callbacks: send the outcome of each job to its callback URL, and decide when to abandon it."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ _repeats = Repeats(_log)
 _MAX_ERROR = 500
 _RECOVERY_PAGE = 100
 _SLOW_PART = 0.1
-"""An attempt that takes longer than this part of the time-out makes its receiver a slow one."""
+"""An attempt that takes longer than this fraction of the timeout marks its receiver as slow."""
 
 
 def retry_delay(attempts: int, answer: Answer, settings: CallbackSettings) -> float:
     """Return how many seconds after the ``attempts``-th failed attempt the next one is due.
 
-    The configured delay, multiplied by ``backoff`` for each attempt after the first, or what the
+    The configured delay, multiplied by ``backoff`` for each attempt after the first, or the delay that the
     receiver asked for if that is longer; never more than ``max_retry_delay``, unless the configured
     delay itself is.
     """
@@ -65,9 +65,9 @@ class CallbackService:
     """Delivers callbacks at least once, and in practice once.
 
     A delivery is stored together with the job's final state, and every step of it is a
-    compare-and-set, so a crash at any moment loses none. Before an attempt the delivery is stored as SENDING;
-    one that a crash left there goes back to PENDING with that attempt not counted, because
-    nobody knows whether it was made, and is sent again under the same id.
+    compare-and-set, so a crash at any moment loses none. Before an attempt the delivery is stored as SENDING.
+    If a crash leaves it there, it goes back to PENDING without counting the attempt, because it is unknown
+    whether it was made, and is sent again under the same id.
 
     :meth:`close` does not close the transports.
     """
@@ -101,7 +101,7 @@ class CallbackService:
     # -- called by the job services ----------------------------------------------------------------
 
     def check(self, url: str) -> None:
-        """Raise InvalidCallbackUrl when no callback can ever go to this URL."""
+        """Raise InvalidCallbackUrl if callbacks can never be sent to this URL."""
         reason = _flaw(url)
         if reason is None and (transport := self._transports.get(scheme_of(url))) is not None:
             transport.check(url)
@@ -134,7 +134,7 @@ class CallbackService:
     # -- life --------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Take over what an earlier run left, and start to deliver. Raises StorageError."""
+        """Take over deliveries of an earlier run, and start to deliver. Raises StorageError."""
         while left := self._metadata.deliveries_in(DeliveryState.SENDING, limit=_RECOVERY_PAGE):
             for delivery in left:
                 self._hand_back(delivery)
@@ -150,7 +150,7 @@ class CallbackService:
     def close(self, timeout: float) -> None:
         """Start no further attempt, and wait up to ``timeout`` seconds for those in progress.
 
-        What is neither delivered nor abandoned by then stays PENDING, for the next start.
+        Deliveries that are still open then stay PENDING, for the next start.
         """
         for delivery in self._dispatcher.close(timeout):
             try:
@@ -161,7 +161,7 @@ class CallbackService:
                 _log.warning("delivery %s stays SENDING until the next start: %s", delivery.id, error)
 
     def _hand_back(self, delivery: Delivery) -> None:
-        """Undo an attempt whose outcome nobody will ever know; the delivery keeps its place in the order."""
+        """Undo an attempt with an unknown outcome; the delivery keeps its place in the order."""
         due_at = min(delivery.due_at, self._clock.now())
         try:
             self._advance(
@@ -173,7 +173,7 @@ class CallbackService:
     # -- one attempt -------------------------------------------------------------------------------
 
     def _handle(self, delivery: Delivery) -> ReceiverStatus | None:
-        """Make one attempt, and return the receiver's standing; None if the receiver was not asked."""
+        """Make one attempt, and return the receiver's status; None if the receiver was not contacted."""
         try:
             message = self._message(delivery)
         except Exception as error:  # noqa: BLE001 - no error may lose the delivery
@@ -235,7 +235,7 @@ class CallbackService:
     # -- its outcome -------------------------------------------------------------------------------
 
     def _settle(self, sending: Delivery, answer: Answer) -> None:
-        """Store the outcome of an attempt, repeating that until the store takes it."""
+        """Store the outcome of an attempt, repeating it until the store accepts it."""
         now = self._clock.now()
         received = {"last_status": answer.status, "last_error": _error_text(answer, sending.url)}
         if answer.accepted:
@@ -275,7 +275,7 @@ class CallbackService:
         self._persist(delivery, lambda: self._store(later, expected=delivery.state))
 
     def _persist(self, delivery: Delivery, change: Callable[[], None]) -> None:
-        """Make a change, repeating it until the store takes it; drop it if another writer was faster."""
+        """Make a change, repeating it until the store accepts it; drop it if another writer was faster."""
         while True:
             try:
                 change()
@@ -317,7 +317,7 @@ def _by_scheme(transports: Sequence[Transport]) -> dict[str, Transport]:
 
 
 def _flaw(url: str) -> str | None:
-    """Return what is wrong with a URL, whatever its scheme, or None."""
+    """Return the problem of a URL with any scheme, or None."""
     if len(url) > MAX_URL:
         return f"it is longer than {MAX_URL} characters"
     if any(letter.isspace() or not letter.isprintable() for letter in url):

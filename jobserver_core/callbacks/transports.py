@@ -1,4 +1,4 @@
-"""Transports that need only Python: to the log, and to a Python function."""
+"""Transports without dependencies: to the log, and to a Python function."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class LoggingTransport(Transport):
         check_scheme(self, url)
 
     def send(self, message: Message, *, timeout: float) -> Answer:
-        """Log the message, which is accepted."""
+        """Log and accept the message."""
         if self._closed:
             return _CLOSED
-        # repr of the body keeps whatever a job made of it on one line.
+        # repr keeps any body on one line.
         text = "callback of job %s (delivery %s, attempt %d) to %s: %r"
         names = (message.job_id, message.delivery_id, message.attempt, redacted(message.url))
         try:
@@ -60,7 +60,7 @@ class LoggingTransport(Transport):
         return _ACCEPTED
 
     def close(self) -> None:
-        """Log nothing more."""
+        """Stop logging."""
         self._closed = True
 
 
@@ -68,8 +68,8 @@ class CallableTransport(Transport):
     """Passes callbacks to a Python function, for ``call:`` URLs such as ``call:billing``.
 
     ``call`` is given the :class:`Message` and returns an :class:`Answer`, a status as a number, or None
-    for "accepted"; what it raises is a failed attempt. It is called on several threads at once. A call that
-    overstays the time limit is left alone; while ``max_overdue`` of these go on, attempts fail at once.
+    for "accepted"; an exception is a failed attempt. It is called on several threads at once. A call that
+    exceeds the timeout is left running; while ``max_overdue`` of these run, attempts fail at once.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class CallableTransport(Transport):
         future.set_result(answer)
 
     def close(self) -> None:
-        """Call nothing more; calls that go on are left alone."""
+        """Stop calling the function; running calls continue."""
         self._closed = True
 
 

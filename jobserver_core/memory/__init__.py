@@ -1,4 +1,4 @@
-"""In-memory implementations of every port: for tests, and for embedding without anything else."""
+"""In-memory implementations of every port, for tests and for embedding without other software."""
 
 from jobserver_core.memory.blobs import MemoryBlobStore
 from jobserver_core.memory.fetcher import MemoryFetcher

@@ -39,7 +39,7 @@ class MemoryBlobStore(BlobStore):
 
     @contextmanager
     def local_path(self, digest: str) -> Iterator[Path]:
-        """Write the blob to a temporary file, which goes when nobody uses it. Raises BlobNotFound."""
+        """Write the blob to a temporary file, which is removed when it is unused. Raises BlobNotFound."""
         content = self._content(digest)
         with self._files_lock:
             file = self._files.get(digest)
@@ -88,7 +88,7 @@ class MemoryBlobStore(BlobStore):
 
 
 class _SharedFile:
-    """A blob as a temporary file, and how many use it."""
+    """A blob as a temporary file, and the number of its users."""
 
     def __init__(self, digest: str, content: bytes) -> None:
         self.users = 0

@@ -44,7 +44,7 @@ _FAILURES: tuple[tuple[type[BaseException], FailureKind], ...] = (
     (JobRefused, FailureKind.VALIDATION),
     (TooLarge, FailureKind.RESULT),
     (Exception, FailureKind.RAISED),
-    (BaseException, FailureKind.CRASHED),  # SystemExit and the like would end a process
+    (BaseException, FailureKind.CRASHED),  # SystemExit and similar exceptions would end a process
 )
 
 
@@ -89,11 +89,11 @@ class InlineJob:
 
 
 class InlineLauncher(Launcher):
-    """Runs registered callables, each on a thread that runs nothing else meanwhile.
+    """Runs registered callables, each on a thread of its own.
 
     ``functions`` maps class names to callables that take an :class:`InlineJob` and return the
     result: JSON-like values, or an iterator of bytes for a streamed result. Any other name is a class
-    that is not found. ``start_delay`` is how many seconds a context takes to become ready.
+    that is not found. ``start_delay`` is the number of seconds that a context takes to become ready.
     The setting ``inline.fail = "reason"`` makes a context fail to start, for tests.
 
     If a callable has an attribute ``validate``, that is called first. A kill ends the callable inside
@@ -117,11 +117,11 @@ class InlineLauncher(Launcher):
         self._contexts: set[_InlineContext] = set()
 
     def register(self, class_name: str, function: JobFunction) -> None:
-        """Let jobs of this class name run this callable."""
+        """Register the callable for jobs of this class name."""
         self.functions[class_name] = function
 
     def validate(self, settings: JsonMapping) -> None:
-        """Raise InvalidSetting for anything below ``inline`` but the setting that it has."""
+        """Raise InvalidSetting for unknown settings below ``inline``."""
         inline = settings.get("inline") or {}
         unknown = [key for key in inline if key != "fail"] if isinstance(inline, Mapping) else [""]
         if unknown:
@@ -198,7 +198,7 @@ class _InlineContext(ContextHandle):
         self._end(ContextEnd.STOPPED, timeout)
 
     def kill(self) -> None:
-        """Cancel the jobs and end, waiting only briefly for them."""
+        """Cancel the jobs and end, waiting for them only briefly."""
         self._end(ContextEnd.KILLED, self._launcher.kill_grace)
 
     def _end(self, end: ContextEnd, timeout: float) -> None:
@@ -281,7 +281,7 @@ class _Serial:
 
 
 class _Threads:
-    """Daemon threads that run one call after another: as many as ever ran at once. Thread-safe."""
+    """Daemon threads that are reused for calls. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -356,7 +356,7 @@ class _JobRun:
             self._call(function)
         except _Killed:
             return JobOutcome(killed=True)
-        except BaseException as error:  # noqa: BLE001 - whatever a job raises is that job's error
+        except BaseException as error:  # noqa: BLE001 - anything that a job raises is its error
             failure = next(kind for cls, kind in _FAILURES if isinstance(error, cls))
             return JobOutcome(error=ErrorInfo.from_exception(error, stack=True), failure=failure)
         return JobOutcome()

@@ -31,7 +31,7 @@ _Key = tuple[datetime, str]
 class MemoryMetadataStore(MetadataStore):
     """Records in dictionaries behind one lock.
 
-    A page of jobs costs what it holds; one with filters walks past the jobs that do not match.
+    The cost of a page is proportional to its length; filters add the jobs that do not match.
     """
 
     def __init__(self) -> None:
@@ -180,12 +180,12 @@ class MemoryMetadataStore(MetadataStore):
             return self._configs.get(job_id)
 
     def job_result(self, job_id: str) -> JobResult | None:
-        """Return where the job's result is, or None while there is none."""
+        """Return the location of the job's result, or None while there is none."""
         with self._lock:
             return self._results.get(job_id)
 
     def jobs(self, query: JobQuery) -> JobPage:
-        """Return one page of jobs, newest first. Raises InvalidRequest for a strange cursor."""
+        """Return one page of jobs, newest first. Raises InvalidRequest for an invalid cursor."""
         with self._lock:
             wanted = (job for job in self._newest_first(query) if _selects_job(query, job))
             found = list(islice(wanted, query.offset, query.offset + query.limit + 1))
@@ -224,7 +224,7 @@ class MemoryMetadataStore(MetadataStore):
             self._put_job(job)
 
     def record_progress(self, job_id: str, progress: JobProgress) -> None:
-        """Store how far a job is, if it is not final; anything else is ignored."""
+        """Store a job's progress, unless the job is final or unknown."""
         with self._lock:
             if job_id in self._live:
                 self._jobs[job_id] = attrs.evolve(self._jobs[job_id], progress=progress)
@@ -282,7 +282,7 @@ class MemoryMetadataStore(MetadataStore):
             return sorted((d for d in self._deliveries.values() if d.job_id == job_id), key=_age)
 
     def due_deliveries(self, *, now: datetime, limit: int, excluding: Iterable[str] = ()) -> list[Delivery]:
-        """Return PENDING deliveries that are due, but those to the receivers in ``excluding``."""
+        """Return PENDING deliveries that are due, except those to the receivers in ``excluding``."""
         left_out = set(excluding)
         with self._lock:
             due = [d for d in self._pending() if d.due_at <= now and d.receiver not in left_out]
@@ -316,7 +316,7 @@ class MemoryMetadataStore(MetadataStore):
 
 
 def _stored(model: M) -> M:
-    """The record as a database gives it back: its times are in UTC."""
+    """Return the record as a database would: with its times in UTC."""
     times: JsonObject = {
         name: value.astimezone(timezone.utc)
         for name in (field.name for field in attrs.fields(type(model)))
@@ -338,7 +338,7 @@ def _age(delivery: Delivery) -> _Key:
 
 
 def _oldest_first(models: Iterable[M], time: str) -> list[M]:
-    """Sort by a time; among equals the one that was added last comes last."""
+    """Sort by a time; equal times keep the order in which they were added."""
     return sorted(models, key=lambda model: getattr(model, time))
 
 

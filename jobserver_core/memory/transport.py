@@ -41,10 +41,10 @@ class MemoryTransport(Transport):
 
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> MemoryTransport:
-        """Make a transport for ``memory:`` URLs only, so that it can stand beside the one for HTTP."""
+        """Create a transport for ``memory:`` URLs only, to use it together with the one for HTTP."""
         return cls(schemes=("memory",))
 
-    # -- what the server uses ----------------------------------------------------------------------
+    # -- for the server ----------------------------------------------------------------------------
 
     def check(self, url: str) -> None:
         """Raise InvalidCallbackUrl for another scheme."""
@@ -71,12 +71,12 @@ class MemoryTransport(Transport):
         return planned.popleft() if planned else self._always.get(receiver, _ACCEPTED)
 
     def close(self) -> None:
-        """Record nothing more, and end the attempts that hang."""
+        """Stop recording, and end the attempts that hang."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
-    # -- what a test uses --------------------------------------------------------------------------
+    # -- for tests ---------------------------------------------------------------------------------
 
     def answer(self, url: str, *answers: Answer | int) -> None:
         """Plan the answers to the next attempts at the URL's receiver, one each."""

@@ -304,7 +304,7 @@ class LiveContext(ContextListener):
         with self._context.changing():
             if self.record.state.final:
                 return
-            # A context that was not ready in time was killed for it: it failed, whatever its launcher reports.
+            # A context that was not ready in time was killed: it failed, whatever its launcher reports.
             failure = self._launch.failure
             self._jobs.end_all(failure or error)
             self._context.end(ContextEvent.FAIL if failure else _END_EVENTS[end], failure or error)

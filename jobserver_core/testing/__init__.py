@@ -1,1 +1,1 @@
-"""Contract suites, builders and fakes for those who write a backend or embed the server."""
+"""Contract suites, builders and fakes for authors of backends and embedders of the server."""

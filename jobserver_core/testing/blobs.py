@@ -42,9 +42,9 @@ class _StopHereError(Exception):
 
 
 class BlobStoreContract(Contract):
-    """What every blob store does. Fixtures: ``blobs``, a new, empty store.
+    """The behavior of every blob store. Fixtures: ``blobs``, a new, empty store.
 
-    The methods that a subclass supplies look at the storage directly, so that they can check the store.
+    The methods that a subclass supplies access the storage directly, to check the store independently.
     """
 
     @abstractmethod
@@ -61,7 +61,7 @@ class BlobStoreContract(Contract):
 
     @abstractmethod
     def make_older(self, blobs: BlobStore, digest: str, age: timedelta) -> None:
-        """Set the time at which a blob was last committed back by ``age``."""
+        """Move the time of a blob's last commit back by ``age``."""
 
     def _digests(self, blobs: BlobStore) -> set[str]:
         return set(blobs.digests(modified_before=_now() + _HOUR))
@@ -390,7 +390,7 @@ class BlobStoreContract(Contract):
 
 
 class PersistentBlobStoreContract(BlobStoreContract):
-    """The same for a store that keeps its blobs outside of the process's memory."""
+    """The contract of a store that keeps its blobs outside the process's memory."""
 
     @abstractmethod
     def broken(self, blobs: BlobStore) -> AbstractContextManager[None]:

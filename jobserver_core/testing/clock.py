@@ -31,7 +31,7 @@ class _ManualTimer(Timer):
 
 
 class ManualClock(Clock):
-    """A clock that stands still until :meth:`advance` moves it.
+    """A clock that moves only with :meth:`advance`.
 
     Due calls run inside :meth:`advance`, on its thread, in the order in which they are due, and each of
     them sees the time at which it was due. A delay of zero waits for ``advance(0)``. Safe to use
@@ -58,7 +58,7 @@ class ManualClock(Clock):
             return self._elapsed
 
     def call_later(self, delay: float, call: Callable[[], None]) -> Timer:
-        """Call once the clock was moved by another ``delay`` seconds."""
+        """Call once the clock has advanced by another ``delay`` seconds."""
         timer = _ManualTimer(call)
         with self._lock:
             if not self._closed:
@@ -67,9 +67,9 @@ class ManualClock(Clock):
         return timer
 
     def advance(self, seconds: float = 0.0) -> int:
-        """Move the clock forward, make the calls that become due, and return how many there were.
+        """Move the clock forward, make the calls that become due, and return their number.
 
-        That includes calls that are scheduled meanwhile, if they become due.
+        This includes calls that are scheduled in the meantime, if they become due.
         """
         if seconds < 0:
             raise ValueError(f"a clock moves forward only, got {seconds!r}")
@@ -84,7 +84,7 @@ class ManualClock(Clock):
             return ran
 
     def set_wall(self, seconds: float) -> None:
-        """Move only the wall clock, back or forward, as if somebody set the machine's clock."""
+        """Move only the wall clock, back or forward, as if the machine's clock were set."""
         with self._lock:
             self._now += timedelta(seconds=seconds)
 
@@ -118,7 +118,7 @@ class ManualClock(Clock):
 
 
 class ClockContract(Contract):
-    """What every clock does. Fixtures: ``clock``, a new one."""
+    """The behavior of every clock. Fixtures: ``clock``, a new one."""
 
     @abstractmethod
     def pass_time(self, clock: Clock, seconds: float) -> None:

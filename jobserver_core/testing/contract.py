@@ -12,7 +12,7 @@ class Contract:
 
     A subclass supplies the fixtures and methods that the suite needs, and can add tests. Defining a subclass
     in which a test of the contract is replaced (redefined, set to None, or hidden by a mixin) is a TypeError,
-    so that passing a contract means the same for everybody.
+    so that passing a contract means the same for every backend.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -39,5 +39,5 @@ def _tests(cls: type) -> dict[str, type]:
 
 
 def _owner(cls: type, name: str) -> type:
-    """The class whose definition of a name is the one that counts."""
+    """Return the class whose definition of a name is used."""
     return next(base for base in cls.__mro__ if name in vars(base))

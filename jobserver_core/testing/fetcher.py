@@ -26,7 +26,7 @@ class _StopHereError(Exception):
 
 
 class FetcherContract(Contract):
-    """What every fetcher does. Fixtures: ``fetcher``, a new one.
+    """The behavior of every fetcher. Fixtures: ``fetcher``, a new one.
 
     Its size limit is :attr:`max_size`. Its policy allows the URIs that :meth:`publish` returns, and refuses
     those of :meth:`refused`. The subclass is also the source of the files. Write a subclass for each scheme.
@@ -51,7 +51,7 @@ class FetcherContract(Contract):
 
     @abstractmethod
     def files(self, fetcher: Fetcher) -> set[str]:
-        """Return the names of all files that the fetcher has on this machine now, including its cache."""
+        """Return the names of all files that the fetcher now has on this machine, including its cache."""
 
     def spellings(self, uri: str) -> list[str]:
         """Return other ways to write the same URI."""
@@ -193,7 +193,7 @@ class FetcherContract(Contract):
         assert caught.value.limit == self.max_size
         assert self.files(fetcher) == before
 
-    # -- what cannot be fetched --------------------------------------------------------------------
+    # -- unavailable files -------------------------------------------------------------------------
 
     def test_a_missing_file_is_a_fetch_error_and_leaves_nothing(self, fetcher: Fetcher) -> None:
         before = self.files(fetcher)

@@ -42,7 +42,7 @@ _EARLIER = "written by an earlier run\n"
 
 
 class LauncherContract(Contract):
-    """What every launcher does. A subclass supplies the launcher, the settings and the jobs.
+    """The behavior of every launcher. A subclass supplies the launcher, the settings and the jobs.
 
     The jobs, each with the class name that :meth:`class_name` returns for its kind:
 
@@ -57,7 +57,7 @@ class LauncherContract(Contract):
       SystemExit instead
     - ``hold`` opens the file ``config["lock"]``, takes an exclusive ``fcntl.flock`` on it, and starts a
       process that inherits the open file and sleeps for an hour. Then it returns null if ``config["return"]``
-      is true, else it runs until it is killed. So the lock is held for as long as anything of the job
+      is true, else it runs until it is killed. So the lock is held as long as any process of the job
       lives. Jobs on threads of the server's process hold the lock themselves.
     """
 
@@ -78,7 +78,7 @@ class LauncherContract(Contract):
 
     @abstractmethod
     def label_code(self, folder: Path, kind: str, text: str) -> JobCode:
-        """Write code into ``folder`` with a job of the class name of ``kind``, which returns ``text``.
+        """Write code into a directory with a job of the class name of ``kind``, which returns ``text``.
 
         ``kind`` is ``shared`` or ``ordered``; the classes are not part of :meth:`class_path`.
         """
@@ -89,11 +89,11 @@ class LauncherContract(Contract):
 
     @abstractmethod
     def failing_settings(self) -> tuple[JsonObject, str]:
-        """Return settings that pass validation, with which no context starts, and a part of the reason."""
+        """Return settings that pass validation but prevent a context's start, and a part of the reason."""
 
     @abstractmethod
     def refused_settings(self) -> tuple[JsonObject, str]:
-        """Return settings with which no context can ever start, and the key that is wrong."""
+        """Return invalid settings, and the invalid key."""
 
     @pytest.fixture
     def launcher(self) -> Iterator[Launcher]:

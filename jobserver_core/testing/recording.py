@@ -16,10 +16,10 @@ __all__ = ["RecordingListener", "is_locked"]
 
 
 def is_locked(path: Path) -> bool:
-    """Whether somebody holds an exclusive ``flock`` on a file.
+    """Return whether a process holds an exclusive ``flock`` on a file.
 
-    The lock belongs to the open file, which every process that inherited it shares. So it is free only
-    when the last of them has ended, whatever ended it.
+    The lock belongs to the open file, which is shared by every process that inherited it. So it is free only
+    when the last of them has ended, for any reason.
     """
     with path.open("a") as file:
         try:
@@ -55,7 +55,7 @@ class RecordingListener(ContextListener):
         self._changed = threading.Condition()
         self._watched: dict[str, Path] = {}
         self.linger = 0.0
-        """How many seconds ``job_running`` takes to return, so that an overlapping event can arrive."""
+        """The seconds that ``job_running`` takes to return, so that an overlapping event can arrive."""
         self.events: list[tuple[Any, ...]] = []
         self.faults: list[str] = []
         self.results: dict[str, tuple[bool, bytearray]] = {}
@@ -70,7 +70,7 @@ class RecordingListener(ContextListener):
         self._record("ready", application_id, url)
 
     def context_ended(self, end: ContextEnd, error: ErrorInfo | None = None) -> None:
-        """Keep the event, and check that nothing of the context is left."""
+        """Keep the event, and check that no process of the context is left."""
         for job_id in list(self._watched):
             self._expect_free(job_id, "the context")
         self._record("context-ended", end, error)
@@ -92,7 +92,7 @@ class RecordingListener(ContextListener):
         return sink
 
     def job_ended(self, job_id: str, outcome: JobOutcome) -> None:
-        """Keep the event, and check that nothing of the job is left."""
+        """Keep the event, and check that no process of the job is left."""
         self._expect_free(job_id, "the job")
         self._record("job-ended", job_id, outcome)
 

@@ -51,7 +51,7 @@ class Receiver(ABC):
 
     @abstractmethod
     def vanish(self) -> None:
-        """Disappear, like a server that has ended or a directory that was removed."""
+        """Become unavailable, like a server that has ended or a directory that was removed."""
 
 
 class AnsweringReceiver(Receiver):
@@ -67,7 +67,7 @@ class AnsweringReceiver(Receiver):
 
     @abstractmethod
     def release(self) -> None:
-        """Answer again, also the attempts that are waiting."""
+        """Answer again, including the waiting attempts."""
 
 
 def message(url: str, **changes: Any) -> Message:
@@ -145,7 +145,7 @@ class Sending:
 
 
 class TransportContract(Contract):
-    """What every transport does. Fixtures: ``transport``, and ``receiver``, which accepts everything."""
+    """The behavior of every transport. Fixtures: ``transport``, and a ``receiver`` that accepts all."""
 
     patience: ClassVar[float] = 15.0
     """Seconds after which a test fails because a call did not return."""
@@ -238,7 +238,7 @@ class TransportContract(Contract):
 
 
 class AnsweringTransportContract(TransportContract):
-    """What a transport does whose receivers can refuse or hang; ``receiver`` is an AnsweringReceiver."""
+    """The behavior of transports whose receivers can refuse or hang; ``receiver`` is an AnsweringReceiver."""
 
     def test_answers_below_400_are_accepted(self, transport: Transport, receiver: AnsweringReceiver) -> None:
         statuses = (200, 201, 202, 204)

@@ -1,4 +1,4 @@
-"""The contract of a metadata store: inherit it, and supply what the tests need.
+"""The contract of a metadata store: inherit it, and supply the methods that the tests need.
 
 ::
 
@@ -38,7 +38,7 @@ class MetadataStoreContract(
     RacesContract,
     RetentionContract,
 ):
-    """Everything that :class:`~jobserver_core.ports.metadata.MetadataStore` promises."""
+    """All duties of :class:`~jobserver_core.ports.metadata.MetadataStore`."""
 
     def test_a_store_in_working_order_passes_its_check(self, store: MetadataStore) -> None:
         store.check()
@@ -49,4 +49,4 @@ class MetadataStoreContract(
 
 
 class PersistentMetadataStoreContract(MetadataStoreContract, PersistenceContract):
-    """The same for a store whose data outlives the process, and can be opened by several processes."""
+    """The contract of a store whose data outlives the process and can be opened by several processes."""

@@ -1,4 +1,4 @@
-"""What the tests of a metadata store supply to the contract."""
+"""The fixture and methods that tests of a metadata store supply to the contract."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def states(chosen: list[Any]) -> pytest.MarkDecorator:
 
 
 class StoreAccess(Contract):
-    """The fixture ``store``, and two looks behind the store's back.
+    """The fixture ``store``, and two methods that bypass the store.
 
-    A backend's tests override the three. The looks must not go through the store's own
+    A backend's tests override all three. The two methods must not use the store's own
     methods, so that a store cannot confirm its own mistakes.
     """
 
@@ -59,7 +59,7 @@ class StoreAccess(Contract):
         raise NotImplementedError("supply a fixture that returns an empty store")
 
     def raw_counts(self, store: MetadataStore) -> dict[str, int]:
-        """Count what is stored of each kind.
+        """Count the stored records of each kind.
 
         The keys are ``binaries``, ``contexts``, ``jobs``, ``configs``, ``results``, ``deliveries``.
         """

@@ -59,7 +59,7 @@ def _varied(count: int) -> list[Job]:
 
 
 class ListsContract(StoreAccess):
-    """Pages of jobs: sorted, filtered, and complete, however many jobs are added meanwhile."""
+    """Pages of jobs: sorted, filtered, and complete, even if jobs are added in the meantime."""
 
     def test_an_empty_store_has_one_empty_page(self, store: MetadataStore) -> None:
         page = store.jobs(JobQuery())

@@ -1,4 +1,4 @@
-"""The metadata contract's part about writers that race: of any number, one wins."""
+"""The metadata contract's part about concurrent writers, of which one wins."""
 
 from __future__ import annotations
 
