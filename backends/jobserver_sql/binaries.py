@@ -1,4 +1,4 @@
-"""What is read and written about binaries, each inside a transaction of the caller's."""
+"""Reads and writes of binaries, inside a transaction of the caller."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def newest_of_all(connection: Connection) -> list[Binary]:
 
 
 def _newest_of_all() -> Select[tuple[Binary]]:
-    """Hop from name to name along the index, so that many versions of few names cost little."""
+    """Skip from name to name along the index, so that many versions of few names cost little."""
     names = select(func.min(binaries.c.name).label("name")).cte("names", recursive=True)
     following = select(func.min(binaries.c.name)).where(binaries.c.name > names.c.name).scalar_subquery()
     names = names.union_all(select(following).where(names.c.name.is_not(None)))
@@ -85,8 +85,8 @@ _NEWEST_OF_ALL = _newest_of_all()
 def remove(connection: Connection, name: str) -> list[Binary]:
     """Delete every version of a name and return them. Raises BinaryNotFound, BinaryInUse.
 
-    The versions are locked first: a job that is being added beside this has either its hold
-    on them committed by then, or waits and finds them gone.
+    The versions are locked first: a job that is added at the same time has either committed its
+    reference to them, or waits and finds them removed.
     """
     chosen = select(binaries.c.id).where(binaries.c.name == name).order_by(binaries.c.id).with_for_update()
     ids = list(connection.scalars(chosen))
@@ -105,9 +105,9 @@ def remove(connection: Connection, name: str) -> list[Binary]:
 
 
 def remove_old(connection: Connection, uploaded_before: datetime, keep: int, limit: int) -> list[Binary]:
-    """Delete versions uploaded before a time, but the newest of each name and those in use; return them.
+    """Delete versions uploaded before a time, except the newest of each name and those in use; return them.
 
-    They are locked before it is asked again which of them are in use, as in :func:`remove`.
+    They are locked before checking again which of them are in use, as in :func:`remove`.
     """
     newer = binaries.alias("newer")
     enough_newer = (

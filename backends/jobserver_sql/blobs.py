@@ -1,4 +1,4 @@
-"""Which blobs the records refer to."""
+"""Find the blobs that the records refer to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Column types: how each kind of value lies in a database, the same in all of them."""
+"""Column types: how each kind of value is stored, the same in every database."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ class FreeText(TypeDecorator[str]):
         return dialect.type_descriptor(Text(collation=collation))
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """Return the text with what no database takes written otherwise."""
+        """Return the text with the unsupported characters escaped."""
         if value is None or _storable(value):
             return value
         return _UNSTORABLE.sub(lambda found: f"\x1a{ord(found[0]):04x}", value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
-        """Return the text as it was."""
+        """Return the original text."""
         if value is None or "\x1a" not in value:
             return value
         return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), value)
@@ -80,7 +80,7 @@ def _storable(text: str) -> bool:
 
 
 class Choice(TypeDecorator[E], Generic[E]):
-    """A member of an enumeration, as the text that is its value."""
+    """A member of an enumeration, stored as its value, a string."""
 
     impl = Text
     cache_ok = True
@@ -94,7 +94,7 @@ class Choice(TypeDecorator[E], Generic[E]):
         return None if value is None else value.value
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> E | None:
-        """Return the member. Raises StorageError for a value that is none's."""
+        """Return the member. Raises StorageError if no member has the value."""
         try:
             return None if value is None else self.kind(value)
         except ValueError as error:
@@ -102,10 +102,10 @@ class Choice(TypeDecorator[E], Generic[E]):
 
 
 class Json(TypeDecorator[T], Generic[T]):
-    """A model or a tree that nothing is looked up by, as JSON text.
+    """A model or a tree that no query searches, as JSON text.
 
     ``shared`` is for hashable values that repeat: equal short texts may be read as one object, and equal
-    objects are written once, which saves most of the work on a job's record.
+    objects are serialized once, which saves most of the work for a job's record.
     """
 
     impl = Text
@@ -131,7 +131,7 @@ class Json(TypeDecorator[T], Generic[T]):
         return self._write_again(value) if self.shared else self._write(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> T | None:
-        """Return the model. Raises StorageError for text that does not make one."""
+        """Return the model. Raises StorageError for invalid text."""
         try:
             if value is None:
                 return None

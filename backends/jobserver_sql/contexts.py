@@ -1,4 +1,4 @@
-"""What is read and written about contexts, each inside a transaction of the caller's."""
+"""Reads and writes of contexts, inside a transaction of the caller."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAMES = tuple(column.name for column in _COLUMNS)
 by_id = Statement(
     select(*_COLUMNS).where(contexts.c.id == bindparam("id")), ("id",), columns=_COLUMNS, make=Context
 )
-"""The context of an id."""
+"""The context with an id."""
 newest_of = Statement(
     select(*_COLUMNS)
     .where(contexts.c.name == bindparam("name"))
@@ -99,7 +99,7 @@ def advance(connection: DriverConnection, context: Context, expected: ContextSta
 def remove_ended(connection: Connection, ended_before: datetime, limit: int) -> list[str]:
     """Delete final contexts that ended before a time and that no job refers to, oldest first.
 
-    A final context is given to no new job, so what is read here stays true until it is deleted.
+    A final context gets no new jobs, so the rows read here stay valid until the context is deleted.
     """
     chosen = (
         select(contexts.c.id)

@@ -1,23 +1,22 @@
-"""One database: its transactions, and its errors in the library's words.
+"""One database: its transactions, and the translation of its errors.
 
-There are two ways in. What runs for every job goes through the driver alone (:meth:`Database.commit`,
-:meth:`Database.record`; see :mod:`jobserver_sql.statements`), what is rare through SQLAlchemy
+There are two interfaces. Statements that run for every job use the driver directly (:meth:`Database.commit`,
+:meth:`Database.record`; see :mod:`jobserver_sql.statements`); rare ones use SQLAlchemy
 (:meth:`Database.read`, :meth:`Database.write`).
 
-SQLite: write-ahead log, so readers and a writer do not wait for each other; a writing
-transaction takes the database's write lock at its beginning (``BEGIN IMMEDIATE``), so that
-what it reads cannot change before it writes; writers of this process queue on a lock of their
-own, which is fair where SQLite's own waiting polls. A write waits for both locks together no
-longer than ``lock_timeout``: a database that another process holds costs each caller that long,
-however many there are. With ``synchronous=FULL`` (the default) a durable commit is on the disk when the call
-returns, which even a power cut does not undo; with ``NORMAL`` it survives the end of the process,
-however hard, and a power cut may take the last commits.
+SQLite: a write-ahead log, so readers and a writer do not wait for each other. A write transaction
+takes the database's write lock at its beginning (``BEGIN IMMEDIATE``), so that its reads stay valid
+until it writes. Writers of this process queue on a separate lock, which is fair, unlike SQLite's
+polling. A write waits at most ``lock_timeout`` for both locks together: if another process locks the
+database, each caller waits that long, regardless of their number. With ``synchronous=FULL`` (the default) a
+durable commit is on the disk when the call returns and survives even a power cut; with ``NORMAL`` it survives
+a crash of the process, but a power cut may undo the last commits.
 
-PostgreSQL: READ COMMITTED, whatever the server's default is: the statements are written for it.
+PostgreSQL: always READ COMMITTED, because the statements are written for it.
 
-A commit that reaches the disk costs milliseconds, one that does not costs microseconds. So a write says
-whether it must be ``durable``. One that is not survives the end of the process all the same, and
-:meth:`Database.sync` brings it to the disk, together with all others (:mod:`jobserver_sql.durability`).
+A commit that reaches the disk costs milliseconds, one that does not costs microseconds. So the caller of a
+write says whether it must be ``durable``. Other writes also survive a crash of the process, and
+:meth:`Database.sync` brings them to the disk together (:mod:`jobserver_sql.durability`).
 """
 
 from __future__ import annotations
@@ -50,11 +49,11 @@ _WAIT = "jobserver_wait"
 
 
 class _Refused(StorageError):
-    """A unique index refused a row; whoever wrote it finds out which and why."""
+    """A unique index refused a row; the caller finds out which and why."""
 
 
 class Database:
-    """Hands out transactions. Thread-safe."""
+    """Provides transactions. Thread-safe."""
 
     def __init__(self, url: str | URL, *, synchronous: str, pool_size: int, lock_timeout: float) -> None:
         parsed = _parse(url)
@@ -70,7 +69,7 @@ class Database:
         else:
             self._engine = _postgresql_engine(parsed, pool_size)
         self.syncs_apart = self._file is not None and synchronous == "full"
-        """Whether a commit and its way to the disk are two steps."""
+        """Whether committing and syncing to the disk are two steps."""
         self.barrier = Barrier(self._sync_sqlite if self.syncs_apart else _nothing)
         self._unsettled: dict[str, bool] = {}
         """Records that must not be shown before a sync, and whether they are committed."""
@@ -82,7 +81,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[DriverConnection]:
-        """Give a connection to read with: each statement is a transaction of its own."""
+        """Yield a connection for reading, in which each statement is a separate transaction."""
         with self._translated():
             if self._file is not None:
                 with self._sqlite.reading() as reader:
@@ -92,7 +91,7 @@ class Database:
                     yield DriverConnection("postgresql", connection.connection.driver_connection)
 
     def record(self, statement: Statement[T], *values: Any) -> T | None:
-        """Return what the first row of a statement makes, or None."""
+        """Return the object made of a statement's first row, or None."""
         with self.reading() as connection:
             return connection.record(statement, *values)
 
@@ -104,9 +103,9 @@ class Database:
         durable: bool = True,
         patience: float | None = None,
     ) -> T:
-        """Write, and when a unique index refuses it, raise what ``conflict`` finds to be the reason.
+        """Write; if a unique index refuses it, raise the reason that ``conflict`` returns.
 
-        The reason may be gone by the time it is looked for; then the write is tried again. With ``durable``
+        If the reason has disappeared when it is looked up, the write is tried again. With ``durable``
         it is on the disk when this returns, else after the next :meth:`sync` (in PostgreSQL soon after).
         ``patience`` is as in :meth:`write`.
         """
@@ -140,7 +139,7 @@ class Database:
         self._file.verify_commit()
 
     def sync(self) -> None:
-        """Return once everything that was written before survives a power cut. Raises StorageError."""
+        """Return once all earlier writes survive a power cut. Raises StorageError."""
         with self._translated():
             self.barrier.wait()
 
@@ -152,7 +151,7 @@ class Database:
 
     @contextmanager
     def unsettled(self, key: str) -> Iterator[None]:
-        """Let :meth:`settle` wait for what the block commits without waiting for the disk."""
+        """Let :meth:`settle` wait for the commits of the block that did not wait for the disk."""
         self._unsettled[key] = False
         try:
             yield
@@ -162,7 +161,7 @@ class Database:
         self._unsettled[key] = True
 
     def settle(self, *keys: str) -> None:
-        """Wait for the disk if one of these records was read that is not there yet. Raises StorageError."""
+        """Wait for the disk if one of these records is not there yet. Raises StorageError."""
         if self._unsettled and not self._unsettled.keys().isdisjoint(keys):
             self.sync()
 
@@ -170,16 +169,16 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Give a transaction that only reads. What the database fails at is a StorageError."""
+        """Yield a read transaction. Errors of the database become StorageError."""
         with self._translated(), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def write(self, *, patience: float | None = None) -> Iterator[Connection]:
-        """Give a transaction that is committed, to the disk, when the block is left without an error.
+        """Yield a transaction that is committed to the disk when the block ends without an error.
 
-        ``patience`` is how many seconds to wait for other writers to a SQLite file; the default is
-        ``lock_timeout``.
+        ``patience`` is the number of seconds to wait for other writers to a SQLite file; the default
+        is ``lock_timeout``.
         """
         with self._translated():
             if self._file is None:
@@ -198,7 +197,7 @@ class Database:
 
     @contextmanager
     def _writing_turn(self, patience: float | None) -> Iterator[float]:
-        """Wait for this process's other writers; give the seconds that are left for those of others."""
+        """Wait for other writers of this process; yield the seconds left to wait for other processes."""
         allowed = self._lock_timeout if patience is None else patience
         left = allowed
         if not self._turn.acquire(blocking=False):
@@ -235,11 +234,11 @@ class Database:
 
 
 def _nothing() -> None:
-    """Do nothing: a commit is on the disk already, or that is left to the operating system."""
+    """Do nothing: a commit is on the disk already, or the operating system decides when it is."""
 
 
 def _reason(error: Exception) -> str:
-    """Say what failed without the statement and its values, which may hold secrets."""
+    """Describe a failure without the statement and its values, which may contain secrets."""
     cause: Any = error.orig if isinstance(error, DBAPIError) else error
     primary = getattr(getattr(cause, "diag", None), "message_primary", None)
     lines = str(primary or cause).strip().splitlines()
@@ -247,7 +246,7 @@ def _reason(error: Exception) -> str:
 
 
 def _parse(url: str | URL) -> URL:
-    """Return a URL with the driver that is used. Raises InvalidSetting for a database that is not."""
+    """Return a URL with our driver. Raises InvalidSetting for an unsupported database."""
     try:
         parsed = make_url(url)
     except ArgumentError as error:
@@ -255,19 +254,19 @@ def _parse(url: str | URL) -> URL:
     if parsed.drivername in _POSTGRESQL:
         return parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
-        raise _bad_url(f"{parsed.drivername!r} is not a database that is supported")
+        raise _bad_url(f"{parsed.drivername!r} is not a supported database")
     if not parsed.database or ":memory:" in parsed.database or "uri" in parsed.query:
         raise _bad_url("a SQLite database must be a file; to keep nothing, choose the backend 'memory'")
     return parsed
 
 
 def _bad_url(problem: str) -> InvalidSetting:
-    forms = "sqlite:////folder/metadata.db or postgresql://user:password@host/database"
+    forms = "sqlite:////directory/metadata.db or postgresql://user:password@host/database"
     return InvalidSetting(key="jobserver.metadata.url", message=f"{problem}; write {forms}")
 
 
 def _postgresql_engine(url: URL, pool_size: int) -> Engine:
-    # A server that is gone without a word is noticed in half a minute, not after TCP's quarter of an hour.
+    # Notice a vanished server within half a minute, not after TCP's quarter of an hour.
     defaults = {
         "application_name": "jobserver",
         "connect_timeout": 10,
@@ -319,7 +318,7 @@ def _sqlite_engine(url: URL, synchronous: str, lock_timeout: float) -> Engine:
 
 
 def _keep_write_ahead_log(engine: Engine, lock_timeout: float) -> None:
-    """Switch the file to WAL, once and for all; SQLite does not wait for others who do the same."""
+    """Switch the file to WAL permanently; SQLite does not wait for others that do the same."""
     deadline = time.monotonic() + lock_timeout
     while True:
         problem = _switch_to_write_ahead_log(engine)
@@ -332,11 +331,11 @@ def _keep_write_ahead_log(engine: Engine, lock_timeout: float) -> None:
 
 
 def _switch_to_write_ahead_log(engine: Engine) -> str | None:
-    """Return why it did not work, or None."""
+    """Return the reason of a failure, or None."""
     try:
         with closing(engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
             cursor.execute("PRAGMA journal_mode=WAL")
             mode = cursor.fetchone()
     except (SQLAlchemyError, sqlite3.Error) as error:
         return str(getattr(error, "orig", None) or error)
-    return None if mode == ("wal",) else f"its journal stays {mode}, is the folder on a network drive?"
+    return None if mode == ("wal",) else f"its journal mode stays {mode}; is it on a network drive?"

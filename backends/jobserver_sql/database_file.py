@@ -1,11 +1,10 @@
-"""Whether a SQLite file is still the one that was opened.
+"""Check that a SQLite file is still the one that was opened.
 
-A file can be removed or replaced while it is open. The operating system then keeps the open one
-alive without a name: reading and writing go on as if nothing had happened, and everything is lost
-at the end of the process. SQLite does not notice. So the identity of the file (its device and
-inode) is remembered when it is opened, and compared with what its path leads to before each
-transaction and after each commit, at the cost of a few microseconds. Once the original is back in
-its place, all is well again.
+A file can be removed or replaced while it is open. The operating system then keeps the open file
+without a name: reads and writes still succeed, and everything is lost when the process ends. SQLite
+does not notice. So the identity of the file (its device and inode) is remembered when it is opened,
+and compared with that of its path before each transaction and after each commit, which costs a few
+microseconds. Once the original is back in its place, calls succeed again.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ __all__ = ["DatabaseFile"]
 
 
 class DatabaseFile:
-    """A SQLite database's file; made if it is missing, readable by this user alone.
+    """A SQLite database's file; created if it is missing, readable only by this user.
 
-    Raises StorageError when it cannot be made or written to.
+    Raises StorageError if it cannot be created or written to.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,7 +47,7 @@ class DatabaseFile:
             raise self._lost("was replaced")
 
     def verify_commit(self) -> None:
-        """Raise StorageError unless what was just committed is in files that will be found again."""
+        """Raise StorageError unless the last commit is in files that are still in place."""
         self.verify()
         if not os.path.exists(self._log):
             raise self._lost("has lost its write-ahead log")

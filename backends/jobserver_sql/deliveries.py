@@ -1,4 +1,4 @@
-"""What is read and written about callback deliveries, each inside a transaction of the caller's."""
+"""Reads and writes of callback deliveries, inside a transaction of the caller."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _AGE = (deliveries.c.created_at, deliveries.c.id)
 _PENDING = deliveries.c.state == DeliveryState.PENDING
 
 by_id = Statement(_ALL.where(deliveries.c.id == bindparam("id")), ("id",), columns=_COLUMNS, make=Delivery)
-"""The delivery of an id."""
+"""The delivery with an id."""
 _ADD = Statement[None](insert(deliveries), _NAMES)
 _ADVANCE = Statement[None](
     update(deliveries)
@@ -56,7 +56,7 @@ def in_state(connection: Connection, state: DeliveryState, limit: int) -> list[D
 
 
 def due(connection: Connection, now: datetime, limit: int, excluding: Iterable[str]) -> list[Delivery]:
-    """Return PENDING deliveries that are due, but those to some receivers."""
+    """Return PENDING deliveries that are due, except those to some receivers."""
     statement = _ALL.where(_PENDING, deliveries.c.due_at <= now)
     if left_out := list(excluding):
         statement = statement.where(deliveries.c.receiver.not_in(left_out))

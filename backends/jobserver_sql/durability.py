@@ -1,26 +1,27 @@
-"""Sharing syncs of the disk: one sync serves everybody whose writes came before it.
+"""Share syncs of the disk: one sync serves all callers whose writes came before it.
 
 Theory
 ======
 
 The problem: a write that must survive a power cut costs milliseconds, nearly all of it waiting for the disk.
-With one sync for each write, that is all a server does; and whoever holds a lock meanwhile makes others wait.
+With one sync for each write, a server does little else, and a caller that holds a lock blocks the others.
 
-The idea: writing and reaching the disk are two steps. A write is a small transaction that is over once the
-operating system has it: microseconds, and nothing that the end of the process can undo. Whoever
-made a promise then waits at the barrier, without a transaction. One of those who wait syncs for all that came
-before the sync began; those who come while it runs are served by the next one. So the cost of a
-sync is shared by as many as happen to need one.
+The idea: writing and reaching the disk are two steps. A write is a small transaction that is complete once
+the operating system has it: that takes microseconds, and survives the end of the process. A caller that must
+guarantee durability then waits at the barrier, outside a transaction. One of the waiting callers syncs for
+all that came before the sync began; the next sync serves those that come while it runs. So all callers that
+need a sync at the time share its cost.
 
-The invariants: :meth:`Barrier.wait` returns only after a sync that began after the call and succeeded. A sync
-that fails is raised to everybody whom it should have served, since nobody can say what reached the disk.
-Writes reach the disk in the order in which they were made, as all of them are in one log.
+The invariants: :meth:`Barrier.wait` returns only after a sync that began after the call and succeeded. The
+error of a failed sync is raised to all callers that it should have served, because it is unknown which writes
+reached the disk.
+Writes reach the disk in the order in which they were made, because they share one log.
 
-The barrier's lock guards its fields; nobody holds it during a sync. Callers should hold no lock that others
-need, since they wait for milliseconds; those that change a context do hold its lock, which is rare.
+The barrier's lock guards its fields and is free during a sync. Callers should hold no lock that others
+need, because they wait for milliseconds; those that change a context do hold its lock, which is rare.
 
-Deliberately not handled: repeating a sync that failed. The operating system may have dropped what it could
-not write. Callers treat the failure as an unknown outcome, as when a connection breaks during a commit.
+Deliberately not handled: repeating a sync that failed. The operating system may have dropped the data that it
+could not write. Callers treat the failure as an unknown outcome, as when a connection breaks during a commit.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class _Sync:
 
 
 class Barrier:
-    """Lets callers wait until ``sync`` has been called once more, for many at a time. Thread-safe."""
+    """Lets callers wait for the next call of ``sync``, which they share. Thread-safe."""
 
     def __init__(self, sync: Callable[[], None]) -> None:
         self._sync = sync
@@ -51,7 +52,7 @@ class Barrier:
         """The number of syncs so far."""
 
     def wait(self) -> None:
-        """Return after a sync that began after this call. Raises what the sync raised."""
+        """Return after a sync that began after this call. Errors of the sync propagate."""
         with self._changed:
             mine = self._next
             while self._running and not mine.over:
@@ -67,7 +68,7 @@ class Barrier:
     def _lead(self, mine: _Sync) -> None:
         try:
             self._sync()
-        except BaseException as error:  # noqa: BLE001 - raised to everybody who waits
+        except BaseException as error:  # noqa: BLE001 - raised to all waiting callers
             mine.error = error
         finally:
             with self._changed:

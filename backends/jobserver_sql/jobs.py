@@ -1,4 +1,4 @@
-"""What is read and written about jobs, each inside a transaction of the caller's."""
+"""Reads and writes of jobs, inside a transaction of the caller."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _made_by(condition: Any, parameter: str) -> Statement[Job]:
 
 
 by_id = _made_by(jobs.c.id == bindparam("id"), "id")
-"""The job of an id."""
+"""The job with an id."""
 by_key = _made_by(jobs.c.idempotency_key == bindparam("idempotency_key"), "idempotency_key")
 """The job that has an idempotency key."""
 
@@ -101,7 +101,7 @@ result = Statement[JobResult](
     columns=columns_of(JobResult, job_results),
     make=JobResult,
 )
-"""Where a job's result is."""
+"""The location of a job's result."""
 
 _FILTERS = ("context_id", "context_name", "class_name", "since", "until")
 _CHUNK = 1000
@@ -113,7 +113,7 @@ _CHUNK = 1000
 def add(connection: DriverConnection, job: Job, text: str) -> None:
     """Write a new job and its configuration. Raises BinaryNotFound.
 
-    The versions in the class path are locked against deletion until the job holds them.
+    The versions in the class path are locked against deletion until the job refers to them.
     """
     connection.run(_ADD, *values_of(job))
     connection.run(_ADD_CONFIG, job.id, text)
@@ -138,10 +138,10 @@ def advance(
     outcome: JobResult | None,
     delivery: Delivery | None,
 ) -> None:
-    """Write a job if its stored state is the expected one, and what comes with it. Raises StaleState.
+    """Write a job, its result and its delivery if its stored state is the expected one. Raises StaleState.
 
-    Only the columns that differ are written: a column that is set costs the work on its indexes, also when it
-    keeps its value.
+    Only the columns that differ are written: setting a column updates its indexes even if its value stays the
+    same.
     """
     stored = connection.row(_STORED, job.id)
     if stored is None or stored[_STATE] != expected.value:
@@ -188,21 +188,21 @@ def _key_conflict(connection: DriverConnection, job: Job) -> DuplicateId | None:
 
 
 def _hold(connection: DriverConnection, job: Job) -> None:
-    """Write what a job keeps from being deleted: nothing once it is final."""
+    """Write the binaries that a job protects from deletion: none once it is final."""
     for position, entry in enumerate(() if job.state.final else job.class_path):
         connection.run(_ADD_HOLD, job.id, position, entry.binary_id, entry.digest)
 
 
 def record_progress(connection: DriverConnection, job_id: str, progress: JobProgress) -> None:
-    """Write how far a job is, if it is not final."""
+    """Write a job's progress, unless the job is final."""
     connection.run(_SET_PROGRESS, job_id, progress)
 
 
 def remove_ended(connection: Connection, ended_before: datetime, limit: int) -> int:
     """Delete final jobs that ended before a time, oldest first; return how many.
 
-    They are locked before it is asked again which of them wait for a delivery: one that was
-    recorded since the first look keeps its job. "Not live" rather than "final" keeps the
+    They are locked before checking again which of them wait for a delivery: one that was
+    recorded since the first check keeps its job. "Not live" rather than "final" keeps the
     planner on the index of times, where the index of states has nearly every job.
     """
     chosen = (
@@ -233,7 +233,7 @@ def _undelivered() -> Any:
 
 
 def page(connection: Connection, query: JobQuery) -> JobPage:
-    """Return one page of jobs. Raises InvalidRequest for a cursor that is none."""
+    """Return one page of jobs. Raises InvalidRequest for an invalid cursor."""
     states = tuple(JobState) if query.states is None else tuple(dict.fromkeys(query.states))
     filters = {name: value for name in _FILTERS if (value := getattr(query, name)) is not None}
     names, values = tuple(filters), dict[str, Any](filters)

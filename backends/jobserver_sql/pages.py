@@ -1,9 +1,9 @@
-"""Pages of records, newest first, at the same cost however many records there are.
+"""Pages of records, newest first, at a cost that is independent of the number of records.
 
 A page is read in two steps of one statement. For each wanted state, the keys of its newest
-records are read off an index that begins with what is filtered by, then the state, then the
-order; so no step reads more keys than a page holds, whatever the planner thinks of the
-table's statistics. The few keys left after merging fetch the records.
+records are read from an index that begins with the filtered columns, then the state, then the
+order; so no step reads more keys than a page holds, regardless of the planner's statistics.
+The few keys left after merging fetch the records.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LIMIT, OFFSET, REACH = "page_limit", "page_offset", "page_reach"
 
 
 def state_parameter(number: int) -> str:
-    """Return the name of the parameter that is one of the wanted states."""
+    """Return the name of the parameter of one wanted state."""
     return f"page_state_{number}"
 
 
@@ -32,7 +32,7 @@ def newest_first(
 ) -> Select[Any]:
     """Return the statement of a page: ``columns`` of a table, by ``order`` descending.
 
-    The second of ``order`` is unique. ``states`` is how many states are wanted; ``filters`` are
+    The second of ``order`` is unique. ``states`` is the number of wanted states; ``filters`` are
     names of columns, or ``since``, ``until`` (the first of ``order``) and ``after`` (both of it,
     as ``after_0`` and ``after_1``). Every value is a parameter of that name.
     """

@@ -1,4 +1,4 @@
-"""The schema's revisions: applied at start, by one server at a time, up to this release's revision."""
+"""The schema's revisions: one server at a time applies them at start, up to this release's revision."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEAD = "0003"
 """The revision that this release works with."""
 
 VERSION_TABLE = "jobserver_schema"
-"""The table that records the revision. It is ours, since other programs may use Alembic in the database."""
+"""The table that records the revision. Its name is ours, as others may use Alembic in the same database."""
 
 _VERSION = Table(VERSION_TABLE, MetaData(), Column("version_num", Text))
 _PATIENCE = 60.0
@@ -37,7 +37,7 @@ def found(connection: Connection) -> str | None:
 
 
 def touch(connection: Connection) -> str | None:
-    """Write the present revision again, to show that the database is writable, and return it."""
+    """Write the current revision again, to check that the database is writable, and return it."""
     connection.execute(update(_VERSION).values(version_num=_VERSION.c.version_num))
     return connection.scalar(select(_VERSION.c.version_num))
 

@@ -1,8 +1,8 @@
-"""A SQLite file through the driver alone: one connection that writes, and some that read.
+"""A SQLite file, used through the driver directly: one connection that writes, and some that read.
 
 The file has a write-ahead log, so readers and a writer do not wait for each other. A writing transaction
-takes the database's write lock at its beginning, so that what it reads cannot change before it writes.
-Commits go to the log without waiting for the disk; :meth:`SqliteFile.sync` brings the log there.
+takes the database's write lock at its beginning, so that its reads stay valid until it writes. Commits go to
+the log without waiting for the disk; :meth:`SqliteFile.sync` syncs the log.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from jobserver_sql.statements import DriverConnection
 __all__ = ["SqliteFile"]
 
 _LOG_PAGES = 4000
-"""How long the log may get, in pages of 4 KiB, before its content is moved to the file: rarely, since
-that waits for the disk twice."""
+"""The length of the log, in pages of 4 KiB, at which its content is moved to the file. It is large because
+moving waits for the disk twice."""
 
 
 class SqliteFile:
-    """The connections of the hot path. Thread-safe, but for :meth:`writing`: writers take turns.
+    """The connections of the hot path. Thread-safe, except for :meth:`writing`: writers take turns.
 
-    ``lock_timeout`` is how many seconds a write waits for other processes.
+    ``lock_timeout`` is the number of seconds that a write waits for other processes.
     """
 
     def __init__(self, path: Path, lock_timeout: float) -> None:
@@ -41,7 +41,7 @@ class SqliteFile:
 
     @contextmanager
     def reading(self) -> Iterator[DriverConnection]:
-        """Give a connection; each statement sees what is committed when it begins."""
+        """Yield a connection; each statement sees all commits from before it began."""
         try:
             reader = self._readers.pop()
         except IndexError:
@@ -55,9 +55,9 @@ class SqliteFile:
 
     @contextmanager
     def writing(self, wait: float) -> Iterator[DriverConnection]:
-        """Give a transaction that is committed when the block is left without an error.
+        """Yield a transaction that is committed when the block ends without an error.
 
-        ``wait`` is how many seconds other processes may keep it from beginning.
+        ``wait`` is the number of seconds to wait for other processes before it begins.
         """
         if self._writer is None:
             self._writer = self._connect()
@@ -77,10 +77,10 @@ class SqliteFile:
             raise
 
     def sync(self) -> None:
-        """Bring every commit so far to the disk. Raises StorageError.
+        """Sync all earlier commits to the disk. Raises StorageError.
 
-        The log is opened for it each time: no file of SQLite's own is closed by that, and a log that
-        has been moved away is noticed.
+        The log is opened each time, which closes none of SQLite's own files and detects a log that
+        has been moved.
         """
         try:
             log = os.open(self._log, os.O_RDONLY | os.O_CLOEXEC)
@@ -93,7 +93,7 @@ class SqliteFile:
             raise StorageError(message=message) from error
 
     def close(self) -> None:
-        """Close what nobody uses; readers that are in use are closed when they come back."""
+        """Close the unused connections; readers that are in use are closed when they are returned."""
         self._closed = True
         with suppress(IndexError):
             while True:

@@ -1,4 +1,4 @@
-"""Statements that run for every job: compiled once, then executed by the driver alone.
+"""Statements that run for every job: compiled once, then executed by the driver directly.
 
 Theory
 ======
@@ -8,11 +8,11 @@ finding the compiled form, on its execution context, on events and on rows.
 
 The idea: a hot statement is still a SQLAlchemy construct, so it names the tables and the types of the
 columns like every other. But it is compiled once for each kind of database, to the driver's text, the order
-of its parameters, and the conversions of its types. From then on :class:`DriverConnection` hands these to the
-driver. What is rare (lists, deletes, the schema) stays with SQLAlchemy's own execution.
+of its parameters, and the conversions of its types. From then on :class:`DriverConnection` passes these to
+the driver. Rare statements (lists, deletes, the schema) use SQLAlchemy's own execution.
 
-The invariant: a value is converted by its column's type on both ways, so it does not matter which way a row
-was written or is read.
+The invariant: both ways convert a value by its column's type, so rows that one way writes can be read by the
+other.
 
 Deliberately not handled: statements whose text depends on their values, such as ``IN`` with a list. Constants
 have to be literals (:func:`literal_states`).
@@ -39,9 +39,9 @@ Decode = Callable[[Any], Any]
 
 
 class Statement(Generic[R]):
-    """A construct, the names of its parameters in the order of their values, and what its rows make.
+    """A construct, the names of its parameters in the order of their values, and a factory for its rows.
 
-    ``columns`` are those that the rows have; ``make`` is called with their values by name.
+    ``columns`` are those of the rows; ``make`` is called with their values by name.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Statement(Generic[R]):
         self._columns = columns
         self._make = make
         self.on = functools.cache(self._compiled)
-        """Returns the statement as it is for one kind of database, by SQLAlchemy's name."""
+        """Returns the statement for one kind of database, by SQLAlchemy's name."""
 
     def _compiled(self, database: str) -> _Compiled[R]:
         dialect = _dialect(database)
@@ -86,11 +86,11 @@ class _Compiled(Generic[R]):
         self._make = make
 
     def parameters(self, values: Sequence[Any]) -> list[Any]:
-        """Return what the driver is given, in its order."""
+        """Return the driver's values, in the order of the parameters."""
         return [values[n] if code is None else code(values[n]) for n, code in self._slots]
 
     def record(self, row: Sequence[Any]) -> R:
-        """Return what a row makes."""
+        """Return the object made of a row."""
         assert self._make is not None
         fields = zip(self._fields, row, strict=True)
         return self._make(**{name: cell if code is None else code(cell) for (name, code), cell in fields})
@@ -104,18 +104,18 @@ class DriverConnection:
         self.driver = connection
 
     def run(self, statement: Statement[Any], *values: Any) -> int:
-        """Execute a statement that changes rows, and return how many."""
+        """Execute a statement that changes rows, and return their number."""
         compiled = statement.on(self.database)
         return int(self.driver.execute(compiled.text, compiled.parameters(values)).rowcount)
 
     def row(self, statement: Statement[Any], *values: Any) -> Sequence[Any] | None:
-        """Return the first row as the database has it, or None."""
+        """Return the first row with the database's own values, or None."""
         compiled = statement.on(self.database)
         row: Sequence[Any] | None = self.driver.execute(compiled.text, compiled.parameters(values)).fetchone()
         return row
 
     def record(self, statement: Statement[R], *values: Any) -> R | None:
-        """Return what the first row makes, or None."""
+        """Return the object made of the first row, or None."""
         compiled = statement.on(self.database)
         row = self.driver.execute(compiled.text, compiled.parameters(values)).fetchone()
         return None if row is None else compiled.record(row)
@@ -123,7 +123,7 @@ class DriverConnection:
 
 @functools.cache
 def encode(columns: tuple[Column[Any], ...], database: str) -> Callable[[Sequence[Any]], list[Any]]:
-    """Return a function that converts a value for each column to what the database has."""
+    """Return a function that converts a value for each column to the database's own."""
     codes = [_encoder(column.type, _dialect(database)) for column in columns]
 
     def convert(values: Sequence[Any]) -> list[Any]:

@@ -30,7 +30,7 @@ __all__ = ["SqlMetadataStore"]
 FILE_NAME = "metadata.db"
 _SYNCHRONOUS = ("full", "normal")
 _PROGRESS_PATIENCE = 0.25
-"""Seconds that progress waits for other writes; it is dropped then, and the next report follows soon."""
+"""Seconds that progress waits for other writes before it is dropped; the next report follows soon."""
 _CHECK_PATIENCE = 2.0
 """Seconds that a check waits for other writes."""
 
@@ -38,16 +38,16 @@ _CHECK_PATIENCE = 2.0
 class SqlMetadataStore(MetadataStore):
     """Metadata in a database: a SQLite file, or PostgreSQL by another URL.
 
-    The schema is brought up to date when the store is made. ``synchronous`` is how durable
-    SQLite's commits are (see :mod:`jobserver_sql.database`), ``pool_size`` how many connections to
-    PostgreSQL are kept (twice as many may be open), ``lock_timeout`` how many seconds a write
+    The schema is migrated when the store is created. ``synchronous`` is the durability of SQLite's
+    commits (see :mod:`jobserver_sql.database`), ``pool_size`` the number of connections to
+    PostgreSQL that are kept (twice as many may be open), ``lock_timeout`` the seconds that a write
     waits for other writes to a SQLite file.
 
     A SQLite file that is removed or replaced while it is open fails every call with StorageError, until the
     original is back in its place.
 
     Raises InvalidSetting for a URL of another database, SchemaTooNew for a database of a newer
-    release, StorageError for one that cannot be used.
+    release, StorageError for a database that cannot be used.
     """
 
     def __init__(
@@ -175,16 +175,16 @@ class SqlMetadataStore(MetadataStore):
         return self._database.record(jobs.config, job_id)
 
     def job_result(self, job_id: str) -> JobResult | None:
-        """Return where the job's result is, or None while there is none."""
+        """Return the location of the job's result, or None while there is none."""
         result = self._database.record(jobs.result, job_id)
         if result is not None:
             self._database.settle(job_id)
         return result
 
     def jobs(self, query: JobQuery) -> JobPage:
-        """Return one page of jobs, newest first. Raises InvalidRequest for a strange cursor.
+        """Return one page of jobs, newest first. Raises InvalidRequest for an invalid cursor.
 
-        An offset costs what it skips; ``after`` costs nothing.
+        The cost of an offset grows with the skipped records; ``after`` is free.
         """
         with self._database.read() as connection:
             page = jobs.page(connection, query)
@@ -202,7 +202,7 @@ class SqlMetadataStore(MetadataStore):
         """Store a job by compare-and-set on its state, with its result and delivery. Raises StaleState."""
         work = partial(jobs.advance, job=job, expected=expected, outcome=result, delivery=delivery)
         conflict = partial(jobs.advance_conflict, job=job, delivery=delivery)
-        # Nobody was promised that a job is dispatched or runs: only ends and kills must outlive a power cut.
+        # Dispatch and running are not guaranteed to survive a power cut; only ends and kills are.
         if self._defers and job.state.final:
             with self._database.unsettled(job.id):
                 self._database.commit(work, conflict=conflict, durable=False)
@@ -211,7 +211,7 @@ class SqlMetadataStore(MetadataStore):
         self._database.commit(work, conflict=conflict, durable=durable)
 
     def record_progress(self, job_id: str, progress: JobProgress) -> None:
-        """Store how far a job is, if it is not final; anything else is ignored."""
+        """Store a job's progress, unless the job is final or unknown."""
         work = partial(jobs.record_progress, job_id=job_id, progress=progress)
         self._database.commit(work, patience=_PROGRESS_PATIENCE, durable=False)
 
@@ -263,7 +263,7 @@ class SqlMetadataStore(MetadataStore):
         return self._defers
 
     def sync(self) -> None:
-        """Return once everything that was written before survives a power cut. Raises StorageError."""
+        """Return once all earlier writes survive a power cut. Raises StorageError."""
         self._database.sync()
 
     def check(self) -> None:

@@ -1,8 +1,8 @@
-"""The tables. A column is called as the field it holds, so that records and rows need no translation.
+"""The tables. A column has the name of its field, so that records and rows need no translation.
 
-What a page of jobs does not show (configurations, results) has tables of its own. ``job_holds``
-has a row for each class-path entry of each job that is *not final*: what may not be deleted or
-collected yet. So these questions cost what lives, not what ever ran.
+Data that a page of jobs does not show (configurations, results) has separate tables. ``job_holds``
+has a row for each class-path entry of each job that is *not final*: these must not be deleted or
+collected yet. So the cost of such checks depends on the living jobs, not on all past ones.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ _GETTERS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
 
 
 def columns_of(model: type[Binary | Context | Job | JobResult | Delivery], table: Table) -> list[Column[Any]]:
-    """Return the columns that make a model, which leaves out those that are the table's own."""
+    """Return the columns of a model's fields, without the table's internal ones."""
     return [table.c[name] for name in _FIELDS[model]]
 
 

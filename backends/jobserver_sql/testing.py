@@ -25,7 +25,7 @@ _SECONDS_TO_START = 60.0
 
 
 def postgresql_programs() -> Path | None:
-    """Return the folder of initdb and postgres, from PATH or Debian's location, or None."""
+    """Return the directory of initdb and postgres, from PATH or Debian's location, or None."""
     found = shutil.which("initdb")
     folders = [os.path.dirname(os.path.realpath(found))] if found else []
     folders += sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True)
@@ -35,7 +35,7 @@ def postgresql_programs() -> Path | None:
 
 
 def missing() -> str | None:
-    """Return what is missing to start a server, or None."""
+    """Return a description of what is missing to start a server, or None."""
     if postgresql_programs() is None:
         return "PostgreSQL's programs initdb and postgres (apt-get install postgresql)"
     try:

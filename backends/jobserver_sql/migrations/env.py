@@ -1,4 +1,4 @@
-"""Alembic runs this to apply the revisions, inside the transaction that it is handed."""
+"""Alembic runs this to apply the revisions, inside the transaction that it is given."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""The records: binaries, contexts, jobs, deliveries, and what must be unique among them."""
+"""The records: binaries, contexts, jobs and deliveries, with their unique keys."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The indexes that lists, deletes and the garbage collection of blobs are read from."""
+"""Indexes for lists, deletes and the garbage collection of blobs."""
 
 from alembic import op
 

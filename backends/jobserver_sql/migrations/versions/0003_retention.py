@@ -1,4 +1,4 @@
-"""The indexes that old contexts and old versions of binaries are found by."""
+"""Indexes to find old contexts and old versions of binaries."""
 
 from alembic import op
 
