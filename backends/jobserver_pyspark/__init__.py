@@ -1,6 +1,6 @@
-"""The PySpark launcher: a process per context with one JVM in it, and a process per running Python job.
+"""The PySpark launcher: a process with one JVM per context, and a process per running Python job.
 
-The package is imported on two sides. A server imports :class:`PySparkLauncher`. Context hosts and job
+The package is imported in two places. A server imports :class:`PySparkLauncher`. Context hosts and job
 processes, which may run in another interpreter that has only PySpark, import ``jobserver_pyspark.host``. So
 the launcher is imported on first access.
 """

@@ -1,4 +1,4 @@
-"""What the exit status of a process of a context says about how it ended."""
+"""Interpret the exit status of a context's process."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _CAUGHT = 128
 
 
 def killed_from_outside(status: int | None) -> bool:
-    """Whether a process ended by a signal that comes from others: users, or the kernel out of memory.
+    """Return whether a signal of a user or of the kernel (out of memory) ended a process.
 
-    ``status`` is as ``subprocess`` has it, None when it is not known.
+    ``status`` is as in ``subprocess``, or None if it is unknown.
     """
     return status is not None and _signal_of(status) in _SENT_BY_OTHERS
 
@@ -25,7 +25,7 @@ def describe_exit(status: int | None) -> str:
         how = f"signal {-status}" if status is not None and status < 0 else f"exit status {status}"
         return f"ended by itself ({how})"
     if status == -signal.SIGKILL:
-        return "was killed from outside (signal 9): by somebody, or by the system because memory ran out"
+        return "was killed from outside (signal 9): by a user, or by the system because memory ran out"
     return f"was killed from outside (signal {_signal_of(status or 0)})"
 
 

@@ -1,4 +1,4 @@
-"""Processes on Linux: their lifetimes, and which of them belong to a context."""
+"""Processes on Linux: control their lifetimes, and find those of a context."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ _LIBC = ctypes.CDLL(None, use_errno=True) if _LINUX else None
 def limit_descriptors(most: int = 65536) -> None:
     """Set this process' soft limit of file descriptors to the hard one, but not above ``most``.
 
-    The server's own is as high as possible. Programs that a job starts may close every number below their
-    soft limit, which takes minutes where that is a billion.
+    The server's own limit is as high as possible. Programs that a job starts may close every number below
+    their soft limit, which takes minutes if that is a billion.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
     if soft != wanted:
-        with contextlib.suppress(OSError, ValueError):  # it keeps the inherited limit
+        with contextlib.suppress(OSError, ValueError):  # the process then keeps the inherited limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def die_with_parent(parent: int) -> None:
-    """Have this process killed as soon as the thread that started it ends; at once if it did already."""
+    """Let the kernel kill this process when the thread that started it ends, or now if it has ended."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent:
@@ -68,7 +68,7 @@ def adopt_orphans() -> None:
 
 
 def children(pid: int) -> list[int]:
-    """Return the ids of a process's children; none when they cannot be read."""
+    """Return the ids of a process's children; empty if they cannot be read."""
     found: list[int] = []
     try:
         for task in os.listdir(f"/proc/{pid}/task"):
@@ -80,7 +80,7 @@ def children(pid: int) -> list[int]:
 
 
 def start_time(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot; None if it is gone. Unique with its id."""
+    """Return a process's start time in clock ticks since boot, unique with its id; None if it has ended."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -126,11 +126,11 @@ def boot_ticks() -> int:
 
 
 def adopted(variable: str) -> dict[int, set[str]]:
-    """Return the children of this process that have an environment variable, each with the names of all it
-    has.
+    """Return the children of this process that have an environment variable, each with the names of all its
+    variables.
 
-    If the variable is given to one child only, these are that child, and descendants of it that lost their
-    parent.
+    If only one child was started with the variable, these are that child, and its descendants whose parent
+    has ended.
     """
     found = {child: _variables(child) for child in children(os.getpid())}
     return {child: variables for child, variables in found.items() if variable in variables}
@@ -154,7 +154,7 @@ def kill_all(pids: Iterable[int]) -> None:
 
 
 def _variables(pid: int) -> set[str]:
-    """Return the names in the environment that a process was started with; none when it is gone."""
+    """Return the names in the environment that a process was started with; empty if it has ended."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             return {entry.partition(b"=")[0].decode(errors="replace") for entry in file.read().split(b"\0")}
@@ -163,9 +163,9 @@ def _variables(pid: int) -> set[str]:
 
 
 def kill_leaderless() -> None:
-    """Kill and reap children of this process whose group has lost its leader; reap those that have ended.
+    """Kill and reap children of this process whose group leader has ended; reap those that have ended.
 
-    These were adopted: a process that this one starts itself is in its group, or leads a group.
+    Such children are adopted: a process that this one starts itself is in its group, or leads a group.
     """
     for child in children(os.getpid()):
         with contextlib.suppress(ProcessLookupError, ChildProcessError):  # it ended, or was reaped elsewhere
@@ -190,7 +190,7 @@ def reap_children(timeout: float = 1.0) -> None:
 def kill_marked(markers: Iterable[str], timeout: float = 5.0) -> bool:
     """Kill every process that has one of the markers; return whether none is left after ``timeout`` seconds.
 
-    This is repeated, since a process may fork between being found and being killed.
+    This is repeated, because a process may fork after it is found and before it is killed.
     """
     wanted = list(markers)
     deadline = time.monotonic() + timeout

@@ -1,4 +1,4 @@
-"""The example that ``jobserver demo`` runs: a word count, and the wheel that is built of it."""
+"""The example that ``jobserver demo`` runs: a word count, and its wheel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 __all__ = ["CLASS_NAME", "build_example_wheel", "build_wheel"]
 
 CLASS_NAME = "wordcount_example.WordCountExample"
-"""The class to submit; it wants ``input.string`` in its configuration."""
+"""The class to submit; it requires ``input.string`` in its configuration."""
 
 _WHEEL = "Wheel-Version: 1.0\nGenerator: jobserver\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 _TIME = (2020, 1, 1, 0, 0, 0)
@@ -24,8 +24,8 @@ def build_example_wheel(directory: Path) -> Path:
 def build_wheel(package: Path, directory: Path, *, version: str) -> Path:
     """Build a wheel of one pure Python package, with its data files, and return its path.
 
-    That is all it takes: a ZIP archive of the package, two files about it, and a list of their
-    hashes (the binary distribution format of packaging.python.org).
+    A wheel is a ZIP archive of the package, with two files of metadata and a list of hashes
+    (the binary distribution format of packaging.python.org).
     """
     name = package.name
     members = {

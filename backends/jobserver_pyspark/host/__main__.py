@@ -1,4 +1,4 @@
-"""``python -m jobserver_pyspark.host``: one context. Its standard input says where to connect."""
+"""``python -m jobserver_pyspark.host``: run one context. Standard input has the address of the server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobserver_pyspark.runner import config_trees
 
 
 def _read_line() -> bytes:
-    """Read the first line and not a byte more: the end of this input means that the server is gone."""
+    """Read only the first line: the end of this input means that the server has ended."""
     data = bytearray()
     while not data.endswith(b"\n"):
         chunk = os.read(0, 65536)

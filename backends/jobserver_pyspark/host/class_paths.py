@@ -1,4 +1,4 @@
-"""Class paths of Python jobs: what the driver imports from, and how executors get the same."""
+"""Class paths of Python jobs, on the driver and on executors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["TaskClassPath", "TaskClassPaths"]
 
 
 class TaskClassPath(NamedTuple):
-    """What tasks need of a class path: where they import from, and the Python workers that they run in."""
+    """A class path for tasks: the directories to import from, and the Python workers to run in."""
 
     includes: tuple[str, ...]
     pool: str | None
@@ -27,7 +27,7 @@ class TaskClassPaths:
 
     In local mode tasks import from the same directories as the driver. On a cluster each directory is
     shipped once, as an archive that executors unpack, so that data files and compiled extensions work there
-    too. Python workers keep the modules that they have imported. So each class path has workers of its own,
+    too. Python workers keep their imported modules. So each class path has workers of its own,
     except for the first one, which gets the workers that are warm already: its pool is None.
     """
 
@@ -41,7 +41,7 @@ class TaskClassPaths:
         self._first: str | None = None
 
     def provide(self, packages: Sequence[Package]) -> TaskClassPath:
-        """Return what the tasks of a job with these packages need; ship what was not shipped yet."""
+        """Return the class path for the tasks of a job; ship packages that were not shipped yet."""
         key = hashlib.sha256(" ".join(package.digest for package in packages).encode()).hexdigest()
         with self._lock:
             if self._first is None:

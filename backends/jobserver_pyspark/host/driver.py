@@ -25,7 +25,7 @@ JOB_CLASSES = "job-classes"
 """The directory, in the context's temporary one, that :mod:`jobserver_pyspark.jvm` puts on the class path."""
 
 _OWNER = "jobserver.job"
-"""The local property that says which job starts something; JVM jobs carry it as well."""
+"""The local property with the tag of the job that starts a Spark job; JVM jobs set it as well."""
 _POLL = 0.003
 _LOG_SIZE = 32 * 1024
 _ERROR_LINE = re.compile(
@@ -58,9 +58,9 @@ class GatewayServer:
 
 
 class Driver:
-    """The JVM process, and what is in it.
+    """The JVM process and its Spark application.
 
-    The host's main thread must start it, since the JVM is killed when that thread ends. Any thread may use
+    The host's main thread must start it, because the JVM is killed when that thread ends. Any thread may use
     it: py4j gives each its own connection to the gateway.
     """
 
@@ -77,7 +77,7 @@ class Driver:
         self.session: Any = None
 
     def _start(self, jvm: JvmCommand, pump: OutputPump) -> subprocess.Popen[bytes]:
-        # A JVM takes an entry of its class path for a directory only if it exists by then.
+        # A JVM treats a class-path entry as a directory only if it exists when the JVM starts.
         self.job_classes.mkdir(parents=True, exist_ok=True)
         reader, writer = os.pipe()
         parent = os.getpid()
@@ -125,7 +125,7 @@ class Driver:
         return port, data[8 : 8 + length].decode()
 
     def start_spark(self) -> None:
-        """Make the Spark application. Raises ContextFailure with Spark's own reason."""
+        """Create the Spark application. Raises ContextFailure with Spark's own reason."""
         try:
             conf = self.jvm.org.apache.spark.SparkConf(True)
             for key, value in self._spec.conf.items():
@@ -142,13 +142,13 @@ class Driver:
             raise self._failure_of(error) from error
 
     def _child_loader(self) -> Any:
-        """Make the class loader in which the calls of Python jobs find the classes of their jars."""
+        """Create the class loader in which Python jobs find the classes of their jars."""
         parent = self.jvm.java.lang.Thread.currentThread().getContextClassLoader()
         nothing = self.gateway.new_array(self.jvm.java.net.URL, 0)
         return self.jvm.org.apache.spark.util.MutableURLClassLoader(nothing, parent)
 
     def start_session(self) -> None:
-        """Make the application's session. Raises ContextFailure with Spark's own reason."""
+        """Create the application's session. Raises ContextFailure with Spark's own reason."""
         try:
             sql = self.jvm.org.apache.spark.sql
             session_class = sql.SparkSession if self._spec.spark_version < (4,) else sql.classic.SparkSession
@@ -157,13 +157,13 @@ class Driver:
                 builder = builder.enableHiveSupport()
             session = builder.getOrCreate()
             if self._spec.hive:
-                session.sessionState()  # a metastore that does not work is a start that failed
+                session.sessionState()  # fail the start if the metastore does not work
             self.session = session
         except Exception as error:
             raise self._failure_of(error) from error
 
     def warm_session(self) -> None:
-        """Have the session prepare what its first use would wait for."""
+        """Prepare the session, so that its first use does not wait."""
         if self.session is not None:
             self.session.sessionState()
 
@@ -192,14 +192,14 @@ class Driver:
 
     @property
     def url(self) -> str | None:
-        """The address of Spark's own user interface, None when that is off."""
+        """The address of Spark's own user interface, or None if it is off."""
         found = self.context.uiWebUrl()
         return str(found.get()) if found.isDefined() else None
 
     def gateway_server(self, tag: str) -> GatewayServer:
         """Start a gateway server for one runner; the Spark jobs of all its threads carry ``tag``.
 
-        Local properties and class loaders are inherited by threads: the server's threads come from this one.
+        Threads inherit local properties and class loaders, so the server's threads get those of this one.
         """
         properties = {
             "spark.jobGroup.id": tag,
@@ -214,7 +214,7 @@ class Driver:
             try:
                 thread.setContextClassLoader(self._loader)
                 server = self.jvm.org.apache.spark.api.python.Py4JServer(self.context.conf())
-                server.start()  # its accepting thread was made by the line before
+                server.start()  # the line before created its accepting thread
             finally:
                 thread.setContextClassLoader(self._loader.getParent())
                 for key in properties:
@@ -222,14 +222,14 @@ class Driver:
         return GatewayServer(server)
 
     def cancel(self, tag: str) -> None:
-        """Cancel the Spark jobs of a runner, whatever groups it put them in."""
+        """Cancel the Spark jobs of a runner, in all groups."""
         self.context.cancelJobsWithTag(tag)
 
     def stop_queries(self, tag: str) -> None:
-        """Stop a runner's streaming queries, of whatever sessions.
+        """Stop a runner's streaming queries, in all sessions.
 
-        Spark does not record who started a query. But the query's thread inherits the local properties of
-        the thread that started it, from the beginning, so no kill can come too early.
+        Spark does not record which job started a query. But the query's thread inherits the local properties
+        of the thread that started it, from the beginning, so a kill can never come too early.
         """
         if self.session is not None:
             for query in self.session.sharedState().activeStreamingQueries().values():
@@ -308,10 +308,10 @@ class Driver:
         return bool(self.context.isStopped())
 
     def stopped_by(self) -> str | None:
-        """Return the line of a job's JVM code that stopped the application, None unless Spark knows one."""
+        """Return the line of a job's JVM code that stopped the application, or None if it is unknown."""
         try:
-            self.context.defaultParallelism()  # any call of a stopped context says who stopped it
-        except Exception as error:  # noqa: BLE001 - a JVM that ends by now says nothing any more
+            self.context.defaultParallelism()  # any call to a stopped context fails with the caller of stop()
+        except Exception as error:  # noqa: BLE001 - a JVM that is ending cannot answer
             java = getattr(error, "java_exception", None)
             return caller_of_stop(str(java.getMessage())) if java is not None else None
         return None
@@ -321,7 +321,7 @@ class Driver:
         """Whether the application or its JVM has ended, or is ending, so that calls may fail."""
         try:
             return self.process.poll() is not None or self.stopped
-        except Exception:  # noqa: BLE001 - whatever it is, the connection is broken
+        except Exception:  # noqa: BLE001 - any error means a broken connection
             return True
 
     def stop(self) -> None:
@@ -342,7 +342,7 @@ _NOT_OF_A_JOB = ("java.", "java.base/", "jdk.", "sun.", "scala.", "py4j.", "org.
 
 
 def caller_of_stop(message: str) -> str | None:
-    """Return the first frame of user code in what a stopped SparkContext says about its end, or None."""
+    """Return the first frame of user code in the error of a stopped SparkContext, or None."""
     _, found, frames = message.partition("it was stopped at:")
     if not found:
         return None

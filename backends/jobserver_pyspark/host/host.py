@@ -55,13 +55,13 @@ _STOPPED_INTERVAL = 1.0
 _JVM_END_TIMEOUT = 2.0
 _LOG_SIZE = 64 * 1024
 _KILLED = re.compile(r"Master removed our application: KILLED|Application \S+ has been killed|state: KILLED")
-"""What Spark's driver logs when its master, or YARN, ended the application on somebody's request."""
+"""The log line of Spark's driver when its master, or YARN, ended the application on request."""
 
 ServerChannel = Channel[HostToServer, ServerToHost]
 
 
 def run(connect: Connect) -> NoReturn:
-    """Connect to the server, and serve it until the end of the process. Call it on the main thread."""
+    """Connect to the server, and serve it until the process ends. Call this on the main thread."""
     server = ServerChannel(
         socket.create_connection((connect.host, connect.port), timeout=_CONNECT_TIMEOUT),
         ServerToHost,
@@ -74,7 +74,7 @@ def run(connect: Connect) -> NoReturn:
         if not isinstance(first, StartContext | StartSpare):
             raise ProtocolError(f"the server sent {type(first).__name__} before it started a context")
     except ChannelClosed:
-        sys.exit(0)  # the server is gone, or speaks another version of the protocol and reports that
+        sys.exit(0)  # the server has ended, or uses another version of the protocol and reports that
     except ProtocolError as error:
         server.send(ContextFailed(error=report_of(error)))
         sys.exit(1)
@@ -82,7 +82,7 @@ def run(connect: Connect) -> NoReturn:
 
 
 class Host:
-    """One context. Made and served by the main thread: the JVM and the zygote die with that thread."""
+    """One context. The main thread creates and serves it: the JVM and the zygote end with that thread."""
 
     def __init__(self, server: ServerChannel, spec: HostSpec, *, spare: bool) -> None:
         self._spec = spec
@@ -102,7 +102,7 @@ class Host:
         self._progress: ProgressReporter | None = None
 
     def serve(self) -> NoReturn:
-        """Start the context, and serve the server until it stops the context or is gone."""
+        """Start the context, and serve the server until it stops the context or ends."""
         threading.Thread(target=self._watch_server, name="server watch", daemon=True).start()
         try:
             if self._spare:
@@ -116,7 +116,7 @@ class Host:
             self._end(ContextFailed(error=report_of(error)))
 
     def _adopt(self, message: ServerToHost) -> None:
-        """Become the host of a context: what a spare host is for."""
+        """Become the host of a context, as a spare host."""
         if not isinstance(message, AdoptContext):
             raise ProtocolError(f"the server sent {type(message).__name__} to a spare host")
         own = self._spec
@@ -186,14 +186,14 @@ class Host:
             return  # the main thread ends everything
         except ContextFailure as failure:
             self._end(ContextFailed(error=failure.error))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the context cannot start
+        except Exception as error:  # noqa: BLE001 - any error means that the context cannot start
             self._end(ContextFailed(error=report_of(error)))
         threading.Thread(target=self._warm_session, name="session", daemon=True).start()
         threading.Thread(target=self._report_progress, name="progress", daemon=True).start()
         self._watch_application()
 
     def _start_session_and_runner(self, jobs: PythonJobs) -> None:
-        """Make the session and the first runner at the same time."""
+        """Create the session and the first runner at the same time."""
         failures: list[Exception] = []
 
         def make_runner() -> None:
@@ -229,7 +229,7 @@ class Host:
             )
 
     def _lives(self) -> bool:
-        """Whether the context goes on: a dead JVM or zygote may not have been noticed by its watch yet."""
+        """Whether the context is alive: a watch may not have noticed a dead JVM or zygote yet."""
         return not self._stopping and self._zygote.lives and not self._driver.over
 
     def _watch_application(self) -> None:
@@ -261,7 +261,7 @@ class Host:
             try:
                 if self._jobs is not None and self._progress is not None:
                     self._progress.report({**self._jobs.running(), **self._jvm_jobs.running()})
-            except Exception as error:  # noqa: BLE001 - progress is not worth a context
+            except Exception as error:  # noqa: BLE001 - failing to read progress must not end the context
                 if not self._stopping and not self._driver.over:
                     print(f"progress cannot be read: {describe(error)}", file=sys.stderr)
 
@@ -276,7 +276,7 @@ class Host:
         self._stopping = True
         if self._jobs is not None:
             self._jobs.close()
-        self._zygote.close()  # with every runner, even one that is being made
+        self._zygote.close()  # with every runner, even one that is starting
         try:
             if self._driver.jvm is not None:
                 self._jvm_jobs.close()
@@ -300,7 +300,7 @@ class Host:
             try:
                 self._server.send(last)
             except ChannelClosed:
-                clean = True  # the server is gone, and nobody else removes them
+                clean = True  # the server has ended and cannot remove them
         processes.kill_marked([self._spec.marker])
         processes.reap_children()
         if clean:

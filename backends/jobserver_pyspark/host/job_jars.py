@@ -1,4 +1,4 @@
-"""Jars in the class paths of Python jobs: made available to their calls to the JVM, and to Spark's tasks."""
+"""Make jars in the class paths of Python jobs available to their JVM calls and to Spark's tasks."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class JobJars:
     """Adds the jars of Python jobs to the context, each once, and remembers those of JVM jobs, which are
     isolated.
 
-    Tasks of RDDs have no class path of their own, so a jar of a Python job belongs to the whole context from
-    then on. Two different jars that share a class are refused, so that no job ever runs the code of another
-    one's jar. Copies of Spark's own classes, or of the job API's, are never loaded and make no difference.
+    Tasks of RDDs have no class path of their own, so a jar of a Python job belongs to the whole context once
+    added. Two different jars that share a class are refused, so that a job never runs code of another
+    job's jar. Copies of classes of Spark or of the job API are never loaded and have no effect.
     """
 
     def __init__(self, driver: Driver, spec: HostSpec) -> None:
@@ -70,7 +70,7 @@ class JobJars:
                 )
 
     def _provided_classes(self) -> frozenset[str]:
-        """Return the classes that every job gets from Spark and the server, whatever copies its jars have."""
+        """Return the classes that every job gets from Spark and the server, even if its jars have copies."""
         if self._spark_classes is None:
             self._spark_classes = frozenset().union(*map(_classes, self._spark_jars.glob("*.jar")))
         own = self._driver.job_classes.resolve()  # a link once the first JVM job has run

@@ -40,7 +40,7 @@ _DRAIN_TIMEOUT = 3600.0
 
 
 class _Job:
-    """One running job, and why its result was refused."""
+    """One running job, and the reason if its result was refused."""
 
     def __init__(self, request: SubmitJob) -> None:
         self.id = request.job_id
@@ -53,7 +53,7 @@ class _Job:
 class HostedJvmJobs:
     """Runs JVM jobs, each watched by a thread of its own, and reports them to the server.
 
-    Nothing of :mod:`jobserver_pyspark.jvm` is imported before the first such job of the context.
+    :mod:`jobserver_pyspark.jvm` is imported only for the first JVM job of the context.
     """
 
     def __init__(self, spec: HostSpec, driver: Driver, reports: JobReports, jars: JobJars) -> None:
@@ -76,20 +76,20 @@ class HostedJvmJobs:
         self._threads.submit(self._run, job)
 
     def kill(self, job_id: str) -> None:
-        """Cancel a job. Code that never checks for interruption goes on: then only a warning follows."""
+        """Cancel a job. Code that never checks for interruption continues, and only a warning is logged."""
         if job_id in self._jobs and not self._loaded().cancel(job_id, wait=_CANCEL_TIMEOUT):
             self._reports.warn(
                 f"job {job_id} ignores its cancellation: only the end of its context will end it"
             )
 
     def refuse(self, job_id: str, message: str) -> None:
-        """Send no more of a result that the server does not accept."""
+        """Stop sending a result that the server does not accept."""
         job = self._jobs.get(job_id)
         if job is not None:
             job.refused = message
 
     def close(self) -> None:
-        """Cancel every job, before the application is stopped; graceful streams finish what they have."""
+        """Cancel every job before the application stops; graceful streams finish their data."""
         if self._runner is not None:
             self._runner.close(wait=_STOP_TIMEOUT, drain=_DRAIN_TIMEOUT)
 
@@ -100,7 +100,7 @@ class HostedJvmJobs:
     def _run(self, job: _Job) -> None:
         try:
             outcome = self._perform(job)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the job has ended
+        except Exception as error:  # noqa: BLE001 - any error means that the job has ended
             report = bounded(ErrorReport(message=describe(error)))
             outcome = JobEnded(job_id=job.id, failure="loading", error=report)
         if outcome.killed:
@@ -153,7 +153,7 @@ class HostedJvmJobs:
                 first = False
 
     def _jar(self, jar: Jar) -> JvmJar:
-        """Return a jar under a name that ends as one."""
+        """Return a jar under a name that ends in ``.jar``."""
         from jobserver_pyspark.jvm import JvmJar  # noqa: PLC0415 - few contexts need it
 
         link = self._directory / f"{jar.digest}.jar"

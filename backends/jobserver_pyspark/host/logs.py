@@ -13,14 +13,14 @@ __all__ = ["BoundedLog", "Output", "OutputPump"]
 
 _READ = 64 * 1024
 _PIPE_READS = 16
-"""Reads that empty any pipe, which holds a megabyte at most; a process that escaped could write for ever."""
+"""Reads that empty any pipe of up to a megabyte; an escaped process could keep writing forever."""
 
 
 class BoundedLog:
-    """A log file that is appended to, and never grows over ``limit`` bytes.
+    """An append-only log file that never exceeds ``limit`` bytes.
 
-    When it is full, its older half is dropped, and its first line says how much. The file stays the same
-    file, so it can be read and followed at any time.
+    When it is full, its older half is dropped, and its first line says how many bytes are missing. It remains
+    the same file, so it can be read and followed at any time.
     """
 
     def __init__(self, path: Path, limit: int) -> None:
@@ -31,7 +31,7 @@ class BoundedLog:
         self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def write(self, data: bytes) -> None:
-        """Append bytes; what is written after :meth:`close` is dropped."""
+        """Append bytes; they are dropped after :meth:`close`."""
         with self._lock:
             if self._file < 0:
                 return
@@ -48,7 +48,7 @@ class BoundedLog:
             view = view[os.write(self._file, view) :]
 
     def _make_room(self, data: bytes) -> bytes:
-        """Truncate the file, and return what to append to it."""
+        """Truncate the file, and return the bytes to append to it."""
         keep = self._limit // 2
         size = os.fstat(self._file).st_size
         kept = os.pread(self._file, max(0, keep - len(data)), max(0, size - max(0, keep - len(data))))
@@ -81,7 +81,7 @@ class BoundedLog:
 
 
 class Output:
-    """The reading end of a process's output pipe, and where its bytes go."""
+    """The reading end of a process's output pipe, and the log for its bytes."""
 
     def __init__(self, fd: int, write: Callable[[bytes], None]) -> None:
         self.fd = fd
@@ -106,26 +106,26 @@ class OutputPump:
         self._thread.start()
 
     def add(self, fd: int, write: Callable[[bytes], None]) -> Output:
-        """Start to copy what can be read from ``fd``, which the pump owns from now on."""
+        """Start to copy from ``fd``, which the pump owns from now on."""
         os.set_blocking(fd, False)
         output = Output(fd, write)
         self._change(output)
         return output
 
     def drain(self, output: Output) -> None:
-        """Copy what is in the pipe now, on this thread; its writer goes on."""
+        """Copy the current content of the pipe on this thread; the pipe stays open."""
         for _ in range(_PIPE_READS):
             if not self._copy(output, again=False):
                 return
 
     def finish(self, output: Output, timeout: float = 2.0) -> None:
-        """Copy what is still in the pipe and close it, even if a process holds its other end."""
+        """Copy the rest of the pipe and close it, even if a process holds its other end."""
         output.closing = True
         self._change(output)
         output.done.wait(timeout)
 
     def close(self) -> None:
-        """End the thread; what is not finished is dropped."""
+        """End the thread; output that was not copied is dropped."""
         self._closed = True
         os.write(self._wake_writer, b"x")
         self._thread.join()
@@ -161,7 +161,7 @@ class OutputPump:
     @staticmethod
     def _copy(output: Output, *, again: bool = True) -> bool:
         """Copy one chunk; return whether there may be more."""
-        with output.reading:  # what is read first is written first, whichever thread reads
+        with output.reading:  # keeps the order of the bytes if two threads read
             try:
                 data = os.read(output.fd, _READ)
             except BlockingIOError:

@@ -1,7 +1,7 @@
-"""Processes that a job started inside the JVM or a Python worker, and whose own parents have ended.
+"""Processes that a job started inside the JVM or a Python worker, and whose parents have ended.
 
-The host adopts every orphan of its context. Nothing in a process says which job it belongs to, so an orphan
-is assigned to a job when no other job ran at the time it was started. In doubt, it ends with the context.
+The host adopts every orphan of its context. A process does not show which job it belongs to, so an orphan
+is assigned to a job if no other job ran when it was started. Otherwise it ends with the context.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from jobserver_pyspark.host.driver import JVM_VARIABLE
 __all__ = ["end_orphans"]
 
 _WORKER_VARIABLE = "PYTHON_WORKER_FACTORY_SECRET"
-"""The environment variable that Spark sets for its Python workers, and what Python tasks start inherits."""
+"""The environment variable that Spark sets for its Python workers; processes of Python tasks inherit it."""
 _TIMEOUT = 5.0
 
 
 def end_orphans(begun: int, others: Collection[int], *, of_tasks: bool) -> None:
-    """Kill a job's orphans until there are none.
+    """Kill a job's orphans until none is left.
 
-    ``begun`` and ``others`` are when the job and the other jobs began, in ticks of :func:`boot_ticks`.
+    ``begun`` and ``others`` are start times of the job and of other jobs, in ticks of :func:`boot_ticks`.
     ``of_tasks`` selects those of Python tasks, otherwise those of code in the JVM.
     """
     deadline = time.monotonic() + _TIMEOUT

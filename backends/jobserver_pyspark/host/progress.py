@@ -15,7 +15,7 @@ __all__ = ["ProgressBoard", "ProgressReporter", "SparkTag"]
 
 
 class Progress(NamedTuple):
-    """The stages and tasks of Spark jobs: how many are done, and how many there are so far."""
+    """The numbers of stages and tasks of Spark jobs: completed ones, and all so far."""
 
     stages_done: int = 0
     stages_total: int = 0
@@ -24,10 +24,9 @@ class Progress(NamedTuple):
 
 
 class SparkTag(NamedTuple):
-    """How a job's Spark jobs are recognized: by their tag, and that they were submitted ``since`` it began
-    (Unix ms).
+    """Identifies a job's Spark jobs: by their tag, and by submission not before ``since`` (Unix ms).
 
-    A process serves several jobs, one after the other, and its Spark jobs carry the same tag.
+    A process serves several jobs, one after the other, and all their Spark jobs carry the same tag.
     """
 
     name: str
@@ -37,8 +36,8 @@ class SparkTag(NamedTuple):
 class ProgressBoard:
     """Counts the stages and tasks of jobs' Spark jobs, which carry the job's tag or group.
 
-    One call to the JVM returns all of them. Spark forgets ended Spark jobs after a while, so what was seen of
-    each is kept here while its job runs.
+    One call to the JVM returns all of them. Spark forgets ended Spark jobs after a while, so their last
+    numbers are kept here while the job runs.
     """
 
     def __init__(self, jvm: Any, context: Any) -> None:
@@ -50,7 +49,7 @@ class ProgressBoard:
         self._seen: dict[SparkTag, dict[int, Progress]] = {}
 
     def read(self, tags: Collection[SparkTag]) -> dict[SparkTag, Progress]:
-        """Ask Spark, and return the progress of each tag; forget every other tag."""
+        """Query Spark, and return the progress of each tag; forget every other tag."""
         with self._lock:
             self._seen = {tag: self._seen.get(tag, {}) for tag in tags}
             for job in self._jobs():
@@ -70,11 +69,11 @@ class ProgressBoard:
         return found
 
     def busy(self, stages: set[int]) -> bool:
-        """Ask Spark whether tasks of any of these stages still run, even if their Spark job was cancelled."""
+        """Return whether tasks of any of these stages still run, even if their Spark job was cancelled."""
         return any(self._active_tasks(stage) > 0 for stage in stages)
 
     def _active_tasks(self, stage: int) -> int:
-        from py4j.protocol import Py4JJavaError  # noqa: PLC0415 - loaded after the JVM is on its way
+        from py4j.protocol import Py4JJavaError  # noqa: PLC0415 - loaded while the JVM starts
 
         try:
             return int(self._store.lastStageAttempt(stage).numActiveTasks())
@@ -83,7 +82,7 @@ class ProgressBoard:
 
 
 class ProgressReporter:
-    """Reports the progress of running jobs to the server, each time that it has changed."""
+    """Reports the progress of running jobs to the server when it has changed."""
 
     def __init__(self, board: ProgressBoard, reports: JobReports) -> None:
         self._board = board
@@ -91,7 +90,7 @@ class ProgressReporter:
         self._reported: dict[str, Progress] = {}
 
     def report(self, running: dict[str, SparkTag]) -> None:
-        """Ask Spark once for all of them; ``running`` gives for each job the tag of its Spark jobs."""
+        """Query Spark once for all jobs; ``running`` maps each job to the tag of its Spark jobs."""
         now = self._board.read(set(running.values())) if running else {}
         for job_id, tag in running.items():
             if now[tag] != self._reported.get(job_id) and any(now[tag]):

@@ -1,11 +1,11 @@
-"""Python jobs: each alone in a runner, from the request to the last of its processes.
+"""Python jobs: each runs alone in a runner, from the request to the end of its last process.
 
-Where runners come from. A job takes, in this order: an idle runner that has served its class path, a spare
-one that has served none, a new one. A runner that finished a job cleanly puts its state back and becomes
-idle; any other end of a job ends the runner with all that the job started. The end of a clean job is reported
-before its runner restores its state, so that nobody waits for that.
+Choice of the runner: a job takes, in this order, an idle runner that has served its class path, a spare one
+that has served none, or a new one. A runner that finished a job cleanly restores its state and becomes idle;
+any other end of a job ends the runner with all processes of the job. The end of a clean job is reported
+before its runner restores its state, so that the caller does not wait for that.
 
-Invariant: an idle runner holds nothing of a job, neither output in its pipe nor Spark jobs under its tag.
+Invariant: an idle runner has no output of a job in its pipe and no Spark jobs under its tag.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ _EXIT_TIMEOUT = 10.0
 _IDLE_TIMEOUT = 8.0
 _LULL_TIMEOUT = 0.5
 _MAX_IDLE = 16
-"""The most runners that wait for another job of their class path; each costs some 30 MB."""
+"""The maximum number of idle runners; each costs some 30 MB."""
 
 
 class _Job:
     """One running job.
 
-    ``killed``, ``refused`` and ``broken`` say why its process was ended early. ``outcome`` is what its runner
-    reported; nobody has heard of it yet.
+    ``killed``, ``refused`` and ``broken`` are reasons for an early end of its process. ``outcome`` is the
+    outcome that its runner reported, before it is passed on.
     """
 
     def __init__(self, request: SubmitJob, log: BoundedLog) -> None:
@@ -93,7 +93,7 @@ class _Job:
 
     @property
     def finished(self) -> bool:
-        """Whether the runner reported that the job finished, as far as is known."""
+        """Whether the runner has reported that the job finished."""
         return self.outcome is not None and self.outcome.failure is None
 
 
@@ -136,7 +136,7 @@ class PythonJobs:
     # -- spare runners -----------------------------------------------------------------------------
 
     def start_spares(self) -> None:
-        """Make the first spare runner, warm the first Python worker, and keep spares ready from now on."""
+        """Create the first spare runner, warm up the first Python worker, and keep spares ready from then."""
         first = self._attached()
         with self._lock:
             self._spares.append(first)
@@ -159,7 +159,7 @@ class PythonJobs:
                 try:
                     runner = self._attached()
                     runner.prepare(self._spec.context_type)
-                except Exception as error:  # noqa: BLE001 - jobs make their own runner, and report why they cannot
+                except Exception as error:  # noqa: BLE001 - jobs then start their own runner, and report its error
                     self._warn(f"a spare runner could not be made: {describe(error)}")
                     break
                 with self._lock:
@@ -168,7 +168,7 @@ class PythonJobs:
             self._wait_for_a_lull()
 
     def _wait_for_a_lull(self) -> None:
-        """While there is a spare left, leave the cores to jobs that have just begun."""
+        """While a spare is left, leave the cores to jobs that have just begun."""
         deadline = time.monotonic() + _LULL_TIMEOUT
         while self._spares and self.busy and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -205,7 +205,7 @@ class PythonJobs:
         return fit[-1] if fit else spare or self._attached()
 
     def _discard(self, runner: RunnerProcess) -> None:
-        """End a runner that has no job, and release what is held for it."""
+        """End a runner that has no job, and release its resources."""
         runner.kill()
         runner.exited.wait(_EXIT_TIMEOUT)
         runner.close(self._pump)
@@ -222,7 +222,7 @@ class PythonJobs:
         self._threads.submit(self._run, job)
 
     def kill(self, job_id: str) -> None:
-        """Kill a job, unless it has ended already or is no Python job."""
+        """Kill a job, unless it has ended already or is not a Python job."""
         job = self._jobs.get(job_id)
         if job is None:
             return
@@ -252,7 +252,7 @@ class PythonJobs:
             runner.kill()
 
     def _warn(self, text: str) -> None:
-        """Report a problem that is no job's failure, without a stack, unless the context is ending."""
+        """Report a problem that did not fail a job, without a stack, unless the context is ending."""
         if not self._closing and not self._driver.over:
             self._reports.warn(" ".join(text.splitlines()[:2]))
 
@@ -272,7 +272,7 @@ class PythonJobs:
     def _run(self, job: _Job) -> None:
         try:
             outcome = self._perform(job)
-        except Exception as error:  # noqa: BLE001 - whatever it is, this job cannot run
+        except Exception as error:  # noqa: BLE001 - any error means that this job cannot run
             outcome = _failed(job, "crashed", f"no process could be made for the job: {describe(error)}")
         with self._lock:
             del self._jobs[job.id]
@@ -281,12 +281,12 @@ class PythonJobs:
         if job.reusable and job.runner is not None:
             self._recycle(job, job.runner)
         elif job.finished and job.runner is not None:
-            with self._cleaning(job):  # nobody waits for that
-                self._driver.cancel(job.runner.tag)  # what was on its way to the JVM when the process ended
+            with self._cleaning(job):  # after the report, so that it delays no caller
+                self._driver.cancel(job.runner.tag)  # Spark jobs that reached the JVM after the process ended
                 job.runner.detach()
 
     def _perform(self, job: _Job) -> JobEnded:
-        """Run the job in a runner; in another one when that died while it waited, or must be a fresh one."""
+        """Run the job in a runner, or in another one if that died while idle or the job needs a fresh one."""
         job.fresh = (*job.class_path, job.request.class_name) in self._fresh_only
         while True:
             runner = self._take_runner(job)
@@ -303,7 +303,7 @@ class PythonJobs:
                 return self._outcome(job, runner)
 
     def _recycle(self, job: _Job, runner: RunnerProcess) -> None:
-        """Keep a runner for the next job of its class path, once it is fit for it."""
+        """Keep a runner for the next job of its class path if it is fit for it."""
         reason: str | None = "its process ended"
         with self._cleaning(job):
             if job.used_spark:
@@ -323,7 +323,7 @@ class PythonJobs:
             self._discard(one)
 
     def _serve(self, job: _Job, runner: RunnerProcess) -> None:
-        """Give the runner its job, and pass on what it reports until it reports the end, or ends."""
+        """Send the job to the runner, and forward its reports until it reports the end, or ends."""
         with job.lock:
             job.runner = runner
             if job.killed:
@@ -354,7 +354,7 @@ class PythonJobs:
         except ChannelClosed:
             runner.exited.wait(_EXIT_TIMEOUT)
         except ProtocolError as error:
-            job.accepted, job.broken = True, str(error)  # whatever runs there, the job has begun
+            job.accepted, job.broken = True, str(error)  # the job has begun, even if its state is unknown
         except Exception as error:  # noqa: BLE001 - the class path could not be shipped
             with job.lock:
                 job.outcome = _failed(job, "loading", describe(error))
@@ -395,7 +395,7 @@ class PythonJobs:
             job.outcome = outcome
 
     def _end(self, job: _Job, runner: RunnerProcess) -> None:
-        """End the process, what it started, and its Spark jobs; wait until its cores are free."""
+        """End the process, its descendants and its Spark jobs; wait until its cores are free."""
         runner.kill()
         if job.finished:  # while the process ends
             with self._cleaning(job):
@@ -413,23 +413,23 @@ class PythonJobs:
         runner.close(self._pump)
 
     def _release(self, job: _Job, runner: RunnerProcess) -> None:
-        """Cancel what the job left in Spark, and wake those who wait for what it will not make."""
+        """Cancel what the job left in Spark, and wake waiters for its unfinished named objects."""
         if job.finished:
-            self._driver.cancel(runner.tag)  # of its threads, at most
+            self._driver.cancel(runner.tag)  # only those of its threads
         else:
             self._cancel_and_wait(runner.tag)
         self._abandon(job.id)
 
     @contextlib.contextmanager
     def _cleaning(self, job: _Job) -> Iterator[None]:
-        """Report what goes wrong inside, and go on."""
+        """Report errors inside the block, and continue."""
         try:
             yield
         except Exception as error:  # noqa: BLE001 - the JVM may fail in many ways
             self._warn(f"after job {job.id}: {describe(error)}")
 
     def _cancel_and_wait(self, tag: str) -> None:
-        """Cancel a runner's Spark jobs, and wait until none of their tasks holds a core any more."""
+        """Cancel a runner's Spark jobs, and wait until none of their tasks holds a core."""
         stages = self._board.running_stages(tag)
         self._driver.cancel(tag)
         deadline = time.monotonic() + _IDLE_TIMEOUT
@@ -437,7 +437,7 @@ class PythonJobs:
             time.sleep(0.02)
 
     def _abandon(self, job_id: str) -> None:
-        """Wake those who wait for named objects that the job will not make."""
+        """Wake waiters for named objects that the job will not create."""
         creators = self._properties.get("jobserver.namedObjects.creators")
         if creators is not None and not creators.isEmpty():
             from jobserver_pyspark.runner.named_objects import abandon  # noqa: PLC0415 - few jobs have named objects

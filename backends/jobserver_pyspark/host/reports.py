@@ -1,4 +1,4 @@
-"""What a host reports to its server about jobs."""
+"""A host's reports about jobs to its server."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ _MAX_WARNING = 2000
 
 
 class JobReports:
-    """Sends the server what happens to jobs. Nothing is sent once the server is gone.
+    """Reports events of jobs to the server. Nothing is sent once the server has ended.
 
     The host's main thread notices that too, and ends everything. ``context_lives`` is called before a
-    failure is reported: what breaks because the context is ending is the context's failure, and no job's
-    own.
+    failure is reported: if a job fails because the context is ending, the failure belongs to the context.
     """
 
     def __init__(
@@ -35,7 +34,7 @@ class JobReports:
             self._server.send(message)
 
     def end(self, outcome: JobEnded) -> None:
-        """Send how a job ended."""
+        """Send the outcome of a job."""
         if outcome.failure is not None and not self._context_lives():
             time.sleep(_LOSS_TIMEOUT)  # the context, and with it this process, ends long before
         self.send(outcome)

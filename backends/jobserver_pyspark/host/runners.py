@@ -37,14 +37,14 @@ _MAX_PACKET = 65536
 
 
 class RunnerLost(Exception):
-    """A runner could not be made, or has ended too early."""
+    """A runner could not be created, or has ended too early."""
 
 
 class RunnerProcess:
     """A runner as the host sees it: a process that runs one job at a time.
 
-    ``exit_status`` is negative for a signal, and None until the process has ended. ``class_path`` says which
-    jobs it can serve: None before its first one.
+    ``exit_status`` is negative for a signal, and None until the process has ended. Only jobs with the same
+    ``class_path`` can use it; that is None before its first job.
     """
 
     def __init__(self, number: int, channel: Channel[HostToRunner, RunnerToHost], output: Output) -> None:
@@ -60,7 +60,7 @@ class RunnerProcess:
         self.exited = threading.Event()
 
     def attach(self, driver: Driver) -> None:
-        """Connect the runner to the JVM. Raises RunnerLost, or what py4j raises when the JVM ends."""
+        """Connect the runner to the JVM. Raises RunnerLost, or an error of py4j if the JVM ends."""
         self.gateway_server = driver.gateway_server(self.tag)
         self.channel.send(Attach(port=self.gateway_server.port, secret=self.gateway_server.secret))
         self._expect(Attached)
@@ -71,7 +71,7 @@ class RunnerProcess:
         self._expect(WarmedUp)
 
     def prepare(self, context_type: ContextType) -> None:
-        """Have the runner do ahead what its first job would wait for; its next request waits for that."""
+        """Let the runner prepare for its first job; its next request waits for that."""
         self.channel.send(Prepare(context_type=context_type))
 
     def _expect(self, kind: type[RunnerToHost]) -> None:
@@ -82,17 +82,17 @@ class RunnerProcess:
             raise ProtocolError(f"a runner answered {type(answer).__name__} instead of {kind.__name__}")
 
     def kill(self) -> None:
-        """Kill the process and its group, whatever it is doing."""
+        """Kill the process and its group."""
         if self.pid is not None and not self.exited.is_set():
             processes.kill_group(self.pid)
 
     def close(self, pump: OutputPump) -> None:
-        """Release what the host holds for a runner that has ended."""
+        """Release the host's resources for a runner that has ended."""
         self.channel.close()
         pump.finish(self.output)
 
     def detach(self) -> None:
-        """Release what the JVM holds for a runner that has ended, and end what it does for it."""
+        """Release the JVM's resources for a runner that has ended, and interrupt its calls."""
         if self.gateway_server is not None:
             self.gateway_server.shutdown()
 
@@ -166,7 +166,7 @@ class ZygoteProcess:
 
     @property
     def lives(self) -> bool:
-        """Whether the zygote is connected. When it is not, this is known before any runner's end is."""
+        """Whether the zygote is connected. If it is not, this changes before any runner's end is known."""
         return not self._lost
 
     def _listen(self) -> None:

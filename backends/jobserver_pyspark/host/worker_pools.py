@@ -1,4 +1,4 @@
-"""The Python workers of class paths that were not used for a while, in local mode."""
+"""Python workers, in local mode, of class paths that have been unused for a while."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _IDLE = 120.0
 
 
 class WorkerPools:
-    """Ends the daemons of idle pools, once there are more than ``keep`` pools.
+    """Ends the daemons of idle pools if there are more than ``keep`` pools.
 
-    Spark ends workers that were idle for a minute, but keeps the daemon that forks them forever. It starts
-    another one when it finds it gone. A worker that Spark believes to be idle must not be killed, so a pool
-    must have been idle for twice that time.
+    Spark ends workers that have been idle for a minute, but keeps the daemon that forks them forever. If the
+    daemon has ended, Spark starts another one. A worker that Spark considers idle must not be killed, so a
+    pool must have been idle for twice that time.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class WorkerPools:
         self._used: dict[str, float] = {}
 
     def begin(self, pool: str | None) -> None:
-        """Record that a job uses a pool; None is the one that is never ended."""
+        """Record that a job uses a pool; None is the pool that is never ended."""
         if pool is not None:
             with self._lock:
                 self._users[pool] = self._users.get(pool, 0) + 1
                 self._used.pop(pool, None)
 
     def end(self, pool: str | None) -> None:
-        """Record that a job no longer uses a pool, and end surplus pools that were idle for long."""
+        """Record that a job no longer uses a pool, and end surplus pools that have been idle for long."""
         if pool is None:
             return
         with self._lock:
@@ -65,7 +65,7 @@ class WorkerPools:
 
 
 def _kill_daemons(driver: int, pool: str) -> None:
-    """Kill the JVM's children that belong to a pool, and what they have forked."""
+    """Kill the JVM's children that belong to a pool, and the processes that they forked."""
     wanted = f"{POOL_VARIABLE}={pool}".encode()
     for child in processes.children(driver):
         try:

@@ -1,1 +1,1 @@
-"""What a context needs on this machine: Java, PySpark, site configuration, compiled JVM parts, archives."""
+"""A context's requirements: Java, PySpark, site configuration, compiled JVM parts, archives."""

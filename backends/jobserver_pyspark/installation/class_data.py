@@ -1,9 +1,9 @@
-"""Archives of the driver JVM's classes, which halve the time and CPU that a context's start takes.
+"""Archives of the driver JVM's classes, which halve the time and CPU of a context's start.
 
 A JVM with the option ``-XX:ArchiveClassesAtExit`` writes the classes it has loaded into a file; later ones
 map that file instead of loading and checking some fifteen thousand classes again (Java's "dynamic class-data
 sharing"). An archive fits one Java, one class path and one set of options, so its file's name is a hash of
-all these. A JVM that cannot use an archive works without.
+all these. A JVM that cannot use an archive starts without it.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ class ClassData:
         return self.path.is_file()
 
     def options(self) -> list[str]:
-        """Return the options of a JVM that uses the archive; none while there is none."""
+        """Return the options of a JVM to use the archive; empty if it does not exist."""
         if not self.exists:
             return []
         archives = f"{self._base}:{self.path}" if self._base.is_file() else str(self.path)
         return [f"-XX:SharedArchiveFile={archives}", *_QUIET]
 
     def make(self, train: Callable[[list[str]], bool], *, give_up: threading.Event | None = None) -> bool:
-        """Make the archive, unless another process is making it; return whether it exists.
+        """Create the archive, unless another process is creating it; return whether it exists.
 
-        ``train`` runs a context whose JVM has the options that are its argument, does in it what contexts
-        do, stops it gracefully, and returns whether that succeeded. Setting ``give_up`` ends the JVM that
-        this method starts itself.
+        ``train`` runs a context whose JVM has the options in its argument, runs a typical job in it, stops it
+        gracefully, and returns whether that succeeded. Setting ``give_up`` ends the JVM that this method
+        starts itself.
         """
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._locked() as mine:
@@ -81,7 +81,7 @@ class ClassData:
             temporary.unlink(missing_ok=True)
 
     def _ensure_base(self, give_up: threading.Event) -> bool:
-        """Make the archive of Java's own classes for a JDK that has none; return whether this was needed."""
+        """Create the archive of Java's own classes if the JDK has none; return whether this was needed."""
         if (self._java.home / "lib" / "server" / "classes.jsa").is_file():
             return False
         if not self._base.is_file():
@@ -122,11 +122,10 @@ def _run(command: list[str], timeout: float, give_up: threading.Event) -> None:
 
 
 class ArchiveMaker:
-    """Makes archives in the background, each once, some time after the first context that had to start
-    without.
+    """Creates archives in the background, each once, after the first context that had to start without it.
 
-    It waits ``delay`` seconds, so that it does not slow down what the server was started for, and gives up
-    when the launcher closes.
+    It waits ``delay`` seconds, so that it does not slow down the first jobs of the server, and stops when
+    the launcher closes.
     """
 
     def __init__(self, delay: float = 30.0) -> None:
@@ -137,7 +136,7 @@ class ArchiveMaker:
         self._threads: list[threading.Thread] = []
 
     def begin(self, data: ClassData, train: Callable[[list[str]], bool]) -> None:
-        """Start to make an archive, unless it exists or was started."""
+        """Start to create an archive, unless it exists or its creation has started."""
         with self._lock:
             if data.exists or data.path in self._begun:
                 return
@@ -157,10 +156,10 @@ class ArchiveMaker:
             _log.info("archive of classes %s: %s", data.path, "made" if made else "not made")
 
     def stop(self) -> None:
-        """Start nothing any more, and give up what was started."""
+        """Start no more archives, and abort the one in progress."""
         self._closed.set()
 
     def join(self, deadline: float) -> None:
-        """Wait until nothing is being made, at most until ``deadline`` on the monotonic clock."""
+        """Wait until no archive is in progress, at most until ``deadline`` on the monotonic clock."""
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))

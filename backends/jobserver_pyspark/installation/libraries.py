@@ -21,14 +21,14 @@ SCALACTIC_VERSION = "3.2.19"
 
 
 class LibrariesUnavailable(LaunchError):
-    """The libraries of the ``spark.jobserver`` API could not be resolved; the message says what to do."""
+    """The libraries of the ``spark.jobserver`` API could not be resolved; the message says how to fix it."""
 
 
 @attrs.frozen(kw_only=True)
 class LibrarySource:
-    """Where ``com.typesafe:config`` and ``org.scalactic:scalactic`` come from.
+    """The source of ``com.typesafe:config`` and ``org.scalactic:scalactic``.
 
-    ``directory`` is for sites without a repository: a directory with the two jars. Without it Spark's own
+    ``directory`` is for sites without a repository: a directory with the two jars. Without it, Spark's own
     package resolution is used, with the same settings: ``spark.jars.repositories``,
     ``spark.jars.ivySettings`` and ``spark.jars.ivy``. ``timeout`` is in seconds.
     """
@@ -68,7 +68,7 @@ def resolve_libraries(
 
 
 def kept_libraries(source: LibrarySource, spark: SparkInstall, cache: Path) -> tuple[Path, ...] | None:
-    """Return the two jars where they are on this machine already, else None.
+    """Return the two jars if they are on this machine already, else None.
 
     Raises:
         LibrariesUnavailable: the configured directory does not have them.

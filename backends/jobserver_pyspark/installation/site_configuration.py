@@ -1,4 +1,4 @@
-"""The machine's own configuration of Spark and Hadoop, found where Spark's own scripts find it."""
+"""The machine's configuration of Spark and Hadoop, found in the same places as by Spark's scripts."""
 
 from __future__ import annotations
 
@@ -29,11 +29,10 @@ def defaults(installation: Installation) -> dict[str, str]:
 
 
 def class_path(installation: Installation) -> list[str]:
-    """Return what a driver's class path has besides Spark's jars: configuration, and Hadoop's own jars if
-    any.
+    """Return the additions to Spark's jars on a driver's class path: configuration, and Hadoop's own jars.
 
-    It comes after the jars, unlike in Spark's scripts: a JVM cannot archive its classes with a directory
-    before its jars. That makes no difference, since no configuration file is in Spark's jars too.
+    They come after the jars, unlike in Spark's scripts: a JVM cannot archive its classes with a directory
+    before its jars. The order makes no difference, because Spark's jars contain no configuration files.
     """
     hadoop = os.environ.get("SPARK_DIST_CLASSPATH")
     return [*map(str, _directories(installation)), *([hadoop] if hadoop else [])]

@@ -92,9 +92,9 @@ class SparkInstall:
 
 @functools.lru_cache(maxsize=32)
 def find_installation(python: str) -> Installation:
-    """Return the PySpark of an interpreter. Raises LaunchError that says what is missing."""
+    """Return the PySpark of an interpreter. Raises LaunchError if a requirement is missing."""
     try:
-        done = subprocess.run(  # noqa: S603 - whoever configures contexts chooses the interpreter
+        done = subprocess.run(  # noqa: S603 - the configuration of contexts chooses the interpreter
             [python, "-c", _ASK], capture_output=True, text=True, timeout=60, check=False, cwd="/"
         )
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -119,7 +119,7 @@ def spark_home_view(installation: Installation, cache: Path) -> Path:
     """Return a directory to use as ``SPARK_HOME``: PySpark's, without ``python/lib``.
 
     Python workers would import from the ZIP in there, which has no byte code. That takes half a second
-    longer than the package that the interpreter has anyway.
+    longer than importing the interpreter's own package.
     """
     names = [
         entry for entry in sorted(installation.package.iterdir()) if entry.name in ("jars", "bin", "sbin")
@@ -148,7 +148,7 @@ def _location(package: str) -> Path:
 
 
 def _view(cache: Path, entries: list[Path]) -> Path:
-    """Make a directory of symbolic links, named after what they point to; atomic, and never changed."""
+    """Create a directory of symbolic links, named after their targets. Atomic; it never changes."""
     name = hashlib.sha256("\n".join(map(str, entries)).encode()).hexdigest()[:16]
     view = cache / "views" / name
     if not view.is_dir():

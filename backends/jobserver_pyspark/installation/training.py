@@ -1,4 +1,4 @@
-"""The job that a JVM runs while the archive of its classes is made: a little of all that contexts do."""
+"""The job that a JVM runs to record the classes for its archive: it uses typical features of Spark."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TrainingJob:
         """Accept anything."""
 
     def run_job(self, context: Any, runtime: Any, data: Any) -> int:
-        """Do a little of everything, and return the number of rows."""
+        """Use each feature once, and return the number of rows."""
         from pyspark.sql import functions  # noqa: PLC0415 - in a job's process
 
         spark = context.sparkContext

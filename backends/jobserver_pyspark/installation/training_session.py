@@ -1,4 +1,4 @@
-"""The context that is started to make the archive of its JVM's classes."""
+"""The context that is started to create the archive of its JVM's classes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Nowhere(ResultSink):
 
 
 class TrainingSession(ContextListener):
-    """Runs one training job in a context and stops it gracefully, whereupon the JVM writes the archive."""
+    """Runs one training job in a context and stops it gracefully, so that the JVM writes the archive."""
 
     def __init__(self, directory: Path, python: str) -> None:
         self._changed = threading.Condition()

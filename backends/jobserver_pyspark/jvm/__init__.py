@@ -16,33 +16,34 @@ for a version of Spark, compiles the runner (5 s); one that uses the ``spark.job
 two libraries and compiles that API (about 8 s more). Both are kept in the toolchain's cache directory;
 ``JvmToolchain.prepare()`` does both ahead.
 
-**Threads.** ``run`` blocks; call it on a thread of its own per job. PySpark's gateway gives each Python
+**Threads.** ``run`` blocks; call it on a separate thread for each job. PySpark's gateway gives each Python
 thread its own connection. ``cancel`` and ``is_running`` may be called from any thread at any time.
 
-**Messages.** A job is a :class:`JvmJobRequest`, and how it ended is a :class:`JvmJobState`: ``finished``,
+**Messages.** A job is a :class:`JvmJobRequest`, and its outcome is a :class:`JvmJobState`: ``finished``,
 ``failed`` or ``killed``. Results never pass the gateway: the JVM writes the file ``result_path``, as one
-JSON value or as the bytes of a streamed result (``state.result`` says which). What the job's threads print
-and log goes to ``log_path``; what belongs to no job stays in the driver's log. Spark jobs carry the job's id
+JSON value or as the bytes of a streamed result (``state.result`` says which). Output and log lines of
+the job's threads go to ``log_path``; all others stay in the driver's log. Spark jobs carry the job's id
 as their job group. ``on_running`` is called once the job passed its own validation.
 
-**Kill.** ``cancel`` ends what the job has started: Spark tasks, streams, threads with their timers and pools,
-processes. It repeats that until nothing is left or ``wait`` seconds are over. A ``StreamingContext`` that the
-job was handed finishes its batches before, for at most ``drain`` seconds, unless ``streaming.stopGracefully``
-is off or the job is killed once more. False: code that never checks for interruption still runs, and only the
-end of the JVM ends it. The outcome of a cancelled job is ``killed``, whatever it says on its way out, and
-comes when nothing of it runs any more. Streams end with every job; see ``JobRemains.scala`` for the rest.
+**Kill.** ``cancel`` ends everything that the job has started: Spark tasks, streams, threads with their timers
+and pools, processes. It repeats that until nothing is left or ``wait`` seconds have passed. The job's
+``StreamingContext`` first finishes its batches, for at most ``drain`` seconds, unless
+``streaming.stopGracefully`` is off or the job is killed again. It returns False if code that never checks for
+interruption still runs; only the end of the JVM ends such code. The outcome of a cancelled job is always
+``killed``, and is reported when none of its code runs. Streams end with every job; see ``JobRemains.scala``
+for the rest.
 
-**Class path.** The runner and the API lie in a directory on the JVM's own class path, which is empty until
-the first job: above the loaders of all jobs and before the jars of the context. So the latter can use the
-API, and copies of it in other jars are never loaded.
+**Class path.** The runner and the API are in a directory on the JVM's own class path, which is empty until
+the first job. It comes above the loaders of all jobs and before the jars of the context, so these jars can
+use the API, and copies of it in other jars are never loaded.
 
 **Isolation.** ``session`` (Spark 4): a session per class path, identified by its jars' contents, so that
 two versions of a class are right on the driver and on executors, at once and in turn. Temporary views are
 carried over to the context's own session when a job ends. Spark actions should be started on the job's own
 thread: others do not carry the class path, and are refused once the context has seen two versions of a file.
-``shared`` (Spark 3.5, streaming contexts, and whoever asks for it): one set of jars for the context, on
-every thread; a jar with another version of a file that was loaded before is refused
-(``FailureKind.LOADING``), never silently the old code.
+``shared`` (Spark 3.5, streaming contexts, and on request): one set of jars for the context, on every thread.
+A jar with another version of a file that was loaded before is refused (``FailureKind.LOADING``), so that a
+job never silently runs old code.
 
 **Named objects** live in :mod:`jobserver_pyspark.runner.named_objects`, which needs no compiled code:
 Python jobs use it through any gateway connection to the context's JVM, whether or not a JVM job ever runs.

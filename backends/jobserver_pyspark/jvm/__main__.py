@@ -10,7 +10,7 @@ from jobserver_pyspark.installation.compiler import JvmToolchain
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Builds the API when it is not there yet and prints the class path; 1 when that cannot be done."""
+    """Build the API if it does not exist yet, and print the class path; return 1 on failure."""
     parser = argparse.ArgumentParser(prog="python -m jobserver_pyspark.jvm", description=__doc__)
     parser.add_argument("--without-spark", action="store_true", help="only the job API and its libraries")
     options = parser.parse_args(arguments)

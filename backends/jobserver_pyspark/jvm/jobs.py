@@ -51,7 +51,7 @@ def context_settings(context_type: ContextType) -> dict[str, str]:
 def isolation_for(context_type: ContextType, wanted: str | None = None) -> str:
     """Return how class paths are isolated in a context: ``session`` or ``shared``.
 
-    ``wanted`` is what the context's settings ask for, if they do. The batches of a streaming context run
+    ``wanted`` is the value in the context's settings, if any. The batches of a streaming context run
     on Spark's own threads, which carry no session: its class paths are always shared.
     """
     if wanted not in {None, "session", "shared"}:
@@ -61,14 +61,14 @@ def isolation_for(context_type: ContextType, wanted: str | None = None) -> str:
 
 @attrs.frozen
 class JvmSession:
-    """A Spark session as JVM jobs need it: py4j's gateway to its JVM, and the session's Java object."""
+    """A Spark session for JVM jobs: py4j's gateway to its JVM, and the session's Java object."""
 
     gateway: Any
     java_session: Any
 
     @classmethod
     def of(cls, session: Any) -> JvmSession:
-        """Return that of a PySpark ``SparkSession``."""
+        """Return the session of a PySpark ``SparkSession``."""
         return cls(session.sparkContext._gateway, session._jsparkSession)
 
 
@@ -82,7 +82,7 @@ class JvmJobs:
     are kept ready for their next job. Thread-safe.
 
     Errors of the job are in its :class:`JvmJobState`. :class:`~jobserver_core.errors.LaunchError` is raised
-    when the JVM side cannot be compiled; py4j's own errors when the JVM is gone.
+    when the JVM side cannot be compiled, and errors of py4j when the JVM has ended.
     """
 
     session: JvmSession
@@ -107,9 +107,9 @@ class JvmJobs:
             self._cancelled.discard(request.job_id)
 
     def cancel(self, job_id: str, wait: float, *, drain: float = 20.0) -> bool:
-        """Kill a job; False when it still runs after ``wait`` seconds. A job that is not known has ended.
+        """Kill a job; return False if it still runs after ``wait`` seconds. An unknown job has ended.
 
-        A stream that stops gracefully has ``drain`` seconds before that; none when it is killed once more.
+        A stream that stops gracefully has ``drain`` seconds before that, or none if it is killed again.
         """
         self._cancelled.add(job_id)
         runner = self._runner
@@ -172,8 +172,8 @@ class JvmJobs:
     def _load_api(self, request: JvmJobRequest) -> None:
         """Load the job API before any class that refers to it, or any copy of it, can be loaded.
 
-        Where the API is compiled already, every context loads it at once, so that the classes that a jar
-        finds do not depend on earlier jobs. Elsewhere only jobs that need it wait for it, and they fail when
+        If the API is compiled already, every context loads it at once, so that the classes that a jar
+        finds do not depend on earlier jobs. Otherwise only jobs that need it wait for it, and they fail if
         its libraries cannot be resolved.
         """
         jars = self.toolchain.ready_api_jars()
@@ -189,9 +189,9 @@ class JvmJobs:
     def _publish(self, jars: list[Path]) -> None:
         """Put the classes of these jars on the JVM's class path.
 
-        The JVM looks into a directory of its class path whenever it looks for a class, so the content may
-        come late. Every loader of jobs is below, and the context's own jars come after it. So everyone sees
-        these classes, even where a jar has copies of them.
+        The JVM searches the directories of its class path each time it loads a class, so the content can be
+        added later. Every loader of jobs is below, and the context's own jars come after it. So all code
+        uses these classes, even if a jar has copies of them.
         """
         new = self.job_classes.with_name(f"{self.job_classes.name}.new")
         new.symlink_to(self.toolchain.unpacked(jars))
@@ -210,7 +210,7 @@ def refers_to_api(jar: Path) -> bool:
             classes = (archive.read(name) for name in archive.namelist() if name.endswith(".class"))
             return any(part in data for data in classes for part in _API_NAMES)
     except (OSError, zipfile.BadZipFile):
-        return False  # loading the job's class says what is wrong with it
+        return False  # loading the job's class reports the error
 
 
 def _jar(path: Path) -> JvmJar:

@@ -1,1 +1,1 @@
-"""The part in the server's process: a supervisor for each context."""
+"""The part of the launcher in the server's process: a supervisor for each context."""

@@ -1,4 +1,4 @@
-"""Where context hosts connect to: a listener on loopback that recognizes its hosts by their secrets."""
+"""The listener on loopback for context hosts, which it recognizes by their secrets."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _repeats = Repeats(logging.getLogger(__name__))
 class Connections:
     """Accepts hosts, and passes each connection to the context whose secret it sent.
 
-    A connection that sends no secret, or a wrong or used one, is closed after a few seconds. One of a host
-    that speaks another version of the protocol is closed, and its context gets a ProtocolError instead.
+    A connection that sends no secret, or a wrong or used one, is closed after a few seconds. If a host uses
+    another version of the protocol, its connection is closed and its context gets a ProtocolError.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Connections:
         return token, arrivals
 
     def forget(self, token: str) -> None:
-        """Stop accepting a secret."""
+        """Revoke a secret."""
         with self._lock:
             self._expected.pop(token, None)
 
@@ -96,7 +96,7 @@ class Connections:
     def close(self) -> None:
         """Stop accepting connections."""
         self._closed.set()
-        with contextlib.suppress(OSError):  # it never accepted
+        with contextlib.suppress(OSError):  # it was never accepting
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 

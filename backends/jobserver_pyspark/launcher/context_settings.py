@@ -39,7 +39,7 @@ CONTEXT_TYPES: dict[str, ContextType] = {
 PREPARED = frozenset(
     {"spark.jars.packages", "spark.jars", "spark.files", "spark.archives", "spark.submit.pyFiles"}
 )
-"""Settings that Spark's own submission processes before there is an application."""
+"""Settings that Spark's own submission processes before the application starts."""
 
 LOOPBACK = "127.0.0.1"
 
@@ -59,7 +59,7 @@ _PREFIXES = ("spark.", "passthrough.", "hadoop.", "launcher.", "streaming.")
 _OLD = frozenset(
     {"context-per-jvm", "is-python", "sync", "timeout", "context-init-timeout", "forked-jvm-init-timeout"}
 )
-"""Keys that clients and files of the old server have, and that have no effect here."""
+"""Keys in requests and files for the old server that have no effect here."""
 
 _LOCAL = re.compile(r"local(?:\[.*\])?")
 _LOOPBACK = re.compile(r"spark://(?:127\.[0-9.]+|localhost|\[::1\])(?::\d+)?(?:,.*)?")
@@ -67,10 +67,10 @@ _LOOPBACK = re.compile(r"spark://(?:127\.[0-9.]+|localhost|\[::1\])(?::\d+)?(?:,
 
 @attrs.frozen(kw_only=True)
 class ContextSettings:
-    """What a context's settings mean to Spark.
+    """A context's settings, translated for Spark.
 
-    ``conf`` is for the SparkConf, ``hadoop`` for the Hadoop configuration. ``context_type`` is what jobs get
-    as their context; ``any``, without a factory, lets each job choose. ``hive`` says whether its tables are
+    ``conf`` is for the SparkConf, ``hadoop`` for the Hadoop configuration. ``context_type`` is the type of
+    the jobs' context; ``any``, without a factory, lets each job choose. ``hive`` says whether its tables are
     Hive's. ``jvm_isolation`` is how versions of JVM code are isolated (``session``, ``shared``), None for
     the default.
     """
@@ -93,7 +93,7 @@ class ContextSettings:
 
     @property
     def loopback(self) -> bool:
-        """Whether everything of the application is on this machine."""
+        """Whether the whole application runs on this machine."""
         return self.local or bool(_LOOPBACK.fullmatch(self.master))
 
     @property
@@ -134,7 +134,7 @@ def _check_keys(keys: Iterable[str]) -> None:
     """Check the dotted keys of a context's settings.
 
     Raises:
-        InvalidSetting: there are unknown keys; it names all of them, and the nearest match of the first.
+        InvalidSetting: Some keys are unknown; it names all of them, and the nearest match of the first.
 
     """
     unknown = [key for key in keys if key not in _KEYS and not key.startswith(_PREFIXES) and key not in _OLD]
@@ -165,9 +165,9 @@ def _context_type_of(factory: str) -> ContextType:
     near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
     ours = "." not in factory or factory.startswith("spark.jobserver.")
     if ours or difflib.get_close_matches(name.lower(), near, n=1, cutoff=0.95):
-        message = f"there is no context factory {factory!r}"
+        message = f"unknown context factory {factory!r}"
         if not near:
-            message += f"; there are {', '.join(CONTEXT_TYPES)}"
+            message += f"; expected one of {', '.join(CONTEXT_TYPES)}"
         nearest = names[near[0]] if near else None
         raise UnknownContextFactory(key="context-factory", message=message, nearest=nearest)
     return "custom"
@@ -224,7 +224,7 @@ def _set_cores(conf: dict[str, str], master: str, flat: Mapping[str, str]) -> No
 
 
 def _set_memory(conf: dict[str, str], master: str, flat: Mapping[str, str]) -> None:
-    """Set the memory of executors, and in local mode, where the driver is the only one, of the driver."""
+    """Set the memory of executors; in local mode that of the driver, which is the only executor."""
     for key in ("spark.executor.memory", "spark.driver.memory"):
         if key in conf:
             conf[key] = _size(key, conf[key], conf)

@@ -1,4 +1,4 @@
-"""File descriptors that contexts need, and the errors where there are too few.
+"""File descriptors that contexts need, and errors if too few are available.
 
 The JVM of a context opens each of Spark's jars, some 300, before it does anything. The limit of a process is
 ``RLIMIT_NOFILE``: JVMs raise its soft value to the hard one by themselves, so the hard one counts for them.
@@ -18,7 +18,7 @@ from jobserver_core.models.failures import ErrorInfo
 __all__ = ["MIN_DESCRIPTORS", "check_descriptors", "explained", "out_of_descriptors"]
 
 MIN_DESCRIPTORS = 512
-"""The limit that each process of a context needs at least, or its JVM cannot start."""
+"""The minimum limit of each process of a context; with a lower one its JVM cannot start."""
 HOW_TO_RAISE = (
     "raise it to 65536 or so with `ulimit -Hn`, LimitNOFILE= of systemd, or `--ulimit nofile=` of Docker"
 )
@@ -26,17 +26,17 @@ _SIGN = "Too many open files"
 
 
 def check_descriptors() -> None:
-    """Raise LaunchError when no context can start with the limit of descriptors of its processes."""
+    """Raise LaunchError if the limit of descriptors is too low to start a context."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < MIN_DESCRIPTORS:
         raise LaunchError(
             message=f"a context needs at least {MIN_DESCRIPTORS} file descriptors, but the hard limit "
-            f"(RLIMIT_NOFILE) of this server and of what it starts is {hard}: {HOW_TO_RAISE}"
+            f"(RLIMIT_NOFILE) of this server and its child processes is {hard}: {HOW_TO_RAISE}"
         )
 
 
 def out_of_descriptors(error: OSError) -> str | None:
-    """Return a message for an error because no descriptor is left, None for any other error."""
+    """Return a message if an error means that no descriptor is left, None for any other error."""
     if error.errno == errno.EMFILE:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         return (

@@ -1,4 +1,4 @@
-"""The plan of a context host: its command, its environment, and the spec that it gets."""
+"""The plan of a context host: its command, its environment, and its spec."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def make_plan(
     result_limit: int,
     class_data: list[str],
 ) -> HostPlan:
-    """Return the plan of a context's host; writes nothing but directories of links, into the cache."""
+    """Return the plan of a context's host; writes only directories of links, into the cache."""
     marker = f"{spec.id}:{secrets.token_hex(8)}"
     conf = _conf(spec, settings, installation)
     submitted = settings.needs_submit or not PREPARED.isdisjoint(site_configuration.defaults(installation))
@@ -116,7 +116,7 @@ def make_plan(
 
 
 def _local_address(conf: Mapping[str, str]) -> dict[str, str]:
-    """Return where Spark's own user interface listens, and which name of this machine it uses."""
+    """Return the address on which Spark's own user interface listens, and its host name."""
     loopback = conf.get("spark.driver.bindAddress") == LOOPBACK and "SPARK_LOCAL_IP" not in os.environ
     return {"SPARK_LOCAL_IP": LOOPBACK} if loopback else {}
 
@@ -130,7 +130,7 @@ def _environment(
     marker: str,
     tmp_dir: Path,
 ) -> dict[str, str]:
-    """Return the whole environment of a host: of the server's own, only the variables that are allowed."""
+    """Return the environment of a host, with only the allowed variables of the server's environment."""
     allowed = (*ALLOWED_VARIABLES, *options.environment)
     kept = {name: os.environ[name] for name in allowed if name in os.environ}
     view = python_view(["jobserver_pyspark", "sparkjobserver"], options.cache_dir)
@@ -169,7 +169,7 @@ def _conf(spec: ContextSpec, settings: ContextSettings, installation: Installati
 
 
 def _defaults(spec: ContextSpec, settings: ContextSettings, installation: Installation) -> dict[str, str]:
-    """Return the defaults: a context stays in its directory and on its machine where it can."""
+    """Return the defaults, which keep a context in its directory and on its machine if possible."""
     conf = {
         "spark.ui.enabled": "false",
         "spark.ui.retainedJobs": "200",
@@ -239,7 +239,7 @@ def _jvm_command(
 
 
 def _heap(conf: Mapping[str, str]) -> str:
-    """Return the size of the driver's heap as the JVM takes it, in MiB."""
+    """Return the size of the driver's heap in the JVM's notation, in MiB."""
     key = "spark.driver.memory"
     return f"{parse_memory(key, conf.get(key, '1g')) // 2**20}m"
 

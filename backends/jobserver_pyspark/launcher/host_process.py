@@ -1,4 +1,4 @@
-"""A context host as a process: started, connected to, and ended."""
+"""The process of a context host: start it, connect to it, and end it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _EXIT_TIMEOUT = 10.0
 
 
 class HostProcess:
-    """One host. Its directories are made, and its process started, by the constructor.
+    """One host. The constructor creates its directories and starts its process.
 
-    ``work_dir`` becomes its working directory. What it and its JVM print before they have their own log is
-    appended to ``log_path``. ``priority`` is the nice value of all that it starts.
+    ``work_dir`` becomes its working directory. Output of the host and its JVM before they have their own log
+    is appended to ``log_path``. ``priority`` is the nice value of all its processes.
     """
 
     def __init__(self, plan: HostPlan, *, work_dir: Path, log_path: Path, priority: int = 0) -> None:
@@ -59,7 +59,7 @@ class HostProcess:
 
     @property
     def record(self) -> ContextRecord:
-        """What must be removed when this host has ended."""
+        """The processes and directories to remove when this host has ended."""
         pid = self._process.pid
         return ContextRecord(
             marker=self._plan.spec.marker,
@@ -93,7 +93,7 @@ class HostProcess:
         return channel
 
     def _write(self, data: bytes) -> None:
-        """Write to the host's input, which stays open: its end tells the host that the server is gone."""
+        """Write to the host's input, which stays open: its end means that the server has ended."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(data)
@@ -114,7 +114,7 @@ class HostProcess:
             return arrived
 
     def kill(self) -> None:
-        """Kill the host; what it started ends with its context's record."""
+        """Kill the host; the processes that it started end with its context's record."""
         if self._process.returncode is None:
             processes.kill_group(self._process.pid)
 
@@ -132,7 +132,7 @@ class HostProcess:
 
 
 def shape(plan: HostPlan, work_dir: Path) -> str:
-    """Return what a host and its JVM are started with; hosts of equal shape are interchangeable."""
+    """Return the inputs of the start of a host and its JVM; hosts of equal shape are interchangeable."""
     jvm = plan.spec.jvm
     text = json.dumps([plan.command, plan.environment, jvm.command, jvm.environment], sort_keys=True)
     text = text.replace(plan.spec.marker, "{marker}")

@@ -1,4 +1,4 @@
-"""A context as the server sees it: a host process, the connection to it, and what it reports."""
+"""A context in the server: a host process, the connection to it, and its reports."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 @attrs.frozen(kw_only=True)
 class LauncherResources:
-    """What the contexts of one launcher share."""
+    """Objects that the contexts of one launcher share."""
 
     connections: Connections
     leftovers: Leftovers
@@ -51,7 +51,7 @@ class LauncherResources:
 
 
 class HostedContext(ContextHandle):
-    """Starts a host, watches it from one thread, and ends all of it.
+    """Starts a host, watches it from one thread, and ends all its processes.
 
     ``on_end`` is called last. ``priority`` is the nice value of all its processes.
     """
@@ -92,7 +92,7 @@ class HostedContext(ContextHandle):
         self._thread.start()
 
     def join(self, timeout: float) -> bool:
-        """Wait until the context's end was reported, at most ``timeout`` seconds; return whether it was."""
+        """Wait at most ``timeout`` seconds until the context's end was reported; return whether it was."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -149,7 +149,7 @@ class HostedContext(ContextHandle):
             self._destroy()
         except JobServerError as error:
             self._fail(ErrorInfo.from_exception(error))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the core must learn of the end
+        except Exception as error:  # noqa: BLE001 - the end must be reported to the core after any error
             reason = out_of_descriptors(error) if isinstance(error, OSError) else None
             if reason is not None:
                 self._fail(ErrorInfo.from_exception(LaunchError(message=reason)))
@@ -160,7 +160,7 @@ class HostedContext(ContextHandle):
             self._clean_up()
 
     def _launch(self) -> bool:
-        """Start a host or take a spare one; return whether there is a connection to it."""
+        """Start a host or take a spare one; return whether it is connected."""
         check_descriptors()
         plan = self._make_plan()
         self._spec.work_dir.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ class HostedContext(ContextHandle):
         spare = self._resources.spares.take(plan, self._spec.work_dir)
         if spare is not None and self._adopt(spare, plan):
             return True
-        # Recorded before there is a process, since the server may be killed at any moment.
+        # Recorded before the process starts, because the server may be killed at any moment.
         record = ContextRecord(marker=plan.spec.marker, directories=(self._spec.work_dir, plan.spec.tmp_dir))
         self._remember(record)
         with self._lock:

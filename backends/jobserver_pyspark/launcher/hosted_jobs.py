@@ -1,4 +1,4 @@
-"""The jobs of a context as the server sees them: sent to the host, and reported to the listener."""
+"""The jobs of a context in the server: sent to the host, and reported to the listener."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = ["HostedJobs", "reported_error"]
 
 @attrs.define(eq=False)
 class _Job:
-    """A submitted job: where its result goes, and why that was refused."""
+    """A submitted job: the sink for its result, and the reason if that was refused."""
 
     spec: JobSpec
     sink: ResultSink | None = None
@@ -44,10 +44,10 @@ class _Job:
 
 
 class HostedJobs:
-    """Submits jobs to a host, and passes on what it reports about them.
+    """Submits jobs to a host, and forwards its reports about them.
 
-    ``send`` sends the host a message, and ignores that it is gone. ``listener_lock`` is held while the
-    listener is called, so that no two calls overlap.
+    ``send`` sends the host a message, and does nothing if the host has ended. ``listener_lock`` is held while
+    the listener is called, so that no two calls overlap.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class HostedJobs:
             self._send(KillJob(job_id=job_id))
 
     def close(self) -> None:
-        """Accept no more jobs, and pass on no more reports."""
+        """Stop accepting jobs and forwarding reports."""
         with self._listener_lock, self._lock:
             self._closed = True
             self._jobs.clear()
@@ -117,7 +117,7 @@ class HostedJobs:
             self._end_unsent(spec, JobOutcome(killed=True))
 
     def _end_unsent(self, spec: JobSpec, outcome: JobOutcome) -> None:
-        """Report the end of a job that the host never got; on a thread that the core does not wait for."""
+        """Report the end of a job that the host never received, on a thread that does not block the core."""
         threading.Thread(
             target=self._report_end, args=(spec.id, outcome), name=f"job {spec.id}", daemon=True
         ).start()
@@ -125,7 +125,7 @@ class HostedJobs:
     # -- from the host -----------------------------------------------------------------------------
 
     def handle(self, message: HostToServer) -> None:
-        """Pass on what the host reports about a job. Raises ProtocolError for any other message."""
+        """Forward a report of the host about a job. Raises ProtocolError for any other message."""
         match message:
             case JobRunning():
                 if message.job_id in self._jobs:

@@ -75,7 +75,7 @@ class PySparkLauncher(Launcher):
 
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> PySparkLauncher:
-        """Make the launcher that the settings describe. Raises InvalidSetting for an unknown option."""
+        """Create the launcher that the settings describe. Raises InvalidSetting for an unknown option."""
         return cls(
             data_dir / "pyspark",
             master=settings.spark.master,
@@ -86,7 +86,7 @@ class PySparkLauncher(Launcher):
         )
 
     def check(self) -> None:
-        """Raise LaunchError when there is no Java or no PySpark; it says what to install."""
+        """Raise LaunchError if Java or PySpark is missing; its message says what to install."""
         find_java()
         find_installation(sys.executable)
 
@@ -139,7 +139,7 @@ class PySparkLauncher(Launcher):
         )
 
     def _class_data(self, installation: Installation, java: Java) -> list[str]:
-        """Return the JVM's options to use the archive of its classes; a missing one will be made."""
+        """Return the JVM's options to use the archive of its classes; a missing one is created later."""
         if not self._options.class_data_sharing:
             return []
         data = ClassData(installation, java, self._options.cache_dir)
@@ -148,16 +148,16 @@ class PySparkLauncher(Launcher):
         return data.options()
 
     def make_class_data(self) -> bool:
-        """Make the archive of the JVM's classes now; return whether it exists. Takes about half a minute.
+        """Create the archive of the JVM's classes now; return whether it exists. Takes about half a minute.
 
-        A server makes it by itself some time after its first context; an installation can make it ahead.
+        A server creates it some time after its first context; an installation can create it in advance.
         """
         installation = find_installation(sys.executable)
         data = ClassData(installation, find_java(), self._options.cache_dir)
         return data.exists or data.make(lambda options: self._train(installation, options))
 
     def _train(self, installation: Installation, options: list[str]) -> bool:
-        """Run a context that makes an archive of its JVM's classes when it stops."""
+        """Run a context that creates an archive of its JVM's classes when it stops."""
         with tempfile.TemporaryDirectory(prefix="js-", ignore_cleanup_errors=True) as directory:
             session = TrainingSession(Path(directory), installation.python)
             handle = self._start(session.spec, session, class_data=options, priority=_LOWEST_PRIORITY)
@@ -173,7 +173,7 @@ class PySparkLauncher(Launcher):
         return self._spares.ready
 
     def sweep(self) -> None:
-        """End what contexts of a server that was killed have left behind."""
+        """Remove leftovers of the contexts of a killed server."""
         self._leftovers.sweep()
 
     def close(self) -> None:
@@ -195,7 +195,7 @@ class PySparkLauncher(Launcher):
 def _tmp_dir(spec: ContextSpec) -> Path:
     """Return a directory for temporary files whose path is short enough for Unix sockets in it.
 
-    Raises LaunchError when there is none.
+    Raises LaunchError if no directory is suitable.
     """
     inside = spec.work_dir / "tmp"
     if _fits(inside):

@@ -1,4 +1,4 @@
-"""What contexts leave behind when their server is killed: recorded by it, removed by the next server."""
+"""Leftovers of contexts whose server is killed: that server records them, the next one removes them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["ContextRecord", "Leftovers"]
 
 @attrs.frozen(kw_only=True)
 class ContextRecord:
-    """What must be removed when a context has ended: its processes and its directories.
+    """The processes and directories to remove when a context has ended.
 
-    Every process of a context carries ``marker`` in its environment. The host is known by process id and
-    start time, since an id alone may belong to another process by now.
+    Every process of a context carries ``marker`` in its environment. The host is identified by process id and
+    start time, because its id may have been reused.
     """
 
     marker: str
@@ -54,11 +54,11 @@ class Leftovers:
         os.replace(temporary, path)
 
     def forget(self, context_id: str) -> None:
-        """Remove the record of a context of which nothing is left."""
+        """Remove the record of a context that left nothing behind."""
         self._path(context_id).unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """End everything that is recorded. What cannot be ended now stays recorded for the next time."""
+        """Remove all recorded leftovers. Those that cannot be removed now stay recorded for the next time."""
         for path in self._directory.glob("*.json"):
             record = self._read(path)
             if record is None or record.end():

@@ -45,9 +45,9 @@ class LauncherOptions:
     """The options in ``jobserver.launcher.options``.
 
     ``environment`` names further variables of the server's environment that jobs may see.
-    ``spare_runners`` is how many attached processes each context keeps ready for its next Python jobs.
+    ``spare_runners`` is the number of attached processes that each context keeps ready for Python jobs.
     ``class_data_sharing`` keeps an archive of the JVM's classes, which halves the time a context
-    takes to start, in ``cache_dir``. ``packages_size`` is how many bytes of unpacked packages are kept
+    takes to start, in ``cache_dir``. ``packages_size`` is the number of bytes of unpacked packages to keep
     in addition to those that contexts use. ``jvm_libraries`` is a directory with the two libraries of the
     ``spark.jobserver`` API, for sites without a repository.
     """
@@ -67,7 +67,9 @@ class LauncherOptions:
             name = str(key).replace("-", "_")
             if name not in _READERS:
                 known = ", ".join(sorted(option.replace("_", "-") for option in _READERS))
-                raise InvalidSetting(key=f"{_PREFIX}.{key}", message=f"is not an option; there are {known}")
+                raise InvalidSetting(
+                    key=f"{_PREFIX}.{key}", message=f"is not an option; expected one of {known}"
+                )
             try:
                 values[name] = _READERS[name](value)
             except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Python packages of class paths, unpacked once for each content, and kept within a limit."""
+"""Python packages of class paths, unpacked once per content, and kept within a limit."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class PackageLease:
         """Unpack the Python packages among these that are not unpacked yet, and return all of them.
 
         Raises:
-            NotAnArchive: one is not what its type says.
+            NotAnArchive: A package is not an archive of its type.
             TooLarge: one is too large when it is unpacked.
             StorageError: the disk is full, or fails otherwise.
 
@@ -58,7 +58,7 @@ class PackageLease:
         return tuple(self._prepared(code) for code in codes if code.type.python)
 
     def close(self) -> None:
-        """Release all packages; the cache removes those that are too many. Idempotent."""
+        """Release all packages; the cache removes those over its limit. Idempotent."""
         with self._lock:
             self._closed = True
             leases, self._leases = list(self._leases.values()), {}

@@ -1,4 +1,4 @@
-"""Hosts that were started ahead of need: a process with a JVM that waits for its context."""
+"""Hosts that are started in advance: a process with a JVM that waits for its context."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class SpareHosts:
     """Keeps ``count`` spare hosts of the shape that the newest context had.
 
     A host fits a context when interpreter, environment, class path and options of the JVM are the same;
-    everything else is sent to it when it is taken. What Spark's own submission prepares cannot be sent
-    later, so such contexts have no spares.
+    everything else is sent to it when it is taken. The preparations of Spark's own submission cannot be sent
+    later, so contexts that need them have no spares.
     """
 
     def __init__(self, directory: Path, count: int, connections: Connections, leftovers: Leftovers) -> None:
@@ -55,12 +55,12 @@ class SpareHosts:
 
     @property
     def ready(self) -> int:
-        """The number of spares that could be taken now."""
+        """The number of spares that are ready."""
         with self._lock:
             return sum(spare.host.alive for spare in self._spares)
 
     def take(self, plan: HostPlan, work_dir: Path) -> SpareHost | None:
-        """Return a spare that fits, which belongs to the caller from now on; None when there is none."""
+        """Return a spare that fits, which the caller then owns, or None."""
         wanted = shape(plan, work_dir)
         with self._lock:
             fitting = [spare for spare in self._spares if spare.made_for == wanted and spare.host.alive]
@@ -70,7 +70,7 @@ class SpareHosts:
             return fitting[0]
 
     def refill(self, make_plan: Callable[[ContextSpec], HostPlan]) -> None:
-        """Start spares such as ``make_plan`` describes in the background, and end others."""
+        """Start spares as ``make_plan`` describes in the background, and end others."""
         if self._count > 0 and not self._closed:
             threading.Thread(target=self._fill, args=(make_plan,), name="spare hosts", daemon=True).start()
 
@@ -83,7 +83,7 @@ class SpareHosts:
                 _log.warning("a spare host could not be started: %s", error)
 
     def _missing(self, make_plan: Callable[[ContextSpec], HostPlan]) -> ContextSpec | None:
-        """Return the spec of the next spare, None when there are enough; spares of other shapes are ended."""
+        """Return the spec of the next spare, or None if there are enough; end spares of other shapes."""
         spec = self._spec()
         plan = make_plan(spec)
         wanted = shape(plan, spec.work_dir)
@@ -154,6 +154,6 @@ class SpareHosts:
             host.kill()
         for spare in spares:
             self._end(spare)
-        # One that is being started is ended by the thread that starts it.
+        # The thread that starts a spare also ends it.
         if self._filling.acquire(timeout=max(0.0, deadline - time.monotonic())):
             self._filling.release()

@@ -1,8 +1,8 @@
-"""Values of Spark's own settings that are known to be wrong before anything starts.
+"""Check values of Spark's own settings before anything starts.
 
 Spark reads most of its settings late: a context with a bad value fails after seconds, and the message often
-names neither the key nor what it takes. The keys here are those that users set by hand and that every context
-reads.
+names neither the key nor the allowed values. The keys here are those that users set by hand and that every
+context reads.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jobserver_core.errors import InvalidSetting
 __all__ = ["check_heap", "check_values", "java_options", "parse_count", "parse_memory"]
 
 LEAST_MEMORY = 450
-"""Spark refuses to start a driver or an executor with less, in MiB: one and a half times what it reserves."""
+"""The minimum memory of a driver or an executor, in MiB: Spark requires 1.5 times its reserved memory."""
 
 _MEMORY = re.compile(r"(\d+) *(?:([kmgtp])b?|(b))?", re.IGNORECASE)
 _KIB = {"k": 1, "m": 2**10, "g": 2**20, "t": 2**30, "p": 2**40}
@@ -50,7 +50,7 @@ def check_values(conf: Mapping[str, str], *, master: str, python: str | None) ->
     """Check a SparkConf, the master, and the interpreter of a context.
 
     Raises:
-        InvalidSetting: for the first value with which no context can start.
+        InvalidSetting: A value prevents the start of a context; it names the first one.
     """
     _check_master(master)
     for key in _MEMORY_KEYS:
@@ -68,7 +68,7 @@ def check_values(conf: Mapping[str, str], *, master: str, python: str | None) ->
         )
     _check_class_path_order(conf)
     if python is not None and shutil.which(python) is None:
-        raise InvalidSetting(key="python.executable", message=f"there is no program {python!r}")
+        raise InvalidSetting(key="python.executable", message=f"program {python!r} does not exist")
 
 
 def _check_master(master: str) -> None:
@@ -81,7 +81,7 @@ def _check_master(master: str) -> None:
 
 
 def _check_class_path_order(conf: Mapping[str, str]) -> None:
-    """Refuse what would let a job's jar replace the classes that it shares with Spark and the job API."""
+    """Refuse settings that let a job's jar replace classes that it shares with Spark and the job API."""
     for key in _USER_FIRST:
         if conf.get(key, "false").strip().lower() != "false":
             raise InvalidSetting(
@@ -115,10 +115,10 @@ def parse_count(key: str, value: str) -> int:
 
 
 def java_options(key: str, value: str) -> list[str]:
-    """Return the options of a JVM as a list; the size of its heap is no option.
+    """Return the options of a JVM as a list; the heap size is not allowed in it.
 
     Raises:
-        InvalidSetting: for unbalanced quotes, and for ``-Xmx``.
+        InvalidSetting: The quotes are unbalanced, or ``-Xmx`` is given.
     """
     try:
         options = shlex.split(value)

@@ -1,1 +1,1 @@
-"""The protocol of the launcher: every message between its processes, and how messages travel."""
+"""The protocol of the launcher: every message between its processes, and how messages are sent."""

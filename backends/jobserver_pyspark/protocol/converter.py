@@ -1,16 +1,16 @@
-"""The one place that turns messages into JSON and back.
+"""Convert messages to JSON and back.
 
 A message is a frozen dataclass. On the wire it is a JSON object with the name of its class as ``kind`` and
-its fields by name; a field of type ``bytes`` travels beside it as the payload of the frame, untouched.
+its fields by name; a field of type ``bytes`` is sent unchanged as the payload of the frame.
 
 The peers do not trust each other: a runner executes job code, which can write anything to its connection. So
-reading is strict. Each direction accepts its own kinds only, every field must be there with exactly the
-declared type, and no other field may be. Everything else raises :class:`ProtocolError`, and nothing else is
-ever raised.
+reading is strict. Each direction accepts only its own kinds; all fields must be present with exactly the
+declared types, and unknown fields are refused. Anything else raises :class:`ProtocolError`, which is the only
+exception.
 
-Why dataclasses and not attrs with cattrs: this code runs in the interpreter of the context, which need not
-have them, and a job may bring a version of its own. Importing them would also cost each context a tenth of a
-second.
+Messages are dataclasses, not attrs with cattrs, because this code runs in the interpreter of the context,
+which may lack these packages, and a job may bring its own versions. Importing them would also cost each
+context a tenth of a second.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MAX_SHOWN = 80
 
 
 class ProtocolError(Exception):
-    """A peer sent something that is not a message of the protocol; the text says who and what."""
+    """A peer sent something that is not a message of the protocol; the text says which peer and why."""
 
 
 class Message:
@@ -70,10 +70,10 @@ def encode(message: Message) -> tuple[bytes, Payload]:
 
 
 def decode(direction: type[_R], header: bytes, payload: bytes = b"") -> _R:
-    """Return the message that a header and a payload are in one direction.
+    """Return the message of a header and a payload in one direction.
 
     Raises:
-        ProtocolError: it is none.
+        ProtocolError: They are not a message of this direction.
 
     """
     try:
@@ -111,7 +111,7 @@ def prepare(*directions: type[Message]) -> None:
 
 
 def _unstructure(value: object) -> object:
-    """Return the JSON form of what JSON does not know: nested classes and paths."""
+    """Return the JSON form of types that JSON lacks: nested classes and paths."""
     if isinstance(value, Path):
         return str(value)
     if dataclasses.is_dataclass(value):
@@ -282,7 +282,7 @@ def _strings_by_name(values: Any) -> dict[str, str]:
 
 
 def _shown(value: object) -> str:
-    """Return a value for an error message: short, whatever it is."""
+    """Return a short text of a value for an error message."""
     if isinstance(value, (dict, list)):
         return "an object" if isinstance(value, dict) else "a list"
     text = repr(value[:_MAX_SHOWN] if isinstance(value, (str, bytes)) else value)

@@ -1,4 +1,4 @@
-"""Failures of jobs and contexts, in the words of the language that raised them, and of bounded size."""
+"""Failures of jobs and contexts, with the texts of the language that raised them, and of bounded size."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _MAX_STACK = 256 * 1024
 
 
 class UnusableResult(Exception):
-    """A result that has no JSON form, in words for the job's author."""
+    """A result that has no JSON form; the message is for the job's author."""
 
 
 class JobFailure(Exception):
-    """A job cannot go on."""
+    """A job cannot continue."""
 
     def __init__(self, kind: JobFailureKind, message: str, *, error_class: str = "", stack: str = "") -> None:
         super().__init__(message)
@@ -44,7 +44,7 @@ class JobFailure(Exception):
 
 
 class ContextFailure(Exception):
-    """A context cannot start, or cannot go on."""
+    """A context cannot start, or cannot continue."""
 
     def __init__(self, message: str, *, error_class: str = "", stack: str = "") -> None:
         super().__init__(message)
@@ -67,7 +67,7 @@ def report_of(error: BaseException, *, skip: int = 0) -> ErrorReport:
 
 
 def describe(error: BaseException) -> str:
-    """Return what an exception says, or its class when it says nothing."""
+    """Return the message of an exception, or its class if it has none."""
     try:
         text = str(error)
     except Exception as second:  # noqa: BLE001 - a job's exception may be broken itself
@@ -76,7 +76,7 @@ def describe(error: BaseException) -> str:
 
 
 def bounded(error: ErrorReport) -> ErrorReport:
-    """Return an error whose texts fit into a frame, with their middle left out where they are too long."""
+    """Return an error whose texts fit into a frame; the middle of long texts is left out."""
     return ErrorReport(
         message=_shortened(error.message, _MAX_MESSAGE),
         error_class=_shortened(error.error_class, _MAX_ERROR_CLASS),

@@ -1,4 +1,4 @@
-"""Frames: how messages travel over a stream socket.
+"""Frames: the format of messages on a stream socket.
 
 A frame is a JSON object (the header) and raw bytes (the payload, often empty), both preceded by their
 lengths. Nothing in a frame is ever unpickled or evaluated, and a length over the limit ends the connection
@@ -19,7 +19,7 @@ __all__ = ["CHUNK_SIZE", "MAX_HEADER", "MAX_PAYLOAD", "Channel", "ChannelClosed"
 
 _LENGTHS = struct.Struct(">II")
 CHUNK_SIZE = 256 * 1024
-"""The most bytes of a result that one frame carries."""
+"""The maximum number of bytes of a result in one frame."""
 MAX_HEADER = 2 * 1024 * 1024
 MAX_PAYLOAD = 64 * 1024 * 1024
 
@@ -34,8 +34,8 @@ class ChannelClosed(Exception):
 class Channel(Generic[_Sent, _Received]):
     """A connection that carries the messages of two directions; any thread may send, one thread receives.
 
-    ``receives`` is the direction whose messages are accepted. ``max_header`` and ``max_payload`` bound in
-    bytes what is accepted.
+    ``receives`` is the direction whose messages are accepted. ``max_header`` and ``max_payload`` limit
+    accepted frames, in bytes.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Channel(Generic[_Sent, _Received]):
         return self._socket.fileno()
 
     def settimeout(self, seconds: float | None) -> None:
-        """Bound how long one receive or send waits, in seconds; a TimeoutError follows."""
+        """Set the timeout of a receive or send, in seconds, after which it raises TimeoutError."""
         self._socket.settimeout(seconds)
 
     def send(self, message: _Sent) -> None:
@@ -93,7 +93,7 @@ class Channel(Generic[_Sent, _Received]):
 
         Raises:
             ChannelClosed: the connection is closed, perhaps in the middle of a frame.
-            ProtocolError: the peer sent something else than a message of this direction.
+            ProtocolError: The peer did not send a message of this direction.
 
         """
         header_size, payload_size = _LENGTHS.unpack(self._exactly(_LENGTHS.size))
@@ -121,7 +121,7 @@ class Channel(Generic[_Sent, _Received]):
         return bytes(data)
 
     def close(self) -> None:
-        """Close the connection, waking whoever receives on either side."""
+        """Close the connection, waking receivers on both sides."""
         with contextlib.suppress(OSError):  # the peer closed it already
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()

@@ -5,7 +5,7 @@ text; so the order is that of the calls, and the end of the stream is py4j's own
 passes the gateway in another form. There is no version: the host compiles the Scala sources of its own
 package.
 
-Apart from the rest, since only contexts that run JVM jobs load it.
+They have a module of their own because only contexts that run JVM jobs load it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class JvmJar:
 
 
 class HostToJvm(Message):
-    """What the host passes to the JVM."""
+    """Messages from the host to the JVM."""
 
     sender, receiver = "the context's host", "the JVM"
 
@@ -77,14 +77,14 @@ class JvmJobRequest(HostToJvm):
 
 
 class JvmToHost(Message):
-    """What the JVM returns to the host."""
+    """Messages from the JVM to the host."""
 
     sender, receiver = "the JVM", "the context's host"
 
 
 @dataclass(frozen=True, kw_only=True)
 class JvmJobState(JvmToHost):
-    """How far a job is: the answer of ``JobRunner.awaitValidated`` and ``awaitEnded``.
+    """The state of a job: the answer of ``JobRunner.awaitValidated`` and ``awaitEnded``.
 
     ``finished``: the request's ``result_path`` has the result, one JSON value or the bytes of a streamed
     result, ``size`` bytes in all. ``failed``: ``failure`` and ``error`` say why.

@@ -1,32 +1,32 @@
 """Every message between the processes of the launcher.
 
-Who talks to whom. A context is a host process, which its server starts. The host starts the driver's JVM and
-a zygote, and the zygote forks runners::
+Peers. A context is a host process, which its server starts. The host starts the driver's JVM and a zygote,
+and the zygote forks runners::
 
     server <-- TCP on loopback --> host <-- socket pair --> runner
                                     ^
                                     +-- sequenced packets --> zygote
 
-The server and a runner never talk to each other: the host translates. The host calls the JVM through py4j;
-what such a call about a JVM job says is in :mod:`jobserver_pyspark.protocol.jvm_messages`.
+The server and a runner never communicate directly: the host translates. The host calls the JVM through py4j;
+the messages in such calls are in :mod:`jobserver_pyspark.protocol.jvm_messages`.
 
 Order. A connection delivers messages in the order in which they were sent. Between connections there is no
-order. About one job the server hears, in this order: ``JobRunning`` at most once, then any number of
-``JobProgressed`` and ``ResultChunk``, then ``JobEnded`` exactly once. After that it hears nothing of the
-job, and messages to the host about it have no effect: a kill may cross the end. ``ContextReady`` comes
+order. The server receives the messages about one job in this order: ``JobRunning`` at most once, then any
+number of ``JobProgressed`` and ``ResultChunk``, then ``JobEnded`` exactly once. After that it receives none,
+and messages to the host about the job have no effect: a kill may cross the end. ``ContextReady`` comes
 before all messages about jobs; ``ContextFailed`` or ``ContextStopped`` is the last message of all.
 
-End of stream. A closed connection is how each process learns that another one has ended. The host without
-its server ends the whole context, without a report. The server without the host ends what is left of the
-context, and reports it as lost. A runner without its host ends; the host without its runner ends the job as
-crashed, and so does a host whose runner sends something that is not a message of this module. Every process
+End of stream. Each process notices the end of another one by the closed connection. If the server ends, the
+host ends the whole context, without a report. If the host ends, the server ends the rest of the context, and
+reports it as lost, and a runner ends itself. If a runner ends, or sends something that is not a message of
+this module, the host ends the job as crashed. Every process
 ends a peer that breaks the protocol, and gives the text of the
 :class:`~jobserver_pyspark.protocol.converter.ProtocolError` as the reason.
 
 Versions. The host is started from the package as it is on disk, which may have been upgraded since the
-server was started. So the first message on the connection, ``Hello``, says which version of the protocol the
-host speaks, and a server that speaks another one ends the host and reports both numbers. ``Connect`` and
-``Hello`` keep their fields for ever; any other change to this module, to its messages or to their order is a
+server was started. So the first message on the connection, ``Hello``, has the host's version of the protocol,
+and a server with another version ends the host and reports both numbers. ``Connect`` and
+``Hello`` keep their fields forever; any other change to this module, to its messages or to their order is a
 new :data:`PROTOCOL_VERSION`.
 
 A new message is a new class below its direction; its name is its ``kind``. It is sent with ``Channel.send``
@@ -99,7 +99,7 @@ PROTOCOL_VERSION = 1
 """The version of this module's messages; server and host must have the same one."""
 
 ContextType = Literal["any", "spark", "session", "sql", "hive", "streaming", "custom"]
-"""What jobs of a context get as their context; with ``any`` each job chooses by its class."""
+"""The type of the jobs' context; with ``any``, the class of each job decides."""
 
 JobFailureKind = Literal[
     "raised", "validation", "class-not-found", "wrong-type", "loading", "crashed", "result"
@@ -112,7 +112,7 @@ JobFailureKind = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorReport:
-    """An error in the words of the language that raised it; see the core's ``ErrorInfo``."""
+    """An error with the texts of the language that raised it; see the core's ``ErrorInfo``."""
 
     message: str
     error_class: str = ""
@@ -137,7 +137,7 @@ class Jar:
 
 @dataclass(frozen=True, kw_only=True)
 class JvmCommand:
-    """How the host starts the driver's JVM; ``environment`` is added to the host's own."""
+    """The start of the driver's JVM; ``environment`` is added to the host's own."""
 
     command: tuple[str, ...]
     environment: dict[str, str]
@@ -145,9 +145,9 @@ class JvmCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class JvmToolchainSpec:
-    """What is needed to compile the JVM parts for a Spark: its jars, a Java, and where results are cached.
+    """The inputs to compile the JVM parts for a Spark: its jars, a Java, and a cache for the results.
 
-    ``libraries`` is a directory that has the libraries of the old job API, for sites without a repository.
+    ``libraries`` is a directory with the libraries of the old job API, for sites without a repository.
     """
 
     jars: Path
@@ -158,7 +158,7 @@ class JvmToolchainSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class HostSpec:
-    """A context as its host runs it: everything that is known before it starts.
+    """The spec of a context for its host: everything that is known before it starts.
 
     ``marker`` is the value of the environment variable that all processes of the context carry. ``conf`` is
     the SparkConf, which Spark's own submission has prepared where ``submitted``. ``session`` says whether a
@@ -198,18 +198,17 @@ class HostSpec:
 
 
 class ServerToHost(Message):
-    """What a server sends to the host of a context."""
+    """Messages from a server to the host of a context."""
 
     sender, receiver = "the server", "the context's host"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Connect(ServerToHost):
-    """Where to connect, and the secret that proves which host connects.
+    """The address of the server, and the secret that identifies the host.
 
-    The only message that does not travel over the connection: it is a line of JSON on the host's standard
-    input, where no other process can read it. The input stays open: its end tells the host that the server
-    is gone.
+    This is the only message that is not sent over the connection: it is a line of JSON on the host's standard
+    input, which no other process can read. The input stays open: its end means that the server has ended.
     """
 
     host: str
@@ -275,14 +274,14 @@ class StopContext(ServerToHost):
 
 
 class HostToServer(Message):
-    """What the host of a context sends to its server."""
+    """Messages from the host of a context to its server."""
 
     sender, receiver = "the context's host", "the server"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hello(HostToServer):
-    """The first message: which host this is, by its secret, and which version of the protocol it speaks."""
+    """The first message: the secret that identifies the host, and its version of the protocol."""
 
     protocol: int
     token: str
@@ -290,7 +289,7 @@ class Hello(HostToServer):
 
 @dataclass(frozen=True, kw_only=True)
 class ContextReady(HostToServer):
-    """The context accepts jobs. ``url`` is the address of Spark's own user interface, where that is on."""
+    """The context accepts jobs. ``url`` is the address of Spark's own user interface, if that is on."""
 
     application_id: str
     url: str | None
@@ -298,7 +297,7 @@ class ContextReady(HostToServer):
 
 @dataclass(frozen=True, kw_only=True)
 class ContextFailed(HostToServer):
-    """The context could not start, or ended; ``killed_outside`` where others killed it or its processes."""
+    """The context could not start, or ended; ``killed_outside`` if others killed it or its processes."""
 
     error: ErrorReport
     killed_outside: bool = False
@@ -318,7 +317,7 @@ class JobRunning(HostToServer):
 
 @dataclass(frozen=True, kw_only=True)
 class JobProgressed(HostToServer):
-    """How many stages and tasks of a job's Spark jobs are done, and how many there are so far."""
+    """The numbers of stages and tasks of a job's Spark jobs: completed ones, and all so far."""
 
     job_id: str
     stages_done: int
@@ -357,7 +356,7 @@ class LogWarning(HostToServer):
 
 
 class HostToRunner(Message):
-    """What the host sends to a runner, one request at a time."""
+    """Messages from the host to a runner, one request at a time."""
 
     sender, receiver = "the context's host", "a runner"
 
@@ -377,7 +376,7 @@ class WarmUp(HostToRunner):
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare(HostToRunner):
-    """Do ahead what a runner's first job would wait for. There is no answer, except ``NotReady``."""
+    """Prepare for the runner's first job. There is no answer, except ``NotReady``."""
 
     context_type: ContextType
 
@@ -424,7 +423,7 @@ class WarmedUp(RunnerToHost):
 
 @dataclass(frozen=True, kw_only=True)
 class NotReady(RunnerToHost):
-    """The runner could not do what was asked, and ends."""
+    """The runner could not carry out the request, and ends."""
 
     message: str
 
@@ -436,7 +435,7 @@ class JobAccepted(RunnerToHost):
 
 @dataclass(frozen=True, kw_only=True)
 class FreshProcessNeeded(RunnerToHost):
-    """The job's class wants a process that has served no other job; the runner has not run it."""
+    """The job's class requires a process that has served no other job; the runner has not run it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -463,7 +462,7 @@ class ResultPart(RunnerToHost):
 class JobFinished(RunnerToHost):
     """The job finished. ``used_spark``: it called the JVM. ``clean``: it left neither threads nor processes.
 
-    With ``reuse``, ``Restored`` follows once the runner has put its state back.
+    With ``reuse``, ``Restored`` follows once the runner has restored its state.
     """
 
     used_spark: bool
@@ -489,7 +488,7 @@ class Restored(RunnerToHost):
 
 
 class HostToZygote(Message):
-    """What the host sends to the zygote: packets without payload."""
+    """Messages from the host to the zygote: packets without payload."""
 
     sender, receiver = "the context's host", "the zygote"
 
@@ -502,7 +501,7 @@ class ForkRunner(HostToZygote):
 
 
 class ZygoteToHost(Message):
-    """What the zygote sends to the host: packets without payload."""
+    """Messages from the zygote to the host: packets without payload."""
 
     sender, receiver = "the zygote", "the context's host"
 
@@ -517,7 +516,7 @@ class RunnerForked(ZygoteToHost):
 
 @dataclass(frozen=True, kw_only=True)
 class RunnerExited(ZygoteToHost):
-    """A runner has ended, with what it had started. A negative ``status`` is the signal that ended it."""
+    """A runner and its processes have ended. A negative ``status`` is the signal that ended it."""
 
     runner: int
     status: int

@@ -1,4 +1,4 @@
-"""Jobs whose methods are ``async def``: run in an event loop of their own."""
+"""Run jobs whose methods are ``async def`` in an event loop of their own."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Attachment:
 
     @property
     def commands(self) -> int:
-        """The number of commands that were sent to the JVM; while it is the same, the JVM was not used."""
+        """The number of commands sent to the JVM; if it did not change, the JVM was not used."""
         return self._commands.count
 
     def report_queries(self, report: Callable[[str], None]) -> None:
@@ -110,16 +110,16 @@ class Attachment:
         self.context.parallelize([0], 1).map(bool).count()
 
     def prepare(self, context_type: ContextType) -> None:
-        """Do ahead what the first Spark job of a process does once: look up classes, pickle a function.
+        """Prepare for the first Spark job of a process: look up classes, pickle a function.
 
-        No Spark job is run; an RDD is only described to the JVM.
+        No Spark job runs; an RDD is only described to the JVM.
         """
         _ = self.context.parallelize([0], 1).map(lambda number: (number, 1)).reduceByKey(max, 1)._jrdd
         if context_type not in ("spark", "custom"):
             _ = self.session.range(1)
 
     def job_context(self, context_type: ContextType, job: Any) -> Any:
-        """Return what a job's methods get as their context.
+        """Return the context for a job's methods.
 
         Raises JobFailure for a job that does not fit the type of the context.
         """
@@ -139,7 +139,7 @@ class Attachment:
         )
 
     def _built_by(self, job: Any) -> Any:
-        """Return what the job builds; a SparkContext of its own class replaces the one of this process."""
+        """Return the context that the job builds; its own SparkContext replaces the one of this process."""
         from pyspark import SparkContext  # noqa: PLC0415
 
         here = self.context
@@ -148,7 +148,7 @@ class Attachment:
 
         def make_way(instance: Any = None, **others: Any) -> None:
             if instance is not None:
-                # Also where it cannot be made: PySpark would then stop what it is made from.
+                # Also if it cannot be created: PySpark would then stop the context that it is created from.
                 instance.stop = _leave_running
                 if spark_context._active_spark_context is here:
                     spark_context._active_spark_context = None
@@ -164,7 +164,7 @@ class Attachment:
         return made
 
     def _adopt(self, context: Any) -> None:
-        """Use a SparkContext that a job made; its tasks get the same class path as those of ours."""
+        """Use a SparkContext that a job created; its tasks get the same class path as ours."""
         if context is not self.context:
             context.environment.update(self.context.environment)
             context._python_includes = self.context._python_includes
@@ -213,7 +213,7 @@ class _InitialState:
 
 
 def _restore_attributes(owner: Any, saved: _Attributes) -> None:
-    """Restore methods and objects that a job replaced; counters go on."""
+    """Restore methods and objects that a job replaced; counters continue."""
     names = vars(owner)
     for added in names.keys() - saved.keys():
         del names[added]
@@ -223,7 +223,7 @@ def _restore_attributes(owner: Any, saved: _Attributes) -> None:
 
 
 class _CountedCommands:
-    """Counts what is sent to the JVM, except for the release of objects that are garbage."""
+    """Counts commands that are sent to the JVM, except for the release of garbage."""
 
     def __init__(self, client: Any) -> None:
         self._send = client.send_command

@@ -1,4 +1,4 @@
-"""Configurations as jobs get them: pyhocon's ``ConfigTree``."""
+"""Configurations for jobs: pyhocon's ``ConfigTree``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FALLBACK_PATH = "JOBSERVER_FALLBACK_PATH"
 
 
 def add_fallback() -> None:
-    """Make pyhocon importable where the context's interpreter does not have it."""
+    """Make pyhocon importable if the context's interpreter does not have it."""
     directory = os.environ.get(FALLBACK_PATH)
     if directory and directory not in sys.path:
         sys.path.append(directory)

@@ -1,4 +1,4 @@
-"""The runtime that a Python job gets."""
+"""The runtime of a Python job."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Runtime"]
 
 
 class Runtime:
-    """Where a job runs; the ``JobEnvironment`` of ``sparkjobserver.api``."""
+    """The environment of a job; the ``JobEnvironment`` of ``sparkjobserver.api``."""
 
     def __init__(self, job_id: str, attachment: Any, context_config: Any, data_dir: Path) -> None:
         self.jobId = job_id

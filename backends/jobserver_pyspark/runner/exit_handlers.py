@@ -1,4 +1,4 @@
-"""Exit handlers of one job, run when the job ends and not when its process does.
+"""Exit handlers of one job, which run when the job ends and not when its process ends.
 
 A runner serves many jobs, and each expects its own exit handlers to run at its end. Handlers that job code
 registers run then. Handlers that a library registers while it is imported run at the end of the process,
@@ -37,7 +37,7 @@ class ExitHandlers:
         atexit._run_exitfuncs = lambda: self.run(lambda _name: True, everything=True)
 
     def run(self, is_of_job: Callable[[str | None], bool], *, everything: bool) -> None:
-        """Run the handlers, newest first; what one raises is printed, as at the end of a process."""
+        """Run the handlers, newest first; print their exceptions, as at the end of a process."""
         for name, handler in reversed(self._handlers[:]):
             if everything or is_of_job(name):
                 if (name, handler) in self._handlers:

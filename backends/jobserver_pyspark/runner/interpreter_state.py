@@ -1,7 +1,7 @@
-"""What a job can change in its interpreter and Python can read back, one capture for each kind.
+"""The state of an interpreter that a job can change and Python can read, one capture for each kind.
 
-A capture is called once and returns the function that restores what it saw. See
-:mod:`jobserver_pyspark.runner.process_state` for when they are called.
+A capture is called once and returns the function that restores the captured state.
+:mod:`jobserver_pyspark.runner.process_state` calls them.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _namespace(name: str) -> Callable[[], Restore]:
         names = vars(sys.modules[name])
         saved = dict(names)
 
-        def restore() -> None:  # without the built-in functions: they may be what is missing
+        def restore() -> None:  # without the built-in functions, which may be missing
             names.update(saved)
             for added in names.keys() - saved.keys():
                 del names[added]
@@ -94,7 +94,7 @@ def _namespace(name: str) -> Callable[[], Restore]:
 
 
 def _stream_settings() -> Restore:
-    """Capture how standard output and error write; a stream that was closed raises when it is restored."""
+    """Capture the modes of standard output and error; restoring a closed stream raises an error."""
     names = ("encoding", "errors", "line_buffering", "write_through")
     streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
     saved = [{name: getattr(stream, name) for name in names} for stream in streams]

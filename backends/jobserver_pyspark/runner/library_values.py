@@ -1,6 +1,6 @@
 """Values of the libraries that jobs use with Spark, as plain Python values.
 
-None of these libraries is imported here: if there is a value of one, the job has imported it.
+This module imports none of these libraries: if a value belongs to one, the job has imported it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Simplify = Callable[[Any], Any]
 Key = Callable[[Any], str]
 
 _SHORT = 1000
-"""The most values of an array that are converted at once; longer ones are converted in slices."""
+"""The maximum number of array values to convert at once; longer arrays are converted in slices."""
 
 
 # -- numpy -----------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def _from_pyspark(value: Any, simplified: Simplify, key: Key) -> Any:
 
 
 def _from_py4j(value: Any, simplified: Simplify, key: Key) -> Any:
-    """Collections of the JVM behave as Python's; other objects of it have a text."""
+    """Convert collections of the JVM like Python's, and its other objects to strings."""
     if isinstance(value, Mapping):
         return dict(value.items())
     names = {base.__name__ for base in type(value).__mro__}
@@ -187,10 +187,10 @@ CONVERTERS: dict[str, Callable[[Any, Simplify, Key], Any]] = {
 
 
 def from_protocol(value: Any, simplified: Simplify, key: Key, *, otherwise: Simplify) -> Any:
-    """Return the data of a table or an array of any other library; what is neither is left to ``otherwise``.
+    """Return the data of a table or an array of any other library; ``otherwise`` handles all other values.
 
-    Tables offer themselves as a stream of Arrow batches (Polars, DuckDB), arrays to numpy (PyTorch, Pillow),
-    or can be made dense (SciPy).
+    Tables provide a stream of Arrow batches (Polars, DuckDB), arrays convert to numpy (PyTorch, Pillow), or
+    can be made dense (SciPy).
     """
     arrow, numpy = sys.modules.get("pyarrow"), sys.modules.get("numpy")
     if arrow is not None and hasattr(type(value), "__arrow_c_stream__"):

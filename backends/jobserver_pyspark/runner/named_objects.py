@@ -1,4 +1,4 @@
-"""Named objects: what the jobs of one context share, Python and JVM jobs alike.
+"""Named objects, which the Python and JVM jobs of one context share.
 
 They live in a plain ``java.util.concurrent.ConcurrentHashMap`` among the *system properties* of the context's
 JVM, under the key ``jobserver.namedObjects``: reachable through any gateway connection to that JVM, with no
@@ -8,7 +8,7 @@ The map's layout, which ``NamedObjectTable.scala`` shares::
 
     name (str) -> CompletableFuture[ java.util.HashMap ]
 
-A future that is not done is an object that is being made: those who get it wait. The map in it has
+A future that is not done is an object that is being created: its readers wait. The map in it has
 
 =========== ==========================================================================================
 ``kind``    ``dataframe``, ``rdd``, ``python-rdd``, ``broadcast``, ``object``
@@ -21,7 +21,7 @@ A future that is not done is an object that is being made: those who get it wait
 =========== ==========================================================================================
 
 A second map, ``jobserver.namedObjects.creators``, has the job that is making each name, so that
-:func:`abandon` can clean up after a job that was killed meanwhile.
+:func:`abandon` can clean up after a job that was killed in the meantime.
 """
 
 from __future__ import annotations
@@ -73,17 +73,17 @@ class NamedObjects:
         return self._fill(name, mine, make)
 
     def update(self, name: str, make: Any) -> Any:
-        """Replace the object of this name with ``make``, or with what it returns if it can be called."""
+        """Replace the object of this name with ``make``, or with its return value if it is callable."""
         mine = self._jvm().java.util.concurrent.CompletableFuture()
         self._table().put(name, mine)
         return self._fill(name, mine, make if callable(make) else lambda: make)
 
     def forget(self, name: str) -> None:
-        """Forgets the name, and leaves the object as it is."""
+        """Forget the name, and leave the object unchanged."""
         self._table().remove(name)
 
     def destroy(self, name: str) -> None:
-        """Forgets the name and frees what the object holds in the cluster."""
+        """Forget the name and free the object's resources in the cluster."""
         future = self._table().remove(name)
         if future is not None and _made(future):
             entry = future.get()
@@ -159,7 +159,7 @@ class NamedObjects:
 
 
 def abandon(jvm: Any, job_id: str) -> None:
-    """Lets nobody wait for objects that a job was making when it ended or was killed.
+    """Wake the waiters for objects that a job was creating when it ended or was killed.
 
     For the context host, with the gateway's ``jvm``, after each job.
     """
@@ -190,7 +190,7 @@ def _shared_form(made: Any) -> tuple[str, Any, dict[str, Any]]:
     if isinstance(made, DataFrame):
         return "dataframe", made._jdf, {}
     if isinstance(made, RDD):
-        # One known form for every job, whatever serializer this RDD happens to use inside.
+        # One known form for every job, independent of this RDD's own serializer.
         return "python-rdd", made._pickled()._jrdd, {"source": made._jrdd}
     if isinstance(made, JavaObject):
         return "object", made, {}

@@ -1,8 +1,8 @@
-"""The conversion of values that Python jobs return.
+"""Convert the values that Python jobs return.
 
 A value is converted one level at a time. :func:`simplified` converts the outermost value only and returns
-something that JSON has, whose parts may be anything again; the encoder in
-:mod:`jobserver_pyspark.runner.results` goes on with the parts and bounds the depth. So each rule here is
+a JSON type, whose parts may be of any type; the encoder in
+:mod:`jobserver_pyspark.runner.results` converts the parts and bounds the depth. So each rule here is
 short, and none of them recurses. ``docs/reference/results.md`` shows every rule with an example that the
 tests run.
 
@@ -40,10 +40,10 @@ MARK = os.urandom(16).hex()
 
 
 class WrittenNumber(str):
-    """A number of more digits than a float has, as :data:`MARK` and its digits.
+    """A number with more digits than a float has, as :data:`MARK` and its digits.
 
-    :mod:`json` writes integers and floats only. A decimal goes through it as this string, and the encoder
-    takes the mark and the quotes away afterwards.
+    :mod:`json` writes only integers and floats. A decimal passes through it as this string, and the encoder
+    then removes the mark and the quotes.
     """
 
     __slots__ = ()
@@ -57,7 +57,7 @@ class WrittenNumber(str):
 def simplified(value: Any) -> Any:
     """Return None, a scalar, a mapping, a list, a tuple or an iterator that stands for the value.
 
-    Raises UnusableResult for what cannot be a result.
+    Raises UnusableResult for a value that cannot be a result.
     """
     if value is None:
         return None
@@ -84,7 +84,7 @@ def key(value: Any) -> str:
 
 
 def check_keys(value: Mapping[Any, Any]) -> None:
-    """Refuse a mapping that would lose members, since two of its keys become one string."""
+    """Refuse a mapping that would lose members because two of its keys become one string."""
     if all(type(name) is str for name in value):
         return
     seen: dict[str, Any] = {}
@@ -210,7 +210,7 @@ def _field_names(kind: type) -> Iterable[str] | None:
 
 
 def _elements_or_text(value: Any) -> Any:
-    """The elements of what can be gone through, unless it has a text of its own."""
+    """The elements of an iterable, unless it has a ``str()`` of its own."""
     kind = type(value)
     own = {name for base in kind.__mro__[:-1] for name in vars(base)}
     unnamed = own.isdisjoint({"__str__", "__repr__"})

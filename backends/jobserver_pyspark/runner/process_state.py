@@ -2,16 +2,16 @@
 
 A process per Python job costs some 60 ms of CPU, most of it for a connection to the JVM. So the process that
 finished a job takes the next one of the same class path and context type. Job code must not notice: it
-starts as in a new process, whatever the previous job did. Two rules ensure that.
+starts as in a new process, independent of the previous job. Two rules ensure that.
 
-1. What a job can change through Python and Python can read back is captured before the first job and restored
-   after each one: imported modules, environment, paths, hooks, signal handlers, logging, and so on. Modules
-   that came from the class path are dropped, and imported anew by the next job; libraries stay.
-2. What cannot be undone makes the process unfit, with a reason, and it ends: threads, child processes and
-   listening sockets that are left, compiled extensions of the class path, memory that does not come back.
+1. State that a job can change and Python can read is captured before the first job and restored after each
+   one: imported modules, environment, paths, hooks, signal handlers, logging, and so on. Modules from the
+   class path are dropped, and the next job imports them again; libraries stay.
+2. Changes that cannot be undone make the process unfit, with a reason, and it ends: remaining threads, child
+   processes and listening sockets, compiled extensions of the class path, memory that is not freed.
 
-What is not handled: values that a job replaces inside a library, and caches that a library fills. A job that
-needs a process of its own for that sets ``fresh_process = True``.
+Deliberately not handled: values that a job replaces inside a library, and caches that a library fills. A job
+that needs a process of its own because of them sets ``fresh_process = True``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from jobserver_pyspark.runner.interpreter_state import CAPTURES
 __all__ = ["ProcessState"]
 
 MAX_JOBS = 1000
-"""The most jobs that one process serves."""
+"""The maximum number of jobs of one process."""
 MAX_GROWTH = 512 * 1024 * 1024
 """Bytes of resident memory that a process may have gained since its first job."""
 MAX_DESCRIPTORS = 64
@@ -76,7 +76,7 @@ class ProcessState:
                 restore()
             extension = self._modules.extension(directories)
             self._modules.restore(directories)
-        except Exception as error:  # noqa: BLE001 - whatever cannot be restored, the process ends
+        except Exception as error:  # noqa: BLE001 - the process ends if its state cannot be restored
             return f"its state could not be restored: {type(error).__name__}: {error}"
         if extension is not None:
             return f"the class path has a compiled extension: {extension}"
@@ -182,7 +182,7 @@ def _descriptors() -> list[int]:
         names = os.listdir("/proc/self/fd")
     except OSError:
         return []
-    # The descriptor with which the list was read is closed by now.
+    # The descriptor that read the list is closed already.
     return [int(name) for name in names if _stat(int(name)) is not None]
 
 
@@ -193,11 +193,11 @@ def _listens(fd: int) -> bool:
         with socket.socket(fileno=os.dup(fd)) as connection:
             return bool(connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     except OSError:
-        return False  # it was closed meanwhile, or is no socket that could listen
+        return False  # it was closed, or is not a socket that can listen
 
 
 def _standard_files() -> list[tuple[int, int] | None]:
-    """Return what the descriptors 0 to 2 are; None for one that is closed."""
+    """Return the identities of the files of descriptors 0 to 2; None for a closed one."""
     return [(found.st_dev, found.st_ino) if (found := _stat(fd)) else None for fd in range(3)]
 
 

@@ -2,8 +2,8 @@
 
 :mod:`jobserver_pyspark.runner.plain_values` converts each type of value, and ``docs/reference/results.md``
 shows the rules. Here the parts are joined: small values at once, by the C encoder of :mod:`json`; large ones
-member by member, so that only a chunk of the text is in memory. Nothing is dropped: what cannot be written
-raises :class:`UnusableResult`.
+member by member, so that only a chunk of the text is in memory. Nothing is dropped: a value that cannot be
+written raises :class:`UnusableResult`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ __all__ = ["MAX_DEPTH", "UnusableResult", "encode", "opened"]
 
 MAX_DEPTH = 200
 _BUDGET = 2000
-"""How many values, and kilobytes of text, are converted in memory before a value is streamed."""
+"""The number of values, and of kilobytes of text, to convert in memory before a value is streamed."""
 _CHUNK = 256 * 1024
 _TEXT_SLICE = 128 * 1024
 
 
 class _TooBig(Exception):
-    """A value is too big to be converted at once."""
+    """A value is too big to convert at once."""
 
 
 def opened(result: Any) -> tuple[bool, Iterator[bytes]]:
@@ -94,7 +94,7 @@ _MARKED = re.compile(f'"{MARK}([^"]*)"')
 def _dump(plain: Any) -> str:
     try:
         text = json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    except ValueError as error:  # Python's own limit, which guards those who read the result as well
+    except ValueError as error:  # Python's own limit, which readers of the result have as well
         message = f"an integer is too long for most readers of JSON: return its str() ({error})"
         raise UnusableResult(message) from None
     return _MARKED.sub(r"\1", text) if MARK in text else text

@@ -1,8 +1,8 @@
 """The process of Python jobs: forked from the zygote, attached to the JVM ahead, used by one job at a time.
 
-A runner serves jobs of one class path, one after the other. Between two of them it puts its state back (see
-:mod:`jobserver_pyspark.runner.process_state`) and reports whether it is fit for another one. Where the
-context or the job asks for fresh processes, it serves one job only.
+A runner serves jobs of one class path, one after the other. Between two of them it restores its state (see
+:mod:`jobserver_pyspark.runner.process_state`) and reports whether it is fit for another one. If the context
+or the job requests fresh processes, it serves only one job.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _open_standard_streams(output: int) -> None:
 
 
 class _NeedsFreshProcess(Exception):
-    """The job's class says ``fresh_process = True``, and this process has served a job already."""
+    """The job's class has ``fresh_process = True``, and this process has already served a job."""
 
 
 class Runner:
@@ -98,18 +98,18 @@ class Runner:
         self._served = 0
 
     def serve(self) -> None:
-        """Serve the host until this process is fit for no further job, or could not be made ready for one."""
+        """Serve the host until this process is unfit for another job, or its preparation failed."""
         while True:
             request = self._channel.receive()
             if isinstance(request, RunJob):
                 if not self._run(request):
-                    signal.pause()  # the host ends this process, and whatever it started
+                    signal.pause()  # the host ends this process and its descendants
                 continue
             try:
                 self._make_ready(request)
             except (ChannelClosed, ProtocolError):
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, the host decides what it means
+            except Exception as error:  # noqa: BLE001 - the host interprets the error
                 self._channel.send(NotReady(message=report_of(error).message))
                 return
 
@@ -129,7 +129,7 @@ class Runner:
                 raise ProtocolError(f"the host sent {type(request).__name__} before Attach")
 
     def _run(self, request: RunJob) -> bool:
-        """Run a job and report how it ended; return whether this process is fit for another one."""
+        """Run a job and report its outcome; return whether this process is fit for another one."""
         assert self._attachment is not None
         self._state = self._state or ProcessState()
         before = self._attachment.commands
@@ -152,14 +152,14 @@ class Runner:
         return request.reuse and self._make_fit(request.sys_path, used=used)
 
     def _make_fit(self, directories: Sequence[str], *, used: bool) -> bool:
-        """Put everything back after a job, and report whether that was possible."""
+        """Restore the state after a job, and report whether that was possible."""
         assert self._attachment is not None
         assert self._state is not None
         self._served += 1
         try:
             self._attachment.restore(used=used)
             unfit = self._state.restore(directories)
-        except Exception as error:  # noqa: BLE001 - whatever it is, a fresh process serves the next job
+        except Exception as error:  # noqa: BLE001 - after any error, a fresh process serves the next job
             unfit = report_of(error).message
         self._channel.send(Restored(unfit=unfit))
         return unfit is None
@@ -220,7 +220,7 @@ class Runner:
             self._state.end_job(request.sys_path, last=failure is not None or not request.reuse)
             sys.stdout.flush()
             sys.stderr.flush()
-        except BaseException as error:  # noqa: BLE001 - whatever a handler raises, the job has ended
+        except BaseException as error:  # noqa: BLE001 - the job has ended, even if a handler fails
             with contextlib.suppress(OSError):  # the job may have closed its output
                 os.write(
                     2, f"an exit handler raised {type(error).__name__}: {error}\n".encode(errors="replace")
@@ -256,7 +256,7 @@ def _validated(job: Any, context: Any, runtime: Runtime, config: Any) -> Any:
 
 
 def _problems(data: Any) -> list[str]:
-    """Return the messages of validation problems; none where the value is the job's data."""
+    """Return the messages of validation problems; empty if the value is the job's data."""
     if not isinstance(data, (list, tuple)) or not data:
         return []
     if all(type(item).__name__ == "ValidationProblem" and hasattr(item, "problem") for item in data):

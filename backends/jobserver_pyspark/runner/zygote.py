@@ -1,8 +1,8 @@
 """The zygote: a process that has imported PySpark and only forks runners.
 
-It holds no gateway and no thread, so that a fork of it is a healthy process, ready in
+It has no gateway and no threads, so that a fork of it is a healthy process, ready in
 milliseconds. It inherits a socket of sequenced packets, over which the host requests forks and the zygote
-reports which runners were forked and which have exited. What a dead runner leaves behind is killed.
+reports which runners were forked and which have exited. It kills the remaining processes of a dead runner.
 """
 
 from __future__ import annotations
@@ -111,10 +111,10 @@ class Zygote:
                 self._report(RunnerExited(runner=runner, status=os.waitstatus_to_exitcode(status)))
 
     def _kill_orphans(self) -> None:
-        """Kill what the processes of a dead runner have left; each is a child of this process now.
+        """Kill the remaining processes of a dead runner; each is now a child of this process.
 
-        The children of a process that is killed become children of this one in turn, whatever session or
-        group they made for themselves. So this is repeated until there are none: then the job is over.
+        The children of a killed process become children of this one, even if they created their own session
+        or group. So this is repeated until none is left: then the job is over.
         """
         deadline = time.monotonic() + _KILL_TIMEOUT
         while orphans := [child for child in processes.children(os.getpid()) if child not in self._runners]:
@@ -123,7 +123,7 @@ class Zygote:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(child, os.WNOHANG)
             if time.monotonic() > deadline:
-                return  # one hangs in the kernel: the end of the context tries again
+                return  # a process hangs in the kernel: the end of the context tries again
             time.sleep(_KILL_PAUSE)
 
     def _report(self, message: ZygoteToHost) -> None:
@@ -132,7 +132,7 @@ class Zygote:
 
 
 def main(parent: int, control: int) -> None:
-    """Become a zygote: import what jobs need, and serve the host."""
+    """Become a zygote: import the modules that jobs need, and serve the host."""
     processes.die_with_parent(parent)
     processes.adopt_orphans()
     config_trees.add_fallback()

@@ -102,9 +102,9 @@ def test_a_factory_names_a_context_type(factory: str | None, context_type: str) 
         ("spark.jobserver.context.SesionContextFactory", "did you mean 'SessionContextFactory'"),
         ("spark.jobserver.context.SqlContextFactory", "did you mean 'SQLContextFactory'"),
         ("com.example.SesionContextFactory", "did you mean 'SessionContextFactory'"),
-        ("nonsense", "there are DefaultSparkContextFactory, "),
-        ("spark.jobserver.Nonsense", "there are DefaultSparkContextFactory, "),
-        ("spark.jobserver.context.", "there are DefaultSparkContextFactory, "),
+        ("nonsense", "expected one of DefaultSparkContextFactory, "),
+        ("spark.jobserver.Nonsense", "expected one of DefaultSparkContextFactory, "),
+        ("spark.jobserver.context.", "expected one of DefaultSparkContextFactory, "),
     ],
 )
 def test_a_factory_that_does_not_exist_is_refused(factory: str, hint: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from jobserver_pyspark.exit_status import describe_exit, killed_from_outside
 
-BY_SIGKILL = "was killed from outside (signal 9): by somebody, or by the system because memory ran out"
+BY_SIGKILL = "was killed from outside (signal 9): by a user, or by the system because memory ran out"
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ BY_SIGKILL = "was killed from outside (signal 9): by somebody, or by the system 
     [
         (
             -signal.SIGKILL,
-            "was killed from outside (signal 9): by somebody, or by the system because memory ran out",
+            "was killed from outside (signal 9): by a user, or by the system because memory ran out",
         ),
         (-signal.SIGTERM, "was killed from outside (signal 15)"),
         (128 + signal.SIGTERM, "was killed from outside (signal 15)"),
