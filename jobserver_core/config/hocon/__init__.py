@@ -1,13 +1,13 @@
-r"""HOCON, the language of configurations: what users post, and the server's own files.
+r"""Parse HOCON, the language of configurations: requests of users, and the server's own files.
 
-The syntax and its meaning are those of the HOCON specification, which JSON is a part of. Values come
-out as plain dicts, lists, texts, numbers, booleans and None; a duration or a size such as ``10 s``
-stays text, which whoever reads it interprets. A number keeps the text that it was written as, where its value
-alone would not give that back (:class:`~jobserver_core.models.json_values.WrittenFloat`).
+Syntax and meaning are those of the HOCON specification; JSON is a subset. Values become plain dicts, lists,
+strings, numbers, booleans and None. A duration or a size such as ``10 s`` stays a string, which the reader of
+the setting interprets. A number keeps its original text if its value alone does not reproduce that
+(:class:`~jobserver_core.models.json_values.WrittenFloat`).
 
-The parser is the library's own, since the one on the package index gives wrong answers (``+=``,
-``\u00e9``, ``true story``, quoted keys in paths), reads files for ``include`` even inside values, consults
-the environment, and takes seconds for what an attacker can send in a moment.
+The parser is our own, because the one on the package index gives wrong results (``+=``, ``\u00e9``,
+``true story``, quoted keys in paths), reads files for ``include`` even inside values, uses the environment,
+and takes seconds for input that an attacker can send quickly.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ _TRUSTED_DEPTH = 100
 _MAX_INCLUDES = 20
 _MAX_STEPS = 300_000
 _FREE_STEPS, _STEPS_PER_LETTER = 20_000, 30
-"""How many steps of resolving a text may cost: few for a short one, so that those need no queue."""
+"""The maximum number of steps to resolve a text: few for a short one, so that it needs no queue."""
 _Settings = dict[tuple[str, ...], Node]
 _SUFFIXES = (".conf", ".json", ".properties")
-"""Endings of files to include, the one that wins first."""
+"""Endings of files to include, by descending precedence."""
 
 
 def parse_untrusted(
     text: str | bytes, *, max_bytes: int = 1024 * 1024, max_depth: int = 100
 ) -> dict[str, Any]:
-    """Return the object that a user's HOCON or JSON says; empty text is an empty object.
+    """Return the object of a user's HOCON or JSON; empty text is an empty object.
 
-    Includes of any kind are refused, and the environment is not consulted: ``${X}`` means a key of the
-    text itself, is an error when there is none, and ``${?X}`` is then left out. ``max_bytes`` bounds the
-    text (as UTF-8) and what it becomes with its substitutions put in; ``max_depth`` bounds how deep
-    objects and lists nest, the outermost object counting as one. Where the text has settings of Spark below
-    settings, the result is a :class:`~jobserver_core.config.trees.HiddenSettings`.
+    Includes of any kind are refused, and the environment is not used: ``${X}`` refers to a key of the text
+    itself and is an error if that is missing; ``${?X}`` is then left out. ``max_bytes`` limits the text (as
+    UTF-8) before and after substitution; ``max_depth`` limits the nesting of objects and lists, counting the
+    outermost object. If the text has settings of Spark below settings, the result is a
+    :class:`~jobserver_core.config.trees.HiddenSettings`.
 
     Raises InvalidConfig, with line and column where known. Bytes must be UTF-8.
     """
@@ -63,13 +63,13 @@ def parse_untrusted(
 
 
 def parse_file(path: str | os.PathLike[str], *, env: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Return the object that a trusted HOCON file says.
+    """Return the object of a trusted HOCON file.
 
     ``include "name"``, ``include file("name")`` and ``required(…)`` around either read files relative to
     the including one: ``name`` if it ends with ``.conf``, ``.json`` or ``.properties``, otherwise the files
-    with these endings, merged so that ``.conf`` wins. A missing file is nothing unless it is required.
-    ``${NAME}`` that no key answers is looked up in ``env``, by default the environment of this process.
-    Settings of Spark below settings are all in place, see
+    with these endings, merged so that ``.conf`` wins. A missing file is ignored unless it is required.
+    If no key is named ``NAME``, ``${NAME}`` is looked up in ``env``, by default the environment of this
+    process. Settings of Spark below settings are all included, see
     :func:`~jobserver_core.config.trees.all_settings`.
 
     Raises InvalidConfig, also when the file cannot be read.
@@ -110,7 +110,7 @@ def _too_deep(max_depth: int) -> InvalidConfig:
     return InvalidConfig(message=f"objects and lists nest deeper than the limit of {max_depth}")
 
 
-# -- JSON, which is HOCON too, in a fraction of the time ---------------------------------------------
+# -- JSON, which is also HOCON, but faster to parse --------------------------------------------------
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _not_json(constant: str) -> None:
 
 
 def _json_object(text: str) -> dict[str, Any] | None:
-    """Return the object of plain JSON, None for anything that HOCON says more about."""
+    """Return the object of plain JSON, or None for text that needs the HOCON parser."""
     if not text.lstrip().startswith("{"):
         return None
     try:

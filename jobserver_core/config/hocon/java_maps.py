@@ -1,9 +1,9 @@
-"""The order in which Java walks a hash map, which circles of substitutions make visible.
+"""The iteration order of Java's hash maps, which is visible in cycles of substitutions.
 
-In a circle of optional substitutions, the one that is resolved first gets a value. The reference
+In a cycle of optional substitutions, the one that is resolved first gets a value. The reference
 implementation resolves the keys of an object in the order of a ``java.util.HashMap``: by bucket, and
-within a bucket in the order in which keys were put in. The number of buckets is a power of two that
-depends on how the map came to be: grown key by key, or copied from another map.
+within a bucket in the order of insertion. The number of buckets is a power of two that depends on how
+the map was created: grown key by key, or copied from another map.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SMALLEST = 16
 def in_buckets(keys: Iterable[str], size: int, copies: Iterable[int] = ()) -> list[str]:
     """Return keys, given in the order of insertion, as a map of ``size`` entries yields them.
 
-    ``copies`` has the numbers of buckets of the copies that were made of it, one of the other.
+    ``copies`` has the numbers of buckets of its successive copies.
     """
     buckets = _SMALLEST
     while size > buckets * 3 // 4:

@@ -1,9 +1,9 @@
-"""How definitions of one key lie over each other, and how values stand side by side.
+"""Merge definitions of one key, and concatenate adjacent values.
 
-Objects merge key by key, anything else hides what is below it. A definition that has a substitution
-in it may turn out to be an object, and may refer to what is below it: so both are kept in a
-:class:`Merge` until substitutions are put in. Which definitions end up in one is fixed by the
-reference implementation, and visible in what substitutions find.
+Objects merge key by key; any other value hides the definitions below it. A definition that contains a
+substitution may resolve to an object, and may refer to the definitions below it: so both are kept in a
+:class:`Merge` until substitutions are resolved. The reference implementation determines which definitions
+are merged, and substitutions make this visible.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ __all__ = ["MixedValues", "define", "hides", "joined", "laid_over", "merge_into"
 
 
 class MixedValues(Exception):
-    """Text, lists and objects stand side by side in one value."""
+    """Text, lists and objects are mixed in one value."""
 
 
 # -- while parsing: in place -----------------------------------------------------------------------
 
 
 def define(obj: Object, key: str, node: Node) -> None:
-    """Define a key of an object that the parser is building, over what it means there already."""
+    """Define a key of an object that the parser is building, over its earlier definition."""
     if key in obj.fields:
         old = obj.fields[key]
         obj.unresolved -= not is_resolved(old)
@@ -51,7 +51,7 @@ def merge_into(obj: Object, other: Object) -> None:
 
 
 def _over(new: Node, old: Node) -> Node:
-    """Return a definition over an earlier one; both belong to the parser, and may be changed."""
+    """Return a definition over an earlier one; both belong to the parser, which may change them."""
     if isinstance(new, Object) and not new.final:
         return _object_over(new, old)
     if isinstance(new, Merge):
@@ -88,7 +88,7 @@ def _object_over(new: Object, old: Node) -> Node:
 
 
 def hides(node: Node) -> bool:
-    """Return whether nothing below a definition can ever be seen."""
+    """Return whether a definition always hides everything below it."""
     if isinstance(node, Merge):
         return hides(node.layers[0])
     return node.final if isinstance(node, Object) else is_resolved(node)
@@ -98,7 +98,7 @@ def hides(node: Node) -> bool:
 
 
 def laid_over(values: list[Node], step: Callable[[int], None]) -> Node:
-    """Return what definitions mean together, the uppermost first; there must be one at least."""
+    """Return the merge of at least one definition, the uppermost first."""
     if len(values) == 1:
         return values[0]
     first = values[0]
@@ -157,9 +157,9 @@ def _same(obj: Object, fields: dict[str, Node]) -> bool:
 
 
 def joined(pieces: Iterable[Node], step: Callable[[int], None] | None = None) -> list[Node]:
-    """Join neighbours as far as they are no substitutions. Raises MixedValues.
+    """Join adjacent values that are not substitutions. Raises MixedValues.
 
-    Without ``step`` the pieces belong to the parser, and may be changed.
+    Without ``step`` the pieces belong to the parser, which may change them.
     """
     result: list[Node] = []
     run: list[Node] = []
@@ -209,7 +209,7 @@ def _joined_lists(containers: list[Node], step: Callable[[int], None] | None) ->
 
 
 def _as_list(node: Node) -> Array:
-    """Return a list as it is, and an object with numbers as keys as the list that it means beside one."""
+    """Return a list unchanged; convert an object with numeric keys to the list that it stands for."""
     if isinstance(node, Array):
         return node
     items = {

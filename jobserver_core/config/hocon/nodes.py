@@ -1,7 +1,7 @@
-"""The tree that a HOCON text says: values and definitions, before and after substitutions are put in.
+"""The tree of a HOCON text: values and definitions, before and after substitutions are resolved.
 
-A node is *resolved* when no substitution is left in it. Nodes are immutable once the parser has
-handed them over, so that resolved parts can be shared between all places that refer to them.
+A node is *resolved* when it contains no substitution. Nodes are immutable once the parser has
+finished, so that all references to a resolved part can share it.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Absent:
 
 
 ABSENT: Final = Absent()
-"""What an optional substitution without a value becomes: its key or list item is left out."""
+"""The result of an optional substitution without a value: its key or list item is left out."""
 
 
 @attrs.frozen
 class Source:
-    """A text and where it is from; ``name`` is None for what a user sent."""
+    """A text and its origin; ``name`` is None for a user's text."""
 
     text: str
     name: str | None = None
@@ -64,14 +64,14 @@ class Source:
 
 @attrs.frozen(eq=False)
 class Number:
-    """A number, and how it was written: that is what it is in a concatenation."""
+    """A number and its original text, which is used in a concatenation."""
 
     written: str
     value: int | float
 
 
 class Blank(str):
-    """The blanks between two values of a concatenation; beside a list or an object they mean nothing."""
+    """The blanks between two values of a concatenation; next to a list or an object they are ignored."""
 
     __slots__ = ()
 
@@ -79,8 +79,8 @@ class Blank(str):
 class Array:
     """A list of nodes.
 
-    Lists that grow by ``+=`` share what they have in common: each knows the list that it goes on with
-    (``start``) until somebody asks for the items.
+    Lists that grow by ``+=`` share their common items: each refers to the list that it extends
+    (``start``) until its items are read.
     """
 
     __slots__ = ("_length", "_own", "_start", "resolved")
@@ -96,7 +96,7 @@ class Array:
 
     @property
     def items(self) -> list[Node]:
-        """All items; not to be changed."""
+        """All items; do not change the list."""
         if self._start is not None:
             parts: list[list[Node]] = []
             array: Array | None = self
@@ -116,8 +116,8 @@ class Array:
 class Object:
     """Keys in the order of their first appearance.
 
-    ``final`` objects hide whatever is defined below them. Copies with a changed child share
-    ``fields`` and keep the difference in ``changes``, so that making one costs nothing in wide objects.
+    ``final`` objects hide all definitions below them. Copies with a changed child share
+    ``fields`` and keep the difference in ``changes``, so that copying a wide object is cheap.
     """
 
     __slots__ = ("_copies", "_earlier", "_keys_of", "changes", "fields", "final", "unresolved")
@@ -138,13 +138,13 @@ class Object:
         self._keys_of: dict[int, list[str]] | None = {} if twice else None
 
     def child(self, key: str) -> Node | Absent:
-        """Return what a key means, ABSENT if it is not there."""
+        """Return the value of a key, or ABSENT."""
         if key in self.changes:
             return self.changes[key]
         return self.fields.get(key, ABSENT)
 
     def with_child(self, key: str, child: Node | Absent) -> Object:
-        """Return a copy in which a key means something else, or nothing."""
+        """Return a copy in which a key has another value, or none."""
         if self._keys_of is None:
             self._keys_of = {}
         copy = Object.__new__(Object)
@@ -162,7 +162,7 @@ class Object:
         return key, copy
 
     def items(self) -> Iterator[tuple[str, Node]]:
-        """Yield keys and what they mean."""
+        """Yield keys and their values."""
         if not self.changes:
             yield from self.fields.items()
             return
@@ -180,26 +180,26 @@ class Object:
     # -- the order of the reference implementation -------------------------------------------------
 
     def laid_on(self, upper: Object) -> None:
-        """Take note that the parser lays all keys of an object over this one, which puts them first."""
+        """Record that the parser merges all keys of an object over this one, which puts them first."""
         if self.unresolved or upper.unresolved:
             if self._earlier is None:
                 self._earlier = [*reversed(self.fields)] if self.unresolved else []
             self._earlier += reversed(upper.inserted())
 
     def inserted(self) -> list[str]:
-        """Return the keys in the order in which the reference inserts them, resolved ones in any."""
+        """Return the keys in the insertion order of the reference; that of resolved keys is arbitrary."""
         return list(dict.fromkeys([*reversed(self._earlier or ()), *self.fields]))
 
     def walked(self) -> list[str]:
-        """Return the keys that are to be resolved in the order in which the reference resolves them."""
+        """Return the unresolved keys in the order in which the reference resolves them."""
         keys = [key for key in self.inserted() if not is_resolved(self.child(key))]
         return in_buckets(keys, self._size(), self._copies) if len(keys) > 1 else keys
 
     def _key(self, child: Node, slot: str) -> str:
-        """Return the key of a child: the one it is known by, or the first of several in the order above.
+        """Return the key of a child, or the first of several keys in the order above.
 
-        A substitution that was put in partly stands under its own key and under the one that it refers
-        to, and the reference replaces the first that it meets.
+        A partly resolved substitution is under its own key and under the one that it refers to, and the
+        reference replaces the first one that it finds.
         """
         if self._keys_of is None:
             keys = [slot] if self.child(slot) is child else []
@@ -234,9 +234,9 @@ class Reference:
 
 
 class Concat:
-    """Values side by side of which at least one is a substitution.
+    """Adjacent values of which at least one is a substitution.
 
-    ``appends`` is whether this is what ``key += value`` means: ``${?key} [value]``.
+    ``appends`` is whether this is the meaning of ``key += value``: ``${?key} [value]``.
     """
 
     __slots__ = ("appends", "pieces", "position", "source")
@@ -254,10 +254,10 @@ class Concat:
 
 
 class Merge:
-    """Definitions of one key that cannot be merged before substitutions are put in.
+    """Definitions of one key that cannot be merged before substitutions are resolved.
 
-    ``layers`` has them from the lowest to the uppermost, of which the first ``size`` count. What is below
-    a definition shares the list; ``lower`` keeps those parts by their size where they are kept at all.
+    ``layers`` has them from the lowest to the uppermost; only the first ``size`` belong to this merge. The
+    merge below a definition shares the list; ``lower`` caches such merges by their size.
     """
 
     __slots__ = ("_twice", "layers", "lower", "size")
@@ -269,16 +269,16 @@ class Merge:
         self._twice = twice
 
     def push(self, node: Node) -> None:
-        """Put a definition on top in place, which only the parser may do."""
+        """Add a definition on top in place; only the parser may call this."""
         self.layers.append(node)
         self.size += 1
 
     def layer(self, depth: int) -> Node:
-        """Return a definition, counted from the uppermost, which is 0."""
+        """Return a definition by its number, counted from 0, the uppermost."""
         return self.layers[self.size - 1 - depth]
 
     def part(self, size: int) -> Merge:
-        """Return the merge of so many of the lowest definitions."""
+        """Return the merge of this number of the lowest definitions."""
         part = Merge.__new__(Merge)
         part.layers, part.size, part.lower, part._twice = self.layers, size, self.lower, self._twice
         return part
@@ -286,8 +286,8 @@ class Merge:
     def replaced(self, layer: Node, slot: int, new: Node | Absent) -> tuple[int, Merge | Absent]:
         """Return a copy with another definition in a slot, or without it. Raises LookupError.
 
-        Slots count from the uppermost. A definition that is there ``twice`` is replaced where it comes
-        first, as in the reference implementation.
+        Slots count from the uppermost. If a definition occurs ``twice``, its first occurrence is replaced, as
+        in the reference implementation.
         """
         if self._twice:
             slot = next((depth for depth in range(slot) if self.layer(depth) is layer), slot)
@@ -316,7 +316,7 @@ class Include:
 
 
 def is_resolved(node: Node | Absent) -> bool:
-    """Return whether no substitution is left in a node."""
+    """Return whether a node contains no substitution."""
     if isinstance(node, Object):
         return not node.unresolved
     if isinstance(node, Array):
@@ -326,7 +326,7 @@ def is_resolved(node: Node | Absent) -> bool:
 
 
 def leaf_text(leaf: Node) -> str | None:
-    """Return what a scalar is as a part of a text, None for a list or an object."""
+    """Return a scalar as a part of a text, or None for a list or an object."""
     if isinstance(leaf, str):
         return leaf
     if isinstance(leaf, Number):

@@ -1,9 +1,9 @@
-"""Where a node stands in the tree while it is resolved.
+"""The place of a node in the tree while it is resolved.
 
-A substitution is looked up in the tree as it is *from where it stands*: while a definition of a key
-is worked out, the key means what is defined below it. So resolving passes a :class:`Place` along: the
-root to look things up in, and the containers from there to the node. Replacing a node makes new
-containers up to a new root, and leaves all other places alone.
+A substitution is looked up in the tree *as seen from its place*: while a definition of a key is resolved,
+the key refers to the definitions below it. So resolution passes a :class:`Place` along: the root for
+look-ups, and the containers from there to the node. Replacing a node creates new containers up to a new
+root, and leaves all other places unchanged.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _CONTAINERS = (Object, Array, Concat, Merge)
 
 
 class LostPlace(Exception):
-    """A node to replace is not where it was: something it is in was replaced while it was resolved."""
+    """A node to replace is not in its place: one of its containers was replaced while it was resolved."""
 
 
 class _Step(NamedTuple):
-    """A container, where in it the node is or the next container, and the step before."""
+    """A container, the slot in it of the node or the next container, and the previous step."""
 
     container: Node
     slot: str | int
@@ -36,13 +36,13 @@ class Place(NamedTuple):
     way: _Step | None = None
 
     def into(self, container: Node, slot: str | int) -> Place:
-        """Return the place of a child of the node that is here."""
+        """Return the place of a child of the node at this place."""
         if self.way is None and container is not self.root:
             return self
         return Place(self.root, _Step(container, slot, self.way))
 
     def replaced(self, node: Node, replacement: Node | Absent) -> Place:
-        """Return this place with another node, or none, instead of the one here. Raises LostPlace."""
+        """Return this place with the node replaced or removed. Raises LostPlace."""
         if self.way is None:
             raise LostPlace
         return _replaced(self.way, node, replacement)

@@ -1,4 +1,4 @@
-"""Java's properties files, which HOCON's ``include`` reads beside ``.conf`` and ``.json``."""
+"""Java's properties files, which HOCON's ``include`` reads in addition to ``.conf`` and ``.json``."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _CONTINUED = re.compile(r"(?:^|[^\\])(?:\\\\)*\\$")
 
 
 def parse_properties(text: str) -> Object:
-    """Return the object that a properties file says: keys are paths with dots, all values are strings.
+    """Return the object of a properties file: keys are paths with dots, all values are strings.
 
-    Where a key has both a value and keys below it, those below win.
+    If a key has both a value and keys below it, the keys below win.
     """
     root = Object()
     properties = dict(_pairs(text))
@@ -42,7 +42,7 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _lines(text: str) -> Iterator[str]:
-    """Yield the lines that say something, each with those that continue it."""
+    """Yield the lines with content, each joined with its continuation lines."""
     whole = ""
     for line in re.split(r"\r\n|\n|\r", text):
         if not whole and _BLANK_OR_COMMENT.fullmatch(line):

@@ -1,24 +1,24 @@
-"""Puts substitutions into parsed HOCON, and makes plain values of it.
+"""Resolve the substitutions in parsed HOCON, and convert it to plain values.
 
 Theory
 ------
-A substitution means what its path means *from where it stands*. Usually that is the value in the
-finished document, so that resolving is a walk over the tree which follows each substitution, once.
-Three things make it more than that:
+A substitution has the value of its path *as seen from its place*. Usually that is the value in the
+finished document, so that resolution walks over the tree once and follows each substitution.
+Three cases need more than that:
 
-- ``a = ${a} [2]`` refers to what is defined below it. While a definition in a :class:`Merge` is
-  resolved, the tree that its substitutions are looked up in has only the lower definitions at that
-  place (:mod:`~jobserver_core.config.hocon.places`).
-- ``bar { foo = 42, baz = ${bar.foo} }`` refers to a part of what is being resolved. So a look-up
-  resolves only the containers on its path, not what is beside it (``only`` in the code).
+- ``a = ${a} [2]`` refers to the definition below it. While a definition in a :class:`Merge` is
+  resolved, the tree for its look-ups has only the lower definitions at that place
+  (:mod:`~jobserver_core.config.hocon.places`).
+- ``bar { foo = 42, baz = ${bar.foo} }`` refers to a part of the object that is being resolved. So a
+  look-up resolves only the containers on its path, not their other children (``only`` in the code).
 - A substitution that leads back to itself has no value: if it is optional it is left out, otherwise
-  it is an error. The innermost substitution in which the circle is noticed decides.
+  it is an error. The innermost substitution that detects the cycle decides.
 
-Which containers are resolved when, what is kept, and what is forgotten after a circle are visible in
-documents that refer to themselves in odd ways. All three are as in the reference implementation;
+Documents with unusual references to themselves show the order in which containers are resolved, which
+results are kept, and which are forgotten after a cycle. All three are as in the reference implementation;
 ``benchmarks/hocon_reference.py`` compares the two.
 
-Hostile texts are bounded: by the size of the result, by the number of steps, and by the depth of
+Limits protect against hostile texts: the size of the result, the number of steps, and the depth of
 nesting and of references.
 """
 
@@ -55,15 +55,15 @@ _Found = Node | Absent
 
 
 class _Circle(Exception):
-    """A substitution leads back to itself; has no message, since most are caught."""
+    """A substitution leads back to itself. It has no message, because it is usually caught."""
 
 
 class _TooDeep(InvalidConfig):
-    """Substitutions refer to each other too deep, perhaps only in the order in which keys are resolved."""
+    """References between substitutions are too deep, perhaps only in this order of resolution."""
 
 
 class _Missing(NamedTuple):
-    """A reference that found nothing: that holds for one root, until more is known about other nodes."""
+    """A reference that found nothing; valid for one root, until other nodes are resolved."""
 
     node: Reference
     root: Object
@@ -71,7 +71,7 @@ class _Missing(NamedTuple):
 
 
 class Resolver:
-    """Resolves one parsed text. ``env`` answers what the text does not define; None is no environment."""
+    """Resolves one parsed text. ``env`` has fallback values; None means no environment."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Resolver:
         return self._plain_object(root, 1)
 
     def value(self, node: Node) -> Any:
-        """Return what a value means that the tree does not hold, None for nothing. Raises InvalidConfig."""
+        """Return the resolved value of a node outside the tree, or None. Raises InvalidConfig."""
         found = self._resolved(node, Place(self._root), ())
         return None if found is ABSENT else self._plain(found, 1)
 
@@ -193,7 +193,7 @@ class Resolver:
         self._version += found is not node
 
     def _forget(self, learnt: int) -> None:
-        """Forget what was found on the way to a circle: from elsewhere it may mean something else."""
+        """Forget the results on the way to a cycle: from another place they may differ."""
         for key in self._learnt[learnt:]:
             self._known.pop(key, None)
         del self._learnt[learnt:]
@@ -250,7 +250,7 @@ class Resolver:
         return laid_over(values, self._step) if values else ABSENT
 
     def _appends(self, merge: Merge, place: Place) -> None:
-        """Work out a long run of ``+=`` from below, so that it takes no deep recursion."""
+        """Resolve a long run of ``+=`` from below, which avoids deep recursion."""
         count = 0
         while count < merge.size and getattr(merge.layer(count), "appends", False):
             count += 1
@@ -260,10 +260,10 @@ class Resolver:
                 self._resolved(lower, self._moved(place, merge, lower), ())
 
     def _below(self, merge: Merge, depth: int) -> _Found:
-        """Return what a key means below so many of its uppermost definitions.
+        """Return the value of a key below a number of its uppermost definitions.
 
-        The reference makes that anew each time, so that nothing is known about it when it is met again,
-        and a circle may end elsewhere. In long merges it is kept, or the cost would be quadratic.
+        The reference creates a new one each time, so that no result is cached for it, and a cycle may end at
+        another substitution. In long merges it is kept, or the cost would be quadratic.
         """
         size = merge.size - depth
         if size < 2:
@@ -325,7 +325,7 @@ class Resolver:
         return found
 
     def _looked_up(self, node: Reference, place: Place) -> tuple[_Found, Place | None]:
-        """Return what a reference finds, and where, None for a variable of the environment."""
+        """Return the target of a reference and its place, which is None for an environment variable."""
         for path in dict.fromkeys(((*node.prefix, *node.path), node.path)):
             found, there = self._found(place.root, path)
             if found is not ABSENT:
@@ -336,7 +336,7 @@ class Resolver:
         return ABSENT, None
 
     def _found(self, root: Object, path: Path) -> tuple[_Found, Place]:
-        """Return what stands at a path, not yet resolved, and its place."""
+        """Return the unresolved node at a path, and its place."""
         partly = self._resolved(root, Place(root), path)
         assert isinstance(partly, Object)
         node: _Found = partly
@@ -351,7 +351,7 @@ class Resolver:
         return node, place
 
     def _settled_layer(self, merge: Merge, place: Place, key: str) -> tuple[_Found, Place]:
-        """Return the object, of those merged above a scalar, that settles what a key means."""
+        """Return the object, of those merged above a scalar, that determines the value of a key."""
         for depth in range(merge.size):
             node = merge.layer(depth)
             if isinstance(node, (Reference, Concat)):

@@ -1,9 +1,9 @@
-"""Settings of Spark, which may have a value and settings below it.
+"""Settings of Spark, which may have both a value and settings below them.
 
-Spark has ``spark.speculation`` and ``spark.speculation.interval``. In HOCON, of a value and an object at one
-path the later definition hides the earlier, which would lose one of the two settings. So beside the tree,
-the parser keeps a flat table of all settings that stand where Spark's are read from, the last definition
-of each path. What the tree has no place for is taken from there.
+Spark has ``spark.speculation`` and ``spark.speculation.interval``. In HOCON, if a path has both a value and
+an object, the later definition hides the earlier, which would lose one of the two settings. So in addition to
+the tree, the parser keeps a flat table of all settings in the sections for Spark, with the last definition of
+each path. Settings that have no place in the tree are taken from there.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from jobserver_core.config.hocon.nodes import Node, Path
 __all__ = ["hidden_settings", "is_spark_setting"]
 
 _SECTIONS: dict[Path, int] = {("spark", "context-settings"): 2, ("spark", "contexts"): 3}
-"""Where settings of Spark stand, and how long the paths are below which each key is one."""
+"""The sections for settings of Spark, and the lengths of the paths below which each key is a setting."""
 _SCALARS = (str, int, float)
 
 
 def is_spark_setting(path: Path) -> bool:
-    """Return whether a path is that of a setting of Spark."""
+    """Return whether a path belongs to a setting of Spark."""
     return len(path) > _SECTIONS.get(path[:2], len(path))
 
 
 def hidden_settings(
     settings: Mapping[Path, Node], tree: Mapping[str, Any], value_of: Callable[[Node], Any]
 ) -> dict[Path, dict[str, Any]]:
-    """Return those settings of a text that its tree has no place for: by section, and dotted path in it.
+    """Return the settings of a text that have no place in its tree, by section and dotted path in it.
 
-    Only a scalar has settings below it: what a list or a null replaces is gone.
+    Only a scalar has settings below it: a list or a null removes the settings that it replaces.
     """
     hidden: dict[Path, dict[str, Any]] = {}
     for path, node in settings.items():

@@ -1,4 +1,4 @@
-"""HOCON text to the tree of what it says, before substitutions are put in.
+"""Parse HOCON text to a tree, before substitutions are resolved.
 
 Follows the HOCON specification of the Typesafe ("Lightbend") config library. Every step is
 linear in the text.
@@ -52,7 +52,7 @@ _MAX_VALUES = 100_000
 
 
 class _Word(str):
-    """Text without quotes, which may turn out to be a number or a keyword."""
+    """Text without quotes, which may be a number or a keyword."""
 
     __slots__ = ()
 
@@ -60,8 +60,8 @@ class _Word(str):
 class Parser:
     """Parses one text.
 
-    ``include`` is given each include statement, and returns what to merge, or raises. ``settings`` takes
-    the settings of Spark, see :mod:`~jobserver_core.config.hocon.spark_settings`.
+    ``include`` is called with each include statement, and returns the object to merge, or raises.
+    ``settings`` collects the settings of Spark, see :mod:`~jobserver_core.config.hocon.spark_settings`.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Parser:
         return self._text[self._at : self._at + 1]
 
     def _take(self, pattern: re.Pattern[str]) -> str:
-        """Step over what a pattern matches here, which may be nothing, and return it."""
+        """Skip the text that a pattern matches here, which may be empty, and return it."""
         match = pattern.match(self._text, self._at)
         taken = match.group() if match else ""
         self._at += len(taken)
@@ -246,7 +246,7 @@ class Parser:
     # -- paths -------------------------------------------------------------------------------------
 
     def _path(self, what: str) -> Path:
-        """Read ``a."b.c".d``: names between dots, which may be quoted, and hold blanks."""
+        """Read ``a."b.c".d``: names between dots, which may be quoted, and contain blanks."""
         path: list[str] = []
         name: list[str] = []
         for piece in self._path_pieces():
@@ -263,7 +263,7 @@ class Parser:
         return (*path, "".join(name))
 
     def _path_pieces(self) -> Iterator[str | None]:
-        """Yield the pieces of names, and None for each dot between them; blanks around dots go."""
+        """Yield the pieces of names, and None for each dot between them; blanks around dots are dropped."""
         gap = ""
         while True:
             word = ""
