@@ -99,7 +99,7 @@ class Dispatcher:
     # -- life --------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start to deliver what is due."""
+        """Start to deliver due callbacks."""
         with self._lock:
             self._running = True
         self.wake()

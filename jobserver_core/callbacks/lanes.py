@@ -67,7 +67,7 @@ class Lanes:
         return self._concurrency - self._by_status.total()
 
     def status(self, receiver: str) -> ReceiverStatus:
-        """Return what is known about a receiver."""
+        """Return the status of a receiver."""
         return self._status.get(receiver, ReceiverStatus.NEW)
 
     def admits(self, receiver: str) -> bool:

@@ -12,7 +12,7 @@ occupying all of these threads:
   waits for that host, unless those make progress;
 - a fetch ends at once when its caller has left, or the server accepts no new work.
 
-Ending means two things. The waiter fails at once, whatever the fetcher does. The fetcher is notified
+Ending means two things. The waiter fails at once, independent of the fetcher. The fetcher is notified
 through its :class:`Cancellation`; if it does not react, it keeps its place until it returns, so the number of
 threads stays bounded.
 """

@@ -140,7 +140,7 @@ class SubmissionService:
 
 
 def _fingerprint(request: JobRequest, config: str) -> str:
-    """Return a hash that is equal for equal requests, whatever their order of keys.
+    """Return a hash that is equal for equal requests, with any order of their keys.
 
     ``1.10`` and ``1.1`` differ, as they do for a job that reads the text of a number.
     """

@@ -434,7 +434,7 @@ class PersistentBlobStoreContract(BlobStoreContract):
 
 
 def _in_threads(run: Callable[[int], None], count: int) -> None:
-    """Run a function at once in several threads, and raise what any of them raised."""
+    """Run a function in several threads at once, and raise an error of any of them."""
     errors: list[BaseException] = []
 
     def guarded(number: int) -> None:

@@ -62,7 +62,7 @@ class _Records:
         }
 
     def read(self, store: MetadataStore) -> dict[str, object]:
-        """Return what every reading method returns."""
+        """Return the results of all reading methods."""
         return {name: call() for name, call in self.reads(store).items()}
 
 
