@@ -190,7 +190,7 @@ def test_curl_is_answered_with_the_result_when_it_waits(uploaded: str) -> None:
 
 @needs_curl
 @pytest.mark.parametrize("sync", ["", "&sync=true"])
-def test_a_callback_is_told_the_result(uploaded: str, received: Any, sync: str) -> None:
+def test_a_callback_receives_the_result(uploaded: str, received: Any, sync: str) -> None:
     callback_url, got = received
     _, report = curl(
         "-d", "input.string = a b c a b see",
@@ -208,7 +208,7 @@ def test_a_callback_is_told_the_result(uploaded: str, received: Any, sync: str) 
 
 
 @needs_curl
-def test_a_callback_is_told_a_failure_and_a_stream_by_its_name(uploaded: str, received: Any) -> None:
+def test_a_callback_reports_a_failure_and_names_a_stream(uploaded: str, received: Any) -> None:
     callback_url, got = received
     encoded = quote(callback_url, safe="")
     curl("-d", "message = oh", f"{uploaded}/jobs?appName=test&classPath=w.Fail&callbackUrl={encoded}")

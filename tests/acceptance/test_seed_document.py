@@ -271,7 +271,7 @@ def test_a_streaming_result_is_named_in_the_callback_and_fetched_by_hand(uploade
     assert curl(f"{uploaded.at}/jobs/{report['jobId']}")[1]["result"] == [0, 1, 2]
 
 
-def test_a_job_that_is_cancelled_calls_nobody_back(uploaded: Served) -> None:
+def test_a_cancelled_job_sends_no_callback(uploaded: Served) -> None:
     # "If the job is manually cancelled via DELETE /jobs/<jobId> or DELETE /contexts/<contextName> the
     # callback is not invoked."
     callback = f"callbackUrl={quote(uploaded.callback_url, safe='')}"

@@ -31,13 +31,13 @@ class TestManualClock(ClockContract):
         assert isinstance(clock, ManualClock)
         clock.advance(seconds)
 
-    def test_it_stands_still_by_itself(self, clock: ManualClock) -> None:
+    def test_a_manual_clock_does_not_move_by_itself(self, clock: ManualClock) -> None:
         calls: list[int] = []
         clock.call_later(0, lambda: calls.append(1))
         time.sleep(0.01)
         assert (clock.now(), clock.monotonic(), calls) == (EPOCH, 0.0, [])
 
-    def test_advance_tells_how_many_calls_ran(self, clock: ManualClock) -> None:
+    def test_advance_returns_how_many_calls_ran(self, clock: ManualClock) -> None:
         for delay in (1, 2, 3):
             clock.call_later(delay, lambda: None)
         assert (clock.advance(2), clock.advance(0.5), clock.advance(0.5)) == (2, 0, 1)

@@ -355,6 +355,6 @@ class TestSignedTokenAuthenticator(AuthenticatorContract):
     def revoke(self, authenticator: Authenticator) -> None:
         self.made.revoked.add("alice")
 
-    def test_an_expired_token_identifies_nobody(self, authenticator: Authenticator) -> None:
+    def test_an_expired_token_is_not_accepted(self, authenticator: Authenticator) -> None:
         token = self.made.token("alice", ["jobs:read"], 1)
         assert authenticator.authenticate(Credentials(scheme="bearer", secret=token)) is None

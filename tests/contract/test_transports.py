@@ -128,7 +128,7 @@ class TestCallableTransport(AnsweringTransportContract):
     def transport(self, receiver: FunctionReceiver) -> CallableTransport:
         return CallableTransport(receiver, max_overdue=2)
 
-    def test_a_function_that_overstays_is_not_piled_up(
+    def test_a_function_that_runs_too_long_is_not_called_again(
         self, transport: CallableTransport, receiver: FunctionReceiver
     ) -> None:
         receiver.hang()
@@ -195,7 +195,9 @@ class TestLoggingTransport(TransportContract):
         logger.removeHandler(handler)
         logger.setLevel(level)
 
-    def test_the_line_tells_job_and_body(self, transport: LoggingTransport, receiver: LogReceiver) -> None:
+    def test_the_log_line_contains_the_job_and_the_body(
+        self, transport: LoggingTransport, receiver: LogReceiver
+    ) -> None:
         transport.send(a_message(receiver.url, body=b'{"result":\n1}'), timeout=1)
         line = receiver.records[0].getMessage()
         assert "job-1" in line

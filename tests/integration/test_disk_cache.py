@@ -61,7 +61,7 @@ def test_an_entry_is_made_once_and_then_found(folder: Path, make: object) -> Non
     assert kept(folder) == ["name"]
 
 
-def test_what_cannot_be_made_leaves_nothing(folder: Path) -> None:
+def test_a_failed_creation_leaves_nothing(folder: Path) -> None:
     def fail(path: Path) -> None:
         path.write_bytes(b"half")
         raise ValueError("on purpose")
@@ -120,7 +120,7 @@ def test_the_last_use_outlives_the_process(folder: Path) -> None:
     assert kept(folder) == ["a", "c"]
 
 
-def test_what_nobody_used_for_long_goes_although_there_is_room(folder: Path) -> None:
+def test_entries_unused_for_long_are_removed_even_if_there_is_room(folder: Path) -> None:
     use(DiskCache(folder, limit=9 * SIZE), "old", at=time.time() - 200)
     use(DiskCache(folder, limit=9 * SIZE, max_age=100), "new")
     assert kept(folder) == ["new"]
@@ -152,7 +152,7 @@ def test_a_discarded_entry_goes_although_there_is_room(folder: Path) -> None:
     assert kept(folder) == ["b"]
 
 
-def test_a_file_of_another_size_is_damaged_and_is_made_again(folder: Path) -> None:
+def test_a_file_with_the_wrong_size_is_damaged_and_rebuilt(folder: Path) -> None:
     cache = DiskCache(folder, limit=9 * SIZE)
     use(cache, "a")
     cache.path("a").chmod(0o600)
@@ -178,7 +178,7 @@ def test_a_part_becomes_an_entry_whole(folder: Path) -> None:
     assert kept(folder) == ["a"]
 
 
-def test_a_cache_without_a_folder_removes_its_own() -> None:
+def test_a_cache_without_a_configured_directory_removes_its_own() -> None:
     cache = DiskCache(None, limit=SIZE)
     use(cache, "a")
     folder = cache.path("a").parent.parent
@@ -215,7 +215,7 @@ def another(folder: Path, until: str) -> subprocess.Popen[str]:
     return process
 
 
-def test_what_another_process_leased_stays_and_goes_when_that_is_killed(folder: Path) -> None:
+def test_files_leased_by_another_process_stay_until_it_is_killed(folder: Path) -> None:
     process = another(folder, "leased")
     cache = DiskCache(folder, limit=0)
     use(cache, "mine")
@@ -226,7 +226,7 @@ def test_what_another_process_leased_stays_and_goes_when_that_is_killed(folder: 
     assert kept(folder) == []
 
 
-def test_what_a_killed_process_was_making_goes_and_what_a_living_one_makes_stays(folder: Path) -> None:
+def test_unfinished_files_are_removed_only_if_their_process_is_dead(folder: Path) -> None:
     killed, living = another(folder, "making"), another(folder, "making")
     killed.send_signal(signal.SIGKILL)
     killed.communicate()

@@ -183,7 +183,7 @@ def test_an_address_is_read_as_it_is_written(address: IPv4Address | IPv6Address)
 @pytest.mark.parametrize(
     "name", ["", "host.example", "1.2.3.4.5", "256.256.256.256", "0x", "127.0.0.1x", ":", "a:b"]
 )
-def test_a_name_is_no_address(name: str) -> None:
+def test_a_host_name_is_not_an_address(name: str) -> None:
     assert parse_address(name) is None
 
 
@@ -235,7 +235,7 @@ def test_allowed_hosts_are_names_wildcards_addresses_and_networks(host: str, exp
     assert allowed(policy, f"http://{host}/x", *addresses) is expected
 
 
-def test_what_is_denied_stays_denied_when_it_is_allowed_too() -> None:
+def test_deny_rules_win_over_allow_rules() -> None:
     policy = AddressPolicy(
         allowed_hosts=["*.example.org"], denied_hosts=["bad.example.org"], denied_networks=["10.0.0.0/8"]
     )

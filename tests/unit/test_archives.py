@@ -94,7 +94,7 @@ def test_the_file_stays_open_after_a_check() -> None:
         (GOOD[:-10], "end is missing"),
     ],
 )
-def test_what_is_not_an_archive_is_refused_with_the_reason(data: bytes, reason: str) -> None:
+def test_a_file_that_is_not_an_archive_is_refused_with_the_reason(data: bytes, reason: str) -> None:
     with pytest.raises(NotAnArchive, match=reason):
         check_archive(io.BytesIO(data), BinaryType.EGG)
 
@@ -119,7 +119,7 @@ def test_what_is_not_an_archive_is_refused_with_the_reason(data: bytes, reason: 
         "./",
     ],
 )
-def test_a_name_that_could_lead_out_of_a_folder_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_name_that_could_escape_a_directory_is_refused(name: str, tmp_path: Path) -> None:
     data = zip_of(("ok.py", b""), (name, b"evil"))
     with pytest.raises(NotAnArchive):
         check_archive(io.BytesIO(data))
@@ -180,7 +180,9 @@ def test_a_member_that_claims_more_bytes_than_there_are_is_refused() -> None:
         check_archive(io.BytesIO(patched(GOOD, b"PK\x01\x02", 20, struct.pack("<L", 10**9))))
 
 
-def test_too_many_members_are_refused_whatever_the_end_record_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_members_are_refused_even_if_the_end_record_claims_fewer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(archives, "MAX_MEMBERS", 5)
     data = zip_of(*((f"m{n}", b"") for n in range(6)))
     lying = patched(data, b"PK\x05\x06", 8, struct.pack("<2H", 1, 1))
@@ -232,7 +234,7 @@ def test_a_damaged_archive_is_accepted_or_refused_but_nothing_else(
 @pytest.mark.parametrize(
     ("kind", "noun"), [(BinaryType.WHEEL, "a wheel"), (BinaryType.EGG, "an egg"), (BinaryType.JAR, "a jar")]
 )
-def test_the_reason_stands_in_the_message_of_the_contract(kind: BinaryType, noun: str) -> None:
+def test_the_message_includes_the_reason(kind: BinaryType, noun: str) -> None:
     with pytest.raises(NotAnArchive, match=f"^the binary is not a valid archive: {noun} must be"):
         check_archive(io.BytesIO(b"nope"), kind)
 
@@ -240,7 +242,7 @@ def test_the_reason_stands_in_the_message_of_the_contract(kind: BinaryType, noun
 # -- unpacking -------------------------------------------------------------------------------------
 
 
-def test_unpacking_gives_every_file_and_folder(tmp_path: Path) -> None:
+def test_unpacking_extracts_every_file_and_directory(tmp_path: Path) -> None:
     path = written(tmp_path / "a.zip", zip_of(("pkg/a.py", b"a"), ("pkg/empty/", b""), ("top.txt", b"t")))
     folder = unpack(path, tmp_path / "cache" / "abc")
     assert folder == tmp_path / "cache" / "abc"
@@ -292,7 +294,7 @@ def test_of_two_members_of_one_name_the_last_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("members", [[("a", b""), ("a/b", b"")], [("a/b", b""), ("a", b"")]])
-def test_a_name_that_is_both_file_and_folder_is_refused(members: list[Member], tmp_path: Path) -> None:
+def test_a_name_that_is_both_a_file_and_a_directory_is_refused(members: list[Member], tmp_path: Path) -> None:
     with pytest.raises(NotAnArchive, match="both a file and a directory"):
         unpack(written(tmp_path / "a.zip", zip_of(*members)), tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]
@@ -340,12 +342,12 @@ def test_more_members_than_allowed_are_refused(tmp_path: Path) -> None:
         unpack(path, tmp_path / "out", max_members=2)
 
 
-def test_a_folder_that_exists_is_taken_as_unpacked(tmp_path: Path) -> None:
+def test_an_existing_directory_counts_as_unpacked(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     assert unpack(tmp_path / "never-read.zip", tmp_path / "out") == tmp_path / "out"
 
 
-def test_a_missing_archive_and_a_place_that_takes_no_folder_are_storage_errors(tmp_path: Path) -> None:
+def test_a_missing_archive_or_an_unwritable_directory_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No such file"):
         unpack(tmp_path / "missing.zip", tmp_path / "out")
     blocker = written(tmp_path / "file", b"")
@@ -354,7 +356,7 @@ def test_a_missing_archive_and_a_place_that_takes_no_folder_are_storage_errors(t
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zip", "file"]
 
 
-def test_many_threads_unpacking_at_once_all_get_the_whole_folder(tmp_path: Path) -> None:
+def test_many_threads_unpacking_at_once_all_get_the_whole_directory(tmp_path: Path) -> None:
     members: Iterable[Member] = [(f"pkg/m{n}.py", b"%d" % n) for n in range(200)]
     path = written(tmp_path / "a.zip", zip_of(*members))
     counts: list[int] = []
@@ -381,7 +383,7 @@ print(sum(1 for p in folder.rglob("*.py")))
 """
 
 
-def test_two_processes_unpacking_at_once_both_get_the_whole_folder(tmp_path: Path) -> None:
+def test_two_processes_unpacking_at_once_both_get_the_whole_directory(tmp_path: Path) -> None:
     path = written(tmp_path / "a.zip", zip_of(*((f"m{n}.py", b"x") for n in range(300))))
     command = [sys.executable, "-c", SCRIPT, str(path), str(tmp_path / "cache" / "out")]
     runs = [
@@ -395,7 +397,7 @@ def test_two_processes_unpacking_at_once_both_get_the_whole_folder(tmp_path: Pat
     assert [p.name for p in (tmp_path / "cache").iterdir()] == ["out"]
 
 
-def test_what_a_killed_process_left_long_ago_is_removed(tmp_path: Path) -> None:
+def test_old_remains_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     old, new = tmp_path / ".out.aaaa.part", tmp_path / ".out.bbbb.part"
     for folder in (old, new):
         folder.mkdir()

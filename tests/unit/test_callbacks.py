@@ -126,7 +126,7 @@ def test_the_last_answer_is_recorded(world: World) -> None:
     assert seen == [(503, None), (None, "connection refused"), (200, None)]
 
 
-def test_events_tell_every_step_in_order(world: World) -> None:
+def test_events_report_every_step_in_order(world: World) -> None:
     world.transport.answer(URL, 500)
     world.end_job()
     world.run_for(10)
@@ -149,7 +149,7 @@ def test_every_step_follows_the_lifecycle(world: World) -> None:
 # -- retries and their end -------------------------------------------------------------------------
 
 
-def test_after_five_attempts_ten_seconds_apart_it_is_abandoned_for_good(world: World) -> None:
+def test_a_delivery_is_abandoned_after_five_attempts_at_ten_second_intervals(world: World) -> None:
     world.transport.always_answer(URL, 500)
     delivery = world.end_job()
     world.run_for(1000)
@@ -160,7 +160,7 @@ def test_after_five_attempts_ten_seconds_apart_it_is_abandoned_for_good(world: W
     assert world.clock.timers == []
 
 
-def test_what_was_abandoned_is_never_sent_again_by_another_server() -> None:
+def test_an_abandoned_delivery_is_never_sent_by_another_server() -> None:
     with World(max_attempts=1) as world:
         world.transport.always_answer(URL, 500)
         world.end_job()
@@ -316,7 +316,7 @@ def test_receivers_that_hang_leave_places_to_those_known_to_be_prompt() -> None:
         assert world.states() == {DELIVERED: 80}
 
 
-def test_receivers_known_to_hang_leave_places_to_new_ones() -> None:
+def test_receivers_known_to_hang_leave_slots_for_new_ones() -> None:
     with World(concurrency=8, timeout=0.02, retry_delay=1.0, max_attempts=100) as world:
         slow = [url_of(receiver) for receiver in range(12)]
         for url in slow:
@@ -386,7 +386,7 @@ def test_a_large_backlog_is_read_in_pages(monkeypatch: pytest.MonkeyPatch) -> No
 # -- crashes and restarts --------------------------------------------------------------------------
 
 
-def test_what_was_recorded_and_never_tried_is_sent_after_a_restart() -> None:
+def test_a_recorded_delivery_that_was_never_tried_is_sent_after_a_restart() -> None:
     before = World()
     delivery = before.end_job(told=False)
     with before.after_crash() as world:
@@ -476,7 +476,7 @@ def test_close_leaves_pending_what_it_could_not_wait_for() -> None:
     assert len(world.transport.messages) == 1
 
 
-def test_what_is_still_being_prepared_at_close_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deliveries_still_being_prepared_at_close_are_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     asked, go_on = threading.Event(), threading.Event()
     ask = world.metadata.job
@@ -539,7 +539,7 @@ def test_a_waiting_retry_is_one_timer_and_no_thread_of_its_own(world: World) -> 
 # -- others, and storage that fails ----------------------------------------------------------------
 
 
-def test_a_delivery_that_somebody_else_settles_meanwhile_is_left_to_them(world: World) -> None:
+def test_a_delivery_that_another_server_settles_first_is_left_alone(world: World) -> None:
     world.transport.hang(URL)
     delivery = world.end_job()
     assert world.transport.wait_for(lambda t: len(t.under_way) == 1)
@@ -633,7 +633,7 @@ def test_close_does_not_wait_for_storage_that_never_comes_back() -> None:
     assert callback_threads() == []
 
 
-def test_a_result_that_is_gone_is_an_abandoned_delivery_that_says_so(world: World) -> None:
+def test_a_delivery_whose_result_was_deleted_is_abandoned_with_the_reason(world: World) -> None:
     from jobserver_core.models.jobs import JobResult, ResultKind
 
     delivery = world.end_job(result=JobResult(kind=ResultKind.STORED, size=10, digest="a" * 64))
@@ -644,7 +644,7 @@ def test_a_result_that_is_gone_is_an_abandoned_delivery_that_says_so(world: Worl
     assert world.transport.messages == []
 
 
-def test_an_error_in_making_the_payload_is_tried_again_and_holds_up_nobody(
+def test_a_failure_to_build_the_payload_is_retried_without_blocking_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = world.end_job(told=False)
@@ -758,7 +758,7 @@ def test_without_a_transport_every_url_is_refused() -> None:
 
 
 @given(st.text(max_size=60))
-def test_checking_any_text_passes_or_refuses(url: str) -> None:
+def test_checking_any_string_passes_or_refuses(url: str) -> None:
     try:
         World().service.check(url)
     except InvalidCallbackUrl:

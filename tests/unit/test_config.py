@@ -78,14 +78,14 @@ def test_the_reference_page_is_the_settings() -> None:
     )
 
 
-def test_the_data_folder_follows_the_xdg_specification(tmp_path: Path) -> None:
+def test_the_data_directory_follows_the_xdg_specification(tmp_path: Path) -> None:
     assert default_data_dir({"XDG_DATA_HOME": "/x", "HOME": "/h"}) == Path("/x/jobserver")
     assert default_data_dir({"HOME": "/h"}) == Path("/h/.local/share/jobserver")
     assert default_data_dir({"XDG_DATA_HOME": "relative", "HOME": "/h"}) == Path("/h/.local/share/jobserver")
     assert load_settings(env={"HOME": str(tmp_path)}).data_dir == tmp_path / ".local/share/jobserver"
 
 
-def test_without_a_home_folder_the_data_folder_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_directory_the_data_directory_must_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.path.expanduser", str)
     with pytest.raises(InvalidSetting, match="there is no home directory") as caught:
         default_data_dir({})
@@ -208,7 +208,7 @@ BAD: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("key", "value", "message"), BAD)
-def test_a_value_that_is_not_allowed_is_refused_with_what_is(key: str, value: Any, message: str) -> None:
+def test_the_error_for_an_invalid_value_lists_the_valid_ones(key: str, value: Any, message: str) -> None:
     with pytest.raises(InvalidSetting) as caught:
         Settings.from_mapping({key: value})
     assert caught.value.key == key
@@ -280,7 +280,9 @@ def test_changing_the_mapping_afterwards_changes_no_settings() -> None:
     assert settings.launcher.options == {"a": {"b": 1}}
 
 
-def test_relative_paths_start_at_the_files_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_start_at_the_directory_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = """
         jobserver {
           data-dir = data
@@ -307,7 +309,7 @@ def test_relative_paths_start_at_the_files_folder(tmp_path: Path, monkeypatch: p
     }
 
 
-def test_relative_paths_of_overrides_start_at_the_working_folder(
+def test_relative_paths_of_overrides_start_at_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -363,7 +365,7 @@ def test_a_misspelled_section_is_refused_with_the_right_one() -> None:
     assert caught.value.key == "jobserver.job"
 
 
-def test_a_setting_of_spark_in_the_wrong_place_is_told_the_right_one() -> None:
+def test_the_error_for_a_misplaced_spark_setting_names_the_right_place() -> None:
     with pytest.raises(InvalidSetting, match=r"Spark's own settings belong in spark\.context-settings"):
         Settings.from_mapping({"spark.driver.memory": "4g"})
 
@@ -672,7 +674,7 @@ def test_no_secret_is_in_what_settings_show() -> None:
     assert settings.metadata.url == "postgresql://user:hidden-2@host/db?sslpassword=hidden-3"
 
 
-def test_an_error_about_a_secret_does_not_tell_it() -> None:
+def test_an_error_about_a_secret_does_not_reveal_it() -> None:
     with pytest.raises(InvalidSetting) as caught:
         Settings.from_mapping({"jobserver.callbacks.signing-secret": ["hidden"]})
     assert "hidden" not in str(caught.value)
@@ -693,7 +695,7 @@ def test_urls_and_trees_are_redacted() -> None:
     assert redacted([{"apiKey": 1, "x": ("http://a:b@c",)}]) == [{"apiKey": "***", "x": ["http://a:***@c"]}]
 
 
-def test_describing_tells_values_that_code_set() -> None:
+def test_describing_includes_values_set_in_code() -> None:
     settings = Settings(spark=SparkSettings(master="local[1]"), jobs=JobLimits(sync_timeout=5))
     told = {d.key: (d.value, d.origin) for d in describe(settings) if d.origin != "default"}
     assert told == {"spark.master": ("local[1]", "code"), "jobserver.jobs.sync-timeout": ("5 s", "code")}

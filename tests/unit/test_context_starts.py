@@ -233,7 +233,7 @@ def test_configured_contexts_with_settings_that_can_never_work_are_logged_and_no
     assert "context bad of the configuration could not be started: setting 'wrong'" in caplog.text
 
 
-def test_a_launch_that_fails_in_its_turn_gives_the_slot_to_the_next_one(scene: Scene) -> None:
+def test_a_failed_launch_passes_its_slot_to_the_next_one(scene: Scene) -> None:
     waiters = [scene.server.create_context(f"context-{number}") for number in range(500)]
     scene.launcher.broken = True
     scene.ready("context-0")

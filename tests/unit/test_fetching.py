@@ -140,7 +140,7 @@ def failure(files: FetchedFiles) -> str:
 # -- places ----------------------------------------------------------------------------------------
 
 
-def test_files_are_here_once_they_are_ready_until_they_are_closed(world: World) -> None:
+def test_files_exist_from_ready_until_closed(world: World) -> None:
     files = world.begin("http://a/1", "http://b/2", "http://a/1")
     world.started(2)
     assert not files.ready.done()
@@ -160,7 +160,7 @@ def test_nothing_to_fetch_is_ready_at_once(world: World) -> None:
     assert world.clock.timers == []
 
 
-def test_one_host_has_no_more_than_its_places_and_another_is_not_held_up(world: World) -> None:
+def test_one_host_uses_no_more_than_its_slots_and_does_not_block_another(world: World) -> None:
     for number in range(5):
         world.begin(f"http://slow/{number}")
     world.begin("http://quick/x")
@@ -169,13 +169,13 @@ def test_one_host_has_no_more_than_its_places_and_another_is_not_held_up(world: 
     assert world.started(4)[-1] == "http://slow/2"
 
 
-def test_ports_are_no_further_hosts(world: World) -> None:
+def test_another_port_is_not_another_host(world: World) -> None:
     for port in range(1, 6):
         world.begin(f"http://slow:{port}/x")
     world.started(2)
 
 
-def test_one_caller_has_no_more_than_its_places(world: World) -> None:
+def test_one_caller_uses_no_more_than_its_slots(world: World) -> None:
     for number in range(6):
         world.begin(f"http://host{number}/x", caller="mallory")
     world.begin("http://host0/y", caller="alice")
@@ -196,7 +196,7 @@ def test_all_hosts_together_have_no_more_than_all_places(world: World) -> None:
     assert world.started(7)[-1] == "http://host6/x"
 
 
-def test_too_many_that_wait_are_refused_at_once(world: World) -> None:
+def test_too_many_waiting_requests_are_refused_at_once(world: World) -> None:
     with pytest.raises(FetchError, match="try again later"):
         world.begin(*(f"http://slow/{number}" for number in range(MAX_WAITING + 1)), caller="mallory")
     assert world.fetcher.started == []
@@ -229,7 +229,7 @@ def test_fetches_that_hang_end_with_the_reason_and_so_do_those_that_wait_for_the
     world.started(2)
 
 
-def test_a_byte_a_second_is_no_progress(world: World) -> None:
+def test_a_byte_a_second_does_not_count_as_progress(world: World) -> None:
     files = world.begin("http://drip/x")
     world.started(1)
     for done in range(1, 31):
@@ -249,7 +249,7 @@ def test_a_slow_fetch_goes_on_as_long_as_it_makes_progress(world: World) -> None
     files.ready.result(WAIT)
 
 
-def test_who_waits_for_a_busy_host_waits_as_long_as_that_makes_progress(world: World) -> None:
+def test_a_fetch_waits_for_a_busy_host_while_that_makes_progress(world: World) -> None:
     for number in range(2):
         world.begin(f"http://busy/{number}")
     waiting = world.begin("http://busy/2")
@@ -267,7 +267,7 @@ def test_who_waits_for_a_busy_host_waits_as_long_as_that_makes_progress(world: W
     waiting.ready.result(WAIT)
 
 
-def test_who_waited_for_other_hosts_has_all_the_time_for_its_own(world: World) -> None:
+def test_waiting_for_other_hosts_does_not_use_up_the_timeout(world: World) -> None:
     for number in range(6):
         world.begin(f"http://slow{number}/x")
     late = world.begin("http://good/x")
@@ -289,7 +289,7 @@ def test_the_time_limit_holds_for_what_makes_progress_too(world: World) -> None:
     assert failure(files) == "it took longer than 300 s"
 
 
-def test_who_waits_is_told_although_the_fetcher_does_not_react(deaf: World) -> None:
+def test_waiters_are_notified_even_if_the_fetcher_does_not_react(deaf: World) -> None:
     hanging = [deaf.begin(f"http://slow/{number}") for number in range(2)]
     deaf.started(2)
     deaf.pass_time(30)
@@ -325,7 +325,7 @@ def test_nothing_is_remembered_of_many_uris(world: World) -> None:
 # -- who leaves, and what fails --------------------------------------------------------------------
 
 
-def test_who_leaves_makes_room_at_once(world: World) -> None:
+def test_a_caller_that_leaves_frees_its_slot_at_once(world: World) -> None:
     leaving = [world.begin(f"http://slow/{number}") for number in range(4)]
     world.started(2)
     staying = world.begin("http://slow/mine")
@@ -352,7 +352,7 @@ def test_a_defect_of_the_fetcher_is_a_failure(world: World, caplog: pytest.LogCa
     assert "oops" in caplog.text
 
 
-def test_a_server_that_takes_no_new_work_ends_every_fetch_and_begins_none(world: World) -> None:
+def test_a_draining_server_cancels_every_fetch_and_starts_none(world: World) -> None:
     all_files = [world.begin(f"http://slow/{number}") for number in range(4)]
     world.started(2)
     world.service.close()

@@ -78,7 +78,7 @@ def test_probes_at_once_are_one_check() -> None:
     assert len(calls) <= 8
 
 
-def test_a_part_that_hangs_is_told_in_time_and_costs_one_thread() -> None:
+def test_a_hanging_check_is_reported_in_time_and_costs_one_thread() -> None:
     release, calls = threading.Event(), list[int]()
 
     def hang() -> None:
@@ -120,7 +120,7 @@ def replace(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [remove, replace])
-def test_without_its_data_directory_a_server_takes_nothing_and_makes_nothing(
+def test_a_server_that_lost_its_data_directory_accepts_and_creates_nothing(
     tmp_path: Path, harm: Callable[[Path], None]
 ) -> None:
     data = tmp_path / "data"
@@ -160,7 +160,7 @@ def test_a_data_directory_that_comes_back_is_used_again(tmp_path: Path) -> None:
         assert server.submit(a_request("w.Echo", {"value": 1})).result(WAIT) == 1
 
 
-def test_a_data_directory_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
+def test_failing_to_create_the_data_directory_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(errors.StorageError, match="data directory"):
         DataDirectory(tmp_path / "file" / "data")

@@ -203,7 +203,7 @@ def test_hocon_means_what_its_specification_says(text: str, expected: dict[str, 
 
 
 @pytest.mark.parametrize("text", [t for _, t, _ in VALUES])
-def test_bytes_mean_what_text_means(text: str) -> None:
+def test_bytes_parse_like_strings(text: str) -> None:
     assert parse_untrusted(text.encode()) == parse_untrusted(text)
 
 
@@ -211,7 +211,7 @@ def test_keys_keep_the_order_of_the_text() -> None:
     assert list(parse_untrusted("c = 1\na = 2\nb = ${a}\na = 3")) == ["c", "a", "b"]
 
 
-def test_what_is_returned_belongs_to_the_caller() -> None:
+def test_the_caller_owns_the_returned_object() -> None:
     text = "a = [1]\nb = ${a}"
     first = parse_untrusted(text)
     first["a"].append(2)
@@ -250,7 +250,7 @@ def test_a_setting_of_spark_keeps_its_value_beside_settings_below_it(text: str) 
         ("spark.speculation.interval = 10s, spark.speculation = true", True),
     ],
 )
-def test_a_parsed_text_itself_has_what_was_defined_last(text: str, expected: object) -> None:
+def test_in_parsed_text_the_last_definition_wins(text: str, expected: object) -> None:
     found = parse_untrusted(f"spark.context-settings {{ {text} }}\ncopy = ${{spark.context-settings}}")
     assert found["spark"]["context-settings"] == found["copy"] == {"spark": {"speculation": expected}}
 
@@ -307,7 +307,7 @@ def test_json_that_repeats_a_key_is_merged_as_hocon() -> None:
     }
 
 
-def test_nan_and_infinity_are_text_since_json_has_no_such_numbers() -> None:
+def test_nan_and_infinity_are_strings_because_json_lacks_them() -> None:
     assert parse_untrusted('{"a": NaN, "b": -Infinity}') == {"a": "NaN", "b": "-Infinity"}
 
 
@@ -350,13 +350,13 @@ pieces = st.sampled_from([*WORDS.split(), " ", "\n", "\x00", "\ud800", 'include 
 
 
 @given(st.lists(pieces, max_size=30).map("".join))
-def test_whatever_looks_like_hocon_gives_json_or_one_clear_error(text: str) -> None:
+def test_any_hocon_like_text_gives_json_or_one_clear_error(text: str) -> None:
     value = parsed_or_error(text)
     assert isinstance(value, str) or parse_untrusted(json.dumps(value, allow_nan=False)) == value
 
 
 @given(st.text() | st.binary())
-def test_whatever_is_sent_gives_json_or_one_clear_error(text: str | bytes) -> None:
+def test_any_bytes_give_json_or_one_clear_error(text: str | bytes) -> None:
     assert json.dumps(parsed_or_error(text), allow_nan=False)
 
 
@@ -428,7 +428,7 @@ def test_a_lone_scalar_is_not_a_configuration(scalar: str) -> None:
 
 
 @pytest.mark.parametrize("text", [b"a = \xff", b'{"a": "\xc3"}', "a = \ud800"])
-def test_what_is_not_utf8_is_refused(text: str | bytes) -> None:
+def test_bytes_that_are_not_utf8_are_refused(text: str | bytes) -> None:
     with pytest.raises(InvalidConfig, match="must be text in UTF-8"):
         parse_untrusted(text)
 
@@ -476,7 +476,7 @@ def test_no_include_of_any_kind_is_followed(
 @pytest.mark.parametrize(
     "text", ['INCLUDE "secret.conf" = 1', 'a = include file("secret.conf")', 'a = [include "x"]']
 )
-def test_what_only_looks_like_an_include_is_text(
+def test_text_that_only_resembles_an_include_is_a_string(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "secret.conf").write_text("stolen = 1")
@@ -547,7 +547,7 @@ def test_the_deepest_limit_that_can_be_configured_works() -> None:
     assert parse_untrusted('{"a":' * 150 + "1" + "}" * 150, max_depth=150)
 
 
-def test_text_that_is_too_deep_for_the_callers_stack_is_an_error_too() -> None:
+def test_text_too_deep_for_the_stack_of_the_caller_is_also_an_error() -> None:
     def deep(left: int) -> dict[str, Any]:
         return deep(left - 1) if left else parse_untrusted("a {" * 90 + "b = 1" + "}" * 90)
 
@@ -579,7 +579,7 @@ def test_references_cannot_blow_up_the_result(first: str, line: str) -> None:
         parse_untrusted(text, max_bytes=64 * 1024)
 
 
-def test_references_to_a_long_text_count_each_time() -> None:
+def test_every_reference_to_a_long_string_counts() -> None:
     text = f"a = {'x' * 20_000}\nb = ${{a}}\nc = ${{a}}\n"
     assert len(parse_untrusted(text, max_bytes=64 * 1024)) == 3
     with pytest.raises(InvalidConfig, match="larger than the limit of 65536 bytes"):
@@ -587,7 +587,7 @@ def test_references_to_a_long_text_count_each_time() -> None:
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
-def test_the_order_of_keys_does_not_decide_what_a_circle_means(order: tuple[int, ...]) -> None:
+def test_the_order_of_keys_does_not_change_the_meaning_of_a_cycle(order: tuple[int, ...]) -> None:
     def written(*lines: str) -> str:
         return "\n".join(lines[index] for index in order)
 
@@ -613,13 +613,13 @@ def test_a_long_chain_of_references_is_an_error() -> None:
         parse_untrusted(text)
 
 
-def test_many_references_are_no_chain() -> None:
+def test_many_references_are_not_a_chain() -> None:
     count = 3000
     text = "b0 = 1\n" + "\n".join(f"b{n} = ${{b{n - 1}}}" for n in range(1, count))
     assert set(parse_untrusted(text).values()) == {1}
 
 
-def test_many_lookups_through_many_layers_work_the_layers_out_once() -> None:
+def test_many_lookups_through_many_layers_resolve_each_layer_once() -> None:
     layers = "x { k = 1 }\n" + "a = ${x}\n" * 2000
     lookups = "\n".join(f"b{n} = ${{a.k}}" for n in range(2000))
     assert parse_untrusted(layers + lookups)["b1999"] == 1
@@ -658,7 +658,7 @@ HOSTILE = {
 @pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 @pytest.mark.timeout(20)
-def test_long_hostile_text_ends_soon(text: str) -> None:
+def test_long_hostile_text_is_rejected_quickly(text: str) -> None:
     found = parsed_or_error(text)
     assert isinstance(found, dict) or 10 < len(found) < 300
 
@@ -686,7 +686,7 @@ def test_long_hostile_text_ends_soon(text: str) -> None:
         "settings below settings",
     ],
 )
-def test_a_mebibyte_costs_little_whatever_it_says(text: str) -> None:
+def test_any_mebibyte_of_text_is_cheap_to_parse(text: str) -> None:
     assert len(text) <= 1024 * 1024
     started = time.process_time()
     parsed_or_error(text)

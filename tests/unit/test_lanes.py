@@ -31,7 +31,7 @@ def filled(lanes: Lanes, status: ReceiverStatus, prefix: str) -> int:
     return admitted
 
 
-def test_prompt_receivers_may_have_every_place() -> None:
+def test_prompt_receivers_may_use_every_slot() -> None:
     assert filled(Lanes(concurrency=16, per_receiver=1), PROMPT, "p") == 16
 
 
@@ -48,7 +48,7 @@ def test_slow_and_failing_receivers_have_a_quarter_each() -> None:
     assert filled(lanes, PROMPT, "p") == 4
 
 
-def test_a_single_place_serves_everybody_in_turn() -> None:
+def test_a_single_slot_serves_all_receivers_in_turn() -> None:
     for status in ReceiverStatus:
         assert filled(Lanes(concurrency=1, per_receiver=1), status, "r") == 1
 
@@ -72,7 +72,7 @@ def test_status_follows_the_latest_news() -> None:
     assert lanes.status("a") is PROMPT
 
 
-def test_only_so_many_receivers_are_remembered() -> None:
+def test_the_number_of_remembered_receivers_is_limited() -> None:
     lanes = Lanes(concurrency=4, per_receiver=1, remembered=3)
     for name in "abcabd":
         lanes.leave(name, lanes.enter(name), SLOW)
@@ -87,7 +87,7 @@ Action = tuple[int, ReceiverStatus | None]
     per_receiver=st.integers(1, 3),
     actions=st.lists(st.tuples(st.integers(0, 9), st.sampled_from([*ReceiverStatus, None])), max_size=200),
 )
-def test_the_limits_hold_whatever_happens(concurrency: int, per_receiver: int, actions: list[Action]) -> None:
+def test_the_limits_always_hold(concurrency: int, per_receiver: int, actions: list[Action]) -> None:
     lanes = Lanes(concurrency=concurrency, per_receiver=per_receiver, remembered=5)
     inside: list[tuple[str, ReceiverStatus]] = []
     for number, news in actions:

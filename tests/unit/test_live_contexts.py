@@ -74,7 +74,7 @@ def test_a_job_that_finishes_before_its_kill_arrives_is_finished(scene: Scene) -
     assert len(scene.server.deliveries(job.id)) == 1
 
 
-def test_a_killed_job_calls_nobody_back(scene: Scene) -> None:
+def test_a_killed_job_sends_no_callback(scene: Scene) -> None:
     job = scene.submit(callback_url="memory://receiver/x")
     scene.server.kill_job(job.id)
     scene.listener.job_ended(job.id, JobOutcome(killed=True))
@@ -82,7 +82,7 @@ def test_a_killed_job_calls_nobody_back(scene: Scene) -> None:
     assert scene.server.deliveries(job.id) == []
 
 
-def test_a_job_that_fails_while_it_is_being_killed_calls_nobody_back(scene: Scene) -> None:
+def test_a_job_that_fails_while_it_is_being_killed_sends_no_callback(scene: Scene) -> None:
     job = scene.submit(callback_url="memory://receiver/x")
     scene.server.kill_job(job.id)
     scene.listener.job_ended(job.id, RAISED)
@@ -90,7 +90,7 @@ def test_a_job_that_fails_while_it_is_being_killed_calls_nobody_back(scene: Scen
     assert scene.server.deliveries(job.id) == []
 
 
-def test_a_kill_that_nobody_asked_for_is_not_shown_as_one(scene: Scene) -> None:
+def test_a_kill_that_was_not_requested_is_reported_as_an_error(scene: Scene) -> None:
     job = scene.submit()
     scene.listener.job_ended(job.id, JobOutcome(killed=True))
     assert scene.job(job.id).failure is FailureKind.CONTEXT_LOST
@@ -114,7 +114,7 @@ def test_a_job_whose_launcher_reports_only_its_end_finishes_and_counts_as_run(sc
     assert job.result(0) == 2
 
 
-def test_a_context_that_dies_ends_its_jobs_first_and_tells_their_callbacks(scene: Scene) -> None:
+def test_a_context_that_dies_ends_its_jobs_first_and_sends_their_callbacks(scene: Scene) -> None:
     states: list[str] = []
     with scene.server.subscribe(lambda event: states.append(type(event).__name__)):
         job = scene.submit(callback_url="memory://receiver/x")
@@ -133,7 +133,7 @@ def test_a_context_that_dies_ends_its_jobs_first_and_tells_their_callbacks(scene
     assert len(scene.server.deliveries(job.id)) == 1
 
 
-def test_jobs_of_a_context_that_was_deleted_call_nobody_back(scene: Scene) -> None:
+def test_jobs_of_a_deleted_context_send_no_callback(scene: Scene) -> None:
     job = scene.submit(callback_url="memory://receiver/x")
     scene.listener.job_running(job.id)
     waiter = scene.server.stop_context("shared")
@@ -146,7 +146,7 @@ def test_jobs_of_a_context_that_was_deleted_call_nobody_back(scene: Scene) -> No
     assert scene.server.deliveries(job.id) == []
 
 
-def test_a_job_that_finishes_while_its_context_stops_is_finished_and_told(scene: Scene) -> None:
+def test_a_job_that_finishes_while_its_context_stops_is_finished_and_notified(scene: Scene) -> None:
     job = scene.submit(callback_url="memory://receiver/x")
     scene.server.stop_context("shared")
     finish(scene, job)
@@ -164,7 +164,7 @@ def test_a_job_that_finishes_while_its_context_stops_is_finished_and_told(scene:
         (ContextEnd.KILLED, ContextState.KILLED),
     ],
 )
-def test_a_context_ends_as_its_launcher_tells(scene: Scene, end: ContextEnd, state: ContextState) -> None:
+def test_a_context_ends_as_its_launcher_reports(scene: Scene, end: ContextEnd, state: ContextState) -> None:
     scene.listener.context_ended(end)
     context = scene.server.context("shared")
     assert context.state is state
@@ -174,7 +174,7 @@ def test_a_context_ends_as_its_launcher_tells(scene: Scene, end: ContextEnd, sta
 
 
 @pytest.mark.parametrize("end", [ContextEnd.STOPPED, ContextEnd.FAILED])
-def test_a_context_that_ends_by_itself_before_it_was_ready_has_failed(end: ContextEnd) -> None:
+def test_a_context_that_ends_by_itself_before_it_is_ready_has_failed(end: ContextEnd) -> None:
     scene = Scene(ready=False)
     scene.listener.context_ended(end)
     context = scene.server.context("shared")
@@ -183,7 +183,7 @@ def test_a_context_that_ends_by_itself_before_it_was_ready_has_failed(end: Conte
     scene.server.close(0)
 
 
-def test_a_context_that_ends_before_it_was_ready_breaks_the_promise() -> None:
+def test_a_context_that_ends_before_it_is_ready_fails_its_future() -> None:
     scene = Scene(ready=False)
     job = scene.submit()
     scene.listener.context_ended(ContextEnd.STOPPED)
@@ -232,7 +232,7 @@ def test_a_launcher_that_refuses_settings_leaves_an_ended_context() -> None:
     server.close(0)
 
 
-def test_the_end_that_another_writer_stored_first_is_the_end(scene: Scene) -> None:
+def test_the_outcome_that_another_writer_stored_first_wins(scene: Scene) -> None:
     job = scene.submit()
     scene.listener.job_running(job.id)
     stored = scene.metadata.job(job.id)

@@ -51,7 +51,7 @@ def test_another_media_type_is_refused_with_those_that_are_supported(media_type:
         ("http://h/download", None),
     ],
 )
-def test_a_file_name_tells_the_type_by_its_ending(name: str, kind: BinaryType | None) -> None:
+def test_the_type_follows_from_the_file_extension(name: str, kind: BinaryType | None) -> None:
     assert BinaryType.from_file_name(name) is kind
 
 
@@ -141,7 +141,7 @@ def test_a_class_path_entry_is_a_name_or_a_uri_and_not_both() -> None:
             ClassPathEntry(**values)
 
 
-def test_a_uri_of_nothing_is_malformed() -> None:
+def test_an_empty_uri_is_malformed() -> None:
     with pytest.raises(MalformedUrl):
         ClassPathEntry.parse("http://")
 
@@ -151,7 +151,7 @@ def test_a_resolved_entry_has_the_hash_of_its_bytes() -> None:
         ResolvedEntry(source="a", type=BinaryType.JAR, digest="x", size=1)
 
 
-def test_a_class_path_is_a_list_or_one_text_with_commas() -> None:
+def test_a_class_path_is_a_list_or_a_comma_separated_string() -> None:
     entries = parse_class_path("x,http://h/d.jar")
     for class_path in ("x, http://h/d.jar", ["x", "http://h/d.jar"], entries, [entries[0], "http://h/d.jar"]):
         assert JobRequest(class_name="m.M", class_path=class_path).class_path == entries

@@ -92,7 +92,7 @@ def test_a_job_that_finished_without_a_result_says_null() -> None:
     assert json.loads(made(a_job(has_result=False), None).body) == {"jobId": "job-1", "result": None}
 
 
-def test_a_result_that_is_gone_is_an_error() -> None:
+def test_a_deleted_result_is_an_error() -> None:
     with pytest.raises(BlobNotFound):
         made(a_job(), None)
     with pytest.raises(BlobNotFound):
@@ -118,7 +118,7 @@ def test_a_killed_job_that_is_reported_has_the_shape_of_a_failure() -> None:
 STREAM = JobResult(kind=ResultKind.STREAM, size=5, digest="a" * 64)
 
 
-def test_a_stream_is_replaced_by_the_words_of_the_contract() -> None:
+def test_a_stream_is_replaced_by_the_placeholder_of_the_contract() -> None:
     payload = made(a_job(), STREAM)
     assert json.loads(payload.body) == {"jobId": "job-1", "result": "<Stream result>"}
     assert payload.headers == {}

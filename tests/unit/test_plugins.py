@@ -74,7 +74,7 @@ def test_a_backend_that_is_not_installed_is_named_with_those_that_are() -> None:
         plugins.find(MetadataStore, "mongo")
 
 
-def test_a_backend_whose_library_is_missing_is_named_with_its_extra(
+def test_the_error_for_a_missing_backend_library_names_the_extra(
     install: Callable[[str, str, str], None],
 ) -> None:
     install("jobserver.authenticator", "fsspec", "no_such_module:Store")
@@ -82,7 +82,7 @@ def test_a_backend_whose_library_is_missing_is_named_with_its_extra(
         plugins.find(Authenticator, "fsspec")
 
 
-def test_an_entry_point_that_is_no_backend_of_the_port_is_refused(
+def test_an_entry_point_that_is_not_a_backend_of_the_port_is_refused(
     install: Callable[[str, str, str], None],
 ) -> None:
     install("jobserver.blobs", "odd", f"{__name__}:NOT_A_BACKEND")

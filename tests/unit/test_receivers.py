@@ -33,16 +33,16 @@ def test_a_receiver_is_scheme_host_and_port(url: str, receiver: str) -> None:
     ("url", "scheme"),
     [("HTTPS://x", "https"), ("a+b-c.d:x", "a+b-c.d"), ("1http://x", ""), ("//x", ""), ("", "")],
 )
-def test_a_scheme_is_what_the_standard_says(url: str, scheme: str) -> None:
+def test_a_scheme_follows_the_standard(url: str, scheme: str) -> None:
     assert scheme_of(url) == scheme
 
 
 @given(st.text())
-def test_no_text_is_too_strange_for_a_receiver(url: str) -> None:
+def test_a_receiver_gets_any_string_unchanged(url: str) -> None:
     assert isinstance(receiver_of(url), str)
 
 
-def test_the_secrets_of_a_url_are_taken_out_of_a_text() -> None:
+def test_secrets_of_a_url_are_removed_from_a_string() -> None:
     url = "https://user:pass%20word@host/path?token=abc"
     text = f"cannot reach {url}: pass%20word and token=abc were refused"
     assert without_secrets(text, url) == "cannot reach https://***@host/path?…: *** and *** were refused"

@@ -107,7 +107,7 @@ def test_a_job_that_was_being_killed_is_killed(world: World) -> None:
     assert second.deliveries(job.id) == []
 
 
-def test_jobs_of_a_context_that_was_being_deleted_call_nobody_back(world: World) -> None:
+def test_jobs_of_a_context_that_was_being_deleted_send_no_callback(world: World) -> None:
     first = world.boot()
     upload(first)
     first.create_context("shared")
@@ -120,7 +120,7 @@ def test_jobs_of_a_context_that_was_being_deleted_call_nobody_back(world: World)
     assert second.deliveries(job.id) == []
 
 
-def test_what_was_final_stays_as_it_was(world: World) -> None:
+def test_final_records_stay_unchanged(world: World) -> None:
     first = world.boot()
     upload(first)
     job = first.submit(a_request("w.Any"))
@@ -162,7 +162,7 @@ def test_a_young_blob_is_not_swept(world: World) -> None:
     assert world.blobs.size(gone.digest) is not None
 
 
-def test_ended_jobs_go_when_their_time_is_over(world: World) -> None:
+def test_ended_jobs_are_removed_after_their_retention(world: World) -> None:
     clock = ManualClock()
     settings = Settings.from_mapping({"jobserver": {"jobs": {"retention": "1 day"}}})
     server = world.boot(clock=clock, settings=settings)

@@ -58,7 +58,7 @@ def test_a_model_survives_json_as_an_equal_one(model: Any) -> None:
     assert loads(dumps(model), type(model)) == model
 
 
-def test_json_text_is_plain_ascii_whatever_a_job_made_up() -> None:
+def test_json_output_is_always_plain_ascii() -> None:
     assert dumps(FULL_JOB).isascii()
 
 
@@ -100,7 +100,7 @@ def test_every_public_error_survives_json_as_an_equal_one(name: str) -> None:
         ({"class_path": [{"source": "x"}]}, "required field missing @ $.class_path[0].digest"),
     ],
 )
-def test_reading_what_is_not_a_job_is_a_value_error_that_says_where(
+def test_reading_an_invalid_job_is_a_value_error_that_says_where(
     change: Mapping[str, Any], reason: str
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(reason)):
@@ -120,7 +120,7 @@ def test_reading_what_is_not_a_job_is_a_value_error_that_says_where(
         '{"type":"__builtins__","fields":{}}',
     ],
 )
-def test_reading_what_is_not_an_error_is_a_value_error(text: str) -> None:
+def test_reading_an_invalid_error_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"Expecting value|not a JobServerError|unknown error"):
         loads(text, errors.JobServerError)
 
@@ -133,7 +133,7 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(st.text(), json_values))
-def test_settings_survive_json_whatever_they_are(tree: dict[str, Any]) -> None:
+def test_all_settings_survive_json(tree: dict[str, Any]) -> None:
     context = a_context(settings=tree)
     assert loads(dumps(context), type(context)) == context
 
@@ -146,7 +146,7 @@ def test_plain_copies_deeply_and_makes_tuples_lists() -> None:
 
 
 @pytest.mark.parametrize("value", [{1: 2}, {"a": object()}, [{"b": b"bytes"}], {"a": {1, 2}}])
-def test_plain_refuses_what_json_has_no_word_for(value: Any) -> None:
+def test_plain_refuses_values_that_json_cannot_represent(value: Any) -> None:
     with pytest.raises(TypeError, match=r"cannot be represented in JSON|keys must be strings"):
         plain(value)
 

@@ -69,7 +69,7 @@ def test_the_newest_upload_of_a_name_is_the_one_that_counts(server: JobServer) -
 @pytest.mark.parametrize(
     "data", [b"", b"not a zip", b"PK\x03\x04 and then nothing", b"PK\x05\x06" + b"\0" * 18]
 )
-def test_an_upload_that_is_no_archive_leaves_nothing(data: bytes) -> None:
+def test_an_upload_that_is_not_an_archive_leaves_nothing(data: bytes) -> None:
     blobs = MemoryBlobStore()
     with a_server(blobs=blobs) as server:
         with pytest.raises(errors.NotAnArchive, match="not a valid archive"):
@@ -137,7 +137,7 @@ def test_a_result_can_be_null_large_or_streamed(server: JobServer) -> None:
         assert reader.read(3) == b"0,1"
 
 
-def test_a_result_over_the_limit_is_the_jobs_error_in_words() -> None:
+def test_a_result_over_the_limit_fails_the_job_with_a_clear_message() -> None:
     settings = Settings.from_mapping({"jobserver": {"jobs": {"max-result-size": "100 B"}}})
     with a_server(settings=settings) as server:
         upload(server)
@@ -202,7 +202,7 @@ def test_a_done_callback_gets_the_handle(server: JobServer) -> None:
     settled(lambda: seen == [3])
 
 
-def test_a_handle_can_be_had_again_before_and_after_the_end(server: JobServer) -> None:
+def test_a_handle_can_be_obtained_again_before_and_after_the_job_ends(server: JobServer) -> None:
     job = running(server)
     again = server.job_handle(job.id)
     with pytest.raises(errors.ResultTimeout):
@@ -245,7 +245,7 @@ def test_killing_with_force_ends_the_context_of_a_job_that_does_not_end() -> Non
             stop.set()
 
 
-def test_progress_is_told_and_recorded(server: JobServer) -> None:
+def test_progress_is_reported_and_recorded(server: JobServer) -> None:
     seen: list[JobProgressed] = []
     with server.subscribe(lambda event: seen.append(event) if isinstance(event, JobProgressed) else None):
         job = server.submit(a_request("w.Progress"))
@@ -300,7 +300,7 @@ def test_a_context_that_is_stopped_while_it_is_recorded_publishes_its_states_in_
     assert seen[-2:] == [ContextState.STOPPING, ContextState.FINISHED]
 
 
-def test_what_a_job_prints_can_be_read_while_it_runs(server: JobServer) -> None:
+def test_the_output_of_a_job_can_be_read_while_it_runs(server: JobServer) -> None:
     job = running(server)
     settled(lambda: "sleeping" in server.job_log(job.id).read_text())
     with pytest.raises(errors.JobNotFound):
@@ -336,7 +336,7 @@ def test_a_config_of_values_that_are_not_json_is_refused(server: JobServer) -> N
         ({"callback_url": "gopher://h/x"}, errors.InvalidCallbackUrl),
     ],
 )
-def test_a_submit_that_cannot_work_records_nothing(
+def test_an_invalid_submit_records_nothing(
     server: JobServer, change: dict[str, Any], error: type[Exception]
 ) -> None:
     values = {"class_name": "w.Echo", "class_path": parse_class_path("words")}
@@ -465,7 +465,7 @@ def test_jobs_for_a_context_that_starts_wait_for_it() -> None:
         assert job.result(WAIT) == 1
 
 
-def test_jobs_of_a_stopped_context_end_in_error_with_the_old_words(server: JobServer) -> None:
+def test_jobs_of_a_stopped_context_end_in_error_with_the_old_wording(server: JobServer) -> None:
     server.create_context("shared").result(WAIT)
     job = running(server, context="shared")
     server.stop_context("shared").result(WAIT)
@@ -501,7 +501,7 @@ def test_configured_contexts_start_with_the_server_and_again_after_a_reset() -> 
         assert not before & {c.id for c in server.contexts()}
 
 
-def test_there_is_a_most_of_contexts() -> None:
+def test_the_number_of_contexts_is_limited() -> None:
     settings = Settings.from_mapping({"jobserver": {"contexts": {"max-contexts": 1}}})
     with a_server(settings=settings) as server:
         server.create_context("one").result(WAIT)
@@ -522,7 +522,7 @@ def limited(running_jobs: int, queued: int) -> JobServer:
     return server
 
 
-def test_without_a_queue_a_full_context_refuses_in_the_old_words() -> None:
+def test_without_a_queue_a_full_context_refuses_with_the_old_wording() -> None:
     with limited(1, 0) as server:
         running(server, context="shared")
         with pytest.raises(errors.NoSlots) as caught:
@@ -575,7 +575,7 @@ def test_data_files_are_kept_by_prefix_and_time(server: JobServer) -> None:
     assert server.data_files() == []
 
 
-def test_what_a_crash_left_of_an_upload_is_removed_at_the_next_start(tmp_path: Path) -> None:
+def test_remains_of_an_upload_are_removed_at_the_next_start_after_a_crash(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     left = tmp_path / "data" / ".upload-abc"
     left.touch()
@@ -597,7 +597,7 @@ def test_only_the_servers_own_data_files_can_be_deleted(server: JobServer, name:
 
 
 @pytest.mark.parametrize("prefix", ["../x", "a/b", "", ".x"])
-def test_a_data_file_cannot_leave_its_folder(server: JobServer, prefix: str) -> None:
+def test_a_data_file_cannot_leave_its_directory(server: JobServer, prefix: str) -> None:
     with pytest.raises(errors.InvalidName):
         server.add_data_file(prefix, b"x")
     assert server.data_files() == []

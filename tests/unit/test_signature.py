@@ -46,7 +46,7 @@ def test_several_secrets_give_a_signature_each() -> None:
 @pytest.mark.parametrize(
     "secret", ["", "  ", "whsec_", "whsec_???", "hunter2", base64.b64encode(bytes(8)).decode()]
 )
-def test_what_is_no_secret_is_refused_without_showing_it(secret: str) -> None:
+def test_an_invalid_secret_is_refused_without_showing_it(secret: str) -> None:
     with pytest.raises(InvalidSetting, match="signing-secret") as refused:
         Signer(secret)
     assert secret.strip() in ("", "whsec_") or secret not in str(refused.value)

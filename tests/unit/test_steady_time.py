@@ -66,7 +66,7 @@ def scene() -> Iterator[Scene]:
     scene.close()
 
 
-def test_jobs_are_listed_newest_first_although_the_clock_was_set_back(scene: Scene) -> None:
+def test_jobs_are_listed_newest_first_even_if_the_clock_was_set_back(scene: Scene) -> None:
     ids = []
     for step in (0.0, -HOUR, 0.0, -HOUR, HOUR / 2, 0.0):
         scene.clock.set_wall(step)
@@ -75,14 +75,14 @@ def test_jobs_are_listed_newest_first_although_the_clock_was_set_back(scene: Sce
     assert [job.id for job in scene.servers[-1].jobs().jobs] == ids[::-1]
 
 
-def test_the_newest_version_is_the_last_upload_although_the_clock_was_set_back(scene: Scene) -> None:
+def test_the_last_upload_is_the_newest_version_even_if_the_clock_was_set_back(scene: Scene) -> None:
     scene.clock.set_wall(-HOUR)
     last = scene.servers[-1].upload("words", BinaryType.EGG, archive("later"))
     assert scene.servers[-1].binary("words") == last
     assert scene.servers[-1].binary_versions("words")[0] == last
 
 
-def test_the_newest_context_of_a_name_is_the_last_one_although_the_clock_was_set_back(scene: Scene) -> None:
+def test_the_last_context_of_a_name_is_the_newest_even_if_the_clock_was_set_back(scene: Scene) -> None:
     server, launcher = scene.servers[-1], scene.launchers[-1]
     launcher.listeners[0].context_ended(ContextEnd.FAILED)
     scene.clock.set_wall(-HOUR)
@@ -96,7 +96,7 @@ def test_the_newest_context_of_a_name_is_the_last_one_although_the_clock_was_set
     assert ended >= server.context("shared").started_at
 
 
-def test_a_duration_is_right_although_the_clock_was_set_back_meanwhile(scene: Scene) -> None:
+def test_a_duration_is_right_even_if_the_clock_was_set_back(scene: Scene) -> None:
     job_id = scene.submit()
     scene.clock.advance(10)
     scene.clock.set_wall(-HOUR)
@@ -131,7 +131,7 @@ def test_a_callback_is_repeated_on_time_and_signed_with_the_real_time(scene: Sce
     assert scene.transport.wait_for(lambda transport: len(transport.messages) == 2, WAIT)
 
 
-def test_a_context_is_given_up_after_its_time_although_the_clock_was_set_back() -> None:
+def test_a_context_times_out_even_if_the_clock_is_set_back() -> None:
     launcher, clock = ScriptedLauncher(), ManualClock()
     server = a_server(launcher=launcher, clock=clock).start()
     server.create_context("slow")
@@ -190,7 +190,7 @@ def test_time_goes_on_after_the_records_of_an_earlier_run() -> None:
 
 
 @given(steps=st.lists(st.tuples(st.floats(-HOUR, HOUR), st.floats(0, 100)), max_size=20))
-def test_whatever_happens_to_the_wall_clock_time_does_not_go_back(steps: list[tuple[float, float]]) -> None:
+def test_time_never_goes_back_when_the_wall_clock_does(steps: list[tuple[float, float]]) -> None:
     clock = ManualClock()
     steady = SteadyClock(clock)
     latest = steady.now()

@@ -209,7 +209,7 @@ def test_a_context_that_is_ready_while_the_store_fails_is_ready_after(stores_fir
     scene.close()
 
 
-def test_a_context_that_was_ready_in_time_is_not_given_up_because_that_is_stored_late() -> None:
+def test_a_context_that_is_ready_in_time_does_not_fail_when_that_is_stored_late() -> None:
     scene = Scene(ready=False)
     scene.metadata.fail()
     scene.listener.context_ready(application_id="app-1", url=None)
@@ -333,7 +333,7 @@ def test_a_stored_result_is_kept_until_the_end_of_its_job_is_stored_too(scene: S
 # -- what users ask for --------------------------------------------------------------------------------
 
 
-def test_a_submit_that_meets_the_fault_is_refused_and_leaves_nothing(scene: Scene) -> None:
+def test_a_submit_during_an_outage_is_refused_and_leaves_nothing(scene: Scene) -> None:
     scene.metadata.fail(1)
     with pytest.raises(errors.StorageError, match="disk full"):
         scene.submit()
@@ -343,7 +343,7 @@ def test_a_submit_that_meets_the_fault_is_refused_and_leaves_nothing(scene: Scen
     assert job.result(WAIT) == 1
 
 
-def test_a_submit_that_was_stored_although_it_failed_is_taken_back(scene: Scene) -> None:
+def test_a_failed_submit_that_was_stored_is_rolled_back(scene: Scene) -> None:
     scene.metadata.fail(1, only=("add_job",), stores_first=True)
     with pytest.raises(errors.StorageError):
         scene.submit(idempotency_key="key")
@@ -355,7 +355,7 @@ def test_a_submit_that_was_stored_although_it_failed_is_taken_back(scene: Scene)
     assert again.result(WAIT) == 1
 
 
-def test_a_context_that_was_stored_although_its_request_failed_gives_its_name_back(scene: Scene) -> None:
+def test_a_context_stored_by_a_failed_request_frees_its_name(scene: Scene) -> None:
     scene.metadata.fail(1, only=("add_context",), stores_first=True)
     with pytest.raises(errors.StorageError):
         scene.server.create_context("mine")
@@ -364,7 +364,7 @@ def test_a_context_that_was_stored_although_its_request_failed_gives_its_name_ba
     assert scene.server.context("mine").state is ContextState.STARTED
 
 
-def test_a_submit_with_a_context_of_its_own_leaves_nothing_when_it_meets_the_fault(scene: Scene) -> None:
+def test_a_submit_with_its_own_context_leaves_nothing_during_an_outage(scene: Scene) -> None:
     scene.metadata.fail(3, only=("add_job", "advance_context"))
     with pytest.raises(errors.StorageError):
         scene.server.submit(a_request("w.Any"))
@@ -373,7 +373,7 @@ def test_a_submit_with_a_context_of_its_own_leaves_nothing_when_it_meets_the_fau
     assert len(scene.launcher.handles) == 1
 
 
-def test_a_kill_that_meets_the_fault_is_refused_and_may_be_repeated(scene: Scene) -> None:
+def test_a_kill_during_an_outage_is_refused_and_can_be_repeated(scene: Scene) -> None:
     job = scene.submit()
     scene.metadata.fail(1)
     with pytest.raises(errors.StorageError):
@@ -385,7 +385,7 @@ def test_a_kill_that_meets_the_fault_is_refused_and_may_be_repeated(scene: Scene
     assert waiter.result(WAIT).state is JobState.KILLED
 
 
-def test_a_kill_that_was_accepted_is_a_kill_however_late_its_end_is_stored(scene: Scene) -> None:
+def test_an_accepted_kill_stays_a_kill_even_if_stored_late(scene: Scene) -> None:
     job = scene.submit(callback_url="memory://receiver/x")
     waiter = scene.server.kill_job(job.id)
     scene.metadata.fail(6)
@@ -396,7 +396,7 @@ def test_a_kill_that_was_accepted_is_a_kill_however_late_its_end_is_stored(scene
     assert scene.server.deliveries(job.id) == []
 
 
-def test_a_waiting_job_whose_kill_meets_the_fault_still_waits() -> None:
+def test_a_waiting_job_still_waits_when_its_kill_fails_in_an_outage() -> None:
     scene = Scene(ready=False)
     job = scene.submit()
     scene.metadata.fail(1)
@@ -408,7 +408,7 @@ def test_a_waiting_job_whose_kill_meets_the_fault_still_waits() -> None:
     scene.close()
 
 
-def test_a_waiting_job_that_is_killed_calls_nobody_back() -> None:
+def test_a_waiting_job_that_is_killed_sends_no_callback() -> None:
     scene = Scene(ready=False)
     job = scene.submit(callback_url="memory://receiver/x")
     assert scene.server.kill_job(job.id).result(WAIT).state is JobState.KILLED
@@ -417,7 +417,7 @@ def test_a_waiting_job_that_is_killed_calls_nobody_back() -> None:
     scene.close()
 
 
-def test_a_stop_that_meets_the_fault_is_refused_and_may_be_repeated(scene: Scene) -> None:
+def test_a_stop_during_an_outage_is_refused_and_can_be_repeated(scene: Scene) -> None:
     scene.metadata.fail(1)
     with pytest.raises(errors.StorageError):
         scene.server.stop_context("shared")

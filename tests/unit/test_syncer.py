@@ -111,7 +111,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def test_an_end_is_stored_at_once_and_known_to_nobody_before_the_sync(scene: Scene) -> None:
+def test_an_outcome_is_stored_at_once_but_published_after_the_sync(scene: Scene) -> None:
     job = scene.submit(callback_url=URL)
     scene.listener.job_running(job.id)
     scene.stop_syncs()

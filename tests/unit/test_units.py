@@ -90,7 +90,7 @@ BAD_DURATIONS = [
     [*BAD_DURATIONS, None, True, [], {}, math.inf, math.nan, 10**400, b"10 s"],
     ids=lambda v: repr(v)[:20],
 )
-def test_what_is_no_duration_is_refused_with_an_example(value: Any) -> None:
+def test_an_invalid_duration_is_refused_with_an_example(value: Any) -> None:
     with pytest.raises(ValueError, match=r"10 s|must be finite"):
         parse_duration(value)
 
@@ -101,7 +101,7 @@ BAD_SIZES = ["", "MiB", "10 mb", "10 mib", "10 XB", "ten MB", "10 M B", "1e999",
 @pytest.mark.parametrize(
     "value", [*BAD_SIZES, None, False, [], {}, math.inf, math.nan, b"1"], ids=lambda v: repr(v)[:20]
 )
-def test_what_is_no_size_is_refused_with_an_example(value: Any) -> None:
+def test_an_invalid_size_is_refused_with_an_example(value: Any) -> None:
     with pytest.raises(ValueError, match=r"64 MiB|must be finite"):
         parse_size(value)
 

@@ -40,7 +40,7 @@ def test_a_network_uri_has_its_parts() -> None:
     assert (uri.path, uri.query, uri.name) == ("/a%20b/c.jar", "x=1", "c.jar")
 
 
-def test_what_is_not_ascii_is_encoded_as_the_web_does() -> None:
+def test_non_ascii_characters_are_percent_encoded() -> None:
     uri = Uri.parse("http://bücher.example/ä b?ö=ü")
     assert uri.host == "xn--bcher-kva.example"
     assert uri.encoded_path == "/%C3%A4%20b"
@@ -53,7 +53,7 @@ def test_the_canonical_form_has_the_user_and_not_the_password() -> None:
     assert Uri.parse("http://[::1]:8080/x?y").canonical == "http://[::1]:8080/x?y"
 
 
-def test_what_is_shown_has_neither_user_nor_password_nor_query() -> None:
+def test_a_displayed_url_omits_user_password_and_query() -> None:
     shown = str(Uri.parse("http://user:pw@host:80/x?token=t#f"))
     assert shown == "http://***@host:80/x?…"
     assert "pw" not in repr(Uri.parse("http://user:pw@host/x?pw"))
@@ -85,7 +85,7 @@ def test_a_malformed_uri_says_what_is_wrong(text: str, reason: str) -> None:
 
 
 @given(st.text(max_size=60))
-def test_any_text_is_a_uri_or_malformed(text: str) -> None:
+def test_any_string_is_a_uri_or_malformed(text: str) -> None:
     for candidate in (text, f"http://{text}", f"file:/{text}", f"ftp://user:{text}@host/"):
         try:
             uri = Uri.parse(candidate)

@@ -63,7 +63,7 @@ def test_an_event_loop_waits_without_a_thread_for_each_waiter() -> None:
     assert threads == before
 
 
-def test_one_who_gives_up_does_not_disturb_the_others() -> None:
+def test_a_waiter_that_times_out_does_not_disturb_the_others() -> None:
     promise: Promise[int] = Promise("x")
 
     async def wait() -> int:

@@ -39,7 +39,7 @@ json_numbers = st.from_regex(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,30})?([eE][+-]?[
 
 
 @given(json_numbers)
-def test_a_number_has_its_value_and_its_text(written: str) -> None:
+def test_a_number_keeps_its_value_and_its_original_spelling(written: str) -> None:
     value = number(written)
     assert value == json.loads(written)
     assert dumps({"v": [value, [value]], "w": value}) == f'{{"v":[{written},[{written}]],"w":{written}}}'
@@ -48,7 +48,7 @@ def test_a_number_has_its_value_and_its_text(written: str) -> None:
 
 @pytest.mark.parametrize("written", WRITTEN)
 @pytest.mark.parametrize("text", ["v = %s", '{"v": %s}', "v = %s # no JSON", "w = %s\nv = ${w}"])
-def test_what_was_written_is_what_is_stored(text: str, written: str, tmp_path: Path) -> None:
+def test_the_stored_bytes_are_the_written_bytes(text: str, written: str, tmp_path: Path) -> None:
     posted = text % written
     assert f'"v":{written}' in dumps(parse_untrusted(posted))
     file = tmp_path / "a.conf"
@@ -57,7 +57,7 @@ def test_what_was_written_is_what_is_stored(text: str, written: str, tmp_path: P
 
 
 @pytest.mark.parametrize(("text", "read"), [("007", "007"), ("1.10 m", "1.10 m"), ("1.", "1."), (".5", ".5")])
-def test_what_is_no_number_of_json_is_text(text: str, read: str) -> None:
+def test_numbers_outside_json_become_strings(text: str, read: str) -> None:
     assert parse_untrusted(f"v = {text}") == {"v": read}
 
 

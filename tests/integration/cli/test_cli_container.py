@@ -92,7 +92,7 @@ def test_processes_whose_parent_has_gone_leave_no_zombie(namespace: list[str]) -
     assert (done.stdout, done.returncode) == ("reaped\n", 0), done.stderr
 
 
-def test_exit_statuses_stay_with_those_who_wait_for_them(namespace: list[str]) -> None:
+def test_exit_statuses_are_left_to_the_code_that_waits_for_them(namespace: list[str]) -> None:
     done = run(
         namespace,
         """

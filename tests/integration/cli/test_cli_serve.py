@@ -85,7 +85,7 @@ def test_serve_with_json_prints_its_address_as_json(serve: Callable[..., Any]) -
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_idle_server_ends_with_0_on_a_signal(serve: Callable[..., Any], number: signal.Signals) -> None:
+def test_an_idle_server_exits_with_0_on_a_signal(serve: Callable[..., Any], number: signal.Signals) -> None:
     server = serve()
     server.signal(number)
     assert server.wait() is ExitCode.OK
@@ -161,7 +161,7 @@ def test_ctrl_c_while_following_leaves_the_job_alone_and_ends_with_130(
     assert "Traceback" not in text
 
 
-def test_a_server_that_goes_away_while_a_job_is_followed_is_told(
+def test_losing_the_server_while_following_a_job_is_reported(
     serve: Callable[..., Any], environment: dict[str, str], tmp_path: Path
 ) -> None:
     server = serve()
@@ -179,9 +179,7 @@ def test_the_host_of_the_command_line_wins_over_the_configuration(serve: Callabl
     assert httpx.get(f"{server.url}/healthz").status_code == 200
 
 
-def test_a_port_that_is_taken_ends_with_7_and_starts_nothing(
-    serve: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_port_in_use_exits_with_7_and_starts_nothing(serve: Callable[..., Any], tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         server = serve("--port", str(taken.getsockname()[1]))
         assert server.wait() is ExitCode.NOT_READY
@@ -195,7 +193,7 @@ def test_an_address_that_others_reach_needs_authentication(serve: Callable[..., 
     assert "configure jobserver.auth" in server.errors
 
 
-def test_a_data_folder_that_another_server_uses_ends_with_7_and_names_the_other(
+def test_a_data_directory_in_use_by_another_server_exits_with_7_and_names_it(
     serve: Callable[..., Any],
 ) -> None:
     first = serve()

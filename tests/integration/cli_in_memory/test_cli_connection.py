@@ -64,7 +64,7 @@ def stranger() -> Iterator[str]:
         thread.join()
 
 
-def test_where_nobody_answers_the_code_is_3_with_advice(jobserver: CommandLine) -> None:
+def test_an_unreachable_server_exits_with_3_and_advice(jobserver: CommandLine) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -93,7 +93,7 @@ def test_a_connection_that_is_cut_off_has_code_3(jobserver: CommandLine, argumen
     assert "the connection to" in done.err
 
 
-def test_a_server_that_is_no_job_server_is_told_apart(jobserver: CommandLine, stranger: str) -> None:
+def test_a_server_that_is_not_a_job_server_is_recognized(jobserver: CommandLine, stranger: str) -> None:
     done = jobserver("jobs", "--server", stranger)
     assert done.code == 3
     assert f"{stranger} does not look like a job server" in done.err
@@ -112,9 +112,7 @@ def test_a_server_that_is_no_job_server_is_told_apart(jobserver: CommandLine, st
         "http://ann:pw1@host",
     ],
 )
-def test_an_address_that_cannot_be_one_is_a_mistake_of_the_command_line(
-    jobserver: CommandLine, url: str
-) -> None:
+def test_a_malformed_address_is_a_usage_error(jobserver: CommandLine, url: str) -> None:
     done = jobserver("jobs", "--server", url)
     assert done.code == 2
     assert "expected a URL such as http://host:8090" in done.err
@@ -126,7 +124,7 @@ def test_an_address_needs_no_scheme(client: CommandLine) -> None:
     assert client("jobs", "--server", url.removeprefix("http://")).code == 0
 
 
-def test_without_credentials_a_guarded_server_lets_nobody_in(guarded: CommandLine) -> None:
+def test_a_protected_server_requires_credentials(guarded: CommandLine) -> None:
     done = guarded("jobs")
     assert done.code == 6
     assert "JOBSERVER_PASSWORD" in done.err

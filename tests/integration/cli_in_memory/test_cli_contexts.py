@@ -44,13 +44,13 @@ def test_a_context_that_fails_to_start_ends_with_4_and_the_reason(client: Comman
     assert "CONTEXT INIT ERROR: no JVM" in done.err
 
 
-def test_creating_a_context_that_exists_ends_with_4(client: CommandLine) -> None:
+def test_creating_a_context_that_exists_exits_with_4(client: CommandLine) -> None:
     done = client("context", "create", "warm")
     assert (done.code, "context warm exists" in done.err) == (4, True)
 
 
 @pytest.mark.parametrize("setting", ["num-cpu-cores", "=2", " =2"])
-def test_a_setting_that_is_no_pair_is_refused_before_the_server_is_asked(
+def test_a_setting_that_is_not_a_pair_is_refused_before_any_request(
     jobserver: CommandLine, setting: str
 ) -> None:
     done = jobserver("context", "create", "etl", "--server", "http://127.0.0.1:9", "--set", setting)
@@ -58,7 +58,7 @@ def test_a_setting_that_is_no_pair_is_refused_before_the_server_is_asked(
     assert "--set takes KEY=VALUE" in done.err
 
 
-def test_show_tells_of_a_context_that_has_ended_and_why(client: CommandLine) -> None:
+def test_show_reports_that_a_context_has_ended_and_why(client: CommandLine) -> None:
     client("context", "create", "etl", "-s", "inline.fail=no JVM")
     shown = client("context", "show", "etl").out
     assert "State    ERROR" in shown
@@ -79,6 +79,6 @@ def test_stop_with_force_kills(client: CommandLine, server: JobServer) -> None:
 
 
 @pytest.mark.parametrize("action", ["show", "stop"])
-def test_an_unknown_context_ends_with_4(client: CommandLine, action: str) -> None:
+def test_an_unknown_context_exits_with_4(client: CommandLine, action: str) -> None:
     done = client("context", action, "cold")
     assert (done.code, "context" in done.err, "cold" in done.err) == (4, True, True)

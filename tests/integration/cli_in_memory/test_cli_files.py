@@ -22,7 +22,7 @@ def test_upload_stores_the_bytes_under_the_name_with_the_type_of_the_ending(
 
 
 @pytest.mark.parametrize(("ending", "kind"), [(".jar", "Jar"), (".EGG", "Egg"), (".whl", "Wheel")])
-def test_the_ending_tells_the_type_in_any_case(
+def test_the_extension_determines_the_type_in_any_case(
     client: CommandLine, tmp_path: Path, ending: str, kind: str
 ) -> None:
     file = wheel(tmp_path).rename(tmp_path / f"code{ending}")
@@ -37,9 +37,7 @@ def test_another_ending_needs_the_type_as_an_option(client: CommandLine, tmp_pat
     assert client("upload", "code", file, "--type", "egg").code == 0
 
 
-def test_a_file_that_is_no_archive_is_a_mistake_of_the_command_line(
-    client: CommandLine, tmp_path: Path
-) -> None:
+def test_a_file_that_is_not_an_archive_is_a_usage_error(client: CommandLine, tmp_path: Path) -> None:
     file = tmp_path / "code.jar"
     file.write_text("#!/bin/sh", encoding="utf-8")
     done = client("upload", "code", file)
@@ -71,7 +69,7 @@ def test_delete_removes_every_version(client: CommandLine) -> None:
 
 
 @pytest.mark.parametrize("action", ["delete", "versions"])
-def test_an_unknown_binary_ends_with_4_and_the_name_that_is_like_it(client: CommandLine, action: str) -> None:
+def test_an_unknown_binary_exits_with_4_and_suggests_a_similar_name(client: CommandLine, action: str) -> None:
     done = client("binary", action, "wrods")
     assert (done.code, done.out) == (4, "")
     assert "binary 'wrods' not found" in done.err
@@ -98,7 +96,7 @@ def test_a_data_file_is_uploaded_listed_and_deleted_by_its_path(client: CommandL
     assert client("data", "list").out == ""
 
 
-def test_deleting_a_file_that_is_not_the_servers_ends_with_4_and_leaves_it(
+def test_deleting_a_file_the_server_does_not_own_exits_with_4_and_leaves_it(
     client: CommandLine, tmp_path: Path
 ) -> None:
     other = tmp_path / "precious.dat"

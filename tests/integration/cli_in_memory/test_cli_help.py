@@ -109,7 +109,7 @@ def test_without_a_command_the_help_is_shown_and_it_is_a_mistake(jobserver: Comm
 @pytest.mark.parametrize(
     "arguments", [("sbumit",), ("jobs", "--limit", "many"), ("submit",), ("jobs", "--what")]
 )
-def test_a_wrong_command_line_ends_with_2(jobserver: CommandLine, arguments: tuple[str, ...]) -> None:
+def test_a_usage_error_exits_with_2(jobserver: CommandLine, arguments: tuple[str, ...]) -> None:
     done = jobserver(*arguments)
     assert (done.code, done.out) == (2, "")
 

@@ -28,7 +28,7 @@ def ctrl_c(number: signal.Signals = signal.SIGINT) -> None:
     os.kill(os.getpid(), number)
 
 
-def test_a_call_apart_returns_what_it_returns_and_raises_what_it_raises() -> None:
+def test_a_call_in_another_thread_passes_on_its_result_or_exception() -> None:
     def fail() -> None:
         raise LookupError("no")
 
@@ -115,7 +115,7 @@ def test_ctrl_c_in_a_wait_says_which_job_goes_on_and_how_to_get_its_result(
     assert "Traceback" not in "".join(shown)
 
 
-def test_a_server_that_ends_while_a_job_is_waited_for_is_told_with_the_job(
+def test_the_error_names_the_job_when_the_server_ends_during_a_wait(
     server: JobServer, jobserver: CommandLine, tmp_path: Path
 ) -> None:
     with ExitStack() as serving:

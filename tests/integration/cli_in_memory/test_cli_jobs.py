@@ -61,29 +61,27 @@ def test_submit_follow_with_json_prints_the_last_report_with_the_result(client: 
 
 
 @pytest.mark.parametrize("way", ["--sync", "--follow"])
-def test_a_job_that_raises_ends_the_command_with_1_and_its_error(client: CommandLine, way: str) -> None:
+def test_a_job_that_raises_exits_with_1_and_prints_its_error(client: CommandLine, way: str) -> None:
     done = client("submit", "words.Fail", "--cp", "words", "-c", "warm", way)
     assert (done.code, done.out) == (1, "")
     assert "ERROR: ValueError: no such table: birds" in done.err
 
 
 @pytest.mark.parametrize("way", ["--sync", "--follow"])
-def test_a_job_that_raises_is_told_as_json_too(client: CommandLine, way: str) -> None:
+def test_a_job_that_raises_is_also_reported_as_json(client: CommandLine, way: str) -> None:
     done = client("submit", "words.Fail", "--cp", "words", "-c", "warm", way, "--json")
     assert done.code == 1
     assert done.json["result"]["errorClass"] == "ValueError"
 
 
 @pytest.mark.parametrize("way", [(), ("--sync",), ("--follow",)])
-def test_a_job_that_refuses_its_configuration_ends_the_command_with_1(
-    client: CommandLine, way: tuple[str, ...]
-) -> None:
+def test_a_job_that_refuses_its_configuration_exits_with_1(client: CommandLine, way: tuple[str, ...]) -> None:
     done = client("submit", "words.Refuse", "--cp", "words", "-c", "warm", *way)
     assert done.code == 1
     assert "VALIDATION FAILED: input.string is missing" in done.err
 
 
-def test_a_sync_that_takes_too_long_ends_with_5_and_names_the_one_job_that_goes_on(
+def test_a_sync_wait_that_times_out_exits_with_5_and_names_the_running_job(
     client: CommandLine, server: JobServer
 ) -> None:
     done = client("submit", "words.Sleep", "--cp", "words", "-c", "warm", "--sync", "--timeout", 1)
@@ -106,7 +104,7 @@ def test_a_sync_that_takes_too_long_ends_with_5_and_names_the_one_job_that_goes_
         (("words.Other", "--cp", "words", "-c", "warm"), "class words.Other not found in words"),
     ],
 )
-def test_what_the_server_does_not_know_ends_the_command_with_4_and_what_is_like_it(
+def test_unknown_names_exit_with_4_and_suggest_similar_ones(
     client: CommandLine, arguments: tuple[str, ...], words: str
 ) -> None:
     done = client("submit", *arguments)
@@ -129,15 +127,13 @@ def test_what_the_server_does_not_know_ends_the_command_with_4_and_what_is_like_
         (("words.C\udcff", "--cp", "words"), "not UTF-8"),
     ],
 )
-def test_what_is_wrong_with_the_command_line_ends_it_with_2(
-    client: CommandLine, arguments: tuple[str, ...], words: str
-) -> None:
+def test_usage_errors_exit_with_2(client: CommandLine, arguments: tuple[str, ...], words: str) -> None:
     done = client("submit", *arguments)
     assert (done.code, done.out) == (2, "")
     assert words in done.err
 
 
-def test_a_python_job_with_several_packages_is_told_where_the_others_go(
+def test_a_python_job_with_several_packages_learns_where_the_others_belong(
     client: CommandLine, server: JobServer, tmp_path: Path
 ) -> None:
     server.upload("needy", BinaryType.WHEEL, wheel(tmp_path).read_bytes())
@@ -233,7 +229,7 @@ def test_job_follow_begins_in_the_middle_and_ends_with_the_job(client: CommandLi
 @pytest.mark.parametrize(
     "arguments", [("job",), ("job", "--follow"), ("job", "--json"), ("result",), ("kill",), ("logs",)]
 )
-def test_an_unknown_job_ends_the_command_with_4(client: CommandLine, arguments: tuple[str, ...]) -> None:
+def test_an_unknown_job_exits_with_4(client: CommandLine, arguments: tuple[str, ...]) -> None:
     done = client(*arguments, "nope")
     assert (done.code, done.out) == (4, "")
     assert "job 'nope' not found" in done.err
@@ -253,7 +249,7 @@ def test_kill_with_json_prints_an_answer_for_each_job(client: CommandLine) -> No
     assert client("kill", job_id, "--json").json == {job_id: {"status": "KILLED"}}
 
 
-def test_killing_a_killed_job_ends_with_4(client: CommandLine) -> None:
+def test_killing_a_killed_job_exits_with_4(client: CommandLine) -> None:
     job_id = submitted(client, "Sleep")
     client("kill", job_id)
     done = client("kill", job_id)
@@ -261,7 +257,7 @@ def test_killing_a_killed_job_ends_with_4(client: CommandLine) -> None:
     assert f"job {job_id} has already ended" in done.err
 
 
-def test_a_job_that_does_not_end_is_told_with_5_and_how_to_end_it_by_force(client: CommandLine) -> None:
+def test_a_job_that_does_not_end_exits_with_5_and_suggests_force(client: CommandLine) -> None:
     job_id = submitted(client, "Deaf")
     done = client("kill", job_id)
     assert done.code == 5
@@ -287,7 +283,7 @@ def test_logs_takes_a_job_or_a_context(client: CommandLine, arguments: tuple[str
     assert "either a job, or" in done.err
 
 
-def test_what_a_job_says_cannot_steer_the_terminal_when_it_is_told_on_stderr(client: CommandLine) -> None:
+def test_job_output_on_stderr_cannot_control_the_terminal(client: CommandLine) -> None:
     done = client("submit", "words.Hostile", "--cp", "words", "-c", "warm", "--follow")
     assert HOSTILE not in done.err
     assert "\x1b" not in done.err

@@ -92,7 +92,7 @@ def test_a_file_in_the_home_directory_is_found(client: CommandLine, tmp_path: Pa
         ("missing.whl", "binary 'missing.whl' not found"),
     ],
 )
-def test_what_is_no_file_of_code_is_told_before_anything_is_uploaded(
+def test_a_file_that_is_not_code_is_refused_before_anything_is_uploaded(
     client: CommandLine, server: JobServer, tmp_path: Path, entry: str, words: str
 ) -> None:
     client.environment.chdir(tmp_path)

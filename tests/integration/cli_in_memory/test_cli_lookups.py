@@ -41,7 +41,7 @@ def test_last_is_not_there_when_there_are_no_jobs(client: CommandLine) -> None:
     assert (done.code, "there are no jobs" in done.err) == (4, True)
 
 
-def test_kill_takes_no_last_since_that_may_be_the_job_of_somebody_else(
+def test_kill_does_not_accept_last_because_it_may_be_another_users_job(
     client: CommandLine, server: JobServer
 ) -> None:
     job_id = client(*JOB).out.strip()

@@ -43,7 +43,7 @@ def config_file(folder: Path, text: str = "") -> Path:
 # -- doctor ----------------------------------------------------------------------------------------
 
 
-def test_doctor_finds_nothing_wrong_where_nothing_is(jobserver: CommandLine, tmp_path: Path) -> None:
+def test_doctor_finds_nothing_wrong_with_a_healthy_setup(jobserver: CommandLine, tmp_path: Path) -> None:
     done = jobserver("doctor", "--config", config_file(tmp_path), "--data-dir", tmp_path / "data")
     assert (done.code, done.err) == (0, "")
     assert "✓ Python: 3." in done.out
@@ -56,7 +56,9 @@ def test_doctor_with_json_prints_every_finding(jobserver: CommandLine, tmp_path:
     assert {"Python", "Backends", "HTTP", "Port", "Data directory", "Disk"} <= {f["name"] for f in findings}
 
 
-def test_doctor_ends_with_7_and_advice_when_the_port_is_taken(jobserver: CommandLine, tmp_path: Path) -> None:
+def test_doctor_exits_with_7_and_advice_when_the_port_is_in_use(
+    jobserver: CommandLine, tmp_path: Path
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = jobserver("doctor", "--config", config_file(tmp_path), "--port", port, "--data-dir", tmp_path)
@@ -73,7 +75,7 @@ def test_doctor_names_a_backend_that_is_not_installed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["file", "below a file"])
-def test_doctor_says_when_the_data_folder_cannot_be_one(tmp_path: Path, way: str) -> None:
+def test_doctor_reports_an_unusable_data_directory(tmp_path: Path, way: str) -> None:
     file = tmp_path / "file"
     file.touch()
     path = file if way == "file" else file / "data"
@@ -136,7 +138,7 @@ def test_doctor_says_why_the_java_of_java_home_is_not_used(
 # -- config show -----------------------------------------------------------------------------------
 
 
-def test_config_show_tells_each_setting_its_value_and_where_that_is_from(
+def test_config_show_lists_the_value_and_origin_of_each_setting(
     jobserver: CommandLine, tmp_path: Path
 ) -> None:
     path = config_file(tmp_path, "jobserver.jobs.sync-timeout = 1 minute")
@@ -186,7 +188,7 @@ def test_config_show_writes_values_as_a_configuration_would(jobserver: CommandLi
     assert shown["jobserver.callbacks.options"] == "{}"
 
 
-def test_config_show_tells_no_secrets(jobserver: CommandLine, tmp_path: Path) -> None:
+def test_config_show_reveals_no_secrets(jobserver: CommandLine, tmp_path: Path) -> None:
     secrets = [
         'jobserver.callbacks.signing-secret = "hush-1"',
         'jobserver.metadata.url = "postgresql://ann:hush-2@db/jobs"',
@@ -201,7 +203,7 @@ def test_config_show_tells_no_secrets(jobserver: CommandLine, tmp_path: Path) ->
         assert "hush" not in done.out + done.err
 
 
-def test_config_show_warns_of_what_is_ignored(jobserver: CommandLine, tmp_path: Path) -> None:
+def test_config_show_warns_about_ignored_settings(jobserver: CommandLine, tmp_path: Path) -> None:
     done = jobserver("config", "show", "--config", config_file(tmp_path, "spark.jobserver.jobdao = x"))
     assert done.code == 0
     assert "spark.jobserver.jobdao" in done.err
@@ -216,7 +218,7 @@ def test_config_show_warns_of_what_is_ignored(jobserver: CommandLine, tmp_path: 
     ],
 )
 @pytest.mark.parametrize("command", [("config", "show"), ("serve",), ("doctor",)])
-def test_a_mistake_in_the_configuration_ends_with_2_and_what_would_be_right(
+def test_a_configuration_mistake_exits_with_2_and_suggests_a_fix(
     jobserver: CommandLine, tmp_path: Path, text: str, words: str, command: tuple[str, ...]
 ) -> None:
     done = jobserver(*command, "--config", config_file(tmp_path, text))
@@ -247,7 +249,7 @@ def test_password_prints_the_line_of_the_password_file_and_not_the_password(jobs
 @pytest.mark.parametrize(
     ("name", "permissions", "password"), [("a:b", "*", "x"), ("ann", "birds", "x"), ("ann", "*", "")]
 )
-def test_a_line_that_the_file_could_not_hold_is_not_made(
+def test_an_account_that_the_file_cannot_hold_is_refused(
     jobserver: CommandLine, name: str, permissions: str, password: str
 ) -> None:
     done = jobserver("credentials", "password", name, permissions, stdin=f"{password}\n")

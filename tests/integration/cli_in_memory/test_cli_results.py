@@ -77,7 +77,7 @@ def test_in_json_a_streamed_result_is_replaced_by_the_words_of_callbacks(
     assert f"jobserver result {job_id} > FILE" in done.err
 
 
-def test_a_job_that_goes_on_has_no_result_yet(client: CommandLine, server: JobServer) -> None:
+def test_a_running_job_has_no_result_yet(client: CommandLine, server: JobServer) -> None:
     job_id = client("submit", *job("Sleep")).out.strip()
     done = client("result", job_id)
     assert (done.code, done.out) == (5, "")
@@ -114,7 +114,7 @@ def test_a_failure_points_to_a_log_only_when_something_is_in_it(
     assert client("logs", newest.id).out != ""
 
 
-def test_a_reader_that_has_enough_of_a_result_ends_the_command_quietly(
+def test_a_pipe_closed_in_the_middle_of_a_result_ends_the_command_quietly(
     client: CommandLine, server: JobServer
 ) -> None:
     job_id = submitted(client, server, "Large")
@@ -128,7 +128,7 @@ def test_a_reader_that_has_enough_of_a_result_ends_the_command_quietly(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 @pytest.mark.parametrize("name", ["Raw", "Large"])
-def test_a_disk_that_is_full_is_told_as_that(client: CommandLine, server: JobServer, name: str) -> None:
+def test_a_full_disk_is_reported_as_a_full_disk(client: CommandLine, server: JobServer, name: str) -> None:
     job_id = submitted(client, server, name)
     with (
         Path("/dev/full").open("wb") as full,
@@ -230,7 +230,7 @@ def breaking() -> Iterator[Breaking]:
     ],
     ids=["length", "chunked", "json"],
 )
-def test_a_result_that_breaks_off_ends_the_command_with_3(
+def test_a_truncated_result_exits_with_3(
     jobserver: CommandLine, breaking: Breaking, headers: bytes, sent: bytes
 ) -> None:
     done = jobserver("result", "j", "--server", breaking(headers, sent))

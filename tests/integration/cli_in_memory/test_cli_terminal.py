@@ -38,7 +38,7 @@ from jobserver_cli.terminal import Terminal, visible
         ("half \ud83d", "half \ufffd"),
     ],
 )
-def test_what_could_steer_a_terminal_is_taken_out(text: str, shown: str) -> None:
+def test_terminal_control_sequences_are_removed(text: str, shown: str) -> None:
     assert visible(text) == shown
 
 
@@ -62,7 +62,7 @@ def test_a_table_fits_into_80_columns_and_cuts_no_id() -> None:
     assert "…" in lines[1]
 
 
-def test_where_nothing_is_a_terminal_nothing_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_output_is_not_truncated(capsys: pytest.CaptureFixture[str]) -> None:
     Terminal().table(["Job", "Class"], [(ROW[0], "x" * 500)])
     assert capsys.readouterr().out.splitlines()[1] == f"{ROW[0]}  {'x' * 500}"
 
@@ -77,7 +77,7 @@ def test_cells_and_records_cannot_steer_the_terminal() -> None:
     assert "Empty" not in shown.getvalue()
 
 
-def test_square_brackets_in_what_is_shown_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+def test_square_brackets_in_output_are_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
     terminal = Terminal()
     terminal.note("[red]job[/red] :smile:")
     terminal.done("[bold]x")
@@ -103,7 +103,7 @@ def test_without_a_terminal_progress_is_a_line_for_each_new_text(capsys: pytest.
     assert capsys.readouterr().err == "one\ntwo\nthree\n"
 
 
-def test_a_reader_that_has_enough_ends_the_command_quietly() -> None:
+def test_a_closed_pipe_ends_the_command_quietly() -> None:
     script = (
         "from jobserver_cli.terminal import Terminal\n"
         "terminal = Terminal()\n"
@@ -132,7 +132,7 @@ def test_a_time_of_today_is_shown_without_its_date_and_another_with_it() -> None
 
 
 @pytest.mark.parametrize(("text", "shown"), [("Empty", "Empty"), (None, ""), ("", "")])
-def test_what_is_no_time_is_shown_as_it_is(text: object, shown: str) -> None:
+def test_an_invalid_time_is_shown_unchanged(text: object, shown: str) -> None:
     assert time_shown(text) == shown
 
 
@@ -159,7 +159,7 @@ def test_a_class_is_shown_without_its_package_where_room_is_short() -> None:
     assert class_shown("Main", wide=False) == "Main"
 
 
-def test_a_state_is_shown_with_what_is_to_come() -> None:
+def test_a_state_is_shown_with_the_next_states() -> None:
     assert state_shown({"status": "RUNNING"}) == "RUNNING"
     assert state_shown({"status": "STARTED", "waiting": True}) == "STARTED, waiting for a slot"
     assert state_shown({"status": "RUNNING", "killRequested": True}) == "RUNNING, kill requested"

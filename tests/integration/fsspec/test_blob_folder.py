@@ -41,7 +41,7 @@ def files_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_a_blob_is_a_read_only_file_in_private_folders(blobs: FsspecBlobStore, root: Path) -> None:
+def test_a_blob_is_a_read_only_file_in_private_directories(blobs: FsspecBlobStore, root: Path) -> None:
     digest = blobs.put([b"content"]).digest
     path = root / digest[:2] / digest[2:4] / digest
     assert files_in(root) == [path]
@@ -74,17 +74,17 @@ def test_a_file_that_was_cut_off_is_mended_by_the_next_upload(blobs: FsspecBlobS
 
 
 @pytest.mark.parametrize("url", ["{}", "file://{}", "file:{}", "local://{}", "file://localhost{}"])
-def test_every_way_to_write_a_folder_is_the_same_folder(root: Path, url: str) -> None:
+def test_every_spelling_of_a_directory_is_the_same_directory(root: Path, url: str) -> None:
     digest = FsspecBlobStore(root).put([b"content"]).digest
     assert FsspecBlobStore(url.format(root)).size(digest) == 7
 
 
-def test_the_default_is_a_folder_in_the_data_folder(tmp_path: Path) -> None:
+def test_the_default_is_inside_the_data_directory(tmp_path: Path) -> None:
     FsspecBlobStore.from_settings(Settings(), tmp_path).put([b"content"])
     assert len(files_in(tmp_path / "blobs")) == 1
 
 
-def test_a_folder_can_be_named_in_the_settings(tmp_path: Path) -> None:
+def test_a_directory_can_be_set_in_the_settings(tmp_path: Path) -> None:
     settings = Settings(blobs=BlobSettings(url=f"file://{tmp_path}/elsewhere"))
     FsspecBlobStore.from_settings(settings, tmp_path / "data").put([b"content"])
     assert len(files_in(tmp_path / "elsewhere")) == 1
@@ -103,7 +103,7 @@ def test_listing_and_sweeping_do_not_mind_files_of_others(blobs: FsspecBlobStore
 # -- when the disk refuses -------------------------------------------------------------------------
 
 
-def test_a_folder_that_cannot_be_made_is_a_storage_error_with_the_reason(tmp_path: Path) -> None:
+def test_failing_to_create_a_directory_is_a_storage_error_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     store = FsspecBlobStore(tmp_path / "file" / "blobs")
     for act in (store.create, store.check, lambda: store.put([b"x"])):
@@ -157,7 +157,7 @@ def test_a_full_disk_is_a_storage_error_and_leaves_nothing(tmp_path: Path) -> No
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_what_is_in_the_way_of_a_blob_is_a_storage_error_and_leaves_nothing(
+def test_an_obstructed_blob_path_is_a_storage_error_and_leaves_nothing(
     blobs: FsspecBlobStore, root: Path
 ) -> None:
     digest = blobs.put([b"content"]).digest

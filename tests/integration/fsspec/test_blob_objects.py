@@ -120,7 +120,9 @@ def test_a_blob_is_an_object_under_its_digest(blobs: FsspecBlobStore) -> None:
     assert keys() == [f"/bucket/blobs/{digest[:2]}/{digest[2:4]}/{digest}"]
 
 
-def test_a_file_system_with_folders_gets_them(blobs: FsspecBlobStore, habits: dict[str, Any]) -> None:
+def test_directories_are_created_on_file_systems_that_have_them(
+    blobs: FsspecBlobStore, habits: dict[str, Any]
+) -> None:
     habits["folders"] = True
     digest = blobs.put([b"content"]).digest
     with blobs.open(digest) as file:
@@ -157,7 +159,7 @@ def test_times_are_read_as_drivers_write_them(
     assert set(blobs.digests(modified_before=later())) == {old, new}
 
 
-def test_what_tells_no_time_is_never_taken_for_old(blobs: FsspecBlobStore, habits: dict[str, Any]) -> None:
+def test_entries_without_a_time_never_count_as_old(blobs: FsspecBlobStore, habits: dict[str, Any]) -> None:
     habits["timeless"] = True
     blobs.put([b"content"])
     assert list(blobs.digests(modified_before=later())) == []
@@ -221,13 +223,13 @@ def test_copies_are_bounded_and_the_ones_used_longest_ago_go_first(
     assert kept == {digests[0], digests[2]}
 
 
-def test_copies_in_use_stay_whatever_the_bound(blobs: FsspecBlobStore) -> None:
+def test_copies_in_use_stay_even_over_the_limit(blobs: FsspecBlobStore) -> None:
     digests = [blobs.put([bytes([number]) * 600]).digest for number in range(2)]
     with blobs.local_path(digests[0]) as first, blobs.local_path(digests[1]) as second:
         assert (first.read_bytes(), second.read_bytes()) == (b"\0" * 600, b"\1" * 600)
 
 
-def test_what_was_written_is_not_downloaded_again(blobs: FsspecBlobStore, habits: dict[str, Any]) -> None:
+def test_a_written_blob_is_not_downloaded_again(blobs: FsspecBlobStore, habits: dict[str, Any]) -> None:
     digest = blobs.put([b"con", b"tent"]).digest
     habits["read"] = RuntimeError("read again")
     with blobs.open(digest) as file:
@@ -250,7 +252,7 @@ def test_an_upload_and_its_first_job_download_nothing(blobs: FsspecBlobStore, ha
         assert [binary.name for binary in server.binaries()] == ["words"]
 
 
-def test_what_would_fill_the_cache_is_not_copied_while_it_is_written(
+def test_a_blob_that_would_fill_the_cache_is_not_copied_while_written(
     blobs: FsspecBlobStore, tmp_path: Path
 ) -> None:
     blobs.put([bytes(200), bytes(51)])

@@ -50,7 +50,7 @@ def test_the_files_used_longest_ago_go_first(
     assert server.bodies == ["/1"]
 
 
-def test_files_in_use_stay_whatever_the_limit(
+def test_files_in_use_stay_even_over_the_limit(
     server: HttpServer, make_fetcher: MakeFetcher, cache: Path
 ) -> None:
     fetcher = make_fetcher(cache_size=0)
@@ -61,9 +61,7 @@ def test_files_in_use_stay_whatever_the_limit(
     assert list(cache.glob("*/*")) == []
 
 
-def test_a_changed_file_takes_the_place_of_the_old_one(
-    server: HttpServer, fetcher: FsspecFetcher, cache: Path
-) -> None:
+def test_a_changed_file_replaces_the_old_one(server: HttpServer, fetcher: FsspecFetcher, cache: Path) -> None:
     for content in (b"old", b"new"):
         server.routes["/x"] = Route(content=content)
         with fetcher.fetch(f"{server.url}/x"):
@@ -96,7 +94,7 @@ def test_the_cache_is_private_and_its_files_read_only(
     assert {path.stat().st_mode & 0o777 for path in cache.glob("contents/*")} == {0o444}
 
 
-def test_a_fetcher_without_a_folder_removes_its_own(server: HttpServer) -> None:
+def test_a_fetcher_without_a_configured_directory_removes_its_own(server: HttpServer) -> None:
     fetcher = FsspecFetcher()
     with fetcher.fetch(routes(server, 1)[0]) as found:
         folder = found.path.parent.parent
@@ -105,7 +103,7 @@ def test_a_fetcher_without_a_folder_removes_its_own(server: HttpServer) -> None:
     assert not folder.exists()
 
 
-def test_a_cache_that_cannot_be_made_is_a_fetch_error(server: HttpServer, tmp_path: Path) -> None:
+def test_failing_to_create_the_cache_is_a_fetch_error(server: HttpServer, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     fetcher = FsspecFetcher(cache_directory=tmp_path / "file" / "cache")
     with pytest.raises(FetchError, match="cannot store it"), fetcher.fetch(routes(server, 1)[0]):
@@ -131,7 +129,7 @@ def start(cache: Path, uri: str, size: int = 10**9) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def test_two_processes_download_once_and_neither_removes_what_the_other_uses(
+def test_two_processes_download_once_and_keep_files_the_other_uses(
     server: HttpServer, make_fetcher: MakeFetcher, cache: Path
 ) -> None:
     server.routes["/x"] = Route(content=b"\7" * SIZE)
@@ -190,7 +188,7 @@ def test_the_settings_are_heeded(tmp_path: Path, server: HttpServer) -> None:
             fetcher.check(uri)
 
 
-def test_options_that_are_no_objects_are_refused(tmp_path: Path) -> None:
+def test_options_that_are_not_objects_are_refused(tmp_path: Path) -> None:
     settings = Settings(fetcher=FetcherSettings(options={"s3": "key"}))
     with pytest.raises(InvalidSetting, match=r"jobserver\.fetcher\.options\.s3"):
         FsspecFetcher.from_settings(settings, tmp_path)

@@ -41,7 +41,7 @@ def reason(fetcher: FsspecFetcher, path: Path) -> str:
     return str(caught.value.reason)
 
 
-def test_what_is_no_regular_file_is_refused(files: Path, fetcher: FsspecFetcher) -> None:
+def test_only_regular_files_are_accepted(files: Path, fetcher: FsspecFetcher) -> None:
     os.mkfifo(files / "fifo")
     with socket.socket(socket.AF_UNIX) as unix:
         unix.bind(str(files / "socket"))
@@ -61,7 +61,7 @@ def test_a_file_of_the_kernel_that_has_no_size_is_refused(fetcher: FsspecFetcher
     assert "0 bytes" in reason(fetcher, Path("/proc/self/environ"))
 
 
-def test_links_are_followed_within_the_allowed_folders_only(
+def test_links_are_followed_within_the_allowed_directories_only(
     files: Path, tmp_path: Path, make_fetcher: MakeFetcher
 ) -> None:
     outside = old_file(tmp_path / "outside.jar", b"secret")
@@ -76,7 +76,7 @@ def test_links_are_followed_within_the_allowed_folders_only(
             pytest.fail("the block was entered")
 
 
-def test_an_allowed_folder_may_be_a_link_itself(
+def test_an_allowed_directory_may_itself_be_a_link(
     files: Path, tmp_path: Path, make_fetcher: MakeFetcher
 ) -> None:
     old_file(files / "x.jar")

@@ -80,7 +80,7 @@ def test_an_unchanged_file_is_not_sent_again_and_a_changed_one_is(
     assert fetched(fetcher, uri) == CONTENT[::-1]
 
 
-def test_a_missing_file_and_a_folder_are_errors(ftp: FtpServer, fetcher: FsspecFetcher) -> None:
+def test_a_missing_file_or_a_directory_is_an_error(ftp: FtpServer, fetcher: FsspecFetcher) -> None:
     published(ftp, "folder/x.jar")
     assert "550" in reason(fetcher, f"ftp://{ftp.authority}/y.jar")
     assert "550" in reason(fetcher, f"ftp://{ftp.authority}/folder")
@@ -136,7 +136,7 @@ def test_a_server_without_sizes_and_times_is_read_whole_every_time(
         server.close()
 
 
-def test_too_large_a_file_is_refused_whether_its_size_is_told_or_not(
+def test_an_oversized_file_is_refused_with_or_without_a_declared_size(
     ftp: FtpServer, make_fetcher: MakeFetcher, tmp_path: Path, cache: Path
 ) -> None:
     def lying(self: Any, line: str) -> None:

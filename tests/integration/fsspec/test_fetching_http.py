@@ -49,7 +49,7 @@ def reason(fetcher: FsspecFetcher, uri: str) -> str:
 
 
 @pytest.mark.parametrize("route", [{"etag": True}, {"etag": False, "modified": OLD}])
-def test_what_did_not_change_is_not_sent_again(
+def test_unchanged_content_is_not_downloaded_again(
     server: HttpServer, fetcher: FsspecFetcher, route: dict[str, float]
 ) -> None:
     server.routes["/x.jar"] = Route(content=CONTENT, **route)
@@ -58,7 +58,7 @@ def test_what_did_not_change_is_not_sent_again(
     assert len(server.requests) == 3
 
 
-def test_what_did_not_change_is_not_sent_again_after_a_restart(
+def test_unchanged_content_is_not_downloaded_again_after_a_restart(
     server: HttpServer, make_fetcher: MakeFetcher
 ) -> None:
     server.routes["/x.jar"] = Route(content=CONTENT)
@@ -115,7 +115,7 @@ def test_two_fetches_at_once_download_once(server: HttpServer, fetcher: FsspecFe
     assert server.bodies == ["/x.jar"]
 
 
-def test_two_fetches_at_once_download_once_although_nothing_tells_the_version(
+def test_two_fetches_at_once_download_once_even_without_a_version(
     server: HttpServer, fetcher: FsspecFetcher
 ) -> None:
     server.routes["/x.jar"] = Route(content=CONTENT, etag=False)
@@ -243,7 +243,7 @@ def test_a_server_that_never_answers_runs_into_the_time_limit(make_fetcher: Make
     assert time.monotonic() - begun < 5
 
 
-def test_who_waits_for_anothers_fetch_waits_within_the_time_limit(
+def test_waiting_for_another_fetch_respects_the_time_limit(
     server: HttpServer, make_fetcher: MakeFetcher
 ) -> None:
     server.routes["/x.jar"] = Route(content=CONTENT)
@@ -306,7 +306,7 @@ def test_a_range_that_was_not_asked_for_is_refused(server: HttpServer, fetcher: 
     assert "range that was not requested" in reason(fetcher, f"{server.url}/x.jar")
 
 
-def test_a_file_that_became_shorter_than_what_is_here_is_fetched_anew(
+def test_a_remote_file_shorter_than_the_partial_download_is_fetched_again(
     server: HttpServer, fetcher: FsspecFetcher
 ) -> None:
     server.routes["/x.jar"] = Route(content=CONTENT, cut=[100_000], etag=False, modified=OLD)
@@ -318,7 +318,7 @@ def test_a_file_that_became_shorter_than_what_is_here_is_fetched_anew(
         assert found.path.read_bytes() == b"short"
 
 
-def test_a_connection_that_always_breaks_is_given_up(
+def test_a_connection_that_keeps_breaking_is_abandoned(
     server: HttpServer, fetcher: FsspecFetcher, cache: Path
 ) -> None:
     server.routes["/x.jar"] = Route(content=CONTENT, cut=[1000] + [0] * 50)
@@ -337,7 +337,7 @@ def test_redirects_are_followed(server: HttpServer, other_server: HttpServer, fe
     assert fetched(fetcher, f"{server.url}/a") == CONTENT
 
 
-def test_redirects_in_a_circle_are_given_up(server: HttpServer, fetcher: FsspecFetcher) -> None:
+def test_a_redirect_loop_is_an_error(server: HttpServer, fetcher: FsspecFetcher) -> None:
     server.routes["/a"] = Route(redirect="/a")
     assert "more than 5 times" in reason(fetcher, f"{server.url}/a")
     assert len(server.requests) == 6
@@ -347,7 +347,7 @@ def test_redirects_in_a_circle_are_given_up(server: HttpServer, fetcher: FsspecF
     "target",
     ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://sub.denied.example/x", "http://", "gopher://x/y"],
 )
-def test_a_redirect_to_what_the_policy_refuses_is_not_followed(
+def test_a_redirect_that_the_policy_refuses_is_not_followed(
     server: HttpServer, make_fetcher: MakeFetcher, target: str
 ) -> None:
     policy = AddressPolicy(denied_hosts=["*.denied.example"])
@@ -410,9 +410,7 @@ def test_a_denied_address_in_disguise_is_denied(
     assert server.requests == []
 
 
-def test_the_address_that_was_judged_is_the_one_that_is_connected_to(
-    server: HttpServer, make_fetcher: MakeFetcher
-) -> None:
+def test_the_checked_address_is_the_one_connected_to(server: HttpServer, make_fetcher: MakeFetcher) -> None:
     """DNS rebinding: the first answer is allowed, every later one leads to a denied address."""
     server.routes["/x.jar"] = Route(content=CONTENT)
     asked: list[str] = []
@@ -432,7 +430,7 @@ def test_the_address_that_was_judged_is_the_one_that_is_connected_to(
     assert len(server.requests) == 1
 
 
-def test_a_redirect_is_resolved_and_judged_anew(server: HttpServer, make_fetcher: MakeFetcher) -> None:
+def test_every_redirect_is_resolved_and_checked_again(server: HttpServer, make_fetcher: MakeFetcher) -> None:
     server.routes["/a"] = Route(redirect=f"http://inside.example:{server.port}/x.jar")
     addresses = {"outside.example": ["127.0.0.1"], "inside.example": ["169.254.169.254"]}
     fetcher = make_fetcher(resolver=lambda host, port: addresses[host])

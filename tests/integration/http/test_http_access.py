@@ -191,7 +191,7 @@ def test_a_remembered_success_ends_when_the_identity_no_longer_holds() -> None:
     assert authenticator.asked == 2
 
 
-def test_what_is_remembered_holds_no_password() -> None:
+def test_the_cache_holds_no_passwords() -> None:
     verifier = CredentialVerifier(Counting(), Pool(1))
     admitted(verifier, basic("alice", "s3cret"))
     assert "s3cret" not in repr(vars(verifier))
@@ -243,7 +243,7 @@ def test_the_right_password_for_an_account_that_was_guessed_from_the_same_addres
     assert clock.now == before  # it is familiar now, and waits for nobody
 
 
-def test_a_minute_without_a_failure_ends_the_waiting() -> None:
+def test_a_minute_without_a_failure_ends_the_throttling() -> None:
     clock = Time()
     verifier = a_verifier(Counting(), clock)
     for number in range(5):
@@ -254,7 +254,7 @@ def test_a_minute_without_a_failure_ends_the_waiting() -> None:
     assert clock.now == 160.0
 
 
-def test_a_client_that_repeats_an_old_password_slows_nobody_down() -> None:
+def test_a_client_that_repeats_an_old_password_does_not_slow_down_others() -> None:
     clock, authenticator = Time(), Counting()
     verifier = a_verifier(authenticator, clock)
     for _ in range(50):
@@ -277,7 +277,7 @@ def test_credentials_that_were_right_before_do_not_wait_because_of_a_guesser_bes
     assert clock.now == before
 
 
-def test_a_password_that_is_changed_to_what_was_wrong_before_is_right_after_five_seconds() -> None:
+def test_a_formerly_wrong_password_works_within_five_seconds_of_the_change() -> None:
     clock, authenticator = Time(), Changing()
     verifier = a_verifier(authenticator, clock)
     assert refused(verifier, basic("alice", "new")).status == 401
@@ -288,7 +288,7 @@ def test_a_password_that_is_changed_to_what_was_wrong_before_is_right_after_five
     assert admitted(verifier, basic("alice", "new")).name == "alice"
 
 
-def test_credentials_that_are_no_longer_right_are_familiar_no_longer() -> None:
+def test_credentials_that_stop_being_valid_are_no_longer_remembered() -> None:
     clock, authenticator = Time(), Changing()
     verifier = a_verifier(authenticator, clock)
     admitted(verifier, basic("alice", "s3cret"))
@@ -310,7 +310,7 @@ def test_failures_of_one_account_refuse_no_other_account_however_many_there_are(
     assert admitted(verifier, basic("alice", "s3cret")).name == "alice"
 
 
-def test_wrong_tokens_refuse_no_right_one() -> None:
+def test_wrong_tokens_do_not_lock_out_a_valid_one() -> None:
     verifier = CredentialVerifier(Tokens(), Pool(1))
     for number in range(200):
         assert refused(verifier, bearer(f"wrong-{number}")).status == 401
@@ -390,7 +390,7 @@ def test_the_right_password_gets_its_turn_among_guesses_from_the_same_address() 
     assert own.name == "alice"
 
 
-def test_a_caller_who_leaves_does_not_end_the_check_for_the_others() -> None:
+def test_a_caller_that_disconnects_does_not_cancel_the_check_for_others() -> None:
     slow = Slow()
     verifier = CredentialVerifier(slow, Pool(2))
 
@@ -536,7 +536,7 @@ def test_an_unknown_user_takes_as_long_as_a_wrong_password(tmp_path: Path) -> No
         (f"alice:{HASH}:*\nalice:{HASH}:jobs", "line 2: duplicate name"),
     ],
 )
-def test_a_wrong_line_is_told_with_its_number_and_without_its_hash(
+def test_a_malformed_line_is_reported_with_its_number_but_not_its_hash(
     tmp_path: Path, text: str, reason: str
 ) -> None:
     with pytest.raises(InvalidSetting, match=reason) as caught:
@@ -627,7 +627,7 @@ def test_password_hashes_that_everyone_may_read_are_warned_of_and_hashes_of_toke
     ]
 
 
-def test_files_that_nobody_would_look_at_are_refused(tmp_path: Path) -> None:
+def test_files_that_would_be_ignored_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidSetting, match=r"password-file.*requires.*backend = file"):
         authenticator_from_settings(Settings(auth=AuthSettings(password_file=tmp_path / "x")))
     assert authenticator_from_settings(Settings(auth=AuthSettings())) is None
@@ -687,7 +687,7 @@ def test_programs_and_the_servers_own_pages_are_let_in(method: str, origin: str,
     "origin",
     ["http://evil.example", "null", "http://127.0.0.1:9999", "http://127.0.0.1", "http://[broken", "x"],
 )
-def test_a_strangers_page_changes_nothing(origin: str) -> None:
+def test_a_cross_origin_page_changes_nothing(origin: str) -> None:
     with pytest.raises(Rejected) as caught:
         BrowserGuard().check("POST", headers(host="127.0.0.1:8090", origin=origin))
     assert caught.value.status == 403
@@ -707,7 +707,7 @@ def test_a_local_server_does_not_answer_to_a_name_that_a_stranger_controls(host:
 # -- namespaces ------------------------------------------------------------------------------------
 
 
-def test_without_proxy_users_names_are_what_they_are() -> None:
+def test_without_proxy_users_names_stay_unchanged() -> None:
     names = Namespace()
     assert names.stored("etl") == names.new("etl") == names.shown("etl") == "etl"
     assert names.owns("anything")
@@ -733,7 +733,7 @@ def test_names_get_a_prefix_that_is_taken_off_again() -> None:
         {},
     ],
 )
-def test_the_proxy_user_is_the_caller_whatever_the_settings_say(settings: dict[str, Any]) -> None:
+def test_the_proxy_user_is_the_caller_despite_the_settings(settings: dict[str, Any]) -> None:
     assert Namespace("alice").settings(settings) == {"spark": {"proxy": {"user": "alice"}}}
 
 

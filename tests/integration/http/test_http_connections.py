@@ -110,7 +110,7 @@ def test_bytes_that_trickle_in_prolong_nothing(
             ended = True
 
 
-def test_a_client_that_does_not_read_is_given_up(
+def test_a_client_that_does_not_read_is_disconnected(
     site: Site, peers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost = threading.Event()
@@ -140,7 +140,7 @@ def test_at_the_limit_the_connection_that_was_quiet_for_longest_makes_room(start
     assert one.get().endswith(OK)
 
 
-def test_a_flood_of_connections_keeps_nobody_out(start: Start, peers: Any) -> None:
+def test_a_flood_of_connections_does_not_lock_out_other_clients(start: Start, peers: Any) -> None:
     site = start({"http": {"max-connections": 20}})
     for _ in range(100):
         peers(site).socket.sendall(GET[:9])
@@ -205,7 +205,7 @@ def test_loopback_and_trusted_proxies_may_have_any_share(address: str) -> None:
     assert all(counted.admit(Connection(busy=True), address) for _ in range(50))
 
 
-def test_clients_behind_a_trusted_proxy_are_told_apart(
+def test_clients_behind_a_trusted_proxy_are_distinguished(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     site = start({"http": {"trusted-proxies": "127.0.0.1"}})
@@ -244,7 +244,7 @@ PROGRAM = textwrap.dedent(
 )
 
 
-def test_running_out_of_descriptors_is_one_line_of_the_log_and_the_server_recovers(tmp_path: Path) -> None:
+def test_running_out_of_descriptors_logs_one_line_and_the_server_recovers(tmp_path: Path) -> None:
     log = tmp_path / "log"
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(log)],

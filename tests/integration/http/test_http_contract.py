@@ -89,7 +89,7 @@ def test_an_upload_without_a_known_content_type_is_refused(site: Site, headers: 
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", archive()[:-10]])
-def test_an_upload_that_is_no_zip_archive_is_refused(site: Site, content: bytes) -> None:
+def test_an_upload_that_is_not_a_zip_archive_is_refused(site: Site, content: bytes) -> None:
     answer = site.client.post("/binaries/b", content=content, headers=JAR)
     assert answer.status_code == 400
     assert (answer.json()["status"], answer.json()["result"]) == (
@@ -120,7 +120,7 @@ def test_a_binary_that_a_job_uses_is_not_deleted(site: Site) -> None:
 
 
 @pytest.mark.parametrize("headers", [{}, JAR, {"Content-Type": "text/plain"}, WHEEL])
-def test_older_clients_upload_jars_whatever_the_content_type(site: Site, headers: dict[str, str]) -> None:
+def test_older_clients_can_upload_jars_with_any_content_type(site: Site, headers: dict[str, str]) -> None:
     answer = site.client.post("/jars/j", content=archive(), headers=headers)
     ok(answer, 200, {"status": "SUCCESS", "result": "Jar uploaded"})
     assert site.client.get("/binaries/j").json()["binary-type"] == "Jar"
@@ -137,7 +137,7 @@ def test_older_clients_list_jars_with_their_upload_times(site: Site) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", archive()[:-10]])
-def test_older_clients_are_told_what_is_no_jar(site: Site, content: bytes) -> None:
+def test_older_clients_learn_that_a_file_is_not_a_jar(site: Site, content: bytes) -> None:
     answer = site.client.post("/jars/j", content=content)
     assert (answer.status_code, answer.json()["status"]) == (400, "ERROR")
     assert answer.json()["result"] == "Jar is not of the right format"
@@ -308,7 +308,7 @@ def test_a_context_that_cannot_start_says_why(site: Site) -> None:
     )
 
 
-def test_a_context_that_takes_long_to_stop_is_told_to_be_stopping(start: Start) -> None:
+def test_a_context_that_stops_slowly_is_reported_as_stopping(start: Start) -> None:
     launcher = ScriptedLauncher(at_start=lambda told: told.context_ready(application_id=None, url=None))
     site = start({"contexts": {"deletion-timeout": "100 ms"}}, launcher=launcher)
     site.client.post("/contexts/etl")
@@ -389,7 +389,7 @@ def test_an_app_name_goes_before_what_the_body_calls_cp(site: Site) -> None:
     assert answer.json()["result"] == 7
 
 
-def test_the_body_is_hocon_whatever_the_content_type_says(site: Site) -> None:
+def test_the_body_is_hocon_for_every_content_type(site: Site) -> None:
     for media_type in ("application/x-www-form-urlencoded", "application/json", "text/plain", None):
         headers = {"Content-Type": media_type} if media_type else {}
         answer = site.client.post(
@@ -430,7 +430,7 @@ def test_a_configuration_that_the_job_refuses_is_400_and_recorded(site: Site, sy
         ("appName=words&classPath=w.Nothing&sync=true", "", 404, "classPath w.Nothing not found"),
     ],
 )
-def test_a_submit_that_cannot_work_is_refused_in_the_contracts_words(
+def test_an_invalid_submit_is_refused_with_the_contract_wording(
     site: Site, query: str, body: str, status: int, text: str
 ) -> None:
     error(site.client.post(f"/jobs?{query}", content=body), status, text)
@@ -499,7 +499,7 @@ def test_jobs_above_the_slots_wait_visibly_and_can_be_killed_there(start: Start)
 
 
 @pytest.mark.parametrize("sync", ["true", "false"])
-def test_an_ad_hoc_context_that_fails_to_start_is_told(site: Site, sync: str) -> None:
+def test_an_ad_hoc_context_that_fails_to_start_is_reported(site: Site, sync: str) -> None:
     body = "spark.context-settings.inline.fail = no memory"
     answer = site.submit("w.Count", body, sync=sync)
     assert error_object(answer, 500, "CONTEXT INIT FAILED")["message"] == "no memory"
@@ -514,7 +514,7 @@ class _Choosy(InlineLauncher):
             raise UnknownContextFactory(key="context-factory", message="there is no such factory")
 
 
-def test_a_context_with_a_factory_that_does_not_exist_is_never_made(start: Start) -> None:
+def test_a_context_with_an_unknown_factory_is_never_created(start: Start) -> None:
     site = start(launcher=_Choosy(FUNCTIONS))
     answer = site.client.post("/contexts/etl?context-factory=nonsense")
     assert "no such factory" in error_object(answer, 500, "CONTEXT INIT ERROR")["message"]
@@ -527,7 +527,7 @@ def test_a_context_with_a_factory_that_does_not_exist_is_never_made(start: Start
     assert site.server.contexts(ContextQuery()) == []
 
 
-def test_a_setting_with_which_no_context_starts_is_refused_before_there_is_one(start: Start) -> None:
+def test_a_setting_that_prevents_every_start_is_refused_before_creation(start: Start) -> None:
     site = start()
     wrong = "setting 'inline.fial': is not a setting; there is inline.fail"
     error(site.client.post("/contexts/etl?inline.fial=x"), 400, wrong)
@@ -561,7 +561,7 @@ def test_parameters_that_mean_nothing_are_refused(site: Site, query: str) -> Non
     assert site.client.get("/jobs").json() == []
 
 
-def test_killing_a_job_answers_by_how_it_stands(site: Site) -> None:
+def test_the_answer_to_a_kill_depends_on_the_state_of_the_job(site: Site) -> None:
     job_id = site.sleeping()
     ok(site.client.delete(f"/jobs/{job_id}"), 200, {"status": "KILLED"})
     report = site.client.get(f"/jobs/{job_id}").json()
@@ -576,7 +576,7 @@ def test_killing_a_job_answers_by_how_it_stands(site: Site) -> None:
     error(site.client.delete("/jobs/none"), 404, "No such job ID none")
 
 
-def test_a_job_that_does_not_die_is_told_to_live_on(start: Start) -> None:
+def test_a_job_that_survives_its_kill_is_reported_as_running(start: Start) -> None:
     import threading
 
     let_go = threading.Event()
@@ -593,7 +593,7 @@ def test_a_job_that_does_not_die_is_told_to_live_on(start: Start) -> None:
     let_go.set()
 
 
-def test_a_sync_caller_whose_job_is_killed_is_told(site: Site) -> None:
+def test_a_sync_caller_learns_that_its_job_was_killed(site: Site) -> None:
     import concurrent.futures
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -778,7 +778,7 @@ def test_the_description_and_its_page_are_served(site: Site) -> None:
     error(site.client.get("/docs/other.js"), 404, "file not found")
 
 
-def test_what_is_not_there_is_not_found_and_wrong_methods_are_told_the_right_ones(site: Site) -> None:
+def test_unknown_paths_are_404_and_wrong_methods_list_the_allowed_ones(site: Site) -> None:
     error(site.client.get("/nothing"), 404, "unknown path '/nothing'")
     answer = site.client.patch("/jobs")
     assert answer.status_code == 405

@@ -67,7 +67,7 @@ def test_the_events_of_a_job_that_ended_are_its_record(site: Site) -> None:
     assert (event[0], event[1]["status"]) == ("job", "ERROR")
 
 
-def test_all_events_tell_of_contexts_and_jobs(site: Site) -> None:
+def test_the_event_stream_covers_contexts_and_jobs(site: Site) -> None:
     with site.client.stream("GET", "/events") as answer:
         events = sent(answer.iter_lines())
         assert next(events)[0] == ""
@@ -128,7 +128,7 @@ def test_a_quiet_stream_is_kept_alive_and_ends_with_the_client(start: Start) -> 
         server.close()
 
 
-def test_a_slow_listener_loses_the_oldest_events_and_is_told_how_many() -> None:
+def test_a_slow_listener_loses_the_oldest_events_and_learns_how_many() -> None:
     async def slow() -> tuple[int, int, str]:
         loop = asyncio.get_running_loop()
         with a_server() as server:

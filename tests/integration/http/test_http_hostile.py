@@ -334,7 +334,7 @@ def test_a_hundred_requests_in_one_packet_are_answered_in_order(watched: Site) -
     assert positions == sorted(positions)
 
 
-def test_many_connections_that_say_nothing_stop_nobody(watched: Site) -> None:
+def test_many_silent_connections_do_not_block_others(watched: Site) -> None:
     url = httpx.URL(watched.url)
     with contextlib.ExitStack() as stack:
         for _ in range(300):

@@ -65,7 +65,7 @@ def test_every_route_wants_its_permission(guarded: Site) -> None:
             assert (status == 403) is (route.permission != "data:read"), route.name
 
 
-def test_a_challenge_tells_both_ways_to_log_in(guarded: Site) -> None:
+def test_a_challenge_offers_both_authentication_schemes(guarded: Site) -> None:
     answer = httpx.get(f"{guarded.url}/jobs")
     assert answer.status_code == 401
     assert answer.json() == {
@@ -79,7 +79,7 @@ def test_a_challenge_tells_both_ways_to_log_in(guarded: Site) -> None:
 
 
 @pytest.mark.parametrize("header", ["Basic ?", "Digest x", "Bearer wrong", "Basic YWxpY2U6eA=="])
-def test_wrong_credentials_are_refused_in_the_words_that_clients_look_for(guarded: Site, header: str) -> None:
+def test_wrong_credentials_are_refused_with_the_wording_clients_look_for(guarded: Site, header: str) -> None:
     answer = httpx.get(f"{guarded.url}/jobs", headers={"Authorization": header})
     assert (answer.status_code, answer.json()["status"]) == (401, "ERROR")
     assert answer.json()["result"] == "The supplied authentication is invalid"
@@ -104,7 +104,7 @@ def test_a_bearer_token_lets_in(guarded: Site) -> None:
     assert httpx.get(f"{guarded.url}/jobs", headers={"Authorization": "Bearer x"}).status_code == 401
 
 
-def test_a_post_that_stands_for_a_delete_wants_the_permission_to_delete(guarded: Site) -> None:
+def test_a_post_that_deletes_requires_the_delete_permission(guarded: Site) -> None:
     answer = httpx.post(f"{guarded.url}/jobs/x?_method=DELETE", headers={"Authorization": f"Bearer {TOKEN}"})
     assert (answer.status_code, answer.json()["result"]) == (403, "missing permission jobs:delete")
 
@@ -123,7 +123,9 @@ def test_a_guesser_at_the_same_address_does_not_lock_a_user_out_and_no_password_
     assert guarded.client.get("/jobs").status_code == 200
 
 
-def test_health_and_readiness_tell_strangers_no_reasons(start: Start, auth: dict[str, Any]) -> None:
+def test_health_and_readiness_hide_reasons_from_unauthenticated_callers(
+    start: Start, auth: dict[str, Any]
+) -> None:
     from jobserver_core.errors import StorageError
     from jobserver_core.memory import MemoryMetadataStore
 
@@ -237,7 +239,7 @@ def test_messages_have_no_prefix(proxied: Site, alice: httpx.Client) -> None:
 # -- browsers --------------------------------------------------------------------------------------
 
 
-def test_a_page_of_another_site_runs_nothing_here(site: Site) -> None:
+def test_a_page_of_another_site_cannot_run_jobs(site: Site) -> None:
     answer = site.client.post(
         "/jobs?appName=words&classPath=w.Echo", headers={"Origin": "http://evil.example"}
     )
@@ -247,7 +249,7 @@ def test_a_page_of_another_site_runs_nothing_here(site: Site) -> None:
     assert own.status_code == 202
 
 
-def test_a_name_of_another_site_that_leads_here_reads_nothing(site: Site) -> None:
+def test_a_foreign_host_name_that_resolves_to_this_server_reads_nothing(site: Site) -> None:
     assert site.client.get("/jobs", headers={"Host": "evil.example"}).status_code == 403
     assert site.client.get("/jobs", headers={"Host": "localhost:1"}).status_code == 200
 

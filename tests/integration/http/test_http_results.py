@@ -49,7 +49,7 @@ def test_a_job_that_is_not_known_has_none(site: Site) -> None:
     assert (answer.status_code, answer.json()["code"]) == (404, "job_not_found")
 
 
-def test_a_report_can_be_had_without_the_result(site: Site) -> None:
+def test_a_report_can_be_requested_without_the_result(site: Site) -> None:
     job_id = finished(site, "w.Stream", "n = 10")
     report = site.client.get(f"/jobs/{job_id}", params={"result": "false"}).json()
     assert (report["status"], "result" in report) == ("FINISHED", False)

@@ -147,14 +147,14 @@ def test_a_draining_server_refuses_new_work_and_lets_jobs_end(served: Any) -> No
     assert one.line() == "closed"
 
 
-def test_a_job_that_does_not_end_is_waited_for_no_longer_than_the_drain_timeout(served: Any) -> None:
+def test_draining_waits_for_a_job_no_longer_than_the_drain_timeout(served: Any) -> None:
     one = served("500 ms")
     one.submit("w.Sleep")
     one.process.send_signal(signal.SIGTERM)
     assert one.process.wait(WAIT) == 0
 
 
-def test_who_waits_for_a_job_that_does_not_end_is_told_what_becomes_of_it(served: Any) -> None:
+def test_a_wait_that_times_out_explains_what_happens_to_the_job(served: Any) -> None:
     one = served("500 ms")
     told: list[httpx.Response] = []
 
@@ -212,7 +212,7 @@ def in_http(**http: Any) -> Settings:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
-def test_an_open_server_is_not_bound_where_others_reach_it(host: str) -> None:
+def test_a_server_without_authentication_binds_to_loopback_only(host: str) -> None:
     server = a_server(settings=in_http(host=host, port=0))
     with pytest.raises(InvalidSetting, match=r"jobserver\.http\.host.*allow-unauthenticated"):
         serve(server)
@@ -227,7 +227,7 @@ def test_an_open_server_is_bound_anywhere_when_a_flag_says_so() -> None:
     assert answer.status_code == 200
 
 
-def test_a_port_that_is_taken_is_told_before_anything_starts() -> None:
+def test_a_port_in_use_is_reported_before_anything_starts() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         server = a_server(settings=in_http(port=port))
@@ -277,7 +277,7 @@ def test_https_is_served_with_certificate_and_key(tmp_path: Path) -> None:
         assert httpx.get(f"{url}/healthz", verify=trusted).status_code == 200
 
 
-def test_a_certificate_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_an_unreadable_certificate_is_reported(tmp_path: Path) -> None:
     (tmp_path / "cert.pem").write_text("nonsense")
     settings = in_http(
         **{"port": 0, "tls-certificate": str(tmp_path / "cert.pem"), "tls-key": str(tmp_path / "cert.pem")}

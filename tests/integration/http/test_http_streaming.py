@@ -154,7 +154,7 @@ def _open_requests(site: Site) -> str:
     return str(float(line.split()[1]) - 1)
 
 
-def test_a_body_without_end_is_cut_off(start: Start) -> None:
+def test_an_endless_body_is_cut_off(start: Start) -> None:
     site = start({"limits": {"upload-size": "100 KiB", "config-size": "10 KiB"}})
     chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
     for path in ("/binaries/b", "/data/d", "/jobs?appName=words&classPath=w.Echo", "/nothing", "/jobs/none"):
@@ -172,7 +172,7 @@ def test_a_body_without_end_is_cut_off(start: Start) -> None:
     assert set(site.client.get("/binaries").json()) == {"words"}
 
 
-def test_a_body_that_does_not_go_on_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stalled_body_is_aborted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "STALL_TIMEOUT", 0.2)
     for path in ("/data/d", "/jobs?appName=words&classPath=w.Echo"):
         with connected(site) as connection:

@@ -90,7 +90,7 @@ def submit(site: Site, uri: str, **params: Any) -> httpx.Response:
     return httpx.post(f"{site.url}/jobs", params=query, timeout=PATIENCE)
 
 
-def test_hosts_that_hang_hold_up_nobody_else_and_end_with_an_error(begin: Callable[..., Site]) -> None:
+def test_hosts_that_hang_fail_without_delaying_others(begin: Callable[..., Site]) -> None:
     with hosts_that_hang() as (bases, resolver), ThreadPoolExecutor(EACH * len(bases)) as pool:
         site = begin(resolver, **{"per-caller": 100, "concurrency": 100})
         hanging = []

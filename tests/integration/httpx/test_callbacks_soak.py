@@ -22,7 +22,7 @@ def callbacks_soak() -> ModuleType:
 
 
 @pytest.mark.slow
-def test_every_callback_is_accounted_for_although_the_server_is_killed(
+def test_every_callback_is_accounted_for_even_if_the_server_is_killed(
     callbacks_soak: ModuleType, tmp_path: Path
 ) -> None:
     counts = callbacks_soak.soak(tmp_path, jobs=100, kills=2, limit=120)

@@ -162,7 +162,7 @@ def test_an_answer_that_drips_in_ends_with_the_time_limit(server: Loopback, stop
     assert 0.45 < time.monotonic() - began < PROMPT
 
 
-def test_a_body_that_never_ends_is_not_waited_for(server: Loopback, stop: threading.Event) -> None:
+def test_an_endless_body_is_not_awaited(server: Loopback, stop: threading.Event) -> None:
     def behave(handler: Handler) -> None:
         handler.send_response(200)
         handler.send_header("content-length", "1000000")
@@ -286,14 +286,14 @@ def test_a_redirect_loop_is_a_failure(server: Loopback) -> None:
     assert len(server.calls) == 6
 
 
-def test_a_redirect_to_nowhere_is_a_failure(server: Loopback) -> None:
+def test_a_redirect_without_a_target_is_a_failure(server: Loopback) -> None:
     server.behave = lambda handler: handler.say(302)
     answer = HttpxTransport().send(a_message(server.url()), timeout=5)
     assert answer.error == "not delivered: it was redirected without saying where to"
 
 
 @pytest.mark.parametrize("location", ["file:///etc/passwd", "gopher://127.0.0.1/", "http://[broken/"])
-def test_a_redirect_to_what_is_no_http_url_is_a_failure(server: Loopback, location: str) -> None:
+def test_a_redirect_to_a_non_http_url_is_a_failure(server: Loopback, location: str) -> None:
     server.behave = lambda handler: handler.say(302, location=location)
     answer = HttpxTransport().send(a_message(server.url()), timeout=5)
     assert answer.error
@@ -312,7 +312,7 @@ def test_a_redirect_to_a_denied_host_is_not_followed(server: Loopback) -> None:
     assert answer.error.endswith("host 127.0.0.2 is not allowed: its address is denied")
 
 
-def test_credentials_do_not_follow_a_redirect_to_another_place(server: Loopback) -> None:
+def test_credentials_do_not_follow_a_redirect_to_another_origin(server: Loopback) -> None:
     with Loopback() as other:
         server.behave = lambda handler: handler.say(307, location=other.url())
         url = server.url().replace("://", "://user:password@")
@@ -355,7 +355,7 @@ def only(**lists: Any) -> AddressPolicy:
         (only(), "http://host\\@other/"),
     ],
 )
-def test_what_can_never_be_allowed_is_refused_at_submit(policy: AddressPolicy, url: str) -> None:
+def test_a_uri_that_can_never_be_allowed_is_refused_at_submit(policy: AddressPolicy, url: str) -> None:
     with pytest.raises(InvalidCallbackUrl):
         HttpxTransport(policy=policy).check(url)
 

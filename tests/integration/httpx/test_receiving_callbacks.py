@@ -69,7 +69,7 @@ def test_an_old_callback_played_again_is_refused(page: dict[str, Any]) -> None:
     assert send(page, age=3600).status == 401
 
 
-def test_a_function_is_told_in_the_process_of_the_server(page: dict[str, Any]) -> None:
+def test_a_function_is_called_in_the_server_process(page: dict[str, Any]) -> None:
     with page["server_with"](lambda job: 43) as server:
         server.upload("answers", BinaryType.WHEEL, archive())
         server.create_context("c").result(10)

@@ -145,7 +145,7 @@ def test_jars_of_the_context_by_name_and_by_address_are_one_class_path(
 # -- ends ------------------------------------------------------------------------------------------
 
 
-def test_a_job_that_hears_nothing_stays_running_until_force_kills_its_context(caller: Caller) -> None:
+def test_a_job_that_ignores_its_kill_runs_until_force_kills_its_context(caller: Caller) -> None:
     answer = caller.client.post("/contexts/deaf", params={"jvm.isolation": "shared"})
     assert answer.status_code == 200, answer.text
     # Shared isolation serves threads that everybody shares, as long as there are any.

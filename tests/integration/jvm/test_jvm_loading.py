@@ -121,7 +121,7 @@ def test_a_registrator_of_kryo_may_lie_in_a_jar_of_the_context(
         assert "not serializable result: loading.base.Stamp" in outcome.error.message
 
 
-def test_several_jars_are_one_class_path_whichever_holds_the_copies(
+def test_several_jars_with_duplicate_classes_are_one_class_path(
     bench: Any, old_jar: Path, thin_jar: Path, fat_jar: Path
 ) -> None:
     words = {"input": {"string": "a b a"}}

@@ -29,7 +29,7 @@ def test_word_count_of_either_api_counts_words(bench: Any, old_jar: Path, name: 
         ("WordCountExampleNewApi", "One(SingleProblem(No input.string param))"),
     ],
 )
-def test_a_job_that_refuses_its_configuration_is_told_as_the_old_server_did(
+def test_a_job_that_refuses_its_configuration_is_reported_as_the_old_server_did(
     bench: Any, old_jar: Path, name: str, message: str
 ) -> None:
     outcome = bench.run(f"spark.jobserver.{name}", old_jar)
@@ -57,7 +57,7 @@ def test_an_exception_is_the_jobs_error_with_its_java_class_and_stack(bench: Any
     assert "at spark.jobserver.MyErrorJob.runJob" in outcome.error.stack
 
 
-def test_a_fatal_error_is_the_jobs_error_and_the_context_goes_on(bench: Any, old_jar: Path) -> None:
+def test_a_fatal_error_fails_the_job_but_not_the_context(bench: Any, old_jar: Path) -> None:
     outcome = bench.run("spark.jobserver.MyFatalErrorJob", old_jar)
     assert (outcome.failure, outcome.error.error_class) == (FailureKind.RAISED, "java.lang.OutOfMemoryError")
     assert bench.value("spark.jobserver.VeryShortDoubleJob", old_jar) == [2, 4, 6]
@@ -156,7 +156,7 @@ def test_a_job_of_the_wrong_kind_for_its_context_is_refused(
     assert f"this one is of kind {kind}" in outcome.error.message
 
 
-def test_a_data_file_is_handed_out_by_name_and_nothing_outside(
+def test_only_data_files_can_be_opened_by_name(
     bench: Any, tmp_path: Path, compile_jar: Any, toolchain: Any
 ) -> None:
     source = tmp_path / "DataFile.scala"

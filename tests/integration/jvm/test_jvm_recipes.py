@@ -162,7 +162,7 @@ def promised() -> Any:
     return counts
 
 
-def test_the_class_path_is_printed_alone_also_when_it_is_built_first(
+def test_only_the_class_path_is_printed_even_when_it_is_built_first(
     first_class_path: subprocess.CompletedProcess[str],
 ) -> None:
     assert first_class_path.returncode == 0, first_class_path.stderr

@@ -53,7 +53,7 @@ def test_an_rdd_of_python_objects_comes_back_as_it_was(named: NamedObjects, spar
     assert named.get("rdd") is None
 
 
-def test_what_a_jvm_job_makes_python_sees(named: NamedObjects, bench: Any, old_jar: Any) -> None:
+def test_python_sees_objects_created_by_a_jvm_job(named: NamedObjects, bench: Any, old_jar: Any) -> None:
     config = {"createDF": True, "createRDD": True}
     assert bench.value("spark.jobserver.NamedObjectsTestJob", old_jar, config=config) == ["df1", "rdd1"]
     assert named.get_names() == ["df1", "rdd1"]
@@ -73,14 +73,16 @@ def test_python_sees_values_of_the_jvm_as_a_result_would_show_them(
     named.destroy("mixed")
 
 
-def test_what_python_makes_a_jvm_job_sees(named: NamedObjects, bench: Any, old_jar: Any, spark: Any) -> None:
+def test_a_jvm_job_sees_objects_created_by_python(
+    named: NamedObjects, bench: Any, old_jar: Any, spark: Any
+) -> None:
     named.update("from python", spark.sparkContext.parallelize([1, 2, 39], 2))
     named.update("frame", spark.range(4))
     assert bench.value("spark.jobserver.SumNamedRddJob", old_jar, config={"name": "from python"}) == 42
     assert bench.value("spark.jobserver.CountNamedDataFrameJob", old_jar, config={"name": "frame"}) == 4
 
 
-def test_who_asks_for_an_object_that_is_being_made_waits_for_it(named: NamedObjects, spark: Any) -> None:
+def test_a_caller_waits_for_an_object_that_is_being_created(named: NamedObjects, spark: Any) -> None:
     begun, may_finish, seen = threading.Event(), threading.Event(), []
 
     def slow() -> Any:
@@ -105,7 +107,7 @@ def test_who_asks_for_an_object_that_is_being_made_waits_for_it(named: NamedObje
     assert seen == [3]
 
 
-def test_a_maker_that_fails_leaves_nothing_behind(named: NamedObjects, spark: Any) -> None:
+def test_a_failed_factory_leaves_nothing_behind(named: NamedObjects, spark: Any) -> None:
     def fail() -> Any:
         raise ValueError("no")
 
@@ -117,9 +119,7 @@ def test_a_maker_that_fails_leaves_nothing_behind(named: NamedObjects, spark: An
     assert named.get("failed") is None
 
 
-def test_nobody_waits_for_a_job_that_was_killed_while_it_made_something(
-    named: NamedObjects, spark: Any
-) -> None:
+def test_killing_a_job_that_creates_an_object_releases_its_waiters(named: NamedObjects, spark: Any) -> None:
     jvm = spark.sparkContext._jvm
     killed = NamedObjects(spark, "killed-job")
     # What a killed process leaves: a name, and that it was making it.

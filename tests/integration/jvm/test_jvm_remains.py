@@ -42,7 +42,7 @@ def assert_nothing_writes(bench: Any, shapes_jar: Path, written: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [*STREAMS, *THREADS, *PROCESSES, "spark job"])
-def test_a_kill_ends_whatever_the_job_has_started(
+def test_a_kill_ends_everything_the_job_has_started(
     bench: Any, jar: Path, shapes_jar: Path, written: Path, kind: str
 ) -> None:
     job = started(bench, jar, kind, written)
@@ -64,7 +64,7 @@ def test_streams_end_with_a_job_that_finishes(
     assert_nothing_writes(bench, shapes_jar, written)
 
 
-def test_a_thread_that_a_finished_job_has_left_goes_on(bench: Any, jar: Path, written: Path) -> None:
+def test_a_thread_of_a_finished_job_keeps_running(bench: Any, jar: Path, written: Path) -> None:
     config = {"kind": "thread", "path": str(written), "wait": False}
     assert bench.value("remains.Start", jar, kind="session", config=config) == "left"
     written.unlink()

@@ -18,19 +18,19 @@ def test_a_class_with_run_job_and_a_map_is_a_job(bench: Any, shapes_jar: Any) ->
     assert bench.value("shapes.WordCount", shapes_jar, config={"words": "a b a"}) == {"a": 2, "b": 1}
 
 
-def test_a_text_from_validate_is_a_refusal(bench: Any, shapes_jar: Any) -> None:
+def test_a_string_from_validate_is_a_refusal(bench: Any, shapes_jar: Any) -> None:
     outcome = bench.run("shapes.WordCount", shapes_jar)
     assert (outcome.failure, outcome.error.message) == (FailureKind.VALIDATION, "words is missing")
 
 
-def test_an_object_with_three_parameters_is_told_where_it_runs(bench: Any, shapes_jar: Any) -> None:
+def test_a_job_object_with_three_parameters_receives_its_runtime(bench: Any, shapes_jar: Any) -> None:
     value = bench.value(
         "shapes.Runtime", shapes_jar, kind="session", job_id="me", context_config={"setting": 7}
     )
     assert value == {"id": "me", "setting": 7, "group": "me"}
 
 
-def test_what_validate_returns_is_what_run_job_gets(bench: Any, shapes_jar: Any) -> None:
+def test_run_job_receives_the_value_returned_by_validate(bench: Any, shapes_jar: Any) -> None:
     assert bench.value("shapes.Data", shapes_jar, config={"n": 4}) == 10
     outcome = bench.run("shapes.Data", shapes_jar)
     assert (outcome.failure, outcome.error.message) == (FailureKind.VALIDATION, "n is missing")
@@ -53,7 +53,7 @@ def test_an_unknown_class_is_not_found(bench: Any, shapes_jar: Any, name: str) -
     assert bench.run(name, shapes_jar).failure == FailureKind.CLASS_NOT_FOUND
 
 
-def test_a_class_that_is_no_job_is_told_what_is_missing(bench: Any, shapes_jar: Any) -> None:
+def test_the_error_for_a_class_that_is_not_a_job_says_what_is_missing(bench: Any, shapes_jar: Any) -> None:
     outcome = bench.run("shapes.NotAJob", shapes_jar)
     assert outcome.failure == FailureKind.WRONG_TYPE
     assert "shapes.NotAJob is not a job: it needs runJob" in outcome.error.message
@@ -65,7 +65,7 @@ def test_a_constructor_that_throws_is_a_loading_failure(bench: Any, shapes_jar: 
     assert outcome.error.error_class == "java.lang.IllegalStateException"
 
 
-def test_a_file_that_is_no_jar_is_a_loading_failure_or_an_unknown_class(bench: Any, tmp_path: Any) -> None:
+def test_a_file_that_is_not_a_jar_is_a_loading_failure_or_an_unknown_class(bench: Any, tmp_path: Any) -> None:
     no_jar = tmp_path / "no.jar"
     no_jar.write_text("not a zip file")
     assert bench.run("shapes.WordCount", no_jar).failure in {FailureKind.LOADING, FailureKind.CLASS_NOT_FOUND}
@@ -215,7 +215,7 @@ def test_a_log_stops_at_its_limit_and_says_so(bench: Any, shapes_jar: Any) -> No
     assert re.search(r"\[\d+ bytes more than the limit of 10000 were dropped\]\n\Z", job.log())
 
 
-def test_a_job_without_the_old_api_runs_where_its_libraries_cannot_be_had(
+def test_a_job_without_the_old_api_runs_without_the_libraries_of_that_api(
     bench: Any, shapes_jar: Any, old_jar: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poor = attrs.evolve(bench.jobs.toolchain, libraries=LibrarySource(directory=tmp_path))
@@ -228,7 +228,7 @@ def test_a_job_without_the_old_api_runs_where_its_libraries_cannot_be_had(
 
 
 @pytest.mark.parametrize("name", ["shapes.Waiting", "shapes.SlowTasks"])
-def test_a_killed_job_is_over_within_seconds_and_its_neighbour_goes_on(
+def test_a_killed_job_ends_within_seconds_while_another_job_keeps_running(
     bench: Any, shapes_jar: Any, name: str
 ) -> None:
     job = bench.start(bench.request(name, shapes_jar))
@@ -246,7 +246,7 @@ def test_a_killed_job_is_over_within_seconds_and_its_neighbour_goes_on(
     assert neighbour.outcome().status == "killed"
 
 
-def test_a_job_that_hears_nothing_is_told_of_and_stays_running(
+def test_a_job_that_ignores_its_kill_is_reported_and_stays_running(
     bench: Any, shapes_jar: Any, spark: Any
 ) -> None:
     system = spark.sparkContext._jvm.java.lang.System
@@ -281,6 +281,6 @@ def test_killing_a_job_stops_its_structured_streams_and_no_others(bench: Any, sh
     assert kept.outcome().status == "killed"
 
 
-def test_cancelling_a_job_that_nobody_knows_is_no_error(bench: Any) -> None:
+def test_cancelling_an_unknown_job_is_not_an_error(bench: Any) -> None:
     assert bench.jobs.cancel("unknown", wait=0.1)
     assert not bench.jobs.is_running("unknown")

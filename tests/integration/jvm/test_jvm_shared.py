@@ -32,7 +32,7 @@ def test_a_streaming_job_runs_until_it_is_killed_and_the_context_outlives_it(
     assert spark.range(3).count() == 3
 
 
-def test_another_version_of_a_class_is_refused_in_words_and_the_first_goes_on(
+def test_another_version_of_a_class_is_refused_and_the_first_keeps_working(
     bench: Any, version_jars: Any
 ) -> None:
     one, two = version_jars

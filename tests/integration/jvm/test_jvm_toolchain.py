@@ -39,7 +39,7 @@ def test_processes_that_compile_at_once_agree_and_leave_nothing_half_done(
     assert first.stat() == before
 
 
-def test_the_class_path_is_printed_alone(toolchain: JvmToolchain) -> None:
+def test_only_the_class_path_is_printed(toolchain: JvmToolchain) -> None:
     toolchain.prepare()
     environment = {**os.environ, "XDG_CACHE_HOME": str(toolchain.cache_dir.parent)}
     (toolchain.cache_dir.parent / "jobserver").unlink(missing_ok=True)
@@ -68,12 +68,12 @@ def test_a_java_that_is_not_there_is_named(toolchain: JvmToolchain, tmp_path: Pa
         without.runner_jar()
 
 
-def test_a_folder_that_is_no_spark_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_directory_without_spark(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match=r"no spark-core jar in .*is this a Spark installation\?"):
         SparkInstall.of(tmp_path)
 
 
-def test_libraries_come_from_a_folder_where_there_is_no_repository(
+def test_without_a_repository_libraries_come_from_a_directory(
     toolchain: JvmToolchain, tmp_path: Path
 ) -> None:
     _, config, scalactic = toolchain.api_jars()
@@ -83,9 +83,7 @@ def test_libraries_come_from_a_folder_where_there_is_no_repository(
     assert [jar.parent for jar in local.api_jars()[1:]] == [tmp_path, tmp_path]
 
 
-def test_a_repository_that_is_out_of_reach_is_told_with_what_to_do(
-    toolchain: JvmToolchain, tmp_path: Path
-) -> None:
+def test_an_unreachable_repository_is_reported_with_advice(toolchain: JvmToolchain, tmp_path: Path) -> None:
     settings = tmp_path / "ivysettings.xml"
     settings.write_text(
         '<ivysettings><settings defaultResolver="nowhere"/><resolvers>'
@@ -109,7 +107,7 @@ def test_the_api_is_ready_once_it_was_built(toolchain: JvmToolchain, tmp_path: P
     assert empty.ready_api_jars() is None
 
 
-def test_jars_are_unpacked_once_and_by_their_content(toolchain: JvmToolchain, tmp_path: Path) -> None:
+def test_jars_are_unpacked_once_per_content(toolchain: JvmToolchain, tmp_path: Path) -> None:
     def jar(name: str, **classes: str) -> Path:
         with zipfile.ZipFile(tmp_path / name, "w") as archive:
             for path, content in classes.items():

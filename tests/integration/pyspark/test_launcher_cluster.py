@@ -175,7 +175,7 @@ def test_executors_end_with_their_context(cluster: Cluster, start: Start, how: s
     wait_until(lambda: cluster.executors() == before, timeout=30.0)
 
 
-def test_a_master_that_is_not_there_is_told(astray: Context) -> None:
+def test_an_unreachable_master_is_reported(astray: Context) -> None:
     end, error = astray.wait_end(180.0)
     assert end in (ContextEnd.FAILED, ContextEnd.KILLED_OUTSIDE)
     assert error.message

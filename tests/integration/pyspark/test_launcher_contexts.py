@@ -51,7 +51,7 @@ def test_settings_reach_spark_as_the_contract_says(start: Start) -> None:
     context.wait_end()
 
 
-def test_a_proxy_user_is_whom_spark_and_hadoop_work_for(start: Start) -> None:
+def test_spark_and_hadoop_act_as_the_proxy_user(start: Start) -> None:
     context = start({"spark": {"proxy": {"user": "alice"}}}).wait_ready()
     assert context.run("work.Users").value == {
         "spark": "alice",
@@ -72,7 +72,7 @@ def test_a_proxy_user_is_whom_spark_and_hadoop_work_for(start: Start) -> None:
         ("spark.jobserver.python.PythonHiveContextFactory", "HiveContext"),
     ],
 )
-def test_a_factory_says_what_its_jobs_are_given(start: Start, factory: str, name: str) -> None:
+def test_a_factory_decides_what_its_jobs_receive(start: Start, factory: str, name: str) -> None:
     context = start({"context-factory": factory}).wait_ready()
     assert context.run("work.Tell").value["context"] == name
     if name == "HiveContext":
@@ -101,7 +101,7 @@ def test_a_session_context_has_tables_of_hive_where_the_old_setting_asks_for_the
     context.wait_end()
 
 
-def test_a_factory_of_ones_own_asks_the_job(start: Start) -> None:
+def test_a_custom_factory_asks_the_job(start: Start) -> None:
     context = start({"context-factory": "com.example.MyFactory"}, name="of-my-own").wait_ready()
     assert context.run("work.Custom").value == "of-my-own"
     built = context.run("work.CustomClass").value
@@ -132,7 +132,7 @@ def test_settings_that_can_never_work_are_refused_at_once(
     assert caught.value.key == key
 
 
-def test_an_interpreter_without_pyspark_is_told_by_the_contexts_end(start: Start, tmp_path: Path) -> None:
+def test_a_context_whose_interpreter_lacks_pyspark_fails_and_says_so(start: Start, tmp_path: Path) -> None:
     import venv
 
     venv.create(tmp_path / "bare", with_pip=False)
@@ -152,7 +152,7 @@ def test_a_start_that_fails_has_the_reason_and_the_log(start: Start) -> None:
     assert not context.spec.work_dir.exists()
 
 
-def test_a_context_that_takes_too_long_to_start_has_failed_and_says_what_spark_said(tmp_path: Path) -> None:
+def test_a_context_that_takes_too_long_to_start_fails_with_the_output_of_spark(tmp_path: Path) -> None:
     clock = ManualClock()
     with JobServer.in_memory(launcher=make_launcher(tmp_path), clock=clock) as server:
         waiter = server.create_context("late", {"spark": {"master": "spark://127.0.0.1:1"}})
@@ -172,7 +172,7 @@ def test_a_context_that_takes_too_long_to_start_has_failed_and_says_what_spark_s
     assert _processes_of(context_id) == []
 
 
-def test_a_context_starts_where_the_temporary_folder_has_a_long_path(
+def test_a_context_starts_when_the_temporary_directory_has_a_long_path(
     tmp_path: Path, code: JobCode, other_code: JobCode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / ("long" * 40)
@@ -193,7 +193,7 @@ def test_a_context_starts_where_the_temporary_folder_has_a_long_path(
     assert list((folder / "pyspark" / "packages" / "contents").iterdir()) == []  # none is to stay unused
 
 
-def test_a_place_for_sockets_that_is_nowhere_is_told_before_anything_starts(
+def test_a_missing_socket_directory_is_reported_before_anything_starts(
     tmp_path: Path, code: JobCode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from jobserver_pyspark.launcher import launcher as module
@@ -212,7 +212,7 @@ def test_a_place_for_sockets_that_is_nowhere_is_told_before_anything_starts(
     assert not context.spec.log_path.exists()
 
 
-def test_a_stop_whose_time_is_up_ends_by_force(start: Start) -> None:
+def test_a_stop_that_times_out_is_forced(start: Start) -> None:
     context = start().wait_ready()
     context.running("trouble.SleepingTasks")
     context.handle.stop(0.0)
@@ -220,7 +220,7 @@ def test_a_stop_whose_time_is_up_ends_by_force(start: Start) -> None:
     assert _processes_of(context.spec.id) == []
 
 
-def test_nothing_is_written_outside_of_a_contexts_folders(start: Start, tmp_path: Path) -> None:
+def test_nothing_is_written_outside_the_directories_of_a_context(start: Start, tmp_path: Path) -> None:
     before = set(Path.cwd().iterdir())
     context = start({"context-factory": "spark.jobserver.python.PythonHiveContextFactory"}).wait_ready()
     context.run("work.Sql", {"query": "create table here (n int)"})

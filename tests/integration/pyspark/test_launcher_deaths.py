@@ -67,7 +67,7 @@ def _assert_all_gone(context: Context) -> None:
         ("zygote", ContextEnd.FAILED),
     ],
 )
-def test_the_death_of_a_part_ends_the_context_and_all_of_it(
+def test_the_death_of_one_process_ends_the_whole_context(
     start: Start, victim: str, expected: ContextEnd
 ) -> None:
     context = start().wait_ready()
@@ -95,7 +95,7 @@ def test_the_death_of_a_part_ends_the_context_and_all_of_it(
         ("trouble.StopsApplication", "the SparkContext was stopped, by a job or by Spark itself"),
     ],
 )
-def test_a_job_that_ends_the_application_takes_the_context_along_without_noise(
+def test_a_job_that_ends_the_application_ends_the_context_quietly(
     start: Start, caplog: pytest.LogCaptureFixture, killer: str, text: str
 ) -> None:
     context = start().wait_ready()
@@ -184,7 +184,7 @@ def test_a_server_killed_with_minus_nine_takes_its_contexts_along(tmp_path: Path
     wait_until(lambda: not work_dir.exists(), timeout=15.0)
 
 
-def test_what_outlives_its_server_and_its_host_is_swept(tmp_path: Path, code: JobCode) -> None:
+def test_processes_that_outlive_their_server_and_host_are_swept(tmp_path: Path, code: JobCode) -> None:
     server, context_id, work_dir = _server(tmp_path, code)
     hosts = [pid for pid in _carrying(context_id) if b"-m\0jobserver_pyspark.host\0" in _command(pid)]
     for pid in hosts:

@@ -30,7 +30,7 @@ def _run(context: Context, code: JobCode, name: str, config: str) -> tuple[bytes
     return result.data, result.log
 
 
-def test_the_demos_example_counts_words(context: Context, tmp_path: Path) -> None:
+def test_the_example_of_the_demo_counts_words(context: Context, tmp_path: Path) -> None:
     code = code_of(build_example_wheel(tmp_path))
     data, _ = _run(context, code, CLASS_NAME, '{"input": {"string": "a b c a b see"}}')
     assert data == b'{"a":2,"b":2,"c":1,"see":1}'

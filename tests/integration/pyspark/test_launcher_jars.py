@@ -49,7 +49,7 @@ def test_a_jar_job_that_throws_fails_with_its_exception(context: Context, jar: J
     assert outcome.error.error_class == "java.lang.IllegalStateException"
 
 
-def test_a_class_that_the_jar_lacks_is_told(context: Context, jar: JobCode) -> None:
+def test_a_class_missing_from_the_jar_is_reported(context: Context, jar: JobCode) -> None:
     assert _run(context, jar, "Nobody").outcome.failure is FailureKind.CLASS_NOT_FOUND
 
 

@@ -36,7 +36,7 @@ def test_a_word_count_counts_words(context: Context) -> None:
     assert counted.value == {"a": 2, "b": 2, "c": 1, "see": 1}
 
 
-def test_two_versions_of_a_package_keep_apart_in_turn(
+def test_two_versions_of_a_package_are_isolated_when_run_in_turn(
     context: Context, code: JobCode, other_code: JobCode
 ) -> None:
     for _ in range(2):
@@ -46,7 +46,7 @@ def test_two_versions_of_a_package_keep_apart_in_turn(
             assert context.run("work.UdfVersion", code=each).value == [version]
 
 
-def test_two_versions_of_a_package_keep_apart_at_once(
+def test_two_versions_of_a_package_are_isolated_when_run_concurrently(
     context: Context, code: JobCode, other_code: JobCode
 ) -> None:
     jobs = [
@@ -122,7 +122,7 @@ def _an_extension_module() -> Path:
     return path
 
 
-def test_a_data_file_is_found_by_its_name_and_nothing_else_is(context: Context) -> None:
+def test_only_data_files_are_found_by_name(context: Context) -> None:
     file = context.spec.data_dir / "words-2026-01-01T00_00_00.000Z.dat"
     file.write_text("uploaded")
     assert context.run("work.Upload", {"name": str(file)}).value == "uploaded"
@@ -155,7 +155,7 @@ def test_stopping_the_session_in_a_job_does_not_stop_the_context(context: Contex
         ("trouble.BadText", FailureKind.RAISED, "cannot be read"),
     ],
 )
-def test_a_job_that_cannot_run_fails_in_words(
+def test_a_job_that_cannot_run_fails_with_a_clear_message(
     context: Context, name: str, failure: FailureKind, text: str
 ) -> None:
     outcome = context.run(name).outcome
@@ -189,7 +189,7 @@ def test_a_job_that_breaks_the_protocol_is_ended_with_the_reason(
     assert context.run("work.WordCount", {"input": {"string": "a b a"}}).value == {"a": 2, "b": 1}
 
 
-def test_a_failure_in_a_task_is_told_with_its_traceback(context: Context) -> None:
+def test_a_failure_in_a_task_is_reported_with_its_traceback(context: Context) -> None:
     error = context.run("trouble.SparkFailure").outcome.error
     assert error is not None
     assert error.error_class.rpartition(".")[2] in ("PythonException", "Py4JJavaError")  # by Spark's version
@@ -197,7 +197,7 @@ def test_a_failure_in_a_task_is_told_with_its_traceback(context: Context) -> Non
     assert "trouble.py" in error.stack
 
 
-def test_what_a_job_says_is_in_its_own_log(context: Context) -> None:
+def test_the_output_of_a_job_is_in_its_own_log(context: Context) -> None:
     log = context.run("work.Talk").log
     for text in ("said on stdout", "said on stderr", "said by logging", "said by a child"):
         assert text in log
@@ -227,7 +227,7 @@ def test_a_log_does_not_grow_over_its_limit_and_keeps_its_end(context: Context) 
     assert "bytes of earlier output were dropped" in result.log.splitlines()[0]
 
 
-def test_progress_of_a_running_job_is_told(context: Context) -> None:
+def test_progress_of_a_running_job_is_reported(context: Context) -> None:
     job = context.submit("work.Stages")
     assert context.end_of(job).value == 6
     told = context.listener.progress[job.id]
@@ -243,7 +243,7 @@ def test_named_objects_are_shared_between_jobs(context: Context) -> None:
     assert used == {"frame": 5, "rdd": [0, 1, 4, 9], "left": [], "gone": None}
 
 
-def test_a_killed_maker_of_a_named_object_holds_up_nobody(context: Context) -> None:
+def test_killing_the_job_that_creates_a_named_object_does_not_block_others(context: Context) -> None:
     maker = context.running("results.CreateSlowly")
     waiting = context.running("results.CreateQuickly")
     context.handle.kill_job(maker.id)

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.spark
         "trouble.JvmSleep",
     ],
 )
-def test_a_kill_ends_a_job_whatever_it_does_and_frees_its_cores(context: Context, name: str) -> None:
+def test_a_kill_ends_any_job_and_frees_its_cores(context: Context, name: str) -> None:
     neighbour = context.running("contract.Endless")
     victim = context.running(name)
     time.sleep(1.0)  # let it get into what it does; the test holds whether it did or not
@@ -71,7 +71,7 @@ def test_a_job_whose_process_dies_fails_alone(context: Context, name: str, text:
     context.end_of(neighbour)
 
 
-def test_the_error_of_a_crash_has_what_the_process_said_last(context: Context) -> None:
+def test_the_error_of_a_crash_includes_the_last_output_of_the_process(context: Context) -> None:
     error = context.run("trouble.Exit").outcome.error
     assert error is not None
     assert "about to leave" in error.stack
@@ -87,7 +87,7 @@ def test_running_out_of_memory_is_the_jobs_error(context: Context) -> None:
     assert outcome.error.error_class == "MemoryError"
 
 
-def test_an_exit_with_status_zero_is_no_success(context: Context) -> None:
+def test_exiting_with_status_zero_is_not_a_success(context: Context) -> None:
     assert context.run("trouble.Exit", {"status": 0}).outcome.failure is FailureKind.CRASHED
 
 
@@ -102,7 +102,9 @@ def test_processes_that_a_job_started_end_with_it(context: Context, stay: bool) 
 
 
 @pytest.mark.parametrize("stay", [False, True])
-def test_nothing_of_a_job_writes_once_its_end_is_told(context: Context, tmp_path: Path, stay: bool) -> None:
+def test_a_job_writes_nothing_after_its_outcome_is_reported(
+    context: Context, tmp_path: Path, stay: bool
+) -> None:
     written = tmp_path / "written"
     job = context.submit("trouble.Dynasty", {"path": str(written), "stay": stay})
     if stay:

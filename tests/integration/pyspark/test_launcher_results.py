@@ -42,7 +42,7 @@ def test_a_decimal_keeps_every_digit_and_rows_all_their_values(context: Context)
 
 
 @pytest.mark.parametrize("name", ["results.Asynchronous", "results.AsynchronousElements"])
-def test_asynchronous_jobs_are_run_to_their_end(context: Context, name: str) -> None:
+def test_asynchronous_jobs_run_to_completion(context: Context, name: str) -> None:
     assert context.run(name, {"n": 3}).value == [0, 1, 2]
     assert context.run(name, {"n": -1}).outcome.failure is FailureKind.VALIDATION
 
@@ -57,7 +57,7 @@ def test_asynchronous_jobs_are_run_to_their_end(context: Context, name: str) -> 
         ("results.BreaksOff", FailureKind.RAISED, "the source ran dry"),
     ],
 )
-def test_a_result_that_cannot_be_told_is_the_jobs_error(
+def test_a_result_that_cannot_be_serialized_fails_the_job(
     context: Context, name: str, failure: FailureKind, text: str
 ) -> None:
     outcome = context.run(name).outcome
@@ -115,7 +115,7 @@ def test_a_gigabyte_of_result_passes_in_bounded_memory(start: Start, name: str) 
     assert sink.memory < 250 << 20
 
 
-def test_a_result_is_whole_whatever_its_size(context: Context) -> None:
+def test_results_of_every_size_arrive_whole(context: Context) -> None:
     job = context.submit("results.Large", {"megabytes": 3})
     data = context.end_of(job).data
     value: Any = json.loads(data)

@@ -32,7 +32,7 @@ def _warm(context: Context) -> int:
     return next(iter(seen))
 
 
-def test_a_process_serves_the_next_job_which_imports_its_modules_anew(context: Context) -> None:
+def test_a_process_runs_the_next_job_with_freshly_imported_modules(context: Context) -> None:
     _warm(context)
     found = [_look(context) for _ in range(5)]
     assert len({each["pid"] for each in found}) < 5

@@ -56,7 +56,7 @@ def test_jobs_run_on_spark_3_5(on_35: Context) -> None:
     assert on_35.run("work.Sql", {"query": "select 1 as n"}).value == [{"n": 1}]
 
 
-def test_versions_of_a_package_keep_apart_on_spark_3_5(
+def test_versions_of_a_package_are_isolated_on_spark_3_5(
     on_35: Context, code: JobCode, other_code: JobCode
 ) -> None:
     for each, version in ((code, "1.0"), (other_code, "2.0"), (code, "1.0")):
@@ -72,7 +72,7 @@ def test_kills_kill_on_spark_3_5(on_35: Context, name: str) -> None:
     assert on_35.end_of(on_35.submit("work.WordCount", {"input": {"string": "a"}}), 20.0).value == {"a": 1}
 
 
-def test_crashes_and_failures_are_told_on_spark_3_5(on_35: Context) -> None:
+def test_crashes_and_failures_are_reported_on_spark_3_5(on_35: Context) -> None:
     assert on_35.run("trouble.Exit").outcome.failure is FailureKind.CRASHED
     failed = on_35.run("trouble.SparkFailure").outcome
     assert failed.error is not None
@@ -164,7 +164,7 @@ def test_python_and_jars_share_named_objects_on_spark_3_5(on_35: Context, jar_35
         on_35.run("results.Forget", {"name": name})
 
 
-def test_another_version_of_a_class_is_refused_in_words_on_spark_3_5(
+def test_another_version_of_a_class_is_refused_clearly_on_spark_3_5(
     on_35: Context, compile_35: Callable[..., JobCode]
 ) -> None:
     one, two = (compile_35(VERSIONS / f"{name}.scala") for name in ("one", "two"))

@@ -44,7 +44,7 @@ def join(barrier: Barrier, count: int, threads: ThreadPoolExecutor) -> list[Futu
     return futures
 
 
-def test_a_sync_serves_all_who_came_before_it_and_nobody_who_came_later() -> None:
+def test_a_sync_covers_earlier_callers_only() -> None:
     disk = SlowDisk(None, None)
     barrier = Barrier(disk.sync)
     with ThreadPoolExecutor(8) as threads:
@@ -61,7 +61,7 @@ def test_a_sync_serves_all_who_came_before_it_and_nobody_who_came_later() -> Non
     assert barrier.count == 2
 
 
-def test_a_sync_that_fails_fails_for_everybody_whom_it_should_have_served() -> None:
+def test_a_failed_sync_fails_for_every_caller_it_covers() -> None:
     disk = SlowDisk(None, OSError("the disk is gone"))
     barrier = Barrier(disk.sync)
     with ThreadPoolExecutor(8) as threads:
@@ -85,7 +85,7 @@ def test_a_barrier_works_again_after_a_sync_that_failed() -> None:
     assert barrier.count == 2
 
 
-def test_what_was_promised_is_synced_and_what_was_not_is_not(sqlite_url: str) -> None:
+def test_only_durable_writes_are_synced(sqlite_url: str) -> None:
     with closing(SqlMetadataStore(sqlite_url)) as store:
         barrier = store._database.barrier
 

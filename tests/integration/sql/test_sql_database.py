@@ -33,7 +33,7 @@ def settings(**metadata: Any) -> Settings:
     return Settings(metadata=MetadataSettings(**metadata))
 
 
-def test_without_a_url_the_store_is_a_file_in_the_data_folder(tmp_path: Path) -> None:
+def test_without_a_url_the_store_is_a_file_in_the_data_directory(tmp_path: Path) -> None:
     odd = tmp_path / "a b%20?c#d"
     with closing(SqlMetadataStore.from_settings(settings(), odd)) as store:
         store.add_job(a_job(), config="{}")
@@ -99,14 +99,14 @@ def test_a_url_of_a_database_that_is_not_supported_is_an_invalid_setting(url: st
 # -- SQLite ------------------------------------------------------------------------------------------
 
 
-def test_nobody_else_may_read_the_file(tmp_path: Path) -> None:
+def test_only_the_owner_may_read_the_file(tmp_path: Path) -> None:
     with closing(SqlMetadataStore(f"sqlite:///{tmp_path}/metadata.db")) as store:
         store.add_binary(a_binary())
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert modes == dict.fromkeys(("metadata.db", "metadata.db-wal", "metadata.db-shm"), 0o600)
 
 
-def test_a_file_that_is_no_database_is_a_storage_error_and_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_a_storage_error_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "metadata.db"
     path.write_bytes(b"my holiday pictures" * 100)
     with pytest.raises(StorageError, match="not a database"):
@@ -114,14 +114,14 @@ def test_a_file_that_is_no_database_is_a_storage_error_and_left_alone(tmp_path: 
     assert path.read_bytes() == b"my holiday pictures" * 100
 
 
-def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
+def test_failing_to_create_a_directory_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "metadata.db", tmp_path):
         with pytest.raises(StorageError, match="cannot write the metadata database"):
             SqlMetadataStore(f"sqlite:///{path}")
 
 
-def test_a_write_that_another_process_does_not_let_in_is_a_storage_error_without_secrets(
+def test_a_write_blocked_by_another_process_is_a_storage_error_without_secrets(
     sqlite_url: str,
 ) -> None:
     with closing(SqlMetadataStore(sqlite_url, lock_timeout=1)) as store:
@@ -174,7 +174,7 @@ def remove_log(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [remove, replace, remove_folder, replace_folder])
-def test_a_database_that_is_gone_or_replaced_takes_nothing_and_says_why(
+def test_a_deleted_or_replaced_database_refuses_writes_and_says_why(
     tmp_path: Path, harm: Callable[[Path], None]
 ) -> None:
     path = tmp_path / "data" / "metadata.db"
@@ -239,7 +239,7 @@ def test_a_check_writes_to_the_database(postgresql_server: PostgresqlServer, pos
         assert version() != before
 
 
-def test_writers_of_one_process_wait_together_no_longer_than_one_does(sqlite_url: str) -> None:
+def test_writers_of_one_process_wait_no_longer_together_than_one_alone(sqlite_url: str) -> None:
     path = sqlite_url.removeprefix("sqlite:///")
     with closing(SqlMetadataStore(sqlite_url, lock_timeout=2)) as store:
         store.add_binary(a_binary())
@@ -296,7 +296,7 @@ def test_a_damaged_record_is_a_storage_error(url: str) -> None:
                 store.job(job_id)
 
 
-def test_settings_that_json_has_no_word_for_are_refused_and_not_stored(url: str) -> None:
+def test_settings_that_json_cannot_represent_are_refused_and_not_stored(url: str) -> None:
     with closing(SqlMetadataStore(url)) as store:
         with pytest.raises((TypeError, StorageError), match="cannot be represented in JSON"):
             store.add_context(a_context("c", settings={"a": object()}))
@@ -341,7 +341,7 @@ def test_connections_that_the_server_dropped_are_made_again(
 
 
 @pytest.mark.postgresql
-def test_records_are_ordered_by_code_points_whatever_the_database_sorts_by(
+def test_records_are_ordered_by_code_point_under_every_collation(
     postgresql_server: PostgresqlServer,
 ) -> None:
     with postgresql_server.connect(postgresql_server.url("postgres")) as connection:
@@ -378,7 +378,7 @@ def test_a_database_that_cannot_hold_every_character_is_refused(postgresql_serve
 
 
 @pytest.mark.postgresql
-def test_the_isolation_is_ours_whatever_the_server_defaults_to(
+def test_the_isolation_level_does_not_depend_on_the_server_default(
     postgresql_server: PostgresqlServer, postgresql_url: str
 ) -> None:
     name = make_url(postgresql_url).database

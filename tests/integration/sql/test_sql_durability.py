@@ -72,7 +72,7 @@ def _check(store: SqlMetadataStore, said: list[list[str]]) -> None:
 
 @pytest.mark.parametrize("synchronous", ["full", "normal"])
 @pytest.mark.parametrize("lines", [1, 40, 150])
-def test_a_killed_process_loses_nothing_that_a_call_had_returned_from(
+def test_a_killed_process_keeps_every_write_that_had_returned(
     sqlite_url: str, synchronous: str, lines: int
 ) -> None:
     said = _said_before_it_was_killed(lines, sqlite_url, synchronous)
@@ -92,7 +92,7 @@ def test_a_killed_process_loses_nothing_in_postgresql(postgresql_url: str) -> No
         _check(store, said)
 
 
-def test_commits_are_synced_to_the_disk_unless_told_otherwise(sqlite_url: str) -> None:
+def test_commits_are_synced_to_the_disk_by_default(sqlite_url: str) -> None:
     levels: list[tuple[dict[str, Any], int]] = [
         ({}, 2),
         ({"synchronous": "full"}, 2),

@@ -81,7 +81,7 @@ def locked(path: Path) -> Iterator[None]:
             other.wait()
 
 
-def test_a_database_that_another_process_locks_ends_nothing(tmp_path: Path) -> None:
+def test_a_database_locked_by_another_process_ends_no_jobs_or_contexts(tmp_path: Path) -> None:
     busy = BusyServer(f"sqlite:///{tmp_path}/metadata.db", tmp_path, lock_timeout=2)
     try:
         busy.begin()
@@ -105,11 +105,11 @@ def run_apart(script: str, folder: Path, *prefix: str) -> str:
     return done.stdout
 
 
-def test_files_that_may_not_grow_end_nothing(tmp_path: Path) -> None:
+def test_files_that_cannot_grow_end_no_jobs_or_contexts(tmp_path: Path) -> None:
     assert run_apart(FULL_DISK, tmp_path).startswith("settled")
 
 
-def test_a_full_file_system_ends_nothing(tmp_path: Path) -> None:
+def test_a_full_file_system_ends_no_jobs_or_contexts(tmp_path: Path) -> None:
     apart = ("unshare", "--user", "--map-root-user", "--mount")
     probe = [*apart, "mount", "-t", "tmpfs", "tmpfs", str(tmp_path)]
     try:
@@ -121,7 +121,7 @@ def test_a_full_file_system_ends_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.postgresql
 @pytest.mark.parametrize("abruptly", [False, True], ids=["restart", "crash"])
-def test_a_postgresql_server_that_restarts_under_load_ends_nothing(tmp_path: Path, abruptly: bool) -> None:
+def test_a_postgresql_restart_under_load_ends_no_jobs_or_contexts(tmp_path: Path, abruptly: bool) -> None:
     if problem := missing():
         pytest.skip(f"needs {problem}")
     with PostgresqlServer(durable=True) as database:

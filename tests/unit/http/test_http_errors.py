@@ -85,7 +85,7 @@ def test_every_operation_with_answers_of_its_own_is_a_route() -> None:
 
 
 @pytest.mark.parametrize("kind", PUBLIC, ids=lambda kind: kind.__name__)
-def test_only_what_is_the_servers_fault_or_the_contracts_word_is_a_5xx(
+def test_only_server_faults_and_contract_cases_are_5xx(
     kind: type[core.JobServerError],
 ) -> None:
     theirs = (core.InvalidInput, core.NotFound, core.Conflict)
@@ -183,7 +183,7 @@ def test_labels_with_an_error_object_are_the_contracts(
     assert set(answer.result) == {"message", "errorClass", "stack"}
 
 
-def test_an_upload_that_is_no_archive_is_told_in_the_contracts_words_with_the_reason_beside() -> None:
+def test_an_upload_that_is_not_an_archive_gets_the_contract_error_with_a_reason() -> None:
     answer = answer_to(core.NotAnArchive(reason="it is cut off"), "upload_binary")
     assert answer.body == {
         "status": "ERROR",

@@ -40,7 +40,7 @@ def test_every_reference_leads_somewhere_and_every_schema_is_used() -> None:
     assert references(document(ROUTES)) == set(SCHEMAS)
 
 
-def test_no_two_routes_share_a_name_or_a_place() -> None:
+def test_route_names_and_paths_are_unique() -> None:
     assert len({route.name for route in ROUTES}) == len(ROUTES)
     assert len({(route.method, route.path) for route in ROUTES}) == len(ROUTES)
 
@@ -67,7 +67,7 @@ def test_a_group_that_does_not_exist_is_named() -> None:
         chosen(["binarys"])
 
 
-def test_the_documentation_page_is_packaged_and_asks_nobody_else_for_anything() -> None:
+def test_the_documentation_page_is_packaged_and_loads_nothing_from_elsewhere() -> None:
     for name in ASSETS:
         text = files("jobserver_http").joinpath("assets").joinpath(name).read_text()
         assert "//" not in re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE), f"{name} points elsewhere"

@@ -71,7 +71,7 @@ def test_a_parameter_is_read(kind: Kind, text: str, value: object) -> None:
         (Timestamp(), "0001-01-01T00:00:00+23:59"),
     ],
 )
-def test_a_wrong_value_is_refused_with_what_would_be_right(kind: Kind, text: str) -> None:
+def test_a_wrong_value_is_refused_with_the_expected_one(kind: Kind, text: str) -> None:
     with pytest.raises(Rejected, match=r"^parameter p ") as caught:
         read(kind, text)
     assert caught.value.status == 400
@@ -108,7 +108,7 @@ def test_any_bytes_are_either_parameters_or_a_refusal(query: bytes) -> None:
 
 @pytest.mark.parametrize("kind", [Text(), Flag(), Integer(), Choice(("a",)), Timestamp()], ids=repr)
 @given(text=st.text(max_size=50))
-def test_any_text_is_either_a_value_or_a_refusal(kind: Kind, text: str) -> None:
+def test_any_string_is_either_a_value_or_refused(kind: Kind, text: str) -> None:
     status = 200
     try:
         read(kind, text)

@@ -51,7 +51,9 @@ NO_CODE = "To start the job appName or cp parameters should be configured!"
         ({"cp": " , ", "mainClass": "a.B"}, NO_CODE),
     ],
 )
-def test_a_request_without_code_is_refused_in_the_old_words(params: dict[str, str], message: str) -> None:
+def test_a_request_without_code_is_refused_in_the_wording_of_the_old_server(
+    params: dict[str, str], message: str
+) -> None:
     with pytest.raises(InvalidRequest) as caught:
         code(**params)
     assert str(caught.value) == message

@@ -73,7 +73,7 @@ def test_a_job_that_failed_has_its_error_object(state: JobState) -> None:
     assert report["duration"] == "6.341 secs"
 
 
-def test_what_goes_beyond_the_contract_is_there_only_when_there_is_something_to_say() -> None:
+def test_extra_members_appear_only_when_they_have_a_value() -> None:
     waiting = attrs.evolve(JOB, dispatched_at=None)
     assert job_report(waiting)["waiting"] is True
     busy = attrs.evolve(JOB, state=JobState.RUNNING, kill_requested=True, progress=JobProgress(tasks_done=1))
@@ -106,7 +106,7 @@ def test_a_context_that_ended_says_when_and_why() -> None:
     assert report["error"]["message"] == "died"
 
 
-def test_an_exception_of_the_server_is_told_without_its_frames() -> None:
+def test_a_server_exception_is_reported_without_its_frames() -> None:
     try:
         json.loads("{")
     except ValueError as error:
@@ -117,5 +117,5 @@ def test_an_exception_of_the_server_is_told_without_its_frames() -> None:
 
 
 @given(st.text())
-def test_any_text_can_be_sent_even_lone_surrogates(text: str) -> None:
+def test_any_string_can_be_sent_even_lone_surrogates(text: str) -> None:
     assert json.loads(encoded({"m": text + "\ud800"}))["m"] == text + "\ud800"

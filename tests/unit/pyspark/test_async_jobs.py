@@ -36,12 +36,12 @@ def test_a_coroutine_is_run_and_anything_else_is_left_alone() -> None:
     assert awaited(value) is value
 
 
-def test_what_a_coroutine_raises_is_the_jobs_own_error() -> None:
+def test_an_exception_from_a_coroutine_fails_the_job() -> None:
     with pytest.raises(LookupError, match="no such row"):
         awaited(failing())
 
 
-def test_an_asynchronous_generator_is_an_iterator_that_ends_when_nobody_asks() -> None:
+def test_an_unread_asynchronous_generator_is_closed() -> None:
     closed: list[str] = []
     elements = awaited(numbers(closed))
     assert [next(elements), next(elements)] == [0, 2]

@@ -47,7 +47,7 @@ def test_a_full_log_keeps_its_end_and_says_what_it_dropped(path: Path) -> None:
     log.close()
 
 
-def test_a_piece_larger_than_the_limit_leaves_its_end(path: Path) -> None:
+def test_a_chunk_larger_than_the_limit_keeps_its_tail(path: Path) -> None:
     log = BoundedLog(path, 4096)
     log.write(b"x" * 100_000 + b"\nthe end\n")
     assert path.stat().st_size <= 4096
@@ -73,7 +73,7 @@ def test_the_tail_begins_with_a_whole_line(path: Path) -> None:
     log.close()
 
 
-def test_writing_to_a_closed_log_is_no_error(path: Path) -> None:
+def test_writing_to_a_closed_log_is_not_an_error(path: Path) -> None:
     log = BoundedLog(path, 4096)
     log.close()
     log.write(b"late\n")

@@ -10,25 +10,25 @@ from jobserver_pyspark.installation.class_data import ArchiveMaker, _run
 pytestmark = pytest.mark.real
 
 
-def test_a_jvm_that_makes_an_archive_ends_when_it_is_given_up() -> None:
+def test_a_jvm_that_builds_an_archive_ends_when_it_is_cancelled() -> None:
     give_up = threading.Event()
     give_up.set()
     with pytest.raises(subprocess.CalledProcessError):
         _run(["sleep", "600"], 600, give_up)
 
 
-def test_a_jvm_that_makes_an_archive_ends_when_it_takes_too_long() -> None:
+def test_a_jvm_that_builds_an_archive_ends_when_it_takes_too_long() -> None:
     with pytest.raises(subprocess.CalledProcessError):
         _run(["sleep", "600"], 0.2, threading.Event())
 
 
-def test_a_jvm_that_fails_is_told_and_one_that_works_is_not() -> None:
+def test_a_failing_jvm_is_reported_and_a_working_one_is_not() -> None:
     with pytest.raises(subprocess.CalledProcessError):
         _run(["false"], 60, threading.Event())
     _run(["true"], 60, threading.Event())
 
 
-def test_a_training_that_is_stopped_before_it_begins_ends_at_once() -> None:
+def test_a_class_data_training_stopped_before_it_begins_ends_at_once() -> None:
     class Never:
         exists = False
         path = None

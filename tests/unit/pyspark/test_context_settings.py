@@ -16,7 +16,7 @@ def read(settings: dict[str, Any], master: str = "local[*]") -> Any:
     return read_settings(settings, default_master=master)
 
 
-def test_a_tree_is_flattened_to_what_spark_takes() -> None:
+def test_a_settings_tree_is_flattened_for_spark() -> None:
     tree = {"a": {"b": 1, "c": {"d": True, "e": None}}, "f": ["x", 2], "g.h": 0.5, "i": False}
     assert flattened(tree) == {"a.b": "1", "a.c.d": "true", "f": "x,2", "g.h": "0.5", "i": "false"}
 
@@ -169,7 +169,7 @@ def test_sessions_have_hives_tables_where_the_old_setting_says_so(
 
 
 @pytest.mark.parametrize("isolation", [None, "session", "shared"])
-def test_how_versions_of_jvm_code_are_kept_apart_can_be_chosen(isolation: str | None) -> None:
+def test_the_isolation_of_jvm_code_versions_can_be_chosen(isolation: str | None) -> None:
     assert read({"jvm": {"isolation": isolation}}).jvm_isolation == isolation
 
 

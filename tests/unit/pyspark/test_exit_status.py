@@ -36,6 +36,6 @@ def test_signals_that_only_others_send_mean_that_a_process_was_killed(status: in
         (128 + signal.SIGABRT, "ended by itself (exit status 134)"),
     ],
 )
-def test_exit_codes_and_crashes_are_a_processs_own_end(status: int | None, text: str) -> None:
+def test_exit_codes_and_crashes_count_as_ending_by_itself(status: int | None, text: str) -> None:
     assert not killed_from_outside(status)
     assert describe_exit(status) == text

@@ -67,7 +67,7 @@ def test_frames_of_many_threads_do_not_mix(pair: tuple[RunnerChannel, RunnerChan
         struct.pack(">II", 10, 0) + b'{"kind":1}',
     ],
 )
-def test_what_is_no_frame_is_refused(raw: bytes) -> None:
+def test_an_invalid_frame_is_refused(raw: bytes) -> None:
     left, right = socket.socketpair()
     receiver = channel(right)
     left.sendall(raw)

@@ -188,7 +188,7 @@ def test_the_sites_metastore_is_used_where_there_is_one(
 
 
 @pytest.mark.parametrize("memory", ["much", "1.5g", "-Xmx9g"])
-def test_a_heap_that_is_no_size_is_refused(
+def test_a_heap_setting_that_is_not_a_size_is_refused(
     spec: ContextSpec, installation: Installation, tmp_path: Path, memory: str
 ) -> None:
     with pytest.raises(InvalidSetting) as caught:

@@ -90,7 +90,9 @@ def test_the_last_use_and_the_size_outlive_the_server(folder: Path, codes: list[
     assert kept(packages, codes) == ["first", "third"]
 
 
-def test_what_a_killed_server_removed_or_unpacked_by_half_goes(folder: Path, codes: list[JobCode]) -> None:
+def test_files_half_removed_or_half_unpacked_by_a_killed_server_are_removed(
+    folder: Path, codes: list[JobCode]
+) -> None:
     for name, age in (("young", 0), ("old", 3600)):
         (folder / "parts" / name / "inside").mkdir(parents=True)
         (folder / "parts" / name / "inside" / "file").write_text("left")
@@ -101,7 +103,7 @@ def test_what_a_killed_server_removed_or_unpacked_by_half_goes(folder: Path, cod
     assert kept(packages, codes) == ["first"]
 
 
-def test_a_lease_that_was_closed_keeps_nothing(folder: Path, codes: list[JobCode]) -> None:
+def test_a_closed_lease_keeps_no_files(folder: Path, codes: list[JobCode]) -> None:
     packages = Packages(folder, 0)
     late = packages.lease()
     late.close()

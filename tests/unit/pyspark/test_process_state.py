@@ -273,7 +273,7 @@ def test_modules_of_libraries_that_a_job_imported_stay(tmp_path: Path) -> None:
     assert views == "False -> True"
 
 
-def test_a_submodule_that_a_job_imported_is_gone_from_its_package(tmp_path: Path) -> None:
+def test_a_submodule_imported_by_a_job_is_removed_from_its_package(tmp_path: Path) -> None:
     package = tmp_path / "parts"
     package.mkdir()
     (package / "__init__.py").write_text("")

@@ -37,7 +37,7 @@ def test_a_job_builds_no_context_unless_it_says_how() -> None:
     assert Doubling().build_context(None, None, None) is None
 
 
-def test_a_job_without_its_methods_cannot_be_made() -> None:
+def test_a_job_class_without_its_methods_cannot_be_instantiated() -> None:
     class Half(SparkJob):
         def validate(self, context: Any, runtime: Any, config: Any) -> Any:
             return None

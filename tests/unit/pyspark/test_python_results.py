@@ -174,7 +174,7 @@ def test_configurations_come_back_without_quotes_around_keys() -> None:
 
 
 @pytest.mark.parametrize("shape", [lambda x: [x], lambda x: {"k": x}, lambda x: (x,)])
-def test_nesting_is_bounded_in_words(shape: Any) -> None:
+def test_too_deep_nesting_is_refused_with_a_clear_message(shape: Any) -> None:
     deep: Any = 1
     for _ in range(MAX_DEPTH + 2):
         deep = shape(deep)
@@ -192,7 +192,7 @@ def test_mappings_that_would_lose_members_are_refused() -> None:
             as_json(value)
 
 
-def test_pieces_are_bounded_whatever_the_shape() -> None:
+def test_chunks_are_bounded_for_every_shape() -> None:
     for value in (["x" * 100] * 50_000, {str(n): "x" * 100 for n in range(50_000)}, "ü" * 5_000_000):
         pieces = list(encode(value))
         assert max(map(len, pieces)) < 1 << 20
@@ -214,7 +214,7 @@ def test_iterators_of_bytes_are_streams_and_others_are_lists() -> None:
     assert b"".join(pieces) == b'["ab"]'
 
 
-def test_a_stream_that_turns_into_something_else_is_refused() -> None:
+def test_a_stream_that_yields_other_types_is_refused() -> None:
     _, pieces = opened(iter([b"ab", "c"]))
     with pytest.raises(UnusableResult, match="chunk 1 is of type str"):
         list(pieces)
@@ -262,7 +262,7 @@ class Magic:
         return "magic"
 
 
-def test_an_object_that_has_every_attribute_is_its_text() -> None:
+def test_an_object_with_every_attribute_becomes_a_string() -> None:
     assert as_json([Magic()]) == ["magic"]
 
 
