@@ -2,7 +2,7 @@
 
     python benchmarks/blobs_put.py [MiB] [folder]
 
-Prints the median of three runs, each in a process of its own, and the most memory that any used. The blob
+Prints the median of three runs, each in its own process, and the highest memory use of any run. The blob
 store syncs to the disk before a blob counts as stored, so the plain copy does that too.
 """
 

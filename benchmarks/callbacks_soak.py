@@ -1,4 +1,4 @@
-"""Soak callbacks: thousands of jobs, bad receivers, and a server that is killed with -9 meanwhile.
+"""Soak callbacks: thousands of jobs, bad receivers, and a server that is killed with SIGKILL.
 
     python benchmarks/callbacks_soak.py [--jobs 5000] [--kills 3] [--limit 900]
 
@@ -215,7 +215,7 @@ class Arrival:
 
 
 class Receivers:
-    """HTTP receivers on loopback, on an event loop of their own."""
+    """HTTP receivers on loopback, on a separate event loop."""
 
     def __init__(self) -> None:
         self.arrivals: list[Arrival] = []
@@ -450,7 +450,7 @@ class Soak:
         return check_delivery(plan, job, delivery, arrivals[delivery.id])
 
     def _overtakings(self, deliveries: dict[int, list[Delivery]]) -> int:
-        """Count neighbours in the order of first arrival that are not in the order of creation."""
+        """Count adjacent first arrivals that are not in the order of creation."""
         ages = {d.id: (d.created_at, d.id) for made in deliveries.values() for d in made}
         count = 0
         for name in ("fast-1", "fast-2", "fast-3"):
@@ -475,7 +475,7 @@ class Soak:
 
 
 def check_delivery(plan: Plan, job: Job, delivery: Delivery, seen: list[Arrival]) -> list[str]:
-    """Say what is wrong with one delivery, given what its receiver saw."""
+    """Describe the faults of one delivery, given the requests that its receiver got."""
     name = f"delivery of job {plan.n} to {plan.receiver}"
     accepted = [arrival for arrival in seen if arrival.status == 200]
     wrong = []
@@ -504,7 +504,7 @@ def expected_body(plan: Plan, job: Job) -> dict[str, Any]:
 
 
 def soak(data_dir: Path, *, jobs: int, kills: int, limit: float) -> dict[str, Any]:
-    """Run one soak in a folder, and return its counts; ``wrong`` is empty when all is well."""
+    """Run one soak in a directory and return its counts; ``wrong`` is empty on success."""
     return Soak(data_dir, jobs=jobs, kills=kills, limit=limit).run()
 
 

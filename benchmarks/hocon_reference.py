@@ -4,7 +4,7 @@ Run: ``python benchmarks/hocon_reference.py --jar config-1.4.3.jar [--documents 
 JDK, and the jar of ``com.typesafe:config`` (``mvn dependency:get -Dartifact=com.typesafe:config:1.4.3``
 leaves it in ``~/.m2``). Prints how many documents differ and the shortest ones; ends with 1 if any does.
 
-The documents concentrate on what is hard: objects opened again and again, ``+=``, substitutions that lead to
+The documents concentrate on hard cases: objects opened again and again, ``+=``, substitutions that lead to
 where they stand, and includes. ``--kind circles`` makes little else than circles, includes below a path, and
 re-opened objects. ``--keys Aa,BB,C`` has keys with equal hash codes.
 

@@ -2,7 +2,7 @@
 
     python benchmarks/http_uploads.py [--size MB]
 
-The server runs in a process of its own, with blobs in a temporary folder and an inline launcher.
+The server runs in its own process, with blobs in a temporary directory and an inline launcher.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def peak(pid: int) -> float:
 
 
 def reset_peak(pid: int) -> None:
-    """Let the peak begin again at what is resident now."""
+    """Reset the peak to the current resident size."""
     with open(f"/proc/{pid}/clear_refs", "w") as refs:
         refs.write("5")
 

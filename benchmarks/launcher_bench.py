@@ -63,7 +63,7 @@ class BenchContext:
 
 
 class Bench:
-    """A launcher in a folder of its own; it ends with the ``with`` block."""
+    """A launcher in its own directory; it ends with the ``with`` block."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

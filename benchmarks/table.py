@@ -113,7 +113,7 @@ class Client:
 
 
 class Server:
-    """``jobserver serve`` in a process of its own."""
+    """``jobserver serve`` in its own process."""
 
     def __init__(self, folder: Path, settings: str = "") -> None:
         with socket.socket() as probe:
@@ -213,7 +213,7 @@ def back_to_back(call: Callable[[], object], count: int) -> list[float]:
 
 
 def throughput(port: int, job: Callable[[Client], object], count: int, clients: int = 16) -> float:
-    """Return jobs a second over so many connections, each used by a thread of its own."""
+    """Return jobs per second over this many connections, each with its own thread."""
     left = iter(range(count))
 
     def work() -> None:
@@ -231,7 +231,7 @@ def throughput(port: int, job: Callable[[Client], object], count: int, clients: 
 
 
 class Bench:
-    """What the rows share: a folder, a server, the jobs, and stock PySpark."""
+    """Shared by the rows: a directory, a server, the jobs, and stock PySpark."""
 
     def __init__(self, folder: Path, jobs: int) -> None:
         self.folder = folder
@@ -528,7 +528,7 @@ def seconds(times: list[float]) -> str:
 
 
 def switches(pid: int) -> int:
-    """Return how often a process's threads gave up the processor by themselves: once for each wake-up."""
+    """Return the number of voluntary context switches of a process: one for each wake-up."""
     total = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         for line in (task / "status").read_text().splitlines():

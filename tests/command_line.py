@@ -19,9 +19,9 @@ from jobserver_core.memory import InlineJob, InlineLauncher, JobRefused
 from jobserver_core.models.jobs import JobProgress
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2Jplain"
-"""What a job may print to steer the terminal of who reads its log."""
+"""Job output that tries to control the terminal of the reader."""
 RAW = b"PK\x00\xff\xfe\r\n\x1b[31mred\x9b}\n\x1c\xe2\x80\xa8end"
-"""A streamed result of bytes that are no text."""
+"""A streamed result of bytes that are not text."""
 
 
 @attrs.frozen
@@ -157,7 +157,7 @@ class StuckLauncher(WordsLauncher):
 
 
 def wheel(folder: Path) -> Path:
-    """Write a wheel to upload into the folder."""
+    """Write a wheel to upload into the directory."""
     path = folder / "words-0.1-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("words/__init__.py", "")

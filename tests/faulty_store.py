@@ -38,7 +38,7 @@ class FaultyStore(MemoryMetadataStore):
     def fail(
         self, times: float = float("inf"), *, only: tuple[str, ...] = WRITES, stores_first: bool = False
     ) -> None:
-        """Let so many writes fail; ``stores_first`` lets them do their work before."""
+        """Let this many writes fail; with ``stores_first``, they store their data before they fail."""
         with self._fault_lock:
             self._faults, self._only, self._stores_first = times, only, stores_first
 

@@ -1,4 +1,4 @@
-"""Real HTTP and FTP servers on loopback that serve files, and misbehave when they are told to."""
+"""Real HTTP and FTP servers on loopback that serve files, and misbehave on request."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Route:
     status: int = 200
     etag: bool = True
     weak: bool = False
-    """Whether the ETag says that it tells versions apart by meaning only."""
+    """Whether the ETag is weak."""
     modified: float | None = None
     ranges: bool = True
     length: int | None = None
@@ -65,7 +65,7 @@ class Request:
 
 
 class HttpServer:
-    """Serves routes; keeps what was requested, and of which paths whole or partial bodies were sent."""
+    """Serves routes. Records the requests, and the paths of the full and partial responses."""
 
     def __init__(self, context: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
         self.routes: dict[str, Route] = {}
@@ -214,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class FtpServer:
-    """pyftpdlib's server over a folder: anonymous, and ``user`` with a password."""
+    """pyftpdlib's server for a directory: anonymous, and ``user`` with a password."""
 
     def __init__(self, folder: Path, password: str, **handling: Any) -> None:
         authorizer = DummyAuthorizer()

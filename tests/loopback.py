@@ -146,7 +146,7 @@ def callback_receiver() -> Iterator[tuple[str, queue.Queue[Any]]]:
 
 
 def refused_port() -> int:
-    """A port of 127.0.0.1 where nobody listens."""
+    """A port of 127.0.0.1 without a listener."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])

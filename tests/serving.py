@@ -108,7 +108,7 @@ class ScriptedHandle(ContextHandle):
 
 
 class ScriptedLauncher(Launcher):
-    """Does nothing by itself: the test tells core what happens, in whatever order it likes."""
+    """Does nothing by itself: the test reports events to the core, in any order."""
 
     def __init__(self, *, at_start: Callable[[ContextListener], None] = lambda _listener: None) -> None:
         self.listeners: list[ContextListener] = []

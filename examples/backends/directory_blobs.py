@@ -92,7 +92,7 @@ class DirectoryBlobStore(BlobStore):
             writer.write(b"check")
 
     def _path(self, digest: str) -> Path:
-        """Return the file of a blob. What is not a digest could be a path to any file, so it is not found."""
+        """Return the file of a blob. A malformed digest could be a path to any file, so it is not found."""
         if not _DIGEST.fullmatch(digest):
             raise BlobNotFound(digest=digest)
         return self.blobs / digest

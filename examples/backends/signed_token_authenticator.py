@@ -1,9 +1,9 @@
 """An authenticator for bearer tokens that another service signs: this one stores no users.
 
 A token is ``name|permissions|expiry|signature``: permissions are separated by ``+``, the expiry is in seconds
-since 1970, and the signature is an HMAC-SHA256 of what precedes it. Whoever knows the key can make tokens.
+since 1970, and the signature is an HMAC-SHA256 of the rest. Anyone who knows the key can create tokens.
 
-What is compared with a secret is compared in constant time, so that an attacker cannot guess a signature byte
+Comparisons with a secret take constant time, so that an attacker cannot guess a signature byte
 by byte. The server remembers a success for a while, so `current` checks again what can change: the expiry,
 and the list of revoked names.
 """

@@ -1,6 +1,6 @@
 """A metadata store in one SQLite file, with nothing but the standard library.
 
-Each record is stored as one JSON document. What records are looked up by has columns of its own. Every method
+Each record is stored as one JSON document. Fields used for lookups have their own columns. Every method
 is one transaction, and a writing transaction locks the database when it begins. So what it reads cannot
 change before it writes, and compare-and-set is simply "read, compare, write".
 

@@ -1,4 +1,4 @@
-"""A launcher that runs each job in a process of its own: Python classes, without Spark.
+"""A launcher that runs each job, a Python class, in its own process, without Spark.
 
 A job is a class with a method ``run(config)``, which returns a JSON-like value or an iterator of bytes,
 and optionally a method ``validate(config)``, which raises ValueError.
@@ -97,7 +97,7 @@ class _Context(ContextHandle):
         self._killed = threading.Event()
 
     def notify(self, event: Callable[[ContextListener], Any]) -> Any:
-        """Report an event. Jobs have threads of their own, so this is where events take turns."""
+        """Report an event. Each job has its own thread, so events take turns here."""
         with self._notifying:
             return event(self._listener)
 

@@ -4,7 +4,7 @@ A callback URL names the socket: ``unix:///run/billing.sock``. For each attempt 
 one line of JSON and the body, and reads one line of JSON: ``{"status": 200}``, optionally with
 ``retry_after`` in seconds. The statuses mean what they mean in HTTP.
 
-Nothing is shared between attempts, so a receiver that hangs delays nobody else. All steps of an attempt
+Attempts share no state, so a receiver that hangs does not delay others. All steps of an attempt
 share one deadline: with a timeout for each step, a receiver that sends single bytes could hold it forever.
 """
 
@@ -37,7 +37,7 @@ class UnixSocketTransport(Transport):
             raise InvalidCallbackUrl(url=redacted(url), reason="expected unix:///path/of/the.sock")
 
     def send(self, message: Message, *, timeout: float) -> Answer:
-        """Make one attempt. Whatever goes wrong is an answer, and never shows the URL."""
+        """Make one attempt. Report every failure as an answer that does not show the URL."""
         if self._closed:
             return Answer(error="the transport is closed")
         try:

@@ -23,7 +23,7 @@ HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 def prose(document: Path) -> str:
-    """Return a document without its code, in which brackets and parentheses are no links."""
+    """Return a document without its code, where brackets and parentheses are not links."""
     return CODE.sub("", document.read_text(encoding="utf-8"))
 
 

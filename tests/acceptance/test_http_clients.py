@@ -228,7 +228,7 @@ def test_a_callback_is_not_made_for_a_job_that_was_cancelled(uploaded: str, rece
     curl("-d", "", f"{uploaded}/contexts/etl")
     curl("-d", "", f"{uploaded}/jobs?{query}&context=etl")
     assert curl("-X", "DELETE", f"{uploaded}/contexts/etl")[0] == 200
-    # What was cancelled would have been told before this one.
+    # A callback of the cancelled job would have arrived before this one.
     curl("-d", "message = last", f"{uploaded}/jobs?appName=test&classPath=w.Fail&callbackUrl={encoded}")
     assert got.get(timeout=WAIT)["result"]["message"] == "last"
     assert got.empty()

@@ -285,7 +285,7 @@ def test_a_cancelled_job_sends_no_callback(uploaded: Served) -> None:
     status, _ = curl("-X", "DELETE", f"{uploaded.at}/contexts/doomed")
     assert status == 200
     uploaded.until(second, "ERROR", "KILLED")
-    # One that ends by itself is told, and comes after all that was told before it.
+    # A job that ends by itself sends a callback, after all earlier ones.
     query = f"appName=test&classPath=spark.jobserver.WordCountExample&context=warm&{callback}"
     last = curl("-d", WORDS, f"{uploaded.at}/jobs?{query}")[1]["jobId"]
     assert uploaded.got.get(timeout=PATIENCE)["jobId"] == last

@@ -60,7 +60,7 @@ class TestTokenFile(FileContract):
         return Credentials(scheme="bearer", secret=self.token)
 
 
-# -- the proof that the contract finds what is broken -----------------------------------------------
+# -- the contract finds broken authenticators -------------------------------------------------------
 
 
 class Simple(Authenticator):

@@ -1,4 +1,4 @@
-"""A blob store with a fault does not pass the contract, whatever the fault is."""
+"""A blob store with any of these faults fails the contract."""
 
 from __future__ import annotations
 
@@ -408,7 +408,7 @@ class ClosingTwiceFails(Faulty):
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder in memory where there is one: these tests write much, and syncing is not what they test."""
+    """An in-memory directory if available: these tests write a lot and do not test syncing."""
     memory = "/dev/shm"
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
         yield Path(name)

@@ -47,7 +47,7 @@ class TestMemoryBlobStore(BlobStoreContract):
 
 @contextmanager
 def replaced_by_a_file(folder: Path) -> Iterator[None]:
-    """Put a file in the place of a folder, which even root cannot use as one."""
+    """Replace a directory with a file, which even root cannot use as a directory."""
     away = folder.with_name(f"{folder.name}-away")
     folder.rename(away)
     folder.touch()
@@ -93,7 +93,7 @@ class TestFolderOfFsspecBlobStore(PersistentBlobStoreContract):
 
 @pytest.mark.real
 class TestRemoteFileSystemOfFsspecBlobStore(BlobStoreContract):
-    """fsspec's in-memory file system stands for object stores: keys without folders, no touch."""
+    """fsspec's in-memory file system represents object stores: keys without directories, no touch."""
 
     entry_point = "fsspec"
     protocol = "memory"

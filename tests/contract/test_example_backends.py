@@ -43,7 +43,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "backends"
 
 
 def example(name: str) -> ModuleType:
-    """Import an example as a reader who copied the file would."""
+    """Import an example the way a reader who copied the file would."""
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -307,7 +307,7 @@ COUNTS = {
 class TestSqliteMetadataStore(PersistentMetadataStoreContract):
     @pytest.fixture
     def store(self) -> Iterator[MetadataStore]:
-        memory = "/dev/shm"  # syncing is most of the time, and not what is tested here
+        memory = "/dev/shm"  # syncing takes most of the time and is not tested here
         with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
             self.path = Path(folder, "metadata.sqlite")
             with closing(self.open_again()) as store:

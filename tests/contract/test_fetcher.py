@@ -58,7 +58,7 @@ class TestMemoryFetcher(FetcherContract):
 
 
 class FsspecFetching(FetcherContract):
-    """What the fetcher keeps, whatever the scheme."""
+    """What the fetcher keeps, for every scheme."""
 
     entry_point = "fsspec"
 

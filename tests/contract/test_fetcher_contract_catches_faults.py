@@ -1,4 +1,4 @@
-"""A fetcher with a fault does not pass the contract, whatever the fault is."""
+"""A fetcher with any of these faults fails the contract."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jobserver_core.uris import Uri
 
 
 class Faulty(MemoryFetcher):
-    """A fetcher for faults to be planted in; it knows the folder that its files are in."""
+    """A fetcher to plant faults in. It knows the directory of its files."""
 
     folder: Path
 
@@ -394,7 +394,7 @@ class FileGoesBeforeTheBlock(Faulty):
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder in memory where there is one, and the system's temporary folder during the test."""
+    """An in-memory directory if available; it is the temporary directory during the test."""
     memory = "/dev/shm"
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
         monkeypatch.setattr(tempfile, "tempdir", name)

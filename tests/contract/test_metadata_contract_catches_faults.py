@@ -1,4 +1,4 @@
-"""A metadata store with a fault does not pass the contract, whatever the fault is.
+"""A metadata store with any of these faults fails the contract.
 
 Each class is the in-memory store with one fault, which lives in its dictionaries only, and names
 a test of the contract that fails for it.

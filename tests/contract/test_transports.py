@@ -81,7 +81,7 @@ class TestMemoryTransport(AnsweringTransportContract):
 
 
 class FunctionReceiver(AnsweringReceiver):
-    """A function that can be told what to return, in the forms that a function may."""
+    """A function with configurable return values, in each form that a function may use."""
 
     url = "call:billing"
 
@@ -128,7 +128,7 @@ class TestCallableTransport(AnsweringTransportContract):
     def transport(self, receiver: FunctionReceiver) -> CallableTransport:
         return CallableTransport(receiver, max_overdue=2)
 
-    def test_a_function_that_runs_too_long_is_not_called_again(
+    def test_functions_that_hang_do_not_pile_up(
         self, transport: CallableTransport, receiver: FunctionReceiver
     ) -> None:
         receiver.hang()
@@ -265,7 +265,7 @@ def a_message(url: str, **changes: Any) -> Message:
     return attrs.evolve(made, **changes)
 
 
-# -- the proof that the contract finds what is broken ----------------------------------------------
+# -- the contract finds broken transports ----------------------------------------------------------
 
 
 class Raising(MemoryTransport):

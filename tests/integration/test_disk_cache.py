@@ -1,4 +1,4 @@
-"""The cache on disk: bounded, safe for what is in use, for other processes, and for crashes."""
+"""The disk cache: bounded, and safe for entries in use, for other processes, and after crashes."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ def test_unfinished_files_are_removed_only_if_their_process_is_dead(folder: Path
     parts = list(folder.glob("parts/*"))
     assert len(parts) == 2
     use(DiskCache(folder, limit=0), "mine")
-    assert len(list(folder.glob("parts/*"))) == 2  # for a minute they could be ones that were just made
+    assert len(list(folder.glob("parts/*"))) == 2  # they could have been created within the last minute
     for part in parts:
         os.utime(part, (time.time() - 120,) * 2)
     use(DiskCache(folder, limit=0), "mine")

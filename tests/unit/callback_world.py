@@ -115,7 +115,7 @@ class World:
         state: JobState | None = None,
         told: bool = True,
     ) -> Delivery | None:
-        """Store a job that ended, with its delivery, as the job service does; then tell of it."""
+        """Store an ended job with its delivery, as the job service does, then notify the dispatcher."""
         job_id = self.ids.new()
         if isinstance(result, str):
             result = JobResult(kind=ResultKind.INLINE, size=len(result.encode()), text=result)

@@ -1,4 +1,4 @@
-"""Callbacks: delivered, repeated, given up and recovered by the rules."""
+"""Callbacks: delivery, retries, abandonment and recovery."""
 
 from __future__ import annotations
 
@@ -722,7 +722,7 @@ def test_a_function_can_be_the_transport() -> None:
         assert len(got) == 1
 
 
-# -- what is checked at submit ---------------------------------------------------------------------
+# -- checks at submit ------------------------------------------------------------------------------
 
 
 def test_a_url_of_a_served_scheme_is_allowed(world: World) -> None:

@@ -1,4 +1,4 @@
-"""At most so many contexts start at once; the others wait their turn, and can be ended while they wait."""
+"""A limited number of contexts start at once. The others wait in a queue and can be stopped there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from serving import WAIT, ScriptedHandle, ScriptedLauncher, a_request, a_server,
 
 
 class NamedLauncher(ScriptedLauncher):
-    """Remembers the names of the contexts that it was told to start, and refuses some settings."""
+    """Records the names of the contexts to start, and refuses some settings."""
 
     def __init__(self) -> None:
         super().__init__()

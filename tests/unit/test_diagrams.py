@@ -1,6 +1,6 @@
 """The diagrams of the documentation are those of the tables.
 
-To draw them anew: ``python tests/unit/test_diagrams.py``.
+To redraw them: ``python tests/unit/test_diagrams.py``.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import jobserver_core
 from jobserver_core import JobServer, Settings, errors, ports
 
 ROOT = Path(__file__).resolve().parents[2]
-# The ports are a public module of their own. How a setting is parsed concerns only what loads settings.
+# The ports are a separate public module. Only code that loads settings needs to parse them.
 PUBLIC_ELSEWHERE = {*ports.__all__, "SettingType"}
 
 

@@ -100,7 +100,7 @@ class World:
         return files
 
     def started(self, count: int) -> list[str]:
-        """Wait until so many fetches were started, see that no other one is, and return them."""
+        """Wait until this many fetches have started, check that no other one starts, and return them."""
         until(lambda: len(self.fetcher.started) >= count)
         assert len(self.fetcher.started) == count
         return list(self.fetcher.started)
@@ -213,7 +213,7 @@ def test_a_class_path_with_a_uri_that_is_not_allowed_fetches_nothing(world: Worl
     assert world.fetcher.started == []
 
 
-# -- what gets nowhere -----------------------------------------------------------------------------
+# -- fetches that stall ----------------------------------------------------------------------------
 
 
 def test_fetches_that_hang_end_with_the_reason_and_so_do_those_that_wait_for_their_host(world: World) -> None:
@@ -297,10 +297,10 @@ def test_waiters_are_notified_even_if_the_fetcher_does_not_react(deaf: World) ->
         failure(files)
     deaf.begin("http://slow/3")
     deaf.begin("http://other/x")
-    assert deaf.started(3)[-1] == "http://other/x"  # the threads that hang keep their places
+    assert deaf.started(3)[-1] == "http://other/x"  # hanging threads keep their slots
     deaf.fetcher.let_go("http://slow/0")
     assert deaf.started(4)[-1] == "http://slow/3"
-    until(lambda: deaf.fetcher.released == ["http://slow/0"])  # it came when nobody wanted it any more
+    until(lambda: deaf.fetcher.released == ["http://slow/0"])  # it arrived after all callers had left
 
 
 def test_nothing_is_watched_when_nothing_is_fetched(world: World) -> None:
@@ -322,7 +322,7 @@ def test_nothing_is_remembered_of_many_uris(world: World) -> None:
     assert len(world.service._meters) <= 200
 
 
-# -- who leaves, and what fails --------------------------------------------------------------------
+# -- callers that leave, fetches that fail ---------------------------------------------------------
 
 
 def test_a_caller_that_leaves_frees_its_slot_at_once(world: World) -> None:

@@ -1,4 +1,4 @@
-"""What core makes of what launchers tell, in orders that no test of a real launcher can bring about."""
+"""How the core handles launcher events, in orders that a test with a real launcher cannot produce."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_job_that_fails_while_it_is_being_killed_sends_no_callback(scene: Scen
     assert scene.server.deliveries(job.id) == []
 
 
-def test_a_kill_that_was_not_requested_is_reported_as_an_error(scene: Scene) -> None:
+def test_a_kill_that_was_not_requested_is_reported_as_a_lost_context(scene: Scene) -> None:
     job = scene.submit()
     scene.listener.job_ended(job.id, JobOutcome(killed=True))
     assert scene.job(job.id).failure is FailureKind.CONTEXT_LOST

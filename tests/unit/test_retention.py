@@ -1,4 +1,4 @@
-"""What a sweep removes, what it never removes, and that it holds up nobody."""
+"""What a sweep removes, what it never removes, and that it does not block others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models and errors survive the way to JSON and back; what is not one is refused with a reason."""
+"""Models and errors survive a round trip through JSON; invalid input is refused with a reason."""
 
 import json
 import math

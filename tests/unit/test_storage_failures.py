@@ -1,4 +1,4 @@
-"""A store that fails for a while ends nothing: what happened is stored later, what was asked is refused."""
+"""A temporary storage failure ends no jobs: reports are stored later, and requests are refused."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Scene:
             time.sleep(0.001)
 
     def until_tried(self, times: int) -> None:
-        """Let time pass until so many more writes were tried."""
+        """Let time pass until this many more writes were attempted."""
         wanted = len(self.metadata.attempts) + times
         self.until(lambda: len(self.metadata.attempts) >= wanted)
 

@@ -1,4 +1,4 @@
-"""Nobody is notified of what the disk does not have yet, and nobody else waits for the disk."""
+"""Notifications wait until the disk has the change; nothing else waits for the disk."""
 
 from __future__ import annotations
 

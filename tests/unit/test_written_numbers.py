@@ -1,4 +1,4 @@
-"""Numbers keep the text that somebody wrote, from what was posted to what a launcher is given."""
+"""Numbers keep their original spelling, from the posted configuration to the launcher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``jobserver serve`` as a process of its own, with a launcher that a plugin brings."""
+"""``jobserver serve`` as a separate process, with a launcher from a plugin."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Serving:
 
     @property
     def errors(self) -> str:
-        """What it printed on stderr by now."""
+        """The stderr output so far."""
         with self._changed:
             return "".join(self.lines)
 
@@ -125,7 +125,7 @@ def serve(environment: dict[str, str], tmp_path: Path) -> Iterator[Serve]:
 
 @pytest.fixture
 def jobserver(environment: dict[str, str]) -> Callable[..., Any]:
-    """Run the command as a process of its own."""
+    """Run the command as a separate process."""
 
     def run(*arguments: object, **options: Any) -> Any:
         return subprocess.run(

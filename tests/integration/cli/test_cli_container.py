@@ -24,7 +24,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def namespace() -> list[str]:
-    """The command that makes its arguments process 1 of a namespace of their own."""
+    """The command that runs its arguments as process 1 of a new namespace."""
     if shutil.which("unshare") is None:
         pytest.skip("needs the program unshare, of util-linux")
     command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]

@@ -46,7 +46,7 @@ def agrees(promised: str, printed: str) -> bool:
 
 @pytest.fixture
 def environment() -> Iterator[dict[str, str]]:
-    """An environment of a newcomer: an empty home, nothing configured but patience with a busy machine."""
+    """The environment of a new user: an empty home, nothing configured except longer timeouts."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("JOBSERVER_", "XDG_"))}
     with tempfile.TemporaryDirectory(prefix="js") as folder:
         home = Path(folder, "home")
@@ -117,7 +117,7 @@ def test_the_python_of_the_readme_works(environment: dict[str, str]) -> None:
 
 
 class Reader:
-    """Types what the tutorial says, in one folder, against a server that it started."""
+    """Runs the commands of the tutorial in one directory, against a server that it started."""
 
     def __init__(self, environment: dict[str, str], folder: Path) -> None:
         self._environment = environment

@@ -41,7 +41,7 @@ def client(server: Serving, tmp_path: Path) -> Iterator[httpx.Client]:
 
 
 def processes_below(folder: Path) -> dict[int, str]:
-    """Return the processes of contexts whose data is in a folder, with their command lines."""
+    """Return the processes of contexts whose data is in a directory, with their command lines."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:

@@ -30,14 +30,14 @@ INPUT = "input.string = a b c a b see"
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """A temporary folder of the test's own, with a short path: sockets of Spark's workers are in it."""
+    """A temporary directory with a short path, because it contains sockets of Spark workers."""
     with tempfile.TemporaryDirectory(prefix="js") as folder:
         yield Path(folder)
 
 
 @pytest.fixture
 def private(environment: dict[str, str], scratch: Path, tmp_path: Path) -> dict[str, str]:
-    """An environment whose temporary folder is the test's, so that what is left behind shows."""
+    """An environment with the test's temporary directory, so leftovers are visible."""
     return {**environment, "TMPDIR": str(scratch), "XDG_CACHE_HOME": str(tmp_path / "cache")}
 
 
@@ -46,7 +46,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def processes_of(folders: tuple[Path, ...]) -> list[str]:
-    """Return the command lines of processes that name one of the folders, or work in it."""
+    """Return the command lines of processes that name one of the directories or run in it."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -109,7 +109,7 @@ def test_demo_without_a_java_says_what_to_install_before_anything_else(
 
 @pytest.fixture
 def kept(private: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """A demo that was told to stay."""
+    """A demo that keeps running."""
     with subprocess.Popen(
         command("demo", "--keep"), env=private, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:

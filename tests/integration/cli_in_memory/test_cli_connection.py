@@ -42,7 +42,7 @@ def guarded(jobserver: CommandLine, tmp_path: Path) -> Iterator[CommandLine]:
 
 @pytest.fixture
 def stranger() -> Iterator[str]:
-    """The address of a web server that is no job server."""
+    """The address of a web server that is not a job server."""
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

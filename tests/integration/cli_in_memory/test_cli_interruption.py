@@ -28,7 +28,7 @@ def ctrl_c(number: signal.Signals = signal.SIGINT) -> None:
     os.kill(os.getpid(), number)
 
 
-def test_a_call_in_another_thread_passes_on_its_result_or_exception() -> None:
+def test_run_on_thread_passes_on_results_and_exceptions() -> None:
     def fail() -> None:
         raise LookupError("no")
 

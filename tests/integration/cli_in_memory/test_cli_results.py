@@ -33,7 +33,7 @@ def submitted(client: CommandLine, server: JobServer, name: str) -> str:
 
 
 def process(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
-    """Start the command as a process of its own, with this process's environment."""
+    """Start the command as a separate process, with the environment of this process."""
     return subprocess.Popen([sys.executable, "-m", "jobserver_cli", *arguments], **options)
 
 
@@ -150,7 +150,7 @@ def seen_on_a_terminal(*arguments: str) -> bytes:
     try:
         while chunk := os.read(primary, 65536):
             seen += chunk
-    except OSError:  # Linux says with an error that nobody writes any more
+    except OSError:  # Linux reports a closed writer as an error
         pass
     finally:
         os.close(primary)

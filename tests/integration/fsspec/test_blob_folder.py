@@ -1,4 +1,4 @@
-"""Blobs in a folder: on the disk, across processes, and when the disk refuses."""
+"""Blobs in a directory: on disk, across processes, and when the disk fails."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_failing_to_create_a_directory_is_a_storage_error_with_the_reason(tmp_pa
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """Files of this process may have 200,000 bytes: what is written over that fails, as on a full disk."""
+    """Limit files of this process to 200,000 bytes: longer writes fail, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))

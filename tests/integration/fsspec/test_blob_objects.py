@@ -38,7 +38,7 @@ def _once(write: Callable[[bytes], int], error: Exception) -> Callable[[bytes], 
 
 
 class StoreWithHabits(MemoryFileSystem):  # type: ignore[misc]
-    """An in-memory file system that does what others do: it is told which of it."""
+    """An in-memory file system that can imitate the habits of others."""
 
     protocol = "habits"
     store: ClassVar[dict[str, Any]] = {}
@@ -183,7 +183,7 @@ def test_what_a_driver_raises_is_a_storage_error_without_secrets(
 
 def test_an_object_that_was_damaged_is_not_given_out(blobs: FsspecBlobStore, tmp_path: Path) -> None:
     digest = blobs.put([b"content"]).digest
-    StoreWithHabits(  # the same length, so that only the hash tells
+    StoreWithHabits(  # the same length, so only the hash differs
     ).pipe_file(keys()[0], b"CONTENT")
     elsewhere = FsspecBlobStore("habits://bucket/blobs", cache_directory=tmp_path / "elsewhere")
     with pytest.raises(StorageError, match="damaged"):

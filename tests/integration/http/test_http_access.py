@@ -240,7 +240,7 @@ def test_the_right_password_for_an_account_that_was_guessed_from_the_same_addres
         refused(verifier, basic("alice", f"guess-{number}"))
     before = clock.now
     assert admitted(verifier, basic("alice", "s3cret")).name == "alice"
-    assert clock.now == before  # it is familiar now, and waits for nobody
+    assert clock.now == before  # it is remembered now and does not wait
 
 
 def test_a_minute_without_a_failure_ends_the_throttling() -> None:

@@ -27,7 +27,7 @@ def as_it_is(_context: Any, value: Any) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
 
 
-# An answer without end is no answer to validate.
+# An endless response cannot be validated.
 schema = schemathesis.openapi.from_dict(document(r for r in ROUTES if r.name != "follow_events"))
 schema.config.generation.update(allow_x00=True)
 
@@ -51,7 +51,7 @@ def url() -> Iterator[str]:
 )
 def test_every_call_is_answered_as_the_description_says(case: Any, url: str) -> None:
     response = case.call(base_url=url)
-    # Random names exist nowhere, and HOCON takes nearly any body; what follows is judged all the same.
+    # Random names do not exist, and HOCON accepts nearly any body, but the responses are still checked.
     case.validate_response(
         response, excluded_checks=[not_a_server_error, negative_data_rejection, positive_data_acceptance]
     )

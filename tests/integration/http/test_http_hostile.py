@@ -52,7 +52,7 @@ def exchange(site: Site, data: bytes, *, cut: bool = False, until: bytes = b"") 
 
 
 def statuses(received: bytes) -> list[int]:
-    """Return the statuses of all answers in a row; no body of this server has such a line in it."""
+    """Return the statuses of consecutive responses. No body of this server contains a status line."""
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", received)]
 
 

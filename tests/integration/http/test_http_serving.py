@@ -51,7 +51,7 @@ PROGRAM = textwrap.dedent(
 
 
 class Served:
-    """A server in a process of its own."""
+    """A server in its own process."""
 
     def __init__(self, drain: str) -> None:
         self.process = subprocess.Popen(
@@ -212,7 +212,7 @@ def in_http(**http: Any) -> Settings:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
-def test_a_server_without_authentication_binds_to_loopback_only(host: str) -> None:
+def test_a_server_without_authentication_refuses_to_bind_to_public_addresses(host: str) -> None:
     server = a_server(settings=in_http(host=host, port=0))
     with pytest.raises(InvalidSetting, match=r"jobserver\.http\.host.*allow-unauthenticated"):
         serve(server)

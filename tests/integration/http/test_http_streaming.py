@@ -1,4 +1,4 @@
-"""Large and slow bodies, both ways: bounded memory, nothing left of what was cut off."""
+"""Large and slow bodies in both directions: bounded memory, and no remains of aborted transfers."""
 
 from __future__ import annotations
 

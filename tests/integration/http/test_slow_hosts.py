@@ -1,4 +1,4 @@
-"""File hosts that hang, on a real server: they hold up nobody but those who asked for their files."""
+"""File hosts that hang, on a real server: they delay only the callers that requested their files."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def server() -> Iterator[Loopback]:
         yield server
 
 
-# -- what is sent ----------------------------------------------------------------------------------
+# -- requests --------------------------------------------------------------------------------------
 
 
 def test_the_request_is_a_post_of_json(server: Loopback) -> None:
@@ -394,7 +394,7 @@ def test_a_name_that_changes_its_meaning_does_not_get_past_the_policy(server: Lo
         policy = only(denied_networks=["127.0.0.2/32"])
         transport = HttpxTransport(policy=policy, resolver=rebinding)
         assert transport.send(a_message(server.url(host="rebinding.example")), timeout=5).accepted
-        assert asked == ["rebinding.example"]  # asked once: what was checked is what was called
+        assert asked == ["rebinding.example"]  # resolved once: the checked address is the one connected to
         assert not transport.send(a_message(server.url(host="rebinding.example")), timeout=5).accepted
         assert internal.calls == []
     assert len(server.calls) == 1

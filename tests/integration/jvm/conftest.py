@@ -227,7 +227,7 @@ def caller(
     toolchain: JvmToolchain,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Caller]:
-    """A server for all modules that run jobs over HTTP and bring none of their own."""
+    """A server for all modules that run jobs over HTTP and do not start their own."""
     control = control_classes.with_suffix(".jar")
     jars = {
         "old": old_jar,
@@ -300,7 +300,7 @@ def spark(
 
 @pytest.fixture(scope="module")
 def isolation() -> str:
-    """How the module's class paths are kept apart; to be overridden."""
+    """How the class paths of the module are isolated. Modules can override it."""
     return "session"
 
 

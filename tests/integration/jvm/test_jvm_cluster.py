@@ -1,4 +1,4 @@
-"""The same jobs on a real standalone cluster: executors are processes of their own."""
+"""The same jobs on a real standalone cluster: executors are separate processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def die_with_parent() -> None:
 
 
 class Daemon:
-    """A master or worker of Spark's own, in a process group of its own."""
+    """A real Spark master or worker, in its own process group."""
 
     def __init__(self, toolchain: JvmToolchain, folder: Path, *arguments: str) -> None:
         home = toolchain.spark.jars.parent

@@ -1,4 +1,4 @@
-"""Every kind of job of the old Scala and Java APIs, in a context of its own factory, over HTTP."""
+"""Every kind of job of the old Scala and Java APIs, in a context of the matching factory, over HTTP."""
 
 from __future__ import annotations
 

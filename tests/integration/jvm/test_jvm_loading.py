@@ -62,7 +62,7 @@ def spark_settings(
 
 @pytest.fixture(scope="session")
 def new_jar(thin_jar: Path) -> Path:
-    """The same jar, uploaded anew: its content differs, its classes do not."""
+    """The same jar, uploaded again: its content differs, its classes do not."""
     jar = thin_jar.with_name("new.jar")
     shutil.copyfile(thin_jar, jar)
     with zipfile.ZipFile(jar, "a") as archive:

@@ -1,6 +1,6 @@
 """The documented sample jobs of the old server over HTTP, as its clients send them.
 
-On a local master, and on a real standalone cluster with executors of their own.
+On a local master, and on a real standalone cluster with separate executors.
 """
 
 from __future__ import annotations

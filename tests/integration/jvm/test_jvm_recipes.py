@@ -1,4 +1,4 @@
-"""The recipes of docs/howto/jvm-jobs.md, followed to the letter in an empty folder."""
+"""The recipes of docs/howto/jvm-jobs.md, followed to the letter in an empty directory."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def compile_section(title: str | None = None) -> str:
 
 @attrs.frozen
 class Reader:
-    """Somebody who does what the document says, with the job server installed and an empty cache."""
+    """A user who follows the document, with the job server installed and an empty cache."""
 
     folder: Path
     environment: dict[str, str]
@@ -129,7 +129,7 @@ def address(
 
 @pytest.fixture(scope="module")
 def maven_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The user's local repository, but for the job API: what is installed there is the user's own."""
+    """The user's local repository without the job API, which each test user installs."""
     kept = Path.home() / ".m2" / "repository"
     for group in ("com", "net", "org"):
         (kept / group).mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ def jar(remains_jar: Path) -> Path:
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
-    """The file that what a job left writes to, every few milliseconds, anew when it is removed."""
+    """The file that leftovers of a job write to every few milliseconds, and recreate when it is removed."""
     return tmp_path / "written"
 
 

@@ -1,4 +1,4 @@
-"""One set of jars for a whole context: streaming contexts, Spark 3.5, and whoever asks for it."""
+"""One set of jars for a whole context: streaming contexts, Spark 3.5, and contexts configured that way."""
 
 from __future__ import annotations
 

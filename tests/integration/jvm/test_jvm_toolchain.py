@@ -1,4 +1,4 @@
-"""The JVM side is compiled once, by whoever comes first, and says in words why it cannot be."""
+"""The JVM side is compiled once, by the first process that needs it, and errors explain why it cannot be."""
 
 from __future__ import annotations
 

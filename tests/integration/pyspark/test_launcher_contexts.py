@@ -190,7 +190,7 @@ def test_a_context_starts_when_the_temporary_directory_has_a_long_path(
         launcher.close()
     assert len(str(place)) <= 60
     assert not place.exists()
-    assert list((folder / "pyspark" / "packages" / "contents").iterdir()) == []  # none is to stay unused
+    assert list((folder / "pyspark" / "packages" / "contents").iterdir()) == []  # unused packages are removed
 
 
 def test_a_missing_socket_directory_is_reported_before_anything_starts(
@@ -245,7 +245,7 @@ def test_a_launcher_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def _processes_of(context_id: str) -> list[str]:
-    """Whatever still carries the context's mark, or its work folder on its command line."""
+    """Processes that still carry the context's mark, or its work directory on their command line."""
     needle = context_id.encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*"):

@@ -249,6 +249,6 @@ def test_killing_the_job_that_creates_a_named_object_does_not_block_others(conte
     context.handle.kill_job(maker.id)
     assert context.end_of(maker).outcome.killed
     ended = context.end_of(waiting)
-    if ended.outcome.error is not None:  # it was waiting for the killed one, and is told so
+    if ended.outcome.error is not None:  # it was waiting for the killed job, and its error says so
         assert ended.outcome.failure is FailureKind.RAISED
     assert context.run("results.CreateQuickly").value == 7

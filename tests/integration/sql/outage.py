@@ -30,7 +30,7 @@ def await_true(condition: Callable[[], bool], what: str) -> None:
 
 
 def count(job: InlineJob) -> dict[str, Any]:
-    """Take a moment, report progress, and return what was given."""
+    """Take a moment, report progress, and return the argument."""
     for step in range(3):
         job.report(JobProgress(tasks_done=step, tasks_total=3))
         job.sleep(0.02)
@@ -38,7 +38,7 @@ def count(job: InlineJob) -> dict[str, Any]:
 
 
 class BusyServer:
-    """Two contexts that get jobs from two threads each; what was accepted and what was refused is noted."""
+    """Two contexts that get jobs from two threads each. Records which jobs were accepted and refused."""
 
     def __init__(self, url: str, folder: Path, **options: Any) -> None:
         self.transport = MemoryTransport()
@@ -83,7 +83,7 @@ class BusyServer:
         await_true(enough, "no jobs run any more")
 
     def await_refusals(self, count: int) -> None:
-        """Wait until so many more submits were refused."""
+        """Wait until this many more submits were refused."""
         wanted = len(self.refused) + count
         await_true(lambda: len(self.refused) >= wanted, f"no submit meets the fault: {self._failures}")
 

@@ -14,7 +14,7 @@ from jobserver_sql import SqlMetadataStore
 
 
 class SqliteHistory(JobServerHistory):
-    """The store is a file; a crash leaves it as it is, and the next server opens it anew."""
+    """The store is a file. A crash leaves it unchanged, and the next server reopens it."""
 
     def open_metadata(self) -> MetadataStore:
         if not hasattr(self, "folder"):

@@ -1,4 +1,4 @@
-"""One sync of the disk serves all who wait for it, and nobody is served by a sync that began too early."""
+"""One sync of the disk serves all earlier waiters, but never a waiter that arrived after it began."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SlowDisk:
 
 
 def join(barrier: Barrier, count: int, threads: ThreadPoolExecutor) -> list[Future[None]]:
-    """Let so many wait for the sync after the one that runs; return once all of them do."""
+    """Let this many threads wait for the sync after the current one; return once all are waiting."""
     futures = [threads.submit(barrier.wait) for _ in range(count)]
     deadline = time.monotonic() + PATIENCE
     while len(barrier._changed._waiters) < count:  # type: ignore[attr-defined]  # Condition's own list

@@ -47,7 +47,7 @@ threading.Event().wait()
 
 
 def _said_before_it_was_killed(lines: int, *arguments: str) -> list[list[str]]:
-    """Run the writer, kill it with SIGKILL after so many lines, and return all that it had said."""
+    """Run the writer, kill it with SIGKILL after this many lines, and return its output."""
     command = [sys.executable, "-c", WRITER, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
         try:

@@ -98,7 +98,7 @@ def test_a_database_locked_by_another_process_ends_no_jobs_or_contexts(tmp_path:
 
 
 def run_apart(script: str, folder: Path, *prefix: str) -> str:
-    """Run a script in a process of its own, since it limits or hides what the whole process may write."""
+    """Run a script in a separate process, because it restricts what the whole process can write."""
     command = [*prefix, sys.executable, "-c", script, str(folder), *sys.path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -41,7 +41,7 @@ def test_an_exception_from_a_coroutine_fails_the_job() -> None:
         awaited(failing())
 
 
-def test_an_unread_asynchronous_generator_is_closed() -> None:
+def test_closing_the_iterator_closes_the_asynchronous_generator() -> None:
     closed: list[str] = []
     elements = awaited(numbers(closed))
     assert [next(elements), next(elements)] == [0, 2]

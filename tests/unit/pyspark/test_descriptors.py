@@ -1,4 +1,4 @@
-"""Too few file descriptors: what is said, and what goes on. The limits are those of a process of its own."""
+"""Too few file descriptors: the errors, and what keeps working. A separate process has the limits."""
 
 from __future__ import annotations
 

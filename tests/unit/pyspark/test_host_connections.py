@@ -183,7 +183,7 @@ def test_a_host_that_breaks_the_protocol_is_ended_with_the_reason(
 
 @pytest.fixture
 def host() -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
-    """A real host that is connected, and its connection; nobody has sent it a spec."""
+    """A connected host that has not received a spec yet, and its connection."""
     environment = {**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path))}
     command = [sys.executable, "-m", "jobserver_pyspark.host"]
     with socket.create_server(("127.0.0.1", 0)) as listener:

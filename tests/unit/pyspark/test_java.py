@@ -1,4 +1,4 @@
-"""One Java for everything: which one is found, and what is said of those that are not fit."""
+"""One Java for everything: which one is selected, and why others are rejected."""
 
 from __future__ import annotations
 

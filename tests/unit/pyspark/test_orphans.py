@@ -1,4 +1,4 @@
-"""Which orphans of a context are ended with a job. Each test has a process of its own that adopts them."""
+"""Which orphans of a context end with a job. Each test has its own process that adopts them."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def codes(tmp_path: Path) -> list[JobCode]:
 
 
 def left(folder: Path) -> list[Path]:
-    """Everything in the cache's folder but the folders that structure it."""
+    """Everything in the cache directory except the directories that structure it."""
     return list(folder.glob("*/*"))
 
 

@@ -1,4 +1,4 @@
-"""A module that imports what is not installed."""
+"""A module that imports a package that is not installed."""
 
 import a_library_that_is_not_installed  # noqa: F401
 

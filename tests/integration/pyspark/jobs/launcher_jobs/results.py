@@ -72,7 +72,7 @@ class AsynchronousElements(Asynchronous):
 
 
 class Large(Accepting):
-    """A list whose JSON text has about so many megabytes; its elements are made as they are asked for."""
+    """A list with about this many megabytes of JSON; its elements are created on demand."""
 
     def run_job(self, context, runtime, data):
         return (("x" * 1021 for _ in range(1024)) for _ in range(data.get("megabytes")))

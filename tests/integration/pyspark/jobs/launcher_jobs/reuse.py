@@ -77,7 +77,7 @@ class Talk(Accepting):
 
 
 class Count(Accepting):
-    """Runs as many Spark tasks as it is told, and then some time."""
+    """Runs the given number of Spark tasks, then keeps running for a while."""
 
     def run_job(self, context, runtime, data):
         context.sparkContext.parallelize(range(data.get("tasks")), data.get("tasks")).count()

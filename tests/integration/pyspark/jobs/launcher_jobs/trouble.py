@@ -59,7 +59,7 @@ class BusyTasks(Accepting):
 
 
 class ThreadedTasks(Accepting):
-    """Starts its Spark jobs on threads, under a job group of its own."""
+    """Starts its Spark jobs on threads, under its own job group."""
 
     def run_job(self, context, runtime, data):
         def work():
@@ -156,7 +156,7 @@ class Families(Accepting):
 
 
 class Dynasty(Accepting):
-    """Starts a chain of processes, each in a session of its own, and a thread, both of which write."""
+    """Starts a chain of processes, each in its own session, and a thread, all of which write."""
 
     def run_job(self, context, runtime, data):
         path = data["path"]
@@ -180,7 +180,7 @@ class Dynasty(Accepting):
 
 
 class Streaming(Accepting):
-    """Starts a streaming query, and waits for its end if it is told to."""
+    """Starts a streaming query, and waits for its end if configured."""
 
     def run_job(self, context, runtime, data):
         rate = context.readStream.format("rate").load()
@@ -191,7 +191,7 @@ class Streaming(Accepting):
 
 
 class OwnStreaming(Accepting):
-    """Makes a StreamingContext of its own that writes for each batch; waits, stops it, or leaves it."""
+    """Creates its own StreamingContext that writes for each batch; waits, stops it, or leaves it running."""
 
     def run_job(self, context, runtime, data):
         from pyspark.streaming import StreamingContext
@@ -216,7 +216,7 @@ class OwnStreaming(Accepting):
 
 
 class QueryOfAnotherSession(Accepting):
-    """Starts a streaming query in a session of its own, and waits for its end."""
+    """Starts a streaming query in its own session, and waits for its end."""
 
     def run_job(self, context, runtime, data):
         rate = context.newSession().readStream.format("rate").load()

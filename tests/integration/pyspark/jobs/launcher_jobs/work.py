@@ -212,7 +212,7 @@ class Custom(Accepting):
 
 
 class CustomClass(Accepting):
-    """Makes a context of a class of its own of what it is given, as the old server's example does."""
+    """Wraps its context in its own class, as the old server's example does."""
 
     def build_context(self, gateway, jvm_context, spark_conf):
         from pyspark import SparkContext
