@@ -1,4 +1,4 @@
-"""The documents are right: their Python runs, their links lead somewhere, and the index lists every page."""
+"""The documents are correct: their Python runs, their links work, and the index lists every page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that were written for the old server: python-sjsclient as it is, and curl as documented."""
+"""Clients of the old server: the unmodified python-sjsclient, and curl as documented."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_a_callback_reports_a_failure_and_names_a_stream(uploaded: str, received
 
 
 @needs_curl
-def test_a_callback_is_not_made_for_a_job_that_was_cancelled(uploaded: str, received: Any) -> None:
+def test_a_cancelled_job_does_not_send_a_callback(uploaded: str, received: Any) -> None:
     callback_url, got = received
     encoded = quote(callback_url, safe="")
     query = f"appName=test&classPath=spark.jobserver.LongPiJob&callbackUrl={encoded}"

@@ -1,4 +1,4 @@
-"""The document that this project was created from, followed line by line.
+"""The document that this project was created from, tested line by line.
 
 A real ``jobserver serve`` on a free port, real Spark, and curl as the document prints it; only host and port
 are other than printed. The quotes above the steps are the document's.

@@ -1,4 +1,4 @@
-"""Runs contract suites by hand, to find out which of their tests fail, and makes planted races certain."""
+"""Runs contract suites directly to find out which tests fail, and makes planted races deterministic."""
 
 from __future__ import annotations
 

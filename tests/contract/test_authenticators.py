@@ -1,4 +1,4 @@
-"""The authenticator of this distribution keeps the contract, and one with a fault does not."""
+"""The built-in authenticator passes the contract, and faulty ones fail it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every blob store of this distribution keeps the contract of the blob port."""
+"""Every built-in blob store passes the contract of the blob port."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_every_registered_blob_store_is_held_to_the_contract() -> None:
 
 
 @pytest.mark.parametrize("store", [MemoryBlobStore, FsspecBlobStore])
-def test_every_blob_store_is_made_from_settings(store: type[BlobStore], tmp_path: Path) -> None:
+def test_every_blob_store_is_created_from_settings(store: type[BlobStore], tmp_path: Path) -> None:
     from jobserver_core.config.settings import Settings
 
     made = store.from_settings(Settings(), tmp_path)

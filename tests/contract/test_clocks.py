@@ -1,4 +1,4 @@
-"""Both clocks keep the contract of the clock port."""
+"""Both clocks pass the contract of the clock port."""
 
 from __future__ import annotations
 

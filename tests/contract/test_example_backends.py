@@ -1,4 +1,4 @@
-"""The examples for authors of backends keep the contracts of their ports."""
+"""The example backends pass the contracts of their ports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every fetcher of this distribution keeps the contract of the fetcher port."""
+"""Every built-in fetcher passes the contract of the fetcher port."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_every_registered_fetcher_is_held_to_the_contract() -> None:
 
 
 @pytest.mark.parametrize("kind", [MemoryFetcher, FsspecFetcher])
-def test_every_fetcher_is_made_from_settings(kind: type[Fetcher], tmp_path: Path) -> None:
+def test_every_fetcher_is_created_from_settings(kind: type[Fetcher], tmp_path: Path) -> None:
     made = kind.from_settings(Settings(), tmp_path)
     made.check("http://host.example/x.jar")
     made.close()

@@ -1,4 +1,4 @@
-"""A launcher with a fault does not pass the contract, and the test that fails names the reason.
+"""A launcher with a fault fails the contract, and the failing test names the reason.
 
 Each fault is the in-memory launcher with some of its parts replaced. No fault depends on timing: where it
 could, it waits for the moment at which it does harm.

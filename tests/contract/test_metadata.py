@@ -1,4 +1,4 @@
-"""Every metadata store of this distribution, held to the one contract."""
+"""Every built-in metadata store passes the same contract."""
 
 import shutil
 import sqlite3

@@ -1,4 +1,4 @@
-"""Every transport keeps the contract, and a broken one does not pass it."""
+"""Every transport passes the contract, and a broken one fails it."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("make", [write, write_directory])
-def test_an_entry_is_made_once_and_then_found(folder: Path, make: object) -> None:
+def test_an_entry_is_created_once_and_then_found(folder: Path, make: object) -> None:
     cache = DiskCache(folder, limit=10 * SIZE)
     made: list[Path] = []
 
@@ -139,7 +139,7 @@ def test_a_leased_entry_stays_until_its_last_lease_is_released(folder: Path) -> 
     assert kept(folder) == []
 
 
-def test_a_discarded_entry_goes_although_there_is_room(folder: Path) -> None:
+def test_a_discarded_entry_is_removed_even_if_there_is_room(folder: Path) -> None:
     removed: list[str] = []
     cache = DiskCache(folder, limit=9 * SIZE, removed=removed.append)
     use(cache, "a", "b")

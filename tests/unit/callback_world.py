@@ -1,4 +1,4 @@
-"""A small world for tests of callbacks: everything in memory, and a clock that is moved by hand."""
+"""An environment for callback tests: everything in memory, and a manual clock."""
 
 from __future__ import annotations
 

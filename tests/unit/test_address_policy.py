@@ -1,4 +1,4 @@
-"""Which hosts and addresses may be requested, however they are written."""
+"""Which hosts and addresses are allowed, in every notation."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def test_deny_rules_win_over_allow_rules() -> None:
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "::ffff:10.0.0.1", "fe80::1%eth0"])
-def test_every_form_of_an_address_is_judged(address: str) -> None:
+def test_every_form_of_an_address_is_checked(address: str) -> None:
     assert not allowed(AddressPolicy(denied_networks=["10.0.0.0/8", "fe80::/10"]), "http://name/x", address)
 
 

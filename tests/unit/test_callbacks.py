@@ -242,7 +242,7 @@ def test_a_backlog_of_an_earlier_run_drains_in_order_per_receiver() -> None:
             assert sent == expected
 
 
-def test_a_retry_does_not_hold_up_what_comes_after_it(world: World) -> None:
+def test_a_retry_does_not_delay_later_deliveries(world: World) -> None:
     world.transport.answer(URL, 500)
     first, second = world.end_job(), world.end_job()
     world.settle()
@@ -287,7 +287,7 @@ def test_never_more_than_the_configured_number_is_under_way() -> None:
         assert world.states() == {DELIVERED: 40}
 
 
-def test_a_receiver_that_hangs_does_not_hold_up_another(world: World) -> None:
+def test_a_receiver_that_hangs_does_not_delay_another(world: World) -> None:
     world.transport.hang(url_of(1))
     for _ in range(50):
         world.end_job(url_of(1))
@@ -298,7 +298,7 @@ def test_a_receiver_that_hangs_does_not_hold_up_another(world: World) -> None:
     assert world.stored(living).state is DELIVERED
 
 
-def test_receivers_that_hang_leave_places_to_those_known_to_be_prompt() -> None:
+def test_receivers_that_hang_leave_slots_for_prompt_ones() -> None:
     with World(concurrency=8) as world:
         prompt = url_of(0)
         world.end_job(prompt)
@@ -394,7 +394,7 @@ def test_a_recorded_delivery_that_was_never_tried_is_sent_after_a_restart() -> N
         assert world.stored(delivery).state is DELIVERED
 
 
-def test_an_attempt_that_a_crash_cut_short_is_made_again_and_not_counted() -> None:
+def test_an_attempt_interrupted_by_a_crash_is_repeated_and_not_counted() -> None:
     crashed = World()
     delivery = crashed.end_job(told=False)
     cut = attrs.evolve(crashed.stored(delivery), state=SENDING, attempts=5)

@@ -114,7 +114,7 @@ def test_sections_are_found_by_their_attribute() -> None:
 # -- values --------------------------------------------------------------------------------------------
 
 
-def test_constructors_take_what_a_file_takes() -> None:
+def test_constructors_accept_the_same_values_as_a_file() -> None:
     assert JobLimits(sync_timeout="2 minutes").sync_timeout == 120.0  # type: ignore[arg-type]
     assert JobLimits(max_result_size="64 MiB").max_result_size == 64 * 1024**2  # type: ignore[arg-type]
     assert AuthSettings(use_as_proxy_user="on").use_as_proxy_user is True  # type: ignore[arg-type]
@@ -235,7 +235,7 @@ def test_a_certificate_and_its_key_need_each_other(given: str, missing: str) -> 
 # -- files and overrides -------------------------------------------------------------------------------
 
 
-def test_a_file_lies_over_the_defaults_and_overrides_lie_over_the_file(tmp_path: Path) -> None:
+def test_a_file_overrides_the_defaults_and_overrides_win_over_the_file(tmp_path: Path) -> None:
     text = "jobserver { http { port = 1, host = localhost }, jobs.sync-timeout = 1 minute }"
     settings = from_text(
         tmp_path, text, overrides={"jobserver.http.port": 2, "jobserver": {"jobs": {"kill-timeout": 3}}}
@@ -382,7 +382,7 @@ known_names = {key.rpartition(".")[2] for key in setting_types()}
 
 
 @given(st.text(max_size=12).filter(lambda name: name not in known_names), st.integers() | st.text(max_size=5))
-def test_no_unknown_key_is_ever_taken(name: str, value: Any) -> None:
+def test_unknown_keys_are_never_accepted(name: str, value: Any) -> None:
     with pytest.raises(InvalidSetting, match="unknown setting"):
         Settings.from_mapping({"jobserver": {"http": {name: value}}})
 
@@ -527,7 +527,7 @@ spark {
 """
 
 
-def test_a_file_may_set_settings_below_settings_and_overrides_go_over_each(tmp_path: Path) -> None:
+def test_a_file_may_set_nested_spark_settings_and_overrides_win_over_each(tmp_path: Path) -> None:
     overrides = {
         "spark.context-settings.spark.speculation": False,
         "spark": {"contexts": {"c": {"hadoop": {"fs": {"x": {"y": 3}}}}}},
@@ -613,7 +613,7 @@ def test_the_spelling_for_yarn_wins_on_a_yarn_master_only() -> None:
     )
 
 
-def test_the_new_layout_may_stand_below_spark() -> None:
+def test_the_new_layout_may_be_nested_under_spark() -> None:
     settings = Settings.from_mapping(
         {"spark": {"jobserver": {"jobs": {"sync-timeout": "1 s"}, "data-dir": "/d"}}}
     )
@@ -652,7 +652,7 @@ def test_old_access_control_and_encryption_are_never_dropped_in_silence(
 # -- secrets -------------------------------------------------------------------------------------------
 
 
-def test_no_secret_is_in_what_settings_show() -> None:
+def test_displayed_settings_contain_no_secrets() -> None:
     settings = Settings.from_mapping(
         {
             "jobserver.callbacks.signing-secret": "hidden-1",
@@ -680,7 +680,7 @@ def test_an_error_about_a_secret_does_not_reveal_it() -> None:
     assert "hidden" not in str(caught.value)
 
 
-def test_secrets_are_equal_by_value_and_hash_alike() -> None:
+def test_secrets_compare_and_hash_by_value() -> None:
     assert Secret("é") == Secret("é") != Secret("b")
     assert Secret("a") != "a"
     assert len({Secret("a"), Secret("a")}) == 1

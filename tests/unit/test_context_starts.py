@@ -101,7 +101,7 @@ def test_contexts_beyond_the_limit_are_launched_in_the_order_in_which_they_came(
     assert {scene.state(name) for name in "bcde"} == {ContextState.RUNNING}
 
 
-def test_contexts_made_for_jobs_wait_in_the_same_queue(scene: Scene) -> None:
+def test_ad_hoc_contexts_wait_in_the_same_queue(scene: Scene) -> None:
     scene.create("a")
     first, second = (scene.server.submit(a_request("w.Any")) for _ in range(2))
     assert scene.launcher.names == ["a", first.job.context_name]
@@ -172,7 +172,7 @@ def test_a_context_that_is_stopped_while_it_starts_keeps_its_slot_until_it_has_e
     assert scene.launcher.names == ["a", "b", "c"]
 
 
-def test_closing_the_server_ends_what_waits_and_launches_nothing_more() -> None:
+def test_closing_the_server_ends_waiting_contexts_and_launches_nothing_more() -> None:
     launched: list[str] = []
     events: list[tuple[str, ContextState]] = []
 

@@ -1,4 +1,4 @@
-"""Contracts are law: what the shipped suites demand cannot be taken out by a subclass."""
+"""Contracts are binding: a subclass cannot remove tests of the shipped suites."""
 
 import pytest
 

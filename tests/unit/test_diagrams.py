@@ -1,4 +1,4 @@
-"""The diagrams of the documentation are those of the tables.
+"""The diagrams in the documentation match the tables.
 
 To redraw them: ``python tests/unit/test_diagrams.py``.
 """

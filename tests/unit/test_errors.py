@@ -61,7 +61,7 @@ def test_an_error_is_public_and_drawn_in_the_tree(kind: type[JobServerError]) ->
     assert kind.__name__ in (errors.__doc__ or "")
 
 
-def test_codes_are_made_of_the_names_of_the_classes() -> None:
+def test_codes_are_derived_from_the_class_names() -> None:
     assert errors.BinaryNotFound.code == "binary_not_found"
     assert errors.NotAnArchive(reason="x").code == "not_an_archive"
     assert errors.JobServerError.code == "job_server_error"

@@ -1,4 +1,4 @@
-"""How failures are described, and the end of the log that goes with them."""
+"""How failures are described, and the log excerpt that comes with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No host and no caller keeps others from having their files fetched."""
+"""Neither a host nor a caller can block the fetches of others."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_callers_without_a_name_are_not_limited(world: World) -> None:
     world.started(6)
 
 
-def test_all_hosts_together_have_no_more_than_all_places(world: World) -> None:
+def test_all_hosts_together_use_no_more_than_all_slots(world: World) -> None:
     for number in range(9):
         world.begin(f"http://host{number}/x")
     world.started(6)
@@ -238,7 +238,7 @@ def test_a_byte_a_second_does_not_count_as_progress(world: World) -> None:
     assert failure(files) == "it brought less than 32 KiB in 30 s"
 
 
-def test_a_slow_fetch_goes_on_as_long_as_it_makes_progress(world: World) -> None:
+def test_a_slow_fetch_continues_while_it_makes_progress(world: World) -> None:
     files = world.begin("http://slow/x")
     world.started(1)
     for done in range(1, 5):
@@ -280,7 +280,7 @@ def test_waiting_for_other_hosts_does_not_use_up_the_timeout(world: World) -> No
     late.ready.result(WAIT)
 
 
-def test_the_time_limit_holds_for_what_makes_progress_too(world: World) -> None:
+def test_the_time_limit_also_applies_to_fetches_that_make_progress(world: World) -> None:
     files = world.begin("http://slow/x")
     world.started(1)
     for done in range(1, 31):

@@ -1,4 +1,4 @@
-"""Probes get an answer in time, do not write all the time, and notice a data directory that is not there."""
+"""Probes answer in time, write only rarely, and notice a missing data directory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def await_true(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def test_each_part_is_named_with_what_is_wrong() -> None:
+def test_each_failing_part_is_named_with_the_reason() -> None:
     def broken() -> None:
         raise errors.StorageError(message="disk full")
 

@@ -414,7 +414,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("text", "line", "column", "message"), ERRORS)
-def test_an_error_says_where_and_what(text: str, line: int, column: int, message: str) -> None:
+def test_an_error_gives_the_position_and_the_reason(text: str, line: int, column: int, message: str) -> None:
     with pytest.raises(InvalidConfig) as caught:
         parse_untrusted(text)
     assert message in str(caught.value)
@@ -742,7 +742,7 @@ def test_an_include_with_an_ending_reads_that_file_only(tmp_path: Path) -> None:
         assert parse_file(main) == expected
 
 
-def test_appending_goes_on_across_includes(tmp_path: Path) -> None:
+def test_appending_continues_across_includes(tmp_path: Path) -> None:
     (tmp_path / "main.conf").write_text('a { c = [1] }\ninclude "more"\na { c += 3 }')
     (tmp_path / "more.conf").write_text("a { c += 2 }")
     assert parse_file(tmp_path / "main.conf") == {"a": {"c": [1, 2, 3]}}

@@ -1,4 +1,4 @@
-"""Who may be sent a callback next."""
+"""Which receiver gets the next callback."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_single_slot_serves_all_receivers_in_turn() -> None:
         assert filled(Lanes(concurrency=1, per_receiver=1), status, "r") == 1
 
 
-def test_a_receiver_has_its_own_places_only() -> None:
+def test_a_receiver_uses_its_own_slots_only() -> None:
     lanes = Lanes(concurrency=16, per_receiver=2)
     entered = [lanes.enter("a"), lanes.enter("a")]
     assert not lanes.admits("a")

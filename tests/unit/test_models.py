@@ -56,25 +56,25 @@ def test_the_type_follows_from_the_file_extension(name: str, kind: BinaryType | 
 
 
 @pytest.mark.parametrize("name", ["test", "my app-1.0_2", "a+b", "0day", "user@site"])
-def test_a_binary_name_may_be(name: str) -> None:
+def test_valid_binary_names_are_accepted(name: str) -> None:
     assert check_binary_name(name) == name
 
 
 @pytest.mark.parametrize(
     "name", ["", "a/b", "../a", "a,b", "http:x", "a\nb", "a\0", ".hidden", "x" * 256, "ä", "a ", "a  ", " "]
 )
-def test_a_binary_name_may_not_be(name: str) -> None:
+def test_invalid_binary_names_are_refused(name: str) -> None:
     with pytest.raises(InvalidName):
         check_binary_name(name)
 
 
 @pytest.mark.parametrize("name", ["sql-context-1", "A", "ctx.of_us", "user~ctx"])
-def test_a_context_name_may_be(name: str) -> None:
+def test_valid_context_names_are_accepted(name: str) -> None:
     assert check_context_name(name) == name
 
 
 @pytest.mark.parametrize("name", ["", "1ctx", "-a", "a/b", "a b", "ä1", "x" * 256])
-def test_a_context_name_may_not_be(name: str) -> None:
+def test_invalid_context_names_are_refused(name: str) -> None:
     with pytest.raises(InvalidName):
         check_context_name(name)
 
@@ -82,18 +82,18 @@ def test_a_context_name_may_not_be(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["a.B", "B", "spark.jobserver.WordCountExample", "a.B$C", "a.Obj$", "übung.Job"]
 )
-def test_a_class_name_may_be(name: str) -> None:
+def test_valid_class_names_are_accepted(name: str) -> None:
     assert check_class_name(name) == name
 
 
 @pytest.mark.parametrize("name", ["", ".a", "a..b", "a.", "a b", "os;import", "a/b", "1a", "a\n"])
-def test_a_class_name_may_not_be(name: str) -> None:
+def test_invalid_class_names_are_refused(name: str) -> None:
     with pytest.raises(InvalidName):
         check_class_name(name)
 
 
 @pytest.mark.parametrize("prefix", ["", "../x", "a/b", ".x", "a\0"])
-def test_a_data_file_prefix_may_not_be(prefix: str) -> None:
+def test_invalid_data_file_prefixes_are_refused(prefix: str) -> None:
     with pytest.raises(InvalidName):
         check_data_prefix(prefix)
 

@@ -1,4 +1,4 @@
-"""What a callback says, to the letter of the contract."""
+"""The payload of a callback, exactly as in the contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backends by name, and servers of parts that were selected or given."""
+"""Backends selected by name, and servers built from selected or given parts."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_plugin_is_selected_by_its_name(install: Callable[[str, str, str], Non
         assert server.jobs().jobs == ()
 
 
-def test_given_parts_take_the_place_of_the_selected_ones(tmp_path: Path) -> None:
+def test_given_parts_replace_the_selected_ones(tmp_path: Path) -> None:
     metadata, blobs, fetcher = MemoryMetadataStore(), MemoryBlobStore(), MemoryFetcher()
     launcher = InlineLauncher({"w.Answer": lambda _job: 42})
     missing = {"backend": "not-installed"}
@@ -114,7 +114,7 @@ def test_given_parts_take_the_place_of_the_selected_ones(tmp_path: Path) -> None
         assert metadata.job(job.id) is not None
 
 
-def test_a_function_gets_the_callbacks_of_a_server_that_was_made_from_settings(tmp_path: Path) -> None:
+def test_a_function_receives_the_callbacks_of_a_server_created_from_settings(tmp_path: Path) -> None:
     received: list[Message] = []
     arrived = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Which receiver a URL leads to, and what may be shown of it."""
+"""Which receiver a URL belongs to, and which part of it may be displayed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that ended without a word, and the next one over the same stores."""
+"""A server that crashed, and its successor on the same stores."""
 
 from __future__ import annotations
 

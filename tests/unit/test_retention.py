@@ -265,7 +265,7 @@ def test_a_sweep_waits_for_uploads_and_holds_off_new_ones() -> None:
     assert order == ["upload", "sweep"]
 
 
-def test_an_upload_that_takes_long_holds_up_neither_the_sweep_nor_other_uploads() -> None:
+def test_a_slow_upload_delays_neither_the_sweep_nor_other_uploads() -> None:
     lock = SweepLock()
     inside, leave = threading.Event(), threading.Event()
 

@@ -151,7 +151,7 @@ def test_plain_refuses_values_that_json_cannot_represent(value: Any) -> None:
         plain(value)
 
 
-def test_infinity_survives_since_python_writes_it() -> None:
+def test_infinity_survives_because_python_writes_it() -> None:
     context = a_context(settings={"x": math.inf})
     assert json.loads(dumps(context))["settings"]["x"] == math.inf
 

@@ -400,7 +400,7 @@ def test_jobs_are_listed_newest_first_page_by_page(server: JobServer) -> None:
     assert rest.next is None
 
 
-def test_the_configuration_of_every_job_lies_below_its_own() -> None:
+def test_the_configuration_for_all_jobs_is_overridden_by_that_of_a_job() -> None:
     settings = Settings.from_mapping({"jobserver": {"jobs": {"default-config": {"value": {"a": 1, "b": 1}}}}})
     with a_server(settings=settings) as server:
         upload(server)
@@ -606,7 +606,7 @@ def test_a_data_file_cannot_leave_its_directory(server: JobServer, prefix: str) 
 # -- life ------------------------------------------------------------------------------------------
 
 
-def test_a_server_that_drains_takes_nothing_new_and_finishes_what_it_has(server: JobServer) -> None:
+def test_a_draining_server_refuses_new_work_and_finishes_its_jobs(server: JobServer) -> None:
     server.create_context("shared").result(WAIT)
     job = running(server, context="shared")
     assert server.begun_jobs == 1
@@ -628,7 +628,7 @@ def test_a_server_that_drains_takes_nothing_new_and_finishes_what_it_has(server:
     settled(lambda: server.begun_jobs == 0)
 
 
-def test_closing_ends_contexts_and_threads_and_removes_what_was_temporary() -> None:
+def test_closing_ends_contexts_and_threads_and_removes_temporary_files() -> None:
     before = threading.active_count()
     server = a_server().start()
     upload(server)
@@ -641,7 +641,7 @@ def test_closing_ends_contexts_and_threads_and_removes_what_was_temporary() -> N
     settled(lambda: threading.active_count() == before)
 
 
-def test_a_health_check_names_what_is_wrong() -> None:
+def test_a_health_check_names_the_failing_part() -> None:
     class Broken(MemoryMetadataStore):
         def check(self) -> None:
             raise errors.StorageError(message="disk full")

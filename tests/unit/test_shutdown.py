@@ -1,4 +1,4 @@
-"""What an orderly end of the server does to jobs and callers, and that nothing can hold it up."""
+"""How an orderly shutdown affects jobs and callers, and that nothing can delay it."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_jobs_of_a_context_that_is_deleted_while_the_server_drains_end_with_it(w
     assert waits.finished.result(0).failure is FailureKind.CONTEXT_LOST
 
 
-def test_a_context_that_dies_while_the_server_drains_takes_no_waiting_job_along(world: World) -> None:
+def test_waiting_jobs_survive_a_context_that_dies_while_the_server_drains(world: World) -> None:
     launcher = ScriptedLauncher()
     server = world.boot(launcher)
     server.create_context("shared")
@@ -153,7 +153,7 @@ def test_a_context_that_dies_while_the_server_drains_takes_no_waiting_job_along(
     assert server.job(waits.id).waiting
 
 
-def test_a_crash_takes_no_waiting_job_along(world: World) -> None:
+def test_waiting_jobs_survive_a_crash(world: World) -> None:
     first = world.boot()
     runs, waits = world.full(first)
     second = world.boot()  # the first one did not close
@@ -198,7 +198,7 @@ def close(server: JobServer) -> None:
         ("fetcher", "close", "the fetcher"),
     ],
 )
-def test_a_backend_that_hangs_does_not_hold_up_the_shutdown(
+def test_a_backend_that_hangs_does_not_delay_the_shutdown(
     hang: Hanging, caplog: pytest.LogCaptureFixture, port: str, method: str, what: str
 ) -> None:
     closed: list[str] = []

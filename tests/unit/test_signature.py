@@ -15,7 +15,7 @@ from jobserver_core.errors import InvalidSetting
 from jobserver_httpx import Signer
 
 
-def test_the_example_of_the_reference_libraries_is_signed_alike() -> None:
+def test_signatures_match_the_reference_libraries() -> None:
     signer = Signer("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     headers = signer.headers(
         delivery_id="msg_p5jXN8AQM9LWM0D4loKWxJek", timestamp=1614265330, body=b'{"test": 2432232314}'

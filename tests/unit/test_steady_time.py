@@ -1,4 +1,4 @@
-"""A wall clock that is set back changes neither the order of records nor durations nor waiting."""
+"""Setting the wall clock back does not affect the order of records, durations or timeouts."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_a_time_that_was_wrong_by_more_than_a_day_is_not_kept() -> None:
     assert steady.now() == clock.now()
 
 
-def test_time_goes_on_after_the_records_of_an_earlier_run() -> None:
+def test_time_continues_after_the_records_of_an_earlier_run() -> None:
     clock = ManualClock()
     steady = SteadyClock(clock)
     newest = clock.now() + timedelta(hours=1)

@@ -142,7 +142,7 @@ def test_nothing_follows_from_an_end_before_it_is_stored(scene: Scene) -> None:
     assert second.result(WAIT) == 1
 
 
-def test_progress_is_dropped_while_the_store_fails_and_goes_on_after(scene: Scene) -> None:
+def test_progress_is_dropped_while_the_store_fails_and_resumes_afterwards(scene: Scene) -> None:
     job = scene.submit()
     scene.listener.job_running(job.id)
     scene.metadata.fail(1)
@@ -178,7 +178,7 @@ def test_a_job_that_runs_is_stored_so_before_it_ends(scene: Scene) -> None:
     assert not job.done()
 
 
-def test_a_list_shows_what_runs_though_that_was_not_stored_yet(scene: Scene) -> None:
+def test_a_list_shows_running_jobs_before_that_state_is_stored(scene: Scene) -> None:
     job = scene.submit()
     scene.listener.job_running(job.id)
     (listed,) = scene.server.jobs(JobQuery(states=(JobState.RUNNING,))).jobs
@@ -253,7 +253,7 @@ def test_a_job_that_cannot_be_dispatched_stays_in_the_queue(scene: Scene) -> Non
     scene.until(lambda: handle.calls == [("submit", job.id)])
 
 
-def test_the_context_of_one_job_is_stopped_although_the_store_fails_after_the_job(scene: Scene) -> None:
+def test_an_ad_hoc_context_stops_even_if_the_store_fails_after_its_job(scene: Scene) -> None:
     job = scene.server.submit(a_request("w.Any"))
     listener, handle = scene.launcher.listeners[1], scene.launcher.handles[1]
     listener.context_ready(application_id=None, url=None)
@@ -427,7 +427,7 @@ def test_a_stop_during_an_outage_is_refused_and_can_be_repeated(scene: Scene) ->
     assert scene.handle.calls[0][0] == "stop"
 
 
-def test_a_job_that_does_not_end_takes_its_context_with_it_although_the_store_fails(scene: Scene) -> None:
+def test_a_job_that_does_not_end_ends_its_context_even_if_the_store_fails(scene: Scene) -> None:
     job = scene.submit()
     scene.server.kill_job(job.id, force=True)
     scene.metadata.fail()
@@ -435,7 +435,7 @@ def test_a_job_that_does_not_end_takes_its_context_with_it_although_the_store_fa
     assert ("kill", None) in scene.handle.calls
 
 
-def test_a_reset_stops_every_context_although_the_store_fails_on_the_way(scene: Scene) -> None:
+def test_a_reset_stops_every_context_even_if_the_store_fails_meanwhile(scene: Scene) -> None:
     scene.server.create_context("other")
     scene.launcher.listeners[1].context_ready(application_id=None, url=None)
     scene.metadata.fail(3)
@@ -536,7 +536,7 @@ def test_later_changes_line_up_without_trying_the_store() -> None:
     assert line.done == ["a", "b", "c", "d"]
 
 
-def test_a_change_that_fails_otherwise_is_raised_and_does_not_hold_up_the_next() -> None:
+def test_a_change_that_fails_for_another_reason_raises_and_does_not_block_the_next() -> None:
     line = Line()
 
     def mistaken() -> None:

@@ -191,7 +191,7 @@ def test_a_job_that_the_disk_does_not_take_is_refused_and_killed(scene: Scene) -
     assert scene.server.job(job_id).kill_requested
 
 
-def test_a_server_that_closes_notifies_those_who_wait_for_the_disk(scene: Scene) -> None:
+def test_closing_the_server_notifies_callers_that_wait_for_the_disk(scene: Scene) -> None:
     job = scene.submit()
     scene.stop_syncs()
     scene.finish(job)

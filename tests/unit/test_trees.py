@@ -40,7 +40,7 @@ def test_lists_are_replaced_as_a_whole() -> None:
     assert merged({"cp": ["a", "b"]}, {"cp": ["c"]}) == {"cp": ["c"]}
 
 
-def test_overlaying_merges_objects_and_takes_keys_as_they_are() -> None:
+def test_overlaying_merges_objects_and_keeps_keys_literal() -> None:
     below = {"a": {"x": 1, "y": [1]}, "b": 1}
     assert overlaid(below, {"a": {"y": [2]}, "b": {"c": 2}, "q.r": 3}) == {
         "a": {"x": 1, "y": [2]},

@@ -9,7 +9,7 @@ from jobserver_core.errors import ResultTimeout
 from jobserver_core.running.waiting import Promise, Waiter, all_done
 
 
-def test_a_kept_promise_can_be_taken_any_number_of_times() -> None:
+def test_the_value_of_a_promise_can_be_read_any_number_of_times() -> None:
     promise: Promise[int] = Promise("a number")
     promise.keep(1)
     promise.keep(2)
@@ -19,7 +19,7 @@ def test_a_kept_promise_can_be_taken_any_number_of_times() -> None:
     assert promise.waiter.done()
 
 
-def test_waiting_too_long_says_what_for_and_can_be_repeated() -> None:
+def test_a_wait_that_times_out_names_its_target_and_can_be_repeated() -> None:
     promise: Promise[int] = Promise("job 7")
     with pytest.raises(ResultTimeout, match=r"job 7 not done after 0\.01 s"):
         promise.waiter.result(0.01)

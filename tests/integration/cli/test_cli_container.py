@@ -79,7 +79,7 @@ def run(namespace: list[str], body: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_processes_whose_parent_has_gone_leave_no_zombie(namespace: list[str]) -> None:
+def test_processes_whose_parent_has_exited_leave_no_zombies(namespace: list[str]) -> None:
     done = run(
         namespace,
         """

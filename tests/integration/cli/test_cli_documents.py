@@ -1,4 +1,4 @@
-"""README and tutorial: what they print to be typed is typed here, and what they promise is compared."""
+"""README and tutorial: runs their commands and compares the output with the documented one."""
 
 from __future__ import annotations
 

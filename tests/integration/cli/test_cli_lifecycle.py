@@ -1,4 +1,4 @@
-"""Many contexts at once, and the end of a server whose JVMs hang, on real Spark."""
+"""Many contexts at once, and the shutdown of a server whose JVMs hang, on real Spark."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_many_jobs_with_contexts_of_their_own_at_once_all_finish(client: httpx.C
     assert results == [{"a": 2, "b": 1}] * 6
 
 
-def test_hosts_and_jvms_that_hang_do_not_hold_up_the_shutdown(
+def test_hosts_and_jvms_that_hang_do_not_delay_the_shutdown(
     server: Serving, client: httpx.Client, tmp_path: Path
 ) -> None:
     assert client.post("/contexts/hung").status_code == 200

@@ -1,4 +1,4 @@
-"""``jobserver serve``: from its first line to its exit code."""
+"""``jobserver serve``: from the first line of output to the exit code."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_the_commands_work_against_the_server_of_another_process(
     assert jobserver("submit", "words.Fail", "--cp", "words", "--sync", "--server", url).returncode == 1
 
 
-def test_ctrl_c_while_following_leaves_the_job_alone_and_ends_with_130(
+def test_ctrl_c_while_following_leaves_the_job_running_and_exits_with_130(
     serve: Callable[..., Any], environment: dict[str, str], tmp_path: Path
 ) -> None:
     url = uploaded(serve().url, tmp_path)

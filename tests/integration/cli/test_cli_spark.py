@@ -1,4 +1,4 @@
-"""The main job, and the way of a wheel through ``jobserver serve``, on real Spark."""
+"""The main job, and a wheel from upload to result with ``jobserver serve``, on real Spark."""
 
 from __future__ import annotations
 

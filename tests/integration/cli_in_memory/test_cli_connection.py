@@ -1,4 +1,4 @@
-"""Reaching a server, and being let in."""
+"""Connecting to a server, and logging in."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def test_create_with_json_prints_the_report_of_the_contract(client: CommandLine)
     assert client("context", "create", "etl", "--json").json["state"] == "RUNNING"
 
 
-def test_a_context_that_fails_to_start_ends_with_4_and_the_reason(client: CommandLine) -> None:
+def test_a_context_that_fails_to_start_exits_with_4_and_the_reason(client: CommandLine) -> None:
     done = client("context", "create", "etl", "-s", "inline.fail=no JVM")
     assert done.code == 4
     assert "CONTEXT INIT ERROR: no JVM" in done.err

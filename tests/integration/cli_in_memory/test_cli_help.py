@@ -82,7 +82,7 @@ def test_the_reference_says_what_the_commands_say(name: str, made: Any) -> None:
 
 
 @pytest.mark.parametrize(("path", "command"), [pytest.param(*one, id=" ".join(one[0])) for one in commands()])
-def test_the_help_of_every_command_shows_all_that_it_takes(
+def test_the_help_of_every_command_shows_all_its_options(
     jobserver: CommandLine, path: tuple[str, ...], command: Any
 ) -> None:
     jobserver.environment.setenv("COLUMNS", "200")

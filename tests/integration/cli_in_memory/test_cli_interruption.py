@@ -1,4 +1,4 @@
-"""Ctrl-C: at once, at the right place, and not where it does harm."""
+"""Ctrl-C interrupts at once, but never where it would do harm."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ def test_a_signal_that_is_kept_comes_when_the_block_is_done(number: signal.Signa
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_during_what_must_be_done_is_ignored(number: signal.Signals) -> None:
+def test_a_signal_during_critical_work_is_ignored(number: signal.Signals) -> None:
     with signals_ignored():
         ctrl_c(number)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_sigterm_can_do_what_ctrl_c_does_and_is_itself_again_afterwards() -> None:
+def test_sigterm_can_act_like_ctrl_c_and_is_restored_afterwards() -> None:
     before = signal.getsignal(signal.SIGTERM)
 
     def work() -> None:
@@ -95,7 +95,7 @@ def test_sigterm_can_do_what_ctrl_c_does_and_is_itself_again_afterwards() -> Non
 
 @pytest.mark.usefixtures("client")
 @pytest.mark.parametrize("way", ["--sync", "--follow"])
-def test_ctrl_c_in_a_wait_says_which_job_goes_on_and_how_to_get_its_result(
+def test_ctrl_c_in_a_wait_names_the_running_job_and_how_to_get_its_result(
     server: JobServer, way: str
 ) -> None:
     command = ["submit", "words.Sleep", "--cp", "words", "-c", "warm", way]

@@ -1,4 +1,4 @@
-"""Local files in ``--cp``: uploaded once under a name made of their content."""
+"""Local files in ``--cp``: uploaded once under a content-based name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def name_of(file: Path, stem: str) -> str:
     return f"{stem}-{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
 
 
-def test_a_local_wheel_is_uploaded_under_a_name_made_of_its_content_and_used(
+def test_a_local_wheel_is_uploaded_under_a_content_based_name_and_used(
     client: CommandLine, server: JobServer, tmp_path: Path
 ) -> None:
     file = wheel(tmp_path)
@@ -63,7 +63,7 @@ def test_a_file_of_the_working_directory_is_found_by_its_name_alone_unless_a_bin
 
 
 @pytest.mark.parametrize("file_name", ["größe 数, 1.whl", "-rf.whl", "..whl", "x" * 250 + ".whl"])
-def test_any_name_of_a_file_becomes_one_that_a_binary_may_have(
+def test_any_file_name_becomes_a_valid_binary_name(
     client: CommandLine, server: JobServer, tmp_path: Path, file_name: str
 ) -> None:
     file = wheel(tmp_path).rename(tmp_path / file_name)

@@ -1,4 +1,4 @@
-"""Naming jobs briefly, and times relatively."""
+"""Short names for jobs, and relative times."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_time_is_local_unless_it_says_otherwise() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "soon", "30", "-", "1e999 d", "99999999999999 d", "2026-13-01"])
-def test_what_is_neither_is_refused(text: str) -> None:
+def test_text_that_is_neither_a_time_nor_a_duration_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="expected a time such as"):
         moment(text)
 

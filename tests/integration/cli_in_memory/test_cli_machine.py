@@ -103,7 +103,7 @@ def test_doctor_looks_for_java_and_pyspark_only_where_the_launcher_needs_them(tm
     assert {"Java", "PySpark"} <= set(found(settings(tmp_path, jobserver__launcher__backend="pyspark")))
 
 
-def test_without_a_java_the_advice_says_what_to_install(
+def test_without_java_the_advice_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Results on stdout: the bytes as they are, in full or with a failure, and safe on a terminal."""
+"""Results on stdout: unchanged bytes, either complete or with a failure, and safe on a terminal."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_running_job_has_no_result_yet(client: CommandLine, server: JobServer)
     assert f"jobserver result {job_id} --wait" in done.err
 
 
-def test_a_job_without_a_result_ends_with_1_and_the_reason(client: CommandLine, server: JobServer) -> None:
+def test_a_job_without_a_result_exits_with_1_and_the_reason(client: CommandLine, server: JobServer) -> None:
     done = client("result", submitted(client, server, "Fail"))
     assert (done.code, done.out) == (1, "")
     assert "ERROR: ValueError: no such table: birds" in done.err

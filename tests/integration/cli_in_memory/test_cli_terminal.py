@@ -1,4 +1,4 @@
-"""What is shown: safely, within the terminal's width, and in the right place."""
+"""Output is safe, fits the width of the terminal, and goes to the right stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blobs on file systems of fsspec's that stand for object stores and others, with their habits."""
+"""Blobs on fsspec file systems that imitate the habits of object stores and others."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_directories_are_created_on_file_systems_that_have_them(
         assert file.read() == b"content"
 
 
-def test_a_file_system_whose_move_does_not_replace_takes_the_same_content_again(
+def test_the_same_content_can_be_stored_again_if_moves_do_not_replace(
     blobs: FsspecBlobStore, habits: dict[str, Any]
 ) -> None:
     habits["keeps"] = True
@@ -166,7 +166,7 @@ def test_entries_without_a_time_never_count_as_old(blobs: FsspecBlobStore, habit
 
 
 @pytest.mark.parametrize("place", ["open", "mv", "info"])
-def test_what_a_driver_raises_is_a_storage_error_without_secrets(
+def test_driver_exceptions_become_storage_errors_without_secrets(
     habits: dict[str, Any], tmp_path: Path, place: str
 ) -> None:
     store = FsspecBlobStore(
@@ -191,7 +191,7 @@ def test_an_object_that_was_damaged_is_not_given_out(blobs: FsspecBlobStore, tmp
     assert list((tmp_path / "elsewhere").glob("*/*")) == []
 
 
-def test_a_read_only_copy_is_made_once_while_there_is_room(
+def test_a_read_only_copy_is_created_once_while_there_is_room(
     blobs: FsspecBlobStore, habits: dict[str, Any]
 ) -> None:
     digest = blobs.put([b"content"]).digest

@@ -112,7 +112,7 @@ def cut_after(*counts: int) -> dict[str, Any]:
     return {"dtp_handler": Cutting, "use_sendfile": False}
 
 
-def test_a_cut_transfer_goes_on_where_it_stopped(tmp_path: Path, fetcher: FsspecFetcher) -> None:
+def test_an_interrupted_transfer_resumes_where_it_stopped(tmp_path: Path, fetcher: FsspecFetcher) -> None:
     server = FtpServer(tmp_path, "x", **cut_after(100_000, 50_000))
     try:
         assert fetched(fetcher, published(server, "x.jar")) == CONTENT

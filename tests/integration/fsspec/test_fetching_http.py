@@ -69,7 +69,7 @@ def test_unchanged_content_is_not_downloaded_again_after_a_restart(
     assert server.bodies == ["/x.jar"]
 
 
-def test_a_file_that_was_young_when_it_was_sent_is_not_taken_for_unchanged_by_its_time(
+def test_a_recent_modification_time_does_not_prove_a_file_unchanged(
     server: HttpServer, fetcher: FsspecFetcher
 ) -> None:
     now = time.time()
@@ -262,7 +262,7 @@ def test_waiting_for_another_fetch_respects_the_time_limit(
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("validator", [{"etag": True}, {"etag": False, "modified": OLD}])
-def test_a_cut_download_goes_on_where_it_stopped(
+def test_an_interrupted_download_resumes_where_it_stopped(
     server: HttpServer, fetcher: FsspecFetcher, validator: dict[str, float], chunked: bool
 ) -> None:
     route = Route(content=CONTENT, cut=[100_000, 50_000], chunked=chunked, **validator)
@@ -380,7 +380,7 @@ def test_a_password_is_sent_to_its_own_server_only(
 # -- hosts -----------------------------------------------------------------------------------------
 
 
-def test_a_name_is_judged_by_the_address_that_it_has(server: HttpServer, make_fetcher: MakeFetcher) -> None:
+def test_a_name_is_checked_by_its_resolved_address(server: HttpServer, make_fetcher: MakeFetcher) -> None:
     server.routes["/x.jar"] = Route(content=CONTENT)
     uri = f"http://localhost:{server.port}/x.jar"
     allowed = make_fetcher(policy=AddressPolicy(allowed_networks=["127.0.0.0/8", "::1/128"]))

@@ -599,7 +599,7 @@ def test_a_file_that_everyone_may_replace_is_refused(tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
 
 
-def test_a_file_that_others_may_write_since_the_start_changes_nothing(
+def test_a_file_that_becomes_writable_for_others_is_not_reloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(credential_files, "CHECK_INTERVAL", 0.0)
@@ -638,7 +638,7 @@ def test_an_authenticator_that_is_not_installed_is_named() -> None:
         authenticator_from_settings(Settings(auth=AuthSettings(backend="kerberos")))
 
 
-def test_lines_for_the_files_are_made_on_the_command_line(
+def test_credential_lines_are_generated_on_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("s3cret\n"))
@@ -654,7 +654,7 @@ def test_lines_for_the_files_are_made_on_the_command_line(
 
 
 @pytest.mark.parametrize("arguments", [["a:b", "jobs"], ["alice", "root"]])
-def test_the_command_refuses_what_the_file_would_not_take(arguments: list[str]) -> None:
+def test_the_command_refuses_values_that_the_file_would_reject(arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         credential_files.main(arguments)
 
@@ -699,7 +699,7 @@ def test_a_local_server_answers_to_addresses_and_localhost(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["evil.example:8090", "localhost.evil.example", "127.0.0.1.evil.example"])
-def test_a_local_server_does_not_answer_to_a_name_that_a_stranger_controls(host: str) -> None:
+def test_a_local_server_rejects_requests_for_foreign_host_names(host: str) -> None:
     with pytest.raises(Rejected, match="allow-unauthenticated"):
         BrowserGuard(local_only=True).check("GET", headers(host=host))
 
@@ -714,7 +714,7 @@ def test_without_proxy_users_names_stay_unchanged() -> None:
     assert names.settings({"spark": {"proxy": {"user": "bob"}}}) == {"spark": {"proxy": {"user": "bob"}}}
 
 
-def test_names_get_a_prefix_that_is_taken_off_again() -> None:
+def test_names_get_a_prefix_that_is_removed_again() -> None:
     names = Namespace("alice")
     assert names.stored("etl") == names.new("etl") == "alice~etl"
     assert names.shown("alice~etl") == "etl"

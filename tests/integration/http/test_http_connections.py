@@ -1,4 +1,4 @@
-"""Connections over real sockets: how long they may be quiet, how many there may be, and no descriptors."""
+"""Connections over real sockets: idle timeouts, limits, and running out of descriptors."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_client_that_does_not_read_is_disconnected(
     assert lost.wait(WAIT), "a client that does not read holds its connection"
 
 
-def test_at_the_limit_the_connection_that_was_quiet_for_longest_makes_room(start: Start, peers: Any) -> None:
+def test_at_the_limit_the_longest_idle_connection_is_closed(start: Start, peers: Any) -> None:
     site = start({"http": {"max-connections": 3}})
     site.client.close()
     one, two, three = peers(site), peers(site), peers(site)
@@ -215,7 +215,9 @@ def test_clients_behind_a_trusted_proxy_are_distinguished(
     assert any("203.0.113.7 GET /jobs" in record.getMessage() for record in caplog.records)
 
 
-def test_a_header_of_a_stranger_names_no_client(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+def test_forwarded_headers_from_untrusted_peers_are_ignored(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level("INFO", logger="jobserver_http.access"):
         site.client.get("/jobs", headers={"X-Forwarded-For": "203.0.113.9"})
         site.client.get("/jobs")

@@ -384,7 +384,7 @@ def test_the_newer_parameters_stand_in_the_query_or_in_the_body(site: Site) -> N
         assert answer.json().get("result") == 7, answer.text
 
 
-def test_an_app_name_goes_before_what_the_body_calls_cp(site: Site) -> None:
+def test_app_name_takes_precedence_over_cp_in_the_body(site: Site) -> None:
     answer = site.submit("w.Echo", "value = 7, cp = unknown, mainClass = nothing", sync="true")
     assert answer.json()["result"] == 7
 
@@ -536,7 +536,7 @@ def test_a_setting_that_prevents_every_start_is_refused_before_creation(start: S
     assert site.server.contexts(ContextQuery()) == []
 
 
-def test_a_synchronous_wait_that_runs_out_says_so_and_the_job_goes_on(site: Site) -> None:
+def test_a_synchronous_wait_that_times_out_says_so_and_the_job_continues(site: Site) -> None:
     answer = site.submit("w.Sleep", sync="true", timeout=0)
     error(answer, 500, "Request timed out. Try using the /jobs/<jobID>, /jobs APIs to get status/results")
     (job,) = site.client.get("/jobs").json()
@@ -786,7 +786,7 @@ def test_unknown_paths_are_404_and_wrong_methods_list_the_allowed_ones(site: Sit
     assert site.client.options("/jobs").headers["allow"] == "GET, HEAD, OPTIONS, POST"
 
 
-def test_head_says_what_get_would(site: Site) -> None:
+def test_head_returns_the_headers_of_get(site: Site) -> None:
     job_id = site.submit("w.Echo", "value = 1", sync="true").json()["jobId"]
     for path in ("/binaries", f"/jobs/{job_id}", f"/jobs/{job_id}/config", f"/jobs/{job_id}/logs"):
         head, get = site.client.head(path), site.client.get(path)

@@ -1,4 +1,4 @@
-"""Events and logs, as they happen."""
+"""Events and logs in real time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile bytes on the wire: never a 5xx, never a traceback, nothing left behind, and still alive after."""
+"""Hostile bytes on the wire: no 5xx, no traceback, no leftovers, and the server survives."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ def test_bombs_in_configurations_are_answered_quickly_without_failing(watched: S
 
 
 @pytest.mark.slow
-def test_many_expensive_configurations_at_once_do_not_hold_up_other_calls(start: Start) -> None:
+def test_many_expensive_configurations_at_once_do_not_delay_other_calls(start: Start) -> None:
     site = start()
     expensive = b"\n".join(b"a%d=[]\na%d+=${?z}" % (n, n) for n in range(30_000))
     path = "/jobs?appName=words&classPath=w.Echo&sync=true"

@@ -254,7 +254,7 @@ def test_a_foreign_host_name_that_resolves_to_this_server_reads_nothing(site: Si
     assert site.client.get("/jobs", headers={"Host": "localhost:1"}).status_code == 200
 
 
-def test_a_server_with_log_ins_may_be_called_by_any_name(guarded: Site) -> None:
+def test_a_server_with_authentication_accepts_any_host_name(guarded: Site) -> None:
     assert guarded.client.get("/jobs", headers={"Host": "jobs.example.org"}).status_code == 200
 
 

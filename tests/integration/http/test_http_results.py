@@ -1,4 +1,4 @@
-"""Results alone: the stored bytes, with their length and what they are."""
+"""Results alone: the stored bytes, with their length and type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server's life: binding safely, draining on a signal, hurrying on a second one, TLS."""
+"""Running the server: binding safely, draining on a signal, stopping faster on a second one, TLS."""
 
 from __future__ import annotations
 

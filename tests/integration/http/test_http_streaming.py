@@ -80,7 +80,7 @@ def test_a_large_upload_arrives_whole_and_in_pieces(start: Start, tmp_path: Path
     assert site.server.binary("large").size == len(buffer.getvalue())
 
 
-def test_a_large_data_file_takes_little_memory(site: Site) -> None:
+def test_a_large_data_file_uses_little_memory(site: Site) -> None:
     piece = os.urandom(MIB)
     peak, done = [resident()], threading.Event()
     before = peak[0]
@@ -134,7 +134,7 @@ def test_curls_expectation_is_answered_before_the_body_is_sent(start: Start) -> 
 
 
 @pytest.mark.parametrize("path", ["/binaries/b", "/data/d"])
-def test_a_connection_that_is_cut_half_way_leaves_nothing(site: Site, path: str) -> None:
+def test_a_connection_cut_half_way_leaves_nothing(site: Site, path: str) -> None:
     with connected(site) as connection:
         connection.sendall(
             f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/python-wheel\r\n"

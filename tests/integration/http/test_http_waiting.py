@@ -1,4 +1,4 @@
-"""Waiting clients: no thread for any of them, and nothing lost when they leave."""
+"""Waiting clients: they use no threads, and nothing is lost when they disconnect."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_two_hundred_clients_that_wait_cost_no_threads(start: Start) -> None:
     assert most - before < 50, f"{most - before} threads more for {CLIENTS} clients"
 
 
-def test_a_client_that_leaves_does_not_end_its_job(site: Site) -> None:
+def test_a_client_that_disconnects_does_not_end_its_job(site: Site) -> None:
     url = httpx.URL(site.url)
     with socket.create_connection((url.host, url.port or 80)) as connection:
         connection.sendall(

@@ -135,7 +135,7 @@ def ends_with_an_error(call: Future[httpx.Response]) -> None:
     assert f"in {STALL:g} s" in body["result"]["message"], body
 
 
-def test_a_client_that_leaves_ends_its_fetch(begin: Callable[..., Site]) -> None:
+def test_a_client_that_disconnects_cancels_its_fetch(begin: Callable[..., Site]) -> None:
     with silent() as (base, connections):
         site = begin(lambda name, port: ["127.0.0.1"], **{"stall-timeout": "60 s"})
         with socket.create_connection(("127.0.0.1", int(site.url.rpartition(":")[2]))) as client:

@@ -1,4 +1,4 @@
-"""The soak of callbacks in small: a real server process, bad receivers, and a kill -9 on the way."""
+"""A small callback soak test: a real server process, bad receivers, and a SIGKILL in between."""
 
 from __future__ import annotations
 

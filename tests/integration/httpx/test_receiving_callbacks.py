@@ -1,4 +1,4 @@
-"""The page on receiving callbacks is right: its receiver takes what this server sends."""
+"""The page on receiving callbacks is correct: its receiver accepts the callbacks of this server."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def send(page: dict[str, Any], *, secret: str | None = None, age: int = 0, resul
     return transport.send(message, timeout=5)
 
 
-def test_a_signed_callback_is_taken(page: dict[str, Any]) -> None:
+def test_a_signed_callback_is_accepted(page: dict[str, Any]) -> None:
     assert send(page).accepted
     assert page["outcomes"] == {"job-1": 42}
 
 
-def test_a_repeat_is_taken_and_dropped(page: dict[str, Any]) -> None:
+def test_a_duplicate_is_accepted_and_ignored(page: dict[str, Any]) -> None:
     assert send(page, result=1).accepted
     assert send(page, result=2).accepted
     assert page["outcomes"] == {"job-1": 1}

@@ -1,4 +1,4 @@
-"""A server with real Spark over HTTP, and what its clients send."""
+"""A server with real Spark over HTTP, and the requests of its clients."""
 
 from __future__ import annotations
 

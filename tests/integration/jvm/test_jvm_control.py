@@ -84,7 +84,7 @@ def test_killing_a_job_stops_its_structured_stream(caller: Caller, context: str)
 
 
 @pytest.mark.parametrize("kind", ["stream", "pool", "process", "orphan"])
-def test_killing_a_job_ends_what_it_has_started(
+def test_killing_a_job_ends_everything_it_has_started(
     caller: Caller, context: str, tmp_path: Path, kind: str
 ) -> None:
     for turn in range(2):

@@ -1,4 +1,4 @@
-"""Which jar a class comes from: the context's, the job's, or a copy that a job's jar brings along.
+"""Which jar a class comes from: the context's, the job's, or a copy in the job's jar.
 
 With either serializer and either isolation, on a local master and on a cluster.
 """
@@ -107,7 +107,7 @@ def test_a_job_finds_its_code_and_files_through_its_threads_loader(bench: Any, t
     assert bench.value("loading.Lookup", thin_jar) == [["Parcel", "of the jar", "hello"]] * 2
 
 
-def test_a_driver_of_a_database_may_lie_in_a_jar_of_the_context(bench: Any, thin_jar: Path) -> None:
+def test_a_jar_of_the_context_may_contain_a_database_driver(bench: Any, thin_jar: Path) -> None:
     assert bench.value("loading.Drivers", thin_jar) == 7
 
 

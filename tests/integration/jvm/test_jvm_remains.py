@@ -1,4 +1,4 @@
-"""What a job has started: ended by a kill, streams by every end. A job whose work goes on is not KILLED."""
+"""A kill ends everything a job started; any outcome ends its streams. A busy job is not KILLED."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_kill_leaves_what_other_jobs_have_started(
     assert {job.outcome().status for job in jobs} == {"killed"}
 
 
-def test_a_job_is_not_killed_while_a_thread_of_it_goes_on(
+def test_a_job_is_not_killed_while_one_of_its_threads_is_running(
     bench: Any, spark: Any, jar: Path, shapes_jar: Path, written: Path
 ) -> None:
     job = started(bench, jar, "deaf thread", written)

@@ -1,4 +1,4 @@
-"""Results of any size pass in bounded memory: from the JVM through host and server to the client."""
+"""Results of any size use bounded memory, from the JVM through host and server to the client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs that need nothing but Spark on their class path; their results, output and ends."""
+"""Jobs that need only Spark on their class path: their results, output and outcomes."""
 
 from __future__ import annotations
 

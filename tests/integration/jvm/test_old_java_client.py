@@ -1,4 +1,4 @@
-"""The Java client of spark-job-server's users, from Maven Central as it is, against ``jobserver serve``."""
+"""The unmodified Java client for spark-job-server from Maven Central, against ``jobserver serve``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of conversions in the documentation is what happens, in both languages, on Spark."""
+"""The documented conversion table is correct, in both languages, on Spark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real contexts for the launcher's tests, shared where a test leaves them as they were."""
+"""Real contexts for the launcher's tests, shared by tests that leave them unchanged."""
 
 from __future__ import annotations
 

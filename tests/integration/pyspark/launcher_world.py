@@ -1,4 +1,4 @@
-"""What the launcher's tests start contexts and run jobs with."""
+"""Starts contexts and runs jobs for the tests of the launcher."""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ def test_nothing_is_written_outside_the_directories_of_a_context(start: Start, t
     assert not list(Path("/tmp").glob(f"*{context.spec.id}*"))
 
 
-def test_a_launcher_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_launcher_names_missing_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from jobserver_core.errors import LaunchError
     from jobserver_pyspark.installation import java
 

@@ -110,7 +110,7 @@ def test_a_job_that_ends_the_application_ends_the_context_quietly(
     _assert_all_gone(context)
 
 
-def test_the_death_of_workers_and_daemons_leaves_the_context_well(start: Start) -> None:
+def test_the_death_of_workers_and_daemons_does_not_harm_the_context(start: Start) -> None:
     context = start().wait_ready()
     config = {"input": {"string": "a b a"}}
     assert context.run("work.WordCount", config).value == {"a": 2, "b": 1}
@@ -176,7 +176,7 @@ def _kill_server(server: subprocess.Popen[str]) -> None:
         stream.close()
 
 
-def test_a_server_killed_with_minus_nine_takes_its_contexts_along(tmp_path: Path, code: JobCode) -> None:
+def test_killing_the_server_with_sigkill_ends_its_contexts(tmp_path: Path, code: JobCode) -> None:
     server, context_id, work_dir = _server(tmp_path, code)
     assert _carrying(context_id)
     _kill_server(server)

@@ -147,7 +147,7 @@ def test_a_streaming_query_of_another_session_ends_with_its_job(context: Context
 
 
 @pytest.mark.parametrize("then", ["wait", "stop", "leave"])
-def test_a_streaming_context_that_a_job_makes_ends_with_it(
+def test_a_streaming_context_created_by_a_job_ends_with_it(
     context: Context, tmp_path: Path, then: str
 ) -> None:
     for turn in range(2):  # the JVM has room for one

@@ -1,4 +1,4 @@
-"""Python jobs in processes that have served other jobs: they are as fast as that, and do not notice."""
+"""Python jobs in reused processes: they start fast and do not notice earlier jobs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_process_runs_the_next_job_with_freshly_imported_modules(context: Cont
     assert {each["count"] for each in found} == {1}
 
 
-def test_a_job_sees_nothing_of_what_another_one_left_in_spark_and_its_process(context: Context) -> None:
+def test_a_job_sees_no_leftovers_of_another_job_in_spark_or_its_process(context: Context) -> None:
     before = _look(context)
     leaking = {context.run("reuse.Leak").value for _ in range(3)}
     wait_until(lambda: _look(context)["pid"] in leaking)

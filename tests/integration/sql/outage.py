@@ -1,4 +1,4 @@
-"""A job server over a real database, kept busy while the database is out of order."""
+"""A job server on a real database, under load while the database is unavailable."""
 
 from __future__ import annotations
 

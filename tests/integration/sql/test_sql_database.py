@@ -1,4 +1,4 @@
-"""Databases that are wrong, gone, locked or elsewhere: one clear error, no secret in it, nothing left."""
+"""Invalid, missing, locked or remote databases: one clear error, without secrets or leftovers."""
 
 import os
 import shutil
@@ -194,7 +194,7 @@ def test_a_deleted_or_replaced_database_refuses_writes_and_says_why(
             assert str(path) in str(caught.value)
 
 
-def test_a_commit_whose_log_is_gone_is_not_called_a_success(tmp_path: Path) -> None:
+def test_a_commit_fails_when_its_log_was_deleted(tmp_path: Path) -> None:
     path = tmp_path / "metadata.db"
     with closing(SqlMetadataStore(f"sqlite:///{path}")) as store:
         store.add_binary(a_binary())
@@ -327,7 +327,7 @@ def test_a_server_that_does_not_answer_is_a_storage_error_without_the_password()
 
 
 @pytest.mark.postgresql
-def test_connections_that_the_server_dropped_are_made_again(
+def test_connections_dropped_by_the_server_are_reopened(
     postgresql_server: PostgresqlServer, postgresql_url: str
 ) -> None:
     with closing(SqlMetadataStore(postgresql_url)) as store:

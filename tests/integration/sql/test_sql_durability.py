@@ -1,4 +1,4 @@
-"""What a call of the store has done stays done, however the process ends."""
+"""Completed calls of the store are durable, even if the process is killed."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A list costs what it shows, however many records there are: counted, not timed."""
+"""The cost of a list depends only on its length, not on the number of records: counted, not timed."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -130,7 +130,7 @@ CALLS: dict[str, Callable[[SqlMetadataStore], Any]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_call_takes_as_many_steps_among_many_records_as_among_few(
+def test_the_cost_of_a_call_does_not_grow_with_the_number_of_records(
     stores: list[SqlMetadataStore], name: str
 ) -> None:
     few, many = (steps(store, CALLS[name]) for store in stores)

@@ -1,4 +1,4 @@
-"""The schema: made at start, upgraded, never touched when it is newer, by one server at a time."""
+"""The schema: created at start, upgraded by one server at a time, unchanged if it is newer."""
 
 import subprocess
 import sys
@@ -119,7 +119,7 @@ def test_a_store_whose_database_was_upgraded_under_it_fails_its_check(url: str) 
             store.check()
 
 
-def test_a_migration_that_fails_leaves_the_database_as_it_was(url: str) -> None:
+def test_a_failed_migration_leaves_the_database_unchanged(url: str) -> None:
     with raw(url) as connection:
         connection.execute(text("CREATE TABLE deliveries (somebody TEXT)"))
     with pytest.raises(StorageError, match="deliveries"):

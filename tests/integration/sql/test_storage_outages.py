@@ -1,4 +1,4 @@
-"""Real databases that fail under a busy server: nothing accepted is lost, nothing refused is left."""
+"""Real databases that fail under load: accepted work is never lost, and refused work leaves nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which class and class path a submit asks for."""
+"""The class and class path that a submit selects."""
 
 from __future__ import annotations
 

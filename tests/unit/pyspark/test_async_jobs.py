@@ -1,4 +1,4 @@
-"""What asynchronous methods of jobs give."""
+"""The results of asynchronous job methods."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_closing_the_iterator_closes_the_asynchronous_generator() -> None:
     assert list(awaited(numbers(closed)))[-1] == 1998
 
 
-def test_a_coroutine_may_give_an_asynchronous_generator_of_bytes() -> None:
+def test_a_coroutine_may_return_an_asynchronous_generator_of_bytes() -> None:
     async def stream() -> Any:
         async def pieces() -> AsyncIterator[bytes]:
             yield b"a"

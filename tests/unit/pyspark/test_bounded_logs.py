@@ -15,7 +15,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "logs" / "job.log"
 
 
-def test_what_fits_is_kept_as_it_is(path: Path) -> None:
+def test_a_short_log_is_kept_unchanged(path: Path) -> None:
     log = BoundedLog(path, 4096)
     log.write(b"one\n")
     log.write(b"two\n")
@@ -31,7 +31,7 @@ def test_a_log_is_appended_to(path: Path) -> None:
     assert path.read_bytes() == b"one\ntwo\n"
 
 
-def test_a_full_log_keeps_its_end_and_says_what_it_dropped(path: Path) -> None:
+def test_a_full_log_keeps_its_end_and_says_how_much_it_dropped(path: Path) -> None:
     log = BoundedLog(path, 4096)
     written = 0
     for number in range(1000):
@@ -96,7 +96,7 @@ def test_a_pump_carries_everything_that_processes_print() -> None:
         assert b"".join(target) == b"".join(b"%d %d\n" % (number, i) for i in range(1, 2001))
 
 
-def test_a_pump_lets_go_of_a_pipe_that_a_stranger_holds() -> None:
+def test_a_pump_releases_a_pipe_that_another_process_holds() -> None:
     pump = OutputPump()
     reader, writer = os.pipe()
     collected: list[bytes] = []

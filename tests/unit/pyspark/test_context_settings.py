@@ -173,7 +173,7 @@ def test_the_isolation_of_jvm_code_versions_can_be_chosen(isolation: str | None)
     assert read({"jvm": {"isolation": isolation}}).jvm_isolation == isolation
 
 
-def test_another_way_to_keep_versions_apart_is_refused() -> None:
+def test_an_unknown_isolation_of_versions_is_refused() -> None:
     with pytest.raises(InvalidSetting, match="takes session or shared, got 'magic'"):
         read({"jvm.isolation": "magic"})
 
@@ -210,7 +210,7 @@ def test_values_that_can_never_work_are_refused_by_name(settings: dict[str, Any]
     assert caught.value.key == key
 
 
-def test_values_that_spark_takes_are_let_through() -> None:
+def test_values_that_spark_accepts_are_passed_through() -> None:
     settings = {
         "spark.driver.memory": "300m",
         "spark.testing.reservedMemory": "1m",

@@ -81,7 +81,7 @@ def test_a_connection_without_the_secret_is_closed(connections: Connections) -> 
 
 
 @pytest.mark.parametrize("version", [PROTOCOL_VERSION - 1, PROTOCOL_VERSION + 1])
-def test_a_host_of_another_version_is_closed_and_its_context_hears_why(
+def test_a_host_of_another_version_is_closed_and_its_context_learns_why(
     connections: Connections, version: int
 ) -> None:
     token, arrivals = connections.expect()

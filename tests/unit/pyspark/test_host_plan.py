@@ -131,7 +131,7 @@ def test_a_contexts_own_settings_win_over_the_defaults(
         ("1p", "-Xmx1073741824m"),
     ],
 )
-def test_the_heap_of_the_driver_is_what_spark_would_read_from_the_same_text(
+def test_the_driver_heap_is_parsed_as_spark_parses_it(
     spec: ContextSpec, installation: Installation, tmp_path: Path, memory: str, option: str
 ) -> None:
     plan = plan_of(spec, installation, tmp_path, {"spark": {"driver": {"memory": memory}}})

@@ -1,4 +1,4 @@
-"""A job must not notice the job before it: each test leaks something, and has the next job look for it."""
+"""A job must not notice the previous job: each test leaks something, and the next job looks for it."""
 
 import json
 import os
@@ -225,7 +225,7 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("reason", UNFIT)
-def test_a_process_is_not_used_again_after_a_job_left(reason: str, tmp_path: Path) -> None:
+def test_a_process_is_not_reused_after_a_job_left(reason: str, tmp_path: Path) -> None:
     found, _, _ = next_job(tmp_path, UNFIT[reason])
     assert found is not None
     assert reason in found

@@ -1,4 +1,4 @@
-"""The messages of the launcher: every one is read back as it was written, and nothing else is read at all."""
+"""The messages of the launcher: each survives a round trip, and everything else is rejected."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class Doubling(SparkJob):
         return {runtime.jobId: [2 * number for number in data], "of": runtime.contextConfig["name"]}
 
 
-def test_the_test_of_a_job_makes_an_environment_of_its_own() -> None:
+def test_a_job_test_can_create_its_own_environment() -> None:
     runtime = JobEnvironment("job", None, {"name": "tests"})
     job = Doubling()
     data = job.validate(None, runtime, {"numbers": [1, 2]})

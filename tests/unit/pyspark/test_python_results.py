@@ -36,7 +36,7 @@ plain = st.recursive(
 
 
 @given(plain)
-def test_json_values_stay_what_they_are(value: Any) -> None:
+def test_json_values_stay_unchanged(value: Any) -> None:
     assert as_json(value) == value
 
 

@@ -39,5 +39,5 @@ def test_a_wheel_is_foreign_when_none_of_its_tags_fits(tmp_path: Path, tags: lis
     assert fits or f"the wheel a_wheel-1.0 is made for {', '.join(tags)}, and this is {HERE}" in said
 
 
-def test_packages_that_do_not_say_what_they_are_made_for_are_not_foreign(tmp_path: Path) -> None:
+def test_packages_without_wheel_tags_are_not_foreign(tmp_path: Path) -> None:
     assert foreign([str(tmp_path), str(tmp_path / "absent")]) == ""

@@ -27,7 +27,7 @@ class World:
             self.pools.end(pool)
 
 
-def test_as_many_pools_are_kept_as_may_be() -> None:
+def test_pools_up_to_the_limit_are_kept() -> None:
     world = World(keep=2)
     world.use("a", "b")
     world.time = 1000
@@ -68,7 +68,7 @@ def test_a_pool_in_use_is_never_ended() -> None:
     assert set(world.killed) == {"a", "b"}
 
 
-def test_the_pool_that_is_warm_from_the_start_is_left_alone() -> None:
+def test_the_initial_warm_pool_is_kept() -> None:
     world = World(keep=0)
     world.use(None, None)
     world.time = 1000

@@ -1,1 +1,1 @@
-"""Jobs for the launcher's tests: what each does is what its test is about."""
+"""Jobs for the tests of the launcher."""

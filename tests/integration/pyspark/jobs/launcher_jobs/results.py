@@ -1,4 +1,4 @@
-"""Jobs whose results are the point."""
+"""Jobs for tests of results."""
 
 import asyncio
 import collections

@@ -1,4 +1,4 @@
-"""Jobs that leave something behind, and look for what a job before them left."""
+"""Jobs that leave something behind, and look for leftovers of earlier jobs."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""Jobs that will not end, or end badly."""
+"""Jobs that do not end, or fail."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""Jobs that do something with Spark, or with what they are given."""
+"""Jobs that use Spark or their arguments."""
 
 import importlib.resources
 import logging
