@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-# Quick by itself, thorough where all tests are run; a failure is shrunk in either.
+# Quick by default, thorough in full runs; failures are shrunk in both.
 settings.register_profile("quick", max_examples=25, deadline=None)
 settings.register_profile("thorough", max_examples=150, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
@@ -19,7 +19,7 @@ from jobserver_sql import testing  # noqa: E402 - after the line above
 
 @pytest.fixture(autouse=True)
 def root_logger() -> Iterator[None]:
-    """Take away what a command logged to: its stream is closed when its test is over."""
+    """Remove the log handlers of a command, because its stream is closed after the test."""
     root = logging.getLogger()
     before = list(root.handlers)
     yield

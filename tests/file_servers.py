@@ -44,7 +44,7 @@ class Route:
     modified: float | None = None
     ranges: bool = True
     length: int | None = None
-    """A Content-Length that lies."""
+    """A wrong Content-Length."""
     chunked: bool = False
     cut: list[int] = attrs.field(factory=list)
     """After how many bytes the next answers are cut."""
@@ -107,7 +107,7 @@ class _Server(ThreadingHTTPServer):
     context: ssl.SSLContext | None = None
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        with contextlib.suppress(OSError):  # a client that goes away is what the tests are about
+        with contextlib.suppress(OSError):  # tests disconnect clients on purpose
             if self.context is not None:
                 request = self.context.wrap_socket(request, server_side=True)
             self.finish_request(request, client_address)

@@ -1,4 +1,4 @@
-"""A state machine that drives a job server through random histories, and knows what must be true.
+"""A state machine that drives a job server through random histories and checks invariants.
 
 The launcher does nothing by itself: the machine decides what happens in a context and when. The
 stores are the subclass's, and outlive the servers, which crash now and then.
@@ -50,7 +50,7 @@ class JobServerHistory(RuleBasedStateMachine):
         self.accepted: list[str] = []
         self.boot()
 
-    # -- what a subclass supplies ------------------------------------------------------------------
+    # -- supplied by subclasses --------------------------------------------------------------------
 
     def open_metadata(self) -> MetadataStore:
         """Open the store; after a crash the same one again."""
@@ -254,7 +254,7 @@ class JobServerHistory(RuleBasedStateMachine):
         job = self.server.job(job_id)
         return job.kill_requested or self.server.context(job.context_name).stop_requested
 
-    # -- what must be true -------------------------------------------------------------------------
+    # -- invariants --------------------------------------------------------------------------------
 
     def all_jobs(self) -> tuple[Job, ...]:
         return self.server.jobs().jobs

@@ -132,7 +132,7 @@ class Loopback(ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def callback_receiver() -> Iterator[tuple[str, queue.Queue[Any]]]:
-    """A receiver of callbacks: its URL, and what it was sent."""
+    """A callback receiver: its URL and the requests it got."""
     got: queue.Queue[Any] = queue.Queue()
 
     def behave(handler: Handler) -> None:

@@ -89,7 +89,7 @@ def upload(server: JobServer) -> None:
 
 
 class ScriptedHandle(ContextHandle):
-    """Remembers what core asks of a context."""
+    """Records the calls of the core to a context."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Any]] = []

@@ -21,7 +21,7 @@ from jobserver_http.testing import AuthenticatorContract
 
 
 class FileContract(AuthenticatorContract):
-    """A file with one user; a subclass decides what kind of file."""
+    """A file with one user; the subclass chooses the kind of file."""
 
     def owner(self) -> tuple[str, frozenset[str]]:
         return "alice", frozenset({"jobs:read", "jobs:start"})

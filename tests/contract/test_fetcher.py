@@ -175,7 +175,7 @@ class TestFtpOfFsspecFetcher(FsspecFetching):
 
 @pytest.mark.real
 class TestDriversOfFsspecFetcher(FsspecFetching):
-    """fsspec's in-memory file system stands for the other file systems that it has drivers for."""
+    """fsspec's in-memory file system represents the other file systems that it has drivers for."""
 
     @pytest.fixture
     def fetcher(self, tmp_path: Path) -> Iterator[FsspecFetcher]:

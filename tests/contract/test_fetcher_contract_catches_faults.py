@@ -39,7 +39,7 @@ class Faulty(MemoryFetcher):
 
 
 class Changed(Faulty):
-    """A fetcher that changes what it fetched before it gives it."""
+    """A fetcher that changes the file before it returns it."""
 
     def changed(self, fetched: Fetched) -> Fetched:
         raise NotImplementedError

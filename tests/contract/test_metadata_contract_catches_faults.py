@@ -198,7 +198,7 @@ class StoresOnlyTheState(Fault):
         super().advance_job(attrs.evolve(stored, state=job.state), **rest)
 
 
-# -- what must be unique -----------------------------------------------------------------------------
+# -- unique values -----------------------------------------------------------------------------------
 
 
 class SharesLiveNames(Fault):
@@ -813,7 +813,7 @@ class PersistentSuite(PersistentMetadataStoreContract):
 
 
 def _caching(name: str) -> type[Persistent]:
-    """Return a store in which one reading method remembers what it returned first."""
+    """Return a store in which one reading method caches its first result."""
 
     def read(self: Any, *arguments: Any, **named: Any) -> Any:
         cache = CACHES.setdefault(self, {})

@@ -101,7 +101,7 @@ def test_many_threads_make_an_entry_once(folder: Path) -> None:
     assert kept(folder) == []
 
 
-def test_over_the_limit_the_entries_used_longest_ago_go(folder: Path) -> None:
+def test_over_the_limit_the_least_recently_used_entries_are_removed(folder: Path) -> None:
     cache = DiskCache(folder, limit=2 * SIZE)
     use(cache, "b", at=time.time() - 200)
     use(cache, "a", at=time.time() - 100)

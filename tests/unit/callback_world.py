@@ -60,7 +60,7 @@ class FailingMetadata(MemoryMetadataStore):
 
 
 class World:
-    """Everything that a callback needs, and what came of it."""
+    """Everything that a callback needs, and its outcome."""
 
     def __init__(
         self,

@@ -287,7 +287,7 @@ def test_an_egg_is_unpacked_as_it_is(tmp_path: Path) -> None:
     assert "pkg-1.0.data/scripts/tool" in files_of(folder)
 
 
-def test_of_two_members_of_one_name_the_last_counts(tmp_path: Path) -> None:
+def test_the_last_of_two_members_with_the_same_name_wins(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="Duplicate"):
         data = zip_of(("a", b"first"), ("a", b"last"))
     assert files_of(unpack(written(tmp_path / "a.zip", data), tmp_path / "a")) == {"a": b"last"}

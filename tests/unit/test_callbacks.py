@@ -335,7 +335,7 @@ def test_receivers_known_to_hang_leave_slots_for_new_ones() -> None:
 
 
 class Dawdling(MemoryTransport):
-    """Accepts what comes, and lets five seconds of the clock pass over it."""
+    """Accepts every message, and advances the clock by five seconds each time."""
 
     clock = ManualClock()
 
@@ -471,7 +471,7 @@ def test_close_leaves_pending_what_it_could_not_wait_for() -> None:
     while callback_threads():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    # What the attempt came to is not written over what close said, so the next start repeats it.
+    # The outcome of the attempt does not overwrite the record of close, so the next start repeats it.
     assert world.stored(made[0]).state is PENDING
     assert len(world.transport.messages) == 1
 
@@ -523,11 +523,11 @@ def test_an_idle_service_has_no_thread_and_no_timer() -> None:
     with World() as world:
         world.settle()
         assert world.clock.timers == []
-        assert len(callback_threads()) <= 1  # the one that looked, once, for what an earlier run left
+        assert len(callback_threads()) <= 1  # the one that checked once for leftovers of an earlier run
     assert callback_threads() == []
 
 
-def test_a_waiting_retry_is_one_timer_and_no_thread_of_its_own(world: World) -> None:
+def test_a_waiting_retry_uses_one_timer_and_no_thread(world: World) -> None:
     for receiver in range(50):
         world.transport.always_answer(url_of(receiver), 500)
         world.end_job(url_of(receiver))
@@ -550,7 +550,7 @@ def test_a_delivery_that_another_server_settles_first_is_left_alone(world: World
     assert world.stored(delivery) == theirs
 
 
-def test_of_two_servers_over_one_store_one_sends() -> None:
+def test_only_one_of_two_servers_on_the_same_store_sends() -> None:
     one = World()
     two = one.after_crash()
     for _ in range(100):
@@ -685,7 +685,7 @@ def test_a_transport_that_raises_is_a_failed_attempt(caplog: pytest.LogCaptureFi
     assert "geheim" not in caplog.text
 
 
-def test_logs_name_the_receiver_and_nothing_secret(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_logs_name_the_receiver_but_no_secrets(world: World, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     url = "https://user:geheim@receiver.example:8443/geheim?token=geheim#geheim"
     world.transport.answer(url, Answer(error=f"cannot reach {url}"))

@@ -145,7 +145,7 @@ def test_waiting_for_a_turn_has_a_time_limit_of_its_own_that_names_its_settings(
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_a_context_that_waits_ends_at_once_when_it_is_stopped_or_killed(scene: Scene, force: bool) -> None:
+def test_a_waiting_context_ends_at_once_when_stopped_or_killed(scene: Scene, force: bool) -> None:
     scene.create("a", "b", "c", "d")
     end = scene.server.kill_context if force else scene.server.stop_context
     expected = ContextState.KILLED if force else ContextState.FINISHED
@@ -333,13 +333,13 @@ def test_jobs_without_a_context_take_turns_by_user_as_well(crowd: Crowd) -> None
     assert crowd.finish_all()[:3] == ["mallory-0", "mallory-1", job.job.context_name]
 
 
-def test_starts_without_a_caller_share_one_turn(crowd: Crowd) -> None:
+def test_anonymous_starts_share_one_turn(crowd: Crowd) -> None:
     crowd.create("a", "b", "c")
     crowd.create_as("ann", 1)
     assert crowd.finish_all() == ["a", "b", "ann-1", "c"]
 
 
-def test_a_user_whose_waiting_contexts_are_stopped_has_no_turn(crowd: Crowd) -> None:
+def test_a_user_whose_waiting_contexts_are_stopped_gets_no_turn(crowd: Crowd) -> None:
     crowd.create_as("mallory", 0, 1, 2)
     crowd.create_as("ann", 1)
     for name in ("mallory-1", "mallory-2"):

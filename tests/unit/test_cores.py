@@ -30,7 +30,7 @@ def test_a_group_without_a_limit_changes_nothing(tmp_path: Path, text: str) -> N
 
 
 @pytest.mark.parametrize("quota", [1000, 50_000, 100_000])
-def test_a_quota_of_at_most_one_core_is_one_core(tmp_path: Path, quota: int) -> None:
+def test_a_quota_of_up_to_one_core_counts_as_one_core(tmp_path: Path, quota: int) -> None:
     write(tmp_path / "groups" / "cpu.max", f"{quota} 100000\n")
     assert cores(tmp_path) == 1
 

@@ -1,4 +1,4 @@
-"""The public interface: what users import, and everything that they can reach from it."""
+"""The public interface: the names that users import, and everything reachable from them."""
 
 from __future__ import annotations
 

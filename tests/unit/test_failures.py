@@ -52,7 +52,7 @@ def test_a_log_that_is_not_there_has_an_empty_tail(tmp_path: Path) -> None:
     assert spec(tmp_path / "none").log_tail() == ""
 
 
-def test_the_class_path_of_a_context_goes_before_that_of_its_job(tmp_path: Path) -> None:
+def test_the_class_path_of_a_context_comes_before_that_of_its_job(tmp_path: Path) -> None:
     first, second = (
         JobCode(path=tmp_path / name, type=BinaryType.JAR, digest="0" * 64, source=name) for name in "ab"
     )

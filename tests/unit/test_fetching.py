@@ -207,7 +207,7 @@ def test_the_server_itself_may_wait_for_any_number(world: World) -> None:
     world.started(2)
 
 
-def test_a_class_path_with_a_uri_that_is_not_allowed_fetches_nothing(world: World) -> None:
+def test_a_class_path_with_a_forbidden_uri_fetches_nothing(world: World) -> None:
     with pytest.raises(MalformedUrl, match="denied"):
         world.begin("http://a/1", "http://denied/2")
     assert world.fetcher.started == []

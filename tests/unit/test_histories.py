@@ -8,7 +8,7 @@ from jobserver_core.ports import MetadataStore
 
 
 class MemoryHistory(JobServerHistory):
-    """The store is in memory, and is what a crash leaves."""
+    """The store is in memory and survives a crash."""
 
     def open_metadata(self) -> MetadataStore:
         store = getattr(self, "metadata", None)

@@ -19,7 +19,7 @@ from jobserver_core.errors import InvalidConfig
 
 pytestmark = pytest.mark.timeout(60)
 
-# -- what HOCON means ----------------------------------------------------------------------------------
+# -- HOCON semantics -----------------------------------------------------------------------------------
 
 VALUES: list[tuple[str, str, dict[str, Any]]] = [
     ("the seed's curl call", "input.string = a b c a b see", {"input": {"string": "a b c a b see"}}),
@@ -316,7 +316,7 @@ def test_json_keys_with_dots_stay_one_key() -> None:
 
 
 def parsed_or_error(text: str | bytes) -> dict[str, Any] | str:
-    """Return what the text says, or the message of the one error that is allowed."""
+    """Return the parsed text, or the message of the only error that is allowed."""
     try:
         return parse_untrusted(text)
     except InvalidConfig as error:
@@ -439,7 +439,7 @@ def test_half_a_surrogate_pair_is_refused(text: str) -> None:
         parse_untrusted(text)
 
 
-# -- what users must not reach -------------------------------------------------------------------------
+# -- out of reach for users ----------------------------------------------------------------------------
 
 INCLUDES = [
     'include "secret.conf"',
@@ -597,7 +597,7 @@ def test_the_order_of_keys_does_not_change_the_meaning_of_a_cycle(order: tuple[i
     assert joined == {"a": [1, 2, 3], "b": [1, 2]}
 
 
-def test_merging_the_same_object_over_and_over_costs_nothing() -> None:
+def test_merging_the_same_object_repeatedly_is_cheap() -> None:
     text = "b0 { x = 1 }\n" + "\n".join(f"b{n} = ${{b{n - 1}}}${{b{n - 1}}}" for n in range(1, 60))
     assert parse_untrusted(text)["b59"] == {"x": 1}
 
@@ -690,9 +690,7 @@ def test_any_mebibyte_of_text_is_cheap_to_parse(text: str) -> None:
     assert len(text) <= 1024 * 1024
     started = time.process_time()
     parsed_or_error(text)
-    assert time.process_time() - started < 6, (
-        "three times what it may take on a machine with nothing else to do"
-    )
+    assert time.process_time() - started < 6, "three times the limit on an idle machine"
 
 
 # -- files of the server -------------------------------------------------------------------------------

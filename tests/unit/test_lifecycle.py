@@ -61,7 +61,7 @@ NEVER_ENTERED: dict[str, set[Enum]] = {"context": {ContextState.RESTARTING}}
 
 
 @pytest.mark.parametrize(("cycle", "states", "events"), LIFECYCLES)
-def test_every_state_can_be_reached_and_can_end(
+def test_every_state_is_reachable_and_leads_to_a_final_state(
     cycle: Lifecycle[Any, Any], states: type[Enum], events: type[Enum]
 ) -> None:
     def reached(start: Enum) -> set[Enum]:

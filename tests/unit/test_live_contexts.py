@@ -96,7 +96,7 @@ def test_a_kill_that_was_not_requested_is_reported_as_a_lost_context(scene: Scen
     assert scene.job(job.id).failure is FailureKind.CONTEXT_LOST
 
 
-def test_a_second_end_of_a_job_changes_nothing(scene: Scene) -> None:
+def test_a_second_outcome_of_a_job_changes_nothing(scene: Scene) -> None:
     job = scene.submit()
     finish(scene, job)
     scene.listener.job_ended(job.id, RAISED)

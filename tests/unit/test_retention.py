@@ -44,7 +44,7 @@ class World:
         upload(self.server)
 
     def run(self, context: str | None = None, *, end: bool = True) -> str:
-        """Run a job to its end, in a context that is made for it if it has no other; return its id."""
+        """Run a job to its end, by default in an ad-hoc context, and return its ID."""
         job = self.server.submit(a_request("w.Any", context=context))
         listener = self.launcher.listeners[-1]
         if context is None:

@@ -35,7 +35,7 @@ class FaultyBlobs(MemoryBlobStore):
 
 
 class Scene:
-    """A server with one scripted context, over stores that can be made to fail."""
+    """A server with one scripted context, on stores that can fail on demand."""
 
     def __init__(self, *, ready: bool = True) -> None:
         self.launcher = ScriptedLauncher()
@@ -102,7 +102,7 @@ def finish(scene: Scene, job: JobHandle, data: bytes = b"1", *, stream: bool = F
     scene.listener.job_ended(job.id, JobOutcome())
 
 
-# -- what the launcher reports -------------------------------------------------------------------------
+# -- reports of the launcher ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stores_first", [False, True])
@@ -125,7 +125,7 @@ def test_every_report_about_a_job_is_stored_in_order_once_the_store_works(
     assert len(scene.server.deliveries(job.id)) == 1
 
 
-def test_nothing_follows_from_an_end_before_it_is_stored(scene: Scene) -> None:
+def test_an_outcome_has_no_effects_before_it_is_stored(scene: Scene) -> None:
     job, second = scene.submit(callback_url="memory://receiver/x"), scene.submit()
     scene.listener.job_running(job.id)
     scene.metadata.fail()
@@ -330,7 +330,7 @@ def test_a_stored_result_is_kept_until_the_end_of_its_job_is_stored_too(scene: S
         assert b"".join(reader) == b"x" * 200_000
 
 
-# -- what users ask for --------------------------------------------------------------------------------
+# -- requests of users ---------------------------------------------------------------------------------
 
 
 def test_a_submit_during_an_outage_is_refused_and_leaves_nothing(scene: Scene) -> None:
@@ -464,7 +464,7 @@ def test_requests_are_refused_at_once_when_too_many_before_them_are_in_doubt() -
 
 
 class Line:
-    """A queue and what its changes did."""
+    """A queue and a record of the changes that ran."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()

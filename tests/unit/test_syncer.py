@@ -52,7 +52,7 @@ class Disk(MemoryMetadataStore):
 
 
 class Scene:
-    """A server with a context of one slot, whose launcher does what the test says."""
+    """A server with a context of one slot, whose launcher is controlled by the test."""
 
     def __init__(self) -> None:
         self.disk = Disk()

@@ -32,7 +32,7 @@ spark.contexts { warm {} }
 
 
 class Serving:
-    """A server process, its address, and what it printed."""
+    """A server process, its address, and its output."""
 
     def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
         self.process = subprocess.Popen(

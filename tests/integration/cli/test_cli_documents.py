@@ -26,7 +26,7 @@ NOT_RUN = ("installs packages: not run by the tests", "run by a test of its own"
 
 @attrs.frozen
 class Block:
-    """A block of a document: what it is (``sh``, ``text``, ``python``), its text, and the note before it."""
+    """A block of a document: its language (``sh``, ``text``, ``python``), text, and the note before it."""
 
     kind: str
     text: str
@@ -39,7 +39,7 @@ def blocks(document: Path) -> list[Block]:
 
 
 def agrees(promised: str, printed: str) -> bool:
-    """Whether the output is as promised; an ellipsis there stands for anything."""
+    """Whether the output matches the documented one, in which an ellipsis matches anything."""
     pattern = ".*".join(re.escape(part) for part in promised.strip().split("…"))
     return re.search(pattern, printed, re.DOTALL) is not None
 
@@ -135,7 +135,7 @@ class Reader:
             self._type(block.text, 1 if block.note == "ends with 1" else 0)
 
     def _serve(self, command: str) -> None:
-        # Another port than 8090, which somebody may use here.
+        # Do not use port 8090, which may be in use on this machine.
         self._server = subprocess.Popen(
             [*command.split(), "--port", "0"],
             env=self._environment,
@@ -166,7 +166,7 @@ class Reader:
         assert done.returncode == code, (text, done.stdout)
 
     def stop(self) -> int | None:
-        """Do what Ctrl-C does, and return the server's exit code."""
+        """Interrupt the server as Ctrl-C does, and return its exit code."""
         if self._server is None:
             return None
         self._server.send_signal(signal.SIGINT)

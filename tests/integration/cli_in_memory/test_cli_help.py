@@ -51,7 +51,7 @@ def written(command: Any) -> Iterator[str]:
 
 
 def reference() -> str:
-    """Return the part of the reference that is made from the commands."""
+    """Return the part of the reference that is generated from the commands."""
     lines: list[str] = []
     for path, command in commands():
         lines += [f"### `jobserver {' '.join(path)}`", "", " ".join(command.help.split()), ""]
@@ -72,7 +72,7 @@ def part(name: str, text: str) -> str:
 
 
 @pytest.mark.parametrize(("name", "made"), [("commands", reference), ("exit codes", exit_codes)])
-def test_the_reference_says_what_the_commands_say(name: str, made: Any) -> None:
+def test_the_reference_matches_the_commands(name: str, made: Any) -> None:
     text = REFERENCE.read_text(encoding="utf-8")
     if os.environ.get(WRITE):
         start, end = f"<!-- {name}: begin -->\n", f"\n<!-- {name}: end -->"
@@ -143,7 +143,7 @@ def modules_after(script: str) -> set[str]:
 
 
 def test_help_costs_little_more_than_typer_itself() -> None:
-    """What is imported decides how quick it is; seconds would depend on what else the machine does."""
+    """Check the imports, which determine the start-up time. Times would depend on the load."""
     bare = "    import typer, typing\n    app = typer.Typer()\n    app.command()(lambda: None)\n    app()"
     ours = modules_after("    from jobserver_cli import main\n    main()")
     own = {"jobserver_cli", "attr", "attrs"}

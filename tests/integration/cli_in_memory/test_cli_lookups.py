@@ -36,7 +36,7 @@ def test_last_is_the_newest_job(client: CommandLine) -> None:
     assert client("job", "@last", "--json").json["jobId"] == newest
 
 
-def test_last_is_not_there_when_there_are_no_jobs(client: CommandLine) -> None:
+def test_last_is_an_error_without_jobs(client: CommandLine) -> None:
     done = client("job", "@last")
     assert (done.code, "there are no jobs" in done.err) == (4, True)
 

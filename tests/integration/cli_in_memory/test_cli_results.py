@@ -142,7 +142,7 @@ def test_a_full_disk_is_reported_as_a_full_disk(client: CommandLine, server: Job
 
 
 def seen_on_a_terminal(*arguments: str) -> bytes:
-    """Return what the command writes to a terminal that is its stdout."""
+    """Return the output of the command when its stdout is a terminal."""
     primary, secondary = pty.openpty()
     running = process(*arguments, stdout=secondary)
     os.close(secondary)
@@ -176,7 +176,7 @@ def test_in_a_pipe_a_log_is_what_the_job_printed(client: CommandLine, server: Jo
     assert b"\x1b" in server.job_log(loud).read_bytes()
 
 
-# -- what breaks off -------------------------------------------------------------------------------
+# -- truncated results -----------------------------------------------------------------------------
 
 Breaking = Callable[[bytes, bytes], str]
 

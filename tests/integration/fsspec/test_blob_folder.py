@@ -90,7 +90,7 @@ def test_a_directory_can_be_set_in_the_settings(tmp_path: Path) -> None:
     assert len(files_in(tmp_path / "elsewhere")) == 1
 
 
-def test_listing_and_sweeping_do_not_mind_files_of_others(blobs: FsspecBlobStore, root: Path) -> None:
+def test_listing_and_sweeping_ignore_foreign_files(blobs: FsspecBlobStore, root: Path) -> None:
     digest = blobs.put([b"content"]).digest
     for name in ("README", "ab/README", f"ab/cd/{'x' * 64}", "lost+found/x"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ def test_a_write_that_fails_in_the_middle_leaves_nothing(blobs: FsspecBlobStore,
 
 
 @pytest.mark.usefixtures("small_files")
-def test_a_blob_whose_write_failed_cannot_be_committed(blobs: FsspecBlobStore, root: Path) -> None:
+def test_a_blob_cannot_be_committed_after_a_failed_write(blobs: FsspecBlobStore, root: Path) -> None:
     with blobs.create() as writer:
         with pytest.raises(StorageError, match="File too large"):
             writer.write(bytes(300_000))
@@ -208,9 +208,7 @@ def start(script: str, root: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def test_a_writer_that_is_killed_leaves_nothing_visible_and_is_swept(
-    blobs: FsspecBlobStore, root: Path
-) -> None:
+def test_a_killed_writer_leaves_nothing_visible_and_is_swept(blobs: FsspecBlobStore, root: Path) -> None:
     process = start(WRITE_FOR_EVER, root)
     assert process.stdout is not None
     for _ in range(3):

@@ -212,7 +212,7 @@ def test_a_copy_does_not_outlive_its_object(blobs: FsspecBlobStore) -> None:
         pytest.fail("the block was entered")
 
 
-def test_copies_are_bounded_and_the_ones_used_longest_ago_go_first(
+def test_copies_are_bounded_and_the_least_recently_used_are_removed_first(
     blobs: FsspecBlobStore, tmp_path: Path
 ) -> None:
     digests = [blobs.put([bytes([number]) * 400]).digest for number in range(3)]

@@ -85,7 +85,7 @@ def test_an_allowed_directory_may_itself_be_a_link(
     assert fetched(fetcher, tmp_path / "link" / "x.jar") == b"content"
 
 
-def test_a_file_is_read_once_for_as_long_as_it_stays_the_same(
+def test_an_unchanged_file_is_read_only_once(
     files: Path, fetcher: FsspecFetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = old_file(files / "x.jar", os.urandom(100_000))

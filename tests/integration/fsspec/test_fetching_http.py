@@ -225,7 +225,7 @@ def test_a_length_that_is_too_long_is_an_interruption(server: HttpServer, fetche
 @pytest.mark.parametrize(
     "route", [Route(content=CONTENT, drip=0.05), Route(drip_headers=True)], ids=["body", "head"]
 )
-def test_the_time_limit_is_for_all_of_it_and_ends_a_drip(
+def test_the_time_limit_covers_the_whole_attempt_and_ends_a_trickle(
     server: HttpServer, make_fetcher: MakeFetcher, cache: Path, route: Route
 ) -> None:
     server.routes["/x.jar"] = route
@@ -447,7 +447,7 @@ def test_a_second_address_is_tried_when_the_first_refuses(
 
 
 @pytest.mark.parametrize("scheme", ["http", "ftp"])
-def test_a_resolver_that_hangs_ends_with_the_time_limit(make_fetcher: MakeFetcher, scheme: str) -> None:
+def test_a_resolver_that_hangs_hits_the_time_limit(make_fetcher: MakeFetcher, scheme: str) -> None:
     stop = threading.Event()
 
     def resolver(host: str, port: int) -> list[str]:
@@ -465,7 +465,7 @@ def test_a_resolver_that_hangs_ends_with_the_time_limit(make_fetcher: MakeFetche
 
 
 @pytest.mark.parametrize("hang", ["name", "head", "body", "handshake", "ftp"])
-def test_a_fetch_that_hangs_ends_at_once_when_it_is_cancelled(
+def test_a_fetch_that_hangs_ends_at_once_when_cancelled(
     server: HttpServer, make_fetcher: MakeFetcher, cache: Path, hang: str
 ) -> None:
     server.routes["/x.jar"] = Route(content=CONTENT)
@@ -573,7 +573,7 @@ def test_a_redirect_from_https_to_http_is_not_followed(
 
 
 @pytest.mark.parametrize("route", [{"drip": 0.05}, {"drip_headers": True}], ids=["body", "head"])
-def test_the_time_limit_ends_a_drip_over_tls_too(
+def test_the_time_limit_also_ends_a_trickle_over_tls(
     tls_server: HttpServer, make_fetcher: MakeFetcher, route: dict[str, float]
 ) -> None:
     tls_server.routes["/x.jar"] = Route(content=CONTENT, **route)

@@ -42,7 +42,7 @@ class Time:
         return self.now
 
     async def sleep(self, seconds: float) -> None:
-        """Let the time pass at once, while others go on."""
+        """Advance the time at once and let other threads run."""
         self.now += seconds
         await asyncio.sleep(0)
 
@@ -348,7 +348,7 @@ class Slow(Counting):
 async def at_once(
     verifier: CredentialVerifier, slow: Slow, headers: list[list[tuple[bytes, bytes]]]
 ) -> list[Any]:
-    """Return what each of many log-ins comes to that all wait for their check at the same time."""
+    """Return the outcome of each of many concurrent log-ins."""
     waiting = [asyncio.ensure_future(verifier.admit(each, "10.0.0.1")) for each in headers]
     for _ in range(5):
         await asyncio.sleep(0)  # lets each of them begin

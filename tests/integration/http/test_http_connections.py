@@ -90,7 +90,7 @@ def test_the_head_of_a_request_must_come_in_time(
     assert later.closed()
 
 
-def test_bytes_that_trickle_in_prolong_nothing(
+def test_trickling_bytes_do_not_extend_the_timeout(
     site: Site, peers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "HEAD_TIMEOUT", 0.5)
@@ -166,7 +166,7 @@ def test_a_request_beyond_connections_that_are_all_in_use_is_503(start: Start, p
 
 
 class Connection(connections.LimitedProtocol):
-    """A connection without a network below: what the count of connections looks at."""
+    """A connection without a network: just the parts that the connection counter uses."""
 
     def __init__(self, *, busy: bool = False, since: float = 0.0) -> None:
         self.idle_since = since
@@ -182,7 +182,7 @@ class Connection(connections.LimitedProtocol):
         self.closed = True
 
 
-def test_one_client_has_its_share_and_others_theirs() -> None:
+def test_one_client_cannot_use_the_share_of_others() -> None:
     counted = connections.Connections(total=100, per_network=2)
     busy = [Connection(busy=True) for _ in range(2)]
     for each, address in zip(busy, ("2001:db8::1", "2001:db8::2"), strict=True):

@@ -160,12 +160,12 @@ def test_older_clients_delete_jars_and_nothing_else(site: Site) -> None:
 
 
 @pytest.mark.parametrize("path", ["/jobs", "/contexts", "/binaries", "/data", "/jars", "/binaries/words"])
-def test_a_slash_at_the_end_of_a_path_changes_nothing(site: Site, path: str) -> None:
+def test_trailing_slashes_of_a_path_are_ignored(site: Site, path: str) -> None:
     bare, slashed = site.client.get(path), site.client.get(f"{path}/")
     assert (slashed.status_code, slashed.json()) == (bare.status_code, bare.json()) == (200, bare.json())
 
 
-def test_a_slash_at_the_end_changes_nothing_for_any_method(site: Site) -> None:
+def test_trailing_slashes_are_ignored_for_every_method(site: Site) -> None:
     ok(site.client.post("/binaries/b/", content=archive(), headers=JAR), 201, {"status": "SUCCESS"})
     ok(site.client.delete("/binaries/b/"), 200, {"status": "SUCCESS"})
     ok(
@@ -278,7 +278,7 @@ def test_a_context_is_created_shown_and_stopped(site: Site) -> None:
     error(site.client.get("/contexts/none"), 404, "can't find context with name none")
 
 
-def test_settings_of_the_body_win_over_those_of_the_query(site: Site) -> None:
+def test_settings_in_the_body_win_over_those_in_the_query(site: Site) -> None:
     body = "spark.context-settings { num-cpu-cores = 4, spark.executor.memory = 2g }"
     site.client.post("/contexts/etl?num-cpu-cores=2&spark.cleaner.ttl=86400&memory-per-node=1g", content=body)
     settings = site.server.context("etl").settings
@@ -554,7 +554,7 @@ def test_the_default_of_the_synchronous_wait_is_the_configurations(start: Start)
     "query",
     ["sync=maybe", "timeout=-1", "timeout=ten", "timeout=99999999999999999999", "sync=true&sync=true"],
 )
-def test_parameters_that_mean_nothing_are_refused(site: Site, query: str) -> None:
+def test_meaningless_parameters_are_refused(site: Site, query: str) -> None:
     answer = site.client.post(f"/jobs?appName=words&classPath=w.Count&{query}")
     assert answer.status_code == 400
     assert answer.json()["status"] == "ERROR"

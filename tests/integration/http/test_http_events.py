@@ -36,7 +36,7 @@ def sent(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, Any]]]:
             name = ""
 
 
-def test_a_jobs_events_begin_with_its_record_and_end_with_its_end(start: Start) -> None:
+def test_the_events_of_a_job_begin_with_its_record_and_end_with_its_outcome(start: Start) -> None:
     gate = threading.Event()
 
     def gated(job: Any) -> int:

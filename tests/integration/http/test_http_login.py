@@ -52,7 +52,7 @@ def call(site: Site, route: Route, auth: Any) -> httpx.Response:
         return answer
 
 
-def test_every_route_but_the_public_ones_wants_credentials(guarded: Site) -> None:
+def test_every_route_except_the_public_ones_requires_credentials(guarded: Site) -> None:
     for route in ROUTES:
         status = call(guarded, route, None).status_code
         assert (status == 401) is (route.permission is not None), route.name

@@ -119,7 +119,7 @@ def test_an_idle_server_ends_with_zero_on_a_signal(served: Any, number: int) -> 
     assert [one.line(), one.line()] == ["draining", "closed"]
 
 
-def test_a_draining_server_refuses_new_work_and_lets_jobs_end(served: Any) -> None:
+def test_a_draining_server_refuses_new_work_and_lets_jobs_finish(served: Any) -> None:
     one = served("30 s")
     job_id = one.submit("w.Stubborn", "seconds = 5")
     one.process.send_signal(signal.SIGTERM)

@@ -26,7 +26,7 @@ from jobserver_net import AddressPolicy
 from loopback import Handler, Loopback, refused_port
 
 PROMPT = 15.0
-"""Seconds within which what has a limit of half a second has ended, on a busy machine too."""
+"""Seconds within which a call with a limit of half a second ends, even on a busy machine."""
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 
@@ -154,7 +154,7 @@ def stop() -> Iterator[threading.Event]:
     stop.set()
 
 
-def test_an_answer_that_drips_in_ends_with_the_time_limit(server: Loopback, stop: threading.Event) -> None:
+def test_a_response_that_trickles_in_hits_the_time_limit(server: Loopback, stop: threading.Event) -> None:
     server.behave = lambda handler: drip(handler, b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 500, stop)
     began = time.monotonic()
     answer = HttpxTransport().send(a_message(server.url()), timeout=0.5)
@@ -190,7 +190,7 @@ def test_a_huge_answer_is_not_read(server: Loopback) -> None:
     server.behave = behave
     assert HttpxTransport().send(a_message(server.url()), timeout=5).status == 200
     time.sleep(0.2)
-    assert sum(written) < 64 << 20  # what the kernel's buffers took, and no more
+    assert sum(written) < 64 << 20  # no more than fits in the kernel's buffers
 
 
 def test_endless_headers_are_a_failure(server: Loopback) -> None:
@@ -207,7 +207,7 @@ def test_endless_headers_are_a_failure(server: Loopback) -> None:
     assert answer.status is None
 
 
-def test_a_receiver_that_does_not_read_ends_with_the_time_limit() -> None:
+def test_a_receiver_that_does_not_read_hits_the_time_limit() -> None:
     import socket
 
     with socket.socket() as listening:
@@ -221,7 +221,7 @@ def test_a_receiver_that_does_not_read_ends_with_the_time_limit() -> None:
     assert time.monotonic() - began < PROMPT
 
 
-def test_a_resolver_that_hangs_ends_with_the_time_limit(stop: threading.Event) -> None:
+def test_a_resolver_that_hangs_hits_the_time_limit(stop: threading.Event) -> None:
     def resolver(host: str, port: int) -> list[str]:
         stop.wait(60)
         return ["127.0.0.1"]
@@ -468,7 +468,7 @@ def test_a_redirect_from_http_to_https_is_followed(secure: Loopback, server: Loo
     assert secure.calls[0].method == "POST"
 
 
-def test_a_tls_handshake_that_hangs_ends_with_the_time_limit() -> None:
+def test_a_tls_handshake_that_hangs_hits_the_time_limit() -> None:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as listening:

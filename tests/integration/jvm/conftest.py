@@ -36,7 +36,7 @@ DEADLINE = 60.0
 
 @attrs.define
 class JobBench:
-    """Runs jobs and reads what they left."""
+    """Runs jobs and reads their results and logs."""
 
     jobs: JvmJobs
     folder: Path

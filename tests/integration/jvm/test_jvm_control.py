@@ -112,7 +112,7 @@ def test_a_broadcast_is_shared_by_two_jobs_and_destroyed_by_one(caller: Caller, 
 
 @pytest.fixture(scope="module")
 def parts(control_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Three jars: a job, and the two classes that it needs, each by itself."""
+    """Three jars: a job, and two with one class each that it needs."""
     folder = tmp_path_factory.mktemp("parts")
     for name in ("Main", "Left", "Right"):
         with zipfile.ZipFile(folder / f"{name}.jar", "w") as jar:
@@ -148,7 +148,7 @@ def test_jars_of_the_context_by_name_and_by_address_are_one_class_path(
 def test_a_job_that_ignores_its_kill_runs_until_force_kills_its_context(caller: Caller) -> None:
     answer = caller.client.post("/contexts/deaf", params={"jvm.isolation": "shared"})
     assert answer.status_code == 200, answer.text
-    # Shared isolation serves threads that everybody shares, as long as there are any.
+    # Shared isolation also supports the threads of global pools.
     assert caller.result("control.FromFuture", "", "control", context="deaf") == 10.0
     deaf = caller.running("shapes.Deaf", "", "shapes", context="deaf")
     neighbour = caller.running("shapes.Waiting", "", "shapes", context="deaf")

@@ -141,7 +141,7 @@ def maven_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(reader: Reader, address: str, jar: Path) -> list[Any]:
-    """Run a jar as the document says; what its jobs gave."""
+    """Run a jar as documented and return the results of its jobs."""
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed: the document's calls need it")
     [commands] = COMMANDS.findall(compile_section("Run it"))

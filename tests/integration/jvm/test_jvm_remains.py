@@ -71,7 +71,7 @@ def test_a_thread_of_a_finished_job_keeps_running(bench: Any, jar: Path, written
     wait_until(written.exists, "another line")
 
 
-def test_a_kill_leaves_what_other_jobs_have_started(
+def test_a_kill_spares_threads_processes_and_queries_of_other_jobs(
     bench: Any, jar: Path, shapes_jar: Path, tmp_path: Path
 ) -> None:
     kinds = ["thread", "process", "query"]

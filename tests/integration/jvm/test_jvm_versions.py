@@ -36,7 +36,7 @@ def test_two_versions_at_once_are_each_right(bench: Any, version_jars: Any) -> N
         assert job.request.result_path.read_text().count(f"{version} sent") == 1
 
 
-def test_threads_of_a_pool_never_run_another_versions_code(bench: Any, version_jars: Any) -> None:
+def test_pool_threads_never_run_code_of_another_version(bench: Any, version_jars: Any) -> None:
     for jar in version_jars:
         assert bench.run("versions.Job", jar).status == "finished"
     for jar in version_jars:

@@ -38,7 +38,7 @@ PATIENCE = 280.0
 
 @pytest.fixture(scope="module")
 def client_jars(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The client and what it depends on, as Maven resolves them."""
+    """The client and its dependencies, as Maven resolves them."""
     if shutil.which("mvn") is None:
         pytest.skip("mvn is not installed: apt-get install maven")
     folder = tmp_path_factory.mktemp("client")

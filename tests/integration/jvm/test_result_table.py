@@ -88,7 +88,7 @@ def python_names(bench: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("example", PYTHON, ids=lambda example: example.code)
-def test_a_python_result_is_what_the_table_says(python_names: dict[str, Any], example: Example) -> None:
+def test_a_python_result_matches_the_table(python_names: dict[str, Any], example: Example) -> None:
     value = eval(example.code, python_names)
     if example.json is None:
         with pytest.raises(UnusableResult, match=re.escape(example.words)):
@@ -101,7 +101,9 @@ def test_a_python_result_is_what_the_table_says(python_names: dict[str, Any], ex
 @pytest.mark.parametrize(
     "example", [e for e in PYTHON if e.json is not None], ids=lambda example: example.code
 )
-def test_a_python_value_is_the_same_inside_others(python_names: dict[str, Any], example: Example) -> None:
+def test_a_nested_python_value_is_converted_like_a_top_level_one(
+    python_names: dict[str, Any], example: Example
+) -> None:
     assert example.json is not None
     value = {"in": [eval(example.code, python_names)]}
     assert exact(b"".join(opened(value)[1])) == {"in": [exact(example.json)]}
@@ -120,7 +122,7 @@ def scala_jar(compile_jar: Callable[..., Path], tmp_path_factory: pytest.TempPat
 
 
 @pytest.mark.parametrize("number", range(len(SCALA)), ids=lambda number: SCALA[number].code)
-def test_a_jvm_result_is_what_the_table_says(bench: Any, scala_jar: Path, number: int) -> None:
+def test_a_jvm_result_matches_the_table(bench: Any, scala_jar: Path, number: int) -> None:
     example = SCALA[number]
     request = bench.request("table.Examples", scala_jar, kind="session", config={"example": number})
     outcome = bench.jobs.run(request)
@@ -137,7 +139,9 @@ def test_a_jvm_result_is_what_the_table_says(bench: Any, scala_jar: Path, number
     [number for number, example in enumerate(SCALA) if example.json is not None],
     ids=lambda number: SCALA[number].code,
 )
-def test_a_jvm_value_is_the_same_inside_others(bench: Any, scala_jar: Path, number: int) -> None:
+def test_a_nested_jvm_value_is_converted_like_a_top_level_one(
+    bench: Any, scala_jar: Path, number: int
+) -> None:
     config = {"example": number + len(SCALA)}
     request = bench.request("table.Examples", scala_jar, kind="session", config=config)
     outcome = bench.jobs.run(request)

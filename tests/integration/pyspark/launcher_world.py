@@ -40,7 +40,7 @@ def jobs_wheel(folder: Path, version: str) -> JobCode:
 
 @attrs.frozen
 class Result:
-    """How a job ended, and what it left."""
+    """The outcome of a job, its log and its result."""
 
     id: str
     outcome: JobOutcome

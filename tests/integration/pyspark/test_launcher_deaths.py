@@ -18,7 +18,7 @@ pytestmark = pytest.mark.spark
 
 
 def _family(context: Context) -> dict[str, list[int]]:
-    """The processes of a context by what they are."""
+    """The processes of a context by role."""
     needle = context.spec.id.encode()
     found: dict[str, list[int]] = {"host": [], "jvm": [], "zygote": [], "runners": [], "workers": []}
     for entry in Path("/proc").glob("[0-9]*"):

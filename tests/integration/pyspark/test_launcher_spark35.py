@@ -145,7 +145,7 @@ def test_jars_of_the_old_apis_and_of_none_run_on_spark_3_5(on_35: Context, jar_3
     assert _value(on_35, jar_35, "launcherjobs.Count", {"rows": 7}) == 7
     assert _value(on_35, jar_35, "spark.jobserver.WordCountExample", words) == counted
     assert _value(on_35, jar_35, "spark.jobserver.WordCountExampleNewApi", words) == counted
-    # A job's own class in closures, in what tasks send back, in broadcasts and in persisted blocks.
+    # A job's own class in closures, task results, broadcasts and in persisted blocks.
     assert _value(on_35, jar_35, "spark.jobserver.ZookeeperJob") == [["horse"]]
     assert _value(on_35, jar_35, "spark.jobserver.PersistedAnimalsJob") == [3, 3, 5]
     refused = on_35.end_of(_start(on_35, jar_35, "spark.jobserver.WordCountExample")).outcome

@@ -17,11 +17,11 @@ def code(config: dict[str, Any] | None = None, **params: str) -> tuple[str, list
     return class_name, [str(entry) for entry in class_path]
 
 
-def test_the_older_pair_goes_before_cp_and_main_class() -> None:
+def test_the_older_pair_takes_precedence_over_cp_and_main_class() -> None:
     assert code(appName="a", classPath="b.C", cp="x,y", mainClass="m.M") == ("b.C", ["a"])
 
 
-def test_the_query_goes_before_the_body() -> None:
+def test_the_query_takes_precedence_over_the_body() -> None:
     body = {"cp": ["u", "v"], "mainClass": "n.N"}
     assert code(body, cp="x,y", mainClass="m.M") == ("m.M", ["x", "y"])
     assert code(body, cp="x,y") == ("n.N", ["x", "y"])

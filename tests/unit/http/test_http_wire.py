@@ -52,7 +52,7 @@ def test_durations_have_up_to_three_decimals(seconds: float | None, text: str) -
     assert duration(seconds) == text
 
 
-def test_a_job_report_has_the_contracts_members_and_no_others() -> None:
+def test_a_job_report_has_exactly_the_members_of_the_contract() -> None:
     assert job_report(JOB) == {
         "jobId": "5453779a",
         "startTime": "2016-06-19T10:57:12.196Z",
@@ -86,7 +86,7 @@ def test_extra_members_appear_only_when_they_have_a_value() -> None:
     }
 
 
-def test_a_context_that_lives_ends_empty_and_has_no_url_before_there_is_one() -> None:
+def test_a_live_context_has_an_empty_end_time_and_no_url_before_it_is_known() -> None:
     assert context_report(CONTEXT, Namespace("alice")) == {
         "id": "c1",
         "name": "etl",

@@ -136,7 +136,7 @@ def test_all_unknown_keys_are_named_at_once() -> None:
 
 
 @pytest.mark.parametrize("key", ["context-per-jvm", "context-init-timeout", "forked-jvm-init-timeout"])
-def test_keys_of_the_old_server_that_mean_nothing_are_let_through(key: str) -> None:
+def test_meaningless_keys_of_the_old_server_are_accepted(key: str) -> None:
     assert read({key: "true"}).conf == {}
 
 

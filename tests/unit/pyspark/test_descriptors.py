@@ -18,7 +18,7 @@ TESTS = Path(__file__).parents[2]
 
 
 def run(program: str, *, hard: int) -> str:
-    """Run a program with a hard limit of file descriptors; return what it prints."""
+    """Run a program with a hard limit of file descriptors; return its output."""
     head = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({hard}, {hard}))\n"
     done = subprocess.run(
         [sys.executable, "-c", head + textwrap.dedent(program)],

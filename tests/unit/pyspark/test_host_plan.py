@@ -174,7 +174,7 @@ def test_the_sites_configuration_of_spark_and_hadoop_is_on_the_class_path(
     assert names[3:] == ["SPARK_CONF_DIR", "HADOOP_CONF_DIR", "YARN_CONF_DIR", "*", "job-classes"]
 
 
-def test_the_sites_metastore_is_used_where_there_is_one(
+def test_the_metastore_of_the_site_is_used_if_there_is_one(
     spec: ContextSpec, installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HADOOP_CONF_DIR", str(tmp_path))

@@ -56,7 +56,7 @@ def kept(packages: Packages, codes: list[JobCode]) -> list[str]:
     return [code.source.partition("-")[0] for code in codes if packages.lease().ready([code])]
 
 
-def test_over_the_limit_the_package_goes_whose_last_use_is_longest_ago(
+def test_over_the_limit_the_least_recently_used_package_is_removed(
     folder: Path, codes: list[JobCode]
 ) -> None:
     packages = Packages(folder, 2 * SIZE)

@@ -35,7 +35,7 @@ def serve(state, folder, name, source):
 
 
 def next_job(folder: Path, leak: str, look: str = "seen = None") -> tuple[str | None, bool, str]:
-    """Return why the process is unfit, whether the next job sees what a first one saw, and both views."""
+    """Return why the process is unfit, whether both jobs saw the same state, and both views."""
     harness = folder.with_name(f"{folder.name}-harness")
     harness.mkdir()
     (harness / "harness.py").write_text(HARNESS)

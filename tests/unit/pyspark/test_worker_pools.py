@@ -35,7 +35,7 @@ def test_pools_up_to_the_limit_are_kept() -> None:
     assert world.killed == []
 
 
-def test_the_pool_that_was_not_used_for_longest_goes_first() -> None:
+def test_the_least_recently_used_pool_is_removed_first() -> None:
     world = World(keep=2)
     world.use("a", "b", "a")
     world.time = 101

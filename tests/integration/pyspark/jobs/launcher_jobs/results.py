@@ -129,7 +129,7 @@ class Share(Accepting):
 
 
 class UseShared(Accepting):
-    """Uses what another job has stored."""
+    """Uses an object that another job has stored."""
 
     def run_job(self, context, runtime, data):
         objects = runtime.namedObjects

@@ -15,10 +15,10 @@ class Accepting(SparkJob):
 
 
 class Look(Accepting):
-    """Which process this is, and what it finds there."""
+    """Returns its process ID and the leftovers it finds there."""
 
     def run_job(self, context, runtime, data):
-        global COUNT  # noqa: PLW0603 - that is what must not survive
+        global COUNT  # noqa: PLW0603 - the next job must not see this
         COUNT += 1
         spark = context.sparkContext
         return {
@@ -34,7 +34,7 @@ class Look(Accepting):
 
 
 class Leak(Accepting):
-    """Leaves what can be taken back."""
+    """Leaves changes that can be undone."""
 
     def run_job(self, context, runtime, data):
         spark = context.sparkContext

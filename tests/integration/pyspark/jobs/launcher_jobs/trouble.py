@@ -134,7 +134,7 @@ class SysExit(Accepting):
 
 
 class MemoryHog(Accepting):
-    """Takes more memory than it may: its own limit stands in for the machine's."""
+    """Exceeds its memory limit: a limit of its own stands in for that of the machine."""
 
     def run_job(self, context, runtime, data):
         import resource
@@ -242,7 +242,7 @@ class KillsJvm(Accepting):
 
 
 class StopsApplication(Accepting):
-    """Stops the application behind the back of PySpark, and goes on."""
+    """Stops the application without PySpark noticing, and continues."""
 
     def run_job(self, context, runtime, data):
         context.sparkContext._jsc.sc().stop()
