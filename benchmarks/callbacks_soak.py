@@ -2,10 +2,10 @@
 
     python benchmarks/callbacks_soak.py [--jobs 5000] [--kills 3] [--limit 900]
 
-A job server (SQLite, inline launcher, HTTP transport) runs as a process of its own. Receivers on loopback are
+A job server (SQLite, inline launcher, HTTP transport) runs as a separate process. Receivers on loopback are
 fast, slow, failing half the time, refusing, hanging, and restarted on the way. In the end every
-delivery is accounted for, against what the receivers saw and what the database says; the counts
-are printed as JSON. Exits 1 when anything was lost, told wrongly, or told after a kill.
+delivery is compared with the requests of the receivers and the records of the database; the counts
+are printed as JSON. Exits with 1 if a callback was lost, was wrong, or was sent after a kill.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class ServerProcess:
 
 @attrs.frozen(kw_only=True)
 class Arrival:
-    """An attempt as a receiver saw it, and what it answered."""
+    """An attempt as a receiver saw it, and its response."""
 
     receiver: str
     delivery: str
@@ -460,7 +460,7 @@ class Soak:
         return count
 
     def _latency(self, jobs: dict[int, Any], deliveries: dict[int, list[Delivery]]) -> dict[str, float]:
-        """How long fast receivers waited, leaving out what ended around a kill."""
+        """How long fast receivers waited, except for jobs that ended around a kill."""
         ended = {d.id: jobs[n].ended_at.timestamp() for n, made in deliveries.items() for d in made}
         calm = [
             arrival.at - ended[arrival.delivery]

@@ -12,10 +12,10 @@ Not counted are:
 
 - texts without quotes beside a list or an object, which are not generated: the reference drops them
   without a word, this library refuses them;
-- documents in which the reference reports a fault of its own (``BugOrBroken``);
+- documents for which the reference reports a bug in itself (``BugOrBroken``);
 - documents in which the reference contradicts itself: unrelated keys change what the others mean. Its cache
   of resolved nodes can lose a value when it grows, so that a circle is resolved a second time, from
-  elsewhere. What this library makes of such a document must be one of the reference's own answers.
+  elsewhere. For these documents, this library must give one of the answers of the reference.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Generator:
     """Makes random documents over a few keys, so that they meet often."""
 
     files = 0.3
-    """In what share of documents there are files to include."""
+    """The share of documents with files to include."""
     optional = 2 / 3
     """What share of substitutions are optional."""
 
@@ -178,7 +178,7 @@ KINDS = {"mixed": Generator, "circles": Circles}
 
 
 def parsed(document: Document) -> dict[str, Any] | None:
-    """Return what a document means here, None if it is refused."""
+    """Return the value of a document in this library, or None if it is refused."""
 
     def parse(text: str, prefix: tuple[str, ...] = ()) -> Object:
         return Parser(Source(text), max_depth=100, include=included, prefix=prefix).parse()
@@ -193,7 +193,7 @@ def parsed(document: Document) -> dict[str, Any] | None:
 
 
 def reference(documents: list[Document], jar: Path) -> list[str]:
-    """Return what documents mean to the reference: JSON, or an error's name after an exclamation mark."""
+    """Return the values of documents in the reference: JSON, or ``!`` and the name of an error."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "Reference.java").write_text(REFERENCE)
         subprocess.run(["javac", "-cp", str(jar), "-d", folder, f"{folder}/Reference.java"], check=True)

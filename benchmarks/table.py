@@ -2,7 +2,7 @@
 
     python benchmarks/table.py [--only NAME ...] [--jobs 300]
 
-A server runs as a process of its own, with SQLite on the disk and Spark on ``local[2]``; clients are here. A
+A separate process runs a server with SQLite on disk and Spark on ``local[2]``; this one has the clients. A
 baseline is measured in the same run, in turns where that is possible. The machine should be otherwise idle:
 its load is printed before and after. CPU is counted for each process of the server's tree.
 """
@@ -145,7 +145,7 @@ class Server:
 
 
 def processes_of(root: int) -> dict[int, str]:
-    """Return the processes of a tree, each with what it is."""
+    """Return the processes of a tree, each with its role."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
