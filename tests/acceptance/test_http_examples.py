@@ -91,7 +91,7 @@ def test_the_job_server_is_mounted_below_a_path_of_a_fastapi_service() -> None:
         assert client.get("/binaries").status_code == 404
 
 
-def test_a_context_that_takes_long_to_stop_is_located_below_the_mount() -> None:
+def test_a_context_that_stops_slowly_is_located_below_the_mount() -> None:
     settings = Settings.from_mapping({"jobserver": {"contexts": {"deletion-timeout": "100 ms"}}})
     launcher = ScriptedLauncher(at_start=lambda told: told.context_ready(application_id=None, url=None))
     outer = FastAPI()

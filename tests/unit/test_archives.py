@@ -271,7 +271,7 @@ WHEEL = zip_of(
 )
 
 
-def test_a_wheels_libraries_go_to_the_top_and_its_scripts_are_left_out(tmp_path: Path) -> None:
+def test_libraries_of_a_wheel_are_moved_to_the_top_and_scripts_are_omitted(tmp_path: Path) -> None:
     folder = unpack(written(tmp_path / "a.whl", WHEEL), tmp_path / "a", kind=BinaryType.WHEEL)
     assert files_of(folder) == {
         "pkg/__init__.py": b"root",

@@ -604,7 +604,7 @@ def test_storage_that_fails_for_a_while_loses_and_repeats_nothing(
         assert [world.stored(delivery).attempts for delivery in made] == [1, 1, 1]
 
 
-def test_an_outcome_is_stored_once_storage_is_back() -> None:
+def test_an_outcome_is_stored_when_storage_works_again() -> None:
     metadata = FailingMetadata()
     with World(metadata=metadata) as world:
         world.transport.hang(URL)

@@ -55,7 +55,7 @@ def test_settings_without_arguments_are_the_documented_defaults() -> None:
     assert settings.warnings == ()
 
 
-def test_every_setting_is_documented_and_its_default_may_be_written_down() -> None:
+def test_every_setting_is_documented_and_accepts_its_own_default() -> None:
     kinds = setting_types()
     for described in describe(Settings()):
         kind = kinds[described.key]

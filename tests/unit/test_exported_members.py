@@ -58,7 +58,7 @@ def reachable(start: type) -> dict[type, str]:
     return found
 
 
-def test_everything_that_the_server_takes_and_returns_is_exported() -> None:
+def test_everything_that_the_server_accepts_and_returns_is_exported() -> None:
     found = reachable(JobServer)
     missing = {
         kind.__name__: origin

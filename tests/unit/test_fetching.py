@@ -202,7 +202,7 @@ def test_too_many_waiting_requests_are_refused_at_once(world: World) -> None:
     assert world.fetcher.started == []
 
 
-def test_the_server_itself_may_wait_for_any_number(world: World) -> None:
+def test_the_server_itself_may_wait_for_any_number_of_fetches(world: World) -> None:
     world.begin(*(f"http://slow/{number}" for number in range(MAX_WAITING + 1)))
     world.started(2)
 
@@ -312,7 +312,7 @@ def test_nothing_is_watched_when_nothing_is_fetched(world: World) -> None:
     assert world.clock.timers == []
 
 
-def test_nothing_is_remembered_of_many_uris(world: World) -> None:
+def test_the_memory_for_uris_is_bounded(world: World) -> None:
     for number in range(300):
         uri = f"http://host{number}/x"
         world.fetcher.let_go(uri)

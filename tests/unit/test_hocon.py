@@ -524,7 +524,7 @@ def test_nesting_to_the_limit_is_fine_and_deeper_is_not(text: str) -> None:
         parse_untrusted(text, max_depth=2)
 
 
-def test_json_may_be_wide_without_being_deep() -> None:
+def test_wide_json_does_not_count_as_deep() -> None:
     wide: dict[str, Any] = {"a": [{} for _ in range(500)]}
     assert parse_untrusted(json.dumps(wide), max_depth=3) == wide
 

@@ -23,7 +23,7 @@ def test_signatures_match_the_reference_libraries() -> None:
     assert headers == {"webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="}
 
 
-def test_the_prefix_may_be_left_out() -> None:
+def test_the_prefix_is_optional() -> None:
     with_prefix, without = (
         Signer("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
         Signer("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),

@@ -267,7 +267,7 @@ def test_a_thread_that_never_ends_does_not_keep_the_process_alive(serve: Callabl
     assert server.errors.rstrip().endswith("stopped"), "everything was closed before"
 
 
-def test_a_server_may_open_as_many_files_as_the_hard_limit_allows(serve: Callable[..., Any]) -> None:
+def test_the_server_raises_its_open_file_limit_to_the_hard_limit(serve: Callable[..., Any]) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
     try:

@@ -82,9 +82,7 @@ def test_demo_counts_words_shows_how_and_cleans_up(private: dict[str, str], scra
     assert_nothing_is_left(scratch)
 
 
-def test_demo_without_a_java_says_what_to_install_before_anything_else(
-    private: dict[str, str], scratch: Path
-) -> None:
+def test_demo_without_java_first_says_what_to_install(private: dict[str, str], scratch: Path) -> None:
     """The packaged JDK is hidden, as if it were not installed."""
     script = (
         "import importlib.util, sys\n"

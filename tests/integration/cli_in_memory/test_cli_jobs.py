@@ -277,7 +277,7 @@ def test_logs_of_a_context_are_its_drivers(client: CommandLine) -> None:
 
 
 @pytest.mark.parametrize("arguments", [(), ("some-job", "--context", "warm")])
-def test_logs_takes_a_job_or_a_context(client: CommandLine, arguments: tuple[str, ...]) -> None:
+def test_logs_accepts_a_job_or_a_context(client: CommandLine, arguments: tuple[str, ...]) -> None:
     done = client("logs", *arguments)
     assert done.code == 2
     assert "either a job, or" in done.err

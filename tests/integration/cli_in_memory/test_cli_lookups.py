@@ -74,7 +74,7 @@ def test_text_that_is_neither_a_time_nor_a_duration_is_refused(text: str) -> Non
         moment(text)
 
 
-def test_jobs_since_takes_both(client: CommandLine) -> None:
+def test_jobs_since_accepts_times_and_durations(client: CommandLine) -> None:
     job_id = client(*JOB).out.strip()
     assert [report["jobId"] for report in client("jobs", "--since", "1h", "--json").json] == [job_id]
     assert client("jobs", "--since", "2100-01-01", "--json").json == []

@@ -152,7 +152,7 @@ def test_config_show_lists_the_value_and_origin_of_each_setting(
     assert line.split(maxsplit=2) == ["jobserver.http.port", "9000", "command line"]
 
 
-def test_config_show_changed_leaves_the_defaults_out(jobserver: CommandLine) -> None:
+def test_config_show_changed_omits_the_defaults(jobserver: CommandLine) -> None:
     [described] = jobserver("config", "show", "--changed", "--host", "::1", "--json").json
     assert (described["key"], described["value"]) == ("jobserver.http.host", "::1")
 

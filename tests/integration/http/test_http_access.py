@@ -613,7 +613,7 @@ def test_a_file_that_becomes_writable_for_others_is_not_reloaded(
     assert "others may write to it" in caplog.text
 
 
-def test_password_hashes_that_everyone_may_read_are_warned_of_and_hashes_of_tokens_are_not(
+def test_world_readable_password_hashes_are_warned_about_but_token_hashes_are_not(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = files(tmp_path, f"alice:{HASH}:*", f"ci:{hash_token('x')}:*")
@@ -746,7 +746,7 @@ def test_the_visible_name_obeys_the_rules() -> None:
         Namespace("alice").stored("")
 
 
-def test_jobs_of_others_are_not_found() -> None:
+def test_jobs_of_other_users_are_not_found() -> None:
     from test_http_wire import JOB
 
     with pytest.raises(JobNotFound):

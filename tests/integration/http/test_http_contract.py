@@ -239,7 +239,7 @@ def test_bytes_that_are_not_of_the_declared_charset_are_refused(site: Site) -> N
         assert answer.json()["result"].startswith("Cannot parse config: byte 9 of the body is not valid")
 
 
-def test_old_clients_may_say_mem_per_node(site: Site) -> None:
+def test_old_clients_may_use_mem_per_node(site: Site) -> None:
     site.client.post("/contexts/etl?mem-per-node=512m")
     assert site.server.context("etl").settings["memory-per-node"] == "512m"
     assert "mem-per-node" not in site.server.context("etl").settings
@@ -734,7 +734,7 @@ def test_a_server_whose_storage_fails_is_neither_healthy_nor_ready(start: Start)
     error(site.client.get("/readyz"), 503, "metadata: the disk is full")
 
 
-def test_a_storage_that_fails_is_a_storage_failure_and_leaves_nothing(start: Start) -> None:
+def test_a_storage_failure_is_reported_and_leaves_nothing(start: Start) -> None:
     from jobserver_core.errors import StorageError
     from jobserver_core.memory import MemoryMetadataStore
 

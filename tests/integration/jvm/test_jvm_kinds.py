@@ -20,7 +20,7 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_hive_jobs_load_and_query_tables_of_hive_and_leave_nothing_in_the_working_directory(
+def test_hive_jobs_use_hive_tables_and_leave_the_working_directory_clean(
     caller: Caller, addresses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

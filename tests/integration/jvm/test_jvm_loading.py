@@ -89,7 +89,7 @@ def test_the_first_job_of_a_context_may_bring_the_job_api_in_its_jar(bench: Any,
     assert bench.value("loading.InBody", fat_jar) == "SparkJobInvalid(not so)"
 
 
-def test_a_jar_of_the_context_may_hold_a_base_class_of_jobs(
+def test_a_jar_of_the_context_may_contain_a_base_class_of_jobs(
     bench: Any, thin_jar: Path, fat_jar: Path
 ) -> None:
     for jar in (thin_jar, fat_jar):
@@ -111,7 +111,7 @@ def test_a_jar_of_the_context_may_contain_a_database_driver(bench: Any, thin_jar
     assert bench.value("loading.Drivers", thin_jar) == 7
 
 
-def test_a_registrator_of_kryo_may_lie_in_a_jar_of_the_context(
+def test_a_jar_of_the_context_may_contain_a_kryo_registrator(
     bench: Any, thin_jar: Path, variant: str
 ) -> None:
     if "kryo" in variant:

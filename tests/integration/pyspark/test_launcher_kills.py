@@ -138,7 +138,7 @@ def test_streaming_queries_end_with_their_job(context: Context) -> None:
     assert context.run("trouble.StreamingQueries").value == []
 
 
-def test_a_streaming_query_of_another_session_ends_with_its_job(context: Context) -> None:
+def test_a_streaming_query_in_another_session_ends_with_its_job(context: Context) -> None:
     job = context.running("trouble.QueryOfAnotherSession")
     wait_until(lambda: context.run("trouble.AllQueries").value == ["mine"])
     context.handle.kill_job(job.id)
@@ -163,7 +163,7 @@ def test_a_streaming_context_created_by_a_job_ends_with_it(
         assert not written.exists()
 
 
-def test_spark_jobs_that_a_finished_job_left_behind_are_cancelled(context: Context) -> None:
+def test_leftover_spark_jobs_of_a_finished_job_are_cancelled(context: Context) -> None:
     assert context.run("trouble.LeavesTasks").value == "left"
     counted = context.end_of(context.submit("work.WordCount", {"input": {"string": "a"}}), timeout=20.0)
     assert counted.value == {"a": 1}

@@ -193,7 +193,7 @@ def test_an_upload_that_is_not_an_archive_gets_the_contract_error_with_a_reason(
     }
 
 
-def test_a_detail_that_only_repeats_the_result_is_left_out() -> None:
+def test_a_detail_that_only_repeats_the_result_is_omitted() -> None:
     words = "Invalid job type for this context"
     refused = failed_submission(a_job(FailureKind.WRONG_TYPE, ErrorInfo(message=words)), Namespace())
     assert refused is not None

@@ -45,7 +45,7 @@ def test_route_names_and_paths_are_unique() -> None:
     assert len({(route.method, route.path) for route in ROUTES}) == len(ROUTES)
 
 
-def test_the_document_says_where_it_is_served_and_who_may_call() -> None:
+def test_the_openapi_document_describes_its_server_and_authentication() -> None:
     guarded = document(ROUTES, root="/spark", guarded=True)
     assert guarded["servers"] == [{"url": "/spark"}]
     assert guarded["paths"]["/jobs"]["post"]["security"] == [{"basic": []}, {"bearer": []}]

@@ -30,7 +30,7 @@ async def failing() -> None:
     raise LookupError("no such row")
 
 
-def test_a_coroutine_is_run_and_anything_else_is_left_alone() -> None:
+def test_a_coroutine_is_run_and_other_values_are_returned_unchanged() -> None:
     assert awaited(doubled(4)) == 8
     value = object()
     assert awaited(value) is value

@@ -95,7 +95,7 @@ def test_contexts_can_connect_again_once_descriptors_are_free() -> None:
     assert lines[-2:] == ["Empty", "True"]
 
 
-def test_errors_that_mean_no_descriptor_is_left_are_explained() -> None:
+def test_errors_about_exhausted_descriptors_are_explained() -> None:
     assert "RLIMIT_NOFILE" in str(out_of_descriptors(OSError(errno.EMFILE, "Too many open files")))
     assert "fs.file-max" in str(out_of_descriptors(OSError(errno.ENFILE, "Too many open files in system")))
     assert out_of_descriptors(OSError(errno.ENOENT, "No such file")) is None

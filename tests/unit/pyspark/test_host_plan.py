@@ -151,7 +151,7 @@ def test_the_sites_own_configuration_wins_over_the_defaults_and_a_contexts_over_
     assert not [key for key in conf if key.endswith("userClassPathFirst")]
 
 
-def test_packages_of_the_site_are_left_to_sparks_own_submission(
+def test_packages_of_the_site_are_left_to_spark_submit(
     spec: ContextSpec, installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
