@@ -87,9 +87,9 @@ class EventBus:
     """Calls subscribers with what was stored, after it was stored.
 
     They are called on the thread that made the change, or on a thread of the server when the change had to
-    reach the disk first. Subscribers must return quickly, and must not wait for a job or a context: what they
-    wait for may come after this event. What one raises is logged and affects nobody else. The events of one
-    job or context come in the order of their states.
+    reach the disk first. Subscribers must return quickly. They must not wait for a job or a context, because
+    the change that they wait for may be published only after this event. An exception of a subscriber is
+    logged and does not affect the others. The events of one job or context come in the order of their states.
     """
 
     def __init__(self) -> None:

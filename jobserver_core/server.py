@@ -353,9 +353,9 @@ class JobServer:
                 await preparation.ready
                 handle = preparation.finish()
 
-        ``caller`` is as for :meth:`begin_context`. Without ``durable`` a power cut (not the end of the
-        process) may lose the job until it has ended: for callers that are told nothing before. Raises as
-        :meth:`submit`.
+        ``caller`` is as for :meth:`begin_context`. Without ``durable``, a power cut may lose the job until it
+        has ended; the end of the process does not. Use this only if the client gets no response before
+        the job ends. Raises the errors of :meth:`submit`.
         """
         return self._new_work.submissions.begin(request, caller, durable=durable)
 

@@ -163,8 +163,8 @@ class MetadataStore(Backend):
     def jobs(self, query: JobQuery) -> JobPage:
         """Return one page of jobs, newest first by ``submitted_at`` and then ``id``, both descending.
 
-        Whoever follows ``next`` sees every job that existed at the first page once, whatever is added
-        meanwhile. So a cursor names the last job of its page, not a number of rows:
+        A caller that follows ``next`` sees every job that existed at the first page once, even if jobs are
+        added in the meantime. So a cursor names the last job of its page, not a number of rows:
         :func:`~jobserver_core.ports.formats.encode_cursor` makes it, and ``decode_cursor`` returns the
         ``submitted_at`` and ``id`` of the job. It stays valid after a restart, and after the job was deleted.
         The last page has no ``next``. ``offset`` counts from the cursor, or from the newest job.
