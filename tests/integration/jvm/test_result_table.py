@@ -81,8 +81,8 @@ def test_the_table_has_examples_of_every_library_that_has_rules() -> None:
 
 
 @pytest.fixture(scope="module")
-def python_names(bench: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {"__name__": __name__, "spark": bench.jobs.session}
+def python_names(spark: Any, bench: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {"__name__": __name__, "spark": spark}
     exec(names("python"), found)
     return found
 
