@@ -19,13 +19,22 @@ Not handled: programs that embed a job server and are process 1 themselves. They
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import resource
 import signal
 from enum import Enum
 
-__all__ = ["LogLevel", "become_init", "configure_logging", "fork_and_reap", "raise_descriptor_limit"]
+__all__ = [
+    "LogLevel",
+    "become_init",
+    "collect_garbage_rarely",
+    "configure_logging",
+    "fork_and_reap",
+    "keep_from_collector",
+    "raise_descriptor_limit",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +43,9 @@ LIBRARY_LOGGERS = ("uvicorn", "httpx", "httpcore", "alembic", "asyncio")
 
 UNLIMITED = 1024 * 1024
 """Used when the hard limit is unlimited: the most that Linux allows unless ``fs.nr_open`` was raised."""
+
+_YOUNG_OBJECTS = 20_000
+"""How many new objects start a garbage collection. Python's default of 700 is for small programs."""
 
 _FROM_KERNEL = 128
 """``SI_KERNEL``: the signal was sent by a terminal or by the kernel itself."""
@@ -118,3 +130,14 @@ def raise_descriptor_limit() -> int:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     _log.info("the limit of open file descriptors is %d", limit)
     return limit
+
+
+def collect_garbage_rarely() -> None:
+    """Let Python look for unreachable cycles less often, which saves a tenth of a second at the start."""
+    gc.set_threshold(_YOUNG_OBJECTS, *gc.get_threshold()[1:])
+
+
+def keep_from_collector() -> None:
+    """Exclude all present objects from later garbage collections: modules and services live until the end."""
+    gc.collect()
+    gc.freeze()

@@ -12,7 +12,14 @@ from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.front_end import front_end, url_of
 from jobserver_cli.options import ConfigFile, DataDir, Host, Port, settings_of
 from jobserver_cli.parameters import command
-from jobserver_cli.server_process import LogLevel, become_init, configure_logging, raise_descriptor_limit
+from jobserver_cli.server_process import (
+    LogLevel,
+    become_init,
+    collect_garbage_rarely,
+    configure_logging,
+    keep_from_collector,
+    raise_descriptor_limit,
+)
 from jobserver_cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -51,6 +58,7 @@ def serve(
     jobserver.stop-timeout, 27 seconds by default. When the server is ready, its address is printed on stdout.
     """
     become_init()
+    collect_garbage_rarely()
     configure_logging(log_level)
     raise_descriptor_limit()
     http = front_end()
@@ -59,6 +67,7 @@ def serve(
     from jobserver_core.errors import InvalidSetting  # noqa: PLC0415
 
     def listening(host: str, port: int) -> None:
+        keep_from_collector()
         url = url_of(host, port, tls=settings.http.tls_certificate is not None)
         terminal.json({"url": url}) if terminal.as_json else terminal.line(url)
         terminal.note(f"jobserver listens at {url} — API docs: {url}/docs — data: {settings.data_dir}")

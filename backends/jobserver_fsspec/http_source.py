@@ -19,8 +19,6 @@ from jobserver_net.connections import Connector, is_unknown_host
 from jobserver_net.deadlines import Deadline
 
 if TYPE_CHECKING:
-    import ssl
-
     from jobserver_net.http import HttpClient, HttpResponse
 
 __all__ = ["HttpSource"]
@@ -34,7 +32,6 @@ class HttpSource(Source):
     def __init__(self, connector: Connector) -> None:
         self._connector = connector
         self._client: HttpClient | None = None
-        self._tls: ssl.SSLContext | None = None
 
     @contextmanager
     def open(
@@ -64,18 +61,11 @@ class HttpSource(Source):
 
     def _opened_client(self) -> HttpClient:
         """Return the client. It is created at its first use, because it imports large libraries."""
-        from jobserver_net.http import HttpClient  # noqa: PLC0415
+        from jobserver_net.http import HttpClient, tls_context  # noqa: PLC0415
 
         if self._client is None:
-            self._client = HttpClient(self._connector, tls=self._context)
+            self._client = HttpClient(self._connector, tls=lambda: tls_context(trust_env=True))
         return self._client
-
-    def _context(self) -> ssl.SSLContext:
-        from jobserver_net.http import tls_context  # noqa: PLC0415
-
-        if self._tls is None:
-            self._tls = tls_context(trust_env=True)
-        return self._tls
 
 
 @contextmanager

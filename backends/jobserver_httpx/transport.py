@@ -48,9 +48,11 @@ class HttpxTransport(Transport):
     ) -> None:
         self._policy = policy or AddressPolicy(schemes=SCHEMES, section=_SECTION)
         self._signer = signer
-        tls = tls_context(ca_file, key=f"{_SECTION}.ca-file")
+        own = tls_context(ca_file, key=f"{_SECTION}.ca-file") if ca_file is not None else None
         self._client = HttpClient(
-            Connector(self._policy, resolver), tls=lambda: tls, user_agent=f"jobserver-core/{_version()}"
+            Connector(self._policy, resolver),
+            tls=lambda: own or tls_context(),
+            user_agent=f"jobserver-core/{_version()}",
         )
         self._closed = False
 

@@ -7,6 +7,8 @@ certificates of :func:`tls_context` are used.
 from __future__ import annotations
 
 import base64
+import functools
+import os
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -15,8 +17,8 @@ from typing import Any
 from urllib.parse import urljoin
 
 import attrs
+import certifi
 import httpcore
-import httpx
 
 from jobserver_core.errors import InvalidSetting, MalformedUrl
 from jobserver_core.uris import Uri, redacted
@@ -80,7 +82,7 @@ class HttpClient:
 
     301, 302, 307 and 308 repeat the request at the new location; 303 continues with a GET. A redirect from
     https to http is refused. Credentials in the URI are sent as Basic authentication, only to the origin of
-    the URI and only until a redirect leaves it.
+    the URI and only until a redirect leaves it. ``tls`` is called once, for the first request over https.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class HttpClient:
         user_agent: str = "jobserver-core",
     ) -> None:
         self._connector = connector
-        self._tls = tls
+        self._tls = functools.cache(tls)
         self._user_agent = user_agent
 
     @contextmanager
@@ -190,12 +192,20 @@ def tls_context(ca_file: Path | None = None, *, key: str = "", trust_env: bool =
         InvalidSetting: The file of the setting ``key`` cannot be used.
     """
     if ca_file is None:
-        return httpx.create_ssl_context(trust_env=trust_env)
+        return _usual_context(trust_env)
     try:
         return ssl.create_default_context(cafile=str(ca_file))
     except (OSError, ssl.SSLError) as error:
         reason = error.strerror or "it contains no certificates in PEM format"
         raise InvalidSetting(key=key, message=f"cannot use {ca_file}: {reason}") from error
+
+
+def _usual_context(trust_env: bool) -> ssl.SSLContext:
+    file = os.environ.get("SSL_CERT_FILE") if trust_env else None
+    directory = os.environ.get("SSL_CERT_DIR") if trust_env else None
+    if file or directory:
+        return ssl.create_default_context(cafile=file or None, capath=directory or None)
+    return ssl.create_default_context(cafile=certifi.where())
 
 
 class _PinnedBackend(httpcore.NetworkBackend):

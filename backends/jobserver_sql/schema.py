@@ -1,15 +1,20 @@
-"""The schema's revisions: one server at a time applies them at start, up to this release's revision."""
+"""The schema's revisions: one server at a time applies them at start, up to this release's revision.
+
+A new database gets the tables of this release at once. Migrations, and with them Alembic, are only for
+databases of earlier releases. Tests check that both ways lead to the same schema.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, func, inspect, select, update
+from sqlalchemy import Connection, func, insert, inspect, select, update
 from sqlalchemy.schema import Column, MetaData, Table
-from sqlalchemy.types import Text
+from sqlalchemy.types import String
 
 from jobserver_core.errors import SchemaTooNew, StorageError
+from jobserver_sql import tables
 from jobserver_sql.database import Database
 
 if TYPE_CHECKING:
@@ -23,7 +28,7 @@ HEAD = "0003"
 VERSION_TABLE = "jobserver_schema"
 """The table that records the revision. Its name is ours, as others may use Alembic in the same database."""
 
-_VERSION = Table(VERSION_TABLE, MetaData(), Column("version_num", Text))
+_VERSION = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32), primary_key=True))
 _PATIENCE = 60.0
 """Seconds that a server waits for another one that is migrating a SQLite file."""
 _LOCK = 0x6A6F6273  # "jobs": the key of the advisory lock that migrating servers take in PostgreSQL
@@ -56,17 +61,27 @@ def upgrade(database: Database) -> None:
             _refuse_other_encodings(connection)
             connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
         revision = found(connection)
-        if revision != HEAD:
+        if revision is None:
+            _create(connection)
+        elif revision != HEAD:
             _migrate(connection, revision)
 
 
-def _migrate(connection: Connection, revision: str | None) -> None:
+def _create(connection: Connection) -> None:
+    tables.metadata.create_all(
+        connection, checkfirst=False
+    )  # somebody else's table must not be taken for ours
+    _VERSION.create(connection)
+    connection.execute(insert(_VERSION).values(version_num=HEAD))
+
+
+def _migrate(connection: Connection, revision: str) -> None:
     from alembic import command  # noqa: PLC0415 - a third of a second that only a migration needs
     from alembic.script import ScriptDirectory  # noqa: PLC0415 - the same
 
     config = _config(connection)
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if revision is not None and revision not in known:
+    if revision not in known:
         raise SchemaTooNew(found=revision, known=HEAD)
     command.upgrade(config, HEAD)
 

@@ -1,8 +1,9 @@
 """The schema: created at start, upgraded by one server at a time, unchanged if it is newer."""
 
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -50,14 +51,59 @@ def test_the_revision_in_the_code_is_the_head_of_one_line_of_migrations(url: str
     assert [script.revision for script in scripts.walk_revisions()][-1] == "0001"
 
 
+def _name_of(kind: TypeEngine[Any], dialect: Dialect | None = None) -> str:
+    """The type's name in SQL; PostgreSQL's VARCHAR without a length and its TEXT are the same."""
+    return kind.compile(dialect).replace("VARCHAR", "TEXT")
+
+
 def _differ(dialect: Dialect, found: TypeEngine[Any], wanted: TypeEngine[Any]) -> bool:
-    """Whether two types make different columns; PostgreSQL's unbounded VARCHAR and its TEXT do not."""
-    texts = [kind.compile(dialect).replace("VARCHAR", "TEXT") for kind in (found, wanted)]
-    return texts[0] != texts[1]
+    return _name_of(found, dialect) != _name_of(wanted, dialect)
+
+
+def _migrate_from_the_first_revision(url: str) -> None:
+    with raw(url) as connection:
+        command.upgrade(schema._config(connection), schema.HEAD)
+
+
+def _described(index: Mapping[str, Any]) -> tuple[object, ...]:
+    condition = " ".join(str(each) for each in index.get("dialect_options", {}).values())
+    return (
+        index["name"],
+        index["column_names"],
+        bool(index["unique"]),
+        sorted(re.findall(r"\w+", condition)),
+    )
+
+
+def _reflected(url: str) -> dict[str, object]:
+    """The columns, keys and indexes of every table, as the database describes them."""
+    with raw(url) as connection:
+        found = inspect(connection)
+        return {
+            table: (
+                sorted(
+                    (str(each["name"]), _name_of(each["type"]), each["nullable"])
+                    for each in found.get_columns(table)
+                ),
+                found.get_pk_constraint(table)["constrained_columns"],
+                sorted(_described(index) for index in found.get_indexes(table)),
+            )
+            for table in found.get_table_names()
+        }
+
+
+def test_a_new_database_has_the_same_schema_as_a_migrated_one(url: str) -> None:
+    SqlMetadataStore(url).close()
+    created = _reflected(url)
+    with raw(url) as connection:
+        for table in inspect(connection).get_table_names():
+            connection.execute(text(f'DROP TABLE "{table}"'))
+    _migrate_from_the_first_revision(url)
+    assert _reflected(url) == created
 
 
 def test_the_migrations_make_the_tables_that_the_code_describes(url: str) -> None:
-    SqlMetadataStore(url).close()
+    _migrate_from_the_first_revision(url)
     with raw(url) as connection:
         options = {
             "include_name": lambda name, *_: name != schema.VERSION_TABLE,
