@@ -37,12 +37,10 @@ if TYPE_CHECKING:  # type checkers see every public name of these modules; at ru
     from jobserver_core.models.binaries import *
     from jobserver_core.models.callbacks import *
     from jobserver_core.models.contexts import *
-    from jobserver_core.models.data_files import *
     from jobserver_core.models.failures import *
     from jobserver_core.models.jobs import *
     from jobserver_core.models.lifecycle import *
     from jobserver_core.running.fetching import *
-    from jobserver_core.running.handles import *
     from jobserver_core.running.results import *
     from jobserver_core.running.waiting import *
     from jobserver_core.server import *
@@ -68,17 +66,15 @@ _PUBLIC = {
         UnsupportedMediaType
     """,
     "events": "ContextChanged DeliveryChanged Event JobChanged JobProgressed Subscription",
-    "models.binaries": "Binary BinaryType ClassPathEntry ResolvedEntry parse_class_path",
+    "models.binaries": "Binary BinaryType ClassPathEntry DataFile ResolvedEntry parse_class_path",
     "models.callbacks": "Answer Delivery",
     "models.contexts": "Context ContextQuery StartQueueStatus",
-    "models.data_files": "DataFile",
     "models.failures": "ErrorInfo FailureKind",
     "models.jobs": "Job JobPage JobProgress JobQuery JobRequest JobResult ResultKind",
     "models.lifecycle": "ContextState DeliveryState JobState",
     "running.fetching": "Preparation",
-    "running.handles": "JobHandle",
     "running.results": "ResultReader",
-    "running.waiting": "Waiter",
+    "running.waiting": "JobHandle Waiter",
     "server": "JobServer",
 }
 """The public names, by the module that defines them."""

@@ -39,12 +39,12 @@ from jobserver_core.running.fetching import FetchService
 from jobserver_core.running.health import Health
 from jobserver_core.running.job_configs import JobConfigs
 from jobserver_core.running.jobs import JobService
+from jobserver_core.running.outbox import Syncer
 from jobserver_core.running.records import Records
 from jobserver_core.running.recovery import Recovery
 from jobserver_core.running.results import ResultStore
 from jobserver_core.running.retention import BlobSweep, RecordSweep, Sweeper
 from jobserver_core.running.submissions import SubmissionService
-from jobserver_core.running.syncer import Syncer
 from jobserver_core.shutdown import FORCE, RELEASE, Admission, Steps
 
 if TYPE_CHECKING:

@@ -13,10 +13,9 @@ from jobserver_core.binaries.data_files import DataUpload
 from jobserver_core.binaries.uploads import Upload
 from jobserver_core.data_directory import lock_data_dir
 from jobserver_core.events import Event, Subscription
-from jobserver_core.models.binaries import Binary, BinaryType
+from jobserver_core.models.binaries import Binary, BinaryType, DataFile
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery, StartQueueStatus
-from jobserver_core.models.data_files import DataFile
 from jobserver_core.models.jobs import Job, JobPage, JobQuery, JobRequest
 from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_core.ports import (
@@ -31,9 +30,8 @@ from jobserver_core.ports import (
     UuidIds,
 )
 from jobserver_core.running.fetching import Preparation
-from jobserver_core.running.handles import JobHandle
 from jobserver_core.running.results import ResultReader
-from jobserver_core.running.waiting import Waiter
+from jobserver_core.running.waiting import JobHandle, Waiter
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings

@@ -14,7 +14,7 @@ import attrs
 from jobserver_core.config.trees import flatten, nested
 from jobserver_core.errors import ContextNotFound, InvalidName, JobNotFound
 from jobserver_core.models.jobs import Job
-from jobserver_core.models.names import check_context_name
+from jobserver_core.models.validation import check_context_name
 
 __all__ = ["EVERYTHING", "PERMISSIONS", "Namespace", "allows", "parse_permissions"]
 

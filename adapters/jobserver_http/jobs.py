@@ -20,8 +20,8 @@ from jobserver_core.errors import (
 )
 from jobserver_core.models.jobs import Job, JobPage, JobQuery, ResultKind
 from jobserver_core.models.lifecycle import JobState
-from jobserver_core.running.handles import JobHandle
 from jobserver_core.running.results import ResultReader
+from jobserver_core.running.waiting import JobHandle
 from jobserver_http.answers import (
     CHUNK_SIZE,
     JSON,

@@ -10,7 +10,7 @@ from jobserver_core.errors import InvalidRequest, MalformedUrl
 from jobserver_core.models.binaries import ClassPathEntry, parse_class_path
 from jobserver_core.models.jobs import JobRequest
 from jobserver_core.models.json_values import JsonMapping
-from jobserver_core.running.handles import JobHandle
+from jobserver_core.running.waiting import JobHandle
 from jobserver_core.uris import Uri
 from jobserver_http.calls import Call
 from jobserver_http.contexts import context_settings_of

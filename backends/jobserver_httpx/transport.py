@@ -1,7 +1,15 @@
-"""The HTTP transport of callbacks."""
+"""The HTTP transport of callbacks, and the signatures of what it sends.
+
+Signatures are those of the Standard Webhooks specification:
+https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
+import hmac
 import math
 from email.utils import parsedate_to_datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -9,11 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobserver_core.callbacks.transports import check_scheme
-from jobserver_core.errors import InvalidCallbackUrl, MalformedUrl
+from jobserver_core.errors import InvalidCallbackUrl, InvalidSetting, MalformedUrl
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.ports.transport import Message, Transport
 from jobserver_core.uris import redacted
-from jobserver_httpx.signature import Signer
 from jobserver_net.connections import Connector, Resolver, resolve
 from jobserver_net.deadlines import Deadline, Expired
 from jobserver_net.http import ConnectionFailed, HttpClient, HttpRequest, RedirectRefused, tls_context
@@ -22,7 +29,7 @@ from jobserver_net.policy import AddressPolicy
 if TYPE_CHECKING:
     from jobserver_core.config.settings import CallbackSettings, Settings
 
-__all__ = ["HttpxTransport"]
+__all__ = ["HttpxTransport", "Signer"]
 
 SCHEMES = ("http", "https")
 _SECTION = "jobserver.callbacks"
@@ -133,3 +140,45 @@ def _version() -> str:
         return version("jobserver-core")
     except PackageNotFoundError:
         return "0"
+
+
+_PREFIX = "whsec_"
+_KEY = f"{_SECTION}.signing-secret"
+
+
+class Signer:
+    """Signs callbacks with one secret, or with several during a rotation of secrets.
+
+    A secret is ``whsec_`` (optional) and the Base64 encoding of 24 to 64 bytes. Several are separated by
+    whitespace.
+
+    Raises:
+        InvalidSetting: A secret is invalid. The message does not contain it.
+    """
+
+    def __init__(self, secrets: str) -> None:
+        self._keys = [_key(secret) for secret in secrets.split()]
+        if not self._keys:
+            raise InvalidSetting(
+                key=_KEY, message="is empty; remove it to send callbacks without a signature"
+            )
+
+    def headers(self, *, delivery_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+        """Return the header with the signature of this ID, time (seconds since 1970) and body."""
+        signed = f"{delivery_id}.{timestamp}.".encode() + body
+        return {"webhook-signature": " ".join(_signature(key, signed) for key in self._keys)}
+
+
+def _signature(key: bytes, signed: bytes) -> str:
+    return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+
+
+def _key(secret: str) -> bytes:
+    try:
+        key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not 24 <= len(key) <= 64:
+        message = f"expected {_PREFIX} and Base64 of 24 to 64 random bytes"
+        raise InvalidSetting(key=_KEY, message=message)
+    return key

@@ -1,7 +1,8 @@
-"""Reads and writes of binaries, inside a transaction of the caller."""
+"""Reads and writes of binaries, and which blobs are in use, inside a transaction of the caller."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from sqlalchemy import (
@@ -15,14 +16,15 @@ from sqlalchemy import (
     literal_column,
     select,
     tuple_,
+    union,
 )
 
 from jobserver_core.errors import BinaryInUse, BinaryNotFound, DuplicateId
 from jobserver_core.models.binaries import Binary
 from jobserver_sql.statements import DriverConnection, Statement
-from jobserver_sql.tables import binaries, columns_of, job_holds, jobs, values_of
+from jobserver_sql.tables import binaries, columns_of, job_holds, job_results, jobs, values_of
 
-__all__ = ["add", "conflict", "newest", "newest_of_all", "remove", "remove_old", "versions"]
+__all__ = ["add", "conflict", "newest", "newest_of_all", "remove", "remove_old", "unreferenced", "versions"]
 
 _COLUMNS = columns_of(Binary, binaries)
 _NAMES = tuple(column.name for column in _COLUMNS)
@@ -133,3 +135,17 @@ def remove_old(connection: Connection, uploaded_before: datetime, keep: int, lim
     found = [Binary(**row._mapping) for row in removed]
     connection.execute(delete(binaries).where(binaries.c.id.in_([binary.id for binary in found])))
     return found
+
+
+_CHUNK = 1000
+
+
+def unreferenced(connection: Connection, digests: Iterable[str]) -> list[str]:
+    """Return those of the digests that no binary, no live job and no result refers to."""
+    asked = list(dict.fromkeys(digests))
+    used: set[str] = set()
+    for start in range(0, len(asked), _CHUNK):
+        part = asked[start : start + _CHUNK]
+        owners = (binaries.c.digest, job_holds.c.digest, job_results.c.digest)
+        used.update(connection.scalars(union(*(select(c).where(c.in_(part)) for c in owners))))
+    return [digest for digest in asked if digest not in used]

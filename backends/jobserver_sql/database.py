@@ -33,9 +33,8 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from jobserver_core.errors import InvalidSetting, StorageError
-from jobserver_sql.database_file import DatabaseFile
 from jobserver_sql.durability import Barrier
-from jobserver_sql.sqlite_file import SqliteFile
+from jobserver_sql.sqlite_file import DatabaseFile, SqliteFile
 from jobserver_sql.statements import DriverConnection, Statement
 
 __all__ = ["Database"]

@@ -10,9 +10,16 @@ from sqlalchemy import Column, Connection, bindparam, delete, exists, insert, se
 
 from jobserver_core.errors import BinaryNotFound, DuplicateId, StaleState
 from jobserver_core.models.callbacks import Delivery
-from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
+from jobserver_core.models.jobs import (
+    Job,
+    JobPage,
+    JobProgress,
+    JobQuery,
+    JobResult,
+    decode_cursor,
+    encode_cursor,
+)
 from jobserver_core.models.lifecycle import DELIVERIES, JOBS, JobState
-from jobserver_core.models.pagination import decode_cursor, encode_cursor
 from jobserver_sql import deliveries as delivery_rows
 from jobserver_sql.pages import LIMIT, OFFSET, REACH, newest_first, state_parameter
 from jobserver_sql.statements import DriverConnection, Statement, encode, literal_states

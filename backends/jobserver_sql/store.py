@@ -19,7 +19,7 @@ from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 from jobserver_core.ports.metadata import MetadataStore
-from jobserver_sql import binaries, blobs, contexts, deliveries, jobs, schema
+from jobserver_sql import binaries, contexts, deliveries, jobs, schema
 from jobserver_sql.database import Database
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ class SqlMetadataStore(MetadataStore):
     def unreferenced(self, digests: Iterable[str]) -> list[str]:
         """Return those of the digests that no binary, no live job and no result refers to."""
         with self._database.read() as connection:
-            return blobs.unreferenced(connection, digests)
+            return binaries.unreferenced(connection, digests)
 
     # -- the store itself --------------------------------------------------------------------------
 

@@ -13,8 +13,8 @@ from typing import BinaryIO
 from jobserver_core.binaries.uploads import SizeLimit, chunks_of
 from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import DataFileNotFound, StorageError, TooLarge
-from jobserver_core.models.data_files import DataFile
-from jobserver_core.models.names import check_data_prefix
+from jobserver_core.models.binaries import DataFile
+from jobserver_core.models.validation import check_data_prefix
 from jobserver_core.ports import Clock
 
 __all__ = ["DataFileService", "DataUpload"]

@@ -10,7 +10,7 @@ from jobserver_core.binaries.sweep_lock import SweepLock
 from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import BinaryNotFound, TooLarge
 from jobserver_core.models.binaries import Binary, BinaryType
-from jobserver_core.models.names import check_binary_name
+from jobserver_core.models.validation import check_binary_name
 from jobserver_core.ports import BlobStore, BlobWriter, Clock, Ids, MetadataStore
 
 __all__ = ["BinaryService", "SizeLimit", "Upload", "chunks_of"]

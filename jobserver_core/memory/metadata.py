@@ -16,10 +16,17 @@ from jobserver_core.errors import BinaryInUse, BinaryNotFound, ContextExists, Du
 from jobserver_core.models.binaries import Binary
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
-from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
+from jobserver_core.models.jobs import (
+    Job,
+    JobPage,
+    JobProgress,
+    JobQuery,
+    JobResult,
+    decode_cursor,
+    encode_cursor,
+)
 from jobserver_core.models.json_values import JsonObject, plain
 from jobserver_core.models.lifecycle import CONTEXTS, DELIVERIES, JOBS, ContextState, DeliveryState, JobState
-from jobserver_core.models.pagination import decode_cursor, encode_cursor
 from jobserver_core.ports.metadata import MetadataStore
 
 __all__ = ["MemoryMetadataStore"]

@@ -1,4 +1,4 @@
-"""Binaries: uploaded code, and class paths that refer to it.
+"""Uploads: binaries, class paths that refer to them, and data files.
 
 A binary is a name with versions. Each upload adds a version, which later jobs use. Running jobs keep theirs.
 """
@@ -9,14 +9,14 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 from enum import Enum
+from pathlib import Path
 
 import attrs
 
 from jobserver_core.errors import InvalidRequest, MalformedUrl, UnsupportedMediaType
-from jobserver_core.models.names import check_binary_name
-from jobserver_core.models.validation import aware, non_negative, sha256
+from jobserver_core.models.validation import aware, check_binary_name, non_negative, sha256
 
-__all__ = ["Binary", "BinaryType", "ClassPathEntry", "ResolvedEntry", "parse_class_path"]
+__all__ = ["Binary", "BinaryType", "ClassPathEntry", "DataFile", "ResolvedEntry", "parse_class_path"]
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):(.*)", re.DOTALL)
 
@@ -132,3 +132,12 @@ class ResolvedEntry:
     digest: str = attrs.field(validator=sha256)
     size: int = attrs.field(validator=non_negative)
     binary_id: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class DataFile:
+    """A data file on the server's machine. ``path`` is absolute, and ``size`` is in bytes."""
+
+    path: Path
+    size: int = attrs.field(validator=non_negative)
+    created_at: datetime = attrs.field(validator=aware)

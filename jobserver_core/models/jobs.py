@@ -1,9 +1,12 @@
-"""Jobs: requests, records and results."""
+"""Jobs: requests, records, results, and pages of them with their cursors."""
 
 from __future__ import annotations
 
+import base64
+import json
+import zlib
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timezone
 from enum import Enum
 
 import attrs
@@ -13,9 +16,8 @@ from jobserver_core.models.binaries import ClassPathEntry, ResolvedEntry, parse_
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import JobState
-from jobserver_core.models.names import check_class_name
 from jobserver_core.models.redaction import redacted_repr
-from jobserver_core.models.validation import aware, non_negative, sha256
+from jobserver_core.models.validation import aware, check_class_name, non_negative, sha256
 
 __all__ = [
     "ErrorInfo",
@@ -27,6 +29,8 @@ __all__ = [
     "JobRequest",
     "JobResult",
     "ResultKind",
+    "decode_cursor",
+    "encode_cursor",
 ]
 
 MAX_LIMIT = 10_000
@@ -184,3 +188,51 @@ class JobPage:
 
     jobs: tuple[Job, ...]
     next: str | None = None
+
+
+_MAX_CURSOR = 4096
+
+
+def encode_cursor(last: Job) -> str:
+    """Return the cursor of the page after the one that ends with this job."""
+    submitted = last.submitted_at.astimezone(timezone.utc).isoformat(timespec="microseconds")
+    body = json.dumps([submitted, last.id], separators=(",", ":")).encode("ascii")
+    return _text(_checksum(body) + body)
+
+
+def decode_cursor(cursor: str) -> tuple[datetime, str]:
+    """Return ``submitted_at`` and ``id`` of the last job of the previous page.
+
+    A checksum detects truncated and modified cursors. It is not a security feature: a forged cursor only
+    selects another position in the list.
+
+    Raises:
+        InvalidRequest: The cursor was not created by :func:`encode_cursor`.
+    """
+    try:
+        return _decode(cursor)
+    except (ValueError, TypeError) as error:
+        message = "invalid cursor; expected the unmodified 'next' of the previous page"
+        raise InvalidRequest(message=message) from error
+
+
+def _decode(cursor: str) -> tuple[datetime, str]:
+    if len(cursor) > _MAX_CURSOR:
+        raise ValueError("too long")
+    raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+    checksum, body = raw[:4], raw[4:]
+    if checksum != _checksum(body) or cursor != _text(raw):
+        raise ValueError("wrong checksum")
+    submitted, job_id = json.loads(body)
+    position = datetime.fromisoformat(submitted), job_id
+    if not isinstance(job_id, str) or position[0].tzinfo is None:
+        raise ValueError("not a position")
+    return position
+
+
+def _text(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode("ascii").rstrip("=")
+
+
+def _checksum(body: bytes) -> bytes:
+    return zlib.crc32(body).to_bytes(4, "big")

@@ -7,7 +7,7 @@
 This module imports cattrs, which :mod:`jobserver_core.ports` does not.
 """
 
-from jobserver_core.models.pagination import decode_cursor, encode_cursor
+from jobserver_core.models.jobs import decode_cursor, encode_cursor
 from jobserver_core.models.serialization import dumps, loads
 from jobserver_core.uris import Uri, redacted
 

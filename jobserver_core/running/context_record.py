@@ -18,7 +18,7 @@ The idea is three steps, always in this order:
 3. Two *outboxes* hold the effects: ``calls`` for calls to the launcher, ``outbox`` for events and waiters.
    Entries are added under the lock, so their order is that of the changes. They run after the lock is
    released, one at a time. Notifications of a final state first wait for the disk
-   (:mod:`~jobserver_core.running.syncer`); calls to the launcher need not, so a free slot is used at once.
+   (:mod:`~jobserver_core.running.outbox`); calls to the launcher need not, so a free slot is used at once.
 
 The invariants: the effects of a change never precede its record. No code of a subscriber, of a waiter's
 callback or of a launcher runs under the lock. An entry of the outbox may start a change, which takes the

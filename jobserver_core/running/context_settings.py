@@ -9,7 +9,7 @@ from jobserver_core.config.trees import merged
 from jobserver_core.errors import InvalidName, InvalidSetting
 from jobserver_core.models.binaries import ClassPathEntry, parse_class_path
 from jobserver_core.models.json_values import JsonMapping, JsonObject
-from jobserver_core.models.names import check_context_name
+from jobserver_core.models.validation import check_context_name
 from jobserver_core.ports import Launcher
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from jobserver_core.errors import ContextNotFound, JobServerError, LogNotFound, 
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import CONTEXTS
-from jobserver_core.models.names import check_context_name
+from jobserver_core.models.validation import check_context_name
 from jobserver_core.ports import ContextSpec, Fetched, MetadataStore
 from jobserver_core.running.context_registry import ContextRegistry
 from jobserver_core.running.fetching import FetchService, Preparation

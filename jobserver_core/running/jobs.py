@@ -17,13 +17,12 @@ from jobserver_core.errors import (
 )
 from jobserver_core.models.jobs import Job, JobPage, JobQuery
 from jobserver_core.ports import Clock, ContextSpec, JobCode, JobSpec, MetadataStore
-from jobserver_core.running.handles import JobHandle
 from jobserver_core.running.job_configs import JobConfigs
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.records import Records
 from jobserver_core.running.results import ResultReader, ResultStore
-from jobserver_core.running.waiting import Promise, Waiter
+from jobserver_core.running.waiting import JobHandle, Promise, Waiter
 
 __all__ = ["JobService"]
 

@@ -24,8 +24,8 @@ from jobserver_core.models.jobs import Job, JobProgress, JobRequest, JobResult
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import CONTEXTS, JOBS, ContextEvent, ContextState, JobEvent, JobState
 from jobserver_core.ports import Clock, Ids, MetadataStore
-from jobserver_core.running.syncer import Syncer
-from jobserver_core.running.withdrawals import Withdrawals
+from jobserver_core.running.outbox import Syncer
+from jobserver_core.running.retries import Withdrawals
 
 __all__ = ["FinalOutcome", "Records"]
 

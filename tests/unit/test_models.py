@@ -9,7 +9,7 @@ from jobserver_core.errors import InvalidName, InvalidRequest, MalformedUrl, Uns
 from jobserver_core.models.binaries import Binary, BinaryType, ClassPathEntry, ResolvedEntry, parse_class_path
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.models.jobs import JobQuery, JobRequest, JobResult, ResultKind
-from jobserver_core.models.names import (
+from jobserver_core.models.validation import (
     check_binary_name,
     check_class_name,
     check_context_name,

@@ -17,8 +17,7 @@ from jobserver_core.models.jobs import JobQuery
 from jobserver_core.ports import BlobWriter, ContextEnd, JobOutcome
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.live_job import RESULT_TIMEOUT
-from jobserver_core.running.retries import FIRST_PAUSE, LONGEST_PAUSE, RetryQueue
-from jobserver_core.running.withdrawals import LIMIT, Withdrawals
+from jobserver_core.running.retries import FIRST_PAUSE, LONGEST_PAUSE, MAX_DOUBTFUL, RetryQueue, Withdrawals
 from jobserver_core.testing.clock import ManualClock
 from serving import WAIT, ScriptedLauncher, a_request, a_server, upload
 
@@ -447,7 +446,7 @@ def test_a_reset_stops_every_context_even_if_the_store_fails_meanwhile(scene: Sc
 def test_requests_are_refused_at_once_when_too_many_before_them_are_in_doubt() -> None:
     clock = ManualClock()
     withdrawals = Withdrawals(clock)
-    for number in range(LIMIT):
+    for number in range(MAX_DOUBTFUL):
         withdrawals.check_room()
         withdrawals.put(f"job-{number}", lambda: None)
     with pytest.raises(errors.StorageError, match="failing for a while"):

@@ -15,7 +15,6 @@ import time
 from typing import NoReturn
 
 from jobserver_pyspark import processes
-from jobserver_pyspark.exit_status import describe_exit, killed_from_outside
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.job_jars import JobJars
 from jobserver_pyspark.host.jvm_jobs import HostedJvmJobs
@@ -24,6 +23,7 @@ from jobserver_pyspark.host.progress import ProgressBoard, ProgressReporter
 from jobserver_pyspark.host.python_jobs import PythonJobs
 from jobserver_pyspark.host.reports import JobReports
 from jobserver_pyspark.host.runners import ZygoteProcess
+from jobserver_pyspark.processes import describe_exit, killed_from_outside
 from jobserver_pyspark.protocol.converter import ProtocolError
 from jobserver_pyspark.protocol.failures import ContextFailure, describe, report_of
 from jobserver_pyspark.protocol.frames import MAX_PAYLOAD, Channel, ChannelClosed

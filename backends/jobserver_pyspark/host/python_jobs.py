@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from jobserver_pyspark import processes
-from jobserver_pyspark.host.class_paths import TaskClassPaths
+from jobserver_pyspark.host.class_paths import TaskClassPaths, WorkerPools
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.job_jars import JobJars
 from jobserver_pyspark.host.logs import BoundedLog, OutputPump
@@ -26,7 +26,6 @@ from jobserver_pyspark.host.orphans import end_orphans
 from jobserver_pyspark.host.progress import ProgressBoard, SparkTag
 from jobserver_pyspark.host.reports import JobReports
 from jobserver_pyspark.host.runners import RunnerLost, RunnerProcess, ZygoteProcess
-from jobserver_pyspark.host.worker_pools import WorkerPools
 from jobserver_pyspark.protocol.converter import ProtocolError
 from jobserver_pyspark.protocol.failures import bounded, describe
 from jobserver_pyspark.protocol.frames import ChannelClosed

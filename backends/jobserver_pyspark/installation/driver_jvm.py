@@ -1,14 +1,17 @@
-"""The driver JVM: the options and the class path that every context's JVM starts with."""
+"""The driver JVM: its options, its class path, and the machine's configuration of Spark and Hadoop.
+
+The configuration is looked for in the same places as by Spark's scripts.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
-from jobserver_pyspark.installation import site_configuration
 from jobserver_pyspark.installation.spark import Installation
 
-__all__ = ["JVM_OPTIONS", "class_path"]
+__all__ = ["JVM_OPTIONS", "class_path", "spark_defaults", "has_hive"]
 
 _OPENED = (
     "java.base/java.lang",
@@ -48,13 +51,53 @@ file in ``/tmp``."""
 def class_path(
     installation: Installation, *, before: str | None = None, after: list[Path] | None = None
 ) -> str:
-    """Return the driver's class path: Spark's jars, the site's configuration, then the context's own jars."""
+    """Return the driver's class path: Spark's jars, the site's configuration, then the context's own jars.
+
+    The configuration and Hadoop's own jars come after Spark's jars, unlike in Spark's scripts: a JVM cannot
+    archive its classes with a directory before its jars. The order makes no difference, because Spark's jars
+    contain no configuration files.
+    """
     first = [before] if before else []
+    hadoop = os.environ.get("SPARK_DIST_CLASSPATH")
     return os.pathsep.join(
         [
             *first,
             *map(str, installation.jars),
-            *site_configuration.class_path(installation),
+            *map(str, _directories(installation)),
+            *([hadoop] if hadoop else []),
             *map(str, after or []),
         ]
     )
+
+
+_NOT_FOR_CONTEXTS = {"spark.master", "spark.driver.userClassPathFirst", "spark.executor.userClassPathFirst"}
+"""The server sets the master. A jar that may replace classes of Spark and the job API cannot hold a job."""
+
+_SETTING = re.compile(r"\s*(spark\.[^\s:=]+)[\s:=]+(.*\S)\s*$")
+
+
+def spark_defaults(installation: Installation) -> dict[str, str]:
+    """Return the settings of ``spark-defaults.conf``, without those that are not for contexts."""
+    try:
+        lines = (
+            (_spark_directory(installation) / "spark-defaults.conf").read_text(encoding="utf-8").splitlines()
+        )
+    except OSError:
+        return {}
+    found = {match[1]: match[2] for match in map(_SETTING.match, lines) if match}
+    return {key: value for key, value in found.items() if key not in _NOT_FOR_CONTEXTS}
+
+
+def has_hive(installation: Installation) -> bool:
+    """Return whether the site has a metastore of its own."""
+    return any((directory / "hive-site.xml").is_file() for directory in _directories(installation))
+
+
+def _directories(installation: Installation) -> list[Path]:
+    hadoop = (os.environ.get(name) for name in ("HADOOP_CONF_DIR", "YARN_CONF_DIR"))
+    given = [_spark_directory(installation), *(Path(directory) for directory in hadoop if directory)]
+    return [directory for directory in dict.fromkeys(given) if directory.is_dir()]
+
+
+def _spark_directory(installation: Installation) -> Path:
+    return Path(os.environ.get("SPARK_CONF_DIR") or installation.package / "conf")

@@ -14,8 +14,7 @@ from jobserver_core.models import json_values
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import ContextSpec
 from jobserver_pyspark.host.driver import JOB_CLASSES
-from jobserver_pyspark.installation import site_configuration
-from jobserver_pyspark.installation.driver_jvm import JVM_OPTIONS, class_path
+from jobserver_pyspark.installation.driver_jvm import JVM_OPTIONS, class_path, has_hive, spark_defaults
 from jobserver_pyspark.installation.java import Java, utf8_locale
 from jobserver_pyspark.installation.spark import Installation, python_view, spark_home_view
 from jobserver_pyspark.jvm.jobs import context_settings
@@ -56,7 +55,7 @@ def make_plan(
     """Return the plan of a context's host; writes only directories of links, into the cache."""
     marker = f"{spec.id}:{secrets.token_hex(8)}"
     conf = _conf(spec, settings, installation)
-    submitted = settings.needs_submit or not PREPARED.isdisjoint(site_configuration.defaults(installation))
+    submitted = settings.needs_submit or not PREPARED.isdisjoint(spark_defaults(installation))
     command = _jvm_command(
         spec,
         settings,
@@ -153,7 +152,7 @@ def _conf(spec: ContextSpec, settings: ContextSettings, installation: Installati
     """Return the SparkConf: the context's own settings over the site's, over our defaults."""
     conf = {
         **_defaults(spec, settings, installation),
-        **site_configuration.defaults(installation),
+        **spark_defaults(installation),
         "spark.app.name": spec.name,
         "spark.submit.deployMode": "client",
         "spark.ui.showConsoleProgress": "false",
@@ -181,7 +180,7 @@ def _defaults(spec: ContextSpec, settings: ContextSettings, installation: Instal
         conf |= {"spark.driver.host": LOOPBACK, "spark.driver.bindAddress": LOOPBACK}
     if installation.release >= (4, 1):
         conf["spark.python.unix.domain.socket.enabled"] = "true"
-    if not site_configuration.has_hive(installation):  # otherwise its tables outlive the context
+    if not has_hive(installation):  # otherwise its tables outlive the context
         metastore = f"jdbc:derby:;databaseName={spec.work_dir / 'metastore'};create=true"
         conf["spark.sql.warehouse.dir"] = str(spec.work_dir / "warehouse")
         if settings.hive:

@@ -13,7 +13,6 @@ import attrs
 from jobserver_core.errors import JobServerError, LaunchError
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobSpec
-from jobserver_pyspark.exit_status import describe_exit, killed_from_outside
 from jobserver_pyspark.launcher.connections import Connections, HostChannel
 from jobserver_pyspark.launcher.descriptors import check_descriptors, explained, out_of_descriptors
 from jobserver_pyspark.launcher.host_plan import HostPlan, link_jars
@@ -22,6 +21,7 @@ from jobserver_pyspark.launcher.hosted_jobs import HostedJobs, reported_error
 from jobserver_pyspark.launcher.leftovers import ContextRecord, Leftovers
 from jobserver_pyspark.launcher.packages import Packages
 from jobserver_pyspark.launcher.spare_hosts import SpareHost, SpareHosts
+from jobserver_pyspark.processes import describe_exit, killed_from_outside
 from jobserver_pyspark.protocol.converter import ProtocolError
 from jobserver_pyspark.protocol.frames import ChannelClosed
 from jobserver_pyspark.protocol.messages import (

@@ -1,15 +1,19 @@
-"""Loads a job by the dotted name of its class."""
+"""The job itself: loading it by the name of its class, its runtime, and methods that are ``async def``."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import inspect
+import platform
+import re
+import sys
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from jobserver_pyspark.protocol.failures import JobFailure, describe
-from jobserver_pyspark.runner import wheel_tags
 
-__all__ = ["load_job"]
+__all__ = ["Runtime", "awaited", "foreign", "load_job"]
 
 _WRONG_TYPE = "Invalid job type for this context"
 
@@ -57,7 +61,7 @@ def _find(name: str, directories: Sequence[str]) -> Any:
 
 
 def _not_loaded(error: BaseException, directories: Sequence[str]) -> JobFailure:
-    hint = wheel_tags.foreign(directories) if isinstance(error, ImportError) else ""
+    hint = foreign(directories) if isinstance(error, ImportError) else ""
     message = f"{describe(error)} ({hint})" if hint else None
     return JobFailure.of("loading", error, skip=1, message=message)
 
@@ -76,3 +80,96 @@ def _attribute(module: Any, names: list[str], full_name: str) -> Any:
             stack = f"{getattr(found, '__name__', found)} has no attribute {name!r}"
             raise JobFailure("class-not-found", f"classPath {full_name} not found", stack=stack) from None
     return found
+
+
+def foreign(directories: Iterable[str]) -> str:
+    """Return a message about unpacked wheels for another Python or machine; it is empty without any."""
+    found = []
+    for file in (file for directory in directories for file in Path(directory).glob("*.dist-info/WHEEL")):
+        tags = re.findall(r"^Tag: (\S+)", file.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        if tags and not any(map(_fits, tags)):
+            found.append(f"{file.parent.name.removesuffix('.dist-info')} is made for {', '.join(tags)}")
+    if not found:
+        return ""
+    mine = f"cp{sys.version_info[0]}{sys.version_info[1]} on {sys.platform}_{platform.machine()}"
+    return f"the wheel {'; the wheel '.join(found)}, and this is {mine}"
+
+
+def _fits(tag: str) -> bool:
+    python, abi, machine = [*tag.split("-", 2), "", ""][:3]
+    return _fits_python(python, abi) and (
+        machine == "any" or ("linux" in machine and machine.endswith(f"_{platform.machine()}"))
+    )
+
+
+def _fits_python(python: str, abi: str) -> bool:
+    major, minor = sys.version_info[:2]
+    match = re.fullmatch(r"(py|cp)(\d)(\d*)", python)
+    if match is None or int(match[2]) != major:
+        return False
+    if match[1] == "cp" and abi != "abi3":
+        return match[3] in ("", str(minor))
+    return int(match[3] or 0) <= minor
+
+
+def awaited(value: Any) -> Any:
+    """Return the value of a method; for an ``async def``, its result.
+
+    An asynchronous generator becomes an iterator, which makes each element when it is needed.
+    """
+    if isinstance(value, AsyncIterator):
+        return _elements(value)
+    if not inspect.isawaitable(value):
+        return value
+    import asyncio  # noqa: PLC0415 - few jobs need it
+
+    return awaited(asyncio.run(_done(value)))
+
+
+async def _done(value: Awaitable[Any]) -> Any:
+    return await value
+
+
+def _elements(values: AsyncIterator[Any]) -> Iterator[Any]:
+    import asyncio  # noqa: PLC0415 - few jobs need it
+
+    loop = asyncio.new_event_loop()
+    try:
+        while True:
+            try:
+                yield loop.run_until_complete(_done(values.__anext__()))
+            except StopAsyncIteration:
+                return
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
+class Runtime:
+    """The environment of a job; the ``JobEnvironment`` of ``sparkjobserver.api``."""
+
+    def __init__(self, job_id: str, attachment: Any, context_config: Any, data_dir: Path) -> None:
+        self.jobId = job_id
+        self.contextConfig = context_config
+        self._attachment = attachment
+        self.data_dir = data_dir
+        self._named_objects: Any = None
+
+    @property
+    def namedObjects(self) -> Any:  # noqa: N802 - the old server's name
+        """The objects that the jobs of this context share."""
+        if self._named_objects is None:
+            from jobserver_pyspark.runner.named_objects import NamedObjects  # noqa: PLC0415 - few jobs use them
+
+            self._named_objects = NamedObjects(self._attachment.session, self.jobId)
+        return self._named_objects
+
+    def data_file(self, name: str) -> Path:
+        """Return the path of a data file, by the name that its upload returned, or the last part of that.
+
+        Raises FileNotFoundError for anything else.
+        """
+        path = (self.data_dir / name).resolve()
+        if path.parent != self.data_dir.resolve() or not path.is_file():
+            raise FileNotFoundError(f"the server has no data file named {name!r}")
+        return path

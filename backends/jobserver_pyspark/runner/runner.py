@@ -45,10 +45,8 @@ from jobserver_pyspark.protocol.messages import (
     WarmUp,
 )
 from jobserver_pyspark.runner import config_trees, results
-from jobserver_pyspark.runner.async_jobs import awaited
 from jobserver_pyspark.runner.attachment import Attachment
-from jobserver_pyspark.runner.environment import Runtime
-from jobserver_pyspark.runner.job_class import load_job
+from jobserver_pyspark.runner.job_class import Runtime, awaited, load_job
 from jobserver_pyspark.runner.process_state import ProcessState
 
 __all__ = ["main"]

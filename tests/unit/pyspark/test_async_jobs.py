@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobserver_pyspark.runner.async_jobs import awaited
+from jobserver_pyspark.runner.job_class import awaited
 from jobserver_pyspark.runner.results import opened
 
 

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from jobserver_pyspark.exit_status import describe_exit, killed_from_outside
+from jobserver_pyspark.processes import describe_exit, killed_from_outside
 
 BY_SIGKILL = "was killed from outside (signal 9): by a user, or by the system because memory ran out"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobserver_pyspark.runner.wheel_tags import foreign
+from jobserver_pyspark.runner.job_class import foreign
 
 HERE = f"cp3{sys.version_info[1]}"
 MACHINE = platform.machine()

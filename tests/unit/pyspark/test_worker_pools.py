@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from jobserver_pyspark import processes
-from jobserver_pyspark.host.worker_pools import WorkerPools
+from jobserver_pyspark.host.class_paths import WorkerPools
 from jobserver_pyspark.processes import POOL_VARIABLE
 
 
