@@ -89,7 +89,8 @@ def test_a_hanging_check_is_reported_in_time_and_costs_one_thread() -> None:
     try:
         before = threading.active_count()
         for _ in range(5):
-            assert health.check() == {"disk": "no answer for 0 s", "other": None}
+            assert str(health.check(["disk"])["disk"]).startswith("no answer for ")
+        await_true(lambda: health.check(["other"]) == {"other": None})
         await_true(lambda: threading.active_count() <= before + 1)
         assert calls == [1]
     finally:
