@@ -208,8 +208,10 @@ class Services:
             ),
             recovery=Recovery(
                 metadata=metadata,
+                launcher=launcher,
                 records=records,
                 jobs=jobs,
+                registry=registry,
                 contexts=contexts,
                 fetching=fetching,
                 class_paths=class_paths,
@@ -223,6 +225,7 @@ class Services:
     def start(self) -> None:
         """Reconcile what an earlier server left behind, and only then start anything new."""
         self._continue_time()
+        self.recovery.take_over()
         self.launcher.sweep()
         self.data_files.sweep()
         again = self.recovery.end_lost()
@@ -237,19 +240,33 @@ class Services:
         self.fetching.close()
         self.registry.drain()
 
-    def close(self, timeout: float) -> None:
-        """End within ``timeout`` seconds, in the order in which nothing has to report to what has gone.
+    def close(self, timeout: float, *, detach: bool) -> None:
+        """Shut down within ``timeout`` seconds, in an order in which nothing reports to what is closed.
 
-        Killing and releasing have their fixed times also when less is given. Repeating is allowed.
+        With ``detach``, contexts are left to the next server, if the launcher can do that. Killing and
+        releasing have their fixed times even if ``timeout`` is shorter. Idempotent.
         """
         self.drain()
-        grace = max(0.0, timeout - FORCE - RELEASE)
+        if detach and self.launcher.reattaches:
+            self._detach_contexts()
+        else:
+            self._end_contexts(max(0.0, timeout - FORCE - RELEASE))
+        self._release()
+
+    def _detach_contexts(self) -> None:
+        steps = Steps(FORCE)
+        steps.run("the launcher", self.launcher.detach)
+        steps.run("contexts", self.registry.detach_all)
+
+    def _end_contexts(self, grace: float) -> None:
         if grace:
             # A little less, so that contexts which are ended by force for it are still seen to end.
             Steps(grace).run("contexts", lambda: self.registry.stop_all(grace * 0.9))
         force = Steps(FORCE)
         force.run("contexts that have not stopped", lambda: self.registry.kill_all(FORCE / 2))
         force.run("the launcher", self.launcher.close)
+
+    def _release(self) -> None:
         release = Steps(RELEASE)
         release.run("those who wait for the disk", self.syncer.close)
         release.run("the sweep", self.sweeper.close)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
 
 from jobserver_core.assembly import STORAGE, Services
 from jobserver_core.binaries.data_files import DataUpload
@@ -206,14 +206,23 @@ class JobServer:
         """How many jobs have begun and not ended: what there is to wait for after :meth:`drain`."""
         return self._services.jobs.begun
 
-    def close(self, timeout: float | None = None) -> None:
-        """Stop contexts and close all stores, within ``timeout`` seconds; idempotent.
+    def close(
+        self, timeout: float | None = None, *, contexts: Literal["stop", "detach"] | None = None
+    ) -> None:
+        """Stop contexts or leave them to the next server, and close all stores, within ``timeout`` seconds.
+
+        ``contexts`` is by default the configured ``contexts.on-shutdown``. With ``"detach"``, contexts and
+        their jobs continue, and the next server that starts within ``contexts.reattach-timeout`` on the same
+        data directory and metadata takes them over. A launcher that cannot do that stops them. Idempotent.
 
         The default is the configured ``stop-timeout``. The last 7 seconds of it are for killing contexts that
         have not stopped by then, and for closing the stores; what hangs even then is left behind. Jobs
         that run end ERROR, jobs that have not begun run under the next server.
         """
-        self._services.close(self.settings.stop_timeout if timeout is None else timeout)
+        on_shutdown = contexts or self.settings.contexts.on_shutdown
+        self._services.close(
+            self.settings.stop_timeout if timeout is None else timeout, detach=on_shutdown == "detach"
+        )
 
     def __enter__(self) -> JobServer:
         return self.start()

@@ -58,7 +58,7 @@ class ClassPaths:
                 message=f"For Python jobs only one package file can be used, got {len(entries)}"
             )
 
-    def lease(self, entries: Iterable[ResolvedEntry], until: ExitStack) -> tuple[JobCode, ...]:
+    def lease(self, entries: Iterable[ResolvedEntry | JobCode], until: ExitStack) -> tuple[JobCode, ...]:
         """Return the entries as files on this machine, which stay until the stack is closed."""
         return tuple(
             JobCode(

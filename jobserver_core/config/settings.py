@@ -77,6 +77,12 @@ def _host(value: str) -> str:
     return value.lower().rstrip(".")
 
 
+def _on_shutdown(value: str) -> str:
+    if value not in ("stop", "detach"):
+        raise ValueError(f"expected stop or detach, got {value!r}")
+    return value
+
+
 def _scheme(value: str) -> str:
     if not value.replace("+", "").replace("-", "").replace(".", "").isalnum():
         raise ValueError(f"expected a URL scheme such as https, without ://, got {value!r}")
@@ -211,6 +217,12 @@ class ContextLimits(Section):
     )
     max_contexts: int | None = kinds.number(
         None, "The maximum number of live contexts; null or 0 means no limit", zero_is_none=True
+    )
+    on_shutdown: str = kinds.text(
+        "stop",
+        "What a server that is shut down does with its contexts: stop ends them, detach leaves them to the "
+        "next server",
+        check=_on_shutdown,
     )
     spare_hosts: int = kinds.number(0, "How many processes are kept ready for new contexts", maximum=64)
 

@@ -7,7 +7,8 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from queue import SimpleQueue
 
 from jobserver_core.errors import InvalidSetting, TooLarge
@@ -100,6 +101,9 @@ class InlineLauncher(Launcher):
     :meth:`InlineJob.sleep` and :meth:`InlineJob.check`; if it blocks elsewhere, it ends when it returns, and
     only then is its end reported. A thread cannot be ended by force: a context that is killed waits
     ``kill_grace`` seconds for such callables, then ends without them and ignores their outcome.
+
+    Contexts outlive a server that is closed with ``contexts="detach"``, or abandoned, if the next server gets
+    the same launcher object. They wait for it until the launcher is closed.
     """
 
     def __init__(
@@ -115,6 +119,7 @@ class InlineLauncher(Launcher):
         self.threads = _Threads()
         self._lock = threading.Lock()
         self._contexts: set[_InlineContext] = set()
+        self._left: set[_InlineContext] = set()
 
     def register(self, class_name: str, function: JobFunction) -> None:
         """Register the callable for jobs of this class name."""
@@ -137,6 +142,45 @@ class InlineLauncher(Launcher):
         context.start(self._start_delay)
         return context
 
+    @property
+    def reattaches(self) -> bool:
+        """Contexts outlive their server."""
+        return True
+
+    def survivors(self) -> Sequence[ContextSpec]:
+        """Return all living contexts: whoever calls this is the next server."""
+        with self._lock:
+            self._left = {context for context in self._contexts if context.lives}
+        return [context.spec for context in self._left]
+
+    def reattach(
+        self, spec: ContextSpec, jobs: Sequence[JobSpec], listener: ContextListener
+    ) -> ContextHandle:
+        """Take over a context, and report all that it has kept."""
+        with self._lock:
+            found = next((context for context in self._left if context.spec.id == spec.id), None)
+            if found is not None:
+                self._left.remove(found)
+        if found is None:
+            return super().reattach(spec, jobs, listener)
+        found.reattach(jobs, listener)
+        return found
+
+    def sweep(self) -> None:
+        """Kill the survivors that were not re-attached."""
+        with self._lock:
+            left, self._left = self._left, set()
+        for context in left:
+            context.detach()
+            context.kill()
+
+    def detach(self) -> None:
+        """Report nothing more, and let all contexts go on."""
+        with self._lock:
+            contexts = list(self._contexts)
+        for context in contexts:
+            context.detach()
+
     def close(self) -> None:
         """Kill every context, and wait for their threads."""
         with self._lock:
@@ -158,7 +202,7 @@ class _InlineContext(ContextHandle):
 
     def __init__(self, launcher: InlineLauncher, spec: ContextSpec, listener: ContextListener) -> None:
         self._launcher = launcher
-        self._spec = spec
+        self.spec = spec
         self._listener = _Serial(listener)
         self._lock = threading.Lock()
         self._jobs: dict[str, _JobRun] = {}
@@ -172,6 +216,32 @@ class _InlineContext(ContextHandle):
         self._delay = delay
         self._thread.start()
 
+    @property
+    def lives(self) -> bool:
+        """Whether the context is not about to end."""
+        with self._lock:
+            return self._ending is None
+
+    def detach(self) -> None:
+        """Report nothing more."""
+        self._listener.detach()
+
+    def reattach(self, jobs: Sequence[JobSpec], listener: ContextListener) -> None:
+        """Report to another listener, which knows these jobs."""
+        wanted = {job.id for job in jobs}
+        self._listener.detach()
+        with self._lock:
+            unwanted = [run for job_id, run in self._jobs.items() if job_id not in wanted]
+            begun = set(self._jobs) | self._listener.kept
+        for job_id in begun - wanted:
+            self._listener.ignore(job_id)
+        for run in unwanted:
+            run.kill()
+        self._listener.attach(listener)
+        for job in jobs:
+            if job.id not in begun:
+                self.submit(job)
+
     def join(self) -> None:
         """Wait until the context has ended."""
         if self._thread is not threading.current_thread():
@@ -182,9 +252,13 @@ class _InlineContext(ContextHandle):
         with self._lock:
             if self._ending is not None:
                 return
-            run = _JobRun(self._launcher.functions, self._spec, job, self._listener, self._forget)
+            run = _JobRun(self._launcher.functions, self.spec, job, self._listener, self._forget)
             self._jobs[job.id] = run
         self._launcher.threads.run(run.run)
+
+    def acknowledge(self, job_id: str) -> None:
+        """Forget the events of a job."""
+        self._listener.forget(job_id)
 
     def kill_job(self, job_id: str) -> None:
         """Ask the callable to end."""
@@ -213,21 +287,21 @@ class _InlineContext(ContextHandle):
             self._finish(ContextEnd.FAILED, failure)
             return
         if not self._wanted.wait(self._delay):
-            self._listener.context_ready(application_id=f"inline-{self._spec.id}", url=None)
+            self._listener.context_ready(application_id=f"inline-{self.spec.id}")
         self._wanted.wait()
         self._cancel_jobs()
         end = self._ending[0] if self._ending else ContextEnd.STOPPED
         self._finish(end, None)
 
     def _prepare(self) -> ErrorInfo | None:
-        inline = self._spec.settings.get("inline") or {}
+        inline = self.spec.settings.get("inline") or {}
         reason = inline.get("fail") if isinstance(inline, Mapping) else None
         if reason:
             return ErrorInfo(message=str(reason), error_class="InlineFailure")
-        self._spec.work_dir.mkdir(parents=True, exist_ok=True)
-        self._spec.log_path.parent.mkdir(parents=True, exist_ok=True)
-        with self._spec.log_path.open("a", encoding="utf-8") as log:
-            log.write(f"context {self._spec.name} runs inline\n")
+        self.spec.work_dir.mkdir(parents=True, exist_ok=True)
+        self.spec.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.spec.log_path.open("a", encoding="utf-8") as log:
+            log.write(f"context {self.spec.name} runs inline\n")
         return None
 
     def _cancel_jobs(self) -> None:
@@ -248,7 +322,7 @@ class _InlineContext(ContextHandle):
     def _finish(self, end: ContextEnd, error: ErrorInfo | None) -> None:
         with self._lock:
             self._ending = self._ending or (end, 0.0)
-        shutil.rmtree(self._spec.work_dir, ignore_errors=True)
+        shutil.rmtree(self.spec.work_dir, ignore_errors=True)
         self._listener.close(end, error)
         self._launcher.forget(self)
 
@@ -258,26 +332,77 @@ class _InlineContext(ContextHandle):
 
 
 class _Serial:
-    """Passes events to a listener, one at a time, and none after the end."""
+    """Passes events to a listener, one at a time, and none after the end.
+
+    The events of a job are kept until the job is forgotten, and repeated to a new listener.
+    """
 
     def __init__(self, listener: ContextListener) -> None:
-        self._listener = listener
-        self._lock = threading.Lock()
+        self._listener: ContextListener | None = listener
+        self._lock = threading.RLock()
         self._ended = False
+        self._ready = False
+        self._application_id: str | None = None
+        self._ignored: set[str] = set()
+        self._kept: dict[str, list[Callable[[ContextListener], None]]] = {}
 
-    def context_ready(self, *, application_id: str | None, url: str | None) -> None:
+    def context_ready(self, *, application_id: str) -> None:
         with self._lock:
-            self._listener.context_ready(application_id=application_id, url=url)
+            self._ready, self._application_id = True, application_id
+            self.tell(self._report_ready)
+
+    def _report_ready(self, listener: ContextListener) -> None:
+        listener.context_ready(application_id=self._application_id, url=None)
 
     def close(self, end: ContextEnd, error: ErrorInfo | None) -> None:
         with self._lock:
             self._ended = True
-            self._listener.context_ended(end, error)
+            if self._listener is not None:
+                self._listener.context_ended(end, error)
 
     def tell(self, call: Callable[[ContextListener], None]) -> None:
+        """Report an event, unless nobody listens."""
         with self._lock:
-            if not self._ended:
+            if not self._ended and self._listener is not None:
                 call(self._listener)
+
+    def report(self, job_id: str, call: Callable[[ContextListener], None]) -> None:
+        """Report an event of a job, now and to each later listener."""
+        with self._lock:
+            if job_id in self._ignored:
+                return
+            self._kept.setdefault(job_id, []).append(call)
+            self.tell(call)
+
+    @property
+    def kept(self) -> set[str]:
+        """The jobs of which events are kept."""
+        with self._lock:
+            return set(self._kept)
+
+    def forget(self, job_id: str) -> None:
+        with self._lock:
+            self._kept.pop(job_id, None)
+
+    def ignore(self, job_id: str) -> None:
+        """Report nothing about a job any more."""
+        with self._lock:
+            self._ignored.add(job_id)
+            self._kept.pop(job_id, None)
+
+    def detach(self) -> None:
+        with self._lock:
+            self._listener = None
+
+    def attach(self, listener: ContextListener) -> None:
+        """Report to another listener, which gets all the kept events first."""
+        with self._lock:
+            self._listener = listener
+            if self._ready:
+                self.tell(self._report_ready)
+            for calls in list(self._kept.values()):
+                for call in list(calls):
+                    self.tell(call)
 
 
 class _Threads:
@@ -341,7 +466,7 @@ class _JobRun:
         try:
             outcome = self._outcome()
             self._forget(self._spec.id)
-            self._listener.tell(lambda listener: listener.job_ended(self._spec.id, outcome))
+            self._listener.report(self._spec.id, lambda listener: listener.job_ended(self._spec.id, outcome))
         finally:
             self.over.set()
 
@@ -368,15 +493,40 @@ class _JobRun:
         validate = getattr(function, "validate", None)
         if validate is not None:
             validate(self._job)
-        self._listener.tell(lambda told: told.job_running(self._spec.id))
+        self._listener.report(self._spec.id, lambda listener: listener.job_running(self._spec.id))
         self._write(function(self._job))
 
     def _write(self, value: Json) -> None:
         stream = isinstance(value, Iterator)
         chunks = value if stream else iter([json.dumps(value, default=str).encode()])
-        sinks: list[ResultSink] = []
-        self._listener.tell(lambda told: sinks.append(told.open_result(self._spec.id, stream=stream)))
+        result = _Result(self._spec.id, stream=stream)
+        self._listener.report(self._spec.id, result.open)
         for chunk in chunks:
             self._job.check()
-            for sink in sinks:
-                sink.write(chunk)
+            self._listener.report(self._spec.id, partial(result.write, chunk))
+            result.check()
+
+
+class _Result:
+    """The sink of a job's result at the present listener."""
+
+    def __init__(self, job_id: str, *, stream: bool) -> None:
+        self._job_id = job_id
+        self._stream = stream
+        self._sink: ResultSink | None = None
+        self._refused: TooLarge | None = None
+
+    def open(self, listener: ContextListener) -> None:
+        self._sink = listener.open_result(self._job_id, stream=self._stream)
+
+    def write(self, chunk: bytes, _listener: ContextListener) -> None:
+        if self._refused is None and self._sink is not None:
+            try:
+                self._sink.write(chunk)
+            except TooLarge as error:
+                self._refused = error
+
+    def check(self) -> None:
+        """Raise TooLarge if the sink refused the result."""
+        if self._refused is not None:
+            raise self._refused

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 
 import attrs
 
+from jobserver_core.errors import LaunchError
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import JobProgress
@@ -156,6 +158,11 @@ class ContextListener(ABC):
     4. exactly one ``job_ended``, whatever happened: also if the job's process dies
 
     ``context_ended`` comes exactly once, and last. Jobs that were running then need no ``job_ended``.
+
+    After :meth:`Launcher.reattach`, a new listener receives ``context_ready`` once the context is known to be
+    alive and ready, also if an earlier listener received it. Then it receives all events of each job again,
+    from the beginning and with the whole result, so ``job_running`` may concern a job that is recorded as
+    running. A job is never reported again after :meth:`ContextHandle.acknowledge` was called for it.
     """
 
     @abstractmethod
@@ -209,6 +216,14 @@ class ContextHandle(ABC):
         alone (a busy thread in a shared JVM), nothing follows until it ends or the context does.
         """
 
+    def acknowledge(self, job_id: str) -> None:
+        """Forget a job whose end is stored: it need not be reported after a re-attachment.
+
+        Returns at once, and never raises. Does nothing for an unknown job. The default is for launchers whose
+        contexts end with the server.
+        """
+        return
+
     @abstractmethod
     def stop(self, timeout: float) -> None:
         """Stop the context gracefully, and by force after ``timeout`` seconds.
@@ -228,11 +243,21 @@ class ContextHandle(ABC):
 class Launcher(Backend):
     """Starts contexts. One launcher serves one job server.
 
-    Everything that a context starts ends with it, and with the server, even if either is killed with
-    SIGKILL. :meth:`sweep` ends what outlived a server nevertheless.
+    Everything that a context starts ends with it, even if its processes are killed with SIGKILL. A context
+    ends with its server, however that ends, or it outlives its server for a limited time, in which the
+    launcher of the next server can take it over. Such a launcher implements :attr:`reattaches`,
+    :meth:`detach`, :meth:`survivors`, :meth:`reattach` and :meth:`ContextHandle.acknowledge`.
+
+    At its start, a server calls :meth:`survivors`, :meth:`reattach` for those that it wants to keep, and then
+    :meth:`sweep`, which ends everything else that outlived a server.
     """
 
     kind = "launcher"
+
+    @property
+    def reattaches(self) -> bool:
+        """Whether contexts outlive their server, so that the next one can take them over."""
+        return False
 
     def check(self) -> None:
         """Raise LaunchError, with advice, if this launcher cannot work on this machine.
@@ -262,9 +287,43 @@ class Launcher(Backend):
             InvalidSetting: :meth:`validate` refuses the settings.
         """
 
+    def survivors(self) -> Sequence[ContextSpec]:
+        """Return the contexts of an earlier server that seem to be alive, as they were started."""
+        return ()
+
+    def reattach(
+        self, spec: ContextSpec, jobs: Sequence[JobSpec], listener: ContextListener
+    ) -> ContextHandle:
+        """Take over one of the :meth:`survivors`, and return at once.
+
+        ``jobs`` are those that were submitted to the context and whose end is not stored. Afterwards it is as
+        if each of them had been submitted once by this server: those that run continue, those that ended
+        are reported, and those that had not arrived are run now. Jobs of the context that are not among them
+        are ended, and not reported.
+
+        ``context_ready`` follows once the context is taken over, if it is ready; the events of its jobs come
+        after that. If the context cannot be taken over in time, it is ended, and ``context_ended`` follows
+        with FAILED and the reason. The handle can be used at once: what cannot be sent yet is sent later.
+
+        Raises:
+            LaunchError: The context is not among the survivors.
+        """
+        raise LaunchError(message=f"context {spec.name} ended with its server")
+
     def sweep(self) -> None:
-        """End what contexts of an earlier, crashed server left behind. Called once, before any start."""
+        """End what contexts of an earlier server left behind, except those that were re-attached.
+
+        Called once, before any start.
+        """
         return
+
+    def detach(self) -> None:
+        """Leave all contexts to the next server, and close the launcher.
+
+        No listener is called once this returns. No thread of the launcher is left, and no process except
+        those of the contexts. Idempotent. Called only if :attr:`reattaches` is true.
+        """
+        self.close()
 
     @abstractmethod
     def close(self) -> None:

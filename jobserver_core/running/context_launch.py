@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.lifecycle import ContextState
-from jobserver_core.ports import Clock, ContextEnd, ContextHandle, ContextListener, ContextSpec, Launcher
+from jobserver_core.ports import (
+    Clock,
+    ContextEnd,
+    ContextHandle,
+    ContextListener,
+    ContextSpec,
+    JobSpec,
+    Launcher,
+)
 from jobserver_core.running.context_record import ContextRecord
 from jobserver_core.running.starts import QueuedStart, StartQueue
 
@@ -63,6 +71,18 @@ class ContextLaunch:
             self._fail(error)
             raise
 
+    def reattach(self, spec: ContextSpec, jobs: Sequence[JobSpec]) -> None:
+        """Take over a context that outlived its server; raises what the launcher does."""
+        with self._context.calls.held():  # the launcher may report before it has returned the handle
+            self._handle = self._launcher.reattach(spec, jobs, self._listener)
+        if self._context.current.state is ContextState.STARTED:
+            self._limit_start(spec)
+
+    def acknowledge(self, job_id: str) -> None:
+        """Notify the launcher that a job's end is stored."""
+        if self._handle is not None:
+            self._handle.acknowledge(job_id)
+
     def call(self, call: Callable[[ContextHandle], None], unlaunched: ContextEnd | None = None) -> None:
         """Call the launcher once the lock is released.
 
@@ -92,8 +112,11 @@ class ContextLaunch:
     def _launch(self, spec: ContextSpec) -> None:
         if self._withdrawn:
             return
-        timeout = self._limits.creation_timeout
         self._handle = self._launcher.start_context(spec, self._listener)
+        self._limit_start(spec)
+
+    def _limit_start(self, spec: ContextSpec) -> None:
+        timeout = self._limits.creation_timeout
         timer = self._clock.call_later(timeout, lambda: self._give_up(timeout, spec))
         self._context.ready.waiter.add_done_callback(lambda _waiter: timer.cancel())
 

@@ -13,7 +13,7 @@ from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import ContextNotFound, ResultTimeout, ServerClosed, Unavailable
 from jobserver_core.models.contexts import Context, StartQueueStatus
 from jobserver_core.models.json_values import JsonMapping, JsonObject
-from jobserver_core.ports import Clock, ContextSpec, Fetched, Launcher
+from jobserver_core.ports import Clock, ContextSpec, Fetched, JobCode, Launcher
 from jobserver_core.running.context_settings import check_settings, effective_settings, settings_class_path
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.records import Records
@@ -100,19 +100,40 @@ class ContextRegistry:
                 work_dir=self._data_directory.work_dir(record.id),
                 data_dir=self._data_directory.data_files,
             )
-            live = LiveContext(
-                record,
-                records=self._records,
-                launcher=self._launcher,
-                starts=self._starts,
-                caller=caller,
-                clock=self._clock,
-                settings=self._settings,
-                retire=self._retire,
-            )
+            live = self._live_context(record, caller)
             self._register(live)
             live.keep(codes, files.pop_all())
         return live, spec
+
+    def restore(self, record: Context, codes: tuple[JobCode, ...], files: ExitStack) -> LiveContext:
+        """Take over a context of an earlier server, whose class path is ``codes``.
+
+        Raises:
+            StaleState: The context has ended.
+            StorageError: The new owner could not be stored.
+        """
+        live = self._live_context(record, caller="")
+        live.keep(codes, files)
+        with self._lock:
+            self._live[record.id] = live
+        try:
+            live.take_over(self._records.server_id)
+        except BaseException:
+            self._retire(live)
+            raise
+        return live
+
+    def _live_context(self, record: Context, caller: str) -> LiveContext:
+        return LiveContext(
+            record,
+            records=self._records,
+            launcher=self._launcher,
+            starts=self._starts,
+            caller=caller,
+            clock=self._clock,
+            settings=self._settings,
+            retire=self._retire,
+        )
 
     def _effective(self, settings: JsonMapping) -> JsonObject:
         return effective_settings(self._settings.spark, settings)
@@ -175,6 +196,11 @@ class ContextRegistry:
     def kill_all(self, timeout: float) -> None:
         """Kill all living contexts, and wait up to ``timeout`` seconds until they have ended."""
         self._end_all(lambda context: context.kill(requested=False), timeout)
+
+    def detach_all(self) -> None:
+        """Leave all living contexts to the next server, once the launcher reports nothing any more."""
+        for context in self.all():
+            context.detach()
 
     def _end_all(self, end: Callable[[LiveContext], Waiter[Context]], timeout: float) -> None:
         ended = all_done([end(context) for context in self.all()])

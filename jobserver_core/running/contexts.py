@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,14 +84,19 @@ class ContextService:
                 return self._registry.get(name), None
         return self._registry.create(name, before.settings if before else {}, fetched, ad_hoc=ad_hoc)
 
-    def start_configured(self) -> list[Waiter[Context]]:
-        """Begin to start the contexts of the configuration file; log those that cannot start.
+    def start_configured(self, names: Container[str] | None = None) -> list[Waiter[Context]]:
+        """Begin to start the contexts of the configuration file, or of these only those with ``names``.
+
+        Contexts that live already are left alone, and those that cannot start are logged.
 
         The files of all contexts are fetched in parallel, so that slow hosts cost one delay, not one each.
         """
         begun: list[tuple[str, Preparation[Waiter[Context]]]] = []
         started = []
+        living = {context.record.name for context in self._registry.all()}
         for name, settings in self._settings.spark.contexts.items():
+            if name in living or (names is not None and name not in names):
+                continue
             with self._logging_failure(name):
                 begun.append((name, self.begin(name, settings)))
         for name, preparation in begun:

@@ -33,7 +33,8 @@ class JobQueue:
 
     A job takes its slot when its dispatch is stored, and gives it back when its end is stored. Every method
     that changes something is called inside :meth:`ContextRecord.changing`. ``submit`` adds the call of the
-    launcher to the outbox; ``stop_context`` begins to stop the context, and is itself an entry of the outbox.
+    launcher to the outbox. ``acknowledge`` and ``stop_context`` are themselves entries of the outbox: the one
+    notifies the launcher that the end of a job is on the disk, the other begins to stop the context.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class JobQueue:
         clock: Clock,
         limits: JobLimits,
         submit: Callable[[JobSpec], None],
+        acknowledge: Callable[[str], None],
         stop_context: Callable[[], None],
     ) -> None:
         self._context = context
@@ -51,6 +53,7 @@ class JobQueue:
         self._clock = clock
         self._limits = limits
         self._submit = submit
+        self._acknowledge = acknowledge
         self._stop_context = stop_context
         self._holding = False
         self._retry_scheduled = False
@@ -91,6 +94,38 @@ class JobQueue:
         self._publish(live)
         self._waiting.append(live)
         self.dispatch()
+
+    def resume(self, live: LiveJob) -> None:
+        """Continue with a job of an earlier server: it has its slot, or waits behind earlier ones."""
+        if live.job.waiting:
+            self._waiting.append(live)
+        else:
+            self._running[live.job.id] = live
+        if live.job.waiting or live.job.state is JobState.RUNNING:
+            self.notify_started(live)
+
+    @property
+    def running_jobs(self) -> tuple[LiveJob, ...]:
+        """The jobs that have a slot."""
+        return tuple(self._running.values())
+
+    @property
+    def empty(self) -> bool:
+        """Whether no job runs or waits."""
+        return not self._running and not self._waiting
+
+    def take_waiting(self) -> list[LiveJob]:
+        """Remove and return the jobs that wait for a slot, in their order."""
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        return waiting
+
+    def detach(self) -> None:
+        """Notify the waiters of all jobs that the next server continues with them."""
+        for live in self._running.values():
+            self._context.outbox.put(live.interrupt)
+        for live in self._waiting:
+            self._context.outbox.put(live.postpone)
 
     def hold(self) -> None:
         """Stop dispatching jobs."""
@@ -149,6 +184,7 @@ class JobQueue:
         job, outbox = live.job, self._context.outbox
         outbox.put(lambda: self._records.publish_job(job, delivery), after_sync=True)
         outbox.put(live.release)
+        outbox.put(lambda: self._acknowledge(job.id))
         if self._ends_context(live):
             outbox.put(self._stop_context)
 
@@ -194,7 +230,7 @@ class JobQueue:
     def _dispatches(self) -> bool:
         """Whether the context accepts jobs now."""
         context = self._context
-        running = context.current.state is ContextState.RUNNING
+        running = context.current.state is ContextState.RUNNING and context.ready_reported
         return running and not context.end_reported and not self._holding
 
     @property

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
 
-from jobserver_core.errors import JobAlreadyFinal, StaleState, StorageError
+from jobserver_core.errors import JobAlreadyFinal, ServerClosed, StaleState, StorageError
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job, JobProgress
@@ -22,6 +23,7 @@ from jobserver_core.models.lifecycle import CONTEXTS, ContextEvent, ContextState
 from jobserver_core.ports import (
     Clock,
     ContextEnd,
+    ContextHandle,
     ContextListener,
     ContextSpec,
     JobCode,
@@ -79,6 +81,8 @@ class LiveContext(ContextListener):
         self._retire = retire
         self._files = ExitStack()
         self._code_digests: frozenset[str] = frozenset()
+        self._on_lost: Callable[[Context, list[LiveJob]], None] | None = None
+        self._orphans: list[LiveJob] = []
         self._context = ContextRecord(record, records=records, clock=clock)
         self._launch = ContextLaunch(
             self._context,
@@ -95,6 +99,7 @@ class LiveContext(ContextListener):
             clock=clock,
             limits=settings.jobs,
             submit=self._submit,
+            acknowledge=self._launch.acknowledge,
             stop_context=self._stop_after_job,
         )
 
@@ -136,6 +141,64 @@ class LiveContext(ContextListener):
         """Keep the files of the context's own class path until it has ended."""
         self._code_digests = frozenset(code.digest for code in codes)
         self._files = files
+
+    # -- after a restart of the server -------------------------------------------------------------
+
+    def take_over(self, server_id: str) -> None:
+        """Store that a context of an earlier server belongs to this one. Raises StaleState, StorageError."""
+        with self._context.changing():
+            self._context.advance(None, owner=server_id, owned_since=self._clock.now())
+            if self.record.state is not ContextState.STARTED:
+                self._context.notify_ready()
+
+    def resume(self, live: LiveJob) -> None:
+        """Continue with a job that an earlier server accepted, in the order of those jobs."""
+        with self._context.changing():
+            self._jobs.resume(live)
+
+    def reattach(self, spec: ContextSpec, on_lost: Callable[[Context, list[LiveJob]], None]) -> None:
+        """Have the launcher take over the context, and repeat the requests that may not have reached it.
+
+        ``on_lost`` is called if the context ends before it was taken over, with its record and the jobs that
+        still waited in it. Raises LaunchError.
+        """
+        self._on_lost = on_lost
+        jobs = self._jobs.running_jobs
+        try:
+            self._launch.reattach(spec, [live.spec for live in jobs])
+        except Exception as error:
+            self.context_ended(ContextEnd.FAILED, ErrorInfo.from_exception(error))
+            raise
+        with self._context.changing():
+            for live in jobs:
+                if live.job.kill_requested:
+                    self._launch.call(partial(_kill_job, live.job.id))
+            self._end_again()
+
+    def _end_again(self) -> None:
+        """Repeat the stop or kill of the context."""
+        timeout = self._settings.contexts.deletion_timeout
+        if self.record.state is ContextState.STOPPING:
+            self._launch.call(lambda handle: handle.stop(timeout))
+        elif self.record.stop_requested:
+            self._launch.call(lambda handle: handle.kill())
+        elif self.record.ad_hoc and self._jobs.empty:
+            self._context.outbox.put(self._stop_after_job)
+
+    def detach(self) -> None:
+        """Leave the context to the next server: its launcher reports nothing any more."""
+        with self._context.changing():
+            if not self.record.state.final:
+                with suppress(StorageError):  # the launcher reports it to the next server again
+                    self._jobs.store_begun()
+                self._jobs.detach()
+                self._context.outbox.put(self._release_detached)
+
+    def _release_detached(self) -> None:
+        self._files.close()
+        self._retire(self)
+        for promise in (self._context.ready, self._context.ended):
+            promise.fail(ServerClosed())
 
     def abandon(self) -> None:
         """End a context that was recorded and will not be started."""
@@ -269,15 +332,14 @@ class LiveContext(ContextListener):
 
     def _store_ready(self, application_id: str | None, url: str | None) -> None:
         with self._context.changing():
-            if self.record.state is not ContextState.STARTED:
-                return
-            try:
-                self._context.advance(ContextEvent.READY, application_id=application_id, url=url)
-            except StaleState as error:
-                _log.warning("context %s was ended by another writer: %s", self.record.name, error)
-                self._launch.call(lambda handle: handle.kill())
-                return
-            self._context.notify_ready()
+            if self.record.state is ContextState.STARTED:
+                try:
+                    self._context.advance(ContextEvent.READY, application_id=application_id, url=url)
+                except StaleState as error:
+                    _log.warning("context %s was ended by another writer: %s", self.record.name, error)
+                    self._launch.call(lambda handle: handle.kill())
+                    return
+                self._context.notify_ready()
             self._jobs.dispatch()
 
     def _store_running(self, job_id: str) -> None:
@@ -306,9 +368,15 @@ class LiveContext(ContextListener):
                 return
             # A context that was not ready in time was killed: it failed, whatever its launcher reports.
             failure = self._launch.failure
+            lost = self._on_lost if not self._context.ready_reported else None
+            if lost is not None and not self.record.stop_requested:
+                self._orphans += self._jobs.take_waiting()
             self._jobs.end_all(failure or error)
             self._context.end(ContextEvent.FAIL if failure else _END_EVENTS[end], failure or error)
             self._context.outbox.put(self._release)
+            if lost is not None:
+                record = self.record
+                self._context.outbox.put(lambda: lost(record, self._orphans))
 
     # -- effects of a change -----------------------------------------------------------------------
 
@@ -335,3 +403,7 @@ class LiveContext(ContextListener):
         self._files.close()
         self._retire(self)
         self._context.notify_ended()
+
+
+def _kill_job(job_id: str, handle: ContextHandle) -> None:
+    handle.kill_job(job_id)

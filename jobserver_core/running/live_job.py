@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from jobserver_core.errors import JobPostponed, StorageError
+from jobserver_core.errors import JobInterrupted, JobPostponed, StorageError
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job
@@ -90,6 +90,14 @@ class LiveJob:
         self._files.close()
         for promise in (self.started, self.finished):
             promise.fail(JobPostponed(job_id=self.job.id))
+
+    def interrupt(self) -> None:
+        """Notify the waiters that the job continues under the next server."""
+        if self._writer is not None:
+            self._writer.discard()
+        self._files.close()
+        self.started.keep(self.job)
+        self.finished.fail(JobInterrupted(job_id=self.job.id))
 
     def open_result(self, *, stream: bool) -> ResultWriter:
         """Return the sink for the job's result."""

@@ -87,7 +87,7 @@ class Records:
         self._ids = ids
         self._bus = bus
         self._callbacks = callbacks
-        self._server_id = server_id
+        self.server_id = server_id
         self._withdrawals = Withdrawals(clock)
 
     # -- contexts ----------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ class Records:
             name=name,
             settings=settings,
             ad_hoc=ad_hoc,
-            owner=self._server_id,
+            owner=self.server_id,
             owned_since=now,
             started_at=now,
         )

@@ -1,10 +1,30 @@
-"""Reconcile the records with reality after a server ended without closing."""
+"""Reconcile the records with reality after a server ended.
+
+Theory
+======
+
+The problem: the records say that contexts and jobs are alive. Their server has ended, and only the launcher
+knows what became of them. Every job must go on or end, with one outcome, and none may run twice.
+
+The idea: of the contexts that are not final, those that the launcher found alive are *taken over*: a living
+context is made from the record, with its jobs in their old slots and their old order, and from then on it is
+as if this server had started it. Everything else is *lost*: contexts and the jobs that had begun in them end,
+and jobs that had not begun run again in a context like the one that they waited for.
+
+A context that is taken over may still turn out to be dead. Until the launcher has reported that it is ready,
+none of its waiting jobs is given to it. So if it ends before, these jobs can run elsewhere, like those of a
+lost context.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import attrs
 
 from jobserver_core.binaries.class_paths import ClassPaths
 from jobserver_core.errors import JobServerError, ServerClosed
@@ -12,10 +32,12 @@ from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job, JobQuery
 from jobserver_core.models.lifecycle import CONTEXTS, JOBS, ContextEvent
-from jobserver_core.ports import Fetched, MetadataStore
+from jobserver_core.ports import ContextSpec, Fetched, Launcher, MetadataStore
+from jobserver_core.running.context_registry import ContextRegistry
 from jobserver_core.running.contexts import ContextService
 from jobserver_core.running.fetching import FetchService, Preparation
 from jobserver_core.running.jobs import JobService
+from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.records import FinalOutcome, Records
 
 __all__ = ["Recovery"]
@@ -28,9 +50,9 @@ _SERVER_ENDED = ErrorInfo(message="the job server ended, and its contexts with i
 
 
 class Recovery:
-    """Ends the contexts and jobs of an earlier server, none of which can still be alive.
+    """Takes over the contexts of an earlier server that are alive, and ends the others.
 
-    Contexts end in ERROR, and so do the jobs that had begun in one; their callbacks are sent. A job that was
+    Those end in ERROR, and so do the jobs that had begun in one; their callbacks are sent. A job that was
     accepted but had not begun is kept: it runs in a new context like the one that it waited for.
     """
 
@@ -38,25 +60,83 @@ class Recovery:
         self,
         *,
         metadata: MetadataStore,
+        launcher: Launcher,
         records: Records,
         jobs: JobService,
+        registry: ContextRegistry,
         contexts: ContextService,
         fetching: FetchService,
         class_paths: ClassPaths,
     ) -> None:
         self._metadata = metadata
+        self._launcher = launcher
         self._records = records
         self._jobs = jobs
+        self._registry = registry
         self._contexts = contexts
         self._fetching = fetching
         self._class_paths = class_paths
+        self._taken: set[str] = set()
+
+    def take_over(self) -> None:
+        """Continue with the contexts and jobs that outlived their server, without waiting for them."""
+        survivors = self._launcher.survivors()
+        if not survivors:
+            return
+        records = self._live_contexts()
+        jobs = self._live_jobs()
+        for spec in survivors:
+            record = records.get(spec.id)
+            if record is None:
+                continue  # it was about to end: the launcher sweeps it
+            try:
+                self._take_over(record, spec, [job for job in jobs if job.context_id == spec.id])
+            except JobServerError as error:
+                _log.warning("context %s cannot be taken over: %s", record.name, error)
+
+    def _take_over(self, record: Context, spec: ContextSpec, jobs: list[Job]) -> None:
+        with ExitStack() as undo:
+            files = undo.enter_context(ExitStack())
+            codes = self._class_paths.lease(spec.class_path, files)
+            resumed = [self._resumed(job, undo.enter_context(ExitStack())) for job in jobs]
+            context = self._registry.restore(record, codes, files)
+            undo.pop_all()  # from here on, the files belong to the context and the jobs
+        self._taken.add(record.id)
+        for live in resumed:
+            self._jobs.give(live, context, None, partial(context.resume, live))
+        context.reattach(attrs.evolve(spec, class_path=codes), self._run_elsewhere)
+
+    def _resumed(self, job: Job, files: ExitStack) -> LiveJob:
+        code = self._class_paths.lease(job.class_path, files)
+        spec = self._jobs.spec(job.id, job.class_name, code, self._jobs.config(job.id))
+        return self._jobs.live(job, spec, files)
+
+    def _run_elsewhere(self, record: Context, jobs: list[LiveJob]) -> None:
+        """Run jobs that waited in a context that ended before it was taken over."""
+
+        def run() -> None:
+            if not record.ad_hoc:
+                self._contexts.start_configured([record.name])
+            for live in jobs:
+                with (
+                    self._ending_if_impossible(live.job),
+                    self._prepare(live.job, partial(self._move, live)) as preparation,
+                ):
+                    preparation.finish()
+
+        # Not on the thread that reported the end: fetching files may take long.
+        threading.Thread(target=run, name="jobserver-recovery", daemon=True).start()
 
     def end_lost(self) -> list[Job]:
-        """End everything that is not final and cannot continue; return the jobs to run again."""
+        """End everything that is not final and was not taken over; return the jobs to run again."""
         metadata = self._metadata
-        contexts = {c.id: c for c in metadata.contexts(ContextQuery(states=CONTEXTS.live_states))}
+        contexts, jobs = self._live_contexts(), self._live_jobs()
+        ours = self._taken | {context.record.id for context in self._registry.all()}
+        contexts = {key: context for key, context in contexts.items() if key not in ours}
         again = []
-        for job in list(self._live_jobs()):
+        for job in jobs:
+            if job.context_id in ours:
+                continue
             context = contexts.get(job.context_id) or metadata.context(job.context_id)
             ended_on_request = job.kill_requested or (context is not None and context.stop_requested)
             if context is not None and job.waiting and not ended_on_request:
@@ -73,15 +153,15 @@ class Recovery:
         begun: list[tuple[Job, Preparation[None]]] = []
         for job in jobs:
             with self._ending_if_impossible(job):
-                begun.append((job, self._begin_restart(job)))
+                begun.append((job, self._prepare(job, partial(self._restart, job))))
         for job, preparation in begun:
             with preparation, self._ending_if_impossible(job):
                 preparation.finish()
 
-    def _begin_restart(self, job: Job) -> Preparation[None]:
+    def _prepare(self, job: Job, run: Callable[[Mapping[str, Fetched]], None]) -> Preparation[None]:
         """Run a job that had not begun, in a context like the one it waited for."""
         uris = self._contexts.uris_of_successor(job.context_id, job.context_name)
-        return self._fetching.prepare(uris, lambda fetched: self._restart(job, fetched))
+        return self._fetching.prepare(uris, run)
 
     def _restart(self, job: Job, fetched: Mapping[str, Fetched]) -> None:
         with ExitStack() as files:
@@ -90,6 +170,10 @@ class Recovery:
             context, context_spec = self._contexts.successor(job.context_id, job.context_name, fetched)
             live = self._jobs.live(job, spec, files.pop_all())
         self._jobs.give(live, context, context_spec, lambda: context.adopt(live))
+
+    def _move(self, live: LiveJob, fetched: Mapping[str, Fetched]) -> None:
+        context, spec = self._contexts.successor(live.job.context_id, live.job.context_name, fetched)
+        self._jobs.give(live, context, spec, lambda: context.adopt(live))
 
     @contextmanager
     def _ending_if_impossible(self, job: Job) -> Iterator[None]:
@@ -103,8 +187,11 @@ class Recovery:
             if not current.state.final:
                 self._end_job(current, None, reason=str(error))
 
-    def _live_jobs(self) -> Iterator[Job]:
-        """Iterate over the jobs that are not final, oldest first."""
+    def _live_contexts(self) -> dict[str, Context]:
+        return {c.id: c for c in self._metadata.contexts(ContextQuery(states=CONTEXTS.live_states))}
+
+    def _live_jobs(self) -> list[Job]:
+        """Return the jobs that are not final, oldest first."""
         found: list[Job] = []
         cursor = None
         while True:
@@ -112,7 +199,7 @@ class Recovery:
             found += page.jobs
             cursor = page.next
             if cursor is None:
-                return iter(reversed(found))
+                return found[::-1]
 
     def _end_job(self, job: Job, context: Context | None, reason: str = "the job server ended") -> None:
         cancelled = job.kill_requested or (context is not None and context.stop_requested)

@@ -136,18 +136,24 @@ class LauncherContract(Contract):
         self, context: RunningContext, kind: str, config: str = "{}", *, first: tuple[JobCode, ...] = ()
     ) -> JobSpec:
         """Submit a job of a kind, with ``first`` at the head of its class path."""
+        job = self.spec_of(context, kind, config, first=first)
+        if kind == "hold":
+            context.listener.watch(job.id, Path(json.loads(config)["lock"]))
+        context.handle.submit(job)
+        return job
+
+    def spec_of(
+        self, context: RunningContext, kind: str, config: str, *, first: tuple[JobCode, ...] = ()
+    ) -> JobSpec:
+        """Return a job of a kind."""
         job_id = str(uuid4())
-        job = JobSpec(
+        return JobSpec(
             id=job_id,
             class_name=self.class_name(kind),
             class_path=(*first, *self.class_path()),
             config=config,
             log_path=context.spec.log_path.with_name(f"job-{job_id}.log"),
         )
-        if kind == "hold":
-            context.listener.watch(job_id, Path(json.loads(config)["lock"]))
-        context.handle.submit(job)
-        return job
 
     def hold(self, context: RunningContext) -> JobSpec:
         """Submit a ``hold`` job, and wait until it has its lock."""
@@ -167,6 +173,13 @@ class LauncherContract(Contract):
         stream, data = context.listener.results[job.id]
         assert not stream
         return json.loads(bytes(data))
+
+    def successor(self, launcher: Launcher) -> Launcher | None:
+        """Return the launcher of the next server, given one that was detached.
+
+        None, which is the default, means that contexts end with their server.
+        """
+        return None
 
     # -- contexts ----------------------------------------------------------------------------------
 
@@ -266,6 +279,88 @@ class LauncherContract(Contract):
         context.handle.stop(1.0)
         context.handle.kill()
         assert context.listener.of_job(job.id) == []
+
+    # -- the next server ---------------------------------------------------------------------------
+
+    def test_a_context_continues_under_the_next_launcher(self, launcher: Launcher, tmp_path: Path) -> None:
+        self.skip_unless_contexts_outlive(launcher)
+        context = self.start(launcher, tmp_path, self.settings())
+        ready = context.listener.wait_for("ready", timeout=self.start_timeout)
+        ended = self.submit(context, "echo", '{"value": "again"}')
+        streamed = self.submit(context, "stream", '{"chunks": ["a", "b", "c"]}')
+        acknowledged = self.submit(context, "echo", '{"value": 1}')
+        for job in (ended, streamed, acknowledged):
+            context.listener.outcome(job.id, timeout=self.timeout)
+        context.handle.acknowledge(acknowledged.id)
+        running = self.submit(context, "endless")
+        context.listener.wait_for("running", running.id, timeout=self.timeout)
+        unwanted = self.hold(context)
+        launcher.detach()
+        before = list(context.listener.events)
+        assert not [event for event in before if event[0] == "context-ended"]
+
+        following = self.successor(launcher)
+        assert following is not None
+        try:
+            (spec,) = following.survivors()
+            assert spec == context.spec
+            listener = RecordingListener()
+            arriving = self.spec_of(context, "echo", '{"value": "it never arrived"}')
+            jobs = [ended, streamed, running, arriving]
+            again = RunningContext(spec, listener, following.reattach(spec, jobs, listener))
+            following.sweep()
+            assert listener.wait_for("ready", timeout=self.timeout) == ready
+            assert self.value(again, ended) == "again"
+            assert listener.outcome(streamed.id, timeout=self.timeout) == JobOutcome()
+            assert listener.results[streamed.id] == (True, bytearray(b"abc"))
+            assert self.value(again, arriving) == "it never arrived"
+            for job in (ended, streamed, arriving):
+                assert listener.of_job(job.id) == ["running", "result", "job-ended"]
+            again.handle.kill_job(running.id)
+            assert listener.outcome(running.id, timeout=self.timeout) == JobOutcome(killed=True)
+            self.wait_until_free(unwanted)
+            for job in (acknowledged, unwanted):
+                assert listener.of_job(job.id) == [], "an acknowledged or unwanted job was reported"
+            again.handle.stop(30.0)
+            assert listener.wait_for("context-ended", timeout=self.timeout)[1] is ContextEnd.STOPPED
+            assert listener.faults == []
+            assert not spec.work_dir.exists()
+            assert context.listener.events == before, "events were reported after the launcher was detached"
+        finally:
+            following.close()
+
+    def test_a_survivor_that_is_not_reattached_is_swept(self, launcher: Launcher, tmp_path: Path) -> None:
+        self.skip_unless_contexts_outlive(launcher)
+        context = self.start(launcher, tmp_path, self.settings())
+        context.listener.wait_for("ready", timeout=self.start_timeout)
+        job = self.hold(context)
+        launcher.detach()
+        following = self.successor(launcher)
+        assert following is not None
+        try:
+            assert [spec.id for spec in following.survivors()] == [context.spec.id]
+            following.sweep()
+            self.wait_until_free(job)
+            deadline = time.monotonic() + self.timeout
+            while context.spec.work_dir.exists():
+                assert time.monotonic() < deadline, f"{context.spec.work_dir} is still there"
+                time.sleep(0.01)
+            assert list(following.survivors()) == []
+        finally:
+            following.close()
+
+    def skip_unless_contexts_outlive(self, launcher: Launcher) -> None:
+        """Skip the test for a launcher whose contexts end with their server."""
+        if not launcher.reattaches:
+            pytest.skip("the contexts of this launcher end with their server")
+
+    def wait_until_free(self, job: JobSpec) -> None:
+        """Wait until no process of a ``hold`` job is left."""
+        lock = Path(json.loads(job.config)["lock"])
+        deadline = time.monotonic() + self.timeout
+        while is_locked(lock):
+            assert time.monotonic() < deadline, f"job {job.id} still runs"
+            time.sleep(0.01)
 
     # -- jobs --------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import fcntl
 import inspect
 import subprocess
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from jobserver_core.memory import InlineJob, InlineLauncher
 from jobserver_core.memory import launcher as inline
 from jobserver_core.memory.launcher import JobFunction, _InlineContext, _JobRun, _Serial
 from jobserver_core.models.failures import ErrorInfo, FailureKind
-from jobserver_core.ports import ContextEnd, ContextListener, JobOutcome
+from jobserver_core.ports import ContextEnd, ContextListener, JobOutcome, JobSpec
 from jobserver_core.testing.launcher import LauncherContract, RunningContext
 
 STILL_RAN = "was reported as ended while processes of job"
@@ -108,7 +108,7 @@ class OverwritesTheContextsLog(Fault):
 
     class Context(_InlineContext):
         def _prepare(self) -> ErrorInfo | None:
-            self._spec.log_path.write_text("")
+            self.spec.log_path.write_text("")
             return super()._prepare()
 
     parts = {"_InlineContext": Context}
@@ -146,7 +146,8 @@ class EventsOverlap(Fault):
     because = "came while another event was being handled"
 
     class Serial(_Serial):
-        def tell(self, call: Callable[[ContextListener], None]) -> None:
+        def report(self, job_id: str, call: Callable[[ContextListener], None]) -> None:
+            assert self._listener is not None
             call(self._listener)
 
     parts = {"_Serial": Serial}
@@ -187,6 +188,99 @@ class ReportsACrashAsSuccess(Fault):
             return JobOutcome() if outcome.failure is FailureKind.CRASHED else outcome
 
     parts = {"_JobRun": Run}
+
+
+# -- the next server --------------------------------------------------------------------------------
+
+
+class EndsContextsWhenDetached(Fault):
+    caught_by = ("test_a_context_continues_under_the_next_launcher",)
+    because = "context-ended"
+
+    def detach(self) -> None:
+        self.close()
+
+
+class ReportsAfterDetaching(Fault):
+    caught_by = ("test_a_context_continues_under_the_next_launcher",)
+    because = "reported after the launcher was detached"
+
+    class Context(_InlineContext):
+        def detach(self) -> None:
+            return
+
+        def reattach(self, jobs: Sequence[JobSpec], listener: ContextListener) -> None:
+            before = self._listener._listener
+            assert before is not None
+            super().reattach(jobs, listener)
+            before.job_running("late")
+
+    parts = {"_InlineContext": Context}
+
+
+class RepeatsAcknowledgedJobs(Fault):
+    caught_by = ("test_a_context_continues_under_the_next_launcher",)
+    because = "acknowledged"
+
+    class Context(_InlineContext):
+        def acknowledge(self, job_id: str) -> None:
+            return
+
+    class Serial(_Serial):
+        def ignore(self, job_id: str) -> None:
+            return
+
+    parts = {"_InlineContext": Context, "_Serial": Serial}
+
+
+class ForgetsReportedJobs(Fault):
+    caught_by = ("test_a_context_continues_under_the_next_launcher",)
+    because = "no ('job-ended'"
+    patience = 0.5
+
+    class Serial(_Serial):
+        def report(self, job_id: str, call: Callable[[ContextListener], None]) -> None:
+            with self._lock:
+                self._kept.setdefault(job_id, [])
+                self.tell(call)
+
+    parts = {"_Serial": Serial}
+
+
+class DropsJobsThatNeverArrived(Fault):
+    caught_by = ("test_a_context_continues_under_the_next_launcher",)
+    because = "no ('job-ended'"
+    patience = 0.5
+
+    class Context(_InlineContext):
+        def reattach(self, jobs: Sequence[JobSpec], listener: ContextListener) -> None:
+            super().reattach([job for job in jobs if job.id in self._listener.kept], listener)
+
+    parts = {"_InlineContext": Context}
+
+
+class KeepsUnwantedJobs(Fault):
+    caught_by = ("test_a_context_continues_under_the_next_launcher",)
+    because = "still runs"
+    patience = 0.5
+
+    class Context(_InlineContext):
+        def reattach(self, jobs: Sequence[JobSpec], listener: ContextListener) -> None:
+            self._listener.attach(listener)
+            wanted = [job for job in jobs if job.id not in self._listener.kept]
+            for job in wanted:
+                self.submit(job)
+
+    parts = {"_InlineContext": Context}
+
+
+class LeavesUnwantedSurvivors(Fault):
+    caught_by = ("test_a_survivor_that_is_not_reattached_is_swept",)
+    because = "still runs"
+    patience = 0.5
+
+    def sweep(self) -> None:
+        return
 
 
 # -- jobs -------------------------------------------------------------------------------------------

@@ -92,6 +92,9 @@ class TestInlineLauncher(LauncherContract):
         yield launcher
         launcher.close()
 
+    def successor(self, launcher: Launcher) -> Launcher:
+        return launcher
+
     def class_name(self, kind: str) -> str:
         return f"test.{kind}"
 

@@ -1,0 +1,307 @@
+"""Contexts that outlive their server, and the next server on the same stores."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import attrs
+import pytest
+
+from jobserver_core import (
+    ContextState,
+    FailureKind,
+    JobInterrupted,
+    JobPostponed,
+    JobServer,
+    JobState,
+    ServerClosed,
+    Settings,
+)
+from jobserver_core.config.settings import JobLimits, SparkSettings
+from jobserver_core.memory import (
+    InlineJob,
+    InlineLauncher,
+    MemoryBlobStore,
+    MemoryMetadataStore,
+    MemoryTransport,
+)
+from jobserver_core.models.failures import ErrorInfo
+from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobOutcome, JobSpec
+from serving import FUNCTIONS, WAIT, ScriptedHandle, ScriptedLauncher, a_request, a_server, upload
+
+ONE_SLOT = Settings(jobs=JobLimits(max_jobs_per_context=1))
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.005)
+
+
+class World:
+    """What outlives a server: the stores, and a launcher with its contexts."""
+
+    def __init__(self) -> None:
+        self.metadata = MemoryMetadataStore()
+        self.blobs = MemoryBlobStore()
+        self.transport = MemoryTransport()
+        self.gate = threading.Event()
+        self.ran: list[str] = []
+        self.launcher = InlineLauncher(
+            {**FUNCTIONS, "w.Gated": self._gated, "w.Slow": self._slow_stream, "w.Noted": self._noted}
+        )
+        self.servers: list[JobServer] = []
+
+    def boot(self, settings: Settings = ONE_SLOT, **ports: Any) -> JobServer:
+        """Start a server; the one before has ended, or is taken to have crashed."""
+        if self.servers:
+            self.servers[-1]._services.registry.detach_all()  # a crash would release its files, too
+        server = a_server(
+            metadata=self.metadata,
+            blobs=self.blobs,
+            transports=[self.transport],
+            settings=settings,
+            **{"launcher": self.launcher, **ports},
+        )
+        self.servers.append(server)
+        return server.start()
+
+    def _gated(self, job: InlineJob) -> Any:
+        while not self.gate.wait(0.005):
+            job.check()
+        return self._noted(job)
+
+    def _noted(self, job: InlineJob) -> Any:
+        self.ran.append(job.id)
+        return job.config.get("value", "done")
+
+    def _slow_stream(self, job: InlineJob) -> Iterator[bytes]:
+        yield b"before " * 1000
+        while not self.gate.wait(0.005):
+            job.check()
+        yield b"after"
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World()
+    yield world
+    world.gate.set()
+    for server in reversed(world.servers):
+        server.close(0)
+    world.launcher.close()
+
+
+def a_busy_server(world: World, class_name: str = "w.Gated", **rest: Any) -> tuple[JobServer, str]:
+    """Return a server with a context ``shared`` and a running job in it."""
+    server = world.boot()
+    upload(server)
+    server.create_context("shared").result(WAIT)
+    job = server.submit(a_request(class_name, context="shared", **rest))
+    until(lambda: server.job(job.id).state is JobState.RUNNING)
+    server.jobs()  # stores that it runs
+    return server, job.id
+
+
+def test_running_and_queued_jobs_continue_in_the_same_context_after_a_crash(world: World) -> None:
+    first, running = a_busy_server(world, callback_url="memory://receiver/x")
+    queued = [first.submit(a_request("w.Noted", {"value": n}, context="shared")).id for n in (1, 2)]
+    before = first.context("shared")
+
+    second = world.boot()
+    after = second.context("shared")
+    assert after.id == before.id
+    assert after.application_id == before.application_id
+    assert after.state is ContextState.RUNNING
+    assert after.owner != before.owner
+    assert second.job(running).state is JobState.RUNNING
+    assert [second.job(job_id).state for job_id in queued] == [JobState.STARTED] * 2
+    world.gate.set()
+    assert second.job_handle(running).result(WAIT) == "done"
+    assert [second.job_handle(job_id).result(WAIT) for job_id in queued] == [1, 2]
+    assert world.ran == [running, *queued]
+    assert world.transport.wait_for(lambda transport: len(transport.messages) == 1, WAIT)
+    assert len(second.deliveries(running)) == 1
+    assert second.submit(a_request("w.Echo", {"value": 3}, context="shared")).result(WAIT) == 3
+
+
+def test_a_job_that_ended_meanwhile_has_its_whole_result(world: World) -> None:
+    first, running = a_busy_server(world, "w.Slow")
+    first.close(contexts="detach")
+    world.gate.set()
+
+    second = world.boot()
+    assert second.job_handle(running).result(WAIT) == b"before " * 1000 + b"after"
+
+
+def test_detaching_notifies_the_waiters_and_changes_no_record(world: World) -> None:
+    first, running = a_busy_server(world)
+    waiting = first.submit(a_request("w.Noted", context="shared"))
+    handle = first.job_handle(running)
+    stopped = first._services.registry.get("shared").ended.waiter
+    first.close(contexts="detach")
+    with pytest.raises(JobInterrupted):
+        handle.result(WAIT)
+    with pytest.raises(JobPostponed):
+        waiting.result(WAIT)
+    with pytest.raises(ServerClosed):
+        stopped.result(WAIT)
+    job = world.metadata.job(running)
+    assert job is not None
+    assert job.state is JobState.RUNNING
+    context = world.metadata.context_named("shared")
+    assert context is not None
+    assert context.state is ContextState.RUNNING
+
+
+def test_the_settings_choose_whether_a_shutdown_detaches(world: World) -> None:
+    first = world.boot(Settings.from_mapping({"jobserver.contexts.on-shutdown": "detach"}, env={}))
+    upload(first)
+    first.create_context("shared").result(WAIT)
+    first.close()
+    second = world.boot()
+    assert second.context("shared").state is ContextState.RUNNING
+    second.close()
+    third = world.boot()
+    assert third.context("shared").state is ContextState.FINISHED
+
+
+def test_a_kill_that_was_recorded_before_the_crash_happens(world: World) -> None:
+    _first, running = a_busy_server(world)
+    job = world.metadata.job(running)
+    assert job is not None
+    world.metadata.advance_job(attrs.evolve(job, kill_requested=True), expected=job.state)
+
+    second = world.boot()
+    until(lambda: second.job(running).state is JobState.KILLED)
+    assert second.context("shared").state is ContextState.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("state", "final"),
+    [(ContextState.STOPPING, ContextState.FINISHED), (ContextState.RUNNING, ContextState.KILLED)],
+)
+def test_a_stop_or_kill_of_a_context_that_was_recorded_before_the_crash_happens(
+    world: World, state: ContextState, final: ContextState
+) -> None:
+    first, running = a_busy_server(world)
+    context = first.context("shared")
+    changed = attrs.evolve(context, state=state, stop_requested=True)
+    world.metadata.advance_context(changed, expected=context.state)
+
+    second = world.boot()
+    until(lambda: second.context("shared").state is final)
+    assert second.job(running).state is JobState.ERROR
+
+
+def test_an_ad_hoc_context_whose_job_has_ended_is_stopped(world: World) -> None:
+    first = world.boot()
+    upload(first)
+    job = first.submit(a_request("w.Gated"))
+    until(lambda: first.job(job.id).state is JobState.RUNNING)
+    first.jobs()
+    record = world.metadata.job(job.id)
+    assert record is not None
+    ended = attrs.evolve(record, state=JobState.KILLED, ended_at=record.submitted_at, kill_requested=True)
+    world.metadata.advance_job(ended, expected=JobState.RUNNING)
+
+    second = world.boot()
+    until(lambda: second.context(record.context_name).state is ContextState.FINISHED)
+    assert second.job(job.id) == ended
+
+
+def test_a_configured_context_that_lives_is_not_started_again(world: World) -> None:
+    settings = Settings(spark=SparkSettings(contexts={"shared": {}}))
+    first = world.boot(settings)
+    until(lambda: first.context("shared").state is ContextState.RUNNING)
+    second = world.boot(settings)
+    assert second.context("shared").id == first.context("shared").id
+    assert len(second.contexts()) == 1
+
+
+# -- contexts that turn out to be dead ---------------------------------------------------------------
+
+
+class Survivor(ScriptedLauncher):
+    """A launcher with one survivor, whose events the test reports."""
+
+    def __init__(self, spec: ContextSpec) -> None:
+        super().__init__()
+        self._spec = spec
+        self.jobs: list[str] = []
+
+    def survivors(self) -> Sequence[ContextSpec]:
+        return [self._spec]
+
+    def reattach(
+        self, spec: ContextSpec, jobs: Sequence[JobSpec], listener: ContextListener
+    ) -> ContextHandle:
+        self.jobs = [job.id for job in jobs]
+        self.listeners.append(listener)
+        self.handles.append(ScriptedHandle())
+        return self.handles[-1]
+
+
+@pytest.fixture
+def crashed(world: World) -> Iterator[tuple[JobServer, Survivor, str, str]]:
+    """A server that waits for a context of a crashed server, with a running and a waiting job."""
+    first, running = a_busy_server(world)
+    waiting = first.submit(a_request("w.Noted", context="shared")).id
+    (spec,) = world.launcher.survivors()
+    world.launcher.detach()
+    launcher = Survivor(spec)
+    yield world.boot(launcher=launcher), launcher, running, waiting
+    launcher.close()
+
+
+def test_waiting_jobs_are_dispatched_only_after_the_context_is_back(
+    crashed: tuple[JobServer, Survivor, str, str],
+) -> None:
+    server, launcher, running, waiting = crashed
+    (listener,), (handle,) = launcher.listeners, launcher.handles
+    assert launcher.jobs == [running]
+    listener.context_ready(application_id=None, url=None)
+    assert handle.calls == []
+    listener.job_running(running)
+    listener.open_result(running, stream=False).write(b"1")
+    listener.job_ended(running, JobOutcome())
+    assert server.job_handle(running).result(WAIT) == 1
+    until(lambda: handle.calls == [("submit", waiting)])
+
+
+def test_when_the_context_is_dead_its_running_jobs_end_and_the_others_run_elsewhere(
+    crashed: tuple[JobServer, Survivor, str, str],
+) -> None:
+    server, launcher, running, waiting = crashed
+    handle = server.job_handle(waiting)
+    reason = ErrorInfo(message="it did not come back")
+    launcher.listeners[0].context_ended(ContextEnd.FAILED, reason)
+    job = server.job(running)
+    assert job.state is JobState.ERROR
+    assert job.failure is FailureKind.CONTEXT_LOST
+    assert job.error is not None
+    assert "it did not come back" in job.error.stack
+    until(lambda: len(launcher.handles) == 2)
+    assert server.job(waiting).state is JobState.RESTARTING
+    listener = launcher.listeners[1]
+    listener.context_ready(application_id=None, url=None)
+    until(lambda: launcher.handles[1].calls == [("submit", waiting)])
+    listener.job_running(waiting)
+    listener.open_result(waiting, stream=False).write(b"2")
+    listener.job_ended(waiting, JobOutcome())
+    assert handle.result(WAIT) == 2
+
+
+def test_a_survivor_without_a_record_is_left_to_the_sweep(world: World) -> None:
+    first, running = a_busy_server(world)
+    context = first.context("shared")
+    ended = attrs.evolve(context, state=ContextState.ERROR, ended_at=context.started_at)
+    world.metadata.advance_context(ended, expected=ContextState.RUNNING)
+
+    second = world.boot()
+    assert second.job(running).state is JobState.ERROR
+    until(lambda: not world.launcher.survivors())
