@@ -9,7 +9,6 @@ import logging
 import socket
 import ssl
 import threading
-import time
 import warnings
 from collections.abc import Iterator
 from email.utils import formatdate
@@ -26,7 +25,7 @@ with warnings.catch_warnings():
     from pyftpdlib.ioloop import IOLoop
     from pyftpdlib.servers import FTPServer
 
-__all__ = ["DTPHandler", "FtpServer", "HttpServer", "Request", "Route", "silent_server", "wait_until"]
+__all__ = ["DTPHandler", "FtpServer", "HttpServer", "Request", "Route", "silent_server"]
 
 # Its thread may outlive the stream that a test captured the log in.
 logging.getLogger("pyftpdlib").setLevel(logging.WARNING)
@@ -262,11 +261,3 @@ def silent_server() -> Iterator[int]:
     """A server that takes connections and never says anything; yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield int(server.getsockname()[1])
-
-
-def wait_until(condition: Any, seconds: float = 10) -> None:
-    """Wait for a condition; fail when it does not come."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come in time"
-        time.sleep(0.005)

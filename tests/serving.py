@@ -12,7 +12,7 @@ from jobserver_core.memory import InlineJob, InlineLauncher, JobRefused
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobSpec, Launcher
 
-WAIT = 10.0
+WAIT = 60.0
 """Seconds that anything may take before a test fails."""
 
 

@@ -18,6 +18,7 @@ from callback_world import URL, FailingMetadata, World, callback_threads
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conditions import wait_until
 from jobserver_core.callbacks.service import retry_delay
 from jobserver_core.callbacks.transports import CallableTransport
 from jobserver_core.config.settings import CallbackSettings
@@ -467,10 +468,7 @@ def test_close_leaves_pending_what_it_could_not_wait_for() -> None:
     left = [(world.stored(delivery).state, world.stored(delivery).attempts) for delivery in made]
     assert left == [(PENDING, 0)] * 3
     world.transport.release(URL)
-    deadline = time.monotonic() + 5
-    while callback_threads():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not callback_threads())
     # The outcome of the attempt does not overwrite the record of close, so the next start repeats it.
     assert world.stored(made[0]).state is PENDING
     assert len(world.transport.messages) == 1
@@ -492,10 +490,7 @@ def test_deliveries_still_being_prepared_at_close_are_not_sent(monkeypatch: pyte
     assert asked.wait(5)
     world.service.close(0.05)
     go_on.set()
-    deadline = time.monotonic() + 5
-    while callback_threads():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not callback_threads())
     assert world.stored(delivery).state is PENDING
     assert world.transport.messages == []
 
@@ -564,10 +559,7 @@ def test_only_one_of_two_servers_on_the_same_store_sends() -> None:
 
 
 def await_timer(world: World) -> None:
-    deadline = time.monotonic() + 5
-    while not world.clock.timers:
-        assert time.monotonic() < deadline, "nothing waits"
-        time.sleep(0.002)
+    wait_until(lambda: world.clock.timers, "a timer")
 
 
 @pytest.mark.parametrize(

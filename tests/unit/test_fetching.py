@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from conditions import wait_until
 from jobserver_core.config.settings import FetcherSettings
 from jobserver_core.errors import FetchError, MalformedUrl, ServerClosed
 from jobserver_core.ports import Cancellation, Fetched, Fetcher
@@ -19,14 +19,7 @@ from jobserver_core.shutdown import Admission
 from jobserver_core.testing.clock import ManualClock
 from jobserver_core.uris import Uri
 
-WAIT = 10.0
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.002)
+WAIT = 60.0
 
 
 class HeldFetcher(Fetcher):
@@ -101,7 +94,7 @@ class World:
 
     def started(self, count: int) -> list[str]:
         """Wait until this many fetches have started, check that no other one starts, and return them."""
-        until(lambda: len(self.fetcher.started) >= count)
+        wait_until(lambda: len(self.fetcher.started) >= count)
         assert len(self.fetcher.started) == count
         return list(self.fetcher.started)
 
@@ -113,7 +106,7 @@ class World:
         for files in self.begun:
             files.close()
         self.fetcher.let_all_go()
-        until(lambda: not [t for t in threading.enumerate() if t.name.startswith("jobserver-fetch")])
+        wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith("jobserver-fetch")])
 
 
 @pytest.fixture
@@ -225,7 +218,7 @@ def test_fetches_that_hang_end_with_the_reason_and_so_do_those_that_wait_for_the
     reasons = [failure(files) for files in hanging]
     assert reasons[:2] == ["it brought less than 32 KiB in 30 s"] * 2
     assert reasons[2:] == ["2 other fetches from slow brought next to nothing in 30 s"] * 3
-    until(lambda: sorted(world.fetcher.cancelled) == ["http://slow/0", "http://slow/1"])
+    wait_until(lambda: sorted(world.fetcher.cancelled) == ["http://slow/0", "http://slow/1"])
     world.started(2)
 
 
@@ -300,14 +293,14 @@ def test_waiters_are_notified_even_if_the_fetcher_does_not_react(deaf: World) ->
     assert deaf.started(3)[-1] == "http://other/x"  # hanging threads keep their slots
     deaf.fetcher.let_go("http://slow/0")
     assert deaf.started(4)[-1] == "http://slow/3"
-    until(lambda: deaf.fetcher.released == ["http://slow/0"])  # it arrived after all callers had left
+    wait_until(lambda: deaf.fetcher.released == ["http://slow/0"])  # it arrived after all callers had left
 
 
 def test_nothing_is_watched_when_nothing_is_fetched(world: World) -> None:
     files = world.begin("http://a/x")
     world.fetcher.let_go("http://a/x")
     files.ready.result(WAIT)
-    until(lambda: not world.service._running)
+    wait_until(lambda: not world.service._running)
     world.pass_time(2)
     assert world.clock.timers == []
 
@@ -318,7 +311,7 @@ def test_the_memory_for_uris_is_bounded(world: World) -> None:
         world.fetcher.let_go(uri)
         with world.begin(uri) as files:
             files.ready.result(WAIT)
-    until(lambda: not world.service._running)
+    wait_until(lambda: not world.service._running)
     assert len(world.service._meters) <= 200
 
 
@@ -342,7 +335,7 @@ def test_the_first_failure_ends_the_other_fetches_of_a_class_path(world: World) 
     world.started(2)
     world.fetcher.fail("http://a/1", FetchError(url="http://a/1", reason="HTTP 404"))
     assert failure(files) == "HTTP 404"
-    until(lambda: world.fetcher.cancelled == ["http://b/2"])
+    wait_until(lambda: world.fetcher.cancelled == ["http://b/2"])
 
 
 def test_a_defect_of_the_fetcher_is_a_failure(world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -359,7 +352,7 @@ def test_a_draining_server_cancels_every_fetch_and_starts_none(world: World) -> 
     for files in all_files:
         with pytest.raises(ServerClosed):
             files.ready.result(WAIT)
-    until(lambda: len(world.fetcher.cancelled) == 2)
+    wait_until(lambda: len(world.fetcher.cancelled) == 2)
     with pytest.raises(ServerClosed):
         world.begin("http://a/x")
     assert world.begin().ready.done()

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from conditions import wait_until
 from jobserver_core import BinaryType, errors
 from jobserver_core.data_directory import DataDirectory
 from jobserver_core.memory import MemoryMetadataStore
 from jobserver_core.running.health import Health
 from serving import WAIT, a_request, a_server, archive, upload
-
-
-def await_true(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def test_each_failing_part_is_named_with_the_reason() -> None:
@@ -90,12 +83,12 @@ def test_a_hanging_check_is_reported_in_time_and_costs_one_thread() -> None:
         before = threading.active_count()
         for _ in range(5):
             assert str(health.check(["disk"])["disk"]).startswith("no answer for ")
-        await_true(lambda: health.check(["other"]) == {"other": None})
-        await_true(lambda: threading.active_count() <= before + 1)
+        wait_until(lambda: health.check(["other"]) == {"other": None})
+        wait_until(lambda: threading.active_count() <= before + 1)
         assert calls == [1]
     finally:
         release.set()
-    await_true(lambda: health.check() == {"disk": None, "other": None})
+    wait_until(lambda: health.check() == {"disk": None, "other": None})
 
 
 def test_the_storage_of_a_server_is_checked_without_its_launcher() -> None:

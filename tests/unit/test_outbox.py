@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from conditions import wait_until
 from jobserver_core import JobHandle, JobState, Settings, errors
 from jobserver_core.events import Event, JobChanged
 from jobserver_core.memory import MemoryMetadataStore, MemoryTransport
@@ -104,13 +104,6 @@ def scene() -> Iterator[Scene]:
     scene.close()
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.001)
-
-
 def test_an_outcome_is_stored_at_once_but_published_after_the_sync(scene: Scene) -> None:
     job = scene.submit(callback_url=URL)
     scene.listener.job_running(job.id)
@@ -126,7 +119,7 @@ def test_an_outcome_is_stored_at_once_but_published_after_the_sync(scene: Scene)
     scene.disk.open.set()
     assert job.result(WAIT) == 1
     assert scene.published(job)[-1] is JobState.FINISHED
-    until(lambda: len(scene.transport.messages) == 1)
+    wait_until(lambda: len(scene.transport.messages) == 1)
 
 
 def test_a_slot_is_used_again_before_the_sync(scene: Scene) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from conditions import wait_until
 from faulty_store import FaultyStore
 from jobserver_core import ContextState, FailureKind, Job, JobHandle, JobProgress, JobState, errors
 from jobserver_core.events import ContextChanged, Event, JobChanged, JobProgressed
@@ -71,11 +72,12 @@ class Scene:
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Let time pass until something is so."""
-        deadline = time.monotonic() + WAIT
-        while not condition():
-            assert time.monotonic() < deadline, "it never came true"
+
+        def reached() -> bool:
             self.clock.advance(0.05)
-            time.sleep(0.001)
+            return condition()
+
+        wait_until(reached, pause=0.001)
 
     def until_tried(self, times: int) -> None:
         """Let time pass until this many more writes were attempted."""

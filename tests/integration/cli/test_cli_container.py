@@ -14,9 +14,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from server_process import CONFIG, PATIENCE
 
 from command_line import wheel
-from conftest import CONFIG, PATIENCE
+from conditions import wait_until
 from jobserver_pyspark.demo import CLASS_NAME, build_example_wheel
 
 pytestmark = pytest.mark.real
@@ -186,12 +187,7 @@ def test_jobs_with_contexts_of_their_own_leave_no_zombie(container: Container, t
             assert client.post("/jobs", params=query, content="input.string = a b a").status_code == 200
         client.post("/contexts/killed")
         assert client.delete("/contexts/killed", params={"force": "true"}).status_code == 200
-        deadline = time.monotonic() + 60
-        while client.get("/contexts").json():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        while left := zombies(container.init):
-            assert time.monotonic() < deadline, left
-            time.sleep(0.1)
+        wait_until(lambda: client.get("/contexts").json() == [])
+        wait_until(lambda: not zombies(container.init), lambda: zombies(container.init))
     os.kill(container.init, signal.SIGTERM)
     assert container.process.wait(60) == 0

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from server_process import Serving
 
-from conftest import Serving
+from conditions import wait_until
 from jobserver_cli.exits import ExitCode
 from jobserver_pyspark.demo import CLASS_NAME, build_example_wheel
 
@@ -65,10 +65,8 @@ def test_many_jobs_with_contexts_of_their_own_at_once_all_finish(client: httpx.C
     threads = [threading.Thread(target=submit) for _ in range(6)]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + LONG
-    while "jobserver_contexts_queued 4.0" not in client.get("/metrics").text:
-        assert time.monotonic() < deadline, "two contexts start, the others wait"
-        time.sleep(0.05)
+    queued = "jobserver_contexts_queued 4.0"
+    wait_until(lambda: queued in client.get("/metrics").text, "two contexts start, the others wait")
     for thread in threads:
         thread.join(LONG)
     results: list[Any] = [answer.json()["result"] for answer in answers]
@@ -87,10 +85,7 @@ def test_hosts_and_jvms_that_hang_do_not_delay_the_shutdown(
         server.signal(signal.SIGTERM)
         assert server.wait() is ExitCode.OK, "it ended by itself, not because its time was over"
         assert "closing contexts takes too long" not in server.errors
-        deadline = time.monotonic() + 20
-        while left := processes_below(tmp_path):
-            assert time.monotonic() < deadline, left
-            time.sleep(0.1)
+        wait_until(lambda: not processes_below(tmp_path), lambda: processes_below(tmp_path))
     finally:
         for pid in processes_below(tmp_path):
             os.kill(pid, signal.SIGKILL)

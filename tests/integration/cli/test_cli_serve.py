@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import httpx
 import pytest
 
 from command_line import wheel
+from conditions import wait_until
 from jobserver_cli.exits import ExitCode
 
 PATIENCE = 60.0
@@ -38,11 +38,8 @@ def submitted(url: str, name: str, **params: str) -> str:
     return str(httpx.post(f"{url}/jobs", params=query, content="input.string = a b a").json()["jobId"])
 
 
-def wait_until(url: str, job_id: str, state: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while httpx.get(f"{url}/jobs/{job_id}").json()["status"] != state:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def wait_for_state(url: str, job_id: str, state: str) -> None:
+    wait_until(lambda: httpx.get(f"{url}/jobs/{job_id}").json()["status"] == state, state)
 
 
 def following(url: str, environment: dict[str, str]) -> subprocess.Popen[str]:
@@ -98,7 +95,7 @@ def test_a_signal_lets_running_jobs_end_refuses_new_ones_and_then_stops(
     server = serve()
     url = uploaded(server.url, tmp_path)
     sleeping = submitted(url, "Sleep")
-    wait_until(url, sleeping, "RUNNING")
+    wait_for_state(url, sleeping, "RUNNING")
     server.signal(signal.SIGTERM)
     server.wait_for("stopping: waiting for running jobs")
     refused = httpx.post(f"{url}/jobs", params={"cp": "words", "mainClass": "words.Count", "context": "warm"})
@@ -111,7 +108,7 @@ def test_a_signal_lets_running_jobs_end_refuses_new_ones_and_then_stops(
 def test_a_second_signal_hurries(serve: Callable[..., Any], tmp_path: Path) -> None:
     server = serve(config="jobserver.http.drain-timeout = 1 hour")
     url = uploaded(server.url, tmp_path)
-    wait_until(url, submitted(url, "Sleep"), "RUNNING")
+    wait_for_state(url, submitted(url, "Sleep"), "RUNNING")
     server.signal(signal.SIGTERM)
     server.wait_for("send a second signal to stop at once")
     server.signal(signal.SIGTERM)
@@ -224,7 +221,7 @@ def test_jobs_that_wait_when_the_server_ends_run_when_it_starts_again(
     url = uploaded(server.url, tmp_path)
     httpx.post(f"{url}/contexts/mine")
     running = submitted(url, "Sleep", context="mine")
-    wait_until(url, running, "RUNNING")
+    wait_for_state(url, running, "RUNNING")
     waiting = [submitted(url, "Count", context="mine") for _ in range(3)]
     answers: list[httpx.Response] = []
 
@@ -241,10 +238,7 @@ def test_jobs_that_wait_when_the_server_ends_run_when_it_starts_again(
 
     caller = threading.Thread(target=call)
     caller.start()
-    deadline = time.monotonic() + PATIENCE
-    while len(httpx.get(f"{url}/jobs").json()) < 5:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: len(httpx.get(f"{url}/jobs").json()) >= 5)
     server.signal(signal.SIGTERM)
     assert server.wait() is ExitCode.OK
     caller.join(PATIENCE)
@@ -254,7 +248,7 @@ def test_jobs_that_wait_when_the_server_ends_run_when_it_starts_again(
 
     url = serve(config=config).url
     for job in [*waiting, answer.json()["jobId"]]:
-        wait_until(url, job, "FINISHED")
+        wait_for_state(url, job, "FINISHED")
     assert httpx.get(f"{url}/jobs/{running}").json()["status"] == "ERROR"
 
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from conditions import wait_until
 from jobserver_cli.exits import ExitCode
 from jobserver_pyspark.demo import CLASS_NAME, build_example_wheel
 
@@ -60,10 +60,10 @@ def processes_of(folders: tuple[Path, ...]) -> list[str]:
 
 
 def assert_nothing_is_left(scratch: Path, *others: Path) -> None:
-    deadline = time.monotonic() + 20
-    while left := [*processes_of((scratch, *others)), *scratch.iterdir()]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.1)
+    def left() -> list[object]:
+        return [*processes_of((scratch, *others)), *scratch.iterdir()]
+
+    wait_until(lambda: not left(), left)
 
 
 def test_demo_counts_words_shows_how_and_cleans_up(private: dict[str, str], scratch: Path) -> None:

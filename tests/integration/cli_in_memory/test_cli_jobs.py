@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 
 from command_line import HOSTILE, CommandLine, wheel
+from conditions import wait_until
 from jobserver_core import BinaryType, JobServer, JobState
 
 COUNT = ("words.Count", "--cp", "words", "-c", "warm", "-d", "input.string = a b c a b see")
 ANSWER = {"a": 2, "b": 2, "c": 1, "see": 1}
 
 
-def wait_until(server: JobServer, job_id: str, state: JobState) -> None:
-    deadline = time.monotonic() + 10
-    while server.job(job_id).state is not state:
-        assert time.monotonic() < deadline, server.job(job_id)
-        time.sleep(0.01)
+def wait_for_state(server: JobServer, job_id: str, state: JobState) -> None:
+    wait_until(lambda: server.job(job_id).state is state, lambda: server.job(job_id))
 
 
 def submitted(client: CommandLine, name: str) -> str:
@@ -191,7 +188,7 @@ def test_without_jobs_there_is_no_table(client: CommandLine) -> None:
 
 def test_job_shows_the_record_and_the_result(client: CommandLine, server: JobServer) -> None:
     job_id = submitted(client, "Stream")
-    wait_until(server, job_id, JobState.FINISHED)
+    wait_for_state(server, job_id, JobState.FINISHED)
     lines = client("job", job_id).out.splitlines()
     assert lines[0].split() == ["Job", job_id]
     assert lines[1].split() == ["State", "FINISHED"]
@@ -209,7 +206,7 @@ def test_a_large_result_is_copied_whole_with_json_and_pointed_to_without(
     client: CommandLine, server: JobServer
 ) -> None:
     job_id = submitted(client, "Large")
-    wait_until(server, job_id, JobState.FINISHED)
+    wait_for_state(server, job_id, JobState.FINISHED)
     shown = client("job", job_id)
     assert "x" * 100 not in shown.out
     assert f"jobserver result {job_id} > FILE" in shown.err

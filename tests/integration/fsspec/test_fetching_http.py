@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from file_servers import HttpServer, Route, silent_server, wait_until
+from conditions import wait_until
+from file_servers import HttpServer, Route, silent_server
 from jobserver_core.errors import FetchError, MalformedUrl, TooLarge
 from jobserver_core.ports.fetcher import Cancellation
 from jobserver_fsspec import FsspecFetcher

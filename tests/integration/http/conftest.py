@@ -2,53 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-import attrs
 import httpx
 import pytest
+from http_site import WHEEL, Site, Start
 
-from jobserver_core import JobServer, Settings
+from jobserver_core import Settings
 from jobserver_http import Authenticator, running
 from serving import WAIT, a_server, archive
-
-WHEEL = {"Content-Type": "application/python-wheel"}
-
-
-@attrs.frozen
-class Site:
-    """A running server, its base URL, and a client."""
-
-    server: JobServer
-    url: str
-    client: httpx.Client
-
-    def submit(self, class_name: str, body: str = "", **params: Any) -> httpx.Response:
-        """Submit one of the jobs of ``serving``."""
-        query = {"appName": "words", "classPath": class_name, **params}
-        return self.client.post("/jobs", params=query, content=body)
-
-    def until(self, job_id: str, *states: str) -> dict[str, Any]:
-        """Wait until a job is in one of some states, and return its report."""
-        deadline = time.monotonic() + WAIT
-        while True:
-            report: dict[str, Any] = self.client.get(f"/jobs/{job_id}").json()
-            if report["status"] in states:
-                return report
-            assert time.monotonic() < deadline, report
-            time.sleep(0.01)
-
-    def sleeping(self, **params: Any) -> str:
-        """Return the id of a job that runs and does nothing."""
-        job_id: str = self.submit("w.Sleep", **params).json()["jobId"]
-        self.until(job_id, "RUNNING")
-        return job_id
-
-
-Start = Callable[..., Site]
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 
 from jobserver_core.config.settings import AuthSettings, Settings
 from jobserver_core.errors import ContextNotFound, InvalidName, InvalidSetting, JobNotFound, PluginNotFound
+from jobserver_core.testing.builders import a_job
 from jobserver_http import credential_files
 from jobserver_http.access import PERMISSIONS, Namespace, allows, parse_permissions
 from jobserver_http.addresses import network_of
@@ -747,8 +748,7 @@ def test_the_visible_name_obeys_the_rules() -> None:
 
 
 def test_jobs_of_other_users_are_not_found() -> None:
-    from test_http_wire import JOB
-
+    job = a_job()
     with pytest.raises(JobNotFound):
-        Namespace("alice").checked(JOB)
-    assert Namespace().checked(JOB) is JOB
+        Namespace("alice").checked(job)
+    assert Namespace().checked(job) is job

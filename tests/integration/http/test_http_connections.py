@@ -16,8 +16,9 @@ from typing import Any
 
 import httpx
 import pytest
+from http_site import Site, Start
 
-from conftest import Site, Start
+from conditions import wait_until
 from jobserver_http import connections
 from serving import WAIT
 
@@ -260,10 +261,7 @@ def test_running_out_of_descriptors_logs_one_line_and_the_server_recovers(tmp_pa
         with contextlib.ExitStack() as stack:
             for _ in range(150):
                 stack.enter_context(socket.create_connection((url.host, url.port or 80), timeout=WAIT))
-            deadline = time.monotonic() + WAIT
-            while "cannot accept connections" not in log.read_text():
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.05)
+            wait_until(lambda: "cannot accept connections" in log.read_text(), log.read_text)
             pause = time.monotonic() + 3.0  # the attempts of three seconds, of which none is to be logged
             while time.monotonic() < pause:
                 assert process.poll() is None

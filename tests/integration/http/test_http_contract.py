@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from http_site import WHEEL, Site, Start
 
-from conftest import WHEEL, Site, Start
 from jobserver_core import ContextQuery
 from jobserver_core.errors import UnknownContextFactory
 from jobserver_core.memory import InlineLauncher

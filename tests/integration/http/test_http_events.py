@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
+from http_site import Site, Start
 
-from conftest import Site, Start
 from jobserver_core.events import JobChanged
 from jobserver_http.events import Listener
 from jobserver_http.logs import LogTail

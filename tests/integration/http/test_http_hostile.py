@@ -19,8 +19,9 @@ from typing import Any
 
 import httpx
 import pytest
+from http_site import WHEEL, Site, Start
 
-from conftest import WHEEL, Site, Start
+from conditions import wait_until
 from jobserver_http.routes import ROUTES
 from serving import WAIT, archive
 
@@ -349,10 +350,8 @@ def test_secrets_of_a_callback_are_in_no_log_line(watched: Site, caplog: pytest.
 
     with caplog.at_level(logging.DEBUG):
         watched.submit("w.Echo", callbackUrl="http://user:hunter2@127.0.0.1:1/x?token=hunter3")
-        deadline = time.monotonic() + WAIT  # a call is logged once its answer was sent
-        while not any("POST /jobs" in line for line in ours()):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        # A call is logged once its answer was sent.
+        wait_until(lambda: any("POST /jobs" in line for line in ours()), "a line for the call")
     assert not any("hunter" in line for line in ours())
 
 

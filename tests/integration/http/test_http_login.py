@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
+from http_site import WHEEL, Site, Start
 
-from conftest import WHEEL, Site, Start
 from jobserver_http.credential_files import hash_password, hash_token
 from jobserver_http.routes import ROUTES, Route
 from serving import archive

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from conftest import Site
+from http_site import Site
+
 from serving import WAIT
 
 JSON = "application/json"

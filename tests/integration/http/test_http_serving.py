@@ -11,13 +11,14 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from conditions import wait_until
 from jobserver_core import Settings
 from jobserver_core.errors import InvalidSetting, StorageError
 from jobserver_core.memory import MemoryMetadataStore
@@ -91,13 +92,6 @@ class Served:
         self.process.stdout.close()
 
 
-def settled(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def served() -> Iterator[Any]:
     made: list[Served] = []
@@ -164,7 +158,7 @@ def test_a_wait_that_times_out_explains_what_happens_to_the_job(served: Any) -> 
 
     waiting = threading.Thread(target=wait)
     waiting.start()
-    settled(lambda: [job["status"] for job in one.client.get("/jobs").json()] == ["RUNNING"])
+    wait_until(lambda: [job["status"] for job in one.client.get("/jobs").json()] == ["RUNNING"])
     one.process.send_signal(signal.SIGTERM)
     waiting.join(WAIT)
     assert [answer.status_code for answer in told] == [503]
@@ -189,7 +183,7 @@ def test_a_second_signal_while_contexts_stop_kills_them(served: Any) -> None:
     one.submit("w.Stubborn", "seconds = 60")
     one.process.send_signal(signal.SIGTERM)
     assert one.line() == "draining"
-    settled(lambda: not one.listens())  # from then on it stops its contexts
+    wait_until(lambda: not one.listens())  # from then on it stops its contexts
     time.sleep(0.5)
     begun = time.monotonic()
     one.process.send_signal(signal.SIGTERM)
@@ -247,10 +241,7 @@ def test_a_server_that_cannot_start_says_why_and_leaves_no_thread() -> None:
     before = threading.active_count()
     with pytest.raises(StorageError, match="no such table"), running(a_server(metadata=Broken())):
         raise AssertionError("it must not run")
-    deadline = time.monotonic() + WAIT
-    while threading.active_count() > before:
-        assert time.monotonic() < deadline, threading.enumerate()
-        time.sleep(0.01)
+    wait_until(lambda: threading.active_count() <= before, threading.enumerate)
 
 
 def test_ipv6_loopback_is_served() -> None:

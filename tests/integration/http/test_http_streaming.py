@@ -16,20 +16,14 @@ from typing import Any
 
 import httpx
 import pytest
+from http_site import WHEEL, Site, Start
 
-from conftest import WHEEL, Site, Start
+from conditions import wait_until
 from jobserver_core.models.binaries import BinaryType
 from jobserver_http import bodies
 from serving import WAIT
 
 MIB = 1024 * 1024
-
-
-def settled(condition: Any) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
 
 
 def resident() -> int:
@@ -141,8 +135,8 @@ def test_a_connection_cut_half_way_leaves_nothing(site: Site, path: str) -> None
             f"Content-Length: {10 * MIB}\r\n\r\n".encode()
         )
         connection.sendall(b"PK\x03\x04" + b"x" * (3 * MIB))
-        settled(lambda: "1.0" in _open_requests(site))
-    settled(lambda: "0.0" in _open_requests(site))
+        wait_until(lambda: "1.0" in _open_requests(site))
+    wait_until(lambda: "0.0" in _open_requests(site))
     assert set(site.client.get("/binaries").json()) == {"words"}
     assert not list(site.server._services.data_directory.data_files.iterdir())
 
@@ -251,7 +245,7 @@ def test_slow_readers_hold_no_worker(start: Start) -> None:
         assert site.client.get("/binaries").status_code == 200
         assert site.submit("w.Echo", "value = 1", sync="true").json()["result"] == 1
         assert time.monotonic() - begun < 5
-    settled(lambda: _open_requests(site) == "0.0")
+    wait_until(lambda: _open_requests(site) == "0.0")
 
 
 def test_slow_senders_hold_no_worker(site: Site) -> None:
@@ -266,5 +260,5 @@ def test_slow_senders_hold_no_worker(site: Site) -> None:
         assert site.client.get("/binaries").status_code == 200
         assert site.submit("w.Echo", "value = 1", sync="true").json()["result"] == 1
         assert time.monotonic() - begun < 5
-    settled(lambda: _open_requests(site) == "0.0")
+    wait_until(lambda: _open_requests(site) == "0.0")
     assert not list(site.server._services.data_directory.data_files.iterdir())

@@ -12,9 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
+from http_site import WHEEL, Site, Start
 
-from conftest import WHEEL, Site, Start
-from file_servers import HttpServer, Route, silent_server, wait_until
+from conditions import wait_until
+from file_servers import HttpServer, Route, silent_server
 from jobserver_fsspec import FsspecFetcher
 from serving import archive
 
@@ -98,12 +99,12 @@ def test_hosts_that_hang_fail_without_delaying_others(begin: Callable[..., Site]
             uris = [f"{base}/{name}.egg" for name in range(EACH)]
             hanging.append(pool.submit(begin_context, site, f"hangs-{number}", uris[0]))
             hanging += [pool.submit(submit, site, uri) for uri in uris[1:]]
-        wait_until(lambda: len(fetching(site)) == len(hanging), PATIENCE)
+        wait_until(lambda: len(fetching(site)) == len(hanging))
         others_are_served(site)
         assert not any(call.done() for call in hanging)
         for call in hanging:
             ends_with_an_error(call)
-    wait_until(lambda: not threads_that_fetch(), PATIENCE)
+    wait_until(lambda: not threads_that_fetch())
 
 
 def begin_context(site: Site, name: str, uri: str) -> httpx.Response:
@@ -141,11 +142,11 @@ def test_a_client_that_disconnects_cancels_its_fetch(begin: Callable[..., Site])
         with socket.create_connection(("127.0.0.1", int(site.url.rpartition(":")[2]))) as client:
             target = f"/jobs?cp={base}/x.egg&mainClass=w.Echo"
             client.sendall(f"POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode())
-            wait_until(lambda: connections, PATIENCE)
+            wait_until(lambda: connections)
         connections[0].settimeout(PATIENCE)
         while connections[0].recv(4096):
             pass  # the request; then the connection ends, long before the time limit
-        wait_until(lambda: not threads_that_fetch(), PATIENCE)
+        wait_until(lambda: not threads_that_fetch())
         assert site.client.get("/jobs").json() == []
 
 
@@ -156,7 +157,7 @@ def test_a_synchronous_call_waits_for_a_fetch_no_longer_than_it_says(begin: Call
         assert answer.status_code == 400
         message = answer.json()["result"]["message"]
         assert message == f"cannot fetch {base}/x.egg: not fetched within the request's timeout of 1 s"
-        wait_until(lambda: not threads_that_fetch(), PATIENCE)
+        wait_until(lambda: not threads_that_fetch())
         assert site.client.get("/jobs").json() == []
 
 
@@ -164,10 +165,10 @@ def test_a_server_that_drains_ends_fetches_with_a_503(begin: Callable[..., Site]
     with silent() as (base, connections), ThreadPoolExecutor(1) as pool:
         site = begin(lambda name, port: ["127.0.0.1"], **{"stall-timeout": "60 s"})
         call = pool.submit(submit, site, f"{base}/x.egg")
-        wait_until(lambda: connections, PATIENCE)
+        wait_until(lambda: connections)
         site.server.drain()
         assert call.result(PATIENCE).status_code == 503
-        wait_until(lambda: not threads_that_fetch(), PATIENCE)
+        wait_until(lambda: not threads_that_fetch())
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from conditions import wait_until
 from jobserver_core import BinaryType, JobRequest, parse_class_path
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.ports import Message
@@ -81,8 +82,5 @@ def test_a_function_is_called_in_the_server_process(page: dict[str, Any]) -> Non
         )
         handle = server.submit(request)
         assert handle.result(10) == 43
-        deadline = time.monotonic() + 10
-        while handle.id not in page["outcomes"]:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: handle.id in page["outcomes"])
     assert page["outcomes"][handle.id] == 43

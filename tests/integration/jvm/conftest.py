@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import threading
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any
 import attrs
 import pytest
 from http_caller import Caller, calling
+
+from conditions import wait_until
 
 pytest.importorskip("pyspark", reason="PySpark is not installed")
 
@@ -101,13 +102,6 @@ class StartedJob:
 
     def log(self) -> str:
         return self.request.log_path.read_text() if self.request.log_path.exists() else ""
-
-
-def wait_until(condition: Callable[[], object], what: str, timeout: float = DEADLINE) -> None:
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end, f"waited {timeout} seconds for {what}"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")

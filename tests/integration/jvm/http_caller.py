@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from conditions import wait_until
 from jobserver_core import JobServer
 from jobserver_core.config.loading import load_settings
 from jobserver_http import running
@@ -75,10 +75,7 @@ class Caller:
 
     @staticmethod
     def until(condition: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < deadline, f"waited {PATIENCE} seconds for {what}"
-            time.sleep(0.1)
+        wait_until(condition, what, PATIENCE)
 
 
 @contextmanager

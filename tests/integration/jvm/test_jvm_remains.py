@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from conftest import wait_until
+from conditions import wait_until
 
 pytestmark = pytest.mark.spark
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,13 +96,6 @@ class Context:
 
     def wait_end(self, timeout: float = 60.0) -> tuple[Any, ...]:
         return self.listener.wait_for("context-ended", timeout=timeout)[1:]
-
-
-def wait_until(condition: Callable[[], bool], timeout: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "not so in time"
-        time.sleep(0.05)
 
 
 Start = Callable[..., Context]

@@ -14,8 +14,9 @@ from typing import Any
 import attrs
 import pyspark
 import pytest
-from launcher_world import Context, Start, wait_until
+from launcher_world import Context, Start
 
+from conditions import wait_until
 from jobserver_core.ports import ContextEnd, JobCode
 from jobserver_pyspark import processes
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launcher_world import Start, make_launcher, starter, wait_until
+from launcher_world import Start, make_launcher, starter
 
+from conditions import wait_until
 from jobserver_core import JobServer
 from jobserver_core.errors import ContextFailed, InvalidSetting, LogNotFound
 from jobserver_core.ports import ContextEnd, JobCode

@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from launcher_world import Context, Start, make_launcher, wait_until
+from launcher_world import Context, Start, make_launcher
 
+from conditions import wait_until
 from jobserver_core.models.failures import FailureKind
 from jobserver_core.ports import ContextEnd, JobCode
 from jobserver_pyspark import processes

@@ -4,8 +4,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from launcher_world import Context, code_of, wait_until
+from launcher_world import Context, code_of
 
+from conditions import wait_until
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.failures import FailureKind
 from jobserver_core.ports import JobCode

@@ -4,8 +4,9 @@ import time
 from pathlib import Path
 
 import pytest
-from launcher_world import Context, wait_until
+from launcher_world import Context
 
+from conditions import wait_until
 from jobserver_core.models.failures import FailureKind
 
 pytestmark = pytest.mark.spark

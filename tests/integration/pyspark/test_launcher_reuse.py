@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from launcher_world import Context, Start, wait_until
+from launcher_world import Context, Start
 
+from conditions import wait_until
 from jobserver_core.ports import JobCode
 
 pytestmark = pytest.mark.spark

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launcher_world import Start, make_launcher, starter, wait_until
+from launcher_world import Start, make_launcher, starter
 
+from conditions import wait_until
 from jobserver_core.ports import ContextEnd, JobCode
 from jobserver_pyspark import PySparkLauncher, processes
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from conditions import wait_until
 from jobserver_core import JobHandle, JobProgress, JobServer, JobState, Settings
 from jobserver_core.errors import NoSlots, StorageError
 from jobserver_core.memory import InlineJob, InlineLauncher, MemoryFetcher, MemoryTransport
@@ -20,13 +19,6 @@ from serving import a_request, upload
 PATIENCE = 120.0
 """Seconds that anything may take on a busy machine."""
 CONTEXTS = ("one", "two")
-
-
-def await_true(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def count(job: InlineJob) -> dict[str, Any]:
@@ -80,12 +72,12 @@ class BusyServer:
                 new = [handle for number, handle in self.accepted.items() if number not in known]
             return len([handle for handle in new if handle.done()]) >= 5
 
-        await_true(enough, "no jobs run any more")
+        wait_until(enough, "no jobs run any more")
 
     def await_refusals(self, count: int) -> None:
         """Wait until this many more submits were refused."""
         wanted = len(self.refused) + count
-        await_true(lambda: len(self.refused) >= wanted, f"no submit meets the fault: {self._failures}")
+        wait_until(lambda: len(self.refused) >= wanted, f"no submit meets the fault: {self._failures}")
 
     def _submit(self, context: str) -> None:
         try:
@@ -125,10 +117,10 @@ class BusyServer:
             result = handle.result(PATIENCE)
             assert result["n"] == number
             assert self.server.job(handle.id).state is JobState.FINISHED
-        await_true(lambda: not self._live_jobs(), "a job is left that nobody runs")
+        wait_until(lambda: not self._live_jobs(), "a job is left that nobody runs")
         assert {context.name for context in self.server.contexts()} == set(CONTEXTS)
         wanted = {f"memory://receiver/{number}" for number in self.accepted}
-        await_true(lambda: {m.url for m in self.transport.messages} >= wanted, "a callback is missing")
+        wait_until(lambda: {m.url for m in self.transport.messages} >= wanted, "a callback is missing")
         assert {m.url for m in self.transport.messages} == wanted
         for handle in self.accepted.values():
             assert len(self.server.deliveries(handle.id)) == 1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 
 import attrs
 import pytest
 
+from conditions import wait_until
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.testing.builders import a_job, a_result, at
 from jobserver_sql import SqlMetadataStore
@@ -37,10 +37,7 @@ class SlowDisk:
 def join(barrier: Barrier, count: int, threads: ThreadPoolExecutor) -> list[Future[None]]:
     """Let this many threads wait for the sync after the current one; return once all are waiting."""
     futures = [threads.submit(barrier.wait) for _ in range(count)]
-    deadline = time.monotonic() + PATIENCE
-    while len(barrier._changed._waiters) < count:  # type: ignore[attr-defined]  # Condition's own list
-        assert time.monotonic() < deadline, "nobody waits"
-        time.sleep(0.001)
+    wait_until(lambda: len(barrier._changed._waiters) >= count)  # type: ignore[attr-defined]  # its own list
     return futures
 
 

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from outage import BusyServer, await_true
+from outage import BusyServer
 
+from conditions import wait_until
 from jobserver_sql.testing import PostgresqlServer, missing
 
 LOCKER = """
@@ -89,8 +90,8 @@ def test_a_database_locked_by_another_process_ends_no_jobs_or_contexts(tmp_path:
             with locked(tmp_path / "metadata.db"):
                 busy.await_refusals(8)
                 assert "locked" in str(busy.refused[-1])
-                await_true(lambda: busy.server.check_storage()["metadata"] is not None, "the check passes")
-            await_true(lambda: busy.server.check_storage()["metadata"] is None, "the check still fails")
+                wait_until(lambda: busy.server.check_storage()["metadata"] is not None, "the check passes")
+            wait_until(lambda: busy.server.check_storage()["metadata"] is None, "the check still fails")
             busy.await_progress()
         busy.settle()
     finally:
