@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,16 @@ from jobserver_cli.exits import CommandFailed, ExitCode
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
 
-__all__ = ["ConfigFile", "ConfigTexts", "DataDir", "Host", "Port", "config_text", "settings_of"]
+__all__ = [
+    "ConfigFile",
+    "ConfigTexts",
+    "DataDir",
+    "Host",
+    "Port",
+    "config_text",
+    "settings_of",
+    "whole_seconds",
+]
 
 MAX_CONFIG_BYTES = 64 * 1024 * 1024
 """How much configuration the command parses. The server has a limit of its own."""
@@ -72,6 +82,19 @@ def settings_of(config: Path | None, host: str | None, port: int | None, data_di
         return load_settings(config, overrides=overrides)
     except OSError as error:
         raise CommandFailed(f"cannot read {config}: {error.strerror or error}", ExitCode.USAGE) from error
+
+
+def whole_seconds(text: str) -> int:
+    """Parse a duration of at least a second. Fractions are rounded up; a number without a unit is seconds."""
+    from jobserver_core.config.units import parse_duration  # noqa: PLC0415 - few commands need it
+
+    try:
+        seconds = math.ceil(parse_duration(text))
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; expected a duration such as 90s, 30m or 2h") from error
+    if seconds < 1:
+        raise typer.BadParameter(f"must be at least one second, got {text!r}")
+    return seconds
 
 
 def config_text(texts: list[str] | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from jobserver_cli.client import Client
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import follow_job, interrupt_note, wait_for_end
 from jobserver_cli.lookups import explained, unknown_binaries
-from jobserver_cli.options import ConfigTexts, config_text
+from jobserver_cli.options import ConfigTexts, config_text, whole_seconds
 from jobserver_cli.parameters import command
 from jobserver_cli.reports import JobReport, duration_shown
 from jobserver_cli.results import copy_report, copy_response, failed, print_result
@@ -66,6 +66,24 @@ def submit(
     timeout: Annotated[
         int, typer.Option("--timeout", min=1, max=86400, help="How many seconds --sync waits.")
     ] = SYNC_TIMEOUT,
+    max_queue_time: Annotated[
+        int | None,
+        typer.Option(
+            "--max-queue-time",
+            metavar="DURATION",
+            help="The job fails if it waits longer for its start, for example 90s or 2h.",
+            parser=whole_seconds,
+        ),
+    ] = None,
+    max_run_time: Annotated[
+        int | None,
+        typer.Option(
+            "--max-run-time",
+            metavar="DURATION",
+            help="The job is killed and fails if it runs longer, for example 90s or 2h.",
+            parser=whole_seconds,
+        ),
+    ] = None,
     callback: Annotated[
         str | None,
         typer.Option("--callback", metavar="URL", help="The URL to which the server posts the outcome."),
@@ -85,6 +103,8 @@ def submit(
         "cp": ",".join(names),
         "mainClass": main_class,
         "context": context,
+        "maxQueueTime": max_queue_time,
+        "maxRunTime": max_run_time,
         "callbackUrl": callback,
         "spark.proxy.user": proxy_user,
     }
@@ -109,7 +129,7 @@ def _starting(context: str | None) -> str:
     return "submitting" if context else "submitting (starting the job's context takes a few seconds)"
 
 
-def _submitted(client: Client, params: dict[str, str | None], config: str) -> JobReport:
+def _submitted(client: Client, params: Mapping[str, str | int | None], config: str) -> JobReport:
     headers = {"Idempotency-Key": os.urandom(16).hex(), "Content-Type": "text/plain"}
     report: JobReport = client.call("POST", "/jobs", params=params, content=config.encode(), headers=headers)
     return report

@@ -273,6 +273,7 @@ FAILURES = {
     FailureKind.WRONG_TYPE: "wrong_job_type",
     FailureKind.LOADING: "job_loading_failed",
     FailureKind.CONTEXT_INIT: "context_init_failed",
+    FailureKind.QUEUE_TIME: "queue_time_exceeded",
 }
 """The error codes of submits whose job failed before its code ran."""
 
@@ -296,6 +297,9 @@ def _refused(failure: FailureKind, job: Job, names: Namespace) -> Answer:
         reason = error.message if error.message != text else error.stack.strip()
         detail = names.without_prefix(reason) if reason and "\n" not in reason else None
         return Answer(status=400, result=text, detail=detail)
+    if failure is FailureKind.QUEUE_TIME:
+        text = names.without_prefix(error.message)
+        return Answer(status=503, label="NO SLOTS AVAILABLE", result=text, headers=RETRY)
     status, label = {
         FailureKind.VALIDATION: (400, "VALIDATION FAILED"),
         FailureKind.LOADING: (400, "JOB LOADING FAILED"),

@@ -18,7 +18,7 @@ from jobserver_core.errors import (
     ResultTimeout,
     ServerClosed,
 )
-from jobserver_core.models.jobs import Job, JobPage, JobQuery, ResultKind
+from jobserver_core.models.jobs import MAX_SECONDS, Job, JobPage, JobQuery, ResultKind
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.running.results import ResultReader
 from jobserver_core.running.waiting import JobHandle
@@ -236,6 +236,16 @@ _SUBMIT_PARAMETERS = (
     Parameter(name="context", doc="the context to run in; by default, one is created for the job"),
     Parameter(name="sync", kind=Flag(), doc="true waits for the job and returns its result"),
     Parameter(name="timeout", kind=Integer(), doc="how many seconds a synchronous call waits"),
+    Parameter(
+        name="maxQueueTime",
+        kind=Integer(1, int(MAX_SECONDS)),
+        doc="how many seconds the job may wait for its start; then it ends as ERROR",
+    ),
+    Parameter(
+        name="maxRunTime",
+        kind=Integer(1, int(MAX_SECONDS)),
+        doc="how many seconds the job may run; then it is killed and ends as ERROR",
+    ),
     Parameter(name="callbackUrl", doc="the http(s) URL to which the server posts the outcome"),
     Parameter(name="spark.proxy.user", doc="the user to impersonate, in a context created for the job"),
 )
@@ -295,7 +305,7 @@ ROUTES = (
                 s413="The body is larger than the limit",
                 s422="The idempotency key belongs to another request",
                 s500="The synchronous call timed out, or the context failed to start",
-                s503="All job slots are taken, or the server is shutting down",
+                s503="All job slots are taken, the job waited too long, or the server is shutting down",
             ),
         ),
     ),

@@ -150,6 +150,7 @@ _OTHER_CODES = {
     "wrong_job_type": "The class is not a job, or needs a different type of context",
     "job_loading_failed": "The job's code could not be fetched, unpacked or imported",
     "context_init_failed": "The context that was created for the job could not be started",
+    "queue_time_exceeded": "The job waited longer than its limit, and was not started",
     UNHEALTHY: "The server is not healthy",
     NOT_READY: "The server does not accept jobs at the moment",
     INTERNAL: "An internal error of the server; its log has the details",

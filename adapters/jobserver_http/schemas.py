@@ -17,6 +17,7 @@ Schema = dict[str, Any]
 _TEXT: Schema = {"type": "string"}
 _TIME: Schema = {"type": "string", "format": "date-time"}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
+_SECONDS: Schema = {"type": "number", "exclusiveMinimum": 0}
 _TRUE: Schema = {"type": "boolean", "const": True}
 
 
@@ -56,10 +57,20 @@ _JOB: Schema = {
     "status": _one_of(JobState),
     "waiting": _TRUE,
     "killRequested": _TRUE,
+    "maxQueueTime": _SECONDS,
+    "maxRunTime": _SECONDS,
     "progress": {"$ref": "#/components/schemas/Progress"},
     "callbacks": _list("Delivery"),
 }
-_JOB_OPTIONAL = ("waiting", "killRequested", "progress", "callbacks", "result")
+_JOB_OPTIONAL = (
+    "waiting",
+    "killRequested",
+    "maxQueueTime",
+    "maxRunTime",
+    "progress",
+    "callbacks",
+    "result",
+)
 
 SCHEMAS: dict[str, Schema] = {
     "ErrorObject": _object({"message": _TEXT, "errorClass": _TEXT, "stack": _TEXT}),

@@ -72,6 +72,8 @@ def job_request(call: Call, config: JsonMapping) -> JobRequest:
         context_owner=call.names.owner,
         callback_url=_decoded(params["callbackUrl"]),
         idempotency_key=_own_key(call),
+        max_queue_time=params["maxQueueTime"],
+        max_run_time=params["maxRunTime"],
     )
 
 

@@ -109,8 +109,9 @@ def context_report(context: Context, names: Namespace = NO_NAMESPACE) -> Json:
 def job_report(job: Job, names: Namespace = NO_NAMESPACE) -> Json:
     """Return the contract's job report.
 
-    As extensions, it has ``waiting`` and ``killRequested`` if they are true, and ``progress`` if it is known
-    and the job has not finished. The last progress of a finished job would be outdated.
+    As extensions, it has ``waiting`` and ``killRequested`` if they are true, the job's limits of time if it
+    has any, and ``progress`` if it is known and the job has not finished. The last progress of a finished
+    job would be outdated.
     """
     report: Json = {
         "jobId": job.id,
@@ -127,6 +128,10 @@ def job_report(job: Job, names: Namespace = NO_NAMESPACE) -> Json:
         report["waiting"] = True
     if job.kill_requested and not job.state.final:
         report["killRequested"] = True
+    if job.max_queue_time is not None:
+        report["maxQueueTime"] = job.max_queue_time
+    if job.max_run_time is not None:
+        report["maxRunTime"] = job.max_run_time
     if job.progress is not None and job.state is not JobState.FINISHED:
         report["progress"] = progress_report(job.progress)
     return report

@@ -8,13 +8,13 @@ from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import BigInteger, Dialect, Text
+from sqlalchemy import BigInteger, Dialect, Double, Text
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from jobserver_core.errors import StorageError
 from jobserver_core.models.serialization import dumps, loads
 
-__all__ = ["Choice", "FreeText", "Instant", "Json"]
+__all__ = ["Choice", "FreeText", "Instant", "Json", "Seconds"]
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Enum)
@@ -39,6 +39,17 @@ class Instant(TypeDecorator[datetime]):
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
         """Return the time, in UTC."""
         return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+class Seconds(TypeDecorator[float]):
+    """A duration. Drivers return it as the same float, so it needs no conversion."""
+
+    impl = Double
+    cache_ok = True
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> None:
+        """Return None for no conversion. The default needs to know the type of the result."""
+        return
 
 
 class FreeText(TypeDecorator[str]):

@@ -21,7 +21,7 @@ from jobserver_core.models.contexts import Context
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobProgress, JobResult, ResultKind
 from jobserver_core.models.lifecycle import CONTEXTS, ContextState, DeliveryState, JobState
-from jobserver_sql.columns import Choice, FreeText, Instant, Json
+from jobserver_sql.columns import Choice, FreeText, Instant, Json, Seconds
 
 __all__ = [
     "binaries",
@@ -113,6 +113,10 @@ jobs = Table(
     Column("callback_url", FreeText),
     Column("idempotency_key", FreeText),
     Column("fingerprint", FreeText),
+    Column("max_queue_time", Seconds),
+    Column("max_run_time", Seconds),
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("submitted_by", FreeText, nullable=False, server_default=""),
     Index("ux_jobs_idempotency_key", "idempotency_key", unique=True),
     Index("ix_jobs_state", "state", "submitted_at", "id"),
     Index("ix_jobs_context_id", "context_id", "state", "submitted_at", "id"),

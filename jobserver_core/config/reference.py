@@ -65,6 +65,29 @@ missing. An unknown key is an error that names the nearest known one.
 """
 
 _POSTED = """
+## Limits of time
+
+These settings of contexts limit the time of a context and of its jobs. Set them when you create a context,
+in `spark.contexts`, or for all contexts in `spark.context-settings`. They take a duration with a unit, such
+as `30 minutes`, or `off`, which is the default of all but one.
+
+| setting of a context | meaning |
+| --- | --- |
+| `idle-timeout` | Without running or waiting jobs for this long, the context is stopped |
+| `max-lifetime` | This long after its creation, it takes no more jobs, and stops after those it has |
+| `max-lifetime-grace` | How long these jobs may go on; then they end as ERROR; default 1 hour |
+| `job-max-queue-time` | How long a job may wait for its start; then it ends as ERROR without one |
+| `job-max-run-time` | How long a job may take from its start to its end; then it is killed, as ERROR |
+
+A request can set its own `maxQueueTime` and `maxRunTime`, which take precedence. Callbacks are sent, and
+the error of the job has the reason. Why a context was stopped is in the server's log.
+
+A job that cannot be ended alone (a busy thread of a JVM job) keeps its slot until it ends by itself, or until
+you kill it with `force`. If its context was created for it, the context is killed instead.
+
+Setting the machine's clock does not change these times. The time that a job waited under an earlier server
+counts.
+
 ## Configurations in requests
 
 The configuration of a job or context in a request is also HOCON or JSON, but it is untrusted:

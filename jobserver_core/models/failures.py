@@ -56,3 +56,7 @@ class FailureKind(str, Enum):
     """The context that was created for this job could not be started."""
     CONTEXT_LOST = "context-lost"
     """The context ended while the job was waiting or running in it."""
+    QUEUE_TIME = "queue-time"
+    """The job waited longer than its limit, and was not started."""
+    RUN_TIME = "run-time"
+    """The job ran longer than its limit, and was killed."""

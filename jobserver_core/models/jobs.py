@@ -17,7 +17,13 @@ from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.models.redaction import redacted_repr
-from jobserver_core.models.validation import aware, check_class_name, non_negative, sha256
+from jobserver_core.models.validation import (
+    aware,
+    check_class_name,
+    non_negative,
+    positive_seconds,
+    sha256,
+)
 
 __all__ = [
     "ErrorInfo",
@@ -35,6 +41,10 @@ __all__ = [
 
 MAX_LIMIT = 10_000
 """The maximum number of jobs on one page."""
+MAX_PRIORITY = 100
+"""The highest priority of a job; the lowest is its negative."""
+MAX_SECONDS = 10 * 365 * 86400.0
+"""The maximum limit of time of a job, as of every setting that is a duration."""
 
 
 def _class_path(entries: str | Sequence[str | ClassPathEntry]) -> tuple[ClassPathEntry, ...]:
@@ -56,6 +66,9 @@ class JobRequest:
     server's default settings, overridden by ``context_settings``. If users have separate contexts, its name
     starts with ``<context_owner>~``. With an ``idempotency_key``, a repeated submit returns the first one's
     job.
+
+    ``max_queue_time`` and ``max_run_time`` are in seconds. A job that waits longer for its start, or runs
+    longer, ends as ERROR. Without them, the settings of the context apply.
     """
 
     class_name: str
@@ -66,6 +79,8 @@ class JobRequest:
     context_owner: str | None = None
     callback_url: str | None = attrs.field(default=None, repr=redacted_repr)
     idempotency_key: str | None = None
+    max_queue_time: float | None = None
+    max_run_time: float | None = None
 
     def __attrs_post_init__(self) -> None:
         check_class_name(self.class_name)
@@ -75,6 +90,12 @@ class JobRequest:
             )
         if self.idempotency_key is not None and not 0 < len(self.idempotency_key) <= 255:
             raise InvalidRequest(message="an idempotency key must have 1 to 255 characters")
+        for name in ("max_queue_time", "max_run_time"):
+            seconds = getattr(self, name)
+            if seconds is not None and not 0 < seconds <= MAX_SECONDS:
+                raise InvalidRequest(
+                    message=f"{name} must be more than 0 and at most {MAX_SECONDS:.0f} seconds, got {seconds}"
+                )
 
 
 class ResultKind(str, Enum):
@@ -122,7 +143,9 @@ class Job:
     got it (None while it waits for a slot or its context), and ``running_at`` the time at which its
     validation passed. ``kill_requested`` means that a kill was requested, but the job may not have ended yet.
     ``progress`` is the last progress that the launcher reported. ``has_result`` is true if a result is
-    stored, even if it is null.
+    stored, even if it is null. ``max_queue_time`` limits the seconds from ``submitted_at`` to
+    ``dispatched_at``, and ``max_run_time`` those from there to the end. Jobs of a
+    higher ``priority`` are dispatched first. ``submitted_by`` is the authenticated user, or empty.
     """
 
     id: str
@@ -143,6 +166,10 @@ class Job:
     callback_url: str | None = attrs.field(default=None, repr=redacted_repr)
     idempotency_key: str | None = None
     fingerprint: str | None = None
+    max_queue_time: float | None = attrs.field(default=None, validator=positive_seconds)
+    max_run_time: float | None = attrs.field(default=None, validator=positive_seconds)
+    priority: int = 0
+    submitted_by: str = ""
 
     @property
     def waiting(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -19,6 +20,7 @@ __all__ = [
     "check_context_name",
     "check_data_prefix",
     "non_negative",
+    "positive_seconds",
     "sha256",
 ]
 
@@ -35,6 +37,12 @@ def non_negative(_instance: object, attribute: Attribute, value: int) -> None:
     """Reject a negative number."""
     if value < 0:
         raise ValueError(f"{attribute.name} must not be negative, got {value!r}")
+
+
+def positive_seconds(_instance: object, attribute: Attribute, value: float | None) -> None:
+    """Reject a duration that is not a positive, finite number of seconds. None is accepted."""
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{attribute.name} must be a positive number of seconds, got {value!r}")
 
 
 def sha256(_instance: object, attribute: Attribute, value: str) -> None:

@@ -66,6 +66,8 @@ class ContextRecord:
         """Whether the launcher reported that it is ready, though that may not be stored yet."""
         self.end_reported = False
         """Whether the launcher reported its end, though that may not be stored yet."""
+        self.draining: ErrorInfo | None = None
+        """Why the context accepts no more jobs, although those that it accepted go on."""
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -98,7 +100,7 @@ class ContextRecord:
         context = self.current
         if context.state.final:
             raise ContextNotFound(name=context.name)
-        if context.state is ContextState.STOPPING:
+        if context.state is ContextState.STOPPING or self.draining is not None:
             raise ContextStopping(name=context.name)
         if self.end_reported:
             raise StorageError(

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import attrs
+
 from jobserver_core.config.trees import merged
+from jobserver_core.config.units import lacks_unit, parse_duration
 from jobserver_core.errors import InvalidName, InvalidSetting
 from jobserver_core.models.binaries import ClassPathEntry, parse_class_path
-from jobserver_core.models.json_values import JsonMapping, JsonObject
+from jobserver_core.models.jobs import MAX_SECONDS
+from jobserver_core.models.json_values import Json, JsonMapping, JsonObject
 from jobserver_core.models.validation import check_context_name
 from jobserver_core.ports import Launcher
 
@@ -16,11 +20,13 @@ if TYPE_CHECKING:
     from jobserver_core.config.settings import SparkSettings
 
 __all__ = [
+    "TimeLimits",
     "check_settings",
     "configuration_problems",
     "effective_settings",
     "settings_class_path",
     "stops_on_job_error",
+    "time_limits",
 ]
 
 _CLASS_PATH_KEYS = ("dependent-jar-uris", "cp")
@@ -40,6 +46,7 @@ def check_settings(settings: JsonMapping, launcher: Launcher) -> None:
     """
     settings_class_path(settings)
     stops_on_job_error(settings)
+    time_limits(settings)
     launcher.validate(settings)
 
 
@@ -76,3 +83,53 @@ def stops_on_job_error(settings: JsonMapping) -> bool:
     if wanted is None:
         raise InvalidSetting(key=_STOP_ON_ERROR, message=f"takes true or false, got {value!r}")
     return wanted
+
+
+@attrs.frozen(kw_only=True)
+class TimeLimits:
+    """The limits of time on a context and its jobs, in seconds; None means no limit.
+
+    ``lifetime_grace`` is how long accepted jobs may go on after ``max_lifetime``. ``job_max_queue_time`` and
+    ``job_max_run_time`` apply to jobs whose request does not set its own.
+    """
+
+    idle_timeout: float | None = None
+    max_lifetime: float | None = None
+    lifetime_grace: float = 3600.0
+    job_max_queue_time: float | None = None
+    job_max_run_time: float | None = None
+
+
+def time_limits(settings: JsonMapping) -> TimeLimits:
+    """Return the limits of time of a context.
+
+    Raises:
+        InvalidSetting: A limit is not a positive duration with a unit, nor ``off``.
+    """
+    grace = _duration(settings, "max-lifetime-grace")
+    return TimeLimits(
+        idle_timeout=_duration(settings, "idle-timeout"),
+        max_lifetime=_duration(settings, "max-lifetime"),
+        lifetime_grace=TimeLimits().lifetime_grace if grace is None else grace,
+        job_max_queue_time=_duration(settings, "job-max-queue-time"),
+        job_max_run_time=_duration(settings, "job-max-run-time"),
+    )
+
+
+def _duration(settings: JsonMapping, key: str) -> float | None:
+    """Return a duration in seconds, or None if it is missing, null or ``off``.
+
+    A bare number is refused: it would be milliseconds in HOCON, and most people mean seconds.
+    """
+    value: Json = settings.get(key)
+    if value is None or value is False or str(value).lower() == "off":
+        return None
+    try:
+        if lacks_unit(value):
+            raise ValueError(f"needs a unit, as in 30 s or 2 h, got {value}")
+        seconds = parse_duration(value)
+    except ValueError as error:
+        raise InvalidSetting(key=key, message=str(error)) from None
+    if not 0 < seconds <= MAX_SECONDS:
+        raise InvalidSetting(key=key, message=f"takes more than 0 s and up to 3650 days, or off, got {value}")
+    return seconds

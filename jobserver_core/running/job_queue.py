@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from jobserver_core.config.units import duration_text
 from jobserver_core.errors import NoSlots, StaleState, StorageError
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.lifecycle import ContextState, JobEvent, JobState
@@ -33,8 +34,10 @@ class JobQueue:
 
     A job takes its slot when its dispatch is stored, and gives it back when its end is stored. Every method
     that changes something is called inside :meth:`ContextRecord.changing`. ``submit`` adds the call of the
-    launcher to the outbox. ``acknowledge`` and ``stop_context`` are themselves entries of the outbox: the one
-    notifies the launcher that the end of a job is on the disk, the other begins to stop the context.
+    launcher to the outbox, and so does ``kill``. ``acknowledge`` and ``stop_context`` are entries of
+    the outbox: the one notifies the launcher that the end of a job is on the disk, the other begins to stop
+    the context. ``watch`` is called with each new deadline; :meth:`expire` has to be called then. ``idle`` is
+    called when the last job has ended.
     """
 
     def __init__(
@@ -46,7 +49,10 @@ class JobQueue:
         limits: JobLimits,
         submit: Callable[[JobSpec], None],
         acknowledge: Callable[[str], None],
+        kill: Callable[[LiveJob], None],
         stop_context: Callable[[], None],
+        watch: Callable[[float], None],
+        idle: Callable[[], None],
     ) -> None:
         self._context = context
         self._records = records
@@ -54,7 +60,11 @@ class JobQueue:
         self._limits = limits
         self._submit = submit
         self._acknowledge = acknowledge
+        self._kill = kill
         self._stop_context = stop_context
+        self._watch = watch
+        self._idle = idle
+        self._idle_since = clock.monotonic()
         self._holding = False
         self._retry_scheduled = False
         self._store_scheduled = False
@@ -64,6 +74,11 @@ class JobQueue:
     def running(self, job_id: str) -> LiveJob | None:
         """Return a job that has a slot, or None."""
         return self._running.get(job_id)
+
+    @property
+    def idle_since(self) -> float | None:
+        """The monotonic time since which no job runs or waits, or None if one does."""
+        return None if self._running or self._waiting else self._idle_since
 
     @property
     def result_digests(self) -> frozenset[str]:
@@ -92,15 +107,22 @@ class JobQueue:
     def add(self, live: LiveJob) -> None:
         """Run a job that is recorded, as soon as a slot is free."""
         self._publish(live)
+        live.wait_until()
         self._waiting.append(live)
         self.dispatch()
+        if live.deadline is not None:
+            self._watch(live.deadline)
 
     def resume(self, live: LiveJob) -> None:
         """Continue with a job of an earlier server: it has its slot, or waits behind earlier ones."""
         if live.job.waiting:
+            live.wait_until()
             self._waiting.append(live)
         else:
+            live.run_until()
             self._running[live.job.id] = live
+        if live.deadline is not None:
+            self._watch(live.deadline)
         if live.job.waiting or live.job.state is JobState.RUNNING:
             self.notify_started(live)
 
@@ -135,9 +157,42 @@ class JobQueue:
         """End a job as killed if it still waits for a slot; return whether it did."""
         if live not in self._waiting:
             return False
-        self.end(live, FinalOutcome.killed(live.job.id))
-        self._waiting.remove(live)
+        self._end_waiting(live, FinalOutcome.killed(live.job.id))
         return True
+
+    def expire(self, now: float) -> float | None:
+        """End waiting jobs whose deadline has passed, and kill running ones; return the next deadline.
+
+        Raises StorageError; then call it again.
+        """
+        for live in [job for job in self._waiting if _passed(job, now)]:
+            self._expire_waiting(live)
+        for live in self._running.values():
+            if live.overdue is None and _passed(live, now):
+                live.overdue = _ran_too_long(live)
+                _log.warning("%s", live.overdue.message)
+                self._kill(live)
+        ahead = [live for live in (*self._running.values(), *self._waiting) if live.overdue is None]
+        return min((live.deadline for live in ahead if live.deadline is not None), default=None)
+
+    def _expire_waiting(self, live: LiveJob) -> None:
+        limit = duration_text(live.job.max_queue_time or 0.0)
+        error = ErrorInfo(
+            message=f"job {live.job.id} was not started: it waited for context {live.job.context_name} "
+            f"longer than its limit of {limit}",
+            error_class="TimeoutError",
+        )
+        self._end_waiting(live, FinalOutcome.failed(FailureKind.QUEUE_TIME, error))
+
+    def _end_waiting(self, live: LiveJob, outcome: FinalOutcome) -> None:
+        self.end(live, outcome)
+        self._waiting.remove(live)
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if not (self._running or self._waiting):
+            self._idle_since = self._clock.monotonic()
+            self._idle()
 
     def dispatch(self) -> None:
         """Give free slots to waiting jobs; a job whose dispatch cannot be stored keeps waiting."""
@@ -146,8 +201,11 @@ class JobQueue:
             return
         try:
             while self._waiting and self._slot_free:
-                self._dispatch(self._waiting[0])
-                self._waiting.popleft()
+                if _passed(self._waiting[0], self._clock.monotonic()):
+                    self._expire_waiting(self._waiting[0])
+                else:
+                    self._dispatch(self._waiting[0])
+                    self._waiting.popleft()
         except StorageError as error:
             job_id = self._waiting[0].job.id
             _repeats.warning(context.current.id, "job %s waits for storage: %s", job_id, error)
@@ -180,7 +238,8 @@ class JobQueue:
         killed = outcome.event is JobEvent.KILL
         cancelled = killed or live.job.kill_requested or context.stop_requested
         delivery = live.end(outcome, cancelled=cancelled)
-        self._running.pop(live.job.id, None)
+        if self._running.pop(live.job.id, None) is not None:
+            self._note_idle()
         job, outbox = live.job, self._context.outbox
         outbox.put(lambda: self._records.publish_job(job, delivery), after_sync=True)
         outbox.put(live.release)
@@ -206,6 +265,9 @@ class JobQueue:
     def outcome_without_context(self, live: LiveJob, error: ErrorInfo | None) -> FinalOutcome:
         """Return the outcome of a job whose context ended."""
         context = self._context.current
+        if live.overdue is not None and not live.job.kill_requested:
+            return FinalOutcome.failed(FailureKind.RUN_TIME, live.overdue)
+        error = error or self._context.draining
         lost = FinalOutcome.without_context(live.job, error.message if error else "")
         if (
             lost.error
@@ -244,6 +306,9 @@ class JobQueue:
     def _run(self, live: LiveJob) -> None:
         """Give a slot to a job whose dispatch is recorded."""
         self._running[live.job.id] = live
+        live.run_until()
+        if live.deadline is not None:
+            self._watch(live.deadline)
         self._publish(live)
         self._submit(live.spec)
 
@@ -267,3 +332,15 @@ class JobQueue:
         if context.ad_hoc:
             return True
         return live.job.state is JobState.ERROR and stops_on_job_error(context.settings)
+
+
+def _passed(live: LiveJob, now: float) -> bool:
+    return live.deadline is not None and live.deadline <= now
+
+
+def _ran_too_long(live: LiveJob) -> ErrorInfo:
+    limit = duration_text(live.job.max_run_time or 0.0)
+    return ErrorInfo(
+        message=f"job {live.job.id} was killed: it ran longer than its limit of {limit}",
+        error_class="TimeoutError",
+    )

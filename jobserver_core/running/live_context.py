@@ -34,6 +34,7 @@ from jobserver_core.ports import (
 )
 from jobserver_core.running.context_launch import ContextLaunch
 from jobserver_core.running.context_record import ContextRecord
+from jobserver_core.running.deadlines import Deadlines
 from jobserver_core.running.job_queue import JobQueue
 from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.records import Records
@@ -93,6 +94,12 @@ class LiveContext(ContextListener):
             clock=clock,
             limits=settings.contexts,
         )
+        self._deadlines = Deadlines(
+            self._context,
+            clock=clock,
+            jobs=lambda: self._jobs,
+            stop=self._stop_by_itself,
+        )
         self._jobs = JobQueue(
             self._context,
             records=records,
@@ -100,7 +107,10 @@ class LiveContext(ContextListener):
             limits=settings.jobs,
             submit=self._submit,
             acknowledge=self._launch.acknowledge,
-            stop_context=self._stop_after_job,
+            kill=self._kill_overdue,
+            stop_context=self._stop_by_itself,
+            watch=self._deadlines.watch,
+            idle=self._deadlines.context_idle,
         )
 
     @property
@@ -171,7 +181,7 @@ class LiveContext(ContextListener):
             raise
         with self._context.changing():
             for live in jobs:
-                if live.job.kill_requested:
+                if live.job.kill_requested or live.overdue is not None:
                     self._launch.call(partial(_kill_job, live.job.id))
             self._end_again()
 
@@ -183,7 +193,7 @@ class LiveContext(ContextListener):
         elif self.record.stop_requested:
             self._launch.call(lambda handle: handle.kill())
         elif self.record.ad_hoc and self._jobs.empty:
-            self._context.outbox.put(self._stop_after_job)
+            self._context.outbox.put(self._stop_by_itself)
 
     def detach(self) -> None:
         """Leave the context to the next server: its launcher reports nothing any more."""
@@ -195,6 +205,7 @@ class LiveContext(ContextListener):
                 self._context.outbox.put(self._release_detached)
 
     def _release_detached(self) -> None:
+        self._end_deadlines()
         self._files.close()
         self._retire(self)
         for promise in (self._context.ready, self._context.ended):
@@ -341,6 +352,7 @@ class LiveContext(ContextListener):
                     return
                 self._context.notify_ready()
             self._jobs.dispatch()
+            self._deadlines.context_ready()
 
     def _store_running(self, job_id: str) -> None:
         with self._context.changing():
@@ -383,8 +395,14 @@ class LiveContext(ContextListener):
     def _submit(self, spec: JobSpec) -> None:
         self._launch.call(lambda handle: handle.submit(spec))
 
-    def _stop_after_job(self) -> None:
-        """Stop a context that ends with one of its jobs."""
+    def _kill_overdue(self, live: LiveJob) -> None:
+        """Kill a job that exceeded its limit of time, and if need be, the context that has no other job."""
+        self._launch.call(lambda handle: handle.kill_job(live.job.id))
+        if self.record.ad_hoc:
+            self._kill_context_unless_ended(live)
+
+    def _stop_by_itself(self) -> None:
+        """Stop a context that ends with one of its jobs, or with its time."""
         self.stop_eventually(self._settings.contexts.deletion_timeout, requested=False)
 
     def _kill_context_unless_ended(self, live: LiveJob) -> None:
@@ -400,9 +418,14 @@ class LiveContext(ContextListener):
 
     def _release(self) -> None:
         """Release everything once the context is final."""
+        self._end_deadlines()
         self._files.close()
         self._retire(self)
         self._context.notify_ended()
+
+    def _end_deadlines(self) -> None:
+        with self._context.lock:
+            self._deadlines.close()
 
 
 def _kill_job(job_id: str, handle: ContextHandle) -> None:

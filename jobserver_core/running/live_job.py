@@ -48,6 +48,10 @@ class LiveJob:
         self._writer: ResultWriter | None = None
         self._result_failed_at: float | None = None
         self.outcome_reported = False
+        self.deadline: float | None = None
+        """The monotonic time by which the job must be dispatched or, once it is, must end."""
+        self.overdue: ErrorInfo | None = None
+        """The error of a running job that is being killed because it exceeded its limit of time."""
         self.job = job
         self._stored = job.state
         self.spec = spec
@@ -63,6 +67,24 @@ class LiveJob:
         """Mark the job as RUNNING; :meth:`store` or the next write of the job stores it."""
         state = JOBS.next(self.job.state, JobEvent.RUN)
         self.job = attrs.evolve(self.job, state=state, running_at=running_at)
+
+    def wait_until(self) -> None:
+        """Set the deadline of a job that waits for its dispatch.
+
+        The time that passed under an earlier server counts, as far as the clocks of both agree.
+        """
+        limit = self.job.max_queue_time
+        if limit is not None:
+            waited = (self._clock.now() - self.job.submitted_at).total_seconds()
+            self.deadline = self._clock.monotonic() + min(limit, max(0.0, limit - waited))
+
+    def run_until(self) -> None:
+        """Set the deadline of a job that is dispatched, from the time of its dispatch."""
+        limit, dispatched_at = self.job.max_run_time, self.job.dispatched_at
+        self.deadline = None
+        if limit is not None and dispatched_at is not None:
+            ran = (self._clock.now() - dispatched_at).total_seconds()
+            self.deadline = self._clock.monotonic() + min(limit, max(0.0, limit - ran))
 
     @property
     def is_stored(self) -> bool:

@@ -24,6 +24,7 @@ from jobserver_core.models.jobs import Job, JobProgress, JobRequest, JobResult
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import CONTEXTS, JOBS, ContextEvent, ContextState, JobEvent, JobState
 from jobserver_core.ports import Clock, Ids, MetadataStore
+from jobserver_core.running.context_settings import time_limits
 from jobserver_core.running.outbox import Syncer
 from jobserver_core.running.retries import Withdrawals
 
@@ -166,6 +167,7 @@ class Records:
         fingerprint: str | None,
     ) -> Job:
         """Return the record of a new job, which is not stored yet."""
+        limits = time_limits(context.settings)
         return Job(
             id=job_id,
             class_name=request.class_name,
@@ -176,6 +178,8 @@ class Records:
             callback_url=request.callback_url,
             idempotency_key=request.idempotency_key,
             fingerprint=fingerprint,
+            max_queue_time=request.max_queue_time or limits.job_max_queue_time,
+            max_run_time=request.max_run_time or limits.job_max_run_time,
         )
 
     def add_job(self, job: Job, config: str) -> None:

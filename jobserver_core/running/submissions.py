@@ -22,6 +22,8 @@ from jobserver_core.running.waiting import JobHandle
 
 __all__ = ["SubmissionService"]
 
+_LIMITS = ("max_queue_time", "max_run_time")
+
 
 class SubmissionService:
     """Accepts jobs. Thread-safe."""
@@ -151,5 +153,7 @@ def _fingerprint(request: JobRequest, config: str) -> str:
         request.context,
         request.context_settings,
         request.callback_url,
+        # Only limits that are set, so that requests without them keep the hashes of earlier releases.
+        *((name, value) for name in _LIMITS if (value := getattr(request, name))),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

@@ -30,6 +30,7 @@ from jobserver_core.memory import (
 )
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobOutcome, JobSpec
+from jobserver_core.testing.clock import ManualClock
 from serving import FUNCTIONS, WAIT, ScriptedHandle, ScriptedLauncher, a_request, a_server, upload
 
 ONE_SLOT = Settings(jobs=JobLimits(max_jobs_per_context=1))
@@ -305,3 +306,28 @@ def test_a_survivor_without_a_record_is_left_to_the_sweep(world: World) -> None:
     second = world.boot()
     assert second.job(running).state is JobState.ERROR
     until(lambda: not world.launcher.survivors())
+
+
+def test_limits_of_time_hold_in_a_context_that_outlives_its_server(world: World) -> None:
+    clock = ManualClock()
+    first = world.boot(clock=clock)
+    upload(first)
+    first.create_context("shared", {"max-lifetime": "10 minutes"}).result(WAIT)
+    running = first.submit(a_request("w.Gated", context="shared", max_run_time=100)).id
+    waiting = first.submit(a_request("w.Gated", context="shared", max_queue_time=100)).id
+    until(lambda: first.job(running).state is JobState.RUNNING)
+    clock.advance(60)
+    first.jobs()
+
+    later = ManualClock(start=clock.now())
+    second = world.boot(clock=later)
+    until(lambda: second.job(running).state is JobState.RUNNING)
+    later.advance(39)
+    assert not second.job(waiting).state.final
+    later.advance(1)
+    assert second.job_handle(waiting).finished.result(WAIT).failure is FailureKind.QUEUE_TIME
+    assert second.job_handle(running).finished.result(WAIT).failure is FailureKind.RUN_TIME
+    later.advance(499)
+    assert second.context("shared").state is ContextState.RUNNING
+    later.advance(1)
+    until(lambda: second.context("shared").state is ContextState.FINISHED)

@@ -64,6 +64,10 @@ def full_job(**changes: object) -> Job:
         callback_url="https://example.org/done?a=1&b=ü",
         idempotency_key="once ü",
         fingerprint="f00",
+        max_queue_time=0.1,
+        max_run_time=86_400.123456,
+        priority=-7,
+        submitted_by="älice \0",
     )
     return attrs.evolve(job, **changes)  # type: ignore[arg-type]  # any field, of its own type
 

@@ -71,3 +71,30 @@ def test_an_asynchronous_submit_waits_for_the_validation_no_longer_than_configur
     assert answer.status_code == 202  # one that waited would have been refused
     report = site.until(answer.json()["jobId"], "ERROR")
     assert report["result"]["message"] == "input.string is missing"
+
+
+def test_a_job_that_runs_longer_than_the_client_allows_ends_with_that_reason(site: Site) -> None:
+    answer = site.submit("w.Sleep", sync="true", timeout=30, maxRunTime=1)
+    assert answer.status_code == 200
+    assert answer.json()["status"] == "ERROR"
+    assert answer.json()["result"]["message"].endswith("ran longer than its limit of 1 s")
+    report = site.client.get(f"/jobs/{answer.json()['jobId']}").json()
+    assert (report["status"], report["maxRunTime"]) == ("ERROR", 1)
+
+
+def test_a_job_that_waits_longer_than_the_client_allows_is_refused_as_without_a_slot(start: Start) -> None:
+    site = start({"jobs": {"max-jobs-per-context": 1}})
+    site.client.post("/contexts/etl")
+    site.sleeping(context="etl")
+    answer = site.submit("w.Echo", context="etl", sync="true", timeout=30, maxQueueTime=1)
+    assert answer.status_code == 503
+    assert answer.json()["status"] == "NO SLOTS AVAILABLE"
+    assert answer.json()["code"] == "queue_time_exceeded"
+
+
+def test_limits_of_time_are_refused_unless_they_are_whole_positive_seconds(site: Site) -> None:
+    for value in ("0", "-1", "1.5", "1h", "99999999999"):
+        assert site.submit("w.Echo", maxRunTime=value).status_code == 400
+        assert site.submit("w.Echo", maxQueueTime=value).status_code == 400
+    assert site.client.post("/contexts/c?idle-timeout=60").status_code == 400
+    assert site.client.post("/contexts/c?idle-timeout=1h").status_code == 200

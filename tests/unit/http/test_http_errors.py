@@ -273,6 +273,7 @@ def a_job(failure: FailureKind, error: ErrorInfo = INFO) -> Job:
         (FailureKind.WRONG_TYPE, 400, "ERROR", "Invalid job type for this context"),
         (FailureKind.LOADING, 400, "JOB LOADING FAILED", dict),
         (FailureKind.CONTEXT_INIT, 500, "CONTEXT INIT FAILED", dict),
+        (FailureKind.QUEUE_TIME, 503, "NO SLOTS AVAILABLE", "no memory"),
     ],
 )
 def test_a_job_that_never_ran_is_refused(failure: FailureKind, status: int, label: str, result: Any) -> None:
@@ -291,5 +292,11 @@ def test_a_job_that_never_ran_is_refused(failure: FailureKind, status: int, labe
 
 
 def test_each_kind_of_failure_is_either_a_refusal_or_the_outcome_of_a_job_that_ran() -> None:
-    ran = {FailureKind.RAISED, FailureKind.CRASHED, FailureKind.RESULT, FailureKind.CONTEXT_LOST}
+    ran = {
+        FailureKind.RAISED,
+        FailureKind.CRASHED,
+        FailureKind.RESULT,
+        FailureKind.CONTEXT_LOST,
+        FailureKind.RUN_TIME,
+    }
     assert {kind for kind in FailureKind if failed_submission(a_job(kind), Namespace()) is None} == ran

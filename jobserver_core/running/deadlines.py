@@ -1,0 +1,143 @@
+"""Limits of time on a living context and its jobs.
+
+Theory
+======
+
+The problem: a job may wait or run only for so long, and a context may be idle or live only for so long. A
+timer for each job would be the obvious way, but nearly all of them are cancelled, and a cancelled timer
+occupies the clock until it is due: with a limit of a day, that is a day's worth of jobs.
+
+The idea: a context has one timer, set to the earliest deadline that it knows. Whoever gets a deadline calls
+:meth:`Deadlines.watch`, which sets the timer earlier if necessary, and never later. When it fires, all
+deadlines are looked at: what is overdue ends, and the timer is set to the earliest of the others. A job that
+ends leaves the timer alone; it then fires once for nothing.
+
+The invariants: deadlines are monotonic times, so setting the machine's clock moves none of them. A timer that
+fires looks at the present state under the context's lock, so a job that ended meanwhile, or a context that is
+busy again, is left alone. Deadlines after a restart are derived from the times in the records.
+
+Deliberately not handled: a running job that its launcher cannot end alone. It keeps its slot until it ends by
+itself, because ending its context would end the jobs of others; an ad-hoc context has no others, and is
+killed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from jobserver_core.config.units import duration_text
+from jobserver_core.models.failures import ErrorInfo
+from jobserver_core.models.lifecycle import ContextState
+from jobserver_core.ports import Clock, Timer
+from jobserver_core.running.context_record import ContextRecord
+from jobserver_core.running.context_settings import time_limits
+from jobserver_core.running.job_queue import JobQueue
+
+__all__ = ["Deadlines"]
+
+_log = logging.getLogger(__name__)
+
+
+class Deadlines:
+    """Ends overdue jobs of one context, and stops the context when it was idle or lived for too long.
+
+    ``jobs`` returns the context's jobs. ``stop`` begins to stop the context; it is called as an entry of the
+    outbox. All methods are called with the context's lock held.
+    """
+
+    def __init__(
+        self,
+        context: ContextRecord,
+        *,
+        clock: Clock,
+        jobs: Callable[[], JobQueue],
+        stop: Callable[[], None],
+    ) -> None:
+        self._context = context
+        self._clock = clock
+        self._jobs = jobs
+        self._stop = stop
+        self._limits = time_limits(context.current.settings)
+        self._ready_at = 0.0
+        self._lifetime_ends: float | None = None
+        self._stop_at: float | None = None
+        self._timer: Timer | None = None
+        self._due: float | None = None
+
+    def context_ready(self) -> None:
+        """Let the limits of the context begin. The lifetime counts from its record, also after a restart."""
+        self._ready_at = self._clock.monotonic()
+        limit = self._limits.max_lifetime
+        if limit is not None:
+            lived = (self._clock.now() - self._context.current.started_at).total_seconds()
+            self._lifetime_ends = self._clock.monotonic() + min(limit, limit - lived)
+            self.watch(self._lifetime_ends)
+        self.context_idle()
+
+    def context_idle(self) -> None:
+        """Look at the context once it was idle for as long as it may be, or now if it is only draining."""
+        if self._context.draining is not None:
+            self.watch(self._clock.monotonic())
+        elif self._limits.idle_timeout is not None:
+            self.watch(self._clock.monotonic() + self._limits.idle_timeout)
+
+    def watch(self, deadline: float) -> None:
+        """Look at all deadlines at this time, if not before."""
+        if self._due is not None and self._due <= deadline:
+            return
+        self.close()
+        self._due = deadline
+        delay = deadline - self._clock.monotonic()
+        self._timer = self._clock.call_later(delay, lambda: self._context.changes.put(self._look))
+
+    def close(self) -> None:
+        """Drop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._due = None
+
+    def _look(self) -> None:
+        """End what is overdue, and set the timer again. Raises StorageError; then it is called again."""
+        with self._context.changing():
+            if self._context.current.state.final:
+                return
+            self.close()
+            now = self._clock.monotonic()
+            upcoming = [self._jobs().expire(now), self._look_at_context(now)]
+            for deadline in upcoming:
+                if deadline is not None:
+                    self.watch(deadline)
+
+    def _look_at_context(self, now: float) -> float | None:
+        """Stop the context if it is its time; return when to look again."""
+        if self._context.current.state is not ContextState.RUNNING:
+            return None
+        idle_since = self._jobs().idle_since
+        if self._context.draining is None:
+            return self._next_limit(now, idle_since)
+        if idle_since is None and self._stop_at is not None and now < self._stop_at:
+            return self._stop_at
+        self._context.outbox.put(self._stop)
+        return None
+
+    def _next_limit(self, now: float, idle_since: float | None) -> float | None:
+        limits, ends = self._limits, []
+        if self._lifetime_ends is not None:
+            if self._lifetime_ends <= now:
+                self._stop_at = self._lifetime_ends + limits.lifetime_grace
+                return self._drain("has reached its max-lifetime", limits.max_lifetime, now)
+            ends.append(self._lifetime_ends)
+        if limits.idle_timeout is not None and idle_since is not None:
+            idle_until = max(idle_since, self._ready_at) + limits.idle_timeout
+            if idle_until <= now:
+                return self._drain("has been idle for its idle-timeout", limits.idle_timeout, now)
+            ends.append(idle_until)
+        return min(ends, default=None)
+
+    def _drain(self, what: str, limit: float | None, now: float) -> float | None:
+        """Let the context accept no more jobs, and stop when those that it has accepted have ended."""
+        reason = f"context {self._context.current.name} {what} of {duration_text(limit or 0.0)}"
+        _log.info("%s: it is stopped", reason)
+        self._context.draining = ErrorInfo(message=reason)
+        return self._look_at_context(now)
