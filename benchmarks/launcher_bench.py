@@ -82,9 +82,9 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         self._launcher.close()
 
-    def make_class_data(self) -> None:
+    def prepare(self) -> None:
         """Make the archive of the JVM's classes first, as a server does in its first minute."""
-        print("archive of classes:", "there" if self._launcher.make_class_data() else "not made", flush=True)
+        self._launcher.prepare()
 
     def start(self) -> BenchContext:
         context_id = str(uuid4())

@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder, Bench(Path(folder)) as bench:
-        bench.make_class_data()
+        bench.prepare()
         rows = [(stock(), ours(bench)) for _ in range(rounds)]
     theirs, own = ([row[i] for row in rows] for i in (0, 1))
     print(f"medians of {rounds}, in seconds; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")

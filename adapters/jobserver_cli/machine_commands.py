@@ -7,7 +7,9 @@ import getpass
 import json
 import logging
 import sys
+import tempfile
 from contextlib import ExitStack, closing
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +36,7 @@ _MARKS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     command(app, "doctor", rich_help_panel=PANEL)(doctor)
+    command(app, "prepare", rich_help_panel=PANEL)(prepare)
     group = typer.Typer(help="Show the configuration.", no_args_is_help=True)
     command(group, "show")(config_show)
     app.add_typer(group, name="config", rich_help_panel=PANEL)
@@ -72,6 +75,32 @@ def _print(terminal: Terminal, finding: Finding) -> None:
     terminal.marked(mark, style, f"{finding.name}: {finding.text}")
     if finding.advice:
         terminal.line(f"  → {finding.advice}")
+
+
+def prepare(terminal: Terminal, *, config: ConfigFile = None) -> None:
+    """Do ahead what slows down the first contexts of a machine, for example in the build of an image.
+
+    With the PySpark launcher, this compiles its JVM side and creates an archive of the JVM's classes, both in
+    the cache directory of the user. It takes about a minute, and a moment if everything exists.
+    """
+    from jobserver_core import plugins  # noqa: PLC0415 - --help needs no launcher
+    from jobserver_core.errors import JobServerError  # noqa: PLC0415
+    from jobserver_core.ports import Launcher  # noqa: PLC0415
+
+    settings = settings_of(config, None, None, None)
+    name = settings.launcher.backend
+    with tempfile.TemporaryDirectory(prefix="js", ignore_cleanup_errors=True) as directory:
+        try:
+            with closing(plugins.load(Launcher, name, settings, Path(directory))) as launcher:
+                launcher.check()
+                with terminal.status(f"preparing the launcher {name}"):
+                    launcher.prepare()
+        except JobServerError as error:
+            raise CommandFailed(str(error), ExitCode.NOT_READY) from error
+    if terminal.as_json:
+        terminal.json({"prepared": name})
+    else:
+        terminal.marked("✓", "green", f"the launcher {name} is prepared")
 
 
 def config_show(

@@ -310,6 +310,17 @@ class Launcher(Backend):
         """
         raise LaunchError(message=f"context {spec.name} ended with its server")
 
+    def prepare(self) -> None:
+        """Do ahead what slows down the first contexts on a machine, such as compiling; may take minutes.
+
+        For the build of an image, where no server runs. Starts nothing that outlives the call. The default
+        does nothing.
+
+        Raises:
+            LaunchError: This launcher cannot work on this machine, or what it needs cannot be made.
+        """
+        return
+
     def sweep(self) -> None:
         """End what contexts of an earlier server left behind, except those that were re-attached.
 

@@ -153,7 +153,7 @@ def package(served: Served) -> Path:
 @pytest.fixture(scope="module")
 def jar(served: Served) -> Path:
     """``spark.jobserver.WordCountExample`` as the old server's tests had it, compiled against the API."""
-    toolchain = JvmToolchain(cache_dir=served.folder / "cache")
+    toolchain = JvmToolchain()
     classes = served.folder / "classes"
     classes.mkdir()
     command = [toolchain.java, "-cp", toolchain.spark.class_path, "scala.tools.nsc.Main", "-nowarn"]

@@ -16,7 +16,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from jobserver_core.errors import JobServerError
@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 _QUIET = ("-Xlog:cds=off", "-Xlog:cds+dynamic=off")
 _DUMP_TIMEOUT = 120.0
 _POLL = 0.1
+_UNUSED = 30 * 24 * 3600.0
+"""Seconds after which an archive that no context has used is removed."""
 
 
 class ClassData:
@@ -53,18 +55,29 @@ class ClassData:
         """Return the options of a JVM to use the archive; empty if it does not exist."""
         if not self.exists:
             return []
-        archives = f"{self._base}:{self.path}" if self._base.is_file() else str(self.path)
-        return [f"-XX:SharedArchiveFile={archives}", *_QUIET]
+        archives = [file for file in (self._base, self.path) if file.is_file()]
+        for file in archives:
+            with suppress(OSError):  # of another user, as in an image
+                os.utime(file)  # see _remove_unused
+        return [f"-XX:SharedArchiveFile={':'.join(map(str, archives))}", *_QUIET]
 
-    def make(self, train: Callable[[list[str]], bool], *, give_up: threading.Event | None = None) -> bool:
+    def make(
+        self,
+        train: Callable[[list[str]], bool],
+        *,
+        give_up: threading.Event | None = None,
+        wait: bool = False,
+    ) -> bool:
         """Create the archive, unless another process is creating it; return whether it exists.
+
+        With ``wait``, wait for the other process instead.
 
         ``train`` runs a context whose JVM has the options in its argument, runs a typical job in it, stops it
         gracefully, and returns whether that succeeded. Setting ``give_up`` ends the JVM that this method
         starts itself.
         """
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._locked() as mine:
+        with self._locked(wait) as mine:
             if mine and not self.exists:
                 self._make(train, give_up or threading.Event())
         return self.exists
@@ -77,8 +90,18 @@ class ClassData:
         try:
             if train(options) and temporary.is_file():
                 temporary.replace(self.path)
+                self._remove_unused()
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _remove_unused(self) -> None:
+        """Remove the archives of installations that have started no context for a month, 200 MB each.
+
+        JVMs that have mapped such a file are not disturbed.
+        """
+        for file in self._directory.iterdir():
+            if file.suffix == ".jsa" and time.time() - file.stat().st_mtime > _UNUSED:
+                file.unlink(missing_ok=True)
 
     def _ensure_base(self, give_up: threading.Event) -> bool:
         """Create the archive of Java's own classes if the JDK has none; return whether this was needed."""
@@ -95,10 +118,10 @@ class ClassData:
         return True
 
     @contextmanager
-    def _locked(self) -> Iterator[bool]:
+    def _locked(self, wait: bool) -> Iterator[bool]:
         with self.path.with_suffix(".lock").open("w") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except OSError:
                 yield False
             else:

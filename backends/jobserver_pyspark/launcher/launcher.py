@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import subprocess
 import sys
 import tempfile
 import threading
@@ -15,8 +16,11 @@ from jobserver_core.errors import LaunchError
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports import ContextHandle, ContextListener, ContextSpec, Launcher
 from jobserver_pyspark.installation.class_data import ArchiveMaker, ClassData
+from jobserver_pyspark.installation.compiler import JvmToolchain
+from jobserver_pyspark.installation.driver_jvm import spark_defaults
 from jobserver_pyspark.installation.java import Java, find_java
-from jobserver_pyspark.installation.spark import Installation, find_installation
+from jobserver_pyspark.installation.libraries import LibrarySource
+from jobserver_pyspark.installation.spark import Installation, SparkInstall, find_installation
 from jobserver_pyspark.installation.training_session import TrainingSession
 from jobserver_pyspark.launcher.connections import Connections
 from jobserver_pyspark.launcher.context_settings import ContextSettings, read_settings
@@ -144,23 +148,39 @@ class PySparkLauncher(Launcher):
             return []
         data = ClassData(installation, java, self._options.cache_dir)
         if not data.exists:
-            self._archives.begin(data, lambda options: self._train(installation, options))
+            self._archives.begin(
+                data, lambda options: self._train(installation, options, priority=_LOWEST_PRIORITY)
+            )
         return data.options()
 
-    def make_class_data(self) -> bool:
-        """Create the archive of the JVM's classes now; return whether it exists. Takes about half a minute.
+    def prepare(self) -> None:
+        """Compile the JVM side and create the archive of the JVM's classes, in about a minute.
 
-        A server creates it some time after its first context; an installation can create it in advance.
+        Otherwise the first JVM job waits for the compilation, and the archive is created some time after the
+        server's first context.
         """
-        installation = find_installation(sys.executable)
-        data = ClassData(installation, find_java(), self._options.cache_dir)
-        return data.exists or data.make(lambda options: self._train(installation, options))
+        installation, java = find_installation(sys.executable), find_java()
+        JvmToolchain(
+            spark=SparkInstall.of(installation.package / "jars"),
+            java=str(java.program),
+            cache_dir=self._options.cache_dir,
+            libraries=LibrarySource.from_conf(spark_defaults(installation), self._options.jvm_libraries),
+        ).prepare()
+        if not self._options.class_data_sharing:
+            return
+        data = ClassData(installation, java, self._options.cache_dir)
+        try:
+            made = data.exists or data.make(lambda options: self._train(installation, options), wait=True)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise LaunchError(message=f"cannot create the archive of the JVM's classes: {error}") from error
+        if not made:
+            raise LaunchError(message="cannot create the archive of the JVM's classes: the training failed")
 
-    def _train(self, installation: Installation, options: list[str]) -> bool:
+    def _train(self, installation: Installation, options: list[str], *, priority: int = 0) -> bool:
         """Run a context that creates an archive of its JVM's classes when it stops."""
         with tempfile.TemporaryDirectory(prefix="js-", ignore_cleanup_errors=True) as directory:
             session = TrainingSession(Path(directory), installation.python)
-            handle = self._start(session.spec, session, class_data=options, priority=_LOWEST_PRIORITY)
+            handle = self._start(session.spec, session, class_data=options, priority=priority)
             return session.follow(handle)
 
     def _contexts_discard(self, context: HostedContext) -> None:

@@ -47,7 +47,7 @@ def agrees(promised: str, printed: str) -> bool:
 @pytest.fixture
 def environment() -> Iterator[dict[str, str]]:
     """The environment of a new user: an empty home, nothing configured except longer timeouts."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("JOBSERVER_", "XDG_"))}
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("JOBSERVER_")}
     with tempfile.TemporaryDirectory(prefix="js") as folder:
         home = Path(folder, "home")
         home.mkdir()

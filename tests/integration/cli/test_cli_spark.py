@@ -36,9 +36,9 @@ def scratch() -> Iterator[Path]:
 
 
 @pytest.fixture
-def private(environment: dict[str, str], scratch: Path, tmp_path: Path) -> dict[str, str]:
+def private(environment: dict[str, str], scratch: Path) -> dict[str, str]:
     """An environment with the test's temporary directory, so leftovers are visible."""
-    return {**environment, "TMPDIR": str(scratch), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    return {**environment, "TMPDIR": str(scratch)}
 
 
 def command(*arguments: str) -> list[str]:
@@ -283,10 +283,13 @@ def test_the_other_packages_of_a_python_job_come_from_its_context_as_the_command
     assert jobserver("submit", "job.Job", "--cp", "job", "-c", "both", "--sync").stdout == b"7\n"
 
 
-def test_jvm_api_prints_the_class_path_alone_and_speaks_only_while_it_builds(private: dict[str, str]) -> None:
+def test_jvm_api_prints_the_class_path_alone_and_speaks_only_while_it_builds(
+    private: dict[str, str], tmp_path: Path
+) -> None:
+    fresh = {**private, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     first, second = (
         subprocess.run(
-            command("jvm-api"), env=private, capture_output=True, text=True, check=False, timeout=PATIENCE
+            command("jvm-api"), env=fresh, capture_output=True, text=True, check=False, timeout=PATIENCE
         )
         for _ in range(2)
     )
@@ -298,6 +301,32 @@ def test_jvm_api_prints_the_class_path_alone_and_speaks_only_while_it_builds(pri
     assert spark.name == "*"
     assert any(jar.name.startswith("spark-core") for jar in spark.parent.glob("*.jar"))
     assert (second.returncode, second.stdout, second.stderr) == (0, first.stdout, "")
+
+
+def test_prepare_finds_everything_prepared(private: dict[str, str], scratch: Path) -> None:
+    """The whole run begins with what this command does; see the fixture ``prepared_machine``."""
+    done = subprocess.run(
+        command("prepare"), env=private, capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
+    assert (done.returncode, done.stdout) == (0, "✓ the launcher pyspark is prepared\n"), done.stderr
+    cache = Path(private["XDG_CACHE_HOME"], "jobserver")
+    assert list(cache.glob("class-data/*.jsa"))
+    assert list(cache.glob("jvm/*/api-*/*.jar"))
+    assert_nothing_is_left(scratch)
+
+
+def test_prepare_says_why_it_cannot(private: dict[str, str]) -> None:
+    done = subprocess.run(
+        command("prepare"),
+        env={**private, "XDG_CACHE_HOME": "/proc/no-cache"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == ExitCode.NOT_READY
+    assert "/proc/no-cache" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_jvm_api_passes_over_a_java_that_is_too_old(private: dict[str, str], tmp_path: Path) -> None:

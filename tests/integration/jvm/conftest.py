@@ -105,8 +105,8 @@ class StartedJob:
 
 
 @pytest.fixture(scope="session")
-def toolchain(tmp_path_factory: pytest.TempPathFactory) -> JvmToolchain:
-    return JvmToolchain(cache_dir=tmp_path_factory.mktemp("cache"))
+def toolchain() -> JvmToolchain:
+    return JvmToolchain()
 
 
 @pytest.fixture(scope="session")
@@ -234,7 +234,7 @@ def caller(
         "jobserver.jobs": {"max-jobs-per-context": 2, "max-queued-jobs": 1, "kill-timeout": "3 s"},
         "spark.context-settings": {"spark.my.setting": "of the context"},
     }
-    with calling(tmp_path_factory.mktemp("data"), toolchain.cache_dir, jars, **settings) as caller:
+    with calling(tmp_path_factory.mktemp("data"), jars, **settings) as caller:
         yield caller
 
 

@@ -79,13 +79,12 @@ class Caller:
 
 
 @contextmanager
-def calling(data: Path, cache: Path, jars: dict[str, Path], **settings: Any) -> Iterator[Caller]:
+def calling(data: Path, jars: dict[str, Path], **settings: Any) -> Iterator[Caller]:
     """A server that has these jars, in this process."""
     merged = {
         "jobserver.data-dir": str(data),
         "jobserver.http.port": 0,
         "jobserver.contexts.creation-timeout": f"{PATIENCE} s",
-        "jobserver.launcher.options": {"cache-dir": str(cache)},
         "spark.master": "local[2]",
         **settings,
     }

@@ -12,8 +12,6 @@ import pytest
 from http_caller import FACTORIES, Caller, calling
 from test_jvm_cluster import Daemon, master  # noqa: F401 - a fixture
 
-from jobserver_pyspark.jvm import JvmToolchain
-
 assert Daemon
 pytestmark = pytest.mark.spark
 
@@ -26,7 +24,6 @@ def caller(
     request: pytest.FixtureRequest,
     old_jar: Path,
     java_jar: Path,
-    toolchain: JvmToolchain,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Caller]:
     address = "local[2]" if request.param == "local" else request.getfixturevalue("master")
@@ -35,7 +32,7 @@ def caller(
         "spark.context-settings": {"spark.executor.memory": "512m", "spark.cores.max": 2},
     }
     jars = {"old": old_jar, "java": java_jar}
-    with calling(tmp_path_factory.mktemp("data"), toolchain.cache_dir, jars, **settings) as caller:
+    with calling(tmp_path_factory.mktemp("data"), jars, **settings) as caller:
         yield caller
 
 

@@ -14,8 +14,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from jobserver_pyspark.jvm import JvmToolchain
-
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 PROGRAM = Path(__file__).parent / "clients" / "OldClient.java"
@@ -59,12 +57,9 @@ def client_jars(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(toolchain: JvmToolchain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("server")
-    (folder / "jobserver.conf").write_text(
-        'spark.master = "local[2]"\n'
-        f'jobserver.launcher.options {{ cache-dir = "{toolchain.cache_dir}", class-data-sharing = false }}\n'
-    )
+    (folder / "jobserver.conf").write_text('spark.master = "local[2]"\n')
     command = [sys.executable, "-m", "jobserver_cli", "serve", "--config", str(folder / "jobserver.conf")]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
-from jobserver_pyspark.installation.class_data import ArchiveMaker, _run
+from jobserver_pyspark.installation.class_data import ArchiveMaker, ClassData, _run
+from jobserver_pyspark.installation.java import Java
+from jobserver_pyspark.installation.spark import Installation
 
 pytestmark = pytest.mark.real
 
@@ -41,3 +46,51 @@ def test_a_class_data_training_stopped_before_it_begins_ends_at_once() -> None:
     maker.stop()
     maker.join(threading.TIMEOUT_MAX)
     assert not any(thread.name == "class data" for thread in threading.enumerate())
+
+
+def class_data(cache: Path, python: str) -> ClassData:
+    """The archive of an installation whose JDK has the archive of its own classes."""
+    home = cache / "java"
+    (home / "lib" / "server").mkdir(parents=True, exist_ok=True)
+    (home / "lib" / "server" / "classes.jsa").touch()
+    java = Java(program=home / "bin" / "java", version=17, identity=python)
+    spark = Installation(python=python, package=cache, version="4.0.0")
+    return ClassData(spark, java, cache)
+
+
+def written(options: list[str]) -> bool:
+    """Act as a JVM that ends in good order."""
+    [archive] = [option.partition("=")[2] for option in options if "ArchiveClassesAtExit" in option]
+    Path(archive).touch()
+    return True
+
+
+def test_a_new_archive_removes_those_that_no_context_has_used_for_a_month(tmp_path: Path) -> None:
+    unused, used, new = (class_data(tmp_path, name) for name in ("one", "two", "three"))
+    assert unused.make(written)
+    assert used.make(written)
+    for data in (unused, used):
+        os.utime(data.path, (0, time.time() - 31 * 24 * 3600))
+    assert used.options() == [f"-XX:SharedArchiveFile={used.path}", *used.options()[1:]]
+    assert new.make(written)
+    assert (unused.exists, used.exists, new.exists) == (False, True, True)
+    assert unused.options() == []
+
+
+def test_an_archive_that_another_process_creates_is_waited_for(tmp_path: Path) -> None:
+    first, second = class_data(tmp_path, "one"), class_data(tmp_path, "one")
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(options: list[str]) -> bool:
+        begun.set()
+        return go_on.wait(60) and written(options)
+
+    thread = threading.Thread(target=first.make, args=(slow,))
+    thread.start()
+    assert begun.wait(60)
+    assert not second.make(written), "it does not wait"
+    waiting = threading.Timer(0.1, go_on.set)
+    waiting.start()
+    assert second.make(lambda _: False, wait=True)
+    thread.join()
+    waiting.join()

@@ -50,13 +50,17 @@ class LeaveThread(Accepting):
     """Leaves a thread that writes on for ever."""
 
     def run_job(self, context, runtime, data):
+        writing = threading.Event()
+
         def write():
             while True:
                 with open(data.get("file"), "a") as file:
                     file.write("x")
+                writing.set()
                 time.sleep(0.01)
 
         threading.Thread(target=write, daemon=True).start()
+        writing.wait(60)
         return os.getpid()
 
 
