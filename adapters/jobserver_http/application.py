@@ -9,12 +9,12 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from urllib.parse import quote
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
+from starlette.routing import Router
 from starlette.types import Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from jobserver_core.errors import BackendError, JobServerError
 from jobserver_core.server import JobServer
@@ -104,14 +104,15 @@ class HttpApplication:
         by_path: dict[str, dict[str, Route]] = {}
         for route in routes:
             by_path.setdefault(route.path, {})[route.method] = route
-        self._starlette = Starlette(
+        # Starlette's middleware is left out: endpoints turn their errors into responses themselves.
+        self._router = Router(
             routes=[
                 StarletteRoute(path, _Endpoint(state, verifier, browsers, methods))
                 for path, methods in by_path.items()
             ],
-            exception_handlers={HTTPException: _not_found},
+            redirect_slashes=False,
+            default=_not_found,
         )
-        self._starlette.router.redirect_slashes = False
 
     def drain(self) -> None:
         """Report in ``/readyz`` that no new work is accepted. The job server is not affected."""
@@ -119,15 +120,14 @@ class HttpApplication:
 
     def close(self) -> None:
         """End endless streams and waiting calls. The job server is not affected."""
-        self.drain()
-        self.state.closing.set()
+        self.state.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request or a lifespan message."""
         if scope["type"] == "http":
             await self._serve(scope, receive, send)
         else:
-            await self._starlette(scope, receive, send)
+            await self._router(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         guard = BodyGuard(scope, receive, send)
@@ -139,7 +139,7 @@ class HttpApplication:
             if rejected is not None:
                 await respond(rejected)(scope, guard.receive, recorder.send)
             else:
-                await self._starlette(_without_slash(scope), guard.receive, recorder.send)
+                await self._router(_without_slash(scope), guard.receive, recorder.send)
         finally:
             route = scope.get("jobserver.route", _UNKNOWN)
             method = scope["method"] if route != _UNKNOWN else "ANY"
@@ -297,7 +297,9 @@ def _unexpected(operation: str | None) -> Response:
     return respond(Answer(status=500, result=text, code=INTERNAL))
 
 
-async def _not_found(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    text = f"unknown path {request.url.path[:256]!a}"
-    return respond(Answer(status=status, result=text, code=REFUSALS.get(status, INTERNAL)))
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] != "http":
+        await WebSocketClose()(scope, receive, send)
+        return
+    text = f"unknown path {scope['path'][:256]!a}"
+    await respond(Answer(status=404, result=text, code=REFUSALS[404]))(scope, receive, send)

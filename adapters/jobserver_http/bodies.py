@@ -121,6 +121,8 @@ class BodyGuard:
         self._send = send
         self._begun = False
         self._complete = not self._expected
+        self.empty = not self._expected
+        """Whether the request has no body."""
         self.declared = int(length) if length.isdigit() and len(length) < 19 else None
 
     async def receive(self) -> Message:

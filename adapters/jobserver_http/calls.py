@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
@@ -48,6 +49,38 @@ class ApplicationState:
     heartbeat: float = 15.0
     draining: bool = False
     closing: asyncio.Event = attrs.field(factory=asyncio.Event)
+    _waiting: set[asyncio.Future[None]] = attrs.field(factory=set, init=False)
+
+    def close(self) -> None:
+        """End endless streams and waiting calls."""
+        self.draining = True
+        self.closing.set()
+        for future in self._waiting:
+            _resolve(future)
+
+    @contextmanager
+    def notified(self, waiter: Waiter[Any]) -> Iterator[asyncio.Future[None]]:
+        """Yield a future that is done once the waiter is done or the server stops; one costs little."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+
+        def notify(_waiter: Waiter[Any]) -> None:
+            with suppress(RuntimeError):  # the loop was closed in the meantime
+                loop.call_soon_threadsafe(_resolve, future)
+
+        self._waiting.add(future)
+        waiter.add_done_callback(notify)
+        if self.closing.is_set():
+            _resolve(future)
+        try:
+            yield future
+        finally:
+            self._waiting.discard(future)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 _SMALL_CONFIG = 16 * 1024
@@ -97,32 +130,11 @@ class Call:
 
     async def text(self, what: str) -> str:
         """Read and decode a posted configuration. Raises the errors of ``read_body`` and ``decoded``."""
+        if self.guard.empty:
+            return ""
         limit = self.server.settings.limits.config_size
         body = await read_body(self.guard.receive, limit=limit, what=what)
         return decoded(body, self.header("content-type"))
-
-    async def with_config(self, text: str, use: Callable[[JsonObject], T]) -> T:
-        """Parse a posted configuration and pass it to ``use``, both in threads.
-
-        Large configurations are parsed one after the other, so that they use at most one core and do not
-        occupy the threads that other calls need.
-
-        Raises:
-            InvalidConfig: The configuration is not HOCON, or exceeds a limit.
-            ServerClosed: The server stopped before it was the turn of a large configuration.
-        """
-        parse = self.server.parse_config
-        if len(text) <= _SMALL_CONFIG:
-            return await self.pools.slow.run(lambda: use(parse(text)))
-        parsed: list[JsonObject] = []
-
-        async def parse_in_turn() -> None:
-            parsed.append(await self.pools.parsing.run(parse, text))
-
-        await wait_for_first(parse_in_turn(), self.state.closing.wait())
-        if not parsed:
-            raise ServerClosed
-        return await self.pools.slow.run(use, parsed[0])
 
     def upload(self, what: str) -> AsyncIterator[bytes]:
         """Yield the chunks of an uploaded file.
@@ -146,25 +158,43 @@ class Call:
             ServerClosed: The server is stopping.
         """
         if not waiter.done():
-            await wait_for_first(
-                _settled(waiter), self._disconnected(), self.state.closing.wait(), timeout=timeout
-            )
+            with self.state.notified(waiter) as done:
+                await _first_of(done, asyncio.ensure_future(self._disconnected()), timeout=timeout)
         if waiter.done():
             return waiter.result(0)
         if timeout is None or self.state.closing.is_set():
             raise ServerClosed
         raise ResultTimeout(what=self.operation, seconds=timeout)
 
-    async def prepared(self, begin: Callable[[], Preparation[T]], timeout: float | None = None) -> T:
-        """Begin an operation, wait without occupying a thread until its files are fetched, and finish it.
+    async def prepared(
+        self, text: str, begin: Callable[[JsonObject], Preparation[T]], timeout: float | None = None
+    ) -> T:
+        """Parse a posted configuration, begin an operation with it, and finish that when its files are here.
 
-        After the following errors, the operation has not been carried out.
+        Usually one thread does all of this. Files that have to be fetched are waited for without a thread.
+        Large configurations are parsed one after the other, so that they use at most one core and do not
+        occupy the threads that other calls need. After the following errors, the operation has not been
+        carried out.
 
         Raises:
+            InvalidConfig: The configuration is not HOCON, or exceeds a limit.
+            ServerClosed: The server stopped before it was the turn of a large configuration.
             FetchError: The files were not fetched within ``timeout`` seconds.
             Disconnected: The client has disconnected.
         """
-        preparation = await self.pools.slow.run(begin)
+        parse = self.server.parse_config
+        config = await self._parsed_in_turn(text) if len(text) > _SMALL_CONFIG else None
+
+        def start() -> tuple[Preparation[T], T | None]:
+            preparation = begin(parse(text) if config is None else config)
+            if not preparation.ready.done():
+                return preparation, None
+            with preparation:
+                return preparation, preparation.finish()
+
+        preparation, done = await self.pools.slow.run(start)
+        if done is not None:
+            return done
         try:
             await self.wait(preparation.ready, timeout)
             return await self.pools.slow.run(preparation.finish)
@@ -174,6 +204,17 @@ class Call:
         finally:
             await self.pools.quick.run(preparation.close)
 
+    async def _parsed_in_turn(self, text: str) -> JsonObject:
+        parsed: list[JsonObject] = []
+
+        async def parse() -> None:
+            parsed.append(await self.pools.parsing.run(self.server.parse_config, text))
+
+        await wait_for_first(parse(), self.state.closing.wait())
+        if not parsed:
+            raise ServerClosed
+        return parsed[0]
+
     async def _disconnected(self) -> None:
         while True:
             message = await self.guard.receive()
@@ -181,28 +222,21 @@ class Call:
                 raise Disconnected
 
 
-async def _settled(waiter: Waiter[Any]) -> None:
-    done = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def notify(_waiter: Waiter[Any]) -> None:
-        try:
-            loop.call_soon_threadsafe(done.set)
-        except RuntimeError:  # the loop was closed in the meantime
-            return
-
-    waiter.add_done_callback(notify)
-    await done.wait()
-
-
 async def wait_for_first(*waits: Coroutine[Any, Any, Any], timeout: float | None = None) -> None:
     """Wait until one of them is done or the timeout expires, cancel the others, and raise its error."""
-    tasks: list[asyncio.Task[Any]] = [asyncio.ensure_future(wait) for wait in waits]
+    await _first_of(*[asyncio.ensure_future(wait) for wait in waits], timeout=timeout)
+
+
+async def _first_of(*futures: asyncio.Future[Any], timeout: float | None) -> None:
     try:
-        done, _ = await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        done, pending = await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        done, pending = set(), set(futures)
+        raise
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
+        for future in pending:
+            future.cancel()
+        if pending:
+            await asyncio.wait(pending)
+    for future in done:
+        future.result()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from starlette.responses import Response
 
 from jobserver_core.config.trees import all_settings, merged
 from jobserver_core.errors import InvalidSetting, ResultTimeout, ServerClosed
+from jobserver_core.models.contexts import Context
+from jobserver_core.models.json_values import JsonMapping
+from jobserver_core.running.fetching import Preparation
+from jobserver_core.running.waiting import Waiter
 from jobserver_http.answers import json_response, respond
 from jobserver_http.calls import Call
 from jobserver_http.errors import Answer
@@ -79,9 +82,11 @@ async def create_context(call: Call) -> Response:
     """Start a context, and respond when jobs can run in it."""
     name = call.names.new(call.path["name"])
     text = await call.text("the configuration")
-    settings = await call.with_config(text, partial(_context_settings, call))
-    waiter = await call.prepared(partial(call.server.begin_context, name, settings, caller=call.caller))
-    await call.wait(waiter)
+
+    def begin(config: JsonMapping) -> Preparation[Waiter[Context]]:
+        return call.server.begin_context(name, _context_settings(call, config), caller=call.caller)
+
+    await call.wait(await call.prepared(text, begin))
     return respond(Answer(status=200, label="SUCCESS", result="Context initialized"))
 
 

@@ -88,6 +88,9 @@ async def _finished(call: Call, handle: JobHandle, timeout: float) -> Response:
     if failed is not None:
         return respond(failed)
     if job.state is JobState.FINISHED:
+        text = handle.inline_result
+        if text is not None:
+            return _with_text({"jobId": job.id}, text.encode())
         reader = await call.pools.quick.run(call.server.open_result, job.id)
         return _with_result(call, {"jobId": job.id}, reader)
     return json_response(
@@ -108,9 +111,12 @@ def _with_result(call: Call, members: dict[str, Any], reader: ResultReader | Non
         return json_response({**members, "result": None})
     if reader.kind is ResultKind.INLINE:
         with reader:
-            text = reader.read(reader.size)
-        return raw_json_response(encoded(members)[:-1] + b',"result":' + text + b"}")
+            return _with_text(members, reader.read(reader.size))
     return ResultResponse(members, reader, call.pools)
+
+
+def _with_text(members: dict[str, Any], result: bytes) -> Response:
+    return raw_json_response(encoded(members)[:-1] + b',"result":' + result + b"}")
 
 
 async def get_job(call: Call) -> Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from urllib.parse import unquote
 
 from jobserver_core.config.trees import merged
@@ -10,6 +9,7 @@ from jobserver_core.errors import InvalidRequest, MalformedUrl
 from jobserver_core.models.binaries import ClassPathEntry, parse_class_path
 from jobserver_core.models.jobs import JobRequest
 from jobserver_core.models.json_values import JsonMapping
+from jobserver_core.running.fetching import Preparation
 from jobserver_core.running.waiting import JobHandle
 from jobserver_core.uris import Uri
 from jobserver_http.calls import Call
@@ -28,16 +28,19 @@ async def submitted(call: Call, body: str, timeout: float | None) -> JobHandle:
     Raises:
         JobServerError: Any error of ``JobServer.parse_config`` and ``JobServer.submit``.
     """
-    request = await call.with_config(body, partial(job_request, call))
-    try:
-        # A synchronous client gets its response only at the end, so the submit itself need not wait for the
-        # disk.
-        begin = partial(call.server.begin_submit, request, caller=call.caller, durable=timeout is None)
-        return await call.prepared(begin, timeout)
-    except MalformedUrl as error:
-        if any(_shown(entry.uri) == error.url for entry in request.class_path if entry.uri):
-            raise
-        raise ContextUrlMalformed(**error.fields) from None
+
+    def begin(config: JsonMapping) -> Preparation[JobHandle]:
+        request = job_request(call, config)
+        try:
+            # A synchronous client gets its response only at the end, so the submit itself need not wait for
+            # the disk.
+            return call.server.begin_submit(request, caller=call.caller, durable=timeout is None)
+        except MalformedUrl as error:
+            if any(_shown(entry.uri) == error.url for entry in request.class_path if entry.uri):
+                raise
+            raise ContextUrlMalformed(**error.fields) from None
+
+    return await call.prepared(body, begin, timeout)
 
 
 def _shown(uri: str) -> str:

@@ -105,6 +105,7 @@ class JobService:
             started=live.started.waiter,
             finished=live.finished.waiter,
             open_result=self.open_result,
+            known_result=lambda: live.result,
         )
 
     # -- looking -----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import attrs
 from jobserver_core.errors import JobInterrupted, JobPostponed, StorageError
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.failures import ErrorInfo, FailureKind
-from jobserver_core.models.jobs import Job
+from jobserver_core.models.jobs import Job, JobResult
 from jobserver_core.models.lifecycle import JOBS, JobEvent
 from jobserver_core.ports import Clock, JobOutcome, JobSpec
 from jobserver_core.running.records import FinalOutcome, Records
@@ -55,6 +55,8 @@ class LiveJob:
         self.job = job
         self._stored = job.state
         self.spec = spec
+        self.result: JobResult | None = None
+        """The result of a job that has finished."""
         self.started: Promise[Job] = Promise(f"job {job.id}")
         self.finished: Promise[Job] = Promise(f"job {job.id}")
 
@@ -97,6 +99,8 @@ class LiveJob:
             self.job, outcome, expected=self._stored, cancelled=cancelled
         )
         self._stored = self.job.state
+        if self.job.has_result:
+            self.result = outcome.result
         return delivery
 
     def release(self) -> None:

@@ -9,8 +9,8 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Generic, TypeVar
 
 from jobserver_core.errors import JobFailed, JobKilled, ResultTimeout
-from jobserver_core.models.jobs import ErrorInfo, Job
-from jobserver_core.models.json_values import Json
+from jobserver_core.models.jobs import ErrorInfo, Job, JobResult
+from jobserver_core.models.json_values import Json, loads
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.running.results import ResultReader
 
@@ -121,11 +121,13 @@ class JobHandle:
         started: Waiter[Job],
         finished: Waiter[Job],
         open_result: Callable[[str], ResultReader | None],
+        known_result: Callable[[], JobResult | None] = lambda: None,
     ) -> None:
         self.job = job
         self.started = started
         self.finished = finished
         self._open_result = open_result
+        self._known_result = known_result
 
     @property
     def id(self) -> str:
@@ -143,6 +145,12 @@ class JobHandle:
         ERROR, JobKilled when it was killed, JobPostponed when the server closes before the job has begun.
         """
         return self._value(self.finished.result(timeout))
+
+    @property
+    def inline_result(self) -> str | None:
+        """The JSON of a small result that is still in memory; None does not mean that there is no result."""
+        known = self._known_result()
+        return known.text if known is not None else None
 
     def add_done_callback(self, call: Callable[[JobHandle], None]) -> None:
         """Call with this handle once the job ends, on the thread that ends it; at once if it has ended."""
@@ -162,5 +170,8 @@ class JobHandle:
             raise JobKilled(job_id=job.id, error=job.error or ErrorInfo(message=f"Job {job.id} killed"))
         if job.state is JobState.ERROR:
             raise JobFailed(job_id=job.id, error=job.error, failure=job.failure)
+        text = self.inline_result
+        if text is not None:
+            return loads(text)
         reader = self._open_result(job.id)
         return reader.value() if reader else None
