@@ -17,7 +17,7 @@ from jobserver_core.models.binaries import Binary, BinaryType, DataFile
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery, StartQueueStatus
 from jobserver_core.models.jobs import Job, JobPage, JobQuery, JobRequest
-from jobserver_core.models.json_values import JsonMapping, JsonObject
+from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports import (
     BlobStore,
     Clock,
@@ -246,9 +246,10 @@ class JobServer:
         """Call ``subscriber`` with every event from now on, until the subscription is closed."""
         return self._services.bus.subscribe(subscriber)
 
-    def parse_config(self, text: str | bytes) -> JsonObject:
+    def parse_config(self, text: str | bytes) -> JsonMapping:
         """Parse what a user posted as HOCON or JSON: no includes, no environment, within the limits.
 
+        JSON keeps its text: a job whose ``config`` is this object gets exactly that text.
         Raises InvalidConfig.
         """
         return self._services.configs.parse(text)

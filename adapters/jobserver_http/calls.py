@@ -12,7 +12,7 @@ import attrs
 from starlette.types import Scope
 
 from jobserver_core.errors import FetchError, ResultTimeout, ServerClosed
-from jobserver_core.models.json_values import JsonMapping, JsonObject
+from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.running.fetching import Preparation
 from jobserver_core.running.waiting import Waiter
 from jobserver_core.server import JobServer
@@ -167,7 +167,7 @@ class Call:
         raise ResultTimeout(what=self.operation, seconds=timeout)
 
     async def prepared(
-        self, text: str, begin: Callable[[JsonObject], Preparation[T]], timeout: float | None = None
+        self, text: str, begin: Callable[[JsonMapping], Preparation[T]], timeout: float | None = None
     ) -> T:
         """Parse a posted configuration, begin an operation with it, and finish that when its files are here.
 
@@ -204,8 +204,8 @@ class Call:
         finally:
             await self.pools.quick.run(preparation.close)
 
-    async def _parsed_in_turn(self, text: str) -> JsonObject:
-        parsed: list[JsonObject] = []
+    async def _parsed_in_turn(self, text: str) -> JsonMapping:
+        parsed: list[JsonMapping] = []
 
         async def parse() -> None:
             parsed.append(await self.pools.parsing.run(self.server.parse_config, text))

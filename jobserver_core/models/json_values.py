@@ -17,6 +17,7 @@ __all__ = [
     "JsonMapping",
     "JsonObject",
     "WrittenFloat",
+    "WrittenObject",
     "dumps",
     "loads",
     "number",
@@ -50,6 +51,24 @@ class WrittenFloat(float):
 
     def __reduce__(self) -> tuple[type[WrittenFloat], tuple[str]]:
         return type(self), (self.written,)
+
+
+class WrittenObject(Mapping[str, Json]):
+    """A read-only JSON object that keeps its original text, so that nothing has to encode it again."""
+
+    def __init__(self, values: JsonObject, written: str) -> None:
+        self._values = values
+        self.written = written
+        """The text, which is JSON."""
+
+    def __getitem__(self, key: str) -> Json:
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 def number(written: str) -> int | float:

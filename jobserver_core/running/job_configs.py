@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from jobserver_core.config.trees import overlaid
 from jobserver_core.errors import InvalidConfig
-from jobserver_core.models.json_values import JsonMapping, JsonObject, dumps, loads
+from jobserver_core.models.json_values import JsonMapping, WrittenObject, dumps, loads
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import InputLimits
@@ -21,16 +21,18 @@ class JobConfigs:
         self._limits = limits
         self._defaults = defaults
 
-    def parse(self, text: str | bytes) -> JsonObject:
-        """Parse HOCON or JSON from a user. Raises InvalidConfig."""
+    def parse(self, text: str | bytes) -> JsonMapping:
+        """Parse HOCON or JSON from a user; JSON keeps its text. Raises InvalidConfig."""
         from jobserver_core.config import hocon  # noqa: PLC0415 - only servers that receive HOCON need it
 
         limits = self._limits
-        return hocon.parse_untrusted(text, max_bytes=limits.config_size, max_depth=limits.config_depth)
+        return hocon.read_untrusted(text, max_bytes=limits.config_size, max_depth=limits.config_depth)
 
     def to_json(self, config: str | JsonMapping) -> str:
         """Return a configuration as the JSON to record. Raises InvalidConfig."""
         tree = self.parse(config) if isinstance(config, str) else config
+        if isinstance(tree, WrittenObject):
+            return tree.written
         try:
             return dumps(tree)
         except (TypeError, ValueError) as error:

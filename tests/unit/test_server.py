@@ -319,6 +319,33 @@ def test_a_configuration_that_cannot_be_parsed_records_nothing(
     assert server.jobs().jobs == ()
 
 
+def test_json_that_a_user_sent_is_recorded_as_it_was_written(server: JobServer) -> None:
+    text = '{ "value": {"name": "\\u00e9 é"},  "rate": 1.10, "list": [1e3, -0] }'
+    for config in (text, server.parse_config(text)):
+        job = server.submit(a_request("w.Echo", config=config))
+        assert server.job_config(job.id) == text
+        assert job.result(WAIT) == {"name": "é é"}
+
+
+def test_json_with_a_repeated_key_is_recorded_as_hocon_means_it(server: JobServer) -> None:
+    job = server.submit(a_request("w.Echo", config='{"a": {"b": 1}, "a": {"c": 2}}'))
+    assert json.loads(server.job_config(job.id)) == {"a": {"b": 1, "c": 2}}
+
+
+def test_a_small_result_is_known_without_the_store(server: JobServer) -> None:
+    job = server.submit(a_request("w.Echo", config={"value": {"a": 1}}))
+    job.finished.result(WAIT)
+    assert job.inline_result is not None
+    assert json.loads(job.inline_result) == {"a": 1} == job.result(0)
+
+
+def test_a_streamed_result_is_not_kept_in_memory(server: JobServer) -> None:
+    job = server.submit(a_request("w.Stream", config={"n": 3}))
+    job.finished.result(WAIT)
+    assert job.inline_result is None
+    assert job.result(0) == b"0,1,2,"
+
+
 def test_a_config_of_values_that_are_not_json_is_refused(server: JobServer) -> None:
     for value in (float("nan"), object(), {1, 2}):
         with pytest.raises(errors.InvalidConfig, match="JSON values only"):

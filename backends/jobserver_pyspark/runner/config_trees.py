@@ -10,6 +10,8 @@ from jobserver_pyspark.protocol.converter import JsonObject
 
 __all__ = ["FALLBACK_PATH", "add_fallback", "laid_over", "tree"]
 
+_CONTAINERS = (dict, list)
+
 FALLBACK_PATH = "JOBSERVER_FALLBACK_PATH"
 """The environment variable with a directory that has pyhocon, for interpreters that have none."""
 
@@ -25,18 +27,20 @@ def tree(values: JsonObject) -> Any:
     """Return a ConfigTree of the values, as pyhocon would parse them: a key with a dot is a quoted one."""
     from pyhocon import ConfigTree  # noqa: PLC0415 - jobs' interpreters import it late
 
-    made = ConfigTree()
+    return _tree(ConfigTree, values)
+
+
+def _tree(kind: Any, values: JsonObject) -> Any:
+    made = kind()
     for key, value in values.items():
-        made[f'"{key}"' if "." in key else key] = _value(value)
+        made[f'"{key}"' if "." in key else key] = _of(kind, value) if type(value) in _CONTAINERS else value
     return made
 
 
-def _value(value: Any) -> Any:
-    if isinstance(value, dict):
-        return tree(value)
-    if isinstance(value, list):
-        return [_value(element) for element in value]
-    return value
+def _of(kind: Any, container: Any) -> Any:
+    if isinstance(container, dict):
+        return _tree(kind, container)
+    return [_of(kind, value) if type(value) in _CONTAINERS else value for value in container]
 
 
 def laid_over(upper: JsonObject, lower: JsonObject) -> JsonObject:

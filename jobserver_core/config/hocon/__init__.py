@@ -26,14 +26,16 @@ from jobserver_core.config.hocon.spark_settings import hidden_settings
 from jobserver_core.config.hocon.syntax import Parser
 from jobserver_core.config.trees import HiddenSettings, all_settings
 from jobserver_core.errors import InvalidConfig
-from jobserver_core.models.json_values import number
+from jobserver_core.models.json_values import JsonMapping, WrittenObject, number
 
-__all__ = ["parse_file", "parse_untrusted"]
+__all__ = ["parse_file", "parse_untrusted", "read_untrusted"]
 
 _TRUSTED_SIZE = 64 * 1024 * 1024
 _TRUSTED_DEPTH = 100
 _MAX_INCLUDES = 20
 _MAX_STEPS = 300_000
+_LONGEST_NUMBER = 1000
+_CONTAINERS = (dict, list)
 _FREE_STEPS, _STEPS_PER_LETTER = 20_000, 30
 """The maximum number of steps to resolve a text: few for a short one, so that it needs no queue."""
 _Settings = dict[tuple[str, ...], Node]
@@ -55,10 +57,16 @@ def parse_untrusted(
     Raises InvalidConfig, with line and column where known. Bytes must be UTF-8.
     """
     decoded = _decoded(text, max_bytes)
-    plain = _json_object(decoded)
+    plain = _json_object(decoded, max_depth)
+    return plain if plain is not None else _parsed(decoded, max_bytes=max_bytes, max_depth=max_depth)
+
+
+def read_untrusted(text: str | bytes, *, max_bytes: int, max_depth: int) -> JsonMapping:
+    """Parse as :func:`parse_untrusted` does, and keep the text if it is JSON."""
+    decoded = _decoded(text, max_bytes)
+    plain = _json_object(decoded, max_depth)
     if plain is not None:
-        _check_depth(decoded, plain, max_depth)
-        return plain
+        return WrittenObject(plain, decoded)
     return _parsed(decoded, max_bytes=max_bytes, max_depth=max_depth)
 
 
@@ -121,7 +129,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _number(written: str) -> int | float:
-    if len(written) > 1000:
+    if len(written) > _LONGEST_NUMBER:
         raise ValueError("too long")
     value = number(written)
     if value in (float("inf"), float("-inf")):
@@ -133,15 +141,15 @@ def _not_json(constant: str) -> None:
     raise ValueError(f"{constant} is text in HOCON")
 
 
-def _json_object(text: str) -> dict[str, Any] | None:
-    """Return the object of plain JSON, or None for text that needs the HOCON parser."""
+def _json_object(text: str, max_depth: int) -> dict[str, Any] | None:
+    """Return the object of plain JSON, or None for text that needs the HOCON parser. Raises InvalidConfig."""
     if not text.lstrip().startswith("{"):
         return None
     try:
         value = json.loads(
             text,
             object_pairs_hook=_unique,
-            parse_int=_number,
+            parse_int=_number if "-0" in text or _has_long_items(text) else None,
             parse_float=_number,
             parse_constant=_not_json,
         )
@@ -149,7 +157,15 @@ def _json_object(text: str) -> dict[str, Any] | None:
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        return None
+    _check_depth(text, value, max_depth)
+    return value
+
+
+def _has_long_items(text: str) -> bool:
+    """Whether a number of a JSON text could be longer than the limit; a cheap test, which may be wrong."""
+    return max(map(len, text.split(","))) > _LONGEST_NUMBER
 
 
 def _check_depth(text: str, value: dict[str, Any], max_depth: int) -> None:
@@ -158,15 +174,14 @@ def _check_depth(text: str, value: dict[str, Any], max_depth: int) -> None:
     level: list[Any] = [value]
     for _ in range(max_depth):
         level = [
-            item for container in level for item in _children(container) if isinstance(item, (dict, list))
+            item
+            for container in level
+            for item in (container.values() if type(container) is dict else container)
+            if type(item) in _CONTAINERS
         ]
         if not level:
             return
     raise _too_deep(max_depth)
-
-
-def _children(container: dict[str, Any] | list[Any]) -> list[Any]:
-    return list(container.values()) if isinstance(container, dict) else container
 
 
 # -- HOCON -----------------------------------------------------------------------------------------
