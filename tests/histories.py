@@ -8,7 +8,16 @@ from __future__ import annotations
 
 import attrs
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
 
 from jobserver_core import (
     BinaryType,
@@ -70,9 +79,10 @@ class JobServerHistory(RuleBasedStateMachine):
             settings=Settings.from_mapping({"jobserver": {"jobs": limits}}),
         ).start()
 
+    @precondition(lambda self: self.live())
     @rule()
     def crash(self) -> None:
-        """The server ends without a word, and another one starts over the same stores."""
+        """The server ends without a word while it has jobs, and another one starts over the same stores."""
         before = {job_id: self.server.job(job_id) for job_id in self.accepted}
         cancelled = {
             job_id
@@ -105,12 +115,16 @@ class JobServerHistory(RuleBasedStateMachine):
 
     # -- binaries ----------------------------------------------------------------------------------
 
-    @initialize()
-    def upload_everything_and_start_a_context(self) -> None:
+    @initialize(target=jobs, count=st.integers(0, SLOTS + 1))
+    def start_a_context_with_jobs(self, count: int) -> MultipleResults[str]:
         for name in ("one", "two"):
             self.server.upload(name, BinaryType.EGG, archive(name))
         self.server.create_context("red")
         self.launcher.listeners[0].context_ready(application_id="app", url=None)
+        for _ in range(count):
+            request = attrs.evolve(a_request("w.Any", context="red"), class_path=parse_class_path("one"))
+            self.accepted.append(self.server.submit(request).id)
+        return multiple(*self.accepted)
 
     @rule(name=NAMES, content=st.sampled_from("abc"))
     def upload(self, name: str, content: str) -> None:
