@@ -397,11 +397,12 @@ class Unavailable(JobServerError):
 
 
 class NoSlots(Unavailable):
-    """All job slots of the context are taken, and its queue is full or disabled."""
+    """All job slots of the context are taken, and its queue is full or disabled, or full for this user."""
 
-    template = "context {context} has no free job slot (running jobs: {running})"
+    template = "context {context} has no free job slot (running jobs: {running}): {reason}"
     context: str
     running: int
+    reason: str = "its queue is full"
 
 
 class ServerClosed(Unavailable):

@@ -66,6 +66,12 @@ def submit(
     timeout: Annotated[
         int, typer.Option("--timeout", min=1, max=86400, help="How many seconds --sync waits.")
     ] = SYNC_TIMEOUT,
+    priority: Annotated[
+        int | None,
+        typer.Option(
+            "--priority", min=-100, max=100, help="Waiting jobs with a higher priority start first."
+        ),
+    ] = None,
     max_queue_time: Annotated[
         int | None,
         typer.Option(
@@ -103,6 +109,7 @@ def submit(
         "cp": ",".join(names),
         "mainClass": main_class,
         "context": context,
+        "priority": priority,
         "maxQueueTime": max_queue_time,
         "maxRunTime": max_run_time,
         "callbackUrl": callback,

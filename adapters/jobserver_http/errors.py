@@ -179,6 +179,7 @@ _ANSWERS: dict[type[Exception], Rule] = {
         status=503,
         label="NO SLOTS AVAILABLE",
         result=names.without_prefix(error.formatted(_NO_SLOTS)),
+        detail=error.reason,
         headers=RETRY,
     ),
     core.ServerClosed: _message(503, headers=RETRY),

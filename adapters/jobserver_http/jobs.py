@@ -18,7 +18,7 @@ from jobserver_core.errors import (
     ResultTimeout,
     ServerClosed,
 )
-from jobserver_core.models.jobs import MAX_SECONDS, Job, JobPage, JobQuery, ResultKind
+from jobserver_core.models.jobs import MAX_PRIORITY, MAX_SECONDS, Job, JobPage, JobQuery, ResultKind
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.running.results import ResultReader
 from jobserver_core.running.waiting import JobHandle
@@ -251,6 +251,11 @@ _SUBMIT_PARAMETERS = (
         name="maxRunTime",
         kind=Integer(1, int(MAX_SECONDS)),
         doc="how many seconds the job may run; then it is killed and ends as ERROR",
+    ),
+    Parameter(
+        name="priority",
+        kind=Integer(-MAX_PRIORITY, MAX_PRIORITY),
+        doc="waiting jobs with a higher priority start first; default 0",
     ),
     Parameter(name="callbackUrl", doc="the http(s) URL to which the server posts the outcome"),
     Parameter(name="spark.proxy.user", doc="the user to impersonate, in a context created for the job"),

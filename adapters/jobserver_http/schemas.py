@@ -57,6 +57,7 @@ _JOB: Schema = {
     "status": _one_of(JobState),
     "waiting": _TRUE,
     "killRequested": _TRUE,
+    "priority": {"type": "integer"},
     "maxQueueTime": _SECONDS,
     "maxRunTime": _SECONDS,
     "progress": {"$ref": "#/components/schemas/Progress"},
@@ -65,6 +66,7 @@ _JOB: Schema = {
 _JOB_OPTIONAL = (
     "waiting",
     "killRequested",
+    "priority",
     "maxQueueTime",
     "maxRunTime",
     "progress",

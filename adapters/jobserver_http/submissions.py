@@ -77,6 +77,8 @@ def job_request(call: Call, config: JsonMapping) -> JobRequest:
         idempotency_key=_own_key(call),
         max_queue_time=params["maxQueueTime"],
         max_run_time=params["maxRunTime"],
+        priority=params["priority"] or 0,
+        submitted_by=call.identity.name if call.identity is not None else "",
     )
 
 

@@ -109,9 +109,9 @@ def context_report(context: Context, names: Namespace = NO_NAMESPACE) -> Json:
 def job_report(job: Job, names: Namespace = NO_NAMESPACE) -> Json:
     """Return the contract's job report.
 
-    As extensions, it has ``waiting`` and ``killRequested`` if they are true, the job's limits of time if it
-    has any, and ``progress`` if it is known and the job has not finished. The last progress of a finished
-    job would be outdated.
+    As extensions, it has ``waiting`` and ``killRequested`` if they are true, its priority if it is not 0, its
+    limits of time if it has any, and ``progress`` if it is known and the job has not finished. The last
+    progress of a finished job would be outdated.
     """
     report: Json = {
         "jobId": job.id,
@@ -128,6 +128,8 @@ def job_report(job: Job, names: Namespace = NO_NAMESPACE) -> Json:
         report["waiting"] = True
     if job.kill_requested and not job.state.final:
         report["killRequested"] = True
+    if job.priority:
+        report["priority"] = job.priority
     if job.max_queue_time is not None:
         report["maxQueueTime"] = job.max_queue_time
     if job.max_run_time is not None:

@@ -88,6 +88,16 @@ you kill it with `force`. If its context was created for it, the context is kill
 Setting the machine's clock does not change these times. The time that a job waited under an earlier server
 counts.
 
+## Which job is next
+
+A job that finds no free slot waits in the queue of its context. Jobs with a higher `priority` (a parameter of
+the request, -100 to 100, default 0) start first. Among jobs of the same priority, authenticated users take
+turns, and the jobs of one user start in the order in which they came. Without authentication, all jobs do.
+
+`jobserver.jobs.max-queued-jobs` limits the queue. A user may take as many places as are still free, so one
+user alone gets half of them, and there is always a place for others. A job without a place is refused with
+503 and `NO SLOTS AVAILABLE`. Without authentication there is no limit for each user.
+
 ## Configurations in requests
 
 The configuration of a job or context in a request is also HOCON or JSON, but it is untrusted:

@@ -68,7 +68,8 @@ class JobRequest:
     job.
 
     ``max_queue_time`` and ``max_run_time`` are in seconds. A job that waits longer for its start, or runs
-    longer, ends as ERROR. Without them, the settings of the context apply.
+    longer, ends as ERROR. Without them, the settings of the context apply. Of the jobs that wait, those with
+    the highest ``priority`` start first; ``submitted_by`` is the authenticated user, and users take turns.
     """
 
     class_name: str
@@ -81,6 +82,8 @@ class JobRequest:
     idempotency_key: str | None = None
     max_queue_time: float | None = None
     max_run_time: float | None = None
+    priority: int = 0
+    submitted_by: str = ""
 
     def __attrs_post_init__(self) -> None:
         check_class_name(self.class_name)
@@ -90,6 +93,10 @@ class JobRequest:
             )
         if self.idempotency_key is not None and not 0 < len(self.idempotency_key) <= 255:
             raise InvalidRequest(message="an idempotency key must have 1 to 255 characters")
+        if isinstance(self.priority, bool) or not -MAX_PRIORITY <= self.priority <= MAX_PRIORITY:
+            raise InvalidRequest(
+                message=f"priority must be -{MAX_PRIORITY} to {MAX_PRIORITY}, got {self.priority}"
+            )
         for name in ("max_queue_time", "max_run_time"):
             seconds = getattr(self, name)
             if seconds is not None and not 0 < seconds <= MAX_SECONDS:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from jobserver_core.running.context_record import ContextRecord
 from jobserver_core.running.context_settings import stops_on_job_error
 from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.records import FinalOutcome, Records
+from jobserver_core.running.waiting_jobs import WaitingJobs
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import JobLimits
@@ -68,7 +68,7 @@ class JobQueue:
         self._holding = False
         self._retry_scheduled = False
         self._store_scheduled = False
-        self._waiting: deque[LiveJob] = deque()
+        self._waiting = WaitingJobs()
         self._running: dict[str, LiveJob] = {}
 
     def running(self, job_id: str) -> LiveJob | None:
@@ -86,11 +86,16 @@ class JobQueue:
         digests = [live.result_digest for live in self._running.values()]
         return frozenset(digest for digest in digests if digest is not None)
 
-    def check_room(self) -> None:
-        """Raise NoSlots when the limits of running and waiting jobs are reached."""
+    def check_room(self, user: str) -> None:
+        """Raise NoSlots when no more jobs may run or wait, or no more of this user."""
         limits, taken = self._limits, len(self._running) + len(self._waiting)
-        if taken >= limits.max_jobs_per_context + limits.max_queued_jobs:
-            raise NoSlots(context=self._context.current.name, running=len(self._running))
+        free = limits.max_jobs_per_context + limits.max_queued_jobs - taken
+        if not self._waiting.has_share(user, free):
+            reason = f"the queue is full ({len(self._waiting)} jobs wait)"
+            if free > 0:
+                reason = f"user {user} has the share of one user in the queue, the rest is for others"
+            name, running = self._context.current.name, len(self._running)
+            raise NoSlots(context=name, running=running, reason=reason)
 
     def accept(self, live: LiveJob, config: str) -> None:
         """Record a job and run it, with one write if a slot is free; raises as :meth:`Records.add_job`."""
@@ -108,7 +113,7 @@ class JobQueue:
         """Run a job that is recorded, as soon as a slot is free."""
         self._publish(live)
         live.wait_until()
-        self._waiting.append(live)
+        self._waiting.add(live)
         self.dispatch()
         if live.deadline is not None:
             self._watch(live.deadline)
@@ -117,7 +122,7 @@ class JobQueue:
         """Continue with a job of an earlier server: it has its slot, or waits behind earlier ones."""
         if live.job.waiting:
             live.wait_until()
-            self._waiting.append(live)
+            self._waiting.add(live)
         else:
             live.run_until()
             self._running[live.job.id] = live
@@ -201,13 +206,14 @@ class JobQueue:
             return
         try:
             while self._waiting and self._slot_free:
-                if _passed(self._waiting[0], self._clock.monotonic()):
-                    self._expire_waiting(self._waiting[0])
+                live = self._waiting.next()
+                if _passed(live, self._clock.monotonic()):
+                    self._expire_waiting(live)
                 else:
-                    self._dispatch(self._waiting[0])
-                    self._waiting.popleft()
+                    self._dispatch(live)
+                    self._waiting.take(live)
         except StorageError as error:
-            job_id = self._waiting[0].job.id
+            job_id = self._waiting.next().job.id
             _repeats.warning(context.current.id, "job %s waits for storage: %s", job_id, error)
             self._dispatch_later()
         for live in self._waiting:

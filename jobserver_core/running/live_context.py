@@ -227,7 +227,7 @@ class LiveContext(ContextListener):
         """
         with self._context.changing():
             self._context.check_accepts_jobs()
-            self._jobs.check_room()
+            self._jobs.check_room(live.job.submitted_by)
             self._jobs.accept(live, config)
 
     def adopt(self, live: LiveJob) -> None:

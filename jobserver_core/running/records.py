@@ -180,6 +180,8 @@ class Records:
             fingerprint=fingerprint,
             max_queue_time=request.max_queue_time or limits.job_max_queue_time,
             max_run_time=request.max_run_time or limits.job_max_run_time,
+            priority=request.priority,
+            submitted_by=request.submitted_by,
         )
 
     def add_job(self, job: Job, config: str) -> None:

@@ -22,7 +22,7 @@ from jobserver_core.running.waiting import JobHandle
 
 __all__ = ["SubmissionService"]
 
-_LIMITS = ("max_queue_time", "max_run_time")
+_LIMITS = ("max_queue_time", "max_run_time", "priority")
 
 
 class SubmissionService:

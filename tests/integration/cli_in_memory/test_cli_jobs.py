@@ -144,8 +144,11 @@ def test_a_python_job_with_several_packages_learns_where_the_others_belong(
 def test_limits_of_time_are_durations_and_a_bare_number_is_seconds(
     client: CommandLine, server: JobServer
 ) -> None:
-    job_id = client("submit", *COUNT, "--max-run-time", "1.5h", "--max-queue-time", "90").out.strip()
+    job_id = client(
+        "submit", *COUNT, "--max-run-time", "1.5h", "--max-queue-time", "90", "--priority", "-3"
+    ).out.strip()
     assert (server.job(job_id).max_run_time, server.job(job_id).max_queue_time) == (5400, 90)
+    assert server.job(job_id).priority == -3
     refused = client("submit", *COUNT, "--max-run-time", "soon")
     assert (refused.code, refused.out) == (2, "")
     assert "90s, 30m or 2h" in " ".join(refused.err.replace("│", " ").split())

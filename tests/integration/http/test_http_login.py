@@ -262,3 +262,20 @@ def test_uploading_and_counting_work_with_credentials_as_without(guarded: Site) 
     assert guarded.client.post("/binaries/b", content=archive(), headers=WHEEL).status_code == 201
     answer = guarded.submit("w.Count", "input.string = a a", sync="true")
     assert answer.json()["result"] == {"a": 2}
+
+
+def test_the_user_who_submits_a_job_is_the_one_who_takes_turns(guarded: Site) -> None:
+    guarded.client.post("/contexts/etl")
+    query = {"appName": "words", "classPath": "w.Echo", "context": "etl", "sync": "true", "priority": "7"}
+    with as_user(guarded, "alice") as alice:
+        job_id = alice.post("/jobs", params=query).json()["jobId"]
+        assert alice.get(f"/jobs/{job_id}").json()["priority"] == 7
+    job = guarded.server.job(job_id)
+    assert (job.submitted_by, job.priority) == ("alice", 7)
+
+
+def test_without_authentication_all_jobs_are_of_one_user(start: Start) -> None:
+    site = start()
+    job_id = site.submit("w.Echo", sync="true").json()["jobId"]
+    assert site.server.job(job_id).submitted_by == ""
+    assert "priority" not in site.client.get(f"/jobs/{job_id}").json()
