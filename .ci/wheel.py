@@ -52,15 +52,15 @@ def run(*command: str | Path, cwd: Path) -> None:
     subprocess.run([str(part) for part in command], check=True, cwd=cwd)
 
 
-def build(folder: Path) -> Path:
+def build(directory: Path) -> Path:
     """Build the wheel through a source distribution, as the package index would get it."""
-    run(sys.executable, "-m", "build", "--outdir", folder, ROOT, cwd=folder)
-    (wheel,) = folder.glob("*.whl")
+    run(sys.executable, "-m", "build", "--outdir", directory, ROOT, cwd=directory)
+    (wheel,) = directory.glob("*.whl")
     return wheel
 
 
 def check_content(wheel: Path) -> None:
-    """See that every package of the folders is in the wheel, with its marker of types."""
+    """See that every package of the directories is in the wheel, with its marker of types."""
     names = set(zipfile.ZipFile(wheel).namelist())
     packages = [p for room in ("backends", "adapters") for p in (ROOT / room).iterdir() if p.is_dir()]
     for package in [ROOT / "jobserver_core", *packages]:
@@ -72,13 +72,13 @@ def check_content(wheel: Path) -> None:
 def main() -> None:
     """Build, look inside, install, run."""
     with tempfile.TemporaryDirectory(prefix="jobserver-wheel-") as text:
-        folder = Path(text)
-        wheel = build(folder)
+        directory = Path(text)
+        wheel = build(directory)
         check_content(wheel)
-        venv.create(folder / "venv", with_pip=True)
-        python = folder / "venv" / "bin" / "python"
-        run(python, "-m", "pip", "install", "-q", wheel, cwd=folder)
-        run(python, "-W", "error", "-c", JOB, cwd=folder)
+        venv.create(directory / "venv", with_pip=True)
+        python = directory / "venv" / "bin" / "python"
+        run(python, "-m", "pip", "install", "-q", wheel, cwd=directory)
+        run(python, "-W", "error", "-c", JOB, cwd=directory)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long a large blob takes to store, and how much memory: against a plain copy with its sha256.
 
-    python benchmarks/blobs_put.py [MiB] [folder]
+    python benchmarks/blobs_put.py [MiB] [directory]
 
 Prints the median of three runs, each in its own process, and the highest memory use of any run. The blob
 store syncs to the disk before a blob counts as stored, so the plain copy does that too.
@@ -31,13 +31,13 @@ def chunks(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def nothing(source: Path, folder: Path) -> None:
+def nothing(source: Path, directory: Path) -> None:
     """What the process needs by itself."""
 
 
-def plain_copy(source: Path, folder: Path) -> None:
+def plain_copy(source: Path, directory: Path) -> None:
     found = hashlib.sha256()
-    with (folder / "copy").open("wb") as file:
+    with (directory / "copy").open("wb") as file:
         for chunk in chunks(source):
             found.update(chunk)
             file.write(chunk)
@@ -45,28 +45,28 @@ def plain_copy(source: Path, folder: Path) -> None:
         os.fsync(file.fileno())
 
 
-def blob_put(source: Path, folder: Path) -> None:
-    FsspecBlobStore(folder / "blobs").put(chunks(source))
+def blob_put(source: Path, directory: Path) -> None:
+    FsspecBlobStore(directory / "blobs").put(chunks(source))
 
 
-def blob_put_again(source: Path, folder: Path) -> None:
+def blob_put_again(source: Path, directory: Path) -> None:
     """The same content a second time, which is hashed and written, then dropped: two puts are timed."""
-    store = FsspecBlobStore(folder / "blobs")
+    store = FsspecBlobStore(directory / "blobs")
     store.put(chunks(source))
     store.put(chunks(source))
 
 
-def fetch_file(source: Path, folder: Path) -> None:
-    with FsspecFetcher(cache_directory=folder / "cache", max_size=2**40).fetch(f"file:{source}"):
+def fetch_file(source: Path, directory: Path) -> None:
+    with FsspecFetcher(cache_directory=directory / "cache", max_size=2**40).fetch(f"file:{source}"):
         pass
 
 
 CASES = {case.__name__: case for case in (nothing, plain_copy, blob_put, blob_put_again, fetch_file)}
 
 
-def run_case(name: str, source: Path, folder: Path) -> None:
+def run_case(name: str, source: Path, directory: Path) -> None:
     begun = time.perf_counter()
-    CASES[name](source, folder)
+    CASES[name](source, directory)
     seconds = time.perf_counter() - begun
     print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
@@ -74,12 +74,12 @@ def run_case(name: str, source: Path, folder: Path) -> None:
 def measure(name: str, source: Path, parent: Path) -> tuple[float, float]:
     times, memory = [], []
     for _ in range(3):
-        folder = Path(tempfile.mkdtemp(dir=parent))
-        command = [sys.executable, __file__, "--case", name, str(source), str(folder)]
+        directory = Path(tempfile.mkdtemp(dir=parent))
+        command = [sys.executable, __file__, "--case", name, str(source), str(directory)]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         times.append(float(output[0]))
         memory.append(float(output[1]))
-        shutil.rmtree(folder)
+        shutil.rmtree(directory)
     return statistics.median(times), max(memory)
 
 

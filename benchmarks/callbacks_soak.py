@@ -519,8 +519,8 @@ def main() -> int:
     if options.serve:
         serve(options.serve)
         return 0
-    with tempfile.TemporaryDirectory(prefix="callbacks-soak-") as folder:
-        counts = soak(Path(folder), jobs=options.jobs, kills=options.kills, limit=options.limit)
+    with tempfile.TemporaryDirectory(prefix="callbacks-soak-") as directory:
+        counts = soak(Path(directory), jobs=options.jobs, kills=options.kills, limit=options.limit)
     print(json.dumps(counts, indent=2))
     return 1 if counts["wrong"] else 0
 

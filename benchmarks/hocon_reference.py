@@ -194,11 +194,11 @@ def parsed(document: Document) -> dict[str, Any] | None:
 
 def reference(documents: list[Document], jar: Path) -> list[str]:
     """Return the values of documents in the reference: JSON, or ``!`` and the name of an error."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "Reference.java").write_text(REFERENCE)
-        subprocess.run(["javac", "-cp", str(jar), "-d", folder, f"{folder}/Reference.java"], check=True)
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory, "Reference.java").write_text(REFERENCE)
+        subprocess.run(["javac", "-cp", str(jar), "-d", directory, f"{directory}/Reference.java"], check=True)
         done = subprocess.run(
-            ["java", "-Xss4m", "-cp", f"{jar}:{folder}", "Reference"],
+            ["java", "-Xss4m", "-cp", f"{jar}:{directory}", "Reference"],
             input="".join(f"{json.dumps(document)}\n" for document in documents),
             capture_output=True,
             text=True,

@@ -33,11 +33,11 @@ SERVER = textwrap.dedent(
         piece = b"0," * 500_000
         return (piece for _ in range(job.config["megabytes"]))
 
-    folder = Path(sys.argv[1])
+    directory = Path(sys.argv[1])
     settings = Settings.from_mapping({"jobserver": {"http": {"port": 0}}})
     server = JobServer.in_memory(
         settings=settings,
-        blobs=FsspecBlobStore.from_settings(settings, folder),
+        blobs=FsspecBlobStore.from_settings(settings, directory),
         launcher=InlineLauncher({"b.Numbers": numbers}),
     )
     serve(server, on_listening=lambda host, port: print(f"http://{host}:{port}", flush=True))
@@ -95,9 +95,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--size", type=int, default=2000, help="megabytes")
     size = parser.parse_args().size
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as directory:
         server = subprocess.Popen(
-            [sys.executable, "-c", SERVER, folder],
+            [sys.executable, "-c", SERVER, directory],
             stdout=subprocess.PIPE,
             text=True,
             stderr=subprocess.DEVNULL,

@@ -65,16 +65,16 @@ class BenchContext:
 class Bench:
     """A launcher in its own directory; it ends with the ``with`` block."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        package = folder / "bench_jobs"
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        package = directory / "bench_jobs"
         package.mkdir()
         (package / "__init__.py").write_text(SOURCE)
-        wheel = build_wheel(package, folder, version="1.0")
+        wheel = build_wheel(package, directory, version="1.0")
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
         self._code = JobCode(path=wheel, type=BinaryType.WHEEL, digest=digest, source="bench")
-        (folder / "data").mkdir()
-        self._launcher = PySparkLauncher(folder / "pyspark", master="local[2]")
+        (directory / "data").mkdir()
+        self._launcher = PySparkLauncher(directory / "pyspark", master="local[2]")
 
     def __enter__(self) -> Bench:
         return self
@@ -91,9 +91,9 @@ class Bench:
         spec = ContextSpec(
             id=context_id,
             name="bench",
-            log_path=self._folder / f"{context_id}.log",
-            work_dir=self._folder / "work" / context_id,
-            data_dir=self._folder / "data",
+            log_path=self._directory / f"{context_id}.log",
+            work_dir=self._directory / "work" / context_id,
+            data_dir=self._directory / "data",
         )
         listener = RecordingListener()
         handle = self._launcher.start_context(spec, listener)

@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
-    with tempfile.TemporaryDirectory() as folder, Bench(Path(folder)) as bench:
+    with tempfile.TemporaryDirectory() as directory, Bench(Path(directory)) as bench:
         bench.prepare()
         rows = [(stock(), ours(bench)) for _ in range(rounds)]
     theirs, own = ([row[i] for row in rows] for i in (0, 1))

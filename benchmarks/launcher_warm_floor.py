@@ -36,7 +36,7 @@ def main() -> None:
         "WordCount": lambda: dict(spark.sparkContext.parallelize(words).countByValue()),
         "Range": lambda: spark.range(1000).count(),
     }
-    with tempfile.TemporaryDirectory() as folder, Bench(Path(folder)) as bench:
+    with tempfile.TemporaryDirectory() as directory, Bench(Path(directory)) as bench:
         context = bench.start()
         print(
             f"medians of {rounds}, in milliseconds; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"

@@ -105,8 +105,8 @@ def compare(name: str, make: Callable[[str], SqlMetadataStore], few: int, many: 
 def main() -> None:
     few, many = (int(argument) for argument in (*sys.argv[1:], "1000", "1000000")[:2])
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jobserver-benchmark-")))
-        compare("SQLite", lambda name: SqlMetadataStore(f"sqlite:///{folder / name}.db"), few, many)
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jobserver-benchmark-")))
+        compare("SQLite", lambda name: SqlMetadataStore(f"sqlite:///{directory / name}.db"), few, many)
         if problem := missing():
             print(f"PostgreSQL: not measured, needs {problem}")
             return

@@ -116,11 +116,11 @@ def run(name: str, store: MetadataStore, baseline: Baseline | None, count: int) 
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 500
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jobserver-benchmark-")))
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jobserver-benchmark-")))
         run("memory", MemoryMetadataStore(), None, count)
         for synchronous in ("full", "normal"):
-            store = SqlMetadataStore(f"sqlite:///{folder / synchronous}.db", synchronous=synchronous)
-            baseline = sqlite_baseline(folder / f"{synchronous}-baseline.db", synchronous, stack)
+            store = SqlMetadataStore(f"sqlite:///{directory / synchronous}.db", synchronous=synchronous)
+            baseline = sqlite_baseline(directory / f"{synchronous}-baseline.db", synchronous, stack)
             run(f"SQLite, synchronous={synchronous}", store, baseline, count)
         if problem := missing():
             print(f"PostgreSQL: not measured, needs {problem}")

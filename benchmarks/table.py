@@ -115,15 +115,15 @@ class Client:
 class Server:
     """``jobserver serve`` in its own process."""
 
-    def __init__(self, folder: Path, settings: str = "") -> None:
+    def __init__(self, directory: Path, settings: str = "") -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
-        config = folder / "server.conf"
+        config = directory / "server.conf"
         config.write_text(f'spark.master = "local[2]"\n{settings}\n')
-        self._log = (folder / "server.log").open("wb")
+        self._log = (directory / "server.log").open("wb")
         program = str(Path(sys.executable).with_name("jobserver"))
-        options = ["--port", str(self.port), "--data-dir", str(folder / "data"), "--config", str(config)]
+        options = ["--port", str(self.port), "--data-dir", str(directory / "data"), "--config", str(config)]
         self.process = subprocess.Popen([program, "serve", *options], stdout=self._log, stderr=self._log)
         self.wait_healthy()
 
@@ -233,23 +233,23 @@ def throughput(port: int, job: Callable[[Client], object], count: int, clients: 
 class Bench:
     """Shared by the rows: a directory, a server, the jobs, and stock PySpark."""
 
-    def __init__(self, folder: Path, jobs: int) -> None:
-        self.folder = folder
+    def __init__(self, directory: Path, jobs: int) -> None:
+        self.directory = directory
         self.jobs = jobs
         self.wheel = self.make_wheel("bench_jobs")
 
     def make_wheel(self, name: str) -> Path:
-        package = self.folder / name
+        package = self.directory / name
         package.mkdir()
         (package / "__init__.py").write_text(JOBS)
-        return build_wheel(package, self.folder, version="1.0")
+        return build_wheel(package, self.directory, version="1.0")
 
     def jar(self) -> Path:
         """Compile the JVM jobs against the API that a context offers."""
-        source, target = self.folder / "Jobs.scala", self.folder / "jobs.jar"
+        source, target = self.directory / "Jobs.scala", self.directory / "jobs.jar"
         if not target.exists():
             source.write_text(SCALA)
-            classes = self.folder / "classes"
+            classes = self.directory / "classes"
             classes.mkdir()
             program = str(Path(sys.executable).with_name("jobserver"))
             done = subprocess.run([program, "jvm-api"], capture_output=True, text=True, check=True)
@@ -264,8 +264,8 @@ class Bench:
     @contextmanager
     def server(self, settings: str = "", context: str = "") -> Iterator[Server]:
         """Start a server with the jobs uploaded and the context ``warm`` ready."""
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
-        server = Server(folder, settings)
+        directory = Path(tempfile.mkdtemp(dir=self.directory))
+        server = Server(directory, settings)
         try:
             client = Client(server.port)
             client.call("POST", "/binaries/py", self.wheel.read_bytes(), "application/python-wheel")
@@ -274,7 +274,7 @@ class Bench:
             yield server
         finally:
             server.close()
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(directory, ignore_errors=True)
 
     def cold_stock(self) -> float:
         """Return how many seconds a fresh stock PySpark takes to its first word count."""
@@ -467,8 +467,8 @@ from jobserver_core import BinaryType, JobRequest, JobServer, Settings, load_set
 from jobserver_core.memory import InlineLauncher, MemoryBlobStore, MemoryFetcher, MemoryMetadataStore
 from jobserver_core.models.binaries import ClassPathEntry
 from jobserver_sql import SqlMetadataStore
-kind, folder, wheel = sys.argv[1:4]
-store = MemoryMetadataStore() if kind == "memory" else SqlMetadataStore(f"sqlite:///{folder}/core.db")
+kind, directory, wheel = sys.argv[1:4]
+store = MemoryMetadataStore() if kind == "memory" else SqlMetadataStore(f"sqlite:///{directory}/core.db")
 server = JobServer(metadata=store, blobs=MemoryBlobStore(), fetcher=MemoryFetcher(),
     launcher=InlineLauncher({"a.Nothing": lambda _job: None}))
 with server:
@@ -489,9 +489,9 @@ with server:
     print(4000 / (time.perf_counter() - begun))
 """
     for kind in ("memory", "sqlite"):
-        folder = tempfile.mkdtemp(dir=bench.folder)
+        directory = tempfile.mkdtemp(dir=bench.directory)
         done = subprocess.run(
-            [sys.executable, "-c", program, kind, folder, str(bench.wheel)],
+            [sys.executable, "-c", program, kind, directory, str(bench.wheel)],
             capture_output=True,
             text=True,
             check=False,
@@ -506,11 +506,11 @@ def healthy(bench: Bench) -> None:
     ours, theirs = [], []
     # As in an installation, modules are compiled already: the first start, which does that, does not count.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    os.environ["PYTHONPYCACHEPREFIX"] = str(bench.folder / "bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = str(bench.directory / "bytecode")
     for _ in range(6):
-        folder = Path(tempfile.mkdtemp(dir=bench.folder))
+        directory = Path(tempfile.mkdtemp(dir=bench.directory))
         begun = time.perf_counter()
-        server = Server(folder)
+        server = Server(directory)
         ours.append(time.perf_counter() - begun)
         server.close()
         command = [sys.executable, "-c", "import starlette.applications, uvicorn"]
@@ -556,8 +556,8 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.2f}\n")
     print("| what | figure | baseline | ratio |\n| --- | --- | --- | --- |")
-    with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), options.jobs)
+    with tempfile.TemporaryDirectory() as directory:
+        bench = Bench(Path(directory), options.jobs)
         for name in options.only:
             ROWS[name](bench)
     print(f"\nload {os.getloadavg()[0]:.2f}")

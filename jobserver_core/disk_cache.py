@@ -122,26 +122,26 @@ class _Held:
 class DiskCache:
     """Entries by name. ``limit`` is in bytes, ``max_age`` in seconds.
 
-    Without a ``folder``, the cache is in a temporary directory, which :meth:`close` or the end of the process
+    Without a ``directory``, the cache is in a temporary one, which :meth:`close` or the end of the process
     removes. ``removed`` is called with the name of each entry that was removed. Methods raise OSError if the
     disk refuses something; evicting entries never raises.
     """
 
     def __init__(
         self,
-        folder: Path | None,
+        directory: Path | None,
         *,
         limit: int,
         max_age: float = _MAX_AGE,
         removed: Callable[[str], None] = lambda _name: None,
     ) -> None:
         self.limit = limit
-        self._given = folder
+        self._given = directory
         self._max_age = max_age
         self._removed = removed
         self._lock = threading.Lock()
         self._opening = threading.Lock()
-        self._folder: Path | None = None
+        self._directory: Path | None = None
         self._held: dict[str, _Held] = {}
         self._idle: dict[str, int] = {}
         self._unwanted: set[str] = set()
@@ -228,7 +228,7 @@ class DiskCache:
         if self._given is not None:
             return
         with self._opening:
-            self._folder = None
+            self._directory = None
             self._idle.clear()
             finalizer, self._finalizer = self._finalizer, lambda: None
         finalizer()
@@ -237,18 +237,18 @@ class DiskCache:
 
     def _place(self, name: str) -> Path:
         with self._opening:
-            if self._folder is None:
-                self._folder = self._opened()
-            return self._folder / name
+            if self._directory is None:
+                self._directory = self._opened()
+            return self._directory / name
 
     def _opened(self) -> Path:
-        folder = self._given
-        if folder is None:
-            folder = Path(tempfile.mkdtemp(prefix="jobserver-cache-"))
-            self._finalizer = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        directory = self._given
+        if directory is None:
+            directory = Path(tempfile.mkdtemp(prefix="jobserver-cache-"))
+            self._finalizer = weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
         for name in ("contents", "parts", "locks"):
-            (folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-        return folder
+            (directory / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        return directory
 
     def _lease(self, name: str, path: Path) -> CacheLease:
         return CacheLease(path, lambda: self._released(name, path))

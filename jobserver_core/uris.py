@@ -152,7 +152,7 @@ def _file_path(text: str, parts: SplitResult) -> str:
         reason = "a file is on this machine: write {0}:/path or {0}:///path"
         raise _malformed(text, reason.format(parts.scheme))
     if not parts.path.startswith("/"):
-        raise _malformed(text, f"a file needs an absolute path, as in {parts.scheme}:/folder/file")
+        raise _malformed(text, f"a file needs an absolute path, as in {parts.scheme}:/directory/file")
     if parts.query or parts.fragment or text.endswith(("?", "#")):
         raise _malformed(text, "write ? and # in the name of a file as %3F and %23")
     if b"\0" in unquote_to_bytes(parts.path):

@@ -156,9 +156,9 @@ class StuckLauncher(WordsLauncher):
         return cls(JOBS)
 
 
-def wheel(folder: Path) -> Path:
+def wheel(directory: Path) -> Path:
     """Write a wheel to upload into the directory."""
-    path = folder / "words-0.1-py3-none-any.whl"
+    path = directory / "words-0.1-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("words/__init__.py", "")
     return path

@@ -215,12 +215,12 @@ class _Handler(BaseHTTPRequestHandler):
 class FtpServer:
     """pyftpdlib's server for a directory: anonymous, and ``user`` with a password."""
 
-    def __init__(self, folder: Path, password: str, **handling: Any) -> None:
+    def __init__(self, directory: Path, password: str, **handling: Any) -> None:
         authorizer = DummyAuthorizer()
-        authorizer.add_anonymous(str(folder))
-        authorizer.add_user("user", password, str(folder))
+        authorizer.add_anonymous(str(directory))
+        authorizer.add_user("user", password, str(directory))
         self.commands: list[str] = []
-        self.folder = folder
+        self.directory = directory
         seen = self.commands
 
         def pre_process_command(self: Any, line: str, cmd: str, arg: str) -> Any:

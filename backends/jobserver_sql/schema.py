@@ -90,8 +90,8 @@ def _config(connection: Connection) -> Config:
     from alembic.config import Config  # noqa: PLC0415 - as above
 
     config = Config(attributes={"connection": connection})
-    folder = str(Path(__file__).with_name("migrations"))
-    config.set_main_option("script_location", folder.replace("%", "%%"))
+    directory = str(Path(__file__).with_name("migrations"))
+    config.set_main_option("script_location", directory.replace("%", "%%"))
     return config
 
 

@@ -86,7 +86,7 @@ class SqlMetadataStore(MetadataStore):
         for name, value in settings.metadata.options.items():
             if name not in known:
                 nearest = next(iter(difflib.get_close_matches(name, known)), None)
-                raise _bad_option(name, f"is not an option; options are {', '.join(known)}", nearest)
+                raise _bad_option(name, f"is not an option; expected one of {', '.join(known)}", nearest)
             options[name.replace("-", "_")] = _duration(name, value) if name == "lock-timeout" else value
         default = URL.create("sqlite", database=str(data_dir / FILE_NAME))
         return cls(settings.metadata.url or default, **options)

@@ -27,10 +27,10 @@ _SECONDS_TO_START = 60.0
 def postgresql_programs() -> Path | None:
     """Return the directory of initdb and postgres, from PATH or Debian's location, or None."""
     found = shutil.which("initdb")
-    folders = [os.path.dirname(os.path.realpath(found))] if found else []
-    folders += sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True)
+    directories = [os.path.dirname(os.path.realpath(found))] if found else []
+    directories += sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True)
     needed = ("initdb", "postgres")
-    usable = (f for f in folders if all(os.access(os.path.join(f, name), os.X_OK) for name in needed))
+    usable = (f for f in directories if all(os.access(os.path.join(f, name), os.X_OK) for name in needed))
     return next(map(Path, usable), None)
 
 
@@ -69,7 +69,7 @@ class PostgresqlServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> PostgresqlServer:
-        self._folder = Path(tempfile.mkdtemp(prefix="jobserver-pg-"))
+        self._directory = Path(tempfile.mkdtemp(prefix="jobserver-pg-"))
         try:
             self._create()
             self.start()
@@ -80,11 +80,11 @@ class PostgresqlServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     def url(self, database: str) -> str:
         """Return the URL of a database of this server."""
-        made = URL.create("postgresql", "postgres", database=database, query={"host": str(self._folder)})
+        made = URL.create("postgresql", "postgres", database=database, query={"host": str(self._directory)})
         return made.render_as_string()
 
     def database(self, name: str) -> str:
@@ -105,7 +105,7 @@ class PostgresqlServer:
         import psycopg  # noqa: PLC0415 - in the extra postgresql
 
         name = make_url(url).database
-        return psycopg.connect(host=str(self._folder), user="postgres", dbname=name, autocommit=True)
+        return psycopg.connect(host=str(self._directory), user="postgres", dbname=name, autocommit=True)
 
     def stop(self, *, abruptly: bool = False) -> None:
         """Stop the server, even if it has connections; ``abruptly`` as in a crash."""
@@ -118,15 +118,15 @@ class PostgresqlServer:
         """Start the server on its data, and wait until it accepts connections."""
         options = {
             "listen_addresses": "",
-            "unix_socket_directories": str(self._folder),
+            "unix_socket_directories": str(self._directory),
             "max_connections": "60",
         }
         if not self._durable:
             options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-        command = [str(self._programs / "postgres"), "-D", str(self._folder / "data")]
+        command = [str(self._programs / "postgres"), "-D", str(self._directory / "data")]
         for name, value in options.items():
             command += ["-c", f"{name}={value}"]
-        with (self._folder / "log").open("ab") as log:
+        with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - the command is ours
                 self._bound(command), stdout=log, stderr=log, **self._identity
             )
@@ -134,13 +134,13 @@ class PostgresqlServer:
 
     def _create(self) -> None:
         if self._identity:
-            os.chown(self._folder, self._identity["user"], self._identity["group"])
-        data = str(self._folder / "data")
+            os.chown(self._directory, self._identity["user"], self._identity["group"])
+        data = str(self._directory / "data")
         creation = [str(self._programs / "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-N"]
         subprocess.run(  # noqa: S603 - the command is ours
             [*creation, "-E", "UTF8", "--no-locale"],
             check=True,
-            cwd=self._folder,
+            cwd=self._directory,
             capture_output=True,
             **self._identity,
         )
@@ -160,7 +160,7 @@ class PostgresqlServer:
                 self.connect(self.url("postgres")).close()
             except psycopg.OperationalError:
                 if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError((self._folder / "log").read_text()) from None
+                    raise RuntimeError((self._directory / "log").read_text()) from None
                 time.sleep(0.05)
             else:
                 return

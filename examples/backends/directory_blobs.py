@@ -42,7 +42,7 @@ class DirectoryBlobStore(BlobStore):
         path = options.pop("path", data_dir / "blobs")
         for key in options:
             raise InvalidSetting(
-                key=f"jobserver.blobs.options.{key}", message="is not an option; there is path"
+                key=f"jobserver.blobs.options.{key}", message="is not an option; expected path"
             )
         return cls(Path(path))
 

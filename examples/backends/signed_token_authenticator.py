@@ -35,7 +35,7 @@ class SignedTokenAuthenticator(Authenticator):
         options = settings.auth.options
         if unknown := set(options) - {"key", "revoked"}:
             key = f"jobserver.auth.options.{min(unknown)}"
-            raise InvalidSetting(key=key, message="is not an option; there are key and revoked")
+            raise InvalidSetting(key=key, message="is not an option; expected key or revoked")
         if len(options.get("key", "")) < 16:
             raise InvalidSetting(key="jobserver.auth.options.key", message="must have at least 16 characters")
         return cls(options["key"], options.get("revoked", []))

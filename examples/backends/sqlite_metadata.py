@@ -159,7 +159,7 @@ class SqliteMetadataStore(MetadataStore):
         options = dict(settings.metadata.options)
         path = options.pop("path", data_dir / "metadata.sqlite")
         for key in options:
-            message = "is not an option; there is path"
+            message = "is not an option; expected path"
             raise InvalidSetting(key=f"jobserver.metadata.options.{key}", message=message)
         return cls(Path(path))
 

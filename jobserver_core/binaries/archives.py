@@ -171,7 +171,7 @@ def _check_overlaps(members: list[ZipInfo], end: int) -> None:
 
 def unpack(
     path: Path,
-    folder: Path,
+    directory: Path,
     *,
     kind: BinaryType | None = None,
     max_bytes: int = 16 * _GIB,
@@ -191,45 +191,45 @@ def unpack(
     written; StorageError when the disk reports an error. Unpacking is atomic if the process is killed, but
     not across a power cut.
     """
-    if folder.is_dir():
-        return folder
+    if directory.is_dir():
+        return directory
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(folder)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(directory)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".part", dir=directory.parent))
     except OSError as error:
         raise StorageError(
-            message=f"cannot create a directory in {folder.parent}: {error.strerror}"
+            message=f"cannot create a directory in {directory.parent}: {error.strerror}"
         ) from None
     try:
         limit = min(max_bytes, max(_RATIO_FLOOR, int(path.stat().st_size * max_ratio)))
         _extract_checked(path, temporary, kind, limit, max_members)
-        _publish(temporary, folder)
+        _publish(temporary, directory)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise NotAnArchive(reason="a name in it is too long for this file system") from None
         raise StorageError(message=f"cannot unpack {path.name}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+    return directory
 
 
-def _remove_stale(folder: Path) -> None:
+def _remove_stale(directory: Path) -> None:
     """Remove leftovers of processes that were killed while unpacking this archive."""
-    for left in folder.parent.glob(f".{folder.name}.*.part"):
+    for left in directory.parent.glob(f".{directory.name}.*.part"):
         if time.time() - left.stat().st_mtime > _STALE_SECONDS:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _publish(temporary: Path, folder: Path) -> None:
+def _publish(temporary: Path, directory: Path) -> None:
     try:
-        temporary.rename(folder)
+        temporary.rename(directory)
     except OSError:
-        if not folder.is_dir():  # another process was first; its directory has the same content
+        if not directory.is_dir():  # another process was first; its directory has the same content
             raise
 
 
-def _extract_checked(path: Path, folder: Path, kind: BinaryType | None, limit: int, count: int) -> None:
+def _extract_checked(path: Path, directory: Path, kind: BinaryType | None, limit: int, count: int) -> None:
     import zipfile  # noqa: PLC0415 - keeps the import of the library light
     import zlib  # noqa: PLC0415
 
@@ -239,7 +239,7 @@ def _extract_checked(path: Path, folder: Path, kind: BinaryType | None, limit: i
             if len(archive.infolist()) > count:
                 raise NotAnArchive(reason=f"it has more than the allowed {count} members")
             try:
-                _extract(archive, folder, kind, limit)
+                _extract(archive, directory, kind, limit)
             except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
                 name = Path(str(error.filename)).name
                 raise NotAnArchive(reason=f"{name!r} is both a file and a directory in it") from None
@@ -247,10 +247,10 @@ def _extract_checked(path: Path, folder: Path, kind: BinaryType | None, limit: i
                 raise NotAnArchive(reason=f"its content is damaged: {error}") from None
 
 
-def _extract(archive: ZipFile, folder: Path, kind: BinaryType | None, limit: int) -> None:
+def _extract(archive: ZipFile, directory: Path, kind: BinaryType | None, limit: int) -> None:
     written = 0
     for member, name in _targets(archive, kind):
-        target = folder / name
+        target = directory / name
         if member.is_dir():
             target.mkdir(parents=True, exist_ok=True)
             continue

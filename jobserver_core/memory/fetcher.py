@@ -83,8 +83,8 @@ class MemoryFetcher(Fetcher):
         if cancellation is not None and cancellation.reason is not None:
             raise FetchError(url=str(parsed), reason=cancellation.reason)
         digest = hashlib.sha256(content).hexdigest()
-        with tempfile.TemporaryDirectory(prefix="jobserver-fetch-") as folder:
-            path = Path(folder, digest)
+        with tempfile.TemporaryDirectory(prefix="jobserver-fetch-") as directory:
+            path = Path(directory, digest)
             path.write_bytes(content)
             yield Fetched(path=path, digest=digest, size=len(content))
 

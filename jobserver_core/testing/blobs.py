@@ -298,8 +298,8 @@ class BlobStoreContract(Contract):
         assert self._digests(blobs) == {_DIGEST}
 
     def test_a_path_instead_of_a_digest_reaches_no_file(self, blobs: BlobStore) -> None:
-        with tempfile.TemporaryDirectory(prefix="jobserver-bystander-") as folder:
-            bystander = Path(folder, "bystander")
+        with tempfile.TemporaryDirectory(prefix="jobserver-bystander-") as directory:
+            bystander = Path(directory, "bystander")
             bystander.write_bytes(_CONTENT)
             assert blobs.size(str(bystander)) is None
             with pytest.raises(BlobNotFound):

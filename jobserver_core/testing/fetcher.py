@@ -109,7 +109,7 @@ class FetcherContract(Contract):
         with fetcher.fetch(uri) as fetched:
             assert fetched.path.read_bytes() == _CONTENT
 
-    def test_files_of_one_name_and_different_folders_are_kept_apart(self, fetcher: Fetcher) -> None:
+    def test_files_of_one_name_and_different_directories_are_kept_apart(self, fetcher: Fetcher) -> None:
         one = self.publish(fetcher, "one/file.jar", b"one")
         two = self.publish(fetcher, "two/file.jar", b"two")
         with fetcher.fetch(one) as first, fetcher.fetch(two) as second:

@@ -77,7 +77,7 @@ class LauncherContract(Contract):
         """Return the class path with the jobs."""
 
     @abstractmethod
-    def label_code(self, folder: Path, kind: str, text: str) -> JobCode:
+    def label_code(self, directory: Path, kind: str, text: str) -> JobCode:
         """Write code into a directory with a job of the class name of ``kind``, which returns ``text``.
 
         ``kind`` is ``shared`` or ``ordered``; the classes are not part of :meth:`class_path`.
@@ -111,14 +111,14 @@ class LauncherContract(Contract):
         assert context.listener.faults == []
 
     def start(
-        self, launcher: Launcher, folder: Path, settings: JsonObject, *, result_limit: int | None = None
+        self, launcher: Launcher, directory: Path, settings: JsonObject, *, result_limit: int | None = None
     ) -> RunningContext:
         """Begin to start a context, with a log that exists already and a class path of its own."""
         context_id = str(uuid4())
-        data_dir, code = folder / "data", folder / "code"
+        data_dir, code = directory / "data", directory / "code"
         data_dir.mkdir(exist_ok=True)
         code.mkdir(exist_ok=True)
-        log_path = folder / f"{context_id}.log"
+        log_path = directory / f"{context_id}.log"
         log_path.write_text(_EARLIER)
         spec = ContextSpec(
             id=context_id,
@@ -126,7 +126,7 @@ class LauncherContract(Contract):
             settings=settings,
             class_path=(self.label_code(code, "shared", "from the context"),),
             log_path=log_path,
-            work_dir=folder / "work" / context_id,
+            work_dir=directory / "work" / context_id,
             data_dir=data_dir,
         )
         listener = RecordingListener(result_limit=result_limit)
@@ -205,17 +205,17 @@ class LauncherContract(Contract):
         self, launcher: Launcher, tmp_path: Path
     ) -> None:
         settings, key = self.refused_settings()
-        folder = tmp_path / "refused"
-        folder.mkdir()
+        directory = tmp_path / "refused"
+        directory.mkdir()
         with pytest.raises(InvalidSetting) as before:
             launcher.validate(settings)
         with pytest.raises(InvalidSetting) as at_start:
-            self.start(launcher, folder, settings)
+            self.start(launcher, directory, settings)
         assert before.value.key == at_start.value.key == key
         assert str(before.value) == str(at_start.value)
-        logs = list(folder.glob("*.log"))
+        logs = list(directory.glob("*.log"))
         assert [log.read_text() for log in logs] == [_EARLIER]
-        assert set(folder.iterdir()) == {folder / "code", folder / "data", *logs}
+        assert set(directory.iterdir()) == {directory / "code", directory / "data", *logs}
 
     def test_a_killed_context_ends_killed_with_nothing_left(self, context: RunningContext) -> None:
         self.hold(context)

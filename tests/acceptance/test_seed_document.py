@@ -90,7 +90,7 @@ class Served:
     at: str
     callback_url: str
     got: queue.Queue[Any]
-    folder: Path
+    directory: Path
 
     def until(self, job_id: str, *states: str) -> dict[str, Any]:
         """Wait until a job is in one of some states, and return its report."""
@@ -114,12 +114,12 @@ def receiver() -> Iterator[tuple[str, queue.Queue[Any]]]:
 def served(
     tmp_path_factory: pytest.TempPathFactory, receiver: tuple[str, queue.Queue[Any]]
 ) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("seed")
-    (folder / "jobserver.conf").write_text('spark.master = "local[2]"\n')
-    command = [sys.executable, "-m", "jobserver_cli", "serve", "--config", str(folder / "jobserver.conf")]
-    with (folder / "log").open("w") as log:
+    directory = tmp_path_factory.mktemp("seed")
+    (directory / "jobserver.conf").write_text('spark.master = "local[2]"\n')
+    command = [sys.executable, "-m", "jobserver_cli", "serve", "--config", str(directory / "jobserver.conf")]
+    with (directory / "log").open("w") as log:
         process = subprocess.Popen(
-            [*command, "--port", "0", "--data-dir", str(folder / "data")],
+            [*command, "--port", "0", "--data-dir", str(directory / "data")],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -128,10 +128,10 @@ def served(
     assert process.stdout is not None
     try:
         url = process.stdout.readline().strip()
-        assert url, (folder / "log").read_text()
-        yield Served(url.removeprefix("http://").replace("127.0.0.1", "localhost"), *receiver, folder)
+        assert url, (directory / "log").read_text()
+        yield Served(url.removeprefix("http://").replace("127.0.0.1", "localhost"), *receiver, directory)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 0, (folder / "log").read_text()
+        assert process.wait(PATIENCE) == 0, (directory / "log").read_text()
     finally:
         process.kill()
         process.wait()
@@ -141,7 +141,7 @@ def served(
 @pytest.fixture(scope="module")
 def package(served: Served) -> Path:
     """A Python package with the jobs above, good as an egg and as a wheel."""
-    path = served.folder / "words.whl"
+    path = served.directory / "words.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("words.py", PYTHON)
         archive.writestr("words-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: words\nVersion: 1.0\n")
@@ -154,12 +154,12 @@ def package(served: Served) -> Path:
 def jar(served: Served) -> Path:
     """``spark.jobserver.WordCountExample`` as the old server's tests had it, compiled against the API."""
     toolchain = JvmToolchain()
-    classes = served.folder / "classes"
+    classes = served.directory / "classes"
     classes.mkdir()
     command = [toolchain.java, "-cp", toolchain.spark.class_path, "scala.tools.nsc.Main", "-nowarn"]
     command += ["-d", str(classes), "-classpath", toolchain.class_path(), str(SCALA)]
     subprocess.run(command, check=True, timeout=PATIENCE)
-    path = served.folder / "binary.jar"
+    path = served.directory / "binary.jar"
     with zipfile.ZipFile(path, "w") as archive:
         for file in sorted(classes.rglob("*.class")):
             archive.write(file, file.relative_to(classes).as_posix())

@@ -26,8 +26,8 @@ class FileContract(AuthenticatorContract):
     def owner(self) -> tuple[str, frozenset[str]]:
         return "alice", frozenset({"jobs:read", "jobs:start"})
 
-    def write(self, folder: Path, hashed: str) -> Path:
-        self.path = folder / "credentials"
+    def write(self, directory: Path, hashed: str) -> Path:
+        self.path = directory / "credentials"
         self.path.write_text(entry_line("alice", hashed, "jobs:read,jobs:start") + "\n")
         self.path.chmod(0o600)
         return self.path

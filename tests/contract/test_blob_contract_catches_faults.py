@@ -407,7 +407,7 @@ class ClosingTwiceFails(Faulty):
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
+def directory() -> Iterator[Path]:
     """An in-memory directory if available: these tests write a lot and do not test syncing."""
     memory = "/dev/shm"
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
@@ -424,21 +424,21 @@ def put_raw(store: DirectoryBlobStore, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def _failing(kind: type[Faulty], folder: Path) -> Iterator[str]:
+def _failing(kind: type[Faulty], directory: Path) -> Iterator[str]:
     count = iter(range(10_000))
 
     def make(suite: Any) -> BlobStore:
-        suite.root = folder / str(next(count)) / "blobs"
+        suite.root = directory / str(next(count)) / "blobs"
         return kind(suite.root)
 
-    return failing(test_blobs.TestFolderOfFsspecBlobStore, "blobs", make, only=kind.caught_by)
+    return failing(test_blobs.TestDirectoryOfFsspecBlobStore, "blobs", make, only=kind.caught_by)
 
 
-def test_a_store_without_a_fault_passes(folder: Path) -> None:
-    assert list(_failing(Faulty, folder)) == []
+def test_a_store_without_a_fault_passes(directory: Path) -> None:
+    assert list(_failing(Faulty, directory)) == []
 
 
 @pytest.mark.parametrize("fault", Faulty.__subclasses__(), ids=lambda kind: kind.__name__)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-def test_a_store_with_a_fault_fails(fault: type[Faulty], folder: Path) -> None:
-    assert next(_failing(fault, folder), None) is not None
+def test_a_store_with_a_fault_fails(fault: type[Faulty], directory: Path) -> None:
+    assert next(_failing(fault, directory), None) is not None

@@ -46,20 +46,20 @@ class TestMemoryBlobStore(BlobStoreContract):
 
 
 @contextmanager
-def replaced_by_a_file(folder: Path) -> Iterator[None]:
+def replaced_by_a_file(directory: Path) -> Iterator[None]:
     """Replace a directory with a file, which even root cannot use as a directory."""
-    away = folder.with_name(f"{folder.name}-away")
-    folder.rename(away)
-    folder.touch()
+    away = directory.with_name(f"{directory.name}-away")
+    directory.rename(away)
+    directory.touch()
     try:
         yield
     finally:
-        folder.unlink()
-        away.rename(folder)
+        directory.unlink()
+        away.rename(directory)
 
 
 @pytest.mark.real
-class TestFolderOfFsspecBlobStore(PersistentBlobStoreContract):
+class TestDirectoryOfFsspecBlobStore(PersistentBlobStoreContract):
     entry_point = "fsspec"
 
     @pytest.fixture

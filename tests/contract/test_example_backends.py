@@ -99,8 +99,8 @@ class Hold:
 """
 
 
-def wheel(folder: Path, module: str, source: str) -> JobCode:
-    path = folder / f"{uuid4()}.whl"
+def wheel(directory: Path, module: str, source: str) -> JobCode:
+    path = directory / f"{uuid4()}.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{module}.py", source)
     return JobCode(path=path, type=BinaryType.WHEEL, digest="0" * 64, source=module)
@@ -120,9 +120,9 @@ class TestSubprocessLauncher(LauncherContract):
     def class_path(self) -> tuple[JobCode, ...]:
         return (self.jobs,)
 
-    def label_code(self, folder: Path, kind: str, text: str) -> JobCode:
+    def label_code(self, directory: Path, kind: str, text: str) -> JobCode:
         source = f"class Label:\n    def run(self, config):\n        return {text!r}\n"
-        return wheel(folder, f"{kind}_label", source)
+        return wheel(directory, f"{kind}_label", source)
 
     def settings(self) -> dict[str, Any]:
         return {}
@@ -234,8 +234,8 @@ class TestUnixSocketTransport(AnsweringTransportContract):
 
     @pytest.fixture
     def receiver(self) -> Iterator[SocketReceiver]:
-        with tempfile.TemporaryDirectory(prefix="sock-") as folder:  # a socket's path must be short
-            receiver = SocketReceiver(f"{folder}/s")
+        with tempfile.TemporaryDirectory(prefix="sock-") as directory:  # a socket's path must be short
+            receiver = SocketReceiver(f"{directory}/s")
             yield receiver
             receiver.vanish()
 
@@ -308,8 +308,8 @@ class TestSqliteMetadataStore(PersistentMetadataStoreContract):
     @pytest.fixture
     def store(self) -> Iterator[MetadataStore]:
         memory = "/dev/shm"  # syncing takes most of the time and is not tested here
-        with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
-            self.path = Path(folder, "metadata.sqlite")
+        with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as directory:
+            self.path = Path(directory, "metadata.sqlite")
             with closing(self.open_again()) as store:
                 yield store
 

@@ -24,8 +24,8 @@ DENIED_HOST = "sub.denied.example"
 DENIED = AddressPolicy(schemes=["http", "https", "ftp"], denied_hosts=["*.denied.example", "203.0.113.0/24"])
 
 
-def files_in(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+def files_in(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir()}
 
 
 class TestMemoryFetcher(FetcherContract):
@@ -34,12 +34,12 @@ class TestMemoryFetcher(FetcherContract):
     @pytest.fixture
     def fetcher(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemoryFetcher:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        self.folder = tmp_path
+        self.directory = tmp_path
         return MemoryFetcher(denied_hosts=[DENIED_HOST], max_size=self.max_size)
 
     def publish(self, fetcher: Fetcher, name: str, content: bytes) -> str:
         assert isinstance(fetcher, MemoryFetcher)
-        uri = f"http://host.example/folder/{quote(name)}"
+        uri = f"http://host.example/directory/{quote(name)}"
         fetcher.publish(uri, content)
         return uri
 
@@ -54,7 +54,7 @@ class TestMemoryFetcher(FetcherContract):
         return [f"http://user:{self.secret}@sub.denied.example/x?y={self.secret}", "s3://bucket/key"]
 
     def files(self, fetcher: Fetcher) -> set[str]:
-        return files_in(self.folder)
+        return files_in(self.directory)
 
 
 class FsspecFetching(FetcherContract):
@@ -62,11 +62,11 @@ class FsspecFetching(FetcherContract):
 
     entry_point = "fsspec"
 
-    def make(self, tmp_path: Path, policy: AddressPolicy, folders: Iterable[Path] = ()) -> FsspecFetcher:
+    def make(self, tmp_path: Path, policy: AddressPolicy, directories: Iterable[Path] = ()) -> FsspecFetcher:
         self.cache = tmp_path / "cache"
         return FsspecFetcher(
             policy=policy,
-            allowed_folders=folders,
+            allowed_folders=directories,
             max_size=self.max_size,
             timeout=20,
             cache_directory=self.cache,
@@ -80,14 +80,14 @@ class FsspecFetching(FetcherContract):
 class TestFilesOfFsspecFetcher(FsspecFetching):
     @pytest.fixture
     def fetcher(self, tmp_path: Path) -> Iterator[FsspecFetcher]:
-        self.folder = tmp_path / "files"
-        self.folder.mkdir()
-        fetcher = self.make(tmp_path, AddressPolicy(schemes=["file", "local"]), [self.folder])
+        self.directory = tmp_path / "files"
+        self.directory.mkdir()
+        fetcher = self.make(tmp_path, AddressPolicy(schemes=["file", "local"]), [self.directory])
         yield fetcher
         fetcher.close()
 
     def publish(self, fetcher: Fetcher, name: str, content: bytes) -> str:
-        path = self.folder / name
+        path = self.directory / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
         return f"file://{quote(str(path))}"
@@ -100,13 +100,13 @@ class TestFilesOfFsspecFetcher(FsspecFetching):
         return [f"file:{path}", f"file://localhost{path}", f"local:{path}", f"local://{path}", f"FILE:{path}"]
 
     def missing(self) -> str:
-        return f"file://{self.folder}/missing.jar"
+        return f"file://{self.directory}/missing.jar"
 
     def refused(self) -> list[str]:
         return [
             "file:///etc/passwd",
-            f"local:{self.folder}/../outside.jar",
-            f"file://{self.folder}-not/x.jar",
+            f"local:{self.directory}/../outside.jar",
+            f"file://{self.directory}-not/x.jar",
             "http:x",
         ]
 
@@ -122,8 +122,8 @@ class TestHttpOfFsspecFetcher(FsspecFetching):
         self.server.close()
 
     def publish(self, fetcher: Fetcher, name: str, content: bytes) -> str:
-        self.server.routes[f"/folder/{quote(name)}"] = Route(content=content)
-        return f"{self.server.url}/folder/{quote(name)}"
+        self.server.routes[f"/directory/{quote(name)}"] = Route(content=content)
+        return f"{self.server.url}/directory/{quote(name)}"
 
     def withdraw(self, fetcher: Fetcher, uri: str) -> None:
         del self.server.routes[urlsplit(uri).path]
@@ -146,22 +146,22 @@ class TestHttpOfFsspecFetcher(FsspecFetching):
 class TestFtpOfFsspecFetcher(FsspecFetching):
     @pytest.fixture
     def fetcher(self, tmp_path: Path) -> Iterator[FsspecFetcher]:
-        folder = tmp_path / "ftp"
-        folder.mkdir()
-        self.server = FtpServer(folder, self.secret)
+        directory = tmp_path / "ftp"
+        directory.mkdir()
+        self.server = FtpServer(directory, self.secret)
         fetcher = self.make(tmp_path, DENIED)
         yield fetcher
         fetcher.close()
         self.server.close()
 
     def publish(self, fetcher: Fetcher, name: str, content: bytes) -> str:
-        path = self.server.folder / name
+        path = self.server.directory / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
         return f"ftp://{self.server.authority}/{quote(name)}"
 
     def withdraw(self, fetcher: Fetcher, uri: str) -> None:
-        (self.server.folder / unquote(urlsplit(uri).path[1:])).unlink()
+        (self.server.directory / unquote(urlsplit(uri).path[1:])).unlink()
 
     def spellings(self, uri: str) -> list[str]:
         return [uri.replace("ftp://", f"ftp://user:{self.secret}@"), uri + ";type=i"]

@@ -24,7 +24,7 @@ from jobserver_core.uris import Uri
 class Faulty(MemoryFetcher):
     """A fetcher to plant faults in. It knows the directory of its files."""
 
-    folder: Path
+    directory: Path
 
     @contextmanager
     def fetch(
@@ -74,7 +74,7 @@ class CutsOff(Changed):
 
 class OnePathForAll(Changed):
     def changed(self, fetched: Fetched) -> Fetched:
-        path = self.folder / "the-file"
+        path = self.directory / "the-file"
         shutil.copyfile(fetched.path, path)
         return Fetched(path=path, digest=fetched.digest, size=fetched.size)
 
@@ -129,7 +129,7 @@ class LeavesFilesBehind(Faulty):
         progress: ProgressCallback | None = None,
         cancellation: Cancellation | None = None,
     ) -> Iterator[Fetched]:
-        part = self.folder / "part"
+        part = self.directory / "part"
         part.touch()
         with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
             part.unlink()
@@ -275,7 +275,7 @@ class CheckAllowsAll(Faulty):
 class CheckLooks(Faulty):
     def check(self, uri: str) -> None:
         super().check(uri)
-        (self.folder / "looked").touch()
+        (self.directory / "looked").touch()
 
 
 class MissingIsEmpty(Faulty):
@@ -393,7 +393,7 @@ class FileGoesBeforeTheBlock(Faulty):
 
 
 @pytest.fixture
-def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An in-memory directory if available; it is the temporary directory during the test."""
     memory = "/dev/shm"
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
@@ -401,13 +401,13 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(name)
 
 
-def _failing(kind: type[Faulty], folder: Path) -> Iterator[str]:
+def _failing(kind: type[Faulty], directory: Path) -> Iterator[str]:
     def make(suite: Any) -> Faulty:
-        suite.folder = folder
-        for left in folder.iterdir():
+        suite.directory = directory
+        for left in directory.iterdir():
             left.unlink()
         fetcher = kind(denied_hosts=[DENIED_HOST], max_size=suite.max_size)
-        fetcher.folder = folder
+        fetcher.directory = directory
         return fetcher
 
     return failing(test_fetcher.TestMemoryFetcher, "fetcher", make)
@@ -417,12 +417,12 @@ def _faults(kind: type[Faulty]) -> list[type[Faulty]]:
     return [fault for child in kind.__subclasses__() for fault in (child, *_faults(child))]
 
 
-def test_a_fetcher_without_a_fault_passes(folder: Path) -> None:
-    assert list(_failing(Faulty, folder)) == []
+def test_a_fetcher_without_a_fault_passes(directory: Path) -> None:
+    assert list(_failing(Faulty, directory)) == []
 
 
 @pytest.mark.parametrize(
     "fault", [fault for fault in _faults(Faulty) if fault is not Changed], ids=lambda kind: kind.__name__
 )
-def test_a_fetcher_with_a_fault_fails(fault: type[Faulty], folder: Path) -> None:
-    assert next(_failing(fault, folder), None) is not None
+def test_a_fetcher_with_a_fault_fails(fault: type[Faulty], directory: Path) -> None:
+    assert next(_failing(fault, directory), None) is not None

@@ -350,27 +350,27 @@ class LeavesGrandchildren(Fault):
 IN_MEMORY = [fault for fault in Fault.__subclasses__() if fault is not LeavesGrandchildren]
 
 
-def _run(name: str, launcher: InlineLauncher, folder: Path, patience: float) -> None:
+def _run(name: str, launcher: InlineLauncher, directory: Path, patience: float) -> None:
     """Run a test of the contract as pytest does, with its fixtures."""
     suite = Suite()
     suite.timeout = suite.start_timeout = patience  # type: ignore[misc]
     suite.linger = patience  # type: ignore[misc]  # it ends when events overlap
     test = getattr(suite, name)
     wanted = inspect.signature(test).parameters
-    fixtures: dict[str, Any] = {"launcher": launcher, "tmp_path": folder}
+    fixtures: dict[str, Any] = {"launcher": launcher, "tmp_path": directory}
     if "context" in wanted:
-        context: RunningContext = suite.start(launcher, folder, suite.settings())
+        context: RunningContext = suite.start(launcher, directory, suite.settings())
         context.listener.wait_for("ready", timeout=patience)
         fixtures["context"] = context
     test(**{key: fixtures[key] for key in wanted})
 
 
-def _assert_caught(fault: type[Fault], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _assert_caught(fault: type[Fault], directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in fault.caught_by:
         assert name in LauncherContract.contract_tests()
         for part, replacement in fault.parts.items():
             monkeypatch.setattr(inline, part, replacement)
-        target = folder / name
+        target = directory / name
         target.mkdir()
         launcher = fault()
         try:

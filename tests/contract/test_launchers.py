@@ -101,8 +101,8 @@ class TestInlineLauncher(LauncherContract):
     def class_path(self) -> tuple[JobCode, ...]:
         return (JobCode(path=Path("jobs.whl"), type=BinaryType.WHEEL, digest="0" * 64, source="jobs"),)
 
-    def label_code(self, folder: Path, kind: str, text: str) -> JobCode:
-        path = folder / f"{uuid4()}.whl"
+    def label_code(self, directory: Path, kind: str, text: str) -> JobCode:
+        path = directory / f"{uuid4()}.whl"
         path.write_text(text)
         return JobCode(path=path, type=BinaryType.WHEEL, digest="0" * 64, source=kind)
 

@@ -34,47 +34,47 @@ def use(cache: DiskCache, *names: str, at: float | None = None) -> None:
             os.utime(cache.path(name), (at, at))
 
 
-def kept(folder: Path) -> list[str]:
-    assert list(folder.glob("parts/*")) == []
-    return sorted(path.name for path in folder.glob("contents/*"))
+def kept(directory: Path) -> list[str]:
+    assert list(directory.glob("parts/*")) == []
+    return sorted(path.name for path in directory.glob("contents/*"))
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def directory(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
 @pytest.mark.parametrize("make", [write, write_directory])
-def test_an_entry_is_created_once_and_then_found(folder: Path, make: object) -> None:
-    cache = DiskCache(folder, limit=10 * SIZE)
+def test_an_entry_is_created_once_and_then_found(directory: Path, make: object) -> None:
+    cache = DiskCache(directory, limit=10 * SIZE)
     made: list[Path] = []
 
     def making(path: Path) -> None:
         made.append(path)
         make(path)  # type: ignore[operator]
 
-    for one in (cache, cache, DiskCache(folder, limit=10 * SIZE)):
+    for one in (cache, cache, DiskCache(directory, limit=10 * SIZE)):
         with one.obtain("name", making) as lease:
-            assert lease.path == folder / "contents" / "name"
+            assert lease.path == directory / "contents" / "name"
             assert lease.path.exists()
     assert len(made) == 1
-    assert kept(folder) == ["name"]
+    assert kept(directory) == ["name"]
 
 
-def test_a_failed_creation_leaves_nothing(folder: Path) -> None:
+def test_a_failed_creation_leaves_nothing(directory: Path) -> None:
     def fail(path: Path) -> None:
         path.write_bytes(b"half")
         raise ValueError("on purpose")
 
-    cache = DiskCache(folder, limit=10 * SIZE)
+    cache = DiskCache(directory, limit=10 * SIZE)
     with pytest.raises(ValueError, match="on purpose"):
         cache.obtain("name", fail)
-    assert kept(folder) == []
+    assert kept(directory) == []
     assert cache.lease("name") is None
 
 
-def test_many_threads_make_an_entry_once(folder: Path) -> None:
-    cache = DiskCache(folder, limit=0)
+def test_many_threads_make_an_entry_once(directory: Path) -> None:
+    cache = DiskCache(directory, limit=0)
     made: list[Path] = []
     both = threading.Barrier(8, timeout=20)
     errors: list[BaseException] = []
@@ -98,62 +98,62 @@ def test_many_threads_make_an_entry_once(folder: Path) -> None:
         thread.join()
     assert errors == []
     assert len(made) == 1
-    assert kept(folder) == []
+    assert kept(directory) == []
 
 
-def test_over_the_limit_the_least_recently_used_entries_are_removed(folder: Path) -> None:
-    cache = DiskCache(folder, limit=2 * SIZE)
+def test_over_the_limit_the_least_recently_used_entries_are_removed(directory: Path) -> None:
+    cache = DiskCache(directory, limit=2 * SIZE)
     use(cache, "b", at=time.time() - 200)
     use(cache, "a", at=time.time() - 100)
-    assert kept(folder) == ["a", "b"]
+    assert kept(directory) == ["a", "b"]
     use(cache, "c")
-    assert kept(folder) == ["a", "c"]
+    assert kept(directory) == ["a", "c"]
     use(cache, "a")
     use(cache, "d")
-    assert kept(folder) == ["a", "d"]
+    assert kept(directory) == ["a", "d"]
 
 
-def test_the_last_use_outlives_the_process(folder: Path) -> None:
-    use(DiskCache(folder, limit=9 * SIZE), "b", at=time.time() - 200)
-    use(DiskCache(folder, limit=9 * SIZE), "a", at=time.time() - 100)
-    use(DiskCache(folder, limit=2 * SIZE), "c")
-    assert kept(folder) == ["a", "c"]
+def test_the_last_use_outlives_the_process(directory: Path) -> None:
+    use(DiskCache(directory, limit=9 * SIZE), "b", at=time.time() - 200)
+    use(DiskCache(directory, limit=9 * SIZE), "a", at=time.time() - 100)
+    use(DiskCache(directory, limit=2 * SIZE), "c")
+    assert kept(directory) == ["a", "c"]
 
 
-def test_entries_unused_for_long_are_removed_even_if_there_is_room(folder: Path) -> None:
-    use(DiskCache(folder, limit=9 * SIZE), "old", at=time.time() - 200)
-    use(DiskCache(folder, limit=9 * SIZE, max_age=100), "new")
-    assert kept(folder) == ["new"]
+def test_entries_unused_for_long_are_removed_even_if_there_is_room(directory: Path) -> None:
+    use(DiskCache(directory, limit=9 * SIZE), "old", at=time.time() - 200)
+    use(DiskCache(directory, limit=9 * SIZE, max_age=100), "new")
+    assert kept(directory) == ["new"]
 
 
-def test_a_leased_entry_stays_until_its_last_lease_is_released(folder: Path) -> None:
-    cache = DiskCache(folder, limit=0)
+def test_a_leased_entry_stays_until_its_last_lease_is_released(directory: Path) -> None:
+    cache = DiskCache(directory, limit=0)
     first, second = cache.obtain("a", write_directory), cache.lease("a")
     assert second is not None
     for _ in range(2):
         first.release()
     use(cache, "b")
     cache.discard("a")
-    assert kept(folder) == ["a"]
+    assert kept(directory) == ["a"]
     second.release()
-    assert kept(folder) == []
+    assert kept(directory) == []
 
 
-def test_a_discarded_entry_is_removed_even_if_there_is_room(folder: Path) -> None:
+def test_a_discarded_entry_is_removed_even_if_there_is_room(directory: Path) -> None:
     removed: list[str] = []
-    cache = DiskCache(folder, limit=9 * SIZE, removed=removed.append)
+    cache = DiskCache(directory, limit=9 * SIZE, removed=removed.append)
     use(cache, "a", "b")
     cache.discard("a")
     with cache.obtain("b", write):
         cache.discard("b")
-    assert kept(folder) == []
+    assert kept(directory) == []
     assert removed == ["a", "b"]
     use(cache, "b")
-    assert kept(folder) == ["b"]
+    assert kept(directory) == ["b"]
 
 
-def test_a_file_with_the_wrong_size_is_damaged_and_rebuilt(folder: Path) -> None:
-    cache = DiskCache(folder, limit=9 * SIZE)
+def test_a_file_with_the_wrong_size_is_damaged_and_rebuilt(directory: Path) -> None:
+    cache = DiskCache(directory, limit=9 * SIZE)
     use(cache, "a")
     cache.path("a").chmod(0o600)
     os.truncate(cache.path("a"), 5)
@@ -162,8 +162,8 @@ def test_a_file_with_the_wrong_size_is_damaged_and_rebuilt(folder: Path) -> None
         assert lease.path.stat().st_size == SIZE
 
 
-def test_a_part_becomes_an_entry_whole(folder: Path) -> None:
-    cache = DiskCache(folder, limit=9 * SIZE)
+def test_a_part_becomes_an_entry_whole(directory: Path) -> None:
+    cache = DiskCache(directory, limit=9 * SIZE)
     part = cache.new_part()
     part.write(b"con")
     part.write(b"tent")
@@ -175,17 +175,17 @@ def test_a_part_becomes_an_entry_whole(folder: Path) -> None:
     again.write(b"content")
     cache.publish("a", again).release()
     again.close()
-    assert kept(folder) == ["a"]
+    assert kept(directory) == ["a"]
 
 
 def test_a_cache_without_a_configured_directory_removes_its_own() -> None:
     cache = DiskCache(None, limit=SIZE)
     use(cache, "a")
-    folder = cache.path("a").parent.parent
-    assert kept(folder) == ["a"]
+    directory = cache.path("a").parent.parent
+    assert kept(directory) == ["a"]
     cache.close()
     cache.close()
-    assert not folder.exists()
+    assert not directory.exists()
 
 
 SCRIPT = """
@@ -206,39 +206,39 @@ lease.release()
 """
 
 
-def another(folder: Path, until: str) -> subprocess.Popen[str]:
+def another(directory: Path, until: str) -> subprocess.Popen[str]:
     """Another process that makes or leases an entry, and waits there."""
-    command = [sys.executable, "-c", SCRIPT, str(folder), until]
+    command = [sys.executable, "-c", SCRIPT, str(directory), until]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline().strip() == until
     return process
 
 
-def test_files_leased_by_another_process_stay_until_it_is_killed(folder: Path) -> None:
-    process = another(folder, "leased")
-    cache = DiskCache(folder, limit=0)
+def test_files_leased_by_another_process_stay_until_it_is_killed(directory: Path) -> None:
+    process = another(directory, "leased")
+    cache = DiskCache(directory, limit=0)
     use(cache, "mine")
-    assert kept(folder) == ["name"]
+    assert kept(directory) == ["name"]
     process.send_signal(signal.SIGKILL)
     process.communicate()
     use(cache, "mine")
-    assert kept(folder) == []
+    assert kept(directory) == []
 
 
-def test_unfinished_files_are_removed_only_if_their_process_is_dead(folder: Path) -> None:
-    killed, living = another(folder, "making"), another(folder, "making")
+def test_unfinished_files_are_removed_only_if_their_process_is_dead(directory: Path) -> None:
+    killed, living = another(directory, "making"), another(directory, "making")
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    parts = list(folder.glob("parts/*"))
+    parts = list(directory.glob("parts/*"))
     assert len(parts) == 2
-    use(DiskCache(folder, limit=0), "mine")
-    assert len(list(folder.glob("parts/*"))) == 2  # they could have been created within the last minute
+    use(DiskCache(directory, limit=0), "mine")
+    assert len(list(directory.glob("parts/*"))) == 2  # they could have been created within the last minute
     for part in parts:
         os.utime(part, (time.time() - 120,) * 2)
-    use(DiskCache(folder, limit=0), "mine")
-    assert len(list(folder.glob("parts/*"))) == 1
+    use(DiskCache(directory, limit=0), "mine")
+    assert len(list(directory.glob("parts/*"))) == 1
     output, _ = living.communicate("go\ngo\n", timeout=30)
     assert output.split() == ["leased"]
     assert living.returncode == 0
-    assert kept(folder) == []
+    assert kept(directory) == []

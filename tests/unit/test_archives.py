@@ -52,8 +52,8 @@ def written(path: Path, data: bytes) -> Path:
     return path
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+def files_of(directory: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
 
 
 def patched(data: bytes, signature: bytes, offset: int, value: bytes) -> bytes:
@@ -244,11 +244,11 @@ def test_the_message_includes_the_reason(kind: BinaryType, noun: str) -> None:
 
 def test_unpacking_extracts_every_file_and_directory(tmp_path: Path) -> None:
     path = written(tmp_path / "a.zip", zip_of(("pkg/a.py", b"a"), ("pkg/empty/", b""), ("top.txt", b"t")))
-    folder = unpack(path, tmp_path / "cache" / "abc")
-    assert folder == tmp_path / "cache" / "abc"
-    assert files_of(folder) == {"pkg/a.py": b"a", "top.txt": b"t"}
-    assert (folder / "pkg/empty").is_dir()
-    assert [p.name for p in folder.parent.iterdir()] == ["abc"]
+    directory = unpack(path, tmp_path / "cache" / "abc")
+    assert directory == tmp_path / "cache" / "abc"
+    assert files_of(directory) == {"pkg/a.py": b"a", "top.txt": b"t"}
+    assert (directory / "pkg/empty").is_dir()
+    assert [p.name for p in directory.parent.iterdir()] == ["abc"]
 
 
 def test_executable_bits_are_kept_and_set_user_id_is_not(tmp_path: Path) -> None:
@@ -272,8 +272,8 @@ WHEEL = zip_of(
 
 
 def test_libraries_of_a_wheel_are_moved_to_the_top_and_scripts_are_omitted(tmp_path: Path) -> None:
-    folder = unpack(written(tmp_path / "a.whl", WHEEL), tmp_path / "a", kind=BinaryType.WHEEL)
-    assert files_of(folder) == {
+    directory = unpack(written(tmp_path / "a.whl", WHEEL), tmp_path / "a", kind=BinaryType.WHEEL)
+    assert files_of(directory) == {
         "pkg/__init__.py": b"root",
         "pkg/pure.py": b"pure",
         "pkg/native.so": b"native",
@@ -283,8 +283,8 @@ def test_libraries_of_a_wheel_are_moved_to_the_top_and_scripts_are_omitted(tmp_p
 
 
 def test_an_egg_is_unpacked_as_it_is(tmp_path: Path) -> None:
-    folder = unpack(written(tmp_path / "a.egg", WHEEL), tmp_path / "a", kind=BinaryType.EGG)
-    assert "pkg-1.0.data/scripts/tool" in files_of(folder)
+    directory = unpack(written(tmp_path / "a.egg", WHEEL), tmp_path / "a", kind=BinaryType.EGG)
+    assert "pkg-1.0.data/scripts/tool" in files_of(directory)
 
 
 def test_the_last_of_two_members_with_the_same_name_wins(tmp_path: Path) -> None:
@@ -378,8 +378,8 @@ import sys
 from pathlib import Path
 from jobserver_core.binaries.archives import unpack
 sys.stdin.readline()
-folder = unpack(Path(sys.argv[1]), Path(sys.argv[2]))
-print(sum(1 for p in folder.rglob("*.py")))
+directory = unpack(Path(sys.argv[1]), Path(sys.argv[2]))
+print(sum(1 for p in directory.rglob("*.py")))
 """
 
 
@@ -399,8 +399,8 @@ def test_two_processes_unpacking_at_once_both_get_the_whole_directory(tmp_path: 
 
 def test_old_remains_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     old, new = tmp_path / ".out.aaaa.part", tmp_path / ".out.bbbb.part"
-    for folder in (old, new):
-        folder.mkdir()
+    for directory in (old, new):
+        directory.mkdir()
     os.utime(old, (time.time() - 10 * 86400,) * 2)
     unpack(written(tmp_path / "a.zip", GOOD), tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == [".out.bbbb.part", "a.zip", "out"]

@@ -31,8 +31,8 @@ from jobserver_core.models.redaction import redacted, redacted_url
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
 
 
-def from_text(folder: Path, text: str, **options: Any) -> Settings:
-    file = folder / "server.conf"
+def from_text(directory: Path, text: str, **options: Any) -> Settings:
+    file = directory / "server.conf"
     file.write_text(text)
     return load_settings(file, **options)
 
@@ -296,13 +296,13 @@ def test_relative_paths_start_at_the_directory_of_the_file(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conf" / "server.conf").write_text(text)
     settings = load_settings("conf/server.conf")
-    folder = tmp_path / "conf"
-    assert settings.data_dir == folder / "data"
-    assert settings.fetcher.allowed_folders == (folder / "shared", Path("/abs"))
+    directory = tmp_path / "conf"
+    assert settings.data_dir == directory / "data"
+    assert settings.fetcher.allowed_folders == (directory / "shared", Path("/abs"))
     assert settings.auth.password_file == Path("/home/somebody/passwords")
-    assert settings.callbacks.ca_file == folder / "../ca.pem"
+    assert settings.callbacks.ca_file == directory / "../ca.pem"
     assert settings.job_binary_paths == {
-        "a": str(folder / "jars/a.jar"),
+        "a": str(directory / "jars/a.jar"),
         "b": "https://h/b.whl",
         "c": "/c.egg",
         "d": "/home/somebody/d.whl",

@@ -66,9 +66,9 @@ VALUES: list[tuple[str, str, dict[str, Any]]] = [
     ("a quoted URL", 'a = "http://h:1/p?q#f"', {"a": "http://h:1/p?q#f"}),
     ("include as a word of a value", "a = please include it", {"a": "please include it"}),
     ("an include in a value", 'a = include "x"', {"a": "include x"}),
-    ("an include in a quoted text", r'a = "include \"x\""', {"a": 'include "x"'}),
-    ("a reference in a quoted text", 'a = "${HOME}"', {"a": "${HOME}"}),
-    # quoted text
+    ("an include in a quoted string", r'a = "include \"x\""', {"a": 'include "x"'}),
+    ("a reference in a quoted string", 'a = "${HOME}"', {"a": "${HOME}"}),
+    # quoted strings
     ("escapes", r'a = "\"\\\/\b\f\n\r\t"', {"a": '"\\/\b\f\n\r\t'}),
     ("unicode escapes", r'a = "\u00e9\ud83d\ude00"', {"a": "é😀"}),
     ("an empty text", 'a = ""', {"a": ""}),
@@ -374,28 +374,28 @@ ERRORS = [
     ("a { b = 1", 1, 3, "this '{' is never closed"),
     ("a = [1, 2", 1, 5, "this '[' is never closed"),
     ("a = [1, 2}", 1, 10, "expected a value, found '}'"),
-    ("a = 1 }", 1, 7, "this '}' closes nothing"),
-    ("{ a = 1 } b", 1, 11, "nothing may follow the closing '}'"),
+    ("a = 1 }", 1, 7, "this '}' has no matching '{'"),
+    ("{ a = 1 } b", 1, 11, "expected nothing after the closing '}'"),
     ("[1, 2]", 1, 1, "must be an object, not a list"),
     ("just words", 1, 11, "after the key, found the end of the text"),
     ('a = "x', 1, 5, "does not end on its line"),
     ('a = "x\ny"', 1, 5, "does not end on its line"),
     ('a = """x', 1, 5, "is never closed"),
     ('a = "\\q"', 1, 6, "Invalid \\escape"),
-    ("a = http://x", 1, 9, "':' may not stand in text without quotes"),
-    ("a = x@y", 1, 6, "'@' may not stand in text without quotes"),
-    ("a = c:\\x", 1, 6, "':' may not stand in text without quotes"),
-    ("a = $x", 1, 5, "'$' may only stand in text without quotes as ${path}"),
+    ("a = http://x", 1, 9, "':' is not allowed in an unquoted string"),
+    ("a = x@y", 1, 6, "'@' is not allowed in an unquoted string"),
+    ("a = c:\\x", 1, 6, "':' is not allowed in an unquoted string"),
+    ("a = $x", 1, 5, "'$' is allowed in an unquoted string only as ${path}"),
     ("a = ${x", 1, 8, "expected '}' after the path"),
     ("a = ${}", 1, 7, "expected a path in ${…}"),
-    ("a = [1] x", 1, 5, "cannot stand side by side"),
-    ("b { x = 1 }\na = ${b} x", 2, 5, "cannot stand side by side"),
-    ("a = 1\na += 2", 2, 1, "'+=' appends to lists only"),
-    ("a = 1e400", 1, 5, "too large a number"),
-    ("a = " + "1" * 1001, 1, 5, "a number may have 1000 characters at most"),
-    ("\n\n  a = ${b.c}", 3, 7, "${b.c} is not defined in this text"),
-    ("a = ${a}", 1, 5, "${a} refers to itself, and nothing before defines it"),
-    ("a = ${b}\nb = ${a}", 2, 5, "${a} refers to itself, and nothing before defines it"),
+    ("a = [1] x", 1, 5, "cannot be joined"),
+    ("b { x = 1 }\na = ${b} x", 2, 5, "cannot be joined"),
+    ("a = 1\na += 2", 2, 1, "'+=' can only append to a list"),
+    ("a = 1e400", 1, 5, "is too large"),
+    ("a = " + "1" * 1001, 1, 5, "a number can have at most 1000 characters"),
+    ("\n\n  a = ${b.c}", 3, 7, "${b.c} is not defined in this configuration"),
+    ("a = ${a}", 1, 5, "${a} refers to itself, and has no earlier definition"),
+    ("a = ${b}\nb = ${a}", 2, 5, "${a} refers to itself, and has no earlier definition"),
     ("a = ${b} x\nb = y ${a}", 2, 7, "${a} refers to itself"),
     ("a.b = ${a.b.c}", 1, 7, "${a.b.c} refers to itself"),
     ("a { b = ${a} }", 1, 9, "${a} refers to itself"),
@@ -404,12 +404,12 @@ ERRORS = [
     ("a = ${b}\nb { c = ${a} {d = 1} }", 2, 9, "${a} refers to itself"),
     ("a = ${b} {x = 1}\nb {y = ${a.x}}", 2, 8, "${a.x} refers to itself"),
     ("b = ${c} { pa = [1], pb = ${b.pa} }\nc {}", 1, 27, "${b.pa} refers to itself"),
-    ('out = "/tmp"\nout = ${out.base}/x', 2, 7, "${out.base} is not defined in this text"),
-    ("x = [1], x = ${x} ${x.y}", 1, 19, "${x.y} is not defined in this text"),
-    ("a = ${undefined}\na = ${b}\nb = 5", 1, 5, "${undefined} is not defined in this text"),
-    ("x = [{ a += 1 }]", 1, 8, "'+=' may not stand inside a list"),
-    ("a += { b += 1 }", 1, 8, "'+=' may not stand inside a list"),
-    ("b = [1]\na = ${?u} ${b}", 2, 5, "cannot stand side by side"),
+    ('out = "/tmp"\nout = ${out.base}/x', 2, 7, "${out.base} is not defined in this configuration"),
+    ("x = [1], x = ${x} ${x.y}", 1, 19, "${x.y} is not defined in this configuration"),
+    ("a = ${undefined}\na = ${b}\nb = 5", 1, 5, "${undefined} is not defined in this configuration"),
+    ("x = [{ a += 1 }]", 1, 8, "'+=' is not allowed inside a list"),
+    ("a += { b += 1 }", 1, 8, "'+=' is not allowed inside a list"),
+    ("b = [1]\na = ${?u} ${b}", 2, 5, "cannot be joined"),
 ]
 
 
@@ -429,7 +429,7 @@ def test_a_lone_scalar_is_not_a_configuration(scalar: str) -> None:
 
 @pytest.mark.parametrize("text", [b"a = \xff", b'{"a": "\xc3"}', "a = \ud800"])
 def test_bytes_that_are_not_utf8_are_refused(text: str | bytes) -> None:
-    with pytest.raises(InvalidConfig, match="must be text in UTF-8"):
+    with pytest.raises(InvalidConfig, match="must be encoded in UTF-8"):
         parse_untrusted(text)
 
 
@@ -487,7 +487,7 @@ def test_text_that_only_resembles_an_include_is_a_string(
 @pytest.mark.parametrize("text", ["a = ${SECRET_OF_THE_SERVER}", "a = x${SECRET_OF_THE_SERVER}"])
 def test_the_environment_does_not_answer_a_reference(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_OF_THE_SERVER", "s3cret")
-    with pytest.raises(InvalidConfig, match="is not defined in this text"):
+    with pytest.raises(InvalidConfig, match="is not defined in this configuration"):
         parse_untrusted(text)
 
 
@@ -748,7 +748,7 @@ def test_appending_continues_across_includes(tmp_path: Path) -> None:
 
 def test_nothing_may_follow_an_include_on_its_line(tmp_path: Path) -> None:
     (tmp_path / "main.conf").write_text('include "c" a = 1')
-    with pytest.raises(InvalidConfig, match="nothing may follow an include"):
+    with pytest.raises(InvalidConfig, match="expected the end of the line after an include"):
         parse_file(tmp_path / "main.conf")
 
 
@@ -798,7 +798,7 @@ def test_an_include_with_lost_parentheses_is_refused(tmp_path: Path) -> None:
 def test_files_that_include_each_other_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.conf").write_text('include "b.conf"')
     (tmp_path / "b.conf").write_text('include "a.conf"')
-    with pytest.raises(InvalidConfig, match="round in a circle"):
+    with pytest.raises(InvalidConfig, match="includes itself"):
         parse_file(tmp_path / "a.conf")
 
 
@@ -827,10 +827,10 @@ def test_a_variable_that_is_not_set_is_an_error_with_the_files_name(tmp_path: Pa
     assert (caught.value.line, caught.value.column) == (2, 5)
 
 
-@pytest.mark.parametrize("case", ["missing", "folder", "binary"])
+@pytest.mark.parametrize("case", ["missing", "directory", "binary"])
 def test_a_file_that_cannot_be_read_is_a_clear_error(case: str, tmp_path: Path) -> None:
     file = tmp_path / "main.conf"
-    if case == "folder":
+    if case == "directory":
         file.mkdir()
     if case == "binary":
         file.write_bytes(b"a = \xff")

@@ -106,7 +106,7 @@ def _decoded(text: str | bytes, max_bytes: int) -> str:
         elif len(text.encode()) > max_bytes:
             raise _too_large(max_bytes)
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
-        raise InvalidConfig(message=f"the configuration must be text in UTF-8: {error.reason}") from None
+        raise InvalidConfig(message=f"the configuration must be encoded in UTF-8: {error.reason}") from None
     return text.removeprefix("\ufeff")
 
 
@@ -138,7 +138,7 @@ def _number(written: str) -> int | float:
 
 
 def _not_json(constant: str) -> None:
-    raise ValueError(f"{constant} is text in HOCON")
+    raise ValueError(f"{constant} is a string in HOCON")
 
 
 def _json_object(text: str, max_depth: int) -> dict[str, Any] | None:
@@ -230,7 +230,7 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise InvalidConfig(message=f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise InvalidConfig(message=f"{path} must be text in UTF-8: {error.reason}") from None
+        raise InvalidConfig(message=f"{path} must be encoded in UTF-8: {error.reason}") from None
 
 
 def _included(statement: Include, settings: _Settings, chain: tuple[Path, ...]) -> Object | None:
@@ -253,7 +253,7 @@ def _included_file(
     statement: Include, file: Path, settings: _Settings, chain: tuple[Path, ...], *, alone: bool
 ) -> Object:
     if len(chain) >= _MAX_INCLUDES or file.resolve() in {other.resolve() for other in chain}:
-        raise statement.error(f"including {file} here goes round in a circle")
+        raise statement.error(f"{file} includes itself, directly or through other files")
     if file.suffix == ".properties" and not alone:
         return parse_properties(_read(file))
     return _parse_source(file, settings, chain, statement.prefix)

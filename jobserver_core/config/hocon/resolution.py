@@ -47,8 +47,8 @@ from jobserver_core.errors import InvalidConfig
 
 __all__ = ["Resolver"]
 
-_NOT_A_LIST = "'+=' appends to lists only, and this key has another value"
-_MEANINGLESS = "substitutions refer to each other in a way that has no meaning"
+_NOT_A_LIST = "'+=' can only append to a list, but this key has another value"
+_MEANINGLESS = "substitutions refer to each other in a cycle that cannot be resolved"
 _MAX_CHAIN = 100
 _SHORT_RUN = 20
 _Found = Node | Absent
@@ -119,7 +119,7 @@ class Resolver:
         self._size += size
         if self._size > self._max_size:
             raise InvalidConfig(
-                message="with its substitutions put in, the configuration is larger than the limit of "
+                message="with its substitutions resolved, the configuration is larger than the limit of "
                 f"{self._max_size} bytes"
             )
 
@@ -127,7 +127,7 @@ class Resolver:
         self._steps += count
         if self._steps > self._max_steps:
             raise InvalidConfig(
-                message="the substitutions of the configuration take too many steps to put in"
+                message="the substitutions of the configuration take too many steps to resolve"
             )
 
     # -- plain values ------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ class Resolver:
         if depth > self._max_depth:
             raise InvalidConfig(
                 message=f"objects and lists nest deeper than the limit of {self._max_depth}, "
-                "once substitutions are put in"
+                "once substitutions are resolved"
             )
 
     # -- nodes -------------------------------------------------------------------------------------
@@ -314,14 +314,15 @@ class Resolver:
             self._circles += 1
             self._forget(learnt)
             if not node.optional:
-                message = f"{_shown(node)} refers to itself, and nothing before defines it"
+                message = f"{_shown(node)} refers to itself, and has no earlier definition"
                 raise node.source.error(node.position, message) from None
             return ABSENT
         finally:
             self._active.discard(id(node))
         if found is ABSENT and not node.optional:
-            place_of = "in this text" if self._env is None else "in this configuration or in the environment"
-            raise node.source.error(node.position, f"{_shown(node)} is not defined {place_of}")
+            environment = "" if self._env is None else " or in the environment"
+            message = f"{_shown(node)} is not defined in this configuration{environment}"
+            raise node.source.error(node.position, message)
         return found
 
     def _looked_up(self, node: Reference, place: Place) -> tuple[_Found, Place | None]:

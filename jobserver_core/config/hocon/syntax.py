@@ -29,7 +29,7 @@ from jobserver_core.models.json_values import number
 
 __all__ = ["MIXED", "Parser"]
 
-MIXED = "text, lists and objects cannot stand side by side in one value; is a comma missing?"
+MIXED = "strings, lists and objects cannot be joined into one value; is a comma missing?"
 
 _BLANKS = r" \t\r\f\v\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
 _BLANK = re.compile(f"[{_BLANKS}]*")
@@ -43,7 +43,7 @@ _INCLUDE_WORD = re.compile("include")
 _FUNCTION = re.compile(r"[a-z]+\(")
 _QUOTED = re.compile(r'"[^"\\\n]*(?:\\.[^"\\\n]*)*"')
 _APPEND_IN_LIST = (
-    "'+=' may not stand inside a list or another '+='; use ${…} to put in what it makes elsewhere"
+    "'+=' is not allowed inside a list or another '+='; use it elsewhere, and refer to the result with ${…}"
 )
 _JSON = json.JSONDecoder(strict=False)
 _KEYWORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
@@ -92,12 +92,12 @@ class Parser:
             root = self._object(self._prefix, 1)
             self._skip()
             if self._char():
-                raise self._error(f"nothing may follow the closing '}}', found {self._shown()}")
+                raise self._error(f"expected nothing after the closing '}}', found {self._shown()}")
             return root
         root = Object()
         self._members(root, self._prefix, 1)
         if self._char():
-            raise self._error("this '}' closes nothing")
+            raise self._error("this '}' has no matching '{'")
         return root
 
     # -- where we are ------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ class Parser:
         statement = self._include_statement(() if path is None else path)
         self._take(_BLANK)
         if self._char() not in ("", "\n", ",", "}", "#") and not self._text.startswith("//", self._at):
-            raise self._error(f"nothing may follow an include on its line, found {self._shown()}")
+            raise self._error(f"expected the end of the line after an include, found {self._shown()}")
         included = self._include(statement)
         if included is None:
             return
@@ -339,7 +339,7 @@ class Parser:
             if not found:
                 raise self._error(f'expected a value, found {self._shown()}; write "" for an empty text')
             return
-        raise self._error(f"{char!r} may not stand in text without quotes; put the text in double quotes")
+        raise self._error(f"{char!r} is not allowed in an unquoted string; put the string in double quotes")
 
     def _scalar(self, word: str, position: int) -> Node:
         if word in _KEYWORDS:
@@ -349,12 +349,12 @@ class Parser:
             return str(word)
         if len(word) > _MAX_NUMBER_LENGTH:
             raise self._error(
-                f"a number may have {_MAX_NUMBER_LENGTH} characters at most; in quotes it would be text",
+                f"a number can have at most {_MAX_NUMBER_LENGTH} characters; put longer ones in quotes",
                 position,
             )
         value = number(word)
         if value in (float("inf"), float("-inf")):
-            raise self._error(f"{word} is too large a number; in quotes it would be text", position)
+            raise self._error(f"the number {word} is too large; put it in quotes", position)
         return Number(str(word), value)
 
     def _array(self, depth: int) -> Array:
@@ -377,7 +377,7 @@ class Parser:
     def _reference(self) -> Reference:
         started = self._at
         if not self._text.startswith("${", started):
-            raise self._error("'$' may only stand in text without quotes as ${path}")
+            raise self._error("'$' is allowed in an unquoted string only as ${path}")
         self._at += 2
         optional = self._char() == "?"
         self._at += optional
@@ -394,7 +394,7 @@ class Parser:
             return self._multi_line_string()
         quoted = _QUOTED.match(self._text, started)
         if quoted is None:
-            raise self._error('this quoted text does not end on its line; use """ for several lines')
+            raise self._error('this quoted string does not end on its line; use """ for several lines')
         self._at = quoted.end()
         return self._unescaped(quoted.group(), started)
 
@@ -404,7 +404,7 @@ class Parser:
         try:
             return str(_JSON.decode(quoted))
         except json.JSONDecodeError as error:
-            raise self._error(f"in a quoted text: {error.msg}", position + error.pos) from None
+            raise self._error(f"in a quoted string: {error.msg}", position + error.pos) from None
 
     def _multi_line_string(self) -> str:
         started = self._at

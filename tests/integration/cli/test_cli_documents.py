@@ -48,16 +48,16 @@ def agrees(promised: str, printed: str) -> bool:
 def environment() -> Iterator[dict[str, str]]:
     """The environment of a new user: an empty home, nothing configured except longer timeouts."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("JOBSERVER_")}
-    with tempfile.TemporaryDirectory(prefix="js") as folder:
-        home = Path(folder, "home")
+    with tempfile.TemporaryDirectory(prefix="js") as directory:
+        home = Path(directory, "home")
         home.mkdir()
         # Its meter is for terminals; here it would be between the answers.
         (home / ".curlrc").write_text("silent\nshow-error\n", encoding="utf-8")
-        config = Path(folder, "patient.conf")
+        config = Path(directory, "patient.conf")
         config.write_text("jobserver.contexts.creation-timeout = 4 minutes\n", encoding="utf-8")
         path = os.pathsep.join([str(Path(sys.executable).parent), clean["PATH"]])
         patience = {"JOBSERVER_CONFIG": str(config)}
-        yield {**clean, **patience, "PATH": path, "HOME": str(home), "TMPDIR": folder}
+        yield {**clean, **patience, "PATH": path, "HOME": str(home), "TMPDIR": directory}
 
 
 @pytest.mark.parametrize("document", [README, TUTORIAL], ids=lambda path: path.name)
@@ -119,9 +119,9 @@ def test_the_python_of_the_readme_works(environment: dict[str, str]) -> None:
 class Reader:
     """Runs the commands of the tutorial in one directory, against a server that it started."""
 
-    def __init__(self, environment: dict[str, str], folder: Path) -> None:
+    def __init__(self, environment: dict[str, str], directory: Path) -> None:
         self._environment = environment
-        self._folder = folder
+        self._directory = directory
         self._server: subprocess.Popen[str] | None = None
         self._url = ""
         self.printed = ""
@@ -139,7 +139,7 @@ class Reader:
         self._server = subprocess.Popen(
             [*command.split(), "--port", "0"],
             env=self._environment,
-            cwd=self._folder,
+            cwd=self._directory,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -155,7 +155,7 @@ class Reader:
         done = subprocess.run(
             ["bash", "-e", "-c", typed],
             env=self._environment,
-            cwd=self._folder,
+            cwd=self._directory,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

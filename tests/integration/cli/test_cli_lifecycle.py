@@ -40,7 +40,7 @@ def client(server: Serving, tmp_path: Path) -> Iterator[httpx.Client]:
         yield client
 
 
-def processes_below(folder: Path) -> dict[int, str]:
+def processes_below(directory: Path) -> dict[int, str]:
     """Return the processes of contexts whose data is in a directory, with their command lines."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
@@ -50,7 +50,7 @@ def processes_below(folder: Path) -> dict[int, str]:
             where = os.readlink(process / "cwd")
         except OSError:
             continue
-        if b"JOBSERVER_CONTEXT=" in environment and where.startswith(str(folder)):
+        if b"JOBSERVER_CONTEXT=" in environment and where.startswith(str(directory)):
             found[int(process.name)] = line
     return found
 

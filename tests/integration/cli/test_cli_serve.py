@@ -23,10 +23,10 @@ from jobserver_cli.exits import ExitCode
 PATIENCE = 60.0
 
 
-def uploaded(url: str, folder: Path) -> str:
+def uploaded(url: str, directory: Path) -> str:
     answer = httpx.post(
         f"{url}/binaries/words",
-        content=wheel(folder).read_bytes(),
+        content=wheel(directory).read_bytes(),
         headers={"Content-Type": "application/python-wheel"},
     )
     assert answer.status_code == 201

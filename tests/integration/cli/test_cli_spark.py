@@ -31,8 +31,8 @@ INPUT = "input.string = a b c a b see"
 @pytest.fixture
 def scratch() -> Iterator[Path]:
     """A temporary directory with a short path, because it contains sockets of Spark workers."""
-    with tempfile.TemporaryDirectory(prefix="js") as folder:
-        yield Path(folder)
+    with tempfile.TemporaryDirectory(prefix="js") as directory:
+        yield Path(directory)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "jobserver_cli", *arguments]
 
 
-def processes_of(folders: tuple[Path, ...]) -> list[str]:
+def processes_of(directories: tuple[Path, ...]) -> list[str]:
     """Return the command lines of processes that name one of the directories or run in it."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
@@ -54,7 +54,7 @@ def processes_of(folders: tuple[Path, ...]) -> list[str]:
             where = os.readlink(process / "cwd")
         except OSError:
             continue
-        if any(str(folder) in line or where.startswith(str(folder)) for folder in folders):
+        if any(str(directory) in line or where.startswith(str(directory)) for directory in directories):
             found.append(f"{process.name}: {line}")
     return found
 

@@ -33,8 +33,8 @@ def found(chosen: Settings) -> dict[str, Finding]:
     return {finding.name: finding for finding in examine(chosen)}
 
 
-def config_file(folder: Path, text: str = "") -> Path:
-    path = folder / "server.conf"
+def config_file(directory: Path, text: str = "") -> Path:
+    path = directory / "server.conf"
     lines = [f"{key} = {value}" for key, value in MEMORY.items()]
     path.write_text("\n".join([*lines, text]), encoding="utf-8")
     return path

@@ -56,9 +56,9 @@ def fetcher(make_fetcher: MakeFetcher) -> FsspecFetcher:
 
 @pytest.fixture
 def ftp(tmp_path: Path) -> Iterator[FtpServer]:
-    folder = tmp_path / "ftp"
-    folder.mkdir()
-    server = FtpServer(folder, "hunter2")
+    directory = tmp_path / "ftp"
+    directory.mkdir()
+    server = FtpServer(directory, "hunter2")
     yield server
     server.close()
 

@@ -52,7 +52,7 @@ class StoreWithHabits(MemoryFileSystem):  # type: ignore[misc]
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
         parent = path.rsplit("/", 1)[0]
-        if self.habits.get("folders") and "w" in mode and parent not in self.pseudo_dirs:
+        if self.habits.get("directories") and "w" in mode and parent not in self.pseudo_dirs:
             raise FileNotFoundError(parent)
         if error := self.habits.get("open"):
             raise error
@@ -66,7 +66,7 @@ class StoreWithHabits(MemoryFileSystem):  # type: ignore[misc]
     def mv(self, path1: str, path2: str, **options: Any) -> None:
         if error := self.habits.get("mv"):
             raise error
-        if self.habits.get("folders") and path2.rsplit("/", 1)[0] not in self.pseudo_dirs:
+        if self.habits.get("directories") and path2.rsplit("/", 1)[0] not in self.pseudo_dirs:
             raise FileNotFoundError(path2)
         if self.habits.get("keeps") and self.exists(path2):
             raise FileExistsError(path2)
@@ -123,7 +123,7 @@ def test_a_blob_is_an_object_under_its_digest(blobs: FsspecBlobStore) -> None:
 def test_directories_are_created_on_file_systems_that_have_them(
     blobs: FsspecBlobStore, habits: dict[str, Any]
 ) -> None:
-    habits["folders"] = True
+    habits["directories"] = True
     digest = blobs.put([b"content"]).digest
     with blobs.open(digest) as file:
         assert file.read() == b"content"

@@ -97,10 +97,10 @@ def test_the_cache_is_private_and_its_files_read_only(
 def test_a_fetcher_without_a_configured_directory_removes_its_own(server: HttpServer) -> None:
     fetcher = FsspecFetcher()
     with fetcher.fetch(routes(server, 1)[0]) as found:
-        folder = found.path.parent.parent
-    assert folder.is_dir()
+        directory = found.path.parent.parent
+    assert directory.is_dir()
     fetcher.close()
-    assert not folder.exists()
+    assert not directory.exists()
 
 
 def test_failing_to_create_the_cache_is_a_fetch_error(server: HttpServer, tmp_path: Path) -> None:

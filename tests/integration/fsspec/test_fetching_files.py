@@ -19,9 +19,9 @@ OLD = time.time() - 3600
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    folder = tmp_path / "files"
-    folder.mkdir()
-    return folder
+    directory = tmp_path / "files"
+    directory.mkdir()
+    return directory
 
 
 def old_file(path: Path, content: bytes = b"content") -> Path:
@@ -68,10 +68,10 @@ def test_links_are_followed_within_the_allowed_directories_only(
     inside = old_file(files / "inside.jar")
     (files / "good").symlink_to(inside)
     (files / "bad").symlink_to(outside)
-    (files / "folder").symlink_to(tmp_path)
+    (files / "directory").symlink_to(tmp_path)
     fetcher = make_fetcher(allowed_folders=[files])
     assert fetched(fetcher, files / "good") == b"content"
-    for path in (files / "bad", files / "folder" / "outside.jar"):
+    for path in (files / "bad", files / "directory" / "outside.jar"):
         with pytest.raises(MalformedUrl, match="not in an allowed directory"), fetcher.fetch(f"file:{path}"):
             pytest.fail("the block was entered")
 

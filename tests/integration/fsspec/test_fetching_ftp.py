@@ -21,7 +21,7 @@ OLD = time.time() - 3600
 
 
 def published(server: FtpServer, name: str, content: bytes = CONTENT) -> str:
-    path = server.folder / name
+    path = server.directory / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     os.utime(path, (OLD, OLD))
@@ -40,7 +40,7 @@ def reason(fetcher: FsspecFetcher, uri: str) -> str:
 
 
 def test_anonymous_and_named_users_can_fetch(ftp: FtpServer, fetcher: FsspecFetcher) -> None:
-    uri = published(ftp, "deep/folder/x.jar")
+    uri = published(ftp, "deep/directory/x.jar")
     assert fetched(fetcher, uri) == CONTENT
     assert fetched(fetcher, uri.replace("ftp://", "ftp://user:hunter2@")) == CONTENT
     assert [line for line in ftp.commands if line.startswith("USER")] == ["USER anonymous", "USER user"]
@@ -76,15 +76,15 @@ def test_an_unchanged_file_is_not_sent_again_and_a_changed_one_is(
     for _ in range(3):
         assert fetched(fetcher, uri) == CONTENT
     assert ftp.commands.count("RETR x.jar") == 1
-    (ftp.folder / "x.jar").write_bytes(CONTENT[::-1])
+    (ftp.directory / "x.jar").write_bytes(CONTENT[::-1])
     assert fetched(fetcher, uri) == CONTENT[::-1]
 
 
 def test_a_missing_file_or_a_directory_is_an_error(ftp: FtpServer, fetcher: FsspecFetcher) -> None:
-    published(ftp, "folder/x.jar")
+    published(ftp, "directory/x.jar")
     assert "550" in reason(fetcher, f"ftp://{ftp.authority}/y.jar")
-    assert "550" in reason(fetcher, f"ftp://{ftp.authority}/folder")
-    assert "path of a directory" in reason(fetcher, f"ftp://{ftp.authority}/folder/")
+    assert "550" in reason(fetcher, f"ftp://{ftp.authority}/directory")
+    assert "path of a directory" in reason(fetcher, f"ftp://{ftp.authority}/directory/")
 
 
 def cut_after(*counts: int) -> dict[str, Any]:

@@ -474,11 +474,11 @@ def test_a_client_is_an_ipv4_address_or_an_ipv6_64(address: str, network: str) -
 # -- files of credentials --------------------------------------------------------------------------
 
 
-def files(folder: Path, passwords: str | None = None, tokens: str | None = None) -> AuthSettings:
+def files(directory: Path, passwords: str | None = None, tokens: str | None = None) -> AuthSettings:
     named: dict[str, Any] = {}
     for key, text in (("password_file", passwords), ("token_file", tokens)):
         if text is not None:
-            path = folder / key
+            path = directory / key
             path.write_text(text)
             path.chmod(0o600)
             named[key] = path

@@ -40,7 +40,7 @@ class JobBench:
     """Runs jobs and reads their results and logs."""
 
     jobs: JvmJobs
-    folder: Path
+    directory: Path
     count: int = 0
 
     def request(self, main_class: str, *jars: Path, kind: str = "spark", **more: Any) -> JvmJobRequest:
@@ -53,8 +53,8 @@ class JobBench:
             main_class=main_class,
             jars=tuple(JvmJar(path=jar, sha256=hashlib.sha256(jar.read_bytes()).hexdigest()) for jar in jars),
             context_type=kind,
-            result_path=self.folder / f"{job_id}.result",
-            log_path=self.folder / f"{job_id}.log",
+            result_path=self.directory / f"{job_id}.result",
+            log_path=self.directory / f"{job_id}.log",
             **more,
         )
 
@@ -273,7 +273,7 @@ def spark(
 ) -> Iterator[Any]:
     from pyspark.sql import SparkSession
 
-    folder = tmp_path_factory.mktemp("spark")
+    directory = tmp_path_factory.mktemp("spark")
     builder = SparkSession.builder.appName("jvm jobs")
     settings = {
         "spark.ui.enabled": "false",
@@ -281,8 +281,8 @@ def spark(
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.sql.shuffle.partitions": "2",
         "spark.driver.extraClassPath": str(job_classes),
-        "spark.local.dir": str(folder / "local"),
-        "spark.sql.warehouse.dir": str(folder / "warehouse"),
+        "spark.local.dir": str(directory / "local"),
+        "spark.sql.warehouse.dir": str(directory / "warehouse"),
         **spark_settings,
     }
     for key, value in settings.items():

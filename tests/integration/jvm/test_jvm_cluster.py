@@ -30,7 +30,7 @@ def die_with_parent() -> None:
 class Daemon:
     """A real Spark master or worker, in its own process group."""
 
-    def __init__(self, toolchain: JvmToolchain, folder: Path, *arguments: str) -> None:
+    def __init__(self, toolchain: JvmToolchain, directory: Path, *arguments: str) -> None:
         home = toolchain.spark.jars.parent
         environment = {
             **os.environ,
@@ -39,13 +39,13 @@ class Daemon:
             "SPARK_DAEMON_MEMORY": "256m",
         }
         environment.pop("SPARK_HOME", None)
-        self.log = folder / f"{arguments[0].rsplit('.', 1)[1]}.log"
+        self.log = directory / f"{arguments[0].rsplit('.', 1)[1]}.log"
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [str(home / "bin" / "spark-class"), *arguments],
                 stdout=log,
                 stderr=log,
-                cwd=folder,
+                cwd=directory,
                 env=environment,
                 start_new_session=True,
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, no locks taken
@@ -71,12 +71,12 @@ class Daemon:
 
 @pytest.fixture(scope="module")
 def master(toolchain: JvmToolchain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("cluster")
+    directory = tmp_path_factory.mktemp("cluster")
     package = "org.apache.spark.deploy"
     daemons = [
         Daemon(
             toolchain,
-            folder,
+            directory,
             f"{package}.master.Master",
             "--host",
             "127.0.0.1",
@@ -98,9 +98,9 @@ def master(toolchain: JvmToolchain, tmp_path_factory: pytest.TempPathFactory) ->
             "--memory",
             "1g",
             "--work-dir",
-            str(folder / "work"),
+            str(directory / "work"),
         ]
-        daemons.append(Daemon(toolchain, folder, f"{package}.worker.Worker", *worker, url))
+        daemons.append(Daemon(toolchain, directory, f"{package}.worker.Worker", *worker, url))
         daemons[1].find("Successfully registered with master")
         yield url
     finally:

@@ -113,19 +113,19 @@ def test_a_broadcast_is_shared_by_two_jobs_and_destroyed_by_one(caller: Caller, 
 @pytest.fixture(scope="module")
 def parts(control_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Three jars: a job, and two with one class each that it needs."""
-    folder = tmp_path_factory.mktemp("parts")
+    directory = tmp_path_factory.mktemp("parts")
     for name in ("Main", "Left", "Right"):
-        with zipfile.ZipFile(folder / f"{name}.jar", "w") as jar:
+        with zipfile.ZipFile(directory / f"{name}.jar", "w") as jar:
             for path in (control_classes / "parts").glob(f"{name}*.class"):
                 jar.write(path, f"parts/{path.name}")
-    return {name: folder / f"{name}.jar" for name in ("Main", "Left", "Right")}
+    return {name: directory / f"{name}.jar" for name in ("Main", "Left", "Right")}
 
 
 @pytest.fixture(scope="module")
 def repository(parts: dict[str, Path]) -> Iterator[str]:
     """An HTTP server that has the jars."""
-    folder = parts["Main"].parent
-    with Loopback(lambda handler: handler.say(200, (folder / handler.path[1:]).read_bytes())) as server:
+    directory = parts["Main"].parent
+    with Loopback(lambda handler: handler.say(200, (directory / handler.path[1:]).read_bytes())) as server:
         yield server.url("")
 
 

@@ -42,14 +42,14 @@ def compile_section(title: str | None = None) -> str:
 class Reader:
     """A user who follows the document, with the job server installed."""
 
-    folder: Path
+    directory: Path
     environment: dict[str, str]
 
     def sh(self, commands: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["sh", "-e"],
             input=commands,
-            cwd=cwd or self.folder,
+            cwd=cwd or self.directory,
             env=self.environment,
             capture_output=True,
             text=True,
@@ -59,19 +59,19 @@ class Reader:
 
     def follow(self, title: str, name: str, replaced: str = "", by: str = "") -> Path:
         """Write the files of the section and of one recipe, run its commands, and return the jar."""
-        folder = self.folder / name
-        folder.mkdir()
+        directory = self.directory / name
+        directory.mkdir()
         recipe = compile_section(title)
         for path, content in [*FILE.findall(compile_section()), *FILE.findall(recipe)]:
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_text(content)
+            (directory / path).parent.mkdir(parents=True, exist_ok=True)
+            (directory / path).write_text(content)
         [commands] = COMMANDS.findall(recipe)
-        done = self.sh(commands.replace(replaced, by) if replaced else commands, folder)
+        done = self.sh(commands.replace(replaced, by) if replaced else commands, directory)
         said = done.stdout + done.stderr
         if done.returncode != 0 and (reason := OUT_OF_REACH.search(said)):
             pytest.skip(f"the repository of {name} is out of reach: {reason[0].strip()[:200]}")
         assert done.returncode == 0, said[-4000:]
-        return folder / "words.jar"
+        return directory / "words.jar"
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +100,12 @@ def address(
     first_class_path: subprocess.CompletedProcess[str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("server")
-    (folder / "jobserver.conf").write_text('spark.master = "local[2]"\n')
-    command = [sys.executable, "-m", "jobserver_cli", "serve", "--config", str(folder / "jobserver.conf")]
-    with (folder / "log").open("w") as log:
+    directory = tmp_path_factory.mktemp("server")
+    (directory / "jobserver.conf").write_text('spark.master = "local[2]"\n')
+    command = [sys.executable, "-m", "jobserver_cli", "serve", "--config", str(directory / "jobserver.conf")]
+    with (directory / "log").open("w") as log:
         process = subprocess.Popen(
-            [*command, "--port", "0", "--data-dir", str(folder / "data")],
+            [*command, "--port", "0", "--data-dir", str(directory / "data")],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -114,10 +114,10 @@ def address(
     assert process.stdout is not None
     try:
         url = process.stdout.readline().strip()
-        assert url, (folder / "log").read_text()
+        assert url, (directory / "log").read_text()
         yield url.removeprefix("http://")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 0, (folder / "log").read_text()
+        assert process.wait(PATIENCE) == 0, (directory / "log").read_text()
     finally:
         process.kill()
         process.wait()

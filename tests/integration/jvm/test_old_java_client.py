@@ -39,11 +39,11 @@ def client_jars(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The client and its dependencies, as Maven resolves them."""
     if shutil.which("mvn") is None:
         pytest.skip("mvn is not installed: apt-get install maven")
-    folder = tmp_path_factory.mktemp("client")
-    (folder / "pom.xml").write_text(PROJECT)
+    directory = tmp_path_factory.mktemp("client")
+    (directory / "pom.xml").write_text(PROJECT)
     done = subprocess.run(
-        ["mvn", "-B", "-q", "dependency:copy-dependencies", f"-DoutputDirectory={folder / 'lib'}"],
-        cwd=folder,
+        ["mvn", "-B", "-q", "dependency:copy-dependencies", f"-DoutputDirectory={directory / 'lib'}"],
+        cwd=directory,
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -53,17 +53,17 @@ def client_jars(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if done.returncode != 0 and (reason := OUT_OF_REACH.search(said)):
         pytest.skip(f"Maven Central is out of reach: {reason[0].strip()[:200]}")
     assert done.returncode == 0, said[-4000:]
-    return folder / "lib"
+    return directory / "lib"
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("server")
-    (folder / "jobserver.conf").write_text('spark.master = "local[2]"\n')
-    command = [sys.executable, "-m", "jobserver_cli", "serve", "--config", str(folder / "jobserver.conf")]
-    with (folder / "log").open("w") as log:
+    directory = tmp_path_factory.mktemp("server")
+    (directory / "jobserver.conf").write_text('spark.master = "local[2]"\n')
+    command = [sys.executable, "-m", "jobserver_cli", "serve", "--config", str(directory / "jobserver.conf")]
+    with (directory / "log").open("w") as log:
         process = subprocess.Popen(
-            [*command, "--port", "0", "--data-dir", str(folder / "data")],
+            [*command, "--port", "0", "--data-dir", str(directory / "data")],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -72,10 +72,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     assert process.stdout is not None
     try:
         url = process.stdout.readline().strip()
-        assert url, (folder / "log").read_text()
+        assert url, (directory / "log").read_text()
         yield url
         process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 0, (folder / "log").read_text()
+        assert process.wait(PATIENCE) == 0, (directory / "log").read_text()
     finally:
         process.kill()
         process.wait()

@@ -32,19 +32,19 @@ def other_code(tmp_path_factory: pytest.TempPathFactory) -> JobCode:
 @pytest.fixture(scope="session")
 def jar(tmp_path_factory: pytest.TempPathFactory) -> JobCode:
     """Scala jobs, compiled with nothing but the PySpark install."""
-    folder = tmp_path_factory.mktemp("jar")
+    directory = tmp_path_factory.mktemp("jar")
     jars = Path(pyspark.__file__).parent / "jars"
     java = shutil.which("java")
     assert java is not None
     class_path = ":".join(map(str, jars.glob("*.jar")))
     command = [java, "-XX:TieredStopAtLevel=1", "-cp", f"{jars}/*", "scala.tools.nsc.Main", "-nowarn"]
     subprocess.run(
-        [*command, "-d", str(folder), "-classpath", class_path, str(JVM_JOBS)], check=True, timeout=200
+        [*command, "-d", str(directory), "-classpath", class_path, str(JVM_JOBS)], check=True, timeout=200
     )
-    target = folder.parent / f"{folder.name}.jar"
+    target = directory.parent / f"{directory.name}.jar"
     with zipfile.ZipFile(target, "w") as archive:
-        for path in sorted(folder.rglob("*.class")):
-            archive.write(path, path.relative_to(folder).as_posix())
+        for path in sorted(directory.rglob("*.class")):
+            archive.write(path, path.relative_to(directory).as_posix())
     return code_of(target, BinaryType.JAR)
 
 

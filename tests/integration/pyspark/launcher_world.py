@@ -27,14 +27,14 @@ def code_of(path: Path, kind: BinaryType = BinaryType.WHEEL) -> JobCode:
     return JobCode(path=path, type=kind, digest=digest, source=path.name)
 
 
-def jobs_wheel(folder: Path, version: str) -> JobCode:
+def jobs_wheel(directory: Path, version: str) -> JobCode:
     """The test jobs as a wheel; the version is in the code, so that each has its own."""
-    package = folder / f"source-{version}" / JOBS.name
+    package = directory / f"source-{version}" / JOBS.name
     shutil.copytree(JOBS, package, ignore=shutil.ignore_patterns("__pycache__"))
     with (package / "__init__.py").open("a") as file:
         file.write(f"\nVERSION = {version!r}\n")
     (package / "data.txt").write_text(f"data of version {version}\n")
-    return code_of(build_wheel(package, folder, version=version))
+    return code_of(build_wheel(package, directory, version=version))
 
 
 @attrs.frozen
@@ -101,24 +101,24 @@ class Context:
 Start = Callable[..., Context]
 
 
-def make_launcher(folder: Path, **settings: Any) -> PySparkLauncher:
+def make_launcher(directory: Path, **settings: Any) -> PySparkLauncher:
     options = LauncherOptions(**settings.pop("options", {}))
     fields = {"master": "local[2]", "log_limit": 256 * 1024, **settings}
-    return PySparkLauncher(folder / "pyspark", options=options, **fields)
+    return PySparkLauncher(directory / "pyspark", options=options, **fields)
 
 
-def starter(launcher: PySparkLauncher, folder: Path, code: JobCode) -> Start:
+def starter(launcher: PySparkLauncher, directory: Path, code: JobCode) -> Start:
     def start(settings: dict[str, Any] | None = None, **more: Any) -> Context:
         context_id = str(uuid4())
-        data_dir = folder / "data"
+        data_dir = directory / "data"
         data_dir.mkdir(exist_ok=True)
         more_listener = more.pop("listener", None)
         spec = ContextSpec(
             id=context_id,
             name=more.pop("name", f"test-{context_id[:8]}"),
             settings=settings or {},
-            log_path=folder / f"context-{context_id}.log",
-            work_dir=folder / "work" / context_id,
+            log_path=directory / f"context-{context_id}.log",
+            work_dir=directory / "work" / context_id,
             data_dir=data_dir,
             **more,
         )

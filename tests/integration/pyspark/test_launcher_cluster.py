@@ -56,8 +56,8 @@ class Cluster:
         return len(processes.children(self.worker))
 
 
-def _spark_class(folder: Path, name: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-    with (folder / f"{name.rpartition('.')[2]}.log").open("wb") as log:
+def _spark_class(directory: Path, name: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+    with (directory / f"{name.rpartition('.')[2]}.log").open("wb") as log:
         return subprocess.Popen(
             [SPARK_HOME / "bin" / "spark-class", name, *arguments],
             stdout=log,
@@ -80,16 +80,16 @@ def _said(log: Path, pattern: str) -> str:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    folder = tmp_path_factory.mktemp("cluster")
+    directory = tmp_path_factory.mktemp("cluster")
     package = "org.apache.spark.deploy"
     here = ("--host", "127.0.0.1", "--port", "0", "--webui-port", "0")
-    started = [_spark_class(folder, f"{package}.master.Master", *here, SPARK_MASTER_HOST="127.0.0.1")]
+    started = [_spark_class(directory, f"{package}.master.Master", *here, SPARK_MASTER_HOST="127.0.0.1")]
     try:
-        master = _said(folder / "Master.log", r"Starting Spark master at (spark://\S+)")
-        port = _said(folder / "Master.log", r"Bound MasterWebUI to \S+, and started at http://\S+:(\d+)")
-        worker = (*here, "--cores", "4", "--memory", "2g", "--work-dir", str(folder / "work"), master)
-        started.append(_spark_class(folder, f"{package}.worker.Worker", *worker))
-        _said(folder / "Worker.log", r"(Successfully registered with master)")
+        master = _said(directory / "Master.log", r"Starting Spark master at (spark://\S+)")
+        port = _said(directory / "Master.log", r"Bound MasterWebUI to \S+, and started at http://\S+:(\d+)")
+        worker = (*here, "--cores", "4", "--memory", "2g", "--work-dir", str(directory / "work"), master)
+        started.append(_spark_class(directory, f"{package}.worker.Worker", *worker))
+        _said(directory / "Worker.log", r"(Successfully registered with master)")
         yield Cluster(master, f"http://127.0.0.1:{port}", started[1].pid)
     finally:
         for process in reversed(started):

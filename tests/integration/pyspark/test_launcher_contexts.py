@@ -176,22 +176,24 @@ def test_a_context_that_takes_too_long_to_start_fails_with_the_output_of_spark(t
 def test_a_context_starts_when_the_temporary_directory_has_a_long_path(
     tmp_path: Path, code: JobCode, other_code: JobCode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / ("long" * 40)
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
+    directory = tmp_path / ("long" * 40)
+    directory.mkdir()
+    monkeypatch.setenv("TMPDIR", str(directory))
     monkeypatch.setattr("tempfile.tempdir", None)
-    launcher = make_launcher(folder, options={"packages_size": 0})
+    launcher = make_launcher(directory, options={"packages_size": 0})
     try:
-        context = starter(launcher, folder, code)().wait_ready()
+        context = starter(launcher, directory, code)().wait_ready()
         for each, version in ((code, "1.0"), (other_code, "2.0")):
             assert context.run("work.Version", code=each).value["executors"] == version
         place = Path(context.run("work.Environment").value["job"]["TMPDIR"])
-        assert len(list((folder / "pyspark" / "packages" / "contents").iterdir())) == 2
+        assert len(list((directory / "pyspark" / "packages" / "contents").iterdir())) == 2
     finally:
         launcher.close()
     assert len(str(place)) <= 60
     assert not place.exists()
-    assert list((folder / "pyspark" / "packages" / "contents").iterdir()) == []  # unused packages are removed
+    assert (
+        list((directory / "pyspark" / "packages" / "contents").iterdir()) == []
+    )  # unused packages are removed
 
 
 def test_a_missing_socket_directory_is_reported_before_anything_starts(

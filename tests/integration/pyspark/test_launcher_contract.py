@@ -66,8 +66,8 @@ class TestPySparkLauncher(LauncherContract):
     def class_path(self) -> tuple[JobCode, ...]:
         return self._class_path
 
-    def label_code(self, folder: Path, kind: str, text: str) -> JobCode:
-        target = folder / str(uuid4())
+    def label_code(self, directory: Path, kind: str, text: str) -> JobCode:
+        target = directory / str(uuid4())
         package = target / f"{kind}_label"
         package.mkdir(parents=True)
         (package / "__init__.py").write_text(LABEL.format(text=text))

@@ -145,9 +145,9 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from launcher_world import code_of, make_launcher, starter
-folder = Path(sys.argv[2])
-launcher = make_launcher(folder)
-context = starter(launcher, folder, code_of(Path(sys.argv[3])))().wait_ready()
+directory = Path(sys.argv[2])
+launcher = make_launcher(directory)
+context = starter(launcher, directory, code_of(Path(sys.argv[3])))().wait_ready()
 context.running("contract.Endless")
 context.running("trouble.Families", {"stay": True})
 print(context.spec.id, context.spec.work_dir, flush=True)
@@ -155,11 +155,11 @@ sys.stdin.read()
 """
 
 
-def _server(folder: Path, code: JobCode) -> tuple[subprocess.Popen[str], str, Path]:
+def _server(directory: Path, code: JobCode) -> tuple[subprocess.Popen[str], str, Path]:
     """Another process with a launcher, a context and running jobs in it."""
     here = str(Path(__file__).parent)
     server = subprocess.Popen(
-        [sys.executable, "-c", SERVER, here, str(folder), str(code.path)],
+        [sys.executable, "-c", SERVER, here, str(directory), str(code.path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -30,9 +30,9 @@ def start(launcher: PySparkLauncher, tmp_path: Path, code: JobCode) -> Start:
     return starter(launcher, tmp_path, code)
 
 
-def _record(folder: Path, context_id: str) -> dict[str, object]:
+def _record(directory: Path, context_id: str) -> dict[str, object]:
     found: dict[str, object] = json.loads(
-        (folder / "pyspark" / "contexts" / f"{context_id}.json").read_text()
+        (directory / "pyspark" / "contexts" / f"{context_id}.json").read_text()
     )
     return found
 

@@ -29,11 +29,11 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
         return given
     if sys.version_info >= (3, 12):
         pytest.skip("PySpark 3.5 supports Python up to 3.11")
-    folder = tmp_path_factory.mktemp("pyspark35")
-    venv.create(folder, with_pip=True)
-    pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet"]
+    directory = tmp_path_factory.mktemp("pyspark35")
+    venv.create(directory, with_pip=True)
+    pip = [directory / "bin" / "python", "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "pyspark>=3.5,<3.6", "setuptools<80"], check=True, timeout=280)
-    return str(folder / "bin" / "python")
+    return str(directory / "bin" / "python")
 
 
 @pytest.fixture(scope="module")
@@ -101,17 +101,17 @@ def compile_35(python: str, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     toolchain = JvmToolchain(spark=SparkInstall.of(Path(home.stdout.strip()) / "jars"))
 
     def compiled(*sources: Path) -> JobCode:
-        folder = tmp_path_factory.mktemp("classes35")
+        directory = tmp_path_factory.mktemp("classes35")
         command = [toolchain.java, "-XX:TieredStopAtLevel=1", "-cp", toolchain.spark.class_path]
-        command += ["scala.tools.nsc.Main", "-nowarn", "-d", str(folder)]
+        command += ["scala.tools.nsc.Main", "-nowarn", "-d", str(directory)]
         spark = [str(jar) for jar in toolchain.spark.jars.glob("*.jar")]
         class_path = os.pathsep.join([toolchain.class_path(with_spark=False), *spark])
         command += ["-classpath", class_path, *map(str, sources)]
         subprocess.run(command, check=True, timeout=200)
-        jar = folder.parent / f"{folder.name}.jar"
+        jar = directory.parent / f"{directory.name}.jar"
         with zipfile.ZipFile(jar, "w") as archive:
-            for path in sorted(folder.rglob("*.class")):
-                archive.write(path, path.relative_to(folder).as_posix())
+            for path in sorted(directory.rglob("*.class")):
+                archive.write(path, path.relative_to(directory).as_posix())
         return code_of(jar, BinaryType.JAR)
 
     return compiled

@@ -32,18 +32,18 @@ def count(job: InlineJob) -> dict[str, Any]:
 class BusyServer:
     """Two contexts that get jobs from two threads each. Records which jobs were accepted and refused."""
 
-    def __init__(self, url: str, folder: Path, **options: Any) -> None:
+    def __init__(self, url: str, directory: Path, **options: Any) -> None:
         self.transport = MemoryTransport()
         self.server = JobServer(
             metadata=SqlMetadataStore(url, **options),
-            blobs=FsspecBlobStore(folder / "blobs"),
+            blobs=FsspecBlobStore(directory / "blobs"),
             fetcher=MemoryFetcher(),
             launcher=InlineLauncher({"w.Any": count}),
             transports=[self.transport],
             settings=Settings.from_mapping(
                 {"jobserver": {"callbacks": {"retry-delay": "0.1 s", "concurrency": 4, "per-receiver": 4}}}
             ),
-            data_dir=folder,
+            data_dir=directory,
         ).start()
         upload(self.server)
         for name in CONTEXTS:

@@ -17,17 +17,17 @@ class SqliteHistory(JobServerHistory):
     """The store is a file. A crash leaves it unchanged, and the next server reopens it."""
 
     def open_metadata(self) -> MetadataStore:
-        if not hasattr(self, "folder"):
-            self.folder = Path(tempfile.mkdtemp(prefix="jobserver-history-"))
+        if not hasattr(self, "directory"):
+            self.directory = Path(tempfile.mkdtemp(prefix="jobserver-history-"))
         else:
             self.metadata.close()
         return SqlMetadataStore(
-            f"sqlite:///{self.folder / 'metadata.db'}", synchronous="normal", lock_timeout=60
+            f"sqlite:///{self.directory / 'metadata.db'}", synchronous="normal", lock_timeout=60
         )
 
     def teardown(self) -> None:
         super().teardown()
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.directory)
 
 
 TestSqliteHistory = SqliteHistory.TestCase

@@ -58,7 +58,7 @@ def test_the_url_and_the_options_of_the_settings_are_used(tmp_path: Path) -> Non
     ("options", "key", "words"),
     [
         ({"synchronus": "full"}, "synchronus", "did you mean 'synchronous'"),
-        ({"nonsense": 1}, "nonsense", "options are synchronous, pool-size, lock-timeout"),
+        ({"nonsense": 1}, "nonsense", "expected one of synchronous, pool-size, lock-timeout"),
         ({"synchronous": "off"}, "synchronous", "must be one of"),
         ({"pool-size": 0}, "pool-size", "a number from 1"),
         ({"pool-size": True}, "pool-size", "a number from 1"),
@@ -160,11 +160,11 @@ def replace(path: Path) -> None:
     copy.replace(path)
 
 
-def remove_folder(path: Path) -> None:
+def remove_directory(path: Path) -> None:
     shutil.rmtree(path.parent)
 
 
-def replace_folder(path: Path) -> None:
+def replace_directory(path: Path) -> None:
     path.parent.rename(path.parent.with_name("moved"))
     shutil.copytree(path.parent.with_name("moved"), path.parent)
 
@@ -173,7 +173,7 @@ def remove_log(path: Path) -> None:
     path.with_name(f"{path.name}-wal").unlink()
 
 
-@pytest.mark.parametrize("harm", [remove, replace, remove_folder, replace_folder])
+@pytest.mark.parametrize("harm", [remove, replace, remove_directory, replace_directory])
 def test_a_deleted_or_replaced_database_refuses_writes_and_says_why(
     tmp_path: Path, harm: Callable[[Path], None]
 ) -> None:

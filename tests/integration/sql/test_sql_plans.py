@@ -69,8 +69,8 @@ def fill(store: SqlMetadataStore, count: int) -> None:
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[SqlMetadataStore]]:
     """One store with few records, one with many."""
-    folder = tmp_path_factory.mktemp("stores")
-    made = [SqlMetadataStore(f"sqlite:///{folder / name}.db") for name in ("few", "many")]
+    directory = tmp_path_factory.mktemp("stores")
+    made = [SqlMetadataStore(f"sqlite:///{directory / name}.db") for name in ("few", "many")]
     for store, count in zip(made, (FEW, MANY), strict=True):
         fill(store, count)
     yield made

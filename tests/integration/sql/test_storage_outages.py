@@ -25,10 +25,10 @@ connection.execute("ROLLBACK")
 
 FULL_DISK = """
 import pathlib, resource, signal, sys
-folder = pathlib.Path(sys.argv[1])
+directory = pathlib.Path(sys.argv[1])
 sys.path[:0] = sys.argv[2:]
 from outage import BusyServer
-busy = BusyServer(f"sqlite:///{folder}/metadata.db", folder, lock_timeout=1)
+busy = BusyServer(f"sqlite:///{directory}/metadata.db", directory, lock_timeout=1)
 busy.begin()
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -44,13 +44,13 @@ print("settled", len(busy.accepted), len(busy.refused))
 
 FULL_FILE_SYSTEM = """
 import pathlib, subprocess, sys
-folder = pathlib.Path(sys.argv[1])
+directory = pathlib.Path(sys.argv[1])
 sys.path[:0] = sys.argv[2:]
-subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=True)
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(directory)], check=True)
 from outage import BusyServer
-busy = BusyServer(f"sqlite:///{folder}/metadata.db", folder, lock_timeout=1)
+busy = BusyServer(f"sqlite:///{directory}/metadata.db", directory, lock_timeout=1)
 busy.begin()
-filler = folder / "filler"
+filler = directory / "filler"
 with filler.open("wb", buffering=0) as file:
     try:
         while True:
@@ -98,9 +98,9 @@ def test_a_database_locked_by_another_process_ends_no_jobs_or_contexts(tmp_path:
         busy.close()
 
 
-def run_apart(script: str, folder: Path, *prefix: str) -> str:
+def run_apart(script: str, directory: Path, *prefix: str) -> str:
     """Run a script in a separate process, because it restricts what the whole process can write."""
-    command = [*prefix, sys.executable, "-c", script, str(folder), *sys.path]
+    command = [*prefix, sys.executable, "-c", script, str(directory), *sys.path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout

@@ -34,7 +34,7 @@ def test_pip_installs_the_example(tmp_path: Path) -> None:
 
 def test_the_examples_class_is_in_the_wheel(tmp_path: Path) -> None:
     wheel = build_example_wheel(tmp_path)
-    folder = unpack(wheel, tmp_path / hashlib.sha256(b"x").hexdigest(), kind=BinaryType.WHEEL)
+    directory = unpack(wheel, tmp_path / hashlib.sha256(b"x").hexdigest(), kind=BinaryType.WHEEL)
     module, _, name = CLASS_NAME.rpartition(".")
-    assert f"class {name}" in (folder / module / "__init__.py").read_text()
+    assert f"class {name}" in (directory / module / "__init__.py").read_text()
     assert zipfile.is_zipfile(wheel)

@@ -41,8 +41,8 @@ def test_a_context_that_cannot_have_enough_descriptors_fails_at_once_and_says_wh
         from jobserver_core.testing.launcher import RecordingListener
         from jobserver_pyspark import PySparkLauncher
 
-        with tempfile.TemporaryDirectory() as folder:
-            root = Path(folder)
+        with tempfile.TemporaryDirectory() as directory:
+            root = Path(directory)
             launcher = PySparkLauncher(root / "pyspark")
             spec = ContextSpec(id="c", name="c", log_path=root / "log", work_dir=root / "work", data_dir=root)
             listener = RecordingListener()

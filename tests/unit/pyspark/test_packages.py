@@ -17,9 +17,9 @@ SIZE = 1000
 NOW = time.time()
 
 
-def wheel(folder: Path, name: str) -> JobCode:
+def wheel(directory: Path, name: str) -> JobCode:
     """A wheel that unpacks to a module of exactly ``SIZE`` bytes."""
-    path = folder / f"{name}-1.0-py3-none-any.whl"
+    path = directory / f"{name}-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{name}.py", f"# {name}\n".ljust(SIZE, "#"))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -29,16 +29,16 @@ def wheel(folder: Path, name: str) -> JobCode:
 def use(packages: Packages, *codes: JobCode, at: float | None = None) -> None:
     """Use packages in a context that ends then, or that ended at some time."""
     lease = packages.lease()
-    folders = [Path(package.directory) for package in lease.prepare(codes)]
-    assert [len(list(folder.iterdir())) for folder in folders] == [1] * len(codes)
+    directories = [Path(package.directory) for package in lease.prepare(codes)]
+    assert [len(list(directory.iterdir())) for directory in directories] == [1] * len(codes)
     lease.close()
-    for folder in folders:
-        if at is not None and folder.exists():
-            os.utime(folder, (at, at))
+    for directory in directories:
+        if at is not None and directory.exists():
+            os.utime(directory, (at, at))
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def directory(tmp_path: Path) -> Path:
     return tmp_path / "packages"
 
 
@@ -47,9 +47,9 @@ def codes(tmp_path: Path) -> list[JobCode]:
     return [wheel(tmp_path, name) for name in ("first", "second", "third", "fourth")]
 
 
-def left(folder: Path) -> list[Path]:
+def left(directory: Path) -> list[Path]:
     """Everything in the cache directory except the directories that structure it."""
-    return list(folder.glob("*/*"))
+    return list(directory.glob("*/*"))
 
 
 def kept(packages: Packages, codes: list[JobCode]) -> list[str]:
@@ -57,9 +57,9 @@ def kept(packages: Packages, codes: list[JobCode]) -> list[str]:
 
 
 def test_over_the_limit_the_least_recently_used_package_is_removed(
-    folder: Path, codes: list[JobCode]
+    directory: Path, codes: list[JobCode]
 ) -> None:
-    packages = Packages(folder, 2 * SIZE)
+    packages = Packages(directory, 2 * SIZE)
     use(packages, codes[1], at=NOW - 4000)
     use(packages, codes[0], at=NOW - 3000)
     assert kept(packages, codes) == ["first", "second"]
@@ -68,56 +68,58 @@ def test_over_the_limit_the_least_recently_used_package_is_removed(
     use(packages, codes[0])  # used again: now the third has waited longest
     use(packages, codes[3])
     assert kept(packages, codes) == ["first", "fourth"]
-    assert len(left(folder)) == 2
+    assert len(left(directory)) == 2
 
 
-def test_a_package_that_a_living_context_leased_is_never_removed(folder: Path, codes: list[JobCode]) -> None:
-    packages = Packages(folder, 0)
+def test_a_package_that_a_living_context_leased_is_never_removed(
+    directory: Path, codes: list[JobCode]
+) -> None:
+    packages = Packages(directory, 0)
     living = packages.lease()
     living.prepare(codes[:1])
     use(packages, codes[0], codes[1])
     assert kept(packages, codes) == ["first"]
     living.close()
-    assert left(folder) == []
+    assert left(directory) == []
     living.close()
 
 
-def test_the_last_use_and_the_size_outlive_the_server(folder: Path, codes: list[JobCode]) -> None:
-    use(Packages(folder, 10 * SIZE), codes[1], at=NOW - 4000)
-    use(Packages(folder, 10 * SIZE), codes[0], at=NOW - 3000)
-    packages = Packages(folder, 2 * SIZE)
+def test_the_last_use_and_the_size_outlive_the_server(directory: Path, codes: list[JobCode]) -> None:
+    use(Packages(directory, 10 * SIZE), codes[1], at=NOW - 4000)
+    use(Packages(directory, 10 * SIZE), codes[0], at=NOW - 3000)
+    packages = Packages(directory, 2 * SIZE)
     use(packages, codes[2])
     assert kept(packages, codes) == ["first", "third"]
 
 
 def test_files_half_removed_or_half_unpacked_by_a_killed_server_are_removed(
-    folder: Path, codes: list[JobCode]
+    directory: Path, codes: list[JobCode]
 ) -> None:
     for name, age in (("young", 0), ("old", 3600)):
-        (folder / "parts" / name / "inside").mkdir(parents=True)
-        (folder / "parts" / name / "inside" / "file").write_text("left")
-        os.utime(folder / "parts" / name, (time.time() - age,) * 2)
-    packages = Packages(folder, 10 * SIZE)
+        (directory / "parts" / name / "inside").mkdir(parents=True)
+        (directory / "parts" / name / "inside" / "file").write_text("left")
+        os.utime(directory / "parts" / name, (time.time() - age,) * 2)
+    packages = Packages(directory, 10 * SIZE)
     use(packages, codes[0])
-    assert [path.name for path in folder.glob("parts/*")] == ["young"]
+    assert [path.name for path in directory.glob("parts/*")] == ["young"]
     assert kept(packages, codes) == ["first"]
 
 
-def test_a_closed_lease_keeps_no_files(folder: Path, codes: list[JobCode]) -> None:
-    packages = Packages(folder, 0)
+def test_a_closed_lease_keeps_no_files(directory: Path, codes: list[JobCode]) -> None:
+    packages = Packages(directory, 0)
     late = packages.lease()
     late.close()
     late.prepare(codes[:1])  # of a job whose context has just ended
     use(packages, codes[1])
-    assert left(folder) == []
+    assert left(directory) == []
 
 
-def test_a_package_that_cannot_be_unpacked_leaves_nothing(tmp_path: Path, folder: Path) -> None:
+def test_a_package_that_cannot_be_unpacked_leaves_nothing(tmp_path: Path, directory: Path) -> None:
     path = tmp_path / "broken.whl"
     path.write_bytes(b"PK\x03\x04 but no more")
     code = JobCode(path=path, type=BinaryType.WHEEL, digest="d" * 64, source=path.name)
-    lease: PackageLease = Packages(folder, 10 * SIZE).lease()
+    lease: PackageLease = Packages(directory, 10 * SIZE).lease()
     with pytest.raises(NotAnArchive):
         lease.prepare([code])
     lease.close()
-    assert left(folder) == []
+    assert left(directory) == []

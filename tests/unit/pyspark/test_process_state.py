@@ -15,33 +15,33 @@ HARNESS = """
 import importlib, json, os, sys
 from jobserver_pyspark.runner.process_state import ProcessState
 
-def main(report, folder, leak, look):
+def main(report, directory, leak, look):
     state = ProcessState()
-    _, before = serve(state, folder, "looking", look)
-    reason, _ = serve(state, folder, "leaking", leak)
-    _, after = serve(state, folder, "looking", look) if reason is None else (None, None)
+    _, before = serve(state, directory, "looking", look)
+    reason, _ = serve(state, directory, "leaking", leak)
+    _, after = serve(state, directory, "looking", look) if reason is None else (None, None)
     os.write(int(report), json.dumps([reason, before == after, f"{before!r} -> {after!r}"]).encode())
     os._exit(0)
 
-def serve(state, folder, name, source):
-    sys.path.insert(0, folder)
-    with open(f"{folder}/{name}.py", "w") as file:
+def serve(state, directory, name, source):
+    sys.path.insert(0, directory)
+    with open(f"{directory}/{name}.py", "w") as file:
         file.write(source)
     seen = getattr(importlib.import_module(name), "seen", None)
-    state.end_job([folder], last=False)
-    return state.restore([folder]), seen
+    state.end_job([directory], last=False)
+    return state.restore([directory]), seen
 """
 """A runner in miniature: it serves a job that looks, one that leaks, and the looking one again."""
 
 
-def next_job(folder: Path, leak: str, look: str = "seen = None") -> tuple[str | None, bool, str]:
+def next_job(directory: Path, leak: str, look: str = "seen = None") -> tuple[str | None, bool, str]:
     """Return why the process is unfit, whether both jobs saw the same state, and both views."""
-    harness = folder.with_name(f"{folder.name}-harness")
+    harness = directory.with_name(f"{directory.name}-harness")
     harness.mkdir()
     (harness / "harness.py").write_text(HARNESS)
     reader, writer = os.pipe()
     code = "import sys; sys.path.insert(0, sys.argv[1]); import harness; harness.main(*sys.argv[2:])"
-    arguments = [str(harness), str(writer), str(folder), textwrap.dedent(leak), textwrap.dedent(look)]
+    arguments = [str(harness), str(writer), str(directory), textwrap.dedent(leak), textwrap.dedent(look)]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,

@@ -37,8 +37,8 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def files_in(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+def files_in(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]
 
 
 def test_a_blob_is_a_read_only_file_in_private_directories(blobs: FsspecBlobStore, root: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_blob_is_a_read_only_file_in_private_directories(blobs: FsspecBlobStor
     path = root / digest[:2] / digest[2:4] / digest
     assert files_in(root) == [path]
     assert mode(path) == 0o444
-    assert {mode(folder) for folder in (root, path.parent, path.parent.parent, root / "tmp")} == {0o700}
+    assert {mode(directory) for directory in (root, path.parent, path.parent.parent, root / "tmp")} == {0o700}
 
 
 def test_the_local_path_is_the_stores_own_file(blobs: FsspecBlobStore, root: Path) -> None:
