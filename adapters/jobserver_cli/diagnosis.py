@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import resource
 import shutil
 import socket
 import sys
@@ -60,7 +61,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """Run the checks, most important first, and yield their findings."""
     checks: list[Callable[[Settings], Finding]] = [_python]
     if settings.launcher.backend == "pyspark":
-        checks += [_java, _pyspark, _host_name]
+        checks += [_java, _pyspark, _descriptors, _host_name]
     checks += [_backends, _front_end, _port, _data_dir, _disk, _temporary_disk, _memory]
     for check in checks:
         yield check(settings)
@@ -114,6 +115,20 @@ def pyspark_finding() -> Finding:
     except LaunchError as error:
         return _bad("PySpark", str(error), advice)
     return _good("PySpark", f"{found.version} ({found.package})")
+
+
+def _descriptors(_settings: Settings) -> Finding:
+    from jobserver_core.errors import LaunchError  # noqa: PLC0415 - --help does not need it
+
+    try:
+        from jobserver_pyspark.launcher.descriptors import check_descriptors  # noqa: PLC0415 - the extra may be missing
+
+        check_descriptors()
+    except (ImportError, LaunchError) as error:
+        return _bad("File descriptors", str(error), "Raise the hard limit for the server's process.")
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    most = "any number of files" if hard == resource.RLIM_INFINITY else f"{hard} files"
+    return _good("File descriptors", f"a process may open {most}")
 
 
 def _host_name(_settings: Settings) -> Finding:

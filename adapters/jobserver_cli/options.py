@@ -91,7 +91,7 @@ def whole_seconds(text: str) -> int:
     try:
         seconds = math.ceil(parse_duration(text))
     except ValueError as error:
-        raise typer.BadParameter(f"{error}; expected a duration such as 90s, 30m or 2h") from error
+        raise typer.BadParameter(str(error)) from error
     if seconds < 1:
         raise typer.BadParameter(f"must be at least one second, got {text!r}")
     return seconds

@@ -135,7 +135,8 @@ class Choice(Kind):
         """Return the string."""
         word = text.upper() if self.any_case else text
         if word not in self.words:
-            raise ValueError(f"must be one of {', '.join(self.words)}, got {_shown(text)}")
+            expected = ", ".join(self.words) if len(self.words) == 1 else f"one of {', '.join(self.words)}"
+            raise ValueError(f"must be {expected}, got {_shown(text)}")
         return word
 
     def schema(self) -> Schema:

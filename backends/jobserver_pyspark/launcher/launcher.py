@@ -24,6 +24,7 @@ from jobserver_pyspark.installation.spark import Installation, SparkInstall, fin
 from jobserver_pyspark.installation.training_session import TrainingSession
 from jobserver_pyspark.launcher.connections import Connections
 from jobserver_pyspark.launcher.context_settings import ContextSettings, read_settings
+from jobserver_pyspark.launcher.descriptors import check_descriptors
 from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
 from jobserver_pyspark.launcher.hosted_context import HostedContext, LauncherResources
 from jobserver_pyspark.launcher.leftovers import Leftovers
@@ -90,7 +91,8 @@ class PySparkLauncher(Launcher):
         )
 
     def check(self) -> None:
-        """Raise LaunchError if Java or PySpark is missing; its message says what to install."""
+        """Raise LaunchError with advice if file descriptors, Java or PySpark are missing."""
+        check_descriptors()
         find_java()
         find_installation(sys.executable)
 

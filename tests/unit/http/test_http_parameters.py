@@ -77,6 +77,13 @@ def test_a_wrong_value_is_refused_with_the_expected_one(kind: Kind, text: str) -
     assert caught.value.status == 400
 
 
+def test_a_wrong_word_is_refused_with_the_words_that_are_possible() -> None:
+    with pytest.raises(Rejected, match=r"^parameter p must be reboot, got 'Reboot'$"):
+        read(Choice(("reboot",)), "Reboot")
+    with pytest.raises(Rejected, match=r"^parameter p must be one of a, b, got 'c'$"):
+        read(Choice(("a", "b")), "c")
+
+
 def test_a_required_parameter_that_is_missing_is_refused() -> None:
     with pytest.raises(Rejected, match="parameter reset is missing: must be reboot"):
         parsed([Parameter(name="reset", doc="must be reboot", required=True)], {})

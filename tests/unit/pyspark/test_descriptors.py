@@ -58,6 +58,38 @@ def test_a_context_that_cannot_have_enough_descriptors_fails_at_once_and_says_wh
 
 
 @pytest.mark.real
+def test_a_launcher_without_enough_descriptors_is_not_ready_and_says_so_before_anything_else() -> None:
+    program = """
+        import tempfile
+        from pathlib import Path
+        from jobserver_core.errors import LaunchError
+        from jobserver_pyspark import PySparkLauncher
+
+        with tempfile.TemporaryDirectory() as folder:
+            launcher = PySparkLauncher(Path(folder) / "pyspark")
+            try:
+                launcher.check()
+            except LaunchError as error:
+                print(error)
+            launcher.close()
+    """
+    assert "needs at least 512 file descriptors" in run(program, hard=200)
+
+
+@pytest.mark.real
+def test_doctor_reports_a_limit_that_is_too_low_for_contexts() -> None:
+    program = """
+        from jobserver_cli.diagnosis import examine
+        from jobserver_core import load_settings
+        for finding in examine(load_settings(overrides={"jobserver.http.port": 0})):
+            if finding.name == "File descriptors":
+                print(finding.verdict.value, finding.text)
+    """
+    assert run(program, hard=200).startswith("bad a context needs at least 512 file descriptors")
+    assert run(program, hard=1000) == "good a process may open 1000 files\n"
+
+
+@pytest.mark.real
 def test_contexts_can_connect_again_once_descriptors_are_free() -> None:
     program = """
         import logging, os, socket, sys
