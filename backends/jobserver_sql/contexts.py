@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, exists, insert, literal_column, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, insert, literal_column, select
 
-from jobserver_core.errors import ContextExists, DuplicateId, JobServerError, StaleState
+from jobserver_core.errors import ContextExists, DuplicateId, JobServerError
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.lifecycle import CONTEXTS, ContextState
 from jobserver_sql.pages import LIMIT, OFFSET, REACH, newest_first, state_parameter
-from jobserver_sql.statements import DriverConnection, Statement, literal_states
+from jobserver_sql.statements import CompareAndSet, DriverConnection, Statement, literal_states
 from jobserver_sql.tables import columns_of, contexts, jobs, values_of
 
 __all__ = ["add", "advance", "by_id", "conflict", "newest_of", "remove_ended", "selected"]
@@ -34,16 +34,9 @@ newest_of = Statement(
     make=Context,
 )
 """The newest context of a name."""
+advance = CompareAndSet(CONTEXTS.kind, contexts, _COLUMNS, by_id)
+"""Writes a context, if its stored state is the expected one."""
 _ADD = Statement[None](insert(contexts).values({name: bindparam(name) for name in _NAMES}), _NAMES)
-_ADVANCE = Statement[None](
-    update(contexts)
-    .where(
-        contexts.c.id == bindparam("key"),
-        contexts.c.state == bindparam("expected", type_=contexts.c.state.type),
-    )
-    .values(**{name: bindparam(f"new_{name}", type_=contexts.c[name].type) for name in _NAMES}),
-    ("key", "expected", *(f"new_{name}" for name in _NAMES)),
-)
 _RIVAL = Statement[None](
     select(contexts.c.seq)
     .where(
@@ -82,18 +75,6 @@ def selected(connection: Connection, query: ContextQuery) -> list[Context]:
     values: dict[str, Any] = {state_parameter(number): state for number, state in enumerate(states)}
     values |= filters | {LIMIT: limit, OFFSET: 0, REACH: limit}
     return [Context(**row._mapping) for row in connection.execute(statement, values)]
-
-
-def advance(connection: DriverConnection, context: Context, expected: ContextState) -> None:
-    """Write a context if its stored state is the expected one. Raises StaleState."""
-    if connection.run(_ADVANCE, context.id, expected, *values_of(context)) != 1:
-        found = connection.record(by_id, context.id)
-        raise StaleState(
-            kind=CONTEXTS.kind,
-            id=context.id,
-            expected=expected.value,
-            found=None if found is None else found.state.value,
-        )
 
 
 def remove_ended(connection: Connection, ended_before: datetime, limit: int) -> list[str]:

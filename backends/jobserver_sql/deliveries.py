@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, insert, select
 
-from jobserver_core.errors import StaleState
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.lifecycle import DELIVERIES, DeliveryState
-from jobserver_sql.statements import DriverConnection, Statement
+from jobserver_sql.statements import CompareAndSet, DriverConnection, Statement
 from jobserver_sql.tables import columns_of, deliveries, values_of
 
 __all__ = ["add", "advance", "by_id", "due", "in_state", "of_job"]
@@ -24,16 +23,9 @@ _PENDING = deliveries.c.state == DeliveryState.PENDING
 
 by_id = Statement(_ALL.where(deliveries.c.id == bindparam("id")), ("id",), columns=_COLUMNS, make=Delivery)
 """The delivery with an id."""
+advance = CompareAndSet(DELIVERIES.kind, deliveries, _COLUMNS, by_id)
+"""Writes a delivery, if its stored state is the expected one."""
 _ADD = Statement[None](insert(deliveries), _NAMES)
-_ADVANCE = Statement[None](
-    update(deliveries)
-    .where(
-        deliveries.c.id == bindparam("key"),
-        deliveries.c.state == bindparam("expected", type_=deliveries.c.state.type),
-    )
-    .values(**{name: bindparam(f"new_{name}", type_=deliveries.c[name].type) for name in _NAMES}),
-    ("key", "expected", *(f"new_{name}" for name in _NAMES)),
-)
 
 
 def _read(connection: Connection, statement: Select[Any]) -> list[Delivery]:
@@ -61,15 +53,3 @@ def due(connection: Connection, now: datetime, limit: int, excluding: Iterable[s
     if left_out := list(excluding):
         statement = statement.where(deliveries.c.receiver.not_in(left_out))
     return _read(connection, statement.order_by(deliveries.c.due_at, *_AGE).limit(limit))
-
-
-def advance(connection: DriverConnection, delivery: Delivery, expected: DeliveryState) -> None:
-    """Write a delivery if its stored state is the expected one. Raises StaleState."""
-    if connection.run(_ADVANCE, delivery.id, expected, *values_of(delivery)) != 1:
-        found = connection.record(by_id, delivery.id)
-        raise StaleState(
-            kind=DELIVERIES.kind,
-            id=delivery.id,
-            expected=expected.value,
-            found=None if found is None else found.state.value,
-        )

@@ -25,14 +25,20 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Column, Dialect, literal_column
+from sqlalchemy import Column, Dialect, Table, bindparam, literal_column, update
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ClauseElement, ColumnElement
 from sqlalchemy.types import TypeEngine
 
-__all__ = ["Decode", "DriverConnection", "Encode", "Statement", "encode", "literal_states"]
+from jobserver_core.errors import StaleState
+from jobserver_core.models.callbacks import Delivery
+from jobserver_core.models.contexts import Context
+from jobserver_sql.tables import values_of
+
+__all__ = ["CompareAndSet", "Decode", "DriverConnection", "Encode", "Statement", "encode", "literal_states"]
 
 R = TypeVar("R")
+S = TypeVar("S", bound="Context | Delivery")
 
 Encode = Callable[[Any], Any]
 Decode = Callable[[Any], Any]
@@ -119,6 +125,29 @@ class DriverConnection:
         compiled = statement.on(self.database)
         row = self.driver.execute(compiled.text, compiled.parameters(values)).fetchone()
         return None if row is None else compiled.record(row)
+
+
+class CompareAndSet(Generic[S]):
+    """Writes a whole record of a table, if its stored state is the expected one.
+
+    ``by_id`` reads the record, ``columns`` are those that it has, and ``kind`` names it in errors.
+    """
+
+    def __init__(self, kind: str, table: Table, columns: Sequence[Column[Any]], by_id: Statement[S]) -> None:
+        self._kind = kind
+        self._by_id = by_id
+        same = (table.c.id == bindparam("key"), table.c.state == bindparam("state", type_=table.c.state.type))
+        new = {column.name: bindparam(f"new_{column.name}", type_=column.type) for column in columns}
+        names = (f"new_{name}" for name in new)
+        self._write = Statement[None](update(table).where(*same).values(**new), ("key", "state", *names))
+
+    def __call__(self, connection: DriverConnection, record: S, *, expected: Enum) -> None:
+        """Write the record. Raises StaleState."""
+        if connection.run(self._write, record.id, expected, *values_of(record)) == 1:
+            return
+        stored = connection.record(self._by_id, record.id)
+        found = None if stored is None else stored.state.value
+        raise StaleState(kind=self._kind, id=record.id, expected=expected.value, found=found)
 
 
 @functools.cache

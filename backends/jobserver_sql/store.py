@@ -144,7 +144,7 @@ class SqlMetadataStore(MetadataStore):
 
     def advance_context(self, context: Context, *, expected: ContextState) -> None:
         """Store a context by compare-and-set on its state. Raises StaleState."""
-        work = partial(contexts.advance, context=context, expected=expected)
+        work = partial(contexts.advance, record=context, expected=expected)
         self._database.commit(work, conflict=partial(contexts.conflict, context=context, new=False))
 
     def delete_contexts(self, *, ended_before: datetime, limit: int) -> list[str]:
@@ -238,7 +238,7 @@ class SqlMetadataStore(MetadataStore):
 
     def advance_delivery(self, delivery: Delivery, *, expected: DeliveryState) -> None:
         """Store a delivery by compare-and-set on its state. Raises StaleState."""
-        self._database.commit(partial(deliveries.advance, delivery=delivery, expected=expected))
+        self._database.commit(partial(deliveries.advance, record=delivery, expected=expected))
 
     def deliveries_in(self, state: DeliveryState, *, limit: int) -> list[Delivery]:
         """Return deliveries in a state, oldest first."""
