@@ -335,7 +335,7 @@ class JobServer:
         return self._new_work.contexts.reset()
 
     def start_queue(self) -> StartQueueStatus:
-        """Return how many contexts are starting now, and how many wait for their turn to start."""
+        """Return how many contexts are starting now, and which ones wait for their turn to start."""
         return self._services.registry.start_queue
 
     # -- jobs --------------------------------------------------------------------------------------

@@ -58,8 +58,12 @@ def _report(client: Client, name: str) -> ContextReport | None:
 
 
 def _row(report: ContextReport, wide: bool) -> list[object]:
-    row: list[object] = [report.get("name"), report.get("state"), time_shown(report.get("startTime"))]
+    row: list[object] = [report.get("name"), _state(report), time_shown(report.get("startTime"))]
     return [*row, *([report.get("applicationId", "")] if wide else []), report.get("url", "")]
+
+
+def _state(report: ContextReport) -> str | None:
+    return "WAITING" if report.get("waiting") else report.get("state")
 
 
 def show(client: Client, terminal: Terminal, name: ContextName) -> None:
@@ -73,7 +77,7 @@ def show(client: Client, terminal: Terminal, name: ContextName) -> None:
     terminal.record(
         {
             "Context": report.get("name"),
-            "State": report.get("state"),
+            "State": _state(report),
             "Started": time_shown(report.get("startTime")),
             "Ended": time_shown(ended) if ended != "Empty" else None,
             "Application": report.get("applicationId"),

@@ -49,6 +49,7 @@ class ContextReport(TypedDict, total=False):
     id: str
     name: str
     state: str
+    waiting: bool
     startTime: str
     endTime: str
     applicationId: str

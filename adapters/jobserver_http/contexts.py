@@ -75,7 +75,8 @@ async def get_context(call: Call) -> Response:
     """Return the newest context with a name."""
     name = call.names.stored(call.path["name"])
     context = await call.pools.quick.run(call.server.context, name)
-    return json_response(context_report(context, call.names))
+    waiting = not context.state.final and name in call.server.start_queue().waiting
+    return json_response(context_report(context, call.names, waiting=waiting))
 
 
 async def create_context(call: Call) -> Response:

@@ -96,11 +96,12 @@ SCHEMAS: dict[str, Schema] = {
             "startTime": _TIME,
             "endTime": {"anyOf": [{"const": "Empty"}, _TIME]},
             "state": _one_of(ContextState),
+            "waiting": _TRUE,
             "applicationId": _TEXT,
             "url": _TEXT,
             "error": _ERROR,
         },
-        ("applicationId", "url", "error"),
+        ("waiting", "applicationId", "url", "error"),
     ),
     "Progress": _object(dict.fromkeys(("stagesDone", "stagesTotal", "tasksDone", "tasksTotal"), _COUNT)),
     "Delivery": _object(

@@ -88,8 +88,11 @@ def version_report(binary: Binary) -> Json:
     return {**binary_report(binary), "id": binary.id, "digest": binary.digest, "size": binary.size}
 
 
-def context_report(context: Context, names: Namespace = NO_NAMESPACE) -> Json:
-    """Return a context as ``GET /contexts/<name>`` shows it."""
+def context_report(context: Context, names: Namespace = NO_NAMESPACE, *, waiting: bool = False) -> Json:
+    """Return a context as ``GET /contexts/<name>`` shows it.
+
+    As an extension, it has ``waiting`` if the context waits until fewer others start.
+    """
     report: Json = {
         "id": context.id,
         "name": names.shown(context.name),
@@ -97,6 +100,8 @@ def context_report(context: Context, names: Namespace = NO_NAMESPACE) -> Json:
         "endTime": timestamp(context.ended_at) if context.ended_at else "Empty",
         "state": context.state.value,
     }
+    if waiting:
+        report["waiting"] = True
     if context.application_id is not None:
         report["applicationId"] = context.application_id
     if context.url is not None:

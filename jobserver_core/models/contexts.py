@@ -52,8 +52,13 @@ class ContextQuery:
 
 @attrs.frozen(kw_only=True)
 class StartQueueStatus:
-    """How many contexts are ``starting`` (at most ``limit``), and how many are ``queued`` behind them."""
+    """How many contexts are ``starting``, at most ``limit``, and the names of those ``waiting``."""
 
     limit: int
     starting: int = 0
-    queued: int = 0
+    waiting: frozenset[str] = frozenset()
+
+    @property
+    def queued(self) -> int:
+        """How many contexts wait."""
+        return len(self.waiting)

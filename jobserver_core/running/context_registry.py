@@ -172,7 +172,7 @@ class ContextRegistry:
 
     @property
     def start_queue(self) -> StartQueueStatus:
-        """The number of contexts that are starting, and of those that wait to start."""
+        """The number of contexts that are starting, and the names of those that wait to start."""
         return self._starts.status
 
     def pinned_digests(self) -> frozenset[str]:

@@ -70,9 +70,10 @@ class StartQueue:
 
     @property
     def status(self) -> StartQueueStatus:
-        """The number of contexts that are starting, and of those that wait to start."""
+        """The number of contexts that are starting, and the names of those that wait to start."""
         with self._lock:
-            return StartQueueStatus(limit=self._limit, starting=len(self._starting), queued=self._queued())
+            waiting = frozenset(start.name for lane in self._lanes.values() for start in lane)
+            return StartQueueStatus(limit=self._limit, starting=len(self._starting), waiting=waiting)
 
     def enter(self, start: QueuedStart) -> bool:
         """Take a slot, or a place in the queue; return True if it is a slot."""

@@ -89,6 +89,7 @@ def test_contexts_beyond_the_limit_are_launched_in_the_order_in_which_they_came(
     scene.create("a", "b", "c", "d", "e")
     assert scene.launcher.names == ["a", "b"]
     assert scene.counts == (2, 3)
+    assert scene.server.start_queue().waiting == {"c", "d", "e"}
     assert scene.state("e") is ContextState.STARTED
     scene.ready("b")
     assert scene.launcher.names == ["a", "b", "c"]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from command_line import CommandLine
-from jobserver_core import ContextState, JobServer
+from jobserver_core import ContextState, JobServer, load_settings
+from jobserver_core.ports import ContextEnd
+from jobserver_http import running
+from serving import ScriptedLauncher
 
 
 def test_contexts_lists_those_that_live(client: CommandLine) -> None:
@@ -17,6 +20,21 @@ def test_contexts_lists_those_that_live(client: CommandLine) -> None:
         ["warm", "RUNNING"],
     ]
     assert [report["name"] for report in client("contexts", "--json").json] == ["second", "warm"]
+
+
+def test_a_context_that_waits_until_others_have_started_is_shown_as_waiting(jobserver: CommandLine) -> None:
+    launcher = ScriptedLauncher()
+    settings = load_settings(overrides={"jobserver.http.port": 0, "jobserver.contexts.concurrent-starts": 1})
+    server = JobServer.in_memory(launcher=launcher, settings=settings)
+    with running(server) as url:
+        jobserver.environment.setenv("JOBSERVER_URL", url)
+        for name in ("first", "second"):
+            server.create_context(name)
+        lines = jobserver("contexts").out.splitlines()
+        assert [line.split()[:2] for line in lines[1:]] == [["second", "WAITING"], ["first", "STARTED"]]
+        assert "WAITING" in jobserver("context", "show", "second").out
+        launcher.listeners[0].context_ended(ContextEnd.STOPPED)
+        launcher.listeners[1].context_ended(ContextEnd.STOPPED)
 
 
 def test_without_contexts_there_is_no_table(client: CommandLine) -> None:

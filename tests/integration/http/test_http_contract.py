@@ -321,6 +321,20 @@ def test_a_context_that_stops_slowly_is_reported_as_stopping(start: Start) -> No
     assert site.client.get("/contexts/etl").json()["state"] == "FINISHED"
 
 
+def test_a_context_that_waits_until_others_have_started_says_so(start: Start) -> None:
+    launcher = ScriptedLauncher()
+    site = start({"contexts": {"concurrent-starts": 1}}, launcher=launcher)
+    ready = [site.server.create_context(name) for name in ("first", "second")]
+    assert "waiting" not in site.client.get("/contexts/first").json()
+    waits = site.client.get("/contexts/second").json()
+    assert (waits["state"], waits["waiting"]) == ("STARTED", True)
+    launcher.listeners[0].context_ready(application_id=None, url=None)
+    assert ready[0].result(timeout=10).name == "first"
+    assert "waiting" not in site.client.get("/contexts/second").json()
+    for listener in launcher.listeners:
+        listener.context_ended(ContextEnd.STOPPED)
+
+
 def test_force_kills_a_context_and_its_jobs(site: Site) -> None:
     site.client.post("/contexts/etl")
     job_id = site.sleeping(context="etl")
