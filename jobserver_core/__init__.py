@@ -72,6 +72,7 @@ _PUBLIC = {
     "models.failures": "ErrorInfo FailureKind",
     "models.jobs": "Job JobPage JobProgress JobQuery JobRequest JobResult ResultKind",
     "models.lifecycle": "ContextState DeliveryState JobState",
+    "models.storage": "MetadataUsage StorageUsage",
     "running.fetching": "Preparation",
     "running.results": "ResultReader",
     "running.waiting": "JobHandle Waiter",

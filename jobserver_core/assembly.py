@@ -44,6 +44,7 @@ from jobserver_core.running.records import Records
 from jobserver_core.running.recovery import Recovery
 from jobserver_core.running.results import ResultStore
 from jobserver_core.running.retention import BlobSweep, RecordSweep, Sweeper
+from jobserver_core.running.storage import StorageService
 from jobserver_core.running.submissions import SubmissionService
 from jobserver_core.shutdown import FORCE, RELEASE, Admission, Steps
 
@@ -83,6 +84,7 @@ class Services:
     submissions: SubmissionService
     recovery: Recovery
     sweeper: Sweeper
+    storage: StorageService
     syncer: Syncer
     health: Health
     resources: ExitStack
@@ -217,6 +219,9 @@ class Services:
                 class_paths=class_paths,
             ),
             sweeper=Sweeper(clock, (*record_sweep.sweeps, blob_sweep)),
+            storage=StorageService(
+                metadata=metadata, blobs=blobs, data_directory=data_directory, settings=settings
+            ),
             syncer=syncer,
             health=_health_of(metadata, blobs, launcher, data_directory),
             resources=resources,

@@ -18,6 +18,7 @@ from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery, StartQueueStatus
 from jobserver_core.models.jobs import Job, JobPage, JobQuery, JobRequest
 from jobserver_core.models.json_values import JsonMapping
+from jobserver_core.models.storage import StorageUsage
 from jobserver_core.ports import (
     BlobStore,
     Clock,
@@ -253,6 +254,17 @@ class JobServer:
         Raises InvalidConfig.
         """
         return self._services.configs.parse(text)
+
+    def storage(self) -> list[StorageUsage]:
+        """Return what uses how much storage, and its limits. May take long. Raises StorageError."""
+        return self._services.storage.usage()
+
+    def prune(self) -> dict[str, int]:
+        """Remove now what the hourly sweep would remove; return how many of each kind.
+
+        May take long: it works in small steps, so that others are not blocked. Raises ServerClosed.
+        """
+        return self._new_work.sweeper.sweep()
 
     # -- binaries ----------------------------------------------------------------------------------
 

@@ -100,6 +100,7 @@ PERMISSIONS: dict[str, tuple[str, ...]] = {
     "contexts": ("read", "start", "delete", "reset"),
     "data": ("read", "upload", "delete", "reset"),
     "jobs": ("read", "start", "delete"),
+    "storage": ("read", "prune"),
 }
 """The actions of each group. A group's name alone grants all of its actions, and ``*`` grants everything."""
 

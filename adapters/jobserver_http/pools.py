@@ -37,6 +37,7 @@ class Pools:
     ``quick`` is for the metadata store and for reading and writing chunks of files. ``slow`` is for calls
     that may wait for something else, such as a submit. ``passwords`` is for hashing, which uses much memory
     by design. ``parsing`` is for large configurations, each of which can take seconds of CPU time.
+    ``maintenance`` is for calls of operators that look at all records and files.
     """
 
     def __init__(self, *, quick: int = 16, slow: int = 16, passwords: int = 2, parsing: int = 1) -> None:
@@ -44,3 +45,4 @@ class Pools:
         self.slow = Pool(slow)
         self.passwords = Pool(passwords)
         self.parsing = Pool(parsing)
+        self.maintenance = Pool(1)

@@ -132,6 +132,18 @@ SCHEMAS: dict[str, Schema] = {
             _object({"status": {"const": "ERROR"}, "ERROR": _ERROR}),
         ]
     },
+    "StorageReports": {
+        "type": "array",
+        "items": _object(
+            {
+                "kind": _TEXT,
+                "count": _COUNT,
+                "bytes": {"anyOf": [_COUNT, {"type": "null"}]},
+                "limits": {"type": "object"},
+            }
+        ),
+    },
+    "Pruned": _object({"removed": {"type": "object", "additionalProperties": _COUNT}}),
     "Stored": _object({"result": _object({"filename": _TEXT})}),
     "Configuration": {"type": "object"},
     "OpenApi": {"type": "object"},

@@ -14,6 +14,7 @@ from jobserver_core.models.contexts import Context
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job, JobProgress
 from jobserver_core.models.lifecycle import JobState
+from jobserver_core.models.storage import StorageUsage
 from jobserver_http.access import Namespace
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "job_report",
     "named_report",
     "progress_report",
+    "storage_report",
     "timestamp",
     "version_report",
 ]
@@ -152,6 +154,11 @@ def progress_report(progress: JobProgress) -> dict[str, int]:
         "tasksDone": progress.tasks_done,
         "tasksTotal": progress.tasks_total,
     }
+
+
+def storage_report(usage: StorageUsage) -> Json:
+    """Return how much storage one kind of data uses."""
+    return {"kind": usage.kind, "count": usage.count, "bytes": usage.size, "limits": dict(usage.limits)}
 
 
 def delivery_report(deliveries: Iterable[Delivery]) -> list[Json]:

@@ -6,7 +6,7 @@ import functools
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Connection, bindparam, delete, exists, insert, select, text, update
+from sqlalchemy import Column, Connection, bindparam, delete, exists, func, insert, select, text, update
 
 from jobserver_core.errors import BinaryNotFound, DuplicateId, StaleState
 from jobserver_core.models.callbacks import Delivery
@@ -20,12 +20,14 @@ from jobserver_core.models.jobs import (
     encode_cursor,
 )
 from jobserver_core.models.lifecycle import DELIVERIES, JOBS, JobState
+from jobserver_core.models.storage import MetadataUsage
 from jobserver_sql import deliveries as delivery_rows
 from jobserver_sql.pages import LIMIT, OFFSET, REACH, newest_first, state_parameter
 from jobserver_sql.statements import DriverConnection, Statement, encode, literal_states
 from jobserver_sql.tables import (
     binaries,
     columns_of,
+    contexts,
     deliveries,
     job_configs,
     job_holds,
@@ -42,10 +44,12 @@ __all__ = [
     "by_key",
     "config",
     "conflict",
+    "newest_excess",
     "page",
     "record_progress",
     "remove_ended",
     "result",
+    "usage",
 ]
 
 _COLUMNS = tuple(columns_of(Job, jobs))
@@ -231,9 +235,43 @@ def remove_ended(connection: Connection, ended_before: datetime, limit: int) -> 
     return removed
 
 
+def newest_excess(connection: Connection, keep: int | None, result_bytes: int | None) -> datetime | None:
+    """Return when the newest ended job ended that exceeds one of the limits, or None."""
+    ended = jobs.c.ended_at.is_not(None) & jobs.c.state.not_in(JOBS.live_states)
+    found: list[datetime] = []
+    if keep is not None:
+        beyond = select(jobs.c.ended_at).where(ended).order_by(jobs.c.ended_at.desc()).offset(keep).limit(1)
+        found += connection.scalars(beyond)
+    if result_bytes is not None:
+        total = func.sum(job_results.c.size).over(order_by=jobs.c.ended_at.desc())
+        sizes = (
+            select(jobs.c.ended_at, total.label("total"))
+            .join(job_results, job_results.c.job_id == jobs.c.id)
+            .where(ended, job_results.c.size > 0)
+            .subquery()
+        )
+        beyond = select(sizes.c.ended_at).where(sizes.c.total > result_bytes)
+        found += connection.scalars(beyond.order_by(sizes.c.ended_at.desc()).limit(1))
+    return max(found, default=None)
+
+
 def _undelivered() -> Any:
     waiting = deliveries.c.state.in_(DELIVERIES.live_states)
     return exists().where(deliveries.c.job_id == jobs.c.id, waiting)
+
+
+def usage(connection: Connection) -> MetadataUsage:
+    """Count the records of each kind, and the bytes of binaries and results."""
+    tables = {"contexts": contexts, "jobs": jobs, "deliveries": deliveries}
+    tables |= {"binaries": binaries, "results": job_results}
+    counts = {
+        name: connection.scalar(select(func.count()).select_from(table)) for name, table in tables.items()
+    }
+    sizes = {
+        name: connection.scalar(select(func.coalesce(func.sum(table.c.size), 0)))
+        for name, table in {"binary_bytes": binaries, "result_bytes": job_results}.items()
+    }
+    return MetadataUsage(**{name: int(value or 0) for name, value in (counts | sizes).items()})
 
 
 # -- reading ---------------------------------------------------------------------------------------

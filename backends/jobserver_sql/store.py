@@ -18,9 +18,11 @@ from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
+from jobserver_core.models.storage import MetadataUsage
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_sql import binaries, contexts, deliveries, jobs, schema
 from jobserver_sql.database import Database
+from jobserver_sql.jobs import newest_excess, usage
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
@@ -220,6 +222,11 @@ class SqlMetadataStore(MetadataStore):
         with self._database.write() as connection:
             return jobs.remove_ended(connection, ended_before, limit)
 
+    def newest_excess_job(self, *, jobs: int | None, result_bytes: int | None) -> datetime | None:
+        """Return when the newest ended job ended that exceeds one of the limits, or None."""
+        with self._database.read() as connection:
+            return newest_excess(connection, jobs, result_bytes)
+
     # -- callback deliveries -----------------------------------------------------------------------
 
     def delivery(self, delivery_id: str) -> Delivery | None:
@@ -253,6 +260,11 @@ class SqlMetadataStore(MetadataStore):
             return binaries.unreferenced(connection, digests)
 
     # -- the store itself --------------------------------------------------------------------------
+
+    def usage(self) -> MetadataUsage:
+        """Count the records."""
+        with self._database.read() as connection:
+            return usage(connection)
 
     def defer_syncs(self) -> bool:
         """Let writes of jobs return before the disk has them; return whether that makes a difference.

@@ -41,6 +41,7 @@ from jobserver_core import (
     JobQuery,
     JobResult,
     JobState,
+    MetadataUsage,
     Settings,
     StaleState,
     StorageError,
@@ -405,6 +406,23 @@ class SqliteMetadataStore(MetadataStore):
                 self._all("DELETE FROM jobs WHERE id = ?", row[0])
             return len(rows)
 
+    def newest_excess_job(self, *, jobs: int | None, result_bytes: int | None) -> datetime | None:
+        """Look at the ended jobs, newest first."""
+        where = f"ended_at IS NOT NULL AND state NOT IN {_marks(_LIVE_JOBS)} ORDER BY ended_at DESC"
+        with self._reading():
+            rows = self._all(f"SELECT document, result FROM jobs WHERE {where}", *_LIVE_JOBS)
+        excess: list[datetime] = []
+        total = 0
+        for place, (document, result) in enumerate(rows):
+            size = loads(_text(result), JobResult).size if result is not None else 0
+            total += size
+            too_much = result_bytes is not None and total > result_bytes
+            if too_much or (jobs is not None and place >= jobs):
+                ended_at = loads(_text(document), Job).ended_at
+                excess += [] if ended_at is None else [ended_at]
+                break
+        return max(excess, default=None)
+
     def _jobs(self, where: str, *values: Any) -> list[Job]:
         with self._reading():
             rows = self._all(f"SELECT document, progress FROM jobs {where}", *values)
@@ -460,6 +478,25 @@ class SqliteMetadataStore(MetadataStore):
                   OR EXISTS (SELECT 1 FROM jobs WHERE result_digest = ?1)"""
         with self._reading():
             return [digest for digest in dict.fromkeys(digests) if not self._one(used, digest)]
+
+    def usage(self) -> MetadataUsage:
+        """Count the rows; sizes are in the documents."""
+        with self._reading():
+            counts = {
+                name: self._one(f"SELECT count(*) FROM {name}")
+                for name in ("binaries", "contexts", "jobs", "deliveries")
+            }
+            results = [
+                loads(_text(row[0]), JobResult)
+                for row in self._all("SELECT result FROM jobs WHERE result IS NOT NULL")
+            ]
+            binaries = [loads(_text(row[0]), Binary) for row in self._all("SELECT document FROM binaries")]
+        return MetadataUsage(
+            **counts,
+            binary_bytes=sum(binary.size for binary in binaries),
+            results=len(results),
+            result_bytes=sum(result.size for result in results),
+        )
 
     def check(self) -> None:
         """Write a row."""

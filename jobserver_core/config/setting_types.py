@@ -148,13 +148,14 @@ def duration(
     return _field(kind, default)
 
 
-def size(default: int, doc: str, *, minimum: int = 0, maximum: int = 2**62) -> Field:
+def size(default: int, doc: str, *, minimum: int = 0, maximum: int = 2**62, nullable: bool = False) -> Field:
     """Create a size field in bytes."""
 
     def parse(value: Json) -> int:
         return _in_range(parse_size(value), minimum, maximum, size_text)
 
-    return _field(SettingType(name="size", doc=doc, parse=parse, show=size_text), default)
+    kind = SettingType(name="size", doc=doc, parse=parse, show=size_text, nullable=nullable)
+    return _field(kind, default)
 
 
 def number(
@@ -165,8 +166,9 @@ def number(
     maximum: float = 2**31 - 1,
     whole: bool = True,
     zero_is_none: bool = False,
+    nullable: bool = False,
 ) -> Field:
-    """Create a number field. Numbers can also be strings, as in HOCON."""
+    """Create a number field, nullable if its default is None. Numbers can also be strings, as in HOCON."""
 
     def parse(value: Json) -> float | None:
         parsed = _number(value, whole)
@@ -175,7 +177,8 @@ def number(
         return _in_range(parsed, minimum, maximum, "{:g}".format)
 
     name = "integer" if whole else "number"
-    kind = SettingType(name=name, doc=doc, parse=parse, show=lambda value: value, nullable=default is None)
+    nullable = nullable or default is None
+    kind = SettingType(name=name, doc=doc, parse=parse, show=lambda value: value, nullable=nullable)
     return _field(kind, default)
 
 

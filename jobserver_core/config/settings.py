@@ -257,7 +257,26 @@ class JobLimits(Section):
         10 * _GIB, "The maximum size of a result; a job with a larger one fails", minimum=1
     )
     retention: float | None = kinds.duration(
-        None, "How long ended jobs and their contexts are kept; null keeps them forever", minimum=0.001
+        30 * 24 * _HOUR,
+        "How long ended jobs and their contexts are kept; null keeps them forever",
+        minimum=0.001,
+        nullable=True,
+    )
+    max_kept: int | None = kinds.number(
+        100_000,
+        "How many ended jobs are kept; the oldest are removed. null keeps any number",
+        nullable=True,
+    )
+    max_result_storage: int | None = kinds.size(
+        50 * _GIB,
+        "The maximum size of all results; the oldest jobs are removed with theirs. null means no limit",
+        nullable=True,
+    )
+    max_log_storage: int | None = kinds.size(
+        10 * _GIB,
+        "The maximum size of all logs; the oldest of ended jobs and contexts are removed. "
+        "null means no limit",
+        nullable=True,
     )
 
 
@@ -280,14 +299,20 @@ class BinaryLimits(Section):
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
 class DataFileLimits(Section):
-    """How long data files are kept."""
+    """Which data files are kept."""
 
     prefix: ClassVar[str] = "jobserver.data-files"
 
     retention: float | None = kinds.duration(
-        None,
+        90 * 24 * _HOUR,
         "How long data files are kept, even if jobs still read them; null keeps them forever",
         minimum=0.001,
+        nullable=True,
+    )
+    max_storage: int | None = kinds.size(
+        100 * _GIB,
+        "The maximum size of all data files; the oldest are removed. null means no limit",
+        nullable=True,
     )
 
 

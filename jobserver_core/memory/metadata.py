@@ -7,7 +7,7 @@ import heapq
 import threading
 from collections.abc import Container, Iterable, Iterator
 from datetime import datetime, timezone
-from itertools import islice
+from itertools import accumulate, islice
 from typing import TypeVar
 
 import attrs
@@ -27,6 +27,7 @@ from jobserver_core.models.jobs import (
 )
 from jobserver_core.models.json_values import JsonObject, plain
 from jobserver_core.models.lifecycle import CONTEXTS, DELIVERIES, JOBS, ContextState, DeliveryState, JobState
+from jobserver_core.models.storage import MetadataUsage
 from jobserver_core.ports.metadata import MetadataStore
 
 __all__ = ["MemoryMetadataStore"]
@@ -254,6 +255,24 @@ class MemoryMetadataStore(MetadataStore):
             self._deliveries = {k: d for k, d in self._deliveries.items() if d.job_id not in gone}
             return len(old)
 
+    def newest_excess_job(self, *, jobs: int | None, result_bytes: int | None) -> datetime | None:
+        """Return when the newest ended job ended that exceeds one of the limits, or None."""
+        with self._lock:
+            ended = sorted(
+                (
+                    (job.ended_at, self._results[job.id].size if job.id in self._results else 0)
+                    for job in self._jobs.values()
+                    if job.state.final and job.ended_at is not None
+                ),
+                reverse=True,
+            )
+        excess = [] if jobs is None else [end for end, _ in ended[jobs : jobs + 1]]
+        if result_bytes is not None:
+            totals = accumulate(size for _, size in ended)
+            too_much = (end for (end, _), total in zip(ended, totals, strict=True) if total > result_bytes)
+            excess += islice(too_much, 1)
+        return max(excess, default=None)
+
     def _put_job(self, job: Job) -> None:
         if job.id in self._jobs:
             self._forget(self._jobs[job.id])
@@ -320,6 +339,21 @@ class MemoryMetadataStore(MetadataStore):
             used |= {entry.digest for job_id in self._live for entry in self._jobs[job_id].class_path}
             used |= {result.digest for result in self._results.values() if result.digest is not None}
         return [digest for digest in dict.fromkeys(digests) if digest not in used]
+
+    # -- the store itself --------------------------------------------------------------------------
+
+    def usage(self) -> MetadataUsage:
+        """Count the records."""
+        with self._lock:
+            return MetadataUsage(
+                binaries=len(self._binaries),
+                binary_bytes=sum(binary.size for binary in self._binaries.values()),
+                contexts=len(self._contexts),
+                jobs=len(self._jobs),
+                results=len(self._results),
+                result_bytes=sum(result.size for result in self._results.values()),
+                deliveries=len(self._deliveries),
+            )
 
 
 def _stored(model: M) -> M:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 
@@ -123,6 +123,13 @@ class BlobStore(Backend):
     def sweep(self, *, modified_before: datetime) -> None:
         """Remove temporary files of writers that never committed and were last written to before the time."""
         return
+
+    def usage(self) -> tuple[int, int]:
+        """Return the number of blobs and their bytes. The default looks at each, which may take long."""
+        everything = datetime.max.replace(tzinfo=timezone.utc)
+        found = [self.size(digest) for digest in self.digests(modified_before=everything)]
+        sizes = [size for size in found if size is not None]
+        return len(sizes), sum(sizes)
 
     def check(self) -> None:
         """Raise StorageError if the store cannot be written to. Cheap enough for a readiness probe."""

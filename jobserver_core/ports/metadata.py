@@ -11,6 +11,7 @@ from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
+from jobserver_core.models.storage import MetadataUsage
 from jobserver_core.ports.backend import Backend
 
 __all__ = ["MetadataStore"]
@@ -207,6 +208,15 @@ class MetadataStore(Backend):
         stays.
         """
 
+    @abstractmethod
+    def newest_excess_job(self, *, jobs: int | None, result_bytes: int | None) -> datetime | None:
+        """Return when the newest ended job ended that exceeds one of two limits, or None if none does.
+
+        Counted from the job that ended last, a job exceeds ``jobs`` if as many others come before it, and
+        ``result_bytes`` if its result, those before it and those of the same time are larger together. None
+        is no limit. Deleting all jobs that ended until this time observes both limits.
+        """
+
     # -- callback deliveries -----------------------------------------------------------------------
 
     @abstractmethod
@@ -249,6 +259,10 @@ class MetadataStore(Backend):
         """
 
     # -- the store itself --------------------------------------------------------------------------
+
+    @abstractmethod
+    def usage(self) -> MetadataUsage:
+        """Count the records. This may take long and is not called for each request."""
 
     def defer_syncs(self) -> bool:
         """Let ``add_job`` and ``advance_job`` return before the disk has what they wrote, from now on.

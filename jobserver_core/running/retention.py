@@ -1,9 +1,9 @@
-"""Remove records, logs and files whose retention is over, and unreferenced blobs.
+"""Remove records, logs and files beyond the limits of age, number and size, and unreferenced blobs.
 
-A sweep removes ended jobs that are older than their retention, then contexts without jobs, then the logs of
-both. Old versions of binaries and data files have rules of their own. Blobs that no record refers to come
-last. A sweep works in small steps with a pause between them, so that sweeping a million records does not
-block other work: a step is one short transaction, or a few files.
+A sweep removes ended jobs that are too old, too many, or whose results are too large together; then contexts
+without jobs, then the logs of both. Old versions of binaries and data files have rules of their own. Blobs
+that no record refers to come last. A sweep works in small steps with a pause between them, so that sweeping a
+million records does not block other work: a step is one short transaction, or a few files.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from datetime import timedelta
+from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -48,18 +50,26 @@ T = TypeVar("T")
 
 
 class Pace:
-    """The small steps of a sweep, with a pause after each, until the sweeper is closed."""
+    """The small steps of a sweep, with a pause after each, until the sweeper is closed.
+
+    ``removed`` counts what they have removed, by kind.
+    """
 
     def __init__(self, closed: threading.Event) -> None:
         self._closed = closed
+        self.removed: Counter[str] = Counter()
 
     def pause(self) -> bool:
         """Wait before the next step; return False if the sweeper is closed."""
         return not self._closed.wait(_PAUSE)
 
-    def repeat(self, step: Callable[[], Sized]) -> None:
+    def repeat(self, kind: str, step: Callable[[], Sized]) -> None:
         """Take steps until one removes fewer than its limit."""
-        while not self._closed.is_set() and len(step()) >= BATCH:
+        while not self._closed.is_set():
+            removed = len(step())
+            self.removed[kind] += removed
+            if removed < BATCH:
+                return
             self.pause()
 
     def over(self, items: Iterable[T]) -> Iterator[T]:
@@ -82,6 +92,7 @@ class Sweeper:
         self._clock = clock
         self._sweeps = sweeps
         self._lock = threading.Lock()
+        self._sweeping = threading.Lock()
         self._thread: threading.Thread | None = None
         self._timer: Timer | None = None
         self._closed = threading.Event()
@@ -106,13 +117,19 @@ class Sweeper:
         if thread is not None:
             thread.join()
 
-    def sweep(self) -> None:
-        """Remove everything whose retention is over; log failures, which the next sweep tries again."""
-        for sweep in self._sweeps:
-            try:
-                sweep(Pace(self._closed))
-            except (JobServerError, OSError) as error:
-                _log.warning("the sweep failed, the next one tries again: %s", error)
+    def sweep(self) -> dict[str, int]:
+        """Remove everything beyond the limits, and return how many of each kind.
+
+        Waits for a sweep that runs already. Failures are logged; the next sweep tries again.
+        """
+        pace = Pace(self._closed)
+        with self._sweeping:
+            for sweep in self._sweeps:
+                try:
+                    sweep(pace)
+                except (JobServerError, OSError) as error:
+                    _log.warning("the sweep failed, the next one tries again: %s", error)
+        return {kind: count for kind, count in pace.removed.items() if count}
 
 
 class RecordSweep:
@@ -136,21 +153,58 @@ class RecordSweep:
     @property
     def sweeps(self) -> tuple[Sweep, ...]:
         """The parts of one sweep; if one fails, the others still run."""
-        return self._sweep_jobs_and_contexts, self._sweep_binaries, self._sweep_data_files
+        return (
+            self._sweep_jobs_and_contexts,
+            self._sweep_log_storage,
+            self._sweep_binaries,
+            self._sweep_data_files,
+        )
 
     def _sweep_jobs_and_contexts(self, pace: Pace) -> None:
-        """Remove jobs that ended long ago, then contexts without jobs, then the logs of both."""
-        metadata, retention = self._metadata, self._settings.jobs.retention
-        if retention is None:
+        """Remove jobs beyond the limits, then contexts without jobs, then the logs of both."""
+        metadata = self._metadata
+        before = self._newest_to_remove()
+        if before is None:
             return
-        limit = self._clock.now() - timedelta(seconds=retention)
-        pace.repeat(lambda: range(metadata.delete_jobs(ended_before=limit, limit=BATCH)))
-        pace.repeat(lambda: metadata.delete_contexts(ended_before=limit, limit=BATCH))
+        pace.repeat("jobs", lambda: range(metadata.delete_jobs(ended_before=before, limit=BATCH)))
+        pace.repeat("contexts", lambda: metadata.delete_contexts(ended_before=before, limit=BATCH))
         directory = self._data_directory
-        self._sweep_logs(pace, directory.job_logs, retention, lambda name: metadata.job(name) is not None)
+        self._sweep_logs(pace, directory.job_logs, before, lambda name: metadata.job(name) is not None)
         self._sweep_logs(
-            pace, directory.context_logs, retention, lambda name: metadata.context(name) is not None
+            pace, directory.context_logs, before, lambda name: metadata.context(name) is not None
         )
+
+    def _newest_to_remove(self) -> datetime | None:
+        """Return the time before which jobs must have ended to be removed, or None if no job is."""
+        limits = self._settings.jobs
+        ends = []
+        if limits.retention is not None:
+            ends.append(self._clock.now() - timedelta(seconds=limits.retention))
+        excess = self._metadata.newest_excess_job(
+            jobs=limits.max_kept, result_bytes=limits.max_result_storage
+        )
+        if excess is not None:
+            ends.append(excess + timedelta(microseconds=1))
+        return max(ends, default=None)
+
+    def _sweep_log_storage(self, pace: Pace) -> None:
+        """Remove the oldest logs of what has ended, until the others fit into their limit."""
+        limit = self._settings.jobs.max_log_storage
+        if limit is None:
+            return
+        directory, metadata = self._data_directory, self._metadata
+        logs = _files_in(pace, directory.job_logs, directory.context_logs)
+        excess = sum(size for _, size, _ in logs) - limit
+        for _, size, path in pace.over(sorted(logs)):
+            if excess <= 0:
+                return
+            name = path.name.split(".")[0]
+            jobs = path.parent == directory.job_logs
+            record = metadata.job(name) if jobs else metadata.context(name)
+            if record is not None and record.state.final:
+                path.unlink(missing_ok=True)
+                pace.removed["logs"] += 1
+                excess -= size
 
     def _sweep_binaries(self, pace: Pace) -> None:
         """Remove old versions of binaries."""
@@ -159,30 +213,36 @@ class RecordSweep:
             return
         before = self._clock.now() - timedelta(seconds=limits.retention)
         pace.repeat(
+            "binaries",
             lambda: self._metadata.delete_old_binaries(
                 uploaded_before=before, keep=limits.versions, limit=BATCH
-            )
+            ),
         )
 
     def _sweep_data_files(self, pace: Pace) -> None:
-        """Remove old data files."""
-        retention = self._settings.data_files.retention
-        if retention is None:
-            return
-        before = self._clock.wall() - timedelta(seconds=retention)
-        for file in pace.over(self._data_files.all()):
-            if file.created_at < before:
-                file.path.unlink(missing_ok=True)
+        """Remove old data files, and the oldest ones until the others fit into their limit."""
+        limits = self._settings.data_files
+        files = sorted(self._data_files.all(), key=lambda file: file.created_at)
+        excess = 0 if limits.max_storage is None else sum(f.size for f in files) - limits.max_storage
+        age = timedelta.max if limits.retention is None else timedelta(seconds=limits.retention)
+        now = self._clock.wall()
+        for file in pace.over(files):
+            if excess <= 0 and now - file.created_at <= age:
+                return
+            file.path.unlink(missing_ok=True)
+            pace.removed["data-files"] += 1
+            excess -= file.size
 
     def _sweep_logs(
-        self, pace: Pace, directory: Path, retention: float, known: Callable[[str], bool]
+        self, pace: Pace, directory: Path, before: datetime, known: Callable[[str], bool]
     ) -> None:
-        """Remove logs that were not written to for this long and have no record."""
-        oldest = self._clock.wall().timestamp() - retention
+        """Remove logs that were last written to before this time and have no record."""
+        oldest = before.timestamp()
         for path in pace.over(directory.iterdir()):
             try:
                 if path.stat().st_mtime < oldest and not known(path.name.split(".")[0]):
                     path.unlink(missing_ok=True)
+                    pace.removed["logs"] += 1
             except OSError as error:
                 _log.warning("log %s: %s", path.name, error)
 
@@ -217,9 +277,9 @@ class BlobSweep:
             for some in _batches(iter(unused), _DELETED):
                 if not pace.pause():
                     return
-                self._delete_unused(some)
+                self._delete_unused(pace, some)
 
-    def _delete_unused(self, digests: list[str]) -> None:
+    def _delete_unused(self, pace: Pace, digests: list[str]) -> None:
         """Remove those of the blobs that are still unreferenced, if the sweep gets the lock in time."""
         with self._sweep_lock.exclusive(_LOCK_TIMEOUT) as acquired:
             if not acquired:
@@ -228,6 +288,17 @@ class BlobSweep:
             for digest in self._metadata.unreferenced(digests):
                 if digest not in pinned:
                     self._blobs.delete(digest)
+                    pace.removed["blobs"] += 1
+
+
+def _files_in(pace: Pace, *directories: Path) -> list[tuple[float, int, Path]]:
+    """Return the time, the size and the path of each file."""
+    found = []
+    for path in pace.over(itertools.chain.from_iterable(map(Path.iterdir, directories))):
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            found.append((status.st_mtime, status.st_size, path))
+    return found
 
 
 def _batches(items: Iterator[str], size: int) -> Iterator[list[str]]:

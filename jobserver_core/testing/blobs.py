@@ -359,6 +359,14 @@ class BlobStoreContract(Contract):
         assert self._digests(blobs) == set()
         blobs.sweep(modified_before=_now())
 
+    def test_usage_counts_the_blobs_and_their_bytes(self, blobs: BlobStore) -> None:
+        assert blobs.usage() == (0, 0)
+        blobs.put([b""])
+        blobs.put([b"x" * 10])
+        with blobs.create() as writer:
+            writer.write(b"never committed")
+            assert blobs.usage() == (2, 10)
+
     # -- the store itself --------------------------------------------------------------------------
 
     def test_a_check_of_a_store_that_works_raises_nothing_and_leaves_nothing(self, blobs: BlobStore) -> None:

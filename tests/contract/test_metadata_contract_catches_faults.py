@@ -31,6 +31,7 @@ from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
+from jobserver_core.models.storage import MetadataUsage
 from jobserver_core.ports import MetadataStore
 from jobserver_core.testing.metadata import MetadataStoreContract, PersistentMetadataStoreContract
 
@@ -647,6 +648,29 @@ class LeavesConfigurationsBehind(Fault):
         count = super().delete_jobs(ended_before=ended_before, limit=limit)
         self._configs = configs
         return count
+
+
+class CountsLiveJobsAsEnded(Fault):
+    caught_by = "test_the_newest_job_beyond_a_number_of_ended_jobs_is_found"
+
+    def newest_excess_job(self, *, jobs: int | None, result_bytes: int | None) -> datetime | None:
+        fewer = None if jobs is None else max(0, jobs - len(self._live))
+        return super().newest_excess_job(jobs=fewer, result_bytes=result_bytes)
+
+
+class AllowsOneResultTooMany(Fault):
+    caught_by = "test_the_newest_job_beyond_the_bytes_of_results_is_found"
+
+    def newest_excess_job(self, *, jobs: int | None, result_bytes: int | None) -> datetime | None:
+        more = None if result_bytes is None else result_bytes + 1
+        return super().newest_excess_job(jobs=jobs, result_bytes=more)
+
+
+class ForgetsTheSizesOfResults(Fault):
+    caught_by = "test_usage_counts_the_records_and_the_bytes"
+
+    def usage(self) -> MetadataUsage:
+        return attrs.evolve(super().usage(), result_bytes=0)
 
 
 class DeletesEachJobTwice(Fault):

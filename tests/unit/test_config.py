@@ -46,7 +46,7 @@ def test_settings_without_arguments_are_the_documented_defaults() -> None:
     assert settings.spark.master == "local[*]"
     assert settings.jobs.max_jobs_per_context == 8
     assert settings.jobs.sync_timeout == 10.0
-    assert settings.jobs.retention is None
+    assert settings.jobs.retention == 30 * 86_400
     assert settings.callbacks.retry_delay == 10.0
     assert settings.limits.config_size == 1024**2
     assert settings.fetcher.allowed_schemes == ("http", "https", "ftp", "file", "local")

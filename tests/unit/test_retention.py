@@ -125,7 +125,7 @@ def test_a_job_that_still_runs_keeps_its_context_and_logs(make: Make) -> None:
 
 
 def test_without_a_retention_jobs_contexts_and_logs_stay(make: Make) -> None:
-    world = make()
+    world = make({"jobs": {"retention": None, "max-kept": None}, "data-files": {"retention": None}})
     job = world.server.job(world.run())
     world.clock.advance(10_000 * DAY)
     world.sweep()
@@ -198,8 +198,8 @@ def test_data_files_go_when_a_retention_is_configured(make: Make) -> None:
     assert [file.path for file in world.server.data_files()] == [young.path]
 
 
-def test_data_files_stay_by_default(make: Make) -> None:
-    world = make()
+def test_without_a_retention_data_files_stay(make: Make) -> None:
+    world = make({"jobs": {"retention": None, "max-kept": None}, "data-files": {"retention": None}})
     world.server.add_data_file("old", b"x")
     world.clock.advance(10_000 * DAY)
     world.sweep()
@@ -287,3 +287,98 @@ def test_a_slow_upload_delays_neither_the_sweep_nor_other_uploads() -> None:
         slow.join(WAIT)
     with lock.exclusive(WAIT) as acquired:
         assert acquired
+
+
+# -- limits of number and size -----------------------------------------------------------------------
+
+FOREVER = {"retention": None, "max-kept": None, "max-result-storage": None, "max-log-storage": None}
+
+
+def test_the_oldest_jobs_are_removed_when_there_are_too_many(make: Make) -> None:
+    world = make({"jobs": {**FOREVER, "max-kept": 3}})
+    ids = []
+    for _ in range(5):
+        ids.append(world.run())
+        world.clock.advance(1)
+    removed = world.server.prune()
+    assert [job.id for job in world.server.jobs().jobs] == ids[:1:-1]
+    assert (removed["jobs"], removed["contexts"], removed["logs"]) == (2, 2, 4)
+    assert world.server.prune() == {}
+
+
+def test_jobs_that_run_do_not_count_and_are_not_removed(make: Make) -> None:
+    world = make({"jobs": {**FOREVER, "max-kept": 0}})
+    running = world.run(end=False)
+    world.run()
+    assert world.server.prune()["jobs"] == 1
+    assert [job.id for job in world.server.jobs().jobs] == [running]
+
+
+def test_the_oldest_jobs_are_removed_when_their_results_are_too_large_together(make: Make) -> None:
+    world = make({"jobs": {**FOREVER, "max-result-storage": 2}})
+    ids = []
+    for _ in range(4):  # each has a result of one byte
+        ids.append(world.run())
+        world.clock.advance(1)
+    assert world.server.prune()["jobs"] == 2
+    assert [job.id for job in world.server.jobs().jobs] == ids[:1:-1]
+
+
+def test_the_oldest_logs_of_what_has_ended_are_removed_when_they_are_too_large(make: Make) -> None:
+    world = make({"jobs": {**FOREVER, "max-log-storage": 6}})
+    running = world.server.job(world.run(end=False))
+    old, young = world.server.job(world.run()), world.server.job(world.run())
+    directory = world.server._services.data_directory
+    for age, job in enumerate((young, old, running)):
+        for path in (directory.job_log(job.id), directory.context_log(job.context_id)):
+            os.utime(path, (1000 - age, 1000 - age))
+    assert world.server.prune() == {"logs": 4}
+    assert world.logs() == {running.id, running.context_id}
+    assert {job.id for job in world.server.jobs().jobs} == {running.id, old.id, young.id}
+    with pytest.raises(errors.LogNotFound):
+        world.server.job_log(old.id)
+
+
+def test_the_oldest_data_files_are_removed_when_they_are_too_large_together(make: Make) -> None:
+    world = make({"data-files": {"retention": None, "max-storage": 10}})
+    for number in range(4):
+        path = world.server.add_data_file(f"file{number}", b"x" * 4).path
+        os.utime(path, (1000 + number, 1000 + number))
+    assert world.server.prune() == {"data-files": 2}
+    assert [file.path.name[:5] for file in world.server.data_files()] == ["file2", "file3"]
+
+
+def test_a_prune_reports_blobs_and_waits_for_a_sweep_that_runs(make: Make) -> None:
+    world = make({"jobs": FOREVER})
+    world.blobs.put([b"nobody's"])
+    world.clock.advance(GRACE.total_seconds() + 1)
+    assert world.server.prune() == {"blobs": 1}
+    sweeper = world.server._services.sweeper
+    removed: list[dict[str, int]] = []
+    thread = threading.Thread(target=lambda: removed.append(world.server.prune()))
+    with sweeper._sweeping:
+        thread.start()
+        assert removed == []
+    thread.join(WAIT)
+    assert removed == [{}]
+
+
+def test_storage_shows_what_uses_how_much_and_what_limits_it(make: Make) -> None:
+    world = make()
+    world.run()
+    world.server.add_data_file("a", b"x" * 7)
+    usage = {kind.kind: kind for kind in world.server.storage()}
+    assert (usage["jobs"].count, usage["contexts"].count) == (1, 1)
+    assert (usage["results"].count, usage["results"].size) == (1, 1)
+    assert (usage["logs"].count, usage["logs"].size) == (2, 6)
+    assert (usage["data-files"].count, usage["data-files"].size) == (1, 7)
+    assert (usage["binaries"].count, usage["blobs"].count) == (1, 1)
+    assert usage["binaries"].size == usage["blobs"].size
+    assert usage["jobs"].limits == {"jobserver.jobs.retention": "30 days", "jobserver.jobs.max-kept": 100_000}
+
+
+def test_a_closing_server_does_not_prune(make: Make) -> None:
+    world = make()
+    world.server.drain()
+    with pytest.raises(errors.ServerClosed):
+        world.server.prune()

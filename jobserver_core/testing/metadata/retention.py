@@ -8,9 +8,11 @@ import attrs
 import pytest
 
 from jobserver_core.models.contexts import Context
+from jobserver_core.models.jobs import Job
 from jobserver_core.models.lifecycle import ContextState, JobState
+from jobserver_core.models.storage import MetadataUsage
 from jobserver_core.ports.metadata import MetadataStore
-from jobserver_core.testing.builders import a_binary, a_context, a_job, at
+from jobserver_core.testing.builders import a_binary, a_context, a_delivery, a_job, a_result, at
 from jobserver_core.testing.metadata.access import (
     FINAL_CONTEXTS,
     FINAL_JOBS,
@@ -86,6 +88,55 @@ class RetentionContract(StoreAccess):
             self._ended_context(store, number, name=f"c{number}")
         assert len(store.delete_contexts(ended_before=at(250), limit=100_000)) == 250
         assert self.raw_counts(store)["contexts"] == 50
+
+    # -- limits of count and bytes, and what they are about ------------------------------------------
+
+    def _ended_job(self, store: MetadataStore, ended_at: float, text: str | None = None) -> Job:
+        job = a_job(submitted_at=at(ended_at))
+        store.add_job(job, config="{}")
+        ended = attrs.evolve(job, state=JobState.FINISHED, ended_at=at(ended_at), has_result=text is not None)
+        store.advance_job(ended, expected=job.state, result=None if text is None else a_result(text))
+        return ended
+
+    def test_the_newest_job_beyond_a_number_of_ended_jobs_is_found(self, store: MetadataStore) -> None:
+        for end in (3, 1, 2):
+            self._ended_job(store, end)
+        store.add_job(a_job(state=JobState.RUNNING), config="{}")
+        found = [store.newest_excess_job(jobs=jobs, result_bytes=None) for jobs in (0, 1, 2, 3, 100)]
+        assert found == [at(3), at(2), at(1), None, None]
+
+    def test_the_newest_job_beyond_the_bytes_of_results_is_found(self, store: MetadataStore) -> None:
+        for end, text in ((4, None), (1, "x" * 100), (3, "x" * 10), (2, "x" * 20)):
+            self._ended_job(store, end, text)
+        found = [
+            store.newest_excess_job(jobs=None, result_bytes=most) for most in (0, 9, 10, 29, 30, 129, 130)
+        ]
+        assert found == [at(3), at(3), at(2), at(2), at(1), at(1), None]
+
+    def test_results_of_jobs_that_ended_at_the_same_time_count_together(self, store: MetadataStore) -> None:
+        for text in ("x" * 10, "x" * 10, "x" * 10):
+            self._ended_job(store, 1, text)
+        assert store.newest_excess_job(jobs=None, result_bytes=29) == at(1)
+        assert store.newest_excess_job(jobs=None, result_bytes=30) is None
+
+    def test_the_stricter_of_two_limits_applies(self, store: MetadataStore) -> None:
+        for end in (1, 2, 3):
+            self._ended_job(store, end, "x" * 10)
+        assert store.newest_excess_job(jobs=1, result_bytes=20) == at(2)
+        assert store.newest_excess_job(jobs=2, result_bytes=10) == at(2)
+        assert store.newest_excess_job(jobs=None, result_bytes=None) is None
+
+    def test_usage_counts_the_records_and_the_bytes(self, store: MetadataStore) -> None:
+        assert store.usage() == MetadataUsage()
+        store.add_binary(a_binary(size=2**40))
+        store.add_binary(a_binary(size=1))
+        store.add_context(a_context())
+        job = self._ended_job(store, 1, "x" * 10)
+        self._ended_job(store, 2, "")
+        store.advance_job(job, expected=job.state, delivery=a_delivery(job))
+        assert store.usage() == MetadataUsage(
+            binaries=2, binary_bytes=2**40 + 1, contexts=1, jobs=2, results=2, result_bytes=10, deliveries=1
+        )
 
     # -- binaries --------------------------------------------------------------------------------------
 
