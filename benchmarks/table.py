@@ -3,8 +3,10 @@
     python benchmarks/table.py [--only NAME ...] [--jobs 300]
 
 A separate process runs a server with SQLite on disk and Spark on ``local[2]``; this one has the clients. A
-baseline is measured in the same run, in turns where that is possible. The machine should be otherwise idle:
-its load is printed before and after. CPU is counted for each process of the server's tree.
+baseline is measured in the same run, in turns where that is possible, and the goal is printed beside each
+figure. The machine should be otherwise idle: its load is printed before and after. CPU is counted for each
+process of the server's tree. Rows about the front-end alone use a server without Spark, which is
+``inline_server.py``.
 """
 
 from __future__ import annotations
@@ -27,11 +29,14 @@ import urllib.parse
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
+
+from metadata_pages import fill
 
 from jobserver_pyspark.demo import build_wheel
+from jobserver_sql import SqlMetadataStore
 
 JOBS = """
 class Nothing:
@@ -79,6 +84,56 @@ for line in sys.stdin:
     print(time.perf_counter() - begun, flush=True)
 spark.stop()
 """
+CORE = """
+import sys, threading, time
+from pathlib import Path
+from jobserver_core import BinaryType, JobRequest, JobServer
+from jobserver_core.memory import InlineLauncher, MemoryBlobStore, MemoryFetcher, MemoryMetadataStore
+from jobserver_sql import SqlMetadataStore
+kind, directory, wheel = sys.argv[1:4]
+store = MemoryMetadataStore() if kind == "memory" else SqlMetadataStore(f"sqlite:///{directory}/core.db")
+server = JobServer(metadata=store, blobs=MemoryBlobStore(), fetcher=MemoryFetcher(),
+    launcher=InlineLauncher({"a.Nothing": lambda _job: None}))
+with server:
+    server.upload("a", BinaryType.WHEEL, Path(wheel).read_bytes())
+    server.create_context("warm").result(10)
+    def one():
+        server.submit(JobRequest(class_name="a.Nothing", class_path="a", context="warm")).result(timeout=60)
+    for _ in range(200): one()
+    left = iter(range(4000))
+    def work():
+        for _ in left: one()
+    threads = [threading.Thread(target=work) for _ in range(16)]
+    begun = time.perf_counter()
+    [t.start() for t in threads]; [t.join() for t in threads]
+    print(4000 / (time.perf_counter() - begun))
+"""
+EMBEDDED = """
+import sys, time
+from pathlib import Path
+from jobserver_core import BinaryType, JobRequest, JobServer, Settings
+directory, wheel, jar = sys.argv[1:4]
+settings = Settings.from_mapping({"spark": {"master": "local[2]"}, "jobserver": {"data-dir": directory}})
+with JobServer.from_settings(settings) as server:
+    server.upload("py", BinaryType.WHEEL, Path(wheel).read_bytes())
+    server.upload("jvm", BinaryType.JAR, Path(jar).read_bytes())
+    server.create_context("warm").result(120)
+    for label, path, name in (("Python", "py", "bench_jobs.Nothing"), ("JVM", "jvm", "bench.Nothing")):
+        times = []
+        for _ in range(330):
+            begun = time.perf_counter()
+            server.submit(JobRequest(class_name=name, class_path=path, context="warm")).result(timeout=60)
+            times.append(time.perf_counter() - begun)
+        print(label, *times[30:])
+"""
+STATIC = """
+import sys, uvicorn
+from starlette.applications import Starlette
+from starlette.responses import FileResponse
+from starlette.routing import Route
+app = Starlette(routes=[Route("/", lambda _request: FileResponse(sys.argv[1]))])
+uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), log_level="error")
+"""
 WORDS = "input.string = a b c a b see"
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -90,7 +145,7 @@ class Client:
     """One connection that is kept, without Nagle's algorithm."""
 
     def __init__(self, port: int) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300, blocksize=2**20)
         self._connection.connect()
         self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -101,6 +156,34 @@ class Client:
         if answer.status >= 300:
             sys.exit(f"{method} {path}: {answer.status} {data[:500]!r}")
         return json.loads(data)
+
+    def send(self, method: str, path: str) -> None:
+        self._connection.request(method, path)
+
+    def receive(self, method: str, path: str) -> None:
+        answer = self._connection.getresponse()
+        data = answer.read()
+        if answer.status >= 300:
+            sys.exit(f"{method} {path}: {answer.status} {data[:500]!r}")
+
+    def upload(self, path: str, source: Path) -> None:
+        with source.open("rb") as file:
+            headers = {
+                "Content-Type": "application/java-archive",
+                "Content-Length": str(source.stat().st_size),
+            }
+            self._connection.request("POST", path, file, headers)
+            self.receive("POST", path)
+
+    def drain(self, path: str, size: int) -> None:
+        """Read a large response of at least this many bytes without keeping it."""
+        self._connection.request("GET", path)
+        answer = self._connection.getresponse()
+        buffer = bytearray(1024 * 1024)
+        while read := answer.readinto(buffer):
+            size -= read
+        if answer.status != 200 or size > 0:
+            sys.exit(f"GET {path}: {answer.status}, {size} bytes are missing")
 
     def run(self, app: str, main_class: str, context: str, config: str = "") -> object:
         query = urllib.parse.urlencode(
@@ -191,8 +274,8 @@ def cpu_of(root: int) -> dict[str, float]:
 # -- figures -------------------------------------------------------------------------------------------
 
 
-def show(name: str, figure: str, baseline: str = "", ratio: str = "") -> None:
-    print(f"| {name} | {figure} | {baseline} | {ratio} |", flush=True)
+def show(name: str, figure: str, goal: str = "", *, baseline: str = "", ratio: str = "") -> None:
+    print(f"| {name} | {figure} | {goal} | {baseline} | {ratio} |", flush=True)
 
 
 def milliseconds(times: list[float]) -> str:
@@ -276,6 +359,34 @@ class Bench:
             server.close()
             shutil.rmtree(directory, ignore_errors=True)
 
+    def output_of(self, program: str, *arguments: object) -> list[str]:
+        """Run a Python program; return the lines that it prints."""
+        command = [sys.executable, "-c", program, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(done.stderr)
+        return done.stdout.splitlines()
+
+    @contextmanager
+    def inline_server(
+        self, directory: Path | None = None
+    ) -> Iterator[tuple[int, subprocess.Popen[str], Path]]:
+        """Start a server without Spark, with the binary ``x``; yield its port, its process, its directory."""
+        directory = directory or Path(tempfile.mkdtemp(dir=self.directory))
+        program = str(Path(__file__).with_name("inline_server.py"))
+        with (directory / "log").open("wb") as log:
+            command = [sys.executable, program, str(directory)]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        try:
+            assert process.stdout is not None
+            port = int(process.stdout.readline())
+            Client(port).call("POST", "/binaries/x", self.wheel.read_bytes(), "application/python-wheel")
+            yield port, process, directory
+        finally:
+            process.terminate()
+            process.wait(60)
+            shutil.rmtree(directory, ignore_errors=True)
+
     def cold_stock(self) -> float:
         """Return how many seconds a fresh stock PySpark takes to its first word count."""
         begun = time.time()
@@ -294,6 +405,29 @@ class Bench:
                 return float(answers.readline())
 
             yield count
+
+
+@contextmanager
+def static_server(file: Path) -> Iterator[Client]:
+    """Serve one file with Starlette and uvicorn, in a separate process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-c", STATIC, str(file), str(port)])
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                client = Client(port)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    sys.exit("the static server does not answer")
+                time.sleep(0.02)
+        yield client
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 @contextmanager
@@ -321,22 +455,43 @@ def no_op(bench: Bench) -> None:
         client = Client(server.port)
         health = back_to_back(lambda: client.call("GET", "/healthz"), 200)
         show("GET /healthz", milliseconds(health))
-        for label, app, main_class in (
-            ("Python", "py", "bench_jobs.Nothing"),
-            ("JVM", "jvm", "bench.Nothing"),
+        for label, app, main_class, goal in (
+            ("Python", "py", "bench_jobs.Nothing", "3 ms, p99 10 ms"),
+            ("JVM", "jvm", "bench.Nothing", "4 ms"),
         ):
 
             def job(one: Client, app: str = app, main_class: str = main_class) -> object:
                 return one.run(app, main_class, "warm")
 
             times = back_to_back(lambda job=job: job(client), bench.jobs)
-            show(f"no-op, {label}", milliseconds(times), "GET /healthz", ratio(times, health))
+            show(
+                f"no-op, {label}",
+                milliseconds(times),
+                goal,
+                baseline="GET /healthz",
+                ratio=ratio(times, health),
+            )
             throughput(server.port, job, bench.jobs // 2)
             before = cpu_of(server.process.pid)
             rate = throughput(server.port, job, bench.jobs * 4)
             spent = {k: v - before.get(k, 0.0) for k, v in cpu_of(server.process.pid).items()}
-            each = ", ".join(f"{k} {1000 * v / bench.jobs / 4:.2f}" for k, v in spent.items() if v > 0.01)
-            show(f"no-ops a second, 16 clients, {label}", f"{rate:.0f}/s", f"CPU ms a job: {each}")
+            each = {kind: 1000 * used / bench.jobs / 4 for kind, used in spent.items() if used > 0.01}
+            show(f"no-ops a second, 16 clients, {label}", f"{rate:.0f}/s", "500/s")
+            show(
+                f"CPU of each of these, {label}",
+                f"{sum(each.values()):.1f} ms",
+                "4 ms",
+                baseline=", ".join(f"{kind} {used:.1f}" for kind, used in each.items()),
+            )
+
+
+def embedded(bench: Bench) -> None:
+    """No-ops without HTTP, in a program that embeds the server."""
+    directory = tempfile.mkdtemp(dir=bench.directory)
+    for line in bench.output_of(EMBEDDED, directory, bench.wheel, bench.jar()):
+        label, *times = line.split()
+        goal = "2 ms" if label == "Python" else "3 ms"
+        show(f"no-op, {label}, embedded", milliseconds([float(each) for each in times]), goal)
 
 
 def fresh(bench: Bench) -> None:
@@ -351,8 +506,8 @@ def fresh(bench: Bench) -> None:
         for _ in range(40):
             time.sleep(0.3)  # until a spare process is ready
             times.append(timed(lambda: job(client)))
-        show("no-op, Python, fresh process with a spare ready", milliseconds(times))
-        show("no-ops a second, fresh processes", f"{throughput(server.port, job, 200):.0f}/s")
+        show("no-op, Python, fresh process with a spare ready", milliseconds(times), "8 ms")
+        show("no-ops a second, fresh processes", f"{throughput(server.port, job, 200):.0f}/s", "100/s")
 
 
 def words(bench: Bench) -> None:
@@ -373,14 +528,15 @@ def words(bench: Bench) -> None:
             show(
                 f"word count, {label}",
                 milliseconds(ours),
-                f"stock {milliseconds(theirs)}",
-                ratio(ours, theirs),
+                "0.65 x" if label == "Python" else "0.7 x",
+                baseline=f"warm stock session {milliseconds(theirs)}",
+                ratio=ratio(ours, theirs),
             )
 
 
 def configuration(bench: Bench) -> None:
     """A large configuration against an empty one."""
-    large = json.dumps({f"key{i}": {"a": i, "b": f"text {i}", "c": [1, 2, 3]} for i in range(2200)})
+    large = json.dumps({f"key{i}": {"a": i, "b": f"text {i}", "c": [1, 2, 3]} for i in range(1940)})
     with bench.server() as server:
         client = Client(server.port)
         empty = back_to_back(lambda: client.run("py", "bench_jobs.Nothing", "warm"), 100)
@@ -389,8 +545,9 @@ def configuration(bench: Bench) -> None:
         show(
             f"{len(large) // 1000} kB of JSON configuration",
             milliseconds(full),
-            milliseconds(empty),
-            f"+{more:.1f} ms",
+            "+4 ms",
+            baseline=f"empty {milliseconds(empty)}",
+            ratio=f"+{more:.1f} ms",
         )
 
 
@@ -412,8 +569,9 @@ def class_paths(bench: Bench) -> None:
         show(
             "first job of a new class path",
             milliseconds(first),
-            f"again {milliseconds(again)}",
-            f"+{more:.0f} ms",
+            "+50 ms",
+            baseline=f"again {milliseconds(again)}",
+            ratio=f"+{more:.0f} ms",
         )
 
 
@@ -422,7 +580,7 @@ def starts(bench: Bench) -> None:
     with bench.server() as server:
         client = Client(server.port)
         ours, ad_hoc, theirs = [], [], []
-        for number in range(4):
+        for number in range(3):
 
             def start(name: str = f"c{number}") -> None:
                 client.call("POST", f"/contexts/{name}")
@@ -437,10 +595,17 @@ def starts(bench: Bench) -> None:
         show(
             "context start to first result",
             seconds(ours),
-            f"cold script {seconds(theirs)}",
-            ratio(ours, theirs),
+            "0.5 x",
+            baseline=f"cold script {seconds(theirs)}",
+            ratio=ratio(ours, theirs),
         )
-        show("ad-hoc job", seconds(ad_hoc), f"cold script {seconds(theirs)}", ratio(ad_hoc, theirs))
+        show(
+            "ad-hoc job",
+            seconds(ad_hoc),
+            "0.05 x",
+            baseline=f"cold script {seconds(theirs)}",
+            ratio=ratio(ad_hoc, theirs),
+        )
 
 
 def idle(bench: Bench) -> None:
@@ -451,54 +616,119 @@ def idle(bench: Bench) -> None:
         tree = processes_of(server.process.pid)
         before = {pid: switches(pid) for pid in tree}
         time.sleep(30)
-        for kind in ("server", "host", "JVM"):
+        goals = {"server": "70 MB, 1/s", "host": "2/s", "JVM": "400 MB"}
+        for kind, goal in goals.items():
             pids = [pid for pid, its in tree.items() if its == kind]
             wakes = sum(switches(pid) - before[pid] for pid in pids) / 30
             memory = sum(resident(pid) for pid in pids)
-            show(f"idle {kind}", f"{memory} MB, {wakes:.1f} wake-ups/s")
+            show(f"idle {kind}", f"{memory} MB, {wakes:.1f} wake-ups/s", goal)
 
 
 def core(bench: Bench) -> None:
     """The core alone, without HTTP and Spark."""
-    program = """
-import sys, threading, time
-from pathlib import Path
-from jobserver_core import BinaryType, JobRequest, JobServer, Settings, load_settings
-from jobserver_core.memory import InlineLauncher, MemoryBlobStore, MemoryFetcher, MemoryMetadataStore
-from jobserver_core.models.binaries import ClassPathEntry
-from jobserver_sql import SqlMetadataStore
-kind, directory, wheel = sys.argv[1:4]
-store = MemoryMetadataStore() if kind == "memory" else SqlMetadataStore(f"sqlite:///{directory}/core.db")
-server = JobServer(metadata=store, blobs=MemoryBlobStore(), fetcher=MemoryFetcher(),
-    launcher=InlineLauncher({"a.Nothing": lambda _job: None}))
-with server:
-    server.upload("a", BinaryType.WHEEL, Path(wheel).read_bytes())
-    server.create_context("warm").result(10)
-    def one():
-        request = JobRequest(class_path=(ClassPathEntry(name="a"),), context="warm", **{NAME: "a.Nothing"})
-        server.submit(request).result(timeout=60)
-    import attrs
-    NAME = next(f.name for f in attrs.fields(JobRequest) if f.name in ("class_name", "main_class"))
-    for _ in range(200): one()
-    left = iter(range(4000))
-    def work():
-        for _ in left: one()
-    threads = [threading.Thread(target=work) for _ in range(16)]
-    begun = time.perf_counter()
-    [t.start() for t in threads]; [t.join() for t in threads]
-    print(4000 / (time.perf_counter() - begun))
-"""
-    for kind in ("memory", "sqlite"):
-        directory = tempfile.mkdtemp(dir=bench.directory)
-        done = subprocess.run(
-            [sys.executable, "-c", program, kind, directory, str(bench.wheel)],
-            capture_output=True,
-            text=True,
-            check=False,
+    for kind, goal in (("memory", "3000/s"), ("sqlite", "1500/s")):
+        (rate,) = bench.output_of(CORE, kind, tempfile.mkdtemp(dir=bench.directory), bench.wheel)
+        show(f"core alone, {kind}, 16 threads", f"{float(rate):.0f}/s", goal)
+
+
+def waiters(bench: Bench) -> None:
+    """A thousand synchronous clients that wait for jobs."""
+    with bench.inline_server() as (port, process, directory):
+        client = Client(port)
+        client.call("POST", "/contexts/slots")
+        client.run("x", "b.Nothing", "slots")
+        before = (threads_of(process.pid), resident(process.pid))
+        query = "/jobs?appName=x&classPath=b.Gated&context=slots&sync=true&timeout=120"
+        waiting = [Client(port) for _ in range(1000)]
+        for each in waiting:
+            each.send("POST", query)
+        while len(cast("list[object]", client.call("GET", "/jobs?limit=10000&context=slots"))) <= 1000:
+            time.sleep(0.2)
+        threads, memory = threads_of(process.pid) - before[0], resident(process.pid) - before[1]
+        beside = timed(lambda: client.call("GET", "/healthz"))
+        (directory / "gate").touch()
+        for each in waiting:
+            each.receive("POST", query)
+        show(
+            "1,000 synchronous waiters",
+            f"+{threads} threads, +{memory} MB",
+            "no thread each, +60 MB",
+            baseline=f"GET /healthz beside them {1000 * beside:.1f} ms",
         )
-        if done.returncode:
-            sys.exit(done.stderr)
-        show(f"core alone, {kind}, 16 threads", f"{float(done.stdout):.0f} jobs/s")
+
+
+def transfers(bench: Bench, megabytes: int = 1000) -> None:
+    """A large upload against hashing and copying the file, and a large result against a static file."""
+    source = bench.directory / "large.zip"
+    with zipfile.ZipFile(source, "w") as archive, archive.open("data.bin", "w", force_zip64=True) as member:
+        block = os.urandom(10**6)
+        for _ in range(megabytes):
+            member.write(block)
+    with bench.inline_server() as (port, process, directory):
+        client = Client(port)
+        client.call("POST", "/contexts/slots")
+        before = reset_peak(process.pid)
+        taken = timed(lambda: client.upload("/binaries/large", source))
+        more = peak(process.pid) - before
+        copy = f"sha256sum {source} && cp {source} {directory / 'copy'} && sync {directory / 'copy'}"
+        theirs = timed(lambda: subprocess.run(copy, shell=True, check=True, stdout=subprocess.DEVNULL))
+        show(
+            f"{megabytes} MB upload",
+            f"{taken:.1f} s, +{more} MB",
+            "1.2 x, +32 MB",
+            baseline=f"sha256sum and cp {theirs:.1f} s",
+            ratio=f"{taken / theirs:.2f} x",
+        )
+        query = "/jobs?appName=x&classPath=b.Numbers&context=slots"
+        accepted = cast("dict[str, str]", client.call("POST", query, b"megabytes = %d" % megabytes))
+        job = f"/jobs/{accepted['jobId']}"
+        while cast("dict[str, str]", client.call("GET", f"{job}?result=false"))["status"] != "FINISHED":
+            time.sleep(0.1)
+        before = reset_peak(process.pid)
+        taken = timed(lambda: client.drain(f"{job}/result", megabytes * 10**6))
+        more = peak(process.pid) - before
+        with static_server(directory / "copy") as other:
+            theirs = timed(lambda: other.drain("/", megabytes * 10**6))
+        show(
+            f"{megabytes} MB streamed result",
+            f"{taken:.1f} s, +{more} MB",
+            "3 x, +32 MB",
+            baseline=f"static file {theirs:.1f} s",
+            ratio=f"{taken / theirs:.2f} x",
+        )
+
+
+def stored_jobs(bench: Bench) -> None:
+    """Requests with a million stored jobs against the same with a thousand."""
+    with ExitStack() as stack:
+        clients: dict[int, Client] = {}
+        for count in (1000, 1_000_000):
+            directory = Path(tempfile.mkdtemp(dir=bench.directory))
+            store = SqlMetadataStore(f"sqlite:///{directory / 'metadata.db'}")
+            fill(store, count)
+            store.close()
+            port, _, _ = stack.enter_context(bench.inline_server(directory))
+            clients[count] = Client(port)
+            clients[count].call("POST", "/contexts/slots")
+        calls: dict[str, Callable[[Client], object]] = {
+            "GET": lambda client: client.call("GET", "/jobs"),
+            "POST": lambda client: client.run("x", "b.Nothing", "slots"),
+        }
+        for name, call in calls.items():
+            times: dict[int, list[float]] = {count: [] for count in clients}
+            for number in range(220):
+                for count, client in clients.items():
+                    spent = timed(lambda one=client, call=call: call(one))
+                    if number >= 20:
+                        times[count].append(spent)
+            few, many = times.values()
+            show(
+                f"{name} /jobs, 1,000,000 stored jobs",
+                milliseconds(many),
+                "1.2 x",
+                baseline=f"1,000 stored jobs {milliseconds(few)}",
+                ratio=ratio(many, few),
+            )
 
 
 def healthy(bench: Bench) -> None:
@@ -516,7 +746,13 @@ def healthy(bench: Bench) -> None:
         command = [sys.executable, "-c", "import starlette.applications, uvicorn"]
         theirs.append(timed(lambda c=command: subprocess.run(c, check=True)))
     more = statistics.median(ours[1:]) - statistics.median(theirs[1:])
-    show("server start to healthy", seconds(ours[1:]), f"imports {seconds(theirs[1:])}", f"+{more:.2f} s")
+    show(
+        "server start to healthy",
+        seconds(ours[1:]),
+        "+0.6 s",
+        baseline=f"import starlette, uvicorn {seconds(theirs[1:])}",
+        ratio=f"+{more:.2f} s",
+    )
 
 
 def ratio(ours: list[float], theirs: list[float]) -> str:
@@ -537,13 +773,45 @@ def switches(pid: int) -> int:
     return total
 
 
+def threads_of(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+def peak(pid: int) -> int:
+    """Return the peak resident memory of a process in MB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) // 1024
+    return 0
+
+
+def reset_peak(pid: int) -> int:
+    """Reset the peak memory of a process to its present size, and return that in MB."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    return peak(pid)
+
+
 def resident(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") // 2**20
 
 
 ROWS = {
     row.__name__.replace("_", "-"): row
-    for row in (core, healthy, no_op, fresh, words, configuration, class_paths, starts, idle)
+    for row in (
+        core,
+        healthy,
+        waiters,
+        transfers,
+        stored_jobs,
+        no_op,
+        embedded,
+        fresh,
+        words,
+        configuration,
+        class_paths,
+        starts,
+        idle,
+    )
 }
 
 
@@ -555,7 +823,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=300)
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.2f}\n")
-    print("| what | figure | baseline | ratio |\n| --- | --- | --- | --- |")
+    print("| what | figure | goal | baseline | ratio |\n| --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as directory:
         bench = Bench(Path(directory), options.jobs)
         for name in options.only:
