@@ -10,8 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import attrs
-
 from jobserver_core.binaries.class_paths import ClassPaths
 from jobserver_core.binaries.data_files import DataFileService
 from jobserver_core.binaries.sweep_lock import SweepLock
@@ -59,39 +57,11 @@ STORAGE = ("metadata", "blobs")
 """The parts without which nothing can be recorded."""
 
 
-@attrs.frozen(kw_only=True, eq=False)
 class Services:
     """Every use case of a job server, and the parts that it starts and closes."""
 
-    metadata: MetadataStore
-    blobs: BlobStore
-    fetcher: Fetcher
-    launcher: Launcher
-    transports: Sequence[Transport]
-    clock: SteadyClock
-    settings: Settings
-    admission: Admission
-    data_directory: DataDirectory
-    bus: EventBus
-    callbacks: CallbackService
-    configs: JobConfigs
-    binaries: BinaryService
-    data_files: DataFileService
-    fetching: FetchService
-    registry: ContextRegistry
-    contexts: ContextService
-    jobs: JobService
-    submissions: SubmissionService
-    recovery: Recovery
-    sweeper: Sweeper
-    storage: StorageService
-    syncer: Syncer
-    health: Health
-    resources: ExitStack
-
-    @classmethod
-    def assemble(
-        cls,
+    def __init__(
+        self,
         *,
         metadata: MetadataStore,
         blobs: BlobStore,
@@ -103,19 +73,32 @@ class Services:
         ids: Ids,
         data_dir: Path | None,
         resources: ExitStack,
-    ) -> Services:
+    ) -> None:
         """Create the services over these ports; without a data directory a temporary one is used."""
         if data_dir is None:
             data_dir = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="jobserver-")))
-        clock = SteadyClock(clock)
-        data_directory = DataDirectory(data_dir)
-        admission, bus, sweep_lock = Admission(), EventBus(), SweepLock()
-        configs = JobConfigs(settings.limits, settings.jobs.default_config)
-        results = ResultStore(blobs, sweep_lock, settings.jobs)
+        self.metadata, self.blobs, self.fetcher, self.launcher = metadata, blobs, fetcher, launcher
+        self.transports, self.settings, self.resources = transports, settings, resources
+        self.clock = clock = SteadyClock(clock)
+        self.data_directory = data_directory = DataDirectory(data_dir)
+        self.admission = admission = Admission()
+        self.bus = bus = EventBus()
+        self.configs = configs = JobConfigs(settings.limits, settings.jobs.default_config)
+        self.fetching = fetching = FetchService(fetcher, clock, settings.fetcher, admission)
+        self.data_files = data_files = DataFileService(data_directory, clock, settings.limits.upload_size)
+        self.syncer = syncer = Syncer(metadata)
+        sweep_lock = SweepLock()
         class_paths = ClassPaths(metadata, blobs, sweep_lock)
-        fetching = FetchService(fetcher, clock, settings.fetcher, admission)
-        data_files = DataFileService(data_directory, clock, settings.limits.upload_size)
-        callbacks = CallbackService(
+        self.binaries = BinaryService(
+            metadata=metadata,
+            blobs=blobs,
+            sweep_lock=sweep_lock,
+            data_directory=data_directory,
+            clock=clock,
+            ids=ids,
+            max_size=settings.limits.upload_size,
+        )
+        self.callbacks = callbacks = CallbackService(
             metadata=metadata,
             blobs=blobs,
             transports=transports,
@@ -124,7 +107,6 @@ class Services:
             settings=settings.callbacks,
             publish=bus.publish,
         )
-        syncer = Syncer(metadata)
         records = Records(
             metadata=metadata,
             clock=clock,
@@ -134,7 +116,7 @@ class Services:
             syncer=syncer,
             server_id=ids.new(),
         )
-        registry = ContextRegistry(
+        self.registry = registry = ContextRegistry(
             records=records,
             launcher=launcher,
             class_paths=class_paths,
@@ -142,20 +124,39 @@ class Services:
             clock=clock,
             settings=settings,
         )
-        contexts = ContextService(
+        self.contexts = contexts = ContextService(
             registry=registry,
             fetching=fetching,
             metadata=metadata,
             data_directory=data_directory,
             settings=settings,
         )
-        jobs = JobService(
+        self.jobs = jobs = JobService(
             records=records,
-            results=results,
+            results=ResultStore(blobs, sweep_lock, settings.jobs),
             configs=configs,
             metadata=metadata,
             data_directory=data_directory,
             clock=clock,
+        )
+        self.submissions = SubmissionService(
+            jobs=jobs,
+            contexts=registry,
+            records=records,
+            fetching=fetching,
+            class_paths=class_paths,
+            configs=configs,
+            callbacks=callbacks,
+        )
+        self.recovery = Recovery(
+            metadata=metadata,
+            launcher=launcher,
+            records=records,
+            jobs=jobs,
+            registry=registry,
+            contexts=contexts,
+            fetching=fetching,
+            class_paths=class_paths,
         )
         record_sweep = RecordSweep(
             metadata=metadata,
@@ -172,60 +173,11 @@ class Services:
             sweep_lock=sweep_lock,
             pinned=registry.pinned_digests,
         )
-        return cls(
-            metadata=metadata,
-            blobs=blobs,
-            fetcher=fetcher,
-            launcher=launcher,
-            transports=transports,
-            clock=clock,
-            settings=settings,
-            admission=admission,
-            data_directory=data_directory,
-            bus=bus,
-            callbacks=callbacks,
-            configs=configs,
-            binaries=BinaryService(
-                metadata=metadata,
-                blobs=blobs,
-                sweep_lock=sweep_lock,
-                data_directory=data_directory,
-                clock=clock,
-                ids=ids,
-                max_size=settings.limits.upload_size,
-            ),
-            data_files=data_files,
-            fetching=fetching,
-            registry=registry,
-            contexts=contexts,
-            jobs=jobs,
-            submissions=SubmissionService(
-                jobs=jobs,
-                contexts=registry,
-                records=records,
-                fetching=fetching,
-                class_paths=class_paths,
-                configs=configs,
-                callbacks=callbacks,
-            ),
-            recovery=Recovery(
-                metadata=metadata,
-                launcher=launcher,
-                records=records,
-                jobs=jobs,
-                registry=registry,
-                contexts=contexts,
-                fetching=fetching,
-                class_paths=class_paths,
-            ),
-            sweeper=Sweeper(clock, (*record_sweep.sweeps, blob_sweep)),
-            storage=StorageService(
-                metadata=metadata, blobs=blobs, data_directory=data_directory, settings=settings
-            ),
-            syncer=syncer,
-            health=_health_of(metadata, blobs, launcher, data_directory),
-            resources=resources,
+        self.sweeper = Sweeper(clock, (*record_sweep.sweeps, blob_sweep))
+        self.storage = StorageService(
+            metadata=metadata, blobs=blobs, data_directory=data_directory, settings=settings
         )
+        self.health = _health_of(metadata, blobs, launcher, data_directory)
 
     def start(self) -> None:
         """Reconcile what an earlier server left behind, and only then start anything new."""

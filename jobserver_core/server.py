@@ -73,7 +73,7 @@ class JobServer:
         self.settings = settings or Settings()
         self._starting = threading.Lock()
         self._started = False
-        self._services = Services.assemble(
+        self._services = Services(
             metadata=metadata,
             blobs=blobs,
             fetcher=fetcher,
