@@ -43,6 +43,8 @@ FORCED_STOP_TIMEOUT = 9.0
 RESPONSE_TIMEOUT = 2
 """Seconds for pending responses after the drain."""
 POLL_INTERVAL = 0.2
+DATE_INTERVAL = 1.0
+"""Seconds for which a response's Date header stays the same."""
 MAX_HEAD_SIZE = 64 * 1024
 """The maximum size of a request head in bytes."""
 BACKLOG = 2048
@@ -123,7 +125,26 @@ def running(server: JobServer, *, authenticator: Authenticator | None = None) ->
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn without its signal handlers, which would kill the process with the signal."""
+    """uvicorn without its signal handlers, which would kill the process with the signal.
+
+    Its main loop waits for :meth:`stop`; uvicorn's own wakes up ten times a second.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._stopped = asyncio.Event()
+
+    def stop(self, *, force: bool) -> None:
+        """End the main loop; with ``force`` also the pending responses."""
+        self.should_exit = True
+        self.force_exit = force
+        self._stopped.set()
+
+    async def main_loop(self) -> None:
+        """Renew the Date header once a second until the server is stopped."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), DATE_INTERVAL)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -244,9 +265,7 @@ class Runner:
             await _first(self._force.wait(), timeout=POLL_INTERVAL)
         self._stopping_since = time.monotonic()
         app.close()
-        web.should_exit = True
-        if self._force.is_set():
-            web.force_exit = True
+        web.stop(force=self._force.is_set())
 
     def _browsers(self) -> BrowserGuard:
         exposed = self._authenticator is not None or self._http.allow_unauthenticated
