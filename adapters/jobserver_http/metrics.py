@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from jobserver_core.events import Event, JobChanged
-from jobserver_core.models.contexts import Context, StartQueueStatus
+from jobserver_core.models.contexts import Context, LoadStatus, StartQueueStatus
 from jobserver_core.models.lifecycle import ContextState, JobState
 from jobserver_core.server import JobServer
 
@@ -51,6 +51,20 @@ class Metrics:
             "jobserver_contexts_queued", "Contexts that are queued to start", registry=self.registry
         )
 
+        self._running = Gauge("jobserver_jobs_running", "Jobs that have begun", registry=self.registry)
+        self._waiting = Gauge(
+            "jobserver_jobs_waiting", "Jobs that wait for a slot or their context", registry=self.registry
+        )
+        self._refused = Counter(
+            "jobserver_jobs_refused", "Submits refused for lack of room", registry=self.registry
+        )
+        self._shedding = Gauge(
+            "jobserver_shedding_load",
+            "1 if a submit was refused for lack of room within the last minute",
+            registry=self.registry,
+        )
+        self._refused_before = 0
+
     def watch(self, server: JobServer) -> None:
         """Count the server's jobs from now on, for as long as this object exists."""
         self_reference = weakref.ref(self)
@@ -83,8 +97,13 @@ class Metrics:
         self._requests.labels(route, method, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def render(self, contexts: Iterable[Context], starts: StartQueueStatus) -> bytes:
-        """Return all metrics in Prometheus' text format, including the current contexts."""
+    def render(self, contexts: Iterable[Context], starts: StartQueueStatus, load: LoadStatus) -> bytes:
+        """Return all metrics in Prometheus' text format, including the current contexts and load."""
+        self._running.set(load.running)
+        self._waiting.set(load.waiting)
+        self._shedding.set(load.shedding)
+        self._refused.inc(max(0, load.refused - self._refused_before))
+        self._refused_before = load.refused
         self._starting.set(starts.starting)
         self._queued.set(starts.queued)
         live = Tally(context.state for context in contexts)

@@ -41,6 +41,11 @@ ASSETS = {
 }
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'"
 SUCCESS = Answer(status=200, label="SUCCESS")
+SHEDDING = Answer(
+    status=200,
+    label="SUCCESS",
+    result="shedding load: within the last minute, a submit was refused for lack of room",
+)
 UNHEALTHY = "unhealthy"
 NOT_READY = "not_ready"
 
@@ -63,13 +68,16 @@ async def get_health(call: Call) -> Response:
 async def get_readiness(call: Call) -> Response:
     """Report whether the server accepts jobs: storage and launcher work, and it is not shutting down.
 
+    A server that refuses submits because a queue is full is ready all the same: other contexts have room, and
+    without the server there is less. It says so in the response.
+
     This call needs no credentials. So with authentication, details are only logged.
     """
     if call.state.draining:
         return respond(Answer(status=503, result="the server is shutting down", code=NOT_READY))
     if problem := await _failures(call, call.server.check):
         return respond(Answer(status=503, result=problem, code=NOT_READY))
-    return respond(SUCCESS)
+    return respond(SHEDDING if call.server.load.shedding else SUCCESS)
 
 
 async def _failures(call: Call, check: Callable[[], dict[str, str | None]]) -> str:
@@ -84,7 +92,8 @@ async def _failures(call: Call, check: Callable[[], dict[str, str | None]]) -> s
 async def get_metrics(call: Call) -> Response:
     """Return the metrics in Prometheus' format."""
     contexts = await call.pools.quick.run(call.server.contexts)
-    return Response(call.state.metrics.render(contexts, call.server.start_queue()), media_type=CONTENT_TYPE)
+    starts, load = call.server.start_queue(), call.server.load
+    return Response(call.state.metrics.render(contexts, starts, load), media_type=CONTENT_TYPE)
 
 
 async def get_openapi(call: Call) -> Response:

@@ -12,7 +12,7 @@ from jobserver_core.models.lifecycle import ContextState
 from jobserver_core.models.redaction import redacted_repr
 from jobserver_core.models.validation import aware
 
-__all__ = ["Context", "ContextQuery", "StartQueueStatus"]
+__all__ = ["Context", "ContextQuery", "LoadStatus", "StartQueueStatus"]
 
 
 @attrs.frozen(kw_only=True)
@@ -62,3 +62,17 @@ class StartQueueStatus:
     def queued(self) -> int:
         """How many contexts wait."""
         return len(self.waiting)
+
+
+@attrs.frozen(kw_only=True)
+class LoadStatus:
+    """How many jobs have begun and how many wait, and how many submits were refused for lack of room.
+
+    ``refused`` counts since the start of the server. ``shedding`` is true if one was refused within the last
+    minute.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    refused: int = 0
+    shedding: bool = False

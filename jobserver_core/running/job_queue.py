@@ -69,6 +69,7 @@ class JobQueue:
         self._retry_scheduled = False
         self._store_scheduled = False
         self._waiting = WaitingJobs()
+        self._not_notified: list[LiveJob] = []
         self._running: dict[str, LiveJob] = {}
 
     def running(self, job_id: str) -> LiveJob | None:
@@ -114,6 +115,7 @@ class JobQueue:
         self._publish(live)
         live.wait_until()
         self._waiting.add(live)
+        self._not_notified.append(live)
         self.dispatch()
         if live.deadline is not None:
             self._watch(live.deadline)
@@ -216,8 +218,10 @@ class JobQueue:
             job_id = self._waiting.next().job.id
             _repeats.warning(context.current.id, "job %s waits for storage: %s", job_id, error)
             self._dispatch_later()
-        for live in self._waiting:
-            self.notify_started(live)
+        for live in self._not_notified:  # each once: the queue may be long
+            if live in self._waiting:
+                self.notify_started(live)
+        self._not_notified.clear()
 
     def begin(self, live: LiveJob) -> None:
         """Let a job be RUNNING. That is stored soon, unless its end is stored before."""

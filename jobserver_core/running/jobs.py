@@ -15,6 +15,7 @@ from jobserver_core.errors import (
     LogNotFound,
     StorageError,
 )
+from jobserver_core.models.contexts import LoadStatus
 from jobserver_core.models.jobs import Job, JobPage, JobQuery
 from jobserver_core.ports import Clock, ContextSpec, JobCode, JobSpec, MetadataStore
 from jobserver_core.running.job_configs import JobConfigs
@@ -24,7 +25,10 @@ from jobserver_core.running.records import Records
 from jobserver_core.running.results import ResultReader, ResultStore
 from jobserver_core.running.waiting import JobHandle, Promise, Waiter
 
-__all__ = ["JobService"]
+__all__ = ["SHEDDING", "JobService"]
+
+SHEDDING = 60.0
+"""Seconds after a refused submit for which the server counts as shedding load."""
 
 
 class JobService:
@@ -48,6 +52,8 @@ class JobService:
         self._clock = clock
         self._lock = threading.Lock()
         self._live: dict[str, tuple[LiveJob, LiveContext]] = {}
+        self._refused = 0
+        self._refused_at: float | None = None
 
     # -- living jobs -------------------------------------------------------------------------------
 
@@ -87,6 +93,26 @@ class JobService:
         if spec is not None:
             with suppress(JobServerError):
                 context.begin(spec)
+
+    def count_refusal(self) -> None:
+        """Count a submit that was refused because there was no room for its job."""
+        with self._lock:
+            self._refused += 1
+            self._refused_at = self._clock.monotonic()
+
+    @property
+    def load(self) -> LoadStatus:
+        """The jobs that run and wait, and the submits that were refused."""
+        with self._lock:
+            waiting = sum(live.job.waiting for live, _ in self._live.values())
+            ended = sum(live.job.state.final for live, _ in self._live.values())
+            since = None if self._refused_at is None else self._clock.monotonic() - self._refused_at
+            return LoadStatus(
+                running=len(self._live) - waiting - ended,
+                waiting=waiting,
+                refused=self._refused,
+                shedding=since is not None and since < SHEDDING,
+            )
 
     def _forget(self, live: LiveJob) -> None:
         with self._lock:

@@ -9,7 +9,14 @@ from contextlib import ExitStack, suppress
 
 from jobserver_core.binaries.class_paths import ClassPaths, uris_of
 from jobserver_core.callbacks.service import CallbackService
-from jobserver_core.errors import DuplicateId, IdempotencyMismatch, JobServerError, StorageError
+from jobserver_core.errors import (
+    DuplicateId,
+    IdempotencyMismatch,
+    JobServerError,
+    ServerClosed,
+    StorageError,
+    Unavailable,
+)
 from jobserver_core.models.jobs import JobRequest
 from jobserver_core.ports import ContextSpec, Fetched
 from jobserver_core.running.context_registry import ContextRegistry
@@ -86,6 +93,11 @@ class SubmissionService:
             if earlier is None:
                 raise
             return self._synced(earlier)
+        except ServerClosed:
+            raise
+        except Unavailable:
+            self._jobs.count_refusal()
+            raise
         # After a power cut, a request that is repeated with its key must find its job.
         if durable or request.idempotency_key is not None:
             try:

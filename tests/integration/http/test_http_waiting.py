@@ -98,3 +98,22 @@ def test_limits_of_time_are_refused_unless_they_are_whole_positive_seconds(site:
         assert site.submit("w.Echo", maxQueueTime=value).status_code == 400
     assert site.client.post("/contexts/c?idle-timeout=60").status_code == 400
     assert site.client.post("/contexts/c?idle-timeout=1h").status_code == 200
+
+
+def test_a_server_that_sheds_load_says_so_and_stays_ready(start: Start) -> None:
+    site = start({"jobs": {"max-jobs-per-context": 1, "max-queued-jobs": 1}})
+    site.client.post("/contexts/etl")
+    site.sleeping(context="etl")
+    assert site.submit("w.Echo", context="etl").json()["waiting"] is True
+    assert site.client.get("/readyz").json() == {"status": "SUCCESS"}
+    refused = site.submit("w.Echo", context="etl")
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+    assert refused.json()["detail"] == "the queue is full (1 jobs wait)"
+    ready = site.client.get("/readyz")
+    assert ready.status_code == 200
+    assert ready.json()["result"].startswith("shedding load")
+    metrics = site.client.get("/metrics").text
+    assert "jobserver_jobs_refused_total 1.0" in metrics
+    assert "jobserver_shedding_load 1.0" in metrics
+    assert "jobserver_jobs_waiting 1.0" in metrics
+    assert "jobserver_jobs_running 1.0" in metrics
