@@ -15,7 +15,8 @@ from jobserver_core import BinaryType, JobServer, JobState, Settings, errors
 from jobserver_core.binaries.sweep_lock import SweepLock
 from jobserver_core.memory import MemoryBlobStore, MemoryMetadataStore
 from jobserver_core.ports import ContextEnd, JobOutcome
-from jobserver_core.running.retention import BATCH, GRACE
+from jobserver_core.running import retention
+from jobserver_core.running.retention import GRACE
 from jobserver_core.testing.clock import ManualClock
 from serving import WAIT, ScriptedLauncher, a_request, a_server, archive, upload
 
@@ -134,7 +135,8 @@ def test_without_a_retention_jobs_contexts_and_logs_stay(make: Make) -> None:
     assert world.logs() == {job.id, job.context_id}
 
 
-def test_many_jobs_are_removed_in_small_steps(make: Make) -> None:
+def test_many_jobs_are_removed_in_small_steps(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "BATCH", 10)
     steps: list[int] = []
 
     class Watched(MemoryMetadataStore):
@@ -143,12 +145,12 @@ def test_many_jobs_are_removed_in_small_steps(make: Make) -> None:
             return steps[-1]
 
     world = make({"jobs": {"retention": "1 day"}}, metadata=Watched())
-    for _ in range(BATCH + 20):
+    for _ in range(13):
         world.run()
     world.clock.advance(2 * DAY)
     steps.clear()
     world.sweep()
-    assert steps == [BATCH, 20]
+    assert steps == [10, 3]
     assert world.server.jobs().jobs == ()
     assert world.logs() == set()
 

@@ -70,8 +70,7 @@ def _check(store: SqlMetadataStore, said: list[list[str]]) -> None:
         assert (job.state, store.job_result(job_id)) == (JobState.FINISHED, a_result('"x"'))
 
 
-@pytest.mark.parametrize("synchronous", ["full", "normal"])
-@pytest.mark.parametrize("lines", [1, 40, 150])
+@pytest.mark.parametrize(("synchronous", "lines"), [("full", 1), ("full", 40), ("normal", 40)])
 def test_a_killed_process_keeps_every_write_that_had_returned(
     sqlite_url: str, synchronous: str, lines: int
 ) -> None:

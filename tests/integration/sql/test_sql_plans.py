@@ -15,7 +15,7 @@ from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobStat
 from jobserver_core.testing.builders import a_binary, a_context, a_delivery, a_job, at, digest_of
 from jobserver_sql import SqlMetadataStore, tables
 
-FEW, MANY = 500, 20_000
+FEW, MANY = 500, 5_000
 STATES = (None, (JobState.RUNNING,), (JobState.ERROR, JobState.KILLED))
 FILTERS: dict[str, tuple[Any, ...]] = {
     "states": STATES,
