@@ -35,6 +35,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from jobserver_core.errors import ContextFailed, ContextNotFound, ContextStopping, StorageError
@@ -64,8 +65,8 @@ class ContextRecord:
         self.ended: Promise[Context] = Promise(f"context {context.name}")
         self.ready_reported = False
         """Whether the launcher reported that it is ready, though that may not be stored yet."""
-        self.end_reported = False
-        """Whether the launcher reported its end, though that may not be stored yet."""
+        self.ended_at: datetime | None = None
+        """When the launcher reported its end, though that may not be stored yet."""
         self.draining: ErrorInfo | None = None
         """Why the context accepts no more jobs, although those that it accepted go on."""
 
@@ -86,7 +87,7 @@ class ContextRecord:
 
     def end(self, event: ContextEvent, error: ErrorInfo | None) -> None:
         """Store the end as :meth:`Records.end_context` does, and publish it later."""
-        context = self.current = self._records.end_context(self.current, event, error)
+        context = self.current = self._records.end_context(self.current, event, error, ended_at=self.ended_at)
         self.outbox.put(lambda: self._records.publish_context(context))
 
     def check_accepts_jobs(self) -> None:
@@ -102,7 +103,7 @@ class ContextRecord:
             raise ContextNotFound(name=context.name)
         if context.state is ContextState.STOPPING or self.draining is not None:
             raise ContextStopping(name=context.name)
-        if self.end_reported:
+        if self.ended_at is not None:
             raise StorageError(
                 message=f"context {context.name} has ended, which cannot be stored yet; try again later"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import attrs
@@ -223,9 +224,9 @@ class JobQueue:
                 self.notify_started(live)
         self._not_notified.clear()
 
-    def begin(self, live: LiveJob) -> None:
+    def begin(self, live: LiveJob, running_at: datetime) -> None:
         """Let a job be RUNNING. That is stored soon, unless its end is stored before."""
-        live.run(self._clock.now())
+        live.run(running_at)
         self._publish(live)
         self.notify_started(live)
         if not self._store_scheduled:
@@ -245,6 +246,7 @@ class JobQueue:
     def end(self, live: LiveJob, outcome: FinalOutcome) -> None:
         """Store the end of a job and free its slot. Raises StorageError."""
         context = self._context.current
+        live.ended_at = live.ended_at or self._context.ended_at
         killed = outcome.event is JobEvent.KILL
         cancelled = killed or live.job.kill_requested or context.stop_requested
         delivery = live.end(outcome, cancelled=cancelled)
@@ -303,7 +305,7 @@ class JobQueue:
         """Whether the context accepts jobs now."""
         context = self._context
         running = context.current.state is ContextState.RUNNING and context.ready_reported
-        return running and not context.end_reported and not self._holding
+        return running and context.ended_at is None and not self._holding
 
     @property
     def _slot_free(self) -> bool:

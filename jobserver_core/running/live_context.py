@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -303,12 +304,14 @@ class LiveContext(ContextListener):
 
     def context_ended(self, end: ContextEnd, error: ErrorInfo | None = None) -> None:
         """End the remaining jobs, then the context."""
-        self._context.end_reported = True
+        if self._context.ended_at is None:
+            self._context.ended_at = self._clock.now()
         self._context.changes.put(lambda: self._store_end(end, error))
 
     def job_running(self, job_id: str) -> None:
         """Record that the job's code runs."""
-        self._context.changes.put(lambda: self._store_running(job_id))
+        running_at = self._clock.now()
+        self._context.changes.put(lambda: self._store_running(job_id, running_at))
 
     def job_progress(self, job_id: str, progress: JobProgress) -> None:
         """Record the job's progress, unless the store fails: the next report supersedes this one."""
@@ -335,8 +338,8 @@ class LiveContext(ContextListener):
     def job_ended(self, job_id: str, outcome: JobOutcome) -> None:
         """Record the end of the job with its result, and give its slot to the next one."""
         live = self._jobs.running(job_id)
-        if live is not None and not live.outcome_reported:
-            live.outcome_reported = True
+        if live is not None and live.ended_at is None:
+            live.ended_at = self._clock.now()
             self._context.changes.put(lambda: self._store_outcome(live, outcome))
 
     # -- storing the reports -----------------------------------------------------------------------
@@ -354,11 +357,11 @@ class LiveContext(ContextListener):
             self._jobs.dispatch()
             self._deadlines.context_ready()
 
-    def _store_running(self, job_id: str) -> None:
+    def _store_running(self, job_id: str, running_at: datetime) -> None:
         with self._context.changing():
             live = self._jobs.running(job_id)
             if live is not None and live.job.state is not JobState.RUNNING:
-                self._jobs.begin(live)
+                self._jobs.begin(live, running_at)
 
     def _store_outcome(self, live: LiveJob, reported: JobOutcome) -> None:
         with live.storing_result():  # before the lock: see the theory of the record

@@ -47,7 +47,8 @@ class LiveJob:
         self._clock = clock
         self._writer: ResultWriter | None = None
         self._result_failed_at: float | None = None
-        self.outcome_reported = False
+        self.ended_at: datetime | None = None
+        """When the launcher reported the end of the job or its context, though that may not be stored yet."""
         self.deadline: float | None = None
         """The monotonic time by which the job must be dispatched or, once it is, must end."""
         self.overdue: ErrorInfo | None = None
@@ -96,7 +97,7 @@ class LiveJob:
     def end(self, outcome: FinalOutcome, *, cancelled: bool) -> Delivery | None:
         """Store the end of the job as :meth:`Records.end_job` does; return the delivery that is stored."""
         self.job, delivery = self._records.end_job(
-            self.job, outcome, expected=self._stored, cancelled=cancelled
+            self.job, outcome, expected=self._stored, cancelled=cancelled, ended_at=self.ended_at
         )
         self._stored = self.job.state
         if self.job.has_result:

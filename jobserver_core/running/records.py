@@ -9,6 +9,7 @@ separate calls, because a living context publishes only after it has released it
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 from typing import Any
 
 import attrs
@@ -142,12 +143,22 @@ class Records:
             return stored
         return changed
 
-    def end_context(self, context: Context, event: ContextEvent, error: ErrorInfo | None) -> Context:
-        """Store the end of a context, or adopt one that another writer stored. Raises StorageError."""
+    def end_context(
+        self,
+        context: Context,
+        event: ContextEvent,
+        error: ErrorInfo | None,
+        *,
+        ended_at: datetime | None = None,
+    ) -> Context:
+        """Store the end of a context, or adopt one that another writer stored. Raises StorageError.
+
+        ``ended_at`` is now by default.
+        """
         if error is None and CONTEXTS.next(context.state, event) is ContextState.ERROR:
             error = ErrorInfo(message="the context ended by itself")
         try:
-            return self.advance_context(context, event, error=error, ended_at=self._clock.now())
+            return self.advance_context(context, event, error=error, ended_at=ended_at or self._clock.now())
         except StaleState as stale:
             _log.warning("context %s was ended by another writer: %s", context.name, stale)
             return self._metadata.context(context.id) or context
@@ -223,16 +234,17 @@ class Records:
         *,
         cancelled: bool,
         expected: JobState | None = None,
+        ended_at: datetime | None = None,
         **changes: Any,
     ) -> tuple[Job, Delivery | None]:
         """Store the end of a job and the first delivery of its callback, in one transaction.
 
         ``expected`` is the stored state, if it is not the job's. ``cancelled`` says that a user requested
-        this end, so a callback is sent only for a result. If an end is stored already, by another writer or
-        by an earlier attempt that seemed to fail, it is adopted. Returns the stored job and delivery. The
-        syncer has to sync before anyone is notified. Raises StorageError.
+        this end, so a callback is sent only for a result. ``ended_at`` is now by default. If an end is stored
+        already, by another writer or by an earlier attempt that seemed to fail, it is adopted. Returns the
+        stored job and delivery. The syncer has to sync before anyone is notified. Raises StorageError.
         """
-        ended = attrs.evolve(self._ended(job, outcome), **changes)
+        ended = attrs.evolve(self._ended(job, outcome, ended_at or self._clock.now()), **changes)
         silent = cancelled and ended.state is not JobState.FINISHED
         delivery = None if silent else self._callbacks.new_delivery(ended)
         try:
@@ -242,19 +254,19 @@ class Records:
         except StaleState as stale:
             stored = self._metadata.job(job.id)
             if stored is not None and not stored.state.final:
-                return self.end_job(stored, outcome, cancelled=cancelled, **changes)
+                return self.end_job(stored, outcome, cancelled=cancelled, ended_at=ended_at, **changes)
             _log.warning("an end of job %s is stored already: %s", job.id, stale)
             return stored or ended, next(iter(self._metadata.deliveries_of(job.id)), None)
         return ended, delivery
 
-    def _ended(self, job: Job, outcome: FinalOutcome) -> Job:
-        now = self._clock.now()
-        ran_at = now if outcome.event is JobEvent.FINISH else None  # if the launcher reported only the end
+    def _ended(self, job: Job, outcome: FinalOutcome, ended_at: datetime) -> Job:
+        # If the launcher reported only the end, the job ran at the latest then.
+        ran_at = ended_at if outcome.event is JobEvent.FINISH else None
         return attrs.evolve(
             job,
             state=JOBS.next(job.state, outcome.event),
             running_at=job.running_at or ran_at,
-            ended_at=now,
+            ended_at=ended_at,
             error=outcome.error,
             failure=outcome.failure,
             has_result=outcome.result is not None,

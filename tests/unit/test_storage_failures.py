@@ -143,6 +143,26 @@ def test_an_outcome_has_no_effects_before_it_is_stored(scene: Scene) -> None:
     assert second.result(WAIT) == 1
 
 
+def test_times_are_those_of_the_reports_even_if_they_are_stored_later(scene: Scene) -> None:
+    job, lost = scene.submit(), scene.submit()
+    scene.metadata.fail()
+    scene.listener.job_running(lost.id)
+    scene.until_tried(2)
+    running_at = scene.clock.now()
+    scene.listener.job_running(job.id)
+    scene.clock.advance(3)
+    ended_at = scene.clock.now()
+    finish(scene, job)
+    scene.clock.advance(3)
+    lost_at = scene.clock.now()
+    scene.listener.context_ended(ContextEnd.FAILED)
+    scene.clock.advance(60)
+    scene.metadata.recover()
+    scene.until(lambda: scene.server.context("shared").state is ContextState.ERROR)
+    assert (scene.job(job.id).running_at, scene.job(job.id).ended_at) == (running_at, ended_at)
+    assert scene.job(lost.id).ended_at == scene.server.context("shared").ended_at == lost_at
+
+
 def test_progress_is_dropped_while_the_store_fails_and_resumes_afterwards(scene: Scene) -> None:
     job = scene.submit()
     scene.listener.job_running(job.id)
