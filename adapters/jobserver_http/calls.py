@@ -229,14 +229,10 @@ async def wait_for_first(*waits: Coroutine[Any, Any, Any], timeout: float | None
 
 async def _first_of(*futures: asyncio.Future[Any], timeout: float | None) -> None:
     try:
-        done, pending = await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    except asyncio.CancelledError:
-        done, pending = set(), set(futures)
-        raise
+        done, _ = await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for future in pending:
+        for future in futures:
             future.cancel()
-        if pending:
-            await asyncio.wait(pending)
+        await asyncio.gather(*futures, return_exceptions=True)
     for future in done:
         future.result()
