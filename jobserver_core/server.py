@@ -73,6 +73,7 @@ class JobServer:
         self.settings = settings or Settings()
         self._starting = threading.Lock()
         self._started = False
+        self._detached = False
         self._services = Services(
             metadata=metadata,
             blobs=blobs,
@@ -207,6 +208,11 @@ class JobServer:
         """How many jobs have begun and not ended: what there is to wait for after :meth:`drain`."""
         return self._services.jobs.begun
 
+    @property
+    def detaches(self) -> bool:
+        """Whether :meth:`close` leaves contexts to the next server, if it is not called with ``contexts``."""
+        return self.settings.contexts.on_shutdown == "detach" and self._services.launcher.reattaches
+
     def close(
         self, timeout: float | None = None, *, contexts: Literal["stop", "detach"] | None = None
     ) -> None:
@@ -220,10 +226,10 @@ class JobServer:
         have not stopped by then, and for closing the stores; what hangs even then is left behind. Jobs
         that run end ERROR, jobs that have not begun run under the next server.
         """
-        on_shutdown = contexts or self.settings.contexts.on_shutdown
-        self._services.close(
-            self.settings.stop_timeout if timeout is None else timeout, detach=on_shutdown == "detach"
-        )
+        if (contexts or self.settings.contexts.on_shutdown) == "detach":
+            self._detached = True  # for good: a second call must not end the contexts
+        timeout = self.settings.stop_timeout if timeout is None else timeout
+        self._services.close(timeout, detach=self._detached)
 
     def __enter__(self) -> JobServer:
         return self.start()

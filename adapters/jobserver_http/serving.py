@@ -261,7 +261,13 @@ class Runner:
         deadline = time.monotonic() + self._http.drain_timeout
         await _first(asyncio.to_thread(self._server.drain), timeout=self._http.drain_timeout)
         self._on_draining()
-        while self._server.begun_jobs and not self._force.is_set() and time.monotonic() < deadline:
+        jobs_go_on = self._server.detaches
+        while (
+            self._server.begun_jobs
+            and not jobs_go_on
+            and not self._force.is_set()
+            and time.monotonic() < deadline
+        ):
             await _first(self._force.wait(), timeout=POLL_INTERVAL)
         self._stopping_since = time.monotonic()
         app.close()

@@ -218,6 +218,11 @@ class ContextLimits(Section):
     max_contexts: int | None = kinds.number(
         None, "The maximum number of live contexts; null or 0 means no limit", zero_is_none=True
     )
+    reattach_timeout: float = kinds.duration(
+        0.0,
+        "How long contexts wait for a new server after theirs has ended, before they end too; 0 ends them "
+        "with their server",
+    )
     on_shutdown: str = kinds.text(
         "stop",
         "What a server that is shut down does with its contexts: stop ends them, detach leaves them to the "

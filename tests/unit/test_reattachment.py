@@ -132,7 +132,8 @@ def test_running_and_queued_jobs_continue_in_the_same_context_after_a_crash(worl
 
 def test_a_job_that_ended_meanwhile_has_its_whole_result(world: World) -> None:
     first, running = a_busy_server(world, "w.Slow")
-    first.close(contexts="detach")
+    with first:
+        first.close(contexts="detach")
     world.gate.set()
 
     second = world.boot()
@@ -163,8 +164,10 @@ def test_the_settings_choose_whether_a_shutdown_detaches(world: World) -> None:
     first = world.boot(Settings.from_mapping({"jobserver.contexts.on-shutdown": "detach"}, env={}))
     upload(first)
     first.create_context("shared").result(WAIT)
+    assert first.detaches
     first.close()
     second = world.boot()
+    assert not second.detaches
     assert second.context("shared").state is ContextState.RUNNING
     second.close()
     third = world.boot()

@@ -7,7 +7,6 @@ import dataclasses
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -21,18 +20,21 @@ from jobserver_pyspark.host.jvm_jobs import HostedJvmJobs
 from jobserver_pyspark.host.logs import BoundedLog, OutputPump
 from jobserver_pyspark.host.progress import ProgressBoard, ProgressReporter
 from jobserver_pyspark.host.python_jobs import PythonJobs
-from jobserver_pyspark.host.reports import JobReports
+from jobserver_pyspark.host.redial import open_channel, redial
+from jobserver_pyspark.host.reports import JobReports, ServerChannel
 from jobserver_pyspark.host.runners import ZygoteProcess
 from jobserver_pyspark.processes import describe_exit, killed_from_outside
 from jobserver_pyspark.protocol.converter import ProtocolError
 from jobserver_pyspark.protocol.failures import ContextFailure, describe, report_of
-from jobserver_pyspark.protocol.frames import MAX_PAYLOAD, Channel, ChannelClosed
+from jobserver_pyspark.protocol.frames import ChannelClosed
 from jobserver_pyspark.protocol.messages import (
     PROTOCOL_VERSION,
+    AcknowledgeJob,
     AdoptContext,
     Connect,
     ContextFailed,
     ContextReady,
+    ContextResumed,
     ContextStopped,
     ErrorReport,
     Hello,
@@ -57,17 +59,10 @@ _LOG_SIZE = 64 * 1024
 _KILLED = re.compile(r"Master removed our application: KILLED|Application \S+ has been killed|state: KILLED")
 """The log line of Spark's driver when its master, or YARN, ended the application on request."""
 
-ServerChannel = Channel[HostToServer, ServerToHost]
-
 
 def run(connect: Connect) -> NoReturn:
     """Connect to the server, and serve it until the process ends. Call this on the main thread."""
-    server = ServerChannel(
-        socket.create_connection((connect.host, connect.port), timeout=_CONNECT_TIMEOUT),
-        ServerToHost,
-        max_header=MAX_PAYLOAD,  # the settings of a context may be large, and the server checked their size
-    )
-    server.settimeout(None)
+    server = open_channel((connect.host, connect.port), _CONNECT_TIMEOUT)
     server.send(Hello(protocol=PROTOCOL_VERSION, token=connect.token))
     try:
         first = server.receive()
@@ -78,13 +73,16 @@ def run(connect: Connect) -> NoReturn:
     except ProtocolError as error:
         server.send(ContextFailed(error=report_of(error)))
         sys.exit(1)
-    Host(server, first.spec, spare=isinstance(first, StartSpare)).serve()
+    Host(server, first.spec, secret=connect.token, spare=isinstance(first, StartSpare)).serve()
 
 
 class Host:
-    """One context. The main thread creates and serves it: the JVM and the zygote end with that thread."""
+    """One context. The main thread creates and serves it: the JVM and the zygote end with that thread.
 
-    def __init__(self, server: ServerChannel, spec: HostSpec, *, spare: bool) -> None:
+    ``secret`` is what identifies the host to its server and to later ones.
+    """
+
+    def __init__(self, server: ServerChannel, spec: HostSpec, *, secret: str, spare: bool) -> None:
         self._spec = spec
         self._spare = spare
         self._ending = threading.Lock()
@@ -95,7 +93,10 @@ class Host:
         self._driver = Driver(spec, self._log, self._pump)
         self._zygote = ZygoteProcess(self._pump, self._log.write, self._on_zygote_loss)
         self._server = server
-        self._reports = JobReports(server, self._lives)
+        self._secret = secret
+        self._reports = JobReports(server, spec, self._lives)
+        self._ready: ContextReady | None = None
+        self._attaching = threading.Lock()
         self._jobs: PythonJobs | None = None
         self._jars = JobJars(self._driver, spec)
         self._jvm_jobs = HostedJvmJobs(spec, self._driver, self._reports, self._jars)
@@ -109,11 +110,31 @@ class Host:
                 self._adopt(self._server.receive())
             threading.Thread(target=self._start, name="start", daemon=True).start()
             while True:
-                self._handle(self._server.receive())
+                self._serve_one_server()
         except ChannelClosed:
             self._end(clean=True)
         except ProtocolError as error:
             self._end(ContextFailed(error=report_of(error)))
+
+    def _serve_one_server(self) -> None:
+        """Serve a server until it ends, and wait for the next one. Raises ChannelClosed if none comes."""
+        try:
+            while True:
+                self._handle(self._server.receive())
+        except ChannelClosed:
+            reattachment = self._spec.reattachment
+            if reattachment is None or self._stopping:
+                raise
+        self._server.close()
+        print("the job server has ended; this context waits for the next one", file=sys.stderr)
+        channel = redial(reattachment, self._spec.marker, self._secret)
+        if channel is None:
+            print(f"no job server came in {reattachment.timeout_ms} ms: this context ends", file=sys.stderr)
+            raise ChannelClosed("no server took this context over")
+        with self._attaching, contextlib.suppress(ChannelClosed):  # if that server has ended too, dial again
+            self._server = channel
+            channel.send(ContextResumed(ready=self._ready, jobs=self._reports.kept))
+            self._reports.resume(channel)
 
     def _adopt(self, message: ServerToHost) -> None:
         """Become the host of a context, as a spare host."""
@@ -123,6 +144,7 @@ class Host:
         output = own.log_path.read_bytes()
         spec = dataclasses.replace(message.spec, marker=own.marker, jvm=own.jvm, tmp_dir=own.tmp_dir)
         self._spec = spec
+        self._reports.adopt(spec)
         self._directories.append(spec.work_dir)
         self._log = BoundedLog(spec.log_path, spec.log_limit)
         self._log.write(output)
@@ -132,10 +154,14 @@ class Host:
         self._jvm_jobs = HostedJvmJobs(spec, self._driver, self._reports, self._jars)
 
     def _watch_server(self) -> None:
-        """End with the server: its death closes this process's input."""
+        """End with the server: its death closes this process's input.
+
+        The connection closes too, and that is enough for a context that waits for the next server.
+        """
         while os.read(0, 4096):
             pass
-        self._end(clean=True)
+        if self._spec.reattachment is None:
+            self._end(clean=True)
 
     def _handle(self, message: ServerToHost) -> None:
         match message:
@@ -144,9 +170,12 @@ class Host:
             case _ if self._jobs is None:
                 return  # a job of a context that is not ready: the server never sends that
             case SubmitJob():
+                self._reports.begin(message.job_id)
                 (self._jobs if message.python else self._jvm_jobs).submit(message)
             case KillJob():
                 threading.Thread(target=self._kill_job, args=(message.job_id,), daemon=True).start()
+            case AcknowledgeJob():
+                self._reports.acknowledge(message.job_id)
             case RefuseResult():
                 for jobs in (self._jobs, self._jvm_jobs):
                     jobs.refuse(message.job_id, message.message)
@@ -181,9 +210,9 @@ class Host:
             )
             self._start_session_and_runner(jobs)
             self._jobs = jobs
-            self._server.send(ContextReady(application_id=self._driver.application_id, url=self._driver.url))
-        except ChannelClosed:
-            return  # the main thread ends everything
+            with self._attaching:
+                self._ready = ContextReady(application_id=self._driver.application_id, url=self._driver.url)
+                self._reports.send(self._ready)
         except ContextFailure as failure:
             self._end(ContextFailed(error=failure.error))
         except Exception as error:  # noqa: BLE001 - any error means that the context cannot start
@@ -296,11 +325,8 @@ class Host:
         self._stopping = True
         self._zygote.close()
         self._driver.kill()
-        if last is not None:
-            try:
-                self._server.send(last)
-            except ChannelClosed:
-                clean = True  # the server has ended and cannot remove them
+        if last is not None and not self._reports.send_last(last):
+            clean = True  # the server has ended and cannot remove them
         processes.kill_marked([self._spec.marker])
         processes.reap_children()
         if clean:

@@ -13,13 +13,24 @@ import threading
 from jobserver_core.repeats import Repeats
 from jobserver_pyspark.protocol.converter import ProtocolError
 from jobserver_pyspark.protocol.frames import Channel, ChannelClosed
-from jobserver_pyspark.protocol.messages import PROTOCOL_VERSION, Hello, HostToServer, ServerToHost
+from jobserver_pyspark.protocol.messages import (
+    PROTOCOL_VERSION,
+    Hello,
+    HostToServer,
+    Reattach,
+    ReattachChallenge,
+    ReattachProof,
+    ServerToHost,
+)
+from jobserver_pyspark.protocol.reattachment import new_nonce, proof_of, proves
 
 __all__ = ["Connections", "HostChannel"]
 
 _HELLO_TIMEOUT = 10.0
 _PAUSE = 0.2
 _MAX_HELLO = 4096
+_OUTDATED_SERVER = "the package was replaced while the server was running, so restart the server"
+_OUTDATED_HOST = "the package was upgraded, so this server cannot take the context over"
 HostChannel = Channel[ServerToHost, HostToServer]
 _repeats = Repeats(logging.getLogger(__name__))
 
@@ -29,11 +40,14 @@ class Connections:
 
     A connection that sends no secret, or a wrong or used one, is closed after a few seconds. If a host uses
     another version of the protocol, its connection is closed and its context gets a ProtocolError.
+    The host of an earlier server sends its marker instead of the secret, and both sides prove that they know
+    the secret.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self._returning: dict[str, tuple[str, queue.Queue[HostChannel | ProtocolError]]] = {}
         self._expected: dict[str, queue.Queue[HostChannel | ProtocolError]] = {}
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.address: tuple[str, int] = self._listener.getsockname()
@@ -51,6 +65,22 @@ class Connections:
         """Revoke a secret."""
         with self._lock:
             self._expected.pop(token, None)
+
+    def expect_again(self, marker: str, secret: str) -> queue.Queue[HostChannel | ProtocolError]:
+        """Return the queue in which the connection of a host that outlived its server arrives."""
+        arrivals: queue.Queue[HostChannel | ProtocolError] = queue.Queue()
+        with self._lock:
+            self._returning[marker] = (secret, arrivals)
+        return arrivals
+
+    def forget_again(self, marker: str) -> None:
+        """Expect a host no more, and close its connection if it arrived."""
+        with self._lock:
+            _, arrivals = self._returning.pop(marker, ("", None))
+        while arrivals is not None and not arrivals.empty():
+            arrived = arrivals.get_nowait()
+            if not isinstance(arrived, ProtocolError):
+                arrived.close()
 
     def _accept(self) -> None:
         """Accept until closed. Running out of descriptors or threads must not end this thread."""
@@ -76,15 +106,33 @@ class Connections:
         except (ChannelClosed, ProtocolError, TimeoutError):
             greeting.close()
             return
+        if isinstance(hello, Reattach):
+            self._welcome_back(hello, greeting, connection)
+            return
         arrivals = self._claim(hello.token) if isinstance(hello, Hello) else None
         if not isinstance(hello, Hello) or arrivals is None:
             greeting.close()
         elif hello.protocol != PROTOCOL_VERSION:
             greeting.close()
-            arrivals.put(_version_mismatch(hello.protocol))
+            arrivals.put(_version_mismatch(hello.protocol, _OUTDATED_SERVER))
         else:
             greeting.settimeout(None)
             arrivals.put(HostChannel(connection, HostToServer))
+
+    def _welcome_back(self, hello: Reattach, greeting: HostChannel, connection: socket.socket) -> None:
+        """Let both sides prove themselves, and pass the connection on."""
+        with self._lock:
+            secret, arrivals = self._returning.get(hello.marker, ("", None))
+        if arrivals is None:
+            greeting.close()
+        elif hello.protocol != PROTOCOL_VERSION:
+            greeting.close()
+            arrivals.put(_version_mismatch(hello.protocol, _OUTDATED_HOST))
+        elif _is_proven(hello, greeting, secret):
+            greeting.settimeout(None)
+            arrivals.put(HostChannel(connection, HostToServer))
+        else:
+            greeting.close()
 
     def _claim(self, candidate: str) -> queue.Queue[HostChannel | ProtocolError] | None:
         with self._lock:
@@ -101,8 +149,20 @@ class Connections:
         self._listener.close()
 
 
-def _version_mismatch(version: int) -> ProtocolError:
+def _is_proven(hello: Reattach, greeting: HostChannel, secret: str) -> bool:
+    nonce = new_nonce()
+    own = proof_of("server", secret, hello.nonce, nonce)
+    try:
+        greeting.send(ReattachChallenge(nonce=nonce, proof=own))
+        answer = greeting.receive()
+    except (ChannelClosed, ProtocolError, TimeoutError):
+        return False
+    expected = proof_of("host", secret, hello.nonce, nonce)
+    return isinstance(answer, ReattachProof) and proves(answer.proof, expected)
+
+
+def _version_mismatch(version: int, reason: str) -> ProtocolError:
     return ProtocolError(
         f"the context's host speaks version {version} of the launcher's protocol, and this server version "
-        f"{PROTOCOL_VERSION}: the package was replaced while the server was running, so restart the server"
+        f"{PROTOCOL_VERSION}: {reason}"
     )

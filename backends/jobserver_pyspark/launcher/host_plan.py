@@ -22,7 +22,7 @@ from jobserver_pyspark.launcher.context_settings import LOOPBACK, PREPARED, Cont
 from jobserver_pyspark.launcher.options import ALLOWED_VARIABLES, LauncherOptions
 from jobserver_pyspark.launcher.spark_values import java_options, parse_memory
 from jobserver_pyspark.processes import MARKER
-from jobserver_pyspark.protocol.messages import HostSpec, JvmCommand, JvmToolchainSpec
+from jobserver_pyspark.protocol.messages import HostSpec, JvmCommand, JvmToolchainSpec, Reattachment
 from jobserver_pyspark.runner.config_trees import FALLBACK_PATH
 
 __all__ = ["HostPlan", "link_jars", "make_plan", "properties_file"]
@@ -51,6 +51,7 @@ def make_plan(
     log_limit: int,
     result_limit: int,
     class_data: list[str],
+    reattachment: Reattachment | None = None,
 ) -> HostPlan:
     """Return the plan of a context's host; writes only directories of links, into the cache."""
     marker = f"{spec.id}:{secrets.token_hex(8)}"
@@ -110,6 +111,7 @@ def make_plan(
                 cache_dir=options.cache_dir,
                 libraries=options.jvm_libraries,
             ),
+            reattachment=reattachment,
         ),
     )
 

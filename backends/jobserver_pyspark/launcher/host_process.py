@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import subprocess
+import time
 from pathlib import Path
 
 from jobserver_pyspark import processes
@@ -17,9 +18,10 @@ from jobserver_pyspark.protocol.converter import ProtocolError, encode
 from jobserver_pyspark.protocol.frames import ChannelClosed
 from jobserver_pyspark.protocol.messages import Connect, StartContext, StartSpare
 
-__all__ = ["HostProcess", "shape"]
+__all__ = ["HostProcess", "SurvivingHost", "shape"]
 
 _EXIT_TIMEOUT = 10.0
+_PAUSE = 0.02
 
 
 class HostProcess:
@@ -39,6 +41,8 @@ class HostProcess:
         if plan.spec.submitted:
             _write_private(tmp_dir / "spark.properties", properties_file(plan.spec.conf))
         self._process = self._spawn(work_dir, log_path)
+        self.secret: str | None = None
+        """What identifies the host to later servers, once it is connected."""
         if priority:
             os.setpriority(os.PRIO_PROCESS, self._process.pid, priority)  # before it starts anything itself
 
@@ -66,6 +70,7 @@ class HostProcess:
             directories=self.directories,
             pid=pid,
             start_time=processes.start_time(pid),
+            secret=self.secret,
         )
 
     @property
@@ -82,6 +87,7 @@ class HostProcess:
 
         """
         token, arrivals = connections.expect()
+        self.secret = token
         try:
             address, port = connections.address
             line, _ = encode(Connect(host=address, port=port, token=token))
@@ -129,6 +135,46 @@ class HostProcess:
             with contextlib.suppress(BrokenPipeError):  # it ended before it had read its input
                 self._process.stdin.close()
         return int(self._process.returncode)
+
+    def leave(self) -> None:
+        """Leave the host to the next server."""
+        _LEFT.append(self._process)
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+
+
+_LEFT: list[subprocess.Popen[bytes]] = []
+"""Hosts that were left to the next server. If this process goes on, it has to wait for them when they end."""
+
+
+class SurvivingHost:
+    """The host of a context that outlived its server: not a child of this process, or not known as one."""
+
+    def __init__(self, record: ContextRecord) -> None:
+        self._record = record
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        _LEFT[:] = [process for process in _LEFT if process.poll() is None]
+        return self._record.alive
+
+    def kill(self) -> None:
+        """Kill the host; the processes that it started end with its context's record."""
+        if self.alive and self._record.pid is not None:
+            processes.kill_group(self._record.pid)
+
+    def reap(self) -> None:
+        """Wait until the host has ended, and kill it after some seconds. Its exit status is unknown."""
+        deadline = time.monotonic() + _EXIT_TIMEOUT
+        while self.alive:
+            if time.monotonic() > deadline:
+                self.kill()
+            time.sleep(_PAUSE)
+
+    def leave(self) -> None:
+        """Leave the host to the next server."""
 
 
 def shape(plan: HostPlan, work_dir: Path) -> str:

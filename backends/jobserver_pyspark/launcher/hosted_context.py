@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import queue
 import shutil
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 
 import attrs
 
@@ -16,7 +18,7 @@ from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, Con
 from jobserver_pyspark.launcher.connections import Connections, HostChannel
 from jobserver_pyspark.launcher.descriptors import check_descriptors, explained, out_of_descriptors
 from jobserver_pyspark.launcher.host_plan import HostPlan, link_jars
-from jobserver_pyspark.launcher.host_process import HostProcess
+from jobserver_pyspark.launcher.host_process import HostProcess, SurvivingHost
 from jobserver_pyspark.launcher.hosted_jobs import HostedJobs, reported_error
 from jobserver_pyspark.launcher.leftovers import ContextRecord, Leftovers
 from jobserver_pyspark.launcher.packages import Packages
@@ -25,9 +27,11 @@ from jobserver_pyspark.processes import describe_exit, killed_from_outside
 from jobserver_pyspark.protocol.converter import ProtocolError
 from jobserver_pyspark.protocol.frames import ChannelClosed
 from jobserver_pyspark.protocol.messages import (
+    AcknowledgeJob,
     AdoptContext,
     ContextFailed,
     ContextReady,
+    ContextResumed,
     ContextStopped,
     HostToServer,
     LogWarning,
@@ -38,6 +42,8 @@ from jobserver_pyspark.protocol.messages import (
 __all__ = ["HostedContext", "LauncherResources"]
 
 _log = logging.getLogger(__name__)
+
+_POLL = 0.1
 
 
 @attrs.frozen(kw_only=True)
@@ -53,7 +59,9 @@ class LauncherResources:
 class HostedContext(ContextHandle):
     """Starts a host, watches it from one thread, and ends all its processes.
 
-    ``on_end`` is called last. ``priority`` is the nice value of all its processes.
+    ``on_end`` is called last. ``priority`` is the nice value of all its processes. ``survivor`` is the record
+    of a context that outlived its server and is taken over instead of started, within ``reattach_timeout``
+    seconds.
     """
 
     def __init__(
@@ -65,6 +73,9 @@ class HostedContext(ContextHandle):
         make_plan: Callable[[], HostPlan],
         on_end: Callable[[HostedContext], None],
         priority: int = 0,
+        survivor: ContextRecord | None = None,
+        jobs: Iterable[JobSpec] = (),
+        reattach_timeout: float = 0.0,
     ) -> None:
         self._spec = spec
         self._listener = listener
@@ -78,7 +89,13 @@ class HostedContext(ContextHandle):
         self._jobs = HostedJobs(
             spec, listener, self._packages, send=self._send, listener_lock=self._listener_lock
         )
-        self._host: HostProcess | None = None
+        self._survivor = survivor
+        self._reattach_timeout = reattach_timeout
+        self._reattachable = survivor is not None
+        self._detached = False
+        if survivor is not None:
+            self._jobs.expect(jobs)
+        self._host: HostProcess | SurvivingHost | None = None
         self._channel: HostChannel | None = None
         self._record: ContextRecord | None = None
         self._end: ContextEnd | None = None
@@ -107,6 +124,11 @@ class HostedContext(ContextHandle):
         """Kill a job."""
         self._jobs.kill(job_id)
 
+    def acknowledge(self, job_id: str) -> None:
+        """Let the host forget a job."""
+        if self._reattachable:
+            self._send(AcknowledgeJob(job_id=job_id))
+
     def stop(self, timeout: float) -> None:
         """Stop gracefully, or kill after ``timeout`` seconds."""
         with self._lock:
@@ -129,6 +151,21 @@ class HostedContext(ContextHandle):
                 self._end = ContextEnd.KILLED
         self._destroy()
 
+    def detach(self) -> None:
+        """Leave the context to the next server, or kill it if that server could not take it over.
+
+        Once this returns, nothing is reported about a context that was left.
+        """
+        with self._lock:
+            connected = self._channel is not None or self._survivor is not None
+            self._detached = self._reattachable and connected and self._end is None
+        if not self._detached:
+            self.kill()
+            return
+        self._jobs.close()  # waits until a call of the listener has returned
+        if self._channel is not None:
+            self._channel.close()
+
     def _destroy(self) -> None:
         """Kill the host; the supervising thread notices, and ends the rest."""
         with self._lock:
@@ -139,7 +176,7 @@ class HostedContext(ContextHandle):
 
     def _supervise(self) -> None:
         try:
-            if self._launch():
+            if self._launch() if self._survivor is None else self._reattach(self._survivor):
                 while self._channel is not None:
                     self._handle(self._channel.receive())
         except ChannelClosed as error:
@@ -149,6 +186,7 @@ class HostedContext(ContextHandle):
             self._destroy()
         except JobServerError as error:
             self._fail(ErrorInfo.from_exception(error))
+            self._destroy()
         except Exception as error:  # noqa: BLE001 - the end must be reported to the core after any error
             reason = out_of_descriptors(error) if isinstance(error, OSError) else None
             if reason is not None:
@@ -156,13 +194,79 @@ class HostedContext(ContextHandle):
             else:
                 _log.exception("context %s", self._spec.name)
                 self._fail(ErrorInfo.from_exception(error))
+            self._destroy()
         finally:
-            self._clean_up()
+            if self._detached:
+                self._leave()
+            else:
+                self._clean_up()
+
+    def _leave(self) -> None:
+        """Release what belongs to this process, and leave the host alone."""
+        for timer in self._timers:
+            timer.cancel()
+        if self._host is not None:
+            self._host.leave()
+        self._packages.close()
+        self._on_end(self)
+
+    def _reattach(self, survivor: ContextRecord) -> bool:
+        """Wait for the host of an earlier server; return whether it is connected."""
+        self._record = survivor
+        with self._lock:
+            host = self._host = SurvivingHost(survivor)
+            if self._end is not None:
+                host.kill()
+        connections = self._resources.connections
+        arrivals = connections.expect_again(survivor.marker, str(survivor.secret))
+        try:
+            channel = self._arrived(host, arrivals)
+        finally:
+            connections.forget_again(survivor.marker)
+        if channel is None:
+            return False
+        resumed = channel.receive()
+        if not isinstance(resumed, ContextResumed):
+            raise ProtocolError(f"the context's host sent {type(resumed).__name__} before ContextResumed")
+        with self._lock:
+            self._channel = channel
+        if self._detached:
+            channel.close()
+            return False
+        _log.info("context %s was taken over", self._spec.name)
+        if resumed.ready is not None:
+            self._report_ready(resumed.ready)
+        self._jobs.resume(resumed.jobs)
+        return True
+
+    def _arrived(
+        self, host: SurvivingHost, arrivals: queue.Queue[HostChannel | ProtocolError]
+    ) -> HostChannel | None:
+        """Return the connection of the host, or None with a reason if it does not come.
+
+        Raises ProtocolError.
+        """
+        deadline = time.monotonic() + self._reattach_timeout
+        while not self._detached:
+            with contextlib.suppress(queue.Empty):
+                arrived = arrivals.get(timeout=_POLL)
+                if isinstance(arrived, ProtocolError):
+                    raise arrived
+                return arrived
+            if not host.alive:
+                self._fail(_not_reattached("its host process ended"))
+                return None
+            if time.monotonic() > deadline:
+                self._fail(_not_reattached(f"its host did not connect in {self._reattach_timeout:g} s"))
+                host.kill()
+                return None
+        return None
 
     def _launch(self) -> bool:
         """Start a host or take a spare one; return whether it is connected."""
         check_descriptors()
         plan = self._make_plan()
+        self._reattachable = plan.spec.reattachment is not None
         self._spec.work_dir.mkdir(parents=True, exist_ok=True)
         link_jars(self._spec)
         spare = self._resources.spares.take(plan, self._spec.work_dir)
@@ -178,8 +282,15 @@ class HostedContext(ContextHandle):
                 plan, work_dir=self._spec.work_dir, log_path=self._spec.log_path, priority=self._priority
             )
         self._remember(self._host.record)
-        self._channel = self._host.connect(self._resources.connections)
+        channel = self._host.connect(self._resources.connections)
+        self._remember_for_the_next_server(self._host.record)
+        with self._lock:
+            self._channel = channel
         return True
+
+    def _remember_for_the_next_server(self, record: ContextRecord) -> None:
+        if self._reattachable:
+            self._remember(attrs.evolve(record, spec=self._spec))
 
     def _adopt(self, spare: SpareHost, plan: HostPlan) -> bool:
         """Give a spare host this context; return False when it has died."""
@@ -197,7 +308,10 @@ class HostedContext(ContextHandle):
             return False
         finally:
             self._resources.leftovers.forget(spare.id)
-        self._channel = spare.channel
+        with_both = attrs.evolve(record, directories=(self._spec.work_dir, *record.directories))
+        self._remember_for_the_next_server(with_both)
+        with self._lock:
+            self._channel = spare.channel
         if self._end is not None:
             self._destroy()
         return True
@@ -239,8 +353,9 @@ class HostedContext(ContextHandle):
 
     def _unexpected(self, status: int | None) -> ErrorInfo:
         log = self._spec.log_tail()
+        how = "ended" if isinstance(self._host, SurvivingHost) else describe_exit(status)
         return ErrorInfo(
-            message=f"the context's host process {describe_exit(status)}",
+            message=f"the context's host process {how}",
             error_class="ContextHostLost",
             stack=f"last lines of the context's log:\n{log}" if log else "",
         )
@@ -267,6 +382,8 @@ class HostedContext(ContextHandle):
                 return
             self._ready = True
         with self._listener_lock:
+            if self._detached:
+                return
             self._listener.context_ready(application_id=message.application_id, url=message.url)
 
     def _send(self, message: ServerToHost) -> None:
@@ -275,3 +392,10 @@ class HostedContext(ContextHandle):
             return
         with contextlib.suppress(ChannelClosed):  # the supervisor thread reports the context's end
             channel.send(message)
+
+
+def _not_reattached(reason: str) -> ErrorInfo:
+    return ErrorInfo(
+        message=f"the job server ended, and the context could not be taken over: {reason}",
+        error_class="ContextNotReattached",
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import attrs
 
@@ -15,6 +16,7 @@ from jobserver_core.ports import ContextListener, ContextSpec, JobOutcome, JobSp
 from jobserver_pyspark.launcher.packages import PackageLease
 from jobserver_pyspark.protocol.converter import ProtocolError
 from jobserver_pyspark.protocol.messages import (
+    AcknowledgeJob,
     ErrorReport,
     HostToServer,
     Jar,
@@ -67,6 +69,36 @@ class HostedJobs:
         self._lock = threading.Lock()
         self._jobs: dict[str, _Job] = {}
         self._closed = False
+        self._resuming = False
+
+    def expect(self, jobs: Iterable[JobSpec]) -> None:
+        """Expect these jobs of an earlier server in the host; nothing is sent before :meth:`resume`."""
+        self._resuming = True
+        self._jobs = {job.id: _Job(job) for job in jobs}
+
+    def resume(self, arrived: Iterable[str]) -> None:
+        """Make host and server agree, given the jobs that have arrived in the host.
+
+        Jobs that have not arrived are sent, and those that are not expected are killed.
+        """
+        with self._lock:
+            self._resuming = False
+            jobs = dict(self._jobs)
+            for job_id in arrived:
+                if job_id in jobs:
+                    jobs[job_id].sent = True
+        for job_id in arrived:
+            if job_id not in jobs or jobs[job_id].killed:
+                self._send(KillJob(job_id=job_id))
+        for job in jobs.values():
+            if job.sent:
+                self._keep_packages(job.spec)
+            else:
+                self._prepare_and_send(job.spec)
+
+    def _keep_packages(self, spec: JobSpec) -> None:
+        with contextlib.suppress(JobServerError):  # they are on the disk, as the job runs
+            self._packages.prepare(self._spec.class_path_of(spec))
 
     def submit(self, job: JobSpec) -> None:
         """Run a job; packages that are not unpacked yet are unpacked first, on another thread."""
@@ -74,6 +106,11 @@ class HostedJobs:
             if self._closed:
                 return
             self._jobs[job.id] = _Job(job)
+            if self._resuming:
+                return
+        self._prepare_and_send(job)
+
+    def _prepare_and_send(self, job: JobSpec) -> None:
         if self._packages.ready(self._spec.class_path_of(job)):
             self._send_job(job)
         else:
@@ -141,6 +178,8 @@ class HostedJobs:
             case JobEnded():
                 if (job := self._jobs.get(message.job_id)) is not None:
                     self._report_end(job.spec.id, _outcome(job, message))
+                elif not self._closed:  # the end of a job that this server does not want is stored already
+                    self._send(AcknowledgeJob(job_id=message.job_id))
             case _:
                 raise ProtocolError(f"the context's host sent {type(message).__name__} out of turn")
 

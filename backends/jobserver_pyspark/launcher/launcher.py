@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import subprocess
@@ -9,12 +10,13 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jobserver_core.config.settings import Settings
 from jobserver_core.errors import LaunchError
 from jobserver_core.models.json_values import JsonMapping
-from jobserver_core.ports import ContextHandle, ContextListener, ContextSpec, Launcher
+from jobserver_core.ports import ContextHandle, ContextListener, ContextSpec, JobSpec, Launcher
 from jobserver_pyspark.installation.class_data import ArchiveMaker, ClassData
 from jobserver_pyspark.installation.compiler import JvmToolchain
 from jobserver_pyspark.installation.driver_jvm import spark_defaults
@@ -27,10 +29,11 @@ from jobserver_pyspark.launcher.context_settings import ContextSettings, read_se
 from jobserver_pyspark.launcher.descriptors import check_descriptors
 from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
 from jobserver_pyspark.launcher.hosted_context import HostedContext, LauncherResources
-from jobserver_pyspark.launcher.leftovers import Leftovers
+from jobserver_pyspark.launcher.leftovers import ContextRecord, Leftovers
 from jobserver_pyspark.launcher.options import LauncherOptions
 from jobserver_pyspark.launcher.packages import Packages
 from jobserver_pyspark.launcher.spare_hosts import SpareHosts
+from jobserver_pyspark.protocol.messages import Reattachment
 
 __all__ = ["PySparkLauncher"]
 
@@ -46,8 +49,9 @@ class PySparkLauncher(Launcher):
 
     ``directory`` is the launcher's own, for unpacked packages and the records of living contexts.
     ``log_limit`` is the size of each log in bytes, ``result_limit`` that of the result of a JVM job.
-    ``spare_hosts`` processes with a JVM are kept ready for contexts of the same interpreter, environment and
-    JVM options as the newest one.
+    ``reattach_timeout`` is the number of seconds that contexts wait for the next server after theirs has
+    ended; with 0 they end with it. ``spare_hosts`` processes with a JVM are kept ready for contexts of the
+    same interpreter, environment and JVM options as the newest one.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class PySparkLauncher(Launcher):
         log_limit: int = 16 * 1024 * 1024,
         result_limit: int = 10 * 1024**3,
         spare_hosts: int = 0,
+        reattach_timeout: float = 0.0,
     ) -> None:
         self._master = master
         self._options = options or LauncherOptions()
@@ -67,6 +72,10 @@ class PySparkLauncher(Launcher):
         self._lock = threading.Lock()
         self._closed = False
         self._contexts: set[HostedContext] = set()
+        self._reattach_timeout = reattach_timeout
+        self._server_file = directory / "server.json"
+        self._survivors: dict[str, ContextRecord] = {}
+        self._taken_over: set[str] = set()
         self._archives = ArchiveMaker()
         self._leftovers = Leftovers(directory / "contexts")
         connections = Connections()
@@ -88,6 +97,7 @@ class PySparkLauncher(Launcher):
             log_limit=settings.limits.log_size,
             result_limit=settings.jobs.max_result_size,
             spare_hosts=settings.contexts.spare_hosts,
+            reattach_timeout=settings.contexts.reattach_timeout,
         )
 
     def check(self) -> None:
@@ -142,7 +152,14 @@ class PySparkLauncher(Launcher):
             log_limit=self._log_limit,
             result_limit=self._result_limit,
             class_data=class_data if class_data is not None else self._class_data(installation, java),
+            reattachment=self._reattachment if class_data is None else None,
         )
+
+    @property
+    def _reattachment(self) -> Reattachment | None:
+        if not self.reattaches:
+            return None
+        return Reattachment(server_file=self._server_file, timeout_ms=round(1000 * self._reattach_timeout))
 
     def _class_data(self, installation: Installation, java: Java) -> list[str]:
         """Return the JVM's options to use the archive of its classes; a missing one is created later."""
@@ -194,24 +211,81 @@ class PySparkLauncher(Launcher):
         """The number of spare hosts that wait for a context."""
         return self._spares.ready
 
+    @property
+    def reattaches(self) -> bool:
+        """Whether contexts wait for the next server when theirs has ended."""
+        return self._reattach_timeout > 0
+
+    def survivors(self) -> Sequence[ContextSpec]:
+        """Return the recorded contexts whose hosts run, and let those hosts find this server."""
+        if not self.reattaches:
+            return ()
+        found = [record for record in self._leftovers.all() if record.secret is not None and record.alive]
+        self._survivors = {record.spec.id: record for record in found if record.spec is not None}
+        if self._survivors:
+            self._publish_address()
+        return [record.spec for record in self._survivors.values() if record.spec is not None]
+
+    def _publish_address(self) -> None:
+        host, port = self._resources.connections.address
+        temporary = self._server_file.with_suffix(".part")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
+            json.dump({"host": host, "port": port}, file)
+        os.replace(temporary, self._server_file)
+
+    def reattach(
+        self, spec: ContextSpec, jobs: Sequence[JobSpec], listener: ContextListener
+    ) -> ContextHandle:
+        """Wait for the host of a survivor on a thread of its own."""
+        survivor = self._survivors.pop(spec.id, None)
+        if survivor is None:
+            return super().reattach(spec, jobs, listener)
+        settings = read_settings(spec.settings, default_master=self._master)
+        context = HostedContext(
+            spec,
+            listener,
+            self._resources,
+            make_plan=lambda: self._plan(spec, settings, None),
+            on_end=self._contexts_discard,
+            survivor=survivor,
+            jobs=jobs,
+            reattach_timeout=self._reattach_timeout,
+        )
+        with self._lock:
+            if self._closed:
+                raise LaunchError(message="the launcher is closed")
+            self._contexts.add(context)
+        self._taken_over.add(spec.id)
+        context.begin()
+        return context
+
     def sweep(self) -> None:
-        """Remove leftovers of the contexts of a killed server."""
-        self._leftovers.sweep()
+        """Remove leftovers of the contexts of an earlier server that were not taken over."""
+        self._leftovers.sweep(self._taken_over)
+
+    def detach(self) -> None:
+        """Leave the contexts that are connected, and kill the others."""
+        self._end_all(HostedContext.detach)
 
     def close(self) -> None:
         """Kill all contexts at once, and wait a few seconds for their end."""
+        self._end_all(HostedContext.kill)
+
+    def _end_all(self, end: Callable[[HostedContext], None]) -> None:
         deadline = time.monotonic() + _CLOSE_TIMEOUT
         with self._lock:
             self._closed = True
             contexts = list(self._contexts)
         self._archives.stop()
         for context in contexts:
-            context.kill()
+            end(context)
         self._spares.close(deadline)
         for context in contexts:
             context.join(max(0.0, deadline - time.monotonic()))
         self._archives.join(deadline)
         self._resources.connections.close()
+        self._server_file.unlink(missing_ok=True)
 
 
 def _tmp_dir(spec: ContextSpec) -> Path:

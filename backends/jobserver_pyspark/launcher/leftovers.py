@@ -1,14 +1,18 @@
-"""Leftovers of contexts whose server is killed: that server records them, the next one removes them."""
+"""Records of contexts, with which the next server takes over or ends those that outlived their server."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import attrs
 
+from jobserver_core.config.trees import as_objects
+from jobserver_core.models import json_values
+from jobserver_core.models.binaries import BinaryType
+from jobserver_core.ports import ContextSpec, JobCode
 from jobserver_pyspark import processes
 from jobserver_pyspark.protocol.converter import JsonObject
 
@@ -20,17 +24,25 @@ class ContextRecord:
     """The processes and directories to remove when a context has ended.
 
     Every process of a context carries ``marker`` in its environment. The host is identified by process id and
-    start time, because its id may have been reused.
+    start time, because its id may have been reused. A context that can be taken over also has its ``spec``
+    and the ``secret`` with which its host and a server prove themselves.
     """
 
     marker: str
     directories: tuple[Path, ...]
     pid: int | None = None
     start_time: int | None = None
+    secret: str | None = attrs.field(default=None, repr=False)
+    spec: ContextSpec | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the host runs."""
+        return self.pid is not None and processes.start_time(self.pid) == self.start_time is not None
 
     def end(self) -> bool:
         """Kill the processes and remove the directories; return whether nothing is left. Idempotent."""
-        if self.pid is not None and processes.start_time(self.pid) == self.start_time is not None:
+        if self.pid is not None and self.alive:
             processes.kill_group(self.pid)
         gone = processes.kill_marked([self.marker])
         for directory in self.directories:
@@ -49,17 +61,30 @@ class Leftovers:
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._path(context_id)
         temporary = path.with_suffix(".part")
-        fields = attrs.asdict(record) | {"directories": [str(directory) for directory in record.directories]}
-        temporary.write_text(json.dumps(fields), encoding="utf-8")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:  # it has the secret
+            file.write(json_values.dumps(_fields_of(record), allow_nan=True))
         os.replace(temporary, path)
 
     def forget(self, context_id: str) -> None:
         """Remove the record of a context that left nothing behind."""
         self._path(context_id).unlink(missing_ok=True)
 
-    def sweep(self) -> None:
-        """Remove all recorded leftovers. Those that cannot be removed now stay recorded for the next time."""
+    def all(self) -> Iterator[ContextRecord]:
+        """Iterate over the records."""
         for path in self._directory.glob("*.json"):
+            record = self._read(path)
+            if record is not None:
+                yield record
+
+    def sweep(self, kept: Container[str] = ()) -> None:
+        """Remove all recorded leftovers, except those of contexts with an id in ``kept``.
+
+        Those that cannot be removed now stay recorded for the next time.
+        """
+        for path in self._directory.glob("*.json"):
+            if path.stem in kept:
+                continue
             record = self._read(path)
             if record is None or record.end():
                 path.unlink(missing_ok=True)
@@ -70,8 +95,57 @@ class Leftovers:
     @staticmethod
     def _read(path: Path) -> ContextRecord | None:
         try:
-            fields: JsonObject = json.loads(path.read_text(encoding="utf-8"))
+            fields: JsonObject = json_values.loads(path.read_text(encoding="utf-8"))
             directories = tuple(Path(directory) for directory in fields.pop("directories"))
-            return ContextRecord(directories=directories, **fields)
+            spec = fields.pop("spec", None)
+            return ContextRecord(
+                directories=directories, spec=None if spec is None else _spec_of(spec), **fields
+            )
         except (OSError, ValueError, TypeError, KeyError):
             return None  # records are written atomically: this file is not one
+
+
+def _fields_of(record: ContextRecord) -> JsonObject:
+    spec = record.spec
+    fields: JsonObject = {
+        "marker": record.marker,
+        "directories": [str(directory) for directory in record.directories],
+        "pid": record.pid,
+        "start_time": record.start_time,
+        "secret": record.secret,
+    }
+    if spec is not None:
+        fields["spec"] = {
+            "id": spec.id,
+            "name": spec.name,
+            "settings": as_objects(spec.settings),
+            "class_path": [_fields_of_code(code) for code in spec.class_path],
+            "log_path": str(spec.log_path),
+            "work_dir": str(spec.work_dir),
+            "data_dir": str(spec.data_dir),
+        }
+    return fields
+
+
+def _fields_of_code(code: JobCode) -> JsonObject:
+    return {"path": str(code.path), "type": code.type.value, "digest": code.digest, "source": code.source}
+
+
+def _spec_of(fields: JsonObject) -> ContextSpec:
+    return ContextSpec(
+        id=fields["id"],
+        name=fields["name"],
+        settings=fields["settings"],
+        class_path=tuple(
+            JobCode(
+                path=Path(code["path"]),
+                type=BinaryType(code["type"]),
+                digest=code["digest"],
+                source=code["source"],
+            )
+            for code in fields["class_path"]
+        ),
+        log_path=Path(fields["log_path"]),
+        work_dir=Path(fields["work_dir"]),
+        data_dir=Path(fields["data_dir"]),
+    )

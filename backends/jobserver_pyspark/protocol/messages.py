@@ -17,17 +17,32 @@ and messages to the host about the job have no effect: a kill may cross the end.
 before all messages about jobs; ``ContextFailed`` or ``ContextStopped`` is the last message of all.
 
 End of stream. Each process notices the end of another one by the closed connection. If the server ends, the
-host ends the whole context, without a report. If the host ends, the server ends the rest of the context, and
-reports it as lost, and a runner ends itself. If a runner ends, or sends something that is not a message of
-this module, the host ends the job as crashed. Every process
+host waits for the next one (see below), or ends the whole context, without a report. If the host ends, the
+server ends the rest of the context, and reports it as lost, and a runner ends itself. If a runner ends, or
+sends something that is not a message of this module, the host ends the job as crashed. Every process
 ends a peer that breaks the protocol, and gives the text of the
 :class:`~jobserver_pyspark.protocol.converter.ProtocolError` as the reason.
 
 Versions. The host is started from the package as it is on disk, which may have been upgraded since the
 server was started. So the first message on the connection, ``Hello``, has the host's version of the protocol,
-and a server with another version ends the host and reports both numbers. ``Connect`` and
-``Hello`` keep their fields forever; any other change to this module, to its messages or to their order is a
-new :data:`PROTOCOL_VERSION`.
+and a server with another version ends the host and reports both numbers. ``Connect``,
+``Hello`` and ``Reattach`` keep their fields forever; any other change to this module, to its messages or to
+their order is a new :data:`PROTOCOL_VERSION`.
+
+Re-attachment. If its server has ended, a host with a ``Reattachment`` keeps its jobs running, and dials the
+address in the file that each server writes, until a server takes it over or the timeout has passed. Neither
+side sends the secret on such a connection: something else may listen at an old address. Each proves that it
+knows the secret by a keyed hash over random texts of both sides::
+
+    host      Reattach(marker, nonce)
+    server    ReattachChallenge(nonce, proof)
+    host      ReattachProof(proof)
+    host      ContextResumed(ready, jobs), and then all reports about jobs that are not acknowledged
+
+So the host keeps ``JobRunning``, ``ResultChunk`` and ``JobEnded`` of each job, in a file if they are large,
+until the server sends ``AcknowledgeJob``: it has stored the end of the job. The id of the job makes repeated
+reports recognizable, so there are no sequence numbers. The new server submits the jobs that the host does
+not list, since they have not arrived; it kills those that it does not know, and acknowledges their end.
 
 A new message is a new class below its direction; its name is its ``kind``. It is sent with ``Channel.send``
 and handled in the ``match`` of its receiver: ``HostedContext`` and ``HostedJobs`` in the server, ``Host``
@@ -44,12 +59,14 @@ from jobserver_pyspark.protocol.converter import Message, Payload
 
 __all__ = [
     "PROTOCOL_VERSION",
+    "AcknowledgeJob",
     "AdoptContext",
     "Attach",
     "Attached",
     "Connect",
     "ContextFailed",
     "ContextReady",
+    "ContextResumed",
     "ContextStopped",
     "ContextType",
     "ErrorReport",
@@ -77,6 +94,10 @@ __all__ = [
     "Package",
     "Prepare",
     "QueryStarted",
+    "Reattach",
+    "ReattachChallenge",
+    "ReattachProof",
+    "Reattachment",
     "RefuseResult",
     "Restored",
     "ResultChunk",
@@ -95,7 +116,7 @@ __all__ = [
     "ZygoteToHost",
 ]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """The version of this module's messages; server and host must have the same one."""
 
 ContextType = Literal["any", "spark", "session", "sql", "hive", "streaming", "custom"]
@@ -157,6 +178,17 @@ class JvmToolchainSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reattachment:
+    """How a host waits for the next server: how many milliseconds, and the file with that server's address.
+
+    The file is a JSON object with ``host`` and ``port``.
+    """
+
+    server_file: Path
+    timeout_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class HostSpec:
     """The spec of a context for its host: everything that is known before it starts.
 
@@ -166,7 +198,7 @@ class HostSpec:
     whether executors are other processes than the driver. ``settings`` are the context's settings as JSON
     text, so that jobs can read numbers as they were written. ``api_path`` is the directory of the job API,
     for executors. Limits are in bytes; a ``result_limit`` of 0 is none. ``reuse`` says whether runners serve
-    several jobs.
+    several jobs. Without ``reattachment``, the context ends with its server.
     """
 
     marker: str
@@ -192,6 +224,7 @@ class HostSpec:
     reuse: bool
     result_limit: int
     toolchain: JvmToolchainSpec
+    reattachment: Reattachment | None
 
 
 # -- server to host ------------------------------------------------------------------------------------
@@ -209,6 +242,7 @@ class Connect(ServerToHost):
 
     This is the only message that is not sent over the connection: it is a line of JSON on the host's standard
     input, which no other process can read. The input stays open: its end means that the server has ended.
+    The secret identifies the host to later servers too.
     """
 
     host: str
@@ -266,6 +300,21 @@ class RefuseResult(ServerToHost):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AcknowledgeJob(ServerToHost):
+    """The end of a job is stored: forget its reports."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReattachChallenge(ServerToHost):
+    """The answer to ``Reattach``: a random text for the host to prove itself, and the server's own proof."""
+
+    nonce: str
+    proof: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class StopContext(ServerToHost):
     """Stop the context gracefully; ``ContextStopped`` and the end of the connection follow."""
 
@@ -288,11 +337,41 @@ class Hello(HostToServer):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reattach(HostToServer):
+    """The first message to a later server: the marker of the context, and a random text.
+
+    With the text, the server has to prove that it knows the context's secret.
+    """
+
+    protocol: int
+    marker: str
+    nonce: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReattachProof(HostToServer):
+    """The answer to ``ReattachChallenge``."""
+
+    proof: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ContextReady(HostToServer):
     """The context accepts jobs. ``url`` is the address of Spark's own user interface, if that is on."""
 
     application_id: str
     url: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextResumed(HostToServer):
+    """The first message after a re-attachment: what ``ContextReady`` said, if that was due already.
+
+    ``jobs`` are those that arrived and whose end is not acknowledged. Reports about them follow.
+    """
+
+    ready: ContextReady | None
+    jobs: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

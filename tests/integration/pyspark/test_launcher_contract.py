@@ -40,7 +40,8 @@ class TestPySparkLauncher(LauncherContract):
 
     @pytest.fixture
     def launcher(self, tmp_path: Path) -> Iterator[Launcher]:
-        launcher = make_launcher(tmp_path)
+        self._folder = tmp_path
+        launcher = make_launcher(tmp_path, reattach_timeout=self.timeout)
         yield launcher
         launcher.close()
 
@@ -53,6 +54,9 @@ class TestPySparkLauncher(LauncherContract):
             type(self)._kept = kept
         yield kept
         assert kept.listener.faults == []
+
+    def successor(self, launcher: Launcher) -> Launcher:
+        return make_launcher(self._folder, reattach_timeout=self.timeout)
 
     @pytest.fixture(autouse=True)
     def _code(self, code: JobCode) -> None:

@@ -17,6 +17,14 @@ class Sleep {
   }
 }
 
+class Gated {
+  def runJob(spark: SparkSession, config: JMap[String, Any]): Any = {
+    val gate = java.nio.file.Paths.get(config.get("gate").toString)
+    while (!java.nio.file.Files.exists(gate)) Thread.sleep(20)
+    spark.range(1000).count()
+  }
+}
+
 class Fail {
   def runJob(spark: SparkSession, config: JMap[String, Any]): Any = throw new IllegalStateException("no such row")
 }
