@@ -495,6 +495,7 @@ def test_more_jobs_than_slots_are_refused_when_nothing_may_wait(start: Start) ->
             "status": "NO SLOTS AVAILABLE",
             "result": "Too many running jobs (1) for job context 'etl'",
             "code": "no_slots",
+            "detail": "the queue is full (0 jobs wait)",
         },
     )
 
