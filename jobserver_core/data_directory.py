@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from jobserver_core.errors import DataDirLocked, StorageError
 
 __all__ = ["DataDirectory", "lock_data_dir"]
 
+_JOB_LOGS, _CONTEXT_LOGS, _DATA_FILES = "logs/jobs", "logs/contexts", "data"
+
 
 class DataDirectory:
-    """The data directory of a server. Its subdirectories are created when they are first needed.
+    """The data directory of a server, with its subdirectories. All are created at once.
 
-    The data directory itself is created at once. If it is removed or replaced later, nothing is written to
-    what is there instead: uploads, jobs and contexts fail with StorageError until the original is back.
+    If the data directory is removed or replaced later, nothing is written to what is there instead: uploads,
+    jobs and contexts fail with StorageError until the original is back. A subdirectory that is removed later
+    is created again for a new file, in the original data directory only.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._subdirectories: dict[str, Path] = {}
         try:
             root.mkdir(parents=True, exist_ok=True)
             self._identity = self._identify()
         except OSError as error:
             raise StorageError(message=f"data directory {root}: {error.strerror or error}") from error
+        for name in (_JOB_LOGS, _CONTEXT_LOGS, _DATA_FILES):
+            self._created(name)
 
     def verify(self) -> None:
         """Raise StorageError unless the data directory is the one that the server started with."""
@@ -42,38 +46,59 @@ class DataDirectory:
 
     def context_log(self, context_id: str) -> Path:
         """Return the file of a context's driver output."""
-        return self.context_logs / f"{context_id}.log"
+        return self._created(_CONTEXT_LOGS) / f"{context_id}.log"
 
     def job_log(self, job_id: str) -> Path:
         """Return the file of a job's output."""
-        return self.job_logs / f"{job_id}.log"
+        return self._created(_JOB_LOGS) / f"{job_id}.log"
 
     @property
     def job_logs(self) -> Path:
         """The directory of the jobs' logs."""
-        return self._subdirectory("logs/jobs")
+        return self._verified(_JOB_LOGS)
 
     @property
     def context_logs(self) -> Path:
         """The directory of the contexts' logs."""
-        return self._subdirectory("logs/contexts")
+        return self._verified(_CONTEXT_LOGS)
 
     @property
     def data_files(self) -> Path:
         """The directory of the data files."""
-        return self._subdirectory("data")
+        return self._verified(_DATA_FILES)
 
-    def _subdirectory(self, name: str) -> Path:
+    def create_data_files(self) -> Path:
+        """Return the directory of the data files, for a new one."""
+        return self._created(_DATA_FILES)
+
+    def _verified(self, name: str) -> Path:
         self.verify()
-        directory = self._subdirectories.get(name)
-        if directory is None:
-            directory = self._subdirectories[name] = self.root / name
-        try:
-            if not os.path.isdir(directory):
-                directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(message=f"cannot create {directory}: {error.strerror or error}") from error
+        return self.root / name
+
+    def _created(self, name: str) -> Path:
+        directory = self._verified(name)
+        if not directory.is_dir():
+            self._create(name)
         return directory
+
+    def _create(self, name: str) -> None:
+        """Create a subdirectory, by a descriptor: the data directory may be removed or replaced meanwhile."""
+        try:
+            root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise self._lost(f"is gone ({error.strerror})") from error
+        try:
+            status = os.fstat(root)
+            if (status.st_dev, status.st_ino) != self._identity:
+                raise self._lost("was replaced")
+            for path in (*reversed(Path(name).parents[:-1]), Path(name)):
+                with suppress(FileExistsError):
+                    os.mkdir(path, dir_fd=root)
+        except OSError as error:
+            message = f"cannot create {self.root / name}: {error.strerror or error}"
+            raise StorageError(message=message) from error
+        finally:
+            os.close(root)
 
     def _identify(self) -> tuple[int, int]:
         status = os.stat(self.root)

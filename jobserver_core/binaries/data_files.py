@@ -36,7 +36,9 @@ class DataUpload:
         self._clock = clock
         self._limit = limit
         with self._storing():
-            descriptor, temporary = tempfile.mkstemp(dir=data_directory.data_files, prefix=_UNFINISHED)
+            descriptor, temporary = tempfile.mkstemp(
+                dir=data_directory.create_data_files(), prefix=_UNFINISHED
+            )
             self._temporary = Path(temporary)
             self._file = os.fdopen(descriptor, "wb")
 

@@ -158,3 +158,27 @@ def test_failing_to_create_the_data_directory_is_a_storage_error(tmp_path: Path)
     (tmp_path / "file").touch()
     with pytest.raises(errors.StorageError, match="data directory"):
         DataDirectory(tmp_path / "file" / "data")
+
+
+def test_subdirectories_are_created_at_once_and_again_after_their_removal(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path / "data")
+    assert sorted(str(p.relative_to(directory.root)) for p in directory.root.rglob("*")) == [
+        "data",
+        "logs",
+        "logs/contexts",
+        "logs/jobs",
+    ]
+    shutil.rmtree(directory.root / "logs")
+    assert directory.context_log("c").parent.is_dir()
+
+
+@pytest.mark.parametrize("harm", [remove, replace])
+def test_no_subdirectory_is_created_in_place_of_a_lost_data_directory(
+    tmp_path: Path, harm: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = DataDirectory(tmp_path / "data")
+    monkeypatch.setattr(directory, "verify", lambda: None)  # it is lost after the check
+    harm(directory.root)
+    with pytest.raises(errors.StorageError, match="put the original back"):
+        directory.job_log("j")
+    assert not directory.root.exists() or list(directory.root.iterdir()) == []
