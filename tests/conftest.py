@@ -4,9 +4,11 @@ import importlib.util
 import logging
 import os
 import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import settings
@@ -35,19 +37,24 @@ def root_logger() -> Iterator[None]:
             root.removeHandler(handler)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def prepared_machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     """Prepare the cache of all tests on Spark, as ``jobserver prepare`` does; it is kept for the next run.
 
-    Contexts then start in half the time, and no test compiles what another one has compiled.
+    Contexts then start in half the time, and no test compiles what another one has compiled. This is not a
+    fixture, because it would take its time from the timeout of the first test.
     """
-    on_spark = any(item.get_closest_marker("spark") for item in request.session.items)
-    if on_spark and importlib.util.find_spec("pyspark") is not None:
-        from jobserver_pyspark import PySparkLauncher
+    on_spark = any(item.get_closest_marker("spark") for item in session.items)
+    if session.config.option.collectonly or not on_spark or importlib.util.find_spec("pyspark") is None:
+        return
+    from jobserver_core.errors import LaunchError
+    from jobserver_pyspark import PySparkLauncher
 
-        os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".cache")
-        with closing(PySparkLauncher(tmp_path_factory.mktemp("prepare"))) as launcher:
+    os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".cache")
+    with TemporaryDirectory(prefix="js") as directory, closing(PySparkLauncher(Path(directory))) as launcher:
+        try:
             launcher.prepare()
+        except LaunchError as error:
+            warnings.warn(f"tests on Spark are slower, as the machine is not prepared: {error}", stacklevel=1)
 
 
 @pytest.fixture(scope="session")

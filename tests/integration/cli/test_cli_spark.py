@@ -304,7 +304,7 @@ def test_jvm_api_prints_the_class_path_alone_and_speaks_only_while_it_builds(
 
 
 def test_prepare_finds_everything_prepared(private: dict[str, str], scratch: Path) -> None:
-    """The whole run begins with what this command does; see the fixture ``prepared_machine``."""
+    """The whole run begins with what this command does; see ``conftest.py``."""
     done = subprocess.run(
         command("prepare"), env=private, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
