@@ -7,10 +7,21 @@ import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jobserver_core import BinaryType, JobRequest, JobServer, Settings, parse_class_path
-from jobserver_core.memory import InlineJob, InlineLauncher, JobRefused
+from faulty_store import FaultyStore
+from jobserver_core import BinaryType, JobHandle, JobRequest, JobServer, JobState, Settings, parse_class_path
+from jobserver_core.events import Event, JobChanged
+from jobserver_core.memory import InlineJob, InlineLauncher, JobRefused, MemoryTransport
 from jobserver_core.models.jobs import JobProgress
-from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobSpec, Launcher
+from jobserver_core.ports import (
+    ContextEnd,
+    ContextHandle,
+    ContextListener,
+    ContextSpec,
+    JobOutcome,
+    JobSpec,
+    Launcher,
+)
+from jobserver_core.testing.clock import ManualClock
 
 WAIT = 60.0
 """Seconds that anything may take before a test fails."""
@@ -124,3 +135,39 @@ class ScriptedLauncher(Launcher):
     def close(self) -> None:
         for listener in self.listeners:
             listener.context_ended(ContextEnd.KILLED)
+
+
+class Scene:
+    """A server with one context and a scripted launcher; records the events that the server publishes.
+
+    The default metadata store can fail on demand. The context is ready, unless ``ready`` is false.
+    """
+
+    def __init__(self, *, ready: bool = True, **ports: Any) -> None:
+        self.launcher = ScriptedLauncher()
+        self.clock = ManualClock()
+        self.metadata = FaultyStore()
+        self.transport = MemoryTransport()
+        self.events: list[Event] = []
+        given = {"metadata": self.metadata, "clock": self.clock, "transports": [self.transport], **ports}
+        self.server = a_server(launcher=self.launcher, **given).start()
+        self.server.subscribe(self.events.append)
+        upload(self.server)
+        self.created = self.server.create_context("shared")
+        self.listener = self.launcher.listeners[0]
+        self.handle = self.launcher.handles[0]
+        if ready:
+            self.listener.context_ready(application_id="app-1", url=None)
+
+    def submit(self, **rest: Any) -> JobHandle:
+        return self.server.submit(a_request("w.Any", context="shared", **rest))
+
+    def finish(self, job: JobHandle, data: bytes = b"1", *, stream: bool = False) -> None:
+        """Report that a job ended with a result."""
+        self.listener.open_result(job.id, stream=stream).write(data)
+        self.listener.job_ended(job.id, JobOutcome())
+
+    def states(self, job_id: str) -> list[JobState]:
+        """Return the states of a job that were published, each once."""
+        seen = [e.job.state for e in self.events if isinstance(e, JobChanged) and e.job.id == job_id]
+        return list(dict.fromkeys(seen))

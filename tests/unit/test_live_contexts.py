@@ -3,48 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import attrs
 import pytest
 
-from faulty_store import FaultyStore
-from jobserver_core import ContextState, ErrorInfo, FailureKind, Job, JobHandle, JobState, errors
-from jobserver_core.memory import MemoryTransport
+from jobserver_core import ContextState, ErrorInfo, FailureKind, JobHandle, JobState, errors
 from jobserver_core.ports import ContextEnd, ContextListener, JobOutcome
-from jobserver_core.testing.clock import ManualClock
-from serving import WAIT, ScriptedLauncher, a_request, a_server, upload
+from serving import WAIT, Scene, ScriptedLauncher, a_request, a_server, upload
 
 RAISED = JobOutcome(error=ErrorInfo(message="boom"), failure=FailureKind.RAISED)
-
-
-class Scene:
-    """A server with one scripted context and a job in it."""
-
-    def __init__(self, *, ready: bool = True, **ports: Any) -> None:
-        self.launcher = ScriptedLauncher()
-        self.clock = ManualClock()
-        self.metadata = FaultyStore()
-        self.transport = MemoryTransport()
-        self.server = a_server(
-            launcher=self.launcher,
-            clock=self.clock,
-            metadata=self.metadata,
-            transports=[self.transport],
-            **ports,
-        ).start()
-        upload(self.server)
-        self.created = self.server.create_context("shared")
-        self.listener = self.launcher.listeners[0]
-        self.handle = self.launcher.handles[0]
-        if ready:
-            self.listener.context_ready(application_id="app-1", url=None)
-
-    def submit(self, **rest: Any) -> JobHandle:
-        return self.server.submit(a_request("w.Any", context="shared", **rest))
-
-    def job(self, job_id: str) -> Job:
-        return self.server.job(job_id)
 
 
 @pytest.fixture
@@ -66,8 +33,8 @@ def test_a_job_that_finishes_before_its_kill_arrives_is_finished(scene: Scene) -
     scene.listener.job_running(job.id)
     waiter = scene.server.kill_job(job.id)
     assert not waiter.done()
-    assert scene.job(job.id).state is JobState.RUNNING
-    assert scene.job(job.id).kill_requested
+    assert scene.server.job(job.id).state is JobState.RUNNING
+    assert scene.server.job(job.id).kill_requested
     scene.listener.open_result(job.id, stream=False).write(b"1")
     scene.listener.job_ended(job.id, JobOutcome())
     assert waiter.result(0).state is JobState.FINISHED
@@ -78,7 +45,7 @@ def test_a_killed_job_sends_no_callback(scene: Scene) -> None:
     job = scene.submit(callback_url="memory://receiver/x")
     scene.server.kill_job(job.id)
     scene.listener.job_ended(job.id, JobOutcome(killed=True))
-    assert scene.job(job.id).state is JobState.KILLED
+    assert scene.server.job(job.id).state is JobState.KILLED
     assert scene.server.deliveries(job.id) == []
 
 
@@ -86,14 +53,14 @@ def test_a_job_that_fails_while_it_is_being_killed_sends_no_callback(scene: Scen
     job = scene.submit(callback_url="memory://receiver/x")
     scene.server.kill_job(job.id)
     scene.listener.job_ended(job.id, RAISED)
-    assert scene.job(job.id).state is JobState.ERROR
+    assert scene.server.job(job.id).state is JobState.ERROR
     assert scene.server.deliveries(job.id) == []
 
 
 def test_a_kill_that_was_not_requested_is_reported_as_a_lost_context(scene: Scene) -> None:
     job = scene.submit()
     scene.listener.job_ended(job.id, JobOutcome(killed=True))
-    assert scene.job(job.id).failure is FailureKind.CONTEXT_LOST
+    assert scene.server.job(job.id).failure is FailureKind.CONTEXT_LOST
 
 
 def test_a_second_outcome_of_a_job_changes_nothing(scene: Scene) -> None:
@@ -101,14 +68,14 @@ def test_a_second_outcome_of_a_job_changes_nothing(scene: Scene) -> None:
     finish(scene, job)
     scene.listener.job_ended(job.id, RAISED)
     scene.listener.job_running(job.id)
-    assert scene.job(job.id).state is JobState.FINISHED
+    assert scene.server.job(job.id).state is JobState.FINISHED
 
 
 def test_a_job_whose_launcher_reports_only_its_end_finishes_and_counts_as_run(scene: Scene) -> None:
     job = scene.submit()
     scene.listener.open_result(job.id, stream=False).write(b"2")
     scene.listener.job_ended(job.id, JobOutcome())
-    record = scene.job(job.id)
+    record = scene.server.job(job.id)
     assert record.state is JobState.FINISHED
     assert record.running_at is not None
     assert job.result(0) == 2
@@ -121,7 +88,7 @@ def test_a_context_that_dies_ends_its_jobs_first_and_sends_their_callbacks(scene
         scene.listener.job_running(job.id)
         states.clear()
         scene.listener.context_ended(ContextEnd.FAILED, ErrorInfo(message="the JVM died"))
-    record = scene.job(job.id)
+    record = scene.server.job(job.id)
     assert record.state is JobState.ERROR
     assert record.error is not None
     assert record.error.message == "Context (shared) for this job was terminated"
@@ -142,7 +109,7 @@ def test_jobs_of_a_deleted_context_send_no_callback(scene: Scene) -> None:
         scene.submit()
     scene.listener.context_ended(ContextEnd.STOPPED)
     assert waiter.result(0).state is ContextState.FINISHED
-    assert scene.job(job.id).state is JobState.ERROR
+    assert scene.server.job(job.id).state is JobState.ERROR
     assert scene.server.deliveries(job.id) == []
 
 
@@ -151,7 +118,7 @@ def test_a_job_that_finishes_while_its_context_stops_is_finished_and_notified(sc
     scene.server.stop_context("shared")
     finish(scene, job)
     scene.listener.context_ended(ContextEnd.STOPPED)
-    assert scene.job(job.id).state is JobState.FINISHED
+    assert scene.server.job(job.id).state is JobState.FINISHED
     assert len(scene.server.deliveries(job.id)) == 1
 
 
@@ -190,7 +157,7 @@ def test_a_context_that_ends_before_it_is_ready_fails_its_future() -> None:
     with pytest.raises(errors.ContextFailed):
         scene.created.result(0)
     assert scene.server.context("shared").state is ContextState.ERROR
-    assert scene.job(job.id).failure is FailureKind.CONTEXT_LOST
+    assert scene.server.job(job.id).failure is FailureKind.CONTEXT_LOST
     scene.server.close(0)
 
 
@@ -240,7 +207,7 @@ def test_the_outcome_that_another_writer_stored_first_wins(scene: Scene) -> None
     other = attrs.evolve(stored, state=JobState.KILLED, ended_at=scene.clock.now())
     scene.metadata.advance_job(other, expected=stored.state)
     finish(scene, job)
-    assert scene.job(job.id) == other
+    assert scene.server.job(job.id) == other
     assert job.finished.result(0) == other
     assert scene.server.job_handle(job.id).finished.result(0) == other
 
@@ -250,7 +217,7 @@ def test_a_full_disk_is_the_error_of_the_job_whose_result_it_was(scene: Scene) -
     scene.listener.job_running(job.id)
     scene.listener.open_result(job.id, stream=False).write(b"\xff")
     scene.listener.job_ended(job.id, JobOutcome())
-    record = scene.job(job.id)
+    record = scene.server.job(job.id)
     assert record.failure is FailureKind.RESULT
     assert record.error is not None
     assert "could not be stored" in record.error.message

@@ -10,12 +10,12 @@ import pytest
 
 from conditions import wait_until
 from jobserver_core import JobHandle, JobState, Settings, errors
-from jobserver_core.events import Event, JobChanged
-from jobserver_core.memory import MemoryMetadataStore, MemoryTransport
+from jobserver_core.events import JobChanged
+from jobserver_core.memory import MemoryMetadataStore
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.lifecycle import DeliveryState
-from jobserver_core.ports import JobOutcome
-from serving import WAIT, ScriptedLauncher, a_request, a_server, upload
+from jobserver_core.ports import SystemClock
+from serving import WAIT, Scene, a_request
 
 URL = "memory://receiver/x"
 
@@ -51,34 +51,18 @@ class Disk(MemoryMetadataStore):
         super().close()
 
 
-class Scene:
+class DiskScene(Scene):
     """A server with a context of one slot, whose launcher is controlled by the test."""
 
     def __init__(self) -> None:
         self.disk = Disk()
-        self.launcher = ScriptedLauncher()
-        self.transport = MemoryTransport()
-        self.events: list[Event] = []
-        self.server = a_server(
-            metadata=self.disk,
-            launcher=self.launcher,
-            transports=[self.transport],
-            settings=Settings.from_mapping({"jobserver": {"jobs": {"max-jobs-per-context": 1}}}),
-        ).start()
-        self.server.subscribe(self.events.append)
-        upload(self.server)
-        self.server.create_context("shared")
-        self.listener = self.launcher.listeners[0]
-        self.listener.context_ready(application_id=None, url=None)
+        limits = Settings.from_mapping({"jobserver": {"jobs": {"max-jobs-per-context": 1}}})
+        super().__init__(metadata=self.disk, clock=SystemClock(), settings=limits)
 
     def submit(self, *, durable: bool = True, callback_url: str | None = None) -> JobHandle:
         request = a_request("w.Any", context="shared", callback_url=callback_url)
         with self.server.begin_submit(request, durable=durable) as preparation:
             return preparation.finish()
-
-    def finish(self, job: JobHandle) -> None:
-        self.listener.open_result(job.id, stream=False).write(b"1")
-        self.listener.job_ended(job.id, JobOutcome())
 
     def stop_syncs(self) -> None:
         while self.disk.begun.acquire(blocking=False):
@@ -88,9 +72,6 @@ class Scene:
     def submitted(self) -> list[str]:
         return [job_id for call, job_id in self.launcher.handles[0].calls if call == "submit"]
 
-    def published(self, job: JobHandle) -> list[JobState]:
-        return [e.job.state for e in self.events if isinstance(e, JobChanged) and e.job.id == job.id]
-
     def close(self) -> None:
         self.disk.open.set()
         self.launcher.close()
@@ -98,13 +79,13 @@ class Scene:
 
 
 @pytest.fixture
-def scene() -> Iterator[Scene]:
-    scene = Scene()
+def scene() -> Iterator[DiskScene]:
+    scene = DiskScene()
     yield scene
     scene.close()
 
 
-def test_an_outcome_is_stored_at_once_but_published_after_the_sync(scene: Scene) -> None:
+def test_an_outcome_is_stored_at_once_but_published_after_the_sync(scene: DiskScene) -> None:
     job = scene.submit(callback_url=URL)
     scene.listener.job_running(job.id)
     scene.stop_syncs()
@@ -114,15 +95,15 @@ def test_an_outcome_is_stored_at_once_but_published_after_the_sync(scene: Scene)
     assert stored is not None
     assert stored.state is JobState.FINISHED
     assert not job.done()
-    assert scene.published(job)[-1] is JobState.RUNNING
+    assert scene.states(job.id)[-1] is JobState.RUNNING
     assert scene.transport.messages == []
     scene.disk.open.set()
     assert job.result(WAIT) == 1
-    assert scene.published(job)[-1] is JobState.FINISHED
+    assert scene.states(job.id)[-1] is JobState.FINISHED
     wait_until(lambda: len(scene.transport.messages) == 1)
 
 
-def test_a_slot_is_used_again_before_the_sync(scene: Scene) -> None:
+def test_a_slot_is_used_again_before_the_sync(scene: DiskScene) -> None:
     first, second = scene.submit(), scene.submit()
     scene.stop_syncs()
     scene.finish(first)
@@ -130,7 +111,7 @@ def test_a_slot_is_used_again_before_the_sync(scene: Scene) -> None:
     assert not first.done()
 
 
-def test_many_ends_share_a_sync_and_are_published_in_order(scene: Scene) -> None:
+def test_many_ends_share_a_sync_and_are_published_in_order(scene: DiskScene) -> None:
     jobs = [scene.submit() for _ in range(6)]
     scene.stop_syncs()
     before = scene.disk.syncs
@@ -146,7 +127,7 @@ def test_many_ends_share_a_sync_and_are_published_in_order(scene: Scene) -> None
     assert ends == [job.id for job in jobs]
 
 
-def test_a_job_is_accepted_once_the_disk_has_it(scene: Scene) -> None:
+def test_a_job_is_accepted_once_the_disk_has_it(scene: DiskScene) -> None:
     scene.stop_syncs()
     with ThreadPoolExecutor(1) as threads:
         submission = threads.submit(scene.submit)
@@ -156,7 +137,7 @@ def test_a_job_is_accepted_once_the_disk_has_it(scene: Scene) -> None:
         assert submission.result(WAIT).id == scene.submitted()[0]
 
 
-def test_a_caller_that_waits_for_the_end_does_not_wait_for_the_disk_before(scene: Scene) -> None:
+def test_a_caller_that_waits_for_the_end_does_not_wait_for_the_disk_before(scene: DiskScene) -> None:
     scene.stop_syncs()
     job = scene.submit(durable=False)
     assert scene.submitted() == [job.id]
@@ -167,7 +148,7 @@ def test_a_caller_that_waits_for_the_end_does_not_wait_for_the_disk_before(scene
     assert scene.disk.syncs == syncs + 1
 
 
-def test_a_sync_that_fails_is_repeated_until_it_works(scene: Scene) -> None:
+def test_a_sync_that_fails_is_repeated_until_it_works(scene: DiskScene) -> None:
     job = scene.submit()
     scene.disk.failing = 2
     scene.finish(job)
@@ -175,7 +156,7 @@ def test_a_sync_that_fails_is_repeated_until_it_works(scene: Scene) -> None:
     assert scene.disk.failing == 0
 
 
-def test_a_job_that_the_disk_does_not_take_is_refused_and_killed(scene: Scene) -> None:
+def test_a_job_that_the_disk_does_not_take_is_refused_and_killed(scene: DiskScene) -> None:
     scene.disk.failing = 1
     with pytest.raises(errors.StorageError, match="on fire"):
         scene.submit()
@@ -184,7 +165,7 @@ def test_a_job_that_the_disk_does_not_take_is_refused_and_killed(scene: Scene) -
     assert scene.server.job(job_id).kill_requested
 
 
-def test_closing_the_server_notifies_callers_that_wait_for_the_disk(scene: Scene) -> None:
+def test_closing_the_server_notifies_callers_that_wait_for_the_disk(scene: DiskScene) -> None:
     job = scene.submit()
     scene.stop_syncs()
     scene.finish(job)
@@ -196,7 +177,7 @@ def test_closing_the_server_notifies_callers_that_wait_for_the_disk(scene: Scene
     assert "jobserver-sync" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_a_job_with_a_free_slot_is_accepted_and_dispatched_with_one_write(scene: Scene) -> None:
+def test_a_job_with_a_free_slot_is_accepted_and_dispatched_with_one_write(scene: DiskScene) -> None:
     job, waiting = scene.submit(), scene.submit()
     stored = [scene.disk.job(each.id) for each in (job, waiting)]
     assert [record.waiting for record in stored if record] == [False, True]

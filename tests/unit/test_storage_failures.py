@@ -5,22 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 from conditions import wait_until
-from faulty_store import FaultyStore
-from jobserver_core import ContextState, FailureKind, Job, JobHandle, JobProgress, JobState, errors
-from jobserver_core.events import ContextChanged, Event, JobChanged, JobProgressed
-from jobserver_core.memory import MemoryBlobStore, MemoryTransport
+from jobserver_core import ContextState, FailureKind, JobProgress, JobState, errors
+from jobserver_core.events import ContextChanged, JobChanged, JobProgressed
+from jobserver_core.memory import MemoryBlobStore
 from jobserver_core.models.jobs import JobQuery
 from jobserver_core.ports import BlobWriter, ContextEnd, JobOutcome
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.live_job import RESULT_TIMEOUT
 from jobserver_core.running.retries import FIRST_PAUSE, LONGEST_PAUSE, MAX_DOUBTFUL, RetryQueue, Withdrawals
 from jobserver_core.testing.clock import ManualClock
-from serving import WAIT, ScriptedLauncher, a_request, a_server, upload
+from serving import WAIT, Scene, a_request
 
 
 class FaultyBlobs(MemoryBlobStore):
@@ -34,41 +32,12 @@ class FaultyBlobs(MemoryBlobStore):
         return super().create()
 
 
-class Scene:
+class StorageScene(Scene):
     """A server with one scripted context, on stores that can fail on demand."""
 
     def __init__(self, *, ready: bool = True) -> None:
-        self.launcher = ScriptedLauncher()
-        self.clock = ManualClock()
-        self.metadata = FaultyStore()
         self.blobs = FaultyBlobs()
-        self.transport = MemoryTransport()
-        self.events: list[Event] = []
-        self.server = a_server(
-            launcher=self.launcher,
-            clock=self.clock,
-            metadata=self.metadata,
-            blobs=self.blobs,
-            transports=[self.transport],
-        ).start()
-        self.server.subscribe(self.events.append)
-        upload(self.server)
-        self.created = self.server.create_context("shared")
-        self.listener = self.launcher.listeners[0]
-        self.handle = self.launcher.handles[0]
-        if ready:
-            self.listener.context_ready(application_id="app-1", url=None)
-
-    def submit(self, **rest: Any) -> JobHandle:
-        return self.server.submit(a_request("w.Any", context="shared", **rest))
-
-    def job(self, job_id: str) -> Job:
-        return self.server.job(job_id)
-
-    def states(self, job_id: str) -> list[JobState]:
-        """The states of a job that were published, each once."""
-        seen = [e.job.state for e in self.events if isinstance(e, JobChanged) and e.job.id == job_id]
-        return list(dict.fromkeys(seen))
+        super().__init__(ready=ready, blobs=self.blobs)
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Let time pass until something is so."""
@@ -92,15 +61,10 @@ class Scene:
 
 
 @pytest.fixture
-def scene() -> Iterator[Scene]:
-    scene = Scene()
+def scene() -> Iterator[StorageScene]:
+    scene = StorageScene()
     yield scene
     scene.close()
-
-
-def finish(scene: Scene, job: JobHandle, data: bytes = b"1", *, stream: bool = False) -> None:
-    scene.listener.open_result(job.id, stream=stream).write(data)
-    scene.listener.job_ended(job.id, JobOutcome())
 
 
 # -- reports of the launcher ---------------------------------------------------------------------------
@@ -109,41 +73,41 @@ def finish(scene: Scene, job: JobHandle, data: bytes = b"1", *, stream: bool = F
 @pytest.mark.parametrize("stores_first", [False, True])
 @pytest.mark.parametrize("times", [1, 4])
 def test_every_report_about_a_job_is_stored_in_order_once_the_store_works(
-    scene: Scene, times: int, stores_first: bool
+    scene: StorageScene, times: int, stores_first: bool
 ) -> None:
     job = scene.submit(callback_url="memory://receiver/x")
     scene.metadata.fail(times, stores_first=stores_first)
     scene.listener.job_running(job.id)
-    finish(scene, job)
+    scene.finish(job)
     assert not job.done()
     assert scene.events[-1].job.state is not JobState.FINISHED  # type: ignore[union-attr]
     scene.until(job.done)
     assert job.result(0) == 1
-    assert scene.job(job.id).state is JobState.FINISHED
+    assert scene.server.job(job.id).state is JobState.FINISHED
     assert scene.states(job.id) == [JobState.STARTED, JobState.RUNNING, JobState.FINISHED]
     assert scene.server.context("shared").state is ContextState.RUNNING
     scene.until(lambda: len(scene.transport.messages) == 1)
     assert len(scene.server.deliveries(job.id)) == 1
 
 
-def test_an_outcome_has_no_effects_before_it_is_stored(scene: Scene) -> None:
+def test_an_outcome_has_no_effects_before_it_is_stored(scene: StorageScene) -> None:
     job, second = scene.submit(callback_url="memory://receiver/x"), scene.submit()
     scene.listener.job_running(job.id)
     scene.metadata.fail()
-    finish(scene, job)
+    scene.finish(job)
     scene.until_tried(5)
     assert not job.done()
-    assert scene.job(job.id).state is JobState.RUNNING
+    assert scene.server.job(job.id).state is JobState.RUNNING
     assert scene.transport.messages == []
     assert JobState.FINISHED not in scene.states(job.id)
     scene.metadata.recover()
     scene.until(job.done)
     assert job.result(0) == 1
-    finish(scene, second)
+    scene.finish(second)
     assert second.result(WAIT) == 1
 
 
-def test_times_are_those_of_the_reports_even_if_they_are_stored_later(scene: Scene) -> None:
+def test_times_are_those_of_the_reports_even_if_they_are_stored_later(scene: StorageScene) -> None:
     job, lost = scene.submit(), scene.submit()
     scene.metadata.fail()
     scene.listener.job_running(lost.id)
@@ -152,30 +116,30 @@ def test_times_are_those_of_the_reports_even_if_they_are_stored_later(scene: Sce
     scene.listener.job_running(job.id)
     scene.clock.advance(3)
     ended_at = scene.clock.now()
-    finish(scene, job)
+    scene.finish(job)
     scene.clock.advance(3)
     lost_at = scene.clock.now()
     scene.listener.context_ended(ContextEnd.FAILED)
     scene.clock.advance(60)
     scene.metadata.recover()
     scene.until(lambda: scene.server.context("shared").state is ContextState.ERROR)
-    assert (scene.job(job.id).running_at, scene.job(job.id).ended_at) == (running_at, ended_at)
-    assert scene.job(lost.id).ended_at == scene.server.context("shared").ended_at == lost_at
+    assert (scene.server.job(job.id).running_at, scene.server.job(job.id).ended_at) == (running_at, ended_at)
+    assert scene.server.job(lost.id).ended_at == scene.server.context("shared").ended_at == lost_at
 
 
-def test_progress_is_dropped_while_the_store_fails_and_resumes_afterwards(scene: Scene) -> None:
+def test_progress_is_dropped_while_the_store_fails_and_resumes_afterwards(scene: StorageScene) -> None:
     job = scene.submit()
     scene.listener.job_running(job.id)
     scene.metadata.fail(1)
     scene.listener.job_progress(job.id, JobProgress(tasks_done=1, tasks_total=3))
-    assert scene.job(job.id).progress is None
+    assert scene.server.job(job.id).progress is None
     assert not [event for event in scene.events if isinstance(event, JobProgressed)]
     scene.listener.job_progress(job.id, JobProgress(tasks_done=2, tasks_total=3))
-    assert scene.job(job.id).progress == JobProgress(tasks_done=2, tasks_total=3)
+    assert scene.server.job(job.id).progress == JobProgress(tasks_done=2, tasks_total=3)
     assert len([event for event in scene.events if isinstance(event, JobProgressed)]) == 1
 
 
-def test_progress_does_not_try_a_store_that_is_known_to_fail(scene: Scene) -> None:
+def test_progress_does_not_try_a_store_that_is_known_to_fail(scene: StorageScene) -> None:
     job = scene.submit()
     scene.metadata.fail()
     scene.listener.job_running(job.id)
@@ -191,35 +155,35 @@ def test_progress_does_not_try_a_store_that_is_known_to_fail(scene: Scene) -> No
     assert stored.state is JobState.RUNNING
 
 
-def test_a_job_that_runs_is_stored_so_before_it_ends(scene: Scene) -> None:
+def test_a_job_that_runs_is_stored_so_before_it_ends(scene: StorageScene) -> None:
     job = scene.submit()
     scene.listener.job_running(job.id)
-    assert scene.job(job.id).state is JobState.RUNNING
-    scene.until(lambda: scene.metadata.job(job.id) == scene.job(job.id))
+    assert scene.server.job(job.id).state is JobState.RUNNING
+    scene.until(lambda: scene.metadata.job(job.id) == scene.server.job(job.id))
     assert not job.done()
 
 
-def test_a_list_shows_running_jobs_before_that_state_is_stored(scene: Scene) -> None:
+def test_a_list_shows_running_jobs_before_that_state_is_stored(scene: StorageScene) -> None:
     job = scene.submit()
     scene.listener.job_running(job.id)
     (listed,) = scene.server.jobs(JobQuery(states=(JobState.RUNNING,))).jobs
-    assert listed == scene.job(job.id)
+    assert listed == scene.server.job(job.id)
 
 
-def test_a_short_job_is_written_twice(scene: Scene) -> None:
+def test_a_short_job_is_written_twice(scene: StorageScene) -> None:
     before = len(scene.metadata.attempts)
     job = scene.submit()
     scene.listener.job_running(job.id)
-    finish(scene, job)
+    scene.finish(job)
     assert job.result(0) == 1
     assert scene.metadata.attempts[before:] == ["add_job", "advance_job"]
     assert scene.states(job.id) == [JobState.STARTED, JobState.RUNNING, JobState.FINISHED]
-    assert scene.job(job.id).running_at is not None
+    assert scene.server.job(job.id).running_at is not None
 
 
 @pytest.mark.parametrize("stores_first", [False, True])
 def test_a_context_that_is_ready_while_the_store_fails_is_ready_after(stores_first: bool) -> None:
-    scene = Scene(ready=False)
+    scene = StorageScene(ready=False)
     job = scene.submit()
     scene.metadata.fail(3, stores_first=stores_first)
     scene.listener.context_ready(application_id="app-1", url="http://ui")
@@ -231,7 +195,7 @@ def test_a_context_that_is_ready_while_the_store_fails_is_ready_after(stores_fir
 
 
 def test_a_context_that_is_ready_in_time_does_not_fail_when_that_is_stored_late() -> None:
-    scene = Scene(ready=False)
+    scene = StorageScene(ready=False)
     scene.metadata.fail()
     scene.listener.context_ready(application_id="app-1", url=None)
     scene.clock.advance(scene.server.settings.contexts.creation_timeout + 1)
@@ -244,20 +208,20 @@ def test_a_context_that_is_ready_in_time_does_not_fail_when_that_is_stored_late(
 
 @pytest.mark.parametrize("stores_first", [False, True])
 def test_a_context_that_ends_while_the_store_fails_ends_all_of_its_jobs(
-    scene: Scene, stores_first: bool
+    scene: StorageScene, stores_first: bool
 ) -> None:
     jobs = [scene.submit(callback_url="memory://receiver/x") for _ in range(3)]
     scene.metadata.fail(5, stores_first=stores_first)
     scene.listener.context_ended(ContextEnd.FAILED)
     scene.until(lambda: scene.server.context("shared").state is ContextState.ERROR)
     scene.until(lambda: all(job.done() for job in jobs))
-    assert {scene.job(job.id).failure for job in jobs} == {FailureKind.CONTEXT_LOST}
+    assert {scene.server.job(job.id).failure for job in jobs} == {FailureKind.CONTEXT_LOST}
     assert [len(scene.server.deliveries(job.id)) for job in jobs] == [1, 1, 1]
     changed = [event for event in scene.events if isinstance(event, JobChanged | ContextChanged)]
     assert isinstance(changed[-1], ContextChanged)
 
 
-def test_a_context_that_has_ended_takes_no_jobs_before_its_end_is_stored(scene: Scene) -> None:
+def test_a_context_that_has_ended_takes_no_jobs_before_its_end_is_stored(scene: StorageScene) -> None:
     scene.metadata.fail(only=("advance_context",))
     scene.listener.context_ended(ContextEnd.FAILED)
     with pytest.raises(errors.StorageError, match="context shared has ended"):
@@ -265,7 +229,7 @@ def test_a_context_that_has_ended_takes_no_jobs_before_its_end_is_stored(scene: 
     assert scene.server.jobs().jobs == ()
 
 
-def test_a_job_that_cannot_be_dispatched_stays_in_the_queue(scene: Scene) -> None:
+def test_a_job_that_cannot_be_dispatched_stays_in_the_queue(scene: StorageScene) -> None:
     job = scene.server.submit(a_request("w.Any"))  # its context is not ready yet
     listener, handle = scene.launcher.listeners[1], scene.launcher.handles[1]
     scene.metadata.fail(3, only=("advance_job",))
@@ -274,7 +238,7 @@ def test_a_job_that_cannot_be_dispatched_stays_in_the_queue(scene: Scene) -> Non
     scene.until(lambda: handle.calls == [("submit", job.id)])
 
 
-def test_an_ad_hoc_context_stops_even_if_the_store_fails_after_its_job(scene: Scene) -> None:
+def test_an_ad_hoc_context_stops_even_if_the_store_fails_after_its_job(scene: StorageScene) -> None:
     job = scene.server.submit(a_request("w.Any"))
     listener, handle = scene.launcher.listeners[1], scene.launcher.handles[1]
     listener.context_ready(application_id=None, url=None)
@@ -288,7 +252,7 @@ def test_an_ad_hoc_context_stops_even_if_the_store_fails_after_its_job(scene: Sc
     assert scene.server.context(job.job.context_name).state is ContextState.STOPPING
 
 
-def test_waiting_changes_are_bounded_by_the_slots(scene: Scene) -> None:
+def test_waiting_changes_are_bounded_by_the_slots(scene: StorageScene) -> None:
     slots = scene.server.settings.jobs.max_jobs_per_context
     jobs = [scene.submit() for _ in range(slots * 3)]
     scene.metadata.fail()
@@ -296,7 +260,7 @@ def test_waiting_changes_are_bounded_by_the_slots(scene: Scene) -> None:
         scene.listener.job_running(job.id)
         for number in range(100):
             scene.listener.job_progress(job.id, JobProgress(tasks_done=number))
-        finish(scene, job)
+        scene.finish(job)
     scene.until_tried(3)
     context = scene.server._services.registry.get("shared")
     assert len(context._context.changes._changes) <= 2 * slots + 1
@@ -309,12 +273,12 @@ def test_waiting_changes_are_bounded_by_the_slots(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_result_that_the_blob_store_refuses_for_a_while_is_not_lost(scene: Scene, stream: bool) -> None:
+def test_a_result_that_the_blob_store_refuses_for_a_time_is_kept(scene: StorageScene, stream: bool) -> None:
     job = scene.submit()
     scene.listener.job_running(job.id)
     text = b'"' + b"x" * 200_000 + b'"'
     scene.blobs.full = True
-    finish(scene, job, text, stream=stream)
+    scene.finish(job, text, stream=stream)
     scene.clock.advance(1)
     assert not job.done()
     scene.blobs.full = False
@@ -325,22 +289,22 @@ def test_a_result_that_the_blob_store_refuses_for_a_while_is_not_lost(scene: Sce
         assert b"".join(reader) == text
 
 
-def test_a_result_that_the_blob_store_refuses_for_good_is_the_error_of_its_job(scene: Scene) -> None:
+def test_a_result_that_the_blob_store_refuses_for_good_is_the_error_of_its_job(scene: StorageScene) -> None:
     job = scene.submit()
     scene.listener.job_running(job.id)
     scene.blobs.full = True
-    finish(scene, job, b"x" * 200_000, stream=True)
+    scene.finish(job, b"x" * 200_000, stream=True)
     scene.clock.advance(RESULT_TIMEOUT)
     scene.until(job.done)
-    assert scene.job(job.id).failure is FailureKind.RESULT
+    assert scene.server.job(job.id).failure is FailureKind.RESULT
     scene.blobs.full = False
 
 
-def test_a_stored_result_is_kept_until_the_end_of_its_job_is_stored_too(scene: Scene) -> None:
+def test_a_stored_result_is_kept_until_the_end_of_its_job_is_stored_too(scene: StorageScene) -> None:
     job = scene.submit()
     scene.listener.job_running(job.id)
     scene.metadata.fail()
-    finish(scene, job, b"x" * 200_000, stream=True)
+    scene.finish(job, b"x" * 200_000, stream=True)
     scene.clock.advance(3600)
     scene.server._services.sweeper.sweep()
     scene.metadata.recover()
@@ -354,29 +318,29 @@ def test_a_stored_result_is_kept_until_the_end_of_its_job_is_stored_too(scene: S
 # -- requests of users ---------------------------------------------------------------------------------
 
 
-def test_a_submit_during_an_outage_is_refused_and_leaves_nothing(scene: Scene) -> None:
+def test_a_submit_during_an_outage_is_refused_and_leaves_nothing(scene: StorageScene) -> None:
     scene.metadata.fail(1)
     with pytest.raises(errors.StorageError, match="disk full"):
         scene.submit()
     assert scene.server.jobs().jobs == ()
     job = scene.submit()
-    finish(scene, job)
+    scene.finish(job)
     assert job.result(WAIT) == 1
 
 
-def test_a_failed_submit_that_was_stored_is_rolled_back(scene: Scene) -> None:
+def test_a_failed_submit_that_was_stored_is_rolled_back(scene: StorageScene) -> None:
     scene.metadata.fail(1, only=("add_job",), stores_first=True)
     with pytest.raises(errors.StorageError):
         scene.submit(idempotency_key="key")
     (left,) = scene.server.jobs().jobs
-    scene.until(lambda: scene.job(left.id).state is JobState.ERROR)
+    scene.until(lambda: scene.server.job(left.id).state is JobState.ERROR)
     again = scene.submit(idempotency_key="key")
     assert again.id != left.id
-    finish(scene, again)
+    scene.finish(again)
     assert again.result(WAIT) == 1
 
 
-def test_a_context_stored_by_a_failed_request_frees_its_name(scene: Scene) -> None:
+def test_a_context_stored_by_a_failed_request_frees_its_name(scene: StorageScene) -> None:
     scene.metadata.fail(1, only=("add_context",), stores_first=True)
     with pytest.raises(errors.StorageError):
         scene.server.create_context("mine")
@@ -385,7 +349,7 @@ def test_a_context_stored_by_a_failed_request_frees_its_name(scene: Scene) -> No
     assert scene.server.context("mine").state is ContextState.STARTED
 
 
-def test_a_submit_with_its_own_context_leaves_nothing_during_an_outage(scene: Scene) -> None:
+def test_a_submit_with_its_own_context_leaves_nothing_during_an_outage(scene: StorageScene) -> None:
     scene.metadata.fail(3, only=("add_job", "advance_context"))
     with pytest.raises(errors.StorageError):
         scene.server.submit(a_request("w.Any"))
@@ -394,51 +358,51 @@ def test_a_submit_with_its_own_context_leaves_nothing_during_an_outage(scene: Sc
     assert len(scene.launcher.handles) == 1
 
 
-def test_a_kill_during_an_outage_is_refused_and_can_be_repeated(scene: Scene) -> None:
+def test_a_kill_during_an_outage_is_refused_and_can_be_repeated(scene: StorageScene) -> None:
     job = scene.submit()
     scene.metadata.fail(1)
     with pytest.raises(errors.StorageError):
         scene.server.kill_job(job.id)
-    assert not scene.job(job.id).kill_requested
+    assert not scene.server.job(job.id).kill_requested
     assert ("kill_job", job.id) not in scene.handle.calls
     waiter = scene.server.kill_job(job.id)
     scene.listener.job_ended(job.id, JobOutcome(killed=True))
     assert waiter.result(WAIT).state is JobState.KILLED
 
 
-def test_an_accepted_kill_stays_a_kill_even_if_stored_late(scene: Scene) -> None:
+def test_an_accepted_kill_stays_a_kill_even_if_stored_late(scene: StorageScene) -> None:
     job = scene.submit(callback_url="memory://receiver/x")
     waiter = scene.server.kill_job(job.id)
     scene.metadata.fail(6)
     scene.listener.job_ended(job.id, JobOutcome(killed=True))
     assert not waiter.done()
     scene.until(waiter.done)
-    assert scene.job(job.id).state is JobState.KILLED
+    assert scene.server.job(job.id).state is JobState.KILLED
     assert scene.server.deliveries(job.id) == []
 
 
 def test_a_waiting_job_still_waits_when_its_kill_fails_in_an_outage() -> None:
-    scene = Scene(ready=False)
+    scene = StorageScene(ready=False)
     job = scene.submit()
     scene.metadata.fail(1)
     with pytest.raises(errors.StorageError):
         scene.server.kill_job(job.id)
-    assert scene.job(job.id).state is JobState.STARTED
+    assert scene.server.job(job.id).state is JobState.STARTED
     scene.listener.context_ready(application_id=None, url=None)
     assert scene.handle.calls == [("submit", job.id)]
     scene.close()
 
 
 def test_a_waiting_job_that_is_killed_sends_no_callback() -> None:
-    scene = Scene(ready=False)
+    scene = StorageScene(ready=False)
     job = scene.submit(callback_url="memory://receiver/x")
     assert scene.server.kill_job(job.id).result(WAIT).state is JobState.KILLED
-    assert scene.job(job.id).kill_requested
+    assert scene.server.job(job.id).kill_requested
     assert scene.server.deliveries(job.id) == []
     scene.close()
 
 
-def test_a_stop_during_an_outage_is_refused_and_can_be_repeated(scene: Scene) -> None:
+def test_a_stop_during_an_outage_is_refused_and_can_be_repeated(scene: StorageScene) -> None:
     scene.metadata.fail(1)
     with pytest.raises(errors.StorageError):
         scene.server.stop_context("shared")
@@ -448,7 +412,7 @@ def test_a_stop_during_an_outage_is_refused_and_can_be_repeated(scene: Scene) ->
     assert scene.handle.calls[0][0] == "stop"
 
 
-def test_a_job_that_does_not_end_ends_its_context_even_if_the_store_fails(scene: Scene) -> None:
+def test_a_job_that_does_not_end_ends_its_context_even_if_the_store_fails(scene: StorageScene) -> None:
     job = scene.submit()
     scene.server.kill_job(job.id, force=True)
     scene.metadata.fail()
@@ -456,7 +420,7 @@ def test_a_job_that_does_not_end_ends_its_context_even_if_the_store_fails(scene:
     assert ("kill", None) in scene.handle.calls
 
 
-def test_a_reset_stops_every_context_even_if_the_store_fails_meanwhile(scene: Scene) -> None:
+def test_a_reset_stops_every_context_even_if_the_store_fails_meanwhile(scene: StorageScene) -> None:
     scene.server.create_context("other")
     scene.launcher.listeners[1].context_ready(application_id=None, url=None)
     scene.metadata.fail(3)
