@@ -152,7 +152,11 @@ ROUTES = (
         parameters=(
             Parameter(name="num-cpu-cores", doc="how many cores the context may use"),
             Parameter(name="memory-per-node", doc="memory of each executor, such as 512m"),
-            Parameter(name="context-factory", doc="the context type: the kind of session that jobs get"),
+            Parameter(
+                name="context-factory",
+                doc="the context type: the kind of session that jobs get. With a class name of your own, "
+                "such as com.example.Mine, each Python job builds its context in build_context",
+            ),
             Parameter(name="spark.proxy.user", doc="the user to impersonate"),
         ),
         open_query=True,
