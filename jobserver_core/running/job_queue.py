@@ -224,16 +224,16 @@ class JobQueue:
                 self.notify_started(live)
         self._not_notified.clear()
 
-    def begin(self, live: LiveJob, running_at: datetime) -> None:
-        """Let a job be RUNNING. That is stored soon, unless its end is stored before."""
+    def mark_running(self, live: LiveJob, running_at: datetime) -> None:
+        """Mark a job as RUNNING. That is stored soon, unless its end is stored before."""
         live.run(running_at)
         self._publish(live)
         self.notify_started(live)
         if not self._store_scheduled:
             self._store_scheduled = True
-            self._context.changes.put_later(self._store_begun)
+            self._context.changes.put_later(self._store_running)
 
-    def store_begun(self) -> None:
+    def store_running(self) -> None:
         """Store which jobs are RUNNING. Raises StorageError."""
         for live in list(self._running.values()):
             if not live.is_stored:
@@ -292,7 +292,7 @@ class JobQueue:
         return lost
 
     def notify_started(self, live: LiveJob) -> None:
-        """Notify the waiters for the start of the job that it has begun or is queued."""
+        """Notify the waiters for the start of the job that it runs or is queued."""
         job = live.job
         self._context.outbox.put(lambda: live.started.keep(job))
 
@@ -324,10 +324,10 @@ class JobQueue:
         self._publish(live)
         self._submit(live.spec)
 
-    def _store_begun(self) -> None:
+    def _store_running(self) -> None:
         with self._context.changing():
             self._store_scheduled = False
-            self.store_begun()
+            self.store_running()
 
     def _dispatch_later(self) -> None:
         if not self._retry_scheduled:

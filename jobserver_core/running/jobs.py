@@ -142,7 +142,7 @@ class JobService:
             behind = {context for live, context in self._live.values() if not live.is_stored}
         for context in behind:
             with suppress(StorageError):
-                context.store_begun()
+                context.store_running()
         return self._metadata.jobs(query)
 
     def get(self, job_id: str) -> Job:

@@ -201,7 +201,7 @@ class LiveContext(ContextListener):
         with self._context.changing():
             if not self.record.state.final:
                 with suppress(StorageError):  # the launcher reports it to the next server again
-                    self._jobs.store_begun()
+                    self._jobs.store_running()
                 self._jobs.detach()
                 self._context.outbox.put(self._release_detached)
 
@@ -237,10 +237,10 @@ class LiveContext(ContextListener):
             live.advance(JobEvent.RESTART, context_id=self.record.id)
             self._jobs.add(live)
 
-    def store_begun(self) -> None:
+    def store_running(self) -> None:
         """Store the RUNNING state of jobs for which it is not stored yet. Raises StorageError."""
         with self._context.changing():
-            self._jobs.store_begun()
+            self._jobs.store_running()
 
     def hold_jobs(self) -> None:
         """Stop starting jobs, because the server is about to end. Waiting jobs outlive it.
@@ -311,7 +311,7 @@ class LiveContext(ContextListener):
     def job_running(self, job_id: str) -> None:
         """Record that the job's code runs."""
         running_at = self._clock.now()
-        self._context.changes.put(lambda: self._store_running(job_id, running_at))
+        self._context.changes.put(lambda: self._mark_running(job_id, running_at))
 
     def job_progress(self, job_id: str, progress: JobProgress) -> None:
         """Record the job's progress, unless the store fails: the next report supersedes this one."""
@@ -357,11 +357,11 @@ class LiveContext(ContextListener):
             self._jobs.dispatch()
             self._deadlines.context_ready()
 
-    def _store_running(self, job_id: str, running_at: datetime) -> None:
+    def _mark_running(self, job_id: str, running_at: datetime) -> None:
         with self._context.changing():
             live = self._jobs.running(job_id)
             if live is not None and live.job.state is not JobState.RUNNING:
-                self._jobs.begin(live, running_at)
+                self._jobs.mark_running(live, running_at)
 
     def _store_outcome(self, live: LiveJob, reported: JobOutcome) -> None:
         with live.storing_result():  # before the lock: see the theory of the record

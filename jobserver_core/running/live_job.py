@@ -67,7 +67,7 @@ class LiveJob:
         self._stored = self.job.state
 
     def run(self, running_at: datetime) -> None:
-        """Mark the job as RUNNING; :meth:`store` or the next write of the job stores it."""
+        """Mark the job as RUNNING. The next :meth:`advance` or :meth:`end` stores it."""
         state = JOBS.next(self.job.state, JobEvent.RUN)
         self.job = attrs.evolve(self.job, state=state, running_at=running_at)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from jobserver_pyspark import processes
 from jobserver_pyspark.launcher.connections import Connections, HostChannel
 from jobserver_pyspark.launcher.host_plan import HostPlan, properties_file
-from jobserver_pyspark.launcher.leftovers import ContextRecord
+from jobserver_pyspark.launcher.leftovers import LeftoverRecord
 from jobserver_pyspark.protocol.converter import ProtocolError, encode
 from jobserver_pyspark.protocol.frames import ChannelClosed
 from jobserver_pyspark.protocol.messages import Connect, StartContext, StartSpare
@@ -62,10 +62,10 @@ class HostProcess:
             os.close(log)
 
     @property
-    def record(self) -> ContextRecord:
+    def record(self) -> LeftoverRecord:
         """The processes and directories to remove when this host has ended."""
         pid = self._process.pid
-        return ContextRecord(
+        return LeftoverRecord(
             marker=self._plan.spec.marker,
             directories=self.directories,
             pid=pid,
@@ -151,7 +151,7 @@ _LEFT: list[subprocess.Popen[bytes]] = []
 class SurvivingHost:
     """The host of a context that outlived its server: not a child of this process, or not known as one."""
 
-    def __init__(self, record: ContextRecord) -> None:
+    def __init__(self, record: LeftoverRecord) -> None:
         self._record = record
 
     @property

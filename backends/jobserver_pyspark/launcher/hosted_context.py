@@ -20,7 +20,7 @@ from jobserver_pyspark.launcher.descriptors import check_descriptors, explained,
 from jobserver_pyspark.launcher.host_plan import HostPlan, link_jars
 from jobserver_pyspark.launcher.host_process import HostProcess, SurvivingHost
 from jobserver_pyspark.launcher.hosted_jobs import HostedJobs, reported_error
-from jobserver_pyspark.launcher.leftovers import ContextRecord, Leftovers
+from jobserver_pyspark.launcher.leftovers import LeftoverRecord, Leftovers
 from jobserver_pyspark.launcher.packages import Packages
 from jobserver_pyspark.launcher.spare_hosts import SpareHost, SpareHosts
 from jobserver_pyspark.processes import describe_exit, killed_from_outside
@@ -73,7 +73,7 @@ class HostedContext(ContextHandle):
         make_plan: Callable[[], HostPlan],
         on_end: Callable[[HostedContext], None],
         priority: int = 0,
-        survivor: ContextRecord | None = None,
+        survivor: LeftoverRecord | None = None,
         jobs: Iterable[JobSpec] = (),
         reattach_timeout: float = 0.0,
     ) -> None:
@@ -97,7 +97,7 @@ class HostedContext(ContextHandle):
             self._jobs.expect(jobs)
         self._host: HostProcess | SurvivingHost | None = None
         self._channel: HostChannel | None = None
-        self._record: ContextRecord | None = None
+        self._record: LeftoverRecord | None = None
         self._end: ContextEnd | None = None
         self._error: ErrorInfo | None = None
         self._ready = False
@@ -210,7 +210,7 @@ class HostedContext(ContextHandle):
         self._packages.close()
         self._on_end(self)
 
-    def _reattach(self, survivor: ContextRecord) -> bool:
+    def _reattach(self, survivor: LeftoverRecord) -> bool:
         """Wait for the host of an earlier server; return whether it is connected."""
         self._record = survivor
         with self._lock:
@@ -273,7 +273,7 @@ class HostedContext(ContextHandle):
         if spare is not None and self._adopt(spare, plan):
             return True
         # Recorded before the process starts, because the server may be killed at any moment.
-        record = ContextRecord(marker=plan.spec.marker, directories=(self._spec.work_dir, plan.spec.tmp_dir))
+        record = LeftoverRecord(marker=plan.spec.marker, directories=(self._spec.work_dir, plan.spec.tmp_dir))
         self._remember(record)
         with self._lock:
             if self._end is not None:
@@ -288,7 +288,7 @@ class HostedContext(ContextHandle):
             self._channel = channel
         return True
 
-    def _remember_for_the_next_server(self, record: ContextRecord) -> None:
+    def _remember_for_the_next_server(self, record: LeftoverRecord) -> None:
         if self._reattachable:
             self._remember(attrs.evolve(record, spec=self._spec))
 
@@ -316,7 +316,7 @@ class HostedContext(ContextHandle):
             self._destroy()
         return True
 
-    def _remember(self, record: ContextRecord) -> None:
+    def _remember(self, record: LeftoverRecord) -> None:
         self._record = record
         self._resources.leftovers.record(self._spec.id, record)
 

@@ -29,7 +29,7 @@ from jobserver_pyspark.launcher.context_settings import ContextSettings, read_se
 from jobserver_pyspark.launcher.descriptors import check_descriptors
 from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
 from jobserver_pyspark.launcher.hosted_context import HostedContext, LauncherResources
-from jobserver_pyspark.launcher.leftovers import ContextRecord, Leftovers
+from jobserver_pyspark.launcher.leftovers import LeftoverRecord, Leftovers
 from jobserver_pyspark.launcher.options import LauncherOptions
 from jobserver_pyspark.launcher.packages import Packages
 from jobserver_pyspark.launcher.spare_hosts import SpareHosts
@@ -74,7 +74,7 @@ class PySparkLauncher(Launcher):
         self._contexts: set[HostedContext] = set()
         self._reattach_timeout = reattach_timeout
         self._server_file = directory / "server.json"
-        self._survivors: dict[str, ContextRecord] = {}
+        self._survivors: dict[str, LeftoverRecord] = {}
         self._taken_over: set[str] = set()
         self._archives = ArchiveMaker()
         self._leftovers = Leftovers(directory / "contexts")

@@ -16,11 +16,11 @@ from jobserver_core.ports import ContextSpec, JobCode
 from jobserver_pyspark import processes
 from jobserver_pyspark.protocol.converter import JsonObject
 
-__all__ = ["ContextRecord", "Leftovers"]
+__all__ = ["LeftoverRecord", "Leftovers"]
 
 
 @attrs.frozen(kw_only=True)
-class ContextRecord:
+class LeftoverRecord:
     """The processes and directories to remove when a context has ended.
 
     Every process of a context carries ``marker`` in its environment. The host is identified by process id and
@@ -56,7 +56,7 @@ class Leftovers:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def record(self, context_id: str, record: ContextRecord) -> None:
+    def record(self, context_id: str, record: LeftoverRecord) -> None:
         """Store a record, and replace an earlier one of the same context."""
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._path(context_id)
@@ -70,7 +70,7 @@ class Leftovers:
         """Remove the record of a context that left nothing behind."""
         self._path(context_id).unlink(missing_ok=True)
 
-    def all(self) -> Iterator[ContextRecord]:
+    def all(self) -> Iterator[LeftoverRecord]:
         """Iterate over the records."""
         for path in self._directory.glob("*.json"):
             record = self._read(path)
@@ -93,19 +93,19 @@ class Leftovers:
         return self._directory / f"{context_id}.json"
 
     @staticmethod
-    def _read(path: Path) -> ContextRecord | None:
+    def _read(path: Path) -> LeftoverRecord | None:
         try:
             fields: JsonObject = json_values.loads(path.read_text(encoding="utf-8"))
             directories = tuple(Path(directory) for directory in fields.pop("directories"))
             spec = fields.pop("spec", None)
-            return ContextRecord(
+            return LeftoverRecord(
                 directories=directories, spec=None if spec is None else _spec_of(spec), **fields
             )
         except (OSError, ValueError, TypeError, KeyError):
             return None  # records are written atomically: this file is not one
 
 
-def _fields_of(record: ContextRecord) -> JsonObject:
+def _fields_of(record: LeftoverRecord) -> JsonObject:
     spec = record.spec
     fields: JsonObject = {
         "marker": record.marker,
