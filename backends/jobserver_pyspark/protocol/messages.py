@@ -30,9 +30,10 @@ and a server with another version ends the host and reports both numbers. ``Conn
 their order is a new :data:`PROTOCOL_VERSION`.
 
 Re-attachment. If its server has ended, a host with a ``Reattachment`` keeps its jobs running, and dials the
-address in the file that each server writes, until a server takes it over or the timeout has passed. Neither
-side sends the secret on such a connection: something else may listen at an old address. Each proves that it
-knows the secret by a keyed hash over random texts of both sides::
+address in a file, until a server takes it over or the timeout has passed. The next server writes that file
+when it finds contexts to take over. Neither side sends the secret on such a connection: something else may
+listen at an old address. Each proves that it knows the secret by a keyed hash over random texts of both
+sides::
 
     host      Reattach(marker, nonce)
     server    ReattachChallenge(nonce, proof)
@@ -44,9 +45,13 @@ until the server sends ``AcknowledgeJob``: it has stored the end of the job. The
 reports recognizable, so there are no sequence numbers. The new server submits the jobs that the host does
 not list, since they have not arrived; it kills those that it does not know, and acknowledges their end.
 
-A new message is a new class below its direction; its name is its ``kind``. It is sent with ``Channel.send``
-and handled in the ``match`` of its receiver: ``HostedContext`` and ``HostedJobs`` in the server, ``Host``
-and ``PythonJobs`` in the host, ``Runner`` in a runner.
+A new message is a new class below its direction; its name is its ``kind``. It is sent with ``Channel.send``,
+reports about jobs with ``JobReports.send``, which also keeps them for the next server. It is handled in the
+``match`` of its receiver: ``HostedContext`` and ``HostedJobs`` in the server, ``Host`` and ``PythonJobs`` in
+the host, ``Runner`` in a runner. The first messages of a connection are handled where it is opened: in
+``launcher/connections.py``, ``launcher/hosted_context.py`` (``_reattach``), ``host/host.py`` (``run`` and
+``_adopt``), ``host/redial.py`` and ``host/runners.py``. ``ZygoteProcess`` and ``runner/zygote.py`` handle
+those of the zygote.
 """
 
 from __future__ import annotations
