@@ -426,8 +426,8 @@ class JobInterrupted(ServerClosed):
     """The server is shutting down while the job runs. The job's outcome will be recorded."""
 
     template = (
-        "the job server is shutting down; job {job_id} is still running, and ends together with its context. "
-        "Get its final state by its ID when a server runs again"
+        "the job server is shutting down while job {job_id} is running. Get its final state by its ID when a "
+        "server runs again"
     )
     job_id: str
 
