@@ -78,10 +78,10 @@ def _print(terminal: Terminal, finding: Finding) -> None:
 
 
 def prepare(terminal: Terminal, *, config: ConfigFile = None) -> None:
-    """Do ahead what slows down the first contexts of a machine, for example in the build of an image.
+    """Do slow one-time work now, so that the first contexts start faster. Useful when you build an image.
 
-    With the PySpark launcher, this compiles its JVM side and creates an archive of the JVM's classes, both in
-    the cache directory of the user. It takes about a minute, and a moment if everything exists.
+    With the PySpark launcher, this compiles its JVM part and creates an archive of JVM classes, both in the
+    user's cache directory. It takes about a minute, or a moment if both exist.
     """
     from jobserver_core import plugins  # noqa: PLC0415 - --help needs no launcher
     from jobserver_core.errors import JobServerError  # noqa: PLC0415

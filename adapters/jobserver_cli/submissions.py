@@ -69,7 +69,10 @@ def submit(
     priority: Annotated[
         int | None,
         typer.Option(
-            "--priority", min=-100, max=100, help="Waiting jobs with a higher priority start first."
+            "--priority",
+            min=-100,
+            max=100,
+            help="Waiting jobs with a higher priority start first: from -100 to 100, 0 by default.",
         ),
     ] = None,
     max_queue_time: Annotated[

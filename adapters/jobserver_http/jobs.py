@@ -250,7 +250,7 @@ _SUBMIT_PARAMETERS = (
     Parameter(
         name="maxRunTime",
         kind=Integer(1, int(MAX_SECONDS)),
-        doc="how many seconds the job may run; then it is killed and ends as ERROR",
+        doc="how many seconds the job may take after its dispatch; then it is killed and ends as ERROR",
     ),
     Parameter(
         name="priority",

@@ -47,6 +47,18 @@ page at `/docs`, where you can try calls.
   If a client disconnects, its job continues.
 """
 
+_LIMITS = "[limits of time](configuration.md#limits-of-time)"
+_SEE = {
+    "maxQueueTime": _LIMITS,
+    "maxRunTime": _LIMITS,
+    "priority": "[which job is next](configuration.md#which-job-is-next)",
+}
+"""The sections of the configuration reference that explain a parameter."""
+_ANY_OTHER = (
+    "| any other | string | a setting of the context, such as `spark.executor.memory`, or `idle-timeout` and "
+    f"the other {_LIMITS} |"
+)
+
 _EVENTS = """\
 ## Event streams
 
@@ -109,7 +121,7 @@ def _route(route: Route) -> Iterator[str]:
         yield "| parameter | value | meaning |\n| --- | --- | --- |"
         yield from (_parameter(parameter, parameter in route.headers) for parameter in parameters)
         if route.open_query:
-            yield "| any other | string | a setting of the context, such as `spark.executor.memory` |"
+            yield _ANY_OTHER
         yield ""
     yield "| response | meaning |\n| --- | --- |"
     yield from (_reply(reply) for reply in sorted(route.replies, key=lambda reply: reply.status))
@@ -124,7 +136,8 @@ def _parameter(parameter: Parameter, header: bool) -> str:
     elif "minimum" in schema:
         value = f"{schema['minimum']} to {schema['maximum']}"
     name = f"`{parameter.name}`" + (" (header)" if header else "") + (" *" if parameter.required else "")
-    return f"| {name} | {value} | {parameter.doc} |"
+    see = f". See {_SEE[parameter.name]}" if parameter.name in _SEE else ""
+    return f"| {name} | {value} | {parameter.doc}{see} |"
 
 
 def _reply(reply: Reply) -> str:

@@ -73,11 +73,13 @@ as `30 minutes`, or `off`, which is the default of all but one.
 
 | setting of a context | meaning |
 | --- | --- |
-| `idle-timeout` | Without running or waiting jobs for this long, the context is stopped |
-| `max-lifetime` | This long after its creation, it takes no more jobs, and stops after those it has |
-| `max-lifetime-grace` | How long these jobs may go on; then they end as ERROR; default 1 hour |
-| `job-max-queue-time` | How long a job may wait for its start; then it ends as ERROR without one |
-| `job-max-run-time` | How long a job may take from its start to its end; then it is killed, as ERROR |
+| `idle-timeout` | The context is stopped when no job has run or waited in it for this long |
+| `max-lifetime` | This long after creation, a context takes no more jobs. It stops when its jobs have ended |
+| `max-lifetime-grace` | How long those jobs may still take; then they end as ERROR. Default: 1 hour |
+| `job-max-queue-time` | How long a job may wait before it starts; then it ends as ERROR without having run |
+| `job-max-run-time` | How long a job may take after its dispatch; then it is killed and ends as ERROR |
+
+`jobserver.http.idle-timeout` is something else: it is about connections.
 
 A request can set its own `maxQueueTime` and `maxRunTime`, which take precedence. Callbacks are sent, and
 the error of the job has the reason. Why a context was stopped is in the server's log.
@@ -92,7 +94,8 @@ counts.
 
 A job that finds no free slot waits in the queue of its context. Jobs with a higher `priority` (a parameter of
 the request, -100 to 100, default 0) start first. Among jobs of the same priority, authenticated users take
-turns, and the jobs of one user start in the order in which they came. Without authentication, all jobs do.
+turns, and the jobs of one user start in the order in which they came. Without authentication, all jobs of
+the same priority start in the order in which they came.
 
 `jobserver.jobs.max-queued-jobs` limits the queue. A user may take as many places as are still free, so one
 user alone gets half of them, and there is always a place for others. A job without a place is refused with
