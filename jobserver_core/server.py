@@ -186,8 +186,9 @@ class JobServer:
     def start(self) -> JobServer:
         """Reconcile what an earlier run left behind, start the configured contexts, then accept work.
 
-        Contexts that are gone end ERROR, and so do the jobs that had begun in them; jobs that had not begun
-        run again; callbacks that are due are sent. Idempotent. Returns the server itself.
+        Contexts that outlived the last server are taken over if the launcher can do that. All others end as
+        ERROR, and so do the jobs that had begun in them; their other jobs run in other contexts. Callbacks
+        that are due are sent. Idempotent. Returns the server itself.
         """
         with self._starting:
             if not self._started:
@@ -224,7 +225,7 @@ class JobServer:
 
         The default is the configured ``stop-timeout``. The last 7 seconds of it are for killing contexts that
         have not stopped by then, and for closing the stores; what hangs even then is left behind. Jobs
-        that run end ERROR, jobs that have not begun run under the next server.
+        that run end as ERROR, jobs that have not begun run under the next server.
         """
         if (contexts or self.settings.contexts.on_shutdown) == "detach":
             self._detached = True  # for good: a second call must not end the contexts
@@ -340,7 +341,7 @@ class JobServer:
         """Begin to stop a context; the waiter has it once it ended.
 
         After ``timeout`` seconds (default: the configured ``deletion-timeout``) it is ended by force.
-        Its jobs end ERROR, without callbacks. Raises ContextNotFound, also when it ended already.
+        Its jobs end as ERROR, without callbacks. Raises ContextNotFound, also when it ended already.
         """
         return self._services.contexts.stop(name, timeout)
 
@@ -414,11 +415,11 @@ class JobServer:
         return self._services.jobs.open_result(job_id)
 
     def deliveries(self, job_id: str) -> list[Delivery]:
-        """Return the callback deliveries of a job, with their attempts and fate."""
+        """Return the callback deliveries of a job, with their attempts and states."""
         return self._services.metadata.deliveries_of(job_id)
 
     def kill_job(self, job_id: str, *, force: bool = False) -> Waiter[Job]:
-        """Begin to end a job; the waiter has it once it is final, KILLED or what was faster.
+        """Begin to end a job; the waiter has it once it is final: KILLED, unless it ended before that.
 
         With ``force`` the context is killed when the job has not ended after the configured
         ``kill-timeout``. Raises JobNotFound, JobAlreadyFinal.

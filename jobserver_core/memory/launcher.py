@@ -257,7 +257,7 @@ class _InlineContext(ContextHandle):
         self._launcher.threads.run(run.run)
 
     def acknowledge(self, job_id: str) -> None:
-        """Forget the events of a job."""
+        """Forget the reports about a job."""
         self._listener.forget(job_id)
 
     def kill_job(self, job_id: str) -> None:
@@ -332,9 +332,9 @@ class _InlineContext(ContextHandle):
 
 
 class _Serial:
-    """Passes events to a listener, one at a time, and none after the end.
+    """Passes reports to a listener, one at a time, and none after the end.
 
-    The events of a job are kept until the job is forgotten, and repeated to a new listener.
+    The reports about a job are kept until the job is forgotten, and repeated to a new listener.
     """
 
     def __init__(self, listener: ContextListener) -> None:

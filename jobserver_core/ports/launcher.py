@@ -144,13 +144,13 @@ class ResultSink(ABC):
 
 
 class ContextListener(ABC):
-    """Receives the events of one context; implemented by core.
+    """Receives the reports about one context; implemented by core.
 
     A launcher calls it from any thread, in the order in which things happened. **Calls for one context never
     overlap**, so a launcher with a thread for each job needs a lock or a queue. Calls return as soon as they
     have stored a record. If storage fails, they do not raise: core keeps the change and stores it later.
 
-    The events of a job are, in this order:
+    The reports about a job are, in this order:
 
     1. ``job_running``, once, if its validation passed
     2. any number of ``job_progress``
@@ -160,9 +160,9 @@ class ContextListener(ABC):
     ``context_ended`` comes exactly once, and last. Jobs that were running then need no ``job_ended``.
 
     After :meth:`Launcher.reattach`, a new listener receives ``context_ready`` once the context is known to be
-    alive and ready, also if an earlier listener received it. Then it receives all events of each job again,
-    from the beginning and with the whole result, so ``job_running`` may concern a job that is recorded as
-    running. A job is never reported again after :meth:`ContextHandle.acknowledge` was called for it.
+    alive and ready, also if an earlier listener received it. Then it receives all reports about each job
+    again, from the beginning and with the whole result, so ``job_running`` may concern a job that is recorded
+    as running. A job is never reported again after :meth:`ContextHandle.acknowledge` was called for it.
     """
 
     @abstractmethod
@@ -197,7 +197,7 @@ class ContextListener(ABC):
 
 
 class ContextHandle(ABC):
-    """A context that a launcher started. No method waits for Spark: results are reported as events."""
+    """A context that a launcher started. No method waits for Spark: results are reported to the listener."""
 
     @abstractmethod
     def submit(self, job: JobSpec) -> None:
@@ -301,9 +301,10 @@ class Launcher(Backend):
         are reported, and those that had not arrived are run now. Jobs of the context that are not among them
         are ended, and not reported.
 
-        ``context_ready`` follows once the context is taken over, if it is ready; the events of its jobs come
-        after that. If the context cannot be taken over in time, it is ended, and ``context_ended`` follows
-        with FAILED and the reason. The handle can be used at once: what cannot be sent yet is sent later.
+        ``context_ready`` follows once the context is taken over, if it is ready; the reports about its jobs
+        come after that. If the context cannot be taken over in time, it is ended, and ``context_ended``
+        follows with FAILED and the reason. The handle can be used at once: what cannot be sent yet is sent
+        later.
 
         Raises:
             LaunchError: The context is not among the survivors.
@@ -311,10 +312,10 @@ class Launcher(Backend):
         raise LaunchError(message=f"context {spec.name} ended with its server")
 
     def prepare(self) -> None:
-        """Do ahead what slows down the first contexts on a machine, such as compiling; may take minutes.
+        """Do one-time work in advance, such as compiling, so that the first contexts start faster.
 
-        For the build of an image, where no server runs. Starts nothing that outlives the call. The default
-        does nothing.
+        May take minutes. For the build of an image, where no server runs. Starts nothing that outlives the
+        call. The default does nothing.
 
         Raises:
             LaunchError: This launcher cannot work on this machine, or what it needs cannot be made.

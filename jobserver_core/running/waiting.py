@@ -142,7 +142,7 @@ class JobHandle:
         """Wait for the result and return it as Python values; a streamed one as its bytes.
 
         Raises ResultTimeout after ``timeout`` seconds (the job continues), JobFailed when it ended
-        ERROR, JobKilled when it was killed, JobPostponed when the server closes before the job has begun.
+        as ERROR, JobKilled when it was killed, JobPostponed when the server closes before the job has begun.
         """
         return self._value(self.finished.result(timeout))
 

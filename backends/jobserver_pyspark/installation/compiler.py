@@ -100,7 +100,7 @@ class JvmToolchain:
         return directory
 
     def prepare(self) -> None:
-        """Compile everything, ahead of the first job."""
+        """Compile everything before the first job needs it."""
         self.api_jars()
 
     def class_path(self, *, with_spark: bool = True) -> str:

@@ -14,7 +14,7 @@ For the context host, which owns the gateway of the context's JVM and a live ses
 Nothing is compiled, loaded or resolved before the first JVM job of a context. The first one on a machine,
 for a version of Spark, compiles the runner (5 s); one that uses the ``spark.jobserver`` API also resolves
 two libraries and compiles that API (about 8 s more). Both are kept in the toolchain's cache directory;
-``JvmToolchain.prepare()`` does both ahead.
+``JvmToolchain.prepare()`` does both in advance.
 
 **Threads.** ``run`` blocks; call it on a separate thread for each job. PySpark's gateway gives each Python
 thread its own connection. ``cancel`` and ``is_running`` may be called from any thread at any time.

@@ -1,4 +1,4 @@
-"""The process of Python jobs: forked from the zygote, attached to the JVM ahead, used by one job at a time.
+"""The process of Python jobs: forked from the zygote, attached to the JVM early, used by one job at a time.
 
 A runner serves jobs of one class path, one after the other. Between two of them it restores its state (see
 :mod:`jobserver_pyspark.runner.process_state`) and reports whether it is fit for another one. If the context
