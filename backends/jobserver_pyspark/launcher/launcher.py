@@ -217,7 +217,10 @@ class PySparkLauncher(Launcher):
         return self._reattach_timeout > 0
 
     def survivors(self) -> Sequence[ContextSpec]:
-        """Return the recorded contexts whose hosts run, and let those hosts find this server."""
+        """Return the recorded contexts whose hosts run, and let those hosts find this server.
+
+        Raises LaunchError if the address of this server cannot be stored. The contexts wait on.
+        """
         if not self.reattaches:
             return ()
         found = [record for record in self._leftovers.all() if record.secret is not None and record.alive]
@@ -230,9 +233,17 @@ class PySparkLauncher(Launcher):
         host, port = self._resources.connections.address
         temporary = self._server_file.with_suffix(".part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
-            json.dump({"host": host, "port": port}, file)
-        os.replace(temporary, self._server_file)
+        try:
+            with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
+                json.dump({"host": host, "port": port}, file)
+            os.replace(temporary, self._server_file)
+        except OSError as error:
+            # Going on without these contexts would kill them and their jobs, and a full disk is temporary.
+            raise LaunchError(
+                message=f"cannot write {self._server_file}, in which {len(self._survivors)} running contexts "
+                f"look for this server: {error.strerror or error}; they wait up to "
+                f"{self._reattach_timeout:g} s for a server that starts"
+            ) from error
 
     def reattach(
         self, spec: ContextSpec, jobs: Sequence[JobSpec], listener: ContextListener

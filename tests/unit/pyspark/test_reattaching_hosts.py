@@ -16,6 +16,7 @@ from uuid import uuid4
 import attrs
 import pytest
 
+from jobserver_core.errors import LaunchError
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import ContextEnd, ContextHandle, ContextSpec, JobCode, JobOutcome, JobSpec
 from jobserver_core.testing.launcher import RecordingListener
@@ -321,3 +322,17 @@ def test_the_next_server_may_be_slow_to_start(world: World) -> None:
     world.listener = RecordingListener()
     world.handle = launcher.reattach(spec, [], world.listener)
     world.listener.wait_for("ready", timeout=WAIT)
+
+
+def test_an_address_that_cannot_be_written_ends_no_context(world: World) -> None:
+    world.start()
+    world.launchers[-1].detach()
+    in_the_way = world.folder / "pyspark" / "server.json"
+    in_the_way.mkdir()
+    launcher = world.launcher()
+    with pytest.raises(LaunchError, match=rf"cannot write {in_the_way}, .* 1 running contexts"):
+        launcher.survivors()
+    in_the_way.rmdir()
+    launcher.close()
+    world.follow([])
+    assert world.listener.wait_for("ready", timeout=WAIT)
