@@ -71,6 +71,7 @@ class PySparkLauncher(Launcher):
         self._result_limit = result_limit
         self._lock = threading.Lock()
         self._closed = False
+        self._detached = False
         self._contexts: set[HostedContext] = set()
         self._reattach_timeout = reattach_timeout
         self._server_file = directory / "server.json"
@@ -277,11 +278,16 @@ class PySparkLauncher(Launcher):
 
     def detach(self) -> None:
         """Leave the contexts that are connected, and kill the others."""
+        self._detached = True
         self._end_all(HostedContext.detach)
 
     def close(self) -> None:
-        """Kill all contexts at once, and wait a few seconds for their end."""
-        self._end_all(HostedContext.kill)
+        """Kill all contexts at once, and wait a few seconds for their end.
+
+        A detached launcher is closed already, even if it still waits for a call of a listener.
+        """
+        if not self._detached:
+            self._end_all(HostedContext.kill)
 
     def _end_all(self, end: Callable[[HostedContext], None]) -> None:
         deadline = time.monotonic() + _CLOSE_TIMEOUT
