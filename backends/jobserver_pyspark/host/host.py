@@ -126,10 +126,10 @@ class Host:
             if reattachment is None or self._stopping:
                 raise
         self._server.close()
-        print("the job server has ended; this context waits for the next one", file=sys.stderr)
+        _log_line("the job server has ended; this context waits for the next one")
         channel = redial(reattachment, self._spec.marker, self._secret)
         if channel is None:
-            print(f"no job server came in {reattachment.timeout_ms} ms: this context ends", file=sys.stderr)
+            _log_line(f"no job server came in {reattachment.timeout_ms} ms: this context ends")
             raise ChannelClosed("no server took this context over")
         with self._attaching, contextlib.suppress(ChannelClosed):  # if that server has ended too, dial again
             self._server = channel
@@ -188,7 +188,7 @@ class Host:
                 self._jobs.kill(job_id)
             self._jvm_jobs.kill(job_id)
         except Exception as error:  # noqa: BLE001 - the JVM is gone, which its own watch reports
-            print(f"job {job_id} cannot be killed: {describe(error)}", file=sys.stderr)
+            _log_line(f"job {job_id} cannot be killed: {describe(error)}")
 
     # -- start -------------------------------------------------------------------------------------
 
@@ -245,7 +245,7 @@ class Host:
             self._driver.warm_session()
         except Exception as error:  # noqa: BLE001 - the first job that uses it fails likewise
             if not self._stopping:
-                print(f"the session is not ready: {describe(error)}", file=sys.stderr)
+                _log_line(f"the session is not ready: {describe(error)}")
 
     # -- watching ----------------------------------------------------------------------------------
 
@@ -292,7 +292,7 @@ class Host:
                     self._progress.report({**self._jobs.running(), **self._jvm_jobs.running()})
             except Exception as error:  # noqa: BLE001 - failing to read progress must not end the context
                 if not self._stopping and not self._driver.over:
-                    print(f"progress cannot be read: {describe(error)}", file=sys.stderr)
+                    _log_line(f"progress cannot be read: {describe(error)}")
 
     def _on_zygote_loss(self, reason: str) -> None:
         if not self._stopping:
@@ -312,7 +312,7 @@ class Host:
                 self._driver.stop()
                 self._driver.process.wait()
         except Exception as error:  # noqa: BLE001 - the context ends anyway
-            print(f"the application did not stop cleanly: {describe(error)}", file=sys.stderr)
+            _log_line(f"the application did not stop cleanly: {describe(error)}")
         self._end(ContextStopped())
 
     def _lose(self, message: str, *, killed_outside: bool = False) -> NoReturn:
@@ -333,3 +333,9 @@ class Host:
             for directory in self._directories:
                 shutil.rmtree(directory, ignore_errors=True)
         os._exit(0)
+
+
+def _log_line(text: str) -> None:
+    """Print a line to the context's log. A full disk must not end the context."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr)

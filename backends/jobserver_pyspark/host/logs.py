@@ -20,15 +20,18 @@ class BoundedLog:
     """An append-only log file that never exceeds ``limit`` bytes.
 
     When it is full, its older half is dropped, and its first line says how many bytes are missing. It remains
-    the same file, so it can be read and followed at any time.
+    the same file, so it can be read and followed at any time. If the disk fails, output is dropped: that must
+    end neither a job nor its context.
     """
 
     def __init__(self, path: Path, limit: int) -> None:
         self._limit = max(limit, 1024)
         self._lock = threading.Lock()
         self._dropped = 0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._file = -1
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def write(self, data: bytes) -> None:
         """Append bytes; they are dropped after :meth:`close`."""
@@ -40,7 +43,7 @@ class BoundedLog:
                     data = self._make_room(data)
                 self._append(data)
             except OSError:
-                self._dropped += len(data)  # a full disk must not end the job that prints
+                self._dropped += len(data)
 
     def _append(self, data: bytes) -> None:
         view = memoryview(data)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from jobserver_pyspark.protocol.converter import Payload
 from jobserver_pyspark.protocol.frames import CHUNK_SIZE, Channel, ChannelClosed
 from jobserver_pyspark.protocol.messages import (
     ErrorReport,
@@ -36,14 +37,19 @@ _MEMORY = 64 * 1024
 class _KeptJob:
     """The reports about one job, in a form that can be sent again.
 
-    ``channel`` is the connection on which all of them have been sent. ``limit`` is the size at which the
-    server refuses a result, so no more of it is kept; 0 is none. ``lock`` is held while a report is added and
-    sent, so that no report overtakes those that are sent again.
+    ``channel`` is the connection on which all of them have been sent. ``limit`` is the size in bytes at which
+    the server refuses a result, so no more of it is kept; 0 is none. ``lock`` is held while a report is added
+    and sent, so that no report overtakes those that are sent again.
+
+    A part of a result must never pass for the whole. If some of it could not be kept, every later server gets
+    a failed end in place of a successful one. Only the server that got all chunks when they were new gets the
+    real end: ``_incomplete`` says that the one on ``channel`` did not.
     """
 
     def __init__(self, job_id: str, channel: ServerChannel, directory: Path, limit: int) -> None:
         self.lock = threading.Lock()
-        self.channel = channel
+        self._channel = channel
+        self._incomplete = False
         self._id = job_id
         self._directory = directory
         self._limit = limit
@@ -55,7 +61,8 @@ class _KeptJob:
         self._failure: str | None = None
         self._file: tempfile.SpooledTemporaryFile[bytes] | None = None
 
-    def add(self, message: HostToServer) -> None:
+    def send(self, message: HostToServer) -> None:
+        """Keep a report, and send it on the present connection."""
         match message:
             case JobRunning():
                 self._running = message
@@ -65,42 +72,73 @@ class _KeptJob:
                 self._keep(message)
             case JobEnded():
                 self._ended = message
+                message = self._end_of(message) if self._incomplete else message
+        with contextlib.suppress(ChannelClosed):  # the main thread dials again, and all is sent again
+            self._channel.send(message)
+
+    def send_again(self, channel: ServerChannel) -> None:
+        """Send all reports in their order on a new connection. Raises ChannelClosed."""
+        for message in self._all():
+            channel.send(message)
+        self._channel = channel
+        self._incomplete = self._failure is not None
 
     def _keep(self, chunk: ResultChunk) -> None:
-        """Keep a chunk. If the disk fails, the result can only be sent to the present server."""
+        """Keep a chunk, unless one before it could not be kept."""
         self._stream = chunk.stream
+        if self._failure is not None:
+            return
+        if self._limit and self._size > self._limit:
+            # The part stays: a server with the same limit refuses it while the job is still running.
+            self._failure = f"no more than {self._limit} bytes of the result were kept for the next server"
+            return
         try:
-            self._write(chunk)
+            self._write(chunk.data)
         except OSError as error:
-            self._failure = f"the result could not be kept for the next server: {error.strerror or error}"
+            self._lose_result(error)
 
-    def _write(self, chunk: ResultChunk) -> None:
-        if self._failure is None and (not self._limit or self._size <= self._limit):
-            if self._file is None:
-                self._directory.mkdir(exist_ok=True)
-                self._file = tempfile.SpooledTemporaryFile(_MEMORY, dir=str(self._directory))  # noqa: SIM115
-            self._file.seek(0, os.SEEK_END)  # it may have been read
-            self._file.write(chunk.data)
-            self._size += len(chunk.data)
+    def _write(self, data: Payload) -> None:
+        if self._file is None:
+            self._directory.mkdir(exist_ok=True)
+            self._file = tempfile.SpooledTemporaryFile(_MEMORY, dir=str(self._directory))  # noqa: SIM115
+        self._file.seek(0, os.SEEK_END)  # it may have been read
+        self._file.write(data)
+        self._size += len(data)
 
-    def all(self) -> Iterator[HostToServer]:
-        """Iterate over the reports in their order."""
+    def _lose_result(self, error: OSError) -> None:
+        self._failure = f"the result could not be kept for the next server: {error.strerror or error}"
+        self.close()
+
+    def _all(self) -> Iterator[HostToServer]:
         yield from (message for message in (self._running, self._progress) if message is not None)
-        if self._file is not None and self._stream is not None:
+        yield from self._chunks()
+        if self._ended is not None:
+            yield self._end_of(self._ended)
+
+    def _chunks(self) -> Iterator[ResultChunk]:
+        if self._file is None or self._stream is None:
+            return
+        first = True
+        try:
             self._file.seek(0)
-            first = True
             while (data := self._file.read(CHUNK_SIZE)) or first:
                 yield ResultChunk(job_id=self._id, stream=self._stream, data=data)
                 first = False
-        if self._ended is not None and self._failure is not None:
-            error = ErrorReport(message=self._failure)
-            yield JobEnded(job_id=self._id, failure="result", error=error)
-        elif self._ended is not None:
-            yield self._ended
+        except OSError as error:
+            self._lose_result(error)
+
+    def _end_of(self, ended: JobEnded) -> JobEnded:
+        """Return the end for a server that has got only what was kept."""
+        if self._failure is None or ended.killed or ended.failure is not None:
+            return ended
+        return JobEnded(job_id=self._id, failure="result", error=ErrorReport(message=self._failure))
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        """Free the disk. Idempotent."""
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # it writes what it has buffered, and the disk may be full
+                file.close()
 
 
 class JobReports:
@@ -154,30 +192,25 @@ class JobReports:
         with contextlib.suppress(ChannelClosed):  # the main thread dials again, and repeats this
             for job in kept:
                 with job.lock:
-                    for message in job.all():
-                        server.send(message)
-                    job.channel = server
+                    if server is not self._server:
+                        return  # a later server has got the reports, or gets them next
+                    job.send_again(server)
 
     def send(self, message: HostToServer) -> None:
         """Send a message other than the end of a job."""
         kept = self._kept_job(message)
-        if kept is None:
-            self._try_to_send(message)
+        if kept is not None:
+            with kept.lock:
+                kept.send(message)
             return
-        with kept.lock:
-            kept.add(message)
-            if kept.channel is self._server:
-                self._try_to_send(message)
+        with contextlib.suppress(ChannelClosed):
+            self._server.send(message)
 
     def _kept_job(self, message: HostToServer) -> _KeptJob | None:
         if isinstance(message, JobRunning | JobProgressed | ResultChunk | JobEnded):
             with self._lock:
                 return self._kept.get(message.job_id)
         return None
-
-    def _try_to_send(self, message: HostToServer) -> None:
-        with contextlib.suppress(ChannelClosed):
-            self._server.send(message)
 
     def send_last(self, message: HostToServer) -> bool:
         """Send the last message of all; return False if the server has ended."""

@@ -99,9 +99,10 @@ class ClassData:
 
         JVMs that have mapped such a file are not disturbed.
         """
-        for file in self._directory.iterdir():
-            if file.suffix == ".jsa" and time.time() - file.stat().st_mtime > _UNUSED:
-                file.unlink(missing_ok=True)
+        for file in self._directory.glob("*.jsa"):
+            with suppress(OSError):  # of another user, or another process removed it
+                if time.time() - file.stat().st_mtime > _UNUSED:
+                    file.unlink()
 
     def _ensure_base(self, give_up: threading.Event) -> bool:
         """Create the archive of Java's own classes if the JDK has none; return whether this was needed."""

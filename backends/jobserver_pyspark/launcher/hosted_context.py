@@ -130,8 +130,10 @@ class HostedContext(ContextHandle):
             self._send(AcknowledgeJob(job_id=job_id))
 
     def stop(self, timeout: float) -> None:
-        """Stop gracefully, or kill after ``timeout`` seconds."""
+        """Stop gracefully, or kill after ``timeout`` seconds; leave a detached context alone."""
         with self._lock:
+            if self._detached:
+                return
             if self._end is None:
                 self._end = ContextEnd.STOPPED
             ready = self._ready
@@ -145,8 +147,10 @@ class HostedContext(ContextHandle):
             self._destroy()
 
     def kill(self) -> None:
-        """Kill the context."""
+        """Kill the context, unless it was left to the next server."""
         with self._lock:
+            if self._detached:
+                return
             if self._end in (None, ContextEnd.STOPPED):
                 self._end = ContextEnd.KILLED
         self._destroy()
@@ -154,22 +158,25 @@ class HostedContext(ContextHandle):
     def detach(self) -> None:
         """Leave the context to the next server, or kill it if that server could not take it over.
 
-        Once this returns, nothing is reported about a context that was left.
+        This does not wait for the listener, whose calls may hang. No call begins after it, and once
+        :meth:`join` returns true, none is under way. A context that was left cannot be killed any more.
         """
         with self._lock:
+            if self._detached:
+                return
             connected = self._channel is not None or self._survivor is not None
             self._detached = self._reattachable and connected and self._end is None
         if not self._detached:
             self.kill()
             return
-        self._jobs.close()  # waits until a call of the listener has returned
+        self._jobs.close()
         if self._channel is not None:
             self._channel.close()
 
     def _destroy(self) -> None:
         """Kill the host; the supervising thread notices, and ends the rest."""
         with self._lock:
-            if self._host is not None:
+            if self._host is not None and not self._detached:
                 self._host.kill()
 
     # -- supervision -------------------------------------------------------------------------------
@@ -181,10 +188,7 @@ class HostedContext(ContextHandle):
                     self._handle(self._channel.receive())
         except ChannelClosed as error:
             _log.debug("context %s: %s", self._spec.name, error)
-        except ProtocolError as error:
-            self._fail(ErrorInfo.from_exception(error))
-            self._destroy()
-        except JobServerError as error:
+        except (ProtocolError, JobServerError) as error:
             self._fail(ErrorInfo.from_exception(error))
             self._destroy()
         except Exception as error:  # noqa: BLE001 - the end must be reported to the core after any error
@@ -202,12 +206,15 @@ class HostedContext(ContextHandle):
                 self._clean_up()
 
     def _leave(self) -> None:
-        """Release what belongs to this process, and leave the host alone."""
-        for timer in self._timers:
-            timer.cancel()
+        """Release what belongs to this process, and leave the host alone.
+
+        The packages stay leased until this process ends: without leases they could be removed to make room,
+        and running jobs may still import from them.
+        """
+        with self._listener_lock:
+            pass  # a call that another thread began has returned
         if self._host is not None:
             self._host.leave()
-        self._packages.close()
         self._on_end(self)
 
     def _reattach(self, survivor: LeftoverRecord) -> bool:
@@ -258,7 +265,7 @@ class HostedContext(ContextHandle):
                 return None
             if time.monotonic() > deadline:
                 self._fail(_not_reattached(f"its host did not connect in {self._reattach_timeout:g} s"))
-                host.kill()
+                self._destroy()
                 return None
         return None
 
@@ -294,8 +301,9 @@ class HostedContext(ContextHandle):
 
     def _adopt(self, spare: SpareHost, plan: HostPlan) -> bool:
         """Give a spare host this context; return False when it has died."""
-        record = spare.host.record
-        self._remember(attrs.evolve(record, directories=(self._spec.work_dir, *record.directories)))
+        own = spare.host.record
+        record = attrs.evolve(own, directories=(self._spec.work_dir, *own.directories))
+        self._remember(record)
         with self._lock:
             self._host = spare.host
         try:
@@ -303,13 +311,12 @@ class HostedContext(ContextHandle):
         except ChannelClosed:
             spare.host.kill()
             spare.host.reap()
-            record.end()
+            own.end()
             self._host = None
             return False
         finally:
             self._resources.leftovers.forget(spare.id)
-        with_both = attrs.evolve(record, directories=(self._spec.work_dir, *record.directories))
-        self._remember_for_the_next_server(with_both)
+        self._remember_for_the_next_server(record)
         with self._lock:
             self._channel = spare.channel
         if self._end is not None:
@@ -341,7 +348,8 @@ class HostedContext(ContextHandle):
         shutil.rmtree(self._spec.work_dir, ignore_errors=True)
         self._jobs.close()
         with self._listener_lock:
-            self._listener.context_ended(end, error)
+            if not self._detached:  # the next server finds no record, and reports the loss
+                self._listener.context_ended(end, error)
         self._packages.close()
         self._on_end(self)
 

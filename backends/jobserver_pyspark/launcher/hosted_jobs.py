@@ -72,9 +72,16 @@ class HostedJobs:
         self._resuming = False
 
     def expect(self, jobs: Iterable[JobSpec]) -> None:
-        """Expect these jobs of an earlier server in the host; nothing is sent before :meth:`resume`."""
+        """Expect these jobs of an earlier server in the host; nothing is sent before :meth:`resume`.
+
+        Packages that are on the disk are kept from now on: running jobs may import from them at any time.
+        """
         self._resuming = True
         self._jobs = {job.id: _Job(job) for job in jobs}
+        for class_path in (self._spec.class_path_of(job.spec) for job in self._jobs.values()):
+            if self._packages.ready(class_path):
+                with contextlib.suppress(JobServerError):  # the host has what it needs if the job runs
+                    self._packages.prepare(class_path)
 
     def resume(self, arrived: Iterable[str]) -> None:
         """Make host and server agree, given the jobs that have arrived in the host.
@@ -82,6 +89,8 @@ class HostedJobs:
         Jobs that have not arrived are sent, and those that are not expected are killed.
         """
         with self._lock:
+            if self._closed:
+                return  # nothing is expected any more, and every job would be killed
             self._resuming = False
             jobs = dict(self._jobs)
             for job_id in arrived:
@@ -91,14 +100,8 @@ class HostedJobs:
             if job_id not in jobs or jobs[job_id].killed:
                 self._send(KillJob(job_id=job_id))
         for job in jobs.values():
-            if job.sent:
-                self._keep_packages(job.spec)
-            else:
+            if not job.sent:
                 self._prepare_and_send(job.spec)
-
-    def _keep_packages(self, spec: JobSpec) -> None:
-        with contextlib.suppress(JobServerError):  # they are on the disk, as the job runs
-            self._packages.prepare(self._spec.class_path_of(spec))
 
     def submit(self, job: JobSpec) -> None:
         """Run a job; packages that are not unpacked yet are unpacked first, on another thread."""
@@ -128,8 +131,8 @@ class HostedJobs:
             self._send(KillJob(job_id=job_id))
 
     def close(self) -> None:
-        """Stop accepting jobs and forwarding reports."""
-        with self._listener_lock, self._lock:
+        """Stop accepting jobs and forwarding reports; a call of the listener may still be under way."""
+        with self._lock:
             self._closed = True
             self._jobs.clear()
 
@@ -165,12 +168,12 @@ class HostedJobs:
         """Forward a report of the host about a job. Raises ProtocolError for any other message."""
         match message:
             case JobRunning():
-                if message.job_id in self._jobs:
-                    with self._listener_lock:
+                with self._listener_lock:
+                    if message.job_id in self._jobs:
                         self._listener.job_running(message.job_id)
             case JobProgressed():
-                if message.job_id in self._jobs:
-                    with self._listener_lock:
+                with self._listener_lock:
+                    if message.job_id in self._jobs:
                         self._listener.job_progress(message.job_id, _progress(message))
             case ResultChunk():
                 if (job := self._jobs.get(message.job_id)) is not None and job.refused is None:
@@ -186,6 +189,8 @@ class HostedJobs:
     def _take_result(self, job: _Job, chunk: ResultChunk) -> None:
         try:
             with self._listener_lock:
+                if self._closed:
+                    return
                 if job.sink is None:
                     job.sink = self._listener.open_result(job.spec.id, stream=chunk.stream)
                 job.sink.write(bytes(chunk.data))

@@ -71,6 +71,7 @@ class PySparkLauncher(Launcher):
         self._result_limit = result_limit
         self._lock = threading.Lock()
         self._closed = False
+        self._detached = False
         self._contexts: set[HostedContext] = set()
         self._reattach_timeout = reattach_timeout
         self._server_file = directory / "server.json"
@@ -217,7 +218,10 @@ class PySparkLauncher(Launcher):
         return self._reattach_timeout > 0
 
     def survivors(self) -> Sequence[ContextSpec]:
-        """Return the recorded contexts whose hosts run, and let those hosts find this server."""
+        """Return the recorded contexts whose hosts run, and let those hosts find this server.
+
+        Raises LaunchError if the address of this server cannot be stored. The contexts wait on.
+        """
         if not self.reattaches:
             return ()
         found = [record for record in self._leftovers.all() if record.secret is not None and record.alive]
@@ -230,9 +234,17 @@ class PySparkLauncher(Launcher):
         host, port = self._resources.connections.address
         temporary = self._server_file.with_suffix(".part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
-            json.dump({"host": host, "port": port}, file)
-        os.replace(temporary, self._server_file)
+        try:
+            with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
+                json.dump({"host": host, "port": port}, file)
+            os.replace(temporary, self._server_file)
+        except OSError as error:
+            # Going on without these contexts would kill them and their jobs, and a full disk is temporary.
+            raise LaunchError(
+                message=f"cannot write {self._server_file}, in which {len(self._survivors)} running contexts "
+                f"look for this server: {error.strerror or error}; they wait up to "
+                f"{self._reattach_timeout:g} s for a server that starts"
+            ) from error
 
     def reattach(
         self, spec: ContextSpec, jobs: Sequence[JobSpec], listener: ContextListener
@@ -266,11 +278,16 @@ class PySparkLauncher(Launcher):
 
     def detach(self) -> None:
         """Leave the contexts that are connected, and kill the others."""
+        self._detached = True
         self._end_all(HostedContext.detach)
 
     def close(self) -> None:
-        """Kill all contexts at once, and wait a few seconds for their end."""
-        self._end_all(HostedContext.kill)
+        """Kill all contexts at once, and wait a few seconds for their end.
+
+        A detached launcher is closed already, even if it still waits for a call of a listener.
+        """
+        if not self._detached:
+            self._end_all(HostedContext.kill)
 
     def _end_all(self, end: Callable[[HostedContext], None]) -> None:
         deadline = time.monotonic() + _CLOSE_TIMEOUT

@@ -31,6 +31,15 @@ def test_a_log_is_appended_to(path: Path) -> None:
     assert path.read_bytes() == b"one\ntwo\n"
 
 
+def test_a_log_that_cannot_be_created_drops_what_is_written(path: Path) -> None:
+    path.parent.write_text("in the way")
+    log = BoundedLog(path, 4096)
+    log.write(b"one\n")
+    assert log.tail() == ""
+    log.close()
+    assert path.parent.read_text() == "in the way"
+
+
 def test_a_full_log_keeps_its_end_and_says_how_much_it_dropped(path: Path) -> None:
     log = BoundedLog(path, 4096)
     written = 0

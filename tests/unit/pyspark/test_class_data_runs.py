@@ -77,6 +77,17 @@ def test_a_new_archive_removes_those_that_no_context_has_used_for_a_month(tmp_pa
     assert unused.options() == []
 
 
+def test_an_old_archive_that_cannot_be_removed_does_not_fail_a_new_one(tmp_path: Path) -> None:
+    unused, new = class_data(tmp_path, "one"), class_data(tmp_path, "two")
+    assert unused.make(written)
+    stuck = unused.path.with_name("stuck.jsa")
+    stuck.mkdir()
+    for path in (unused.path, stuck):
+        os.utime(path, (0, time.time() - 31 * 24 * 3600))
+    assert new.make(written)
+    assert (unused.exists, stuck.exists()) == (False, True)
+
+
 def test_an_archive_that_another_process_creates_is_waited_for(tmp_path: Path) -> None:
     first, second = class_data(tmp_path, "one"), class_data(tmp_path, "one")
     begun, go_on = threading.Event(), threading.Event()

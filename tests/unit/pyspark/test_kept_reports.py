@@ -5,13 +5,14 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 from jobserver_pyspark.host.reports import JobReports
 from jobserver_pyspark.protocol.frames import Channel
 from jobserver_pyspark.protocol.messages import (
+    ErrorReport,
     HostToServer,
     JobEnded,
     JobProgressed,
@@ -87,6 +88,14 @@ def chunk(data: bytes) -> ResultChunk:
     return ResultChunk(job_id="j", stream=False, data=data)
 
 
+def result_failure(message: HostToServer) -> str:
+    """Return why a job failed for its result."""
+    assert isinstance(message, JobEnded)
+    assert message.failure == "result"
+    assert message.error is not None
+    return message.error.message
+
+
 RUNNING, ENDED = JobRunning(job_id="j"), JobEnded(job_id="j")
 
 
@@ -132,6 +141,20 @@ def test_no_more_of_a_result_is_kept_than_the_server_accepts(world: World) -> No
         reports.send(chunk(b"x" * 8))
     reports.end(ENDED)
     reports.resume(second.host)
+    kept, ended = second.received(2)
+    assert kept == chunk(b"x" * 16)
+    assert "no more than 10 bytes of the result were kept for the next server" in result_failure(ended)
+
+
+def test_a_result_up_to_the_limit_is_kept_in_full(world: World) -> None:
+    first, second = world.link(), world.link()
+    reports = world.reports(first, limit=16)
+    first.close()
+    reports.begin("j")
+    for _ in range(2):
+        reports.send(chunk(b"x" * 8))
+    reports.end(ENDED)
+    reports.resume(second.host)
     assert second.received(2) == [chunk(b"x" * 16), ENDED]
 
 
@@ -145,10 +168,110 @@ def test_a_result_that_cannot_be_kept_fails_only_for_the_next_server(world: Worl
     assert first.received(2) == [chunk(b"x"), ENDED]
     reports.resume(second.host)
     (ended,) = second.received(1)
-    assert isinstance(ended, JobEnded)
-    assert ended.failure == "result"
-    assert ended.error is not None
-    assert "could not be kept for the next server" in ended.error.message
+    assert "could not be kept for the next server" in result_failure(ended)
+
+
+def test_a_job_that_ends_under_the_next_server_fails_if_it_lost_a_part_of_its_result(
+    world: World, tmp_path: Path
+) -> None:
+    first, second, third = (world.link() for _ in range(3))
+    (tmp_path / "results").write_text("in the way")
+    reports = world.reports(first)
+    reports.begin("j")
+    for message in (RUNNING, chunk(b"lost")):
+        reports.send(message)
+    for later in (second, third):
+        reports.resume(later.host)
+        assert later.received(1) == [RUNNING]
+    reports.send(chunk(b"the rest"))
+    reports.end(ENDED)
+    *_, ended = third.received(2)
+    assert "could not be kept for the next server" in result_failure(ended)
+
+
+def test_a_part_of_a_result_that_a_larger_limit_would_allow_is_not_a_whole_result(world: World) -> None:
+    first, second = world.link(), world.link()
+    reports = world.reports(first, limit=10)
+    reports.begin("j")
+    for _ in range(3):
+        reports.send(chunk(b"x" * 8))
+    reports.resume(second.host)
+    assert second.received(1) == [chunk(b"x" * 16)]
+    reports.send(chunk(b"y"))
+    reports.end(ENDED)
+    *_, ended = second.received(2)
+    assert "no more than 10 bytes" in result_failure(ended)
+
+
+@pytest.mark.parametrize(
+    "ended",
+    [
+        JobEnded(job_id="j", killed=True),
+        JobEnded(job_id="j", failure="raised", error=ErrorReport(message="the job's own")),
+    ],
+)
+def test_a_job_that_did_not_succeed_keeps_its_own_end_if_its_result_was_lost(
+    world: World, tmp_path: Path, ended: JobEnded
+) -> None:
+    first, second = world.link(), world.link()
+    (tmp_path / "results").write_text("in the way")
+    reports = world.reports(first)
+    reports.begin("j")
+    reports.send(chunk(b"x"))
+    reports.end(ended)
+    reports.resume(second.host)
+    assert second.received(1) == [ended]
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep results in a file on a full disk, which accepts what is buffered and then fails."""
+
+    def create(*_args: object, **_kwargs: object) -> IO[bytes]:
+        return Path("/dev/full").open("r+b")
+
+    monkeypatch.setattr("tempfile.SpooledTemporaryFile", create)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_does_not_fail_the_acknowledgement_of_a_job(world: World) -> None:
+    first = world.link()
+    reports = world.reports(first)
+    reports.begin("j")
+    reports.send(chunk(b"x"))
+    reports.end(ENDED)
+    reports.acknowledge("j")
+    assert not reports.kept
+    assert first.received(2) == [chunk(b"x"), ENDED]
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_fails_only_the_jobs_that_have_a_result(world: World) -> None:
+    first, second = world.link(), world.link()
+    reports = world.reports(first)
+    for job_id in ("j", "other"):
+        reports.begin(job_id)
+    reports.send(chunk(b"x"))
+    reports.end(ENDED)
+    reports.send(JobRunning(job_id="other"))
+    reports.resume(second.host)
+    ended, other = second.received(2)
+    assert "the result could not be kept for the next server: No space left" in result_failure(ended)
+    assert other == JobRunning(job_id="other")
+
+
+def test_a_late_repetition_for_an_earlier_server_does_not_take_the_reports_from_the_present_one(
+    world: World,
+) -> None:
+    first, second, third = (world.link() for _ in range(3))
+    reports = world.reports(first)
+    reports.begin("j")
+    reports.send(RUNNING)
+    reports.resume(third.host)
+    assert third.received(1) == [RUNNING]
+    reports._send_again(list(reports._kept.values()), second.host)  # a thread that had no time until now
+    reports.send(chunk(b"x"))
+    assert third.received(1) == [chunk(b"x")]
 
 
 def test_nothing_is_kept_without_reattachment(world: World) -> None:

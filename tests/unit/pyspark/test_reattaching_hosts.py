@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import socket
 import sys
+import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from uuid import uuid4
 import attrs
 import pytest
 
+from jobserver_core.errors import LaunchError
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import ContextEnd, ContextHandle, ContextSpec, JobCode, JobOutcome, JobSpec
 from jobserver_core.testing.launcher import RecordingListener
@@ -23,10 +27,21 @@ from jobserver_pyspark import PySparkLauncher
 from jobserver_pyspark.installation.java import Java
 from jobserver_pyspark.installation.spark import Installation
 from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
+from jobserver_pyspark.launcher.hosted_jobs import HostedJobs
 from jobserver_pyspark.launcher.leftovers import Leftovers
 from jobserver_pyspark.launcher.options import LauncherOptions
+from jobserver_pyspark.launcher.packages import Packages
 from jobserver_pyspark.protocol.frames import Channel
-from jobserver_pyspark.protocol.messages import HostToServer, Reattach, ReattachChallenge, ServerToHost
+from jobserver_pyspark.protocol.messages import (
+    HostToServer,
+    JobEnded,
+    JobProgressed,
+    JobRunning,
+    Reattach,
+    ReattachChallenge,
+    ResultChunk,
+    ServerToHost,
+)
 
 pytestmark = pytest.mark.real
 
@@ -93,8 +108,10 @@ shutil.rmtree(spec.work_dir)
 class JvmlessLauncher(PySparkLauncher):
     """Starts hosts that have no JVM."""
 
-    def __init__(self, folder: Path, *, reattach_timeout: float = WAIT) -> None:
-        super().__init__(folder / "pyspark", reattach_timeout=reattach_timeout)
+    def __init__(
+        self, folder: Path, *, reattach_timeout: float = WAIT, options: LauncherOptions | None = None
+    ) -> None:
+        super().__init__(folder / "pyspark", reattach_timeout=reattach_timeout, options=options)
         self._folder = folder
 
     def _plan(self, spec: ContextSpec, settings: Any, class_data: list[str] | None) -> HostPlan:
@@ -113,6 +130,20 @@ class JvmlessLauncher(PySparkLauncher):
         )
         environment = {**plan.environment, "PYTHONPATH": ":".join(filter(None, sys.path))}
         return HostPlan(command=[sys.executable, "-c", HOST], environment=environment, spec=plan.spec)
+
+
+class HangingListener(RecordingListener):
+    """Hangs when a job runs, as with a store that does not answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hanging = threading.Event()
+        self.go_on = threading.Event()
+
+    def job_running(self, job_id: str) -> None:
+        self.hanging.set()
+        assert self.go_on.wait(WAIT)
+        super().job_running(job_id)
 
 
 class World:
@@ -150,18 +181,25 @@ class World:
         self.handle = launcher.reattach(spec, jobs, self.listener)
         launcher.sweep()
 
-    def job(self, **config: Any) -> JobSpec:
+    def job(self, code: JobCode | None = None, **config: Any) -> JobSpec:
         jar = JobCode(path=self.folder / "x.jar", type=BinaryType.JAR, digest="0" * 64, source="x")
         return JobSpec(
             id=str(uuid4()),
             class_name="Any",
-            class_path=(jar,),
+            class_path=(code or jar,),
             config=json.dumps(config),
             log_path=self.folder / "job.log",
         )
 
-    def submit(self, **config: Any) -> JobSpec:
-        job = self.job(**config)
+    def wheel(self) -> JobCode:
+        path = self.folder / "x-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x.py", "VALUE = 1\n")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return JobCode(path=path, type=BinaryType.WHEEL, digest=digest, source=path.name)
+
+    def submit(self, code: JobCode | None = None, **config: Any) -> JobSpec:
+        job = self.job(code, **config)
         self.handle.submit(job)
         return job
 
@@ -321,3 +359,127 @@ def test_the_next_server_may_be_slow_to_start(world: World) -> None:
     world.listener = RecordingListener()
     world.handle = launcher.reattach(spec, [], world.listener)
     world.listener.wait_for("ready", timeout=WAIT)
+
+
+def test_a_listener_that_hangs_does_not_cost_the_context_that_is_left(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.listener = hanging = HangingListener()
+    world.start()
+    gate = world.folder / "gate"
+    job = world.submit(before="a", gate=str(gate), chunks=["b"])
+    assert hanging.hanging.wait(WAIT)
+    (launcher,) = world.launchers
+    with monkeypatch.context() as patch:
+        patch.setattr("jobserver_pyspark.launcher.launcher._CLOSE_TIMEOUT", 0.1)
+        launcher.detach()
+        launcher.close()
+        world.handle.stop(0.0)
+        world.handle.kill()
+        world.follow([job])
+    assert world.listener.wait_for("running", job.id, timeout=WAIT)
+    gate.touch()
+    assert world.result(job) == "ab"
+    hanging.go_on.set()
+    until(lambda: not launcher._contexts)
+    assert [event[0] for event in hanging.events] == ["ready", "running"]
+
+
+def test_packages_of_running_jobs_outlive_the_server_that_unpacked_them(world: World) -> None:
+    world.start(options=LauncherOptions(packages_size=0))
+    gate = world.folder / "gate"
+    job = world.submit(world.wheel(), gate=str(gate), chunks=["done"])
+    world.listener.wait_for("running", job.id, timeout=WAIT)
+    (package,) = (world.folder / "pyspark" / "packages" / "contents").iterdir()
+    world.follow([job], options=LauncherOptions(packages_size=0))
+    assert (package / "x.py").is_file()
+    gate.touch()
+    assert world.result(job) == "done"
+
+
+def test_an_address_that_cannot_be_written_ends_no_context(world: World) -> None:
+    world.start()
+    world.launchers[-1].detach()
+    in_the_way = world.folder / "pyspark" / "server.json"
+    in_the_way.mkdir()
+    launcher = world.launcher()
+    with pytest.raises(LaunchError, match=rf"cannot write {in_the_way}, .* 1 running contexts"):
+        launcher.survivors()
+    in_the_way.rmdir()
+    launcher.close()
+    world.follow([])
+    assert world.listener.wait_for("ready", timeout=WAIT)
+
+
+# -- the jobs of a context, without a host -------------------------------------------------------------
+
+
+class JobsWithoutHost:
+    """The jobs of a context, and the messages that were sent to its host."""
+
+    def __init__(self, world: World, listener_lock: Any = None) -> None:
+        self.packages = Packages(world.folder / "packages", 0)
+        self.lease = self.packages.lease()
+        self.sent: list[ServerToHost] = []
+        self.jobs = HostedJobs(
+            world.spec,
+            world.listener,
+            self.lease,
+            send=self.sent.append,
+            listener_lock=listener_lock or threading.Lock(),
+        )
+
+
+class LateLock:
+    """A lock that is obtained only after the jobs were closed."""
+
+    jobs: HostedJobs | None = None
+
+    def __enter__(self) -> None:
+        jobs, self.jobs = self.jobs, None
+        if jobs is not None:
+            jobs.close()
+
+    def __exit__(self, *_exc: object) -> None:
+        return
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        JobRunning(job_id="j"),
+        JobProgressed(job_id="j", stages_done=0, stages_total=1, tasks_done=0, tasks_total=1),
+        ResultChunk(job_id="j", stream=False, data=b"1"),
+        JobEnded(job_id="j", killed=True),
+    ],
+)
+def test_a_report_that_waits_while_the_context_is_left_is_not_forwarded(
+    world: World, message: HostToServer
+) -> None:
+    lock = LateLock()
+    without_host = JobsWithoutHost(world, lock)
+    without_host.jobs.expect([attrs.evolve(world.job(), id="j")])
+    lock.jobs = without_host.jobs
+    without_host.jobs.handle(message)
+    assert world.listener.events == []
+    assert without_host.sent == []
+
+
+def test_a_context_that_was_left_kills_none_of_the_jobs_of_a_host_that_comes_back(world: World) -> None:
+    without_host = JobsWithoutHost(world)
+    job = world.job()
+    without_host.jobs.expect([job])
+    without_host.jobs.close()
+    without_host.jobs.resume([job.id])
+    assert without_host.sent == []
+
+
+def test_packages_of_expected_jobs_are_kept_before_their_host_is_back(world: World) -> None:
+    earlier, present = JobsWithoutHost(world), JobsWithoutHost(world)
+    job = world.job(world.wheel())
+    (package,) = earlier.lease.prepare(job.class_path)
+    present.jobs.expect([job])
+    earlier.lease.close()
+    assert Path(package.directory).is_dir()
+    present.lease.close()
+    assert not Path(package.directory).exists()
