@@ -75,7 +75,7 @@ as `30 minutes`, or `off`, which is the default of all but one.
 | --- | --- |
 | `idle-timeout` | Without running or waiting jobs for this long, the context is stopped |
 | `max-lifetime` | This long after its creation, it takes no more jobs, and stops after those it has |
-| `max-lifetime-grace` | How long these jobs may go on; then they end as ERROR; default 1 hour |
+| `max-lifetime-grace` | How long these jobs may go on, default 1 hour, or `off`; then they end as ERROR |
 | `job-max-queue-time` | How long a job may wait for its start; then it ends as ERROR without one |
 | `job-max-run-time` | How long a job may take from its start to its end; then it is killed, as ERROR |
 

@@ -24,7 +24,6 @@ from jobserver_core.models.lifecycle import CONTEXTS, ContextEvent, ContextState
 from jobserver_core.ports import (
     Clock,
     ContextEnd,
-    ContextHandle,
     ContextListener,
     ContextSpec,
     JobCode,
@@ -35,6 +34,7 @@ from jobserver_core.ports import (
 )
 from jobserver_core.running.context_launch import ContextLaunch
 from jobserver_core.running.context_record import ContextRecord
+from jobserver_core.running.context_settings import TimeLimits
 from jobserver_core.running.deadlines import Deadlines
 from jobserver_core.running.job_queue import JobQueue
 from jobserver_core.running.live_job import LiveJob
@@ -130,6 +130,11 @@ class LiveContext(ContextListener):
         return self._context.ended
 
     @property
+    def time_limits(self) -> TimeLimits:
+        """The limits of time in its settings."""
+        return self._deadlines.limits
+
+    @property
     def digests(self) -> frozenset[str]:
         """The blobs that must stay for this context, whether or not a record refers to them."""
         with self._context.lock:
@@ -183,7 +188,7 @@ class LiveContext(ContextListener):
         with self._context.changing():
             for live in jobs:
                 if live.job.kill_requested or live.overdue is not None:
-                    self._launch.call(partial(_kill_job, live.job.id))
+                    self._kill_running(live)
             self._end_again()
 
     def _end_again(self) -> None:
@@ -203,10 +208,10 @@ class LiveContext(ContextListener):
                 with suppress(StorageError):  # the launcher reports it to the next server again
                     self._jobs.store_begun()
                 self._jobs.detach()
+                self._deadlines.close()
                 self._context.outbox.put(self._release_detached)
 
     def _release_detached(self) -> None:
-        self._end_deadlines()
         self._files.close()
         self._retire(self)
         for promise in (self._context.ready, self._context.ended):
@@ -263,7 +268,7 @@ class LiveContext(ContextListener):
                 raise JobAlreadyFinal(job_id=live.job.id, state=live.job.state.value)
             if not self._jobs.remove(live):
                 live.advance(None, kill_requested=True)
-                self._launch.call(lambda handle: handle.kill_job(live.job.id))
+                self._kill_running(live)
                 if force:
                     self._kill_context_unless_ended(live)
         self._records.syncer.sync()
@@ -388,6 +393,7 @@ class LiveContext(ContextListener):
                 self._orphans += self._jobs.take_waiting()
             self._jobs.end_all(failure or error)
             self._context.end(ContextEvent.FAIL if failure else _END_EVENTS[end], failure or error)
+            self._deadlines.close()
             self._context.outbox.put(self._release)
             if lost is not None:
                 record = self.record
@@ -398,9 +404,12 @@ class LiveContext(ContextListener):
     def _submit(self, spec: JobSpec) -> None:
         self._launch.call(lambda handle: handle.submit(spec))
 
+    def _kill_running(self, live: LiveJob) -> None:
+        self._launch.call(lambda handle: handle.kill_job(live.job.id))
+
     def _kill_overdue(self, live: LiveJob) -> None:
         """Kill a job that exceeded its limit of time, and if need be, the context that has no other job."""
-        self._launch.call(lambda handle: handle.kill_job(live.job.id))
+        self._kill_running(live)
         if self.record.ad_hoc:
             self._kill_context_unless_ended(live)
 
@@ -421,15 +430,6 @@ class LiveContext(ContextListener):
 
     def _release(self) -> None:
         """Release everything once the context is final."""
-        self._end_deadlines()
         self._files.close()
         self._retire(self)
         self._context.notify_ended()
-
-    def _end_deadlines(self) -> None:
-        with self._context.lock:
-            self._deadlines.close()
-
-
-def _kill_job(job_id: str, handle: ContextHandle) -> None:
-    handle.kill_job(job_id)
