@@ -156,6 +156,13 @@ class JobQueue:
             self._context.outbox.put(live.interrupt)
         for live in self._waiting:
             self._context.outbox.put(live.postpone)
+        self._running.clear()  # a report that still waits for storage must change nothing
+        self._waiting.clear()
+
+    @property
+    def holding(self) -> bool:
+        """Whether no more jobs are dispatched."""
+        return self._holding
 
     def hold(self) -> None:
         """Stop dispatching jobs."""

@@ -369,6 +369,8 @@ class LiveContext(ContextListener):
                 self._jobs.begin(live, running_at)
 
     def _store_outcome(self, live: LiveJob, reported: JobOutcome) -> None:
+        if self._jobs.running(live.job.id) is None:
+            return  # it ended with its context, or continues under the next server
         with live.storing_result():  # before the lock: see the theory of the record
             # A launcher may end jobs because their context ends; no user requested that kill.
             context_ends = reported.killed and not live.job.kill_requested
