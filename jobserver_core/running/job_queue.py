@@ -90,9 +90,9 @@ class JobQueue:
 
     def check_room(self, user: str) -> None:
         """Raise NoSlots when no more jobs may run or wait, or no more of this user."""
-        limits, taken = self._limits, len(self._running) + len(self._waiting)
-        free = limits.max_jobs_per_context + limits.max_queued_jobs - taken
-        if not self._waiting.has_share(user, free):
+        slots = self._limits.max_jobs_per_context - len(self._running)
+        free = slots + self._limits.max_queued_jobs - len(self._waiting)
+        if not self._waiting.has_share(user, free, max(0, slots)):
             reason = f"the queue is full ({len(self._waiting)} jobs wait)"
             if free > 0:
                 reason = f"user {user} has the share of one user in the queue, the rest is for others"
