@@ -38,7 +38,7 @@ from jobserver_core.running.context_settings import TimeLimits
 from jobserver_core.running.deadlines import Deadlines
 from jobserver_core.running.job_queue import JobQueue
 from jobserver_core.running.live_job import LiveJob
-from jobserver_core.running.records import Records
+from jobserver_core.running.records import FinalOutcome, Records
 from jobserver_core.running.starts import StartQueue
 from jobserver_core.running.waiting import Promise, Waiter
 
@@ -84,7 +84,6 @@ class LiveContext(ContextListener):
         self._files = ExitStack()
         self._code_digests: frozenset[str] = frozenset()
         self._on_lost: Callable[[Context, list[LiveJob]], None] | None = None
-        self._orphans: list[LiveJob] = []
         self._context = ContextRecord(record, records=records, clock=clock)
         self._launch = ContextLaunch(
             self._context,
@@ -176,7 +175,7 @@ class LiveContext(ContextListener):
         """Have the launcher take over the context, and repeat the requests that may not have reached it.
 
         ``on_lost`` is called if the context ends before it was taken over, with its record and the jobs that
-        still waited in it. Raises LaunchError.
+        still waited in it, unless its end was requested or the server is closing. Raises LaunchError.
         """
         self._on_lost = on_lost
         jobs = self._jobs.running_jobs
@@ -237,8 +236,11 @@ class LiveContext(ContextListener):
             self._jobs.accept(live, config)
 
     def adopt(self, live: LiveJob) -> None:
-        """Run a job that is recorded already, with this context as its own."""
+        """Run a job that is recorded already, with this context as its own, unless it was killed before."""
         with self._context.changing():
+            if live.job.kill_requested:
+                self._jobs.end(live, FinalOutcome.killed(live.job.id))
+                return
             live.advance(JobEvent.RESTART, context_id=self.record.id)
             self._jobs.add(live)
 
@@ -390,16 +392,15 @@ class LiveContext(ContextListener):
                 return
             # A context that was not ready in time was killed: it failed, whatever its launcher reports.
             failure = self._launch.failure
-            lost = self._on_lost if not self._context.ready_reported else None
-            if lost is not None and not self.record.stop_requested:
-                self._orphans += self._jobs.take_waiting()
-            self._jobs.end_all(failure or error)
+            lost = self._on_lost
+            if self._context.ready_reported or self.record.stop_requested or self._jobs.holding:
+                lost = None
+            self._jobs.end_all(failure or error, spare_waiting=lost is not None)
             self._context.end(ContextEvent.FAIL if failure else _END_EVENTS[end], failure or error)
             self._deadlines.close()
             self._context.outbox.put(self._release)
             if lost is not None:
-                record = self.record
-                self._context.outbox.put(lambda: lost(record, self._orphans))
+                self._context.outbox.put(partial(lost, self.record, self._jobs.take_waiting()))
 
     # -- effects of a change -----------------------------------------------------------------------
 
