@@ -196,6 +196,7 @@ class Services:
         """Take nothing new and begin nothing more; jobs that have begun go on."""
         self.fetching.close()
         self.registry.drain()
+        self.recovery.close()
 
     def close(self, timeout: float, *, detach: bool) -> None:
         """Shut down within ``timeout`` seconds, in an order in which nothing reports to what is closed.

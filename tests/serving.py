@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -97,6 +98,17 @@ def a_request(class_name: str, config: Any = "", **rest: Any) -> JobRequest:
 def upload(server: JobServer) -> None:
     """Upload the binary that the requests name."""
     server.upload("words", BinaryType.EGG, archive())
+
+
+class PatientClock(ManualClock):
+    """A manual clock whose calls return only after the changes that they put on other threads."""
+
+    @staticmethod
+    def _run(call: Callable[[], None]) -> None:
+        ManualClock._run(call)
+        for thread in threading.enumerate():
+            if thread.name.startswith("jobserver-retry"):
+                thread.join(WAIT)
 
 
 class ScriptedHandle(ContextHandle):

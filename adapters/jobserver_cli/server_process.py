@@ -138,6 +138,9 @@ def collect_garbage_rarely() -> None:
 
 
 def keep_from_collector() -> None:
-    """Exclude all present objects from later garbage collections: modules and services live until the end."""
+    """Exclude all present objects from later garbage collections: modules and services live until the end.
+
+    Call it before there are objects that do not, such as contexts and jobs.
+    """
     gc.collect()
     gc.freeze()

@@ -67,7 +67,6 @@ def serve(
     from jobserver_core.errors import InvalidSetting  # noqa: PLC0415
 
     def listening(host: str, port: int) -> None:
-        keep_from_collector()
         url = url_of(host, port, tls=settings.http.tls_certificate is not None)
         terminal.json({"url": url}) if terminal.as_json else terminal.line(url)
         terminal.note(f"jobserver listens at {url} — API docs: {url}/docs — data: {settings.data_dir}")
@@ -84,6 +83,7 @@ def serve(
         os._exit(ExitCode.OK if closed.is_set() else ExitCode.TIMED_OUT)
 
     server = JobServer.from_settings(settings)
+    keep_from_collector()  # before the start, which may take over contexts and jobs that end some day
     try:
         http.serve(server, on_listening=listening, on_draining=draining, on_overdue=overdue)
     except InvalidSetting as error:

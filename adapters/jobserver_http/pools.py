@@ -37,7 +37,8 @@ class Pools:
     ``quick`` is for the metadata store and for reading and writing chunks of files. ``slow`` is for calls
     that may wait for something else, such as a submit. ``passwords`` is for hashing, which uses much memory
     by design. ``parsing`` is for large configurations, each of which can take seconds of CPU time.
-    ``maintenance`` is for calls of operators that look at all records and files.
+    ``maintenance`` is for calls of operators that look at all records and files, ``pruning`` for those that
+    remove some of them.
     """
 
     def __init__(self, *, quick: int = 16, slow: int = 16, passwords: int = 2, parsing: int = 1) -> None:
@@ -46,3 +47,4 @@ class Pools:
         self.passwords = Pool(passwords)
         self.parsing = Pool(parsing)
         self.maintenance = Pool(1)
+        self.pruning = Pool(1)

@@ -20,7 +20,7 @@ async def get_storage(call: Call) -> Response:
 
 async def prune_storage(call: Call) -> Response:
     """Remove what is beyond the limits, and return how many of each kind."""
-    return json_response({"removed": await call.pools.maintenance.run(call.server.prune)})
+    return json_response({"removed": await call.pools.pruning.run(call.server.prune)})
 
 
 ROUTES = (

@@ -101,6 +101,10 @@ class FsspecBlobStore(BlobStore):
         """Iterate over the blobs that were last committed before a time."""
         return self._store.digests(modified_before=modified_before)
 
+    def usage(self) -> tuple[int, int]:
+        """Return the number of blobs and their bytes, from listings."""
+        return self._store.usage()
+
     def sweep(self, *, modified_before: datetime) -> None:
         """Remove temporary files of writers that never committed."""
         self._store.sweep(modified_before=modified_before)

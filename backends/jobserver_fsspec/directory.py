@@ -73,10 +73,19 @@ class DirectoryBlobStore(BlobStore):
         """Iterate over the blobs whose file is older than a time, one directory at a time."""
         limit = modified_before.timestamp()
         with _translated(self._root, "list"):
-            for directory in self._shards():
-                for entry in _scan(directory):
-                    if _DIGEST.fullmatch(entry.name) and _older(entry, limit):
-                        yield entry.name
+            for entry in self._blobs():
+                if _older(entry, limit):
+                    yield entry.name
+
+    def usage(self) -> tuple[int, int]:
+        """Return the number of blobs and their bytes, one directory at a time."""
+        count = size = 0
+        with _translated(self._root, "list"):
+            for entry in self._blobs():
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    size += entry.stat(follow_symlinks=False).st_size
+                    count += 1
+        return count, size
 
     def sweep(self, *, modified_before: datetime) -> None:
         """Remove temporary files that were last written to before the time."""
@@ -117,6 +126,10 @@ class DirectoryBlobStore(BlobStore):
         _make_directory(target.parent)
         temporary.replace(target)
         _sync_directory(target.parent)
+
+    def _blobs(self) -> Iterator[os.DirEntry[str]]:
+        for directory in self._shards():
+            yield from (entry for entry in _scan(directory) if _DIGEST.fullmatch(entry.name))
 
     def _shards(self) -> Iterator[str]:
         for first in _scan(self._root):

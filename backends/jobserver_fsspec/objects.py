@@ -85,11 +85,14 @@ class ObjectBlobStore(BlobStore):
 
     def digests(self, *, modified_before: datetime) -> Iterator[str]:
         """Iterate over the blobs whose object is older than a time, listing one of 256 shards at a time."""
-        for shard in _SHARDS:
-            for key, info in self._list(f"{self._root}/{shard}"):
-                digest = key.rpartition("/")[2]
-                if _DIGEST.fullmatch(digest) and self._older(key, info, modified_before):
-                    yield digest
+        for key, info in self._objects():
+            if self._older(key, info, modified_before):
+                yield key.rpartition("/")[2]
+
+    def usage(self) -> tuple[int, int]:
+        """Return the number of blobs and their bytes, from the same listings as :meth:`digests`."""
+        sizes = [int(info["size"]) for _, info in self._objects()]
+        return len(sizes), sum(sizes)
 
     def sweep(self, *, modified_before: datetime) -> None:
         """Remove objects with temporary keys that are older than the time."""
@@ -153,6 +156,13 @@ class ObjectBlobStore(BlobStore):
         except FileNotFoundError:
             return None
         return info if info.get("type") == "file" else None
+
+    def _objects(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Iterate over the keys of all blobs, with what the listing says about them."""
+        for shard in _SHARDS:
+            for key, info in self._list(f"{self._root}/{shard}"):
+                if _DIGEST.fullmatch(key.rpartition("/")[2]):
+                    yield key, info
 
     def _list(self, prefix: str) -> list[tuple[str, dict[str, Any]]]:
         with self.translated("list"):

@@ -274,7 +274,8 @@ class JobLimits(Section):
     )
     max_result_storage: int | None = kinds.size(
         50 * _GIB,
-        "The maximum size of all results; the oldest jobs are removed with theirs. null means no limit",
+        "The maximum size of all results; the oldest jobs are removed with theirs, but not in the first "
+        "10 minutes after their end. null means no limit",
         nullable=True,
     )
     max_log_storage: int | None = kinds.size(

@@ -1,4 +1,4 @@
-"""What uses how much storage, and what a sweep removed."""
+"""What uses how much storage."""
 
 from __future__ import annotations
 

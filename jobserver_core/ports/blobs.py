@@ -125,7 +125,10 @@ class BlobStore(Backend):
         return
 
     def usage(self) -> tuple[int, int]:
-        """Return the number of blobs and their bytes. The default looks at each, which may take long."""
+        """Return the number of blobs and their bytes.
+
+        The default looks up each blob. Override it if a listing has the sizes.
+        """
         everything = datetime.max.replace(tzinfo=timezone.utc)
         found = [self.size(digest) for digest in self.digests(modified_before=everything)]
         sizes = [size for size in found if size is not None]

@@ -96,10 +96,10 @@ class ContextRecord:
         Raises:
             ContextNotFound: It has ended.
             ContextStopping: It is stopping.
-            StorageError: It has ended, which cannot be stored yet.
+            StorageError: It has ended, which cannot be stored yet, because storage fails.
         """
         context = self.current
-        if context.state.final:
+        if context.state.final or (self.ended_at is not None and not self.changes.failing):
             raise ContextNotFound(name=context.name)
         if context.state is ContextState.STOPPING or self.draining is not None:
             raise ContextStopping(name=context.name)

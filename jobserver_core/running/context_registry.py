@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from jobserver_core.binaries.class_paths import ClassPaths, uris_of
@@ -116,11 +116,8 @@ class ContextRegistry:
         live.keep(codes, files)
         with self._lock:
             self._live[record.id] = live
-        try:
+        with self._retiring_on_error(live):
             live.take_over(self._records.server_id)
-        except BaseException:
-            self._retire(live)
-            raise
         return live
 
     def _live_context(self, record: Context, caller: str) -> LiveContext:
@@ -146,8 +143,13 @@ class ContextRegistry:
             if limit and len(self._live) >= limit:
                 raise Unavailable(message=f"context limit reached ({limit})")
             self._live[live.record.id] = live
-        try:
+        with self._retiring_on_error(live):
             live.add()
+
+    @contextmanager
+    def _retiring_on_error(self, live: LiveContext) -> Iterator[None]:
+        try:
+            yield
         except BaseException:
             self._retire(live)
             raise

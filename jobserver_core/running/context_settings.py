@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -89,7 +90,8 @@ def stops_on_job_error(settings: JsonMapping) -> bool:
 class TimeLimits:
     """The limits of time on a context and its jobs, in seconds; None means no limit.
 
-    ``lifetime_grace`` is how long accepted jobs may go on after ``max_lifetime``. ``job_max_queue_time`` and
+    ``lifetime_grace`` is how long accepted jobs may go on after ``max_lifetime``; infinite means until they
+    have ended. ``job_max_queue_time`` and
     ``job_max_run_time`` apply to jobs whose request does not set its own.
     """
 
@@ -106,11 +108,14 @@ def time_limits(settings: JsonMapping) -> TimeLimits:
     Raises:
         InvalidSetting: A limit is not a positive duration with a unit, nor ``off``.
     """
-    grace = _duration(settings, "max-lifetime-grace")
+    grace_key, grace = "max-lifetime-grace", TimeLimits().lifetime_grace
+    if settings.get(grace_key) is not None:
+        limit = _duration(settings, grace_key)
+        grace = math.inf if limit is None else limit
     return TimeLimits(
         idle_timeout=_duration(settings, "idle-timeout"),
         max_lifetime=_duration(settings, "max-lifetime"),
-        lifetime_grace=TimeLimits().lifetime_grace if grace is None else grace,
+        lifetime_grace=grace,
         job_max_queue_time=_duration(settings, "job-max-queue-time"),
         job_max_run_time=_duration(settings, "job-max-run-time"),
     )

@@ -7,14 +7,16 @@ The problem: a job may wait or run only for so long, and a context may be idle o
 timer for each job would be the obvious way, but nearly all of them are cancelled, and a cancelled timer
 occupies the clock until it is due: with a limit of a day, that is a day's worth of jobs.
 
-The idea: a context has one timer, set to the earliest deadline that it knows. Whoever gets a deadline calls
-:meth:`Deadlines.watch`, which sets the timer earlier if necessary, and never later. When it fires, all
-deadlines are looked at: what is overdue ends, and the timer is set to the earliest of the others. A job that
-ends leaves the timer alone; it then fires once for nothing.
+The idea: a context needs one timer, set to the earliest deadline that it knows. Whoever gets a deadline calls
+:meth:`Deadlines.watch`, which sets a timer only if none is due before. When it fires, all deadlines are
+looked at: what is overdue ends, and the earliest of the others is watched. No timer is cancelled: that of a
+job that has ended fires once for nothing, and one that is due after a new one stays, to be used later. So
+timers do not pile up, even if short limits alternate with long ones.
 
 The invariants: deadlines are monotonic times, so setting the machine's clock moves none of them. A timer that
 fires looks at the present state under the context's lock, so a job that ended meanwhile, or a context that is
-busy again, is left alone. Deadlines after a restart are derived from the times in the records.
+busy again, is left alone. It does so on another thread than the clock's, because the store may hang.
+Deadlines after a restart are derived from the times in the records.
 
 Deliberately not handled: a running job that its launcher cannot end alone. It keeps its slot until it ends by
 itself, because ending its context would end the jobs of others; an ad-hoc context has no others, and is
@@ -24,6 +26,7 @@ killed.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 
 from jobserver_core.config.units import duration_text
@@ -58,17 +61,18 @@ class Deadlines:
         self._clock = clock
         self._jobs = jobs
         self._stop = stop
-        self._limits = time_limits(context.current.settings)
+        self.limits = time_limits(context.current.settings)
+        """The limits in the context's settings."""
         self._ready_at = 0.0
         self._lifetime_ends: float | None = None
-        self._stop_at: float | None = None
-        self._timer: Timer | None = None
-        self._due: float | None = None
+        self._stop_at = -math.inf
+        self._timers: dict[float, Timer] = {}
+        self._closed = False
 
     def context_ready(self) -> None:
         """Let the limits of the context begin. The lifetime counts from its record, also after a restart."""
         self._ready_at = self._clock.monotonic()
-        limit = self._limits.max_lifetime
+        limit = self.limits.max_lifetime
         if limit is not None:
             lived = (self._clock.now() - self._context.current.started_at).total_seconds()
             self._lifetime_ends = self._clock.monotonic() + min(limit, limit - lived)
@@ -79,30 +83,31 @@ class Deadlines:
         """Look at the context once it was idle for as long as it may be, or now if it is only draining."""
         if self._context.draining is not None:
             self.watch(self._clock.monotonic())
-        elif self._limits.idle_timeout is not None:
-            self.watch(self._clock.monotonic() + self._limits.idle_timeout)
+        elif self.limits.idle_timeout is not None:
+            self.watch(self._clock.monotonic() + self.limits.idle_timeout)
 
     def watch(self, deadline: float) -> None:
         """Look at all deadlines at this time, if not before."""
-        if self._due is not None and self._due <= deadline:
+        if self._closed or min(self._timers, default=math.inf) <= deadline:
             return
-        self.close()
-        self._due = deadline
         delay = deadline - self._clock.monotonic()
-        self._timer = self._clock.call_later(delay, lambda: self._context.changes.put(self._look))
+        self._timers[deadline] = self._clock.call_later(
+            delay, lambda: self._context.changes.put_apart(lambda: self._look(deadline))
+        )
 
     def close(self) -> None:
-        """Drop the timer."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._due = None
+        """Drop the timers, and look at nothing any more."""
+        self._closed = True
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
 
-    def _look(self) -> None:
-        """End what is overdue, and set the timer again. Raises StorageError; then it is called again."""
+    def _look(self, due: float) -> None:
+        """End what is overdue, and set a timer again. Raises StorageError; then it is called again."""
         with self._context.changing():
-            if self._context.current.state.final:
+            if self._closed:
                 return
-            self.close()
+            self._timers.pop(due, None)
             now = self._clock.monotonic()
             upcoming = [self._jobs().expire(now), self._look_at_context(now)]
             for deadline in upcoming:
@@ -116,13 +121,13 @@ class Deadlines:
         idle_since = self._jobs().idle_since
         if self._context.draining is None:
             return self._next_limit(now, idle_since)
-        if idle_since is None and self._stop_at is not None and now < self._stop_at:
+        if idle_since is None and now < self._stop_at:
             return self._stop_at
         self._context.outbox.put(self._stop)
         return None
 
     def _next_limit(self, now: float, idle_since: float | None) -> float | None:
-        limits, ends = self._limits, []
+        limits, ends = self.limits, []
         if self._lifetime_ends is not None:
             if self._lifetime_ends <= now:
                 self._stop_at = self._lifetime_ends + limits.lifetime_grace

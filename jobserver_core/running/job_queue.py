@@ -80,7 +80,7 @@ class JobQueue:
     @property
     def idle_since(self) -> float | None:
         """The monotonic time since which no job runs or waits, or None if one does."""
-        return None if self._running or self._waiting else self._idle_since
+        return self._idle_since if self.empty else None
 
     @property
     def result_digests(self) -> frozenset[str]:
@@ -90,9 +90,9 @@ class JobQueue:
 
     def check_room(self, user: str) -> None:
         """Raise NoSlots when no more jobs may run or wait, or no more of this user."""
-        limits, taken = self._limits, len(self._running) + len(self._waiting)
-        free = limits.max_jobs_per_context + limits.max_queued_jobs - taken
-        if not self._waiting.has_share(user, free):
+        slots = self._limits.max_jobs_per_context - len(self._running)
+        free = slots + self._limits.max_queued_jobs - len(self._waiting)
+        if not self._waiting.has_share(user, free, max(0, slots)):
             reason = f"the queue is full ({len(self._waiting)} jobs wait)"
             if free > 0:
                 reason = f"user {user} has the share of one user in the queue, the rest is for others"
@@ -156,6 +156,13 @@ class JobQueue:
             self._context.outbox.put(live.interrupt)
         for live in self._waiting:
             self._context.outbox.put(live.postpone)
+        self._running.clear()  # a report that still waits for storage must change nothing
+        self._waiting.clear()
+
+    @property
+    def holding(self) -> bool:
+        """Whether no more jobs are dispatched."""
+        return self._holding
 
     def hold(self) -> None:
         """Stop dispatching jobs."""
@@ -198,7 +205,7 @@ class JobQueue:
         self._note_idle()
 
     def _note_idle(self) -> None:
-        if not (self._running or self._waiting):
+        if self.empty:
             self._idle_since = self._clock.monotonic()
             self._idle()
 
@@ -259,20 +266,24 @@ class JobQueue:
         if self._ends_context(live):
             outbox.put(self._stop_context)
 
-    def end_all(self, error: ErrorInfo | None) -> None:
+    def end_all(self, error: ErrorInfo | None, *, spare_waiting: bool) -> None:
         """End all remaining jobs because the context ended. Raises StorageError; then call it again.
 
-        Waiting jobs of a held queue are postponed instead: they keep their state, and the next server runs
-        them, unless the end of the context was requested.
+        With ``spare_waiting`` those that wait for a slot stay, to be taken. Waiting jobs of a held queue are
+        postponed: they keep their state, and the next server runs them, unless the end of the context was
+        requested.
         """
         held = self._holding and not self._context.current.stop_requested
-        postponed = list(self._waiting) if held else []
-        for live in [*self._running.values(), *self._waiting]:
-            if not live.job.state.final and live not in postponed:
+        waiting = [] if spare_waiting or held else list(self._waiting)
+        for live in [*self._running.values(), *waiting]:
+            if not live.job.state.final:
                 self.end(live, self.outcome_without_context(live, error))
+        if spare_waiting:
+            return
+        if held:
+            for live in self._waiting:
+                self._context.outbox.put(live.postpone)
         self._waiting.clear()
-        for live in postponed:
-            self._context.outbox.put(live.postpone)
 
     def outcome_without_context(self, live: LiveJob, error: ErrorInfo | None) -> FinalOutcome:
         """Return the outcome of a job whose context ended."""

@@ -74,7 +74,19 @@ class JobService:
     def give(
         self, live: LiveJob, context: LiveContext, spec: ContextSpec | None, accept: Callable[[], None]
     ) -> None:
-        """Let a context accept a job, with ``accept``.
+        """Let a context accept a new job, as :meth:`move` does; if this raises, the job is forgotten."""
+        try:
+            self.move(live, context, spec, accept)
+        except BaseException:
+            self._forget(live)
+            live.release()
+            raise
+        live.finished.waiter.add_done_callback(lambda _waiter: self._forget(live))
+
+    def move(
+        self, live: LiveJob, context: LiveContext, spec: ContextSpec | None, accept: Callable[[], None]
+    ) -> None:
+        """Let a context accept a living job, with ``accept``; if this raises, the job stays as it is.
 
         ``spec`` belongs to a context that was created for the job: that context is started, or ended if this
         raises. An error of its start is not raised here: it ends the job and becomes the job's error.
@@ -84,12 +96,9 @@ class JobService:
         try:
             accept()
         except BaseException:
-            self._forget(live)
-            live.release()
             if spec is not None:
                 context.abandon()
             raise
-        live.finished.waiter.add_done_callback(lambda _waiter: self._forget(live))
         if spec is not None:
             with suppress(JobServerError):
                 context.begin(spec)

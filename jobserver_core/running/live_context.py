@@ -24,7 +24,6 @@ from jobserver_core.models.lifecycle import CONTEXTS, ContextEvent, ContextState
 from jobserver_core.ports import (
     Clock,
     ContextEnd,
-    ContextHandle,
     ContextListener,
     ContextSpec,
     JobCode,
@@ -35,10 +34,11 @@ from jobserver_core.ports import (
 )
 from jobserver_core.running.context_launch import ContextLaunch
 from jobserver_core.running.context_record import ContextRecord
+from jobserver_core.running.context_settings import TimeLimits
 from jobserver_core.running.deadlines import Deadlines
 from jobserver_core.running.job_queue import JobQueue
 from jobserver_core.running.live_job import LiveJob
-from jobserver_core.running.records import Records
+from jobserver_core.running.records import FinalOutcome, Records
 from jobserver_core.running.starts import StartQueue
 from jobserver_core.running.waiting import Promise, Waiter
 
@@ -84,7 +84,6 @@ class LiveContext(ContextListener):
         self._files = ExitStack()
         self._code_digests: frozenset[str] = frozenset()
         self._on_lost: Callable[[Context, list[LiveJob]], None] | None = None
-        self._orphans: list[LiveJob] = []
         self._context = ContextRecord(record, records=records, clock=clock)
         self._launch = ContextLaunch(
             self._context,
@@ -130,6 +129,11 @@ class LiveContext(ContextListener):
         return self._context.ended
 
     @property
+    def time_limits(self) -> TimeLimits:
+        """The limits of time in its settings."""
+        return self._deadlines.limits
+
+    @property
     def digests(self) -> frozenset[str]:
         """The blobs that must stay for this context, whether or not a record refers to them."""
         with self._context.lock:
@@ -171,7 +175,7 @@ class LiveContext(ContextListener):
         """Have the launcher take over the context, and repeat the requests that may not have reached it.
 
         ``on_lost`` is called if the context ends before it was taken over, with its record and the jobs that
-        still waited in it. Raises LaunchError.
+        still waited in it, unless its end was requested or the server is closing. Raises LaunchError.
         """
         self._on_lost = on_lost
         jobs = self._jobs.running_jobs
@@ -183,7 +187,7 @@ class LiveContext(ContextListener):
         with self._context.changing():
             for live in jobs:
                 if live.job.kill_requested or live.overdue is not None:
-                    self._launch.call(partial(_kill_job, live.job.id))
+                    self._kill_running(live)
             self._end_again()
 
     def _end_again(self) -> None:
@@ -203,10 +207,10 @@ class LiveContext(ContextListener):
                 with suppress(StorageError):  # the launcher reports it to the next server again
                     self._jobs.store_running()
                 self._jobs.detach()
+                self._deadlines.close()
                 self._context.outbox.put(self._release_detached)
 
     def _release_detached(self) -> None:
-        self._end_deadlines()
         self._files.close()
         self._retire(self)
         for promise in (self._context.ready, self._context.ended):
@@ -232,8 +236,11 @@ class LiveContext(ContextListener):
             self._jobs.accept(live, config)
 
     def adopt(self, live: LiveJob) -> None:
-        """Run a job that is recorded already, with this context as its own."""
+        """Run a job that is recorded already, with this context as its own, unless it was killed before."""
         with self._context.changing():
+            if live.job.kill_requested:
+                self._jobs.end(live, FinalOutcome.killed(live.job.id))
+                return
             live.advance(JobEvent.RESTART, context_id=self.record.id)
             self._jobs.add(live)
 
@@ -263,7 +270,7 @@ class LiveContext(ContextListener):
                 raise JobAlreadyFinal(job_id=live.job.id, state=live.job.state.value)
             if not self._jobs.remove(live):
                 live.advance(None, kill_requested=True)
-                self._launch.call(lambda handle: handle.kill_job(live.job.id))
+                self._kill_running(live)
                 if force:
                     self._kill_context_unless_ended(live)
         self._records.syncer.sync()
@@ -364,6 +371,8 @@ class LiveContext(ContextListener):
                 self._jobs.mark_running(live, running_at)
 
     def _store_outcome(self, live: LiveJob, reported: JobOutcome) -> None:
+        if self._jobs.running(live.job.id) is None:
+            return  # it ended with its context, or continues under the next server
         with live.storing_result():  # before the lock: see the theory of the record
             # A launcher may end jobs because their context ends; no user requested that kill.
             context_ends = reported.killed and not live.job.kill_requested
@@ -383,24 +392,27 @@ class LiveContext(ContextListener):
                 return
             # A context that was not ready in time was killed: it failed, whatever its launcher reports.
             failure = self._launch.failure
-            lost = self._on_lost if not self._context.ready_reported else None
-            if lost is not None and not self.record.stop_requested:
-                self._orphans += self._jobs.take_waiting()
-            self._jobs.end_all(failure or error)
+            lost = self._on_lost
+            if self._context.ready_reported or self.record.stop_requested or self._jobs.holding:
+                lost = None
+            self._jobs.end_all(failure or error, spare_waiting=lost is not None)
             self._context.end(ContextEvent.FAIL if failure else _END_EVENTS[end], failure or error)
+            self._deadlines.close()
             self._context.outbox.put(self._release)
             if lost is not None:
-                record = self.record
-                self._context.outbox.put(lambda: lost(record, self._orphans))
+                self._context.outbox.put(partial(lost, self.record, self._jobs.take_waiting()))
 
     # -- effects of a change -----------------------------------------------------------------------
 
     def _submit(self, spec: JobSpec) -> None:
         self._launch.call(lambda handle: handle.submit(spec))
 
+    def _kill_running(self, live: LiveJob) -> None:
+        self._launch.call(lambda handle: handle.kill_job(live.job.id))
+
     def _kill_overdue(self, live: LiveJob) -> None:
         """Kill a job that exceeded its limit of time, and if need be, the context that has no other job."""
-        self._launch.call(lambda handle: handle.kill_job(live.job.id))
+        self._kill_running(live)
         if self.record.ad_hoc:
             self._kill_context_unless_ended(live)
 
@@ -421,15 +433,6 @@ class LiveContext(ContextListener):
 
     def _release(self) -> None:
         """Release everything once the context is final."""
-        self._end_deadlines()
         self._files.close()
         self._retire(self)
         self._context.notify_ended()
-
-    def _end_deadlines(self) -> None:
-        with self._context.lock:
-            self._deadlines.close()
-
-
-def _kill_job(job_id: str, handle: ContextHandle) -> None:
-    handle.kill_job(job_id)

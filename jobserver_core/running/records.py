@@ -25,7 +25,7 @@ from jobserver_core.models.jobs import Job, JobProgress, JobRequest, JobResult
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import CONTEXTS, JOBS, ContextEvent, ContextState, JobEvent, JobState
 from jobserver_core.ports import Clock, Ids, MetadataStore
-from jobserver_core.running.context_settings import time_limits
+from jobserver_core.running.context_settings import TimeLimits
 from jobserver_core.running.outbox import Syncer
 from jobserver_core.running.retries import Withdrawals
 
@@ -175,10 +175,11 @@ class Records:
         request: JobRequest,
         entries: tuple[ResolvedEntry, ...],
         context: Context,
+        *,
+        limits: TimeLimits,
         fingerprint: str | None,
     ) -> Job:
-        """Return the record of a new job, which is not stored yet."""
-        limits = time_limits(context.settings)
+        """Return the record of a new job, which is not stored yet. ``limits`` are those of its context."""
         return Job(
             id=job_id,
             class_name=request.class_name,

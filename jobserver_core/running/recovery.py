@@ -13,7 +13,9 @@ and jobs that had not begun run again in a context like the one that they waited
 
 A context that is taken over may still turn out to be dead. Until the launcher has reported that it is ready,
 none of its waiting jobs is given to it. So if it ends before, these jobs can run elsewhere, like those of a
-lost context.
+lost context. They are moved on a thread of their own, once everything is reconciled: before, the launcher's
+sweep would end the contexts that are started for them. Whatever happens there, each of these jobs runs, ends
+or is postponed, because users may be waiting for it already. While storage fails, the move is tried again.
 """
 
 from __future__ import annotations
@@ -27,12 +29,13 @@ from functools import partial
 import attrs
 
 from jobserver_core.binaries.class_paths import ClassPaths
-from jobserver_core.errors import JobServerError, ServerClosed
+from jobserver_core.errors import JobServerError, ServerClosed, StorageError
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job, JobQuery
 from jobserver_core.models.lifecycle import CONTEXTS, JOBS, ContextEvent
 from jobserver_core.ports import ContextSpec, Fetched, Launcher, MetadataStore
+from jobserver_core.repeats import Repeats
 from jobserver_core.running.context_registry import ContextRegistry
 from jobserver_core.running.contexts import ContextService
 from jobserver_core.running.fetching import FetchService, Preparation
@@ -43,7 +46,10 @@ from jobserver_core.running.records import FinalOutcome, Records
 __all__ = ["Recovery"]
 
 _log = logging.getLogger(__name__)
+_repeats = Repeats(_log)
 
+PAUSE = 1.0
+"""Seconds between two attempts to move a job while storage fails."""
 PAGE = 200
 """The number of jobs to read at a time."""
 _SERVER_ENDED = ErrorInfo(message="the job server ended, and its contexts with it")
@@ -77,6 +83,8 @@ class Recovery:
         self._fetching = fetching
         self._class_paths = class_paths
         self._taken: set[str] = set()
+        self._reconciled = threading.Event()
+        self._closed = threading.Event()
 
     def take_over(self) -> None:
         """Continue with the contexts and jobs that outlived their server, without waiting for them."""
@@ -111,21 +119,62 @@ class Recovery:
         spec = self._jobs.spec(job.id, job.class_name, code, self._jobs.config(job.id))
         return self._jobs.live(job, spec, files)
 
+    def close(self) -> None:
+        """Postpone jobs that cannot be moved because storage fails. Idempotent."""
+        self._closed.set()
+        self._reconciled.set()
+
     def _run_elsewhere(self, record: Context, jobs: list[LiveJob]) -> None:
         """Run jobs that waited in a context that ended before it was taken over."""
 
         def run() -> None:
+            self._reconciled.wait()
             if not record.ad_hoc:
-                self._contexts.start_configured([record.name])
+                self._start_configured(record.name)
             for live in jobs:
-                with (
-                    self._ending_if_impossible(live.job),
-                    self._prepare(live.job, partial(self._move, live)) as preparation,
-                ):
-                    preparation.finish()
+                self._move_when_possible(live)
 
         # Not on the thread that reported the end: fetching files may take long.
         threading.Thread(target=run, name="jobserver-recovery", daemon=True).start()
+
+    def _start_configured(self, name: str) -> None:
+        try:
+            self._contexts.start_configured([name])
+        except Exception:  # noqa: BLE001 - its jobs are moved all the same
+            _log.exception("context %s of the configuration could not be started", name)
+
+    def _move_when_possible(self, live: LiveJob) -> None:
+        """Move a job, or end it if that is impossible, as soon as storage allows it."""
+        while True:
+            try:
+                self._move_or_end(live)
+                return
+            except StorageError as error:
+                _repeats.warning("storage", "job %s waits for storage: %s", live.job.id, error)
+            if self._closed.wait(PAUSE):
+                live.postpone()
+                return
+
+    def _move_or_end(self, live: LiveJob) -> None:
+        """Run a waiting job in another context, or end it. Raises StorageError; then it is unchanged."""
+        if live.job.kill_requested:
+            self._end_live(live, "")
+            return
+        try:
+            with self._prepare(live.job, partial(self._move, live)) as preparation:
+                preparation.finish()
+        except ServerClosed:
+            live.postpone()
+        except StorageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - any error is the reason why the job ends
+            _log.warning("job %s could not be run again: %s", live.job.id, error)
+            self._end_live(live, str(error))
+
+    def _end_live(self, live: LiveJob, reason: str) -> None:
+        current = self._metadata.job(live.job.id) or live.job
+        live.job = current if current.state.final else self._end_job(current, None, reason)
+        live.release()
 
     def end_lost(self) -> list[Job]:
         """End everything that is not final and was not taken over; return the jobs to run again."""
@@ -146,6 +195,7 @@ class Recovery:
         for context in contexts.values():
             ended = self._records.end_context(context, ContextEvent.FAIL, _SERVER_ENDED)
             self._records.publish_context(ended)
+        self._reconciled.set()
         return again
 
     def restart(self, jobs: list[Job]) -> None:
@@ -164,16 +214,15 @@ class Recovery:
         return self._fetching.prepare(uris, run)
 
     def _restart(self, job: Job, fetched: Mapping[str, Fetched]) -> None:
-        with ExitStack() as files:
-            code = self._class_paths.lease(job.class_path, files)
-            spec = self._jobs.spec(job.id, job.class_name, code, self._jobs.config(job.id))
-            context, context_spec = self._contexts.successor(job.context_id, job.context_name, fetched)
-            live = self._jobs.live(job, spec, files.pop_all())
-        self._jobs.give(live, context, context_spec, lambda: context.adopt(live))
+        with ExitStack() as undo:
+            live = self._resumed(job, undo.enter_context(ExitStack()))
+            context, spec = self._contexts.successor(job.context_id, job.context_name, fetched)
+            undo.pop_all()  # from here on, the files belong to the job
+        self._jobs.give(live, context, spec, lambda: context.adopt(live))
 
     def _move(self, live: LiveJob, fetched: Mapping[str, Fetched]) -> None:
         context, spec = self._contexts.successor(live.job.context_id, live.job.context_name, fetched)
-        self._jobs.give(live, context, spec, lambda: context.adopt(live))
+        self._jobs.move(live, context, spec, lambda: context.adopt(live))
 
     @contextmanager
     def _ending_if_impossible(self, job: Job) -> Iterator[None]:
@@ -201,9 +250,10 @@ class Recovery:
             if cursor is None:
                 return found[::-1]
 
-    def _end_job(self, job: Job, context: Context | None, reason: str = "the job server ended") -> None:
+    def _end_job(self, job: Job, context: Context | None, reason: str = "the job server ended") -> Job:
         cancelled = job.kill_requested or (context is not None and context.stop_requested)
         outcome = FinalOutcome.without_context(job, reason)
         ended, delivery = self._records.end_job(job, outcome, cancelled=cancelled)
         self._records.syncer.sync()
         self._records.publish_job(ended, delivery)
+        return ended

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, BinaryIO
 
 from jobserver_core.binaries.sweep_lock import SweepLock
-from jobserver_core.errors import TooLarge
+from jobserver_core.errors import StorageError, TooLarge
 from jobserver_core.models.jobs import JobResult, ResultKind
 from jobserver_core.models.json_values import Json, loads
 from jobserver_core.ports import BlobStore, BlobWriter, ResultSink
@@ -80,11 +80,12 @@ class ResultWriter(ResultSink):
         self._size = 0
         self._writer: BlobWriter | None = None
         self._result: JobResult | None = None
+        self._discarded = False
 
     @property
     def repeatable(self) -> bool:
         """Whether :meth:`finish` may be repeated after it failed."""
-        return self._writer is None
+        return self._writer is None and not self._discarded
 
     @property
     def digest(self) -> str | None:
@@ -112,12 +113,15 @@ class ResultWriter(ResultSink):
         Raises StorageError.
         """
         if self._result is None:
+            if self._discarded:
+                raise StorageError(message="the result was discarded")
             self._result = self._stored()
             self._buffer.clear()
         return self._result
 
     def discard(self) -> None:
-        """Discard the written bytes. Idempotent."""
+        """Discard the written bytes, which cannot be stored afterwards. Idempotent."""
+        self._discarded = True
         self._buffer.clear()
         if self._writer is not None:
             self._writer.discard()

@@ -22,6 +22,8 @@ from jobserver_core.binaries.data_files import DataFileService
 from jobserver_core.binaries.sweep_lock import SweepLock
 from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import JobServerError
+from jobserver_core.models.contexts import Context
+from jobserver_core.models.jobs import Job
 from jobserver_core.ports import BlobStore, MetadataStore, SteadyClock, Timer
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ _log = logging.getLogger(__name__)
 INTERVAL = 3600.0
 """Seconds between two sweeps."""
 GRACE = timedelta(minutes=10)
-"""The minimum age at which an unreferenced blob is removed."""
+"""The minimum age of an unreferenced blob, and of an ended job whose result is too large."""
 BATCH = 100
 """The number of records to remove in one transaction."""
 _LISTED = 500
@@ -169,22 +171,21 @@ class RecordSweep:
         pace.repeat("jobs", lambda: range(metadata.delete_jobs(ended_before=before, limit=BATCH)))
         pace.repeat("contexts", lambda: metadata.delete_contexts(ended_before=before, limit=BATCH))
         directory = self._data_directory
-        self._sweep_logs(pace, directory.job_logs, before, lambda name: metadata.job(name) is not None)
-        self._sweep_logs(
-            pace, directory.context_logs, before, lambda name: metadata.context(name) is not None
-        )
+        for logs in (directory.job_logs, directory.context_logs):
+            self._sweep_logs(pace, logs, before)
 
     def _newest_to_remove(self) -> datetime | None:
         """Return the time before which jobs must have ended to be removed, or None if no job is."""
-        limits = self._settings.jobs
+        limits, now, after = self._settings.jobs, self._clock.now(), timedelta(microseconds=1)
         ends = []
         if limits.retention is not None:
-            ends.append(self._clock.now() - timedelta(seconds=limits.retention))
-        excess = self._metadata.newest_excess_job(
-            jobs=limits.max_kept, result_bytes=limits.max_result_storage
-        )
-        if excess is not None:
-            ends.append(excess + timedelta(microseconds=1))
+            ends.append(now - timedelta(seconds=limits.retention))
+        too_many = self._metadata.newest_excess_job(jobs=limits.max_kept, result_bytes=None)
+        if too_many is not None:
+            ends.append(too_many + after)
+        too_large = self._metadata.newest_excess_job(jobs=None, result_bytes=limits.max_result_storage)
+        if too_large is not None:  # perhaps the newest alone, which its submitter has yet to read
+            ends.append(min(too_large + after, now - GRACE))
         return max(ends, default=None)
 
     def _sweep_log_storage(self, pace: Pace) -> None:
@@ -192,15 +193,13 @@ class RecordSweep:
         limit = self._settings.jobs.max_log_storage
         if limit is None:
             return
-        directory, metadata = self._data_directory, self._metadata
+        directory = self._data_directory
         logs = _files_in(pace, directory.job_logs, directory.context_logs)
         excess = sum(size for _, size, _ in logs) - limit
         for _, size, path in pace.over(sorted(logs)):
             if excess <= 0:
                 return
-            name = path.name.split(".")[0]
-            jobs = path.parent == directory.job_logs
-            record = metadata.job(name) if jobs else metadata.context(name)
+            record = self._record_of(path)
             if record is not None and record.state.final:
                 path.unlink(missing_ok=True)
                 pace.removed["logs"] += 1
@@ -233,18 +232,23 @@ class RecordSweep:
             pace.removed["data-files"] += 1
             excess -= file.size
 
-    def _sweep_logs(
-        self, pace: Pace, directory: Path, before: datetime, known: Callable[[str], bool]
-    ) -> None:
+    def _sweep_logs(self, pace: Pace, directory: Path, before: datetime) -> None:
         """Remove logs that were last written to before this time and have no record."""
         oldest = before.timestamp()
-        for path in pace.over(directory.iterdir()):
+        for path in pace.over(_entries(directory)):
             try:
-                if path.stat().st_mtime < oldest and not known(path.name.split(".")[0]):
+                if path.stat().st_mtime < oldest and self._record_of(path) is None:
                     path.unlink(missing_ok=True)
                     pace.removed["logs"] += 1
             except OSError as error:
                 _log.warning("log %s: %s", path.name, error)
+
+    def _record_of(self, log: Path) -> Job | Context | None:
+        """Return the job or context that a log belongs to, if it is recorded."""
+        record_id = log.name.split(".")[0]
+        if log.parent == self._data_directory.job_logs:
+            return self._metadata.job(record_id)
+        return self._metadata.context(record_id)
 
 
 class BlobSweep:
@@ -291,10 +295,16 @@ class BlobSweep:
                     pace.removed["blobs"] += 1
 
 
+def _entries(directory: Path) -> Iterator[Path]:
+    """Yield the paths in a directory, none if it was removed; the next file creates it again."""
+    with suppress(FileNotFoundError):
+        yield from directory.iterdir()
+
+
 def _files_in(pace: Pace, *directories: Path) -> list[tuple[float, int, Path]]:
     """Return the time, the size and the path of each file."""
     found = []
-    for path in pace.over(itertools.chain.from_iterable(map(Path.iterdir, directories))):
+    for path in pace.over(itertools.chain.from_iterable(map(_entries, directories))):
         with suppress(FileNotFoundError):
             status = path.stat()
             found.append((status.st_mtime, status.st_size, path))

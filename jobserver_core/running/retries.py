@@ -71,7 +71,11 @@ class RetryQueue:
 
     def put_later(self, change: Callable[[], None]) -> None:
         """Call a change after a pause, on another thread, behind those that then wait."""
-        self._clock.call_later(FIRST_PAUSE, lambda: self._apart(lambda: self.put(change)))
+        self._clock.call_later(FIRST_PAUSE, lambda: self.put_apart(change))
+
+    def put_apart(self, change: Callable[[], None]) -> None:
+        """Call a change on another thread, as timers must: a store that hangs would block the others."""
+        self._apart(lambda: self.put(change))
 
     def _run(self) -> None:
         unexpected: Exception | None = None

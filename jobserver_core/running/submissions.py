@@ -128,7 +128,14 @@ class SubmissionService:
             spec = self._jobs.spec(self._records.new_id(), request.class_name, code, config)
             # This may record a context for the job; nothing may fail between here and the handover.
             context, context_spec = self._context_for(request, fetched, caller)
-            job = self._records.new_job(spec.id, request, entries, context.record, fingerprint)
+            job = self._records.new_job(
+                spec.id,
+                request,
+                entries,
+                context.record,
+                limits=context.time_limits,
+                fingerprint=fingerprint,
+            )
             live = self._jobs.live(job, spec, files.pop_all())
             handle = self._jobs.handle_of(live)
             self._jobs.give(live, context, context_spec, lambda: context.accept(live, config))

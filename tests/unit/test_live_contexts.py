@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import attrs
 import pytest
@@ -98,6 +99,21 @@ def test_a_context_that_dies_ends_its_jobs_first_and_sends_their_callbacks(scene
     assert context.error == ErrorInfo(message="the JVM died")
     assert states.index("JobChanged") < states.index("ContextChanged")
     assert len(scene.server.deliveries(job.id)) == 1
+
+
+def test_a_submit_while_the_end_of_its_context_is_stored_finds_no_context(scene: Scene) -> None:
+    refused: list[type[errors.JobServerError]] = []
+    advance_context = scene.metadata.advance_context
+
+    def submit_first(*arguments: Any, **named: Any) -> None:
+        with pytest.raises(errors.JobServerError) as caught:
+            scene.submit()
+        refused.append(caught.type)
+        advance_context(*arguments, **named)
+
+    scene.metadata.advance_context = submit_first  # type: ignore[method-assign]
+    scene.listener.context_ended(ContextEnd.FAILED)
+    assert refused == [errors.ContextNotFound]
 
 
 def test_jobs_of_a_deleted_context_send_no_callback(scene: Scene) -> None:

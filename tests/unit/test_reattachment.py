@@ -10,9 +10,11 @@ from typing import Any
 import attrs
 import pytest
 
+from faulty_store import FaultyStore
 from jobserver_core import (
     ContextState,
     FailureKind,
+    InvalidSetting,
     JobInterrupted,
     JobPostponed,
     JobServer,
@@ -25,11 +27,12 @@ from jobserver_core.memory import (
     InlineJob,
     InlineLauncher,
     MemoryBlobStore,
-    MemoryMetadataStore,
     MemoryTransport,
 )
 from jobserver_core.models.failures import ErrorInfo
+from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobOutcome, JobSpec
+from jobserver_core.running import recovery
 from jobserver_core.testing.clock import ManualClock
 from serving import FUNCTIONS, WAIT, ScriptedHandle, ScriptedLauncher, a_request, a_server, upload
 
@@ -47,7 +50,7 @@ class World:
     """What outlives a server: the stores, and a launcher with its contexts."""
 
     def __init__(self) -> None:
-        self.metadata = MemoryMetadataStore()
+        self.metadata = FaultyStore()
         self.blobs = MemoryBlobStore()
         self.transport = MemoryTransport()
         self.gate = threading.Event()
@@ -237,6 +240,10 @@ class Survivor(ScriptedLauncher):
         super().__init__()
         self._spec = spec
         self.jobs: list[str] = []
+        self.validating: Callable[[], None] = lambda: None
+
+    def validate(self, settings: JsonMapping) -> None:
+        self.validating()
 
     def survivors(self) -> Sequence[ContextSpec]:
         return [self._spec]
@@ -259,6 +266,7 @@ def crashed(world: World) -> Iterator[tuple[JobServer, Survivor, str, str]]:
     world.launcher.detach()
     launcher = Survivor(spec)
     yield world.boot(launcher=launcher), launcher, running, waiting
+    launcher.validating = lambda: None
     launcher.close()
 
 
@@ -298,6 +306,144 @@ def test_when_the_context_is_dead_its_running_jobs_end_and_the_others_run_elsewh
     listener.open_result(waiting, stream=False).write(b"2")
     listener.job_ended(waiting, JobOutcome())
     assert handle.result(WAIT) == 2
+
+
+@pytest.mark.parametrize(
+    "error", [InvalidSetting(key="spark.cores.max", message="is negative"), RuntimeError("a defect")]
+)
+def test_a_waiting_job_that_can_run_nowhere_else_ends_with_that_reason(
+    crashed: tuple[JobServer, Survivor, str, str], error: Exception
+) -> None:
+    server, launcher, _running, waiting = crashed
+
+    def refuse() -> None:
+        raise error
+
+    launcher.validating = refuse
+    handle = server.job_handle(waiting)
+    launcher.listeners[0].context_ended(ContextEnd.FAILED)
+    job = handle.finished.result(WAIT)
+    assert job.state is JobState.ERROR
+    assert job.error is not None
+    assert str(error) in job.error.stack
+    assert server.job(waiting) == job
+    until(lambda: server.load.waiting == 0)
+
+
+def test_a_waiting_job_runs_elsewhere_once_storage_works_again(
+    world: World, crashed: tuple[JobServer, Survivor, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "PAUSE", 0.01)
+    server, launcher, _running, waiting = crashed
+    world.metadata.fail(only=("add_context",))
+    launcher.listeners[0].context_ended(ContextEnd.FAILED)
+    until(lambda: world.metadata.attempts.count("add_context") > 3)  # the first started the old context
+    assert server.job(waiting).state is JobState.STARTED
+    world.metadata.recover()
+    until(lambda: len(launcher.handles) == 2)
+    launcher.listeners[1].context_ready(application_id=None, url=None)
+    until(lambda: launcher.handles[1].calls == [("submit", waiting)])
+
+
+def test_a_waiting_job_that_storage_keeps_from_moving_is_postponed_by_a_shutdown(
+    world: World, crashed: tuple[JobServer, Survivor, str, str]
+) -> None:
+    server, launcher, _running, waiting = crashed
+    handle = server.job_handle(waiting)
+    world.metadata.fail(only=("add_context",))
+    launcher.listeners[0].context_ended(ContextEnd.FAILED)
+    until(lambda: world.metadata.attempts.count("add_context") > 1)
+    server.drain()
+    with pytest.raises(JobPostponed):
+        handle.finished.result(WAIT)
+    assert server.job(waiting).state is JobState.STARTED
+
+
+def test_a_job_that_is_killed_while_it_is_moved_does_not_run(
+    crashed: tuple[JobServer, Survivor, str, str],
+) -> None:
+    server, launcher, _running, waiting = crashed
+    moving, killed = threading.Event(), threading.Event()
+
+    def wait_for_kill() -> None:
+        moving.set()
+        assert killed.wait(WAIT)
+
+    launcher.validating = wait_for_kill
+    launcher.listeners[0].context_ended(ContextEnd.FAILED)
+    assert moving.wait(WAIT)
+    server.kill_job(waiting)
+    killed.set()
+    assert server.job_handle(waiting).finished.result(WAIT).state is JobState.KILLED
+    until(lambda: len(launcher.handles) == 2)
+    launcher.listeners[1].context_ready(application_id=None, url=None)
+    assert launcher.handles[1].calls == []
+
+
+def test_a_context_that_was_deleted_before_it_was_back_does_not_start_again(world: World) -> None:
+    settings = Settings(spark=SparkSettings(contexts={"shared": {}}))
+    first = world.boot(settings)
+    until(lambda: first.context("shared").state is ContextState.RUNNING)
+    (spec,) = world.launcher.survivors()
+    world.launcher.detach()
+    launcher = Survivor(spec)
+    second = world.boot(settings, launcher=launcher)
+    second.stop_context("shared")
+    launcher.listeners[0].context_ended(ContextEnd.STOPPED)
+    for thread in threading.enumerate():
+        if thread.name == "jobserver-recovery":
+            thread.join(WAIT)
+    assert second.context("shared").state is ContextState.FINISHED
+    assert len(launcher.handles) == 1
+
+
+def test_a_shutdown_before_the_context_is_back_postpones_its_waiting_jobs(
+    crashed: tuple[JobServer, Survivor, str, str],
+) -> None:
+    server, launcher, running, waiting = crashed
+    handle = server.job_handle(waiting)
+    server.drain()
+    launcher.listeners[0].context_ended(ContextEnd.STOPPED)
+    with pytest.raises(JobPostponed):
+        handle.finished.result(WAIT)
+    assert server.job(running).state is JobState.ERROR
+    assert server.job(waiting).state is JobState.STARTED
+
+
+class DyingSurvivor(Survivor):
+    """A survivor that dies while it is taken over."""
+
+    def __init__(self, spec: ContextSpec) -> None:
+        super().__init__(spec)
+        self.started = threading.Event()
+        self.swept_away = False
+
+    def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
+        handle = super().start_context(spec, listener)
+        self.started.set()
+        return handle
+
+    def reattach(
+        self, spec: ContextSpec, jobs: Sequence[JobSpec], listener: ContextListener
+    ) -> ContextHandle:
+        handle = super().reattach(spec, jobs, listener)
+        listener.context_ended(ContextEnd.FAILED)
+        return handle
+
+    def sweep(self) -> None:
+        self.swept_away = self.started.wait(0.2)  # it would end whatever was not re-attached
+
+
+def test_jobs_are_moved_only_after_the_sweep_of_the_launcher(world: World) -> None:
+    first, _running = a_busy_server(world)
+    first.submit(a_request("w.Noted", context="shared"))
+    (spec,) = world.launcher.survivors()
+    world.launcher.detach()
+    launcher = DyingSurvivor(spec)
+    world.boot(launcher=launcher)
+    assert launcher.started.wait(WAIT)
+    assert not launcher.swept_away
+    launcher.close()
 
 
 def test_a_survivor_without_a_record_is_left_to_the_sweep(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -322,8 +323,26 @@ def test_the_oldest_jobs_are_removed_when_their_results_are_too_large_together(m
     for _ in range(4):  # each has a result of one byte
         ids.append(world.run())
         world.clock.advance(1)
+    world.clock.advance(GRACE.total_seconds())
     assert world.server.prune()["jobs"] == 2
     assert [job.id for job in world.server.jobs().jobs] == ids[:1:-1]
+
+
+def test_a_job_whose_result_alone_is_too_large_stays_until_it_can_have_been_read(make: Make) -> None:
+    world = make({"jobs": {**FOREVER, "max-result-storage": 0}})
+    job_id = world.run()
+    world.clock.advance(GRACE.total_seconds() - 1)
+    assert world.server.prune() == {}
+    assert world.server.job_handle(job_id).result(0) == 1
+    world.clock.advance(2)
+    assert world.server.prune()["jobs"] == 1
+
+
+def test_logs_are_limited_although_a_directory_of_logs_was_removed(make: Make) -> None:
+    world = make({"jobs": {**FOREVER, "max-log-storage": 0}})
+    world.run()
+    shutil.rmtree(world.server._services.data_directory.context_logs)
+    assert world.server.prune() == {"logs": 1}
 
 
 def test_the_oldest_logs_of_what_has_ended_are_removed_when_they_are_too_large(make: Make) -> None:

@@ -10,12 +10,15 @@ import pytest
 
 from conditions import wait_until
 from jobserver_core import ContextState, FailureKind, JobProgress, JobState, errors
+from jobserver_core.binaries.sweep_lock import SweepLock
+from jobserver_core.config.settings import JobLimits
 from jobserver_core.events import ContextChanged, JobChanged, JobProgressed
 from jobserver_core.memory import MemoryBlobStore
 from jobserver_core.models.jobs import JobQuery
 from jobserver_core.ports import BlobWriter, ContextEnd, JobOutcome
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.live_job import RESULT_TIMEOUT
+from jobserver_core.running.results import BUFFER, ResultStore
 from jobserver_core.running.retries import FIRST_PAUSE, LONGEST_PAUSE, MAX_DOUBTFUL, RetryQueue, Withdrawals
 from jobserver_core.testing.clock import ManualClock
 from serving import WAIT, Scene, a_request
@@ -80,7 +83,7 @@ def test_every_report_about_a_job_is_stored_in_order_once_the_store_works(
     scene.listener.job_running(job.id)
     scene.finish(job)
     assert not job.done()
-    assert scene.events[-1].job.state is not JobState.FINISHED  # type: ignore[union-attr]
+    assert JobState.FINISHED not in scene.states(job.id)
     scene.until(job.done)
     assert job.result(0) == 1
     assert scene.server.job(job.id).state is JobState.FINISHED
@@ -88,6 +91,35 @@ def test_every_report_about_a_job_is_stored_in_order_once_the_store_works(
     assert scene.server.context("shared").state is ContextState.RUNNING
     scene.until(lambda: len(scene.transport.messages) == 1)
     assert len(scene.server.deliveries(job.id)) == 1
+
+
+def test_an_outcome_that_is_not_stored_is_left_to_the_next_server(scene: StorageScene) -> None:
+    job = scene.submit()
+    scene.metadata.fail(only=("advance_job",))
+    scene.finish(job, b'"whole"')
+    scene.until_tried(2)
+    scene.server._services.registry.detach_all()
+    with pytest.raises(errors.JobInterrupted):
+        job.result(WAIT)
+    scene.metadata.recover()
+    scene.clock.advance(LONGEST_PAUSE)
+    for thread in threading.enumerate():
+        if thread.name.startswith("jobserver-retry"):
+            thread.join(WAIT)
+    record = scene.metadata.job(job.id)
+    assert record is not None
+    assert record.state is JobState.STARTED
+    assert scene.metadata.job_result(job.id) is None
+
+
+@pytest.mark.parametrize("size", [4, 2 * BUFFER])
+def test_a_result_that_was_discarded_cannot_be_stored(size: int) -> None:
+    writer = ResultStore(MemoryBlobStore(), SweepLock(), JobLimits()).writer(stream=False)
+    writer.write(b"x" * size)
+    writer.discard()
+    with pytest.raises(errors.StorageError):
+        writer.finish()
+    assert not writer.repeatable
 
 
 def test_an_outcome_has_no_effects_before_it_is_stored(scene: StorageScene) -> None:

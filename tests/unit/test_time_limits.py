@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
@@ -14,7 +15,7 @@ from jobserver_core import ContextState, FailureKind, Job, JobHandle, JobServer,
 from jobserver_core.memory import MemoryBlobStore, MemoryMetadataStore, MemoryTransport
 from jobserver_core.ports import ContextEnd, JobOutcome
 from jobserver_core.testing.clock import ManualClock
-from serving import ScriptedLauncher, a_request, a_server, upload
+from serving import WAIT, PatientClock, ScriptedLauncher, a_request, a_server, upload
 
 
 class World:
@@ -27,7 +28,7 @@ class World:
         blobs: MemoryBlobStore | None = None,
         **context: Any,
     ) -> None:
-        self.clock = clock or ManualClock()
+        self.clock = clock or PatientClock()
         self.blobs = blobs or MemoryBlobStore()
         self.metadata = metadata
         self.launcher = ScriptedLauncher()
@@ -197,6 +198,43 @@ def test_many_jobs_with_limits_need_one_timer(make: Any) -> None:
     assert len(world.clock.timers) <= timers + 2  # one of them stores the RUNNING states
 
 
+def test_short_limits_among_long_ones_leave_no_cancelled_timers_behind(make: Any) -> None:
+    world = make()
+    world.create()
+    for _ in range(20):
+        world.end(world.submit(max_run_time=3600))
+        world.end(world.submit(max_run_time=1))
+        world.clock.advance(2)
+    assert len(world.clock._timers) <= 5
+
+
+def test_a_store_that_hangs_does_not_block_the_timers_of_others(make: Any) -> None:
+    hanging, hangs, released = MemoryMetadataStore(), threading.Event(), threading.Event()
+    advance_job = hanging.advance_job
+
+    def hang(*arguments: Any, **named: Any) -> None:
+        hangs.set()
+        assert released.wait(WAIT)
+        advance_job(*arguments, **named)
+
+    world = make(hanging, clock=ManualClock())
+    world.create()
+    world.submit()
+    late = world.submit(max_queue_time=5)
+    hanging.advance_job = hang  # type: ignore[method-assign]
+    others: list[str] = []
+    world.clock.call_later(6, lambda: others.append("called"))
+    try:
+        moved = threading.Thread(target=lambda: world.clock.advance(6), daemon=True)
+        moved.start()
+        assert hangs.wait(WAIT)
+        moved.join(10)
+        assert others == ["called"]
+    finally:
+        released.set()
+    assert late.finished.result(WAIT).failure is FailureKind.QUEUE_TIME
+
+
 # -- the wait of a job -----------------------------------------------------------------------------
 
 
@@ -257,7 +295,7 @@ def test_the_wait_under_an_earlier_server_counts(make: Any) -> None:
     in_time = first.submit(None, max_queue_time=600)
 
     now = first.clock.now() + timedelta(seconds=100)
-    second = make(store, clock=ManualClock(start=now), blobs=first.blobs)
+    second = make(store, clock=PatientClock(start=now), blobs=first.blobs)
     assert second.job(late).state is JobState.RESTARTING
     second.clock.advance(0)
     assert second.job(late).failure is FailureKind.QUEUE_TIME
@@ -351,6 +389,18 @@ def test_jobs_that_go_on_after_the_life_of_their_context_are_ended_after_a_grace
         assert record.failure is FailureKind.CONTEXT_LOST
         assert record.error is not None
         assert record.error.stack == "context shared has reached its max-lifetime of 1 hour"
+
+
+def test_without_a_grace_period_jobs_may_go_on_until_they_end(make: Any) -> None:
+    world = make()
+    world.create(**{"max-lifetime": "1 h", "max-lifetime-grace": "off"})
+    job = world.submit()
+    world.clock.advance(3600 * 100)
+    assert world.state is ContextState.RUNNING
+    world.end(job)
+    world.clock.advance(0)
+    assert world.job(job).state is JobState.FINISHED
+    assert world.state is ContextState.STOPPING
 
 
 @pytest.mark.parametrize("key", ["idle-timeout", "max-lifetime", "max-lifetime-grace", "job-max-run-time"])

@@ -151,6 +151,19 @@ def test_a_flood_of_one_user_leaves_places_for_others() -> None:
         world.close()
 
 
+def test_while_a_context_starts_one_user_may_have_as_many_jobs_as_it_has_slots() -> None:
+    jobs = {"jobserver.jobs.max-jobs-per-context": 8, "jobserver.jobs.max-queued-jobs": 0}
+    launcher = ScriptedLauncher()
+    with a_server(launcher=launcher, settings=Settings.from_mapping(jobs)) as server:
+        upload(server)
+        server.create_context("shared")
+        for _ in range(8):
+            server.submit(a_request("w.Any", context="shared", submitted_by="ann"))
+        with pytest.raises(errors.NoSlots, match="queue is full"):
+            server.submit(a_request("w.Any", context="shared", submitted_by="ann"))
+        launcher.close()
+
+
 def test_without_users_a_queue_can_be_filled_to_its_last_place() -> None:
     world = World(places=10)
     try:

@@ -165,6 +165,13 @@ def test_entries_without_a_time_never_count_as_old(blobs: FsspecBlobStore, habit
     assert list(blobs.digests(modified_before=later())) == []
 
 
+def test_usage_is_read_from_listings_alone(blobs: FsspecBlobStore, habits: dict[str, Any]) -> None:
+    blobs.put([b"content"])
+    blobs.put([b"more content"])
+    habits["info"] = RuntimeError("asked for one object")
+    assert blobs.usage() == (2, 19)
+
+
 @pytest.mark.parametrize("place", ["open", "mv", "info"])
 def test_driver_exceptions_become_storage_errors_without_secrets(
     habits: dict[str, Any], tmp_path: Path, place: str
