@@ -20,13 +20,15 @@ A future that is not done is an object that is being created: its readers wait. 
 ``owner``   the class path of the JVM job that made it; absent for Python
 =========== ==========================================================================================
 
-A second map, ``jobserver.namedObjects.creators``, has the job that is making each name, so that
-:func:`abandon` can clean up after a job that was killed in the meantime.
+A second map, ``jobserver.namedObjects.creators``, has the futures of objects that are being created, under
+the id of the job, a blank, and the name. A job puts its future there *before* it puts it into the first map:
+if the job is killed at any moment, :func:`abandon` finds what its readers wait for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -61,22 +63,24 @@ class NamedObjects:
 
     def get(self, name: str) -> Any | None:
         """Return the object of this name, or None. Waits for one that is being made."""
-        future = self._table().get(name)
+        future = self._existing(name)
         return None if future is None else self._from_entry(self._await(name, future))
 
     def get_or_else_create(self, name: str, make: Callable[[], Any]) -> Any:
         """Return the object of this name; if there is none, make it with ``make``, once for all callers."""
-        mine = self._jvm().java.util.concurrent.CompletableFuture()
-        other = self._table().putIfAbsent(name, mine)
-        if other is not None:
-            return self._from_entry(self._await(name, other))
-        return self._fill(name, mine, make)
+        other = self._existing(name)
+        if other is None:
+            with self._creating(name) as mine:
+                other = self._table().putIfAbsent(name, mine)
+                if other is None:
+                    return self._fill(name, mine, make)
+        return self._from_entry(self._await(name, other))
 
     def update(self, name: str, make: Any) -> Any:
         """Replace the object of this name with ``make``, or with its return value if it is callable."""
-        mine = self._jvm().java.util.concurrent.CompletableFuture()
-        self._table().put(name, mine)
-        return self._fill(name, mine, make if callable(make) else lambda: make)
+        with self._creating(name) as mine:
+            self._table().put(name, mine)
+            return self._fill(name, mine, make if callable(make) else lambda: make)
 
     def forget(self, name: str) -> None:
         """Forget the name, and leave the object unchanged."""
@@ -97,8 +101,29 @@ class NamedObjects:
         table = self._table()
         return sorted(name for name in table.keySet().toArray() if (f := table.get(name)) and _made(f))
 
+    def _existing(self, name: str) -> Any | None:
+        """Return the future of this name, if there is one.
+
+        The last call of a killed job may arrive after :func:`abandon`, so a cancelled future can be there.
+        """
+        future = self._table().get(name)
+        if future is not None and future.isCancelled():
+            self._table().remove(name, future)
+            return None
+        return future
+
+    @contextmanager
+    def _creating(self, name: str) -> Iterator[Any]:
+        """Yield a new future, which :func:`abandon` cancels if this job ends within the block."""
+        future = self._jvm().java.util.concurrent.CompletableFuture()
+        key = _creator_key(self.job_id, name)
+        self._creators().put(key, future)
+        try:
+            yield future
+        finally:
+            self._creators().remove(key, future)
+
     def _fill(self, name: str, future: Any, make: Callable[[], Any]) -> Any:
-        self._creators().put(name, self.job_id)
         try:
             made = make()
             future.complete(self._to_entry(made))
@@ -110,8 +135,6 @@ class NamedObjects:
                 )
             )
             raise
-        finally:
-            self._creators().remove(name, self.job_id)
         return made
 
     def _await(self, name: str, future: Any) -> Any:
@@ -164,11 +187,15 @@ def abandon(jvm: Any, job_id: str) -> None:
     For the context host, with the gateway's ``jvm``, after each job.
     """
     creators, table = _shared_map(jvm, CREATORS_KEY), _shared_map(jvm, TABLE_KEY)
-    for name in list(creators.keySet().toArray()):
-        if creators.remove(name, job_id):
-            future = table.remove(name)
-            if future is not None and not future.isDone():
-                future.cancel(True)
+    prefix = _creator_key(job_id, "")
+    for key in list(creators.keySet().toArray()):
+        future = creators.remove(key) if key.startswith(prefix) else None
+        if future is not None and future.cancel(True):
+            table.remove(key.removeprefix(prefix), future)
+
+
+def _creator_key(job_id: str, name: str) -> str:
+    return f"{job_id} {name}"
 
 
 def _shared_map(jvm: Any, key: str) -> Any:

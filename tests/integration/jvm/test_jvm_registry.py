@@ -122,14 +122,32 @@ def test_a_failed_factory_leaves_nothing_behind(named: NamedObjects, spark: Any)
 def test_killing_a_job_that_creates_an_object_releases_its_waiters(named: NamedObjects, spark: Any) -> None:
     jvm = spark.sparkContext._jvm
     killed = NamedObjects(spark, "killed-job")
-    # What a killed process leaves: a name, and that it was making it.
-    killed._table().put("half", jvm.java.util.concurrent.CompletableFuture())
-    killed._creators().put("half", "killed-job")
-    abandon(jvm, "another-job")
+    # A process that is killed leaves the block of `_creating` without ending it, at any of its steps.
+    creating = killed._creating("half")
+    future = creating.__enter__()
+    killed._table().put("half", future)
+    abandon(jvm, "killed")
     assert killed._table().containsKey("half")
     abandon(jvm, "killed-job")
+    assert future.isCancelled()
+    assert killed._creators().isEmpty()
     assert named.get("half") is None
     assert named.get_or_else_create("half", lambda: spark.range(2)).count() == 2
+
+
+def test_a_call_of_a_killed_job_that_arrives_late_does_not_spoil_the_name(
+    named: NamedObjects, spark: Any, bench: Any, old_jar: Any
+) -> None:
+    killed = NamedObjects(spark, "killed-job")
+    creating = killed._creating("late")
+    future = creating.__enter__()
+    abandon(spark.sparkContext._jvm, "killed-job")
+    killed._table().put("late", future)
+    assert named.get("late") is None
+    killed._table().put("cached by name", future)
+    assert bench.value("spark.jobserver.CacheRddByNameJob", old_jar) == 55
+    killed._table().put("late", future)
+    assert named.get_or_else_create("late", lambda: spark.range(2)).count() == 2
 
 
 def test_a_missing_named_object_is_the_jobs_own_refusal(bench: Any, old_jar: Any) -> None:

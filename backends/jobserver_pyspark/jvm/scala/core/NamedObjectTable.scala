@@ -19,22 +19,22 @@ final class NamedObjectTable private[jobserver] (jobId: String, owner: String) {
 
   /** Returns the entry with this name, or None. Waits if it is being created. */
   def get(name: String, timeoutMs: Long): Option[JMap[String, AnyRef]] =
-    Option(table.get(name)).map(await(name, _, timeoutMs))
+    existing(name).map(await(name, _, timeoutMs))
 
   /** Returns the entry with this name. If there is none, `make` creates it; concurrent calls create it only once. */
   def getOrElseCreate(name: String, timeoutMs: Long)(make: => JMap[String, AnyRef]): JMap[String, AnyRef] = {
-    val mine = new CompletableFuture[JMap[String, AnyRef]]()
-    Option(table.putIfAbsent(name, mine)) match {
-      case Some(other) => await(name, other, timeoutMs)
-      case None => fill(name, mine)(make)
-    }
+    def other(mine: CompletableFuture[JMap[String, AnyRef]]) =
+      existing(name).orElse(Option(table.putIfAbsent(name, mine)))
+    val made = creating(name)(mine => other(mine).toLeft(fill(name, mine)(make)))
+    made.fold(await(name, _, timeoutMs), identity)
   }
 
   /** Stores an entry under this name, replacing any other. */
   def update(name: String)(make: => JMap[String, AnyRef]): JMap[String, AnyRef] = {
-    val mine = new CompletableFuture[JMap[String, AnyRef]]()
-    table.put(name, mine)
-    fill(name, mine)(make)
+    creating(name) { mine =>
+      table.put(name, mine)
+      fill(name, mine)(make)
+    }
   }
 
   /** Removes the name, without freeing the object. */
@@ -46,8 +46,23 @@ final class NamedObjectTable private[jobserver] (jobId: String, owner: String) {
 
   def names: Seq[String] = table.asScala.collect { case (name, entry) if made(entry) => name }.toList.sorted
 
-  private def fill(name: String, mine: CompletableFuture[JMap[String, AnyRef]])(make: => JMap[String, AnyRef]) = {
-    creators.put(name, jobId)
+  /**
+   * The future with this name, if there is one. The last call of a killed Python job may arrive after the job was
+   * cleaned up, so a cancelled future can be there.
+   */
+  private def existing(name: String): Option[CompletableFuture[JMap[String, AnyRef]]] =
+    Option(table.get(name)).filterNot(entry => entry.isCancelled && table.remove(name, entry))
+
+  /** Calls `block` with a new future, which is cancelled if the job is ended within the block. */
+  private def creating[T](name: String)(block: CompletableFuture[JMap[String, AnyRef]] => T): T = {
+    val mine = new CompletableFuture[JMap[String, AnyRef]]()
+    val key = s"$jobId $name"
+    creators.put(key, mine)
+    try block(mine)
+    finally creators.remove(key, mine)
+  }
+
+  private def fill(name: String, mine: CompletableFuture[JMap[String, AnyRef]])(make: => JMap[String, AnyRef]) =
     try {
       val entry = make
       entry.put("job", jobId)
@@ -59,8 +74,7 @@ final class NamedObjectTable private[jobserver] (jobId: String, owner: String) {
         table.remove(name, mine)
         mine.completeExceptionally(error)
         throw error
-    } finally creators.remove(name, jobId)
-  }
+    }
 
   private def await(name: String, entry: CompletableFuture[JMap[String, AnyRef]], timeoutMs: Long) =
     try entry.get(timeoutMs, TimeUnit.MILLISECONDS)
@@ -73,7 +87,7 @@ private[jobserver] object NamedObjectTable {
   type Table = ConcurrentHashMap[String, CompletableFuture[JMap[String, AnyRef]]]
 
   def table: Table = shared(TableKey).asInstanceOf[Table]
-  def creators: ConcurrentHashMap[String, String] = shared(CreatorsKey).asInstanceOf[ConcurrentHashMap[String, String]]
+  def creators: Table = shared(CreatorsKey).asInstanceOf[Table]
 
   /** A complete entry: the object for JVM jobs, and its representation for Python jobs. */
   def entry(kind: String, value: AnyRef, jvmObject: AnyRef = null): JMap[String, AnyRef] = {
