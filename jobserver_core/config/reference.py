@@ -75,7 +75,7 @@ as `30 minutes`, or `off`, which is the default of all but one.
 | --- | --- |
 | `idle-timeout` | The context is stopped when no job has run or waited in it for this long |
 | `max-lifetime` | This long after creation, a context takes no more jobs. It stops when its jobs have ended |
-| `max-lifetime-grace` | How long they may still take; then they end as ERROR. Default: 1 hour; `off`: no limit |
+| `max-lifetime-grace` | How long they may take; then they end as ERROR. Default: 1 hour; `off`: no limit |
 | `job-max-queue-time` | How long a job may wait before it starts; then it ends as ERROR without having run |
 | `job-max-run-time` | How long a job may take after its dispatch; then it is killed and ends as ERROR |
 
