@@ -193,7 +193,7 @@ def _in_a_batch(caller: Caller, context: str, batches: Path, millis: int = 2000)
     batches.unlink(missing_ok=True)
     config = f'path = "{batches}", millis = {millis}'
     job_id = caller.running("control.Batches", config, "control", context=context)
-    caller.until(batches.exists, "a batch")
+    caller.until(lambda: batches.exists() and batches.read_text() == "begun\n", "a batch")
     return job_id
 
 
