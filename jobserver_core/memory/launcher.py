@@ -148,7 +148,7 @@ class InlineLauncher(Launcher):
         return True
 
     def survivors(self) -> Sequence[ContextSpec]:
-        """Return all living contexts: whoever calls this is the next server."""
+        """Return all living contexts. Only the next server calls this."""
         with self._lock:
             self._left = {context for context in self._contexts if context.lives}
         return [context.spec for context in self._left]

@@ -7,7 +7,7 @@ The problem: a job may wait or run only for so long, and a context may be idle o
 timer for each job would be the obvious way, but nearly all of them are cancelled, and a cancelled timer
 occupies the clock until it is due: with a limit of a day, that is a day's worth of jobs.
 
-The idea: a context needs one timer, set to the earliest deadline that it knows. Whoever gets a deadline calls
+The idea: a context needs one timer, set to its earliest deadline. Code that adds a deadline calls
 :meth:`Deadlines.watch`, which sets a timer only if none is due before. When it fires, all deadlines are
 looked at: what is overdue ends, and the earliest of the others is watched. No timer is cancelled: that of a
 job that has ended fires once for nothing, and one that is due after a new one stays, to be used later. So
