@@ -191,13 +191,14 @@ class HostedContext(ContextHandle):
         except (ProtocolError, JobServerError) as error:
             self._fail(ErrorInfo.from_exception(error))
             self._destroy()
+        except OSError as error:
+            message = out_of_descriptors(error) or f"cannot start the context: {error}"
+            _log.warning("context %s: %s", self._spec.name, message)
+            self._fail(ErrorInfo.from_exception(LaunchError(message=message)))
+            self._destroy()
         except Exception as error:  # noqa: BLE001 - the end must be reported to the core after any error
-            reason = out_of_descriptors(error) if isinstance(error, OSError) else None
-            if reason is not None:
-                self._fail(ErrorInfo.from_exception(LaunchError(message=reason)))
-            else:
-                _log.exception("context %s", self._spec.name)
-                self._fail(ErrorInfo.from_exception(error))
+            _log.exception("context %s", self._spec.name)
+            self._fail(ErrorInfo.from_exception(error))
             self._destroy()
         finally:
             if self._detached:

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from jobserver_core.models.failures import ErrorInfo
+from jobserver_core.ports import ContextSpec
+from jobserver_core.testing.launcher import RecordingListener
+from jobserver_pyspark import PySparkLauncher
 from jobserver_pyspark.launcher.descriptors import explained, out_of_descriptors
 
 TESTS = Path(__file__).parents[2]
@@ -55,6 +58,20 @@ def test_a_context_that_cannot_have_enough_descriptors_fails_at_once_and_says_wh
     assert "RLIMIT_NOFILE" in told
     assert "is 200: raise it" in told
     assert "LimitNOFILE=" in told
+
+
+@pytest.mark.real
+def test_a_context_whose_directory_cannot_be_made_fails_with_the_reason_of_the_system(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    work_dir = tmp_path / "file" / "work"
+    launcher = PySparkLauncher(tmp_path / "pyspark")
+    spec = ContextSpec(id="c", name="c", log_path=tmp_path / "log", work_dir=work_dir, data_dir=tmp_path)
+    listener = RecordingListener()
+    launcher.start_context(spec, listener)
+    error = listener.wait_for("context-ended", timeout=30)[2]
+    launcher.close()
+    assert error.error_class == "jobserver_core.errors.LaunchError"
+    assert error.message == f"cannot start the context: [Errno 20] Not a directory: '{work_dir}'"
 
 
 @pytest.mark.real
