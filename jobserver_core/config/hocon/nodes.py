@@ -6,12 +6,11 @@ finished, so that all references to a resolved part can share it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import attrs
 
-from jobserver_core.config.hocon.java_maps import copied_buckets, in_buckets
 from jobserver_core.errors import InvalidConfig
 
 __all__ = [
@@ -158,7 +157,7 @@ class Object:
         """Return a copy with another node instead of a child, and its key: see :meth:`_key`."""
         key = self._key(child, slot)
         copy = self.with_child(key, new)
-        copy._copies = (*self._copies, copied_buckets(self._size()))
+        copy._copies = (*self._copies, _copied_buckets(self._size()))
         return key, copy
 
     def items(self) -> Iterator[tuple[str, Node]]:
@@ -193,7 +192,7 @@ class Object:
     def walked(self) -> list[str]:
         """Return the unresolved keys in the order in which the reference resolves them."""
         keys = [key for key in self.inserted() if not is_resolved(self.child(key))]
-        return in_buckets(keys, self._size(), self._copies) if len(keys) > 1 else keys
+        return _in_buckets(keys, self._size(), self._copies) if len(keys) > 1 else keys
 
     def _key(self, child: Node, slot: str) -> str:
         """Return the key of a child, or the first of several keys in the order above.
@@ -209,8 +208,8 @@ class Object:
             keys = [key for key, changed in self.changes.items() if changed is child]
             keys += [key for key in self._keys_of.get(id(child), ()) if key not in self.changes]
         if len(keys) > 1:
-            copies = (*self._copies, copied_buckets(self._size()))
-            keys = in_buckets([key for key in self.inserted() if key in keys], self._size(), copies)
+            copies = (*self._copies, _copied_buckets(self._size()))
+            keys = _in_buckets([key for key in self.inserted() if key in keys], self._size(), copies)
         if not keys:
             raise LookupError(slot)
         return keys[0]
@@ -340,3 +339,43 @@ def _with_item(items: list[Node], old: Node, index: int, new: Node | Absent) -> 
     if items[index] is not old:
         raise LookupError(index)
     return [*items[:index], *(() if new is ABSENT else (new,)), *items[index + 1 :]]
+
+
+# -- the iteration order of Java's hash maps, which is visible in cycles of substitutions ---------------
+#
+# In a cycle of optional substitutions, the one that is resolved first gets a value. The reference
+# implementation resolves the keys of an object in the order of a java.util.HashMap: by bucket, and within a
+# bucket in the order of insertion. The number of buckets is a power of two that depends on how the map was
+# created: grown key by key, or copied from another map.
+
+_SMALLEST = 16
+
+
+def _in_buckets(keys: Iterable[str], size: int, copies: Iterable[int] = ()) -> list[str]:
+    """Return keys, given in the order of insertion, as a map of ``size`` entries yields them.
+
+    ``copies`` has the numbers of buckets of its successive copies.
+    """
+    buckets = _SMALLEST
+    while size > buckets * 3 // 4:
+        buckets *= 2
+    ordered = _by_bucket(keys, buckets)
+    for count in copies:
+        ordered = _by_bucket(ordered, count)
+    return ordered
+
+
+def _copied_buckets(size: int) -> int:
+    """Return how many buckets the copy of a map with a number of entries has, as of Java 8 to 18."""
+    return 1 << (size * 4 // 3).bit_length() if size else 1
+
+
+def _by_bucket(keys: Iterable[str], buckets: int) -> list[str]:
+    return sorted(keys, key=lambda key: _hash(key) % buckets)
+
+
+def _hash(key: str) -> int:
+    code = 0
+    for unit in memoryview(key.encode("utf-16-le", "surrogatepass")).cast("H"):
+        code = (31 * code + unit) & 0xFFFFFFFF
+    return code ^ code >> 16

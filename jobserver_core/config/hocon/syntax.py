@@ -23,7 +23,7 @@ from jobserver_core.config.hocon.nodes import (
     Reference,
     Source,
 )
-from jobserver_core.config.hocon.spark_settings import is_spark_setting
+from jobserver_core.config.trees import is_spark_setting
 from jobserver_core.errors import InvalidConfig
 from jobserver_core.models.json_values import number
 
@@ -61,7 +61,7 @@ class Parser:
     """Parses one text.
 
     ``include`` is called with each include statement, and returns the object to merge, or raises.
-    ``settings`` collects the settings of Spark, see :mod:`~jobserver_core.config.hocon.spark_settings`.
+    ``settings`` collects the settings of Spark, see :mod:`~jobserver_core.config.trees`.
     """
 
     def __init__(
