@@ -1,26 +1,51 @@
 """Backends by name, found through the entry points of installed distributions.
 
-This is the only loader: for every port, and for the authenticators of the HTTP front-end.
+:class:`Backend` is what all ports have in common: the configuration can select an implementation by its name.
+The loader below is the only one: for every port, and for the authenticators of the HTTP front-end.
 """
 
 from __future__ import annotations
 
+from abc import ABC
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from jobserver_core.errors import PluginNotFound
-from jobserver_core.ports import Backend
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
 
-__all__ = ["find", "load", "registered"]
+__all__ = ["Backend", "find", "load", "registered"]
 
 _EXTRAS = {"sql": "sql", "fsspec": "fsspec", "pyspark": "pyspark", "httpx": "httpx"}
 """Which extra brings which backend of this distribution."""
 
-B = TypeVar("B", bound=Backend)
+B = TypeVar("B", bound="Backend")
+
+
+class Backend(ABC):
+    """An implementation of a port.
+
+    A distribution registers its class as an entry point in the group ``jobserver.<kind>``, under the name
+    that the configuration selects it by.
+    """
+
+    kind: ClassVar[str]
+    """Which port this is, as in the name of the group: ``metadata``, ``launcher``, …"""
+
+    @classmethod
+    def from_settings(cls: type[B], settings: Settings, data_dir: Path) -> B:
+        """Create the backend that the settings describe, with its files below ``data_dir``.
+
+        Refuse options that you do not know. The default is for backends without options: it calls the class
+        without arguments.
+
+        Raises:
+            InvalidSetting: A setting can never work.
+            StorageError: A store cannot be opened.
+        """
+        return cls()
 
 
 def registered(port: type[Backend]) -> dict[str, EntryPoint]:

@@ -1,4 +1,6 @@
-"""URIs of code to fetch: one parser, so that every fetcher reads the same text as the same file.
+"""URIs of code to fetch, and of callbacks.
+
+There is one parser of URIs to fetch, so that every fetcher reads the same text as the same file.
 
 Nothing in this module touches the network or a file.
 """
@@ -14,7 +16,16 @@ import attrs
 
 from jobserver_core.errors import MalformedUrl
 
-__all__ = ["FILE_SCHEMES", "HOST_SCHEMES", "Uri", "redacted"]
+__all__ = [
+    "FILE_SCHEMES",
+    "HOST_SCHEMES",
+    "MAX_URL",
+    "Uri",
+    "receiver_of",
+    "redacted",
+    "scheme_of",
+    "without_secrets",
+]
 
 FILE_SCHEMES = ("file", "local")
 """Schemes of files on this machine; ``local`` is Spark's word for a file that every machine has."""
@@ -170,3 +181,53 @@ def _host(text: str, host: str) -> str:
     if not _HOST.fullmatch(plain):
         raise _malformed(text, "its host has characters that no name and no address has")
     return plain.lower().rstrip(".")
+
+
+# -- URLs of callbacks, which a transport defines and may not be URIs at all ----------------------------
+
+MAX_URL = 8192
+"""The longest callback URL that is accepted, in characters."""
+
+_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+
+
+def scheme_of(url: str) -> str:
+    """Return the scheme in lower case, or an empty string if there is none (RFC 3986, section 3.1)."""
+    match = _SCHEME.match(url)
+    return match.group(1).lower() if match else ""
+
+
+def receiver_of(url: str) -> str:
+    """Return the receiver of a URL, for fairness: scheme, host, and port unless it is the default.
+
+    For a URL without a host (``call:name``), and for one that cannot be parsed, it is the scheme alone. Never
+    raises.
+    """
+    parts = _split(url)
+    scheme = scheme_of(url)
+    if parts is None or not parts.hostname:
+        return scheme
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname.rstrip(".")
+    if parts.port is None or parts.port == _DEFAULT_PORTS.get(scheme):
+        return f"{scheme}://{host}"
+    return f"{scheme}://{host}:{parts.port}"
+
+
+def without_secrets(text: str, url: str) -> str:
+    """Return a text in which this URL, its password and its query are redacted."""
+    text = text.replace(url, redacted(url))
+    parts = _split(url)
+    secrets = (parts.password, parts.query) if parts is not None else ()
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
+    return text
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises for a port that is not a number
+    except ValueError:
+        return None
+    return parts

@@ -12,7 +12,6 @@ from jobserver_cli import (
     job_commands,
     machine_commands,
     serving_commands,
-    storage_commands,
     submissions,
 )
 from jobserver_cli.exits import ExitCode
@@ -56,7 +55,6 @@ for _commands in (
     job_commands,
     file_commands,
     context_commands,
-    storage_commands,
     machine_commands,
 ):
     _commands.register(app)

@@ -16,7 +16,6 @@ from jobserver_cli.client import Client, Connection
 from jobserver_cli.diagnosis import Verdict, java_finding, pyspark_finding
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import follow_job
-from jobserver_cli.front_end import front_end
 from jobserver_cli.interruption import (
     interrupt_delayed,
     run_on_thread,
@@ -24,7 +23,7 @@ from jobserver_cli.interruption import (
     sigterm_as_interrupt,
 )
 from jobserver_cli.reports import error_text
-from jobserver_cli.server_process import LogLevel, configure_logging
+from jobserver_cli.server_process import LogLevel, configure_logging, front_end
 from jobserver_cli.terminal import Terminal
 
 __all__ = ["Demonstration"]

@@ -17,9 +17,9 @@ import attrs
 import typer
 
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.front_end import front_end
 from jobserver_cli.options import ConfigFile, DataDir, Host, Port, settings_of
 from jobserver_cli.parameters import command
+from jobserver_cli.server_process import front_end
 from jobserver_cli.terminal import Terminal
 
 if TYPE_CHECKING:

@@ -25,6 +25,9 @@ import os
 import resource
 import signal
 from enum import Enum
+from types import ModuleType
+
+from jobserver_cli.exits import CommandFailed, ExitCode
 
 __all__ = [
     "LogLevel",
@@ -32,8 +35,10 @@ __all__ = [
     "collect_garbage_rarely",
     "configure_logging",
     "fork_and_reap",
+    "front_end",
     "keep_from_collector",
     "raise_descriptor_limit",
+    "url_of",
 ]
 
 _log = logging.getLogger(__name__)
@@ -144,3 +149,26 @@ def keep_from_collector() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def front_end() -> ModuleType:
+    """Return the package that serves HTTP.
+
+    Raises:
+        CommandFailed: It is not installed. The advice names the extra to install.
+    """
+    try:
+        import jobserver_http  # noqa: PLC0415 - the extra may be missing
+    except ImportError as error:
+        raise CommandFailed(
+            f"cannot load the HTTP front-end: {error}",
+            ExitCode.NOT_READY,
+            "Install it with: pip install 'jobserver-core[http]'",
+        ) from error
+    return jobserver_http
+
+
+def url_of(host: str, port: int, *, tls: bool) -> str:
+    """Return the base URL of an address that a server listens on."""
+    shown = f"[{host}]" if ":" in host else host
+    return f"{'https' if tls else 'http'}://{shown}:{port}"

@@ -1,11 +1,16 @@
-"""Client addresses, and the networks that count as one client."""
+"""Addresses of clients and of the server, and which web pages a browser may send requests from."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from urllib.parse import urlsplit
 
-__all__ = ["is_loopback", "network_of", "within"]
+import attrs
+
+from jobserver_http.errors import Rejected
+
+__all__ = ["BrowserGuard", "is_loopback", "network_of", "within"]
 
 
 def network_of(address: str) -> str:
@@ -44,3 +49,70 @@ def within(address: str, networks: Collection[str]) -> bool:
     except ValueError:
         return False
     return any(ip in ipaddress.ip_network(network, strict=False) for network in networks)
+
+
+_SAFE = ("GET", "HEAD", "OPTIONS")
+_PORTS = {"http": "80", "https": "443"}
+
+
+@attrs.frozen(kw_only=True)
+class BrowserGuard:
+    """Refuses cross-origin requests (403).
+
+    This protects a job server that a browser can reach from the web pages of other sites. A web page can make
+    a browser send requests to ``127.0.0.1`` or to a server on the internal network, and a job server runs the
+    code that it receives. Browsers send an ``Origin`` header with every request that changes something, and a
+    page cannot suppress it. Other programs do not send this header.
+
+    ``origins`` are sites that are allowed anyway (``https://console.example.org``). With ``local_only``, the
+    Host header must be an address, ``localhost`` or one of ``hosts``. This prevents DNS rebinding, where an
+    attacker's host name resolves to this machine.
+    """
+
+    origins: Collection[str] = ()
+    local_only: bool = False
+    hosts: Collection[str] = ()
+
+    def check(self, method: str, headers: Mapping[bytes, bytes]) -> None:
+        """Check the headers of a request.
+
+        Raises:
+            Rejected: The request is not trusted (403).
+        """
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        if self.local_only and host and not self._local(_host_name(host)):
+            raise Rejected(
+                403,
+                f"Host {host[:128]!a} is not a name of this server: use its address or localhost, "
+                "or configure authentication or jobserver.http.allow-unauthenticated",
+            )
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        if origin and method not in _SAFE and origin not in self.origins and not _same(origin, host):
+            raise Rejected(403, f"cross-origin request from {origin[:128]!a} refused")
+
+    def _local(self, name: str) -> bool:
+        if name == "localhost" or name.endswith(".localhost") or name in self.hosts:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+def _host_name(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
+
+
+def _same(origin: str, host: str) -> bool:
+    """Whether an origin is the host and port that the request was sent to."""
+    try:
+        parts = urlsplit(origin.lower())
+        port = str(parts.port or _PORTS.get(parts.scheme, ""))
+    except ValueError:
+        return False
+    given = host.rpartition(":")[2]
+    given = given if given.isdigit() and ":" in host else _PORTS.get(parts.scheme, "")
+    return (parts.hostname or "") == _host_name(host) and port == given

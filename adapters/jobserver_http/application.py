@@ -19,6 +19,7 @@ from starlette.websockets import WebSocketClose
 from jobserver_core.errors import BackendError, JobServerError
 from jobserver_core.server import JobServer
 from jobserver_http.access import Namespace, allows
+from jobserver_http.addresses import BrowserGuard
 from jobserver_http.answers import respond
 from jobserver_http.authentication import (
     Authenticator,
@@ -27,7 +28,6 @@ from jobserver_http.authentication import (
     authenticator_from_settings,
 )
 from jobserver_http.bodies import BodyGuard, Disconnected
-from jobserver_http.browsers import BrowserGuard
 from jobserver_http.calls import ApplicationState, Call
 from jobserver_http.errors import INTERNAL, REFUSALS, Answer, Rejected, answer_to
 from jobserver_http.openapi import document

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from jobserver_core.errors import InvalidRequest
-from jobserver_http import binaries, contexts, data_files, events, jobs, logs, operations, storage
+from jobserver_http import binaries, contexts, data_files, events, jobs, logs, operations
 from jobserver_http.routing import Body, Reply, Route
 
 __all__ = ["GROUPS", "ROUTES", "Body", "Reply", "Route", "chosen"]
@@ -17,7 +17,6 @@ ROUTES: tuple[Route, ...] = (
     *logs.ROUTES,
     *events.ROUTES,
     *data_files.ROUTES,
-    *storage.ROUTES,
     *operations.ROUTES,
 )
 """All routes. Names are unique."""

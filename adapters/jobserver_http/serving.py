@@ -20,10 +20,9 @@ import uvicorn
 from jobserver_core.config.settings import HttpSettings
 from jobserver_core.errors import InvalidSetting, JobServerError
 from jobserver_core.server import JobServer
-from jobserver_http.addresses import is_loopback
+from jobserver_http.addresses import BrowserGuard, is_loopback
 from jobserver_http.application import HttpApplication, create_app
 from jobserver_http.authentication import Authenticator, authenticator_from_settings
-from jobserver_http.browsers import BrowserGuard
 from jobserver_http.connections import (
     Connections,
     LimitedProtocol,

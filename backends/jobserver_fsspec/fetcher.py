@@ -16,10 +16,9 @@ from jobserver_core.ports.fetcher import Cancellation, Fetched, Fetcher, Progres
 from jobserver_core.uris import FILE_SCHEMES, HOST_SCHEMES, Uri
 from jobserver_fsspec.cache import FetchCache, Pinned
 from jobserver_fsspec.driver_source import DriverSource
-from jobserver_fsspec.file_source import FileSource
 from jobserver_fsspec.ftp_source import FtpSource
 from jobserver_fsspec.http_source import HttpSource
-from jobserver_fsspec.sources import Interrupted, Opened, Source, Stamp
+from jobserver_fsspec.sources import FileSource, Interrupted, Opened, Source, Stamp
 from jobserver_net.connections import Connector, Resolver, resolve
 from jobserver_net.deadlines import Deadline, Expired
 from jobserver_net.policy import AddressPolicy

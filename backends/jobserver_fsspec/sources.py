@@ -1,17 +1,25 @@
-"""The interface of the fetcher's sources. Each family of schemes has a class in a separate module."""
+"""The interface of the fetcher's sources, and the source of files on this machine.
+
+Each other family of schemes has a class in a separate module, which may import large libraries.
+"""
 
 from __future__ import annotations
 
+import os
+import stat
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import attrs
 
+from jobserver_core.errors import FetchError, MalformedUrl
 from jobserver_core.uris import Uri
 from jobserver_net.deadlines import Deadline
 
-__all__ = ["CHUNK", "Interrupted", "Opened", "Source", "Stamp"]
+__all__ = ["CHUNK", "FileSource", "Interrupted", "Opened", "Source", "Stamp"]
 
 CHUNK = 256 * 1024
 """How many bytes are read at a time."""
@@ -52,3 +60,88 @@ class Source(ABC):
             Interrupted: A retry may succeed.
             Expired: The deadline has passed.
         """
+
+
+_SETTLED_NS = 2_000_000_000
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+
+
+class FileSource(Source):
+    """Reads regular files in allowed directories. Symbolic links are resolved before the check.
+
+    An empty list of ``directories`` allows all directories.
+
+    A version is identified by path, inode, size, and times in nanoseconds. A file that changed less than two
+    seconds ago could change again without affecting any of these, so its version is not recorded.
+    """
+
+    def __init__(self, directories: Iterable[Path] = ()) -> None:
+        self._directories = tuple(Path(os.path.abspath(directory)) for directory in directories)
+
+    def check(self, uri: Uri) -> None:
+        """Raise MalformedUrl if the path, before resolving links, is not in an allowed directory."""
+        _check_directory(uri, os.path.normpath(uri.file), self._directories)
+
+    @contextmanager
+    def open(
+        self, uri: Uri, *, known: Stamp, partial: Stamp, offset: int, deadline: Deadline
+    ) -> Iterator[Opened | None]:
+        """Open a file. It is always read from the start."""
+        try:
+            descriptor, real = self._open(uri)
+        except OSError as error:
+            raise FetchError(url=str(uri), reason=error.strerror or "cannot open it") from None
+        try:
+            found = os.fstat(descriptor)
+            stamp = _stamp(real, found)
+            if known and known == stamp:
+                yield None
+            else:
+                yield Opened(chunks=_chunks(descriptor, found), stamp=stamp, total=found.st_size)
+        finally:
+            os.close(descriptor)
+
+    def _open(self, uri: Uri) -> tuple[int, str]:
+        real = os.path.realpath(uri.file, strict=True)
+        allowed = tuple(Path(os.path.realpath(directory)) for directory in self._directories)
+        _check_directory(uri, real, allowed)
+        if not stat.S_ISREG(os.stat(real).st_mode):  # first, because opening a device can have side effects
+            raise FetchError(url=str(uri), reason="it is not a regular file")
+        descriptor = os.open(real, _FLAGS)
+        try:
+            found = os.fstat(descriptor)
+            same = os.path.realpath(real) == real and os.path.samestat(found, os.stat(real))
+            if not same or not stat.S_ISREG(found.st_mode):
+                raise FetchError(url=str(uri), reason="it was replaced while it was opened")
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor, real
+
+
+def _check_directory(uri: Uri, path: str, directories: tuple[Path, ...]) -> None:
+    if directories and not any(Path(path).is_relative_to(directory) for directory in directories):
+        raise MalformedUrl(url=str(uri), reason="it is not in an allowed directory")
+
+
+def _stamp(path: str, found: os.stat_result) -> dict[str, str]:
+    changed = max(found.st_mtime_ns, found.st_ctime_ns)
+    if time.time_ns() - changed < _SETTLED_NS:
+        return {}
+    parts = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return {"path": path, "version": "-".join(str(part) for part in parts)}
+
+
+def _chunks(descriptor: int, before: os.stat_result) -> Iterator[bytes]:
+    while chunk := _read(descriptor):
+        yield chunk
+    after = os.fstat(descriptor)
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise Interrupted("it was modified while it was read")
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, CHUNK)
+    except OSError as error:
+        raise Interrupted(error.strerror or "cannot read it") from None

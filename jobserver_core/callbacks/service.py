@@ -13,7 +13,6 @@ import attrs
 from jobserver_core.callbacks.dispatcher import STORAGE_PAUSE, Dispatcher
 from jobserver_core.callbacks.lanes import ReceiverStatus
 from jobserver_core.callbacks.payloads import make_payload
-from jobserver_core.callbacks.receivers import MAX_URL, receiver_of, scheme_of, without_secrets
 from jobserver_core.errors import (
     BlobNotFound,
     InvalidCallbackUrl,
@@ -30,7 +29,7 @@ from jobserver_core.ports.clock import Clock, Ids
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.ports.transport import Message, Transport
 from jobserver_core.repeats import Repeats
-from jobserver_core.uris import redacted
+from jobserver_core.uris import MAX_URL, receiver_of, redacted, scheme_of, without_secrets
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import CallbackSettings

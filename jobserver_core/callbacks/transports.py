@@ -8,11 +8,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 
-from jobserver_core.callbacks.receivers import scheme_of, without_secrets
 from jobserver_core.errors import InvalidCallbackUrl
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.ports.transport import Message, Transport
-from jobserver_core.uris import redacted
+from jobserver_core.uris import redacted, scheme_of, without_secrets
 
 __all__ = ["CallableTransport", "LoggingTransport", "check_scheme"]
 

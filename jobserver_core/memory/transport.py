@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobserver_core.callbacks.receivers import receiver_of
 from jobserver_core.callbacks.transports import check_scheme
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.ports.transport import Message, Transport
+from jobserver_core.uris import receiver_of
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings

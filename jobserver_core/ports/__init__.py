@@ -6,7 +6,7 @@ docstring says otherwise. They raise errors of :mod:`jobserver_core` only; trans
 you use.
 """
 
-from jobserver_core.ports.backend import Backend
+from jobserver_core.plugins import Backend
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
 from jobserver_core.ports.clock import Clock, Ids, SteadyClock, SystemClock, Timer, UuidIds
 from jobserver_core.ports.fetcher import Cancellation, Fetched, Fetcher, ProgressCallback

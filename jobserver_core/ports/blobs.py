@@ -12,7 +12,7 @@ from typing import BinaryIO
 import attrs
 
 from jobserver_core.models.validation import non_negative, sha256
-from jobserver_core.ports.backend import Backend
+from jobserver_core.plugins import Backend
 
 __all__ = ["Blob", "BlobStore", "BlobWriter"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 
 from jobserver_core.models.validation import non_negative, sha256
-from jobserver_core.ports.backend import Backend
+from jobserver_core.plugins import Backend
 
 __all__ = ["Cancellation", "Fetched", "Fetcher", "ProgressCallback"]
 

@@ -16,7 +16,7 @@ from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.redaction import redacted_repr
-from jobserver_core.ports.backend import Backend
+from jobserver_core.plugins import Backend
 
 __all__ = [
     "ContextEnd",

@@ -12,7 +12,7 @@ from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 from jobserver_core.models.storage import MetadataUsage
-from jobserver_core.ports.backend import Backend
+from jobserver_core.plugins import Backend
 
 __all__ = ["MetadataStore"]
 

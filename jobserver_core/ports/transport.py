@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import attrs
 
 from jobserver_core.models.callbacks import Answer
-from jobserver_core.ports.backend import Backend
+from jobserver_core.plugins import Backend
 
 __all__ = ["Message", "Transport"]
 

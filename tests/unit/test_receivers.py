@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobserver_core.callbacks.receivers import receiver_of, scheme_of, without_secrets
+from jobserver_core.uris import receiver_of, scheme_of, without_secrets
 
 
 @pytest.mark.parametrize(

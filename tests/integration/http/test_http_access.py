@@ -17,7 +17,7 @@ from jobserver_core.errors import ContextNotFound, InvalidName, InvalidSetting, 
 from jobserver_core.testing.builders import a_job
 from jobserver_http import credential_files
 from jobserver_http.access import PERMISSIONS, Namespace, allows, parse_permissions
-from jobserver_http.addresses import network_of
+from jobserver_http.addresses import BrowserGuard, network_of
 from jobserver_http.authentication import (
     Authenticator,
     Credentials,
@@ -26,7 +26,6 @@ from jobserver_http.authentication import (
     authenticator_from_settings,
     parse_authorization,
 )
-from jobserver_http.browsers import BrowserGuard
 from jobserver_http.credential_files import FileAuthenticator, hash_password, hash_token, new_token
 from jobserver_http.errors import Rejected
 from jobserver_http.pools import Pool
