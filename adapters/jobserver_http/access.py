@@ -14,6 +14,7 @@ import attrs
 from jobserver_core.config.trees import flatten, nested
 from jobserver_core.errors import ContextNotFound, InvalidName, JobNotFound
 from jobserver_core.models.jobs import Job
+from jobserver_core.models.json_values import Json
 from jobserver_core.models.validation import check_context_name
 
 __all__ = ["EVERYTHING", "PERMISSIONS", "Namespace", "allows", "parse_permissions"]
@@ -66,6 +67,16 @@ class Namespace:
     def without_prefix(self, text: str) -> str:
         """Remove the prefix from a message."""
         return text.replace(f"{self.owner}~", "") if self.owner is not None else text
+
+    def without_prefixes(self, value: Json) -> Json:
+        """Remove the prefix from all strings of a JSON-like value."""
+        if isinstance(value, str):
+            return self.without_prefix(value)
+        if isinstance(value, list):
+            return [self.without_prefixes(item) for item in value]
+        if isinstance(value, dict):
+            return {key: self.without_prefixes(item) for key, item in value.items()}
+        return value
 
     def owns(self, name: str) -> bool:
         """Whether the caller may see the context with this stored name, and its jobs."""

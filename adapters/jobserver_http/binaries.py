@@ -14,7 +14,7 @@ from jobserver_http.answers import json_response, respond
 from jobserver_http.calls import Call
 from jobserver_http.errors import Answer
 from jobserver_http.routing import NO_BINARY, SUCCESS_BODY, Body, Reply, Route, failures
-from jobserver_http.wire import binary_report, named_report, timestamp, version_report
+from jobserver_http.wire import binary_report, named_report, timestamp
 
 __all__ = [
     "ROUTES",
@@ -44,7 +44,7 @@ async def get_binary(call: Call) -> Response:
 async def list_versions(call: Call) -> Response:
     """Return all versions of a binary, newest first."""
     versions = await call.pools.quick.run(call.server.binary_versions, call.path["name"])
-    return json_response([version_report(binary) for binary in versions])
+    return json_response([binary_report(binary) for binary in versions])
 
 
 async def upload_binary(call: Call) -> Response:

@@ -10,6 +10,7 @@ import attrs
 from jobserver_core import errors as core
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job
+from jobserver_core.models.serialization import unstructure
 from jobserver_http.access import Namespace
 from jobserver_http.wire import error_object, exception_object
 
@@ -31,7 +32,8 @@ class Answer:
     """A response body in one of the contract's formats, with its status and headers.
 
     ``result`` is a string, an error object, or None. As an extension, failures have a machine-readable
-    ``code``, and a ``detail`` if the contract prescribes the message.
+    ``code``, a ``detail`` if the contract prescribes the message, and the ``fields`` of the error, from which
+    a client creates an equal one. A submit whose job failed before its code ran has the job's ``job_id``.
     """
 
     status: int
@@ -39,6 +41,8 @@ class Answer:
     result: Any = None
     detail: str | None = None
     code: str | None = None
+    fields: Mapping[str, Any] = attrs.field(factory=dict)
+    job_id: str | None = None
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
     @property
@@ -51,6 +55,10 @@ class Answer:
             body["code"] = self.code
         if self.detail is not None and self.detail != self.result:
             body["detail"] = self.detail
+        if self.fields:
+            body["fields"] = self.fields
+        if self.job_id is not None:
+            body["jobId"] = self.job_id
         return body
 
 
@@ -264,8 +272,18 @@ def answer_to(error: Exception, operation: str | None = None, names: Namespace |
     for kind in type(error).__mro__:
         rule = special.get(kind) or _ANSWERS.get(kind)
         if rule is not None:
-            return attrs.evolve(rule(error, names or Namespace()), code=getattr(error, "code", INTERNAL))
+            names = names or Namespace()
+            code = getattr(error, "code", INTERNAL)
+            return attrs.evolve(rule(error, names), code=code, fields=_fields(error, names))
     raise TypeError(f"{type(error).__name__} is not an error of the job server")
+
+
+def _fields(error: Exception, names: Namespace) -> dict[str, Any]:
+    """Return the fields of an error as JSON, with context names as the caller sees them."""
+    if not isinstance(error, core.JobServerError):
+        return {}
+    fields: dict[str, Any] = names.without_prefixes(unstructure(error)["fields"])
+    return fields
 
 
 FAILURES = {
@@ -284,7 +302,7 @@ def failed_submission(job: Job, names: Namespace) -> Answer | None:
     if job.failure not in FAILURES:
         return None
     answer = _refused(job.failure, job, names)
-    return attrs.evolve(answer, code=FAILURES[job.failure])
+    return attrs.evolve(answer, code=FAILURES[job.failure], job_id=job.id)
 
 
 def _refused(failure: FailureKind, job: Job, names: Namespace) -> Answer:

@@ -36,7 +36,7 @@ from jobserver_http.errors import answer_to, failed_submission
 from jobserver_http.parameters import Choice, Flag, Integer, Parameter, Text, Timestamp
 from jobserver_http.routing import CONFIGURATION, NO_JOB, Reply, Route, failures
 from jobserver_http.submissions import submitted
-from jobserver_http.wire import delivery_report, encoded, error_object, job_report
+from jobserver_http.wire import delivery_report, detailed_report, encoded, error_object, job_report
 
 __all__ = ["ROUTES", "get_job", "get_job_config", "get_job_result", "kill_job", "list_jobs", "submit_job"]
 
@@ -122,7 +122,7 @@ def _with_text(members: dict[str, Any], result: bytes) -> Response:
 async def get_job(call: Call) -> Response:
     """Return a job's report, including its result if it has finished."""
     job = await _job(call)
-    report = job_report(job, call.names)
+    report = detailed_report(job, call.names)
     if job.callback_url is not None:
         deliveries = await call.pools.quick.run(call.server.deliveries, job.id)
         report["callbacks"] = delivery_report(deliveries)

@@ -36,7 +36,11 @@ page at `/docs`, where you can try calls.
 - An error is `{"status": "ERROR", "result": "<text>"}`, or, with an exception,
   `{"status": "<LABEL>", "result": {"message", "errorClass", "stack"}}`. In addition to the old API, each
   error has a machine-readable `"code"` (see [Error codes](#error-codes)). If the old API prescribes the
-  message, the reason is in `"detail"`.
+  message, the reason is in `"detail"`. `"fields"` has the fields of the error, such as
+  `{"name": "warm"}`. If a submit fails because its job failed before its code ran, `"jobId"` has the job.
+- The report of a job that has ended has `endTime` and, if it failed, `failure` (its kind). `GET /jobs/<id>`
+  also has `dispatchTime` and the code (`cp`). Binaries have `id`, `digest` (SHA-256) and `size`. The old API
+  has none of these.
 - Configurations are HOCON, a superset of JSON, regardless of the content type: `curl -d 'input.string = a b'`
   works. They cannot include files or read the environment, and are limited in size and depth
   (`jobserver.limits`).

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 from jobserver_core.models.binaries import BinaryType
+from jobserver_core.models.failures import FailureKind
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 
 __all__ = ["SCHEMAS", "Schema", "reference"]
@@ -46,7 +47,14 @@ def _one_of(values: Iterable[Enum]) -> Schema:
 
 
 _ERROR = {"$ref": "#/components/schemas/ErrorObject"}
-_BINARY = {"binary-type": _one_of(BinaryType), "upload-time": _TIME}
+_BINARY = {
+    "binary-type": _one_of(BinaryType),
+    "upload-time": _TIME,
+    "id": _TEXT,
+    "digest": _TEXT,
+    "size": _COUNT,
+}
+_CODE = {"source": _TEXT, "binary-type": _one_of(BinaryType), "digest": _TEXT, "size": _COUNT}
 _JOB: Schema = {
     "jobId": _TEXT,
     "startTime": _TIME,
@@ -57,6 +65,8 @@ _JOB: Schema = {
     "status": _one_of(JobState),
     "waiting": _TRUE,
     "killRequested": _TRUE,
+    "endTime": _TIME,
+    "failure": _one_of(FailureKind),
     "priority": {"type": "integer"},
     "maxQueueTime": _SECONDS,
     "maxRunTime": _SECONDS,
@@ -66,6 +76,8 @@ _JOB: Schema = {
 _JOB_OPTIONAL = (
     "waiting",
     "killRequested",
+    "endTime",
+    "failure",
     "priority",
     "maxQueueTime",
     "maxRunTime",
@@ -78,15 +90,22 @@ SCHEMAS: dict[str, Schema] = {
     "ErrorObject": _object({"message": _TEXT, "errorClass": _TEXT, "stack": _TEXT}),
     "Success": _object({"status": {"const": "SUCCESS"}, "result": _TEXT}, ("result",)),
     "Failure": _object(
-        {"status": _TEXT, "result": {"anyOf": [_TEXT, _ERROR]}, "code": _TEXT, "detail": _TEXT},
-        ("result", "detail"),
+        {
+            "status": _TEXT,
+            "result": {"anyOf": [_TEXT, _ERROR]},
+            "code": _TEXT,
+            "detail": _TEXT,
+            "fields": {"type": "object"},
+            "jobId": _TEXT,
+        },
+        ("result", "detail", "fields", "jobId"),
     ),
     "Binary": _object({"app-name": _TEXT, **_BINARY}),
     "Jars": {"type": "object", "additionalProperties": _TIME},
     "Binaries": {"type": "object", "additionalProperties": _object(_BINARY)},
     "Versions": {
         "type": "array",
-        "items": _object({**_BINARY, "id": _TEXT, "digest": _TEXT, "size": _COUNT}),
+        "items": _object(_BINARY),
     },
     "Names": {"type": "array", "items": _TEXT},
     "Context": _object(
@@ -117,7 +136,15 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "JobReport": _object({**_JOB, "result": _ERROR}, _JOB_OPTIONAL),
     "JobReports": _list("JobReport"),
-    "Job": _object({**_JOB, "result": {"description": "The value, or the error object"}}, _JOB_OPTIONAL),
+    "Job": _object(
+        {
+            **_JOB,
+            "cp": {"type": "array", "items": _object(_CODE)},
+            "dispatchTime": _TIME,
+            "result": {"description": "The value, or the error object"},
+        },
+        (*_JOB_OPTIONAL, "dispatchTime"),
+    ),
     "JobResult": _object(
         {
             "jobId": _TEXT,

@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from datetime import datetime, timezone
 from typing import Any
 
-from jobserver_core.models.binaries import Binary
+from jobserver_core.models.binaries import Binary, ResolvedEntry
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job, JobProgress
 from jobserver_core.models.lifecycle import JobState
+from jobserver_core.models.redaction import redacted_url
 from jobserver_core.models.storage import StorageUsage
 from jobserver_http.access import Namespace
 
@@ -22,6 +23,7 @@ __all__ = [
     "binary_report",
     "context_report",
     "delivery_report",
+    "detailed_report",
     "duration",
     "encoded",
     "error_object",
@@ -31,7 +33,6 @@ __all__ = [
     "progress_report",
     "storage_report",
     "timestamp",
-    "version_report",
 ]
 
 Json = dict[str, Any]
@@ -76,18 +77,19 @@ def exception_object(error: BaseException, names: Namespace = NO_NAMESPACE) -> J
 
 
 def binary_report(binary: Binary) -> Json:
-    """Return a binary as ``GET /binaries`` shows it."""
-    return {"binary-type": binary.type.value, "upload-time": timestamp(binary.uploaded_at)}
+    """Return a binary as ``GET /binaries`` shows it. ID, digest and size are an extension."""
+    return {
+        "binary-type": binary.type.value,
+        "upload-time": timestamp(binary.uploaded_at),
+        "id": binary.id,
+        "digest": binary.digest,
+        "size": binary.size,
+    }
 
 
 def named_report(binary: Binary) -> Json:
     """Return a binary as ``GET /binaries/<name>`` shows it."""
     return {"app-name": binary.name, **binary_report(binary)}
-
-
-def version_report(binary: Binary) -> Json:
-    """Return a version as ``GET /binaries/<name>/versions`` shows it."""
-    return {**binary_report(binary), "id": binary.id, "digest": binary.digest, "size": binary.size}
 
 
 def context_report(context: Context, names: Namespace = NO_NAMESPACE, *, waiting: bool = False) -> Json:
@@ -116,9 +118,10 @@ def context_report(context: Context, names: Namespace = NO_NAMESPACE, *, waiting
 def job_report(job: Job, names: Namespace = NO_NAMESPACE) -> Json:
     """Return the contract's job report.
 
-    As extensions, it has ``waiting`` and ``killRequested`` if they are true, its priority if it is not 0, its
-    limits of time if it has any, and ``progress`` if it is known and the job has not finished. The last
-    progress of a finished job would be outdated.
+    As extensions, it has ``waiting`` and ``killRequested`` if they are true, the time of its end and the kind
+    of its failure if there are any, its priority if it is not 0, its limits of time if it has any, and
+    ``progress`` if it is known and the job has not finished. The last progress of a finished job would be
+    outdated.
     """
     report: Json = {
         "jobId": job.id,
@@ -135,6 +138,10 @@ def job_report(job: Job, names: Namespace = NO_NAMESPACE) -> Json:
         report["waiting"] = True
     if job.kill_requested and not job.state.final:
         report["killRequested"] = True
+    if job.ended_at is not None:
+        report["endTime"] = timestamp(job.ended_at)
+    if job.failure is not None:
+        report["failure"] = job.failure.value
     if job.priority:
         report["priority"] = job.priority
     if job.max_queue_time is not None:
@@ -144,6 +151,27 @@ def job_report(job: Job, names: Namespace = NO_NAMESPACE) -> Json:
     if job.progress is not None and job.state is not JobState.FINISHED:
         report["progress"] = progress_report(job.progress)
     return report
+
+
+def detailed_report(job: Job, names: Namespace = NO_NAMESPACE) -> Json:
+    """Return a job as ``GET /jobs/<id>`` shows it: also with its code, and the time of its dispatch."""
+    report = {**job_report(job, names), "cp": _class_path_report(job.class_path)}
+    if job.dispatched_at is not None:
+        report["dispatchTime"] = timestamp(job.dispatched_at)
+    return report
+
+
+def _class_path_report(entries: Iterable[ResolvedEntry]) -> list[Json]:
+    """Return what was asked for, with passwords redacted, and the bytes that this meant."""
+    return [
+        {
+            "source": redacted_url(entry.source),
+            "binary-type": entry.type.value,
+            "digest": entry.digest,
+            "size": entry.size,
+        }
+        for entry in entries
+    ]
 
 
 def progress_report(progress: JobProgress) -> dict[str, int]:

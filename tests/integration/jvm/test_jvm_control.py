@@ -66,6 +66,7 @@ def test_jobs_above_the_slots_wait_and_more_are_refused(caller: Caller, context:
             "result": f"Too many running jobs (2) for job context '{context}'",
             "code": "no_slots",
             "detail": "the queue is full (1 jobs wait)",
+            "fields": {"context": context, "running": 2, "reason": "the queue is full (1 jobs wait)"},
         },
     )
     assert caller.report(waiting["jobId"])["status"] == "STARTED"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from datetime import datetime, timezone
 from typing import Any
@@ -11,6 +12,7 @@ from jobserver_core import errors as core
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job
 from jobserver_core.models.lifecycle import JobState
+from jobserver_core.models.serialization import structure
 from jobserver_http import errors
 from jobserver_http.access import Namespace
 from jobserver_http.errors import BodyTooLarge, ContextUrlMalformed, Rejected, answer_to, failed_submission
@@ -61,10 +63,13 @@ def made(kind: type[core.JobServerError]) -> core.JobServerError:
 @pytest.mark.parametrize("kind", PUBLIC, ids=lambda kind: kind.__name__)
 def test_every_public_error_has_an_answer_of_its_own(kind: type[core.JobServerError]) -> None:
     assert kind in errors._ANSWERS, f"say in jobserver_http.errors what {kind.__name__} is answered with"
-    answer = answer_to(made(kind))
+    error = made(kind)
+    answer = answer_to(error)
     assert 200 <= answer.status < 600
-    assert set(answer.body) <= {"status", "result", "code", "detail"}
+    assert set(answer.body) <= {"status", "result", "code", "detail", "fields"}
     assert answer.body["code"] == kind.code
+    fields = json.loads(json.dumps(answer.body.get("fields", {})))
+    assert structure({"type": kind.__name__, "fields": fields}, core.JobServerError) == error
     assert answer.result is not None
 
 
@@ -190,6 +195,7 @@ def test_an_upload_that_is_not_an_archive_gets_the_contract_error_with_a_reason(
         "result": "Binary is not of the right format",
         "code": "not_an_archive",
         "detail": "it is cut off",
+        "fields": {"reason": "it is cut off"},
     }
 
 
@@ -197,7 +203,12 @@ def test_a_detail_that_only_repeats_the_result_is_omitted() -> None:
     words = "Invalid job type for this context"
     refused = failed_submission(a_job(FailureKind.WRONG_TYPE, ErrorInfo(message=words)), Namespace())
     assert refused is not None
-    assert refused.body == {"status": "ERROR", "result": words, "code": "wrong_job_type"}
+    assert refused.body == {
+        "status": "ERROR",
+        "result": words,
+        "code": "wrong_job_type",
+        "jobId": "j",
+    }
     reasoned = ErrorInfo(message=words, stack="w.Count does not define run_job\n")
     explained = failed_submission(a_job(FailureKind.WRONG_TYPE, reasoned), Namespace())
     assert explained is not None
