@@ -8,8 +8,6 @@ from pathlib import Path
 
 from jobserver_core.errors import DataDirLocked, StorageError
 
-__all__ = ["DataDirectory", "lock_data_dir"]
-
 _JOB_LOGS, _CONTEXT_LOGS, _DATA_FILES = "logs/jobs", "logs/contexts", "data"
 
 

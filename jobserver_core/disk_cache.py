@@ -46,8 +46,6 @@ from typing import BinaryIO
 
 import attrs
 
-__all__ = ["CacheLease", "DiskCache", "Part"]
-
 _log = logging.getLogger(__name__)
 
 _MAX_AGE = 30 * 24 * 3600.0

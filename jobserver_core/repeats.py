@@ -12,8 +12,6 @@ import threading
 import time
 from collections.abc import Callable
 
-__all__ = ["INTERVAL", "Repeats"]
-
 INTERVAL = 60.0
 """Seconds between two lines for the same cause."""
 _MOST = 1000

@@ -28,8 +28,6 @@ from collections.abc import Callable
 
 from jobserver_core.errors import JobServerError, ServerClosed
 
-__all__ = ["FORCE", "RELEASE", "Admission", "Steps"]
-
 _log = logging.getLogger(__name__)
 
 FORCE = 4.0

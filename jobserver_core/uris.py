@@ -16,17 +16,6 @@ import attrs
 
 from jobserver_core.errors import MalformedUrl
 
-__all__ = [
-    "FILE_SCHEMES",
-    "HOST_SCHEMES",
-    "MAX_URL",
-    "Uri",
-    "receiver_of",
-    "redacted",
-    "scheme_of",
-    "without_secrets",
-]
-
 FILE_SCHEMES = ("file", "local")
 """Schemes of files on this machine; ``local`` is Spark's word for a file that every machine has."""
 HOST_SCHEMES = ("http", "https", "ftp")

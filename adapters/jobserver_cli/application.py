@@ -16,8 +16,6 @@ from jobserver_cli import (
 )
 from jobserver_cli.exits import ExitCode
 
-__all__ = ["app"]
-
 app = typer.Typer(
     name="jobserver",
     help="Spark as a service: upload code once, keep contexts warm, run many small jobs.",

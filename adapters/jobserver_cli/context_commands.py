@@ -14,8 +14,6 @@ from jobserver_cli.parameters import command
 from jobserver_cli.reports import ContextReport, error_text, time_shown
 from jobserver_cli.terminal import Terminal
 
-__all__ = ["register"]
-
 PANEL = "Contexts"
 NO_TIMEOUT = None
 """For starting and stopping contexts, which the server limits with its own settings."""

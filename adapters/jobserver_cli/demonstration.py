@@ -26,8 +26,6 @@ from jobserver_cli.reports import error_text
 from jobserver_cli.server_process import LogLevel, configure_logging, front_end
 from jobserver_cli.terminal import Terminal
 
-__all__ = ["Demonstration"]
-
 PORT = 8090
 APP = "demo"
 CONTEXT = "demo"

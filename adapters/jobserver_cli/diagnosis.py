@@ -20,8 +20,6 @@ import attrs
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
 
-__all__ = ["Finding", "Verdict", "examine", "java_finding", "pyspark_finding"]
-
 GIB = 1024**3
 SCARCE_DISK = 2 * GIB
 SCARCE_MEMORY = 2 * GIB

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = ["CommandFailed", "ExitCode"]
-
 
 class ExitCode(IntEnum):
     """The exit codes of all commands. Their meanings are stable."""

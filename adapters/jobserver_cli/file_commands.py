@@ -15,8 +15,6 @@ from jobserver_cli.reports import time_shown
 from jobserver_cli.terminal import Terminal
 from jobserver_cli.uploads import BinaryKind, kind_of, post_file, upload_binary
 
-__all__ = ["register"]
-
 PANEL = "Code and data"
 
 BinaryName = Annotated[str, typer.Argument(metavar="NAME", help="The binary's name.", show_default=False)]

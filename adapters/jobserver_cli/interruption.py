@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-__all__ = ["run_on_thread", "interrupt_delayed", "sigterm_as_interrupt", "signals_ignored"]
-
 T = TypeVar("T")
 
 POLL_INTERVAL = 0.1

@@ -28,8 +28,6 @@ from jobserver_cli.results import copy_report, failed, print_result
 from jobserver_cli.submissions import follow_to_result
 from jobserver_cli.terminal import Terminal
 
-__all__ = ["JobStatus", "register"]
-
 PANEL = "Jobs"
 
 

@@ -12,8 +12,6 @@ import attrs
 from jobserver_cli.client import Client
 from jobserver_cli.exits import CommandFailed, ExitCode
 
-__all__ = ["LAST", "explained", "nearest", "resolved_job", "unknown_binaries"]
-
 LAST = "@last"
 """Means the newest job."""
 RECENT = 1000

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from jobserver_core.config.loading import Described
     from jobserver_core.config.settings import Settings
 
-__all__ = ["register"]
-
 PANEL = "This machine"
 _MARKS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "red")}
 

@@ -14,17 +14,6 @@ from jobserver_cli.exits import CommandFailed, ExitCode
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
 
-__all__ = [
-    "ConfigFile",
-    "ConfigTexts",
-    "DataDir",
-    "Host",
-    "Port",
-    "config_text",
-    "settings_of",
-    "whole_seconds",
-]
-
 MAX_CONFIG_BYTES = 64 * 1024 * 1024
 """How much configuration the command parses. The server has a limit of its own."""
 

@@ -24,8 +24,6 @@ from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.interruption import run_on_thread
 from jobserver_cli.terminal import Terminal
 
-__all__ = ["CONNECTION_PANEL", "JOB_HELP", "JobId", "command"]
-
 CONNECTION_PANEL = "Server"
 JOB_HELP = "The job's ID, a unique prefix of it, or @last for the newest job."
 JobId = Annotated[str, typer.Argument(metavar="JOB", help=JOB_HELP, show_default=False)]

@@ -6,18 +6,6 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, TypedDict
 
-__all__ = [
-    "ContextReport",
-    "JobReport",
-    "class_shown",
-    "duration_shown",
-    "error_text",
-    "progress_shown",
-    "stack_excerpt",
-    "state_shown",
-    "time_shown",
-]
-
 NOT_DONE = "Job not done yet"
 FRAMES = 3
 """How many stack frames are shown with an error."""

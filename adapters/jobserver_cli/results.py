@@ -17,8 +17,6 @@ from jobserver_cli.terminal import Terminal
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["copy_response", "copy_report", "failed", "print_result"]
-
 MAX_SHOWN = 4 * 1024 * 1024
 """The largest result in bytes that is indented on a terminal. Larger ones are copied as they are."""
 READ_TIMEOUT = 90.0

@@ -29,18 +29,6 @@ from types import ModuleType
 
 from jobserver_cli.exits import CommandFailed, ExitCode
 
-__all__ = [
-    "LogLevel",
-    "become_init",
-    "collect_garbage_rarely",
-    "configure_logging",
-    "fork_and_reap",
-    "front_end",
-    "keep_from_collector",
-    "raise_descriptor_limit",
-    "url_of",
-]
-
 _log = logging.getLogger(__name__)
 
 LIBRARY_LOGGERS = ("uvicorn", "httpx", "httpcore", "alembic", "asyncio")

@@ -27,8 +27,6 @@ from jobserver_cli.terminal import Terminal
 if TYPE_CHECKING:
     from jobserver_core.errors import InvalidSetting
 
-__all__ = ["register"]
-
 PANEL = "Server"
 STORAGE_TIMEOUT = 600.0
 """Seconds to wait for a server that looks at all its records and files."""

@@ -20,8 +20,6 @@ from jobserver_cli.results import copy_report, copy_response, failed, print_resu
 from jobserver_cli.terminal import Terminal
 from jobserver_cli.uploads import uploaded_class_path
 
-__all__ = ["follow_to_result", "register"]
-
 SYNC_TIMEOUT = 300
 
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress
 
-__all__ = ["STATE_STYLES", "Terminal", "visible"]
-
 UNLIMITED = 100_000
 """The width of an output that is not a terminal. Nothing is wrapped or truncated there."""
 SHORT = 20

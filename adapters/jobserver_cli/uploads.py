@@ -18,8 +18,6 @@ from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.lookups import nearest
 from jobserver_cli.terminal import Terminal
 
-__all__ = ["BinaryKind", "kind_of", "post_file", "upload_binary", "uploaded_class_path"]
-
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.\-]+")
 MAX_STEM = 100

@@ -17,8 +17,6 @@ from jobserver_core.models.jobs import Job
 from jobserver_core.models.json_values import Json
 from jobserver_core.models.validation import check_context_name
 
-__all__ = ["EVERYTHING", "PERMISSIONS", "Namespace", "allows", "parse_permissions"]
-
 PROXY_USER = "spark.proxy.user"
 
 

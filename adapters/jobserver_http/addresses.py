@@ -10,8 +10,6 @@ import attrs
 
 from jobserver_http.errors import Rejected
 
-__all__ = ["BrowserGuard", "is_loopback", "network_of", "within"]
-
 
 def network_of(address: str) -> str:
     """Return the network that counts as one client.

@@ -16,16 +16,6 @@ from jobserver_http.errors import Answer
 from jobserver_http.pools import Pools
 from jobserver_http.wire import encoded
 
-__all__ = [
-    "JSON",
-    "CHUNK_SIZE",
-    "ResultResponse",
-    "StreamedResponse",
-    "json_response",
-    "raw_json_response",
-    "respond",
-]
-
 JSON = "application/json"
 CHUNK_SIZE = 256 * 1024
 

@@ -34,8 +34,6 @@ from jobserver_http.openapi import document
 from jobserver_http.parameters import parse_query, parsed
 from jobserver_http.routes import Route, chosen
 
-__all__ = ["HttpApplication", "create_app"]
-
 _log = logging.getLogger(__name__)
 _access = logging.getLogger("jobserver_http.access")
 

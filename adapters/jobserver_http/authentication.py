@@ -31,15 +31,6 @@ from jobserver_http.errors import Rejected
 from jobserver_http.pools import Pool
 from jobserver_http.throttle import Throttle
 
-__all__ = [
-    "Authenticator",
-    "Credentials",
-    "CredentialVerifier",
-    "Identity",
-    "authenticator_from_settings",
-    "parse_authorization",
-]
-
 REMEMBER_SECONDS = 60.0
 """How many seconds verified credentials stay valid without another check."""
 MAX_FAMILIAR = 1000

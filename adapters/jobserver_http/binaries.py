@@ -16,19 +16,6 @@ from jobserver_http.errors import Answer
 from jobserver_http.routing import NO_BINARY, SUCCESS_BODY, Body, Reply, Route, failures
 from jobserver_http.wire import binary_report, named_report, timestamp
 
-__all__ = [
-    "ROUTES",
-    "delete_binary",
-    "delete_jar",
-    "get_binary",
-    "get_jar",
-    "list_binaries",
-    "list_jars",
-    "list_versions",
-    "upload_binary",
-    "upload_jar",
-]
-
 
 async def list_binaries(call: Call) -> Response:
     """Return the newest version of each binary."""

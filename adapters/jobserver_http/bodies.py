@@ -14,8 +14,6 @@ from starlette.types import Message, Receive, Scope, Send
 from jobserver_core.errors import InvalidConfig
 from jobserver_http.errors import BodyTooLarge, Rejected
 
-__all__ = ["BodyGuard", "Disconnected", "decoded", "read_body", "stream_body"]
-
 CHUNK_SIZE = 1024 * 1024
 """How many bytes are collected before they are passed on, to limit the overhead of large uploads."""
 STALL_TIMEOUT = 60.0

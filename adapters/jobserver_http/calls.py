@@ -27,8 +27,6 @@ from jobserver_http.schemas import Schema
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-__all__ = ["Call", "ApplicationState", "wait_for_first"]
-
 T = TypeVar("T")
 
 

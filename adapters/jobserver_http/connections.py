@@ -35,8 +35,6 @@ from jobserver_http.answers import respond
 from jobserver_http.bodies import BodyGuard
 from jobserver_http.errors import Answer
 
-__all__ = ["TOO_MANY", "Connections", "LimitedProtocol", "within_descriptor_limit", "report_starvation"]
-
 _log = logging.getLogger(__name__)
 _repeats = Repeats(_log)
 

@@ -29,16 +29,6 @@ from jobserver_http.routing import (
 )
 from jobserver_http.wire import context_report
 
-__all__ = [
-    "ROUTES",
-    "context_settings_of",
-    "create_context",
-    "delete_context",
-    "get_context",
-    "list_contexts",
-    "reset_contexts",
-]
-
 MEMORY, OLD_MEMORY = "memory-per-node", "mem-per-node"
 KILL_TIMEOUT = 10.0
 """How many seconds to wait for a killed context before responding that it has not ended yet."""

@@ -36,8 +36,6 @@ from jobserver_core.errors import InvalidSetting
 from jobserver_http.access import parse_permissions
 from jobserver_http.authentication import Authenticator, Credentials, Identity
 
-__all__ = ["FileAuthenticator", "entry_line", "hash_password", "hash_token", "new_token"]
-
 _log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\-]{0,127}")

@@ -9,8 +9,6 @@ from jobserver_http.calls import Call
 from jobserver_http.errors import Answer
 from jobserver_http.routing import RESET, SUCCESS_BODY, SYNC, Body, Reply, Route, failures
 
-__all__ = ["ROUTES", "delete_data_file", "list_data_files", "reset_data_files", "upload_data_file"]
-
 
 async def list_data_files(call: Call) -> Response:
     """Return the full names of the data files."""

@@ -14,18 +14,6 @@ from jobserver_core.models.serialization import unstructure
 from jobserver_http.access import Namespace
 from jobserver_http.wire import error_object, exception_object
 
-__all__ = [
-    "FAILURES",
-    "INTERNAL",
-    "REFUSALS",
-    "Answer",
-    "BodyTooLarge",
-    "ContextUrlMalformed",
-    "Rejected",
-    "answer_to",
-    "failed_submission",
-]
-
 
 @attrs.frozen(kw_only=True)
 class Answer:

@@ -18,8 +18,6 @@ from jobserver_http.calls import Call, wait_for_first
 from jobserver_http.routing import NO_JOB, Reply, Route
 from jobserver_http.wire import context_report, delivery_report, encoded, job_report, timestamp
 
-__all__ = ["ROUTES", "Listener", "follow_events", "follow_job", "server_sent"]
-
 BUFFER_SIZE = 256
 """How many events are buffered for a slow client. When the buffer is full, the oldest events are dropped."""
 EVENT_STREAM = "text/event-stream"

@@ -38,8 +38,6 @@ from jobserver_http.routing import CONFIGURATION, NO_JOB, Reply, Route, failures
 from jobserver_http.submissions import submitted
 from jobserver_http.wire import delivery_report, detailed_report, encoded, error_object, job_report
 
-__all__ = ["ROUTES", "get_job", "get_job_config", "get_job_result", "kill_job", "list_jobs", "submit_job"]
-
 DEFAULT_LIMIT = 50
 BYTES = "application/octet-stream"
 MAX_PAGES = 200

@@ -15,8 +15,6 @@ from jobserver_http.answers import StreamedResponse
 from jobserver_http.calls import Call
 from jobserver_http.routing import FOLLOW, NO_CONTEXT, NO_JOB, Reply, Route
 
-__all__ = ["ROUTES", "LogTail", "get_context_log", "get_job_log"]
-
 CHUNK_SIZE = 64 * 1024
 POLL_INTERVAL = 0.2
 """Seconds between checks of a file that has not grown."""

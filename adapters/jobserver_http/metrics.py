@@ -14,8 +14,6 @@ from jobserver_core.models.contexts import Context, LoadStatus, StartQueueStatus
 from jobserver_core.models.lifecycle import ContextState, JobState
 from jobserver_core.server import JobServer
 
-__all__ = ["CONTENT_TYPE", "Metrics"]
-
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _BUCKETS = (0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 

@@ -13,8 +13,6 @@ from jobserver_http.schemas import SCHEMAS, Schema, reference
 if TYPE_CHECKING:
     from jobserver_http.routing import Reply, Route
 
-__all__ = ["document"]
-
 _SEGMENT = re.compile(r"\{(\w+)(?::path)?\}")
 _REFUSED = {
     401: "Credentials are missing or wrong",

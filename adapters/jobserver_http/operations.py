@@ -18,21 +18,6 @@ from jobserver_http.metrics import CONTENT_TYPE
 from jobserver_http.routing import SUCCESS_BODY, Reply, Route, failures
 from jobserver_http.wire import storage_report
 
-__all__ = [
-    "NOT_READY",
-    "ROUTES",
-    "UNHEALTHY",
-    "get_asset",
-    "get_docs",
-    "get_health",
-    "get_index",
-    "get_metrics",
-    "get_openapi",
-    "get_readiness",
-    "get_storage",
-    "prune_storage",
-]
-
 _repeats = Repeats(logging.getLogger(__name__))
 
 THREAD_TIMEOUT = 5.0

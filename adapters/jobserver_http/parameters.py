@@ -14,18 +14,6 @@ import attrs
 from jobserver_http.errors import Rejected
 from jobserver_http.schemas import Schema
 
-__all__ = [
-    "Choice",
-    "Flag",
-    "Kind",
-    "Timestamp",
-    "Parameter",
-    "Text",
-    "Integer",
-    "parse_query",
-    "parsed",
-]
-
 MAX_PARAMETERS = 500
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _LOST_PLUS = re.compile(r" (?=[0-9]{2}:?[0-9]{2}$)")

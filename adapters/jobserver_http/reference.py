@@ -18,8 +18,6 @@ from jobserver_http.operations import NOT_READY, UNHEALTHY
 from jobserver_http.parameters import Parameter
 from jobserver_http.routes import GROUPS, ROUTES, Reply, Route
 
-__all__ = ["error_codes", "http_reference"]
-
 _INTRODUCTION = """\
 # HTTP API
 

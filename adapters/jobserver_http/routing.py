@@ -10,21 +10,6 @@ from starlette.responses import Response
 from jobserver_http.calls import Call
 from jobserver_http.parameters import Choice, Flag, Parameter
 
-__all__ = [
-    "CONFIGURATION",
-    "FOLLOW",
-    "NO_BINARY",
-    "NO_CONTEXT",
-    "NO_JOB",
-    "RESET",
-    "SUCCESS_BODY",
-    "SYNC",
-    "Body",
-    "Reply",
-    "Route",
-    "failures",
-]
-
 Handler = Callable[[Call], Awaitable[Response]]
 
 JSON = "application/json"

@@ -10,8 +10,6 @@ from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.failures import FailureKind
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 
-__all__ = ["SCHEMAS", "Schema", "reference"]
-
 Schema = dict[str, Any]
 """A JSON schema, or another object of the OpenAPI document."""
 

@@ -16,8 +16,6 @@ from jobserver_http.calls import Call
 from jobserver_http.contexts import context_settings_of
 from jobserver_http.errors import ContextUrlMalformed
 
-__all__ = ["job_request", "submitted"]
-
 
 async def submitted(call: Call, body: str, timeout: float | None) -> JobHandle:
     """Parse the body, fetch the URIs of the class path, and submit the job.

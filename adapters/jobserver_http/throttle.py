@@ -28,8 +28,6 @@ from collections.abc import Callable
 
 import attrs
 
-__all__ = ["Throttle"]
-
 _Key = tuple[str, ...]
 
 

@@ -18,23 +18,6 @@ from jobserver_core.models.redaction import redacted_url
 from jobserver_core.models.storage import StorageUsage
 from jobserver_http.access import Namespace
 
-__all__ = [
-    "Json",
-    "binary_report",
-    "context_report",
-    "delivery_report",
-    "detailed_report",
-    "duration",
-    "encoded",
-    "error_object",
-    "exception_object",
-    "job_report",
-    "named_report",
-    "progress_report",
-    "storage_report",
-    "timestamp",
-]
-
 Json = dict[str, Any]
 """A JSON object."""
 NO_NAMESPACE = Namespace()

@@ -20,8 +20,6 @@ from jobserver_fsspec.objects import ObjectBlobStore
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
 
-__all__ = ["FsspecBlobStore"]
-
 _LOCAL = re.compile(r"(?:file|local):(?://(?:localhost(?=/))?)?(/.*)", re.IGNORECASE | re.DOTALL)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+:")
 _CACHE_SIZE = 4 * 1024**3

@@ -13,8 +13,6 @@ import attrs
 from jobserver_core.disk_cache import CacheLease, DiskCache, Part
 from jobserver_fsspec.sources import Stamp
 
-__all__ = ["FetchCache", "Pinned"]
-
 
 @attrs.frozen(kw_only=True)
 class Pinned:

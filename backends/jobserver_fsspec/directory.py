@@ -17,8 +17,6 @@ from typing import BinaryIO
 from jobserver_core.errors import BlobNotFound, StorageError
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
 
-__all__ = ["DirectoryBlobStore"]
-
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY = "tmp"
 _DIRECTORY_MODE = 0o700

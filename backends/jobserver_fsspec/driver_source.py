@@ -12,8 +12,6 @@ from jobserver_core.uris import Uri
 from jobserver_fsspec.sources import CHUNK, Interrupted, Opened, Source, Stamp
 from jobserver_net.deadlines import Deadline
 
-__all__ = ["DriverSource"]
-
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError)
 
 

@@ -26,8 +26,6 @@ from jobserver_net.policy import AddressPolicy
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
 
-__all__ = ["FsspecFetcher"]
-
 _GIB = 1024**3
 _FRUITLESS_ATTEMPTS = 3
 _ATTEMPTS = 20

@@ -19,8 +19,6 @@ from jobserver_net.deadlines import Deadline, Expired
 if TYPE_CHECKING:
     from ftplib import FTP
 
-__all__ = ["FtpSource"]
-
 _PORT = 21
 _SETTLED_SECONDS = 2
 _TYPE = re.compile(r";type=[aidAID]$")

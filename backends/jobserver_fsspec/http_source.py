@@ -21,8 +21,6 @@ from jobserver_net.deadlines import Deadline
 if TYPE_CHECKING:
     from jobserver_net.http import HttpClient, HttpResponse
 
-__all__ = ["HttpSource"]
-
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 

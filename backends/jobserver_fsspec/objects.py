@@ -15,8 +15,6 @@ from jobserver_core.disk_cache import DiskCache, Part
 from jobserver_core.errors import BlobNotFound, JobServerError, StorageError
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
 
-__all__ = ["ObjectBlobStore"]
-
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SHARDS = [f"{number:02x}" for number in range(256)]
 _TEMPORARY = "tmp"

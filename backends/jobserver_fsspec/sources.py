@@ -19,8 +19,6 @@ from jobserver_core.errors import FetchError, MalformedUrl
 from jobserver_core.uris import Uri
 from jobserver_net.deadlines import Deadline
 
-__all__ = ["CHUNK", "FileSource", "Interrupted", "Opened", "Source", "Stamp"]
-
 CHUNK = 256 * 1024
 """How many bytes are read at a time."""
 

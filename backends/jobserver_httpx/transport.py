@@ -29,8 +29,6 @@ from jobserver_net.policy import AddressPolicy
 if TYPE_CHECKING:
     from jobserver_core.config.settings import CallbackSettings, Settings
 
-__all__ = ["HttpxTransport", "Signer"]
-
 SCHEMES = ("http", "https")
 _SECTION = "jobserver.callbacks"
 

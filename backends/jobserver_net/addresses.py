@@ -26,8 +26,6 @@ from ipaddress import (
     ip_network,
 )
 
-__all__ = ["METADATA_NETWORKS", "Address", "Network", "is_no_server", "parse_address", "reached"]
-
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 

@@ -22,16 +22,6 @@ from jobserver_net.policy import AddressPolicy
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-__all__ = [
-    "CONNECT_SECONDS",
-    "IDLE_SECONDS",
-    "Connector",
-    "Resolver",
-    "TimedSocket",
-    "is_unknown_host",
-    "resolve",
-]
-
 CONNECT_SECONDS = 10.0
 """The timeout for resolving a name, and for connecting to one address."""
 IDLE_SECONDS = 60.0

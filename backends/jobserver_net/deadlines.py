@@ -18,8 +18,6 @@ from typing import TypeVar
 
 from jobserver_core.ports.fetcher import Cancellation
 
-__all__ = ["Deadline", "Expired"]
-
 T = TypeVar("T")
 
 

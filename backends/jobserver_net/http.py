@@ -25,16 +25,6 @@ from jobserver_core.uris import Uri, redacted
 from jobserver_net.connections import IDLE_SECONDS, Connector
 from jobserver_net.deadlines import Deadline, Expired
 
-__all__ = [
-    "MAX_REDIRECTS",
-    "ConnectionFailed",
-    "HttpClient",
-    "HttpRequest",
-    "HttpResponse",
-    "RedirectRefused",
-    "tls_context",
-]
-
 MAX_REDIRECTS = 5
 _PORTS = {"http": 80, "https": 443}
 _SEE_OTHER = 303

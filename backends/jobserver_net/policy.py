@@ -17,8 +17,6 @@ from jobserver_net.addresses import (
     reached,
 )
 
-__all__ = ["AddressPolicy", "Restrictions"]
-
 
 class Restrictions(Protocol):
     """The settings of a policy, which several sections of the configuration have."""

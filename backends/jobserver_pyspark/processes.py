@@ -11,25 +11,6 @@ import sys
 import time
 from collections.abc import Iterable
 
-__all__ = [
-    "MARKER",
-    "POOL_VARIABLE",
-    "adopt_orphans",
-    "children",
-    "describe_exit",
-    "die_with_parent",
-    "is_python_worker",
-    "kill",
-    "kill_all",
-    "kill_group",
-    "kill_leaderless",
-    "kill_marked",
-    "killed_from_outside",
-    "limit_descriptors",
-    "reap_children",
-    "start_time",
-]
-
 MARKER = "JOBSERVER_CONTEXT"
 """The environment variable that every process of a context inherits; its value is the context's own."""
 

@@ -25,8 +25,6 @@ from jobserver_core.models.binaries import BinaryType
 if TYPE_CHECKING:
     from zipfile import ZipFile, ZipInfo
 
-__all__ = ["MAX_MEMBERS", "check_archive", "unpack"]
-
 MAX_MEMBERS = 250_000
 """The most members that an archive may have; the largest assembled jars have about half of that."""
 

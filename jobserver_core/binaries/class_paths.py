@@ -12,8 +12,6 @@ from jobserver_core.models.binaries import BinaryType, ClassPathEntry, ResolvedE
 from jobserver_core.ports import Blob, BlobStore, Fetched, JobCode, MetadataStore
 from jobserver_core.uris import Uri
 
-__all__ = ["ClassPaths", "uris_of"]
-
 
 def uris_of(entries: Iterable[ClassPathEntry]) -> list[str]:
     """Return the URIs to fetch before a class path can be resolved."""

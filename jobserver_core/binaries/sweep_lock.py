@@ -27,8 +27,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["SweepLock"]
-
 
 class SweepLock:
     """A lock with a shared and an exclusive mode; each thread may reenter shared mode."""

@@ -39,8 +39,6 @@ from jobserver_core.ports.clock import Clock, Timer
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.repeats import Repeats
 
-__all__ = ["Dispatcher"]
-
 _repeats = Repeats(logging.getLogger(__name__))
 
 STORAGE_PAUSE = 5.0

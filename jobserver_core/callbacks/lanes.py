@@ -25,8 +25,6 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from enum import Enum
 
-__all__ = ["Lanes", "ReceiverStatus"]
-
 REMEMBERED = 1024
 """The number of receivers whose status is kept; the least recently used one is forgotten first."""
 

@@ -14,8 +14,6 @@ from jobserver_core.models.jobs import Job, JobResult, ResultKind
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.ports.blobs import BlobStore
 
-__all__ = ["STREAM_RESULT", "Payload", "make_payload"]
-
 STREAM_RESULT = "<Stream result>"
 """The placeholder of a result that is not in the callback, as in the old server."""
 

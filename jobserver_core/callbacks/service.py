@@ -34,8 +34,6 @@ from jobserver_core.uris import MAX_URL, receiver_of, redacted, scheme_of, witho
 if TYPE_CHECKING:
     from jobserver_core.config.settings import CallbackSettings
 
-__all__ = ["CallbackService", "retry_delay"]
-
 _log = logging.getLogger(__name__)
 _repeats = Repeats(_log)
 

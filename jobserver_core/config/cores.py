@@ -12,8 +12,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["usable_cores"]
-
 
 def usable_cores(*, groups: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self")) -> int:
     """Return the number of usable cores, rounded up."""

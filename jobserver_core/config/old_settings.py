@@ -8,8 +8,6 @@ from __future__ import annotations
 from jobserver_core.errors import InvalidSetting
 from jobserver_core.models.json_values import Json
 
-__all__ = ["ALIASES", "IGNORED", "check_ignored"]
-
 _OLD = "spark.jobserver"
 
 ALIASES = {

@@ -16,8 +16,6 @@ from jobserver_core.config.old_settings import ALIASES, IGNORED
 from jobserver_core.config.settings import Settings
 from jobserver_core.models.json_values import Json
 
-__all__ = ["settings_reference"]
-
 _INTRODUCTION = """\
 # Configuration
 

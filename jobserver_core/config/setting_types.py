@@ -22,25 +22,6 @@ from jobserver_core.errors import InvalidSetting
 from jobserver_core.models.json_values import Json, JsonObject
 from jobserver_core.models.redaction import Secret, redacted, redacted_url
 
-__all__ = [
-    "Section",
-    "SettingType",
-    "bind",
-    "duration",
-    "flag",
-    "named_paths",
-    "named_trees",
-    "number",
-    "path",
-    "paths",
-    "secret",
-    "setting_key",
-    "size",
-    "text",
-    "texts",
-    "tree",
-]
-
 Field: TypeAlias = Any
 """The attrs field of one setting, which has the type of its annotation to type checkers."""
 _Attribute: TypeAlias = "attrs.Attribute[Any]"

@@ -7,18 +7,6 @@ from typing import TypeVar
 
 from jobserver_core.models.json_values import Json, JsonMapping, JsonObject
 
-__all__ = [
-    "HiddenSettings",
-    "all_settings",
-    "as_objects",
-    "flatten",
-    "hidden_settings",
-    "is_spark_setting",
-    "merged",
-    "nested",
-    "overlaid",
-]
-
 T = TypeVar("T")
 Path = tuple[str, ...]
 

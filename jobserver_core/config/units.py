@@ -6,8 +6,6 @@ import math
 import re
 from datetime import timedelta
 
-__all__ = ["duration_text", "lacks_unit", "parse_duration", "parse_size", "size_text"]
-
 _QUANTITY = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?)\s*([A-Za-zµ]*)")
 
 _DURATIONS = {

@@ -16,8 +16,6 @@ from jobserver_core.errors import BlobNotFound, StorageError
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
 from jobserver_core.ports.clock import Clock, SystemClock
 
-__all__ = ["MemoryBlobStore"]
-
 
 class MemoryBlobStore(BlobStore):
     """Blobs in the memory of the process, for tests and small embedded servers."""

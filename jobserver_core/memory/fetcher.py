@@ -16,8 +16,6 @@ from jobserver_core.uris import FILE_SCHEMES, HOST_SCHEMES, Uri
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
 
-__all__ = ["MemoryFetcher"]
-
 
 class MemoryFetcher(Fetcher):
     """Serves URIs from a mapping to their content.

@@ -26,8 +26,6 @@ from jobserver_core.ports import (
     ResultSink,
 )
 
-__all__ = ["InlineJob", "InlineLauncher", "JobRefused"]
-
 _log = logging.getLogger(__name__)
 
 JobFunction = Callable[["InlineJob"], Json]

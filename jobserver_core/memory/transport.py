@@ -16,8 +16,6 @@ from jobserver_core.uris import receiver_of
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
 
-__all__ = ["MemoryTransport"]
-
 _ACCEPTED = Answer(status=200)
 
 

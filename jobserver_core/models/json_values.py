@@ -12,18 +12,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
-__all__ = [
-    "Json",
-    "JsonMapping",
-    "JsonObject",
-    "WrittenFloat",
-    "WrittenObject",
-    "dumps",
-    "loads",
-    "number",
-    "plain",
-]
-
 Json: TypeAlias = Any
 """What JSON can represent: None, bool, int, float, str, a list of such values, or a :data:`JsonObject`.
 

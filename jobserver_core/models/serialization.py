@@ -23,8 +23,6 @@ from jobserver_core.models import json_values
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, plain
 
-__all__ = ["converter", "dumps", "loads", "structure", "unstructure"]
-
 T = TypeVar("T")
 
 

@@ -13,17 +13,6 @@ from jobserver_core.errors import InvalidFirstLetter, InvalidName
 
 Attribute: TypeAlias = "attrs.Attribute[Any]"
 
-__all__ = [
-    "aware",
-    "check_binary_name",
-    "check_class_name",
-    "check_context_name",
-    "check_data_prefix",
-    "non_negative",
-    "positive_seconds",
-    "sha256",
-]
-
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -14,8 +14,6 @@ import attrs
 from jobserver_core.models.validation import non_negative, sha256
 from jobserver_core.plugins import Backend
 
-__all__ = ["Blob", "BlobStore", "BlobWriter"]
-
 
 @attrs.frozen(kw_only=True)
 class Blob:

@@ -19,8 +19,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
-__all__ = ["Clock", "Ids", "SteadyClock", "SystemClock", "Timer", "UuidIds"]
-
 _log = logging.getLogger(__name__)
 
 

@@ -13,8 +13,6 @@ import attrs
 from jobserver_core.models.validation import non_negative, sha256
 from jobserver_core.plugins import Backend
 
-__all__ = ["Cancellation", "Fetched", "Fetcher", "ProgressCallback"]
-
 ProgressCallback = Callable[[int, "int | None"], None]
 """Called with the bytes so far and the total, None while that is unknown."""
 

@@ -18,18 +18,6 @@ from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.redaction import redacted_repr
 from jobserver_core.plugins import Backend
 
-__all__ = [
-    "ContextEnd",
-    "ContextHandle",
-    "ContextListener",
-    "ContextSpec",
-    "JobCode",
-    "JobOutcome",
-    "JobSpec",
-    "Launcher",
-    "ResultSink",
-]
-
 
 @attrs.frozen(kw_only=True)
 class JobCode:

@@ -10,8 +10,6 @@ import attrs
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.plugins import Backend
 
-__all__ = ["Message", "Transport"]
-
 
 @attrs.frozen(kw_only=True)
 class Message:

@@ -24,8 +24,6 @@ from jobserver_pyspark.installation.driver_jvm import JVM_OPTIONS, class_path
 from jobserver_pyspark.installation.java import Java, utf8_locale
 from jobserver_pyspark.installation.spark import Installation
 
-__all__ = ["ClassData"]
-
 _log = logging.getLogger(__name__)
 _QUIET = ("-Xlog:cds=off", "-Xlog:cds+dynamic=off")
 _DUMP_TIMEOUT = 120.0

@@ -23,8 +23,6 @@ from jobserver_pyspark.installation.libraries import (
 )
 from jobserver_pyspark.installation.spark import SparkInstall, default_cache_dir
 
-__all__ = ["CompilationFailed", "JvmToolchain", "default_java"]
-
 SOURCES = Path(__file__).parent.parent / "jvm" / "scala"
 _MAX_OUTPUT = 4000
 COMPILE_TIMEOUT = 300.0

@@ -11,8 +11,6 @@ from pathlib import Path
 
 from jobserver_pyspark.installation.spark import Installation
 
-__all__ = ["JVM_OPTIONS", "class_path", "spark_defaults", "has_hive"]
-
 _OPENED = (
     "java.base/java.lang",
     "java.base/java.lang.invoke",

@@ -20,8 +20,6 @@ import attrs
 
 from jobserver_core.errors import LaunchError
 
-__all__ = ["MINIMUM_VERSION", "Java", "JavaNotFound", "find_java", "run_java", "utf8_locale"]
-
 MINIMUM_VERSION = 17
 VERSION_TIMEOUT = 60.0
 """Seconds; Java prints its version within one, unless the machine is overloaded."""

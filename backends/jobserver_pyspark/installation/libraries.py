@@ -14,8 +14,6 @@ from jobserver_core.errors import LaunchError
 from jobserver_pyspark.installation.java import run_java
 from jobserver_pyspark.installation.spark import SparkInstall
 
-__all__ = ["LibrariesUnavailable", "LibrarySource", "kept_libraries", "resolve_libraries"]
-
 CONFIG_VERSION = "1.4.3"
 SCALACTIC_VERSION = "3.2.19"
 

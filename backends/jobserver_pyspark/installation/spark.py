@@ -18,15 +18,6 @@ import attrs
 
 from jobserver_core.errors import LaunchError
 
-__all__ = [
-    "Installation",
-    "SparkInstall",
-    "default_cache_dir",
-    "find_installation",
-    "python_view",
-    "spark_home_view",
-]
-
 _ASK = """
 import importlib.util, json, sys
 spec = importlib.util.find_spec("pyspark")

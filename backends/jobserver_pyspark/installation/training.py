@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["CLASS_NAME", "TrainingJob"]
-
 CLASS_NAME = "jobserver_pyspark.installation.training.TrainingJob"
 
 

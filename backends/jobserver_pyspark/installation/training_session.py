@@ -20,8 +20,6 @@ from jobserver_core.ports import (
 )
 from jobserver_pyspark.installation.training import CLASS_NAME
 
-__all__ = ["TrainingSession"]
-
 _START_TIMEOUT = 180.0
 _STOP_TIMEOUT = 120.0
 

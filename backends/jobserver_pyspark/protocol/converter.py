@@ -23,8 +23,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
-__all__ = ["JsonObject", "Message", "Payload", "ProtocolError", "decode", "encode", "prepare"]
-
 JsonObject = dict[str, Any]
 """A JSON object of any content, such as a configuration."""
 

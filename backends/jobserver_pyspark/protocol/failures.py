@@ -7,16 +7,6 @@ from types import TracebackType
 
 from jobserver_pyspark.protocol.messages import ErrorReport, JobFailureKind
 
-__all__ = [
-    "ContextFailure",
-    "JobFailure",
-    "UnusableResult",
-    "bounded",
-    "describe",
-    "qualified_name",
-    "report_of",
-]
-
 _MAX_MESSAGE = 64 * 1024
 _MAX_ERROR_CLASS = 1024
 _MAX_STACK = 256 * 1024

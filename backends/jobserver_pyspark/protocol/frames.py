@@ -15,8 +15,6 @@ from typing import Generic, TypeVar
 
 from jobserver_pyspark.protocol.converter import Message, Payload, ProtocolError, decode, encode
 
-__all__ = ["CHUNK_SIZE", "MAX_HEADER", "MAX_PAYLOAD", "Channel", "ChannelClosed"]
-
 _LENGTHS = struct.Struct(">II")
 CHUNK_SIZE = 256 * 1024
 """The maximum number of bytes of a result in one frame."""

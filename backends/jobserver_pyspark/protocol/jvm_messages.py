@@ -17,17 +17,6 @@ from typing import Literal
 from jobserver_pyspark.protocol.converter import Message
 from jobserver_pyspark.protocol.messages import ErrorReport, JobFailureKind
 
-__all__ = [
-    "HostToJvm",
-    "JvmContextType",
-    "JvmJar",
-    "JvmJars",
-    "JvmJobRequest",
-    "JvmJobState",
-    "JvmToHost",
-    "RunningJvmJobs",
-]
-
 JvmContextType = Literal["any", "spark", "session", "sql", "hive", "streaming"]
 
 

@@ -6,8 +6,6 @@ import hmac
 import secrets
 from typing import Literal
 
-__all__ = ["new_nonce", "proof_of", "proves"]
-
 
 def new_nonce() -> str:
     """Return a random text that was never used before."""

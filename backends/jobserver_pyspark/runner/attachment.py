@@ -12,8 +12,6 @@ from jobserver_pyspark.processes import POOL_VARIABLE
 from jobserver_pyspark.protocol.failures import JobFailure
 from jobserver_pyspark.protocol.messages import ContextType
 
-__all__ = ["Attachment"]
-
 _WRONG_TYPE = "Invalid job type for this context"
 _Attributes = dict[str, Any]
 _RELEASE = "m\nd\n"

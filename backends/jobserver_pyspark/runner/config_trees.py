@@ -8,8 +8,6 @@ from typing import Any
 
 from jobserver_pyspark.protocol.converter import JsonObject
 
-__all__ = ["FALLBACK_PATH", "add_fallback", "laid_over", "tree"]
-
 _CONTAINERS = (dict, list)
 
 FALLBACK_PATH = "JOBSERVER_FALLBACK_PATH"

@@ -19,8 +19,6 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-__all__ = ["ExitHandlers"]
-
 Handler = tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]]
 
 

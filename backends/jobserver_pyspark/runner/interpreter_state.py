@@ -27,8 +27,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["CAPTURES"]
-
 Restore = Callable[[], None]
 
 

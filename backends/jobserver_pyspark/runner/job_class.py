@@ -13,8 +13,6 @@ from typing import Any
 
 from jobserver_pyspark.protocol.failures import JobFailure, describe
 
-__all__ = ["Runtime", "awaited", "foreign", "load_job"]
-
 _WRONG_TYPE = "Invalid job type for this context"
 
 

@@ -12,8 +12,6 @@ from typing import Any
 
 from jobserver_pyspark.protocol.failures import UnusableResult
 
-__all__ = ["CONVERTERS", "from_protocol"]
-
 Simplify = Callable[[Any], Any]
 Key = Callable[[Any], str]
 

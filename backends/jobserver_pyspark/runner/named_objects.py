@@ -35,8 +35,6 @@ import attrs
 
 from jobserver_core.errors import LaunchError
 
-__all__ = ["NamedObjectTimeout", "NamedObjects", "UnsupportedNamedObject", "abandon"]
-
 TABLE_KEY = "jobserver.namedObjects"
 CREATORS_KEY = "jobserver.namedObjects.creators"
 

@@ -33,8 +33,6 @@ from typing import Any
 from jobserver_pyspark.protocol.failures import UnusableResult
 from jobserver_pyspark.runner.library_values import CONVERTERS, from_protocol
 
-__all__ = ["MARK", "WrittenNumber", "check_keys", "key", "not_finite", "simplified"]
-
 MARK = os.urandom(16).hex()
 """Marks a string as the digits of a number; no data of a job contains it by chance."""
 

@@ -31,8 +31,6 @@ from jobserver_pyspark import processes
 from jobserver_pyspark.runner.exit_handlers import ExitHandlers
 from jobserver_pyspark.runner.interpreter_state import CAPTURES
 
-__all__ = ["ProcessState"]
-
 MAX_JOBS = 1000
 """The maximum number of jobs of one process."""
 MAX_GROWTH = 512 * 1024 * 1024

@@ -49,8 +49,6 @@ from jobserver_pyspark.runner.attachment import Attachment
 from jobserver_pyspark.runner.job_class import Runtime, awaited, load_job
 from jobserver_pyspark.runner.process_state import ProcessState
 
-__all__ = ["main"]
-
 
 def main(parent: int, control: int, output: int) -> NoReturn:
     """Become a runner: serve the host over the socket ``control``, and never return."""

@@ -31,8 +31,6 @@ from jobserver_pyspark.protocol.messages import (
 )
 from jobserver_pyspark.runner import config_trees
 
-__all__ = ["main"]
-
 _IMPORTS = (
     "pyspark",
     "pyspark.sql",

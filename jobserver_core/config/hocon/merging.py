@@ -24,8 +24,6 @@ from jobserver_core.config.hocon.nodes import (
     leaf_text,
 )
 
-__all__ = ["MixedValues", "define", "hides", "joined", "laid_over", "merge_into"]
-
 
 class MixedValues(Exception):
     """Text, lists and objects are mixed in one value."""

@@ -13,24 +13,6 @@ import attrs
 
 from jobserver_core.errors import InvalidConfig
 
-__all__ = [
-    "ABSENT",
-    "Absent",
-    "Array",
-    "Blank",
-    "Concat",
-    "Include",
-    "Merge",
-    "Node",
-    "Number",
-    "Object",
-    "Path",
-    "Reference",
-    "Source",
-    "is_resolved",
-    "leaf_text",
-]
-
 Path = tuple[str, ...]
 
 

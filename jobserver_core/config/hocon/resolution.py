@@ -44,8 +44,6 @@ from jobserver_core.config.hocon.nodes import (
 from jobserver_core.config.hocon.syntax import MIXED
 from jobserver_core.errors import InvalidConfig
 
-__all__ = ["Resolver"]
-
 _CONTAINERS = (Object, Array, Concat, Merge)
 
 

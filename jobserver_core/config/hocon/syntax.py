@@ -27,8 +27,6 @@ from jobserver_core.config.trees import is_spark_setting
 from jobserver_core.errors import InvalidConfig
 from jobserver_core.models.json_values import number
 
-__all__ = ["MIXED", "Parser"]
-
 MIXED = "strings, lists and objects cannot be joined into one value; is a comma missing?"
 
 _BLANKS = r" \t\r\f\v\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
