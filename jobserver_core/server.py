@@ -15,7 +15,7 @@ from jobserver_core.data_directory import lock_data_dir
 from jobserver_core.events import Event, Subscription
 from jobserver_core.models.binaries import Binary, BinaryType, DataFile
 from jobserver_core.models.callbacks import Delivery
-from jobserver_core.models.contexts import Context, ContextQuery, LoadStatus, StartQueueStatus
+from jobserver_core.models.contexts import Context, ContextLoad, ContextQuery, LoadStatus, StartQueueStatus
 from jobserver_core.models.jobs import Job, JobPage, JobQuery, JobRequest
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.storage import StorageUsage
@@ -357,6 +357,10 @@ class JobServer:
     def load(self) -> LoadStatus:
         """How many jobs run and wait, and whether submits are being refused for lack of room."""
         return self._services.jobs.load
+
+    def context_loads(self) -> dict[str, ContextLoad]:
+        """Return how many jobs run and wait in each context, by its ID. Contexts without jobs are missing."""
+        return self._services.jobs.context_loads
 
     def start_queue(self) -> StartQueueStatus:
         """Return how many contexts are starting now, and which ones wait for their turn to start."""

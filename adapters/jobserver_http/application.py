@@ -19,7 +19,7 @@ from starlette.websockets import WebSocketClose
 from jobserver_core.errors import BackendError, JobServerError
 from jobserver_core.server import JobServer
 from jobserver_http.access import Namespace, allows
-from jobserver_http.addresses import BrowserGuard
+from jobserver_http.addresses import BrowserGuard, without_password_dialog
 from jobserver_http.answers import respond
 from jobserver_http.authentication import (
     Authenticator,
@@ -47,6 +47,7 @@ _AMBIGUOUS = Answer(
     headers={"Connection": "close"},
 )
 _NO_PATH = Answer(status=400, result="the request target must start with /", code=REFUSALS[400])
+CHALLENGE = "WWW-Authenticate"
 CLIENT_DISCONNECTED = 499
 """The status in logs and metrics if the client disconnected before the response."""
 
@@ -64,8 +65,8 @@ def create_app(
 
     Args:
         server: The job server.
-        routes: Groups (``binaries``, ``contexts``, ``jobs``, ``data``, ``operations``) or names of routes. By
-            default, all routes are included.
+        routes: Groups (``binaries``, ``contexts``, ``jobs``, ``data``, ``operations``, ``ui``) or names of
+            routes. By default, all routes are included.
         authenticator: Verifies callers. By default, it is created from ``settings.auth``; with ``none``,
             every caller may do everything.
         browsers: Refuses requests of web pages from other sites.
@@ -260,7 +261,13 @@ class _Endpoint:
         if self._verifier is None or route.permission is None:
             return None
         address = str((scope.get("client") or ("unknown",))[0])
-        identity = await self._verifier.admit(scope["headers"], address)
+        try:
+            identity = await self._verifier.admit(scope["headers"], address)
+        except Rejected as rejected:
+            if challenge := rejected.headers.get(CHALLENGE):
+                headers = dict(scope["headers"])
+                rejected.headers[CHALLENGE] = without_password_dialog(challenge, headers)
+            raise
         if not allows(identity.permissions, route.permission):
             raise Rejected(403, f"missing permission {route.permission}")
         return identity

@@ -10,11 +10,16 @@ from starlette.responses import Response
 
 from jobserver_core.errors import BinaryNotFound
 from jobserver_core.models.binaries import Binary, BinaryType
+from jobserver_core.models.jobs import JobQuery
+from jobserver_core.models.lifecycle import JobState
 from jobserver_http.answers import json_response, respond
 from jobserver_http.calls import Call
 from jobserver_http.errors import Answer
 from jobserver_http.routing import NO_BINARY, SUCCESS_BODY, Body, Reply, Route, failures
 from jobserver_http.wire import binary_report, named_report, timestamp
+
+MAX_USERS = 1000
+"""The maximum number of jobs that have not ended in which the users of a binary are searched."""
 
 
 async def list_binaries(call: Call) -> Response:
@@ -31,7 +36,21 @@ async def get_binary(call: Call) -> Response:
 async def list_versions(call: Call) -> Response:
     """Return all versions of a binary, newest first."""
     versions = await call.pools.quick.run(call.server.binary_versions, call.path["name"])
-    return json_response([binary_report(binary) for binary in versions])
+    users = await call.pools.quick.run(_users, call)
+    return json_response(
+        [{**binary_report(binary), "usedBy": users.get(binary.id, [])} for binary in versions]
+    )
+
+
+def _users(call: Call) -> dict[str, list[str]]:
+    """Return the IDs of the newest jobs that have not ended, by the IDs of the versions that they use."""
+    states = tuple(state for state in JobState if not state.final)
+    users: dict[str, list[str]] = {}
+    for job in call.server.jobs(JobQuery(states=states, limit=MAX_USERS)).jobs:
+        if call.names.owns(job.context_name):
+            for binary_id in {entry.binary_id for entry in job.class_path if entry.binary_id is not None}:
+                users.setdefault(binary_id, []).append(job.id)
+    return users
 
 
 async def upload_binary(call: Call) -> Response:

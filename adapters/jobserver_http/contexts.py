@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from starlette.responses import Response
 
 from jobserver_core.config.trees import all_settings, merged
 from jobserver_core.errors import InvalidSetting, ResultTimeout, ServerClosed
-from jobserver_core.models.contexts import Context
+from jobserver_core.models.contexts import Context, ContextLoad
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.running.fetching import Preparation
 from jobserver_core.running.waiting import Waiter
@@ -27,7 +27,7 @@ from jobserver_http.routing import (
     Route,
     failures,
 )
-from jobserver_http.wire import context_report
+from jobserver_http.wire import Json, context_details
 
 MEMORY, OLD_MEMORY = "memory-per-node", "mem-per-node"
 KILL_TIMEOUT = 10.0
@@ -56,17 +56,33 @@ def _renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def list_contexts(call: Call) -> Response:
-    """Return the names of the live contexts."""
-    contexts = await call.pools.quick.run(call.server.contexts)
-    return json_response([call.names.shown(c.name) for c in contexts if call.names.owns(c.name)])
+    """Return the names of the live contexts, or with ``details`` their reports."""
+    live = await call.pools.quick.run(call.server.contexts)
+    contexts = [context for context in live if call.names.owns(context.name)]
+    if call.params["details"]:
+        return json_response(_details(call, contexts))
+    return json_response([call.names.shown(context.name) for context in contexts])
 
 
 async def get_context(call: Call) -> Response:
     """Return the newest context with a name."""
     name = call.names.stored(call.path["name"])
     context = await call.pools.quick.run(call.server.context, name)
-    waiting = not context.state.final and name in call.server.start_queue().waiting
-    return json_response(context_report(context, call.names, waiting=waiting))
+    return json_response(_details(call, [context])[0])
+
+
+def _details(call: Call, contexts: Iterable[Context]) -> list[Json]:
+    queued, loads = call.server.start_queue().waiting, call.server.context_loads()
+    return [
+        context_details(
+            context,
+            call.names,
+            waiting=not context.state.final and context.name in queued,
+            load=loads.get(context.id, ContextLoad()),
+            slots=call.server.settings.jobs.max_jobs_per_context,
+        )
+        for context in contexts
+    ]
 
 
 async def create_context(call: Call) -> Response:
@@ -119,7 +135,10 @@ ROUTES = (
         group="contexts",
         permission="contexts:read",
         summary="List the names of the live contexts",
-        replies=(Reply(200, "The names", "Names"),),
+        parameters=(
+            Parameter(name="details", kind=Flag(), doc="true returns the reports instead of the names"),
+        ),
+        replies=(Reply(200, "The names, or the reports", "Contexts"),),
     ),
     Route(
         name="get_context",

@@ -13,23 +13,26 @@ from starlette.responses import Response
 from jobserver_core.errors import LogNotFound
 from jobserver_http.answers import StreamedResponse
 from jobserver_http.calls import Call
+from jobserver_http.parameters import Integer, Parameter
 from jobserver_http.routing import FOLLOW, NO_CONTEXT, NO_JOB, Reply, Route
 
 CHUNK_SIZE = 64 * 1024
 POLL_INTERVAL = 0.2
 """Seconds between checks of a file that has not grown."""
 TEXT = "text/plain; charset=utf-8"
+TAIL = Parameter(name="tail", kind=Integer(), doc="how many bytes of the end of the log; default all")
 
 
 class LogTail:
     """Reads a log file from the start to its current end, and then what is appended.
 
-    A missing file reads as empty. A file that was truncated or replaced is read from its new start. Not
-    thread-safe.
+    With ``last``, it starts that many bytes before the current end. A missing file reads as empty. A file
+    that was truncated or replaced is read from its new start. Not thread-safe.
     """
 
-    def __init__(self, find: Callable[[], Path]) -> None:
+    def __init__(self, find: Callable[[], Path], last: int | None = None) -> None:
         self._find = find
+        self._last = last
         self._path: Path | None = None
         self._file: BinaryIO | None = None
 
@@ -44,11 +47,18 @@ class LogTail:
             self._file = self._path.open("rb")
         except FileNotFoundError:
             raise LogNotFound(kind="file", id=self._path.name) from None
+        if self._last is not None:
+            self._file.seek(max(0, self.size() - self._last))
+            self._last = None  # a file that replaces this one is read from its start
         return self
 
     def size(self) -> int:
         """Return the current size of the file in bytes."""
         return os.fstat(self._file.fileno()).st_size if self._file else 0
+
+    def remaining(self) -> int:
+        """Return the number of bytes from the position to the current end."""
+        return max(0, self.size() - self._file.tell()) if self._file else 0
 
     def read(self, limit: int = CHUNK_SIZE) -> bytes:
         """Return the next bytes, or ``b""`` if there are none yet."""
@@ -91,7 +101,7 @@ class LogTail:
 async def get_job_log(call: Call) -> Response:
     """Return a job's output. With ``follow``, stream it until the job has ended."""
     job = call.names.checked(await call.pools.quick.run(call.server.job, call.path["id"]))
-    tail = LogTail(lambda: call.server.job_log(job.id))
+    tail = LogTail(lambda: call.server.job_log(job.id), call.params["tail"])
     if not call.params["follow"]:
         return await _whole(call, tail)
     handle = await call.pools.quick.run(call.server.job_handle, job.id)
@@ -102,7 +112,7 @@ async def get_context_log(call: Call) -> Response:
     """Return the log of a context's driver. With ``follow``, stream it until the context has ended."""
     name = call.names.stored(call.path["name"])
     context = await call.pools.quick.run(call.server.context, name)
-    tail = LogTail(lambda: call.server.context_log(name))
+    tail = LogTail(lambda: call.server.context_log(name), call.params["tail"])
     if not call.params["follow"]:
         return await _whole(call, tail)
 
@@ -115,7 +125,7 @@ async def get_context_log(call: Call) -> Response:
 
 async def _whole(call: Call, tail: LogTail) -> Response:
     await call.pools.quick.run(tail.open)
-    size = tail.size()
+    size = tail.remaining()
     headers = {"content-length": str(size)}
     return StreamedResponse(_first(call, tail, size), media_type=TEXT, headers=headers, opened=tail)
 
@@ -154,7 +164,7 @@ ROUTES = (
         group="contexts",
         permission="contexts:read",
         summary="Get the log of a context's driver",
-        parameters=(FOLLOW,),
+        parameters=(FOLLOW, TAIL),
         replies=(Reply(200, "The log", media_type="text/plain; charset=utf-8"), *NO_CONTEXT),
         extension=True,
     ),
@@ -166,7 +176,7 @@ ROUTES = (
         group="jobs",
         permission="jobs:read",
         summary="Get the output of a job",
-        parameters=(FOLLOW,),
+        parameters=(FOLLOW, TAIL),
         replies=(Reply(200, "The log", media_type="text/plain; charset=utf-8"), *NO_JOB),
         extension=True,
     ),

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 
 import anyio
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from jobserver_core.repeats import Repeats
 from jobserver_http.answers import json_response, respond
@@ -87,11 +87,6 @@ async def get_metrics(call: Call) -> Response:
 async def get_openapi(call: Call) -> Response:
     """Return the OpenAPI document of the routes that this application has."""
     return json_response(call.state.describe(call.url()))
-
-
-async def get_index(call: Call) -> Response:
-    """Redirect from the root to the documentation."""
-    return RedirectResponse(call.url("docs"), status_code=302)
 
 
 async def get_docs(call: Call) -> Response:
@@ -201,16 +196,6 @@ ROUTES = (
         summary="Get this description as OpenAPI",
         replies=(Reply(200, "The OpenAPI document", "OpenApi"),),
         extension=True,
-    ),
-    Route(
-        name="get_index",
-        method="GET",
-        path="/",
-        handler=get_index,
-        group="operations",
-        permission=None,
-        summary="Redirect to the interactive documentation",
-        replies=(Reply(302, "Location has the URL of the documentation"),),
     ),
     Route(
         name="get_docs",

@@ -49,6 +49,7 @@ page at `/docs`, where you can try calls.
   If a client disconnects, its job continues.
 """
 
+TITLES = {"ui": "Web UI"}
 _LIMITS = "[limits of time](configuration.md#limits-of-time)"
 _SEE = {
     "maxQueueTime": _LIMITS,
@@ -99,7 +100,7 @@ def http_reference() -> str:
     """Return the page in Markdown."""
     lines = [_INTRODUCTION]
     for group in GROUPS:
-        lines += [f"## {group.capitalize()}\n", *_group(group)]
+        lines += [f"## {TITLES.get(group, group.capitalize())}\n", *_group(group)]
     lines += [_EVENTS, _PAGES, "## Error codes\n", *_codes(), "## Permissions\n", *_permissions()]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -126,7 +127,8 @@ def _route(route: Route) -> Iterator[str]:
             yield _ANY_OTHER
         yield ""
     yield "| response | meaning |\n| --- | --- |"
-    yield from (_reply(reply) for reply in sorted(route.replies, key=lambda reply: reply.status))
+    replies = sorted(route.replies, key=lambda reply: reply.status)
+    yield from dict.fromkeys(_reply(reply) for reply in replies)
     yield ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from jobserver_core.errors import InvalidRequest
-from jobserver_http import binaries, contexts, data_files, events, jobs, logs, operations
+from jobserver_http import binaries, contexts, data_files, events, jobs, logs, operations, ui
 from jobserver_http.routing import Body, Reply, Route
 
 __all__ = ["GROUPS", "ROUTES", "Body", "Reply", "Route", "chosen"]
@@ -18,6 +18,7 @@ ROUTES: tuple[Route, ...] = (
     *events.ROUTES,
     *data_files.ROUTES,
     *operations.ROUTES,
+    *ui.ROUTES,
 )
 """All routes. Names are unique."""
 

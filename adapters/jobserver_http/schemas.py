@@ -14,6 +14,7 @@ Schema = dict[str, Any]
 """A JSON schema, or another object of the OpenAPI document."""
 
 _TEXT: Schema = {"type": "string"}
+_TEXTS: Schema = {"type": "array", "items": _TEXT}
 _TIME: Schema = {"type": "string", "format": "date-time"}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 _SECONDS: Schema = {"type": "number", "exclusiveMinimum": 0}
@@ -103,9 +104,10 @@ SCHEMAS: dict[str, Schema] = {
     "Binaries": {"type": "object", "additionalProperties": _object(_BINARY)},
     "Versions": {
         "type": "array",
-        "items": _object(_BINARY),
+        "items": _object({**_BINARY, "usedBy": _TEXTS}),
     },
-    "Names": {"type": "array", "items": _TEXT},
+    "Names": _TEXTS,
+    "Contexts": {"anyOf": [_TEXTS, _list("Context")]},
     "Context": _object(
         {
             "id": _TEXT,
@@ -117,6 +119,8 @@ SCHEMAS: dict[str, Schema] = {
             "applicationId": _TEXT,
             "url": _TEXT,
             "error": _ERROR,
+            "load": _object(dict.fromkeys(("slots", "running", "waiting"), _COUNT)),
+            "settings": {"type": "object"},
         },
         ("waiting", "applicationId", "url", "error"),
     ),
@@ -137,11 +141,13 @@ SCHEMAS: dict[str, Schema] = {
     "Job": _object(
         {
             **_JOB,
-            "cp": {"type": "array", "items": _object(_CODE)},
+            "cp": {"type": "array", "items": _object({**_CODE, "id": _TEXT}, ("id",))},
             "dispatchTime": _TIME,
+            "runningTime": _TIME,
+            "submittedBy": _TEXT,
             "result": {"description": "The value, or the error object"},
         },
-        (*_JOB_OPTIONAL, "dispatchTime"),
+        (*_JOB_OPTIONAL, "dispatchTime", "runningTime", "submittedBy"),
     ),
     "JobResult": _object(
         {

@@ -8,13 +8,14 @@ from collections.abc import Iterable
 from datetime import datetime, timezone
 from typing import Any
 
+from jobserver_core.config.trees import flatten
 from jobserver_core.models.binaries import Binary, ResolvedEntry
 from jobserver_core.models.callbacks import Delivery
-from jobserver_core.models.contexts import Context
+from jobserver_core.models.contexts import Context, ContextLoad
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job, JobProgress
 from jobserver_core.models.lifecycle import JobState
-from jobserver_core.models.redaction import redacted_url
+from jobserver_core.models.redaction import redacted, redacted_url
 from jobserver_core.models.storage import StorageUsage
 from jobserver_http.access import Namespace
 
@@ -98,6 +99,17 @@ def context_report(context: Context, names: Namespace = NO_NAMESPACE, *, waiting
     return report
 
 
+def context_details(
+    context: Context, names: Namespace, *, waiting: bool, load: ContextLoad, slots: int
+) -> Json:
+    """Return a context's report with its load and its effective settings, without secrets."""
+    return {
+        **context_report(context, names, waiting=waiting),
+        "load": {"slots": slots, "running": load.running, "waiting": load.waiting},
+        "settings": redacted(flatten(context.settings)),
+    }
+
+
 def job_report(job: Job, names: Namespace = NO_NAMESPACE) -> Json:
     """Return the contract's job report.
 
@@ -137,24 +149,26 @@ def job_report(job: Job, names: Namespace = NO_NAMESPACE) -> Json:
 
 
 def detailed_report(job: Job, names: Namespace = NO_NAMESPACE) -> Json:
-    """Return a job as ``GET /jobs/<id>`` shows it: also with its code, and the time of its dispatch."""
-    report = {**job_report(job, names), "cp": _class_path_report(job.class_path)}
+    """Return a job as ``GET /jobs/<id>`` shows it: also with its code, submitter and times."""
+    report = {**job_report(job, names), "cp": [_code_report(entry) for entry in job.class_path]}
     if job.dispatched_at is not None:
         report["dispatchTime"] = timestamp(job.dispatched_at)
+    if job.running_at is not None:
+        report["runningTime"] = timestamp(job.running_at)
+    if job.submitted_by:
+        report["submittedBy"] = job.submitted_by
     return report
 
 
-def _class_path_report(entries: Iterable[ResolvedEntry]) -> list[Json]:
+def _code_report(entry: ResolvedEntry) -> Json:
     """Return what was asked for, with passwords redacted, and the bytes that this meant."""
-    return [
-        {
-            "source": redacted_url(entry.source),
-            "binary-type": entry.type.value,
-            "digest": entry.digest,
-            "size": entry.size,
-        }
-        for entry in entries
-    ]
+    report: Json = {
+        "source": redacted_url(entry.source),
+        "binary-type": entry.type.value,
+        "digest": entry.digest,
+        "size": entry.size,
+    }
+    return report if entry.binary_id is None else {**report, "id": entry.binary_id}
 
 
 def progress_report(progress: JobProgress) -> dict[str, int]:

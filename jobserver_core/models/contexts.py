@@ -12,7 +12,7 @@ from jobserver_core.models.lifecycle import ContextState
 from jobserver_core.models.redaction import redacted_repr
 from jobserver_core.models.validation import aware
 
-__all__ = ["Context", "ContextQuery", "LoadStatus", "StartQueueStatus"]
+__all__ = ["Context", "ContextLoad", "ContextQuery", "LoadStatus", "StartQueueStatus"]
 
 
 @attrs.frozen(kw_only=True)
@@ -62,6 +62,14 @@ class StartQueueStatus:
     def queued(self) -> int:
         """How many contexts wait."""
         return len(self.waiting)
+
+
+@attrs.frozen(kw_only=True)
+class ContextLoad:
+    """How many jobs of one context have begun, and how many wait."""
+
+    running: int = 0
+    waiting: int = 0
 
 
 @attrs.frozen(kw_only=True)

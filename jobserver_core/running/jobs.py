@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from jobserver_core.errors import (
     LogNotFound,
     StorageError,
 )
-from jobserver_core.models.contexts import LoadStatus
+from jobserver_core.models.contexts import ContextLoad, LoadStatus
 from jobserver_core.models.jobs import Job, JobPage, JobQuery
 from jobserver_core.ports import Clock, ContextSpec, JobCode, JobSpec, MetadataStore
 from jobserver_core.running.job_configs import JobConfigs
@@ -122,6 +123,15 @@ class JobService:
                 refused=self._refused,
                 shedding=since is not None and since < SHEDDING,
             )
+
+    @property
+    def context_loads(self) -> dict[str, ContextLoad]:
+        """The jobs that run and wait in each context, by its ID. Contexts without jobs are missing."""
+        with self._lock:
+            jobs = [live.job for live, _ in self._live.values() if not live.job.state.final]
+        running = Counter(job.context_id for job in jobs if not job.waiting)
+        waiting = Counter(job.context_id for job in jobs if job.waiting)
+        return {key: ContextLoad(running=running[key], waiting=waiting[key]) for key in {*running, *waiting}}
 
     def _forget(self, live: LiveJob) -> None:
         with self._lock:

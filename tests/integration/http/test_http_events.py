@@ -214,6 +214,16 @@ def test_a_log_that_is_cut_or_replaced_is_read_from_its_new_beginning(tmp_path: 
         assert tail.read() == b""
 
 
+def test_the_end_of_a_log_is_sent_alone(site: Site) -> None:
+    site.client.post("/contexts/etl")
+    log = "/contexts/etl/logs"
+    for tail, text in [(7, "inline\n"), (0, ""), (1000, "context etl runs inline\n")]:
+        assert site.client.get(log, params={"tail": tail}).text == text
+    with site.client.stream("GET", log, params={"tail": 7, "follow": True}) as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == "inline"
+
+
 def test_a_log_is_sent_as_long_as_it_was_when_it_was_asked_for(start: Start) -> None:
     stop = threading.Event()
 

@@ -78,6 +78,15 @@ def test_a_challenge_offers_both_authentication_schemes(guarded: Site) -> None:
     )
 
 
+def test_a_script_that_asks_for_credentials_gets_no_challenge_that_makes_the_browser_ask(
+    guarded: Site,
+) -> None:
+    answer = httpx.get(f"{guarded.url}/jobs", headers={"X-Requested-With": "XMLHttpRequest"})
+    assert answer.status_code == 401
+    schemes = [challenge.split()[0] for challenge in answer.headers["www-authenticate"].split(", ")]
+    assert schemes == ["X-Basic", 'charset="UTF-8"', "Bearer"]
+
+
 @pytest.mark.parametrize("header", ["Basic ?", "Digest x", "Bearer wrong", "Basic YWxpY2U6eA=="])
 def test_wrong_credentials_are_refused_with_the_wording_clients_look_for(guarded: Site, header: str) -> None:
     answer = httpx.get(f"{guarded.url}/jobs", headers={"Authorization": header})

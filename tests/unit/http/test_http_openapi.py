@@ -59,7 +59,7 @@ def test_routes_can_be_picked_by_group_and_by_name() -> None:
     assert {route.group for route in picked} == {"binaries", "operations"}
     assert [route.name for route in picked if route.group == "operations"] == ["get_health"]
     assert chosen(None) is ROUTES
-    assert set(GROUPS) == {"binaries", "contexts", "jobs", "data", "storage", "operations"}
+    assert set(GROUPS) == {"binaries", "contexts", "jobs", "data", "storage", "operations", "ui"}
 
 
 def test_a_group_that_does_not_exist_is_named() -> None:

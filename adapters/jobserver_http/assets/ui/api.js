@@ -1,0 +1,85 @@
+// Calls the HTTP API. URLs are relative to where the UI is served, so any prefix works.
+import { authorization } from "./credentials.js";
+import { setServerTime } from "./format.js";
+
+const BASE = new URL("..", import.meta.url);
+
+/** An error response of the API. `status` is 0 if there was no response. */
+export class ApiError extends Error {
+  constructor(message, status, code = "") {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+/** The URL of a resource, such as `url("jobs", id)`. */
+export function url(segments, query = {}) {
+  const made = new URL(segments.map(encodeURIComponent).join("/"), BASE);
+  for (const [key, value] of Object.entries(query)) {
+    if (value !== null && value !== undefined && value !== "") made.searchParams.set(key, value);
+  }
+  return made;
+}
+
+// With X-Requested-With, the browser shows no password dialog of its own if credentials are missing.
+export function headers(more = {}) {
+  const held = authorization();
+  return { "X-Requested-With": "XMLHttpRequest", ...(held ? { Authorization: held } : {}), ...more };
+}
+
+/** Send a request and return its response. Throws ApiError, or AbortError when `signal` is aborted. */
+export async function send(segments, { query, method = "GET", signal } = {}) {
+  let response;
+  try {
+    response = await fetch(url(segments, query), { method, signal, headers: headers(), cache: "no-store" });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError("The server does not respond.", 0);
+  }
+  setServerTime(response.headers.get("date"));
+  if (!response.ok) throw asError(response.status, await response.text());
+  return response;
+}
+
+export async function json(segments, options) {
+  return (await send(segments, options)).json();
+}
+
+/** The error of a response body, in any of the API's shapes. */
+export function asError(status, text) {
+  let message = "";
+  let body = {};
+  try {
+    body = JSON.parse(text) ?? {};
+    message = typeof body.result === "string" ? body.result : body.result?.message;
+    if (body.detail) message += `: ${body.detail}`;
+  } catch {
+    // A proxy may have answered with something else.
+  }
+  return new ApiError(message || `The server answered with status ${status}.`, status, body.code);
+}
+
+/** Upload a file. `report` gets the part that is sent, 0 to 1. */
+export function upload(name, type, file, report) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", url(["binaries", name]));
+    for (const [key, value] of Object.entries(headers({ "Content-Type": type }))) request.setRequestHeader(key, value);
+    request.upload.addEventListener("progress", (event) => event.lengthComputable && report(event.loaded / event.total));
+    request.addEventListener("load", () =>
+      request.status < 300 ? resolve() : reject(asError(request.status, request.responseText)));
+    request.addEventListener("error", () => reject(new ApiError("The upload was interrupted.", 0)));
+    request.send(file);
+  });
+}
+
+/** Save a response as a file of the user. */
+export async function download(segments, name, signal) {
+  const blob = await (await send(segments, { signal })).blob();
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name.replace(/[^\w.-]+/g, "_");
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}

@@ -1,0 +1,159 @@
+// The shell: shows the page that the fragment of the URL names, and asks for credentials when the API does.
+import { binaries, binary } from "./binaries.js";
+import { context } from "./context.js";
+import { authorization, clear, setBasic, setBearer } from "./credentials.js";
+import { alert, element } from "./dom.js";
+import { connect, disconnect } from "./events.js";
+import { tick } from "./format.js";
+import { field, onSubmit } from "./forms.js";
+import { job } from "./job.js";
+import { jobs } from "./jobs.js";
+import { overview } from "./overview.js";
+import { send } from "./api.js";
+
+const PAGES = [
+  [/^$/, overview],
+  [/^jobs$/, jobs],
+  [/^jobs\/([^/]+)$/, job],
+  [/^contexts\/([^/]+)$/, context],
+  [/^binaries$/, binaries],
+  [/^binaries\/([^/]+)$/, binary],
+];
+const main = document.getElementById("main");
+const live = document.getElementById("live");
+const signOut = document.getElementById("sign-out");
+let leave = new AbortController();
+let signingIn = false;
+
+/** Tell screen readers what has happened. */
+function announce(text) {
+  document.getElementById("announcements").textContent = text;
+}
+
+function makePage() {
+  leave.abort();
+  leave = new AbortController();
+  const { signal } = leave;
+  const root = element("div");
+  const heading = element("h1", { tabindex: -1 });
+  main.replaceChildren(heading, root);
+  return {
+    root,
+    signal,
+    announce,
+    title(text, ...more) {
+      document.title = `${text} – Job server`;
+      heading.replaceChildren(element("bdi", {}, text), ...more);
+    },
+    /** Handle errors that mean the same everywhere; return whether it did. */
+    failed(error) {
+      if (signal.aborted || error.name === "AbortError") return true;
+      if (error.status !== 401) return false;
+      signIn(error);
+      return true;
+    },
+    /** Show an error instead of the page, unless it is handled elsewhere. */
+    fail(error) {
+      if (!this.failed(error)) root.replaceChildren(alert(error));
+    },
+  };
+}
+
+function open() {
+  signingIn = false;
+  const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
+  const page = makePage();
+  mark(path.split("/")[0]);
+  for (const [pattern, show] of PAGES) {
+    const match = pattern.exec(path);
+    if (match) return show(page, ...match.slice(1).map(decoded), new URLSearchParams(query));
+  }
+  page.title("Page not found");
+  page.root.append(element("p", {}, element("a", { href: "#/" }, "Go to the overview")));
+}
+
+function decoded(segment) {
+  try {
+    return decodeURIComponent(segment);
+  } catch {
+    return segment;
+  }
+}
+
+/** Mark the current page in the navigation. */
+function mark(part) {
+  for (const link of document.querySelectorAll("nav a")) {
+    const here = link.getAttribute("href") === `#/${part === "contexts" ? "" : part}`;
+    if (here) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+}
+
+function signIn(error) {
+  if (signingIn) return;
+  const page = makePage();
+  signingIn = true;
+  disconnect();
+  live.textContent = "";
+  signOut.hidden = true;
+  page.title("Sign in");
+  const user = field("User", { autocomplete: "username", autocapitalize: "off", spellcheck: "false" });
+  const password = field("Password", { type: "password", autocomplete: "current-password" });
+  const token = field("or token", { type: "password", autocomplete: "off" });
+  const message = element("div", {}, authorization() ? alert(error) : null);
+  const form = element("form", { class: "sign-in" }, message, user.root, password.root, token.root,
+    element("button", {}, "Sign in"));
+  onSubmit(form, async () => {
+    if (token.input.value) setBearer(token.input.value);
+    else setBasic(user.input.value, password.input.value);
+    try {
+      await send(["jobs"], { query: { limit: 0 } });
+    } catch (refusal) {
+      if (refusal.status !== 403) {
+        clear();
+        message.replaceChildren(alert(refusal));
+        return;
+      }
+    }
+    start();
+  });
+  page.root.append(form);
+  user.input.focus();
+}
+
+function start() {
+  signOut.hidden = !authorization();
+  receive();
+  open();
+}
+
+function receive() {
+  if (!document.hidden) connect((text) => { live.textContent = text; });
+}
+
+signOut.addEventListener("click", () => {
+  clear();
+  location.hash = "#/";
+  start();
+});
+document.getElementById("skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  main.focus();
+});
+window.addEventListener("hashchange", () => {
+  open();
+  main.querySelector("h1").focus();
+  window.scrollTo(0, 0);
+});
+// Browsers allow few connections to one server, so a page in the background has none.
+document.addEventListener("visibilitychange", () => {
+  if (signingIn) return;
+  if (document.hidden) {
+    disconnect();
+    live.textContent = "Paused";
+  } else {
+    receive();
+  }
+});
+setInterval(tick, 1000);
+start();

@@ -1,0 +1,64 @@
+// Builds elements. Strings become text, never markup.
+
+/**
+ * Create an element. Attributes with a function as their value are event listeners; those that are
+ * null, undefined or false are left out. Children are nodes, strings or numbers; null is skipped.
+ */
+export function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (typeof value === "function") made.addEventListener(key, value);
+    else made.setAttribute(key, value === true ? "" : String(value));
+  }
+  made.append(...children.flat().filter((child) => child !== null && child !== undefined).map(asNode));
+  return made;
+}
+
+function asNode(child) {
+  return child instanceof Node ? child : document.createTextNode(String(child));
+}
+
+/** A link to one of this UI's pages: `page("jobs", id)` is `#/jobs/<id>`. */
+export function address(...segments) {
+  return "#/" + segments.map(encodeURIComponent).join("/");
+}
+
+/** A dotted name that may be broken after its dots. */
+export function breakable(name) {
+  return name.split(/(?<=\.)/).flatMap((part) => [part, element("wbr")]).slice(0, -1);
+}
+
+/** A link to another site, or plain text if the URL is not http(s), since it comes from outside. */
+export function externalLink(url, text) {
+  let protocol = "";
+  try {
+    protocol = new URL(url).protocol;
+  } catch {
+    // Not a URL, so it is shown as text.
+  }
+  if (protocol !== "http:" && protocol !== "https:") return asNode(url);
+  return element("a", { href: url, rel: "noreferrer noopener", target: "_blank" }, text);
+}
+
+/** A section with a heading that names it. */
+export function section(title, ...children) {
+  const id = `section-${title.toLowerCase().replace(/[^a-z]+/g, "-")}`;
+  return element("section", { "aria-labelledby": id }, element("h2", { id }, title), ...children);
+}
+
+/** A list of names and values; pairs without a value are left out. */
+export function facts(pairs) {
+  const shown = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
+  return element("dl", { class: "facts" },
+    shown.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))));
+}
+
+export function button(text, action, attributes = {}) {
+  return element("button", { type: "button", click: action, ...attributes }, text);
+}
+
+/** An error as a message that screen readers announce. */
+export function alert(error) {
+  return element("p", { class: "alert", role: "alert" }, error.message);
+}

@@ -1,0 +1,101 @@
+// One stream of server-sent events for the whole page. EventSource cannot send credentials, so it is read here.
+import { ApiError, send } from "./api.js";
+
+const subscribers = new Set();
+const RETRY = [1000, 2000, 5000, 10_000];
+let stream = null;
+
+/** Call `listener(name, data)` for each event, and with "connected" when events may have been missed. */
+export function subscribe(listener, signal) {
+  subscribers.add(listener);
+  signal.addEventListener("abort", () => subscribers.delete(listener));
+}
+
+function publish(name, data) {
+  for (const listener of [...subscribers]) listener(name, data);
+}
+
+/**
+ * Receive events until `disconnect`, reconnecting when the stream breaks. `show` gets the state in words.
+ * Calling it again replaces the stream.
+ */
+export async function connect(show) {
+  disconnect();
+  const mine = new AbortController();
+  stream = mine;
+  for (let failures = 0; !mine.signal.aborted;) {
+    try {
+      const response = await send(["events"], { signal: mine.signal });
+      show("Live");
+      failures = 0;
+      publish("connected", {});
+      await read(response.body, mine.signal);
+    } catch (error) {
+      if (mine.signal.aborted) return;
+      if (error instanceof ApiError && error.status === 401) return;
+      if (error instanceof ApiError && [403, 404].includes(error.status)) {
+        show("No live updates");
+        return;
+      }
+    }
+    if (mine.signal.aborted) return;
+    show("Reconnecting …");
+    failures += 1;
+    await new Promise((resume) => setTimeout(resume, RETRY[Math.min(failures, RETRY.length) - 1]));
+  }
+}
+
+export function disconnect() {
+  stream?.abort();
+  stream = null;
+}
+
+async function read(body, signal) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done || signal.aborted) return;
+    const messages = (rest + value).split("\n\n");
+    rest = messages.pop();
+    messages.forEach(parse);
+  }
+}
+
+function parse(message) {
+  const fields = Object.fromEntries(message.split("\n").map((line) => line.split(/: (.*)/s)));
+  if (fields.event && fields.data) publish(fields.event, JSON.parse(fields.data));
+}
+
+/**
+ * Return a function that calls `load` soon: at most once at a time and once a second, and less often
+ * when loading is slow, so that a busy server is not made busier.
+ */
+export function throttled(load, signal) {
+  let running = false;
+  let wanted = false;
+  let earliest = 0;
+  const run = async () => {
+    if (signal.aborted) return;
+    running = true;
+    wanted = false;
+    const began = performance.now();
+    await load();
+    const now = performance.now();
+    earliest = now + Math.max(1000, 5 * (now - began));
+    running = false;
+    if (wanted) {
+      wanted = false;
+      trigger();
+    }
+  };
+  const trigger = () => {
+    if (running || wanted) {
+      wanted = true;
+      return;
+    }
+    wanted = true;
+    setTimeout(run, Math.max(0, earliest - performance.now()));
+  };
+  return trigger;
+}

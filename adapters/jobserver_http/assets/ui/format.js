@@ -1,0 +1,91 @@
+// Turns values of the API into text and small elements.
+import { element } from "./dom.js";
+
+let skew = 0;
+
+/** Remember how far the server's clock is ahead of the browser's, from a response's Date header. */
+export function setServerTime(date) {
+  const server = Date.parse(date);
+  if (Number.isNaN(server)) return;
+  skew = Math.abs(server - Date.now()) > 2000 ? server - Date.now() : 0; // the header has whole seconds
+}
+
+const PLURALS = [["d", 86400], ["h", 3600], ["min", 60]];
+
+/** Seconds as "2 h 5 min", "3 min 20 s", "4.2 s" or "30 ms". */
+export function duration(seconds) {
+  if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
+  if (seconds < 60) return `${seconds < 10 ? Number(seconds.toFixed(2)) : Math.floor(seconds)} s`;
+  const at = PLURALS.findIndex(([, size]) => seconds >= size);
+  const [unit, size] = PLURALS[at];
+  const [nextUnit, nextSize] = PLURALS[at + 1] ?? ["s", 1];
+  const rest = Math.floor((seconds % size) / nextSize);
+  return `${Math.floor(seconds / size)} ${unit}${rest ? ` ${rest} ${nextUnit}` : ""}`;
+}
+
+/** A job report's duration, or for a job that has not ended, the time since its submission. */
+export function jobDuration(report) {
+  const ended = /^([\d.]+) secs$/.exec(report.duration);
+  return ended ? duration(Number(ended[1])) : elapsed(report.startTime);
+}
+
+/** The time since a moment, which `tick` keeps current. */
+export function elapsed(time) {
+  const shown = element("span", { "data-since": time });
+  update(shown);
+  return shown;
+}
+
+function update(shown) {
+  const seconds = Math.floor((Date.now() + skew - Date.parse(shown.dataset.since)) / 1000);
+  const text = seconds < 1 ? "0 s" : duration(seconds);
+  if (shown.textContent !== text) shown.textContent = text;
+}
+
+/** Update all elapsed times of the page. */
+export function tick() {
+  for (const shown of document.querySelectorAll("[data-since]")) update(shown);
+}
+
+const TODAY = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
+const LONG = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+
+/** A time in the browser's time zone; the full time is its title. */
+export function moment(time) {
+  const date = new Date(time);
+  const today = date.toDateString() === new Date().toDateString();
+  return element("time", { datetime: time, title: time }, (today ? TODAY : LONG).format(date));
+}
+
+/** A number of bytes as "12 bytes", "3.4 kB" or "5.6 MB". */
+export function bytes(count) {
+  const units = ["bytes", "kB", "MB", "GB", "TB"];
+  let at = 0;
+  let value = count;
+  for (; value >= 1000 && at < units.length - 1; at += 1) value /= 1000;
+  return `${at ? value.toPrecision(3) : value} ${units[at]}`;
+}
+
+/** A state with its colour. Its text alone says everything. */
+export function state(value) {
+  return element("span", { class: `state state-${value.toLowerCase().replace(/[^a-z]/g, "")}` }, value);
+}
+
+/** The state of a job, and what else is known about a job that has not ended. */
+export function jobState(report) {
+  const more = report.killRequested ? " being killed" : report.waiting ? " waiting" : "";
+  return element("span", {}, state(report.status), more);
+}
+
+/** A job's progress in tasks, or null if there is none to show. */
+export function progress(report, { short = false } = {}) {
+  const { tasksDone, tasksTotal, stagesDone, stagesTotal } = report.progress ?? {};
+  if (!tasksTotal) return null;
+  const text = short ? `${tasksDone}/${tasksTotal}` : `${tasksDone} of ${tasksTotal} tasks, ${stagesDone} of ${stagesTotal} stages`;
+  return element("span", { class: "progress" },
+    element("progress", { value: tasksDone, max: tasksTotal, "aria-label": "Progress of the job" }), text);
+}
+
+export function plural(count, one, many = `${one}s`) {
+  return `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
+}

@@ -1,0 +1,60 @@
+// The list of all jobs, a page at a time.
+import { send } from "./api.js";
+import { alert, button, element, section } from "./dom.js";
+import { subscribe, throttled } from "./events.js";
+import { choice, field, onSubmit } from "./forms.js";
+import { jobTable } from "./tables.js";
+
+const LIMIT = 50;
+const FILTERS = ["status", "context", "classPath"];
+
+export function jobs(page, query) {
+  page.title("Jobs");
+  const { root, update } = jobTable("Jobs", ["job", "state", "class", "context", "error", "started", "duration"], "No such jobs.");
+  const cursors = [null]; // of the pages up to this one
+  let next = null;
+  const message = element("div");
+  const newest = button("Newest", () => go(() => cursors.splice(1)));
+  const newer = button("Newer", () => go(() => cursors.pop()));
+  const older = button("Older", () => go(() => cursors.push(next)));
+  const where = element("span", { role: "status", class: "empty" });
+  page.root.append(filters(query), section("List", message, root, element("div", { class: "actions" }, newest, newer, older, where)));
+
+  async function load() {
+    try {
+      const given = Object.fromEntries(FILTERS.map((name) => [name, query.get(name)]));
+      const response = await send(["jobs"], { query: { ...given, limit: LIMIT, cursor: cursors.at(-1) }, signal: page.signal });
+      next = /[?&]cursor=([^&>]+)/.exec(response.headers.get("link") ?? "")?.[1] ?? null;
+      next = next && decodeURIComponent(next);
+      update(await response.json());
+      message.replaceChildren();
+    } catch (error) {
+      if (!page.failed(error)) message.replaceChildren(alert(error));
+    }
+    newest.disabled = newer.disabled = cursors.length === 1;
+    older.disabled = !next;
+    where.textContent = `Page ${cursors.length}`;
+  }
+  function go(turn) {
+    turn();
+    load();
+  }
+  const refresh = throttled(load, page.signal);
+  // Only the first page changes by itself: on older pages nobody wants rows to move.
+  subscribe((name) => cursors.length === 1 && name !== "callback" && refresh(), page.signal);
+  refresh();
+}
+
+function filters(query) {
+  const status = choice("State", [["", "Any"], "STARTED", "RUNNING", "RESTARTING", "FINISHED", "ERROR", "KILLED"], query.get("status") ?? "");
+  const context = field("Context", { value: query.get("context") ?? "", autocomplete: "off" });
+  const classPath = field("Class", { value: query.get("classPath") ?? "", autocomplete: "off" });
+  const form = element("form", { class: "bar", role: "search", "aria-label": "Filter jobs" },
+    status.root, context.root, classPath.root, element("button", {}, "Filter"));
+  onSubmit(form, () => {
+    const wanted = { status: status.input.value, context: context.input.value.trim(), classPath: classPath.input.value.trim() };
+    const given = Object.entries(wanted).filter(([, value]) => value);
+    location.hash = `#/jobs?${new URLSearchParams(given)}`;
+  });
+  return form;
+}

@@ -1,0 +1,63 @@
+// A log, followed while it grows.
+import { download, send } from "./api.js";
+import { alert, button, element, section } from "./dom.js";
+
+const TAIL = 256 * 1024;
+const MAX_LENGTH = 1_000_000;
+// Sequences that would steer a terminal: CSI, OSC, and other escapes.
+const ESCAPES = /\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])/g;
+const UNFINISHED = /\x1b[^\n]{0,200}$/;
+const CONTROLS = /[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]/g;
+
+/** Remove escape sequences and control characters from a log. */
+export function plainText(text) {
+  return text.replace(ESCAPES, "").replace(/\r\n?/g, "\n").replace(CONTROLS, "\ufffd");
+}
+
+/** Add a log to a page. `live` means that it may still grow. */
+export function showLog(page, segments, name, live) {
+  const output = element("pre", { tabindex: 0, "aria-label": name, class: "log" });
+  const status = element("span", { role: "status", class: "empty" });
+  const save = button("Download", () =>
+    download(segments, `${segments.slice(0, 2).join("-")}.log`, page.signal).catch(show));
+  const follow = element("input", { type: "checkbox", id: "log-follow", checked: true });
+  const scroll = element("span", {}, follow, " ", element("label", { for: "log-follow" }, "Scroll with new lines"));
+  const root = section(name, output, element("div", { class: "actions" }, live ? scroll : null, status, save));
+
+  function show(error) {
+    if (page.failed(error)) return;
+    if (error.status === 404) status.textContent = "No output.";
+    else output.before(alert(error));
+  }
+  function append(text) {
+    output.append(text);
+    for (let length = output.textContent.length; length > MAX_LENGTH && output.childNodes.length > 1;) {
+      length -= output.firstChild.length;
+      output.firstChild.remove();
+    }
+    if (follow.checked) output.scrollTop = output.scrollHeight;
+  }
+  read(page, segments, live, append, (text) => { status.textContent = text; }).catch(show);
+  return root;
+}
+
+async function read(page, segments, live, append, report) {
+  report(live ? "Following …" : "");
+  const query = { tail: TAIL, follow: live ? "true" : "" };
+  const response = await send(segments, { query, signal: page.signal });
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  let any = false;
+  for (;;) {
+    const { value, done } = await reader.read();
+    const text = rest + (value ?? "");
+    rest = done ? "" : (UNFINISHED.exec(text)?.[0] ?? "");
+    const plain = plainText(text.slice(0, text.length - rest.length));
+    if (plain) {
+      append(plain);
+      any = true;
+    }
+    if (done) break;
+  }
+  report(any ? (live ? "Ended." : "") : "No output.");
+}

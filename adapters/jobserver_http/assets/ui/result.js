@@ -1,0 +1,49 @@
+// A job's result: a table or a tree if it is JSON of reasonable size, a download in any case.
+import { download, send } from "./api.js";
+import { alert, button, element, section } from "./dom.js";
+import { bytes } from "./format.js";
+import { dataTable, isTable, parse, tree } from "./jsontree.js";
+
+const MAX_SIZE = 2_000_000;
+const MAX_TEXT = 100_000;
+
+/** Add the result of a finished job to its page. */
+export async function showResult(page, id) {
+  const body = element("div", {}, element("p", { class: "empty" }, "Loading …"));
+  const save = button("Download", () =>
+    download(["jobs", id, "result"], `result-${id}`, page.signal).catch((error) => page.failed(error) || body.replaceChildren(alert(error))));
+  const actions = element("div", { class: "actions" }, save);
+  const root = section("Result", body, actions);
+  try {
+    const head = await send(["jobs", id, "result"], { method: "HEAD", signal: page.signal });
+    const size = Number(head.headers.get("content-length"));
+    const isJson = head.headers.get("content-type")?.startsWith("application/json");
+    if (!isJson) body.replaceChildren(element("p", {}, `A streamed result of ${bytes(size)}.`));
+    else if (size > MAX_SIZE) body.replaceChildren(element("p", {}, `A result of ${bytes(size)}, which is too large to show.`));
+    else render(body, actions, await (await send(["jobs", id, "result"], { signal: page.signal })).text());
+  } catch (error) {
+    if (!page.failed(error)) body.replaceChildren(alert(error));
+  }
+  return root;
+}
+
+function render(body, actions, text) {
+  const value = parse(text);
+  const views = [
+    ...(isTable(value) ? [["Table", () => dataTable(value, "Result")]] : []),
+    ["Tree", () => tree(value)],
+    ["JSON", () => element("pre", { tabindex: 0, "aria-label": "Result as JSON" }, shortened(text))],
+  ];
+  const buttons = views.map(([name, view]) => button(name, () => choose(name, view), { "aria-pressed": "false" }));
+  function choose(name, view) {
+    body.replaceChildren(view());
+    for (const item of buttons) item.setAttribute("aria-pressed", String(item.textContent === name));
+  }
+  actions.prepend(element("span", { role: "group", "aria-label": "Show as", class: "group" }, buttons));
+  choose(...views[0]);
+}
+
+function shortened(text) {
+  if (text.length <= MAX_TEXT) return text;
+  return `${text.slice(0, MAX_TEXT)}\n… ${text.length - MAX_TEXT} more characters; download the result to see them`;
+}
