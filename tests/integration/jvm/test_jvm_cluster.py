@@ -119,20 +119,6 @@ def spark_settings(master: str) -> dict[str, str]:
     }
 
 
-def test_documented_jobs_give_their_documented_results(bench: Any, old_jar: Path, java_jar: Path) -> None:
-    words = {"input": {"string": "a b c a b see"}}
-    counts = {"a": 2, "b": 2, "c": 1, "see": 1}
-    assert bench.value("spark.jobserver.WordCountExample", old_jar, config=words) == counts
-    assert bench.value("spark.jobserver.WordCountExampleNewApi", old_jar, config=words) == counts
-    assert bench.value("spark.jobserver.VeryShortDoubleJob", old_jar) == [2, 4, 6]
-    assert bench.value("spark.jobserver.JavaHelloWorldJob", java_jar) == "Hi!"
-    pi = {"stress": {"test": {"longpijob": {"duration": 1}}}}
-    assert bench.value("spark.jobserver.LongPiJob", old_jar, config=pi) == pytest.approx(3.14, abs=0.3)
-    assert bench.value("spark.jobserver.SqlLoaderJob", old_jar, kind="sql") == 3
-    query = {"sql": "select count(*) as n from addresses"}
-    assert bench.value("spark.jobserver.SqlTestJob", old_jar, kind="sql", config=query) == [{"n": 3}]
-
-
 def test_named_rdds_are_shared(bench: Any, old_jar: Path) -> None:
     assert bench.value("spark.jobserver.CacheRddByNameJob", old_jar) == 55
     assert bench.value("spark.jobserver.SumNamedRddJob", old_jar, config={"name": "cached by name"}) == 15

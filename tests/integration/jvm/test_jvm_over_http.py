@@ -83,10 +83,11 @@ KRYO = {
 }
 
 
-@pytest.mark.parametrize("isolation", ["session", "shared"])
 def test_a_context_has_jars_of_its_own_and_a_job_brings_a_copy_of_the_api(
-    caller: Caller, base_jar: Path, thin_jar: Path, fat_jar: Path, isolation: str
+    request: pytest.FixtureRequest, caller: Caller, base_jar: Path, thin_jar: Path, fat_jar: Path
 ) -> None:
+    on_cluster = request.node.callspec.params["caller"] == "cluster"
+    isolation = "session" if on_cluster else "shared"  # test_jvm_loading.py has every combination
     caller.upload("fat", fat_jar)
     caller.upload("thin", thin_jar)
     settings = {"dependent-jar-uris": base_jar.as_uri(), "jvm.isolation": isolation, **KRYO}

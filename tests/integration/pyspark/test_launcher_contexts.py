@@ -66,29 +66,29 @@ def test_spark_and_hadoop_act_as_the_proxy_user(start: Start) -> None:
     assert _processes_of(context.spec.id) == []
 
 
-@pytest.mark.parametrize(
-    ("factory", "name"),
-    [
-        ("spark.jobserver.python.PythonSQLContextFactory", "SQLContext"),
-        ("spark.jobserver.python.PythonHiveContextFactory", "HiveContext"),
-    ],
-)
-def test_a_factory_decides_what_its_jobs_receive(start: Start, factory: str, name: str) -> None:
-    context = start({"context-factory": factory}).wait_ready()
-    assert context.run("work.Tell").value["context"] == name
-    if name == "HiveContext":
-        context.run("work.Sql", {"query": "create table kept (n int)"})
-        context.run("work.Sql", {"query": "insert into kept values (1), (2)"})
-    counted = context.run("work.Sql", {"query": "select count(*) as n from range(3)"})
-    assert counted.value == [{"n": 3}]
-    if name == "HiveContext":
-        assert context.run("work.Sql", {"query": "select n from kept order by n"}).value == [
-            {"n": 1},
-            {"n": 2},
-        ]
+def test_jobs_of_an_sql_factory_receive_an_sql_context(start: Start) -> None:
+    context = start({"context-factory": "spark.jobserver.python.PythonSQLContextFactory"}).wait_ready()
+    assert context.run("work.Tell").value["context"] == "SQLContext"
+    assert context.run("work.Sql", {"query": "select count(*) as n from range(3)"}).value == [{"n": 3}]
+    context.handle.kill()
+    context.wait_end()
+
+
+def test_jobs_of_a_hive_factory_keep_tables_and_write_nothing_outside_the_directories_of_their_context(
+    start: Start,
+) -> None:
+    before = set(Path.cwd().iterdir())
+    context = start({"context-factory": "spark.jobserver.python.PythonHiveContextFactory"}).wait_ready()
+    assert context.run("work.Tell").value["context"] == "HiveContext"
+    context.run("work.Sql", {"query": "create table kept (n int)"})
+    context.run("work.Sql", {"query": "insert into kept values (1), (2)"})
+    kept = context.run("work.Sql", {"query": "select n from kept order by n"})
+    assert kept.value == [{"n": 1}, {"n": 2}]
     context.handle.stop(30.0)
     assert context.wait_end()[0] is ContextEnd.STOPPED
     assert not context.spec.work_dir.exists()
+    assert set(Path.cwd().iterdir()) == before
+    assert not list(Path("/tmp").glob(f"*{context.spec.id}*"))
 
 
 def test_a_session_context_has_tables_of_hive_where_the_old_setting_asks_for_them(start: Start) -> None:
@@ -221,16 +221,6 @@ def test_a_stop_that_times_out_is_forced(start: Start) -> None:
     context.handle.stop(0.0)
     assert context.wait_end(10.0)[0] is ContextEnd.STOPPED
     assert _processes_of(context.spec.id) == []
-
-
-def test_nothing_is_written_outside_the_directories_of_a_context(start: Start, tmp_path: Path) -> None:
-    before = set(Path.cwd().iterdir())
-    context = start({"context-factory": "spark.jobserver.python.PythonHiveContextFactory"}).wait_ready()
-    context.run("work.Sql", {"query": "create table here (n int)"})
-    context.handle.stop(30.0)
-    context.wait_end()
-    assert set(Path.cwd().iterdir()) == before
-    assert not list(Path("/tmp").glob(f"*{context.spec.id}*"))
 
 
 def test_a_launcher_names_missing_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
