@@ -21,7 +21,16 @@ import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:
+
+    def dataclass_transform(**_: object) -> Callable[[type], type]:
+        """Tell type checkers, and only them, that subclasses of a class are dataclasses."""
+        return lambda cls: cls
+
 
 JsonObject = dict[str, Any]
 """A JSON object of any content, such as a configuration."""
@@ -36,11 +45,12 @@ class ProtocolError(Exception):
     """A peer sent something that is not a message of the protocol; the text says which peer and why."""
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 class Message:
     """Base class of all messages.
 
     A direct subclass is a direction: it names sender and receiver. Its subclasses are the kinds of messages
-    in that direction.
+    in that direction. Being below a direction makes a class a frozen dataclass with keyword arguments.
     """
 
     sender: ClassVar[str]
@@ -51,7 +61,7 @@ class Message:
         if Message in cls.__bases__:
             cls.kinds = {}
         else:
-            cls.kinds[cls.__name__] = cls
+            cls.kinds[cls.__name__] = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
 
 _R = TypeVar("_R", bound=Message)

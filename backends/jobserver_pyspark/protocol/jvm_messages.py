@@ -34,14 +34,12 @@ class HostToJvm(Message):
     sender, receiver = "the context's host", "the JVM"
 
 
-@dataclass(frozen=True, kw_only=True)
 class JvmJars(HostToJvm):
     """Jars that every class path gets: ``JobRunner.addLibraries`` and ``addJobApi``."""
 
     jars: tuple[JvmJar, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
 class JvmJobRequest(HostToJvm):
     """A JVM job to run: ``JobRunner.start``.
 
@@ -71,7 +69,6 @@ class JvmToHost(Message):
     sender, receiver = "the JVM", "the context's host"
 
 
-@dataclass(frozen=True, kw_only=True)
 class JvmJobState(JvmToHost):
     """The state of a job: the answer of ``JobRunner.awaitValidated`` and ``awaitEnded``.
 
@@ -86,7 +83,6 @@ class JvmJobState(JvmToHost):
     size: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunningJvmJobs(JvmToHost):
     """The jobs that run, in the order of their ids: the answer of ``JobRunner.running``."""
 

@@ -182,7 +182,6 @@ class ServerToHost(Message):
     sender, receiver = "the server", "the context's host"
 
 
-@dataclass(frozen=True, kw_only=True)
 class Connect(ServerToHost):
     """The address of the server, and the secret that identifies the host.
 
@@ -196,28 +195,24 @@ class Connect(ServerToHost):
     token: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class StartContext(ServerToHost):
     """Start a context: the first message after ``Hello``."""
 
     spec: HostSpec
 
 
-@dataclass(frozen=True, kw_only=True)
 class StartSpare(ServerToHost):
     """Start only the JVM and the zygote, and wait for ``AdoptContext``: the other first message."""
 
     spec: HostSpec
 
 
-@dataclass(frozen=True, kw_only=True)
 class AdoptContext(ServerToHost):
     """Become the host of a context: sent once, to a spare host, which keeps its JVM and its marker."""
 
     spec: HostSpec
 
 
-@dataclass(frozen=True, kw_only=True)
 class SubmitJob(ServerToHost):
     """Run a job; sent after ``ContextReady``. ``config`` is its configuration, as JSON text in UTF-8."""
 
@@ -230,14 +225,12 @@ class SubmitJob(ServerToHost):
     config: Payload
 
 
-@dataclass(frozen=True, kw_only=True)
 class KillJob(ServerToHost):
     """Kill a job; its ``JobEnded`` follows, as ``killed`` unless it had ended by itself."""
 
     job_id: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class RefuseResult(ServerToHost):
     """End a job whose result the server cannot take: it is too large, or cannot be stored."""
 
@@ -245,14 +238,12 @@ class RefuseResult(ServerToHost):
     message: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class AcknowledgeJob(ServerToHost):
     """The end of a job is stored: forget its reports."""
 
     job_id: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class ReattachChallenge(ServerToHost):
     """The answer to ``Reattach``: a random text for the host to prove itself, and the server's own proof."""
 
@@ -260,7 +251,6 @@ class ReattachChallenge(ServerToHost):
     proof: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class StopContext(ServerToHost):
     """Stop the context gracefully; ``ContextStopped`` and the end of the connection follow."""
 
@@ -274,7 +264,6 @@ class HostToServer(Message):
     sender, receiver = "the context's host", "the server"
 
 
-@dataclass(frozen=True, kw_only=True)
 class Hello(HostToServer):
     """The first message: the secret that identifies the host, and its version of the protocol."""
 
@@ -282,7 +271,6 @@ class Hello(HostToServer):
     token: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class Reattach(HostToServer):
     """The first message to a later server: the marker of the context, and a random text.
 
@@ -294,14 +282,12 @@ class Reattach(HostToServer):
     nonce: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class ReattachProof(HostToServer):
     """The answer to ``ReattachChallenge``."""
 
     proof: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class ContextReady(HostToServer):
     """The context accepts jobs. ``url`` is the address of Spark's own user interface, if that is on."""
 
@@ -309,7 +295,6 @@ class ContextReady(HostToServer):
     url: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
 class ContextResumed(HostToServer):
     """The first message after a re-attachment: what ``ContextReady`` said, if that was due already.
 
@@ -320,7 +305,6 @@ class ContextResumed(HostToServer):
     jobs: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
 class ContextFailed(HostToServer):
     """The context could not start, or ended; ``killed_outside`` if others killed it or its processes."""
 
@@ -328,19 +312,16 @@ class ContextFailed(HostToServer):
     killed_outside: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
 class ContextStopped(HostToServer):
     """The context stopped as ``StopContext`` asked."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class JobRunning(HostToServer):
     """A job's validation has passed: its own code runs."""
 
     job_id: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class JobProgressed(HostToServer):
     """The numbers of stages and tasks of a job's Spark jobs: completed ones, and all so far."""
 
@@ -351,7 +332,6 @@ class JobProgressed(HostToServer):
     tasks_total: int
 
 
-@dataclass(frozen=True, kw_only=True)
 class ResultChunk(HostToServer):
     """A chunk of a job's result: of one JSON value, or with ``stream`` of a streamed result."""
 
@@ -360,7 +340,6 @@ class ResultChunk(HostToServer):
     data: Payload
 
 
-@dataclass(frozen=True, kw_only=True)
 class JobEnded(HostToServer):
     """The last message about a job. It was killed, or it failed with an ``error``, or it finished."""
 
@@ -370,7 +349,6 @@ class JobEnded(HostToServer):
     error: ErrorReport | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class LogWarning(HostToServer):
     """A line for the server's log; it changes nothing."""
 
@@ -386,7 +364,6 @@ class HostToRunner(Message):
     sender, receiver = "the context's host", "a runner"
 
 
-@dataclass(frozen=True, kw_only=True)
 class Attach(HostToRunner):
     """Connect to the JVM: the first message. The answer is ``Attached`` or ``NotReady``."""
 
@@ -394,19 +371,16 @@ class Attach(HostToRunner):
     secret: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class WarmUp(HostToRunner):
     """Start the context's first Python worker. The answer is ``WarmedUp`` or ``NotReady``."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Prepare(HostToRunner):
     """Prepare for the runner's first job. There is no answer, except ``NotReady``."""
 
     context_type: ContextType
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunJob(HostToRunner):
     """Run a job. ``JobAccepted`` follows, and in the end ``JobFinished``, ``JobFailed`` or
     ``FreshProcessNeeded``.
@@ -436,46 +410,38 @@ class RunnerToHost(Message):
     sender, receiver = "the job's process", "the context's host"
 
 
-@dataclass(frozen=True, kw_only=True)
 class Attached(RunnerToHost):
     """The runner is connected to the JVM."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class WarmedUp(RunnerToHost):
     """The first Python worker runs."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class NotReady(RunnerToHost):
     """The runner could not carry out the request, and ends."""
 
     message: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class JobAccepted(RunnerToHost):
     """The runner begins with the job. Without this message the job can still run in another runner."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class FreshProcessNeeded(RunnerToHost):
     """The job's class requires a process that has served no other job; the runner has not run it."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class JobValidated(RunnerToHost):
     """The job's validation has passed; results may follow."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class QueryStarted(RunnerToHost):
     """The job started a streaming query, so its runner serves no other job."""
 
     query_id: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class ResultPart(RunnerToHost):
     """A chunk of the job's result, as in ``ResultChunk``."""
 
@@ -483,7 +449,6 @@ class ResultPart(RunnerToHost):
     data: Payload
 
 
-@dataclass(frozen=True, kw_only=True)
 class JobFinished(RunnerToHost):
     """The job finished. ``used_spark``: it called the JVM. ``clean``: it left neither threads nor processes.
 
@@ -494,7 +459,6 @@ class JobFinished(RunnerToHost):
     clean: bool
 
 
-@dataclass(frozen=True, kw_only=True)
 class JobFailed(RunnerToHost):
     """The job failed; the runner serves no other one."""
 
@@ -502,7 +466,6 @@ class JobFailed(RunnerToHost):
     error: ErrorReport
 
 
-@dataclass(frozen=True, kw_only=True)
 class Restored(RunnerToHost):
     """The runner can serve the next job of its class path, unless ``unfit`` says why it cannot."""
 
@@ -518,7 +481,6 @@ class HostToZygote(Message):
     sender, receiver = "the context's host", "the zygote"
 
 
-@dataclass(frozen=True, kw_only=True)
 class ForkRunner(HostToZygote):
     """Fork a runner. Two file descriptors come along: the runner's end of its connection, and its output."""
 
@@ -531,7 +493,6 @@ class ZygoteToHost(Message):
     sender, receiver = "the zygote", "the context's host"
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunnerForked(ZygoteToHost):
     """A runner was forked."""
 
@@ -539,7 +500,6 @@ class RunnerForked(ZygoteToHost):
     pid: int
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunnerExited(ZygoteToHost):
     """A runner and its processes have ended. A negative ``status`` is the signal that ended it."""
 
