@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobserver_cli.exits import ExitCode
 
@@ -71,7 +71,7 @@ class Terminal:
         """Whether there is room for all columns of a table."""
         return self.out.width >= WIDE
 
-    def json(self, value: Any) -> None:
+    def json(self, value: object) -> None:
         """Print a value as a JSON document, indented on a terminal, otherwise on one line."""
         indent = 2 if self.out.is_terminal else None
         self.line(json.dumps(value, indent=indent, ensure_ascii=self.out.is_terminal is False))

@@ -6,15 +6,14 @@ If the authenticated user is the Spark proxy user, each user has separate contex
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import attrs
 
 from jobserver_core.config.trees import flatten, nested
 from jobserver_core.errors import ContextNotFound, InvalidName, JobNotFound
 from jobserver_core.models.jobs import Job
-from jobserver_core.models.json_values import Json
+from jobserver_core.models.json_values import Json, JsonMapping, JsonObject
 from jobserver_core.models.validation import check_context_name
 
 PROXY_USER = "spark.proxy.user"
@@ -90,7 +89,7 @@ class Namespace:
             raise JobNotFound(job_id=job.id)
         return job
 
-    def settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def settings(self, settings: JsonMapping) -> JsonObject:
         """Return the context settings with the owner as proxy user, replacing any other."""
         if self.owner is None:
             return dict(settings)

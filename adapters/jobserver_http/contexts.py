@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from starlette.responses import Response
 
 from jobserver_core.config.trees import all_settings, merged
 from jobserver_core.errors import InvalidSetting, ResultTimeout, ServerClosed
 from jobserver_core.models.contexts import Context, ContextLoad
-from jobserver_core.models.json_values import JsonMapping
+from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_core.running.fetching import Preparation
 from jobserver_core.running.waiting import Waiter
 from jobserver_http.answers import json_response, respond
@@ -34,7 +33,7 @@ KILL_TIMEOUT = 10.0
 """How many seconds to wait for a killed context before responding that it has not ended yet."""
 
 
-def context_settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+def context_settings_of(config: JsonMapping) -> JsonObject:
     """Return the ``spark.context-settings`` block of a posted configuration, or an empty dict.
 
     It includes settings below settings, which the configuration itself cannot hold.
@@ -48,7 +47,7 @@ def context_settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return dict(settings)
 
 
-def _renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _renamed(settings: JsonMapping) -> JsonObject:
     """Rename ``mem-per-node``, which old clients send, to its current name."""
     rest = {key: value for key, value in settings.items() if key != OLD_MEMORY}
     old = {MEMORY: settings[OLD_MEMORY]} if OLD_MEMORY in settings else {}
@@ -97,7 +96,7 @@ async def create_context(call: Call) -> Response:
     return respond(Answer(status=200, label="SUCCESS", result="Context initialized"))
 
 
-def _context_settings(call: Call, config: Mapping[str, Any]) -> dict[str, Any]:
+def _context_settings(call: Call, config: JsonMapping) -> JsonObject:
     return call.names.settings(merged(_renamed(call.query), _renamed(context_settings_of(config))))
 
 

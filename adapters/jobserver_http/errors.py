@@ -10,6 +10,7 @@ import attrs
 from jobserver_core import errors as core
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job
+from jobserver_core.models.json_values import Json, JsonMapping, JsonObject
 from jobserver_core.models.serialization import unstructure
 from jobserver_http.access import Namespace
 from jobserver_http.wire import error_object, exception_object
@@ -26,17 +27,17 @@ class Answer:
 
     status: int
     label: str = "ERROR"
-    result: Any = None
+    result: Json = None
     detail: str | None = None
     code: str | None = None
-    fields: Mapping[str, Any] = attrs.field(factory=dict)
+    fields: JsonMapping = attrs.field(factory=dict)
     job_id: str | None = None
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
     @property
-    def body(self) -> dict[str, Any]:
+    def body(self) -> JsonObject:
         """The JSON body."""
-        body: dict[str, Any] = {"status": self.label}
+        body: JsonObject = {"status": self.label}
         if self.result is not None:
             body["result"] = self.result
         if self.code is not None:
@@ -266,11 +267,11 @@ def answer_to(error: Exception, operation: str | None = None, names: Namespace |
     raise TypeError(f"{type(error).__name__} is not an error of the job server")
 
 
-def _fields(error: Exception, names: Namespace) -> dict[str, Any]:
+def _fields(error: Exception, names: Namespace) -> JsonObject:
     """Return the fields of an error as JSON, with context names as the caller sees them."""
     if not isinstance(error, core.JobServerError):
         return {}
-    fields: dict[str, Any] = names.without_prefixes(unstructure(error)["fields"])
+    fields: JsonObject = names.without_prefixes(unstructure(error)["fields"])
     return fields
 
 

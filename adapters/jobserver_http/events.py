@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 from starlette.responses import Response
 
 from jobserver_core.events import ContextChanged, Event, JobChanged, JobProgressed, Subscription
 from jobserver_core.models.jobs import Job
+from jobserver_core.models.json_values import Json
 from jobserver_core.server import JobServer
 from jobserver_http.access import Namespace
 from jobserver_http.answers import StreamedResponse
@@ -79,7 +79,7 @@ class Listener:
         self.close()
 
 
-def server_sent(name: str, data: Any) -> bytes:
+def server_sent(name: str, data: Json) -> bytes:
     """Encode one event in the text/event-stream format of the HTML standard."""
     return b"event: %s\ndata: %s\n\n" % (name.encode("ascii"), encoded(data))
 

@@ -6,7 +6,6 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
 from urllib.parse import parse_qsl
 
 import attrs
@@ -23,7 +22,7 @@ class Kind(ABC):
     """The type of a parameter."""
 
     @abstractmethod
-    def parse(self, text: str) -> Any:
+    def parse(self, text: str) -> object:
         """Parse a value.
 
         Raises:
@@ -141,7 +140,7 @@ class Parameter:
     doc: str
     required: bool = False
 
-    def read(self, given: Mapping[str, str]) -> Any:
+    def read(self, given: Mapping[str, str]) -> object:
         """Return the parameter's value, or None if it is missing or empty.
 
         Raises:
@@ -180,7 +179,7 @@ def parse_query(query: bytes) -> dict[str, str]:
     return given
 
 
-def parsed(parameters: Sequence[Parameter], given: Mapping[str, str]) -> dict[str, Any]:
+def parsed(parameters: Sequence[Parameter], given: Mapping[str, str]) -> dict[str, object]:
     """Parse the values of a route's parameters. Missing ones are None."""
     return {parameter.name: parameter.read(given) for parameter in parameters}
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import ParamSpec, TypeVar
 
 import anyio
 import anyio.to_thread
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class Pool:
@@ -19,7 +20,7 @@ class Pool:
         self._size = size
         self._limiter: anyio.CapacityLimiter | None = None
 
-    async def run(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run the call, and return its value or raise its exception.
 
         If the caller is cancelled, cancellation takes effect when the call has ended.

@@ -24,7 +24,7 @@ Json = dict[str, Any]
 NO_NAMESPACE = Namespace()
 
 
-def encoded(value: Any) -> bytes:
+def encoded(value: object) -> bytes:
     """Encode a value as JSON, in ASCII so that lone surrogates in a job's message can be sent."""
     return json.dumps(value, separators=(",", ":")).encode("ascii")
 

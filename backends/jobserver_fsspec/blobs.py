@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from jobserver_core.config.units import parse_size
 from jobserver_core.disk_cache import DiskCache
 from jobserver_core.errors import InvalidSetting, StorageError
+from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports.blobs import BlobStore, BlobWriter
 from jobserver_core.uris import redacted
 from jobserver_fsspec.directory import DirectoryBlobStore
@@ -39,7 +40,7 @@ class FsspecBlobStore(BlobStore):
         self,
         url: str | Path,
         *,
-        options: Mapping[str, Any] | None = None,
+        options: JsonMapping | None = None,
         cache_directory: Path | None = None,
         cache_size: int = _CACHE_SIZE,
     ) -> None:
@@ -142,7 +143,7 @@ def _open_filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
     return filesystem, str(root)
 
 
-def _scrubber(options: Mapping[str, Any], url: str) -> Callable[[str], str]:
+def _scrubber(options: JsonMapping, url: str) -> Callable[[str], str]:
     """Return a function that redacts the URL and the values of the options in a message."""
     secrets = sorted((text for text in _texts(options) if len(text) > 3), key=len, reverse=True)
 

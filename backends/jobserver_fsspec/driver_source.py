@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from jobserver_core.errors import FetchError
+from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.uris import Uri
 from jobserver_fsspec.sources import CHUNK, Interrupted, Opened, Source, Stamp
 from jobserver_net.deadlines import Deadline
@@ -22,7 +23,7 @@ class DriverSource(Source):
     Versions are identified by the driver's ``ukey``.
     """
 
-    def __init__(self, options: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, options: Mapping[str, JsonMapping]) -> None:
         self._options = options
 
     @contextmanager

@@ -8,10 +8,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobserver_core.disk_cache import Part
 from jobserver_core.errors import FetchError, InvalidSetting, TooLarge
+from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports.fetcher import Cancellation, Fetched, Fetcher, ProgressCallback
 from jobserver_core.uris import FILE_SCHEMES, HOST_SCHEMES, Uri
 from jobserver_fsspec.cache import FetchCache, Pinned
@@ -54,7 +55,7 @@ class FsspecFetcher(Fetcher):
         timeout: float = 300.0,
         cache_directory: Path | None = None,
         cache_size: int = 10 * _GIB,
-        options: Mapping[str, Mapping[str, Any]] | None = None,
+        options: Mapping[str, JsonMapping] | None = None,
         resolver: Resolver = resolve,
     ) -> None:
         self._policy = policy or AddressPolicy(schemes=(*HOST_SCHEMES, *FILE_SCHEMES))

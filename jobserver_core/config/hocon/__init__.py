@@ -17,7 +17,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from jobserver_core.config.hocon.merging import merge_into
 from jobserver_core.config.hocon.nodes import Include, Node, Object, Source
@@ -25,7 +24,7 @@ from jobserver_core.config.hocon.resolution import Resolver
 from jobserver_core.config.hocon.syntax import Parser
 from jobserver_core.config.trees import HiddenSettings, all_settings, hidden_settings
 from jobserver_core.errors import InvalidConfig
-from jobserver_core.models.json_values import JsonMapping, WrittenObject, number
+from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, WrittenObject, number
 
 __all__ = ["parse_file", "parse_untrusted", "read_untrusted"]
 
@@ -42,9 +41,7 @@ _SUFFIXES = (".conf", ".json", ".properties")
 """Endings of files to include, by descending precedence."""
 
 
-def parse_untrusted(
-    text: str | bytes, *, max_bytes: int = 1024 * 1024, max_depth: int = 100
-) -> dict[str, Any]:
+def parse_untrusted(text: str | bytes, *, max_bytes: int = 1024 * 1024, max_depth: int = 100) -> JsonObject:
     """Return the object of a user's HOCON or JSON; empty text is an empty object.
 
     Includes of any kind are refused, and the environment is not used: ``${X}`` refers to a key of the text
@@ -69,7 +66,7 @@ def read_untrusted(text: str | bytes, *, max_bytes: int, max_depth: int) -> Json
     return _parsed(decoded, max_bytes=max_bytes, max_depth=max_depth)
 
 
-def parse_file(path: str | os.PathLike[str], *, env: Mapping[str, str] | None = None) -> dict[str, Any]:
+def parse_file(path: str | os.PathLike[str], *, env: Mapping[str, str] | None = None) -> JsonObject:
     """Return the object of a trusted HOCON file.
 
     ``include "name"``, ``include file("name")`` and ``required(…)`` around either read files relative to
@@ -91,7 +88,7 @@ def parse_file(path: str | os.PathLike[str], *, env: Mapping[str, str] | None = 
         raise _too_deep(_TRUSTED_DEPTH) from None
 
 
-def _with_hidden(tree: dict[str, Any], settings: _Settings, resolver: Resolver) -> dict[str, Any]:
+def _with_hidden(tree: JsonObject, settings: _Settings, resolver: Resolver) -> JsonObject:
     hidden = hidden_settings(settings, tree, resolver.value)
     return HiddenSettings(tree, hidden) if hidden else tree
 
@@ -120,7 +117,7 @@ def _too_deep(max_depth: int) -> InvalidConfig:
 # -- JSON, which is also HOCON, but faster to parse --------------------------------------------------
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Json]]) -> JsonObject:
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("HOCON merges equal keys")
@@ -140,7 +137,7 @@ def _not_json(constant: str) -> None:
     raise ValueError(f"{constant} is a string in HOCON")
 
 
-def _json_object(text: str, max_depth: int) -> dict[str, Any] | None:
+def _json_object(text: str, max_depth: int) -> JsonObject | None:
     """Return the object of plain JSON, or None for text that needs the HOCON parser. Raises InvalidConfig."""
     if not text.lstrip().startswith("{"):
         return None
@@ -167,10 +164,10 @@ def _has_long_items(text: str) -> bool:
     return max(map(len, text.split(","))) > _LONGEST_NUMBER
 
 
-def _check_depth(text: str, value: dict[str, Any], max_depth: int) -> None:
+def _check_depth(text: str, value: JsonObject, max_depth: int) -> None:
     if text.count("{") + text.count("[") <= max_depth:
         return
-    level: list[Any] = [value]
+    level: list[Json] = [value]
     for _ in range(max_depth):
         level = [
             item
@@ -190,7 +187,7 @@ def _refuse(include: Include) -> Object | None:
     raise include.error("'include' is not allowed here: send the whole configuration")
 
 
-def _parsed(text: str, *, max_bytes: int, max_depth: int) -> dict[str, Any]:
+def _parsed(text: str, *, max_bytes: int, max_depth: int) -> JsonObject:
     settings: _Settings = {}
     try:
         root = Parser(Source(text), max_depth=max_depth, include=_refuse, settings=settings).parse()

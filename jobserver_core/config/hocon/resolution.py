@@ -25,7 +25,7 @@ nesting and of references.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jobserver_core.config.hocon.merging import MixedValues, hides, joined, laid_over
 from jobserver_core.config.hocon.nodes import (
@@ -43,6 +43,7 @@ from jobserver_core.config.hocon.nodes import (
 )
 from jobserver_core.config.hocon.syntax import MIXED
 from jobserver_core.errors import InvalidConfig
+from jobserver_core.models.json_values import Json, JsonObject
 
 _CONTAINERS = (Object, Array, Concat, Merge)
 
@@ -154,7 +155,7 @@ class Resolver:
         self._missing: dict[tuple[int, Path], _Missing] = {}
         self._version = 0
 
-    def resolve(self) -> dict[str, Any]:
+    def resolve(self) -> JsonObject:
         """Return the plain object. Raises InvalidConfig."""
         try:
             root = self._resolved(self._root, Place(self._root), ())
@@ -165,7 +166,7 @@ class Resolver:
         assert isinstance(root, Object)
         return self._plain_object(root, 1)
 
-    def value(self, node: Node) -> Any:
+    def value(self, node: Node) -> Json:
         """Return the resolved value of a node outside the tree, or None. Raises InvalidConfig."""
         found = self._resolved(node, Place(self._root), ())
         return None if found is ABSENT else self._plain(found, 1)
@@ -189,7 +190,7 @@ class Resolver:
 
     # -- plain values ------------------------------------------------------------------------------
 
-    def _plain(self, node: Node, depth: int) -> Any:
+    def _plain(self, node: Node, depth: int) -> Json:
         if isinstance(node, Object):
             return self._plain_object(node, depth + 1)
         if isinstance(node, Array):
@@ -202,9 +203,9 @@ class Resolver:
         self._spend(1)
         return node.value if isinstance(node, Number) else node
 
-    def _plain_object(self, obj: Object, depth: int) -> dict[str, Any]:
+    def _plain_object(self, obj: Object, depth: int) -> JsonObject:
         self._check_depth(depth)
-        result: dict[str, Any] = {}
+        result: JsonObject = {}
         for key, node in obj.items():
             self._spend(len(key) + 1)
             result[key] = self._plain(node, depth)
