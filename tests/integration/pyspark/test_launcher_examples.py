@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -13,7 +16,8 @@ from jobserver_pyspark.demo import CLASS_NAME, build_example_wheel, build_wheel
 
 pytestmark = pytest.mark.spark
 
-EXAMPLES = Path(__file__).parents[3] / "examples" / "jobs"
+ROOT = Path(__file__).parents[3]
+EXAMPLES = ROOT / "examples" / "jobs"
 
 
 def _run(context: Context, code: JobCode, name: str, config: str) -> tuple[bytes, str]:
@@ -51,3 +55,34 @@ def test_the_streaming_example_yields_rows(context: Context, tmp_path: Path) -> 
     code = code_of(build_wheel(EXAMPLES / "streamed" / "streamed", tmp_path, version="1.0"))
     data, _ = _run(context, code, "streamed.Export", '{"query": "select id, id * 2 as twice from range(3)"}')
     assert data == b"id,twice\n0,0\n1,2\n2,4\n"
+
+
+def test_the_jobs_of_the_page_about_python_jobs_run(context: Context, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "howto" / "python-jobs.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    source = "\n".join(blocks) + TEST_OF_THE_PAGE
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "__init__.py").write_text(source, encoding="utf-8")
+    code = code_of(build_wheel(tmp_path / "reports", tmp_path, version="1.0"))
+
+    def result(name: str, **config: Any) -> str:
+        return _run(context, code, f"reports.{name}", json.dumps(config))[0].decode()
+
+    assert result("TopWords", text="a b a c a b", limit=2) == '{"a":3,"b":2}'
+    assert result("Export", query="select 1 as a, 'x' as b") == "a,b\n1,x\n"
+    assert result("Popular", **{"at-least": 90}) == result("Popular", **{"at-least": 90}) == "10"
+    assert result("Special") == '"done"'
+    assert result("Tested") == '"passed"'
+    context.run("results.Forget", {"name": "sales"})
+
+
+TEST_OF_THE_PAGE = """
+
+class Tested(SparkJob):
+    def validate(self, spark, runtime, config):
+        return spark
+
+    def run_job(self, spark, runtime, data):
+        test_top_words(spark)
+        return "passed"
+"""
