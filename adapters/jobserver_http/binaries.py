@@ -15,24 +15,55 @@ from jobserver_core.models.lifecycle import JobState
 from jobserver_http.answers import json_response, respond
 from jobserver_http.calls import Call
 from jobserver_http.errors import Answer
-from jobserver_http.routing import NO_BINARY, SUCCESS_BODY, Body, Reply, Route, failures
+from jobserver_http.routing import NO_BINARY, SUCCESS_BODY, Body, Reply, Routes, failures
 from jobserver_http.wire import binary_report, named_report, timestamp
 
 MAX_USERS = 1000
 """The maximum number of jobs that have not ended in which the users of a binary are searched."""
 
+ROUTES = Routes()
 
+BINARY_TYPES = (
+    "application/java-archive",
+    "application/python-egg",
+    "application/python-wheel",
+    "application/python-archive",
+)
+
+
+@ROUTES.add(
+    "GET",
+    "/binaries",
+    permission="binaries:read",
+    summary="List the binaries, each with its newest version",
+    replies=(Reply(200, "The binaries by name", "Binaries"),),
+)
 async def list_binaries(call: Call) -> Response:
     """Return the newest version of each binary."""
     binaries = await call.pools.quick.run(call.server.binaries)
     return json_response({binary.name: binary_report(binary) for binary in binaries})
 
 
+@ROUTES.add(
+    "GET",
+    "/binaries/{name}",
+    permission="binaries:read",
+    summary="Get the newest version of a binary",
+    replies=(Reply(200, "The binary", "Binary"), *NO_BINARY),
+)
 async def get_binary(call: Call) -> Response:
     """Return the newest version of a binary."""
     return json_response(named_report(await call.pools.quick.run(call.server.binary, call.path["name"])))
 
 
+@ROUTES.add(
+    "GET",
+    "/binaries/{name}/versions",
+    permission="binaries:read",
+    summary="List all versions of a binary, newest first",
+    replies=(Reply(200, "The versions", "Versions"), *NO_BINARY),
+    extension=True,
+)
 async def list_versions(call: Call) -> Response:
     """Return all versions of a binary, newest first."""
     versions = await call.pools.quick.run(call.server.binary_versions, call.path["name"])
@@ -53,6 +84,23 @@ def _users(call: Call) -> dict[str, list[str]]:
     return users
 
 
+@ROUTES.add(
+    "POST",
+    "/binaries/{name}",
+    permission="binaries:upload",
+    summary="Upload a jar, an egg or a wheel",
+    body=Body("The file. Its content type determines the binary's type", BINARY_TYPES, required=True),
+    replies=(
+        Reply(201, "The file is now the newest version of the binary", SUCCESS_BODY),
+        *failures(
+            s400="The body is not a ZIP archive, or the name is not allowed",
+            s413="The body is larger than the limit",
+            s415="The content type is missing or not one of a binary",
+            s500="The file could not be stored",
+            s503="The server is shutting down",
+        ),
+    ),
+)
 async def upload_binary(call: Call) -> Response:
     """Store the body as a new version. Its content type determines the binary's type."""
     await _store(call, BinaryType.from_media_type(call.header("content-type")))
@@ -72,29 +120,82 @@ async def _store(call: Call, kind: BinaryType) -> None:
         await call.pools.quick.run(upload.discard)
 
 
+@ROUTES.add(
+    "DELETE",
+    "/binaries/{name}",
+    permission="binaries:delete",
+    summary="Delete all versions of a binary",
+    replies=(
+        Reply(200, "The binary was deleted", SUCCESS_BODY),
+        *NO_BINARY,
+        *failures(s403="A job that has not ended uses the binary"),
+    ),
+)
 async def delete_binary(call: Call) -> Response:
     """Delete all versions of a binary."""
     await call.pools.quick.run(call.server.delete_binary, call.path["name"])
     return respond(Answer(status=200, label="SUCCESS"))
 
 
+@ROUTES.add(
+    "GET",
+    "/jars",
+    permission="binaries:read",
+    summary="List the jars, each with the upload time of its newest version",
+    replies=(Reply(200, "The upload times by name", "Jars"),),
+)
 async def list_jars(call: Call) -> Response:
     """Return the upload time of the newest version of each jar."""
     binaries = await call.pools.quick.run(call.server.binaries)
     return json_response({b.name: timestamp(b.uploaded_at) for b in binaries if b.type is BinaryType.JAR})
 
 
+@ROUTES.add(
+    "GET",
+    "/jars/{name}",
+    permission="binaries:read",
+    summary="Get the newest version of a jar",
+    replies=(Reply(200, "The jar", "Binary"), *NO_BINARY),
+    extension=True,
+)
 async def get_jar(call: Call) -> Response:
     """Return the newest version of a jar."""
     return json_response(named_report(await _jar(call)))
 
 
+@ROUTES.add(
+    "POST",
+    "/jars/{name}",
+    permission="binaries:upload",
+    summary="Upload a jar",
+    body=Body("The jar, regardless of the content type", ("application/java-archive",), required=True),
+    replies=(
+        Reply(200, "The file is now the newest version of the jar", SUCCESS_BODY),
+        *failures(
+            s400="The body is not a ZIP archive, or the name is not allowed",
+            s413="The body is larger than the limit",
+            s500="The file could not be stored",
+            s503="The server is shutting down",
+        ),
+    ),
+)
 async def upload_jar(call: Call) -> Response:
     """Store the body as a new version of a jar while it arrives."""
     await _store(call, BinaryType.JAR)
     return respond(Answer(status=200, label="SUCCESS", result="Jar uploaded"))
 
 
+@ROUTES.add(
+    "DELETE",
+    "/jars/{name}",
+    permission="binaries:delete",
+    summary="Delete all versions of a jar",
+    replies=(
+        Reply(200, "The jar was deleted", SUCCESS_BODY),
+        *NO_BINARY,
+        *failures(s403="A job that has not ended uses the jar"),
+    ),
+)
 async def delete_jar(call: Call) -> Response:
     """Delete all versions of a jar."""
     jar = await _jar(call)
@@ -107,133 +208,3 @@ async def _jar(call: Call) -> Binary:
     if binary.type is not BinaryType.JAR:
         raise BinaryNotFound(name=binary.name)
     return binary
-
-
-BINARY_TYPES = (
-    "application/java-archive",
-    "application/python-egg",
-    "application/python-wheel",
-    "application/python-archive",
-)
-
-ROUTES = (
-    Route(
-        name="list_binaries",
-        method="GET",
-        path="/binaries",
-        handler=list_binaries,
-        group="binaries",
-        permission="binaries:read",
-        summary="List the binaries, each with its newest version",
-        replies=(Reply(200, "The binaries by name", "Binaries"),),
-    ),
-    Route(
-        name="get_binary",
-        method="GET",
-        path="/binaries/{name}",
-        handler=get_binary,
-        group="binaries",
-        permission="binaries:read",
-        summary="Get the newest version of a binary",
-        replies=(Reply(200, "The binary", "Binary"), *NO_BINARY),
-    ),
-    Route(
-        name="list_versions",
-        method="GET",
-        path="/binaries/{name}/versions",
-        handler=list_versions,
-        group="binaries",
-        permission="binaries:read",
-        summary="List all versions of a binary, newest first",
-        replies=(Reply(200, "The versions", "Versions"), *NO_BINARY),
-        extension=True,
-    ),
-    Route(
-        name="upload_binary",
-        method="POST",
-        path="/binaries/{name}",
-        handler=upload_binary,
-        group="binaries",
-        permission="binaries:upload",
-        summary="Upload a jar, an egg or a wheel",
-        body=Body("The file. Its content type determines the binary's type", BINARY_TYPES, required=True),
-        replies=(
-            Reply(201, "The file is now the newest version of the binary", SUCCESS_BODY),
-            *failures(
-                s400="The body is not a ZIP archive, or the name is not allowed",
-                s413="The body is larger than the limit",
-                s415="The content type is missing or not one of a binary",
-                s500="The file could not be stored",
-                s503="The server is shutting down",
-            ),
-        ),
-    ),
-    Route(
-        name="delete_binary",
-        method="DELETE",
-        path="/binaries/{name}",
-        handler=delete_binary,
-        group="binaries",
-        permission="binaries:delete",
-        summary="Delete all versions of a binary",
-        replies=(
-            Reply(200, "The binary was deleted", SUCCESS_BODY),
-            *NO_BINARY,
-            *failures(s403="A job that has not ended uses the binary"),
-        ),
-    ),
-    Route(
-        name="list_jars",
-        method="GET",
-        path="/jars",
-        handler=list_jars,
-        group="binaries",
-        permission="binaries:read",
-        summary="List the jars, each with the upload time of its newest version",
-        replies=(Reply(200, "The upload times by name", "Jars"),),
-    ),
-    Route(
-        name="get_jar",
-        method="GET",
-        path="/jars/{name}",
-        handler=get_jar,
-        group="binaries",
-        permission="binaries:read",
-        summary="Get the newest version of a jar",
-        replies=(Reply(200, "The jar", "Binary"), *NO_BINARY),
-        extension=True,
-    ),
-    Route(
-        name="upload_jar",
-        method="POST",
-        path="/jars/{name}",
-        handler=upload_jar,
-        group="binaries",
-        permission="binaries:upload",
-        summary="Upload a jar",
-        body=Body("The jar, regardless of the content type", ("application/java-archive",), required=True),
-        replies=(
-            Reply(200, "The file is now the newest version of the jar", SUCCESS_BODY),
-            *failures(
-                s400="The body is not a ZIP archive, or the name is not allowed",
-                s413="The body is larger than the limit",
-                s500="The file could not be stored",
-                s503="The server is shutting down",
-            ),
-        ),
-    ),
-    Route(
-        name="delete_jar",
-        method="DELETE",
-        path="/jars/{name}",
-        handler=delete_jar,
-        group="binaries",
-        permission="binaries:delete",
-        summary="Delete all versions of a jar",
-        replies=(
-            Reply(200, "The jar was deleted", SUCCESS_BODY),
-            *NO_BINARY,
-            *failures(s403="A job that has not ended uses the jar"),
-        ),
-    ),
-)

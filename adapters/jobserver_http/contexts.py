@@ -23,7 +23,7 @@ from jobserver_http.routing import (
     SUCCESS_BODY,
     SYNC,
     Reply,
-    Route,
+    Routes,
     failures,
 )
 from jobserver_http.wire import Json, context_details
@@ -31,6 +31,8 @@ from jobserver_http.wire import Json, context_details
 MEMORY, OLD_MEMORY = "memory-per-node", "mem-per-node"
 KILL_TIMEOUT = 10.0
 """How many seconds to wait for a killed context before responding that it has not ended yet."""
+
+ROUTES = Routes()
 
 
 def context_settings_of(config: JsonMapping) -> JsonObject:
@@ -54,6 +56,14 @@ def _renamed(settings: JsonMapping) -> JsonObject:
     return {**old, **rest}
 
 
+@ROUTES.add(
+    "GET",
+    "/contexts",
+    permission="contexts:read",
+    summary="List the names of the live contexts",
+    parameters=(Parameter(name="details", kind=Flag(), doc="true returns the reports instead of the names"),),
+    replies=(Reply(200, "The names, or the reports", "Contexts"),),
+)
 async def list_contexts(call: Call) -> Response:
     """Return the names of the live contexts, or with ``details`` their reports."""
     live = await call.pools.quick.run(call.server.contexts)
@@ -63,6 +73,13 @@ async def list_contexts(call: Call) -> Response:
     return json_response([call.names.shown(context.name) for context in contexts])
 
 
+@ROUTES.add(
+    "GET",
+    "/contexts/{name}",
+    permission="contexts:read",
+    summary="Get the newest context with a name, even after it has ended",
+    replies=(Reply(200, "The context", "Context"), *NO_CONTEXT),
+)
 async def get_context(call: Call) -> Response:
     """Return the newest context with a name."""
     name = call.names.stored(call.path["name"])
@@ -84,6 +101,34 @@ def _details(call: Call, contexts: Iterable[Context]) -> list[Json]:
     ]
 
 
+@ROUTES.add(
+    "POST",
+    "/contexts/{name}",
+    permission="contexts:start",
+    summary="Start a context, and wait until jobs can run in it",
+    parameters=(
+        Parameter(name="num-cpu-cores", doc="how many cores the context may use"),
+        Parameter(name="memory-per-node", doc="memory of each executor, such as 512m"),
+        Parameter(
+            name="context-factory",
+            doc="the context type: the kind of session that jobs get. With a class name of your own, "
+            "such as com.example.Mine, each Python job builds its context in build_context",
+        ),
+        Parameter(name="spark.proxy.user", doc="the user to impersonate"),
+    ),
+    open_query=True,
+    body=CONFIGURATION,
+    replies=(
+        Reply(200, "The context is ready", SUCCESS_BODY),
+        *failures(
+            s400="The name is taken or invalid, or a setting is invalid",
+            s404="A binary of its class path does not exist",
+            s413="The body is larger than the limit",
+            s500="The context could not be started",
+            s503="No more contexts are allowed, or the server is shutting down",
+        ),
+    ),
+)
 async def create_context(call: Call) -> Response:
     """Start a context, and respond when jobs can run in it."""
     name = call.names.new(call.path["name"])
@@ -100,6 +145,19 @@ def _context_settings(call: Call, config: JsonMapping) -> JsonObject:
     return call.names.settings(merged(_renamed(call.query), _renamed(context_settings_of(config))))
 
 
+@ROUTES.add(
+    "DELETE",
+    "/contexts/{name}",
+    permission="contexts:delete",
+    summary="Stop a context and the jobs in it",
+    parameters=(Parameter(name="force", kind=Flag(), doc="true kills it"),),
+    replies=(
+        Reply(200, "The context has stopped", SUCCESS_BODY),
+        Reply(202, "The context has not stopped yet; Location has the URL of its report"),
+        *NO_CONTEXT,
+        *failures(s500="The context could not be stopped"),
+    ),
+)
 async def delete_context(call: Call) -> Response:
     """Stop or (with ``force``) kill a context. The response is 202 if this exceeds the timeout."""
     name = call.names.stored(call.path["name"])
@@ -116,6 +174,17 @@ async def delete_context(call: Call) -> Response:
     return respond(Answer(status=200, label="SUCCESS", result="Context stopped"))
 
 
+@ROUTES.add(
+    "PUT",
+    "/contexts",
+    permission="contexts:reset",
+    summary="Stop all contexts, and restart those of the configuration",
+    parameters=(RESET, SYNC),
+    replies=(
+        Reply(200, "The reset is complete, or was requested", SUCCESS_BODY),
+        *failures(s503="The server is shutting down"),
+    ),
+)
 async def reset_contexts(call: Call) -> Response:
     """Stop all contexts, and restart those of the configuration."""
     waiter = await call.pools.quick.run(call.server.reset_contexts)
@@ -123,91 +192,3 @@ async def reset_contexts(call: Call) -> Response:
         return respond(Answer(status=200, label="SUCCESS", result="Context reset requested"))
     await call.wait(waiter)
     return respond(Answer(status=200, label="SUCCESS", result="Context reset"))
-
-
-ROUTES = (
-    Route(
-        name="list_contexts",
-        method="GET",
-        path="/contexts",
-        handler=list_contexts,
-        group="contexts",
-        permission="contexts:read",
-        summary="List the names of the live contexts",
-        parameters=(
-            Parameter(name="details", kind=Flag(), doc="true returns the reports instead of the names"),
-        ),
-        replies=(Reply(200, "The names, or the reports", "Contexts"),),
-    ),
-    Route(
-        name="get_context",
-        method="GET",
-        path="/contexts/{name}",
-        handler=get_context,
-        group="contexts",
-        permission="contexts:read",
-        summary="Get the newest context with a name, even after it has ended",
-        replies=(Reply(200, "The context", "Context"), *NO_CONTEXT),
-    ),
-    Route(
-        name="create_context",
-        method="POST",
-        path="/contexts/{name}",
-        handler=create_context,
-        group="contexts",
-        permission="contexts:start",
-        summary="Start a context, and wait until jobs can run in it",
-        parameters=(
-            Parameter(name="num-cpu-cores", doc="how many cores the context may use"),
-            Parameter(name="memory-per-node", doc="memory of each executor, such as 512m"),
-            Parameter(
-                name="context-factory",
-                doc="the context type: the kind of session that jobs get. With a class name of your own, "
-                "such as com.example.Mine, each Python job builds its context in build_context",
-            ),
-            Parameter(name="spark.proxy.user", doc="the user to impersonate"),
-        ),
-        open_query=True,
-        body=CONFIGURATION,
-        replies=(
-            Reply(200, "The context is ready", SUCCESS_BODY),
-            *failures(
-                s400="The name is taken or invalid, or a setting is invalid",
-                s404="A binary of its class path does not exist",
-                s413="The body is larger than the limit",
-                s500="The context could not be started",
-                s503="No more contexts are allowed, or the server is shutting down",
-            ),
-        ),
-    ),
-    Route(
-        name="delete_context",
-        method="DELETE",
-        path="/contexts/{name}",
-        handler=delete_context,
-        group="contexts",
-        permission="contexts:delete",
-        summary="Stop a context and the jobs in it",
-        parameters=(Parameter(name="force", kind=Flag(), doc="true kills it"),),
-        replies=(
-            Reply(200, "The context has stopped", SUCCESS_BODY),
-            Reply(202, "The context has not stopped yet; Location has the URL of its report"),
-            *NO_CONTEXT,
-            *failures(s500="The context could not be stopped"),
-        ),
-    ),
-    Route(
-        name="reset_contexts",
-        method="PUT",
-        path="/contexts",
-        handler=reset_contexts,
-        group="contexts",
-        permission="contexts:reset",
-        summary="Stop all contexts, and restart those of the configuration",
-        parameters=(RESET, SYNC),
-        replies=(
-            Reply(200, "The reset is complete, or was requested", SUCCESS_BODY),
-            *failures(s503="The server is shutting down"),
-        ),
-    ),
-)

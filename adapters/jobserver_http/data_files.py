@@ -7,15 +7,40 @@ from starlette.responses import Response
 from jobserver_http.answers import json_response, respond
 from jobserver_http.calls import Call
 from jobserver_http.errors import Answer
-from jobserver_http.routing import RESET, SUCCESS_BODY, SYNC, Body, Reply, Route, failures
+from jobserver_http.routing import RESET, SUCCESS_BODY, SYNC, Body, Reply, Routes, failures
+
+ROUTES = Routes()
 
 
+@ROUTES.add(
+    "GET",
+    "/data",
+    permission="data:read",
+    summary="The full names of the data files",
+    replies=(Reply(200, "The names", "Names"),),
+)
 async def list_data_files(call: Call) -> Response:
     """Return the full names of the data files."""
     files = await call.pools.quick.run(call.server.data_files)
     return json_response([str(file.path) for file in files])
 
 
+@ROUTES.add(
+    "POST",
+    "/data/{name:path}",
+    permission="data:upload",
+    summary="Upload a data file. The path is the prefix of its name",
+    body=Body("The file", ("application/octet-stream",)),
+    replies=(
+        Reply(200, "The file's full name", "Stored"),
+        *failures(
+            s400="The name is not allowed",
+            s413="The body is larger than the limit",
+            s500="The file could not be stored",
+            s503="The server is shutting down",
+        ),
+    ),
+)
 async def upload_data_file(call: Call) -> Response:
     """Store the body as a data file while it arrives."""
     prefix = call.path["name"]
@@ -30,12 +55,33 @@ async def upload_data_file(call: Call) -> Response:
     return json_response({"result": {"filename": str(file.path)}})
 
 
+@ROUTES.add(
+    "DELETE",
+    "/data/{name:path}",
+    permission="data:delete",
+    summary="Delete a data file by its URL-encoded full name",
+    replies=(
+        Reply(200, "The file was deleted", SUCCESS_BODY),
+        *failures(s400="It is not one of the server's files"),
+    ),
+)
 async def delete_data_file(call: Call) -> Response:
     """Delete a data file."""
     await call.pools.quick.run(call.server.delete_data_file, call.path["name"])
     return respond(Answer(status=200, label="SUCCESS"))
 
 
+@ROUTES.add(
+    "PUT",
+    "/data",
+    permission="data:reset",
+    summary="Delete all data files",
+    parameters=(RESET, SYNC),
+    replies=(
+        Reply(200, "The files were deleted", SUCCESS_BODY),
+        *failures(s503="The server is shutting down"),
+    ),
+)
 async def reset_data_files(call: Call) -> Response:
     """Delete all data files, before the response even with ``sync=false``, because this is quick."""
     await call.pools.quick.run(call.server.reset_data_files)
@@ -43,63 +89,3 @@ async def reset_data_files(call: Call) -> Response:
     return respond(
         Answer(status=200, label="SUCCESS", result="Data reset requested" if requested else "Data reset")
     )
-
-
-ROUTES = (
-    Route(
-        name="list_data_files",
-        method="GET",
-        path="/data",
-        handler=list_data_files,
-        group="data",
-        permission="data:read",
-        summary="The full names of the data files",
-        replies=(Reply(200, "The names", "Names"),),
-    ),
-    Route(
-        name="upload_data_file",
-        method="POST",
-        path="/data/{name:path}",
-        handler=upload_data_file,
-        group="data",
-        permission="data:upload",
-        summary="Upload a data file. The path is the prefix of its name",
-        body=Body("The file", ("application/octet-stream",)),
-        replies=(
-            Reply(200, "The file's full name", "Stored"),
-            *failures(
-                s400="The name is not allowed",
-                s413="The body is larger than the limit",
-                s500="The file could not be stored",
-                s503="The server is shutting down",
-            ),
-        ),
-    ),
-    Route(
-        name="delete_data_file",
-        method="DELETE",
-        path="/data/{name:path}",
-        handler=delete_data_file,
-        group="data",
-        permission="data:delete",
-        summary="Delete a data file by its URL-encoded full name",
-        replies=(
-            Reply(200, "The file was deleted", SUCCESS_BODY),
-            *failures(s400="It is not one of the server's files"),
-        ),
-    ),
-    Route(
-        name="reset_data_files",
-        method="PUT",
-        path="/data",
-        handler=reset_data_files,
-        group="data",
-        permission="data:reset",
-        summary="Delete all data files",
-        parameters=(RESET, SYNC),
-        replies=(
-            Reply(200, "The files were deleted", SUCCESS_BODY),
-            *failures(s503="The server is shutting down"),
-        ),
-    ),
-)

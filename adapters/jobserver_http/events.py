@@ -15,13 +15,15 @@ from jobserver_core.server import JobServer
 from jobserver_http.access import Namespace
 from jobserver_http.answers import StreamedResponse
 from jobserver_http.calls import Call, wait_for_first
-from jobserver_http.routing import NO_JOB, Reply, Route
+from jobserver_http.routing import NO_JOB, Reply, Routes
 from jobserver_http.wire import context_report, delivery_report, encoded, job_report, timestamp
 
 BUFFER_SIZE = 256
 """How many events are buffered for a slow client. When the buffer is full, the oldest events are dropped."""
 EVENT_STREAM = "text/event-stream"
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+ROUTES = Routes()
 
 
 class Listener:
@@ -109,12 +111,14 @@ def _visible(names: Namespace) -> Callable[[Event], bool]:
     return visible
 
 
-async def follow_events(call: Call) -> Response:
-    """Stream all events from now on, until the client disconnects or the server stops."""
-    listener = Listener(call.server, _visible(call.names))
-    return StreamedResponse(_all(call, listener), media_type=EVENT_STREAM, headers=HEADERS, opened=listener)
-
-
+@ROUTES.add(
+    "GET",
+    "/jobs/{id}/events",
+    permission="jobs:read",
+    summary="Stream the states and progress of a job as server-sent events, until it has ended",
+    replies=(Reply(200, "The events", media_type=f"{EVENT_STREAM}; charset=utf-8"), *NO_JOB),
+    extension=True,
+)
 async def follow_job(call: Call) -> Response:
     """Stream the current report of a job and then its events, until the job has ended."""
     job = call.names.checked(await call.pools.quick.run(call.server.job, call.path["id"]))
@@ -128,6 +132,20 @@ async def follow_job(call: Call) -> Response:
     return StreamedResponse(
         _one(call, listener, job), media_type=EVENT_STREAM, headers=HEADERS, opened=listener
     )
+
+
+@ROUTES.add(
+    "GET",
+    "/events",
+    permission="jobs:read",
+    summary="Stream all events of the server as server-sent events",
+    replies=(Reply(200, "The events", media_type=f"{EVENT_STREAM}; charset=utf-8"),),
+    extension=True,
+)
+async def follow_events(call: Call) -> Response:
+    """Stream all events from now on, until the client disconnects or the server stops."""
+    listener = Listener(call.server, _visible(call.names))
+    return StreamedResponse(_all(call, listener), media_type=EVENT_STREAM, headers=HEADERS, opened=listener)
 
 
 async def _all(call: Call, listener: Listener) -> AsyncIterator[bytes]:
@@ -163,29 +181,3 @@ async def _received(call: Call, listener: Listener) -> AsyncIterator[Event | byt
             yield event
         if not events and not closing.is_set():
             yield b": still here\n\n"
-
-
-ROUTES = (
-    Route(
-        name="follow_job",
-        method="GET",
-        path="/jobs/{id}/events",
-        handler=follow_job,
-        group="jobs",
-        permission="jobs:read",
-        summary="Stream the states and progress of a job as server-sent events, until it has ended",
-        replies=(Reply(200, "The events", media_type=f"{EVENT_STREAM}; charset=utf-8"), *NO_JOB),
-        extension=True,
-    ),
-    Route(
-        name="follow_events",
-        method="GET",
-        path="/events",
-        handler=follow_events,
-        group="jobs",
-        permission="jobs:read",
-        summary="Stream all events of the server as server-sent events",
-        replies=(Reply(200, "The events", media_type=f"{EVENT_STREAM}; charset=utf-8"),),
-        extension=True,
-    ),
-)

@@ -34,7 +34,7 @@ from jobserver_http.answers import (
 from jobserver_http.calls import Call
 from jobserver_http.errors import answer_to, failed_submission
 from jobserver_http.parameters import Choice, Flag, Integer, Parameter, Text, Timestamp
-from jobserver_http.routing import CONFIGURATION, NO_JOB, Reply, Route, failures
+from jobserver_http.routing import CONFIGURATION, NO_JOB, Reply, Routes, failures
 from jobserver_http.submissions import submitted
 from jobserver_http.wire import delivery_report, detailed_report, encoded, error_object, job_report
 
@@ -45,7 +45,127 @@ MAX_PAGES = 200
 KILL_MARGIN = 2.0
 """Seconds to wait beyond the configured kill timeout before responding that the job has not ended yet."""
 
+ROUTES = Routes()
 
+_SUBMIT_PARAMETERS = (
+    Parameter(name="appName", doc="the name of a binary; takes precedence over `cp`"),
+    Parameter(name="classPath", doc="the class to run, with `appName`"),
+    Parameter(name="cp", doc="names of binaries and URIs, separated by commas"),
+    Parameter(name="mainClass", doc="the class to run, with `cp`"),
+    Parameter(name="context", doc="the context to run in; by default, one is created for the job"),
+    Parameter(name="sync", kind=Flag(), doc="true waits for the job and returns its result"),
+    Parameter(name="timeout", kind=Integer(), doc="how many seconds a synchronous call waits"),
+    Parameter(
+        name="maxQueueTime",
+        kind=Integer(1, int(MAX_SECONDS)),
+        doc="how many seconds the job may wait for its start; then it ends as ERROR",
+    ),
+    Parameter(
+        name="maxRunTime",
+        kind=Integer(1, int(MAX_SECONDS)),
+        doc="how many seconds the job may take after its dispatch; then it is killed and ends as ERROR",
+    ),
+    Parameter(
+        name="priority",
+        kind=Integer(-MAX_PRIORITY, MAX_PRIORITY),
+        doc="waiting jobs with a higher priority start first; default 0",
+    ),
+    Parameter(name="callbackUrl", doc="the http(s) URL to which the server posts the outcome"),
+    Parameter(name="spark.proxy.user", doc="the user to impersonate, in a context created for the job"),
+)
+
+
+@ROUTES.add(
+    "GET",
+    "/jobs",
+    permission="jobs:read",
+    summary="List jobs, newest first",
+    parameters=(
+        Parameter(name="limit", kind=Integer(0, 10_000), doc=f"how many jobs; default {DEFAULT_LIMIT}"),
+        Parameter(
+            name="status",
+            kind=Choice(tuple(s.value for s in JobState), any_case=True),
+            doc="only this state",
+        ),
+        Parameter(name="context", doc="only this context"),
+        Parameter(name="classPath", doc="only this class"),
+        Parameter(name="since", kind=Timestamp(), doc="submitted at this time or later"),
+        Parameter(name="until", kind=Timestamp(), doc="submitted before this time"),
+        Parameter(name="offset", kind=Integer(0, 1_000_000), doc="how many of the newest jobs to skip"),
+        Parameter(name="cursor", kind=Text(512), doc="the end of the previous page, from its Link header"),
+    ),
+    replies=(
+        Reply(200, "The reports, with a Link header for the next page", "JobReports"),
+        *failures(s400="A parameter is invalid"),
+    ),
+)
+async def list_jobs(call: Call) -> Response:
+    """Return a page of job reports, newest first, with a link to the next page."""
+    limit = DEFAULT_LIMIT if call.params["limit"] is None else call.params["limit"]
+    page = await call.pools.quick.run(_page, call, _query(call, limit))
+    headers = {}
+    if page.next is not None:
+        next_query = {**call.query, "cursor": page.next}
+        next_query.pop("offset", None)
+        headers["Link"] = f'<{call.url("jobs")}?{urlencode(next_query)}>; rel="next"'
+    return json_response([job_report(job, call.names) for job in page.jobs], headers=headers)
+
+
+def _query(call: Call, limit: int) -> JobQuery:
+    status, context = call.params["status"], call.params["context"]
+    return JobQuery(
+        states=(JobState(status),) if status else None,
+        context_name=call.names.stored(context) if context else None,
+        class_name=call.params["classPath"],
+        since=call.params["since"],
+        until=call.params["until"],
+        after=call.params["cursor"],
+        offset=call.params["offset"] or 0,
+        limit=limit,
+    )
+
+
+def _page(call: Call, query: JobQuery) -> JobPage:
+    """Return a page of the caller's jobs. If each user has separate jobs, other users' jobs are skipped."""
+    if call.names.owner is None or query.context_name is not None:
+        return call.server.jobs(query)
+    wanted = query.offset + query.limit
+    found: list[Job] = []
+    cursor = query.after
+    for _ in range(MAX_PAGES):
+        missing = wanted - len(found)
+        page = call.server.jobs(attrs.evolve(query, offset=0, limit=max(missing, 1), after=cursor))
+        found += [job for job in page.jobs if call.names.owns(job.context_name)][:missing]
+        cursor = page.next
+        if cursor is None or len(found) >= wanted:
+            break
+    return JobPage(jobs=tuple(found[query.offset :]), next=cursor)
+
+
+@ROUTES.add(
+    "POST",
+    "/jobs",
+    permission="jobs:start",
+    summary="Run a job",
+    parameters=_SUBMIT_PARAMETERS,
+    headers=(
+        Parameter(name="Idempotency-Key", kind=Text(255), doc="a repeated call returns the first one's job"),
+    ),
+    body=CONFIGURATION,
+    replies=(
+        Reply(200, "The job has ended (synchronous call)", "JobResult"),
+        Reply(202, "The job was accepted (asynchronous call)", "JobReport"),
+        *failures(
+            s400="A parameter, the configuration or the code is invalid, or the job's validation failed",
+            s404="A binary, the context or the class does not exist",
+            s409="The context is stopping",
+            s413="The body is larger than the limit",
+            s422="The idempotency key belongs to another request",
+            s500="The synchronous call timed out, or the context failed to start",
+            s503="All job slots are taken, the job waited too long, or the server is shutting down",
+        ),
+    ),
+)
 async def submit_job(call: Call) -> Response:
     """Submit a job, and wait until it runs, or with ``sync``, until it has ended."""
     body = await call.text("the configuration")
@@ -117,6 +237,14 @@ def _with_text(members: dict[str, Any], result: bytes) -> Response:
     return raw_json_response(encoded(members)[:-1] + b',"result":' + result + b"}")
 
 
+@ROUTES.add(
+    "GET",
+    "/jobs/{id}",
+    permission="jobs:read",
+    summary="Get a job, including its result if it has finished",
+    parameters=(Parameter(name="result", kind=Flag(), doc="false omits the result"),),
+    replies=(Reply(200, "The report and the result", "Job"), *NO_JOB),
+)
 async def get_job(call: Call) -> Response:
     """Return a job's report, including its result if it has finished."""
     job = await _job(call)
@@ -130,30 +258,18 @@ async def get_job(call: Call) -> Response:
     return _with_result(call, report, reader) if reader is not None else json_response(report)
 
 
-async def get_job_result(call: Call) -> Response:
-    """Return the result of a finished job: JSON, or the bytes of a streamed result.
-
-    It always has a Content-Length, so that clients notice a truncated response.
-    """
-    job = call.names.checked(await call.pools.quick.run(call.server.job, call.path["id"]))
-    if job.state is not JobState.FINISHED:
-        raise Conflict(message=f"job {job.id} has no result, because its state is {job.state.value}")
-    reader = await call.pools.quick.run(call.server.open_result, job.id)
-    if reader is None:
-        return json_response(None)
-    return StreamedResponse(
-        _chunks(call, reader),
-        media_type=BYTES if reader.kind is ResultKind.STREAM else JSON,
-        headers={"content-length": str(reader.size)},
-        opened=reader,
-    )
-
-
 async def _chunks(call: Call, reader: ResultReader) -> AsyncIterator[bytes]:
     while chunk := await call.pools.quick.run(reader.read, CHUNK_SIZE):
         yield chunk
 
 
+@ROUTES.add(
+    "GET",
+    "/jobs/{id}/config",
+    permission="jobs:read",
+    summary="Get the configuration that the job was submitted with",
+    replies=(Reply(200, "The configuration", "Configuration"), *NO_JOB),
+)
 async def get_job_config(call: Call) -> Response:
     """Return the configuration that the job was submitted with."""
     job = await _job(call)
@@ -164,6 +280,20 @@ async def _job(call: Call) -> Job:
     return call.names.checked(await call.pools.quick.run(call.server.job, call.path["id"]))
 
 
+@ROUTES.add(
+    "DELETE",
+    "/jobs/{id}",
+    permission="jobs:delete",
+    summary="Kill a job",
+    parameters=(
+        Parameter(name="force", kind=Flag(), doc="true kills its context if the job cannot be killed alone"),
+    ),
+    replies=(
+        Reply(200, "The job was killed, or had already failed", "Killed"),
+        Reply(202, "The job has not ended yet", "JobReport"),
+        *NO_JOB,
+    ),
+)
 async def kill_job(call: Call) -> Response:
     """Kill a job, and respond when it has ended."""
     job = await _job(call)
@@ -189,189 +319,33 @@ def _too_late(call: Call, job: Job) -> Response:
     return respond(answer_to(JobAlreadyFinal(job_id=job.id, state=job.state.value)))
 
 
-async def list_jobs(call: Call) -> Response:
-    """Return a page of job reports, newest first, with a link to the next page."""
-    limit = DEFAULT_LIMIT if call.params["limit"] is None else call.params["limit"]
-    page = await call.pools.quick.run(_page, call, _query(call, limit))
-    headers = {}
-    if page.next is not None:
-        next_query = {**call.query, "cursor": page.next}
-        next_query.pop("offset", None)
-        headers["Link"] = f'<{call.url("jobs")}?{urlencode(next_query)}>; rel="next"'
-    return json_response([job_report(job, call.names) for job in page.jobs], headers=headers)
+@ROUTES.add(
+    "GET",
+    "/jobs/{id}/result",
+    permission="jobs:read",
+    summary="Get only the result of a job",
+    replies=(
+        Reply(200, "The result as JSON, or the bytes of a streamed result"),
+        Reply(200, "The result as JSON, or the bytes of a streamed result", media_type=BYTES),
+        *NO_JOB,
+        *failures(s409="The job has not finished"),
+    ),
+    extension=True,
+)
+async def get_job_result(call: Call) -> Response:
+    """Return the result of a finished job: JSON, or the bytes of a streamed result.
 
-
-def _query(call: Call, limit: int) -> JobQuery:
-    status, context = call.params["status"], call.params["context"]
-    return JobQuery(
-        states=(JobState(status),) if status else None,
-        context_name=call.names.stored(context) if context else None,
-        class_name=call.params["classPath"],
-        since=call.params["since"],
-        until=call.params["until"],
-        after=call.params["cursor"],
-        offset=call.params["offset"] or 0,
-        limit=limit,
+    It always has a Content-Length, so that clients notice a truncated response.
+    """
+    job = call.names.checked(await call.pools.quick.run(call.server.job, call.path["id"]))
+    if job.state is not JobState.FINISHED:
+        raise Conflict(message=f"job {job.id} has no result, because its state is {job.state.value}")
+    reader = await call.pools.quick.run(call.server.open_result, job.id)
+    if reader is None:
+        return json_response(None)
+    return StreamedResponse(
+        _chunks(call, reader),
+        media_type=BYTES if reader.kind is ResultKind.STREAM else JSON,
+        headers={"content-length": str(reader.size)},
+        opened=reader,
     )
-
-
-def _page(call: Call, query: JobQuery) -> JobPage:
-    """Return a page of the caller's jobs. If each user has separate jobs, other users' jobs are skipped."""
-    if call.names.owner is None or query.context_name is not None:
-        return call.server.jobs(query)
-    wanted = query.offset + query.limit
-    found: list[Job] = []
-    cursor = query.after
-    for _ in range(MAX_PAGES):
-        missing = wanted - len(found)
-        page = call.server.jobs(attrs.evolve(query, offset=0, limit=max(missing, 1), after=cursor))
-        found += [job for job in page.jobs if call.names.owns(job.context_name)][:missing]
-        cursor = page.next
-        if cursor is None or len(found) >= wanted:
-            break
-    return JobPage(jobs=tuple(found[query.offset :]), next=cursor)
-
-
-_SUBMIT_PARAMETERS = (
-    Parameter(name="appName", doc="the name of a binary; takes precedence over `cp`"),
-    Parameter(name="classPath", doc="the class to run, with `appName`"),
-    Parameter(name="cp", doc="names of binaries and URIs, separated by commas"),
-    Parameter(name="mainClass", doc="the class to run, with `cp`"),
-    Parameter(name="context", doc="the context to run in; by default, one is created for the job"),
-    Parameter(name="sync", kind=Flag(), doc="true waits for the job and returns its result"),
-    Parameter(name="timeout", kind=Integer(), doc="how many seconds a synchronous call waits"),
-    Parameter(
-        name="maxQueueTime",
-        kind=Integer(1, int(MAX_SECONDS)),
-        doc="how many seconds the job may wait for its start; then it ends as ERROR",
-    ),
-    Parameter(
-        name="maxRunTime",
-        kind=Integer(1, int(MAX_SECONDS)),
-        doc="how many seconds the job may take after its dispatch; then it is killed and ends as ERROR",
-    ),
-    Parameter(
-        name="priority",
-        kind=Integer(-MAX_PRIORITY, MAX_PRIORITY),
-        doc="waiting jobs with a higher priority start first; default 0",
-    ),
-    Parameter(name="callbackUrl", doc="the http(s) URL to which the server posts the outcome"),
-    Parameter(name="spark.proxy.user", doc="the user to impersonate, in a context created for the job"),
-)
-
-ROUTES = (
-    Route(
-        name="list_jobs",
-        method="GET",
-        path="/jobs",
-        handler=list_jobs,
-        group="jobs",
-        permission="jobs:read",
-        summary="List jobs, newest first",
-        parameters=(
-            Parameter(name="limit", kind=Integer(0, 10_000), doc=f"how many jobs; default {DEFAULT_LIMIT}"),
-            Parameter(
-                name="status",
-                kind=Choice(tuple(s.value for s in JobState), any_case=True),
-                doc="only this state",
-            ),
-            Parameter(name="context", doc="only this context"),
-            Parameter(name="classPath", doc="only this class"),
-            Parameter(name="since", kind=Timestamp(), doc="submitted at this time or later"),
-            Parameter(name="until", kind=Timestamp(), doc="submitted before this time"),
-            Parameter(name="offset", kind=Integer(0, 1_000_000), doc="how many of the newest jobs to skip"),
-            Parameter(
-                name="cursor", kind=Text(512), doc="the end of the previous page, from its Link header"
-            ),
-        ),
-        replies=(
-            Reply(200, "The reports, with a Link header for the next page", "JobReports"),
-            *failures(s400="A parameter is invalid"),
-        ),
-    ),
-    Route(
-        name="submit_job",
-        method="POST",
-        path="/jobs",
-        handler=submit_job,
-        group="jobs",
-        permission="jobs:start",
-        summary="Run a job",
-        parameters=_SUBMIT_PARAMETERS,
-        headers=(
-            Parameter(
-                name="Idempotency-Key", kind=Text(255), doc="a repeated call returns the first one's job"
-            ),
-        ),
-        body=CONFIGURATION,
-        replies=(
-            Reply(200, "The job has ended (synchronous call)", "JobResult"),
-            Reply(202, "The job was accepted (asynchronous call)", "JobReport"),
-            *failures(
-                s400="A parameter, the configuration or the code is invalid, or the job's validation failed",
-                s404="A binary, the context or the class does not exist",
-                s409="The context is stopping",
-                s413="The body is larger than the limit",
-                s422="The idempotency key belongs to another request",
-                s500="The synchronous call timed out, or the context failed to start",
-                s503="All job slots are taken, the job waited too long, or the server is shutting down",
-            ),
-        ),
-    ),
-    Route(
-        name="get_job",
-        method="GET",
-        path="/jobs/{id}",
-        handler=get_job,
-        group="jobs",
-        permission="jobs:read",
-        summary="Get a job, including its result if it has finished",
-        parameters=(Parameter(name="result", kind=Flag(), doc="false omits the result"),),
-        replies=(Reply(200, "The report and the result", "Job"), *NO_JOB),
-    ),
-    Route(
-        name="get_job_config",
-        method="GET",
-        path="/jobs/{id}/config",
-        handler=get_job_config,
-        group="jobs",
-        permission="jobs:read",
-        summary="Get the configuration that the job was submitted with",
-        replies=(Reply(200, "The configuration", "Configuration"), *NO_JOB),
-    ),
-    Route(
-        name="kill_job",
-        method="DELETE",
-        path="/jobs/{id}",
-        handler=kill_job,
-        group="jobs",
-        permission="jobs:delete",
-        summary="Kill a job",
-        parameters=(
-            Parameter(
-                name="force", kind=Flag(), doc="true kills its context if the job cannot be killed alone"
-            ),
-        ),
-        replies=(
-            Reply(200, "The job was killed, or had already failed", "Killed"),
-            Reply(202, "The job has not ended yet", "JobReport"),
-            *NO_JOB,
-        ),
-    ),
-    Route(
-        name="get_job_result",
-        method="GET",
-        path="/jobs/{id}/result",
-        handler=get_job_result,
-        group="jobs",
-        permission="jobs:read",
-        summary="Get only the result of a job",
-        replies=(
-            Reply(200, "The result as JSON, or the bytes of a streamed result"),
-            Reply(200, "The result as JSON, or the bytes of a streamed result", media_type=BYTES),
-            *NO_JOB,
-            *failures(s409="The job has not finished"),
-        ),
-        extension=True,
-    ),
-)

@@ -14,13 +14,15 @@ from jobserver_core.errors import LogNotFound
 from jobserver_http.answers import StreamedResponse
 from jobserver_http.calls import Call
 from jobserver_http.parameters import Integer, Parameter
-from jobserver_http.routing import FOLLOW, NO_CONTEXT, NO_JOB, Reply, Route
+from jobserver_http.routing import FOLLOW, NO_CONTEXT, NO_JOB, Reply, Routes
 
 CHUNK_SIZE = 64 * 1024
 POLL_INTERVAL = 0.2
 """Seconds between checks of a file that has not grown."""
 TEXT = "text/plain; charset=utf-8"
 TAIL = Parameter(name="tail", kind=Integer(), doc="how many bytes of the end of the log; default all")
+
+ROUTES = Routes()
 
 
 class LogTail:
@@ -98,16 +100,15 @@ class LogTail:
         self.close()
 
 
-async def get_job_log(call: Call) -> Response:
-    """Return a job's output. With ``follow``, stream it until the job has ended."""
-    job = call.names.checked(await call.pools.quick.run(call.server.job, call.path["id"]))
-    tail = LogTail(lambda: call.server.job_log(job.id), call.params["tail"])
-    if not call.params["follow"]:
-        return await _whole(call, tail)
-    handle = await call.pools.quick.run(call.server.job_handle, job.id)
-    return StreamedResponse(_followed(call, tail, handle.done), media_type=TEXT, opened=tail)
-
-
+@ROUTES.add(
+    "GET",
+    "/contexts/{name}/logs",
+    permission="contexts:read",
+    summary="Get the log of a context's driver",
+    parameters=(FOLLOW, TAIL),
+    replies=(Reply(200, "The log", media_type="text/plain; charset=utf-8"), *NO_CONTEXT),
+    extension=True,
+)
 async def get_context_log(call: Call) -> Response:
     """Return the log of a context's driver. With ``follow``, stream it until the context has ended."""
     name = call.names.stored(call.path["name"])
@@ -121,6 +122,25 @@ async def get_context_log(call: Call) -> Response:
         return newest.id != context.id or newest.state.final
 
     return StreamedResponse(_followed(call, tail, ended), media_type=TEXT, opened=tail)
+
+
+@ROUTES.add(
+    "GET",
+    "/jobs/{id}/logs",
+    permission="jobs:read",
+    summary="Get the output of a job",
+    parameters=(FOLLOW, TAIL),
+    replies=(Reply(200, "The log", media_type="text/plain; charset=utf-8"), *NO_JOB),
+    extension=True,
+)
+async def get_job_log(call: Call) -> Response:
+    """Return a job's output. With ``follow``, stream it until the job has ended."""
+    job = call.names.checked(await call.pools.quick.run(call.server.job, call.path["id"]))
+    tail = LogTail(lambda: call.server.job_log(job.id), call.params["tail"])
+    if not call.params["follow"]:
+        return await _whole(call, tail)
+    handle = await call.pools.quick.run(call.server.job_handle, job.id)
+    return StreamedResponse(_followed(call, tail, handle.done), media_type=TEXT, opened=tail)
 
 
 async def _whole(call: Call, tail: LogTail) -> Response:
@@ -153,31 +173,3 @@ async def _followed(call: Call, tail: LogTail, ended: Callable[[], bool]) -> Asy
             return
         else:
             await anyio.sleep(POLL_INTERVAL)
-
-
-ROUTES = (
-    Route(
-        name="get_context_log",
-        method="GET",
-        path="/contexts/{name}/logs",
-        handler=get_context_log,
-        group="contexts",
-        permission="contexts:read",
-        summary="Get the log of a context's driver",
-        parameters=(FOLLOW, TAIL),
-        replies=(Reply(200, "The log", media_type="text/plain; charset=utf-8"), *NO_CONTEXT),
-        extension=True,
-    ),
-    Route(
-        name="get_job_log",
-        method="GET",
-        path="/jobs/{id}/logs",
-        handler=get_job_log,
-        group="jobs",
-        permission="jobs:read",
-        summary="Get the output of a job",
-        parameters=(FOLLOW, TAIL),
-        replies=(Reply(200, "The log", media_type="text/plain; charset=utf-8"), *NO_JOB),
-        extension=True,
-    ),
-)

@@ -15,7 +15,7 @@ from jobserver_http.answers import json_response, respond
 from jobserver_http.calls import Call
 from jobserver_http.errors import Answer, Rejected
 from jobserver_http.metrics import CONTENT_TYPE
-from jobserver_http.routing import SUCCESS_BODY, Reply, Route, failures
+from jobserver_http.routing import SUCCESS_BODY, Reply, Routes, failures
 from jobserver_http.wire import storage_report
 
 _repeats = Repeats(logging.getLogger(__name__))
@@ -37,7 +37,49 @@ SHEDDING = Answer(
 UNHEALTHY = "unhealthy"
 NOT_READY = "not_ready"
 
+ROUTES = Routes()
 
+
+@ROUTES.add(
+    "GET",
+    "/storage",
+    permission="storage:read",
+    summary="List what uses how much storage, and the settings that limit it",
+    replies=(Reply(200, "Each kind of data with its number and bytes", "StorageReports"),),
+    extension=True,
+)
+async def get_storage(call: Call) -> Response:
+    """Return what uses how much storage. Such calls run one after the other, as they look at everything."""
+    usage = await call.pools.maintenance.run(call.server.storage)
+    return json_response([storage_report(kind) for kind in usage])
+
+
+@ROUTES.add(
+    "POST",
+    "/storage/prune",
+    permission="storage:prune",
+    summary="Remove now what the hourly sweep would remove",
+    replies=(
+        Reply(200, "How many of each kind were removed", "Pruned"),
+        *failures(s503="The server is shutting down"),
+    ),
+    extension=True,
+)
+async def prune_storage(call: Call) -> Response:
+    """Remove what is beyond the limits, and return how many of each kind."""
+    return json_response({"removed": await call.pools.pruning.run(call.server.prune)})
+
+
+@ROUTES.add(
+    "GET",
+    "/healthz",
+    permission=None,
+    summary="Check that the server is alive and can write to its storage",
+    replies=(
+        Reply(200, "The server is healthy", SUCCESS_BODY),
+        *failures(s500="The server is not healthy"),
+    ),
+)
 async def get_health(call: Call) -> Response:
     """Report whether the server is alive: its loop runs, a thread is free, and storage is writable.
 
@@ -53,6 +95,17 @@ async def get_health(call: Call) -> Response:
     )
 
 
+@ROUTES.add(
+    "GET",
+    "/readyz",
+    permission=None,
+    summary="Check that storage and launcher work, and that the server accepts jobs",
+    replies=(
+        Reply(200, "The server is ready", SUCCESS_BODY),
+        *failures(s503="The server is not ready"),
+    ),
+    extension=True,
+)
 async def get_readiness(call: Call) -> Response:
     """Report whether the server accepts jobs: storage and launcher work, and it is not shutting down.
 
@@ -77,6 +130,15 @@ async def _failures(call: Call, check: Callable[[], dict[str, str | None]]) -> s
     return "; ".join(name if call.state.guarded else f"{name}: {reason}" for name, reason in failed.items())
 
 
+@ROUTES.add(
+    "GET",
+    "/metrics",
+    permission="jobs:read",
+    group="operations",
+    summary="Get metrics in Prometheus' format",
+    replies=(Reply(200, "The metrics", media_type=CONTENT_TYPE),),
+    extension=True,
+)
 async def get_metrics(call: Call) -> Response:
     """Return the metrics in Prometheus' format."""
     contexts = await call.pools.quick.run(call.server.contexts)
@@ -84,16 +146,43 @@ async def get_metrics(call: Call) -> Response:
     return Response(call.state.metrics.render(contexts, starts, load), media_type=CONTENT_TYPE)
 
 
+@ROUTES.add(
+    "GET",
+    "/openapi.json",
+    permission=None,
+    summary="Get this description as OpenAPI",
+    replies=(Reply(200, "The OpenAPI document", "OpenApi"),),
+    extension=True,
+)
 async def get_openapi(call: Call) -> Response:
     """Return the OpenAPI document of the routes that this application has."""
     return json_response(call.state.describe(call.url()))
 
 
+@ROUTES.add(
+    "GET",
+    "/docs",
+    permission=None,
+    summary="Show the interactive documentation",
+    replies=(Reply(200, "An HTML page", media_type="text/html; charset=utf-8"),),
+    extension=True,
+)
 async def get_docs(call: Call) -> Response:
     """Return the page with the interactive documentation. It loads nothing from other servers."""
     return _asset("docs.html")
 
 
+@ROUTES.add(
+    "GET",
+    "/docs/{file}",
+    permission=None,
+    summary="Get a file of the interactive documentation",
+    replies=(
+        *(Reply(200, "The file", media_type=media_type) for media_type in ASSETS.values()),
+        *failures(s404="The file does not exist"),
+    ),
+    extension=True,
+)
 async def get_asset(call: Call) -> Response:
     """Return a file of the interactive documentation."""
     return _asset(call.path["file"])
@@ -109,117 +198,3 @@ def _asset(name: str) -> Response:
 @cache
 def _content(name: str) -> bytes:
     return files("jobserver_http").joinpath("assets").joinpath(name).read_bytes()
-
-
-async def get_storage(call: Call) -> Response:
-    """Return what uses how much storage. Such calls run one after the other, as they look at everything."""
-    usage = await call.pools.maintenance.run(call.server.storage)
-    return json_response([storage_report(kind) for kind in usage])
-
-
-async def prune_storage(call: Call) -> Response:
-    """Remove what is beyond the limits, and return how many of each kind."""
-    return json_response({"removed": await call.pools.pruning.run(call.server.prune)})
-
-
-ROUTES = (
-    Route(
-        name="get_storage",
-        method="GET",
-        path="/storage",
-        handler=get_storage,
-        group="storage",
-        permission="storage:read",
-        summary="List what uses how much storage, and the settings that limit it",
-        replies=(Reply(200, "Each kind of data with its number and bytes", "StorageReports"),),
-        extension=True,
-    ),
-    Route(
-        name="prune_storage",
-        method="POST",
-        path="/storage/prune",
-        handler=prune_storage,
-        group="storage",
-        permission="storage:prune",
-        summary="Remove now what the hourly sweep would remove",
-        replies=(
-            Reply(200, "How many of each kind were removed", "Pruned"),
-            *failures(s503="The server is shutting down"),
-        ),
-        extension=True,
-    ),
-    Route(
-        name="get_health",
-        method="GET",
-        path="/healthz",
-        handler=get_health,
-        group="operations",
-        permission=None,
-        summary="Check that the server is alive and can write to its storage",
-        replies=(
-            Reply(200, "The server is healthy", SUCCESS_BODY),
-            *failures(s500="The server is not healthy"),
-        ),
-    ),
-    Route(
-        name="get_readiness",
-        method="GET",
-        path="/readyz",
-        handler=get_readiness,
-        group="operations",
-        permission=None,
-        summary="Check that storage and launcher work, and that the server accepts jobs",
-        replies=(
-            Reply(200, "The server is ready", SUCCESS_BODY),
-            *failures(s503="The server is not ready"),
-        ),
-        extension=True,
-    ),
-    Route(
-        name="get_metrics",
-        method="GET",
-        path="/metrics",
-        handler=get_metrics,
-        group="operations",
-        permission="jobs:read",
-        summary="Get metrics in Prometheus' format",
-        replies=(Reply(200, "The metrics", media_type=CONTENT_TYPE),),
-        extension=True,
-    ),
-    Route(
-        name="get_openapi",
-        method="GET",
-        path="/openapi.json",
-        handler=get_openapi,
-        group="operations",
-        permission=None,
-        summary="Get this description as OpenAPI",
-        replies=(Reply(200, "The OpenAPI document", "OpenApi"),),
-        extension=True,
-    ),
-    Route(
-        name="get_docs",
-        method="GET",
-        path="/docs",
-        handler=get_docs,
-        group="operations",
-        permission=None,
-        summary="Show the interactive documentation",
-        replies=(Reply(200, "An HTML page", media_type="text/html; charset=utf-8"),),
-        extension=True,
-    ),
-    Route(
-        name="get_asset",
-        method="GET",
-        path="/docs/{file}",
-        handler=get_asset,
-        group="operations",
-        permission=None,
-        summary="Get a file of the interactive documentation",
-        replies=(
-            *(Reply(200, "The file", media_type=media_type) for media_type in ASSETS.values()),
-            *failures(s404="The file does not exist"),
-        ),
-        extension=True,
-    ),
-)

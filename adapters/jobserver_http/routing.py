@@ -57,6 +57,51 @@ class Route:
     extension: bool = False
 
 
+class Routes(list[Route]):
+    """The routes of a module, in the order of their handlers."""
+
+    def add(
+        self,
+        method: str,
+        path: str,
+        *,
+        permission: str | None,
+        summary: str,
+        replies: tuple[Reply, ...],
+        group: str | None = None,
+        parameters: tuple[Parameter, ...] = (),
+        headers: tuple[Parameter, ...] = (),
+        body: Body | None = None,
+        open_query: bool = False,
+        extension: bool = False,
+    ) -> Callable[[Handler], Handler]:
+        """Make the decorated handler a route, with its name.
+
+        Without a ``group``, it is that of the permission, and ``operations`` if there is none.
+        """
+
+        def register(handler: Handler) -> Handler:
+            route = Route(
+                name=handler.__name__,
+                method=method,
+                path=path,
+                handler=handler,
+                group=group or (permission or "operations").partition(":")[0],
+                permission=permission,
+                summary=summary,
+                parameters=parameters,
+                headers=headers,
+                body=body,
+                replies=replies,
+                open_query=open_query,
+                extension=extension,
+            )
+            self.append(route)
+            return handler
+
+        return register
+
+
 SUCCESS_BODY = "Success"
 
 

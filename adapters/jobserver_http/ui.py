@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from jobserver_http.calls import Call
 from jobserver_http.errors import Rejected
-from jobserver_http.routing import Reply, Route, failures
+from jobserver_http.routing import Reply, Routes, failures
 
 _HTML, _CSS = "text/html; charset=utf-8", "text/css; charset=utf-8"
 _SCRIPT = "text/javascript; charset=utf-8"
@@ -33,12 +33,35 @@ POLICY = (
 )
 HEADERS = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
 
+ROUTES = Routes()
 
+
+@ROUTES.add(
+    "GET",
+    "/",
+    permission=None,
+    group="ui",
+    summary="Show the web UI",
+    replies=(Reply(200, "An HTML page", media_type=_HTML),),
+    extension=True,
+)
 async def get_index(call: Call) -> Response:
     """Return the page of the web UI."""
     return _file(call, "index.html", _HTML)
 
 
+@ROUTES.add(
+    "GET",
+    "/ui/{file}",
+    permission=None,
+    group="ui",
+    summary="Get a file of the web UI",
+    replies=(
+        *(Reply(200, "The file", media_type=kind) for kind in _KINDS.values()),
+        *failures(s404="The file does not exist"),
+    ),
+    extension=True,
+)
 async def get_ui_file(call: Call) -> Response:
     """Return a script, the style sheet or the icon of the web UI."""
     name = call.path["file"]
@@ -60,32 +83,3 @@ def _content(name: str) -> tuple[bytes, str]:
     """Return a file and its entity tag."""
     content = FOLDER.joinpath(name).read_bytes()
     return content, f'"{sha256(content).hexdigest()[:32]}"'
-
-
-ROUTES = (
-    Route(
-        name="get_index",
-        method="GET",
-        path="/",
-        handler=get_index,
-        group="ui",
-        permission=None,
-        summary="Show the web UI",
-        replies=(Reply(200, "An HTML page", media_type=_HTML),),
-        extension=True,
-    ),
-    Route(
-        name="get_ui_file",
-        method="GET",
-        path="/ui/{file}",
-        handler=get_ui_file,
-        group="ui",
-        permission=None,
-        summary="Get a file of the web UI",
-        replies=(
-            *(Reply(200, "The file", media_type=kind) for kind in _KINDS.values()),
-            *failures(s404="The file does not exist"),
-        ),
-        extension=True,
-    ),
-)
