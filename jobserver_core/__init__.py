@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # type checkers see every public name of these modules; at ru
     from jobserver_core.models.failures import *
     from jobserver_core.models.jobs import *
     from jobserver_core.models.lifecycle import *
+    from jobserver_core.models.storage import *
     from jobserver_core.running.fetching import *
     from jobserver_core.running.results import *
     from jobserver_core.running.waiting import *
