@@ -26,17 +26,6 @@ class Faulty(MemoryFetcher):
 
     directory: Path
 
-    @contextmanager
-    def fetch(
-        self,
-        uri: str,
-        *,
-        progress: ProgressCallback | None = None,
-        cancellation: Cancellation | None = None,
-    ) -> Iterator[Fetched]:
-        with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
-            yield fetched
-
 
 class Changed(Faulty):
     """A fetcher that changes the file before it returns it."""
@@ -45,14 +34,8 @@ class Changed(Faulty):
         raise NotImplementedError
 
     @contextmanager
-    def fetch(
-        self,
-        uri: str,
-        *,
-        progress: ProgressCallback | None = None,
-        cancellation: Cancellation | None = None,
-    ) -> Iterator[Fetched]:
-        with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
+    def fetch(self, uri: str, **options: Any) -> Iterator[Fetched]:
+        with super().fetch(uri, **options) as fetched:
             yield self.changed(fetched)
 
 
@@ -85,36 +68,24 @@ class NeverAsksAgain(Faulty):
         self.kept: dict[str, bytes] = {}
 
     @contextmanager
-    def fetch(
-        self,
-        uri: str,
-        *,
-        progress: ProgressCallback | None = None,
-        cancellation: Cancellation | None = None,
-    ) -> Iterator[Fetched]:
+    def fetch(self, uri: str, **options: Any) -> Iterator[Fetched]:
         canonical = Uri.parse(uri).canonical
         if canonical in self.kept:
             fetcher = MemoryFetcher({uri: self.kept[canonical]})
-            with fetcher.fetch(uri, progress=progress, cancellation=cancellation) as fetched:
+            with fetcher.fetch(uri, **options) as fetched:
                 yield fetched
         else:
-            with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
+            with super().fetch(uri, **options) as fetched:
                 self.kept[canonical] = fetched.path.read_bytes()
                 yield fetched
 
 
 class CachesByName(NeverAsksAgain):
     @contextmanager
-    def fetch(
-        self,
-        uri: str,
-        *,
-        progress: ProgressCallback | None = None,
-        cancellation: Cancellation | None = None,
-    ) -> Iterator[Fetched]:
+    def fetch(self, uri: str, **options: Any) -> Iterator[Fetched]:
         name = f"http://host.example/{Uri.parse(uri).name}"
         if name not in self.kept:
-            with MemoryFetcher.fetch(self, uri, progress=progress, cancellation=cancellation) as fetched:
+            with MemoryFetcher.fetch(self, uri, **options) as fetched:
                 self.kept[name] = fetched.path.read_bytes()
         with MemoryFetcher({name: self.kept[name]}).fetch(name) as fetched:
             yield fetched
@@ -122,16 +93,10 @@ class CachesByName(NeverAsksAgain):
 
 class LeavesFilesBehind(Faulty):
     @contextmanager
-    def fetch(
-        self,
-        uri: str,
-        *,
-        progress: ProgressCallback | None = None,
-        cancellation: Cancellation | None = None,
-    ) -> Iterator[Fetched]:
+    def fetch(self, uri: str, **options: Any) -> Iterator[Fetched]:
         part = self.directory / "part"
         part.touch()
-        with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
+        with super().fetch(uri, **options) as fetched:
             part.unlink()
             yield fetched
 
@@ -139,26 +104,18 @@ class LeavesFilesBehind(Faulty):
 class NeverTellsProgress(Faulty):
     @contextmanager
     def fetch(
-        self,
-        uri: str,
-        *,
-        progress: ProgressCallback | None = None,
-        cancellation: Cancellation | None = None,
+        self, uri: str, *, progress: ProgressCallback | None = None, **options: Any
     ) -> Iterator[Fetched]:
-        with super().fetch(uri, cancellation=cancellation) as fetched:
+        with super().fetch(uri, **options) as fetched:
             yield fetched
 
 
 class ProgressGoesBack(Faulty):
     @contextmanager
     def fetch(
-        self,
-        uri: str,
-        *,
-        progress: ProgressCallback | None = None,
-        cancellation: Cancellation | None = None,
+        self, uri: str, *, progress: ProgressCallback | None = None, **options: Any
     ) -> Iterator[Fetched]:
-        with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
+        with super().fetch(uri, progress=progress, **options) as fetched:
             if progress is not None:
                 progress(0, None)
             yield fetched
@@ -167,11 +124,7 @@ class ProgressGoesBack(Faulty):
 class SwallowsWhatProgressRaises(Faulty):
     @contextmanager
     def fetch(
-        self,
-        uri: str,
-        *,
-        progress: ProgressCallback | None = None,
-        cancellation: Cancellation | None = None,
+        self, uri: str, *, progress: ProgressCallback | None = None, **options: Any
     ) -> Iterator[Fetched]:
         def quiet(done: int, total: int | None) -> None:
             try:
@@ -180,33 +133,25 @@ class SwallowsWhatProgressRaises(Faulty):
             except Exception:
                 return
 
-        with super().fetch(uri, progress=quiet, cancellation=cancellation) as fetched:
+        with super().fetch(uri, progress=quiet, **options) as fetched:
             yield fetched
 
 
 class IgnoresCancellation(Faulty):
     @contextmanager
     def fetch(
-        self,
-        uri: str,
-        *,
-        progress: ProgressCallback | None = None,
-        cancellation: Cancellation | None = None,
+        self, uri: str, *, cancellation: Cancellation | None = None, **options: Any
     ) -> Iterator[Fetched]:
-        with super().fetch(uri, progress=progress) as fetched:
+        with super().fetch(uri, **options) as fetched:
             yield fetched
 
 
 class SaysNothingOfTheReason(Faulty):
     @contextmanager
     def fetch(
-        self,
-        uri: str,
-        *,
-        progress: ProgressCallback | None = None,
-        cancellation: Cancellation | None = None,
+        self, uri: str, *, cancellation: Cancellation | None = None, **options: Any
     ) -> Iterator[Fetched]:
-        with super().fetch(uri, progress=progress) as fetched:
+        with super().fetch(uri, **options) as fetched:
             if cancellation is not None and cancellation.reason is not None:
                 raise FetchError(url=uri, reason="cancelled")
             yield fetched
@@ -215,13 +160,9 @@ class SaysNothingOfTheReason(Faulty):
 class CancelledToTheEnd(Faulty):
     @contextmanager
     def fetch(
-        self,
-        uri: str,
-        *,
-        progress: ProgressCallback | None = None,
-        cancellation: Cancellation | None = None,
+        self, uri: str, *, cancellation: Cancellation | None = None, **options: Any
     ) -> Iterator[Fetched]:
-        with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
+        with super().fetch(uri, cancellation=cancellation, **options) as fetched:
             stop = cancellation.subscribe(lambda reason: fetched.path.unlink()) if cancellation else None
             yield fetched
             if stop is not None:
@@ -240,19 +181,13 @@ class RefusesTheLimitItself(Faulty):
 
 class FetchesWithoutTheCheck(Faulty):
     @contextmanager
-    def fetch(
-        self,
-        uri: str,
-        *,
-        progress: ProgressCallback | None = None,
-        cancellation: Cancellation | None = None,
-    ) -> Iterator[Fetched]:
+    def fetch(self, uri: str, **options: Any) -> Iterator[Fetched]:
         try:
             self.check(uri)
         except MalformedUrl:
             uri = "http://host.example/"
             self.publish(uri, b"")
-        with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
+        with super().fetch(uri, **options) as fetched:
             yield fetched
 
 
@@ -280,47 +215,29 @@ class CheckLooks(Faulty):
 
 class MissingIsEmpty(Faulty):
     @contextmanager
-    def fetch(
-        self,
-        uri: str,
-        *,
-        progress: ProgressCallback | None = None,
-        cancellation: Cancellation | None = None,
-    ) -> Iterator[Fetched]:
+    def fetch(self, uri: str, **options: Any) -> Iterator[Fetched]:
         self.check(uri)
         if Uri.parse(uri).canonical not in self._files:
             self.publish(uri, b"")
-        with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
+        with super().fetch(uri, **options) as fetched:
             yield fetched
 
 
 class MissingIsSaidInWordsOfItsOwn(Faulty):
     @contextmanager
-    def fetch(
-        self,
-        uri: str,
-        *,
-        progress: ProgressCallback | None = None,
-        cancellation: Cancellation | None = None,
-    ) -> Iterator[Fetched]:
+    def fetch(self, uri: str, **options: Any) -> Iterator[Fetched]:
         self.check(uri)
         if Uri.parse(uri).canonical not in self._files:
             raise FileNotFoundError(uri)
-        with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
+        with super().fetch(uri, **options) as fetched:
             yield fetched
 
 
 class TooLargeIsAFetchError(Faulty):
     @contextmanager
-    def fetch(
-        self,
-        uri: str,
-        *,
-        progress: ProgressCallback | None = None,
-        cancellation: Cancellation | None = None,
-    ) -> Iterator[Fetched]:
+    def fetch(self, uri: str, **options: Any) -> Iterator[Fetched]:
         try:
-            with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
+            with super().fetch(uri, **options) as fetched:
                 yield fetched
         except TooLarge as error:
             raise FetchError(url="x", reason=str(error)) from None
@@ -328,15 +245,9 @@ class TooLargeIsAFetchError(Faulty):
 
 class ShowsThePassword(Faulty):
     @contextmanager
-    def fetch(
-        self,
-        uri: str,
-        *,
-        progress: ProgressCallback | None = None,
-        cancellation: Cancellation | None = None,
-    ) -> Iterator[Fetched]:
+    def fetch(self, uri: str, **options: Any) -> Iterator[Fetched]:
         try:
-            with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
+            with super().fetch(uri, **options) as fetched:
                 yield fetched
         except FetchError as error:
             raise FetchError(url=uri, reason=error.reason) from None
@@ -350,28 +261,16 @@ class ShowsThePasswordOfWhatItRefuses(Faulty):
             raise MalformedUrl(url=uri, reason=error.reason) from None
 
     @contextmanager
-    def fetch(
-        self,
-        uri: str,
-        *,
-        progress: ProgressCallback | None = None,
-        cancellation: Cancellation | None = None,
-    ) -> Iterator[Fetched]:
+    def fetch(self, uri: str, **options: Any) -> Iterator[Fetched]:
         self.check(uri)
-        with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
+        with super().fetch(uri, **options) as fetched:
             yield fetched
 
 
 class SwallowsWhatTheBlockRaises(Faulty):
     @contextmanager
-    def fetch(
-        self,
-        uri: str,
-        *,
-        progress: ProgressCallback | None = None,
-        cancellation: Cancellation | None = None,
-    ) -> Iterator[Fetched]:
-        with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
+    def fetch(self, uri: str, **options: Any) -> Iterator[Fetched]:
+        with super().fetch(uri, **options) as fetched:
             try:
                 yield fetched
             except Exception:
@@ -380,14 +279,8 @@ class SwallowsWhatTheBlockRaises(Faulty):
 
 class FileGoesBeforeTheBlock(Faulty):
     @contextmanager
-    def fetch(
-        self,
-        uri: str,
-        *,
-        progress: ProgressCallback | None = None,
-        cancellation: Cancellation | None = None,
-    ) -> Iterator[Fetched]:
-        with super().fetch(uri, progress=progress, cancellation=cancellation) as fetched:
+    def fetch(self, uri: str, **options: Any) -> Iterator[Fetched]:
+        with super().fetch(uri, **options) as fetched:
             gone = fetched
         yield gone
 
