@@ -11,7 +11,14 @@ from typing import Any
 from faulty_store import FaultyStore
 from jobserver_core import BinaryType, JobHandle, JobRequest, JobServer, JobState, Settings, parse_class_path
 from jobserver_core.events import Event, JobChanged
-from jobserver_core.memory import InlineJob, InlineLauncher, JobRefused, MemoryTransport
+from jobserver_core.memory import (
+    InlineJob,
+    InlineLauncher,
+    JobRefused,
+    MemoryBlobStore,
+    MemoryMetadataStore,
+    MemoryTransport,
+)
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.ports import (
     ContextEnd,
@@ -183,3 +190,33 @@ class Scene:
         """Return the states of a job that were published, each once."""
         seen = [e.job.state for e in self.events if isinstance(e, JobChanged) and e.job.id == job_id]
         return list(dict.fromkeys(seen))
+
+
+class Successors:
+    """Stores in memory, and the servers that start on them, each as if the one before had crashed."""
+
+    def __init__(self, **ports: Any) -> None:
+        self.metadata, self.blobs = MemoryMetadataStore(), MemoryBlobStore()
+        self.transport = MemoryTransport()
+        self.launchers: list[ScriptedLauncher] = []
+        self.servers: list[JobServer] = []
+        self._ports = ports
+
+    def boot(self, **ports: Any) -> JobServer:
+        """Start a server; the one before is taken to have crashed."""
+        self.launchers.append(ScriptedLauncher())
+        server = a_server(
+            metadata=self.metadata,
+            blobs=self.blobs,
+            launcher=self.launchers[-1],
+            transports=[self.transport],
+            **self._ports,
+            **ports,
+        )
+        self.servers.append(server)
+        return server.start()
+
+    def close(self) -> None:
+        for server, launcher in zip(self.servers, self.launchers, strict=True):
+            launcher.close()
+            server.close(0)

@@ -4,55 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
 from jobserver_core import BinaryType, ContextState, FailureKind, JobServer, JobState, Settings
-from jobserver_core.memory import MemoryBlobStore, MemoryMetadataStore, MemoryTransport
 from jobserver_core.ports import ContextEnd, JobOutcome
 from jobserver_core.running.retention import GRACE
 from jobserver_core.testing.clock import ManualClock
-from serving import WAIT, ScriptedLauncher, a_request, a_server, archive, upload
-
-
-class World:
-    """The stores that outlive a server, and the servers that come and crash over them."""
-
-    def __init__(self) -> None:
-        self.metadata = MemoryMetadataStore()
-        self.blobs = MemoryBlobStore()
-        self.transport = MemoryTransport()
-        self.launchers: list[ScriptedLauncher] = []
-        self.servers: list[JobServer] = []
-
-    def boot(self, **ports: Any) -> JobServer:
-        """Start a server; the one before is taken to have crashed."""
-        self.launchers.append(ScriptedLauncher())
-        server = a_server(
-            metadata=self.metadata,
-            blobs=self.blobs,
-            launcher=self.launchers[-1],
-            transports=[self.transport],
-            **ports,
-        )
-        self.servers.append(server)
-        return server.start()
-
-    def close(self) -> None:
-        for server, launcher in zip(self.servers, self.launchers, strict=True):
-            launcher.close()
-            server.close(0)
+from serving import WAIT, Successors, a_request, archive, upload
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    world = World()
+def world() -> Iterator[Successors]:
+    world = Successors()
     yield world
     world.close()
 
 
-def test_contexts_of_a_crashed_server_end_in_error_and_their_jobs_too(world: World) -> None:
+def test_contexts_of_a_crashed_server_end_in_error_and_their_jobs_too(world: Successors) -> None:
     first = world.boot()
     upload(first)
     first.create_context("shared")
@@ -74,7 +43,7 @@ def test_contexts_of_a_crashed_server_end_in_error_and_their_jobs_too(world: Wor
     second.create_context("shared")
 
 
-def test_a_job_that_never_reached_its_own_context_runs_again(world: World) -> None:
+def test_a_job_that_never_reached_its_own_context_runs_again(world: Successors) -> None:
     first = world.boot()
     upload(first)
     job = first.submit(a_request("w.Any", {"a": 1}, context_settings={"num-cpu-cores": 3}))
@@ -94,7 +63,7 @@ def test_a_job_that_never_reached_its_own_context_runs_again(world: World) -> No
     assert second.job_handle(job.id).result(WAIT) == "again"
 
 
-def test_a_job_that_was_being_killed_is_killed(world: World) -> None:
+def test_a_job_that_was_being_killed_is_killed(world: Successors) -> None:
     first = world.boot()
     upload(first)
     job = first.submit(a_request("w.Any", callback_url="memory://receiver/x"))
@@ -107,7 +76,7 @@ def test_a_job_that_was_being_killed_is_killed(world: World) -> None:
     assert second.deliveries(job.id) == []
 
 
-def test_jobs_of_a_context_that_was_being_deleted_send_no_callback(world: World) -> None:
+def test_jobs_of_a_context_that_was_being_deleted_send_no_callback(world: Successors) -> None:
     first = world.boot()
     upload(first)
     first.create_context("shared")
@@ -120,7 +89,7 @@ def test_jobs_of_a_context_that_was_being_deleted_send_no_callback(world: World)
     assert second.deliveries(job.id) == []
 
 
-def test_final_records_stay_unchanged(world: World) -> None:
+def test_final_records_stay_unchanged(world: Successors) -> None:
     first = world.boot()
     upload(first)
     job = first.submit(a_request("w.Any"))
@@ -142,7 +111,7 @@ def swept(server: JobServer) -> None:
     server._services.sweeper.sweep()
 
 
-def test_blobs_that_nothing_refers_to_are_swept_after_a_grace(world: World) -> None:
+def test_blobs_that_nothing_refers_to_are_swept_after_a_grace(world: Successors) -> None:
     clock = ManualClock(start=ManualClock().now() + timedelta(days=365 * 100))
     server = world.boot(clock=clock)
     kept = server.upload("kept", BinaryType.EGG, archive("kept"))
@@ -153,7 +122,7 @@ def test_blobs_that_nothing_refers_to_are_swept_after_a_grace(world: World) -> N
     assert world.blobs.size(gone.digest) is None
 
 
-def test_a_young_blob_is_not_swept(world: World) -> None:
+def test_a_young_blob_is_not_swept(world: Successors) -> None:
     server = world.boot()
     gone = server.upload("gone", BinaryType.EGG, archive("gone"))
     server.delete_binary("gone")
@@ -162,7 +131,7 @@ def test_a_young_blob_is_not_swept(world: World) -> None:
     assert world.blobs.size(gone.digest) is not None
 
 
-def test_ended_jobs_are_removed_after_their_retention(world: World) -> None:
+def test_ended_jobs_are_removed_after_their_retention(world: Successors) -> None:
     clock = ManualClock()
     settings = Settings.from_mapping({"jobserver": {"jobs": {"retention": "1 day"}}})
     server = world.boot(clock=clock, settings=settings)

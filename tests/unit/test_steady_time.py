@@ -4,41 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jobserver_core import BinaryType, JobServer
-from jobserver_core.memory import MemoryMetadataStore, MemoryTransport
 from jobserver_core.models.contexts import ContextQuery
 from jobserver_core.ports import ContextEnd, JobOutcome, SteadyClock
 from jobserver_core.testing.clock import ManualClock
-from serving import WAIT, ScriptedLauncher, a_request, a_server, archive, upload
+from serving import WAIT, ScriptedLauncher, Successors, a_request, a_server, archive, upload
 
 HOUR = 3600.0
 
 
-class Scene:
+class Scene(Successors):
     """A server with one context and a clock that tests set."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
-        self.metadata = MemoryMetadataStore()
-        self.transport = MemoryTransport()
-        self.servers: list[JobServer] = []
-        self.launchers: list[ScriptedLauncher] = []
+        super().__init__(clock=self.clock)
         self.boot()
 
-    def boot(self) -> JobServer:
-        self.launchers.append(ScriptedLauncher())
-        server = a_server(
-            clock=self.clock,
-            metadata=self.metadata,
-            launcher=self.launchers[-1],
-            transports=[self.transport],
-        ).start()
-        self.servers.append(server)
+    def boot(self, **ports: Any) -> JobServer:
+        server = super().boot(**ports)
         upload(server)
         server.create_context("shared")
         self.launchers[-1].listeners[0].context_ready(application_id=None, url=None)
@@ -52,11 +42,6 @@ class Scene:
         listener.job_running(job_id)
         listener.open_result(job_id, stream=False).write(b"1")
         listener.job_ended(job_id, JobOutcome())
-
-    def close(self) -> None:
-        for server, launcher in zip(self.servers, self.launchers, strict=True):
-            launcher.close()
-            server.close(0)
 
 
 @pytest.fixture

@@ -9,41 +9,25 @@ from typing import Any
 import pytest
 
 from jobserver_core import JobHandle, JobServer, JobState, Settings, errors
-from jobserver_core.memory import MemoryBlobStore, MemoryMetadataStore
 from jobserver_core.ports import JobOutcome
 from jobserver_core.running.waiting_jobs import WaitingJobs
 from jobserver_core.testing.clock import ManualClock
-from serving import ScriptedLauncher, a_request, a_server, upload
+from serving import ScriptedLauncher, Successors, a_request, a_server, upload
 
 
-class World:
+class World(Successors):
     """A server with one slot, which one job keeps until the test ends it."""
 
     def __init__(self, places: int = 100) -> None:
-        self.metadata, self.blobs = MemoryMetadataStore(), MemoryBlobStore()
         limits = {"max-jobs-per-context": 1, "max-queued-jobs": places}
-        self.settings = Settings.from_mapping({"jobserver.jobs": limits})
-        self.servers: list[JobServer] = []
-        self.launchers: list[ScriptedLauncher] = []
         self.clock = ManualClock()
+        super().__init__(clock=self.clock, settings=Settings.from_mapping({"jobserver.jobs": limits}))
         self.boot()
         upload(self.server)
 
     @property
     def server(self) -> JobServer:
         return self.servers[-1]
-
-    def boot(self) -> None:
-        """Start a server; the one before is taken to have crashed."""
-        self.launchers.append(ScriptedLauncher())
-        server = a_server(
-            launcher=self.launchers[-1],
-            metadata=self.metadata,
-            blobs=self.blobs,
-            clock=self.clock,
-            settings=self.settings,
-        )
-        self.servers.append(server.start())
 
     def begin(self) -> str:
         """Start the context with a job that occupies its slot, and return the job's id."""
@@ -64,11 +48,6 @@ class World:
             listener.job_ended(calls[done][1], JobOutcome(killed=True))
             done += 1
         return [job_id for _, job_id in calls]
-
-    def close(self) -> None:
-        for server, launcher in zip(self.servers, self.launchers, strict=True):
-            launcher.close()
-            server.close(0)
 
 
 @pytest.fixture
