@@ -2,7 +2,7 @@
 import { json, send } from "./api.js";
 import { contextState, memory } from "./contexts.js";
 import { confirm } from "./dialogs.js";
-import { address, alert, button, element, externalLink, facts, section } from "./dom.js";
+import { address, alert, button, element, externalLink, facts, refill, section } from "./dom.js";
 import { subscribe, throttled } from "./events.js";
 import { elapsed, moment } from "./format.js";
 import { errorSection, grid } from "./job.js";
@@ -22,7 +22,7 @@ export function context(page, name) {
       const report = await json(["contexts", name], { signal: page.signal });
       if (report.state !== last) page.announce(`Context is ${report.state}`);
       last = report.state;
-      parts.summary.replaceChildren(summary(page, report));
+      refill(parts.summary, summary(page, report));
       parts.error.replaceChildren(...(report.error ? [errorSection(report.error)] : []));
       if (report.id !== shown) {
         shown = report.id;

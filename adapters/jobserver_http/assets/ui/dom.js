@@ -47,6 +47,14 @@ export function section(title, ...children) {
   return element("section", { "aria-labelledby": id }, element("h2", { id }, title), ...children);
 }
 
+/** Replace the children of an element. If one of its links or buttons has the focus, the new one gets it. */
+export function refill(container, ...children) {
+  const controls = () => [...container.querySelectorAll("a, button")];
+  const focused = controls().indexOf(document.activeElement);
+  container.replaceChildren(...children);
+  controls()[focused]?.focus();
+}
+
 /** A list of names and values; pairs without a value are left out. */
 export function facts(pairs) {
   const shown = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");

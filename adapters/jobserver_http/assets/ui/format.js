@@ -14,6 +14,7 @@ const PLURALS = [["d", 86400], ["h", 3600], ["min", 60]];
 
 /** Seconds as "2 h 5 min", "3 min 20 s", "4.2 s" or "30 ms". */
 export function duration(seconds) {
+  if (seconds < 0.001) return "< 1 ms";
   if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
   if (seconds < 60) return `${seconds < 10 ? Number(seconds.toFixed(2)) : Math.floor(seconds)} s`;
   const at = PLURALS.findIndex(([, size]) => seconds >= size);

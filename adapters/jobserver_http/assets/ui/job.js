@@ -1,7 +1,7 @@
 // The page of one job.
 import { json } from "./api.js";
 import { confirm } from "./dialogs.js";
-import { address, alert, button, element, facts, section } from "./dom.js";
+import { address, alert, button, element, facts, refill, section } from "./dom.js";
 import { subscribe, throttled } from "./events.js";
 import { bytes, jobDuration, jobState, moment, progress, state } from "./format.js";
 import { tree } from "./jsontree.js";
@@ -28,8 +28,8 @@ export function job(page, id) {
     if (report.status !== last) page.announce(`Job is ${report.status}`);
     const first = last === "";
     last = report.status;
-    parts.summary.replaceChildren(summary(page, report));
-    parts.callbacks.replaceChildren(...callbacks(report));
+    refill(parts.summary, summary(page, report));
+    refill(parts.callbacks, ...callbacks(report));
     if (first) showOnce(page, parts, report);
     if (FINAL.includes(report.status) && !ended) {
       ended = true;
@@ -48,7 +48,8 @@ export function job(page, id) {
 function showOnce(page, parts, report) {
   parts.code.append(section("Class path", classPath(report.cp ?? [])));
   json(["jobs", report.jobId, "config"], { signal: page.signal })
-    .then((config) => parts.code.prepend(section("Configuration", tree(config))))
+    .then((config) => parts.code.prepend(section("Configuration",
+      Object.keys(config).length ? tree(config) : element("p", { class: "empty" }, "Empty"))))
     .catch((error) => page.failed(error) || parts.code.prepend(section("Configuration", alert(error))));
   parts.log.append(showLog(page, ["jobs", report.jobId, "logs"], "Log", !FINAL.includes(report.status)));
 }

@@ -18,7 +18,7 @@ export function jobs(page, query) {
   const newer = button("Newer", () => go(() => cursors.pop()));
   const older = button("Older", () => go(() => cursors.push(next)));
   const where = element("span", { role: "status", class: "empty" });
-  page.root.append(filters(query), section("List", message, root, element("div", { class: "actions" }, newest, newer, older, where)));
+  page.root.append(filters(query), section("Newest first", message, root, element("div", { class: "actions" }, newest, newer, older, where)));
 
   async function load() {
     try {

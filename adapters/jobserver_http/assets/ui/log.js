@@ -16,7 +16,7 @@ export function plainText(text) {
 
 /** Add a log to a page. `live` means that it may still grow. */
 export function showLog(page, segments, name, live) {
-  const output = element("pre", { tabindex: 0, "aria-label": name, class: "log" });
+  const output = element("pre", { tabindex: 0, role: "log", "aria-live": "off", "aria-label": `Lines of the ${name.toLowerCase()}`, hidden: true });
   const status = element("span", { role: "status", class: "empty" });
   const save = button("Download", () =>
     download(segments, `${segments.slice(0, 2).join("-")}.log`, page.signal).catch(show));
@@ -30,6 +30,7 @@ export function showLog(page, segments, name, live) {
     else output.before(alert(error));
   }
   function append(text) {
+    output.hidden = false;
     output.append(text);
     for (let length = output.textContent.length; length > MAX_LENGTH && output.childNodes.length > 1;) {
       length -= output.firstChild.length;
