@@ -82,13 +82,18 @@ def test_the_overview_follows_contexts_and_jobs_live(site: Site, opened: Open) -
 
 
 def test_a_job_is_followed_to_its_result(start: Any, opened: Open) -> None:
-    gate = threading.Event()
+    step, gate = threading.Event(), threading.Event()
+
+    def wait_for(event: threading.Event, job: Any) -> None:
+        while not event.wait(0.01):
+            job.check()
 
     def work(job: Any) -> Any:
         job.print("\x1b[32mreading\x1b[0m\x1b]0;title\x07")
         job.report(JobProgress(tasks_done=1, tasks_total=4))
-        while not gate.wait(0.01):
-            job.check()
+        wait_for(step, job)
+        job.report(JobProgress(tasks_done=2, tasks_total=4))
+        wait_for(gate, job)
         job.print("done")
         return [{"word": "a", "count": 12345678901234567890}, {"word": "b", "share": 0.5}]
 
@@ -100,6 +105,10 @@ def test_a_job_is_followed_to_its_result(start: Any, opened: Open) -> None:
     page.get_by_text("1 of 4 tasks").wait_for()
     section(page, "Configuration").get_by_text("input").wait_for()
     section(page, "Class path").get_by_role("link", name="words").wait_for()
+    page.get_by_role("button", name="Kill").focus()
+    step.set()
+    page.get_by_text("2 of 4 tasks").wait_for()
+    assert page.evaluate(FOCUSED) == "Kill"  # an update does not move the focus
     gate.set()
     section(page, "Summary").get_by_text("FINISHED").wait_for()
     result = section(page, "Result").first
