@@ -130,6 +130,7 @@ SCHEMAS: dict[str, Schema] = {
             "id": _TEXT,
             "state": _one_of(DeliveryState),
             "attempts": _COUNT,
+            "createdAt": _TIME,
             "dueAt": _TIME,
             "endedAt": {"anyOf": [_TIME, {"type": "null"}]},
             "lastStatus": {"anyOf": [{"type": "integer"}, {"type": "null"}]},

@@ -193,6 +193,7 @@ def delivery_report(deliveries: Iterable[Delivery]) -> list[Json]:
             "id": delivery.id,
             "state": delivery.state.value,
             "attempts": delivery.attempts,
+            "createdAt": timestamp(delivery.created_at),
             "dueAt": timestamp(delivery.due_at),
             "endedAt": timestamp(delivery.ended_at) if delivery.ended_at else None,
             "lastStatus": delivery.last_status,

@@ -1,0 +1,431 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+
+from jobserver_client.connection import Connection, ConnectionOptions, FileBody, decoded, path_to
+from jobserver_client.errors import error_from
+from jobserver_client.handles import AsyncJobHandle, AsyncResultReader, AsyncWaiter, EventSubscription
+from jobserver_client.reports import binary_of, context_of, deliveries_of, job_of, storage_of
+from jobserver_client.requests import json_text, list_params, submit_call
+from jobserver_client.watching import GAP, EventStream, Item
+from jobserver_core.errors import Conflict, ContextNotFound, InvalidRequest, JobAlreadyFinal, JobServerError
+from jobserver_core.events import ContextChanged, Event, JobChanged
+from jobserver_core.models.binaries import Binary, BinaryType, DataFile
+from jobserver_core.models.callbacks import Delivery
+from jobserver_core.models.contexts import Context, ContextQuery
+from jobserver_core.models.jobs import Job, JobPage, JobQuery, JobRequest
+from jobserver_core.models.json_values import Json, JsonMapping
+from jobserver_core.models.lifecycle import JobState
+from jobserver_core.models.storage import StorageUsage
+
+__all__ = ["AsyncClient"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+SUBMIT_TIMEOUT = 600.0
+"""Seconds to wait for the response to a submit, before which the server may have to fetch code."""
+
+
+class AsyncClient:
+    """A job server that runs elsewhere: :class:`jobserver_client.Client`, with coroutines.
+
+    Use it in an ``async with`` block, within one event loop. Methods and options are those of ``Client``;
+    calls are awaited, and handles and waiters as well::
+
+        async with AsyncClient("https://jobs.example.com", token=token) as client:
+            handle = await client.submit(JobRequest(class_name="words.Count", class_path="words"))
+            print(await handle)
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        user: str | None = None,
+        password: str | None = None,
+        token: str | None = None,
+        ca_file: Path | str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        timeout: float = 90.0,
+        connect_timeout: float = 5.0,
+        retries: int = 3,
+        user_agent: str = "jobserver-client",
+    ) -> None:
+        self.connection = Connection(
+            ConnectionOptions(
+                url=url,
+                user=user,
+                password=password,
+                token=token,
+                ca_file=ca_file,
+                ssl_context=ssl_context,
+                timeout=timeout,
+                connect_timeout=connect_timeout,
+                retries=retries,
+                user_agent=user_agent,
+            )
+        )
+        self._stream = EventStream(self.connection)
+        self._begun_waiters: set[AsyncWaiter[Any]] = set()
+
+    def _begun(self, start: Callable[[], Coroutine[object, object, T]], what: str) -> AsyncWaiter[T]:
+        """Return a waiter for an operation that begins now, whether or not anybody waits."""
+        waiter = AsyncWaiter(start, what)
+        self._begun_waiters.add(waiter)
+        waiter.add_done_callback(self._begun_waiters.discard)
+        return waiter
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return self.connection.url
+
+    async def close(self) -> None:
+        """Close the connections. What runs on the server continues. Idempotent."""
+        for waiter in list(self._begun_waiters):
+            waiter.cancel()
+        await self._stream.close()
+        await self.connection.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+    async def is_ready(self) -> bool:
+        """Return whether the server accepts jobs. Needs no credentials. Raises ServerUnreachable."""
+        response = await self.connection.request("GET", "/readyz", accept_errors=True)
+        return response.status_code == httpx.codes.OK
+
+    async def subscribe(self, subscriber: Callable[[Event], object]) -> EventSubscription:
+        """Call ``subscriber`` with every event from now on, in the event loop, until it is closed.
+
+        After an interrupted connection, some events are missing. If the server is away for more than a
+        minute, the subscription ends, and a warning is logged.
+        """
+        opened = asyncio.get_running_loop().create_future()
+
+        def receive(item: Item) -> None:
+            if isinstance(item, JobServerError):
+                if opened.done():
+                    _log.warning("no more events of %s: %s", self.url, item)
+                else:
+                    opened.set_exception(item)
+            elif item is not GAP:
+                subscriber(item)
+            elif not opened.done():
+                opened.set_result(None)
+
+        subscription = EventSubscription(lambda: self._stream.remove(None, receive))
+        self._stream.add(None, receive)
+        try:
+            await opened
+        except BaseException:
+            subscription.close()
+            raise
+        return subscription
+
+    async def storage(self) -> list[StorageUsage]:
+        """Return what uses how much storage, and its limits. May take long."""
+        response = await self.connection.request("GET", "/storage", unlimited=True)
+        return [storage_of(report) for report in decoded(response)]
+
+    async def prune(self) -> dict[str, int]:
+        """Remove now what the hourly sweep would remove; return how many of each kind. May take long."""
+        response = await self.connection.request("POST", "/storage/prune", unlimited=True)
+        removed: dict[str, int] = decoded(response)["removed"]
+        return removed
+
+    # -- binaries ----------------------------------------------------------------------------------
+
+    async def upload(self, name: str, type: BinaryType, data: bytes | BinaryIO) -> Binary:
+        """Store a new version of a binary."""
+        body = data if isinstance(data, bytes) else FileBody(data)
+        await self._send_file(path_to("binaries", name), type.media_type, body)
+        return await self.binary(name)
+
+    async def _send_file(self, path: str, media_type: str, content: bytes | FileBody) -> httpx.Response:
+        headers = {"Content-Type": media_type}
+        if isinstance(content, FileBody) and content.size is not None:
+            headers["Content-Length"] = str(content.size)
+        return await self.connection.request("POST", path, content=content, headers=headers, unlimited=True)
+
+    async def binaries(self) -> list[Binary]:
+        """Return the newest version of every binary, sorted by name."""
+        reports: JsonMapping = await self.connection.get("/binaries")
+        return sorted((binary_of(*item) for item in reports.items()), key=lambda binary: binary.name)
+
+    async def binary(self, name: str) -> Binary:
+        """Return the newest version of a binary. Raises BinaryNotFound."""
+        return binary_of(name, await self.connection.get(path_to("binaries", name)))
+
+    async def binary_versions(self, name: str) -> list[Binary]:
+        """Return all versions of a binary, newest first. Raises BinaryNotFound."""
+        reports = await self.connection.get(path_to("binaries", name, "versions"))
+        return [binary_of(name, report) for report in reports]
+
+    async def delete_binary(self, name: str) -> list[Binary]:
+        """Remove every version of a binary, and return them. Raises BinaryNotFound, BinaryInUse."""
+        versions = await self.binary_versions(name)
+        await self.connection.request("DELETE", path_to("binaries", name))
+        return versions
+
+    # -- contexts ----------------------------------------------------------------------------------
+
+    async def create_context(self, name: str, settings: JsonMapping | None = None) -> AsyncWaiter[Context]:
+        """Begin to start a context; the waiter has it once jobs can run, or raises the error."""
+        text = json_text({"spark": {"context-settings": settings}}) if settings else ""
+
+        async def create() -> Context:
+            await self.connection.request(
+                "POST",
+                path_to("contexts", name),
+                content=text.encode(),
+                headers={"Content-Type": "text/plain; charset=utf-8"},
+                unlimited=True,
+            )
+            return await self.context(name)
+
+        return self._begun(create, f"the start of context {name}")
+
+    async def contexts(self, query: ContextQuery | None = None) -> list[Context]:
+        """Return the live contexts, newest first. Raises InvalidRequest for a query."""
+        if query is not None:
+            raise InvalidRequest(message="the HTTP API lists the live contexts only, without a query")
+        names = await self.connection.get("/contexts")
+        found = await asyncio.gather(*[self._context_or_none(name) for name in names])
+        live = [context for context in found if context is not None and not context.state.final]
+        return sorted(live, key=lambda context: context.started_at, reverse=True)
+
+    async def _context_or_none(self, name: str) -> Context | None:
+        try:
+            return await self.context(name)
+        except ContextNotFound:
+            return None
+
+    async def context(self, name: str) -> Context:
+        """Return the newest context of a name, also after it ended. Raises ContextNotFound."""
+        return context_of(await self.connection.get(path_to("contexts", name)))
+
+    async def stop_context(self, name: str) -> AsyncWaiter[Context]:
+        """Begin to stop a context; the waiter has it once it has ended. Raises ContextNotFound."""
+        return await self._end_context(name, force=False)
+
+    async def kill_context(self, name: str) -> AsyncWaiter[Context]:
+        """End a context by force; the waiter has it once it has ended. Raises ContextNotFound."""
+        return await self._end_context(name, force=True)
+
+    async def _end_context(self, name: str, *, force: bool) -> AsyncWaiter[Context]:
+        context = await self.context(name)
+        if context.state.final:
+            raise ContextNotFound(name=name)
+
+        async def end() -> Context:
+            params = {"force": "true"} if force else None
+            await self.connection.request("DELETE", path_to("contexts", name), params=params, unlimited=True)
+            return await self._stream.until(
+                context.id,
+                lambda: self.context(name),
+                lambda event: event.context if isinstance(event, ContextChanged) else None,
+                lambda found: found.state.final or found.id != context.id,
+            )
+
+        return self._begun(end, f"the end of context {name}")
+
+    async def reset_contexts(self) -> AsyncWaiter[None]:
+        """Stop every context, and start those of the configuration again."""
+
+        async def reset() -> None:
+            await self.connection.request("PUT", "/contexts", params={"reset": "reboot"}, unlimited=True)
+
+        return self._begun(reset, "the reset of the contexts")
+
+    # -- jobs --------------------------------------------------------------------------------------
+
+    async def submit(self, request: JobRequest) -> AsyncJobHandle:
+        """Accept a job: once this returns, the server has recorded it. Raises the errors of the server."""
+        call = submit_call(request)
+        response = await self.connection.request(
+            "POST",
+            "/jobs",
+            params=call.params,
+            content=call.body,
+            headers=call.headers,
+            timeout=SUBMIT_TIMEOUT,
+            accept_errors=True,
+        )
+        if not response.is_error:
+            return self._handle(job_of(decoded(response)))
+        body = _object(response)
+        if "jobId" in body:  # the job was accepted, and has failed before its code ran
+            return await self.job_handle(body["jobId"])
+        raise error_from(response)
+
+    async def jobs(self, query: JobQuery | None = None) -> JobPage:
+        """Return a page of jobs, newest first. Raises InvalidRequest."""
+        response = await self.connection.request("GET", "/jobs", params=list_params(query or JobQuery()))
+        jobs = tuple(job_of(report) for report in decoded(response))
+        following = response.links.get("next", {}).get("url")
+        cursor = parse_qs(urlsplit(following).query)["cursor"][0] if following else None
+        return JobPage(jobs=jobs, next=cursor)
+
+    async def job(self, job_id: str) -> Job:
+        """Return a job as it is recorded. Raises JobNotFound."""
+        return job_of(await self._report(job_id))
+
+    async def _report(self, job_id: str) -> JsonMapping:
+        report: JsonMapping = await self.connection.get(path_to("jobs", job_id), result="false")
+        return report
+
+    async def job_handle(self, job_id: str) -> AsyncJobHandle:
+        """Return a handle to wait for a job, whenever it was submitted. Raises JobNotFound."""
+        return self._handle(await self.job(job_id))
+
+    def _handle(self, job: Job) -> AsyncJobHandle:
+        def when(reached: Callable[[Job], bool], what: str) -> AsyncWaiter[Job]:
+            return AsyncWaiter(lambda: self._job_when(job, reached), f"{what} of job {job.id}")
+
+        return AsyncJobHandle(
+            job,
+            started=when(_has_started, "the start"),
+            finished=when(_has_ended, "the end"),
+            open_result=self.open_result,
+        )
+
+    async def _job_when(self, job: Job, reached: Callable[[Job], bool]) -> Job:
+        if reached(job):
+            return job
+        return await self._stream.until(
+            job.id,
+            lambda: self.job(job.id),
+            lambda event: event.job if isinstance(event, JobChanged) else None,
+            reached,
+        )
+
+    async def job_config(self, job_id: str) -> str:
+        """Return the job's configuration as JSON text. Raises JobNotFound."""
+        return (await self.connection.request("GET", path_to("jobs", job_id, "config"))).text
+
+    async def open_result(self, job_id: str) -> AsyncResultReader | None:
+        """Open a finished job's result for reading in chunks; None when it has none. Raises JobNotFound."""
+        path = path_to("jobs", job_id, "result")
+        try:
+            return await AsyncResultReader.open(
+                self.connection.stream(path, read_timeout=self.connection.options.timeout)
+            )
+        except Conflict:
+            return None
+
+    async def deliveries(self, job_id: str) -> list[Delivery]:
+        """Return the callback deliveries of a job, with their attempts and states, but without their URL."""
+        return deliveries_of(job_id, (await self._report(job_id)).get("callbacks", ()))
+
+    async def kill_job(self, job_id: str, *, force: bool = False) -> AsyncWaiter[Job]:
+        """Begin to end a job; the waiter has it once it is final: KILLED, unless it ended before that.
+
+        With ``force``, the server kills the job's context if the job cannot be killed alone.
+
+        Raises:
+            JobNotFound: No job has this ID.
+            JobAlreadyFinal: The job had already ended.
+        """
+        job = await self.job(job_id)
+        path = path_to("jobs", job_id)
+        if job.state.final:
+            raise JobAlreadyFinal(job_id=job_id, state=job.state.value)
+
+        async def kill() -> Job:
+            response = await self.connection.request(
+                "DELETE",
+                path,
+                params={"force": "true"} if force else None,
+                unlimited=True,
+                accept_errors=True,
+            )
+            error = error_from(response) if response.is_error else None
+            if error is not None and not isinstance(error, JobAlreadyFinal):
+                raise error
+            return await self._job_when(job, _has_ended)
+
+        return self._begun(kill, f"the end of job {job_id}")
+
+    # -- logs and data files -----------------------------------------------------------------------
+
+    async def logs(self, job_id: str, *, follow: bool = False) -> AsyncGenerator[str, None]:
+        """Yield the lines of a job's output; with ``follow``, new ones until the job has ended.
+
+        Raises:
+            JobNotFound: No job has this ID.
+            LogNotFound: The job has not written anything.
+        """
+        async for line in self._lines(path_to("jobs", job_id, "logs"), follow):
+            yield line
+
+    async def context_logs(self, name: str, *, follow: bool = False) -> AsyncGenerator[str, None]:
+        """Yield the lines of the log of a context's driver. Raises ContextNotFound, LogNotFound."""
+        async for line in self._lines(path_to("contexts", name, "logs"), follow):
+            yield line
+
+    async def _lines(self, path: str, follow: bool) -> AsyncGenerator[str, None]:
+        timeout = None if follow else self.connection.options.timeout
+        wanted = "true" if follow else None
+        async with self.connection.stream(path, read_timeout=timeout, follow=wanted) as response:
+            async for line in response.aiter_lines():
+                yield line
+
+    async def add_data_file(self, prefix: str, data: bytes | BinaryIO) -> DataFile:
+        """Store a data file that jobs can read by its path on the server's machine."""
+        body = data if isinstance(data, bytes) else FileBody(data)
+        response = await self._send_file(path_to("data", prefix), "application/octet-stream", body)
+        path = Path(decoded(response)["result"]["filename"])
+        size = len(body) if isinstance(body, bytes) else body.sent
+        return DataFile(path=path, size=size, created_at=_date_of(response))
+
+    async def data_files(self) -> list[PurePosixPath]:
+        """Return the paths of the data files on the server's machine, sorted."""
+        return [PurePosixPath(name) for name in await self.connection.get("/data")]
+
+    async def delete_data_file(self, name: str) -> None:
+        """Remove a data file by its full path or its plain name. Raises DataFileNotFound."""
+        await self.connection.request("DELETE", path_to("data", name))
+
+    async def reset_data_files(self) -> None:
+        """Remove every data file."""
+        await self.connection.request("PUT", "/data", params={"reset": "reboot"})
+
+
+def _date_of(response: httpx.Response) -> datetime:
+    """Return the server's time of a response."""
+    date = response.headers.get("Date")
+    return parsedate_to_datetime(date) if date else datetime.now(timezone.utc)
+
+
+def _has_started(job: Job) -> bool:
+    return job.state is not JobState.STARTED or job.waiting
+
+
+def _has_ended(job: Job) -> bool:
+    return job.state.final
+
+
+def _object(response: httpx.Response) -> Json:
+    try:
+        body = response.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}

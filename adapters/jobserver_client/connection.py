@@ -1,0 +1,283 @@
+"""Requests to one server: address, credentials, timeouts, and repeating what may be repeated."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import ssl
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import quote, urlsplit
+
+import attrs
+import httpx
+
+from jobserver_client.errors import ServerUnreachable, UnexpectedResponse, error_from
+from jobserver_core.errors import InvalidRequest, ResultTimeout, Unavailable
+from jobserver_core.models.json_values import Json, loads
+
+__all__ = ["Connection", "ConnectionOptions", "FileBody", "decoded", "delay", "path_to"]
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
+"""Seconds before the first repeated attempt, and at most before any."""
+
+KEEP_ALIVE = 2.0
+"""Seconds for which an unused connection is kept. Servers keep it longer, so none is used too late."""
+CHUNK = 256 * 1024
+"""The number of bytes of a file to read at a time."""
+
+Content = bytes | AsyncIterable[bytes]
+Params = Mapping[str, str | int | None]
+
+
+@attrs.frozen(kw_only=True)
+class ConnectionOptions:
+    """How to reach a server: see :class:`jobserver_client.Client` for what they mean."""
+
+    url: str
+    user: str | None = None
+    password: str | None = attrs.field(default=None, repr=False)
+    token: str | None = attrs.field(default=None, repr=False)
+    ca_file: Path | str | None = None
+    ssl_context: ssl.SSLContext | None = None
+    timeout: float = 90.0
+    connect_timeout: float = 5.0
+    retries: int = 3
+    user_agent: str = "jobserver-client"
+
+    @property
+    def address(self) -> str:
+        """The URL, with a scheme and without a trailing slash.
+
+        Raises:
+            InvalidRequest: It is not the URL of a server.
+        """
+        text = self.url.strip()
+        text = text if "://" in text else f"http://{text}"
+        try:
+            parts = urlsplit(text)
+            valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            valid = False
+        if not valid or "@" in parts.netloc or parts.query or parts.fragment:
+            raise InvalidRequest(message="invalid server address; expected a URL such as http://host:8090")
+        return text.rstrip("/")
+
+    def auth(self) -> httpx.Auth | tuple[str, str] | None:
+        """Return the credentials in the form that httpx takes."""
+        if self.token is not None:
+            return _Bearer(self.token)
+        return (self.user, self.password or "") if self.user is not None else None
+
+    def verification(self) -> ssl.SSLContext | bool:
+        """Return what to check the server's certificate with.
+
+        Raises:
+            InvalidRequest: The file has no certificates, or cannot be read.
+        """
+        if self.ssl_context is not None or self.ca_file is None:
+            return self.ssl_context or True
+        try:
+            return ssl.create_default_context(cafile=str(self.ca_file))
+        except (OSError, ssl.SSLError) as error:
+            message = f"cannot read certificate authorities from {self.ca_file}: {error}"
+            raise InvalidRequest(message=message) from error
+
+
+class _Bearer(httpx.Auth):
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def auth_flow(self, request: httpx.Request) -> Json:
+        """Add the token to a request."""
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        yield request
+
+
+def path_to(*segments: str) -> str:
+    """Return the path of a resource, with each segment quoted."""
+    return "".join(f"/{quote(segment, safe='')}" for segment in segments)
+
+
+def decoded(response: httpx.Response) -> Json:
+    """Return the JSON of a response.
+
+    Raises:
+        UnexpectedResponse: It is not JSON.
+    """
+    try:
+        return loads(response.text)
+    except ValueError as error:
+        raise UnexpectedResponse(
+            url=str(response.request.url), status=response.status_code, reason="the response is not JSON"
+        ) from error
+
+
+class Connection:
+    """Sends requests to one server, from one event loop.
+
+    A request that never reached the server is repeated. One whose connection was cut may have been carried
+    out, so it is repeated only if that is harmless: if it only reads, or carries an idempotency key. The
+    pauses between attempts grow, and differ between clients so that they do not come back all at once.
+    """
+
+    def __init__(self, options: ConnectionOptions) -> None:
+        self.options = options
+        self.url = options.address
+        self._http = httpx.AsyncClient(
+            auth=options.auth(),
+            headers={"User-Agent": options.user_agent, "Accept": "application/json, */*;q=0.5"},
+            timeout=self._timeout(options.timeout),
+            limits=httpx.Limits(max_connections=100, keepalive_expiry=KEEP_ALIVE),
+            trust_env=urlsplit(self.url).hostname not in _LOOPBACK,
+            verify=options.verification(),
+        )
+
+    async def close(self) -> None:
+        """Close all connections. Idempotent."""
+        await self._http.aclose()
+
+    def _timeout(self, seconds: float | None) -> httpx.Timeout:
+        return httpx.Timeout(seconds, connect=self.options.connect_timeout, pool=None)
+
+    async def get(self, path: str, **params: str | int | None) -> Json:
+        """Return the JSON of a resource."""
+        return decoded(await self.request("GET", path, params=params))
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params | None = None,
+        content: Content = b"",
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        unlimited: bool = False,
+        accept_errors: bool = False,
+    ) -> httpx.Response:
+        """Send a request, repeat it if necessary, and return its complete response.
+
+        ``timeout`` is in seconds without a byte, by default that of the options; ``unlimited`` waits forever.
+
+        Raises:
+            ServerUnreachable: No server answers, or the connection was lost.
+            ResultTimeout: The response did not arrive in time.
+            JobServerError: The error that the server answered with, unless errors are accepted.
+        """
+        seconds = None if unlimited else timeout or self.options.timeout
+
+        def build() -> httpx.Request:
+            return self._http.build_request(
+                method,
+                self.url + path,
+                params={name: value for name, value in (params or {}).items() if value is not None},
+                content=content or None,
+                headers=headers,
+                timeout=self._timeout(seconds),
+            )
+
+        harmless = method in ("GET", "HEAD") or "Idempotency-Key" in (headers or {})
+        attempts = self.options.retries + 1 if isinstance(content, bytes) else 1
+        try:
+            response = await self._sent(build, attempts, harmless=harmless)
+        except httpx.ReadTimeout as error:
+            raise ResultTimeout(what=f"{method} {path}", seconds=seconds) from error
+        if response.is_error and not accept_errors:
+            raise error_from(response)
+        return response
+
+    async def _sent(
+        self, build: Callable[[], httpx.Request], attempts: int, *, harmless: bool
+    ) -> httpx.Response:
+        """Send a request up to ``attempts`` times: if it may have been carried out, only a harmless one."""
+        for attempt in itertools.count(1):
+            if self._http.is_closed:
+                raise Unavailable(message="this client is closed")
+            try:
+                return await self._http.send(build())
+            except httpx.ReadTimeout:
+                raise
+            except httpx.RequestError as error:
+                never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+                if attempt >= attempts or _is_tls(error) or not (harmless or never_sent):
+                    raise self._unreachable(error) from error
+            await asyncio.sleep(delay(attempt))
+        raise AssertionError("counting never ends")
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, *, read_timeout: float | None = None, **params: str | None
+    ) -> AsyncIterator[httpx.Response]:
+        """Open the response of a GET request for reading as it arrives. Nothing is repeated.
+
+        ``read_timeout`` is in seconds without a byte; None waits forever.
+
+        Raises:
+            ServerUnreachable: No server answers, or the connection was lost while reading.
+            ResultTimeout: No byte arrived in time.
+            JobServerError: The error that the server answered with.
+        """
+        if self._http.is_closed:
+            raise Unavailable(message="this client is closed")
+        given = {name: value for name, value in params.items() if value is not None}
+        timeout = self._timeout(read_timeout)
+        try:
+            async with self._http.stream("GET", self.url + path, params=given, timeout=timeout) as response:
+                if response.is_error:
+                    await response.aread()
+                    raise error_from(response)
+                yield response
+        except httpx.ReadTimeout as error:
+            raise ResultTimeout(what=f"GET {path}", seconds=read_timeout) from error
+        except httpx.RequestError as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> ServerUnreachable:
+        return ServerUnreachable(url=self.url, reason=str(error) or type(error).__name__)
+
+
+def _is_tls(error: Exception) -> bool:
+    """Whether a connection failed for its certificate: another attempt would fail as well."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def delay(attempt: int) -> float:
+    """Return the seconds to wait after this many failed attempts."""
+    longest: float = min(_LONGEST_DELAY, _FIRST_DELAY * 2.0**attempt)
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - not for secrets
+
+
+class FileBody:
+    """The body of an upload, read from a file without blocking the event loop. It can be sent once."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.sent = 0
+        """How many bytes were read from the file."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while chunk := await asyncio.to_thread(self._file.read, CHUNK):
+            self.sent += len(chunk)
+            yield chunk
+
+    @property
+    def size(self) -> int | None:
+        """The number of bytes from the current position to the end, or None if the file cannot seek."""
+        try:
+            position = self._file.tell()
+            end = self._file.seek(0, os.SEEK_END)
+            self._file.seek(position)
+        except (OSError, AttributeError):
+            return None
+        return end - position

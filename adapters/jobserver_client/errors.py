@@ -1,0 +1,85 @@
+"""Errors of the client, and turning error responses into the server's exceptions.
+
+A response has the ``code`` and the ``fields`` of the error, so the client raises an exception that equals
+the server's. Whatever is not an answer of a job server becomes one of the errors below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from jobserver_core import errors as core
+from jobserver_core.errors import JobServerError, Unavailable
+from jobserver_core.models.json_values import Json, JsonMapping
+from jobserver_core.models.serialization import structure
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["AccessDenied", "ServerUnreachable", "UnexpectedResponse", "error_from", "message_of"]
+
+
+class ServerUnreachable(Unavailable):
+    """No server answers at the URL, or the connection was lost. The operation may have been carried out."""
+
+    template = "no job server answers at {url}: {reason}"
+    url: str
+    reason: str
+
+
+class AccessDenied(JobServerError):
+    """Credentials are missing or wrong, or do not permit this call.
+
+    ``reason`` is the error code: ``unauthenticated``, ``permission_denied`` or ``too_many_failed_logins``.
+    """
+
+    message: str
+    reason: str
+
+
+class UnexpectedResponse(JobServerError):
+    """The response is not one that a job server gives, for example the error page of a proxy."""
+
+    template = "{url} answered {status}: {reason}"
+    url: str
+    status: int
+    reason: str
+
+
+_ERRORS = {kind.code: kind for kind in (getattr(core, name) for name in core.__all__)}
+_DENIALS = ("unauthenticated", "permission_denied", "too_many_failed_logins")
+
+
+def error_from(response: httpx.Response) -> JobServerError:
+    """Return the exception for a response with a status of 400 or more, whose body was read."""
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, Mapping) or "status" not in body:
+        return _unexpected(response, response.reason_phrase)
+    code = str(body.get("code", ""))
+    if code in _DENIALS:
+        return AccessDenied(message=message_of(body), reason=code)
+    kind = _ERRORS.get(code)
+    if kind is None:
+        return _unexpected(response, message_of(body))
+    try:
+        return structure({"type": kind.__name__, "fields": body.get("fields", {})}, JobServerError)
+    except (ValueError, TypeError):  # an error of another release, with other fields
+        return _unexpected(response, message_of(body))
+
+
+def _unexpected(response: httpx.Response, reason: str) -> UnexpectedResponse:
+    return UnexpectedResponse(url=str(response.request.url), status=response.status_code, reason=reason)
+
+
+def message_of(body: JsonMapping) -> str:
+    """Return the message in the body of an error response: its label, message and detail."""
+    result: Json = body.get("result")
+    text = result.get("message") if isinstance(result, Mapping) else result
+    label = body["status"]
+    words = f"{text}" if label == "ERROR" and text else f"{label}: {text}" if text else f"{label}"
+    detail = body.get("detail")
+    return f"{words}: {detail}" if detail else words

@@ -1,0 +1,192 @@
+"""What asynchronous calls return: future values, jobs, and results that are being read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from contextlib import AbstractAsyncContextManager
+from typing import Generic, TypeVar
+
+import httpx
+
+from jobserver_core.errors import JobFailed, JobKilled, ResultTimeout
+from jobserver_core.models.failures import ErrorInfo
+from jobserver_core.models.jobs import Job, ResultKind
+from jobserver_core.models.json_values import Json, loads
+from jobserver_core.models.lifecycle import JobState
+
+__all__ = ["AsyncJobHandle", "AsyncResultReader", "AsyncWaiter", "EventSubscription", "raise_unless_finished"]
+
+T = TypeVar("T")
+
+CHUNK = 256 * 1024
+
+
+class AsyncWaiter(Generic[T]):
+    """A read-only handle to a future value, to be awaited.
+
+    Nothing is requested from the server before the value is first awaited or asked for, so a handle that
+    nobody uses costs nothing. If one stops waiting, the operation continues.
+    """
+
+    def __init__(self, start: Callable[[], Coroutine[object, object, T]], what: str) -> None:
+        self._start = start
+        self._what = what
+        self._task: asyncio.Task[T] | None = None
+
+    def _begun(self) -> asyncio.Task[T]:
+        if self._task is None:
+            self._task = asyncio.create_task(self._start())
+            # Nobody has to fetch the error.
+            self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return self._task
+
+    def done(self) -> bool:
+        """Whether the value is available, or its computation failed."""
+        return self._begun().done()
+
+    async def result(self, timeout: float | None = None) -> T:
+        """Wait up to ``timeout`` seconds (None: forever) and return the value, or raise the error.
+
+        Raises:
+            ResultTimeout: It takes longer; you can wait again.
+        """
+        task = self._begun()
+        await asyncio.wait({task}, timeout=timeout)
+        if not task.done():
+            raise ResultTimeout(what=self._what, seconds=timeout)
+        return task.result()
+
+    def add_done_callback(self, call: Callable[[AsyncWaiter[T]], None]) -> None:
+        """Call with this waiter once it is done, in the event loop."""
+        self._begun().add_done_callback(lambda _task: call(self))
+
+    def cancel(self) -> None:
+        """Stop waiting, for a client that is closed. Whoever waits gets a CancelledError."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def __await__(self) -> Generator[object, None, T]:
+        return self.result().__await__()
+
+
+class EventSubscription:
+    """A subscription to the events of a server; :meth:`close` (or leaving the ``with`` block) ends it."""
+
+    def __init__(self, cancel: Callable[[], object]) -> None:
+        self._cancel = cancel
+
+    def close(self) -> None:
+        """End the subscription. Idempotent."""
+        self._cancel()
+
+    def __enter__(self) -> EventSubscription:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+
+class AsyncJobHandle:
+    """A submitted job. ``await`` it for its result.
+
+    It is the counterpart of :class:`jobserver_core.JobHandle`. ``job`` is the record at the time the handle
+    was created; ``started`` and ``finished`` are awaited for later ones.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        started: AsyncWaiter[Job],
+        finished: AsyncWaiter[Job],
+        open_result: Callable[[str], Awaitable[AsyncResultReader | None]],
+    ) -> None:
+        self.job = job
+        self.started = started
+        self.finished = finished
+        self._open_result = open_result
+
+    @property
+    def id(self) -> str:
+        """The job's ID."""
+        return self.job.id
+
+    def done(self) -> bool:
+        """Whether the job has ended, as far as this client has heard. The first call begins to watch it."""
+        return self.finished.done()
+
+    async def result(self, timeout: float | None = None) -> Json:
+        """Wait for the result and return it as Python values; a streamed one as its bytes.
+
+        Raises:
+            ResultTimeout: The job has not ended after ``timeout`` seconds. It continues.
+            JobFailed: The job ended as ERROR.
+            JobKilled: The job was killed.
+        """
+        job = raise_unless_finished(await self.finished.result(timeout))
+        reader = await self._open_result(job.id)
+        return await reader.value() if reader is not None else None
+
+    def add_done_callback(self, call: Callable[[AsyncJobHandle], None]) -> None:
+        """Call with this handle once the job has ended, in the event loop."""
+        self.finished.add_done_callback(lambda _waiter: call(self))
+
+    def __await__(self) -> Generator[object, None, Json]:
+        return self.result().__await__()
+
+
+def raise_unless_finished(job: Job) -> Job:
+    """Return a job that has a result, and raise the error of any other job that has ended."""
+    if job.state is JobState.KILLED:
+        raise JobKilled(job_id=job.id, error=job.error or ErrorInfo(message=f"Job {job.id} killed"))
+    if job.state is JobState.ERROR:
+        raise JobFailed(job_id=job.id, error=job.error, failure=job.failure)
+    return job
+
+
+class AsyncResultReader:
+    """A result that is being read from the server. Iterate over its chunks, or ask for its value.
+
+    ``size`` is in bytes. Close it, or use it in an ``async with`` block. If the connection breaks, reading
+    raises ServerUnreachable: a part is never taken for the whole.
+    """
+
+    def __init__(self, response: httpx.Response, opened: AbstractAsyncContextManager[httpx.Response]) -> None:
+        json = response.headers.get("content-type", "").startswith("application/json")
+        self.kind = ResultKind.STORED if json else ResultKind.STREAM
+        self.size = int(response.headers["content-length"])
+        self._opened = opened
+        self._chunks = response.aiter_bytes(CHUNK)
+
+    @classmethod
+    async def open(cls, opened: AbstractAsyncContextManager[httpx.Response]) -> AsyncResultReader:
+        """Return the result that the response has. Raises the errors of the request."""
+        return cls(await opened.__aenter__(), opened)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await self._chunks.__anext__()
+        except httpx.HTTPError as error:
+            # The context manager of the response raises it as one of our errors.
+            await self._opened.__aexit__(type(error), error, error.__traceback__)
+            raise
+
+    async def value(self) -> Json:
+        """Return the whole result as Python values (a streamed one as bytes), and close."""
+        async with self:
+            data = b"".join([chunk async for chunk in self])
+        return data if self.kind is ResultKind.STREAM else loads(data.decode())
+
+    async def close(self) -> None:
+        """Close the connection. Idempotent."""
+        await self._opened.__aexit__(None, None, None)
+
+    async def __aenter__(self) -> AsyncResultReader:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()

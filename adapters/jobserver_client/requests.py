@@ -1,0 +1,105 @@
+"""Turning job requests and queries into the parameters of the HTTP API."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+
+import attrs
+
+from jobserver_core.config.hocon import parse_untrusted
+from jobserver_core.config.trees import overlaid
+from jobserver_core.errors import InvalidRequest
+from jobserver_core.models.jobs import JobQuery, JobRequest
+from jobserver_core.models.json_values import JsonMapping, WrittenObject, dumps
+
+__all__ = ["SubmitCall", "json_text", "list_params", "submit_call"]
+
+MAX_CONFIG_BYTES = 64 * 1024 * 1024
+"""How much configuration is parsed here to add settings to it. The server has a limit of its own."""
+
+
+@attrs.frozen
+class SubmitCall:
+    """The parts of a request that submits a job."""
+
+    params: Mapping[str, str | int | None]
+    body: bytes
+    headers: Mapping[str, str]
+
+
+def submit_call(request: JobRequest) -> SubmitCall:
+    """Return the parts of the request. It always has an idempotency key, so that it may be repeated.
+
+    Raises:
+        InvalidRequest: It has something that only the server decides, or that the API cannot express.
+    """
+    if request.submitted_by or request.context_owner:
+        raise InvalidRequest(message="submitted_by and context_owner are set by the server")
+    entries = [str(entry) for entry in request.class_path]
+    if comma := next((entry for entry in entries if "," in entry), None):
+        raise InvalidRequest(message=f"{comma}: write a comma in a URI of the class path as %2C")
+    params = {
+        "cp": ",".join(entries),
+        "mainClass": request.class_name,
+        "context": request.context,
+        "priority": request.priority or None,
+        "maxQueueTime": _whole(request.max_queue_time),
+        "maxRunTime": _whole(request.max_run_time),
+        "callbackUrl": request.callback_url,
+    }
+    headers = {
+        "Idempotency-Key": request.idempotency_key or os.urandom(16).hex(),
+        "Content-Type": "text/plain; charset=utf-8",
+    }
+    return SubmitCall(params, _config(request).encode(), headers)
+
+
+def _whole(seconds: float | None) -> int | None:
+    """Round up, because the API has whole seconds."""
+    return None if seconds is None else math.ceil(seconds)
+
+
+def _config(request: JobRequest) -> str:
+    """Return the configuration as text. The API takes the settings of an ad-hoc context from it."""
+    config = request.config
+    if request.context is None and request.context_settings:
+        settings = request.context_settings
+        if isinstance(config, str) and not config.lstrip().startswith("{"):
+            return f"{config}\nspark.context-settings = {json_text(settings)}"
+        own = parse_untrusted(config, max_bytes=MAX_CONFIG_BYTES) if isinstance(config, str) else config
+        config = overlaid(own, {"spark": {"context-settings": settings}})
+    return config if isinstance(config, str) else json_text(config)
+
+
+def json_text(values: JsonMapping) -> str:
+    """Return a configuration as JSON, with the text of numbers as they were written."""
+    if isinstance(values, WrittenObject):
+        return values.written
+    try:
+        return dumps(values)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(message=f"the configuration is invalid: {error}") from error
+
+
+def list_params(query: JobQuery) -> dict[str, str | int | None]:
+    """Return the parameters of a query.
+
+    Raises:
+        InvalidRequest: The API cannot express the query.
+    """
+    if query.context_id is not None or len(query.states or ()) > 1:
+        raise InvalidRequest(
+            message="the HTTP API selects jobs by context_name, not context_id, and one state"
+        )
+    return {
+        "limit": query.limit,
+        "status": query.states[0].value if query.states else None,
+        "context": query.context_name,
+        "classPath": query.class_name,
+        "since": query.since.isoformat() if query.since else None,
+        "until": query.until.isoformat() if query.until else None,
+        "offset": query.offset or None,
+        "cursor": query.after,
+    }

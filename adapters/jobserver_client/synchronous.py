@@ -1,0 +1,297 @@
+"""The synchronous client.
+
+It runs an :class:`AsyncClient` on an event loop in a thread of its own, so that there is one implementation
+of every call, and so that waiting for many jobs costs no threads. See :mod:`jobserver_client.threads`.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, TypeVar
+
+from jobserver_client.asynchronous import AsyncClient
+from jobserver_client.handles import AsyncJobHandle, AsyncResultReader, AsyncWaiter, EventSubscription
+from jobserver_client.threads import LoopThread, waiter_for
+from jobserver_core.events import Event
+from jobserver_core.models.binaries import Binary, BinaryType, DataFile
+from jobserver_core.models.callbacks import Delivery
+from jobserver_core.models.contexts import Context, ContextQuery
+from jobserver_core.models.jobs import Job, JobPage, JobQuery, JobRequest
+from jobserver_core.models.json_values import JsonMapping
+from jobserver_core.models.storage import StorageUsage
+from jobserver_core.running.results import CHUNK, ResultReader
+from jobserver_core.running.waiting import JobHandle, Waiter
+
+__all__ = ["Client"]
+
+T = TypeVar("T")
+
+
+class RemoteResult(ResultReader):
+    """A result that is being read from the server."""
+
+    def __init__(self, thread: LoopThread, reader: AsyncResultReader) -> None:
+        self.kind = reader.kind
+        self.size = reader.size
+        self._thread = thread
+        self._reader = reader
+        self._rest = b""
+
+    def read(self, size: int = CHUNK) -> bytes:
+        """Return the next bytes, at most ``size``; empty at the end. Raises ServerUnreachable if cut off."""
+        if not self._rest:
+            [self._rest] = self._thread.run(_next(self._reader)) or [b""]
+        chunk, self._rest = self._rest[:size], self._rest[size:]
+        return chunk
+
+    def close(self) -> None:
+        """Close the connection. Idempotent."""
+        self._thread.run(self._reader.close())
+
+
+async def _next(items: AsyncIterator[T]) -> tuple[T] | None:
+    """Return the next item, or None at the end."""
+    try:
+        return (await items.__anext__(),)
+    except StopAsyncIteration:
+        return None
+
+
+class Client:
+    """A job server that runs elsewhere, with the methods of :class:`jobserver_core.JobServer`.
+
+    Code that submits jobs to an embedded server works with a client as well::
+
+        with Client("https://jobs.example.com", token=token) as client:
+            handle = client.submit(JobRequest(class_name="words.Count", class_path="words", context="warm"))
+            print(handle.result(timeout=60))
+
+    Log in with ``user`` and ``password``, or with a bearer ``token``. For https, ``ca_file`` has the
+    certificate authorities to trust (PEM) instead of the usual ones; ``ssl_context`` controls everything,
+    client certificates included. After ``timeout`` seconds without a byte, a request fails;
+    ``connect_timeout`` limits the opening of a connection. A request that failed in transit is repeated up
+    to ``retries`` times if that is safe.
+
+    Every method may be called from any thread. Handles and waiters may be awaited, too. Errors are those of
+    the server: ``client.job("x")`` raises JobNotFound. In addition, every method raises ServerUnreachable if
+    no server answers, AccessDenied for wrong credentials, ResultTimeout if a response takes too long, and
+    UnexpectedResponse for a response that is not one of a job server.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        user: str | None = None,
+        password: str | None = None,
+        token: str | None = None,
+        ca_file: Path | str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        timeout: float = 90.0,
+        connect_timeout: float = 5.0,
+        retries: int = 3,
+        user_agent: str = "jobserver-client",
+    ) -> None:
+        self._remote = AsyncClient(
+            url,
+            user=user,
+            password=password,
+            token=token,
+            ca_file=ca_file,
+            ssl_context=ssl_context,
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+            retries=retries,
+            user_agent=user_agent,
+        )
+        self._thread = LoopThread()
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return self._remote.url
+
+    def close(self) -> None:
+        """Close the connections. What runs on the server continues. Idempotent."""
+        self._thread.close(self._remote.close())
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def is_ready(self) -> bool:
+        """Return whether the server accepts jobs. Needs no credentials. Raises ServerUnreachable."""
+        return self._thread.run(self._remote.is_ready())
+
+    def subscribe(self, subscriber: Callable[[Event], object]) -> EventSubscription:
+        """Call ``subscriber`` with every event from now on, until the subscription is closed.
+
+        It is called on a thread of the client. After an interrupted connection, some events are missing. If
+        the server is away for more than a minute, the subscription ends, and a warning is logged.
+        """
+        subscription = self._thread.run(
+            self._remote.subscribe(lambda event: self._thread.call_back(partial(subscriber, event)))
+        )
+        return EventSubscription(lambda: self._thread.call_on_loop(subscription.close))
+
+    def storage(self) -> list[StorageUsage]:
+        """Return what uses how much storage, and its limits. May take long."""
+        return self._thread.run(self._remote.storage())
+
+    def prune(self) -> dict[str, int]:
+        """Remove now what the hourly sweep would remove; return how many of each kind. May take long."""
+        return self._thread.run(self._remote.prune())
+
+    # -- binaries ----------------------------------------------------------------------------------
+
+    def upload(self, name: str, type: BinaryType, data: bytes | BinaryIO) -> Binary:
+        """Store a new version of a binary. Raises InvalidName, NotAnArchive, TooLarge, StorageError."""
+        return self._thread.run(self._remote.upload(name, type, data))
+
+    def binaries(self) -> list[Binary]:
+        """Return the newest version of every binary, sorted by name."""
+        return self._thread.run(self._remote.binaries())
+
+    def binary(self, name: str) -> Binary:
+        """Return the newest version of a binary. Raises BinaryNotFound."""
+        return self._thread.run(self._remote.binary(name))
+
+    def binary_versions(self, name: str) -> list[Binary]:
+        """Return all versions of a binary, newest first. Raises BinaryNotFound."""
+        return self._thread.run(self._remote.binary_versions(name))
+
+    def delete_binary(self, name: str) -> list[Binary]:
+        """Remove every version of a binary, and return them. Raises BinaryNotFound, BinaryInUse."""
+        return self._thread.run(self._remote.delete_binary(name))
+
+    # -- contexts ----------------------------------------------------------------------------------
+
+    def create_context(self, name: str, settings: JsonMapping | None = None) -> Waiter[Context]:
+        """Begin to start a context; the waiter has it once jobs can run, or raises the error.
+
+        ``settings`` are laid over the server's ``spark.context-settings``.
+        """
+        return self._waiter(self._remote.create_context(name, settings), f"the start of context {name}")
+
+    def contexts(self, query: ContextQuery | None = None) -> list[Context]:
+        """Return the live contexts, newest first. Raises InvalidRequest for a query."""
+        return self._thread.run(self._remote.contexts(query))
+
+    def context(self, name: str) -> Context:
+        """Return the newest context of a name, also after it ended. Raises ContextNotFound."""
+        return self._thread.run(self._remote.context(name))
+
+    def stop_context(self, name: str) -> Waiter[Context]:
+        """Begin to stop a context; the waiter has it once it has ended. Raises ContextNotFound."""
+        return self._waiter(self._remote.stop_context(name), f"the end of context {name}")
+
+    def kill_context(self, name: str) -> Waiter[Context]:
+        """End a context by force; the waiter has it once it has ended. Raises ContextNotFound."""
+        return self._waiter(self._remote.kill_context(name), f"the end of context {name}")
+
+    def reset_contexts(self) -> Waiter[None]:
+        """Stop every context, and start those of the configuration again."""
+        return self._waiter(self._remote.reset_contexts(), "the reset of the contexts")
+
+    def _waiter(self, call: Coroutine[Any, Any, AsyncWaiter[T]], what: str) -> Waiter[T]:
+        return waiter_for(self._thread, self._thread.run(call), what)
+
+    # -- jobs --------------------------------------------------------------------------------------
+
+    def submit(self, request: JobRequest) -> JobHandle:
+        """Accept a job: once this returns, the server has recorded it, and nothing that happens loses it.
+
+        If the connection is cut, the request is repeated with its idempotency key, so there is exactly one
+        job. Fractions of a second in ``max_queue_time`` and ``max_run_time`` are rounded up.
+
+        Raises:
+            JobServerError: Any error of ``JobServer.submit``. Then nothing was recorded.
+        """
+        return self._handle(self._thread.run(self._remote.submit(request)))
+
+    def jobs(self, query: JobQuery | None = None) -> JobPage:
+        """Return a page of jobs, newest first. Raises InvalidRequest."""
+        return self._thread.run(self._remote.jobs(query))
+
+    def job(self, job_id: str) -> Job:
+        """Return a job as it is recorded. Raises JobNotFound."""
+        return self._thread.run(self._remote.job(job_id))
+
+    def job_handle(self, job_id: str) -> JobHandle:
+        """Return a handle to wait for a job, whenever it was submitted. Raises JobNotFound."""
+        return self._handle(self._thread.run(self._remote.job_handle(job_id)))
+
+    def _handle(self, handle: AsyncJobHandle) -> JobHandle:
+        return JobHandle(
+            handle.job,
+            started=waiter_for(self._thread, handle.started, f"the start of job {handle.id}"),
+            finished=waiter_for(self._thread, handle.finished, f"the end of job {handle.id}"),
+            open_result=self.open_result,
+        )
+
+    def job_config(self, job_id: str) -> str:
+        """Return the job's configuration as JSON text. Raises JobNotFound."""
+        return self._thread.run(self._remote.job_config(job_id))
+
+    def open_result(self, job_id: str) -> ResultReader | None:
+        """Open a finished job's result for reading in chunks; None when it has none. Raises JobNotFound."""
+        reader = self._thread.run(self._remote.open_result(job_id))
+        return None if reader is None else RemoteResult(self._thread, reader)
+
+    def deliveries(self, job_id: str) -> list[Delivery]:
+        """Return the callback deliveries of a job, with their attempts and states, but without their URL."""
+        return self._thread.run(self._remote.deliveries(job_id))
+
+    def kill_job(self, job_id: str, *, force: bool = False) -> Waiter[Job]:
+        """Begin to end a job; the waiter has it once it is final: KILLED, unless it ended before that.
+
+        With ``force``, the server kills the job's context if the job cannot be killed alone.
+
+        Raises:
+            JobNotFound: No job has this ID.
+            JobAlreadyFinal: The job had already ended.
+        """
+        return self._waiter(self._remote.kill_job(job_id, force=force), f"the end of job {job_id}")
+
+    # -- logs and data files -----------------------------------------------------------------------
+
+    def logs(self, job_id: str, *, follow: bool = False) -> Iterator[str]:
+        """Yield the lines of a job's output; with ``follow``, new ones until the job has ended.
+
+        Raises:
+            JobNotFound: No job has this ID.
+            LogNotFound: The job has not written anything.
+        """
+        return self._iterate(self._remote.logs(job_id, follow=follow))
+
+    def context_logs(self, name: str, *, follow: bool = False) -> Iterator[str]:
+        """Yield the lines of the log of a context's driver. Raises ContextNotFound, LogNotFound."""
+        return self._iterate(self._remote.context_logs(name, follow=follow))
+
+    def _iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
+        try:
+            while found := self._thread.run(_next(items)):
+                yield found[0]
+        finally:
+            self._thread.run(items.aclose())
+
+    def add_data_file(self, prefix: str, data: bytes | BinaryIO) -> DataFile:
+        """Store a data file that jobs can read by its path on the server's machine."""
+        return self._thread.run(self._remote.add_data_file(prefix, data))
+
+    def data_files(self) -> list[PurePosixPath]:
+        """Return the paths of the data files on the server's machine, sorted."""
+        return self._thread.run(self._remote.data_files())
+
+    def delete_data_file(self, name: str) -> None:
+        """Remove a data file by its full path or its plain name. Raises DataFileNotFound."""
+        self._thread.run(self._remote.delete_data_file(name))
+
+    def reset_data_files(self) -> None:
+        """Remove every data file."""
+        self._thread.run(self._remote.reset_data_files())

@@ -1,0 +1,401 @@
+"""One suite for the embedded server and its clients, so that code can move between them.
+
+Each test is a coroutine. :func:`done` awaits what only the asynchronous client has to be awaited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import io
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conditions import wait_until
+from jobserver_client import AsyncClient, Client
+from jobserver_core import (
+    BinaryInUse,
+    BinaryNotFound,
+    BinaryType,
+    ContextChanged,
+    ContextExists,
+    ContextFailed,
+    ContextNotFound,
+    ContextState,
+    DataFileNotFound,
+    FailureKind,
+    IdempotencyMismatch,
+    InvalidConfig,
+    InvalidFirstLetter,
+    InvalidRequest,
+    JobAlreadyFinal,
+    JobChanged,
+    JobFailed,
+    JobKilled,
+    JobNotFound,
+    JobQuery,
+    JobServer,
+    JobState,
+    MalformedUrl,
+    NotAnArchive,
+    ResultKind,
+    ResultTimeout,
+    Settings,
+)
+from jobserver_http import running
+from serving import WAIT, a_request, a_server, archive
+
+pytestmark = pytest.mark.real
+
+Facade = Any
+"""A JobServer, a Client or an AsyncClient."""
+Scenario = Callable[[Facade], Coroutine[Any, Any, None]]
+
+
+async def done(value: Any) -> Any:
+    """Return the outcome of a call: awaited if it is a coroutine of the asynchronous client."""
+    return await value if inspect.iscoroutine(value) else value
+
+
+@pytest.fixture(params=["embedded", "client", "async-client"])
+def play(request: pytest.FixtureRequest) -> Iterator[Callable[[Scenario], None]]:
+    """Run a scenario with one of the facades, on a server that has the binary ``words``."""
+    settings = Settings.from_mapping({"jobserver": {"http": {"port": 0, "drain-timeout": "0 s"}}})
+    server = a_server(settings=settings)
+
+    async def on_async_client(url: str, scenario: Scenario) -> None:
+        async with AsyncClient(url) as client:
+            await scenario(client)
+
+    def run(scenario: Scenario) -> None:
+        with running(server) as url:
+            server.upload("words", BinaryType.EGG, archive())
+            if request.param == "embedded":
+                asyncio.run(scenario(server))
+            elif request.param == "client":
+                with Client(url) as client:
+                    asyncio.run(scenario(client))
+            else:
+                asyncio.run(on_async_client(url, scenario))
+
+    yield run
+    assert not [one.name for one in threading.enumerate() if one.name.startswith("jobserver-client")]
+
+
+Play = Callable[[Scenario], None]
+
+
+def test_a_job_runs_and_its_handle_has_the_result(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        await (await done(facade.create_context("warm")))
+        handle = await done(facade.submit(a_request("w.Count", "input.string = a b a", context="warm")))
+        assert await done(handle.result(WAIT)) == {"a": 2, "b": 1}
+        assert await handle == {"a": 2, "b": 1}
+        assert handle.done()
+        job = await done(facade.job(handle.id))
+        assert (job.state, job.class_name, job.context_name) == (JobState.FINISHED, "w.Count", "warm")
+        assert (job.id, job.failure, job.error, job.waiting) == (handle.id, None, None, False)
+        assert job.submitted_at <= job.dispatched_at <= job.ended_at
+        [code] = job.class_path
+        assert (code.source, code.type) == ("words", BinaryType.EGG)
+
+    play(scenario)
+
+
+def test_a_configuration_may_be_a_mapping(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        handle = await done(facade.submit(a_request("w.Echo", {"value": {"a": [1, None, "é"]}})))
+        assert await handle == {"a": [1, None, "é"]}
+        assert await done(facade.job_config(handle.id)) == '{"value":{"a":[1,null,"\\u00e9"]}}'
+
+    play(scenario)
+
+
+def test_settings_of_an_ad_hoc_context_may_come_with_text_or_json(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        for config in ("value = 1", '{"value": 1}', {"value": 1}):
+            request = a_request("w.Echo", config, context_settings={"inline.fail": "no luck"})
+            handle = await done(facade.submit(request))
+            with pytest.raises(JobFailed, match="no luck") as caught:
+                await handle
+            assert caught.value.failure is FailureKind.CONTEXT_INIT
+
+    play(scenario)
+
+
+def test_a_failed_job_raises_its_error_with_the_kind_of_failure(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        handle = await done(facade.submit(a_request("w.Fail", "message = broken")))
+        with pytest.raises(JobFailed, match="broken") as caught:
+            await handle
+        error = caught.value
+        assert (error.job_id, error.failure) == (handle.id, FailureKind.RAISED)
+        assert error.error.error_class == "ValueError"
+        assert "ValueError: broken" in error.error.stack
+        assert await done(facade.open_result(handle.id)) is None
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("name", "failure"),
+    [("w.Refuse", FailureKind.VALIDATION), ("w.Nothing", FailureKind.CLASS_NOT_FOUND)],
+)
+def test_a_job_that_fails_before_its_code_runs_has_a_handle(
+    play: Play, name: str, failure: FailureKind
+) -> None:
+    async def scenario(facade: Facade) -> None:
+        handle = await done(facade.submit(a_request(name)))
+        with pytest.raises(JobFailed) as caught:
+            await done(handle.result(WAIT))
+        assert (caught.value.job_id, caught.value.failure) == (handle.id, failure)
+
+    play(scenario)
+
+
+def test_a_wait_that_takes_too_long_is_a_timeout_and_a_kill_ends_the_job(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        handle = await done(facade.submit(a_request("w.Sleep")))
+        assert (await done(handle.started.result(WAIT))).id == handle.id
+        with pytest.raises(ResultTimeout):
+            await done(handle.result(0.05))
+        assert not handle.done()
+        killed = await (await done(facade.kill_job(handle.id)))
+        assert killed.state is JobState.KILLED
+        with pytest.raises(JobKilled):
+            await done(handle.result(WAIT))
+        with pytest.raises(JobAlreadyFinal):
+            await done(facade.kill_job(handle.id))
+
+    play(scenario)
+
+
+def test_many_jobs_are_awaited_at_once(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        await (await done(facade.create_context("warm")))
+        requests = [a_request("w.Echo", f"value = {number}", context="warm") for number in range(150)]
+        handles = [await done(facade.submit(request)) for request in requests]
+        assert await asyncio.gather(*handles) == list(range(150))
+
+    play(scenario)
+
+
+def test_a_done_callback_may_use_the_handle(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        handle = await done(facade.submit(a_request("w.Echo", "value = 7")))
+        called = threading.Event()
+        handle.add_done_callback(lambda ended: called.set() if ended.done() else None)
+        await asyncio.to_thread(called.wait, WAIT)
+        assert called.is_set()
+
+    play(scenario)
+
+
+def test_a_streamed_result_is_read_in_chunks_or_as_bytes(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        handle = await done(facade.submit(a_request("w.Stream", "n = 6")))
+        assert await handle == b"0,1,2,3,4,5,"
+        reader = await done(facade.open_result(handle.id))
+        assert (reader.kind, reader.size) == (ResultKind.STREAM, 12)
+        is_async = hasattr(reader, "__aiter__")
+        chunks = [chunk async for chunk in reader] if is_async else list(reader)
+        assert b"".join(chunks) == b"0,1,2,3,4,5,"
+        await done(reader.close())
+
+    play(scenario)
+
+
+def test_a_repeated_submit_with_a_key_returns_the_first_job(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        request = a_request("w.Echo", "value = 1", idempotency_key="once")
+        first = await done(facade.submit(request))
+        assert (await done(facade.submit(request))).id == first.id
+        with pytest.raises(IdempotencyMismatch) as caught:
+            await done(facade.submit(a_request("w.Echo", "value = 2", idempotency_key="once")))
+        assert (caught.value.key, caught.value.job_id) == ("once", first.id)
+
+    play(scenario)
+
+
+def test_jobs_are_listed_in_pages_and_selected(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        for value in (1, 2, 3):
+            await (await done(facade.submit(a_request("w.Echo", f"value = {value}"))))
+        failed = await done(facade.submit(a_request("w.Fail")))
+        with pytest.raises(JobFailed):
+            await failed
+        page = await done(facade.jobs(JobQuery(limit=3)))
+        assert [job.class_name for job in page.jobs] == ["w.Fail", "w.Echo", "w.Echo"]
+        rest = await done(facade.jobs(JobQuery(limit=3, after=page.next)))
+        assert (len(rest.jobs), rest.next) == (1, None)
+        of_state = await done(facade.jobs(JobQuery(states=(JobState.ERROR,))))
+        assert [job.id for job in of_state.jobs] == [failed.id]
+        assert of_state.jobs[0].failure is FailureKind.RAISED
+        later = datetime.now(timezone.utc) + timedelta(hours=1)
+        assert (await done(facade.jobs(JobQuery(since=later)))).jobs == ()
+        assert len((await done(facade.jobs(JobQuery(class_name="w.Echo", until=later)))).jobs) == 3
+
+    play(scenario)
+
+
+def test_contexts_are_created_listed_and_stopped(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        context = await (await done(facade.create_context("warm", {"num-cpu-cores": 2})))
+        assert (context.name, context.state) == ("warm", ContextState.RUNNING)
+        assert [one.id for one in await done(facade.contexts())] == [context.id]
+        with pytest.raises(ContextExists) as caught:
+            await (await done(facade.create_context("warm")))
+        assert caught.value == ContextExists(name="warm")
+        stopped = await (await done(facade.stop_context("warm")))
+        assert (stopped.id, stopped.state.final) == (context.id, True)
+        with pytest.raises(ContextNotFound):
+            await (await done(facade.stop_context("warm")))
+        assert (await done(facade.context("warm"))).state.final
+        assert await done(facade.contexts()) == []
+        await (await done(facade.create_context("other")))
+        killed = await (await done(facade.kill_context("other")))
+        assert killed.state.final
+
+    play(scenario)
+
+
+def test_a_context_that_cannot_start_raises_its_error(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        with pytest.raises(ContextFailed, match="no memory") as caught:
+            await (await done(facade.create_context("bad", {"inline": {"fail": "no memory"}})))
+        assert caught.value.name == "bad"
+
+    play(scenario)
+
+
+def test_binaries_are_uploaded_listed_and_deleted(play: Play, tmp_path: Path) -> None:
+    async def scenario(facade: Facade) -> None:
+        first = await done(facade.upload("code", BinaryType.WHEEL, archive("x = 1")))
+        file = tmp_path / "code.egg"
+        file.write_bytes(archive("x = 2"))
+        with file.open("rb") as data:
+            second = await done(facade.upload("code", BinaryType.EGG, data))
+        assert (second.name, second.type, second.size) == ("code", BinaryType.EGG, file.stat().st_size)
+        assert [one.id for one in await done(facade.binary_versions("code"))] == [second.id, first.id]
+        assert (await done(facade.binary("code"))).digest == second.digest
+        assert [one.name for one in await done(facade.binaries())] == ["code", "words"]
+        removed = await done(facade.delete_binary("code"))
+        assert {one.id for one in removed} == {first.id, second.id}
+        with pytest.raises(BinaryNotFound):
+            await done(facade.binary("code"))
+
+    play(scenario)
+
+
+def test_a_binary_of_a_running_job_is_not_deleted(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        handle = await done(facade.submit(a_request("w.Sleep")))
+        with pytest.raises(BinaryInUse) as caught:
+            await done(facade.delete_binary("words"))
+        assert caught.value == BinaryInUse(name="words", job_ids=(handle.id,))
+        await (await done(facade.kill_job(handle.id)))
+
+    play(scenario)
+
+
+def test_data_files_are_added_listed_and_deleted(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        for data in (b"abc", io.BytesIO(b"abc")):
+            file = await done(facade.add_data_file("birds", data))
+            assert (file.path.read_bytes(), file.size) == (b"abc", 3)
+            listed = await done(facade.data_files())
+            assert [str(getattr(one, "path", one)) for one in listed] == [str(file.path)]
+            await done(facade.delete_data_file(str(file.path)))
+        with pytest.raises(DataFileNotFound):
+            await done(facade.delete_data_file("nothing"))
+        await done(facade.add_data_file("birds", b"abc"))
+        await done(facade.reset_data_files())
+        assert await done(facade.data_files()) == []
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("act", "kind"),
+    [
+        (lambda facade: facade.job("none"), JobNotFound),
+        (lambda facade: facade.job_handle("none"), JobNotFound),
+        (lambda facade: facade.job_config("none"), JobNotFound),
+        (lambda facade: facade.open_result("none"), JobNotFound),
+        (lambda facade: facade.kill_job("none"), JobNotFound),
+        (lambda facade: facade.context("none"), ContextNotFound),
+        (lambda facade: facade.binary_versions("none"), BinaryNotFound),
+        (lambda facade: facade.upload("code", BinaryType.EGG, b"PK no"), NotAnArchive),
+        (lambda facade: facade.submit(a_request("w.Echo", "a = {")), InvalidConfig),
+        (lambda facade: facade.submit(a_request("w.Echo", context="none")), ContextNotFound),
+        (lambda facade: facade.jobs(JobQuery(after="x")), InvalidRequest),
+    ],
+)
+def test_errors_are_the_same_exceptions(play: Play, act: Callable[[Facade], Any], kind: type) -> None:
+    async def scenario(facade: Facade) -> None:
+        with pytest.raises(kind) as caught:
+            await done(act(facade))
+        assert type(caught.value) is kind
+
+    play(scenario)
+
+
+def test_errors_of_a_start_name_the_cause(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        with pytest.raises(InvalidFirstLetter) as caught:
+            await (await done(facade.create_context("1st")))
+        assert caught.value.name == "1st"
+        with pytest.raises(MalformedUrl):
+            await (await done(facade.create_context("warm", {"dependent-jar-uris": ["gopher://x/y.jar"]})))
+
+    play(scenario)
+
+
+def test_storage_is_reported_and_pruned(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        kinds = {usage.kind: usage for usage in await done(facade.storage())}
+        assert kinds["binaries"].count == 1
+        assert all(isinstance(count, int) for count in (await done(facade.prune())).values())
+
+    play(scenario)
+
+
+def test_a_server_takes_jobs_with_every_facade_alike() -> None:
+    """The clients have the methods of the embedded server, but for those that only its owner needs."""
+    owners = {
+        "in_memory",
+        "from_settings",
+        "start",
+        "drain",
+        "close",
+        "check",
+        "check_storage",
+        "parse_config",
+    }
+    internal = {"begin_upload", "begin_context", "begin_submit", "begin_data_file", "start_queue", "load"}
+    paths = {"job_log", "context_log", "begun_jobs", "detaches"}
+    expected = {name for name in vars(JobServer) if not name.startswith("_")} - owners - internal - paths
+    assert expected <= set(dir(Client))
+    assert expected <= set(dir(AsyncClient))
+
+
+def test_events_reach_subscribers_from_the_moment_they_subscribe(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        seen: list[Any] = []
+        subscription = await done(facade.subscribe(seen.append))
+        handle = await done(facade.submit(a_request("w.Echo", "value = 1")))
+
+        def ended() -> bool:
+            return any(isinstance(e, JobChanged) and e.job.state is JobState.FINISHED for e in seen)
+
+        await asyncio.to_thread(wait_until, ended, lambda: seen)
+        assert any(isinstance(e, ContextChanged) for e in seen)
+        assert {e.job.id for e in seen if isinstance(e, JobChanged)} == {handle.id}
+        subscription.close()
+
+    play(scenario)

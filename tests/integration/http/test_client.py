@@ -1,0 +1,279 @@
+"""The client over connections that break, to servers that are not there, and with credentials."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from conditions import wait_until
+from cutting_proxy import CuttingProxy, cutting
+from jobserver_client import AccessDenied, AsyncClient, Client, ServerUnreachable, UnexpectedResponse
+from jobserver_core import (
+    BinaryType,
+    InvalidRequest,
+    JobQuery,
+    JobRequest,
+    JobServer,
+    JobState,
+    ResultTimeout,
+    Settings,
+    Unavailable,
+)
+from jobserver_core.memory import InlineJob
+from jobserver_http import running
+from jobserver_http.credential_files import hash_password, hash_token
+from loopback import Loopback, refused_port
+from serving import WAIT, a_request, a_server, archive
+
+GATE = threading.Event()
+
+
+def gated(job: InlineJob) -> str:
+    """Wait until the test opens the gate."""
+    while not GATE.is_set():
+        job.sleep(0.02)
+    return "through"
+
+
+def _settings(**rest: Any) -> Settings:
+    return Settings.from_mapping({"jobserver": {"http": {"port": 0, "drain-timeout": "0 s"}, **rest}})
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[JobServer, str]]:
+    """A server with the binary ``words``, and its address."""
+    GATE.clear()
+    server = a_server(settings=_settings())
+    server._services.launcher.register("w.Gated", gated)  # type: ignore[attr-defined]
+    with running(server) as url:
+        server.upload("words", BinaryType.EGG, archive())
+        yield server, url
+
+
+@pytest.fixture
+def proxy(server: tuple[JobServer, str]) -> Iterator[CuttingProxy]:
+    """A proxy in front of the server."""
+    with cutting(server[1]) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize("seen", [0, 20])
+def test_a_connection_cut_during_a_submit_makes_exactly_one_job(
+    server: tuple[JobServer, str], proxy: CuttingProxy, seen: int
+) -> None:
+    """The server gets the request, but its response never arrives whole."""
+    proxy.cut_after = [seen, seen]
+    with Client(proxy.url) as client:
+        handle = client.submit(a_request("w.Echo", "value = 5"))
+        assert handle.result(WAIT) == 5
+    assert proxy.connections >= 3
+    [job] = server[0].jobs(JobQuery()).jobs
+    assert job.id == handle.id
+
+
+def test_a_call_that_may_have_been_carried_out_is_not_repeated(proxy: CuttingProxy) -> None:
+    proxy.cut_after = [0]
+    with Client(proxy.url) as client, pytest.raises(ServerUnreachable):
+        client.prune()
+    assert proxy.connections == 1
+
+
+def test_reading_is_repeated_until_the_retries_are_used_up(proxy: CuttingProxy) -> None:
+    proxy.cut_after = [0, 0]
+    with Client(proxy.url, retries=2) as client:
+        assert [binary.name for binary in client.binaries()] == ["words"]
+    proxy.cut_after = [0, 0, 0]
+    with Client(proxy.url, retries=2) as client, pytest.raises(ServerUnreachable):
+        client.binaries()
+
+
+def test_a_wait_survives_lost_connections_and_an_absent_server(proxy: CuttingProxy) -> None:
+    with Client(proxy.url, retries=0) as client:
+        handle = client.submit(a_request("w.Gated"))
+        outcome: list[Any] = []
+        client.subscribe(lambda _event: None)  # the event stream is open from here on
+        handle.add_done_callback(lambda done: outcome.append(done.job.id))
+        for _ in range(2):
+            proxy.away = True
+            proxy.cut_all()
+            before = proxy.connections
+            wait_until(lambda before=before: proxy.connections > before, "another attempt")
+            proxy.away = False
+        GATE.set()
+        assert handle.result(WAIT) == "through"
+        wait_until(lambda: outcome == [handle.id])
+
+
+def test_an_end_that_happens_while_the_connection_is_lost_is_noticed(
+    server: tuple[JobServer, str], proxy: CuttingProxy
+) -> None:
+    with Client(proxy.url) as client:
+        handle = client.submit(a_request("w.Gated"))
+        assert not handle.done()
+        client.subscribe(lambda _event: None)
+        proxy.away = True
+        proxy.cut_all()
+        GATE.set()
+        wait_until(lambda: server[0].job(handle.id).state.final)
+        proxy.away = False
+        assert handle.result(WAIT) == "through"
+
+
+def test_one_stream_serves_all_waits(server: tuple[JobServer, str], proxy: CuttingProxy) -> None:
+    """Waiting for many jobs needs few connections."""
+
+    async def scenario() -> list[Any]:
+        async with AsyncClient(proxy.url) as client:
+            await (await client.create_context("warm"))
+            request = a_request("w.Gated", context="warm")
+            handles = [await client.submit(request) for _ in range(40)]
+            waits = [asyncio.create_task(handle.result(WAIT)) for handle in handles]
+            await asyncio.to_thread(wait_until, lambda: proxy.connections > 1)
+            GATE.set()
+            return await asyncio.gather(*waits)
+
+    assert asyncio.run(scenario()) == ["through"] * 40
+    assert proxy.connections < 40
+
+
+def test_a_result_that_is_cut_off_is_an_error_and_never_a_part(
+    server: tuple[JobServer, str], proxy: CuttingProxy
+) -> None:
+    server[0]._services.launcher.register("w.Large", lambda _job: "x" * 3_000_000)  # type: ignore[attr-defined]
+    handle = server[0].submit(a_request("w.Large"))
+    handle.result(WAIT)
+    with Client(proxy.url) as client:
+        for _ in range(2):
+            reader = client.open_result(handle.id)
+            assert reader is not None
+            with reader:
+                assert len(reader.read(10)) == 10
+                proxy.cut_all()
+                with pytest.raises(ServerUnreachable):
+                    list(reader)
+        assert len(client.job_handle(handle.id).result(WAIT)) == 3_000_000
+
+
+def test_logs_are_read_and_followed(server: tuple[JobServer, str]) -> None:
+    with Client(server[1]) as client:
+        handle = client.submit(a_request("w.Sleep"))
+        lines = client.logs(handle.id, follow=True)
+        assert next(lines) == "sleeping"
+        client.kill_job(handle.id).result(WAIT)
+        assert list(lines) == []
+        assert list(client.logs(handle.id)) == ["sleeping"]
+
+
+def test_an_absent_server_is_unreachable_and_a_silent_one_times_out() -> None:
+    with Client(f"http://127.0.0.1:{refused_port()}", retries=1) as client, pytest.raises(ServerUnreachable):
+        client.jobs()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with Client(url, timeout=0.2) as client, pytest.raises(ResultTimeout):
+            client.jobs()
+
+
+def test_a_page_of_a_web_server_is_not_taken_for_an_answer() -> None:
+    status = 200
+    with Loopback(lambda handler: handler.say(status, b"<html>")) as web, Client(web.url("")) as client:
+        with pytest.raises(UnexpectedResponse, match="not JSON"):
+            client.jobs()
+        status = 502
+        with pytest.raises(UnexpectedResponse, match="502"):
+            client.submit(a_request("w.Echo"))
+
+
+@pytest.mark.parametrize("url", ["", "ftp://host", "http://user:secret@host", "http://host?x=1", "http://:0"])
+def test_an_invalid_address_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        Client(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_closed_client_says_so_and_ends_waits(server: tuple[JobServer, str]) -> None:
+    client = Client(server[1])
+    handle = client.submit(a_request("w.Sleep"))
+    failed: list[BaseException | None] = []
+    handle.finished.add_done_callback(lambda _waiter: None)
+    waiting = threading.Thread(target=lambda: failed.append(_error_of(handle.result)))
+    waiting.start()
+    client.close()
+    client.close()
+    waiting.join(WAIT)
+    assert isinstance(failed[0], Unavailable)
+    with pytest.raises(Unavailable, match="closed"):
+        client.jobs()
+
+
+def _error_of(call: Any) -> BaseException | None:
+    try:
+        call()
+    except Exception as error:
+        return error
+    return None
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[str]:
+    """A server that requires a login: ann may do everything, the token only read jobs."""
+    passwords, tokens = tmp_path / "passwords", tmp_path / "tokens"
+    passwords.write_text(f"ann:{hash_password('correct horse')}:*\n")
+    tokens.write_text(f"robot:{hash_token('battery-staple')}:jobs:read\n")
+    auth = {"backend": "file", "password-file": str(passwords), "token-file": str(tokens)}
+    with running(a_server(settings=_settings(auth=auth))) as url:
+        yield url
+
+
+def test_users_log_in_with_a_password_or_a_token(guarded: str) -> None:
+    with Client(guarded, user="ann", password="correct horse") as client:
+        client.upload("words", BinaryType.EGG, archive())
+        assert client.submit(a_request("w.Echo", "value = 1")).result(WAIT) == 1
+    with Client(guarded, token="battery-staple") as client:
+        assert client.jobs().jobs[0].state is JobState.FINISHED
+        with pytest.raises(AccessDenied) as refused:
+            client.prune()
+        assert refused.value.reason == "permission_denied"
+        assert "battery-staple" not in repr(client.__dict__)
+    for credentials in ({}, {"user": "ann", "password": "wrong"}, {"token": "wrong"}):
+        with Client(guarded, **credentials) as client, pytest.raises(AccessDenied) as denied:
+            client.jobs()
+        assert denied.value.reason == "unauthenticated"
+
+
+def test_the_certificate_authority_may_be_a_file_or_a_context(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    chain, key, trusted = tmp_path / "chain.pem", tmp_path / "key.pem", tmp_path / "ca.pem"
+    chain.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+    certificate.private_key_pem.write_to_path(str(key))
+    authority.cert_pem.write_to_path(str(trusted))
+    http = {"port": 0, "tls-certificate": str(chain), "tls-key": str(key)}
+    with running(a_server(settings=Settings.from_mapping({"jobserver": {"http": http}}))) as url:
+        with Client(url, ca_file=trusted) as client:
+            assert client.is_ready()
+        with Client(url, ssl_context=ssl.create_default_context(cafile=trusted)) as client:
+            assert client.binaries() == []
+        with Client(url) as client, pytest.raises(ServerUnreachable, match="certificate"):
+            client.binaries()
+    with pytest.raises(InvalidRequest, match="certificate authorities"):
+        Client(url, ca_file=tmp_path / "missing.pem")
+
+
+def test_what_the_api_cannot_express_is_refused_before_anything_is_sent() -> None:
+    with Client(f"http://127.0.0.1:{refused_port()}") as client:
+        for request in (
+            a_request("w.Echo", submitted_by="ann"),
+            JobRequest(class_name="w.Echo", class_path=("http://x/a,b.jar",)),
+        ):
+            with pytest.raises(InvalidRequest):
+                client.submit(request)
+        with pytest.raises(InvalidRequest):
+            client.jobs(JobQuery(context_id="c"))
