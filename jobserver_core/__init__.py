@@ -69,7 +69,7 @@ _PUBLIC = {
     "events": "ContextChanged DeliveryChanged Event JobChanged JobProgressed Subscription",
     "models.binaries": "Binary BinaryType ClassPathEntry DataFile ResolvedEntry parse_class_path",
     "models.callbacks": "Answer Delivery",
-    "models.contexts": "Context ContextLoad ContextQuery LoadStatus StartQueueStatus",
+    "models.contexts": "Context ContextLoad ContextQuery LoadStatus SparePool StartQueueStatus",
     "models.failures": "ErrorInfo FailureKind",
     "models.jobs": "Job JobPage JobProgress JobQuery JobRequest JobResult ResultKind",
     "models.lifecycle": "ContextState DeliveryState JobState",

@@ -15,7 +15,14 @@ from jobserver_core.data_directory import lock_data_dir
 from jobserver_core.events import Event, Subscription
 from jobserver_core.models.binaries import Binary, BinaryType, DataFile
 from jobserver_core.models.callbacks import Delivery
-from jobserver_core.models.contexts import Context, ContextLoad, ContextQuery, LoadStatus, StartQueueStatus
+from jobserver_core.models.contexts import (
+    Context,
+    ContextLoad,
+    ContextQuery,
+    LoadStatus,
+    SparePool,
+    StartQueueStatus,
+)
 from jobserver_core.models.jobs import Job, JobPage, JobQuery, JobRequest
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.storage import StorageUsage
@@ -365,6 +372,10 @@ class JobServer:
     def start_queue(self) -> StartQueueStatus:
         """Return how many contexts are starting now, and which ones wait for their turn to start."""
         return self._services.registry.start_queue
+
+    def spare_pools(self) -> Sequence[SparePool]:
+        """Return the pools of contexts that are kept started for new ones of the same settings."""
+        return self._services.launcher.spare_pools()
 
     # -- jobs --------------------------------------------------------------------------------------
 

@@ -20,6 +20,10 @@ NO_TIMEOUT = None
 
 ContextName = Annotated[str, typer.Argument(metavar="NAME", help="The context's name.", show_default=False)]
 
+Spares = Annotated[
+    bool, typer.Option("--spares", help="List the pools of contexts that are kept started instead.")
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands for contexts."""
@@ -31,8 +35,11 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="context", rich_help_panel=PANEL)
 
 
-def contexts(client: Client, terminal: Terminal) -> None:
+def contexts(client: Client, terminal: Terminal, spares: Spares = False) -> None:
     """List the live contexts."""
+    if spares:
+        _list_pools(client, terminal)
+        return
     names = client.get("/contexts")
     reports = [report for name in names if (report := _report(client, name)) is not None]
     if terminal.as_json:
@@ -44,6 +51,17 @@ def contexts(client: Client, terminal: Terminal) -> None:
             ["Application", "Spark UI"] if terminal.wide else ["Spark UI"]
         )
         terminal.table(columns, [_row(report, terminal.wide) for report in reports])
+
+
+def _list_pools(client: Client, terminal: Terminal) -> None:
+    pools = client.get("/contexts?spares=true")
+    if terminal.as_json:
+        terminal.json(pools)
+    elif not pools:
+        terminal.note("no pools of spare contexts; set jobserver.contexts.pools")
+    else:
+        rows = [[pool["pool"], pool["size"], pool["ready"], pool["starting"]] for pool in pools]
+        terminal.table(["Pool", "Size", "Ready", "Starting"], rows)
 
 
 def _report(client: Client, name: str) -> ContextReport | None:

@@ -26,7 +26,7 @@ from jobserver_http.routing import (
     Routes,
     failures,
 )
-from jobserver_http.wire import Json, context_details
+from jobserver_http.wire import Json, context_details, pool_report
 
 MEMORY, OLD_MEMORY = "memory-per-node", "mem-per-node"
 KILL_TIMEOUT = 10.0
@@ -61,11 +61,16 @@ def _renamed(settings: JsonMapping) -> JsonObject:
     "/contexts",
     permission="contexts:read",
     summary="List the names of the live contexts",
-    parameters=(Parameter(name="details", kind=Flag(), doc="true returns the reports instead of the names"),),
-    replies=(Reply(200, "The names, or the reports", "Contexts"),),
+    parameters=(
+        Parameter(name="details", kind=Flag(), doc="true returns the reports instead of the names"),
+        Parameter(name="spares", kind=Flag(), doc="true returns the pools of spare contexts instead"),
+    ),
+    replies=(Reply(200, "The names, the reports, or the pools", "Contexts"),),
 )
 async def list_contexts(call: Call) -> Response:
-    """Return the names of the live contexts, or with ``details`` their reports."""
+    """Return the names of the live contexts, their reports, or the pools of spare ones."""
+    if call.params["spares"]:
+        return json_response([pool_report(pool) for pool in call.server.spare_pools()])
     live = await call.pools.quick.run(call.server.contexts)
     contexts = [context for context in live if call.names.owns(context.name)]
     if call.params["details"]:

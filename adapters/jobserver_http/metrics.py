@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from jobserver_core.events import Event, JobChanged
-from jobserver_core.models.contexts import Context, LoadStatus, StartQueueStatus
+from jobserver_core.models.contexts import Context, LoadStatus, SparePool, StartQueueStatus
 from jobserver_core.models.lifecycle import ContextState, JobState
 from jobserver_core.server import JobServer
 
@@ -48,7 +48,12 @@ class Metrics:
         self._queued = Gauge(
             "jobserver_contexts_queued", "Contexts that are queued to start", registry=self.registry
         )
-
+        self._spares = Gauge(
+            "jobserver_spare_contexts",
+            "Contexts that are kept started for new ones",
+            ("pool", "state"),
+            registry=self.registry,
+        )
         self._running = Gauge("jobserver_jobs_running", "Jobs that have begun", registry=self.registry)
         self._waiting = Gauge(
             "jobserver_jobs_waiting", "Jobs that wait for a slot or their context", registry=self.registry
@@ -95,7 +100,13 @@ class Metrics:
         self._requests.labels(route, method, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def render(self, contexts: Iterable[Context], starts: StartQueueStatus, load: LoadStatus) -> bytes:
+    def render(
+        self,
+        contexts: Iterable[Context],
+        starts: StartQueueStatus,
+        load: LoadStatus,
+        pools: Iterable[SparePool] = (),
+    ) -> bytes:
         """Return all metrics in Prometheus' text format, including the current contexts and load."""
         self._running.set(load.running)
         self._waiting.set(load.waiting)
@@ -108,4 +119,7 @@ class Metrics:
         for state in ContextState:
             if not state.final:
                 self._contexts.labels(state.value).set(live[state])
+        for pool in pools:
+            self._spares.labels(pool.name, "ready").set(pool.ready)
+            self._spares.labels(pool.name, "starting").set(pool.starting)
         return generate_latest(self.registry)

@@ -142,8 +142,9 @@ async def _failures(call: Call, check: Callable[[], dict[str, str | None]]) -> s
 async def get_metrics(call: Call) -> Response:
     """Return the metrics in Prometheus' format."""
     contexts = await call.pools.quick.run(call.server.contexts)
-    starts, load = call.server.start_queue(), call.server.load
-    return Response(call.state.metrics.render(contexts, starts, load), media_type=CONTENT_TYPE)
+    server = call.server
+    text = call.state.metrics.render(contexts, server.start_queue(), server.load, server.spare_pools())
+    return Response(text, media_type=CONTENT_TYPE)
 
 
 @ROUTES.add(

@@ -107,7 +107,8 @@ SCHEMAS: dict[str, Schema] = {
         "items": _object({**_BINARY, "usedBy": _TEXTS}),
     },
     "Names": _TEXTS,
-    "Contexts": {"anyOf": [_TEXTS, _list("Context")]},
+    "Contexts": {"anyOf": [_TEXTS, _list("Context"), _list("SparePool")]},
+    "SparePool": _object({"pool": _TEXT, "size": _COUNT, "ready": _COUNT, "starting": _COUNT}),
     "Context": _object(
         {
             "id": _TEXT,

@@ -11,7 +11,7 @@ from typing import Any
 from jobserver_core.config.trees import flatten
 from jobserver_core.models.binaries import Binary, ResolvedEntry
 from jobserver_core.models.callbacks import Delivery
-from jobserver_core.models.contexts import Context, ContextLoad
+from jobserver_core.models.contexts import Context, ContextLoad, SparePool
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job, JobProgress
 from jobserver_core.models.lifecycle import JobState
@@ -74,6 +74,11 @@ def binary_report(binary: Binary) -> Json:
 def named_report(binary: Binary) -> Json:
     """Return a binary as ``GET /binaries/<name>`` shows it."""
     return {"app-name": binary.name, **binary_report(binary)}
+
+
+def pool_report(pool: SparePool) -> Json:
+    """Return a pool of spare contexts as ``GET /contexts?spares=true`` shows it."""
+    return {"pool": pool.name, "size": pool.size, "ready": pool.ready, "starting": pool.starting}
 
 
 def context_report(context: Context, names: Namespace = NO_NAMESPACE, *, waiting: bool = False) -> Json:

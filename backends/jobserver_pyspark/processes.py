@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable
 
@@ -186,6 +187,41 @@ def kill_marked(markers: Iterable[str], timeout: float = 5.0) -> bool:
         time.sleep(pause)
         pause = min(pause * 2, 0.1)
     return True
+
+
+def available_memory() -> int | None:
+    """Return how many bytes processes can use without swapping, or None if the system does not say."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def can_restore_priority() -> bool:
+    """Return whether this process may undo a lower priority, for which a system may need privileges."""
+    allowed = []
+
+    def attempt() -> None:
+        thread = threading.get_native_id()  # the priority of this thread alone changes
+        with contextlib.suppress(OSError):
+            normal = os.getpriority(os.PRIO_PROCESS, thread)
+            os.setpriority(os.PRIO_PROCESS, thread, normal + 1)
+            os.setpriority(os.PRIO_PROCESS, thread, normal)
+            allowed.append(True)
+
+    thread = threading.Thread(target=attempt, name="priority")
+    thread.start()
+    thread.join()
+    return bool(allowed) and _LINUX
+
+
+def set_priority(marker: str, priority: int) -> None:
+    """Set the nice value of all threads of all processes with a marker."""
+    for _ in range(2):  # a thread that was being created had the value of its creator
+        for pid in marked([marker]):
+            with contextlib.suppress(OSError):  # it has ended
+                os.setpriority(os.PRIO_PGRP, os.getpgid(pid), priority)
 
 
 _SENT_BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

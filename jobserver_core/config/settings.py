@@ -229,7 +229,12 @@ class ContextLimits(Section):
         "next server",
         check=_on_shutdown,
     )
-    spare_hosts: int = kinds.number(0, "How many processes are kept ready for new contexts", maximum=64)
+    pools: dict[str, JsonObject] = kinds.named_trees(
+        "Contexts that are kept started for new ones with the same settings: name { size, settings }"
+    )
+    spare_max_age: float = kinds.duration(
+        24 * _HOUR, "The age at which an unused context of a pool is replaced", minimum=1.0
+    )
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)

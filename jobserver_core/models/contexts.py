@@ -12,7 +12,7 @@ from jobserver_core.models.lifecycle import ContextState
 from jobserver_core.models.redaction import redacted_repr
 from jobserver_core.models.validation import aware
 
-__all__ = ["Context", "ContextLoad", "ContextQuery", "LoadStatus", "StartQueueStatus"]
+__all__ = ["Context", "ContextLoad", "ContextQuery", "LoadStatus", "SparePool", "StartQueueStatus"]
 
 
 @attrs.frozen(kw_only=True)
@@ -70,6 +70,19 @@ class ContextLoad:
 
     running: int = 0
     waiting: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class SparePool:
+    """A pool of started contexts: ``ready`` of them wait to be taken, ``starting`` are being started.
+
+    ``size`` is how many are kept.
+    """
+
+    name: str
+    size: int
+    ready: int = 0
+    starting: int = 0
 
 
 @attrs.frozen(kw_only=True)

@@ -12,6 +12,7 @@ import attrs
 
 from jobserver_core.errors import LaunchError
 from jobserver_core.models.binaries import BinaryType
+from jobserver_core.models.contexts import SparePool
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.models.json_values import JsonMapping
@@ -298,6 +299,10 @@ class Launcher(Backend):
             LaunchError: The context is not among the survivors.
         """
         raise LaunchError(message=f"context {spec.name} ended with its server")
+
+    def spare_pools(self) -> Sequence[SparePool]:
+        """Return the pools of contexts that are kept started for new ones. The default has none."""
+        return ()
 
     def prepare(self) -> None:
         """Do one-time work in advance, such as compiling, so that the first contexts start faster.

@@ -96,10 +96,18 @@ class Driver:
         return process
 
     def adopt(self, spec: HostSpec, log: BoundedLog) -> None:
-        """Become the driver of a context, and write the JVM's output to its log from now on."""
+        """Become the driver of a context, and write the JVM's output to its log from now on.
+
+        The application gets the context's name where jobs see it. Spark's web UI, its event log and the
+        cluster have read the name already.
+        """
         self._spec = spec
         self._log = log
         self._output.write = log.write
+        name = spec.conf["spark.app.name"]
+        self.context.conf().set("spark.app.name", name)
+        if self.session is not None:
+            self.session.sessionState().conf().setConfString("spark.app.name", name)
 
     def connect(self) -> None:
         """Wait for the JVM's gateway and connect to it. Raises ContextFailure when the JVM ends instead."""

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import NoReturn
 
 from jobserver_pyspark import processes
@@ -43,6 +44,7 @@ from jobserver_pyspark.protocol.messages import (
     KillJob,
     RefuseResult,
     ServerToHost,
+    SpareReady,
     StartContext,
     StartSpare,
     StopContext,
@@ -83,7 +85,8 @@ class Host:
     """
 
     def __init__(self, server: ServerChannel, spec: HostSpec, *, secret: str, spare: bool) -> None:
-        self._spec = spec
+        # A spare ends with its server.
+        self._spec = spec = dataclasses.replace(spec, reattachment=None) if spare else spec
         self._spare = spare
         self._ending = threading.Lock()
         self._stopping = False
@@ -106,8 +109,6 @@ class Host:
         """Start the context, and serve the server until it stops the context or ends."""
         threading.Thread(target=self._watch_server, name="server watch", daemon=True).start()
         try:
-            if self._spare:
-                self._adopt(self._server.receive())
             threading.Thread(target=self._start, name="start", daemon=True).start()
             while True:
                 self._serve_one_server()
@@ -136,22 +137,34 @@ class Host:
             channel.send(ContextResumed(ready=self._ready, jobs=self._reports.kept))
             self._reports.resume(channel)
 
-    def _adopt(self, message: ServerToHost) -> None:
-        """Become the host of a context, as a spare host."""
-        if not isinstance(message, AdoptContext):
-            raise ProtocolError(f"the server sent {type(message).__name__} to a spare host")
+    def _adopt(self, message: AdoptContext) -> None:
+        """Become the host of a context, as a spare."""
+        jobs = self._jobs
+        if not self._spare or jobs is None:
+            raise ProtocolError("the server sent AdoptContext to a host that is not a spare, or not ready")
+        if self._driver.over:
+            self._lose("the Spark application of the spare has ended")
         own = self._spec
         output = own.log_path.read_bytes()
         spec = dataclasses.replace(message.spec, marker=own.marker, jvm=own.jvm, tmp_dir=own.tmp_dir)
-        self._spec = spec
+        self._spec, self._spare = spec, False
         self._reports.adopt(spec)
         self._directories.append(spec.work_dir)
-        self._log = BoundedLog(spec.log_path, spec.log_limit)
+        log, self._log = self._log, BoundedLog(spec.log_path, spec.log_limit)
         self._log.write(output)
+        _print_to(spec.log_path)
         self._driver.adopt(spec, self._log)
         self._zygote.write_log_to(self._log.write)
         self._jars = JobJars(self._driver, spec)
         self._jvm_jobs = HostedJvmJobs(spec, self._driver, self._reports, self._jars)
+        jobs.adopt(spec, self._jars, self._log.write)
+        log.close()
+        self._report_ready()
+
+    def _report_ready(self) -> None:
+        with self._attaching:
+            self._ready = ContextReady(application_id=self._driver.application_id, url=self._driver.url)
+            self._reports.send(self._ready)
 
     def _watch_server(self) -> None:
         """End with the server: its death closes this process's input.
@@ -167,6 +180,8 @@ class Host:
         match message:
             case StopContext():
                 threading.Thread(target=self._stop, name="stop", daemon=True).start()
+            case AdoptContext():
+                self._adopt(message)
             case _ if self._jobs is None:
                 return  # a job of a context that is not ready: the server never sends that
             case SubmitJob():
@@ -207,12 +222,16 @@ class Host:
                 reports=self._reports,
                 board=board,
                 jars=self._jars,
+                spare=self._spare,
             )
             self._start_session_and_runner(jobs)
             self._jobs = jobs
-            with self._attaching:
-                self._ready = ContextReady(application_id=self._driver.application_id, url=self._driver.url)
-                self._reports.send(self._ready)
+            if self._spare:
+                self._warm_session()
+                jobs.warm_up()
+                self._reports.send(SpareReady())
+            else:
+                self._report_ready()
         except ContextFailure as failure:
             self._end(ContextFailed(error=failure.error))
         except Exception as error:  # noqa: BLE001 - any error means that the context cannot start
@@ -333,6 +352,15 @@ class Host:
             for directory in self._directories:
                 shutil.rmtree(directory, ignore_errors=True)
         os._exit(0)
+
+
+def _print_to(log_path: Path) -> None:
+    """Append what this process prints to another log from now on."""
+    with contextlib.suppress(OSError):
+        log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        for output in (1, 2):
+            os.dup2(log, output)
+        os.close(log)
 
 
 def _log_line(text: str) -> None:

@@ -14,7 +14,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from jobserver_pyspark import processes
@@ -109,8 +109,10 @@ class PythonJobs:
         reports: JobReports,
         board: ProgressBoard,
         jars: JobJars,
+        spare: bool = False,
     ) -> None:
         self._spec = spec
+        self._wanted_spares = 1 if spare else spec.spare_runners
         self._driver = driver
         self._zygote = zygote
         self._pump = pump
@@ -129,8 +131,30 @@ class PythonJobs:
         self._need = threading.Semaphore(0)
         self._closing = False
         self.session_ready = threading.Event()
+        self._warmed = threading.Event()
         self._board = board
         self._jars = jars
+
+    def adopt(self, spec: HostSpec, jars: JobJars, log: Callable[[bytes], None]) -> None:
+        """Run the jobs of a context, as a spare that has run none; idle runners write to its log."""
+        self._spec = spec
+        self._jars = jars
+        self._class_paths = TaskClassPaths(self._driver, spec)
+        self._reuse = spec.reuse and spec.context_type != "custom"
+        with self._lock:
+            for runner in self._spares:
+                runner.output.write = runner.idle_write = log
+                with contextlib.suppress(ChannelClosed):  # a dead one is discarded when it is taken
+                    runner.rename_application(spec.conf["spark.app.name"])
+            self._wanted_spares = spec.spare_runners
+        self._need.release()
+
+    def warm_up(self) -> None:
+        """Prepare everything that the first job would wait for, as a spare without jobs."""
+        self._warmed.wait()
+        for runner in list(self._spares):
+            runner.warm_up(self._spec.context_type)
+            runner.prepare(self._spec.context_type)
 
     # -- spare runners -----------------------------------------------------------------------------
 
@@ -153,8 +177,9 @@ class PythonJobs:
     def _keep_spares(self, first: RunnerProcess) -> None:
         self._warm_up(first)
         self.session_ready.wait()
+        self._warmed.set()
         while not self._closing:
-            while len(self._spares) < self._spec.spare_runners and not self._driver.over:
+            while len(self._spares) < self._wanted_spares and not self._driver.over:
                 try:
                     runner = self._attached()
                     runner.prepare(self._spec.context_type)

@@ -157,7 +157,7 @@ class JobReports:
         self._kept: dict[str, _KeptJob] = {}
 
     def adopt(self, spec: HostSpec) -> None:
-        """Report for another context, as a spare host."""
+        """Report for another context, as a spare."""
         self._spec = spec
 
     def begin(self, job_id: str) -> None:

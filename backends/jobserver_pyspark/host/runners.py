@@ -22,6 +22,7 @@ from jobserver_pyspark.protocol.messages import (
     HostToRunner,
     NotReady,
     Prepare,
+    RenameApplication,
     RunnerExited,
     RunnerForked,
     RunnerToHost,
@@ -65,14 +66,18 @@ class RunnerProcess:
         self.channel.send(Attach(port=self.gateway_server.port, secret=self.gateway_server.secret))
         self._expect(Attached)
 
-    def warm_up(self) -> None:
-        """Have the runner start the context's first Python worker."""
-        self.channel.send(WarmUp())
+    def warm_up(self, context_type: ContextType | None = None) -> None:
+        """Have the runner start the context's first Python worker, and run some jobs for a type."""
+        self.channel.send(WarmUp(context_type=context_type))
         self._expect(WarmedUp)
 
     def prepare(self, context_type: ContextType) -> None:
         """Let the runner prepare for its first job; its next request waits for that."""
         self.channel.send(Prepare(context_type=context_type))
+
+    def rename_application(self, name: str) -> None:
+        """Show this name of the application to the runner's jobs."""
+        self.channel.send(RenameApplication(name=name))
 
     def _expect(self, kind: type[RunnerToHost]) -> None:
         answer = self.channel.receive()

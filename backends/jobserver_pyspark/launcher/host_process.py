@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import queue
 import subprocess
@@ -18,7 +17,7 @@ from jobserver_pyspark.protocol.converter import ProtocolError, encode
 from jobserver_pyspark.protocol.frames import ChannelClosed
 from jobserver_pyspark.protocol.messages import Connect, StartContext, StartSpare
 
-__all__ = ["HostProcess", "SurvivingHost", "shape"]
+__all__ = ["HostProcess", "SurvivingHost"]
 
 _EXIT_TIMEOUT = 10.0
 _PAUSE = 0.02
@@ -78,8 +77,8 @@ class HostProcess:
         """Whether the process runs."""
         return self._process.poll() is None
 
-    def connect(self, connections: Connections, *, spare: bool = False) -> HostChannel:
-        """Return the connection of the host, which starts its context, or as a spare waits for one.
+    def connect(self, connections: Connections, first: StartContext | StartSpare) -> HostChannel:
+        """Return the connection of the host after ``first`` was sent to it.
 
         Raises:
             ChannelClosed: the host ended instead.
@@ -95,7 +94,7 @@ class HostProcess:
             channel = self._await(arrivals)
         finally:
             connections.forget(token)
-        channel.send(StartSpare(spec=self._plan.spec) if spare else StartContext(spec=self._plan.spec))
+        channel.send(first)
         return channel
 
     def _write(self, data: bytes) -> None:
@@ -175,14 +174,6 @@ class SurvivingHost:
 
     def leave(self) -> None:
         """Leave the host to the next server."""
-
-
-def shape(plan: HostPlan, work_dir: Path) -> str:
-    """Return the inputs of the start of a host and its JVM; hosts of equal shape are interchangeable."""
-    jvm = plan.spec.jvm
-    text = json.dumps([plan.command, plan.environment, jvm.command, jvm.environment], sort_keys=True)
-    text = text.replace(plan.spec.marker, "{marker}")
-    return text.replace(str(plan.spec.tmp_dir), "{tmp}").replace(str(work_dir), "{work}")
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -22,13 +22,13 @@ from jobserver_pyspark.launcher.host_process import HostProcess, SurvivingHost
 from jobserver_pyspark.launcher.hosted_jobs import HostedJobs, reported_error
 from jobserver_pyspark.launcher.leftovers import LeftoverRecord, Leftovers
 from jobserver_pyspark.launcher.packages import Packages
-from jobserver_pyspark.launcher.spare_hosts import SpareHost, SpareHosts
+from jobserver_pyspark.launcher.spare_hosts import SpareHost, fingerprint
+from jobserver_pyspark.launcher.spare_pools import SparePools
 from jobserver_pyspark.processes import describe_exit, killed_from_outside
 from jobserver_pyspark.protocol.converter import ProtocolError
 from jobserver_pyspark.protocol.frames import ChannelClosed
 from jobserver_pyspark.protocol.messages import (
     AcknowledgeJob,
-    AdoptContext,
     ContextFailed,
     ContextReady,
     ContextResumed,
@@ -36,6 +36,7 @@ from jobserver_pyspark.protocol.messages import (
     HostToServer,
     LogWarning,
     ServerToHost,
+    StartContext,
     StopContext,
 )
 
@@ -53,7 +54,7 @@ class LauncherResources:
     connections: Connections
     leftovers: Leftovers
     packages: Packages
-    spares: SpareHosts
+    spares: SparePools[SpareHost]
 
 
 class HostedContext(ContextHandle):
@@ -112,6 +113,16 @@ class HostedContext(ContextHandle):
         """Wait at most ``timeout`` seconds until the context's end was reported; return whether it was."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
+
+    @property
+    def starting(self) -> bool:
+        """Whether the context is neither ready nor ending."""
+        return not self._ready and self._end is None
+
+    @property
+    def busy(self) -> bool:
+        """Whether jobs run in the context."""
+        return self._jobs.busy
 
     # -- called by the core ------------------------------------------------------------------------
 
@@ -277,8 +288,7 @@ class HostedContext(ContextHandle):
         self._reattachable = plan.spec.reattachment is not None
         self._spec.work_dir.mkdir(parents=True, exist_ok=True)
         link_jars(self._spec)
-        spare = self._resources.spares.take(plan, self._spec.work_dir)
-        if spare is not None and self._adopt(spare, plan):
+        if self._adopt_spare(plan):
             return True
         # Recorded before the process starts, because the server may be killed at any moment.
         record = LeftoverRecord(marker=plan.spec.marker, directories=(self._spec.work_dir, plan.spec.tmp_dir))
@@ -290,7 +300,7 @@ class HostedContext(ContextHandle):
                 plan, work_dir=self._spec.work_dir, log_path=self._spec.log_path, priority=self._priority
             )
         self._remember(self._host.record)
-        channel = self._host.connect(self._resources.connections)
+        channel = self._host.connect(self._resources.connections, StartContext(spec=plan.spec))
         self._remember_for_the_next_server(self._host.record)
         with self._lock:
             self._channel = channel
@@ -300,28 +310,35 @@ class HostedContext(ContextHandle):
         if self._reattachable:
             self._remember(attrs.evolve(record, spec=self._spec))
 
+    def _adopt_spare(self, plan: HostPlan) -> bool:
+        """Give this context to a spare of the same settings; return False if none is alive."""
+        wanted = fingerprint(plan, self._spec.work_dir)
+        while (spare := self._resources.spares.take(wanted)) is not None:
+            if self._adopt(spare, plan):
+                return True
+            _log.info("context %s: a spare has died", self._spec.name)
+        return False
+
     def _adopt(self, spare: SpareHost, plan: HostPlan) -> bool:
-        """Give a spare host this context; return False when it has died."""
         own = spare.host.record
         record = attrs.evolve(own, directories=(self._spec.work_dir, *own.directories))
         self._remember(record)
         with self._lock:
             self._host = spare.host
-        try:
-            spare.channel.send(AdoptContext(spec=plan.spec))
-        except ChannelClosed:
-            spare.host.kill()
-            spare.host.reap()
-            own.end()
-            self._host = None
+            wanted = self._end is None
+        ready = spare.adopt(plan.spec) if wanted else None
+        if ready is None:
+            with self._lock:
+                self._host = None
+            spare.end()
             return False
-        finally:
-            self._resources.leftovers.forget(spare.id)
+        self._resources.leftovers.forget(spare.id)
         self._remember_for_the_next_server(record)
         with self._lock:
             self._channel = spare.channel
         if self._end is not None:
             self._destroy()
+        self._report_ready(ready)
         return True
 
     def _remember(self, record: LeftoverRecord) -> None:

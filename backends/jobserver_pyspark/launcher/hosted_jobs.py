@@ -71,6 +71,11 @@ class HostedJobs:
         self._closed = False
         self._resuming = False
 
+    @property
+    def busy(self) -> bool:
+        """Whether a submitted job has not ended."""
+        return bool(self._jobs)
+
     def expect(self, jobs: Iterable[JobSpec]) -> None:
         """Expect these jobs of an earlier server in the host; nothing is sent before :meth:`resume`.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from jobserver_core.config.settings import Settings
 from jobserver_core.errors import LaunchError
+from jobserver_core.models.contexts import SparePool
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports import ContextHandle, ContextListener, ContextSpec, JobSpec, Launcher
 from jobserver_pyspark.installation.class_data import ArchiveMaker, ClassData
@@ -32,7 +33,10 @@ from jobserver_pyspark.launcher.hosted_context import HostedContext, LauncherRes
 from jobserver_pyspark.launcher.leftovers import LeftoverRecord, Leftovers
 from jobserver_pyspark.launcher.options import LauncherOptions
 from jobserver_pyspark.launcher.packages import Packages
+from jobserver_pyspark.launcher.pool_settings import read_pools
 from jobserver_pyspark.launcher.spare_hosts import SpareHosts
+from jobserver_pyspark.launcher.spare_pools import Pool, SparePools
+from jobserver_pyspark.processes import available_memory
 from jobserver_pyspark.protocol.messages import Reattachment
 
 __all__ = ["PySparkLauncher"]
@@ -50,8 +54,8 @@ class PySparkLauncher(Launcher):
     ``directory`` is the launcher's own, for unpacked packages and the records of living contexts.
     ``log_limit`` is the size of each log in bytes, ``result_limit`` that of the result of a JVM job.
     ``reattach_timeout`` is the number of seconds that contexts wait for the next server after theirs has
-    ended; with 0 they end with it. ``spare_hosts`` processes with a JVM are kept ready for contexts of the
-    same interpreter, environment and JVM options as the newest one.
+    ended; with 0 they end with it. ``pools`` says how many contexts with which settings are kept started for
+    new ones; spares older than ``spare_max_age`` seconds are replaced.
     """
 
     def __init__(
@@ -62,7 +66,8 @@ class PySparkLauncher(Launcher):
         options: LauncherOptions | None = None,
         log_limit: int = 16 * 1024 * 1024,
         result_limit: int = 10 * 1024**3,
-        spare_hosts: int = 0,
+        pools: Sequence[Pool] = (),
+        spare_max_age: float = 86400.0,
         reattach_timeout: float = 0.0,
     ) -> None:
         self._master = master
@@ -80,7 +85,18 @@ class PySparkLauncher(Launcher):
         self._archives = ArchiveMaker()
         self._leftovers = Leftovers(directory / "contexts")
         connections = Connections()
-        self._spares = SpareHosts(directory / "spares", spare_hosts, connections, self._leftovers)
+        self._spares = SparePools(
+            pools,
+            SpareHosts(
+                directory / "spares",
+                connections,
+                self._leftovers,
+                lambda spec, settings: self._plan(spec, settings, None),
+            ),
+            max_age=spare_max_age,
+            may_start=self._may_start_spare,
+            busy=lambda: any(context.busy for context in self._living()),
+        )
         self._resources = LauncherResources(
             connections=connections,
             leftovers=self._leftovers,
@@ -97,7 +113,8 @@ class PySparkLauncher(Launcher):
             options=LauncherOptions.parse(settings.launcher.options),
             log_limit=settings.limits.log_size,
             result_limit=settings.jobs.max_result_size,
-            spare_hosts=settings.contexts.spare_hosts,
+            pools=read_pools(settings),
+            spare_max_age=settings.contexts.spare_max_age,
             reattach_timeout=settings.contexts.reattach_timeout,
         )
 
@@ -137,9 +154,15 @@ class PySparkLauncher(Launcher):
                 raise LaunchError(message="the launcher is closed")
             self._contexts.add(context)
         context.begin()
-        if class_data is None and not spec.class_path:
-            self._spares.refill(lambda spare: self._plan(spare, settings, None))
         return context
+
+    def _living(self) -> list[HostedContext]:
+        with self._lock:
+            return list(self._contexts)
+
+    def _may_start_spare(self, pool: Pool) -> bool:
+        """Whether no other context is starting, and the memory for one more JVM is free."""
+        return not any(context.starting for context in self._living()) and pool.fits(available_memory())
 
     def _plan(self, spec: ContextSpec, settings: ContextSettings, class_data: list[str] | None) -> HostPlan:
         installation, java = find_installation(settings.python or sys.executable), find_java()
@@ -207,10 +230,9 @@ class PySparkLauncher(Launcher):
         with self._lock:
             self._contexts.discard(context)
 
-    @property
-    def spares_ready(self) -> int:
-        """The number of spare hosts that wait for a context."""
-        return self._spares.ready
+    def spare_pools(self) -> Sequence[SparePool]:
+        """Return the pools of spares."""
+        return self._spares.status
 
     @property
     def reattaches(self) -> bool:
@@ -273,8 +295,12 @@ class PySparkLauncher(Launcher):
         return context
 
     def sweep(self) -> None:
-        """Remove leftovers of the contexts of an earlier server that were not taken over."""
+        """Remove leftovers of the contexts of an earlier server that were not taken over.
+
+        Then spares are started.
+        """
         self._leftovers.sweep(self._taken_over)
+        self._spares.begin()
 
     def detach(self) -> None:
         """Leave the contexts that are connected, and kill the others."""

@@ -1,159 +1,228 @@
-"""Hosts that are started in advance: a process with a JVM that waits for its context."""
+"""Spares as processes: hosts that have started an application and wait for their context."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
 import logging
+import os
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
 from jobserver_core.errors import JobServerError
 from jobserver_core.ports import ContextSpec
+from jobserver_pyspark import processes
 from jobserver_pyspark.launcher.connections import Connections, HostChannel
+from jobserver_pyspark.launcher.context_settings import ContextSettings
 from jobserver_pyspark.launcher.host_plan import HostPlan
-from jobserver_pyspark.launcher.host_process import HostProcess, shape
+from jobserver_pyspark.launcher.host_process import HostProcess
 from jobserver_pyspark.launcher.leftovers import Leftovers
-from jobserver_pyspark.protocol.converter import ProtocolError
+from jobserver_pyspark.launcher.spare_pools import Pool, Spare, SpareFailed, SpareStarter
+from jobserver_pyspark.protocol.converter import ProtocolError, encode
 from jobserver_pyspark.protocol.frames import ChannelClosed
+from jobserver_pyspark.protocol.messages import (
+    AdoptContext,
+    ContextFailed,
+    ContextReady,
+    HostSpec,
+    LogWarning,
+    SpareReady,
+    StartSpare,
+)
 
-__all__ = ["SpareHost", "SpareHosts"]
-
+_START_TIMEOUT = 300.0
+_ADOPTION_TIMEOUT = 10.0
+_LOW_PRIORITY = 5
+_APP_NAME = "spark.app.name"
+_NO_PATH = Path()
+_ARCHIVE_OPTIONS = ("-XX:SharedArchiveFile=", "-Xlog:cds")
 _log = logging.getLogger(__name__)
 
 
-class SpareHost:
-    """A host that is connected, and waits for a context."""
+class SpareHost(Spare):
+    """A host that has started an application, and the connection to it."""
 
-    def __init__(self, spare_id: str, host: HostProcess, channel: HostChannel, made_for: str) -> None:
+    def __init__(
+        self,
+        pool: str,
+        fingerprint: str,
+        *,
+        spare_id: str,
+        host: HostProcess,
+        channel: HostChannel,
+        leftovers: Leftovers,
+    ) -> None:
+        super().__init__(pool, fingerprint)
         self.id = spare_id
         self.host = host
         self.channel = channel
-        self.made_for = made_for
-
-
-class SpareHosts:
-    """Keeps ``count`` spare hosts of the shape that the newest context had.
-
-    A host fits a context when interpreter, environment, class path and options of the JVM are the same;
-    everything else is sent to it when it is taken. The preparations of Spark's own submission cannot be sent
-    later, so contexts that need them have no spares.
-    """
-
-    def __init__(self, directory: Path, count: int, connections: Connections, leftovers: Leftovers) -> None:
-        self._directory = directory
-        self._count = count
-        self._connections = connections
         self._leftovers = leftovers
-        self._lock = threading.Lock()
-        self._filling = threading.Lock()
-        self._spares: list[SpareHost] = []
-        self._making: HostProcess | None = None
-        self._closed = False
 
     @property
-    def ready(self) -> int:
-        """The number of spares that are ready."""
-        with self._lock:
-            return sum(spare.host.alive for spare in self._spares)
+    def alive(self) -> bool:
+        """Whether the host runs; it ends when its application, its JVM or its zygote does."""
+        return self.host.alive
 
-    def take(self, plan: HostPlan, work_dir: Path) -> SpareHost | None:
-        """Return a spare that fits, which the caller then owns, or None."""
-        wanted = shape(plan, work_dir)
-        with self._lock:
-            fitting = [spare for spare in self._spares if spare.made_for == wanted and spare.host.alive]
-            if not fitting:
-                return None
-            self._spares.remove(fitting[0])
-            return fitting[0]
+    def adopt(self, spec: HostSpec) -> ContextReady | None:
+        """Give the spare a context; return None if its application has ended or does not answer."""
+        self.channel.settimeout(_ADOPTION_TIMEOUT)
+        try:
+            self.channel.send(AdoptContext(spec=spec))
+            while isinstance(answer := self.channel.receive(), LogWarning):
+                _log.warning("spare context %s: %s", self.id, answer.text)
+        except (ChannelClosed, ProtocolError, TimeoutError):
+            return None
+        self.channel.settimeout(None)
+        return answer if isinstance(answer, ContextReady) else None
 
-    def refill(self, make_plan: Callable[[ContextSpec], HostPlan]) -> None:
-        """Start spares as ``make_plan`` describes in the background, and end others."""
-        if self._count > 0 and not self._closed:
-            threading.Thread(target=self._fill, args=(make_plan,), name="spare hosts", daemon=True).start()
+    def end(self) -> None:
+        """End all processes, and remove the directories."""
+        self.channel.close()
+        _discard(self.id, self.host, self._leftovers)
 
-    def _fill(self, make_plan: Callable[[ContextSpec], HostPlan]) -> None:
-        with self._filling:
-            try:
-                while not self._closed and (spec := self._missing(make_plan)) is not None:
-                    self._add(spec, make_plan(spec))
-            except (OSError, JobServerError, ChannelClosed, ProtocolError) as error:
-                _log.warning("a spare host could not be started: %s", error)
 
-    def _missing(self, make_plan: Callable[[ContextSpec], HostPlan]) -> ContextSpec | None:
-        """Return the spec of the next spare, or None if there are enough; end spares of other shapes."""
-        spec = self._spec()
-        plan = make_plan(spec)
-        wanted = shape(plan, spec.work_dir)
-        count = 0 if plan.spec.submitted else self._count
-        with self._lock:
-            unfit = [s for s in self._spares if s.made_for != wanted or not s.host.alive]
-            self._spares = [s for s in self._spares if s not in unfit]
-            enough = len(self._spares) >= count
-        for spare in unfit:
-            self._end(spare)
-        return None if enough else spec
+def _discard(spare_id: str, host: HostProcess, leftovers: Leftovers) -> None:
+    record = host.record
+    host.kill()
+    host.reap()
+    if record.end():
+        leftovers.forget(spare_id)
+    for directory in host.directories:
+        shutil.rmtree(directory, ignore_errors=True)
 
-    def _spec(self) -> ContextSpec:
+
+class SpareHosts(SpareStarter[SpareHost]):
+    """Starts spare hosts, in directories of their own below ``directory``.
+
+    While a host starts, it has a low priority, if the system allows that to be undone.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        connections: Connections,
+        leftovers: Leftovers,
+        make_plan: Callable[[ContextSpec, ContextSettings], HostPlan],
+    ) -> None:
+        self._directory = directory
+        self._connections = connections
+        self._leftovers = leftovers
+        self._make_plan = make_plan
+        self._lock = threading.Lock()
+        self._closed = False
+        self._starting: HostProcess | None = None
+        self._priority = _LOW_PRIORITY if processes.can_restore_priority() else 0
+
+    def fingerprint(self, pool: Pool) -> str | None:
+        """Return the fingerprint of a spare that would be started now, or None if the pool can have none."""
+        spec = self._spec(pool)
+        try:
+            return fingerprint(self._make_plan(spec, pool.settings), spec.work_dir)
+        except (JobServerError, OSError) as error:
+            _log.warning("the pool %s can have no spare context: %s", pool.name, error)
+            return None
+
+    def _spec(self, pool: Pool) -> ContextSpec:
         spare_id = str(uuid4())
         directory = self._directory / spare_id
         return ContextSpec(
             id=spare_id,
-            name="spare",
+            name=f"spare of pool {pool.name}",
             log_path=directory / "log",
             work_dir=directory,
             data_dir=directory / "data",
         )
 
-    def _add(self, spec: ContextSpec, plan: HostPlan) -> None:
-        host = self._start(spec, plan)
+    def start(self, pool: Pool) -> SpareHost:
+        """Start a host, and return it when its application is ready. Raises SpareFailed."""
+        spec = self._spec(pool)
         try:
-            channel = host.connect(self._connections, spare=True)
-        except (ChannelClosed, ProtocolError):
-            self._discard(spec.id, host)
-            raise
+            plan = self._make_plan(spec, pool.settings)
+            host = self._spawn(spec, plan)
+        except (JobServerError, OSError) as error:
+            shutil.rmtree(spec.work_dir, ignore_errors=True)
+            raise SpareFailed(str(error)) from error
+        try:
+            channel = self._connect(host, plan)
+        except (OSError, ChannelClosed, ProtocolError, SpareFailed, TimeoutError) as error:
+            _discard(spec.id, host, self._leftovers)
+            raise SpareFailed(str(error)) from error
         finally:
-            self._making = None
-        spare = SpareHost(spec.id, host, channel, shape(plan, spec.work_dir))
-        with self._lock:
-            if not self._closed:
-                self._spares.append(spare)
-                return
-        self._end(spare)
+            self._starting = None
+        if self._priority:
+            processes.set_priority(plan.spec.marker, os.getpriority(os.PRIO_PROCESS, 0))
+        return SpareHost(
+            pool.name,
+            fingerprint(plan, spec.work_dir),
+            spare_id=spec.id,
+            host=host,
+            channel=channel,
+            leftovers=self._leftovers,
+        )
 
-    def _start(self, spec: ContextSpec, plan: HostPlan) -> HostProcess:
+    def _spawn(self, spec: ContextSpec, plan: HostPlan) -> HostProcess:
         with self._lock:
             if self._closed:
-                raise ChannelClosed("the launcher is closed")
-            host = HostProcess(plan, work_dir=spec.work_dir, log_path=spec.log_path)
-            self._making = host
+                raise SpareFailed("the launcher is closed")
+            host = HostProcess(plan, work_dir=spec.work_dir, log_path=spec.log_path, priority=self._priority)
+            self._starting = host
         self._leftovers.record(spec.id, host.record)
         return host
 
-    def _end(self, spare: SpareHost) -> None:
-        spare.channel.close()
-        self._discard(spare.id, spare.host)
+    def _connect(self, host: HostProcess, plan: HostPlan) -> HostChannel:
+        channel = host.connect(self._connections, StartSpare(spec=plan.spec))
+        with contextlib.ExitStack() as failed:
+            failed.callback(channel.close)
+            channel.settimeout(_START_TIMEOUT)
+            _await_ready(channel)
+            channel.settimeout(None)
+            failed.pop_all()
+        return channel
 
-    def _discard(self, spare_id: str, host: HostProcess) -> None:
-        record = host.record
-        host.kill()
-        host.reap()
-        if record.end():
-            self._leftovers.forget(spare_id)
-        shutil.rmtree(self._directory / spare_id, ignore_errors=True)
-
-    def close(self, deadline: float) -> None:
-        """End every spare and start no more, waiting until ``deadline`` on the monotonic clock at most."""
+    def close(self) -> None:
+        """End the host that is being started; the thread that starts it removes what is left."""
         with self._lock:
             self._closed = True
-            spares, self._spares = self._spares, []
-            making = self._making
-        for host in [*(spare.host for spare in spares), *([making] if making else [])]:
-            host.kill()
-        for spare in spares:
-            self._end(spare)
-        # The thread that starts a spare also ends it.
-        if self._filling.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            self._filling.release()
+            starting = self._starting
+        if starting is not None:
+            starting.kill()
+
+
+def _await_ready(channel: HostChannel) -> None:
+    while not isinstance(message := channel.receive(), SpareReady):
+        if isinstance(message, ContextFailed):
+            raise SpareFailed(message.error.message)
+        if not isinstance(message, LogWarning):
+            raise ProtocolError(f"a spare sent {type(message).__name__} before SpareReady")
+
+
+def fingerprint(plan: HostPlan, work_dir: Path) -> str:
+    """Return everything that cannot change after the start of a host.
+
+    Name, log, directories and the settings that only jobs read can change, and it does not matter from which
+    archive a JVM has read its classes.
+    """
+    spec, jvm = plan.spec, plan.spec.jvm
+    fixed = dataclasses.replace(
+        spec,
+        jvm=dataclasses.replace(
+            jvm, command=tuple(part for part in jvm.command if not part.startswith(_ARCHIVE_OPTIONS))
+        ),
+        conf={key: value for key, value in spec.conf.items() if key != _APP_NAME},
+        settings="",
+        log_path=_NO_PATH,
+        data_dir=_NO_PATH,
+        reattachment=None,
+        spare_runners=0,
+    )
+    header, _ = encode(StartSpare(spec=fixed))
+    text = json.dumps([plan.command, plan.environment, header.decode()], sort_keys=True)
+    context_id, _, _ = spec.marker.partition(":")
+    own = {spec.marker: "marker", str(spec.tmp_dir): "tmp", str(work_dir): "work", context_id: "id"}
+    for value, name in own.items():  # a directory may contain the id
+        text = text.replace(value, f"{{{name}}}")
+    return text

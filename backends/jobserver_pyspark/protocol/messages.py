@@ -49,9 +49,9 @@ A new message is a new class below its direction; its name is its ``kind``. It i
 reports about jobs with ``JobReports.send``, which also keeps them for the next server. It is handled in the
 ``match`` of its receiver: ``HostedContext`` and ``HostedJobs`` in the server, ``Host`` and ``PythonJobs`` in
 the host, ``Runner`` in a runner. The first messages of a connection are handled where it is opened: in
-``launcher/connections.py``, ``launcher/hosted_context.py`` (``_reattach``), ``host/host.py`` (``run`` and
-``_adopt``), ``host/redial.py`` and ``host/runners.py``. ``ZygoteProcess`` and ``runner/zygote.py`` handle
-those of the zygote.
+``launcher/connections.py``, ``launcher/spare_hosts.py``, ``launcher/hosted_context.py`` (``_reattach``),
+``host/host.py`` (``run`` and ``_adopt``), ``host/redial.py`` and ``host/runners.py``. ``ZygoteProcess`` and
+``runner/zygote.py`` handle those of the zygote.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ from typing import Literal
 
 from jobserver_pyspark.protocol.converter import Message, Payload
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """The version of this module's messages; server and host must have the same one."""
 
 ContextType = Literal["any", "spark", "session", "sql", "hive", "streaming", "custom"]
@@ -202,13 +202,20 @@ class StartContext(ServerToHost):
 
 
 class StartSpare(ServerToHost):
-    """Start only the JVM and the zygote, and wait for ``AdoptContext``: the other first message."""
+    """Start a context that waits for ``AdoptContext``: the other first message. ``SpareReady`` follows.
+
+    A spare ends with its server, whatever the spec says about re-attachment.
+    """
 
     spec: HostSpec
 
 
 class AdoptContext(ServerToHost):
-    """Become the host of a context: sent once, to a spare host, which keeps its JVM and its marker."""
+    """Become the host of a context: sent once, to a spare that is ready. ``ContextReady`` follows.
+
+    The spare keeps its application, its marker and its directories. The spec may differ from its own in
+    them, the name, the settings for jobs, the log and the directories.
+    """
 
     spec: HostSpec
 
@@ -295,6 +302,10 @@ class ContextReady(HostToServer):
     url: str | None
 
 
+class SpareReady(HostToServer):
+    """The application of a spare is started, and a runner is attached."""
+
+
 class ContextResumed(HostToServer):
     """The first message after a re-attachment: what ``ContextReady`` said, if that was due already.
 
@@ -372,13 +383,25 @@ class Attach(HostToRunner):
 
 
 class WarmUp(HostToRunner):
-    """Start the context's first Python worker. The answer is ``WarmedUp`` or ``NotReady``."""
+    """Start the context's first Python worker. The answer is ``WarmedUp`` or ``NotReady``.
+
+    With ``context_type``, run typical Spark jobs for such a context too, as a spare can, which is not in a
+    hurry.
+    """
+
+    context_type: ContextType | None = None
 
 
 class Prepare(HostToRunner):
     """Prepare for the runner's first job. There is no answer, except ``NotReady``."""
 
     context_type: ContextType
+
+
+class RenameApplication(HostToRunner):
+    """Show jobs this name of the application, which has got a context. There is no answer."""
+
+    name: str
 
 
 class RunJob(HostToRunner):

@@ -14,6 +14,7 @@ from jobserver_pyspark.protocol.messages import ContextType
 
 _WRONG_TYPE = "Invalid job type for this context"
 _Attributes = dict[str, Any]
+_REHEARSALS = 3
 _RELEASE = "m\nd\n"
 """The beginning of py4j's command that releases an object in the JVM."""
 
@@ -103,9 +104,15 @@ class Attachment:
 
         streaming_class.stop = stop
 
-    def warm_up(self) -> None:
-        """Start the first Python worker, so that the first job does not wait for it."""
+    def warm_up(self, context_type: ContextType | None) -> None:
+        """Start the first Python worker; with a type of context, run what jobs of that type do first."""
         self.context.parallelize([0], 1).map(bool).count()
+        for _ in range(_REHEARSALS if context_type else 0):
+            numbers = self.context.parallelize(range(4)).map(lambda number: (number % 2, 1))
+            numbers.countByKey()
+            numbers.reduceByKey(max).collect()
+            if context_type not in ("spark", "custom", "streaming"):
+                self.session.range(4).groupBy("id").count().collect()
 
     def prepare(self, context_type: ContextType) -> None:
         """Prepare for the first Spark job of a process: look up classes, pickle a function.
@@ -115,6 +122,11 @@ class Attachment:
         _ = self.context.parallelize([0], 1).map(lambda number: (number, 1)).reduceByKey(max, 1)._jrdd
         if context_type not in ("spark", "custom"):
             _ = self.session.range(1)
+
+    def rename_application(self, name: str) -> None:
+        """Use another name of the application from now on."""
+        self.context.appName = name
+        self._initial.add(self.context)
 
     def job_context(self, context_type: ContextType, job: Any) -> Any:
         """Return the context for a job's methods.
@@ -184,16 +196,16 @@ class _InitialState:
         self._environment = dict(context.environment)
         self._spark_context = spark_context
         self._properties = spark_context.getLocalProperties().clone()
-        self._attributes: list[tuple[Any, _Attributes]] = []
+        self._attributes: dict[int, tuple[Any, _Attributes]] = {}
         self.add(context)
 
     def add(self, owner: Any) -> None:
-        """Remember the attributes of an object that jobs get."""
-        self._attributes.append((owner, dict(vars(owner))))
+        """Remember the present attributes of an object that jobs get."""
+        self._attributes[id(owner)] = (owner, dict(vars(owner)))
 
     def restore_objects(self) -> None:
         """Restore the objects in this process."""
-        for owner, saved in self._attributes:
+        for owner, saved in self._attributes.values():
             _restore_attributes(owner, saved)
         self._context._python_includes = [*self._includes]
         self._context.environment.clear()

@@ -37,6 +37,7 @@ from jobserver_pyspark.protocol.messages import (
     NotReady,
     Prepare,
     QueryStarted,
+    RenameApplication,
     Restored,
     ResultPart,
     RunJob,
@@ -115,12 +116,14 @@ class Runner:
                 self._attachment = Attachment(request.port, request.secret)
                 self._channel.send(Attached())
             case WarmUp() if self._attachment is not None:
-                self._attachment.warm_up()
+                self._attachment.warm_up(request.context_type)
                 self._channel.send(WarmedUp())
             case Prepare() if self._attachment is not None:
                 with contextlib.suppress(Exception):  # if it still fails then, the job reports it
                     self._attachment.prepare(request.context_type)
                 self._state = self._state or ProcessState()
+            case RenameApplication() if self._attachment is not None:
+                self._attachment.rename_application(request.name)
             case _:
                 raise ProtocolError(f"the host sent {type(request).__name__} before Attach")
 

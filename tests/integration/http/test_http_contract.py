@@ -14,7 +14,7 @@ import httpx
 import pytest
 from http_site import WHEEL, Site, Start
 
-from jobserver_core import ContextQuery
+from jobserver_core import ContextQuery, SparePool
 from jobserver_core.errors import UnknownContextFactory
 from jobserver_core.memory import InlineLauncher
 from jobserver_core.ports import ContextEnd
@@ -808,6 +808,23 @@ def test_measurements_are_there_for_prometheus(site: Site) -> None:
     assert 'jobserver_contexts{state="RUNNING"} 1.0' in text
     assert "jobserver_contexts_starting 0.0" in text
     assert "jobserver_contexts_queued 0.0" in text
+
+
+def test_pools_of_spare_contexts_are_listed_apart_from_contexts(start: Start, site: Site) -> None:
+    class Launcher(ScriptedLauncher):
+        def spare_pools(self) -> list[SparePool]:
+            return [SparePool(name="small", size=2, ready=1, starting=1)]
+
+    client = start(launcher=Launcher()).client
+    ok(client.get("/contexts"), 200, [])
+    ok(client.get("/contexts?spares=true"), 200, [{"pool": "small", "size": 2, "ready": 1, "starting": 1}])
+    assert 'jobserver_spare_contexts{pool="small",state="ready"} 1.0' in client.get("/metrics").text
+    ok(site.client.get("/contexts?spares=true"), 200, [])
+    error(
+        site.client.get("/contexts?spares=perhaps"),
+        400,
+        "parameter spares must be true or false, got 'perhaps'",
+    )
 
 
 def test_the_description_and_its_page_are_served(site: Site) -> None:

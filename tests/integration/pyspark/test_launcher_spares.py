@@ -12,13 +12,20 @@ from launcher_world import Start, make_launcher, starter
 from conditions import wait_until
 from jobserver_core.ports import ContextEnd, JobCode
 from jobserver_pyspark import PySparkLauncher, processes
+from jobserver_pyspark.launcher.context_settings import read_settings
+from jobserver_pyspark.launcher.spare_pools import Pool
 
 pytestmark = pytest.mark.spark
+
+SPARE_TIMEOUT = 240.0
+"""A spare starts with a low priority."""
 
 
 @pytest.fixture
 def launcher(tmp_path: Path) -> Iterator[PySparkLauncher]:
-    launcher = make_launcher(tmp_path, spare_hosts=1)
+    pool = Pool(name="default", size=1, settings=read_settings({}, default_master="local[2]"))
+    launcher = make_launcher(tmp_path, pools=[pool])
+    launcher.sweep()
     yield launcher
     launcher.close()
     assert not list((tmp_path / "pyspark" / "spares").iterdir())
@@ -30,61 +37,50 @@ def start(launcher: PySparkLauncher, tmp_path: Path, code: JobCode) -> Start:
     return starter(launcher, tmp_path, code)
 
 
-def _record(directory: Path, context_id: str) -> dict[str, object]:
-    found: dict[str, object] = json.loads(
-        (directory / "pyspark" / "contexts" / f"{context_id}.json").read_text()
+def _records(directory: Path) -> dict[str, dict[str, object]]:
+    files = (directory / "pyspark" / "contexts").glob("*.json")
+    return {file.stem: json.loads(file.read_text()) for file in files}
+
+
+def _jvm_of(host: int) -> int:
+    return next(
+        pid for pid in processes.children(host) if b"java" in Path(f"/proc/{pid}/cmdline").read_bytes()
     )
-    return found
 
 
-def test_a_context_takes_a_spare_host_that_fits(
+def test_contexts_take_spares_that_live_and_all_end_with_the_launcher(
     launcher: PySparkLauncher, start: Start, tmp_path: Path
 ) -> None:
-    first = start().wait_ready()
-    wait_until(lambda: launcher.spares_ready == 1, timeout=60.0)
-    second = start({"spark": {"my": {"setting": "of the second"}}}, name="second").wait_ready()
-    record = _record(tmp_path, second.spec.id)
-    assert not str(record["marker"]).startswith(second.spec.id)
-    told = second.run("work.Tell").value
-    assert told["setting"] == "of the second"
-    conf = second.run("work.Conf", {"keys": ["spark.app.name"]}).value
-    assert conf == {"spark.app.name": "second"}
-    assert second.run("work.WordCount", {"input": {"string": "a b a"}}).value == {"a": 2, "b": 1}
-    assert "Setting default log level" in second.spec.log_path.read_text()
-    for context in (first, second):
-        context.handle.stop(30.0)
-        assert context.wait_end()[0] is ContextEnd.STOPPED
-        assert not context.spec.work_dir.exists()
+    def wait_for_a_spare() -> None:
+        wait_until(lambda: launcher.spare_pools()[0].ready == 1, timeout=SPARE_TIMEOUT)
+
+    wait_for_a_spare()
+    ((spare_id, spare),) = _records(tmp_path).items()
+    host = int(str(spare["pid"]))
+    assert os.getpriority(os.PRIO_PROCESS, _jvm_of(host)) == os.getpriority(os.PRIO_PROCESS, 0)
+
+    first = start({"idle-timeout": "1 h"}, name="first").wait_ready()
+    record = _records(tmp_path)[first.spec.id]
+    assert (record["pid"], record["marker"]) == (host, spare["marker"])
+    assert spare_id not in _records(tmp_path)
+    conf = first.run("work.Conf", {"keys": ["spark.app.name", "spark.local.dir"]})
+    assert conf.value["spark.app.name"] == "first"
+    assert first.run("work.WordCount", {"input": {"string": "a b a"}}).value == {"a": 2, "b": 1}
+    assert "Setting default log level" in first.spec.log_path.read_text()
+
+    wait_for_a_spare()
+    (other,) = (found for stem, found in _records(tmp_path).items() if stem != first.spec.id)
+    os.kill(_jvm_of(int(str(other["pid"]))), signal.SIGKILL)
+    second = start(name="second").wait_ready()
+    assert str(_records(tmp_path)[second.spec.id]["marker"]).startswith(second.spec.id)
+    assert second.run("contract.Echo", {"value": 1}).value == 1
+
+    first.handle.stop(60.0)
+    assert first.wait_end()[0] is ContextEnd.STOPPED
+    assert not first.spec.work_dir.exists()
     assert not [name for name in record["directories"] if Path(name).exists()]  # type: ignore[attr-defined]
-
-
-def test_a_context_of_other_options_or_with_a_dead_spare_starts_its_own_host(
-    launcher: PySparkLauncher, start: Start, tmp_path: Path
-) -> None:
-    first = start()
-    wait_until(lambda: launcher.spares_ready == 1, timeout=60.0)
-    other = start({"spark": {"driver": {"memory": "600m"}}})
-    other.wait_ready()
-    assert str(_record(tmp_path, other.spec.id)["marker"]).startswith(other.spec.id)
-    wait_until(lambda: launcher.spares_ready == 1, timeout=60.0)
-    for file in (tmp_path / "pyspark" / "contexts").glob("*.json"):
-        if file.stem not in (first.spec.id, other.spec.id):
-            os.kill(int(json.loads(file.read_text())["pid"]), signal.SIGKILL)
-    wait_until(lambda: launcher.spares_ready == 0)
-    again = start({"spark": {"driver": {"memory": "600m"}}}).wait_ready()
-    assert again.run("contract.Echo", {"value": 1}).value == 1
-    for context in (first, other, again):
-        context.handle.kill()
-        context.wait_end()
-
-
-def test_spares_end_with_their_launcher(launcher: PySparkLauncher, start: Start, tmp_path: Path) -> None:
-    context = start()
-    wait_until(lambda: launcher.spares_ready == 1, timeout=60.0)
-    markers = [
-        json.loads(file.read_text())["marker"] for file in (tmp_path / "pyspark" / "contexts").glob("*.json")
-    ]
-    assert len(markers) == 2
+    wait_until(lambda: len(_records(tmp_path)) == 2, timeout=SPARE_TIMEOUT)
+    markers = [str(found["marker"]) for found in _records(tmp_path).values()]
     launcher.close()
-    assert context.wait_end(1.0)[0] is ContextEnd.KILLED
+    assert second.wait_end(1.0)[0] is ContextEnd.KILLED
     assert not processes.marked(markers)

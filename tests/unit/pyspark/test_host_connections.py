@@ -24,6 +24,7 @@ from jobserver_pyspark.launcher.leftovers import Leftovers
 from jobserver_pyspark.launcher.options import LauncherOptions
 from jobserver_pyspark.launcher.packages import Packages
 from jobserver_pyspark.launcher.spare_hosts import SpareHosts
+from jobserver_pyspark.launcher.spare_pools import SparePools
 from jobserver_pyspark.processes import start_time
 from jobserver_pyspark.protocol.converter import ProtocolError, encode
 from jobserver_pyspark.protocol.frames import Channel, ChannelClosed
@@ -121,7 +122,11 @@ def run_host(script: str, directory: Path) -> tuple[ContextEnd, ErrorInfo, int]:
         connections=connections,
         leftovers=leftovers,
         packages=Packages(directory / "packages", 0),
-        spares=SpareHosts(directory / "spares", 0, connections, leftovers),
+        spares=SparePools(
+            [],
+            SpareHosts(directory / "spares", connections, leftovers, lambda _spec, _settings: plan),
+            max_age=60.0,
+        ),
     )
     listener = RecordingListener()
     context = HostedContext(spec, listener, resources, make_plan=lambda: plan, on_end=lambda _context: None)
