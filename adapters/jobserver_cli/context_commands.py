@@ -54,7 +54,7 @@ def contexts(client: Client, terminal: Terminal, spares: Spares = False) -> None
 
 
 def _list_pools(client: Client, terminal: Terminal) -> None:
-    pools = client.get("/contexts?spares=true")
+    pools = client.get("/contexts", spares="true")
     if terminal.as_json:
         terminal.json(pools)
     elif not pools:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from command_line import CommandLine
-from jobserver_core import ContextState, JobServer, load_settings
+from jobserver_core import ContextState, JobServer, SparePool, load_settings
 from jobserver_core.ports import ContextEnd
 from jobserver_http import running
 from serving import ScriptedLauncher
@@ -41,6 +41,24 @@ def test_without_contexts_there_is_no_table(client: CommandLine) -> None:
     client("context", "stop", "warm")
     done = client("contexts")
     assert (done.code, done.out, done.err) == (0, "", "no contexts\n")
+
+
+def test_pools_of_spare_contexts_are_listed_with_an_option(
+    client: CommandLine, jobserver: CommandLine
+) -> None:
+    class Launcher(ScriptedLauncher):
+        def spare_pools(self) -> list[SparePool]:
+            return [SparePool(name="small", size=2, ready=1, starting=1)]
+
+    assert client("contexts", "--spares").err == "no pools of spare contexts; set jobserver.contexts.pools\n"
+    with running(JobServer.in_memory(launcher=Launcher())) as url:
+        jobserver.environment.setenv("JOBSERVER_URL", url)
+        lines = jobserver("contexts", "--spares").out.splitlines()
+        assert [line.split() for line in lines] == [
+            ["Pool", "Size", "Ready", "Starting"],
+            ["small", "2", "1", "1"],
+        ]
+        assert jobserver("contexts", "--spares", "--json").json[0]["ready"] == 1
 
 
 def test_create_passes_settings_from_options_and_from_hocon(client: CommandLine, server: JobServer) -> None:
