@@ -13,6 +13,7 @@ from typing import Any
 
 from jobserver_pyspark import processes
 from jobserver_pyspark.host.logs import BoundedLog, Output, OutputPump
+from jobserver_pyspark.host.yarn import YarnApplication, YarnReport, provide_jars
 from jobserver_pyspark.protocol.failures import ContextFailure, describe
 from jobserver_pyspark.protocol.messages import HostSpec, JvmCommand
 
@@ -75,6 +76,7 @@ class Driver:
         self.gateway: Any = None
         self.context: Any = None
         self.session: Any = None
+        self._yarn: YarnApplication | None = None
 
     def _start(self, jvm: JvmCommand, pump: OutputPump) -> subprocess.Popen[bytes]:
         # A JVM treats a class-path entry as a directory only if it exists when the JVM starts.
@@ -141,7 +143,11 @@ class Driver:
                     conf.set(key, value)
                 else:
                     conf.setIfMissing(key, value)
+            if conf.get("spark.master") == "yarn":
+                provide_jars(self.jvm, conf, self._spec.toolchain.jars)
             context = self.jvm.org.apache.spark.SparkContext(conf)
+            if conf.get("spark.master") == "yarn":
+                self._yarn = YarnApplication(self.jvm, context)
             for key, value in self._spec.hadoop.items():
                 context.hadoopConfiguration().set(key, value)
             self.context = context
@@ -200,7 +206,10 @@ class Driver:
 
     @property
     def url(self) -> str | None:
-        """The address of Spark's own user interface, or None if it is off."""
+        """The application's page on YARN, elsewhere Spark's own user interface; None if it is off."""
+        report = self._yarn.report() if self._yarn is not None else None
+        if report is not None and report.tracking_url is not None:
+            return report.tracking_url
         found = self.context.uiWebUrl()
         return str(found.get()) if found.isDefined() else None
 
@@ -314,6 +323,11 @@ class Driver:
     def stopped(self) -> bool:
         """Whether the application ended, by itself or by the cluster."""
         return bool(self.context.isStopped())
+
+    def yarn_report(self) -> YarnReport | None:
+        """Return why YARN ended the application, or None if it did not, or does not answer."""
+        report = self._yarn.final_report() if self._yarn is not None else None
+        return report if report is not None and report.status in ("FAILED", "KILLED") else None
 
     def stopped_by(self) -> str | None:
         """Return the line of a job's JVM code that stopped the application, or None if it is unknown."""

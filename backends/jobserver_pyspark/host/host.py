@@ -295,7 +295,10 @@ class Host:
                 self._end_with_application()
 
     def _end_with_application(self) -> NoReturn:
-        """Report that the application ended; the last log lines may say that it was killed."""
+        """Report that the application ended; YARN or the last log lines may say that it was killed."""
+        if report := self._driver.yarn_report():
+            reason = f"YARN ended the application as {report.status}: {report.diagnostics}"
+            self._lose(reason, killed_outside=report.status == "KILLED")
         if found := _KILLED.search(self._log.tail(_LOG_SIZE)):
             self._lose(f"the Spark application was killed from outside ({found[0]})", killed_outside=True)
         caller = self._driver.stopped_by()

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from jobserver_pyspark.installation.hadoop import hadoop_directories
 from jobserver_pyspark.installation.spark import Installation
 
 _OPENED = (
@@ -47,22 +49,28 @@ file in ``/tmp``."""
 
 
 def class_path(
-    installation: Installation, *, before: str | None = None, after: list[Path] | None = None
+    installation: Installation,
+    *,
+    before: str | None = None,
+    after: list[Path] | None = None,
+    hadoop: Sequence[Path] | None = None,
 ) -> str:
     """Return the driver's class path: Spark's jars, the site's configuration, then the context's own jars.
+
+    ``hadoop`` are the directories of Hadoop's configuration, by default those that the environment names.
 
     The configuration and Hadoop's own jars come after Spark's jars, unlike in Spark's scripts: a JVM cannot
     archive its classes with a directory before its jars. The order makes no difference, because Spark's jars
     contain no configuration files.
     """
     first = [before] if before else []
-    hadoop = os.environ.get("SPARK_DIST_CLASSPATH")
+    site_jars = os.environ.get("SPARK_DIST_CLASSPATH")
     return os.pathsep.join(
         [
             *first,
             *map(str, installation.jars),
-            *map(str, _directories(installation)),
-            *([hadoop] if hadoop else []),
+            *map(str, _directories(installation, hadoop)),
+            *([site_jars] if site_jars else []),
             *map(str, after or []),
         ]
     )
@@ -86,14 +94,13 @@ def spark_defaults(installation: Installation) -> dict[str, str]:
     return {key: value for key, value in found.items() if key not in _NOT_FOR_CONTEXTS}
 
 
-def has_hive(installation: Installation) -> bool:
+def has_hive(installation: Installation, hadoop: Sequence[Path] | None = None) -> bool:
     """Return whether the site has a metastore of its own."""
-    return any((directory / "hive-site.xml").is_file() for directory in _directories(installation))
+    return any((directory / "hive-site.xml").is_file() for directory in _directories(installation, hadoop))
 
 
-def _directories(installation: Installation) -> list[Path]:
-    hadoop = (os.environ.get(name) for name in ("HADOOP_CONF_DIR", "YARN_CONF_DIR"))
-    given = [_spark_directory(installation), *(Path(directory) for directory in hadoop if directory)]
+def _directories(installation: Installation, hadoop: Sequence[Path] | None) -> list[Path]:
+    given = [_spark_directory(installation), *(hadoop_directories() if hadoop is None else hadoop)]
     return [directory for directory in dict.fromkeys(given) if directory.is_dir()]
 
 

@@ -106,16 +106,15 @@ def find_installation(python: str) -> Installation:
     return Installation(python=python, package=package, version=version)
 
 
-def spark_home_view(installation: Installation, cache: Path) -> Path:
-    """Return a directory to use as ``SPARK_HOME``: PySpark's, without ``python/lib``.
+def spark_home_view(installation: Installation, cache: Path, *, python: bool = False) -> Path:
+    """Return a directory to use as ``SPARK_HOME``: PySpark's, with ``python`` only if it is needed.
 
-    Python workers would import from the ZIP in there, which has no byte code. That takes half a second
-    longer than importing the interpreter's own package.
+    YARN needs it: Spark sends the ZIP files in ``python/lib`` to the executors. Elsewhere, Python workers
+    would import from them. They have no byte code, so that takes half a second longer than importing the
+    interpreter's own package.
     """
-    names = [
-        entry for entry in sorted(installation.package.iterdir()) if entry.name in ("jars", "bin", "sbin")
-    ]
-    return _view(cache, names)
+    names = {"jars", "bin", "sbin", *(["python"] if python else [])}
+    return _view(cache, [entry for entry in sorted(installation.package.iterdir()) if entry.name in names])
 
 
 def default_cache_dir(environment: Mapping[str, str] | None = None) -> Path:

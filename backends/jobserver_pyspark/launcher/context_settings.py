@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -59,6 +60,7 @@ _KEYS = (
     "python.paths",
     "python.process",
     "jvm.isolation",
+    "hadoop-conf-dir",
 )
 _PREFIXES = ("spark.", "passthrough.", "hadoop.", "launcher.", "streaming.")
 _OLD = frozenset(
@@ -77,7 +79,8 @@ class ContextSettings:
     ``conf`` is for the SparkConf, ``hadoop`` for the Hadoop configuration. ``context_type`` is the type of
     the jobs' context; ``any``, without a factory, lets each job choose. ``hive`` says whether its tables are
     Hive's. ``jvm_isolation`` is how versions of JVM code are isolated (``session``, ``shared``), None for
-    the default.
+    the default. ``cores`` is the number of cores that the context asks for, None for any. ``hadoop_conf_dir``
+    is the directory of the cluster's Hadoop configuration, if the context has one of its own.
     """
 
     master: str
@@ -90,6 +93,8 @@ class ContextSettings:
     reuse: bool = True
     jvm_isolation: str | None = None
     hive: bool = False
+    cores: int | None = None
+    hadoop_conf_dir: Path | None = None
 
     @property
     def local(self) -> bool:
@@ -102,10 +107,19 @@ class ContextSettings:
         return self.local or bool(_LOOPBACK.fullmatch(self.master))
 
     @property
+    def yarn(self) -> bool:
+        """Whether the application runs on YARN."""
+        return self.master == "yarn"
+
+    @property
+    def containers(self) -> bool:
+        """Whether executors run in containers of a cluster manager: on YARN or Kubernetes."""
+        return not self.local and not self.master.startswith("spark://")
+
+    @property
     def needs_submit(self) -> bool:
         """Whether Spark's own submission is needed: for packages, impersonation, YARN or Kubernetes."""
-        other_cluster = not self.local and not self.master.startswith("spark://")
-        return other_cluster or self.proxy_user is not None or not PREPARED.isdisjoint(self.conf)
+        return self.containers or self.proxy_user is not None or not PREPARED.isdisjoint(self.conf)
 
 
 def read_settings(settings: JsonMapping, *, default_master: str) -> ContextSettings:
@@ -129,6 +143,8 @@ def read_settings(settings: JsonMapping, *, default_master: str) -> ContextSetti
         hadoop={k[len("hadoop.") :]: v for k, v in flat.items() if k.startswith("hadoop.")},
         proxy_user=flat.get(_PROXY_USER) or None,
         python=flat.get("python.executable"),
+        cores=_cores(flat),
+        hadoop_conf_dir=Path(flat["hadoop-conf-dir"]) if flat.get("hadoop-conf-dir") else None,
         reuse=_reuse(flat.get("python.process", "reuse")),
         jvm_isolation=_isolation(flat.get("jvm.isolation")),
         python_paths=tuple(p for p in re.split("[,:]", flat.get("python.paths", "")) if p.strip()),
@@ -214,18 +230,19 @@ def _text(value: Any) -> str:
 
 def _master(master: str, flat: Mapping[str, str]) -> str:
     """Return the master; a local one without a number of threads gets one for each core of the context."""
+    cores = _cores(flat)
+    return f"local[{cores}]" if cores is not None and master in ("local", "local[*]") else master
+
+
+def _cores(flat: Mapping[str, str]) -> int | None:
     cores = flat.get("num-cpu-cores")
-    if cores is not None and master in ("local", "local[*]"):
-        return f"local[{parse_count('num-cpu-cores', cores)}]"
-    return master
+    return None if cores is None else parse_count("num-cpu-cores", cores)
 
 
 def _set_cores(conf: dict[str, str], master: str, flat: Mapping[str, str]) -> None:
-    cores = flat.get("num-cpu-cores")
-    if cores is not None:
-        number = parse_count("num-cpu-cores", cores)
-        if not _LOCAL.fullmatch(master):
-            conf.setdefault("spark.cores.max", str(number))
+    cores = _cores(flat)
+    if cores is not None and not _LOCAL.fullmatch(master):
+        conf.setdefault("spark.cores.max", str(cores))
 
 
 def _set_memory(conf: dict[str, str], master: str, flat: Mapping[str, str]) -> None:

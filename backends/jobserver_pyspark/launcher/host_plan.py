@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -15,12 +15,13 @@ from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import ContextSpec
 from jobserver_pyspark.host.driver import JOB_CLASSES
 from jobserver_pyspark.installation.driver_jvm import JVM_OPTIONS, class_path, has_hive, spark_defaults
+from jobserver_pyspark.installation.hadoop import VARIABLES, hadoop_directories
 from jobserver_pyspark.installation.java import Java, utf8_locale
 from jobserver_pyspark.installation.spark import Installation, python_view, spark_home_view
 from jobserver_pyspark.jvm.jobs import context_settings
 from jobserver_pyspark.launcher.context_settings import LOOPBACK, PREPARED, ContextSettings
 from jobserver_pyspark.launcher.options import ALLOWED_VARIABLES, LauncherOptions
-from jobserver_pyspark.launcher.spark_values import java_options, parse_memory
+from jobserver_pyspark.launcher.spark_values import java_options, parse_count, parse_memory
 from jobserver_pyspark.processes import MARKER
 from jobserver_pyspark.protocol.messages import HostSpec, JvmCommand, JvmToolchainSpec, Reattachment
 from jobserver_pyspark.runner.config_trees import FALLBACK_PATH
@@ -55,7 +56,8 @@ def make_plan(
 ) -> HostPlan:
     """Return the plan of a context's host; writes only directories of links, into the cache."""
     marker = f"{spec.id}:{secrets.token_hex(8)}"
-    conf = _conf(spec, settings, installation)
+    hadoop = hadoop_directories(settings.hadoop_conf_dir or options.hadoop_conf_dir)
+    conf = _conf(spec, settings, installation, hadoop)
     submitted = settings.needs_submit or not PREPARED.isdisjoint(spark_defaults(installation))
     command = _jvm_command(
         spec,
@@ -63,12 +65,13 @@ def make_plan(
         conf,
         installation=installation,
         java=java,
+        hadoop=hadoop,
         tmp_dir=tmp_dir,
         class_data=class_data,
         submitted=submitted,
     )
     environment = {
-        "SPARK_HOME": str(spark_home_view(installation, options.cache_dir)),
+        "SPARK_HOME": str(spark_home_view(installation, options.cache_dir, python=settings.yarn)),
         "SPARK_LOCAL_DIRS": conf.get("spark.local.dir", str(spec.work_dir / "local")),
         **_local_address(conf),
     }
@@ -134,6 +137,10 @@ def _environment(
     """Return the environment of a host, with only the allowed variables of the server's environment."""
     allowed = (*ALLOWED_VARIABLES, *options.environment)
     kept = {name: os.environ[name] for name in allowed if name in os.environ}
+    hadoop = settings.hadoop_conf_dir or options.hadoop_conf_dir
+    if hadoop is not None:
+        kept = {name: value for name, value in kept.items() if name not in VARIABLES}
+        kept["HADOOP_CONF_DIR"] = str(hadoop)
     view = python_view(["jobserver_pyspark", "sparkjobserver"], options.cache_dir)
     fallback = python_view(["attr", "attrs", "jobserver_core", "pyhocon", "pyparsing"], options.cache_dir)
     python = settings.conf.get("spark.pyspark.python", installation.python)
@@ -150,10 +157,12 @@ def _environment(
     }
 
 
-def _conf(spec: ContextSpec, settings: ContextSettings, installation: Installation) -> dict[str, str]:
+def _conf(
+    spec: ContextSpec, settings: ContextSettings, installation: Installation, hadoop: Sequence[Path]
+) -> dict[str, str]:
     """Return the SparkConf: the context's own settings over the site's, over our defaults."""
     conf = {
-        **_defaults(spec, settings, installation),
+        **_defaults(spec, settings, installation, hadoop),
         **spark_defaults(installation),
         "spark.app.name": spec.name,
         "spark.submit.deployMode": "client",
@@ -166,10 +175,28 @@ def _conf(spec: ContextSpec, settings: ContextSettings, installation: Installati
     jars = _jars(spec)
     if jars and not settings.local:
         conf["spark.jars"] = ",".join(jar.as_uri() for jar in jars)
-    return {**conf, **settings.conf, "spark.master": settings.master}
+    conf |= {**settings.conf, "spark.master": settings.master}
+    if settings.containers and settings.cores is not None:
+        conf = {**_executors(conf, settings.cores), **conf}
+    if settings.yarn:
+        tags = [*filter(None, conf.get(_TAGS, "").split(",")), "jobserver", f"jobserver-context-{spec.id}"]
+        conf[_TAGS] = ",".join(tags)
+    return conf
 
 
-def _defaults(spec: ContextSpec, settings: ContextSettings, installation: Installation) -> dict[str, str]:
+_TAGS = "spark.yarn.tags"
+
+
+def _executors(conf: Mapping[str, str], cores: int) -> dict[str, str]:
+    """Return the number of executors with so many cores: YARN and Kubernetes ignore ``spark.cores.max``."""
+    count = max(1, cores // parse_count("spark.executor.cores", conf.get("spark.executor.cores", "1")))
+    dynamic = conf.get("spark.dynamicAllocation.enabled", "false").strip().lower() == "true"
+    return {"spark.dynamicAllocation.maxExecutors" if dynamic else "spark.executor.instances": str(count)}
+
+
+def _defaults(
+    spec: ContextSpec, settings: ContextSettings, installation: Installation, hadoop: Sequence[Path]
+) -> dict[str, str]:
     """Return the defaults, which keep a context in its directory and on its machine if possible."""
     conf = {
         "spark.ui.enabled": "false",
@@ -180,9 +207,9 @@ def _defaults(spec: ContextSpec, settings: ContextSettings, installation: Instal
     }
     if settings.loopback:
         conf |= {"spark.driver.host": LOOPBACK, "spark.driver.bindAddress": LOOPBACK}
-    if installation.release >= (4, 1):
+    if installation.release >= (4, 1) and not settings.containers:  # there, paths are too long for them
         conf["spark.python.unix.domain.socket.enabled"] = "true"
-    if not has_hive(installation):  # otherwise its tables outlive the context
+    if not has_hive(installation, hadoop):  # otherwise its tables outlive the context
         metastore = f"jdbc:derby:;databaseName={spec.work_dir / 'metastore'};create=true"
         conf["spark.sql.warehouse.dir"] = str(spec.work_dir / "warehouse")
         if settings.hive:
@@ -211,6 +238,7 @@ def _jvm_command(
     *,
     installation: Installation,
     java: Java,
+    hadoop: Sequence[Path],
     tmp_dir: Path,
     class_data: list[str],
     submitted: bool,
@@ -228,6 +256,7 @@ def _jvm_command(
         class_path(
             installation,
             before=conf.get("spark.driver.extraClassPath"),
+            hadoop=hadoop,
             after=[tmp_dir / JOB_CLASSES, *_jars(spec)],
         ),
         f"-Xmx{_heap(conf)}",

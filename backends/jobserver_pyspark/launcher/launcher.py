@@ -21,6 +21,7 @@ from jobserver_core.ports import ContextHandle, ContextListener, ContextSpec, Jo
 from jobserver_pyspark.installation.class_data import ArchiveMaker, ClassData
 from jobserver_pyspark.installation.compiler import JvmToolchain
 from jobserver_pyspark.installation.driver_jvm import spark_defaults
+from jobserver_pyspark.installation.hadoop import check_yarn, hadoop_directories
 from jobserver_pyspark.installation.java import Java, find_java
 from jobserver_pyspark.installation.libraries import LibrarySource
 from jobserver_pyspark.installation.spark import Installation, SparkInstall, find_installation
@@ -126,7 +127,9 @@ class PySparkLauncher(Launcher):
 
     def validate(self, settings: JsonMapping) -> None:
         """Raise InvalidSetting for settings that Spark cannot be started with."""
-        read_settings(settings, default_master=self._master)
+        found = read_settings(settings, default_master=self._master)
+        if found.yarn:
+            check_yarn(hadoop_directories(found.hadoop_conf_dir or self._options.hadoop_conf_dir))
 
     def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
         """Start a context on a thread of its own. Raises LaunchError once closed."""

@@ -49,7 +49,8 @@ class LauncherOptions:
     ``class_data_sharing`` keeps an archive of the JVM's classes, which halves the time a context
     takes to start, in ``cache_dir``. ``packages_size`` is the number of bytes of unpacked packages to keep
     in addition to those that contexts use. ``jvm_libraries`` is a directory with the two libraries of the
-    ``spark.jobserver`` API, for sites without a repository.
+    ``spark.jobserver`` API, for sites without a repository. ``hadoop_conf_dir`` is the directory of Hadoop's
+    configuration, instead of those that the environment names.
     """
 
     environment: tuple[str, ...] = ()
@@ -58,6 +59,7 @@ class LauncherOptions:
     cache_dir: Path = attrs.field(factory=default_cache_dir)
     packages_size: int = 10 * 1024**3
     jvm_libraries: Path | None = None
+    hadoop_conf_dir: Path | None = None
 
     @classmethod
     def parse(cls, tree: JsonMapping) -> LauncherOptions:
@@ -121,4 +123,5 @@ _READERS = {
     "cache_dir": _directory,
     "packages_size": _size,
     "jvm_libraries": _directory,
+    "hadoop_conf_dir": _directory,
 }

@@ -1,0 +1,147 @@
+"""The context's application on YARN: the archive of Spark's jars, and what YARN reports about it.
+
+Executors need Spark's jars. Without a setting that says where they are, Spark uploads all 400 MB for each
+application. So the first context uploads them as one archive to the user's home directory on YARN's file
+system. Its name has a hash of its content, so later contexts find it, and nodes keep what they unpacked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import attrs
+
+__all__ = ["YarnApplication", "YarnReport", "provide_jars"]
+
+_ARCHIVE = "spark.yarn.archive"
+_JARS = "spark.yarn.jars"
+_STAGING = "spark.yarn.stagingDir"
+_DIRECTORY = ".jobserver"
+_READABLE = 0o644
+_CHUNK = 1 << 20
+_REPORT_TIMEOUT = 5.0
+_POLL = 0.2
+
+
+def provide_jars(jvm: Any, conf: Any, jars: Path) -> None:
+    """Let the application use the archive of Spark's jars, and upload it if YARN's file system lacks it.
+
+    Does nothing if a setting says where the jars are. If the archive cannot be written, Spark uploads the
+    jars itself, and the log says so.
+    """
+    if conf.contains(_ARCHIVE) or conf.contains(_JARS):
+        return
+    hadoop = jvm.org.apache.spark.deploy.SparkHadoopUtil.get().newConfiguration(conf)
+    try:
+        archive = _uploaded(jvm, hadoop, conf.get(_STAGING, ""), sorted(jars.glob("*.jar")))
+    except Exception as error:  # noqa: BLE001 - py4j raises a class of its own; Spark's own upload may work
+        reason = str(getattr(error, "java_exception", error)).splitlines()[0]
+        print(f"Spark's jars are uploaded for this context alone, no archive: {reason}", file=sys.stderr)
+        return
+    conf.set(_ARCHIVE, archive)
+
+
+def _uploaded(jvm: Any, hadoop: Any, staging: str, jars: list[Path]) -> str:
+    path = jvm.org.apache.hadoop.fs.Path
+    files = (
+        path(staging).getFileSystem(hadoop) if staging else jvm.org.apache.hadoop.fs.FileSystem.get(hadoop)
+    )
+    directory = path(path(staging) if staging else files.getHomeDirectory(), _DIRECTORY)
+    target = path(directory, f"spark-{_digest(jars)}.zip")
+    if not files.exists(target):
+        files.mkdirs(directory)
+        part = path(directory, f".{target.getName()}.{uuid4().hex}")
+        try:
+            _write(jvm, files.create(part), jars)
+            files.setPermission(part, jvm.org.apache.hadoop.fs.permission.FsPermission(_READABLE))
+            files.rename(part, target)  # it does nothing if another context was faster
+        finally:
+            files.delete(part, False)
+    return str(files.makeQualified(target).toString())
+
+
+def _write(jvm: Any, output: Any, jars: list[Path]) -> None:
+    """Write a ZIP file with these jars, which are compressed already."""
+    archive = jvm.java.util.zip.ZipOutputStream(output)
+    try:
+        archive.setLevel(0)
+        for jar in jars:
+            archive.putNextEntry(jvm.java.util.zip.ZipEntry(jar.name))
+            jvm.java.nio.file.Files.copy(jvm.java.io.File(str(jar)).toPath(), archive)
+    finally:
+        archive.close()
+
+
+def _digest(jars: list[Path]) -> str:
+    """Return a hash of the names and contents of files, shortened."""
+    digest = hashlib.sha256()
+    for jar in jars:
+        digest.update(f"{jar.name}:{jar.stat().st_size}\n".encode())
+        for chunk in _chunks(jar):
+            digest.update(chunk)
+    return digest.hexdigest()[:24]
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+
+
+@attrs.frozen(kw_only=True)
+class YarnReport:
+    """What YARN reports about an application: its final status, why it ended, and its page.
+
+    ``status`` is ``UNDEFINED`` until the application has ended, then ``SUCCEEDED``, ``FAILED`` or ``KILLED``.
+    """
+
+    status: str
+    diagnostics: str
+    tracking_url: str | None
+
+
+class YarnApplication:
+    """Asks the ResourceManager about the context's application."""
+
+    def __init__(self, jvm: Any, context: Any) -> None:
+        yarn = jvm.org.apache.hadoop.yarn
+        self._id = yarn.api.records.ApplicationId.fromString(context.applicationId())
+        self._client = yarn.client.api.YarnClient.createYarnClient()
+        self._client.init(yarn.conf.YarnConfiguration(context.hadoopConfiguration()))
+        self._client.start()
+
+    def report(self, timeout: float = _REPORT_TIMEOUT) -> YarnReport | None:
+        """Return YARN's report, or None if it does not come in time: clients try again for minutes."""
+        found: list[YarnReport] = []
+        asking = threading.Thread(target=self._ask, args=(found,), name="YARN report", daemon=True)
+        asking.start()
+        asking.join(timeout)
+        return found[0] if found else None
+
+    def _ask(self, found: list[YarnReport]) -> None:
+        with contextlib.suppress(Exception):  # py4j raises a class of its own; no report is an answer
+            report = self._client.getApplicationReport(self._id)
+            found.append(
+                YarnReport(
+                    status=str(report.getFinalApplicationStatus().toString()),
+                    diagnostics=str(report.getDiagnostics() or "").strip(),
+                    tracking_url=report.getTrackingUrl() or None,
+                )
+            )
+
+    def final_report(self, timeout: float = _REPORT_TIMEOUT) -> YarnReport | None:
+        """Return YARN's report once the application has ended, or the last one in time."""
+        deadline = time.monotonic() + timeout
+        report = self.report(timeout)
+        while report is not None and report.status == "UNDEFINED" and time.monotonic() < deadline:
+            time.sleep(_POLL)
+            report = self.report(max(_POLL, deadline - time.monotonic())) or report
+        return report
