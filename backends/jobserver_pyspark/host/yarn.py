@@ -13,13 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
-
-import attrs
-
-__all__ = ["YarnApplication", "YarnReport", "provide_jars"]
 
 _ARCHIVE = "spark.yarn.archive"
 _JARS = "spark.yarn.jars"
@@ -96,7 +93,7 @@ def _chunks(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class YarnReport:
     """What YARN reports about an application: its final status, why it ended, and its page.
 

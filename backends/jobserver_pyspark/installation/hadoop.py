@@ -8,8 +8,6 @@ from pathlib import Path
 
 from jobserver_core.errors import InvalidSetting
 
-__all__ = ["VARIABLES", "check_yarn", "hadoop_directories"]
-
 VARIABLES = ("HADOOP_CONF_DIR", "YARN_CONF_DIR")
 """The environment variables in which Hadoop and Spark look for these directories."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyspark
@@ -30,9 +30,9 @@ def other_code(tmp_path_factory: pytest.TempPathFactory) -> JobCode:
 
 
 @pytest.fixture(scope="session")
-def jar(tmp_path_factory: pytest.TempPathFactory) -> JobCode:
+def jvm_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scala jobs, compiled with nothing but the PySpark install."""
-    directory = tmp_path_factory.mktemp("jar")
+    directory = tmp_path_factory.mktemp("classes")
     jars = Path(pyspark.__file__).parent / "jars"
     java = shutil.which("java")
     assert java is not None
@@ -41,10 +41,31 @@ def jar(tmp_path_factory: pytest.TempPathFactory) -> JobCode:
     subprocess.run(
         [*command, "-d", str(directory), "-classpath", class_path, str(JVM_JOBS)], check=True, timeout=200
     )
-    target = directory.parent / f"{directory.name}.jar"
+    return directory
+
+
+@pytest.fixture(scope="session")
+def jar(jvm_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> JobCode:
+    return _jar(jvm_classes, tmp_path_factory.mktemp("jar") / "jobs.jar", lambda name: "Release" not in name)
+
+
+@pytest.fixture(scope="session")
+def releases(jvm_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[JobCode, JobCode]:
+    """Two versions of a class, in two jars: a constant of the same length differs."""
+    directory = tmp_path_factory.mktemp("releases")
+    first, second = (
+        _jar(jvm_classes, directory / f"{number}.jar", lambda name: "Release" in name, number)
+        for number in (1, 2)
+    )
+    return first, second
+
+
+def _jar(classes: Path, target: Path, wanted: Callable[[str], bool], release: int = 1) -> JobCode:
     with zipfile.ZipFile(target, "w") as archive:
-        for path in sorted(directory.rglob("*.class")):
-            archive.write(path, path.relative_to(directory).as_posix())
+        for path in sorted(classes.rglob("*.class")):
+            if wanted(path.name):
+                code = path.read_bytes().replace(b"release 1", b"release %d" % release)
+                archive.writestr(path.relative_to(classes).as_posix(), code)
     return code_of(target, BinaryType.JAR)
 
 

@@ -65,11 +65,18 @@ class Context:
     def submit(
         self, name: str, config: Any = None, *, code: JobCode | None = None, before: JobCode | None = None
     ) -> JobSpec:
+        class_path = (*([before] if before else []), code or self.code)
+        return self._submit(f"launcher_jobs.{name}", class_path, config)
+
+    def submit_jvm(self, jar: JobCode, name: str, config: Any = None) -> JobSpec:
+        return self._submit(f"launcherjobs.{name}", (jar,), config)
+
+    def _submit(self, class_name: str, class_path: tuple[JobCode, ...], config: Any) -> JobSpec:
         job_id = str(uuid4())
         job = JobSpec(
             id=job_id,
-            class_name=f"launcher_jobs.{name}",
-            class_path=(*([before] if before else []), code or self.code),
+            class_name=class_name,
+            class_path=class_path,
             config=json.dumps(config or {}),
             log_path=self.spec.log_path.with_name(f"job-{job_id}.log"),
         )

@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -15,9 +14,10 @@ import attrs
 import pyspark
 import pytest
 from launcher_world import Context, Start
+from master_suite import MasterSuite
 
 from conditions import wait_until
-from jobserver_core.ports import ContextEnd, JobCode
+from jobserver_core.ports import ContextEnd
 from jobserver_pyspark import processes
 
 pytestmark = [pytest.mark.spark, pytest.mark.cluster]
@@ -119,38 +119,10 @@ def test_an_application_of_the_cluster_is_reported_with_its_address(on_cluster: 
     assert conf == {"spark.cores.max": "2", "spark.executor.memory": "512m"}
 
 
-def test_jobs_and_their_packages_run_on_separate_executors(
-    on_cluster: Context, code: JobCode, other_code: JobCode
-) -> None:
-    counted = on_cluster.run("work.WordCount", {"input": {"string": "a b c a b see"}})
-    assert counted.value == {"a": 2, "b": 2, "c": 1, "see": 1}
-    for each, version in ((code, "1.0"), (other_code, "2.0"), (code, "1.0")):
-        seen = on_cluster.run("work.Version", code=each).value
-        assert seen == {"driver": version, "executors": version}
-        assert on_cluster.run("work.UdfVersion", code=each).value == [version]
-    assert on_cluster.run("work.DataFile").value == ["data of version 1.0"] * 3
-
-
-def test_a_jar_in_the_class_path_of_a_python_job_reaches_separate_executors(
-    on_cluster: Context, jar: JobCode
-) -> None:
-    job = on_cluster.submit("work.CallsJar", before=jar)
-    called = on_cluster.end_of(job).value
-    assert called == {"driver": [42, 42], "sql": [0, 2, 4, 6], "rdd": [0, 2, 4, 6]}
-
-
-def test_a_kill_frees_the_cores_of_the_cluster(on_cluster: Context) -> None:
-    job = on_cluster.running("trouble.SleepingTasks")
-    time.sleep(2.0)
-    on_cluster.handle.kill_job(job.id)
-    assert on_cluster.listener.outcome(job.id, timeout=15.0).killed
-    counted = on_cluster.end_of(on_cluster.submit("work.WordCount", {"input": {"string": "a"}}), 20.0)
-    assert counted.value == {"a": 1}
-
-
-def test_named_objects_are_shared_on_a_cluster(on_cluster: Context) -> None:
-    assert on_cluster.run("results.Share").value == ["frame", "rdd"]
-    assert on_cluster.run("results.UseShared").value["rdd"] == [0, 1, 4, 9]
+class TestStandalone(MasterSuite):
+    @pytest.fixture
+    def on_master(self, on_cluster: Context) -> Context:
+        return on_cluster
 
 
 def test_an_application_that_its_master_kills_was_killed_from_outside(cluster: Cluster, start: Start) -> None:

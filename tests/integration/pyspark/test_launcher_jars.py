@@ -1,36 +1,21 @@
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from launcher_world import Context, Result, code_of
 
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.failures import FailureKind
-from jobserver_core.ports import JobCode, JobSpec
+from jobserver_core.ports import JobCode
 
 pytestmark = pytest.mark.spark
 
 
-def _submit(context: Context, jar: JobCode, name: str, config: Any = None) -> JobSpec:
-    job_id = str(uuid4())
-    job = JobSpec(
-        id=job_id,
-        class_name=f"launcherjobs.{name}",
-        class_path=(jar,),
-        config=json.dumps(config or {}),
-        log_path=context.spec.log_path.with_name(f"job-{job_id}.log"),
-    )
-    context.handle.submit(job)
-    return job
-
-
 def _run(context: Context, jar: JobCode, name: str, config: Any = None) -> Result:
-    return context.end_of(_submit(context, jar, name, config), timeout=200.0)
+    return context.end_of(context.submit_jvm(jar, name, config), timeout=200.0)
 
 
 def test_a_jar_runs_in_the_same_context_as_python_jobs(context: Context, jar: JobCode) -> None:
@@ -54,7 +39,7 @@ def test_a_class_missing_from_the_jar_is_reported(context: Context, jar: JobCode
 
 
 def test_a_kill_ends_a_jar_job_and_frees_its_cores(context: Context, jar: JobCode) -> None:
-    job = _submit(context, jar, "Sleep")
+    job = context.submit_jvm(jar, "Sleep")
     context.listener.wait_for("running", job.id, timeout=60.0)
     context.handle.kill_job(job.id)
     assert context.listener.outcome(job.id, timeout=15.0).killed
@@ -84,7 +69,7 @@ def test_a_jar_with_another_version_of_a_class_is_refused_where_python_jobs_brou
         archive.writestr("launcherjobs/Twice.class", b"other code")
         archive.writestr("META-INF/versions/9/module-info.class", b"")
     other = code_of(path, BinaryType.JAR)
-    for job in (context.submit("work.CallsJar", before=other), _submit(context, other, "Count")):
+    for job in (context.submit("work.CallsJar", before=other), context.submit_jvm(other, "Count")):
         outcome = context.end_of(job).outcome
         assert outcome.failure is FailureKind.LOADING
         assert outcome.error is not None

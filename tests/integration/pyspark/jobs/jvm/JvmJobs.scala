@@ -34,6 +34,17 @@ class Large {
     Iterator.fill(config.get("megabytes").toString.toInt)("x" * 1048576)
 }
 
+object Release {
+  val name = "release 1"
+}
+
+class TellRelease {
+  def runJob(spark: SparkSession, config: JMap[String, Any]): Any = {
+    val seen = spark.sparkContext.parallelize(1 to 2, 2).map(_ => Release.name).collect().distinct
+    (Release.name +: seen).toSeq
+  }
+}
+
 class Twice extends org.apache.spark.sql.api.java.UDF1[Long, Long] {
   override def call(number: Long): Long = number * 2
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
@@ -13,7 +14,6 @@ import urllib.parse
 import urllib.request
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ import pytest
 
 from conditions import wait_until
 
+_EXECUTOR = b"YarnCoarseGrainedExecutorBackend"
+_JVM_OPTIONS = ("-Xmx512m", "-XX:TieredStopAtLevel=1")
 HERE = Path(__file__).parent / "cluster"
 SPARK_JARS = Path(pyspark.__file__).parent / "jars"
 
@@ -46,6 +48,7 @@ class YarnCluster:
             "executor.instances": 1,
             "executor.cores": 2,
             "yarn.am.memory": "256m",
+            "yarn.stagingDir": str(self.conf_dir.parent / "staging"),
         }
         return {
             "spark": {**spark, **more},
@@ -71,6 +74,11 @@ class YarnCluster:
         )
         urllib.request.urlopen(request, timeout=30).close()
 
+    def executors(self, application_id: str) -> list[int]:
+        """The processes of an application's executors."""
+        containers = f"/{application_id}/".encode()
+        return [pid for pid, command in _commands() if containers in command and _EXECUTOR in command]
+
     def command(self, line: str) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -87,40 +95,34 @@ def require_programs() -> None:
         pytest.skip(f"needs {' and '.join(missing)}: install Maven and a JDK 17 or newer")
 
 
-@contextmanager
+@contextlib.contextmanager
 def started(directory: Path) -> Iterator[YarnCluster]:
     """Start a cluster that works in this directory, and end it with all its containers."""
     jars, conf = directory / "jars", directory / "conf"
     conf.mkdir()
     _fetch_jars(jars)
-    log = (directory / "cluster.log").open("wb")
-    process = subprocess.Popen(
-        [
-            "java",
-            "-Xmx512m",
-            "-XX:TieredStopAtLevel=1",
-            "-cp",
-            f"{jars}/*:{SPARK_JARS}/*",
-            str(HERE / "YarnCluster.java"),
-            str(conf),
-        ],
-        cwd=directory,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert process.stdout is not None
-        while (line := process.stdout.readline()) != "ready\n":
-            assert line, f"the cluster did not start: {(directory / 'cluster.log').read_text()[-4000:]}"
-        yield YarnCluster(process, conf)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        log.close()
-        _end_containers(directory)
+    class_path = f"{jars}/*:{SPARK_JARS}/*"
+    with (
+        (directory / "cluster.log").open("wb") as log,
+        subprocess.Popen(
+            ["java", *_JVM_OPTIONS, "-cp", class_path, str(HERE / "YarnCluster.java"), str(conf)],
+            cwd=directory,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            while (line := process.stdout.readline()) != "ready\n":
+                assert line, f"the cluster did not start: {(directory / 'cluster.log').read_text()[-4000:]}"
+            yield YarnCluster(process, conf)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            _end_containers(directory)
 
 
 def _fetch_jars(target: Path) -> None:
@@ -153,6 +155,15 @@ def _end_containers(directory: Path) -> None:
         return bool(found)
 
     wait_until(lambda: not left(), "the containers of the cluster have ended", timeout=20)
+
+
+def _commands() -> Iterator[tuple[int, bytes]]:
+    """The Java processes of this machine, with their command lines."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            command = (entry / "cmdline").read_bytes()
+            if command.partition(b"\0")[0].endswith(b"java"):
+                yield int(entry.name), command
 
 
 def _works_in(pid: int, directory: Path) -> bool:

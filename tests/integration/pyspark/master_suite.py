@@ -1,0 +1,78 @@
+"""What jobs can rely on with every master: local mode, standalone, YARN."""
+
+from __future__ import annotations
+
+from launcher_world import Context
+
+from conditions import wait_until
+from jobserver_core.models.failures import FailureKind
+from jobserver_core.ports import JobCode
+
+CALLED = {"driver": [42, 42], "sql": [0, 2, 4, 6], "rdd": [0, 2, 4, 6]}
+
+
+class MasterSuite:
+    """The tests; a subclass has the fixture ``on_master``, a context with two cores that they share."""
+
+    def test_words_are_counted(self, on_master: Context) -> None:
+        counted = on_master.run("work.WordCount", {"input": {"string": "a b c a b see"}})
+        assert counted.value == {"a": 2, "b": 2, "c": 1, "see": 1}
+
+    def test_two_versions_of_a_package_run_side_by_side(
+        self, on_master: Context, code: JobCode, other_code: JobCode
+    ) -> None:
+        for each, version in ((code, "1.0"), (other_code, "2.0"), (code, "1.0")):
+            seen = on_master.run("work.Version", code=each).value
+            assert seen == {"driver": version, "executors": version}
+            assert on_master.run("work.UdfVersion", code=each).value == [version]
+        assert on_master.run("work.DataFile").value == ["data of version 1.0"] * 3
+
+    def test_two_versions_of_a_jvm_class_run_side_by_side(
+        self, on_master: Context, releases: tuple[JobCode, JobCode]
+    ) -> None:
+        for number in (1, 2, 1):
+            job = on_master.submit_jvm(releases[number - 1], "TellRelease")
+            seen = on_master.end_of(job, timeout=200.0)
+            assert seen.value == [f"release {number}"] * 2
+
+    def test_output_of_jobs_is_in_their_logs_and_their_progress_is_reported(
+        self, on_master: Context, jar: JobCode
+    ) -> None:
+        counted = on_master.end_of(on_master.submit_jvm(jar, "Count", {"rows": 7}), timeout=200.0)
+        assert counted.value == 7
+        assert "counting in the JVM" in counted.log
+        assert "said on stdout" in on_master.run("work.Talk").log
+        staged = on_master.run("work.Stages")
+        assert staged.value == 6
+        progress = on_master.listener.progress[staged.id]
+        assert any(0 < each.tasks_done < each.tasks_total for each in progress)
+        assert progress[-1].stages_total == 2
+
+    def test_a_kill_ends_running_tasks(self, on_master: Context, jar: JobCode) -> None:
+        for job in (
+            on_master.submit("trouble.SleepingTasks"),
+            on_master.submit_jvm(jar, "Sleep"),
+        ):
+            on_master.listener.wait_for("running", job.id, timeout=60.0)
+            wait_until(lambda job=job: on_master.listener.progress.get(job.id), "the job has tasks")
+            on_master.handle.kill_job(job.id)
+            assert on_master.listener.outcome(job.id, timeout=30.0).killed
+        counted = on_master.end_of(on_master.submit("work.WordCount", {"input": {"string": "a"}}), 30.0)
+        assert counted.value == {"a": 1}
+
+    def test_named_objects_are_shared(self, on_master: Context) -> None:
+        assert on_master.run("results.Share").value == ["frame", "rdd"]
+        assert on_master.run("results.UseShared").value["rdd"] == [0, 1, 4, 9]
+
+    def test_a_result_of_100_megabytes_arrives_whole(self, on_master: Context) -> None:
+        assert len(on_master.run("results.LargeStream", {"megabytes": 100}).data) == 100 * 2**20
+
+    def test_a_failing_task_is_reported_with_its_traceback(self, on_master: Context) -> None:
+        outcome = on_master.run("trouble.SparkFailure").outcome
+        assert outcome.failure is FailureKind.RAISED
+        assert outcome.error is not None
+        assert "ValueError: bad row 1" in outcome.error.stack
+
+    def test_a_python_job_calls_a_jar_in_its_class_path(self, on_master: Context, jar: JobCode) -> None:
+        called = on_master.end_of(on_master.submit("work.CallsJar", before=jar))
+        assert called.value == CALLED
