@@ -12,6 +12,7 @@ import pytest
 from ui_site import Open, Site
 
 from jobserver_core import Settings
+from jobserver_core.memory import MemoryTransport
 from jobserver_http import running
 from serving import WAIT, a_server, archive
 
@@ -74,7 +75,7 @@ def start() -> Iterator[Any]:
             functions: Mapping[str, Any] | None = None,
         ) -> Site:
             mapping = {"jobserver": {**(settings or {}), "http": {"port": 0, "drain-timeout": "0 s"}}}
-            server = a_server(settings=Settings.from_mapping(mapping))
+            server = a_server(settings=Settings.from_mapping(mapping), transports=[MemoryTransport()])
             for name, function in (functions or {}).items():
                 server._services.launcher.register(name, function)
             url = stack.enter_context(running(server))

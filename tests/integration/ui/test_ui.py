@@ -98,7 +98,8 @@ def test_a_job_is_followed_to_its_result(start: Any, opened: Open) -> None:
         return [{"word": "a", "count": 12345678901234567890}, {"word": "b", "share": 0.5}]
 
     site = start(functions={"w.Work": work})
-    page = opened(site.page(f"jobs/{site.submit('w.Work', 'input { text = a }')}"))
+    job_id = site.submit("w.Work", "input { text = a }", callbackUrl="http://receiver.example/done")
+    page = opened(site.page(f"jobs/{job_id}"))
     log = page.get_by_role("log")
     log.get_by_text("reading").wait_for()
     assert log.inner_text() == "reading\n"
@@ -111,6 +112,7 @@ def test_a_job_is_followed_to_its_result(start: Any, opened: Open) -> None:
     assert page.evaluate(FOCUSED) == "Kill"  # an update does not move the focus
     gate.set()
     section(page, "Summary").get_by_text("FINISHED").wait_for()
+    section(page, "Callback").get_by_role("row", name="DELIVERED").wait_for()
     result = section(page, "Result").first
     assert result.get_by_role("row").all_inner_texts() == [
         "word\tcount\tshare",

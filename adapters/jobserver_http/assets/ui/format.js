@@ -64,7 +64,7 @@ export function bytes(count) {
   let at = 0;
   let value = count;
   for (; value >= 1000 && at < units.length - 1; at += 1) value /= 1000;
-  return `${at ? value.toPrecision(3) : value} ${units[at]}`;
+  return at ? `${value.toPrecision(3)} ${units[at]}` : plural(count, "byte");
 }
 
 /** A state with its colour. Its text alone says everything. */

@@ -72,7 +72,7 @@ function summary(page, report) {
     ["Submitted by", report.submittedBy && element("bdi", {}, report.submittedBy)],
     ["Submitted", moment(report.startTime)],
     ["Dispatched", report.dispatchTime && moment(report.dispatchTime)],
-    ["Running since", report.runningTime && moment(report.runningTime)],
+    ["Began to run", report.runningTime && moment(report.runningTime)],
     ["Ended", report.endTime && moment(report.endTime)],
     ["Priority", report.priority],
     ["Longest wait", wait(report.maxQueueTime)],

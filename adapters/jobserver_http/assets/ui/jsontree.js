@@ -43,7 +43,7 @@ export function dataTable(rows, label) {
   const count = element("p", { class: "empty", role: "status" });
   return growing(rows, body, (row) =>
     element("tr", {}, columns.map((column) => element("td", { class: "name" }, cell(row, column)))), count,
-  element("div", { class: "scroller", role: "region", "aria-label": label, tabindex: 0 },
+  element("div", { class: "scroller data", role: "region", "aria-label": label, tabindex: 0 },
     element("table", {}, element("thead", {}, element("tr", {}, head)), body)));
 }
 
