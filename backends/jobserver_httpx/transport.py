@@ -16,7 +16,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobserver_core.callbacks.transports import check_scheme
 from jobserver_core.errors import InvalidCallbackUrl, InvalidSetting, MalformedUrl
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.ports.transport import Message, Transport
@@ -74,7 +73,7 @@ class HttpxTransport(Transport):
 
     def check(self, url: str) -> None:
         """Raise InvalidCallbackUrl if the policy does not allow the URL."""
-        check_scheme(self, url)
+        super().check(url)
         try:
             self._policy.check(url)
         except MalformedUrl as error:

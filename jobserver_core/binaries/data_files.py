@@ -10,9 +10,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 
-from jobserver_core.binaries.uploads import SizeLimit, chunks_of
+from jobserver_core.binaries.uploads import ChunkedUpload, chunks_of
 from jobserver_core.data_directory import DataDirectory
-from jobserver_core.errors import DataFileNotFound, StorageError, TooLarge
+from jobserver_core.errors import DataFileNotFound, StorageError
 from jobserver_core.models.binaries import DataFile
 from jobserver_core.models.validation import check_data_prefix
 from jobserver_core.ports import Clock
@@ -23,18 +23,14 @@ _ENDING = ".dat"
 _UNFINISHED = ".upload-"
 
 
-class DataUpload:
-    """A data file that is being uploaded: :meth:`write` chunks, then :meth:`finish`.
+class DataUpload(ChunkedUpload):
+    """A data file that is being uploaded."""
 
-    Use it in a ``with`` block: leaving the block without :meth:`finish` discards the written bytes. Only one
-    thread at a time may use it.
-    """
-
-    def __init__(self, prefix: str, data_directory: DataDirectory, clock: Clock, limit: SizeLimit) -> None:
+    def __init__(self, prefix: str, limit: int, data_directory: DataDirectory, clock: Clock) -> None:
+        super().__init__("data file", limit)
         self._prefix = prefix
         self._data_directory = data_directory
         self._clock = clock
-        self._limit = limit
         with self._storing():
             descriptor, temporary = tempfile.mkstemp(
                 dir=data_directory.create_data_files(), prefix=_UNFINISHED
@@ -42,13 +38,7 @@ class DataUpload:
             self._temporary = Path(temporary)
             self._file = os.fdopen(descriptor, "wb")
 
-    def write(self, data: bytes) -> None:
-        """Write the next bytes. Raises TooLarge above the configured ``upload-size``, StorageError."""
-        try:
-            self._limit.add(data)
-        except TooLarge:
-            self.discard()
-            raise
+    def _store(self, data: bytes) -> None:
         with self._storing():
             self._file.write(data)
 
@@ -86,12 +76,6 @@ class DataUpload:
         except OSError as error:
             raise StorageError(message=f"data file {self._prefix}: {error.strerror or error}") from error
 
-    def __enter__(self) -> DataUpload:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.discard()
-
 
 class DataFileService:
     """The use cases of data files. ``max_size`` is the limit of an upload, in bytes.
@@ -106,8 +90,7 @@ class DataFileService:
 
     def begin(self, prefix: str) -> DataUpload:
         """Return an upload to write to. Raises InvalidName, StorageError."""
-        limit = SizeLimit("data file", self._max_size)
-        return DataUpload(check_data_prefix(prefix), self._data_directory, self._clock, limit)
+        return DataUpload(check_data_prefix(prefix), self._max_size, self._data_directory, self._clock)
 
     def add(self, prefix: str, data: bytes | BinaryIO | Iterable[bytes]) -> DataFile:
         """Store a file as ``<prefix>-<time>.dat``, completely or not at all."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import BinaryIO
+from functools import partial
+from typing import BinaryIO, TypeVar
 
 from jobserver_core.binaries.archives import check_archive
 from jobserver_core.binaries.sweep_lock import SweepLock
@@ -13,7 +15,9 @@ from jobserver_core.models.binaries import Binary, BinaryType
 from jobserver_core.models.validation import check_binary_name
 from jobserver_core.ports import BlobStore, BlobWriter, Clock, Ids, MetadataStore
 
-__all__ = ["BinaryService", "SizeLimit", "Upload", "chunks_of"]
+__all__ = ["BinaryService", "ChunkedUpload", "Upload", "chunks_of"]
+
+U = TypeVar("U", bound="ChunkedUpload")
 
 CHUNK = 1024 * 1024
 """The number of bytes of a file to read at a time."""
@@ -30,40 +34,52 @@ def chunks_of(data: bytes | BinaryIO | Iterable[bytes]) -> Iterable[bytes]:
         yield from data
 
 
-class SizeLimit:
-    """Counts bytes up to ``limit``; ``what`` names the counted item in the error."""
+class ChunkedUpload(ABC):
+    """Something that is being uploaded: :meth:`write` chunks, then ``finish``.
+
+    Use it in a ``with`` block: leaving the block without ``finish`` discards the written bytes. Only one
+    thread at a time may use it. ``what`` names it in the error when it has more than ``limit`` bytes.
+    """
 
     def __init__(self, what: str, limit: int) -> None:
         self._what = what
         self._limit = limit
-        self.size = 0
-
-    def add(self, data: bytes) -> None:
-        """Count the next bytes. Raises TooLarge when they exceed the limit."""
-        self.size += len(data)
-        if self.size > self._limit:
-            raise TooLarge(what=self._what, limit=self._limit)
-
-
-class Upload:
-    """A binary that is being uploaded: :meth:`write` chunks, then :meth:`finish`.
-
-    Use it in a ``with`` block: leaving the block without :meth:`finish` discards the written bytes. Only one
-    thread at a time may use it.
-    """
-
-    def __init__(self, writer: BlobWriter, limit: SizeLimit, record: Callable[[BlobWriter], Binary]) -> None:
-        self._writer = writer
-        self._limit = limit
-        self._record = record
+        self._size = 0
 
     def write(self, data: bytes) -> None:
-        """Write the next bytes. Raises TooLarge above the configured ``upload-size``."""
-        try:
-            self._limit.add(data)
-        except TooLarge:
+        """Write the next bytes. Raises TooLarge above the configured ``upload-size``, StorageError."""
+        self._size += len(data)
+        if self._size > self._limit:
             self.discard()
-            raise
+            raise TooLarge(what=self._what, limit=self._limit)
+        self._store(data)
+
+    @abstractmethod
+    def _store(self, data: bytes) -> None:
+        """Store the next bytes."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Discard the written bytes. Idempotent; does nothing after ``finish``."""
+
+    def __enter__(self: U) -> U:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.discard()
+
+
+class Upload(ChunkedUpload):
+    """A binary that is being uploaded."""
+
+    def __init__(
+        self, name: str, limit: int, writer: BlobWriter, record: Callable[[BlobWriter], Binary]
+    ) -> None:
+        super().__init__(f"binary {name}", limit)
+        self._writer = writer
+        self._record = record
+
+    def _store(self, data: bytes) -> None:
         self._writer.write(data)
 
     def finish(self) -> Binary:
@@ -79,12 +95,6 @@ class Upload:
     def discard(self) -> None:
         """Discard the written bytes. Idempotent; does nothing after :meth:`finish`."""
         self._writer.discard()
-
-    def __enter__(self) -> Upload:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.discard()
 
 
 class BinaryService:
@@ -113,8 +123,8 @@ class BinaryService:
         """Return an upload to write to. Raises InvalidName, StorageError."""
         check_binary_name(name)
         self._data_directory.verify()
-        limit = SizeLimit(f"binary {name}", self._max_size)
-        return Upload(self._blobs.create(), limit, lambda writer: self._record(name, type, writer))
+        record = partial(self._record, name, type)
+        return Upload(name, self._max_size, self._blobs.create(), record)
 
     def upload(
         self,

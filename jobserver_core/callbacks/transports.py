@@ -8,24 +8,16 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 
-from jobserver_core.errors import InvalidCallbackUrl
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.ports.transport import Message, Transport
-from jobserver_core.uris import redacted, scheme_of, without_secrets
+from jobserver_core.uris import redacted, without_secrets
 
-__all__ = ["CallableTransport", "LoggingTransport", "check_scheme"]
+__all__ = ["CallableTransport", "LoggingTransport"]
 
 _log = logging.getLogger(__name__)
 
 _ACCEPTED = Answer(status=200)
 _CLOSED = Answer(error="the transport is closed")
-
-
-def check_scheme(transport: Transport, url: str) -> None:
-    """Raise InvalidCallbackUrl when the URL is not one of the transport's schemes."""
-    if scheme_of(url) not in transport.schemes:
-        allowed = ", ".join(transport.schemes)
-        raise InvalidCallbackUrl(url=redacted(url), reason=f"its scheme must be one of: {allowed}")
 
 
 class LoggingTransport(Transport):
@@ -39,10 +31,6 @@ class LoggingTransport(Transport):
         self.schemes = schemes
         self._logger = logging.getLogger(logger)
         self._closed = False
-
-    def check(self, url: str) -> None:
-        """Raise InvalidCallbackUrl for another scheme."""
-        check_scheme(self, url)
 
     def send(self, message: Message, *, timeout: float) -> Answer:
         """Log and accept the message."""
@@ -84,10 +72,6 @@ class CallableTransport(Transport):
         self._lock = threading.Lock()
         self._overdue: set[str] = set()
         self._closed = False
-
-    def check(self, url: str) -> None:
-        """Raise InvalidCallbackUrl for another scheme."""
-        check_scheme(self, url)
 
     def send(self, message: Message, *, timeout: float) -> Answer:
         """Call the function, and wait for it up to ``timeout`` seconds."""

@@ -18,10 +18,10 @@ from typing import Any
 import attrs
 
 from jobserver_core.config import hocon
-from jobserver_core.config.old_settings import ALIASES, IGNORED, check_ignored
+from jobserver_core.config.old_settings import ALIASES, IGNORED, check_ignored, inside
 from jobserver_core.config.setting_types import Section, SettingType, setting_key
 from jobserver_core.config.settings import Settings, default_data_dir
-from jobserver_core.config.trees import merged
+from jobserver_core.config.trees import merged, overlaid
 from jobserver_core.config.units import lacks_unit
 from jobserver_core.errors import InvalidSetting
 from jobserver_core.models.json_values import Json, JsonMapping, JsonObject
@@ -216,10 +216,10 @@ class _Collected:
         return None
 
     def _ignore(self, source: _Source, written: str, value: Json) -> None:
-        source.ignored[written] = _merged(source.ignored.get(written), value)
+        source.ignored[written] = _laid(written, source.ignored.get(written), value)
         for alias, key in ALIASES.items():
             if alias.startswith(f"{written}."):
-                inner = _inner(value, alias.removeprefix(f"{written}.").split("."))
+                inner = inside(value, alias.removeprefix(f"{written}."))
                 if inner is not None:
                     source.give(alias, key, inner, free=False)
 
@@ -305,12 +305,6 @@ def _nested(tokens: tuple[str, ...], value: Json) -> Json:
     return value
 
 
-def _inner(tree: Json, tokens: list[str]) -> Json:
-    for token in tokens:
-        tree = tree.get(token) if isinstance(tree, Mapping) else None
-    return tree
-
-
 def _laid(key: str, below: Json, above: Json) -> Json:
     """Merge two values of a setting that is an object. Spark settings are merged key by key."""
     if not isinstance(below, Mapping) or not isinstance(above, Mapping):
@@ -322,11 +316,4 @@ def _laid(key: str, below: Json, above: Json) -> Json:
             **below,
             **{name: _laid("spark.context-settings", below.get(name), tree) for name, tree in above.items()},
         }
-    return _merged(below, above)
-
-
-def _merged(below: Json, above: Json) -> Json:
-    """Merge two trees as HOCON does: objects are merged, and any other value replaces the one below."""
-    if not isinstance(below, Mapping) or not isinstance(above, Mapping):
-        return above
-    return {**below, **{key: _merged(below.get(key), value) for key, value in above.items()}}
+    return overlaid(below, above)

@@ -5,6 +5,8 @@ Based on the ``application.conf`` files and templates of its versions 0.5 to 0.1
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from jobserver_core.errors import InvalidSetting
 from jobserver_core.models.json_values import Json
 
@@ -55,9 +57,10 @@ IGNORED = frozenset(
 _OFF = (False, "off", "false", "no", None, "")
 
 
-def _inside(tree: Json, path: str) -> Json:
+def inside(tree: Json, path: str) -> Json:
+    """Return the value at a dotted path in a tree, or None if there is none."""
     for key in path.split("."):
-        tree = tree.get(key) if isinstance(tree, dict) else None
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
     return tree
 
 
@@ -71,8 +74,8 @@ def check_ignored(key: str, value: Json) -> None:
     Raises:
         InvalidSetting: The message names the settings to use instead.
     """
-    provider = _inside(value, "provider")
-    on = _inside(value, "authentication") not in _OFF
+    provider = inside(value, "provider")
+    on = inside(value, "authentication") not in _OFF
     if key == f"{_OLD}.authentication":
         on = any(map(_is_on, value.values() if isinstance(value, dict) else [value]))
     refused = key in ("shiro", f"{_OLD}.authentication") and on
@@ -82,7 +85,7 @@ def check_ignored(key: str, value: Json) -> None:
             message="the old server's access control is not supported; remove it, and set jobserver.auth",
         )
     server = {"akka": "http.server", "spray": "can.server"}.get(key)
-    if server and _inside(value, f"{server}.ssl-encryption") not in _OFF:
+    if server and inside(value, f"{server}.ssl-encryption") not in _OFF:
         raise InvalidSetting(
             key=f"{key}.{server}.ssl-encryption",
             message="is not supported; remove it, and set jobserver.http.tls-certificate and tls-key",

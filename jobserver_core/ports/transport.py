@@ -7,8 +7,10 @@ from collections.abc import Mapping
 
 import attrs
 
+from jobserver_core.errors import InvalidCallbackUrl
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.plugins import Backend
+from jobserver_core.uris import redacted, scheme_of
 
 
 @attrs.frozen(kw_only=True)
@@ -39,9 +41,8 @@ class Transport(Backend):
     schemes: tuple[str, ...] = ()
     """The URL schemes that this transport serves, in lower case."""
 
-    @abstractmethod
     def check(self, url: str) -> None:
-        """Refuse a URL to which no delivery can ever be allowed.
+        """Refuse a URL to which no delivery can ever be allowed. The default refuses other schemes.
 
         Called when a job is submitted, so it must not wait for the network. The error names the
         allowed schemes, and shows neither password nor query of the URL.
@@ -49,6 +50,9 @@ class Transport(Backend):
         Raises:
             InvalidCallbackUrl: The URL is not one of this transport's, or its policy refuses it.
         """
+        if scheme_of(url) not in self.schemes:
+            allowed = ", ".join(self.schemes)
+            raise InvalidCallbackUrl(url=redacted(url), reason=f"its scheme must be one of: {allowed}")
 
     @abstractmethod
     def send(self, message: Message, *, timeout: float) -> Answer:

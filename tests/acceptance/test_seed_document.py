@@ -7,13 +7,10 @@ are other than printed. The quotes above the steps are the document's.
 from __future__ import annotations
 
 import json
-import os
 import queue
 import re
 import shutil
-import signal
 import subprocess
-import sys
 import textwrap
 import time
 import zipfile
@@ -29,6 +26,7 @@ pytest.importorskip("pyspark", reason="PySpark is not installed")
 
 from jobserver_pyspark.jvm import JvmToolchain
 from loopback import Loopback, callback_receiver
+from spark_server import spark_server
 
 pytestmark = [
     pytest.mark.spark,
@@ -115,27 +113,8 @@ def served(
     tmp_path_factory: pytest.TempPathFactory, receiver: tuple[str, queue.Queue[Any]]
 ) -> Iterator[Served]:
     directory = tmp_path_factory.mktemp("seed")
-    (directory / "jobserver.conf").write_text('spark.master = "local[2]"\n')
-    command = [sys.executable, "-m", "jobserver_cli", "serve", "--config", str(directory / "jobserver.conf")]
-    with (directory / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, "--port", "0", "--data-dir", str(directory / "data")],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env={**os.environ, "NO_COLOR": "1"},
-        )
-    assert process.stdout is not None
-    try:
-        url = process.stdout.readline().strip()
-        assert url, (directory / "log").read_text()
+    with spark_server(directory) as url:
         yield Served(url.removeprefix("http://").replace("127.0.0.1", "localhost"), *receiver, directory)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 0, (directory / "log").read_text()
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import attrs
 import pytest
 
 from jobserver_pyspark.jvm import SparkInstall
+from spark_server import spark_server
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
@@ -100,28 +100,8 @@ def address(
     first_class_path: subprocess.CompletedProcess[str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[str]:
-    directory = tmp_path_factory.mktemp("server")
-    (directory / "jobserver.conf").write_text('spark.master = "local[2]"\n')
-    command = [sys.executable, "-m", "jobserver_cli", "serve", "--config", str(directory / "jobserver.conf")]
-    with (directory / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, "--port", "0", "--data-dir", str(directory / "data")],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env=reader.environment,
-        )
-    assert process.stdout is not None
-    try:
-        url = process.stdout.readline().strip()
-        assert url, (directory / "log").read_text()
+    with spark_server(tmp_path_factory.mktemp("server"), reader.environment) as url:
         yield url.removeprefix("http://")
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 0, (directory / "log").read_text()
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 @pytest.fixture(scope="module")

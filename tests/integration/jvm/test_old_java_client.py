@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+
+from spark_server import spark_server
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
@@ -58,28 +58,8 @@ def client_jars(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    directory = tmp_path_factory.mktemp("server")
-    (directory / "jobserver.conf").write_text('spark.master = "local[2]"\n')
-    command = [sys.executable, "-m", "jobserver_cli", "serve", "--config", str(directory / "jobserver.conf")]
-    with (directory / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, "--port", "0", "--data-dir", str(directory / "data")],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env={**os.environ, "NO_COLOR": "1"},
-        )
-    assert process.stdout is not None
-    try:
-        url = process.stdout.readline().strip()
-        assert url, (directory / "log").read_text()
+    with spark_server(tmp_path_factory.mktemp("server")) as url:
         yield url
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 0, (directory / "log").read_text()
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,41 @@
+"""``jobserver serve`` with Spark, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["spark_server"]
+
+PATIENCE = 280.0
+
+
+@contextmanager
+def spark_server(directory: Path, environment: Mapping[str, str] = os.environ) -> Iterator[str]:
+    """Start a server that keeps everything in a directory, yield its URL, and stop it gracefully."""
+    (directory / "jobserver.conf").write_text('spark.master = "local[2]"\n')
+    command = [sys.executable, "-m", "jobserver_cli", "serve", "--config", str(directory / "jobserver.conf")]
+    with (directory / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--port", "0", "--data-dir", str(directory / "data")],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**environment, "NO_COLOR": "1"},
+        )
+    assert process.stdout is not None
+    try:
+        url = process.stdout.readline().strip()
+        assert url, (directory / "log").read_text()
+        yield url
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0, (directory / "log").read_text()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
