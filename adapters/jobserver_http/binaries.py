@@ -110,14 +110,7 @@ async def upload_binary(call: Call) -> Response:
 async def _store(call: Call, kind: BinaryType) -> None:
     """Store the body as a new version of the binary while it arrives."""
     name = call.path["name"]
-    chunks = call.upload(f"binary {name}")
-    upload = await call.pools.quick.run(call.server.begin_upload, name, kind)
-    try:
-        async for chunk in chunks:
-            await call.pools.quick.run(upload.write, chunk)
-        await call.pools.slow.run(upload.finish)
-    finally:
-        await call.pools.quick.run(upload.discard)
+    await call.stored(f"binary {name}", lambda: call.server.begin_upload(name, kind))
 
 
 @ROUTES.add(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import attrs
 from starlette.types import Scope
 
+from jobserver_core.binaries.uploads import ChunkedUpload
 from jobserver_core.errors import FetchError, ResultTimeout, ServerClosed
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.running.fetching import Preparation
@@ -23,9 +24,6 @@ from jobserver_http.errors import BodyTooLarge
 from jobserver_http.metrics import Metrics
 from jobserver_http.pools import Pools
 from jobserver_http.schemas import Schema
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 T = TypeVar("T")
 
@@ -134,8 +132,8 @@ class Call:
         body = await read_body(self.guard.receive, limit=limit, what=what)
         return decoded(body, self.header("content-type"))
 
-    def upload(self, what: str) -> AsyncIterator[bytes]:
-        """Yield the chunks of an uploaded file.
+    async def stored(self, what: str, begin: Callable[[], ChunkedUpload[T]]) -> T:
+        """Store the body with an upload while it arrives, completely or not at all.
 
         Raises:
             BodyTooLarge: The file is larger than the limit. If its Content-Length is, nothing is read.
@@ -143,7 +141,13 @@ class Call:
         limit = self.server.settings.limits.upload_size
         if self.guard.declared is not None and self.guard.declared > limit:
             raise BodyTooLarge(what=what, limit=limit)
-        return stream_body(self.guard.receive, limit=limit, what=what)
+        upload = await self.pools.quick.run(begin)
+        try:
+            async for chunk in stream_body(self.guard.receive, limit=limit, what=what):
+                await self.pools.quick.run(upload.write, chunk)
+            return await self.pools.slow.run(upload.finish)
+        finally:
+            await self.pools.quick.run(upload.discard)
 
     async def wait(self, waiter: Waiter[T], timeout: float | None = None) -> T:
         """Wait without occupying a thread, and return the waiter's value or raise its error.

@@ -43,15 +43,7 @@ async def list_data_files(call: Call) -> Response:
 )
 async def upload_data_file(call: Call) -> Response:
     """Store the body as a data file while it arrives."""
-    prefix = call.path["name"]
-    chunks = call.upload("data file")
-    upload = await call.pools.quick.run(call.server.begin_data_file, prefix)
-    try:
-        async for chunk in chunks:
-            await call.pools.quick.run(upload.write, chunk)
-        file = await call.pools.slow.run(upload.finish)
-    finally:
-        await call.pools.quick.run(upload.discard)
+    file = await call.stored("data file", lambda: call.server.begin_data_file(call.path["name"]))
     return json_response({"result": {"filename": str(file.path)}})
 
 

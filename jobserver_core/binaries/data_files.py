@@ -23,7 +23,7 @@ _ENDING = ".dat"
 _UNFINISHED = ".upload-"
 
 
-class DataUpload(ChunkedUpload):
+class DataUpload(ChunkedUpload[DataFile]):
     """A data file that is being uploaded."""
 
     def __init__(self, prefix: str, limit: int, data_directory: DataDirectory, clock: Clock) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 from jobserver_core.binaries.archives import check_archive
 from jobserver_core.binaries.sweep_lock import SweepLock
@@ -17,7 +17,8 @@ from jobserver_core.ports import BlobStore, BlobWriter, Clock, Ids, MetadataStor
 
 __all__ = ["BinaryService", "ChunkedUpload", "Upload", "chunks_of"]
 
-U = TypeVar("U", bound="ChunkedUpload")
+U = TypeVar("U", bound="ChunkedUpload[Any]")
+T = TypeVar("T")
 
 CHUNK = 1024 * 1024
 """The number of bytes of a file to read at a time."""
@@ -34,10 +35,10 @@ def chunks_of(data: bytes | BinaryIO | Iterable[bytes]) -> Iterable[bytes]:
         yield from data
 
 
-class ChunkedUpload(ABC):
-    """Something that is being uploaded: :meth:`write` chunks, then ``finish``.
+class ChunkedUpload(ABC, Generic[T]):
+    """Something that is being uploaded: :meth:`write` chunks, then :meth:`finish`.
 
-    Use it in a ``with`` block: leaving the block without ``finish`` discards the written bytes. Only one
+    Use it in a ``with`` block: leaving the block without :meth:`finish` discards the written bytes. Only one
     thread at a time may use it. ``what`` names it in the error when it has more than ``limit`` bytes.
     """
 
@@ -59,8 +60,12 @@ class ChunkedUpload(ABC):
         """Store the next bytes."""
 
     @abstractmethod
+    def finish(self) -> T:
+        """Store what was written, completely or not at all."""
+
+    @abstractmethod
     def discard(self) -> None:
-        """Discard the written bytes. Idempotent; does nothing after ``finish``."""
+        """Discard the written bytes. Idempotent; does nothing after :meth:`finish`."""
 
     def __enter__(self: U) -> U:
         return self
@@ -69,7 +74,7 @@ class ChunkedUpload(ABC):
         self.discard()
 
 
-class Upload(ChunkedUpload):
+class Upload(ChunkedUpload[Binary]):
     """A binary that is being uploaded."""
 
     def __init__(
