@@ -14,6 +14,7 @@ RUN = [
     "docs/howto/mount-in-fastapi.md",
     "docs/howto/secure-the-server.md",
     "docs/howto/test-without-spark.md",
+    "docs/howto/use-the-client.md",
     "docs/howto/write-a-backend.md",
 ]
 BLOCK = re.compile(r"^([ ]*)```python\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
