@@ -2,7 +2,9 @@
 
 import re
 
-_OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?:[A-Z]+\.md|(?:adapters|backends|examples|tests)/[^)]*)\)")
+_OUTSIDE = re.compile(
+    r"\[([^\]]+)\]\((?:\.\./)+(?:[A-Z]+\.md|(?:adapters|backends|deploy|examples|tests)/[^)]*)\)"
+)
 
 
 def on_page_markdown(markdown: str, **_more: object) -> str:
