@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # type checkers see every public name of these modules; at ru
     from jobserver_core.models.failures import *
     from jobserver_core.models.jobs import *
     from jobserver_core.models.lifecycle import *
+    from jobserver_core.models.servers import *
     from jobserver_core.models.storage import *
     from jobserver_core.running.fetching import *
     from jobserver_core.running.results import *
@@ -54,7 +55,7 @@ _PUBLIC = {
     "config.settings": """
         AuthSettings BinaryLimits BlobSettings CallbackSettings ContextLimits DataFileLimits
         FetcherSettings HttpSettings InputLimits JobLimits LauncherSettings MetadataSettings Secret
-        Settings SparkSettings
+        ServerSettings Settings SparkSettings
     """,
     "errors": """
         BackendError BinaryInUse BinaryNotFound BlobNotFound Conflict ContextExists ContextFailed
@@ -63,7 +64,7 @@ _PUBLIC = {
         InvalidInput InvalidName InvalidRequest InvalidSetting JobAlreadyFinal JobFailed JobInterrupted
         JobKilled JobNotFound JobPostponed JobServerError JobUnsuccessful LaunchError LogNotFound
         MalformedUrl NoSlots NotAnArchive NotFound PluginNotFound ResultTimeout SchemaTooNew ServerClosed
-        StaleState StorageError TooLarge TransportError Unavailable UnknownContextFactory
+        StaleOwner StaleState StorageError TooLarge TransportError Unavailable UnknownContextFactory
         UnsupportedMediaType
     """,
     "events": "ContextChanged DeliveryChanged Event JobChanged JobProgressed Subscription",
@@ -73,6 +74,7 @@ _PUBLIC = {
     "models.failures": "ErrorInfo FailureKind",
     "models.jobs": "Job JobPage JobProgress JobQuery JobRequest JobResult ResultKind",
     "models.lifecycle": "ContextState DeliveryState JobState",
+    "models.servers": "Server",
     "models.storage": "MetadataUsage StorageUsage",
     "running.fetching": "Preparation",
     "running.results": "ResultReader",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import socket
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from jobserver_core.errors import JobServerError
 from jobserver_core.events import EventBus
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.contexts import ContextQuery
+from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import JobQuery
 from jobserver_core.ports import (
     BlobStore,
@@ -42,6 +44,7 @@ from jobserver_core.running.records import Records
 from jobserver_core.running.recovery import Recovery
 from jobserver_core.running.results import ResultStore
 from jobserver_core.running.retention import BlobSweep, RecordSweep, Sweeper
+from jobserver_core.running.servers import Membership
 from jobserver_core.running.storage import StorageService
 from jobserver_core.running.submissions import SubmissionService
 from jobserver_core.shutdown import FORCE, RELEASE, Admission, Steps
@@ -81,6 +84,7 @@ class Services:
         self.transports, self.settings, self.resources = transports, settings, resources
         self.clock = clock = SteadyClock(clock)
         self.data_directory = data_directory = DataDirectory(data_dir)
+        self.server_id = server_id = data_directory.server_id(ids.new)
         self.admission = admission = Admission()
         self.bus = bus = EventBus()
         self.configs = configs = JobConfigs(settings.limits, settings.jobs.default_config)
@@ -106,6 +110,17 @@ class Services:
             ids=ids,
             settings=settings.callbacks,
             publish=bus.publish,
+            server_id=server_id,
+        )
+        self.membership = membership = Membership(
+            metadata=metadata,
+            clock=clock,
+            server_id=server_id,
+            address=settings.servers.address or socket.gethostname(),
+            settings=settings.servers,
+            reattach_timeout=settings.contexts.reattach_timeout if launcher.reattaches else 0.0,
+            lost=self._lose_contexts,
+            left=self._take_over_from_others,
         )
         records = Records(
             metadata=metadata,
@@ -114,7 +129,7 @@ class Services:
             bus=bus,
             callbacks=callbacks,
             syncer=syncer,
-            server_id=ids.new(),
+            server_id=server_id,
         )
         self.registry = registry = ContextRegistry(
             records=records,
@@ -149,6 +164,7 @@ class Services:
             callbacks=callbacks,
         )
         self.recovery = Recovery(
+            others=membership.others,
             metadata=metadata,
             launcher=launcher,
             records=records,
@@ -182,15 +198,32 @@ class Services:
     def start(self) -> None:
         """Reconcile what an earlier server left behind, and only then start anything new."""
         self._continue_time()
+        self.membership.join()
+        self.membership.start()
         self.recovery.take_over()
         self.launcher.sweep()
         self.data_files.sweep()
-        again = self.recovery.end_lost()
-        self.callbacks.start()
+        lost = self.recovery.end_lost()
+        self.callbacks.start(self.membership.others())
         self._upload_configured()
         self.contexts.start_configured()
-        self.recovery.restart(again)
+        self.recovery.restart(lost.jobs)
+        self.membership.watch()
         self.sweeper.start()
+
+    def _take_over_from_others(self) -> None:
+        """Continue with what servers left that are gone."""
+        if self.admission.open:
+            lost = self.recovery.end_lost()
+            self.callbacks.take_over(self.membership.others())
+            self.contexts.start_configured(lost.names)
+            self.recovery.restart(lost.jobs)
+
+    def _lose_contexts(self) -> None:
+        """End all contexts here, because other servers have declared this one dead."""
+        reason = ErrorInfo(message="the job server did not renew its lease in time", error_class="LeaseLost")
+        for context in self.registry.all():
+            context.lose(reason)
 
     def drain(self) -> None:
         """Take nothing new and begin nothing more; jobs that have begun go on."""
@@ -205,11 +238,12 @@ class Services:
         releasing have their fixed times even if ``timeout`` is shorter. Idempotent.
         """
         self.drain()
-        if detach and self.launcher.reattaches:
+        detaches = detach and self.launcher.reattaches
+        if detaches:
             self._detach_contexts()
         else:
             self._end_contexts(max(0.0, timeout - FORCE - RELEASE))
-        self._release()
+        self._release(detached=detaches)
 
     def _detach_contexts(self) -> None:
         steps = Steps(FORCE)
@@ -224,7 +258,7 @@ class Services:
         force.run("contexts that have not stopped", lambda: self.registry.kill_all(FORCE / 2))
         force.run("the launcher", self.launcher.close)
 
-    def _release(self) -> None:
+    def _release(self, *, detached: bool) -> None:
         release = Steps(RELEASE)
         release.run("those who wait for the disk", self.syncer.close)
         release.run("the sweep", self.sweeper.close)
@@ -233,6 +267,7 @@ class Services:
             release.run(f"{type(transport).__name__}", transport.close)
         release.run("the clock", self.clock.close)
         release.run("the fetcher", self.fetcher.close)
+        release.run("the lease", lambda: self.membership.close(detached=detached))
         release.run("the metadata store", self.metadata.close)
         release.run("the blob store", self.blobs.close)
         release.run("temporary files and locks", self.resources.close)

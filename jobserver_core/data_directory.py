@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from jobserver_core.errors import DataDirLocked, StorageError
 
+_SERVER_ID = "server.id"
 _JOB_LOGS, _CONTEXT_LOGS, _DATA_FILES = "logs/jobs", "logs/contexts", "data"
 
 
@@ -28,6 +30,20 @@ class DataDirectory:
             raise StorageError(message=f"data directory {root}: {error.strerror or error}") from error
         for name in (_JOB_LOGS, _CONTEXT_LOGS, _DATA_FILES):
             self._created(name)
+
+    def server_id(self, new: Callable[[], str]) -> str:
+        """Return the id of the servers of this data directory, which the first of them gets from ``new``."""
+        path = self.root / _SERVER_ID
+        try:
+            if path.exists() and (known := path.read_text(encoding="utf-8").strip()):
+                return known
+            server_id = new()
+            written = path.with_suffix(".new")
+            written.write_text(f"{server_id}\n", encoding="utf-8")
+            written.replace(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise StorageError(message=f"cannot read or write the server's id in {path}: {error}") from error
+        return server_id
 
     def verify(self) -> None:
         """Raise StorageError unless the data directory is the one that the server started with."""

@@ -23,6 +23,7 @@
     │   ├── ContextExists, ContextStopping, BinaryInUse, JobAlreadyFinal
     │   ├── IllegalTransition        an event that the state does not allow
     │   ├── StaleState               another writer changed the record first
+    │   │   └── StaleOwner           another server took the record over
     │   └── DuplicateId              an ID or idempotency key that is taken
     ├── Unavailable
     │   ├── NoSlots                  all job slots of a context are taken
@@ -93,6 +94,7 @@ __all__ = [
     "ResultTimeout",
     "SchemaTooNew",
     "ServerClosed",
+    "StaleOwner",
     "StaleState",
     "StorageError",
     "TooLarge",
@@ -378,6 +380,12 @@ class StaleState(Conflict):
     id: str
     expected: str
     found: str | None
+
+
+class StaleOwner(StaleState):
+    """A compare-and-set failed: another server has taken the record over. Nothing was changed."""
+
+    template = "{kind} {id} was taken over by another server; its state is {found}"
 
 
 class DuplicateId(Conflict):

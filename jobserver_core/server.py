@@ -25,6 +25,7 @@ from jobserver_core.models.contexts import (
 )
 from jobserver_core.models.jobs import Job, JobPage, JobQuery, JobRequest
 from jobserver_core.models.json_values import JsonMapping
+from jobserver_core.models.servers import Server
 from jobserver_core.models.storage import StorageUsage
 from jobserver_core.ports import (
     BlobStore,
@@ -268,6 +269,10 @@ class JobServer:
         Raises InvalidConfig.
         """
         return self._services.configs.parse(text)
+
+    def servers(self) -> list[Server]:
+        """Return the servers that share the metadata store, this one included, oldest first."""
+        return self._services.metadata.servers()
 
     def storage(self) -> list[StorageUsage]:
         """Return what uses how much storage, and its limits. May take long. Raises StorageError."""

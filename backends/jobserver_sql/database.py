@@ -67,6 +67,8 @@ class Database:
             self._sqlite = SqliteFile(path, lock_timeout)
         else:
             self._engine = _postgresql_engine(parsed, pool_size)
+        self.is_file = self._file is not None
+        """Whether this is a SQLite file."""
         self.syncs_apart = self._file is not None and synchronous == "full"
         """Whether committing and syncing to the disk are two steps."""
         self.barrier = Barrier(self._sync_sqlite if self.syncs_apart else _nothing)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, insert, select
+from sqlalchemy import Connection, Select, bindparam, insert, or_, select
 
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.lifecycle import DELIVERIES, DeliveryState
@@ -42,9 +42,14 @@ def of_job(connection: Connection, job_id: str) -> list[Delivery]:
     return _read(connection, _ALL.where(deliveries.c.job_id == job_id).order_by(*_AGE))
 
 
-def in_state(connection: Connection, state: DeliveryState, limit: int) -> list[Delivery]:
-    """Return deliveries in a state, oldest first."""
-    return _read(connection, _ALL.where(deliveries.c.state == state).order_by(*_AGE).limit(limit))
+def in_state(
+    connection: Connection, state: DeliveryState, limit: int, excluding: Iterable[str]
+) -> list[Delivery]:
+    """Return deliveries in a state, oldest first, except those of some owners."""
+    statement = _ALL.where(deliveries.c.state == state)
+    if left_out := list(excluding):
+        statement = statement.where(or_(deliveries.c.owner.is_(None), deliveries.c.owner.not_in(left_out)))
+    return _read(connection, statement.order_by(*_AGE).limit(limit))
 
 
 def due(connection: Connection, now: datetime, limit: int, excluding: Iterable[str]) -> list[Delivery]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, bindparam, delete, exists, func, insert, select, text, update
 
-from jobserver_core.errors import BinaryNotFound, DuplicateId, StaleState
+from jobserver_core.errors import BinaryNotFound, DuplicateId, StaleOwner, StaleState
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.jobs import (
     Job,
@@ -54,7 +54,9 @@ __all__ = [
 
 _COLUMNS = tuple(columns_of(Job, jobs))
 _NAMES = tuple(column.name for column in _COLUMNS)
-_STATE, _CLASS_PATH, _PROGRESS = (_NAMES.index(name) for name in ("state", "class_path", "progress"))
+_STATE, _CLASS_PATH, _PROGRESS, _EPOCH = (
+    _NAMES.index(name) for name in ("state", "class_path", "progress", "epoch")
+)
 _FINAL = {state.value for state in JobState if state.final}
 _RESULT_NAMES = ("job_id", *(column.name for column in columns_of(JobResult, job_results)))
 
@@ -145,11 +147,15 @@ def conflict(connection: DriverConnection, job: Job) -> DuplicateId | None:
 def advance(
     connection: DriverConnection,
     job: Job,
+    *,
     expected: JobState,
+    epoch: int | None,
     outcome: JobResult | None,
     delivery: Delivery | None,
 ) -> None:
-    """Write a job, its result and its delivery if its stored state is the expected one. Raises StaleState.
+    """Write a job, its result and its delivery if its stored state and epoch are the expected ones.
+
+    Raises StaleState.
 
     Only the columns that differ are written: setting a column updates its indexes even if its value stays the
     same.
@@ -158,6 +164,8 @@ def advance(
     if stored is None or stored[_STATE] != expected.value:
         found = None if stored is None else stored[_STATE]
         raise StaleState(kind=JOBS.kind, id=job.id, expected=expected.value, found=found)
+    if stored[_EPOCH] != (job.epoch if epoch is None else epoch):
+        raise StaleOwner(kind=JOBS.kind, id=job.id, expected=expected.value, found=expected.value)
     row = encode(_COLUMNS, connection.database)(values_of(job))
     if job.progress is None:
         row[_PROGRESS] = stored[_PROGRESS]

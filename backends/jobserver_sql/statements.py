@@ -30,7 +30,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ClauseElement, ColumnElement
 from sqlalchemy.types import TypeEngine
 
-from jobserver_core.errors import StaleState
+from jobserver_core.errors import StaleOwner, StaleState
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context
 from jobserver_sql.tables import values_of
@@ -128,7 +128,7 @@ class DriverConnection:
 
 
 class CompareAndSet(Generic[S]):
-    """Writes a whole record of a table, if its stored state is the expected one.
+    """Writes a whole record of a table, if its stored state and epoch are the expected ones.
 
     ``by_id`` reads the record, ``columns`` are those that it has, and ``kind`` names it in errors.
     """
@@ -136,18 +136,26 @@ class CompareAndSet(Generic[S]):
     def __init__(self, kind: str, table: Table, columns: Sequence[Column[Any]], by_id: Statement[S]) -> None:
         self._kind = kind
         self._by_id = by_id
-        same = (table.c.id == bindparam("key"), table.c.state == bindparam("state", type_=table.c.state.type))
+        same = (
+            table.c.id == bindparam("key"),
+            table.c.state == bindparam("state", type_=table.c.state.type),
+            table.c.epoch == bindparam("held"),
+        )
         new = {column.name: bindparam(f"new_{column.name}", type_=column.type) for column in columns}
         names = (f"new_{name}" for name in new)
-        self._write = Statement[None](update(table).where(*same).values(**new), ("key", "state", *names))
+        self._write = Statement[None](
+            update(table).where(*same).values(**new), ("key", "state", "held", *names)
+        )
 
-    def __call__(self, connection: DriverConnection, record: S, *, expected: Enum) -> None:
-        """Write the record. Raises StaleState."""
-        if connection.run(self._write, record.id, expected, *values_of(record)) == 1:
+    def __call__(self, connection: DriverConnection, record: S, *, expected: Enum, epoch: int | None) -> None:
+        """Write the record; ``epoch`` is the record's by default. Raises StaleState."""
+        held = record.epoch if epoch is None else epoch
+        if connection.run(self._write, record.id, expected, held, *values_of(record)) == 1:
             return
         stored = connection.record(self._by_id, record.id)
         found = None if stored is None else stored.state.value
-        raise StaleState(kind=self._kind, id=record.id, expected=expected.value, found=found)
+        error = StaleOwner if found == expected.value else StaleState
+        raise error(kind=self._kind, id=record.id, expected=expected.value, found=found)
 
 
 @functools.cache

@@ -18,9 +18,10 @@ from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
+from jobserver_core.models.servers import Server
 from jobserver_core.models.storage import MetadataUsage
 from jobserver_core.ports.metadata import MetadataStore
-from jobserver_sql import binaries, contexts, deliveries, jobs, schema
+from jobserver_sql import binaries, contexts, deliveries, jobs, schema, servers
 from jobserver_sql.database import Database
 from jobserver_sql.jobs import newest_excess, usage
 
@@ -70,6 +71,7 @@ class SqlMetadataStore(MetadataStore):
         self._database = Database(
             url, synchronous=synchronous, pool_size=int(pool_size), lock_timeout=lock_timeout
         )
+        self.shared = not self._database.is_file
         try:
             schema.upgrade(self._database)
         except BaseException:
@@ -124,6 +126,28 @@ class SqlMetadataStore(MetadataStore):
         with self._database.write() as connection:
             return binaries.remove_old(connection, uploaded_before, keep, limit)
 
+    # -- servers -----------------------------------------------------------------------------------
+
+    def register_server(self, server_id: str, *, started_at: datetime, address: str, lease: float) -> None:
+        """Store that a server runs."""
+        with self._database.write() as connection:
+            servers.register(connection, server_id, started_at, address, lease)
+
+    def renew_server(self, server_id: str, *, lease: float) -> bool:
+        """Extend a server's lease; return whether the server is registered."""
+        with self._database.write() as connection:
+            return servers.renew(connection, server_id, lease)
+
+    def servers(self, *, expired: bool | None = None) -> list[Server]:
+        """Return the servers, oldest first."""
+        with self._database.read() as connection:
+            return servers.registered(connection, expired)
+
+    def remove_server(self, server_id: str, *, only_expired: bool = False) -> bool:
+        """Remove a server; return whether this call removed it."""
+        with self._database.write() as connection:
+            return servers.remove(connection, server_id, only_expired)
+
     # -- contexts ----------------------------------------------------------------------------------
 
     def add_context(self, context: Context) -> None:
@@ -144,9 +168,9 @@ class SqlMetadataStore(MetadataStore):
         with self._database.read() as connection:
             return contexts.selected(connection, query)
 
-    def advance_context(self, context: Context, *, expected: ContextState) -> None:
-        """Store a context by compare-and-set on its state. Raises StaleState."""
-        work = partial(contexts.advance, record=context, expected=expected)
+    def advance_context(self, context: Context, *, expected: ContextState, epoch: int | None = None) -> None:
+        """Store a context by compare-and-set on its state and epoch. Raises StaleState."""
+        work = partial(contexts.advance, record=context, expected=expected, epoch=epoch)
         self._database.commit(work, conflict=partial(contexts.conflict, context=context, new=False))
 
     def delete_contexts(self, *, ended_before: datetime, limit: int) -> list[str]:
@@ -198,11 +222,17 @@ class SqlMetadataStore(MetadataStore):
         job: Job,
         *,
         expected: JobState,
+        epoch: int | None = None,
         result: JobResult | None = None,
         delivery: Delivery | None = None,
     ) -> None:
-        """Store a job by compare-and-set on its state, with its result and delivery. Raises StaleState."""
-        work = partial(jobs.advance, job=job, expected=expected, outcome=result, delivery=delivery)
+        """Store a job by compare-and-set on its state and epoch, with its result and delivery.
+
+        Raises StaleState.
+        """
+        work = partial(
+            jobs.advance, job=job, expected=expected, epoch=epoch, outcome=result, delivery=delivery
+        )
         conflict = partial(jobs.advance_conflict, job=job, delivery=delivery)
         # Dispatch and running are not guaranteed to survive a power cut; only ends and kills are.
         if self._defers and job.state.final:
@@ -243,14 +273,18 @@ class SqlMetadataStore(MetadataStore):
         with self._database.read() as connection:
             return deliveries.due(connection, now, limit, excluding)
 
-    def advance_delivery(self, delivery: Delivery, *, expected: DeliveryState) -> None:
-        """Store a delivery by compare-and-set on its state. Raises StaleState."""
-        self._database.commit(partial(deliveries.advance, record=delivery, expected=expected))
+    def advance_delivery(
+        self, delivery: Delivery, *, expected: DeliveryState, epoch: int | None = None
+    ) -> None:
+        """Store a delivery by compare-and-set on its state and epoch. Raises StaleState."""
+        self._database.commit(partial(deliveries.advance, record=delivery, expected=expected, epoch=epoch))
 
-    def deliveries_in(self, state: DeliveryState, *, limit: int) -> list[Delivery]:
-        """Return deliveries in a state, oldest first."""
+    def deliveries_in(
+        self, state: DeliveryState, *, limit: int, excluding: Iterable[str] = ()
+    ) -> list[Delivery]:
+        """Return deliveries in a state, oldest first, except those of some owners."""
         with self._database.read() as connection:
-            return deliveries.in_state(connection, state, limit)
+            return deliveries.in_state(connection, state, limit, excluding)
 
     # -- blobs in use ------------------------------------------------------------------------------
 

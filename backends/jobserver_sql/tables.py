@@ -21,6 +21,7 @@ from jobserver_core.models.contexts import Context
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobProgress, JobResult, ResultKind
 from jobserver_core.models.lifecycle import CONTEXTS, ContextState, DeliveryState, JobState
+from jobserver_core.models.servers import Server
 from jobserver_sql.columns import Choice, FreeText, Instant, Json, Seconds
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "jobs",
     "metadata",
     "row_of",
+    "servers",
     "values_of",
 ]
 
@@ -48,6 +50,19 @@ def _id() -> Column[str]:
 def _required(name: str, kind: Any) -> Column[Any]:
     return Column(name, kind, nullable=False)
 
+
+def _epoch() -> Column[int]:
+    return Column("epoch", BigInteger, nullable=False, server_default="0")
+
+
+servers = Table(
+    "servers",
+    metadata,
+    _id(),
+    _required("started_at", Instant),
+    _required("address", FreeText),
+    _required("lease_until", Instant),
+)
 
 binaries = Table(
     "binaries",
@@ -76,6 +91,7 @@ contexts = Table(
     _required("ad_hoc", Boolean),
     _required("owner", FreeText),
     _required("owned_since", Instant),
+    _epoch(),
     _required("started_at", Instant),
     Column("ended_at", Instant),
     _required("stop_requested", Boolean),
@@ -117,6 +133,7 @@ jobs = Table(
     Column("max_run_time", Seconds),
     Column("priority", Integer, nullable=False, server_default="0"),
     Column("submitted_by", FreeText, nullable=False, server_default=""),
+    _epoch(),
     Index("ux_jobs_idempotency_key", "idempotency_key", unique=True),
     Index("ix_jobs_state", "state", "submitted_at", "id"),
     Index("ix_jobs_context_id", "context_id", "state", "submitted_at", "id"),
@@ -168,6 +185,8 @@ deliveries = Table(
     Column("ended_at", Instant),
     Column("last_status", BigInteger),
     Column("last_error", FreeText),
+    Column("owner", FreeText),
+    _epoch(),
     Index("ix_deliveries_job_id", "job_id", "created_at", "id"),
     Index("ix_deliveries_due_at", "state", "due_at", "created_at", "id", "receiver"),
     Index("ix_deliveries_state", "state", "created_at", "id"),
@@ -175,14 +194,16 @@ deliveries = Table(
 
 _FIELDS = {
     model: tuple(field.name for field in attrs.fields(model))
-    for model in (Binary, Context, Job, JobResult, Delivery)
+    for model in (Binary, Context, Job, JobResult, Delivery, Server)
 }
 _GETTERS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
     model: operator.attrgetter(*names) for model, names in _FIELDS.items()
 }
 
 
-def columns_of(model: type[Binary | Context | Job | JobResult | Delivery], table: Table) -> list[Column[Any]]:
+def columns_of(
+    model: type[Binary | Context | Job | JobResult | Delivery | Server], table: Table
+) -> list[Column[Any]]:
     """Return the columns of a model's fields, without the table's internal ones."""
     return [table.c[name] for name in _FIELDS[model]]
 

@@ -42,7 +42,9 @@ from jobserver_core import (
     JobResult,
     JobState,
     MetadataUsage,
+    Server,
     Settings,
+    StaleOwner,
     StaleState,
     StorageError,
 )
@@ -57,10 +59,11 @@ CREATE TABLE IF NOT EXISTS binaries (
 CREATE INDEX IF NOT EXISTS binaries_by_name ON binaries (name, uploaded_at, seq);
 CREATE INDEX IF NOT EXISTS binaries_by_digest ON binaries (digest);
 CREATE TABLE IF NOT EXISTS contexts (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, id UNIQUE, name, state, owner, started_at, ended_at, document);
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, id UNIQUE, name, state, epoch, owner, started_at, ended_at,
+    document);
 CREATE INDEX IF NOT EXISTS contexts_by_name ON contexts (name, started_at, seq);
 CREATE TABLE IF NOT EXISTS jobs (
-    id PRIMARY KEY, idempotency_key UNIQUE, state, class_name, context_id, context_name, submitted_at,
+    id PRIMARY KEY, idempotency_key UNIQUE, state, epoch, class_name, context_id, context_name, submitted_at,
     ended_at, document, config, progress, result, result_digest);
 CREATE INDEX IF NOT EXISTS jobs_by_time ON jobs (submitted_at, id);
 CREATE INDEX IF NOT EXISTS jobs_by_end ON jobs (ended_at);
@@ -71,9 +74,10 @@ CREATE INDEX IF NOT EXISTS uses_by_job ON uses (job_id);
 CREATE INDEX IF NOT EXISTS uses_by_binary ON uses (binary_id);
 CREATE INDEX IF NOT EXISTS uses_by_digest ON uses (digest);
 CREATE TABLE IF NOT EXISTS deliveries (
-    id PRIMARY KEY, job_id, state, receiver, created_at, due_at, document);
+    id PRIMARY KEY, job_id, state, epoch, receiver, created_at, due_at, document);
 CREATE INDEX IF NOT EXISTS deliveries_by_job ON deliveries (job_id);
 CREATE INDEX IF NOT EXISTS deliveries_by_time ON deliveries (state, due_at);
+CREATE TABLE IF NOT EXISTS servers (id PRIMARY KEY, started_at, lease_until, document);
 CREATE TABLE IF NOT EXISTS checks (id PRIMARY KEY, at);
 """
 _LIVE_CONTEXTS = [state for state in ContextState if not state.final]
@@ -97,12 +101,16 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "surrogatepass")
 
 
+def _after(seconds: float) -> datetime:
+    return datetime.now(timezone.utc) + timedelta(seconds=seconds)
+
+
 def _marks(values: Sequence[object]) -> str:
     return f"({', '.join('?' * len(values))})"
 
 
 def _columns_of_context(context: Context) -> dict[str, object]:
-    names = ("name", "state", "owner", "started_at", "ended_at")
+    names = ("name", "state", "epoch", "owner", "started_at", "ended_at")
     return {name: getattr(context, name) for name in names} | {"document": dumps(context)}
 
 
@@ -111,6 +119,7 @@ def _columns_of_job(job: Job) -> dict[str, object]:
     names = (
         "idempotency_key",
         "state",
+        "epoch",
         "class_name",
         "context_id",
         "context_name",
@@ -123,7 +132,7 @@ def _columns_of_job(job: Job) -> dict[str, object]:
 
 
 def _columns_of_delivery(delivery: Delivery) -> dict[str, object]:
-    names = ("job_id", "state", "receiver", "created_at", "due_at")
+    names = ("job_id", "state", "epoch", "receiver", "created_at", "due_at")
     return {name: getattr(delivery, name) for name in names} | {"document": dumps(delivery)}
 
 
@@ -205,10 +214,15 @@ class SqliteMetadataStore(MetadataStore):
         if self._one(f"SELECT 1 FROM {table} WHERE id = ?", record_id):
             raise DuplicateId(kind=kind, id=record_id, holder=record_id)
 
-    def _compare(self, table: str, kind: str, record_id: str, expected: Enum) -> None:
-        found = self._one(f"SELECT state FROM {table} WHERE id = ?", record_id)
+    def _compare(
+        self, table: str, kind: str, record: Context | Job | Delivery, expected: Enum, epoch: int | None
+    ) -> None:
+        found = self._one(f"SELECT state FROM {table} WHERE id = ?", record.id)
         if found != expected.value:
-            raise StaleState(kind=kind, id=record_id, expected=expected.value, found=found)
+            raise StaleState(kind=kind, id=record.id, expected=expected.value, found=found)
+        held = record.epoch if epoch is None else epoch
+        if self._one(f"SELECT epoch FROM {table} WHERE id = ?", record.id) != held:
+            raise StaleOwner(kind=kind, id=record.id, expected=expected.value, found=found)
 
     # -- binaries ----------------------------------------------------------------------------------
 
@@ -265,6 +279,46 @@ class SqliteMetadataStore(MetadataStore):
                 self._all("DELETE FROM binaries WHERE seq = ?", row[0])
             return [loads(_text(row[1]), Binary) for row in rows]
 
+    # -- servers -----------------------------------------------------------------------------------
+
+    def register_server(self, server_id: str, *, started_at: datetime, address: str, lease: float) -> None:
+        """Insert or replace a server."""
+        until = _after(lease)
+        server = Server(id=server_id, started_at=started_at, address=address, lease_until=until)
+        with self._writing():
+            self._all("DELETE FROM servers WHERE id = ?", server_id)
+            self._put_server(server)
+
+    def renew_server(self, server_id: str, *, lease: float) -> bool:
+        """Replace a server by the same one with a later end of its lease."""
+        with self._writing():
+            document = self._one("SELECT document FROM servers WHERE id = ?", server_id)
+            if document is None:
+                return False
+            self._all("DELETE FROM servers WHERE id = ?", server_id)
+            self._put_server(attrs.evolve(loads(_text(document), Server), lease_until=_after(lease)))
+            return True
+
+    def servers(self, *, expired: bool | None = None) -> list[Server]:
+        """Return the servers."""
+        found = self._documents(Server, "SELECT document FROM servers ORDER BY started_at, id")
+        now = datetime.now(timezone.utc)
+        return [server for server in found if expired in (None, server.lease_until <= now)]
+
+    def remove_server(self, server_id: str, *, only_expired: bool = False) -> bool:
+        """Delete a server."""
+        condition = "id = ? AND lease_until <= ?" if only_expired else "id = ?"
+        values = (server_id, datetime.now(timezone.utc)) if only_expired else (server_id,)
+        with self._writing():
+            if not self._one(f"SELECT 1 FROM servers WHERE {condition}", *values):
+                return False
+            self._all("DELETE FROM servers WHERE id = ?", server_id)
+            return True
+
+    def _put_server(self, server: Server) -> None:
+        times = {"started_at": server.started_at, "lease_until": server.lease_until}
+        self._put("servers", id=server.id, **times, document=dumps(server))
+
     # -- contexts ----------------------------------------------------------------------------------
 
     def add_context(self, context: Context) -> None:
@@ -290,10 +344,10 @@ class SqliteMetadataStore(MetadataStore):
         statement = f"SELECT document FROM contexts {where} ORDER BY started_at DESC, seq DESC LIMIT ?"
         return self._documents(Context, statement, *values, limit)
 
-    def advance_context(self, context: Context, *, expected: ContextState) -> None:
-        """Update a context, if it has the expected state."""
+    def advance_context(self, context: Context, *, expected: ContextState, epoch: int | None = None) -> None:
+        """Update a context, if it has the expected state and epoch."""
         with self._writing():
-            self._compare("contexts", "context", context.id, expected)
+            self._compare("contexts", "context", context, expected, epoch)
             self._refuse_second(context)
             self._change("contexts", context.id, **_columns_of_context(context))
 
@@ -371,12 +425,13 @@ class SqliteMetadataStore(MetadataStore):
         job: Job,
         *,
         expected: JobState,
+        epoch: int | None = None,
         result: JobResult | None = None,
         delivery: Delivery | None = None,
     ) -> None:
-        """Update a job, if it has the expected state, and insert what comes with it."""
+        """Update a job, if it has the expected state and epoch, and insert what comes with it."""
         with self._writing():
-            self._compare("jobs", "job", job.id, expected)
+            self._compare("jobs", "job", job, expected, epoch)
             self._refuse_known_key(job)
             self._change("jobs", job.id, **_columns_of_job(job))
             self._all("DELETE FROM uses WHERE job_id = ?", job.id)
@@ -456,15 +511,21 @@ class SqliteMetadataStore(MetadataStore):
         order = "ORDER BY due_at, created_at, id LIMIT ?"
         return self._deliveries(f"{where} {order}", DeliveryState.PENDING, now, *excluded, limit)
 
-    def advance_delivery(self, delivery: Delivery, *, expected: DeliveryState) -> None:
-        """Update a delivery, if it has the expected state."""
+    def advance_delivery(
+        self, delivery: Delivery, *, expected: DeliveryState, epoch: int | None = None
+    ) -> None:
+        """Update a delivery, if it has the expected state and epoch."""
         with self._writing():
-            self._compare("deliveries", "callback delivery", delivery.id, expected)
+            self._compare("deliveries", "callback delivery", delivery, expected, epoch)
             self._change("deliveries", delivery.id, **_columns_of_delivery(delivery))
 
-    def deliveries_in(self, state: DeliveryState, *, limit: int) -> list[Delivery]:
-        """Return the deliveries in a state."""
-        return self._deliveries("WHERE state = ? ORDER BY created_at, id LIMIT ?", state, limit)
+    def deliveries_in(
+        self, state: DeliveryState, *, limit: int, excluding: Iterable[str] = ()
+    ) -> list[Delivery]:
+        """Return the deliveries in a state, except those of some owners."""
+        left_out = set(excluding)
+        found = self._deliveries("WHERE state = ? ORDER BY created_at, id", state)
+        return [delivery for delivery in found if delivery.owner not in left_out][:limit]
 
     def _deliveries(self, where: str, *values: Any) -> list[Delivery]:
         return self._documents(Delivery, f"SELECT document FROM deliveries {where}", *values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,10 @@ class CallbackService:
     If a crash leaves it there, it goes back to PENDING without counting the attempt, because it is unknown
     whether it was made, and is sent again under the same id.
 
+    Several servers may share the deliveries. Each takes those that are due, and of several that take one, one
+    wins. An attempt belongs to the server ``server_id`` that makes it, and to an epoch: if that server
+    is declared dead and the attempt is handed back, its outcome can no longer be stored.
+
     :meth:`close` does not close the transports.
     """
 
@@ -79,7 +83,9 @@ class CallbackService:
         ids: Ids,
         settings: CallbackSettings,
         publish: Callable[[Event], None],
+        server_id: str,
     ) -> None:
+        self._server_id = server_id
         self._metadata = metadata
         self._blobs = blobs
         self._transports = _by_scheme(transports)
@@ -130,12 +136,23 @@ class CallbackService:
 
     # -- life --------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Take over deliveries of an earlier run, and start to deliver. Raises StorageError."""
-        while left := self._metadata.deliveries_in(DeliveryState.SENDING, limit=_RECOVERY_PAGE):
+    def start(self, others: Iterable[str] = ()) -> None:
+        """Take over deliveries of an earlier run, except those of ``others``, and start to deliver."""
+        self._hand_back_all(others)
+        self._dispatcher.start()
+
+    def take_over(self, others: Iterable[str]) -> None:
+        """Deliver what servers left that are gone: all but this one and ``others``. Raises StorageError."""
+        self._hand_back_all([*others, self._server_id])
+        self._dispatcher.wake()
+
+    def _hand_back_all(self, excluding: Iterable[str]) -> None:
+        owners = sorted(excluding)
+        while left := self._metadata.deliveries_in(
+            DeliveryState.SENDING, limit=_RECOVERY_PAGE, excluding=owners
+        ):
             for delivery in left:
                 self._hand_back(delivery)
-        self._dispatcher.start()
 
     def drain(self, timeout: float) -> bool:
         """Wait until nothing is in progress or due; return False after ``timeout`` seconds.
@@ -152,10 +169,14 @@ class CallbackService:
         for delivery in self._dispatcher.close(timeout):
             try:
                 current = self._metadata.delivery(delivery.id)
-                if current is not None and current.state is DeliveryState.SENDING:
+                if current is not None and self._sends(current):
                     self._hand_back(current)
             except StorageError as error:
                 _log.warning("delivery %s stays SENDING until the next start: %s", delivery.id, error)
+
+    def _sends(self, delivery: Delivery) -> bool:
+        """Whether this server makes an attempt of this delivery."""
+        return delivery.state is DeliveryState.SENDING and delivery.owner == self._server_id
 
     def _hand_back(self, delivery: Delivery) -> None:
         """Undo an attempt with an unknown outcome; the delivery keeps its place in the order."""
@@ -179,7 +200,13 @@ class CallbackService:
         if not self._dispatcher.running:
             return None
         try:
-            sending = self._advance(delivery, DeliveryEvent.SEND, attempts=delivery.attempts + 1)
+            sending = self._advance(
+                delivery,
+                DeliveryEvent.SEND,
+                attempts=delivery.attempts + 1,
+                owner=self._server_id,
+                epoch=delivery.epoch + 1,
+            )
         except StaleState as error:
             _log.info("delivery %s was taken by another writer: %s", delivery.id, error)
             return None
@@ -250,7 +277,7 @@ class CallbackService:
 
         def undo() -> None:
             current = self._metadata.delivery(delivery.id)
-            if current is not None and current.state is DeliveryState.SENDING:
+            if current is not None and self._sends(current):
                 self._hand_back(current)
 
         if self._dispatcher.pause(STORAGE_PAUSE):
@@ -289,11 +316,11 @@ class CallbackService:
     def _advance(self, delivery: Delivery, event: DeliveryEvent, **fields: Any) -> Delivery:
         state = DELIVERIES.next(delivery.state, event)
         changed = attrs.evolve(delivery, state=state, **fields)
-        self._store(changed, expected=delivery.state)
+        self._store(changed, expected=delivery.state, epoch=delivery.epoch)
         return changed
 
-    def _store(self, delivery: Delivery, *, expected: DeliveryState) -> None:
-        self._metadata.advance_delivery(delivery, expected=expected)
+    def _store(self, delivery: Delivery, *, expected: DeliveryState, epoch: int | None = None) -> None:
+        self._metadata.advance_delivery(delivery, expected=expected, epoch=epoch)
         self._published(delivery)
 
     def _published(self, delivery: Delivery) -> None:

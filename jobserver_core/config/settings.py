@@ -39,6 +39,7 @@ __all__ = [
     "LauncherSettings",
     "MetadataSettings",
     "Secret",
+    "ServerSettings",
     "Settings",
     "SparkSettings",
     "default_data_dir",
@@ -431,6 +432,24 @@ class HttpSettings(Section):
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
+class ServerSettings(Section):
+    """How servers that share a metadata store find out which of them are alive."""
+
+    prefix: ClassVar[str] = "jobserver.servers"
+
+    address: str | None = kinds.text(
+        None, "Where this server runs, for people who list the servers; null is the name of the machine"
+    )
+    lease: float = kinds.duration(
+        10.0,
+        "How long a server counts as alive after its last sign of life; then others end its contexts and run "
+        "its waiting jobs. Servers show that they are alive three times as often",
+        minimum=0.5,
+        maximum=86400.0,
+    )
+
+
+@attrs.frozen(kw_only=True, field_transformer=bind)
 class AuthSettings(Section):
     """How callers are authenticated."""
 
@@ -475,6 +494,7 @@ class Settings(Section):
     callbacks: CallbackSettings = attrs.field(factory=CallbackSettings)
     http: HttpSettings = attrs.field(factory=HttpSettings)
     auth: AuthSettings = attrs.field(factory=AuthSettings)
+    servers: ServerSettings = attrs.field(factory=ServerSettings)
     warnings: tuple[str, ...] = ()
     origins: Mapping[str, str] = attrs.field(factory=dict, eq=False)
 

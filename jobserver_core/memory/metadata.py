@@ -5,14 +5,21 @@ from __future__ import annotations
 import bisect
 import heapq
 import threading
-from collections.abc import Container, Iterable, Iterator
-from datetime import datetime, timezone
+from collections.abc import Callable, Container, Iterable, Iterator
+from datetime import datetime, timedelta, timezone
 from itertools import accumulate, islice
 from typing import TypeVar
 
 import attrs
 
-from jobserver_core.errors import BinaryInUse, BinaryNotFound, ContextExists, DuplicateId, StaleState
+from jobserver_core.errors import (
+    BinaryInUse,
+    BinaryNotFound,
+    ContextExists,
+    DuplicateId,
+    StaleOwner,
+    StaleState,
+)
 from jobserver_core.models.binaries import Binary
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
@@ -27,6 +34,7 @@ from jobserver_core.models.jobs import (
 )
 from jobserver_core.models.json_values import JsonObject, plain
 from jobserver_core.models.lifecycle import CONTEXTS, DELIVERIES, JOBS, ContextState, DeliveryState, JobState
+from jobserver_core.models.servers import Server
 from jobserver_core.models.storage import MetadataUsage
 from jobserver_core.ports.metadata import MetadataStore
 
@@ -39,10 +47,14 @@ _Key = tuple[datetime, str]
 class MemoryMetadataStore(MetadataStore):
     """Records in dictionaries behind one lock.
 
-    The cost of a page is proportional to its length; filters add the jobs that do not match.
+    The cost of a page is proportional to its length; filters add the jobs that do not match. Servers of this
+    process may share it if it is ``shared``; ``now`` is the clock by which it judges their leases.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool = False, now: Callable[[], datetime] | None = None) -> None:
+        self.shared = shared
+        self._now = now or _utc_now
+        self._servers: dict[str, Server] = {}
         self._lock = threading.RLock()
         self._binaries: dict[str, Binary] = {}
         self._contexts: dict[str, Context] = {}
@@ -108,6 +120,47 @@ class MemoryMetadataStore(MetadataStore):
         live = sorted((self._jobs[job_id] for job_id in self._live), key=_key)
         return tuple(j.id for j in live if any(e.binary_id in binary_ids for e in j.class_path))
 
+    # -- servers -----------------------------------------------------------------------------------
+
+    def register_server(self, server_id: str, *, started_at: datetime, address: str, lease: float) -> None:
+        """Store that a server runs."""
+        with self._lock:
+            self._servers[server_id] = Server(
+                id=server_id,
+                started_at=started_at.astimezone(timezone.utc),
+                address=address,
+                lease_until=self._end_of(lease),
+            )
+
+    def renew_server(self, server_id: str, *, lease: float) -> bool:
+        """Extend a server's lease; return whether the server is registered."""
+        with self._lock:
+            server = self._servers.get(server_id)
+            if server is not None:
+                self._servers[server_id] = attrs.evolve(server, lease_until=self._end_of(lease))
+            return server is not None
+
+    def servers(self, *, expired: bool | None = None) -> list[Server]:
+        """Return the servers, oldest first."""
+        with self._lock:
+            found = [s for s in self._servers.values() if expired in (None, self._expired(s))]
+        return sorted(found, key=lambda server: (server.started_at, server.id))
+
+    def remove_server(self, server_id: str, *, only_expired: bool = False) -> bool:
+        """Remove a server; return whether this call removed it."""
+        with self._lock:
+            server = self._servers.get(server_id)
+            if server is None or (only_expired and not self._expired(server)):
+                return False
+            del self._servers[server_id]
+            return True
+
+    def _end_of(self, lease: float) -> datetime:
+        return (self._now() + timedelta(seconds=lease)).astimezone(timezone.utc)
+
+    def _expired(self, server: Server) -> bool:
+        return server.lease_until <= self._now()
+
     # -- contexts ----------------------------------------------------------------------------------
 
     def add_context(self, context: Context) -> None:
@@ -133,10 +186,10 @@ class MemoryMetadataStore(MetadataStore):
         wanted = (c for c in newest_first if _selects_context(query, c))
         return [_with_own_settings(context) for context in islice(wanted, query.limit)]
 
-    def advance_context(self, context: Context, *, expected: ContextState) -> None:
-        """Store a context by compare-and-set on its state. Raises StaleState."""
+    def advance_context(self, context: Context, *, expected: ContextState, epoch: int | None = None) -> None:
+        """Store a context by compare-and-set on its state and epoch. Raises StaleState."""
         with self._lock:
-            _compare(CONTEXTS.kind, self._contexts.get(context.id), context.id, expected)
+            _compare(CONTEXTS.kind, self._contexts.get(context.id), context, expected, epoch)
             self._put_context(context)
 
     def delete_contexts(self, *, ended_before: datetime, limit: int) -> list[str]:
@@ -214,13 +267,14 @@ class MemoryMetadataStore(MetadataStore):
         job: Job,
         *,
         expected: JobState,
+        epoch: int | None = None,
         result: JobResult | None = None,
         delivery: Delivery | None = None,
     ) -> None:
-        """Store a job by compare-and-set on its state, with its result and delivery. Raises StaleState."""
+        """Store a job by compare-and-set, with its result and delivery. Raises StaleState."""
         with self._lock:
             stored = self._jobs.get(job.id)
-            _compare(JOBS.kind, stored, job.id, expected)
+            _compare(JOBS.kind, stored, job, expected, epoch)
             self._refuse_known_key(job)
             if delivery is not None:
                 _refuse_known(DELIVERIES.kind, delivery.id, self._deliveries)
@@ -314,18 +368,22 @@ class MemoryMetadataStore(MetadataStore):
             due = [d for d in self._pending() if d.due_at <= now and d.receiver not in left_out]
         return heapq.nsmallest(limit, due, key=lambda delivery: (delivery.due_at, *_age(delivery)))
 
-    def advance_delivery(self, delivery: Delivery, *, expected: DeliveryState) -> None:
-        """Store a delivery by compare-and-set on its state. Raises StaleState."""
+    def advance_delivery(
+        self, delivery: Delivery, *, expected: DeliveryState, epoch: int | None = None
+    ) -> None:
+        """Store a delivery by compare-and-set on its state and epoch. Raises StaleState."""
         with self._lock:
-            _compare(DELIVERIES.kind, self._deliveries.get(delivery.id), delivery.id, expected)
+            _compare(DELIVERIES.kind, self._deliveries.get(delivery.id), delivery, expected, epoch)
             self._deliveries[delivery.id] = _stored(delivery)
 
-    def deliveries_in(self, state: DeliveryState, *, limit: int) -> list[Delivery]:
-        """Return deliveries in a state, oldest first."""
+    def deliveries_in(
+        self, state: DeliveryState, *, limit: int, excluding: Iterable[str] = ()
+    ) -> list[Delivery]:
+        """Return deliveries in a state, oldest first, except those of some owners."""
+        left_out = set(excluding)
         with self._lock:
-            return heapq.nsmallest(
-                limit, (d for d in self._deliveries.values() if d.state is state), key=_age
-            )
+            found = (d for d in self._deliveries.values() if d.state is state and d.owner not in left_out)
+            return heapq.nsmallest(limit, found, key=_age)
 
     def _pending(self) -> Iterator[Delivery]:
         return (d for d in self._deliveries.values() if d.state is DeliveryState.PENDING)
@@ -354,6 +412,10 @@ class MemoryMetadataStore(MetadataStore):
                 result_bytes=sum(result.size for result in self._results.values()),
                 deliveries=len(self._deliveries),
             )
+
+
+def _utc_now() -> datetime:
+    return datetime.now(timezone.utc)
 
 
 def _stored(model: M) -> M:
@@ -391,12 +453,15 @@ def _refuse_known(kind: str, record_id: str, records: Container[str]) -> None:
 def _compare(
     kind: str,
     stored: Context | Job | Delivery | None,
-    record_id: str,
+    record: Context | Job | Delivery,
     expected: ContextState | JobState | DeliveryState,
+    epoch: int | None,
 ) -> None:
     if stored is None or stored.state is not expected:
         found = None if stored is None else stored.state.value
-        raise StaleState(kind=kind, id=record_id, expected=expected.value, found=found)
+        raise StaleState(kind=kind, id=record.id, expected=expected.value, found=found)
+    if stored.epoch != (record.epoch if epoch is None else epoch):
+        raise StaleOwner(kind=kind, id=record.id, expected=expected.value, found=expected.value)
 
 
 def _selects_context(query: ContextQuery, context: Context) -> bool:

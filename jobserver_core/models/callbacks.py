@@ -20,6 +20,8 @@ class Delivery:
     ``receiver`` is the scheme, host and port, by which fairness is ensured. ``due_at`` is the time of the
     next attempt. ``last_status`` is the status of the latest response; ``last_error`` is the reason if there
     was no response. First attempts for one receiver are made in the order of ``created_at``, then ``id``.
+    ``owner`` is the ID of the server that makes the current or made the latest attempt, and ``epoch`` grows
+    with each.
     """
 
     id: str
@@ -33,6 +35,8 @@ class Delivery:
     ended_at: datetime | None = attrs.field(default=None, validator=aware)
     last_status: int | None = None
     last_error: str | None = None
+    owner: str | None = None
+    epoch: int = 0
 
 
 @attrs.frozen(kw_only=True)

@@ -20,9 +20,9 @@ class Context:
     """The record of a context.
 
     ``settings`` is the merged tree of ``spark.context-settings`` (JSON-like values). ``owner`` is the ID of
-    the server that runs it, since ``owned_since``. An ad-hoc context was created for one job, and ends with
-    it. ``stop_requested`` distinguishes a requested end from an unexpected one. ``error`` is the reason for
-    the state ERROR.
+    the server that runs it, since ``owned_since``. ``epoch`` grows whenever another server takes it over. An
+    ad-hoc context was created for one job, and ends with it. ``stop_requested`` distinguishes a requested end
+    from an unexpected one. ``error`` is the reason for the state ERROR.
     """
 
     id: str
@@ -32,6 +32,7 @@ class Context:
     ad_hoc: bool = False
     owner: str
     owned_since: datetime = attrs.field(validator=aware)
+    epoch: int = 0
     started_at: datetime = attrs.field(validator=aware)
     ended_at: datetime | None = attrs.field(default=None, validator=aware)
     stop_requested: bool = False

@@ -152,7 +152,8 @@ class Job:
     ``progress`` is the last progress that the launcher reported. ``has_result`` is true if a result is
     stored, even if it is null. ``max_queue_time`` limits the seconds from ``submitted_at`` to
     ``dispatched_at``, and ``max_run_time`` those from there to the end. Jobs of a
-    higher ``priority`` are dispatched first. ``submitted_by`` is the authenticated user, or empty.
+    higher ``priority`` are dispatched first. ``submitted_by`` is the authenticated user, or empty. ``epoch``
+    grows whenever another server takes the job over.
     """
 
     id: str
@@ -177,6 +178,7 @@ class Job:
     max_run_time: float | None = attrs.field(default=None, validator=positive_seconds)
     priority: int = 0
     submitted_by: str = ""
+    epoch: int = 0
 
     @property
     def waiting(self) -> bool:

@@ -11,6 +11,7 @@ from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
+from jobserver_core.models.servers import Server
 from jobserver_core.models.storage import MetadataUsage
 from jobserver_core.plugins import Backend
 
@@ -18,7 +19,7 @@ __all__ = ["MetadataStore"]
 
 
 class MetadataStore(Backend):
-    """Binaries, contexts, jobs with their results, and callback deliveries.
+    """Binaries, contexts, jobs with their results, callback deliveries, and the servers that share them.
 
     **Records.** Models go in and come out equal in full. Strings may contain any character, also NUL and lone
     surrogates, and sort by code point. Times keep microseconds and come back in UTC.
@@ -33,9 +34,17 @@ class MetadataStore(Backend):
     can break during a commit. Callers repeat the write and recognize their own record, or take it back.
 
     **Compare-and-set.** The ``advance_*`` methods store the whole record if and only if the stored state is
-    ``expected``. Otherwise they raise StaleState with the stored state as ``found``, or None for an
-    unknown id. Of any number of writers that expect the same state, one wins, unless the write keeps the
-    state. A store does not judge transitions.
+    ``expected`` and the stored epoch is that of the record, or ``epoch`` if it is given. Otherwise they raise
+    StaleState with the stored state as ``found``, or None for an unknown id; if only the epoch differs, the
+    StaleState is a StaleOwner. Of any number of writers that expect the same state and epoch, one wins,
+    unless the write keeps both. A store does not judge transitions.
+
+    **Ownership.** A server takes over a record of another one by storing it with a higher epoch, which it
+    compares with the epoch that it read. From then on, no write of the earlier owner succeeds, however long
+    it was paused.
+
+    **Leases.** Servers that share a store show that they are alive by renewing a lease. Only the store's own
+    clock judges leases, so the clocks of the servers' machines do not matter.
 
     The field ``kind`` of StaleState and DuplicateId is "binary", "context", "job" or "callback delivery". The
     field ``holder`` of DuplicateId is the id of the record that is in the way.
@@ -44,6 +53,10 @@ class MetadataStore(Backend):
     """
 
     kind = "metadata"
+
+    shared: bool = False
+    """Whether several servers may use the store at the same time. If not, its only server need not renew a
+    lease, and every other server whose records it finds has ended."""
 
     # -- binaries ----------------------------------------------------------------------------------
 
@@ -88,6 +101,35 @@ class MetadataStore(Backend):
         is not final.
         """
 
+    # -- servers -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def register_server(self, server_id: str, *, started_at: datetime, address: str, lease: float) -> None:
+        """Store that a server runs, with a lease of this many seconds. Replaces a record with its id."""
+
+    @abstractmethod
+    def renew_server(self, server_id: str, *, lease: float) -> bool:
+        """Let a server's lease end this many seconds from now, also if it has expired.
+
+        Returns whether the server is registered; if not, nothing is changed. A renewal and a removal of an
+        expired server never both win.
+        """
+
+    @abstractmethod
+    def servers(self, *, expired: bool | None = None) -> list[Server]:
+        """Return the servers, oldest first by ``started_at`` and then ``id``.
+
+        With ``expired``, return only those whose lease has expired, or only those whose lease has not. A
+        lease expires when its time has come, so one of 0 seconds expires at once.
+        """
+
+    @abstractmethod
+    def remove_server(self, server_id: str, *, only_expired: bool = False) -> bool:
+        """Remove a server, or with ``only_expired``, remove it if its lease has expired.
+
+        Returns whether this call removed it.
+        """
+
     # -- contexts ----------------------------------------------------------------------------------
 
     @abstractmethod
@@ -115,11 +157,12 @@ class MetadataStore(Backend):
         """Return the contexts that a query selects, newest first."""
 
     @abstractmethod
-    def advance_context(self, context: Context, *, expected: ContextState) -> None:
-        """Store a context by compare-and-set on its state.
+    def advance_context(self, context: Context, *, expected: ContextState, epoch: int | None = None) -> None:
+        """Store a context by compare-and-set on its state and epoch.
 
         Raises:
             StaleState: The stored state is not ``expected``.
+            StaleOwner: The stored epoch is not the expected one.
             ContextExists: The record brings a second context of its name to life.
         """
 
@@ -180,16 +223,18 @@ class MetadataStore(Backend):
         job: Job,
         *,
         expected: JobState,
+        epoch: int | None = None,
         result: JobResult | None = None,
         delivery: Delivery | None = None,
     ) -> None:
-        """Store a job by compare-and-set on its state, with its result and its callback's delivery.
+        """Store a job by compare-and-set on its state and epoch, with its result and its callback's delivery.
 
         All of it is stored, or nothing. The stored progress stays if the job has none, and the stored result
         if ``result`` is None.
 
         Raises:
             StaleState: The stored state is not ``expected``.
+            StaleOwner: The stored epoch is not the expected one.
             DuplicateId: The delivery's id is known, or another job has the idempotency key.
         """
 
@@ -236,16 +281,24 @@ class MetadataStore(Backend):
         """
 
     @abstractmethod
-    def advance_delivery(self, delivery: Delivery, *, expected: DeliveryState) -> None:
-        """Store a delivery by compare-and-set on its state.
+    def advance_delivery(
+        self, delivery: Delivery, *, expected: DeliveryState, epoch: int | None = None
+    ) -> None:
+        """Store a delivery by compare-and-set on its state and epoch.
 
         Raises:
             StaleState: The stored state is not ``expected``.
+            StaleOwner: The stored epoch is not the expected one.
         """
 
     @abstractmethod
-    def deliveries_in(self, state: DeliveryState, *, limit: int) -> list[Delivery]:
-        """Return up to ``limit`` deliveries in a state, oldest first by ``created_at`` and then ``id``."""
+    def deliveries_in(
+        self, state: DeliveryState, *, limit: int, excluding: Iterable[str] = ()
+    ) -> list[Delivery]:
+        """Return up to ``limit`` deliveries in a state, oldest first by ``created_at`` and then ``id``.
+
+        Those whose ``owner`` is in ``excluding`` are left out, and do not count towards the limit.
+        """
 
     # -- blobs in use ------------------------------------------------------------------------------
 

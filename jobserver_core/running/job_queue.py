@@ -219,9 +219,10 @@ class JobQueue:
                 live = self._waiting.next()
                 if _passed(live, self._clock.monotonic()):
                     self._expire_waiting(live)
-                else:
-                    self._dispatch(live)
+                elif self._dispatch(live):
                     self._waiting.take(live)
+                else:
+                    self._waiting.remove(live)
         except StorageError as error:
             job_id = self._waiting.next().job.id
             _repeats.warning(context.current.id, "job %s waits for storage: %s", job_id, error)
@@ -260,6 +261,9 @@ class JobQueue:
         if self._running.pop(live.job.id, None) is not None:
             self._note_idle()
         job, outbox = live.job, self._context.outbox
+        if not job.state.final:  # another server has taken it over
+            outbox.put(live.postpone)
+            return
         outbox.put(lambda: self._records.publish_job(job, delivery), after_sync=True)
         outbox.put(live.release)
         outbox.put(lambda: self._acknowledge(job.id))
@@ -322,9 +326,16 @@ class JobQueue:
     def _slot_free(self) -> bool:
         return len(self._running) < self._limits.max_jobs_per_context
 
-    def _dispatch(self, live: LiveJob) -> None:
-        live.advance(None, dispatched_at=self._clock.now())
+    def _dispatch(self, live: LiveJob) -> bool:
+        """Store the dispatch of a job and give it a slot, unless another server has taken it over."""
+        try:
+            live.advance(None, dispatched_at=self._clock.now())
+        except StaleState as error:
+            _log.warning("job %s is not started here: %s", live.job.id, error)
+            self._context.outbox.put(live.postpone)
+            return False
         self._run(live)
+        return True
 
     def _run(self, live: LiveJob) -> None:
         """Give a slot to a job whose dispatch is recorded."""

@@ -143,6 +143,11 @@ class JobService:
         with self._lock:
             return sum(not live.job.state.final and not live.job.waiting for live, _ in self._live.values())
 
+    def lives(self, job_id: str) -> bool:
+        """Whether the job is one of those that this process takes care of."""
+        with self._lock:
+            return job_id in self._live
+
     def handle_of(self, live: LiveJob) -> JobHandle:
         """Return a handle to wait for a living job."""
         return JobHandle(

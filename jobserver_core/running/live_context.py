@@ -162,7 +162,8 @@ class LiveContext(ContextListener):
     def take_over(self, server_id: str) -> None:
         """Store that a context of an earlier server belongs to this one. Raises StaleState, StorageError."""
         with self._context.changing():
-            self._context.advance(None, owner=server_id, owned_since=self._clock.now())
+            epoch = self.record.epoch + 1
+            self._context.advance(None, owner=server_id, owned_since=self._clock.now(), epoch=epoch)
             if self.record.state is not ContextState.STARTED:
                 self._context.notify_ready()
 
@@ -199,6 +200,17 @@ class LiveContext(ContextListener):
             self._launch.call(lambda handle: handle.kill())
         elif self.record.ad_hoc and self._jobs.empty:
             self._context.outbox.put(self._stop_by_itself)
+
+    def lose(self, reason: ErrorInfo) -> None:
+        """End the context on this machine, because other servers take over what this one had.
+
+        What they have taken over stays unchanged; the rest ends here, except for waiting jobs, which
+        run again elsewhere.
+        """
+        self.hold_jobs()
+        self.context_ended(ContextEnd.FAILED, reason)
+        with self._context.changing():
+            self._launch.call(lambda handle: handle.kill(), unlaunched=ContextEnd.FAILED)
 
     def detach(self) -> None:
         """Leave the context to the next server: its launcher reports nothing any more."""

@@ -129,19 +129,37 @@ class Records:
 
         Raises:
             IllegalTransition: The state does not accept the event.
-            StaleState: Another writer changed the state.
+            StaleState: Another writer changed the state, or another server took the context over.
             StorageError: The store failed and changed nothing.
         """
         state = CONTEXTS.next(context.state, event) if event else context.state
         changed = attrs.evolve(context, state=state, **changes)
         try:
-            self._metadata.advance_context(changed, expected=context.state)
+            self._metadata.advance_context(changed, expected=context.state, epoch=context.epoch)
         except StaleState:
             stored = self._metadata.context(context.id)
-            if stored is None or stored.state is not state:
+            if stored is None or _written_by(changed) != _written_by(stored):
                 raise
             return stored
         return changed
+
+    def claim_context(self, context: Context) -> Context | None:
+        """Store that the context of a server that is gone belongs to this one, with a higher epoch.
+
+        Returns None if it changed meanwhile: another server was faster, or its owner still lives. Raises
+        StorageError.
+        """
+        try:
+            return self.advance_context(
+                context,
+                None,
+                owner=self.server_id,
+                owned_since=self._clock.now(),
+                epoch=context.epoch + 1,
+            )
+        except StaleState as stale:
+            _log.info("context %s is not taken over: %s", context.name, stale)
+            return None
 
     def end_context(
         self,
@@ -215,15 +233,17 @@ class Records:
     def advance_job(self, job: Job, event: JobEvent | None, *, expected: JobState, **changes: Any) -> Job:
         """Store a job with an event's next state and other changes, as :meth:`advance_context` does.
 
-        ``expected`` is the state that is stored.
+        ``expected`` is the state that is stored. Each step has a higher epoch than the one before, so that a
+        step and a takeover never both win.
         """
+        changes["epoch"] = job.epoch + 1
         state = JOBS.next(job.state, event) if event else job.state
         changed = attrs.evolve(job, state=state, **changes)
         try:
-            self._metadata.advance_job(changed, expected=expected)
+            self._metadata.advance_job(changed, expected=expected, epoch=job.epoch)
         except StaleState:
             stored = self._metadata.job(job.id)
-            if stored is None or stored.state is not state:
+            if stored is None or _step(changed) != _step(stored):
                 raise
             return stored
         return changed
@@ -242,8 +262,9 @@ class Records:
 
         ``expected`` is the stored state, if it is not the job's. ``cancelled`` says that a user requested
         this end, so a callback is sent only for a result. ``ended_at`` is now by default. If an end is stored
-        already, by another writer or by an earlier attempt that seemed to fail, it is adopted. Returns the
-        stored job and delivery. The syncer has to sync before anyone is notified. Raises StorageError.
+        already, by another writer or by an earlier attempt that seemed to fail, it is adopted. A job that
+        another server has moved to another context does not end. Returns the stored job and delivery. The
+        syncer has to sync before anyone is notified. Raises StorageError.
         """
         ended = attrs.evolve(self._ended(job, outcome, ended_at or self._clock.now()), **changes)
         silent = cancelled and ended.state is not JobState.FINISHED
@@ -254,9 +275,9 @@ class Records:
             )
         except StaleState as stale:
             stored = self._metadata.job(job.id)
-            if stored is not None and not stored.state.final:
+            if stored is not None and not stored.state.final and stored.context_id == job.context_id:
                 return self.end_job(stored, outcome, cancelled=cancelled, ended_at=ended_at, **changes)
-            _log.warning("an end of job %s is stored already: %s", job.id, stale)
+            _log.warning("job %s was ended or moved by another writer: %s", job.id, stale)
             return stored or ended, next(iter(self._metadata.deliveries_of(job.id)), None)
         return ended, delivery
 
@@ -311,3 +332,13 @@ class Records:
             outcome = FinalOutcome.failed(FailureKind.CONTEXT_LOST, _REFUSED)
             self.end_job(job, outcome, cancelled=True, idempotency_key=None)
             self.syncer.sync()
+
+
+def _written_by(context: Context) -> tuple[object, ...]:
+    """Return what tells whether a stored context comes from a certain write."""
+    return context.state, context.owner, context.epoch
+
+
+def _step(job: Job) -> tuple[object, ...]:
+    """Return what tells whether a stored job comes from a certain write."""
+    return job.state, job.context_id, job.epoch, job.waiting, job.kill_requested

@@ -4,12 +4,19 @@ Theory
 ======
 
 The problem: the records say that contexts and jobs are alive. Their server has ended, and only the launcher
-knows what became of them. Every job must go on or end, with one outcome, and none may run twice.
+knows what became of them. Every job must go on or end, with one outcome, and none may run twice. Other
+servers may share the store, and reconcile the same records at the same time.
 
 The idea: of the contexts that are not final, those that the launcher found alive are *taken over*: a living
 context is made from the record, with its jobs in their old slots and their old order, and from then on it is
 as if this server had started it. Everything else is *lost*: contexts and the jobs that had begun in them end,
 and jobs that had not begun run again in a context like the one that they waited for.
+
+Records of other servers that are registered are left alone (:mod:`~jobserver_core.running.servers`). They are
+looked up after the records were read: an owner registers before it creates a record, so every living owner is
+found. A context that is lost is first *claimed* with a higher epoch, so one server ends it. Its jobs need no
+claim: ending one and running it again are both compare-and-set, also against the last writes of an owner that
+is paused rather than dead.
 
 A context that is taken over may still turn out to be dead. Until the launcher has reported that it is ready,
 none of its waiting jobs is given to it. So if it ends before, these jobs can run elsewhere, like those of a
@@ -29,7 +36,7 @@ from functools import partial
 import attrs
 
 from jobserver_core.binaries.class_paths import ClassPaths
-from jobserver_core.errors import JobServerError, ServerClosed, StorageError
+from jobserver_core.errors import JobServerError, ServerClosed, StaleState, StorageError
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job, JobQuery
@@ -43,7 +50,7 @@ from jobserver_core.running.jobs import JobService
 from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.records import FinalOutcome, Records
 
-__all__ = ["Recovery"]
+__all__ = ["Lost", "Recovery"]
 
 _log = logging.getLogger(__name__)
 _repeats = Repeats(_log)
@@ -55,16 +62,26 @@ PAGE = 200
 _SERVER_ENDED = ErrorInfo(message="the job server ended, and its contexts with it")
 
 
+@attrs.frozen
+class Lost:
+    """What was lost with servers: the ``names`` of named contexts, and the jobs to run again."""
+
+    names: frozenset[str]
+    jobs: list[Job]
+
+
 class Recovery:
     """Takes over the contexts of an earlier server that are alive, and ends the others.
 
     Those end in ERROR, and so do the jobs that had begun in one; their callbacks are sent. A job that was
-    accepted but had not begun is kept: it runs in a new context like the one that it waited for.
+    accepted but had not begun is kept: it runs in a new context like the one that it waited for. ``others``
+    returns the ids of the servers whose records must not be touched.
     """
 
     def __init__(
         self,
         *,
+        others: Callable[[], frozenset[str]],
         metadata: MetadataStore,
         launcher: Launcher,
         records: Records,
@@ -74,6 +91,7 @@ class Recovery:
         fetching: FetchService,
         class_paths: ClassPaths,
     ) -> None:
+        self._others = others
         self._metadata = metadata
         self._launcher = launcher
         self._records = records
@@ -174,29 +192,38 @@ class Recovery:
     def _end_live(self, live: LiveJob, reason: str) -> None:
         current = self._metadata.job(live.job.id) or live.job
         live.job = current if current.state.final else self._end_job(current, None, reason)
-        live.release()
+        if live.job.state.final:
+            live.release()
+        else:
+            live.postpone()
 
-    def end_lost(self) -> list[Job]:
-        """End everything that is not final and was not taken over; return the jobs to run again."""
-        metadata = self._metadata
-        contexts, jobs = self._live_contexts(), self._live_jobs()
+    def end_lost(self) -> Lost:
+        """End everything that has lost its server and was not taken over; return what to start again."""
+        jobs, contexts = self._live_jobs(), self._live_contexts()
+        others = self._others()
         ours = self._taken | {context.record.id for context in self._registry.all()}
-        contexts = {key: context for key, context in contexts.items() if key not in ours}
+        claimed: dict[str, Context] = {}
+        for key, context in contexts.items():
+            if key not in ours and context.owner not in others:
+                mine = self._records.claim_context(context)
+                claimed |= {key: mine} if mine is not None else {}
         again = []
         for job in jobs:
-            if job.context_id in ours:
+            if job.context_id in ours or self._jobs.lives(job.id):
                 continue
-            context = contexts.get(job.context_id) or metadata.context(job.context_id)
-            ended_on_request = job.kill_requested or (context is not None and context.stop_requested)
-            if context is not None and job.waiting and not ended_on_request:
+            lost = claimed.get(job.context_id) or self._metadata.context(job.context_id)
+            if lost is not None and lost.id not in claimed and (lost.owner in others or not lost.state.final):
+                continue  # its server takes care of it
+            ended_on_request = job.kill_requested or (lost is not None and lost.stop_requested)
+            if lost is not None and job.waiting and not ended_on_request:
                 again.append(job)
             else:
-                self._end_job(job, context)
-        for context in contexts.values():
+                self._end_job(job, lost)
+        for context in claimed.values():
             ended = self._records.end_context(context, ContextEvent.FAIL, _SERVER_ENDED)
             self._records.publish_context(ended)
         self._reconciled.set()
-        return again
+        return Lost(frozenset(c.name for c in claimed.values() if not c.ad_hoc), again)
 
     def restart(self, jobs: list[Job]) -> None:
         """Run the jobs again that :meth:`end_lost` returned, in their old order."""
@@ -230,6 +257,13 @@ class Recovery:
             yield
         except ServerClosed:
             _log.info("job %s waits for the next start: the server is closing", job.id)
+        except StaleState as error:
+            _log.info("job %s is not run again here: %s", job.id, error)
+            current = self._metadata.job(job.id)
+            if current and not (
+                current.state.final or current.waiting or current.context_id != job.context_id
+            ):
+                self._end_job(current, None)  # its server dispatched it just before it ended
         except JobServerError as error:
             _log.warning("job %s could not be run again: %s", job.id, error)
             current = self._metadata.job(job.id) or job
@@ -255,5 +289,6 @@ class Recovery:
         outcome = FinalOutcome.without_context(job, reason)
         ended, delivery = self._records.end_job(job, outcome, cancelled=cancelled)
         self._records.syncer.sync()
-        self._records.publish_job(ended, delivery)
+        if ended.state.final:
+            self._records.publish_job(ended, delivery)
         return ended

@@ -24,6 +24,7 @@ TABLES = {
     "results": "job_results",
     "deliveries": "deliveries",
 }
+OTHER_TABLES = ("job_holds", "servers")
 
 
 class TestMemoryMetadataStore(MetadataStoreContract):
@@ -75,7 +76,7 @@ class TestSqlMetadataStoreOnSqlite(PersistentMetadataStoreContract):
         return SqlMetadataStore(f"sqlite:///{self.path}")
 
     def broken(self, store: MetadataStore) -> AbstractContextManager[None]:
-        return renamed(TABLES.values(), self._raw)
+        return renamed((*TABLES.values(), *OTHER_TABLES), self._raw)
 
     def raw_counts(self, store: MetadataStore) -> dict[str, int]:
         return {kind: self._raw(f"SELECT count(*) FROM {table}") for kind, table in TABLES.items()}
@@ -100,14 +101,14 @@ class TestSqlMetadataStoreOnPostgresql(PersistentMetadataStoreContract):
         self.server = postgresql_server
         self.url = self.server.url(self.server.database("contract"))
         with closing(SqlMetadataStore(self.url)) as store:
-            self._raw(f"TRUNCATE {', '.join(TABLES.values())}, job_holds")
+            self._raw(f"TRUNCATE {', '.join((*TABLES.values(), *OTHER_TABLES))}")
             yield store
 
     def open_again(self, store: MetadataStore) -> MetadataStore:
         return SqlMetadataStore(self.url)
 
     def broken(self, store: MetadataStore) -> AbstractContextManager[None]:
-        return renamed(TABLES.values(), self._raw)
+        return renamed((*TABLES.values(), *OTHER_TABLES), self._raw)
 
     def raw_counts(self, store: MetadataStore) -> dict[str, int]:
         return {kind: self._raw(f"SELECT count(*) FROM {table}") for kind, table in TABLES.items()}

@@ -31,8 +31,10 @@ from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
+from jobserver_core.models.servers import Server
 from jobserver_core.models.storage import MetadataUsage
 from jobserver_core.ports import MetadataStore
+from jobserver_core.testing.builders import at
 from jobserver_core.testing.metadata import MetadataStoreContract, PersistentMetadataStoreContract
 
 
@@ -113,17 +115,19 @@ class AdvancesJobsWhateverTheState(Fault):
 class AdvancesContextsWhateverTheState(Fault):
     caught_by = "test_a_context_is_advanced_if_and_only_if_its_state_is_the_expected_one"
 
-    def advance_context(self, context: Context, *, expected: ContextState) -> None:
+    def advance_context(self, context: Context, *, expected: ContextState, epoch: int | None = None) -> None:
         stored = self._contexts.get(context.id)
-        super().advance_context(context, expected=stored.state if stored else expected)
+        super().advance_context(context, expected=stored.state if stored else expected, epoch=epoch)
 
 
 class AdvancesDeliveriesWhateverTheState(Fault):
     caught_by = "test_a_delivery_is_advanced_if_and_only_if_its_state_is_the_expected_one"
 
-    def advance_delivery(self, delivery: Delivery, *, expected: DeliveryState) -> None:
+    def advance_delivery(
+        self, delivery: Delivery, *, expected: DeliveryState, epoch: int | None = None
+    ) -> None:
         stored = self._deliveries.get(delivery.id)
-        super().advance_delivery(delivery, expected=stored.state if stored else expected)
+        super().advance_delivery(delivery, expected=stored.state if stored else expected, epoch=epoch)
 
 
 class ComparesBeforeItLocks(Fault):
@@ -504,6 +508,88 @@ class FindsTheContextAddedLast(Fault):
         return [context for context in self._contexts.values() if context.name == name][-1]
 
 
+# -- servers -----------------------------------------------------------------------------------------
+
+
+class TakesEveryLeaseForValid(Fault):
+    caught_by = "test_a_lease_of_no_time_has_expired_and_a_long_one_has_not"
+
+    def servers(self, *, expired: bool | None = None) -> list[Server]:
+        return [] if expired else super().servers()
+
+
+class RemovesLivingServersAsExpired(Fault):
+    caught_by = "test_only_an_expired_server_can_be_removed_as_expired"
+
+    def remove_server(self, server_id: str, *, only_expired: bool = False) -> bool:
+        return super().remove_server(server_id)
+
+
+class RegistersServersByRenewal(Fault):
+    caught_by = "test_a_server_that_is_not_registered_cannot_be_renewed"
+
+    def renew_server(self, server_id: str, *, lease: float) -> bool:
+        if not super().renew_server(server_id, lease=lease):
+            self.register_server(server_id, started_at=at(), address="", lease=lease)
+        return True
+
+
+class RefusesToReviveAServer(Fault):
+    caught_by = "test_renewing_revives_a_server_whose_lease_has_expired"
+
+    def renew_server(self, server_id: str, *, lease: float) -> bool:
+        alive = [server.id for server in self.servers(expired=False)]
+        return server_id in alive and super().renew_server(server_id, lease=lease)
+
+
+class RemovesAndRenewsInTwoSteps(Fault):
+    caught_by = "test_a_renewal_and_a_removal_of_an_expired_server_never_both_win"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._compared = Rendezvous(2)
+
+    def renew_server(self, server_id: str, *, lease: float) -> bool:
+        known = server_id in self._servers
+        self._compared.wait()
+        super().renew_server(server_id, lease=lease)
+        return known
+
+    def remove_server(self, server_id: str, *, only_expired: bool = False) -> bool:
+        if not only_expired:
+            return super().remove_server(server_id)
+        known = server_id in self._servers
+        self._compared.wait()
+        super().remove_server(server_id)
+        return known
+
+
+class ForgetsTheEpochOfContexts(Fault):
+    caught_by = "test_a_context_is_advanced_only_by_the_holder_of_its_epoch"
+
+    def advance_context(self, context: Context, *, expected: ContextState, epoch: int | None = None) -> None:
+        stored = self._contexts.get(context.id)
+        super().advance_context(context, expected=expected, epoch=stored.epoch if stored else epoch)
+
+
+class ForgetsTheEpochOfJobs(Fault):
+    caught_by = "test_a_job_is_advanced_only_by_the_holder_of_its_epoch"
+
+    def advance_job(self, job: Job, *, epoch: int | None = None, **rest: Any) -> None:
+        stored = self._jobs.get(job.id)
+        super().advance_job(job, epoch=stored.epoch if stored else epoch, **rest)
+
+
+class ForgetsTheEpochOfDeliveries(Fault):
+    caught_by = "test_a_delivery_is_advanced_only_by_the_holder_of_its_epoch"
+
+    def advance_delivery(
+        self, delivery: Delivery, *, expected: DeliveryState, epoch: int | None = None
+    ) -> None:
+        stored = self._deliveries.get(delivery.id)
+        super().advance_delivery(delivery, expected=expected, epoch=stored.epoch if stored else epoch)
+
+
 # -- binaries ----------------------------------------------------------------------------------------
 
 
@@ -721,9 +807,11 @@ class ClaimsBeforeItLocks(Fault):
         super().__init__()
         self._compared = Rendezvous(2)
 
-    def advance_delivery(self, delivery: Delivery, *, expected: DeliveryState) -> None:
+    def advance_delivery(
+        self, delivery: Delivery, *, expected: DeliveryState, epoch: int | None = None
+    ) -> None:
         if self._deliveries[delivery.id].state is not expected:
-            super().advance_delivery(delivery, expected=expected)
+            super().advance_delivery(delivery, expected=expected, epoch=epoch)
         self._compared.wait()
         self._deliveries[delivery.id] = delivery
 
@@ -881,7 +969,7 @@ class TakesABrokenDatabaseForEmpty(Persistent):
 
 READS = ["binary", "binaries", "binary_versions", "context", "context_named", "contexts", "job"]
 READS += ["job_with_key", "job_config", "job_result", "jobs", "delivery", "deliveries_of"]
-READS += ["due_deliveries", "deliveries_in", "unreferenced"]
+READS += ["due_deliveries", "deliveries_in", "servers", "unreferenced"]
 PERSISTENT_FAULTS = [
     *map(_caching, READS),
     LetsDatabaseErrorsOut,

@@ -87,6 +87,7 @@ class World:
             ids=self.ids,
             settings=self.settings,
             publish=self._published,
+            server_id="server-1",
         )
 
     def _published(self, event: Event) -> None:

@@ -107,7 +107,7 @@ def test_sections_are_found_by_their_attribute() -> None:
     assert sections()["jobs"] is JobLimits
     assert set(sections()) == {
         *("auth", "blobs", "callbacks", "contexts", "fetcher", "http", "jobs"),
-        *("binaries", "data_files", "launcher", "limits", "metadata", "spark"),
+        *("binaries", "data_files", "launcher", "limits", "metadata", "servers", "spark"),
     }
 
 

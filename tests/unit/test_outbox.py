@@ -42,8 +42,10 @@ class Disk(MemoryMetadataStore):
             raise errors.StorageError(message="the disk is on fire")
         self.syncs += 1
 
-    def advance_delivery(self, delivery: Delivery, *, expected: DeliveryState) -> None:
-        super().advance_delivery(delivery, expected=expected)
+    def advance_delivery(
+        self, delivery: Delivery, *, expected: DeliveryState, epoch: int | None = None
+    ) -> None:
+        super().advance_delivery(delivery, expected=expected, epoch=epoch)
         self.sync()
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ from jobserver_core.testing.metadata.lists import ListsContract
 from jobserver_core.testing.metadata.persistence import PersistenceContract
 from jobserver_core.testing.metadata.races import RacesContract
 from jobserver_core.testing.metadata.retention import RetentionContract
+from jobserver_core.testing.metadata.servers import ServersContract
 
 __all__ = ["MetadataStoreContract", "PersistentMetadataStoreContract"]
 
@@ -37,6 +38,7 @@ class MetadataStoreContract(
     BlobsInUseContract,
     RacesContract,
     RetentionContract,
+    ServersContract,
 ):
     """All duties of :class:`~jobserver_core.ports.metadata.MetadataStore`."""
 

@@ -58,6 +58,7 @@ class _Records:
             "deliveries_of": partial(store.deliveries_of, self.job.id),
             "due_deliveries": partial(store.due_deliveries, now=at(9), limit=9),
             "deliveries_in": partial(store.deliveries_in, DeliveryState.DELIVERED, limit=9),
+            "servers": store.servers,
             "unreferenced": partial(store.unreferenced, [self.binary.digest]),
         }
 
@@ -139,6 +140,9 @@ class PersistenceContract(StoreAccess):
         sent = attrs.evolve(delivery, state=DeliveryState.DELIVERED, attempts=1)
         with closing(self.open_again(store)) as other:
             changes: list[Callable[[], object]] = [
+                partial(other.register_server, "s", started_at=at(0), address="", lease=9),
+                partial(other.renew_server, "s", lease=900),
+                partial(other.remove_server, "s"),
                 partial(other.add_binary, binary),
                 partial(other.add_context, context),
                 partial(other.add_job, job, config="config"),
@@ -188,6 +192,9 @@ class PersistenceContract(StoreAccess):
             "advance_job": partial(store.advance_job, job, expected=job.state),
             "record_progress": partial(store.record_progress, job.id, JobProgress()),
             "delete_jobs": partial(store.delete_jobs, ended_before=at(1), limit=1),
+            "register_server": partial(store.register_server, "s", started_at=at(0), address="", lease=9),
+            "renew_server": partial(store.renew_server, "s", lease=9),
+            "remove_server": partial(store.remove_server, "s"),
             "advance_delivery": partial(
                 store.advance_delivery, records.delivery, expected=DeliveryState.PENDING
             ),

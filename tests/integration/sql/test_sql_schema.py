@@ -130,11 +130,11 @@ def test_a_database_of_the_first_revision_is_upgraded_with_its_records(url: str)
     binary, context, job = a_binary("b"), a_context("c", settings={"a": [1]}), a_job(idempotency_key="key")
     with raw(url) as connection:
         command.upgrade(schema._config(connection), "0001")
-        connection.execute(tables.binaries.insert(), tables.row_of(binary))
-        connection.execute(tables.contexts.insert(), tables.row_of(context))
-        known = {column["name"] for column in inspect(connection).get_columns("jobs")}
-        row = {name: value for name, value in tables.row_of(job).items() if name in known}
-        connection.execute(tables.jobs.insert(), row)
+        records = {tables.binaries: binary, tables.contexts: context, tables.jobs: job}
+        for table, record in records.items():
+            known = {column["name"] for column in inspect(connection).get_columns(table.name)}
+            row = {name: value for name, value in tables.row_of(record).items() if name in known}
+            connection.execute(table.insert(), row)
     assert revision_of(url) == "0001"
     with raw(url) as connection:
         assert "ix_jobs_state" not in {index["name"] for index in inspect(connection).get_indexes("jobs")}

@@ -1,0 +1,206 @@
+"""The server among those that share the metadata store, and the watch over the others.
+
+Theory
+======
+
+The problem: several servers work on one store. When one of them dies, the others must end its contexts and
+run its waiting jobs; while it lives, they must not touch them. No server can see whether another one is dead,
+or only slow, or cut off, or paused for a minute and about to continue.
+
+The idea: each server is registered with a *lease*, a time on the store's clock, and renews it while it runs.
+When a lease has expired, another server may remove the registration: that, and nothing else, declares the
+server dead. The store lets either the renewal or the removal win. Then the records of the removed server are
+taken over one by one, each with a higher *epoch*, which every write compares
+(:mod:`~jobserver_core.ports.metadata`).
+
+A server that was removed although it lives finds out in two ways. Its writes to a record that was taken over
+fail, and its next renewal finds no registration. Then it ends its contexts on its own machine, without
+touching what others have taken over, and registers again, as a server that has just started.
+
+The invariants: a server registers before it creates a record, so a record of an unregistered server has lost
+its owner. An expired lease alone takes nothing away: a server that was slow but was not removed just goes on.
+Only the store's clock judges leases, so clocks of machines may differ.
+
+If the server that removed another one dies before it has taken everything over, the records still belong to
+an unregistered server. So every server looks for such records when a registration that it knew has
+disappeared, and every :data:`FULL_LOOK` renewals in any case.
+
+Deliberately not handled: a store that is not shared, such as a SQLite file in the data directory. The lock of
+the data directory already keeps other servers out, so there is nothing to renew or to watch.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from jobserver_core.errors import StorageError
+from jobserver_core.models.servers import Server
+from jobserver_core.ports import Clock, MetadataStore, Timer
+from jobserver_core.repeats import Repeats
+
+if TYPE_CHECKING:
+    from jobserver_core.config.settings import ServerSettings
+
+__all__ = ["FULL_LOOK", "RENEWAL", "Membership"]
+
+_log = logging.getLogger(__name__)
+_repeats = Repeats(_log)
+
+RENEWAL = 0.3
+"""The part of its lease after which a server renews it."""
+FULL_LOOK = 20
+"""After how many renewals a server looks for records without an owner, even if no server has disappeared."""
+
+
+class Membership:
+    """Registers this server, renews its lease, and removes servers whose lease has expired. Thread-safe.
+
+    ``address`` tells people where this server runs. A lease is never shorter than ``reattach_timeout``,
+    because contexts wait that long for the next server on the same data directory. ``lost`` is called when
+    this server was removed by another one and has registered again: it has to end its contexts. ``left`` is
+    called when there may be records of servers that are gone. Both are called on threads of their own.
+    """
+
+    def __init__(
+        self,
+        *,
+        metadata: MetadataStore,
+        clock: Clock,
+        server_id: str,
+        address: str,
+        settings: ServerSettings,
+        reattach_timeout: float,
+        lost: Callable[[], None],
+        left: Callable[[], None],
+    ) -> None:
+        self._metadata = metadata
+        self._clock = clock
+        self._id = server_id
+        self._address = address
+        self._lease = max(settings.lease, reattach_timeout)
+        self._renewal = settings.lease * RENEWAL
+        self._reattach_timeout = reattach_timeout
+        self._lost = lost
+        self._left = left
+        self._known: frozenset[str] = frozenset()
+        self._renewals = 0
+        self._joined = False
+        self._watching = False
+        self._look_wanted = False
+        self._lock = threading.Lock()
+        self._timer: Timer | None = None
+        self._closed = False
+        self._working = threading.Lock()
+        self._looking = threading.Lock()
+
+    def join(self) -> None:
+        """Register this server, and remove others whose lease has expired. Raises StorageError."""
+        now = self._clock.now()
+        self._metadata.register_server(self._id, started_at=now, address=self._address, lease=self._lease)
+        self._joined = True
+        self._remove_dead()
+        self._known = self.others()
+
+    def others(self) -> frozenset[str]:
+        """Return the ids of all other servers whose records must not be touched. Raises StorageError."""
+        if not self._metadata.shared:
+            return frozenset()
+        return frozenset(server.id for server in self._metadata.servers()) - {self._id}
+
+    def start(self) -> None:
+        """Renew the lease from now on."""
+        if self._metadata.shared:
+            self._schedule()
+
+    def watch(self) -> None:
+        """Call ``left`` for servers that disappear from now on."""
+        self._watching = True
+
+    def close(self, *, detached: bool) -> None:
+        """Give up the registration, or keep it for the next server if contexts were left to that one."""
+        with self._lock:
+            if self._closed or not self._joined:
+                return
+            self._closed = True
+            if self._timer is not None:
+                self._timer.cancel()
+        with self._working:  # a renewal that runs now would register this server again
+            try:
+                if detached:
+                    self._metadata.renew_server(self._id, lease=self._reattach_timeout)
+                else:
+                    self._metadata.remove_server(self._id)
+            except StorageError as error:
+                _log.warning("this server stays registered until its lease expires: %s", error)
+
+    # -- renewals ----------------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        with self._lock:
+            if not self._closed:
+                self._timer = self._clock.call_later(self._renewal, self._renew_apart)
+
+    def _renew_apart(self) -> None:
+        # Not on the clock's thread: a store that hangs must not block other timers.
+        threading.Thread(target=self._renew_and_schedule, name="jobserver-lease", daemon=True).start()
+
+    def _renew_and_schedule(self) -> None:
+        try:
+            with self._working:
+                if not self._closed:
+                    self._renew()
+        except StorageError as error:
+            _repeats.warning("lease", "cannot renew the lease of this server, trying again: %s", error)
+        except Exception:  # noqa: BLE001 - whatever goes wrong, the lease has to be renewed the next time
+            _log.exception("cannot watch the other servers")
+        finally:
+            self._schedule()
+
+    def _renew(self) -> None:
+        self._renewals += 1
+        if not self._metadata.renew_server(self._id, lease=self._lease):
+            _log.error("this server did not renew its lease in time, and others have taken its contexts over")
+            self.join()
+            self._lost()
+            self._look_wanted = True
+        self._remove_dead()
+        others = self.others()
+        self._look_wanted |= bool(self._known - others) or self._renewals % FULL_LOOK == 0
+        self._known = others
+        if self._watching and self._look_wanted:
+            self._look()
+
+    def _remove_dead(self) -> None:
+        """Remove the servers whose lease has expired, or all if nobody shares the store."""
+        shared = self._metadata.shared
+        for server in self._metadata.servers(expired=True if shared else None):
+            if server.id != self._id and self._metadata.remove_server(server.id, only_expired=shared):
+                self._report(server)
+
+    def _report(self, server: Server) -> None:
+        if self._metadata.shared:
+            _log.warning(
+                "server %s (%s) did not renew its lease: taking over what it left", server.id, server.address
+            )
+
+    def _look(self) -> None:
+        """Look for records without an owner; it may take long, and the lease has to be renewed meanwhile."""
+        threading.Thread(target=self._look_once, name="jobserver-failover", daemon=True).start()
+
+    def _look_once(self) -> None:
+        if not self._looking.acquire(blocking=False):
+            return  # the next renewal wants it again
+        try:
+            self._look_wanted = False
+            if not self._closed:
+                self._left()
+        except Exception as error:  # noqa: BLE001 - the next look may succeed
+            unexpected = not isinstance(error, StorageError)
+            text = "cannot take over what a server left, trying again: %s"
+            _repeats.warning("left", text, error, exc_info=unexpected)
+            self._look_wanted = True
+        finally:
+            self._looking.release()

@@ -1,0 +1,325 @@
+"""Several job servers in this process that share one store, and the tests that hold for every such store."""
+
+from __future__ import annotations
+
+import threading
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from conditions import wait_until
+from jobserver_core import (
+    ContextExists,
+    ContextState,
+    DeliveryState,
+    FailureKind,
+    Job,
+    JobPostponed,
+    JobServer,
+    JobState,
+)
+from jobserver_core.memory import MemoryBlobStore, MemoryTransport
+from jobserver_core.ports import JobOutcome, MetadataStore
+from jobserver_core.testing.clock import ManualClock
+from serving import WAIT, ScriptedLauncher, a_request, a_server, upload
+
+RECEIVER = "memory://receiver/x"
+RENEWAL = 3.0
+"""Seconds between two renewals of the default lease."""
+
+
+class FleetClock(ManualClock):
+    """A manual clock of one server, whose calls return after the threads that they start."""
+
+    @staticmethod
+    def _run(call: Callable[[], None]) -> None:
+        ManualClock._run(call)
+        for prefix in ("jobserver-lease", "jobserver-failover", "jobserver-retry"):
+            for thread in threading.enumerate():
+                if thread.name.startswith(prefix) and thread.ident is not None:  # of others, some only start
+                    thread.join(WAIT)
+
+
+class Member:
+    """One server of a fleet. Its clock stands still, as in a paused process, unless a test moves it."""
+
+    def __init__(self, metadata: MetadataStore, blobs: MemoryBlobStore, **ports: Any) -> None:
+        self.clock = FleetClock()
+        self.launcher = ScriptedLauncher()
+        self.transport = MemoryTransport()
+        self.server: JobServer = a_server(
+            metadata=metadata,
+            blobs=blobs,
+            launcher=self.launcher,
+            transports=[self.transport],
+            clock=self.clock,
+            **ports,
+        )
+
+    @property
+    def id(self) -> str:
+        return self.server._services.server_id
+
+    def renew(self) -> None:
+        """Let the time of one renewal pass."""
+        self.clock.advance(RENEWAL)
+
+    def ready(self, number: int = 0) -> None:
+        """Report that a context is ready."""
+        self.launcher.listeners[number].context_ready(application_id=None, url=None)
+
+    def running_job(self, context: str, **rest: Any) -> str:
+        """Submit a job to a context, which runs it at once, and return its id."""
+        job = self.server.submit(a_request("w.Any", context=context, **rest))
+        self.launcher.listeners[0].job_running(job.id)
+        return job.id
+
+    def close(self) -> None:
+        self.launcher.close()
+        self.server.close(0)
+
+
+class SeveralServersSuite:
+    """What several servers on one store owe. Subclasses supply stores, and a way to let leases expire."""
+
+    @abstractmethod
+    def open(self) -> MetadataStore:
+        """Return another store on the same data."""
+
+    @abstractmethod
+    def expire(self, server_id: str) -> None:
+        """Let a server's lease expire, on the store's clock."""
+
+    @pytest.fixture
+    def members(self) -> Iterator[list[Member]]:
+        """The servers that were started; they are closed after the test."""
+        members: list[Member] = []
+        self.members, self.blobs = members, MemoryBlobStore()
+        yield members
+        for member in members:
+            member.close()
+
+    def boot(self, **ports: Any) -> Member:
+        """Start one more server."""
+        member = Member(self.open(), self.blobs, **ports)
+        self.members.append(member)
+        member.server.start()
+        assert member.server._services.callbacks.drain(WAIT)  # it has looked for callbacks, and found none
+        return member
+
+    # -- living servers ----------------------------------------------------------------------------
+
+    def test_a_second_server_leaves_the_work_of_the_first_one_alone(self, members: list[Member]) -> None:
+        first = self.boot()
+        upload(first.server)
+        first.server.create_context("shared")
+        starting = first.server.submit(a_request("w.Any", context="shared"))
+        first.ready()
+        running = first.running_job("shared")
+
+        second = self.boot()
+        second.renew()
+        assert second.server.context("shared").state is ContextState.RUNNING
+        assert not second.server.job(running).state.final
+        assert second.server.job(starting.id).state is JobState.STARTED
+        first.launcher.listeners[0].job_ended(running, JobOutcome())
+        assert first.server.job_handle(running).finished.result(WAIT).state is JobState.FINISHED
+        assert second.server.job(running).state is JobState.FINISHED
+        assert second.server.context("shared").owner == first.id
+
+    def test_servers_are_registered_until_they_close(self, members: list[Member]) -> None:
+        first, second = self.boot(), self.boot()
+        assert {server.id for server in first.server.servers()} == {first.id, second.id}
+        second.server.close(0)
+        assert [server.id for server in first.server.servers()] == [first.id]
+
+    def test_two_servers_cannot_create_contexts_of_one_name(self, members: list[Member]) -> None:
+        first, second = self.boot(), self.boot()
+        first.server.create_context("shared")
+        with pytest.raises(ContextExists):
+            second.server.create_context("shared")
+
+    # -- a server that is gone ---------------------------------------------------------------------
+
+    def test_what_a_dead_server_ran_ends_once_its_lease_has_expired(self, members: list[Member]) -> None:
+        dead, alive = self.boot(), self.boot()
+        upload(dead.server)
+        dead.server.create_context("shared")
+        dead.ready()
+        running = dead.running_job("shared", callback_url=RECEIVER)
+
+        alive.renew()
+        assert not alive.server.job(running).state.final
+        self.expire(dead.id)
+        alive.renew()
+        job = alive.server.job(running)
+        assert (job.state, job.failure) == (JobState.ERROR, FailureKind.CONTEXT_LOST)
+        context = alive.server.context("shared")
+        assert context.state is ContextState.ERROR
+        assert context.error is not None
+        assert context.error.message == "the job server ended, and its contexts with it"
+        assert [server.id for server in alive.server.servers()] == [alive.id]
+        assert len(alive.server.deliveries(running)) == 1
+
+    def test_a_job_that_had_not_begun_runs_on_another_server(self, members: list[Member]) -> None:
+        dead, alive = self.boot(), self.boot()
+        upload(dead.server)
+        waits = dead.server.submit(a_request("w.Any", {"a": 1}))
+        self.expire(dead.id)
+        alive.renew()
+        alive.ready()
+        job = alive.server.job(waits.id)
+        assert job.state is JobState.RESTARTING
+        assert alive.server.context(job.context_name).owner == alive.id
+        assert alive.launcher.handles[0].calls == [("submit", waits.id)]
+        _finish(alive, waits.id)
+        assert alive.server.job_handle(waits.id).result(WAIT) == "done"
+
+    def test_one_of_many_servers_takes_over_what_a_dead_one_left(self, members: list[Member]) -> None:
+        dead = self.boot()
+        upload(dead.server)
+        jobs = [dead.server.submit(a_request("w.Any")).id for _ in range(5)]
+        alive = [self.boot() for _ in range(3)]
+        self.expire(dead.id)
+        threads = [threading.Thread(target=member.renew) for member in alive]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(WAIT)
+        for member in alive:
+            for listener in member.launcher.listeners:  # which grows, as others may start then
+                listener.context_ready(application_id=None, url=None)
+        submitted = [job for member in alive for handle in member.launcher.handles for _, job in handle.calls]
+        assert sorted(submitted) == sorted(jobs), [alive[0].server.job(job) for job in jobs]
+
+    def test_what_waits_on_a_server_that_closes_runs_on_another_one(self, members: list[Member]) -> None:
+        leaving, staying = self.boot(), self.boot()
+        upload(leaving.server)
+        job = leaving.server.submit(a_request("w.Any"))
+        leaving.server.drain()
+        leaving.launcher.close()
+        leaving.server.close(0)
+        staying.renew()
+        staying.ready()
+        assert staying.launcher.handles[0].calls == [("submit", job.id)]
+
+    def test_a_callback_that_a_dead_server_was_sending_is_sent_by_another_one(
+        self, members: list[Member]
+    ) -> None:
+        dead, alive = self.boot(), self.boot()
+        delivery_id = self._stuck_delivery(dead)
+        alive.renew()
+        assert alive.transport.messages == []
+        self.expire(dead.id)
+        alive.renew()
+        _wait_for_delivery(alive, delivery_id, DeliveryState.DELIVERED)
+        assert [message.delivery_id for message in alive.transport.messages] == [delivery_id]
+
+    def _stuck_delivery(self, member: Member) -> str:
+        """Return a delivery whose attempt never ends, because its server does not."""
+        upload(member.server)
+        member.server.create_context("shared")
+        member.ready()
+        member.transport.hang(RECEIVER)
+        job = member.running_job("shared", callback_url=RECEIVER)
+        _finish(member, job)
+        assert member.transport.wait_for(lambda transport: bool(transport.under_way), WAIT)
+        [delivery] = member.server.deliveries(job)
+        return delivery.id
+
+    # -- a server that was paused ------------------------------------------------------------------
+
+    def test_a_server_that_was_slow_but_not_declared_dead_goes_on(self, members: list[Member]) -> None:
+        slow = self.boot()
+        upload(slow.server)
+        slow.server.create_context("shared")
+        slow.ready()
+        job = slow.running_job("shared")
+        self.expire(slow.id)
+        slow.renew()
+        other = self.boot()
+        assert not other.server.job(job).state.final
+        _finish(slow, job)
+        assert slow.server.job_handle(job).result(WAIT) == "done"
+
+    def test_a_paused_server_can_change_nothing_of_what_was_taken_over(self, members: list[Member]) -> None:
+        paused, alive = self.boot(), self.boot()
+        upload(paused.server)
+        paused.server.create_context("shared")
+        paused.ready()
+        running = paused.running_job("shared", callback_url=RECEIVER)
+        waits = paused.server.submit(a_request("w.Any"))
+        self.expire(paused.id)
+        alive.renew()
+        before = self._records(alive, running, waits.id)
+
+        _finish(paused, running)
+        paused.ready(1)
+        assert self._records(alive, running, waits.id) == before
+        assert ("submit", waits.id) not in paused.launcher.handles[1].calls
+        assert paused.transport.messages == []
+
+    def _records(self, member: Member, *jobs: str) -> list[object]:
+        found: list[object] = [member.server.context("shared")]
+        return found + [(member.server.job(job), member.server.deliveries(job)) for job in jobs]
+
+    def test_a_paused_server_ends_its_contexts_and_goes_on_afresh(self, members: list[Member]) -> None:
+        paused, alive = self.boot(), self.boot()
+        upload(paused.server)
+        paused.server.create_context("shared")
+        paused.ready()
+        running = paused.running_job("shared")
+        waits = paused.server.submit(a_request("w.Any"))
+        self.expire(paused.id)
+        alive.renew()
+        paused.renew()
+
+        assert ("kill", None) in paused.launcher.handles[0].calls
+        assert paused.server._services.registry.all() == []
+        assert {server.id for server in alive.server.servers()} == {paused.id, alive.id}
+        assert paused.server.job(running).state is JobState.ERROR
+        moved: Job = alive.server.job(waits.id)
+        assert moved.state is JobState.RESTARTING
+        with pytest.raises(JobPostponed):
+            waits.finished.result(WAIT)
+
+        paused.server.create_context("again")
+        paused.ready(2)
+        alive.renew()
+        job = paused.server.submit(a_request("w.Any", context="again"))
+        assert paused.launcher.handles[2].calls == [("submit", job.id)]
+        assert alive.server.context("again").owner == paused.id
+
+    def test_a_paused_server_cannot_store_the_outcome_of_a_callback_that_was_handed_back(
+        self, members: list[Member]
+    ) -> None:
+        paused, alive = self.boot(), self.boot()
+        delivery_id = self._stuck_delivery(paused)
+        alive.transport.hang(RECEIVER)
+        self.expire(paused.id)
+        alive.renew()
+        assert alive.transport.wait_for(lambda transport: bool(transport.under_way), WAIT)
+        paused.transport.release(RECEIVER)
+        assert paused.server._services.callbacks.drain(WAIT)
+        _wait_for_delivery(alive, delivery_id, DeliveryState.SENDING)
+        alive.transport.release(RECEIVER)
+        _wait_for_delivery(alive, delivery_id, DeliveryState.DELIVERED)
+
+
+def _finish(member: Member, job_id: str) -> None:
+    listener = member.launcher.listeners[0]
+    listener.job_running(job_id)
+    listener.open_result(job_id, stream=False).write(b'"done"')
+    listener.job_ended(job_id, JobOutcome())
+
+
+def _wait_for_delivery(member: Member, delivery_id: str, state: DeliveryState) -> None:
+    """Wait until the store has a delivery in a state, owned by this server."""
+
+    def found() -> bool:
+        delivery = member.server._services.metadata.delivery(delivery_id)
+        return delivery is not None and (delivery.state, delivery.owner) == (state, member.id)
+
+    wait_until(found, f"{state} of delivery {delivery_id}", WAIT)
