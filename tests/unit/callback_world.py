@@ -19,9 +19,26 @@ from jobserver_core.models.lifecycle import DeliveryState, JobState
 from jobserver_core.ports import Ids, Transport
 from jobserver_core.testing.clock import ManualClock
 
-__all__ = ["URL", "CountedIds", "FailingMetadata", "World", "callback_threads"]
+__all__ = [
+    "ABANDONED",
+    "DELIVERED",
+    "PENDING",
+    "SENDING",
+    "URL",
+    "CountedIds",
+    "FailingMetadata",
+    "World",
+    "callback_threads",
+    "url_of",
+]
 
 URL = "https://receiver.example/done"
+PENDING, SENDING = DeliveryState.PENDING, DeliveryState.SENDING
+DELIVERED, ABANDONED = DeliveryState.DELIVERED, DeliveryState.ABANDONED
+
+
+def url_of(receiver: int) -> str:
+    return f"https://receiver-{receiver}.example/done"
 
 
 class CountedIds(Ids):

@@ -1,0 +1,175 @@
+"""Contexts of a server, and their slots for jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from test_server import running, settled
+
+from jobserver_core import (
+    ContextState,
+    FailureKind,
+    JobServer,
+    JobState,
+    Settings,
+    errors,
+)
+from jobserver_core.testing.clock import ManualClock
+from serving import WAIT, a_request, a_server, upload
+
+
+@pytest.fixture
+def server() -> Iterator[JobServer]:
+    with a_server() as server:
+        upload(server)
+        yield server
+
+
+# -- contexts --------------------------------------------------------------------------------------
+
+
+def test_a_context_is_created_lives_and_is_stopped(server: JobServer) -> None:
+    context = server.create_context("shared", {"spark.executor.memory": "1g"}).result(WAIT)
+    assert context.state is ContextState.RUNNING
+    assert context.settings["spark"]["executor"]["memory"] == "1g"
+    assert [c.name for c in server.contexts()] == ["shared"]
+    with pytest.raises(errors.ContextExists, match="context shared exists"):
+        server.create_context("shared")
+    assert server.stop_context("shared").result(WAIT).state is ContextState.FINISHED
+    assert server.contexts() == []
+    assert server.context("shared").ended_at is not None
+    with pytest.raises(errors.ContextNotFound):
+        server.stop_context("shared")
+    server.create_context("shared").result(WAIT)
+
+
+def test_a_context_that_cannot_start_says_why(server: JobServer) -> None:
+    waiter = server.create_context("bad", {"inline.fail": "no cores left"})
+    with pytest.raises(errors.ContextFailed, match="no cores left"):
+        waiter.result(WAIT)
+    context = server.context("bad")
+    assert context.state is ContextState.ERROR
+    assert context.error is not None
+    assert context.error.message == "no cores left"
+
+
+def test_a_job_whose_own_context_cannot_start_says_why(server: JobServer) -> None:
+    job = server.submit(a_request("w.Echo", context_settings={"inline.fail": "no cores left"}))
+    record = job.finished.result(WAIT)
+    assert record.failure is FailureKind.CONTEXT_INIT
+    assert record.error is not None
+    assert record.error.message == "no cores left"
+
+
+def test_a_context_that_is_not_ready_in_time_is_an_error() -> None:
+    clock = ManualClock()
+    with a_server(clock=clock, start_delay=WAIT * 10) as server:
+        waiter = server.create_context("slow")
+        clock.advance(60)
+        with pytest.raises(errors.ContextFailed, match="not ready after 60 s"):
+            waiter.result(WAIT)
+        settled(lambda: server.context("slow").state is ContextState.ERROR)
+
+
+def test_jobs_for_a_context_that_starts_wait_for_it() -> None:
+    with a_server(start_delay=0.2) as server:
+        upload(server)
+        server.create_context("slow")
+        job = server.submit(a_request("w.Echo", {"value": 1}, context="slow"))
+        assert server.job(job.id).waiting
+        assert not job.started.done()
+        assert job.result(WAIT) == 1
+
+
+def test_jobs_of_a_stopped_context_end_in_error_with_the_old_wording(server: JobServer) -> None:
+    server.create_context("shared").result(WAIT)
+    job = running(server, context="shared")
+    server.stop_context("shared").result(WAIT)
+    record = server.job(job.id)
+    assert record.state is JobState.ERROR
+    assert record.failure is FailureKind.CONTEXT_LOST
+    assert record.error is not None
+    assert record.error.message == "Context (shared) for this job was terminated"
+
+
+def test_a_killed_context_ends_killed(server: JobServer) -> None:
+    server.create_context("shared").result(WAIT)
+    assert server.kill_context("shared").result(WAIT).state is ContextState.KILLED
+
+
+def test_a_failing_job_stops_its_context_where_that_is_wanted(server: JobServer) -> None:
+    server.create_context("strict", {"stop-context-on-job-error": "true"}).result(WAIT)
+    server.submit(a_request("w.Echo", context="strict")).result(WAIT)
+    assert server.context("strict").state is ContextState.RUNNING
+    server.submit(a_request("w.Fail", context="strict")).finished.result(WAIT)
+    settled(lambda: server.context("strict").state is ContextState.FINISHED)
+
+
+def test_configured_contexts_start_with_the_server_and_again_after_a_reset() -> None:
+    settings = Settings.from_mapping({"spark": {"contexts": {"one": {"num-cpu-cores": 1}, "two": {}}}})
+    with a_server(settings=settings) as server:
+        settled(lambda: {c.state for c in server.contexts()} == {ContextState.RUNNING})
+        assert {c.name for c in server.contexts()} == {"one", "two"}
+        server.create_context("three").result(WAIT)
+        before = {c.id for c in server.contexts()}
+        server.reset_contexts().result(WAIT)
+        assert {c.name for c in server.contexts()} == {"one", "two"}
+        assert not before & {c.id for c in server.contexts()}
+
+
+def test_the_number_of_contexts_is_limited() -> None:
+    settings = Settings.from_mapping({"jobserver": {"contexts": {"max-contexts": 1}}})
+    with a_server(settings=settings) as server:
+        server.create_context("one").result(WAIT)
+        with pytest.raises(errors.Unavailable, match=r"context limit reached \(1\)"):
+            server.create_context("two")
+        server.stop_context("one").result(WAIT)
+        server.create_context("two").result(WAIT)
+
+
+# -- slots -----------------------------------------------------------------------------------------
+
+
+def limited(running_jobs: int, queued: int) -> JobServer:
+    limits = {"max-jobs-per-context": running_jobs, "max-queued-jobs": queued}
+    server = a_server(settings=Settings.from_mapping({"jobserver": {"jobs": limits}})).start()
+    upload(server)
+    server.create_context("shared").result(WAIT)
+    return server
+
+
+def test_without_a_queue_a_full_context_refuses_with_the_old_wording() -> None:
+    with limited(1, 0) as server:
+        running(server, context="shared")
+        with pytest.raises(errors.NoSlots) as caught:
+            server.submit(a_request("w.Echo", context="shared"))
+        assert str(caught.value) == (
+            "context shared has no free job slot (running jobs: 1): the queue is full (0 jobs wait)"
+        )
+        assert len(server.jobs().jobs) == 1
+
+
+def test_jobs_wait_their_turn_in_the_order_of_their_submits() -> None:
+    with limited(1, 2) as server:
+        first = running(server, context="shared")
+        second = server.submit(a_request("w.Echo", context="shared"))
+        third = server.submit(a_request("w.Echo", context="shared"))
+        assert second.started.result(WAIT).waiting
+        with pytest.raises(errors.NoSlots):
+            server.submit(a_request("w.Echo", context="shared"))
+        server.kill_job(first.id)
+        for job in (second, third):
+            job.result(WAIT)
+        dispatched = [server.job(job.id).dispatched_at for job in (second, third)]
+        assert dispatched[0] is not None
+        assert dispatched[1] is not None
+        assert dispatched[0] < dispatched[1]
+
+
+def test_a_waiting_job_can_be_killed_at_once_and_never_runs() -> None:
+    with limited(1, 2) as server:
+        running(server, context="shared")
+        waiting = server.submit(a_request("w.Echo", context="shared"))
+        assert server.kill_job(waiting.id).result(WAIT).state is JobState.KILLED
+        assert server.job(waiting.id).dispatched_at is None
