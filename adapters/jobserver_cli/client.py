@@ -1,35 +1,38 @@
-"""A client of the job server's HTTP API that turns failures into errors of the command line."""
+"""The client of the command line: requests whose failures become errors of the command line.
+
+Commands show the JSON of the server, so they use the requests of ``jobserver_client`` more than its methods.
+"""
 
 from __future__ import annotations
 
 import getpass
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import attrs
 
 from jobserver_cli.exits import CommandFailed, ExitCode
 
 if TYPE_CHECKING:
-    import ssl
-
     import httpx
 
-    from jobserver_core.models.json_values import Json, JsonMapping, JsonObject
+    import jobserver_client
+    from jobserver_client.synchronous import StreamedResponse
+    from jobserver_core.models.json_values import Json
 
-__all__ = ["DEFAULT_URL", "Client", "Connection", "refusal", "segment"]
+__all__ = ["DEFAULT_URL", "Client", "Connection", "refusal", "segment", "translated"]
 
 DEFAULT_URL = "http://127.0.0.1:8090"
 PASSWORD_VARIABLE = "JOBSERVER_PASSWORD"  # noqa: S105 - the name of a variable
-CONNECT_TIMEOUT = 5.0
-READ_TIMEOUT = 90.0
-"""Seconds without a byte after which a request fails. The server answers all bounded requests sooner."""
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+RETRIES = 2
+"""How often a request that failed in transit is repeated. Somebody is waiting for the error."""
+RECONNECT_TIMEOUT = 10.0
+"""Seconds for which the server may be away while a command waits for a job."""
 
 
 @attrs.frozen
@@ -41,33 +44,6 @@ class Connection:
     token: str | None = attrs.field(default=None, repr=False)
     ca_file: Path | None = None
 
-    @property
-    def url(self) -> str:
-        """The server's address, with a scheme and without a trailing slash.
-
-        Raises:
-            CommandFailed: The address is invalid.
-        """
-        text = self.server.strip()
-        text = text if "://" in text else f"http://{text}"
-        try:
-            parts = urlsplit(text)
-            valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            valid = False
-        if not valid or "@" in parts.netloc or parts.query or parts.fragment:
-            raise CommandFailed(
-                "invalid server address; expected a URL such as http://host:8090",
-                ExitCode.USAGE,
-                "Set it with --server or JOBSERVER_URL, and the user with --user or JOBSERVER_USER.",
-            )
-        return text.rstrip("/")
-
-    @property
-    def local(self) -> bool:
-        """Whether the server is on this machine, so that no proxy is used."""
-        return urlsplit(self.url).hostname in _LOOPBACK
-
 
 class Client:
     """Talks to one server. Use it in a ``with`` block. Prompts for the password if necessary.
@@ -78,16 +54,43 @@ class Client:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.url = connection.url
         self._password = _password(connection.user) if connection.user and not connection.token else None
-        self._http: httpx.Client | None = None
+        self._remote: jobserver_client.Client | None = None
 
     def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        if self._http is not None:
-            self._http.close()
+        if self._remote is not None:
+            self._remote.close()
+
+    @property
+    def remote(self) -> jobserver_client.Client:
+        """The client library, whose errors are its own: use it within :func:`translated`."""
+        if self._remote is None:
+            import jobserver_client  # noqa: PLC0415 - --help does not need it
+            from jobserver_core.errors import InvalidRequest  # noqa: PLC0415
+
+            connection = self.connection
+            try:
+                self._remote = jobserver_client.Client(
+                    connection.server,
+                    user=connection.user if not connection.token else None,
+                    password=self._password,
+                    token=connection.token or None,
+                    ca_file=connection.ca_file,
+                    retries=RETRIES,
+                    reconnect_timeout=RECONNECT_TIMEOUT,
+                    user_agent="jobserver-cli",
+                )
+            except InvalidRequest as error:
+                raise CommandFailed(str(error), ExitCode.USAGE, _ADDRESS_ADVICE) from error
+        return self._remote
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return self.remote.url
 
     def get(self, path: str, **params: Any) -> Json:
         """Return the JSON response of a GET request."""
@@ -99,9 +102,13 @@ class Client:
         return _decoded(response, self.url) if response.content else None
 
     def send(self, method: str, path: str, *, accept_errors: bool = False, **request: Any) -> httpx.Response:
-        """Send a request and return its complete response; raise for an error response unless accepted."""
-        with _translated(self.url):
-            response = self._connected().request(method, self.url + path, **_without_none(request))
+        """Send a request and return its complete response; raise for an error response unless accepted.
+
+        A ``timeout`` of None waits forever.
+        """
+        unlimited = "timeout" in request and request["timeout"] is None
+        with translated(self.url):
+            response = self.remote.request(method, path, accept_errors=True, unlimited=unlimited, **request)
         if response.is_error and not accept_errors:
             raise refusal(response, self.url)
         return response
@@ -109,60 +116,22 @@ class Client:
     @contextmanager
     def stream(
         self, path: str, *, read_timeout: float | None = None, **params: Any
-    ) -> Iterator[httpx.Response]:
+    ) -> Iterator[StreamedResponse]:
         """Open the response of a GET request for reading as it arrives.
 
         ``read_timeout`` is in seconds without a byte; None waits indefinitely.
         """
-        import httpx  # noqa: PLC0415 - --help does not need it
-
-        timeout = httpx.Timeout(CONNECT_TIMEOUT, read=read_timeout)
-        query = _without_none({"params": params})
         with (
-            _translated(self.url),
-            self._connected().stream("GET", self.url + path, timeout=timeout, **query) as response,
+            translated(self.url),
+            self.remote.stream(path, read_timeout=read_timeout, accept_errors=True, **params) as streamed,
         ):
-            if response.is_error:
-                response.read()
-                raise refusal(response, self.url)
-            yield response
+            if streamed.response.is_error:
+                raise refusal(streamed.response, self.url)
+            yield streamed
 
-    def _connected(self) -> httpx.Client:
-        if self._http is None:
-            import httpx  # noqa: PLC0415 - --help does not need it
 
-            self._http = httpx.Client(
-                auth=self._auth(),
-                headers={"User-Agent": "jobserver-cli", "Accept": "application/json, */*;q=0.5"},
-                timeout=httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT),
-                trust_env=not self.connection.local,
-                verify=self._verification(),
-            )
-        return self._http
-
-    def _auth(self) -> Json:
-        connection = self.connection
-        if connection.token:
-            token = connection.token
-
-            def bearer(request: httpx.Request) -> httpx.Request:
-                request.headers["Authorization"] = f"Bearer {token}"
-                return request
-
-            return bearer
-        return (connection.user, self._password) if connection.user else None
-
-    def _verification(self) -> ssl.SSLContext | bool:
-        if self.connection.ca_file is None:
-            return True
-        import ssl  # noqa: PLC0415 - rarely needed
-
-        try:
-            return ssl.create_default_context(cafile=str(self.connection.ca_file))
-        except (OSError, ssl.SSLError) as error:
-            raise CommandFailed(
-                f"cannot read certificate authorities from {self.connection.ca_file}: {error}", ExitCode.USAGE
-            ) from error
+_ADDRESS_ADVICE = "Set it with --server or JOBSERVER_URL, and the user with --user or JOBSERVER_USER."
+_START_ADVICE = "Start one with: jobserver serve. Or set its address with --server or JOBSERVER_URL."
 
 
 def _password(user: str) -> str:
@@ -178,34 +147,30 @@ def _password(user: str) -> str:
     return getpass.getpass(f"Password of {user}: ")
 
 
-def _without_none(request: JsonMapping) -> JsonObject:
-    params = {key: value for key, value in (request.get("params") or {}).items() if value is not None}
-    return {**request, "params": params}
-
-
 @contextmanager
-def _translated(url: str) -> Iterator[None]:
-    import httpx  # noqa: PLC0415 - --help does not need it
+def translated(url: str) -> Iterator[None]:
+    """Raise errors of the connection as errors of the command line."""
+    from jobserver_client import (  # noqa: PLC0415 - --help does not need it
+        AccessDenied,
+        ConnectionLost,
+        ServerUnreachable,
+    )
+    from jobserver_core.errors import JobServerError, ResultTimeout  # noqa: PLC0415
 
     try:
         yield
-    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        advice = "Start one with: jobserver serve. Or set its address with --server or JOBSERVER_URL."
-        raise CommandFailed(
-            f"no job server answers at {url}: {_reason(error)}", ExitCode.UNREACHABLE, advice
-        ) from error
-    except httpx.ReadTimeout as error:
+    except ServerUnreachable as error:
+        advice = None if isinstance(error, ConnectionLost) else _START_ADVICE
+        raise CommandFailed(str(error), ExitCode.UNREACHABLE, advice) from error
+    except ResultTimeout as error:
         raise CommandFailed(f"the server at {url} did not answer in time", ExitCode.TIMED_OUT) from error
-    except httpx.RequestError as error:
-        raise CommandFailed(
-            f"lost the connection to {url}: {_reason(error)}", ExitCode.UNREACHABLE
-        ) from error
+    except JobServerError as error:
+        code = (
+            ExitCode.DENIED if isinstance(error, AccessDenied) else _EXITS.get(error.code, ExitCode.REFUSED)
+        )
+        raise CommandFailed(str(error), code, reason=error.code) from error
     except UnicodeEncodeError as error:
         raise CommandFailed("the command line contains bytes that are not UTF-8", ExitCode.USAGE) from error
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
 
 
 def _decoded(response: httpx.Response, url: str) -> Json:
@@ -248,6 +213,8 @@ _EXITS = {
 
 def refusal(response: httpx.Response, url: str) -> CommandFailed:
     """Return the error for a response with a status of 400 or more, with the server's message."""
+    from jobserver_client.errors import message_of  # noqa: PLC0415 - --help does not need it
+
     status = response.status_code
     try:
         body = response.json()
@@ -260,16 +227,7 @@ def refusal(response: httpx.Response, url: str) -> CommandFailed:
         )
     reason = body.get("code")
     code = _EXITS.get(str(reason), ExitCode.REFUSED)
-    return CommandFailed(_words(body), code, _advice(status), reason=reason, detail=body.get("detail"))
-
-
-def _words(body: JsonMapping) -> str:
-    result = body.get("result")
-    text = result.get("message") if isinstance(result, Mapping) else result
-    label = body["status"]
-    words = f"{text}" if label == "ERROR" and text else f"{label}: {text}" if text else f"{label}"
-    detail = body.get("detail")
-    return f"{words}: {detail}" if detail else words
+    return CommandFailed(message_of(body), code, _advice(status), reason=reason, detail=body.get("detail"))
 
 
 def _advice(status: int) -> str | None:

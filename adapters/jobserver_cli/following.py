@@ -1,23 +1,23 @@
-"""Watching a job over HTTP: its state and progress as events, and its output as it is written."""
+"""Watching a job: its state and progress as events, and its output as it is written."""
 
 from __future__ import annotations
 
-import json
 import threading
-import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from jobserver_cli.client import Client, segment
+from jobserver_cli.client import Client, segment, translated
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.reports import JobReport, progress_shown, state_shown
 from jobserver_cli.terminal import Terminal
 
+if TYPE_CHECKING:
+    from jobserver_core.models.jobs import Job
+
 __all__ = [
     "FINAL",
     "follow_job",
-    "job_events",
     "interrupt_note",
     "naming_job_in_errors",
     "log_lines",
@@ -25,69 +25,8 @@ __all__ = [
 ]
 
 FINAL = ("FINISHED", "ERROR", "KILLED")
-READ_TIMEOUT = 60.0
-"""Seconds without a byte after which a stream of events is abandoned. Servers send keep-alives more often."""
-READ_TIMEOUT_WITH_DEADLINE = 10.0
-"""The same for waits with a deadline: below the 15 seconds between two keep-alives, see _read_timeout."""
-REOPEN_DELAY = 1.0
-"""Seconds until a stream of events that ended before the job did is opened again."""
 LOG_TIMEOUT = 10.0
 """How many seconds to wait for the rest of the log after a job has ended."""
-
-
-def job_events(client: Client, job_id: str, *, deadline: float | None = None) -> Iterator[JobReport]:
-    """Yield the job's report now, and again after each change, until the job has ended.
-
-    A stream that ends before the job does is reopened; each stream starts with the current report.
-    ``deadline`` is a time of the monotonic clock.
-
-    Raises:
-        StillRunning: The deadline has passed.
-    """
-    while True:
-        with _ignoring_read_timeouts(deadline):
-            for report in _reports(client, job_id, _read_timeout(deadline)):
-                yield report
-                if report.get("status") in FINAL:
-                    return
-                _read_timeout(deadline)
-            time.sleep(REOPEN_DELAY)
-
-
-class StillRunning(Exception):
-    """The deadline has passed, but the job is still running."""
-
-
-def _read_timeout(deadline: float | None) -> float:
-    """Return how many seconds to wait for the next byte. Raise StillRunning if the deadline has passed.
-
-    With a deadline, it is shorter than the pause between two keep-alives: they would restart it again and
-    again, and the deadline would never be checked.
-    """
-    if deadline is None:
-        return READ_TIMEOUT
-    remaining = deadline - time.monotonic()
-    if remaining <= 0:
-        raise StillRunning
-    return min(remaining, READ_TIMEOUT_WITH_DEADLINE)
-
-
-@contextmanager
-def _ignoring_read_timeouts(deadline: float | None) -> Iterator[None]:
-    try:
-        yield
-    except CommandFailed as error:
-        if deadline is None or error.code is not ExitCode.TIMED_OUT:
-            raise
-
-
-def _reports(client: Client, job_id: str, read_timeout: float) -> Iterator[JobReport]:
-    from httpx_sse import EventSource  # noqa: PLC0415 - --help does not need it
-
-    with client.stream(f"/jobs/{segment(job_id)}/events", read_timeout=read_timeout) as response:
-        for event in EventSource(response).iter_sse():
-            if event.event in ("job", "progress"):
-                yield json.loads(event.data)
 
 
 def wait_for_end(
@@ -101,15 +40,25 @@ def wait_for_end(
         CommandFailed: The job has not ended within ``timeout`` seconds (TIMED_OUT).
     """
     terminal.interrupt_note = interrupt_note(job_id)
-    deadline = None if timeout is None else time.monotonic() + timeout
-    try:
-        with naming_job_in_errors(job_id), terminal.status(f"waiting for job {job_id}"):
-            [report] = deque(job_events(client, job_id, deadline=deadline), maxlen=1)
-    except StillRunning:
-        message = f"job {job_id} is still running after {timeout:g} seconds"
-        raise CommandFailed(message, ExitCode.TIMED_OUT, _next_commands(job_id)) from None
+    with naming_job_in_errors(job_id), terminal.status(f"waiting for job {job_id}"):
+        _await_end(client, job_id, timeout)
+        report: JobReport = client.get(f"/jobs/{segment(job_id)}", result="false")
     terminal.interrupt_note = None
     return report
+
+
+def _await_end(client: Client, job_id: str, timeout: float | None = None) -> None:
+    from jobserver_core.errors import ResultTimeout  # noqa: PLC0415 - --help does not need it
+
+    with translated(client.url):
+        handle = client.remote.job_handle(job_id)
+        try:
+            handle.finished.result(timeout)
+        except ResultTimeout as error:
+            if timeout is None:
+                raise
+            message = f"job {job_id} is still running after {timeout:g} seconds"
+            raise CommandFailed(message, ExitCode.TIMED_OUT, _next_commands(job_id)) from error
 
 
 def interrupt_note(job_id: str) -> str:
@@ -131,7 +80,8 @@ def naming_job_in_errors(job_id: str) -> Iterator[None]:
     try:
         yield
     except CommandFailed as error:
-        if error.code not in (ExitCode.UNREACHABLE, ExitCode.TIMED_OUT):
+        timed_out = error.code is ExitCode.TIMED_OUT and error.advice is None
+        if not timed_out and error.code is not ExitCode.UNREACHABLE:
             raise
         advice = f"Once the server is reachable again: jobserver job {job_id}"
         raise CommandFailed(error.message, error.code, advice, reason=error.reason) from None
@@ -164,15 +114,49 @@ class _LogPrinter(threading.Thread):
 def follow_job(client: Client, job_id: str, terminal: Terminal) -> JobReport:
     """Show a job's state, progress and output on stderr until it has ended. Return its last report."""
     log = _LogPrinter(client, job_id, terminal)
-    report: JobReport = {}
     terminal.interrupt_note = interrupt_note(job_id)
-    with naming_job_in_errors(job_id), terminal.status("submitted") as show:
+    with naming_job_in_errors(job_id), terminal.status("submitted") as show, _showing(client, job_id, show):
         log.start()
-        for report in job_events(client, job_id):
-            show(_shown(report))
+        _await_end(client, job_id)
+        report: JobReport = client.get(f"/jobs/{segment(job_id)}", result="false")
+        show(_shown(report))
         log.join(LOG_TIMEOUT)
     terminal.interrupt_note = None
     return report
+
+
+@contextmanager
+def _showing(client: Client, job_id: str, show: Callable[[str], None]) -> Iterator[None]:
+    """Show each change of the job while the block runs."""
+    from jobserver_core.events import Event, JobChanged, JobProgressed  # noqa: PLC0415 - not for --help
+
+    def receive(event: Event) -> None:
+        if isinstance(event, JobChanged | JobProgressed) and event.job.id == job_id:
+            show(_shown(_report_of(event.job)))
+
+    with translated(client.url):
+        subscription = client.remote.subscribe(receive)
+    with subscription:
+        show(_shown(client.get(f"/jobs/{segment(job_id)}", result="false")))
+        yield
+
+
+def _report_of(job: Job) -> JobReport:
+    """Return what is shown of a job in the form in which the server reports it."""
+    progress = job.progress
+    return JobReport(
+        status=job.state.value,
+        waiting=job.waiting,
+        killRequested=job.kill_requested,
+        progress={
+            "stagesDone": progress.stages_done,
+            "stagesTotal": progress.stages_total,
+            "tasksDone": progress.tasks_done,
+            "tasksTotal": progress.tasks_total,
+        }
+        if progress
+        else None,
+    )
 
 
 def _shown(report: JobReport) -> str:

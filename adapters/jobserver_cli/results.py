@@ -15,7 +15,7 @@ from jobserver_cli.reports import JobReport, error_text, stack_excerpt
 from jobserver_cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    import httpx
+    from jobserver_client.synchronous import StreamedResponse
 
 MAX_SHOWN = 4 * 1024 * 1024
 """The largest result in bytes that is indented on a terminal. Larger ones are copied as they are."""
@@ -28,10 +28,11 @@ STREAM_PLACEHOLDER = "<Stream result>"
 class _Result:
     """A result that is being read, with the number of bytes received so far."""
 
-    def __init__(self, response: httpx.Response) -> None:
-        self._response = response
-        self.streamed = not response.headers.get("content-type", "").startswith("application/json")
-        self.large = int(response.headers.get("content-length", MAX_SHOWN + 1)) > MAX_SHOWN
+    def __init__(self, streamed: StreamedResponse) -> None:
+        headers = streamed.response.headers
+        self._response = streamed
+        self.streamed = not headers.get("content-type", "").startswith("application/json")
+        self.large = int(headers.get("content-length", MAX_SHOWN + 1)) > MAX_SHOWN
         self.received = 0
 
     def chunks(self) -> Iterator[bytes]:

@@ -63,6 +63,7 @@ class AsyncClient:
         timeout: float = 90.0,
         connect_timeout: float = 5.0,
         retries: int = 3,
+        reconnect_timeout: float = 60.0,
         user_agent: str = "jobserver-client",
     ) -> None:
         self.connection = Connection(
@@ -76,6 +77,7 @@ class AsyncClient:
                 timeout=timeout,
                 connect_timeout=connect_timeout,
                 retries=retries,
+                reconnect_timeout=reconnect_timeout,
                 user_agent=user_agent,
             )
         )
@@ -115,8 +117,8 @@ class AsyncClient:
     async def subscribe(self, subscriber: Callable[[Event], object]) -> EventSubscription:
         """Call ``subscriber`` with every event from now on, in the event loop, until it is closed.
 
-        After an interrupted connection, some events are missing. If the server is away for more than a
-        minute, the subscription ends, and a warning is logged.
+        After an interrupted connection, some events are missing. If the server is away for too long, the
+        subscription ends, and a warning is logged.
         """
         opened = asyncio.get_running_loop().create_future()
 

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 import attrs
 import httpx
 
-from jobserver_client.errors import ServerUnreachable, UnexpectedResponse, error_from
+from jobserver_client.errors import ConnectionLost, ServerUnreachable, UnexpectedResponse, error_from
 from jobserver_core.errors import InvalidRequest, ResultTimeout, Unavailable
 from jobserver_core.models.json_values import Json, loads
 
@@ -48,6 +48,7 @@ class ConnectionOptions:
     timeout: float = 90.0
     connect_timeout: float = 5.0
     retries: int = 3
+    reconnect_timeout: float = 60.0
     user_agent: str = "jobserver-client"
 
     @property
@@ -166,7 +167,8 @@ class Connection:
         ``timeout`` is in seconds without a byte, by default that of the options; ``unlimited`` waits forever.
 
         Raises:
-            ServerUnreachable: No server answers, or the connection was lost.
+            ServerUnreachable: No server answers.
+            ConnectionLost: The connection was lost.
             ResultTimeout: The response did not arrive in time.
             JobServerError: The error that the server answered with, unless errors are accepted.
         """
@@ -204,24 +206,30 @@ class Connection:
             except httpx.ReadTimeout:
                 raise
             except httpx.RequestError as error:
-                never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-                if attempt >= attempts or _is_tls(error) or not (harmless or never_sent):
+                if attempt >= attempts or _is_tls(error) or not (harmless or _never_sent(error)):
                     raise self._unreachable(error) from error
             await asyncio.sleep(delay(attempt))
         raise AssertionError("counting never ends")
 
     @asynccontextmanager
     async def stream(
-        self, path: str, *, read_timeout: float | None = None, **params: str | None
+        self,
+        path: str,
+        *,
+        read_timeout: float | None = None,
+        accept_errors: bool = False,
+        **params: str | None,
     ) -> AsyncIterator[httpx.Response]:
         """Open the response of a GET request for reading as it arrives. Nothing is repeated.
 
-        ``read_timeout`` is in seconds without a byte; None waits forever.
+        ``read_timeout`` is in seconds without a byte; None waits forever. An error response that is accepted
+        has been read.
 
         Raises:
-            ServerUnreachable: No server answers, or the connection was lost while reading.
+            ServerUnreachable: No server answers.
+            ConnectionLost: The connection was lost while reading.
             ResultTimeout: No byte arrived in time.
-            JobServerError: The error that the server answered with.
+            JobServerError: The error that the server answered with, unless errors are accepted.
         """
         if self._http.is_closed:
             raise Unavailable(message="this client is closed")
@@ -231,7 +239,8 @@ class Connection:
             async with self._http.stream("GET", self.url + path, params=given, timeout=timeout) as response:
                 if response.is_error:
                     await response.aread()
-                    raise error_from(response)
+                    if not accept_errors:
+                        raise error_from(response)
                 yield response
         except httpx.ReadTimeout as error:
             raise ResultTimeout(what=f"GET {path}", seconds=read_timeout) from error
@@ -239,7 +248,12 @@ class Connection:
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: Exception) -> ServerUnreachable:
-        return ServerUnreachable(url=self.url, reason=str(error) or type(error).__name__)
+        kind = ServerUnreachable if _never_sent(error) else ConnectionLost
+        return kind(url=self.url, reason=str(error) or type(error).__name__)
+
+
+def _never_sent(error: Exception) -> bool:
+    return isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
 
 
 def _is_tls(error: Exception) -> bool:

@@ -17,15 +17,28 @@ from jobserver_core.models.serialization import structure
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["AccessDenied", "ServerUnreachable", "UnexpectedResponse", "error_from", "message_of"]
+__all__ = [
+    "AccessDenied",
+    "ConnectionLost",
+    "ServerUnreachable",
+    "UnexpectedResponse",
+    "error_from",
+    "message_of",
+]
 
 
 class ServerUnreachable(Unavailable):
-    """No server answers at the URL, or the connection was lost. The operation may have been carried out."""
+    """No server answers at the URL. Nothing was carried out."""
 
     template = "no job server answers at {url}: {reason}"
     url: str
     reason: str
+
+
+class ConnectionLost(ServerUnreachable):
+    """The connection was lost before the response was complete. The operation may have been carried out."""
+
+    template = "lost the connection to {url}: {reason}"
 
 
 class AccessDenied(JobServerError):

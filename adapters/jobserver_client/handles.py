@@ -149,7 +149,7 @@ class AsyncResultReader:
     """A result that is being read from the server. Iterate over its chunks, or ask for its value.
 
     ``size`` is in bytes. Close it, or use it in an ``async with`` block. If the connection breaks, reading
-    raises ServerUnreachable: a part is never taken for the whole.
+    raises ConnectionLost: a part is never taken for the whole.
     """
 
     def __init__(self, response: httpx.Response, opened: AbstractAsyncContextManager[httpx.Response]) -> None:

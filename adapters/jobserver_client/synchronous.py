@@ -7,12 +7,16 @@ of every call, and so that waiting for many jobs costs no threads. See :mod:`job
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
+import httpx
+
 from jobserver_client.asynchronous import AsyncClient
+from jobserver_client.connection import FileBody
 from jobserver_client.handles import AsyncJobHandle, AsyncResultReader, AsyncWaiter, EventSubscription
 from jobserver_client.threads import LoopThread, waiter_for
 from jobserver_core.events import Event
@@ -52,6 +56,47 @@ class RemoteResult(ResultReader):
         self._thread.run(self._reader.close())
 
 
+class StreamedResponse:
+    """A response that is being read: its headers, and its body as bytes or lines."""
+
+    def __init__(
+        self,
+        thread: LoopThread,
+        response: httpx.Response,
+        opened: AbstractAsyncContextManager[httpx.Response],
+    ) -> None:
+        self.response = response
+        self._thread = thread
+        self._opened = opened
+
+    def iter_bytes(self) -> Iterator[bytes]:
+        """Yield the body as it arrives. Raises ConnectionLost if it is cut off."""
+        return self._iterate(self.response.aiter_bytes())
+
+    def iter_lines(self) -> Iterator[str]:
+        """Yield the lines of the body as they arrive. Raises ConnectionLost if it is cut off."""
+        return self._iterate(self.response.aiter_lines())
+
+    def _iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
+        while found := self._thread.run(_translated(items, self._opened)):
+            yield found[0]
+
+
+async def _translated(
+    items: AsyncIterator[T], opened: AbstractAsyncContextManager[httpx.Response]
+) -> tuple[T] | None:
+    """Return the next item, or None at the end. The context manager raises errors as ours."""
+    try:
+        return await _next(items)
+    except httpx.HTTPError as error:
+        await opened.__aexit__(type(error), error, error.__traceback__)
+        raise
+
+
+async def _leave(opened: AbstractAsyncContextManager[httpx.Response]) -> None:
+    await opened.__aexit__(None, None, None)
+
+
 async def _next(items: AsyncIterator[T]) -> tuple[T] | None:
     """Return the next item, or None at the end."""
     try:
@@ -73,12 +118,13 @@ class Client:
     certificate authorities to trust (PEM) instead of the usual ones; ``ssl_context`` controls everything,
     client certificates included. After ``timeout`` seconds without a byte, a request fails;
     ``connect_timeout`` limits the opening of a connection. A request that failed in transit is repeated up
-    to ``retries`` times if that is safe.
+    to ``retries`` times if that is safe. While a wait or a subscription lasts, the server may be away for
+    ``reconnect_timeout`` seconds.
 
     Every method may be called from any thread. Handles and waiters may be awaited, too. Errors are those of
     the server: ``client.job("x")`` raises JobNotFound. In addition, every method raises ServerUnreachable if
-    no server answers, AccessDenied for wrong credentials, ResultTimeout if a response takes too long, and
-    UnexpectedResponse for a response that is not one of a job server.
+    no server answers, ConnectionLost if it stops answering, AccessDenied for wrong credentials, ResultTimeout
+    if a response takes too long, and UnexpectedResponse for a response that is not one of a job server.
     """
 
     def __init__(
@@ -93,6 +139,7 @@ class Client:
         timeout: float = 90.0,
         connect_timeout: float = 5.0,
         retries: int = 3,
+        reconnect_timeout: float = 60.0,
         user_agent: str = "jobserver-client",
     ) -> None:
         self._remote = AsyncClient(
@@ -105,6 +152,7 @@ class Client:
             timeout=timeout,
             connect_timeout=connect_timeout,
             retries=retries,
+            reconnect_timeout=reconnect_timeout,
             user_agent=user_agent,
         )
         self._thread = LoopThread()
@@ -132,7 +180,7 @@ class Client:
         """Call ``subscriber`` with every event from now on, until the subscription is closed.
 
         It is called on a thread of the client. After an interrupted connection, some events are missing. If
-        the server is away for more than a minute, the subscription ends, and a warning is logged.
+        the server is away for too long, the subscription ends, and a warning is logged.
         """
         subscription = self._thread.run(
             self._remote.subscribe(lambda event: self._thread.call_back(partial(subscriber, event)))
@@ -146,6 +194,54 @@ class Client:
     def prune(self) -> dict[str, int]:
         """Remove now what the hourly sweep would remove; return how many of each kind. May take long."""
         return self._thread.run(self._remote.prune())
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | int | None] | None = None,
+        content: bytes | BinaryIO = b"",
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        unlimited: bool = False,
+        accept_errors: bool = False,
+    ) -> httpx.Response:
+        """Send a request to the HTTP API, for what has no method of its own, and return the whole response.
+
+        ``timeout`` is in seconds without a byte, by default that of the client; ``unlimited`` waits forever.
+        Raises the server's errors, unless ``accept_errors``.
+        """
+        call = self._remote.connection.request(
+            method,
+            path,
+            params=params,
+            content=content if isinstance(content, bytes) else FileBody(content),
+            headers=headers,
+            timeout=timeout,
+            unlimited=unlimited,
+            accept_errors=accept_errors,
+        )
+        return self._thread.run(call)
+
+    @contextmanager
+    def stream(
+        self,
+        path: str,
+        *,
+        read_timeout: float | None = None,
+        accept_errors: bool = False,
+        **params: str | None,
+    ) -> Iterator[StreamedResponse]:
+        """Open the response of a GET request for reading as it arrives, within a ``with`` block."""
+        opened = self._remote.connection.stream(
+            path, read_timeout=read_timeout, accept_errors=accept_errors, **params
+        )
+        response = self._thread.run(opened.__aenter__())
+        try:
+            yield StreamedResponse(self._thread, response, opened)
+        finally:
+            self._thread.run(_leave(opened))
 
     # -- binaries ----------------------------------------------------------------------------------
 

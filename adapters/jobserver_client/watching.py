@@ -12,7 +12,7 @@ looks at the current state instead.
 The invariant: between two GAPs, a listener gets every event. A listener that looks after each GAP, and relies
 on events only after that, misses nothing.
 
-Not handled: a server that is away for longer than ``PATIENCE`` ends all waits with an error.
+Not handled: a server that is away for longer than ``reconnect_timeout`` ends all waits with an error.
 """
 
 from __future__ import annotations
@@ -37,8 +37,6 @@ __all__ = ["GAP", "EventStream", "Item"]
 
 T = TypeVar("T")
 
-PATIENCE = 60.0
-"""Seconds for which a server may be away before waits end with an error."""
 READ_TIMEOUT = 60.0
 """Seconds without a byte after which the stream counts as broken. Servers send a comment every 15 seconds."""
 LINGER = 5.0
@@ -65,6 +63,7 @@ class EventStream:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._patience = connection.options.reconnect_timeout
         self._listeners: defaultdict[str | None, list[Listener]] = defaultdict(list)
         self._reading: asyncio.Task[None] | None = None
         self._is_open = False
@@ -128,7 +127,7 @@ class EventStream:
                 async with self._looks:
                     return await look()
             except (ServerUnreachable, ResultTimeout):
-                if time.monotonic() - since > PATIENCE:
+                if time.monotonic() - since > self._patience:
                     raise
             await asyncio.sleep(delay(attempt))
         raise AssertionError("counting never ends")
@@ -153,7 +152,7 @@ class EventStream:
             try:
                 await self._read_once()
             except (ServerUnreachable, ResultTimeout) as error:
-                if time.monotonic() - self._last_open > PATIENCE:
+                if time.monotonic() - self._last_open > self._patience:
                     self._send_all(error)
                     return
             except JobServerError as error:

@@ -81,13 +81,16 @@ def test_a_connection_that_is_cut_off_has_code_3(jobserver: CommandLine, argumen
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def hang_up() -> None:
-            connection, _ = listener.accept()
-            connection.recv(65536)
-            connection.close()
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    if not connection.recv(65536):
+                        return
 
         thread = threading.Thread(target=hang_up)
         thread.start()
         done = jobserver(*arguments, "--server", f"127.0.0.1:{listener.getsockname()[1]}")
+        socket.create_connection(listener.getsockname()).close()  # ends the thread
         thread.join()
     assert done.code == 3
     assert "the connection to" in done.err
