@@ -51,7 +51,8 @@ def test_pools_of_spare_contexts_are_listed_with_an_option(
             return [SparePool(name="small", size=2, ready=1, starting=1)]
 
     assert client("contexts", "--spares").err == "no pools of spare contexts; set jobserver.contexts.pools\n"
-    with running(JobServer.in_memory(launcher=Launcher())) as url:
+    settings = load_settings(overrides={"jobserver.http.port": 0})
+    with running(JobServer.in_memory(launcher=Launcher(), settings=settings)) as url:
         jobserver.environment.setenv("JOBSERVER_URL", url)
         lines = jobserver("contexts", "--spares").out.splitlines()
         assert [line.split() for line in lines] == [
