@@ -15,7 +15,7 @@ from jobserver_core.models.lifecycle import JobState
 from jobserver_http.answers import json_response, respond
 from jobserver_http.calls import Call
 from jobserver_http.errors import Answer
-from jobserver_http.routing import NO_BINARY, SUCCESS_BODY, Body, Reply, Routes, failures
+from jobserver_http.routing import NO_BINARY, NOT_STORED, SUCCESS_BODY, Body, Reply, Routes, failures
 from jobserver_http.wire import binary_report, named_report, timestamp
 
 MAX_USERS = 1000
@@ -94,11 +94,9 @@ def _users(call: Call) -> dict[str, list[str]]:
         Reply(201, "The file is now the newest version of the binary", SUCCESS_BODY),
         *failures(
             s400="The body is not a ZIP archive, or the name is not allowed",
-            s413="The body is larger than the limit",
             s415="The content type is missing or not one of a binary",
-            s500="The file could not be stored",
-            s503="The server is shutting down",
         ),
+        *NOT_STORED,
     ),
 )
 async def upload_binary(call: Call) -> Response:
@@ -164,12 +162,8 @@ async def get_jar(call: Call) -> Response:
     body=Body("The jar, regardless of the content type", ("application/java-archive",), required=True),
     replies=(
         Reply(200, "The file is now the newest version of the jar", SUCCESS_BODY),
-        *failures(
-            s400="The body is not a ZIP archive, or the name is not allowed",
-            s413="The body is larger than the limit",
-            s500="The file could not be stored",
-            s503="The server is shutting down",
-        ),
+        *failures(s400="The body is not a ZIP archive, or the name is not allowed"),
+        *NOT_STORED,
     ),
 )
 async def upload_jar(call: Call) -> Response:

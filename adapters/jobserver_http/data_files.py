@@ -7,7 +7,7 @@ from starlette.responses import Response
 from jobserver_http.answers import json_response, respond
 from jobserver_http.calls import Call
 from jobserver_http.errors import Answer
-from jobserver_http.routing import RESET, SUCCESS_BODY, SYNC, Body, Reply, Routes, failures
+from jobserver_http.routing import NOT_STORED, RESET, SUCCESS_BODY, SYNC, Body, Reply, Routes, failures
 
 ROUTES = Routes()
 
@@ -33,12 +33,8 @@ async def list_data_files(call: Call) -> Response:
     body=Body("The file", ("application/octet-stream",)),
     replies=(
         Reply(200, "The file's full name", "Stored"),
-        *failures(
-            s400="The name is not allowed",
-            s413="The body is larger than the limit",
-            s500="The file could not be stored",
-            s503="The server is shutting down",
-        ),
+        *failures(s400="The name is not allowed"),
+        *NOT_STORED,
     ),
 )
 async def upload_data_file(call: Call) -> Response:

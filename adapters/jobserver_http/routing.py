@@ -117,6 +117,11 @@ RESET = Parameter(name="reset", kind=Choice(("reboot",)), doc="must be reboot", 
 FOLLOW = Parameter(
     name="follow", kind=Flag(), doc="true streams new lines until the job or context has ended"
 )
+NOT_STORED = failures(
+    s413="The body is larger than the limit",
+    s500="The file could not be stored",
+    s503="The server is shutting down",
+)
 NO_BINARY = failures(s404="No binary has this name")
 NO_JOB = failures(s404="No job has this ID")
 NO_CONTEXT = failures(s404="No context has this name")

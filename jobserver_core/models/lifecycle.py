@@ -222,24 +222,21 @@ CONTEXTS: Lifecycle[ContextState, ContextEvent] = Lifecycle(
     },
 )
 
+_NOT_BEGUN = {
+    _JE.RUN: _J.RUNNING,
+    _JE.RESTART: _J.RESTARTING,
+    _JE.FINISH: _J.FINISHED,
+    _JE.FAIL: _J.ERROR,
+    _JE.KILL: _J.KILLED,
+}
+"""What may happen to a job that waits, whether for the first time or under a later server."""
+
 JOBS: Lifecycle[JobState, JobEvent] = Lifecycle(
     "job",
     {
-        _J.STARTED: {
-            _JE.RUN: _J.RUNNING,
-            _JE.RESTART: _J.RESTARTING,
-            _JE.FINISH: _J.FINISHED,
-            _JE.FAIL: _J.ERROR,
-            _JE.KILL: _J.KILLED,
-        },
+        _J.STARTED: _NOT_BEGUN,
         _J.RUNNING: {_JE.FINISH: _J.FINISHED, _JE.FAIL: _J.ERROR, _JE.KILL: _J.KILLED},
-        _J.RESTARTING: {
-            _JE.RUN: _J.RUNNING,
-            _JE.RESTART: _J.RESTARTING,
-            _JE.FINISH: _J.FINISHED,
-            _JE.FAIL: _J.ERROR,
-            _JE.KILL: _J.KILLED,
-        },
+        _J.RESTARTING: _NOT_BEGUN,
         _J.FINISHED: {},
         _J.ERROR: {},
         _J.KILLED: {},

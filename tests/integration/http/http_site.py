@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,11 @@ import httpx
 from conditions import wait_until
 from jobserver_core import JobServer
 
-__all__ = ["WHEEL", "Site", "Start"]
+__all__ = ["JAR", "TIME", "WHEEL", "Site", "Start", "error", "error_object", "ok"]
+
+JAR = {"Content-Type": "application/java-archive"}
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}(Z|[+-]\d\d:\d\d)")
+
 
 WHEEL = {"Content-Type": "application/python-wheel"}
 
@@ -48,3 +53,28 @@ class Site:
 
 
 Start = Callable[..., Site]
+
+
+def ok(answer: httpx.Response, status: int, body: Any) -> None:
+    assert (answer.status_code, answer.json()) == (status, body)
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["content-length"] == str(len(answer.content))
+
+
+def error(answer: httpx.Response, status: int, text: str) -> None:
+    """Check an answer that is a failure in the contract's plain shape, with our members beside it."""
+    body = answer.json()
+    for extension in ("fields", "jobId"):
+        body.pop(extension, None)
+    assert re.fullmatch(r"[a-z_]+", body.pop("code"))
+    assert (answer.status_code, body) == (status, {"status": "ERROR", "result": text})
+    assert answer.headers["content-type"] == "application/json"
+
+
+def error_object(answer: httpx.Response, status: int, label: str) -> dict[str, str]:
+    assert answer.status_code == status
+    body = answer.json()
+    assert body["status"] == label
+    assert set(body["result"]) == {"message", "errorClass", "stack"}
+    result: dict[str, str] = body["result"]
+    return result
