@@ -365,23 +365,18 @@ def test_storage_is_reported_and_pruned(play: Play) -> None:
     play(scenario)
 
 
-def test_a_server_takes_jobs_with_every_facade_alike() -> None:
-    """The clients have the methods of the embedded server, but for those that only its owner needs."""
-    owners = {
-        "in_memory",
-        "from_settings",
-        "start",
-        "drain",
-        "close",
-        "check",
-        "check_storage",
-        "parse_config",
-    }
-    internal = {"begin_upload", "begin_context", "begin_submit", "begin_data_file", "start_queue", "load"}
-    paths = {"job_log", "context_log", "begun_jobs", "detaches"}
-    expected = {name for name in vars(JobServer) if not name.startswith("_")} - owners - internal - paths
-    assert expected <= set(dir(Client))
-    assert expected <= set(dir(AsyncClient))
+METHODS = """
+    upload binaries binary binary_versions delete_binary
+    create_context contexts context stop_context kill_context reset_contexts
+    submit jobs job job_handle job_config open_result deliveries kill_job
+    add_data_file data_files delete_data_file reset_data_files
+    subscribe storage prune close
+"""
+
+
+@pytest.mark.parametrize("facade", [JobServer, Client, AsyncClient])
+def test_every_facade_has_the_methods_for_those_who_use_a_server(facade: type) -> None:
+    assert set(METHODS.split()) <= set(dir(facade))
 
 
 def test_events_reach_subscribers_from_the_moment_they_subscribe(play: Play) -> None:
