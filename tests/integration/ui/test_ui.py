@@ -113,7 +113,7 @@ def test_a_job_is_followed_to_its_result(start: Any, opened: Open) -> None:
     gate.set()
     section(page, "Summary").get_by_text("FINISHED").wait_for()
     section(page, "Callback").get_by_role("row", name="DELIVERED").wait_for()
-    result = section(page, "Result").first
+    result = section(page, "Result")
     assert result.get_by_role("row").all_inner_texts() == [
         "word\tcount\tshare",
         "a\t12345678901234567890\t",
@@ -182,8 +182,7 @@ def test_hostile_results_logs_and_errors_stay_text(start: Any, opened: Open) -> 
     site = start(functions={"w.Work": work})
     page = opened(site.page(f"jobs/{site.submit('w.Work', json.dumps({'a': MARKUP}))}"))
     result = section(page, "Result")
-    for _level in range(3):
-        result.locator("details:not([open]) > summary").first.click()
+    result.locator("details:not([open]) > summary").click()
     result.get_by_text("polluted").first.wait_for()
     page.get_by_role("log").get_by_text("<script>").wait_for()
     section(page, "Configuration").get_by_text(MARKUP).wait_for()
@@ -319,16 +318,17 @@ def test_pages_are_readable_and_named_in_each_scheme_and_on_a_phone(
     for job_id, state in zip(ids, ("RUNNING", "FINISHED", "ERROR"), strict=True):
         site.until(job_id, state)
     page = opened("about:blank", color_scheme=scheme, viewport={"width": width, "height": 800})
-    paths = [
-        "",
-        "jobs",
-        "binaries",
-        "binaries/words",
-        f"contexts/{context}",
-        *(f"jobs/{job_id}" for job_id in ids),
-    ]
-    for path in paths:
+    titles = {
+        "": "Overview",
+        "jobs": "Jobs",
+        "binaries": "Binaries",
+        "binaries/words": "Binary words",
+        f"contexts/{context}": f"Context {context}",
+        **{f"jobs/{job_id}": f"Job {job_id}" for job_id in ids},
+    }
+    for path, title in titles.items():
         page.goto(site.page(path))
+        page.get_by_role("heading", name=title, exact=True, level=1).wait_for()
         page.locator("main table tbody tr").first.wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
         assert page.evaluate(CONTRAST) >= 4.5, path

@@ -17,12 +17,14 @@ export function confirm({ title, text, verb, option, action }) {
 
   async function run() {
     perform.disabled = true;
+    perform.textContent = "Please wait …";
     try {
       await action(checkbox.checked);
       dialog.close();
     } catch (error) {
       message.replaceChildren(alert(error));
       perform.disabled = false;
+      perform.textContent = verb;
     }
   }
 

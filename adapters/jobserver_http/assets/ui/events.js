@@ -2,6 +2,7 @@
 import { ApiError, send } from "./api.js";
 
 const subscribers = new Set();
+const SILENCE = 45_000; // milliseconds; the server sends at least a comment every 15 seconds
 const RETRY = [1000, 2000, 5000, 10_000];
 let stream = null;
 
@@ -54,7 +55,8 @@ async function read(body, signal) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const silent = setTimeout(() => reader.cancel(), SILENCE);
+    const { value, done } = await reader.read().finally(() => clearTimeout(silent));
     if (done || signal.aborted) return;
     const messages = (rest + value).split("\n\n");
     rest = messages.pop();

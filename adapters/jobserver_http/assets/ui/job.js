@@ -1,7 +1,7 @@
 // The page of one job.
 import { json } from "./api.js";
 import { confirm } from "./dialogs.js";
-import { address, alert, button, element, facts, refill, section } from "./dom.js";
+import { address, alert, breakable, button, element, facts, refill, section } from "./dom.js";
 import { subscribe, throttled } from "./events.js";
 import { bytes, jobDuration, jobState, moment, progress, state } from "./format.js";
 import { tree } from "./jsontree.js";
@@ -67,7 +67,7 @@ function summary(page, report) {
     ["State", jobState(report)],
     ["Progress", progress(report)],
     ["Duration", jobDuration(report)],
-    ["Class", element("bdi", {}, report.classPath)],
+    ["Class", element("bdi", {}, breakable(report.classPath))],
     ["Context", element("a", { href: address("contexts", report.context) }, element("bdi", {}, report.context))],
     ["Submitted by", report.submittedBy && element("bdi", {}, report.submittedBy)],
     ["Submitted", moment(report.startTime)],

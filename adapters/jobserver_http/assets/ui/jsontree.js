@@ -3,6 +3,9 @@ import { button, element } from "./dom.js";
 import { plural } from "./format.js";
 
 const PAGE = 200;
+/** Branches of up to this many entries are open from the start, above this depth. */
+const SMALL = 20;
+const DEPTH = 3;
 
 /** A number as it is written, because a JavaScript number would have other digits. */
 class Written {
@@ -73,7 +76,7 @@ function text(value) {
 
 /** A JSON value as a tree. Branches are built when they are opened. */
 export function tree(value, { open = true } = {}) {
-  return element("div", { class: "tree" }, isObject(value) ? branch("", value, open) : scalar(value));
+  return element("div", { class: "tree" }, isObject(value) ? branch("", value, open ? 0 : DEPTH) : scalar(value));
 }
 
 function scalar(value) {
@@ -81,23 +84,23 @@ function scalar(value) {
   return element("bdi", { class: "string" }, JSON.stringify(value));
 }
 
-function branch(label, value, open) {
+function branch(label, value, depth) {
   const entries = Array.isArray(value) ? value.map((item, index) => [index, item]) : Object.entries(value);
   const size = Array.isArray(value) ? `[${plural(entries.length, "item")}]` : `{${plural(entries.length, "key")}}`;
   const details = element("details", {}, element("summary", {}, label, element("span", { class: "key" }, size)));
   const build = () => {
     if (details.childElementCount > 1) return;
-    details.append(growing(entries, element("ul"), ([key, item]) => element("li", {}, entry(key, item)), element("p", { class: "empty" })));
+    details.append(growing(entries, element("ul"), ([key, item]) => element("li", {}, entry(key, item, depth + 1)), element("p", { class: "empty" })));
   };
   details.addEventListener("toggle", build);
-  if (open) {
+  if (depth === 0 || (depth < DEPTH && entries.length <= SMALL)) {
     build();
     details.open = true;
   }
   return details;
 }
 
-function entry(key, item) {
+function entry(key, item, depth) {
   const name = element("bdi", { class: "key" }, `${key}: `);
-  return isObject(item) ? branch(name, item, false) : [name, scalar(item)];
+  return isObject(item) ? branch(name, item, depth) : [name, scalar(item)];
 }

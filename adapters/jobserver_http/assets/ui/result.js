@@ -28,10 +28,8 @@ export async function showResult(page, id) {
 }
 
 function render(body, actions, text) {
-  const value = parse(text);
   const views = [
-    ...(isTable(value) ? [["Table", () => dataTable(value, "Result")]] : []),
-    ["Tree", () => tree(value)],
+    ...structured(text),
     ["JSON", () => element("pre", { tabindex: 0, "aria-label": "Result as JSON" }, shortened(text))],
   ];
   const buttons = views.map(([name, view]) => button(name, () => choose(name, view), { "aria-pressed": "false" }));
@@ -41,6 +39,16 @@ function render(body, actions, text) {
   }
   actions.prepend(element("span", { role: "group", "aria-label": "Show as", class: "group" }, buttons));
   choose(...views[0]);
+}
+
+/** The views of a parsed result; none if it is nested too deeply for the browser. */
+function structured(text) {
+  try {
+    const value = parse(text);
+    return [...(isTable(value) ? [["Table", () => dataTable(value, "Result as a table")]] : []), ["Tree", () => tree(value)]];
+  } catch {
+    return [];
+  }
 }
 
 function shortened(text) {
