@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jobserver_pyspark.host.reports import ServerChannel
 from jobserver_pyspark.protocol.converter import ProtocolError
-from jobserver_pyspark.protocol.frames import MAX_PAYLOAD, ChannelClosed
+from jobserver_pyspark.protocol.frames import MAX_PAYLOAD, ChannelClosed, new_nonce, proof_of, proves
 from jobserver_pyspark.protocol.messages import (
     PROTOCOL_VERSION,
     Reattach,
@@ -18,7 +18,6 @@ from jobserver_pyspark.protocol.messages import (
     ReattachProof,
     ServerToHost,
 )
-from jobserver_pyspark.protocol.reattachment import new_nonce, proof_of, proves
 
 __all__ = ["open_channel", "redial"]
 

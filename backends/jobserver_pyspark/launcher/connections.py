@@ -12,7 +12,7 @@ import threading
 
 from jobserver_core.repeats import Repeats
 from jobserver_pyspark.protocol.converter import ProtocolError
-from jobserver_pyspark.protocol.frames import Channel, ChannelClosed
+from jobserver_pyspark.protocol.frames import Channel, ChannelClosed, new_nonce, proof_of, proves
 from jobserver_pyspark.protocol.messages import (
     PROTOCOL_VERSION,
     Hello,
@@ -22,7 +22,6 @@ from jobserver_pyspark.protocol.messages import (
     ReattachProof,
     ServerToHost,
 )
-from jobserver_pyspark.protocol.reattachment import new_nonce, proof_of, proves
 
 __all__ = ["Connections", "HostChannel"]
 

@@ -1,4 +1,4 @@
-"""Frames: the format of messages on a stream socket.
+"""Connections between the processes: frames on a stream socket, and the proofs of who is at its ends.
 
 A frame is a JSON object (the header) and raw bytes (the payload, often empty), both preceded by their
 lengths. Nothing in a frame is ever unpickled or evaluated, and a length over the limit ends the connection
@@ -8,10 +8,12 @@ before anything is allocated.
 from __future__ import annotations
 
 import contextlib
+import hmac
+import secrets
 import socket
 import struct
 import threading
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from jobserver_pyspark.protocol.converter import Message, Payload, ProtocolError, decode, encode
 
@@ -123,3 +125,22 @@ class Channel(Generic[_Sent, _Received]):
         with contextlib.suppress(OSError):  # the peer closed it already
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+
+
+# -- proofs of both sides when a host connects to a later server; see the messages -----------------------
+
+
+def new_nonce() -> str:
+    """Return a random text that was never used before."""
+    return secrets.token_hex(32)
+
+
+def proof_of(side: Literal["host", "server"], secret: str, host_nonce: str, server_nonce: str) -> str:
+    """Return the proof that a side knows the secret of a context; each side has another one."""
+    text = "\0".join((side, host_nonce, server_nonce))
+    return hmac.new(secret.encode(), text.encode(), "sha256").hexdigest()
+
+
+def proves(proof: str, expected: str) -> bool:
+    """Compare two proofs in a time that reveals nothing."""
+    return hmac.compare_digest(proof.encode(errors="replace"), expected.encode())

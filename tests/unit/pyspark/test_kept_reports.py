@@ -10,7 +10,7 @@ from typing import IO, Any
 import pytest
 
 from jobserver_pyspark.host.reports import JobReports
-from jobserver_pyspark.protocol.frames import Channel
+from jobserver_pyspark.protocol.frames import Channel, proof_of, proves
 from jobserver_pyspark.protocol.messages import (
     ErrorReport,
     HostToServer,
@@ -22,7 +22,6 @@ from jobserver_pyspark.protocol.messages import (
     ResultChunk,
     ServerToHost,
 )
-from jobserver_pyspark.protocol.reattachment import proof_of, proves
 
 
 class Spec:
