@@ -1,9 +1,10 @@
 """Python jobs: each runs alone in a runner, from the request to the end of its last process.
 
 Choice of the runner: a job takes, in this order, an idle runner that has served its class path, a spare one
-that has served none, or a new one. A runner that finished a job cleanly restores its state and becomes idle;
-any other end of a job ends the runner with all processes of the job. The end of a clean job is reported
-before its runner restores its state, so that the caller does not wait for that.
+that has served none, or a new one. A runner that finished a job cleanly restores its state and becomes idle,
+or ends if it must not be reused; any other end of a job ends the runner with all processes of the job. The
+end of a clean job is reported before its runner restores its state or ends, so that the caller does not wait
+for that: the job has left no thread and no process, and nothing of it runs any more.
 
 Invariant: an idle runner has no output of a job in its pipe and no Spark jobs under its tag.
 """
@@ -87,6 +88,7 @@ class _Job:
         self.class_path = (*(p.digest for p in request.packages), *(jar.digest for jar in request.jars))
         self.fresh = False
         self.started = 0
+        self.clean = False
         self.reusable = False
         self.used_spark = True
 
@@ -182,7 +184,8 @@ class PythonJobs:
             while len(self._spares) < self._wanted_spares and not self._driver.over:
                 try:
                     runner = self._attached()
-                    runner.prepare(self._spec.context_type)
+                    if not self.busy:  # it takes longer than the attachment, and jobs need the cores now
+                        runner.prepare(self._spec.context_type)
                 except Exception as error:  # noqa: BLE001 - jobs then start their own runner, and report its error
                     self._warn(f"a spare runner could not be made: {describe(error)}")
                     break
@@ -304,6 +307,8 @@ class PythonJobs:
         self._reports.end(outcome)
         if job.reusable and job.runner is not None:
             self._recycle(job, job.runner)
+        elif job.clean and job.runner is not None:
+            self._retire(job, job.runner)
         elif job.finished and job.runner is not None:
             with self._cleaning(job):  # after the report, so that it delays no caller
                 self._driver.cancel(job.runner.tag)  # Spark jobs that reached the JVM after the process ended
@@ -316,7 +321,7 @@ class PythonJobs:
             runner = self._take_runner(job)
             runner.output.write = job.log.write
             self._serve(job, runner)
-            if job.reusable:
+            if job.clean:
                 self._pump.drain(runner.output)
             else:
                 self._end(job, runner)
@@ -345,6 +350,16 @@ class PythonJobs:
             self._idle = self._idle[-_MAX_IDLE:]
         for one in (*surplus, *([runner] if reason is not None else [])):
             self._discard(one)
+
+    def _retire(self, job: _Job, runner: RunnerProcess) -> None:
+        """End a runner that must not serve another job."""
+        if job.used_spark:
+            self._end(job, runner)
+            with self._cleaning(job):
+                self._driver.cancel(runner.tag)  # Spark jobs that reached the JVM after the process ended
+                runner.detach()
+        else:
+            self._discard(runner)
 
     def _serve(self, job: _Job, runner: RunnerProcess) -> None:
         """Send the job to the runner, and forward its reports until it reports the end, or ends."""
@@ -407,8 +422,8 @@ class PythonJobs:
             case JobFinished() if job.running:
                 self._set_outcome(job, JobEnded(job_id=job.id))
                 job.used_spark = message.used_spark
-                clean = message.clean and not job.queries
-                job.reusable = clean and self._reuse and not job.fresh
+                job.clean = message.clean and not job.queries
+                job.reusable = job.clean and self._reuse and not job.fresh
             case _:
                 raise ProtocolError(f"the job's process sent {type(message).__name__} out of turn")
 
