@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobserver_pyspark import processes
 from jobserver_pyspark.host.logs import BoundedLog, Output, OutputPump
@@ -58,6 +58,16 @@ class GatewayServer:
         self._server.shutdown()
 
 
+class KnownAnswers(NamedTuple):
+    """What the first runner has asked the JVM, and every other one would ask again.
+
+    ``conf`` is the application's configuration, ``names`` has answers about the names of Spark's classes.
+    """
+
+    conf: dict[str, str]
+    names: dict[str, str]
+
+
 class Driver:
     """The JVM process and its Spark application.
 
@@ -77,6 +87,7 @@ class Driver:
         self.context: Any = None
         self.session: Any = None
         self._yarn: YarnApplication | None = None
+        self.known = KnownAnswers({}, {})
 
     def _start(self, jvm: JvmCommand, pump: OutputPump) -> subprocess.Popen[bytes]:
         # A JVM treats a class-path entry as a directory only if it exists when the JVM starts.
@@ -108,6 +119,7 @@ class Driver:
         self._output.write = log.write
         name = spec.conf["spark.app.name"]
         self.context.conf().set("spark.app.name", name)
+        self.known.conf["spark.app.name"] = name
         if self.session is not None:
             self.session.sessionState().conf().setConfString("spark.app.name", name)
 
@@ -152,6 +164,8 @@ class Driver:
                 context.hadoopConfiguration().set(key, value)
             self.context = context
             self._loader = self._child_loader()
+            self._thread_class = self.jvm.java.lang.Thread
+            self._server_class = self.jvm.org.apache.spark.api.python.Py4JServer
         except Exception as error:
             raise self._failure_of(error) from error
 
@@ -227,10 +241,10 @@ class Driver:
         with self._lock:
             for key, value in properties.items():
                 self.context.setLocalProperty(key, value)
-            thread = self.jvm.java.lang.Thread.currentThread()
+            thread = self._thread_class.currentThread()
             try:
                 thread.setContextClassLoader(self._loader)
-                server = self.jvm.org.apache.spark.api.python.Py4JServer(self.context.conf())
+                server = self._server_class(self.context.conf())
                 server.start()  # the line before created its accepting thread
             finally:
                 thread.setContextClassLoader(self._loader.getParent())

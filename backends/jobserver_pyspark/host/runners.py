@@ -8,9 +8,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 from jobserver_pyspark import processes
-from jobserver_pyspark.host.driver import Driver, GatewayServer
+from jobserver_pyspark.host.driver import Driver, GatewayServer, KnownAnswers
 from jobserver_pyspark.host.logs import Output, OutputPump
 from jobserver_pyspark.protocol.converter import ProtocolError, decode, encode
 from jobserver_pyspark.protocol.frames import CHUNK_SIZE, Channel
@@ -35,6 +36,9 @@ __all__ = ["RunnerLost", "RunnerProcess", "ZygoteProcess"]
 
 _FORK_TIMEOUT = 30.0
 _MAX_PACKET = 65536
+
+
+M = TypeVar("M", bound=RunnerToHost)
 
 
 class RunnerLost(Exception):
@@ -62,9 +66,12 @@ class RunnerProcess:
 
     def attach(self, driver: Driver) -> None:
         """Connect the runner to the JVM. Raises RunnerLost, or an error of py4j if the JVM ends."""
-        self.gateway_server = driver.gateway_server(self.tag)
-        self.channel.send(Attach(port=self.gateway_server.port, secret=self.gateway_server.secret))
-        self._expect(Attached)
+        server = self.gateway_server = driver.gateway_server(self.tag)
+        known = driver.known
+        self.channel.send(Attach(port=server.port, secret=server.secret, conf=known.conf, known=known.names))
+        attached = self._expect(Attached)
+        if not known.names:
+            driver.known = KnownAnswers(attached.conf, attached.known)
 
     def warm_up(self, context_type: ContextType | None = None) -> None:
         """Have the runner start the context's first Python worker, and run some jobs for a type."""
@@ -79,12 +86,13 @@ class RunnerProcess:
         """Show this name of the application to the runner's jobs."""
         self.channel.send(RenameApplication(name=name))
 
-    def _expect(self, kind: type[RunnerToHost]) -> None:
+    def _expect(self, kind: type[M]) -> M:
         answer = self.channel.receive()
         if isinstance(answer, NotReady):
             raise RunnerLost(answer.message)
         if not isinstance(answer, kind):
             raise ProtocolError(f"a runner answered {type(answer).__name__} instead of {kind.__name__}")
+        return answer
 
     def kill(self) -> None:
         """Kill the process and its group."""

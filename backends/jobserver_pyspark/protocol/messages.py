@@ -376,10 +376,15 @@ class HostToRunner(Message):
 
 
 class Attach(HostToRunner):
-    """Connect to the JVM: the first message. The answer is ``Attached`` or ``NotReady``."""
+    """Connect to the JVM: the first message. The answer is ``Attached`` or ``NotReady``.
+
+    ``conf`` and ``known`` are those of an earlier ``Attached``, empty for the first runner.
+    """
 
     port: int
     secret: str
+    conf: dict[str, str]
+    known: dict[str, str]
 
 
 class WarmUp(HostToRunner):
@@ -434,7 +439,14 @@ class RunnerToHost(Message):
 
 
 class Attached(RunnerToHost):
-    """The runner is connected to the JVM."""
+    """The runner is connected to the JVM.
+
+    If nothing was known, ``conf`` is the application's configuration, and ``known`` has py4j's commands that
+    ask about names of Spark's classes, with their answers.
+    """
+
+    conf: dict[str, str]
+    known: dict[str, str]
 
 
 class WarmedUp(RunnerToHost):

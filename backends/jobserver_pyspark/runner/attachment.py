@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jobserver_pyspark.processes import POOL_VARIABLE
@@ -15,6 +16,8 @@ from jobserver_pyspark.protocol.messages import ContextType
 _WRONG_TYPE = "Invalid job type for this context"
 _Attributes = dict[str, Any]
 _REHEARSALS = 3
+_REFLECTION = "r\n"
+"""The beginning of py4j's commands that ask what a name stands for."""
 _RELEASE = "m\nd\n"
 """The beginning of py4j's command that releases an object in the JVM."""
 
@@ -25,9 +28,13 @@ class Attachment:
     ``port`` and ``secret`` are those of a gateway server that the JVM runs for this process alone: its
     threads carry this process's job group, its objects are released with it, and its callbacks reach this
     process.
+
+    PySpark asks the JVM about 150 questions here, and most answers are the same for all runners of a context:
+    the application's ``conf``, and what the names of Spark's classes stand for (``known``). The first runner
+    collects them, and the others get them in advance, which saves most of the time of an attachment.
     """
 
-    def __init__(self, port: int, secret: str) -> None:
+    def __init__(self, port: int, secret: str, conf: Mapping[str, str], known: Mapping[str, str]) -> None:
         from pyspark import SparkConf, SparkContext  # noqa: PLC0415 - the zygote has imported it
 
         java_gateway: Any = importlib.import_module("pyspark.java_gateway")
@@ -38,16 +45,18 @@ class Attachment:
             self.gateway = java_gateway.launch_gateway()
         finally:
             del os.environ["PYSPARK_GATEWAY_PORT"], os.environ["PYSPARK_GATEWAY_SECRET"]
+        self._commands = _Commands(self.gateway._gateway_client, known)
         jvm = self.gateway.jvm
         spark = jvm.org.apache.spark
         spark_context = spark.SparkContext.getOrCreate()
         self.java_context = spark.api.java.JavaSparkContext.fromSparkContext(spark_context)
-        conf = SparkConf(_jvm=jvm, _jconf=self.java_context.sc().conf())
-        self.context = SparkContext(gateway=self.gateway, jsc=self.java_context, conf=conf)
+        live_conf = SparkConf(_jvm=jvm, _jconf=self.java_context.sc().conf())
+        with _known_conf(conf) as self.conf:
+            self.context = SparkContext(gateway=self.gateway, jsc=self.java_context, conf=live_conf)
+        self.known = self._commands.answers()
         self.context.stop = _leave_running  # type: ignore[method-assign] # the context is not the job's
         self._session: Any = None
         self._on_query: Callable[[str], None] = _ignore
-        self._commands = _CountedCommands(self.gateway._gateway_client)
         self._initial = _InitialState(self.context, self.java_context.sc())
         self.keep_application()
 
@@ -232,18 +241,60 @@ def _restore_attributes(owner: Any, saved: _Attributes) -> None:
             names[name] = value
 
 
-class _CountedCommands:
-    """Counts commands that are sent to the JVM, except for the release of garbage."""
+@contextlib.contextmanager
+def _known_conf(known: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Let PySpark read a known configuration instead of asking the JVM for each key.
 
-    def __init__(self, client: Any) -> None:
+    If it is empty, the result is filled when PySpark reads all of it.
+    """
+    from pyspark import SparkConf  # noqa: PLC0415 - the zygote has imported it
+
+    conf_class: Any = SparkConf
+    conf = dict(known)
+    saved = {name: getattr(conf_class, name) for name in ("get", "getAll", "contains")}
+
+    def get_all(asked: Any) -> list[tuple[str, str]]:
+        if not known:
+            conf.update(saved["getAll"](asked))
+        return list(conf.items())
+
+    conf_class.getAll = get_all
+    if known:
+        conf_class.get = lambda _conf, key, defaultValue=None: conf.get(key, defaultValue)  # noqa: N803
+        conf_class.contains = lambda _conf, key: key in conf
+    try:
+        yield conf
+    finally:
+        for name, method in saved.items():
+            setattr(conf_class, name, method)
+
+
+class _Commands:
+    """The commands that are sent to the JVM: counted, except for the release of garbage.
+
+    Until :meth:`answers` is called, questions about names are answered from ``known``, or their answers are
+    remembered. Later a job may have added classes.
+    """
+
+    def __init__(self, client: Any, known: Mapping[str, str]) -> None:
         self._send = client.send_command
+        self._known: dict[str, str] | None = dict(known)
         self.count = 0
         client.send_command = self
 
     def __call__(self, command: str, *args: Any, **options: Any) -> Any:
+        if self._known is not None and command.startswith(_REFLECTION):
+            if command not in self._known:
+                self._known[command] = self._send(command, *args, **options)
+            return self._known[command]
         if not command.startswith(_RELEASE):
             self.count += 1
         return self._send(command, *args, **options)
+
+    def answers(self) -> dict[str, str]:
+        """Return the known answers, and send every command from now on."""
+        known, self._known = self._known, None
+        return known or {}
 
 
 def _ignore(_query_id: str) -> None:

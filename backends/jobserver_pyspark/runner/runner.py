@@ -113,8 +113,12 @@ class Runner:
     def _make_ready(self, request: HostToRunner) -> None:
         match request:
             case Attach():
-                self._attachment = Attachment(request.port, request.secret)
-                self._channel.send(Attached())
+                attachment = Attachment(request.port, request.secret, request.conf, request.known)
+                self._attachment = attachment
+                first = not request.known
+                self._channel.send(
+                    Attached(conf=attachment.conf if first else {}, known=attachment.known if first else {})
+                )
             case WarmUp() if self._attachment is not None:
                 self._attachment.warm_up(request.context_type)
                 self._channel.send(WarmedUp())
