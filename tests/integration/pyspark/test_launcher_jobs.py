@@ -177,7 +177,7 @@ def test_a_job_that_cannot_run_fails_with_a_clear_message(
             '\0\0\0\x14\0\0\0\0{"kind":"JobEnded"} ',
             "the job's process sent a message of unknown kind 'JobEnded",
         ),
-        ('\0\0\0\x14\0\0\0\0{"kind":"Attached"} ', "the job's process sent Attached out of turn"),
+        ('\0\0\0\x14\0\0\0\0{"kind":"WarmedUp"} ', "the job's process sent WarmedUp out of turn"),
     ],
 )
 def test_a_job_that_breaks_the_protocol_is_ended_with_the_reason(
