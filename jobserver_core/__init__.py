@@ -63,9 +63,9 @@ _PUBLIC = {
         IdempotencyMismatch IllegalTransition InvalidCallbackUrl InvalidConfig InvalidFirstLetter
         InvalidInput InvalidName InvalidRequest InvalidSetting JobAlreadyFinal JobFailed JobInterrupted
         JobKilled JobNotFound JobPostponed JobServerError JobUnsuccessful LaunchError LogNotFound
-        MalformedUrl NoSlots NotAnArchive NotFound PluginNotFound ResultTimeout SchemaTooNew ServerClosed
-        StaleOwner StaleState StorageError TooLarge TransportError Unavailable UnknownContextFactory
-        UnsupportedMediaType
+        MalformedUrl NoSlots NotAnArchive NotFound OnAnotherServer PluginNotFound ResultTimeout
+        SchemaTooNew ServerClosed StaleOwner StaleState StorageError TooLarge TransportError Unavailable
+        UnknownContextFactory UnsupportedMediaType
     """,
     "events": "ContextChanged DeliveryChanged Event JobChanged JobProgressed Subscription",
     "models.binaries": "Binary BinaryType ClassPathEntry DataFile ResolvedEntry parse_class_path",

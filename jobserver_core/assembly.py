@@ -261,6 +261,7 @@ class Services:
     def _release(self, *, detached: bool) -> None:
         release = Steps(RELEASE)
         release.run("those who wait for the disk", self.syncer.close)
+        release.run("those who wait for other servers", self.jobs.close)
         release.run("the sweep", self.sweeper.close)
         release.run("callbacks", lambda: self.callbacks.close(RELEASE / 2))
         for transport in self.transports:

@@ -21,6 +21,7 @@
     │   ├── BinaryNotFound, ContextNotFound, JobNotFound, DataFileNotFound, BlobNotFound, LogNotFound
     ├── Conflict                     not possible in the current state
     │   ├── ContextExists, ContextStopping, BinaryInUse, JobAlreadyFinal
+    │   ├── OnAnotherServer          only the server that runs a context can do that
     │   ├── IllegalTransition        an event that the state does not allow
     │   ├── StaleState               another writer changed the record first
     │   │   └── StaleOwner           another server took the record over
@@ -90,6 +91,7 @@ __all__ = [
     "NoSlots",
     "NotAnArchive",
     "NotFound",
+    "OnAnotherServer",
     "PluginNotFound",
     "ResultTimeout",
     "SchemaTooNew",
@@ -367,6 +369,18 @@ class IllegalTransition(Conflict):
     state: str
     event: str
     allowed: tuple[str, ...]
+
+
+class OnAnotherServer(Conflict):
+    """Only the server that runs a context can do that, and the request reached another one.
+
+    ``server`` is the address of the server that can.
+    """
+
+    template = "{kind} {id} is on another server, {server}; send the request there"
+    kind: str
+    id: str
+    server: str
 
 
 class StaleState(Conflict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from conditions import wait_until
 from jobserver_core import (
     ContextExists,
+    ContextNotFound,
     ContextState,
     DeliveryState,
     FailureKind,
@@ -19,12 +21,17 @@ from jobserver_core import (
     JobPostponed,
     JobServer,
     JobState,
+    OnAnotherServer,
+    ServerClosed,
+    Settings,
 )
 from jobserver_core.memory import MemoryBlobStore, MemoryTransport
 from jobserver_core.ports import JobOutcome, MetadataStore
 from jobserver_core.testing.clock import ManualClock
 from serving import WAIT, ScriptedLauncher, a_request, a_server, upload
 
+WATCH = 1.0
+"""Seconds between two looks for the jobs of other servers."""
 RECEIVER = "memory://receiver/x"
 RENEWAL = 3.0
 """Seconds between two renewals of the default lease."""
@@ -36,7 +43,7 @@ class FleetClock(ManualClock):
     @staticmethod
     def _run(call: Callable[[], None]) -> None:
         ManualClock._run(call)
-        for prefix in ("jobserver-lease", "jobserver-failover", "jobserver-retry"):
+        for prefix in ("jobserver-lease", "jobserver-failover", "jobserver-watch", "jobserver-retry"):
             for thread in threading.enumerate():
                 if thread.name.startswith(prefix) and thread.ident is not None:  # of others, some only start
                     thread.join(WAIT)
@@ -140,6 +147,65 @@ class SeveralServersSuite:
         first.server.create_context("shared")
         with pytest.raises(ContextExists):
             second.server.create_context("shared")
+
+    def test_one_can_wait_on_any_server_for_a_job(self, members: list[Member]) -> None:
+        runs, other = self.boot(), self.boot()
+        upload(runs.server)
+        runs.server.create_context("shared")
+        runs.ready()
+        job = runs.running_job("shared")
+        handle = other.server.job_handle(job)
+        other.clock.advance(WATCH)
+        assert not handle.done()
+        _finish(runs, job)
+        other.clock.advance(WATCH)
+        assert handle.result(WAIT) == "done"
+        assert other.server.job_handle(job).result(WAIT) == "done"
+
+    def test_waiting_for_a_job_of_another_server_ends_with_the_server(self, members: list[Member]) -> None:
+        runs, other = self.boot(), self.boot()
+        upload(runs.server)
+        handle = other.server.job_handle(runs.server.submit(a_request("w.Any")).id)
+        other.server.close(0)
+        with pytest.raises(ServerClosed):
+            handle.result(WAIT)
+
+    def test_a_submit_that_is_repeated_on_another_server_returns_the_same_job(
+        self, members: list[Member]
+    ) -> None:
+        runs, other = self.boot(), self.boot()
+        upload(runs.server)
+        request = a_request("w.Any", idempotency_key="key")
+        first = runs.server.submit(request)
+        again = other.server.submit(request)
+        assert again.id == first.id
+        runs.ready()
+        _finish(runs, first.id)
+        other.clock.advance(WATCH)
+        assert again.result(WAIT) == "done"
+        assert other.launcher.listeners == []
+
+    def test_what_only_the_owner_of_a_context_can_do_names_the_owner(self, members: list[Member]) -> None:
+        settings = Settings.from_mapping({"jobserver.servers.address": "host-1.example"})
+        owner, other = self.boot(settings=settings), self.boot()
+        upload(owner.server)
+        owner.server.create_context("shared")
+        owner.ready()
+        job = owner.running_job("shared")
+        server = other.server
+        for call in (
+            partial(server.submit, a_request("w.Any", context="shared")),
+            partial(server.stop_context, "shared"),
+            partial(server.kill_context, "shared"),
+            partial(server.kill_job, job),
+            partial(server.job_log, job),
+            partial(server.context_log, "shared"),
+        ):
+            with pytest.raises(OnAnotherServer, match=r"host-1\.example") as caught:
+                call()
+            assert caught.value.id in ("shared", job)
+        with pytest.raises(ContextNotFound):
+            server.stop_context("unknown")
 
     # -- a server that is gone ---------------------------------------------------------------------
 

@@ -170,6 +170,7 @@ _ANSWERS: dict[type[Exception], Rule] = {
     core.JobAlreadyFinal: _fixed_text(404, "No running job with ID {job_id}"),
     core.IllegalTransition: _message(409),
     core.StaleState: _message(409),
+    core.OnAnotherServer: _message(409),
     core.StaleOwner: _message(409),
     core.DuplicateId: _message(409),
     core.Unavailable: _message(503, headers=RETRY),

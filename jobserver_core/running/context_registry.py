@@ -161,11 +161,16 @@ class ContextRegistry:
     # -- finding -----------------------------------------------------------------------------------
 
     def get(self, name: str) -> LiveContext:
-        """Return the living context of this name. Raises ContextNotFound."""
+        """Return the living context of this name. Raises ContextNotFound, OnAnotherServer."""
         for context in self.all():
             if context.record.name == name and not context.record.state.final:
                 return context
+        self._records.check_context_here(name)
         raise ContextNotFound(name=name)
+
+    def check_here(self, kind: str, context: Context) -> None:
+        """Raise OnAnotherServer if another server has this context; ``kind`` says what was asked for."""
+        self._records.check_here(kind, context.name, context)
 
     def all(self) -> list[LiveContext]:
         """Return every living context."""

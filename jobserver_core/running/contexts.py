@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobserver_core.data_directory import DataDirectory
-from jobserver_core.errors import ContextNotFound, JobServerError, LogNotFound, ServerClosed
+from jobserver_core.errors import ContextExists, ContextNotFound, JobServerError, LogNotFound, ServerClosed
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import CONTEXTS
@@ -111,6 +111,8 @@ class ContextService:
             yield
         except ServerClosed:
             _log.info("context %s of the configuration is not started: the server is closing", name)
+        except ContextExists:
+            _log.info("context %s of the configuration lives already", name)
         except JobServerError as error:
             _log.error("context %s of the configuration could not be started: %s", name, error)
 
@@ -128,10 +130,14 @@ class ContextService:
         return context
 
     def log(self, name: str) -> Path:
-        """Return the file of a context's driver output. Raises ContextNotFound, LogNotFound."""
+        """Return the file of a context's driver output.
+
+        Raises ContextNotFound, LogNotFound, OnAnotherServer.
+        """
         context = self.get(name)
         path = self._data_directory.context_log(context.id)
         if not path.exists():
+            self._registry.check_here("the log of context", context)
             raise LogNotFound(kind="context", id=name)
         return path
 

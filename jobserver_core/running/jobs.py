@@ -25,6 +25,7 @@ from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.records import Records
 from jobserver_core.running.results import ResultReader, ResultStore
 from jobserver_core.running.waiting import JobHandle, Promise, Waiter
+from jobserver_core.running.watching import JobWatch
 
 __all__ = ["SHEDDING", "JobService"]
 
@@ -51,6 +52,7 @@ class JobService:
         self._metadata = metadata
         self._data_directory = data_directory
         self._clock = clock
+        self._watch = JobWatch(metadata, clock)
         self._lock = threading.Lock()
         self._live: dict[str, tuple[LiveJob, LiveContext]] = {}
         self._refused = 0
@@ -190,10 +192,18 @@ class JobService:
             found = self._live.get(job_id)
         if found is not None:
             return self.handle_of(found[0])
-        # It leaves this registry only after its end was stored, so the stored record is final.
+        # A job of this server leaves the registry only after its end was stored: then the record is final.
         job = self.get(job_id)
-        over = Promise.kept(job)
-        return JobHandle(job, started=over, finished=over, open_result=self.open_result)
+        if job.state.final or not self._metadata.shared:
+            over = Promise.kept(job)
+            return JobHandle(job, started=over, finished=over, open_result=self.open_result)
+        watched = self._watch.watch(job)
+        return JobHandle(
+            job,
+            started=watched.started.waiter,
+            finished=watched.finished.waiter,
+            open_result=self.open_result,
+        )
 
     def config(self, job_id: str) -> str:
         """Return the job's configuration as JSON text. Raises JobNotFound."""
@@ -211,20 +221,28 @@ class JobService:
         return self._results.open(result)
 
     def log(self, job_id: str) -> Path:
-        """Return the file of the job's output. Raises JobNotFound, LogNotFound."""
-        self.get(job_id)
+        """Return the file of the job's output. Raises JobNotFound, LogNotFound, OnAnotherServer."""
+        job = self.get(job_id)
         path = self._data_directory.job_log(job_id)
         if not path.exists():
+            self._records.check_here("the log of job", job_id, self._metadata.context(job.context_id))
             raise LogNotFound(kind="job", id=job_id)
         return path
 
     # -- ending ------------------------------------------------------------------------------------
 
+    def close(self) -> None:
+        """Notify those who wait for jobs of other servers that this one is closing. Idempotent."""
+        self._watch.close()
+
     def kill(self, job_id: str, *, force: bool) -> Waiter[Job]:
-        """Begin to end a job. Raises JobNotFound, JobAlreadyFinal."""
+        """Begin to end a job. Raises JobNotFound, JobAlreadyFinal, OnAnotherServer."""
         with self._lock:
             found = self._live.get(job_id)
         if found is None:
-            raise JobAlreadyFinal(job_id=job_id, state=self.get(job_id).state.value)
+            job = self.get(job_id)
+            if not job.state.final:
+                self._records.check_here("job", job_id, self._metadata.context(job.context_id))
+            raise JobAlreadyFinal(job_id=job_id, state=job.state.value)
         live, context = found
         return context.kill_job(live, force=force)

@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 
 from jobserver_core.callbacks.service import CallbackService
-from jobserver_core.errors import StaleState, StorageError
+from jobserver_core.errors import OnAnotherServer, StaleState, StorageError
 from jobserver_core.events import ContextChanged, EventBus, JobChanged, JobProgressed
 from jobserver_core.models.binaries import ResolvedEntry
 from jobserver_core.models.callbacks import Delivery
@@ -180,6 +180,23 @@ class Records:
         except StaleState as stale:
             _log.warning("context %s was ended by another writer: %s", context.name, stale)
             return self._metadata.context(context.id) or context
+
+    def check_here(self, kind: str, record_id: str, context: Context | None) -> None:
+        """Raise OnAnotherServer if what was asked for belongs to a context of another server.
+
+        ``kind`` and ``record_id`` name what was asked for.
+        """
+        if not self._metadata.shared or context is None or context.owner == self.server_id:
+            return
+        for server in self._metadata.servers():
+            if server.id == context.owner:
+                raise OnAnotherServer(kind=kind, id=record_id, server=server.address or server.id)
+
+    def check_context_here(self, name: str) -> None:
+        """Raise OnAnotherServer if a context of this name lives on another server."""
+        context = self._metadata.context_named(name) if self._metadata.shared else None
+        if context is not None and not context.state.final:
+            self.check_here("context", name, context)
 
     # -- jobs --------------------------------------------------------------------------------------
 
