@@ -26,7 +26,7 @@ from jobserver_core import (
     Settings,
 )
 from jobserver_core.memory import MemoryBlobStore, MemoryTransport
-from jobserver_core.ports import JobOutcome, MetadataStore
+from jobserver_core.ports import JobOutcome, Launcher, MetadataStore
 from jobserver_core.testing.clock import ManualClock
 from serving import WAIT, ScriptedLauncher, a_request, a_server, upload
 
@@ -52,14 +52,21 @@ class FleetClock(ManualClock):
 class Member:
     """One server of a fleet. Its clock stands still, as in a paused process, unless a test moves it."""
 
-    def __init__(self, metadata: MetadataStore, blobs: MemoryBlobStore, **ports: Any) -> None:
+    def __init__(
+        self,
+        metadata: MetadataStore,
+        blobs: MemoryBlobStore,
+        *,
+        launcher: Launcher | None = None,
+        **ports: Any,
+    ) -> None:
         self.clock = FleetClock()
         self.launcher = ScriptedLauncher()
         self.transport = MemoryTransport()
         self.server: JobServer = a_server(
             metadata=metadata,
             blobs=blobs,
-            launcher=self.launcher,
+            launcher=launcher or self.launcher,
             transports=[self.transport],
             clock=self.clock,
             **ports,
@@ -319,6 +326,8 @@ class SeveralServersSuite:
         waits = paused.server.submit(a_request("w.Any"))
         self.expire(paused.id)
         alive.renew()
+        [delivery] = alive.server.deliveries(running)
+        _wait_for_delivery(alive, delivery.id, DeliveryState.DELIVERED)
         before = self._records(alive, running, waits.id)
 
         _finish(paused, running)

@@ -300,7 +300,10 @@ class LiveContext(ContextListener):
         """Stop the context as soon as that can be stored; arguments as in :meth:`stop`."""
 
         def stop() -> None:
-            self.stop(timeout, requested=requested)
+            try:
+                self.stop(timeout, requested=requested)
+            except StaleState as error:
+                self._kill_stale(error)
 
         self._context.changes.put(stop)
         return self.ended.waiter
@@ -369,8 +372,7 @@ class LiveContext(ContextListener):
                 try:
                     self._context.advance(ContextEvent.READY, application_id=application_id, url=url)
                 except StaleState as error:
-                    _log.warning("context %s was ended by another writer: %s", self.record.name, error)
-                    self._launch.call(lambda handle: handle.kill())
+                    self._kill_stale(error)
                     return
                 self._context.notify_ready()
             self._jobs.dispatch()
@@ -415,6 +417,12 @@ class LiveContext(ContextListener):
                 self._context.outbox.put(partial(lost, self.record, self._jobs.take_waiting()))
 
     # -- effects of a change -----------------------------------------------------------------------
+
+    def _kill_stale(self, error: StaleState) -> None:
+        """End a context here that another writer has ended or taken over."""
+        _log.warning("context %s was ended by another writer: %s", self.record.name, error)
+        with self._context.changing():
+            self._launch.call(lambda handle: handle.kill(), unlaunched=ContextEnd.KILLED)
 
     def _submit(self, spec: JobSpec) -> None:
         self._launch.call(lambda handle: handle.submit(spec))

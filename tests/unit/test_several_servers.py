@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
+
 from jobserver_core import ContextState
 from jobserver_core.memory import MemoryBlobStore, MemoryMetadataStore
-from jobserver_core.ports import MetadataStore
 from jobserver_core.testing.clock import ManualClock
 from several_servers import RENEWAL, Member, SeveralServersSuite
-
-LEASE = 10.0
+from torture import LEASE, Torture, shared_memory
 
 
 class TestSeveralServersInMemory(SeveralServersSuite):
     def setup_method(self) -> None:
-        self.clock = ManualClock()
-        self.metadata = MemoryMetadataStore(shared=True, now=self.clock.now)
-
-    def open(self) -> MetadataStore:
-        return self.metadata
-
-    def expire(self, server_id: str) -> None:
-        """Let the lease of one server pass, and renew those of the others, as they would have done."""
-        others = [server.id for server in self.metadata.servers() if server.id != server_id]
-        self.clock.advance(LEASE)
-        for other in others:
-            self.metadata.renew_server(other, lease=LEASE)
+        self.open, self.expire = shared_memory()
+        self.metadata = self.open()
 
     def test_leases_are_judged_by_the_clock_of_the_store_only(self, members: list[Member]) -> None:
         first, second = self.boot(), self.boot()
@@ -59,3 +49,8 @@ def test_a_store_that_is_not_shared_needs_no_renewals() -> None:
     assert metadata.servers() == before
     member.close()
     assert metadata.servers() == []
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_random_histories_lose_nothing_and_run_nothing_twice(seed: int) -> None:
+    Torture(seed, *shared_memory()).run(steps=120)

@@ -13,6 +13,7 @@ from jobserver_core.ports import MetadataStore
 from jobserver_sql import SqlMetadataStore
 from serving import WAIT, a_request, upload
 from several_servers import Member, SeveralServersSuite
+from torture import Torture
 
 pytestmark = [pytest.mark.real, pytest.mark.postgresql]
 
@@ -34,6 +35,9 @@ class TestSeveralServersOnPostgresql(SeveralServersSuite):
     def expire(self, server_id: str) -> None:
         with self.engine.begin() as connection:
             connection.execute(text("UPDATE servers SET lease_until = 0 WHERE id = :id"), {"id": server_id})
+
+    def test_a_random_history_loses_nothing_and_runs_nothing_twice(self) -> None:
+        Torture(1, self.open, self.expire).run(steps=60)
 
     def test_a_thousand_submits_with_one_key_on_three_servers_make_one_job(
         self, members: list[Member]

@@ -48,6 +48,7 @@ FIELDS: dict[str, Any] = {
     "error": INFO,
     "failure": FailureKind.RAISED,
     "seconds": 10.0,
+    "server": "host-1",
     "known": "1",
     "path": "/data",
     "available": (),
