@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jobserver_client.synchronous import StreamedResponse
     from jobserver_core.models.json_values import Json
 
-__all__ = ["DEFAULT_URL", "Client", "Connection", "refusal", "segment", "translated"]
+__all__ = ["DEFAULT_URL", "PASSWORD_VARIABLE", "Client", "Connection", "refusal", "segment", "translated"]
 
 DEFAULT_URL = "http://127.0.0.1:8090"
 PASSWORD_VARIABLE = "JOBSERVER_PASSWORD"  # noqa: S105 - the name of a variable
@@ -42,7 +42,7 @@ class Connection:
     server: str = DEFAULT_URL
     user: str | None = None
     token: str | None = attrs.field(default=None, repr=False)
-    ca_file: Path | None = None
+    ca_file: Path | str | None = None
 
 
 class Client:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from jobserver_cli.client import Client, segment
+from jobserver_cli.completion import context_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.lookups import explained
 from jobserver_cli.options import config_text
@@ -18,7 +19,12 @@ PANEL = "Contexts"
 NO_TIMEOUT = None
 """For starting and stopping contexts, which the server limits with its own settings."""
 
-ContextName = Annotated[str, typer.Argument(metavar="NAME", help="The context's name.", show_default=False)]
+ContextName = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="The context's name.", show_default=False, autocompletion=context_names
+    ),
+]
 
 Spares = Annotated[
     bool, typer.Option("--spares", help="List the pools of contexts that are kept started instead.")
@@ -28,7 +34,8 @@ Spares = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands for contexts."""
     command(app, "contexts", rich_help_panel=PANEL)(contexts)
-    group = typer.Typer(help="Start, show and stop a context.", no_args_is_help=True)
+    group = typer.Typer(help="List, start, show and stop contexts.", no_args_is_help=True)
+    command(group, "list")(contexts)
     command(group, "create")(create)
     command(group, "show")(show)
     command(group, "stop")(stop)

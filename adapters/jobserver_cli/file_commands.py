@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from jobserver_cli.client import Client, segment
+from jobserver_cli.completion import binary_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.lookups import explained
 from jobserver_cli.parameters import command
@@ -17,7 +18,12 @@ from jobserver_cli.uploads import BinaryKind, kind_of, post_file, upload_binary
 
 PANEL = "Code and data"
 
-BinaryName = Annotated[str, typer.Argument(metavar="NAME", help="The binary's name.", show_default=False)]
+BinaryName = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="The binary's name.", show_default=False, autocompletion=binary_names
+    ),
+]
 LocalFile = Annotated[
     Path,
     typer.Argument(
@@ -35,7 +41,9 @@ def register(app: typer.Typer) -> None:
     """Add the commands for binaries and data files."""
     command(app, "upload", rich_help_panel=PANEL)(upload)
     command(app, "binaries", rich_help_panel=PANEL)(binaries)
-    group = typer.Typer(help="List the versions of a binary, or delete it.", no_args_is_help=True)
+    group = typer.Typer(help="List, upload and delete binaries.", no_args_is_help=True)
+    command(group, "list")(binaries)
+    command(group, "upload")(upload)
     command(group, "versions")(versions)
     command(group, "delete")(delete)
     app.add_typer(group, name="binary", rich_help_panel=PANEL)

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from jobserver_cli.client import Client, segment
+from jobserver_cli.completion import context_names, job_ids
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import FINAL, wait_for_end
 from jobserver_cli.lookups import LAST, explained, resolved_job
@@ -25,10 +27,13 @@ from jobserver_cli.reports import (
     time_shown,
 )
 from jobserver_cli.results import copy_report, failed, print_result
-from jobserver_cli.submissions import follow_to_result
+from jobserver_cli.submissions import follow_to_result, run, submit
 from jobserver_cli.terminal import Terminal
 
 PANEL = "Jobs"
+JOBS_EXAMPLES = "Examples: jobserver jobs --since 1h --status ERROR · jobserver jobs -c warm --watch"
+RESULT_EXAMPLES = "Examples: jobserver result @last · jobserver result 5453779a --wait > result.json"
+LOGS_EXAMPLES = "Examples: jobserver logs @last -f · jobserver logs --context warm"
 
 
 def moment(text: str) -> datetime:
@@ -61,11 +66,33 @@ class JobStatus(str, Enum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands for jobs."""
-    command(app, "jobs", rich_help_panel=PANEL)(jobs)
-    command(app, "job", rich_help_panel=PANEL)(job)
-    command(app, "result", rich_help_panel=PANEL)(result)
+    command(app, "jobs", rich_help_panel=PANEL, epilog=JOBS_EXAMPLES)(jobs)
+    command(app, "result", rich_help_panel=PANEL, epilog=RESULT_EXAMPLES)(result)
     command(app, "kill", rich_help_panel=PANEL)(kill)
-    command(app, "logs", rich_help_panel=PANEL)(logs)
+    command(app, "logs", rich_help_panel=PANEL, epilog=LOGS_EXAMPLES)(logs)
+    group = typer.Typer(
+        cls=_ShowByDefault,
+        help="Show a job: jobserver job JOB. Or list, submit and kill jobs.",
+        no_args_is_help=True,
+    )
+    command(group, "show")(job)
+    command(group, "list")(jobs)
+    command(group, "submit")(submit)
+    command(group, "run")(run)
+    command(group, "result")(result)
+    command(group, "logs")(logs)
+    command(group, "kill")(kill)
+    app.add_typer(group, name="job", rich_help_panel=PANEL)
+
+
+class _ShowByDefault(TyperGroup):
+    """Commands for jobs; arguments that name none of them are those of ``show``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Insert the command that was left out. (The context's class depends on the release of typer.)"""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
 
 
 def jobs(
@@ -197,7 +224,10 @@ def kill(
     client: Client,
     terminal: Terminal,
     job_ids: Annotated[
-        list[str], typer.Argument(metavar="JOB…", help="The IDs of the jobs.", show_default=False)
+        list[str],
+        typer.Argument(
+            metavar="JOB…", help="The IDs of the jobs.", show_default=False, autocompletion=job_ids
+        ),
     ],
     force: Annotated[
         bool, typer.Option("--force", help="If a job cannot be killed alone, kill its context too.")
@@ -246,10 +276,19 @@ def _explained_kill(client: Client, job_id: str) -> Iterator[None]:
 def logs(
     client: Client,
     terminal: Terminal,
-    job_id: Annotated[str | None, typer.Argument(metavar="JOB", help=JOB_HELP, show_default=False)] = None,
+    job_id: Annotated[
+        str | None,
+        typer.Argument(metavar="JOB", help=JOB_HELP, show_default=False, autocompletion=job_ids),
+    ] = None,
     context: Annotated[
         str | None,
-        typer.Option("--context", "-c", metavar="NAME", help="Print the log of this context's driver."),
+        typer.Option(
+            "--context",
+            "-c",
+            metavar="NAME",
+            help="Print the log of this context's driver.",
+            autocompletion=context_names,
+        ),
     ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Print new lines until the job or context has ended.")

@@ -20,13 +20,16 @@ from typing import Annotated, Any
 import typer
 
 from jobserver_cli.client import DEFAULT_URL, Client, Connection
+from jobserver_cli.completion import job_ids
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.interruption import run_on_thread
 from jobserver_cli.terminal import Terminal
 
 CONNECTION_PANEL = "Server"
 JOB_HELP = "The job's ID, a unique prefix of it, or @last for the newest job."
-JobId = Annotated[str, typer.Argument(metavar="JOB", help=JOB_HELP, show_default=False)]
+JobId = Annotated[
+    str, typer.Argument(metavar="JOB", help=JOB_HELP, show_default=False, autocompletion=job_ids)
+]
 
 Function = Callable[..., None]
 

@@ -1,4 +1,4 @@
-"""The command ``submit``."""
+"""The commands ``submit`` and ``run``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from jobserver_cli.client import Client
+from jobserver_cli.client import Client, segment
+from jobserver_cli.completion import binary_names, context_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import follow_job, interrupt_note, wait_for_end
 from jobserver_cli.lookups import explained, unknown_binaries
@@ -21,11 +22,14 @@ from jobserver_cli.terminal import Terminal
 from jobserver_cli.uploads import uploaded_class_path
 
 SYNC_TIMEOUT = 300
+RUN_EXAMPLES = "Example: jobserver run words.WordCount --wheel ./dist/words.whl -c warm -d n=3"
+SUBMIT_EXAMPLES = "Examples: jobserver submit words.WordCount --cp words -c warm --sync · … -d @config.conf"
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
-    command(app, "submit", rich_help_panel="Jobs")(submit)
+    """Add the commands."""
+    command(app, "run", rich_help_panel="Jobs", epilog=RUN_EXAMPLES)(run)
+    command(app, "submit", rich_help_panel="Jobs", epilog=SUBMIT_EXAMPLES)(submit)
 
 
 def submit(
@@ -44,6 +48,7 @@ def submit(
             metavar="NAME|URI|FILE",
             help="Code: the name of a binary, a URI, or a local file to upload. Can be repeated.",
             show_default=False,
+            autocompletion=binary_names,
         ),
     ],
     *,
@@ -55,6 +60,7 @@ def submit(
             "-c",
             metavar="NAME",
             help="The context to run in. By default, one is created for the job.",
+            autocompletion=context_names,
         ),
     ] = None,
     sync: Annotated[bool, typer.Option("--sync", help="Wait, and print the result.")] = False,
@@ -116,9 +122,7 @@ def submit(
         "callbackUrl": callback,
         "spark.proxy.user": proxy_user,
     }
-    terminal.interrupt_note = (
-        f"interrupted; if the job was accepted, it continues: jobserver jobs --class {main_class}"
-    )
+    terminal.interrupt_note = _maybe_accepted(main_class)
     with _explained(client, main_class, names, context), terminal.status(_starting(context)):
         report = _submitted(client, params, config)
     job_id = str(report["jobId"])
@@ -131,6 +135,73 @@ def submit(
         terminal.json(report)
     else:
         terminal.line(job_id)
+
+
+def run(
+    client: Client,
+    terminal: Terminal,
+    main_class: Annotated[
+        str,
+        typer.Argument(
+            metavar="CLASS", help="The job's class, for example package.module.Class.", show_default=False
+        ),
+    ],
+    packages: Annotated[
+        list[str],
+        typer.Option(
+            "--wheel",
+            "--egg",
+            "--jar",
+            "--cp",
+            metavar="FILE|NAME|URI",
+            help="Code: a local file, which is uploaded if its content is new, the name of a binary, or a "
+            "URI. Can be repeated.",
+            show_default=False,
+            autocompletion=binary_names,
+        ),
+    ],
+    *,
+    data: ConfigTexts = None,
+    context: Annotated[
+        str | None,
+        typer.Option(
+            "--context",
+            "-c",
+            metavar="NAME",
+            help="The context to run in; it is created if it does not exist. By default, one is created for "
+            "the job and ends with it.",
+            autocompletion=context_names,
+        ),
+    ] = None,
+) -> None:
+    """Upload code, create the context, run a job, show its output, and print its result: in one step."""
+    config = config_text(data)  # before anything changes on the server
+    names = uploaded_class_path(client, terminal, [entry for given in packages for entry in given.split(",")])
+    if context is not None:
+        _ensure_context(client, terminal, context)
+    params = {"cp": ",".join(names), "mainClass": main_class, "context": context}
+    terminal.interrupt_note = _maybe_accepted(main_class)
+    with _explained(client, main_class, names, context), terminal.status(_starting(context)):
+        report = _submitted(client, params, config)
+    follow_to_result(client, terminal, str(report["jobId"]))
+
+
+def _ensure_context(client: Client, terminal: Terminal, name: str) -> None:
+    """Create a context unless it is live; another client may create it at the same time."""
+    found = client.send("GET", f"/contexts/{segment(name)}", accept_errors=True)
+    if not found.is_error and found.json().get("endTime") == "Empty":
+        return
+    try:
+        with terminal.status(f"starting {name} (takes a few seconds)"):
+            client.call("POST", f"/contexts/{segment(name)}", timeout=None)
+        terminal.done(f"{name} is ready")
+    except CommandFailed as refused:
+        if refused.reason != "context_exists":
+            raise
+
+
+def _maybe_accepted(main_class: str) -> str:
+    return f"interrupted; if the job was accepted, it continues: jobserver jobs --class {main_class}"
 
 
 def _starting(context: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -53,7 +54,12 @@ def written(command: Any) -> Iterator[str]:
 def reference() -> str:
     """Return the part of the reference that is generated from the commands."""
     lines: list[str] = []
-    for path, command in commands():
+    names: dict[Any, str] = {}
+    for path, command in sorted(commands(), key=lambda one: len(one[0])):
+        first = names.setdefault(inspect.unwrap(command.callback), " ".join(path))
+        if first != " ".join(path):
+            lines += [f"### `jobserver {' '.join(path)}`", "", f"The same as `jobserver {first}`.", ""]
+            continue
         lines += [f"### `jobserver {' '.join(path)}`", "", " ".join(command.help.split()), ""]
         lines += ["| | |", "| --- | --- |", *written(command), ""]
     return "\n".join(lines).strip()
@@ -199,3 +205,38 @@ def test_without_the_extra_the_command_says_how_to_install_it(tmp_path: Path) ->
     )
     assert (done.returncode, done.stdout) == (7, "")
     assert "pip install 'jobserver-core[cli]'" in done.stderr
+
+
+def completed(words: str) -> list[str]:
+    """Return what the shell offers for a command line."""
+    environment = {
+        **os.environ,
+        "_JOBSERVER_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split(" ")) - 1),
+    }
+    script = "from jobserver_cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout.split()
+
+
+def test_completion_asks_the_server_for_names(client: CommandLine) -> None:
+    client("submit", "words.Count", "--cp", "words", "-d", "input.string=a", "--sync")
+    [found] = client("jobs", "--json").json
+    assert completed(f"jobserver result {found['jobId'][:6]}") == [found["jobId"]]
+    assert completed("jobserver logs @") == ["@last"]
+    assert completed("jobserver context show w") == ["warm"]
+    assert completed("jobserver submit words.Count -c w") == ["warm"]
+    assert completed("jobserver binary versions wo") == ["words"]
+
+
+def test_completion_is_empty_when_no_server_answers(jobserver: CommandLine) -> None:
+    jobserver.environment.setenv("JOBSERVER_URL", "http://127.0.0.1:9")
+    assert completed("jobserver result a") == []

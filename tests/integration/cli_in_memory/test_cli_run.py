@@ -1,0 +1,75 @@
+"""Running a job in one step, and the commands that begin with a noun."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from command_line import CommandLine, wheel
+from jobserver_core import ContextState, JobServer
+
+
+def test_run_uploads_creates_the_context_and_prints_the_result(
+    client: CommandLine, server: JobServer, tmp_path: Path
+) -> None:
+    file = wheel(tmp_path)
+    command = ("run", "words.Count", "--wheel", file, "-c", "fresh", "-d", "input.string = a b a")
+    first = client(*command)
+    assert (first.code, first.json) == (0, {"a": 2, "b": 1}), first.err
+    assert "fresh is ready" in first.err
+    assert f"uploaded {file.name} as words-0.1-" in first.err
+    assert "counting" in first.err
+    again = client(*command)
+    assert (again.code, again.json) == (0, {"a": 2, "b": 1})
+    assert "uploaded" not in again.err
+    assert "is ready" not in again.err
+    assert len(server.binaries()) == 2  # that of the fixture, and the uploaded one
+
+
+def test_run_starts_a_context_again_that_has_ended(client: CommandLine, server: JobServer) -> None:
+    server.stop_context("warm").result(10)
+    done = client("run", "words.Count", "--cp", "words", "-c", "warm", "-d", "input.string = a")
+    assert done.code == 0
+    assert server.context("warm").state is ContextState.RUNNING
+
+
+def test_an_invalid_configuration_is_found_before_anything_changes(
+    client: CommandLine, server: JobServer, tmp_path: Path
+) -> None:
+    done = client("run", "words.Count", "--wheel", wheel(tmp_path), "-c", "fresh", "-d", "a = {")
+    assert done.code == 2
+    assert len(server.binaries()) == 1
+    assert [context.name for context in server.contexts()] == ["warm"]
+
+
+def test_a_job_that_fails_in_one_step_shows_its_last_frames(client: CommandLine) -> None:
+    done = client("run", "words.Deep", "--cp", "words", "-c", "warm")
+    assert (done.code, done.out) == (1, "")
+    assert 'raise ValueError("too deep")' in done.err
+
+
+@pytest.mark.parametrize(
+    ("alias", "old"),
+    [
+        (("job", "list"), ("jobs",)),
+        (("job", "show", "@last"), ("job", "@last")),
+        (("job", "result", "@last"), ("result", "@last")),
+        (("job", "logs", "@last"), ("logs", "@last")),
+        (("context", "list"), ("contexts",)),
+        (("binary", "list"), ("binaries",)),
+        (("job", "--json", "@last"), ("job", "@last", "--json")),
+    ],
+)
+def test_commands_that_begin_with_a_noun_do_the_same(
+    client: CommandLine, alias: tuple[str, ...], old: tuple[str, ...]
+) -> None:
+    client("submit", "words.Count", "--cp", "words", "-d", "input.string=a", "--sync")
+    done, expected = client(*alias), client(*old)
+    assert (done.code, done.out) == (0, expected.out)
+    assert done.out
+
+
+def test_a_binary_is_uploaded_with_the_noun_first(client: CommandLine, tmp_path: Path) -> None:
+    assert client("binary", "upload", "code", wheel(tmp_path)).code == 0
+    assert "code" in client("binary", "list").out
