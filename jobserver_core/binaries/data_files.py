@@ -24,7 +24,11 @@ _UNFINISHED = ".upload-"
 
 
 class DataUpload(ChunkedUpload[DataFile]):
-    """A data file that is being uploaded."""
+    """A data file that is being uploaded: :meth:`write` chunks, then :meth:`finish`.
+
+    Use it in a ``with`` block: leaving the block without :meth:`finish` discards the written bytes. Only one
+    thread at a time may use it.
+    """
 
     def __init__(self, prefix: str, limit: int, data_directory: DataDirectory, clock: Clock) -> None:
         super().__init__("data file", limit)

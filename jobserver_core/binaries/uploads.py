@@ -36,11 +36,7 @@ def chunks_of(data: bytes | BinaryIO | Iterable[bytes]) -> Iterable[bytes]:
 
 
 class ChunkedUpload(ABC, Generic[T]):
-    """Something that is being uploaded: :meth:`write` chunks, then :meth:`finish`.
-
-    Use it in a ``with`` block: leaving the block without :meth:`finish` discards the written bytes. Only one
-    thread at a time may use it. ``what`` names it in the error when it has more than ``limit`` bytes.
-    """
+    """What uploads have in common. ``what`` names the data in the error for more than ``limit`` bytes."""
 
     def __init__(self, what: str, limit: int) -> None:
         self._what = what
@@ -75,7 +71,11 @@ class ChunkedUpload(ABC, Generic[T]):
 
 
 class Upload(ChunkedUpload[Binary]):
-    """A binary that is being uploaded."""
+    """A binary that is being uploaded: :meth:`write` chunks, then :meth:`finish`.
+
+    Use it in a ``with`` block: leaving the block without :meth:`finish` discards the written bytes. Only one
+    thread at a time may use it.
+    """
 
     def __init__(
         self, name: str, limit: int, writer: BlobWriter, record: Callable[[BlobWriter], Binary]

@@ -12,8 +12,8 @@ from typing import Any
 from jobserver_pyspark.processes import POOL_VARIABLE
 from jobserver_pyspark.protocol.failures import JobFailure
 from jobserver_pyspark.protocol.messages import ContextType
+from jobserver_pyspark.runner.job_class import WRONG_TYPE
 
-_WRONG_TYPE = "Invalid job type for this context"
 _Attributes = dict[str, Any]
 _REHEARSALS = 3
 _REFLECTION = "r\n"
@@ -152,9 +152,9 @@ class Attachment:
             made = self._built_by(job)
             if made is not None:
                 return made
-            raise JobFailure("wrong-type", _WRONG_TYPE, stack="build_context returned None")
+            raise JobFailure("wrong-type", WRONG_TYPE, stack="build_context returned None")
         raise JobFailure(
-            "wrong-type", _WRONG_TYPE, stack=f"a Python job cannot run in a {context_type} context"
+            "wrong-type", WRONG_TYPE, stack=f"a Python job cannot run in a {context_type} context"
         )
 
     def _built_by(self, job: Any) -> Any:

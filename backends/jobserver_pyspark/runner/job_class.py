@@ -13,7 +13,8 @@ from typing import Any
 
 from jobserver_pyspark.protocol.failures import JobFailure, describe
 
-_WRONG_TYPE = "Invalid job type for this context"
+WRONG_TYPE = "Invalid job type for this context"
+"""The message for a class that is not a job, or needs another type of context."""
 
 
 def load_job(name: str, directories: Sequence[str] = ()) -> Any:
@@ -29,10 +30,10 @@ def load_job(name: str, directories: Sequence[str] = ()) -> Any:
         what = (
             f"{name} has no method {' and no method '.join(missing)}" if missing else f"{name} is not a class"
         )
-        raise JobFailure("wrong-type", _WRONG_TYPE, stack=what)
+        raise JobFailure("wrong-type", WRONG_TYPE, stack=what)
     if abstract := getattr(found, "__abstractmethods__", None):
         raise JobFailure(
-            "wrong-type", _WRONG_TYPE, stack=f"{name} does not define {', '.join(sorted(abstract))}"
+            "wrong-type", WRONG_TYPE, stack=f"{name} does not define {', '.join(sorted(abstract))}"
         )
     try:
         return found()
