@@ -371,8 +371,9 @@ class JobServer:
         return self._services.jobs.load
 
     def context_loads(self) -> dict[str, ContextLoad]:
-        """Return how many jobs run and wait in each context, by its ID. Contexts without jobs are missing."""
-        return self._services.jobs.context_loads
+        """Return how many jobs run and wait in each context that this server runs, by its ID."""
+        loads, living = self._services.jobs.context_loads, self._services.registry.all()
+        return {live.record.id: loads.get(live.record.id, ContextLoad()) for live in living}
 
     def start_queue(self) -> StartQueueStatus:
         """Return how many contexts are starting now, and which ones wait for their turn to start."""

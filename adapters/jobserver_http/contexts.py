@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from jobserver_core.config.trees import all_settings, merged
 from jobserver_core.errors import InvalidSetting, ResultTimeout, ServerClosed
-from jobserver_core.models.contexts import Context, ContextLoad
+from jobserver_core.models.contexts import Context
 from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_core.running.fetching import Preparation
 from jobserver_core.running.waiting import Waiter
@@ -99,7 +99,7 @@ def _details(call: Call, contexts: Iterable[Context]) -> list[Json]:
             context,
             call.names,
             waiting=not context.state.final and context.name in queued,
-            load=loads.get(context.id, ContextLoad()),
+            load=None if context.state.final else loads.get(context.id),
             slots=call.server.settings.jobs.max_jobs_per_context,
         )
         for context in contexts

@@ -105,14 +105,17 @@ def context_report(context: Context, names: Namespace = NO_NAMESPACE, *, waiting
 
 
 def context_details(
-    context: Context, names: Namespace, *, waiting: bool, load: ContextLoad, slots: int
+    context: Context, names: Namespace, *, waiting: bool, load: ContextLoad | None, slots: int
 ) -> Json:
-    """Return a context's report with its load and its effective settings, without secrets."""
-    return {
-        **context_report(context, names, waiting=waiting),
-        "load": {"slots": slots, "running": load.running, "waiting": load.waiting},
-        "settings": redacted(flatten(context.settings)),
-    }
+    """Return a context's report with its effective settings, without secrets.
+
+    It also has the load, if the context lives in this server.
+    """
+    report = context_report(context, names, waiting=waiting)
+    if load is not None:
+        report["load"] = {"slots": slots, "running": load.running, "waiting": load.waiting}
+    report["settings"] = redacted(flatten(context.settings))
+    return report
 
 
 def job_report(job: Job, names: Namespace = NO_NAMESPACE) -> Json:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from jobserver_core import JobHandle, JobState, Settings, errors
+from jobserver_core import ContextLoad, JobHandle, JobState, Settings, errors
 from jobserver_core.memory import InlineJob, InlineLauncher
 from jobserver_core.running.jobs import SHEDDING
 from jobserver_core.testing.clock import ManualClock
@@ -54,6 +54,8 @@ def test_a_flood_ends_with_each_job_finished_or_refused_and_all_users_served() -
         assert server.load.waiting == len(accepted) - SLOTS
         assert server.load.refused == SUBMITS - len(accepted)
         assert server.load.shedding
+        waiting = len(accepted) - SLOTS
+        assert list(server.context_loads().values()) == [ContextLoad(running=SLOTS, waiting=waiting)]
         assert all("has no free job slot" in refusal for refusal in refusals)
         by_user = Counter(user for user, _ in accepted)
         assert min(by_user["user8"], by_user["user9"]) >= PLACES // 10

@@ -258,6 +258,10 @@ def test_a_context_shows_its_load_and_its_effective_settings_without_secrets(sta
     assert shown["settings"]["passthrough.fs.s3a.secret.key"] == "***"
     assert shown["settings"]["spark.master"] == site.server.settings.spark.master
     ok(site.client.get("/contexts?details=true"), 200, [shown])
+    site.client.delete("/contexts/etl")
+    ended = site.client.get("/contexts/etl").json()
+    assert ended["settings"] == shown["settings"]
+    assert "load" not in ended
 
 
 def test_a_job_shows_its_times_and_its_class_path(site: Site) -> None:
