@@ -1,6 +1,10 @@
 """The table of docs/explanation/performance.md: how fast jobs are through a real server, with baselines.
 
-    python benchmarks/table.py [--only NAME ...] [--jobs 300]
+    python benchmarks/table.py [--only ROW ...] [--jobs 300] [--into FILE]
+    python benchmarks/table.py --only --into FILE        # print what the file has
+
+Each row takes less than two minutes on an idle machine, except for ``stored-jobs``. With ``--into``, figures
+are merged into a JSON file, so that rows can be measured one by one; the whole table is printed at the end.
 
 A separate process runs a server with SQLite on disk and Spark on ``local[2]``; this one has the clients. A
 baseline is measured in the same run, in turns where that is possible, and the goal is printed beside each
@@ -125,6 +129,10 @@ with JobServer.from_settings(settings) as server:
             server.submit(JobRequest(class_name=name, class_path=path, context="warm")).result(timeout=60)
             times.append(time.perf_counter() - begun)
         print(label, *times[30:])
+"""
+CALL = """
+import timeit
+print(min(timeit.repeat(lambda: None, number=100000, repeat=3)) / 100000)
 """
 STATIC = """
 import sys, uvicorn
@@ -274,8 +282,32 @@ def cpu_of(root: int) -> dict[str, float]:
 # -- figures -------------------------------------------------------------------------------------------
 
 
+FIGURES: dict[str, dict[str, str]] = {}
+
+
 def show(name: str, figure: str, goal: str = "", *, baseline: str = "", ratio: str = "") -> None:
-    print(f"| {name} | {figure} | {goal} | {baseline} | {ratio} |", flush=True)
+    load = f"{os.getloadavg()[0]:.1f}"
+    FIGURES[name] = {"figure": figure, "goal": goal, "baseline": baseline, "ratio": ratio, "load": load}
+    print_row(name)
+
+
+def print_row(name: str) -> None:
+    print(f"| {name} | {' | '.join(FIGURES[name].values())} |", flush=True)
+
+
+def print_head() -> None:
+    print("| what | figure | goal | baseline | ratio | load |\n| --- | --- | --- | --- | --- | --- |")
+
+
+def merge(file: Path) -> None:
+    """Write the figures to a file, beside those of other rows that it has, and print all."""
+    before = json.loads(file.read_text()) if file.exists() else {}
+    FIGURES.update({**before, **FIGURES})
+    file.write_text(json.dumps(FIGURES, indent=1) + "\n")
+    print(f"\n{file}:\n")
+    print_head()
+    for name in FIGURES:
+        print_row(name)
 
 
 def milliseconds(times: list[float]) -> str:
@@ -345,15 +377,16 @@ class Bench:
         return target
 
     @contextmanager
-    def server(self, settings: str = "", context: str = "") -> Iterator[Server]:
-        """Start a server with the jobs uploaded and the context ``warm`` ready."""
+    def server(self, settings: str = "", context: str = "", *, warm: bool = True) -> Iterator[Server]:
+        """Start a server with the jobs uploaded and, with ``warm``, the context of this name ready."""
         directory = Path(tempfile.mkdtemp(dir=self.directory))
         server = Server(directory, settings)
         try:
             client = Client(server.port)
             client.call("POST", "/binaries/py", self.wheel.read_bytes(), "application/python-wheel")
             client.call("POST", "/binaries/jvm", self.jar().read_bytes(), "application/java-archive")
-            client.call("POST", f"/contexts/warm?{context}")
+            if warm:
+                client.call("POST", f"/contexts/warm?{context}")
             yield server
         finally:
             server.close()
@@ -366,6 +399,10 @@ class Bench:
         if done.returncode:
             sys.exit(done.stderr)
         return done.stdout.splitlines()
+
+    def function_call(self) -> str:
+        """Return how long a Python function call takes."""
+        return f"function call {1e9 * float(self.output_of(CALL)[0]):.0f} ns"
 
     @contextmanager
     def inline_server(
@@ -491,22 +528,39 @@ def embedded(bench: Bench) -> None:
     for line in bench.output_of(EMBEDDED, directory, bench.wheel, bench.jar()):
         label, *times = line.split()
         goal = "2 ms" if label == "Python" else "3 ms"
-        show(f"no-op, {label}, embedded", milliseconds([float(each) for each in times]), goal)
+        show(
+            f"no-op, {label}, embedded",
+            milliseconds([float(each) for each in times]),
+            goal,
+            baseline=bench.function_call(),
+        )
 
 
 def fresh(bench: Bench) -> None:
-    """No-ops in fresh Python processes."""
+    """No-ops in fresh Python processes, against processes that are reused."""
     with bench.server(context="python.process=fresh") as server:
         client = Client(server.port)
+        client.call("POST", "/contexts/reused")
 
-        def job(one: Client) -> object:
-            return one.run("py", "bench_jobs.Nothing", "warm")
+        def job(one: Client, context: str = "warm") -> object:
+            return one.run("py", "bench_jobs.Nothing", context)
 
-        times = []
+        for _ in range(30):
+            job(client)
+            job(client, "reused")
+        ours, theirs = [], []
         for _ in range(40):
-            time.sleep(0.3)  # until a spare process is ready
-            times.append(timed(lambda: job(client)))
-        show("no-op, Python, fresh process with a spare ready", milliseconds(times), "8 ms")
+            time.sleep(0.5)  # until a spare process is ready
+            theirs.append(timed(lambda: job(client, "reused")))
+            ours.append(timed(lambda: job(client)))
+        show(
+            "no-op, Python, fresh process with a spare ready",
+            milliseconds(ours),
+            "8 ms",
+            baseline=f"reused process {milliseconds(theirs)}",
+            ratio=ratio(ours, theirs),
+        )
+        throughput(server.port, job, 100)
         show("no-ops a second, fresh processes", f"{throughput(server.port, job, 200):.0f}/s", "100/s")
 
 
@@ -576,10 +630,10 @@ def class_paths(bench: Bench) -> None:
 
 
 def starts(bench: Bench) -> None:
-    """A context's start to its first result, and an ad-hoc job, against a cold PySpark script."""
+    """A context's start to its first result, against a cold PySpark script."""
     with bench.server() as server:
         client = Client(server.port)
-        ours, ad_hoc, theirs = [], [], []
+        ours, theirs = [], []
         for number in range(3):
 
             def start(name: str = f"c{number}") -> None:
@@ -589,9 +643,6 @@ def starts(bench: Bench) -> None:
             ours.append(timed(start))
             client.call("DELETE", f"/contexts/c{number}")
             theirs.append(bench.cold_stock())
-            time.sleep(8)  # until a spare is there, if there are any
-            query = "/jobs?appName=py&classPath=bench_jobs.WordCount&sync=true&timeout=120"
-            ad_hoc.append(timed(lambda q=query: client.call("POST", q, WORDS.encode())))
         show(
             "context start to first result",
             seconds(ours),
@@ -599,13 +650,59 @@ def starts(bench: Bench) -> None:
             baseline=f"cold script {seconds(theirs)}",
             ratio=ratio(ours, theirs),
         )
+
+
+def first_start(bench: Bench) -> None:
+    """The same with an empty cache directory, as on a fresh machine."""
+    ours, theirs = [], []
+    for _ in range(2):
+        cache = tempfile.mkdtemp(dir=bench.directory)
+        with bench.server(f'jobserver.launcher.options.cache-dir = "{cache}"', warm=False) as server:
+            client = Client(server.port)
+
+            def start(client: Client = client) -> None:
+                client.call("POST", "/contexts/first")
+                client.run("py", "bench_jobs.WordCount", "first", WORDS)
+
+            ours.append(timed(start))
+        theirs.append(bench.cold_stock())
+    show(
+        "the same, first start on a machine",
+        seconds(ours),
+        "0.75 x",
+        baseline=f"cold script {seconds(theirs)}",
+        ratio=ratio(ours, theirs),
+    )
+
+
+def ad_hoc(bench: Bench) -> None:
+    """An ad-hoc job that takes a spare context, against a cold PySpark script."""
+    with bench.server("jobserver.contexts.pools { default { size = 1 } }") as server:
+        client = Client(server.port)
+        ours, theirs = [], []
+        for _ in range(4):
+            wait_for_spare(client)
+            query = "/jobs?appName=py&classPath=bench_jobs.WordCount&sync=true&timeout=120"
+            ours.append(timed(lambda q=query: client.call("POST", q, WORDS.encode())))
+            theirs.append(bench.cold_stock())
         show(
-            "ad-hoc job",
-            seconds(ad_hoc),
+            "ad-hoc job with a spare ready",
+            seconds(ours),
             "0.05 x",
             baseline=f"cold script {seconds(theirs)}",
-            ratio=ratio(ad_hoc, theirs),
+            ratio=ratio(ours, theirs),
         )
+
+
+def wait_for_spare(client: Client) -> None:
+    deadline = time.monotonic() + 240
+    while True:
+        (pool,) = cast("list[dict[str, int]]", client.call("GET", "/contexts?spares=true"))
+        if pool["ready"]:
+            return
+        if time.monotonic() > deadline:
+            sys.exit("no spare context became ready")
+        time.sleep(0.2)
 
 
 def idle(bench: Bench) -> None:
@@ -628,7 +725,7 @@ def core(bench: Bench) -> None:
     """The core alone, without HTTP and Spark."""
     for kind, goal in (("memory", "3000/s"), ("sqlite", "1500/s")):
         (rate,) = bench.output_of(CORE, kind, tempfile.mkdtemp(dir=bench.directory), bench.wheel)
-        show(f"core alone, {kind}, 16 threads", f"{float(rate):.0f}/s", goal)
+        show(f"core alone, {kind}, 16 threads", f"{float(rate):.0f}/s", goal, baseline=bench.function_call())
 
 
 def waiters(bench: Bench) -> None:
@@ -810,6 +907,8 @@ ROWS = {
         configuration,
         class_paths,
         starts,
+        first_start,
+        ad_hoc,
         idle,
     )
 }
@@ -821,14 +920,16 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="*", choices=sorted(ROWS), default=list(ROWS))
     parser.add_argument("--jobs", type=int, default=300)
+    parser.add_argument("--into", type=Path, help="a JSON file to merge the figures into")
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.2f}\n")
-    print("| what | figure | goal | baseline | ratio |\n| --- | --- | --- | --- | --- |")
+    print_head()
     with tempfile.TemporaryDirectory() as directory:
         bench = Bench(Path(directory), options.jobs)
         for name in options.only:
             ROWS[name](bench)
-    print(f"\nload {os.getloadavg()[0]:.2f}")
+    if options.into:
+        merge(options.into)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 from jobserver_pyspark.protocol.converter import JsonObject
 
@@ -25,20 +26,37 @@ def tree(values: JsonObject) -> Any:
     """Return a ConfigTree of the values, as pyhocon would parse them: a key with a dot is a quoted one."""
     from pyhocon import ConfigTree  # noqa: PLC0415 - jobs' interpreters import it late
 
-    return _tree(ConfigTree, values)
+    return _tree(_maker(ConfigTree), values)
 
 
-def _tree(kind: Any, values: JsonObject) -> Any:
-    made = kind()
+def _maker(kind: Any) -> Callable[[], Any]:
+    """Return a function that makes an empty ConfigTree, of which a large configuration has thousands.
+
+    The constructor takes most of the time of a tree, and only sets this attribute.
+    """
+    if vars(kind()) != {"root": False}:
+        return cast("Callable[[], Any]", kind)  # another version of pyhocon
+    new = kind.__new__
+
+    def make() -> Any:
+        made = new(kind)
+        made.root = False
+        return made
+
+    return make
+
+
+def _tree(make: Callable[[], Any], values: JsonObject) -> Any:
+    made = make()
     for key, value in values.items():
-        made[f'"{key}"' if "." in key else key] = _of(kind, value) if type(value) in _CONTAINERS else value
+        made[f'"{key}"' if "." in key else key] = _of(make, value) if type(value) in _CONTAINERS else value
     return made
 
 
-def _of(kind: Any, container: Any) -> Any:
+def _of(make: Callable[[], Any], container: Any) -> Any:
     if isinstance(container, dict):
-        return _tree(kind, container)
-    return [_of(kind, value) if type(value) in _CONTAINERS else value for value in container]
+        return _tree(make, container)
+    return [_of(make, value) if type(value) in _CONTAINERS else value for value in container]
 
 
 def laid_over(upper: JsonObject, lower: JsonObject) -> JsonObject:

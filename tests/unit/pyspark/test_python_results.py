@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import collections
+import copy
 import dataclasses
 import datetime
 import decimal
@@ -9,10 +10,12 @@ import io
 import json
 import math
 import pathlib
+import pickle
 import uuid
 from typing import Any
 
 import attrs
+import pyhocon
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -171,6 +174,18 @@ def test_configurations_come_back_without_quotes_around_keys() -> None:
 
     values = {"a.b": 1, "c": {"d.e": [{"f.g": None}]}}
     assert as_json(tree(values)) == values
+
+
+def test_configurations_are_what_pyhocon_would_make_of_them() -> None:
+    from jobserver_pyspark.runner.config_trees import tree
+
+    text = '{"a": {"b": 1, "c.d": [{"x": 1}, {}]}, "e": []}'
+    made, parsed = tree(json.loads(text)), pyhocon.ConfigFactory.parse_string(text)
+    assert made == parsed
+    assert made["a.b"] == 1
+    assert vars(made["a"]) == vars(pyhocon.ConfigTree())
+    assert made.with_fallback({"f": 2}) == parsed.with_fallback({"f": 2})
+    assert copy.deepcopy(made) == pickle.loads(pickle.dumps(made)) == parsed
 
 
 @pytest.mark.parametrize("shape", [lambda x: [x], lambda x: {"k": x}, lambda x: (x,)])
