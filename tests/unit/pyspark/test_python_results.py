@@ -184,7 +184,8 @@ def test_configurations_are_what_pyhocon_would_make_of_them() -> None:
     assert made == parsed
     assert made["a.b"] == 1
     assert vars(made["a"]) == vars(pyhocon.ConfigTree())
-    assert made.with_fallback({"f": 2}) == parsed.with_fallback({"f": 2})
+    other = pyhocon.ConfigFactory.parse_string("a.f = 2")
+    assert made.with_fallback(other) == parsed.with_fallback(other)
     assert copy.deepcopy(made) == pickle.loads(pickle.dumps(made)) == parsed
 
 
