@@ -25,6 +25,10 @@ If the server that removed another one dies before it has taken everything over,
 an unregistered server. So every server looks for such records when a registration that it knew has
 disappeared, and every :data:`FULL_LOOK` renewals in any case.
 
+When the store itself was away, all leases have expired at once. A server that could not renew its own lease
+in time therefore gives the others the time of a lease before it judges them, and one that starts waits for
+its first renewal.
+
 Deliberately not handled: a store that is not shared, such as a SQLite file in the data directory. The lock of
 the data directory already keeps other servers out, so there is nothing to renew or to watch.
 """
@@ -88,6 +92,8 @@ class Membership:
         self._known: frozenset[str] = frozenset()
         self._renewals = 0
         self._joined = False
+        self._renewed_at = 0.0
+        self._judges_from = 0.0
         self._watching = False
         self._look_wanted = False
         self._lock = threading.Lock()
@@ -97,11 +103,13 @@ class Membership:
         self._looking = threading.Lock()
 
     def join(self) -> None:
-        """Register this server, and remove others whose lease has expired. Raises StorageError."""
+        """Register this server. Raises StorageError."""
         now = self._clock.now()
         self._metadata.register_server(self._id, started_at=now, address=self._address, lease=self._lease)
         self._joined = True
-        self._remove_dead()
+        self._renewed_at = self._clock.monotonic()
+        if not self._metadata.shared:
+            self._remove_dead()
         self._known = self.others()
 
     def others(self) -> frozenset[str]:
@@ -166,7 +174,12 @@ class Membership:
             self.join()
             self._lost()
             self._look_wanted = True
-        self._remove_dead()
+        now = self._clock.monotonic()
+        if now - self._renewed_at > self._lease / 2:
+            self._judges_from = now + self._lease
+        self._renewed_at = now
+        if now >= self._judges_from:
+            self._remove_dead()
         others = self.others()
         self._look_wanted |= bool(self._known - others) or self._renewals % FULL_LOOK == 0
         self._known = others

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobserver_core import ContextState
+from jobserver_core import ContextState, StorageError
 from jobserver_core.memory import MemoryBlobStore, MemoryMetadataStore
 from jobserver_core.testing.clock import ManualClock
 from several_servers import RENEWAL, Member, SeveralServersSuite
@@ -35,6 +35,44 @@ class TestSeveralServersInMemory(SeveralServersSuite):
         for _ in range(20):
             alive.renew()
         assert alive.server.context("shared").state is ContextState.ERROR
+
+
+class StoreThatGoesAway(MemoryMetadataStore):
+    """A shared store that sometimes cannot renew leases."""
+
+    away = False
+
+    def renew_server(self, server_id: str, *, lease: float) -> bool:
+        if self.away:
+            raise StorageError(message="the database is down")
+        return super().renew_server(server_id, lease=lease)
+
+
+def test_nobody_is_declared_dead_because_the_store_was_away() -> None:
+    clock = ManualClock()
+    metadata = StoreThatGoesAway(shared=True, now=clock.now)
+    members = [Member(metadata, MemoryBlobStore()) for _ in range(3)]
+    for member in members:
+        member.server.start()
+    metadata.away = True
+    clock.advance(3 * LEASE)
+    for member in members:
+        for _ in range(10):
+            member.renew()
+    metadata.away = False
+    assert metadata.servers(expired=False) == []
+    for member in members:
+        member.renew()
+        assert len(metadata.servers()) == len(members)
+    assert len(metadata.servers(expired=False)) == len(members)
+
+    clock.advance(LEASE)
+    for _ in range(4):
+        for member in members[1:]:
+            member.renew()
+    assert {server.id for server in metadata.servers()} == {member.id for member in members[1:]}
+    for member in members:
+        member.close()
 
 
 def test_a_store_that_is_not_shared_needs_no_renewals() -> None:
