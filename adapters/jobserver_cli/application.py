@@ -10,6 +10,7 @@ from jobserver_cli import (
     context_commands,
     file_commands,
     job_commands,
+    login_commands,
     machine_commands,
     serving_commands,
     submissions,
@@ -53,6 +54,7 @@ for _commands in (
     job_commands,
     file_commands,
     context_commands,
+    login_commands,
     machine_commands,
 ):
     _commands.register(app)

@@ -37,10 +37,11 @@ RECONNECT_TIMEOUT = 10.0
 
 @attrs.frozen
 class Connection:
-    """The server's address and the credentials, except for the password."""
+    """The server's address and the credentials. Without a password, it is asked for."""
 
     server: str = DEFAULT_URL
     user: str | None = None
+    password: str | None = attrs.field(default=None, repr=False)
     token: str | None = attrs.field(default=None, repr=False)
     ca_file: Path | str | None = None
 
@@ -54,7 +55,9 @@ class Client:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._password = _password(connection.user) if connection.user and not connection.token else None
+        self.password: str | None = None
+        if connection.user and not connection.token:
+            self.password = connection.password or _password(connection.user)
         self._remote: jobserver_client.Client | None = None
 
     def __enter__(self) -> Client:
@@ -76,7 +79,7 @@ class Client:
                 self._remote = jobserver_client.Client(
                     connection.server,
                     user=connection.user if not connection.token else None,
-                    password=self._password,
+                    password=self.password,
                     token=connection.token or None,
                     ca_file=connection.ca_file,
                     retries=RETRIES,

@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from jobserver_cli import saved_servers
 from jobserver_cli.client import DEFAULT_URL, PASSWORD_VARIABLE, Client, Connection
 from jobserver_cli.exits import CommandFailed
 
@@ -25,7 +26,7 @@ def _completed(
     context: typer.Context, incomplete: str, names: Callable[[Client], Iterable[str]]
 ) -> list[str]:
     try:
-        with Client(_connection(context.params)) as client:
+        with Client(saved_servers.completed(_connection(context.params))) as client:
             return [name for name in names(client) if name.startswith(incomplete)]
     except CommandFailed:
         return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -20,11 +21,14 @@ __all__ = [
     "follow_job",
     "interrupt_note",
     "naming_job_in_errors",
+    "show_again",
     "log_lines",
     "wait_for_end",
 ]
 
 FINAL = ("FINISHED", "ERROR", "KILLED")
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
+"""Seconds between two lists of ``--watch``: the shorter one when jobs change all the time."""
 LOG_TIMEOUT = 10.0
 """How many seconds to wait for the rest of the log after a job has ended."""
 
@@ -139,6 +143,25 @@ def _showing(client: Client, job_id: str, show: Callable[[str], None]) -> Iterat
     with subscription:
         show(_shown(client.get(f"/jobs/{segment(job_id)}", result="false")))
         yield
+
+
+def show_again(client: Client, terminal: Terminal, show: Callable[[], None]) -> None:
+    """Call ``show`` now and after each change on the server, forever. A terminal is cleared before.
+
+    Raises:
+        CommandFailed: The server cannot be reached.
+    """
+    changed = threading.Event()
+    with translated(client.url):
+        subscription = client.remote.subscribe(lambda _event: changed.set())
+    with subscription:
+        while True:
+            changed.clear()
+            if terminal.out.is_terminal:
+                terminal.out.clear()
+            show()
+            changed.wait(LONGEST_PAUSE)
+            time.sleep(SHORTEST_PAUSE)
 
 
 def _report_of(job: Job) -> JobReport:

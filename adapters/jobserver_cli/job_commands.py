@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from jobserver_cli.client import Client, segment
 from jobserver_cli.completion import context_names, job_ids
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.following import FINAL, wait_for_end
+from jobserver_cli.following import FINAL, show_again, wait_for_end
 from jobserver_cli.lookups import LAST, explained, resolved_job
 from jobserver_cli.parameters import JOB_HELP, JobId, command
 from jobserver_cli.reports import (
@@ -120,16 +120,30 @@ def jobs(
             parser=moment,
         ),
     ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Show the list again after each change, until Ctrl-C.")
+    ] = False,
 ) -> None:
     """List jobs, newest first."""
-    reports = client.get(
-        "/jobs",
-        limit=limit,
-        status=status.value if status else None,
-        context=context,
-        classPath=main_class,
-        since=since.isoformat() if since else None,
-    )
+
+    def show() -> None:
+        reports = client.get(
+            "/jobs",
+            limit=limit,
+            status=status.value if status else None,
+            context=context,
+            classPath=main_class,
+            since=since.isoformat() if since else None,
+        )
+        _list(terminal, reports)
+
+    if watch:
+        show_again(client, terminal, show)
+    else:
+        show()
+
+
+def _list(terminal: Terminal, reports: list[JobReport]) -> None:
     if terminal.as_json:
         terminal.json(reports)
     elif not reports:

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
+from jobserver_cli import saved_servers
 from jobserver_cli.client import DEFAULT_URL, Client, Connection
 from jobserver_cli.completion import job_ids
 from jobserver_cli.exits import CommandFailed, ExitCode
@@ -45,9 +46,9 @@ def _connection_options(
         str,
         typer.Option(
             "--server",
-            metavar="URL",
+            metavar="URL|NAME",
             envvar="JOBSERVER_URL",
-            help="The job server's address.",
+            help="The job server's address, or the name of a saved server.",
             rich_help_panel=CONNECTION_PANEL,
         ),
     ] = DEFAULT_URL,
@@ -119,7 +120,8 @@ def _runnable(function: Function) -> Function:
             if Client not in created:
                 function(**given)
                 return
-            client = Client(Connection(**{key: given.pop(key) for key in connection}))
+            options = Connection(**{key: given.pop(key) for key in connection})
+            client = Client(saved_servers.completed(options))
             _talk(terminal, client, lambda: function(**{**given, created[Client]: client}))
 
     ordered = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in options.values()]

@@ -1,0 +1,119 @@
+"""Saved servers: an address with credentials under a name.
+
+They are in one JSON file in the user's configuration directory, which only the user can read. A file that
+others can read is refused, since its credentials may be known already.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from jobserver_cli.client import Connection
+from jobserver_cli.exits import CommandFailed, ExitCode
+
+if TYPE_CHECKING:
+    from jobserver_core.models.json_values import JsonObject
+
+__all__ = ["completed", "remove", "save"]
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+_FIELDS = ("server", "user", "password", "token", "ca_file")
+
+
+def _path() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "jobserver" / "servers.json"
+
+
+def completed(connection: Connection) -> Connection:
+    """Return the connection with what is saved for its server, if that is the name of a saved one.
+
+    Credentials of options and variables take precedence.
+
+    Raises:
+        CommandFailed: The file cannot be read, or others can read it.
+    """
+    if not _NAME.fullmatch(connection.server) or connection.server not in (saved := _read()):
+        return connection
+    found = saved[connection.server]
+    given = connection.user is not None or connection.token is not None
+    credentials = {} if given else {name: found.get(name) for name in ("user", "password", "token")}
+    return attrs.evolve(
+        connection,
+        server=found["server"],
+        ca_file=connection.ca_file or found.get("ca_file"),
+        **credentials,
+    )
+
+
+def save(name: str, connection: Connection) -> Path:
+    """Save a connection under a name, and return the file.
+
+    Raises:
+        CommandFailed: The name is not allowed, or the file cannot be read.
+    """
+    if not _NAME.fullmatch(name):
+        raise CommandFailed(
+            f"{name!r} is no name for a server; expected a letter, followed by letters, digits, '-' and '_'",
+            ExitCode.USAGE,
+        )
+    values = {field: getattr(connection, field) for field in _FIELDS}
+    kept = {field: str(value) for field, value in values.items() if value is not None}
+    return _write({**_read(), name: kept})
+
+
+def remove(name: str) -> None:
+    """Remove a saved server.
+
+    Raises:
+        CommandFailed: There is none with this name, or the file cannot be read.
+    """
+    saved = _read()
+    if name not in saved:
+        known = ", ".join(saved) or "none"
+        raise CommandFailed(f"server {name!r} is not saved; saved servers: {known}", ExitCode.REFUSED)
+    del saved[name]
+    _write(saved)
+
+
+def _read() -> JsonObject:
+    path = _path()
+    try:
+        with path.open(encoding="utf-8") as file:
+            if os.fstat(file.fileno()).st_mode & 0o077:
+                raise CommandFailed(
+                    f"others can read {path}, which has credentials",
+                    ExitCode.USAGE,
+                    f"Change the credentials if necessary, then run: chmod 600 {path}",
+                )
+            found = json.load(file)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise CommandFailed(f"cannot read {path}: {error}", ExitCode.USAGE) from error
+    if not isinstance(found, dict):
+        raise CommandFailed(f"cannot read {path}: expected an object", ExitCode.USAGE)
+    return found
+
+
+def _write(saved: JsonObject) -> Path:
+    """Replace the file at once; it is never readable by others, not even for a moment."""
+    path = _path()
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".servers-")  # has the mode 0600
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(saved, file, indent=2)
+        Path(temporary).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(temporary).unlink()
+        raise
+    return path

@@ -1,0 +1,110 @@
+"""Saved servers, and watching a list."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from command_line import CommandLine
+from jobserver_cli.exits import ExitCode
+from jobserver_core import JobRequest, JobServer
+from jobserver_core.config.loading import load_settings
+from jobserver_http import running
+from jobserver_http.credential_files import hash_password, hash_token
+
+PASSWORD, TOKEN = "correct horse", "battery-staple"
+
+
+@pytest.fixture
+def guarded(jobserver: CommandLine, tmp_path: Path) -> Iterator[str]:
+    """A server that requires a login: ann may do everything, the token only upload."""
+    passwords, tokens = tmp_path / "passwords", tmp_path / "tokens"
+    passwords.write_text(f"ann:{hash_password(PASSWORD)}:*\n")
+    tokens.write_text(f"robot:{hash_token(TOKEN)}:binaries\n")
+    settings = load_settings(
+        overrides={
+            "jobserver.http.port": 0,
+            "jobserver.auth.backend": "file",
+            "jobserver.auth.password-file": passwords,
+            "jobserver.auth.token-file": tokens,
+        }
+    )
+    jobserver.environment.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    with running(JobServer.in_memory(settings=settings)) as url:
+        yield url
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return tmp_path / "config" / "jobserver" / "servers.json"
+
+
+def test_a_login_is_saved_where_only_the_user_can_read_it(
+    jobserver: CommandLine, guarded: str, saved: Path
+) -> None:
+    jobserver.environment.setenv("JOBSERVER_PASSWORD", PASSWORD)
+    done = jobserver("login", "prod", "--server", guarded, "--user", "ann")
+    assert done.code == 0, done.err
+    assert PASSWORD not in done.out + done.err
+    assert (saved.stat().st_mode & 0o777, saved.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    jobserver.environment.delenv("JOBSERVER_PASSWORD")
+    assert jobserver("jobs", "--server", "prod").code == 0
+    jobserver.environment.setenv("JOBSERVER_URL", "prod")
+    assert jobserver("storage").code == 0
+    assert [one.name for one in saved.parent.iterdir()] == ["servers.json"]
+
+
+def test_options_take_precedence_over_saved_credentials(jobserver: CommandLine, guarded: str) -> None:
+    assert jobserver("login", "ci", "--server", guarded, "--token", TOKEN).code == 0  # may not read jobs
+    assert jobserver("binaries", "--server", "ci").code == 0
+    assert jobserver("jobs", "--server", "ci").code == ExitCode.DENIED
+    jobserver.environment.setenv("JOBSERVER_PASSWORD", PASSWORD)
+    assert jobserver("jobs", "--server", "ci", "--user", "ann").code == 0
+
+
+def test_wrong_credentials_are_not_saved(jobserver: CommandLine, guarded: str, saved: Path) -> None:
+    assert jobserver("login", "prod", "--server", guarded, "--token", "wrong").code == ExitCode.DENIED
+    assert not saved.exists()
+
+
+def test_a_file_that_others_can_read_is_refused(jobserver: CommandLine, guarded: str, saved: Path) -> None:
+    jobserver("login", "prod", "--server", guarded, "--token", TOKEN)
+    saved.chmod(0o640)
+    refused = jobserver("binaries", "--server", "prod")
+    assert (refused.code, f"chmod 600 {saved}" in refused.err) == (ExitCode.USAGE, True)
+    assert TOKEN not in refused.err
+
+
+def test_a_saved_server_is_forgotten(jobserver: CommandLine, guarded: str, saved: Path) -> None:
+    jobserver("login", "prod", "--server", guarded, "--token", TOKEN)
+    unknown = jobserver("logout", "pord")
+    assert (unknown.code, "saved servers: prod" in unknown.err) == (ExitCode.REFUSED, True)
+    assert jobserver("logout", "prod").code == 0
+    assert json.loads(saved.read_text()) == {}
+
+
+def test_a_name_that_looks_like_an_address_is_not_saved(jobserver: CommandLine, guarded: str) -> None:
+    for name in ("a.b", "http://x", "1st", ""):
+        assert jobserver("login", name, "--server", guarded, "--token", TOKEN).code == ExitCode.USAGE
+
+
+@pytest.mark.usefixtures("client")
+def test_a_watched_list_is_shown_again_after_each_change(server: JobServer) -> None:
+    command = [sys.executable, "-m", "jobserver_cli", "jobs", "--watch"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stderr.readline() == "no jobs\n"
+        job = server.submit(JobRequest(class_name="words.Sleep", class_path="words", context="warm"))
+        assert any(job.id in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(60) == ExitCode.INTERRUPTED
