@@ -10,7 +10,7 @@ const FILTERS = ["status", "context", "classPath"];
 
 export function jobs(page, query) {
   page.title("Jobs");
-  const { root, update } = jobTable("Jobs", ["job", "state", "class", "context", "error", "started", "duration"], "No such jobs.");
+  const { root, update } = jobTable("Jobs", ["job", "state", "class", "context", "error:wide", "started", "duration"], "No such jobs.");
   const cursors = [null]; // of the pages up to this one
   let next = null;
   const message = element("div");

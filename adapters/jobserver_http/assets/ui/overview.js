@@ -14,13 +14,13 @@ const PARTS = [
   {
     title: "Running jobs",
     more: { status: "RUNNING" },
-    make: () => jobTable("Running jobs", ["job", "state", "class", "context", "progress", "duration"], "No job is running."),
+    make: () => jobTable("Running jobs", ["job", "state:wide", "class", "context", "progress", "duration"], "No job is running."),
     load: running,
   },
   {
     title: "Failed jobs",
     more: { status: "ERROR" },
-    make: () => jobTable("Failed jobs", ["job", "class", "context", "error", "started"], "No job has failed."),
+    make: () => jobTable("Failed jobs", ["job", "class:wide", "context", "error", "started"], "No job has failed."),
     load: (options) => json(["jobs"], { ...options, query: { status: "ERROR", limit: 5 } }),
   },
   {

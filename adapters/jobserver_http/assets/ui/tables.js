@@ -60,12 +60,16 @@ const COLUMNS = {
   duration: { title: "Duration", class: "number", show: jobDuration },
   error: {
     title: "Error",
-    class: "wide",
     show: (job) => element("bdi", { class: "excerpt" }, job.result?.message?.split("\n", 1)[0] ?? ""),
   },
 };
 
-/** A table of job reports with some of the columns. */
+/** A table of job reports with some of the columns; those named `<column>:wide` are left out on small screens. */
 export function jobTable(label, columns, empty) {
-  return table({ label, empty, key: (job) => job.jobId, columns: columns.map((name) => COLUMNS[name]) });
+  return table({ label, empty, key: (job) => job.jobId, columns: columns.map(column) });
+}
+
+function column(name) {
+  const [known, size] = name.split(":");
+  return size ? { ...COLUMNS[known], class: size } : COLUMNS[known];
 }
