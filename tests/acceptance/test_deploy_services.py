@@ -77,6 +77,9 @@ def test_kustomize_renders_the_base() -> None:
         kubernetes_validate.validate(thing, VERSIONS[0], strict=True)
     names = {name_of(thing) for thing in rendered}
     assert {name_of(thing) for thing in OBJECTS} <= names
+    assert {thing["metadata"]["namespace"] for thing in rendered} == {"jobserver"}
+    [binding] = [thing for thing in rendered if thing["kind"] == "RoleBinding"]
+    assert binding["subjects"][0]["namespace"] == "jobserver", "which the API server requires"
     [settings] = [thing for thing in rendered if thing["kind"] == "ConfigMap"]
     [stateful] = [thing for thing in rendered if thing["kind"] == "StatefulSet"]
     volumes = {volume["name"]: volume for volume in stateful["spec"]["template"]["spec"]["volumes"]}

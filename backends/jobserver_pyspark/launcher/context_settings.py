@@ -112,6 +112,11 @@ class ContextSettings:
         return self.master == "yarn"
 
     @property
+    def kubernetes(self) -> bool:
+        """Whether the application runs on Kubernetes."""
+        return self.master.startswith("k8s://")
+
+    @property
     def containers(self) -> bool:
         """Whether executors run in containers of a cluster manager: on YARN or Kubernetes."""
         return not self.local and not self.master.startswith("spark://")

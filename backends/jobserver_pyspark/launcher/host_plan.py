@@ -20,6 +20,7 @@ from jobserver_pyspark.installation.java import Java, utf8_locale
 from jobserver_pyspark.installation.spark import Installation, python_view, spark_home_view
 from jobserver_pyspark.jvm.jobs import context_settings
 from jobserver_pyspark.launcher.context_settings import LOOPBACK, PREPARED, ContextSettings
+from jobserver_pyspark.launcher.kubernetes import driver_settings, identity
 from jobserver_pyspark.launcher.options import ALLOWED_VARIABLES, LauncherOptions
 from jobserver_pyspark.launcher.spark_values import java_options, parse_count, parse_memory
 from jobserver_pyspark.processes import MARKER
@@ -181,6 +182,8 @@ def _conf(
     if settings.yarn:
         tags = [*filter(None, conf.get(_TAGS, "").split(",")), "jobserver", f"jobserver-context-{spec.id}"]
         conf[_TAGS] = ",".join(tags)
+    if settings.kubernetes:
+        conf = {**driver_settings(os.environ), **conf, **identity(spec.id, os.environ)}
     return conf
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from jobserver_pyspark import processes
 from jobserver_pyspark.launcher.connections import Connections, HostChannel
 from jobserver_pyspark.launcher.host_plan import HostPlan, properties_file
+from jobserver_pyspark.launcher.kubernetes import ClusterObjects
 from jobserver_pyspark.launcher.leftovers import LeftoverRecord
 from jobserver_pyspark.protocol.converter import ProtocolError, encode
 from jobserver_pyspark.protocol.frames import ChannelClosed
@@ -70,6 +71,7 @@ class HostProcess:
             pid=pid,
             start_time=processes.start_time(pid),
             secret=self.secret,
+            cluster=ClusterObjects.of(self._plan.spec.conf),
         )
 
     @property

@@ -20,6 +20,7 @@ from jobserver_pyspark.launcher.descriptors import check_descriptors, explained,
 from jobserver_pyspark.launcher.host_plan import HostPlan, link_jars
 from jobserver_pyspark.launcher.host_process import HostProcess, SurvivingHost
 from jobserver_pyspark.launcher.hosted_jobs import HostedJobs, reported_error
+from jobserver_pyspark.launcher.kubernetes import ClusterObjects
 from jobserver_pyspark.launcher.leftovers import LeftoverRecord, Leftovers
 from jobserver_pyspark.launcher.packages import Packages
 from jobserver_pyspark.launcher.spare_hosts import SpareHost, fingerprint
@@ -291,7 +292,11 @@ class HostedContext(ContextHandle):
         if self._adopt_spare(plan):
             return True
         # Recorded before the process starts, because the server may be killed at any moment.
-        record = LeftoverRecord(marker=plan.spec.marker, directories=(self._spec.work_dir, plan.spec.tmp_dir))
+        record = LeftoverRecord(
+            marker=plan.spec.marker,
+            directories=(self._spec.work_dir, plan.spec.tmp_dir),
+            cluster=ClusterObjects.of(plan.spec.conf),
+        )
         self._remember(record)
         with self._lock:
             if self._end is not None:

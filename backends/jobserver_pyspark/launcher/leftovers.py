@@ -14,6 +14,7 @@ from jobserver_core.models import json_values
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import ContextSpec, JobCode
 from jobserver_pyspark import processes
+from jobserver_pyspark.launcher.kubernetes import ClusterObjects
 from jobserver_pyspark.protocol.converter import JsonObject
 
 __all__ = ["LeftoverRecord", "Leftovers"]
@@ -25,7 +26,8 @@ class LeftoverRecord:
 
     Every process of a context carries ``marker`` in its environment. The host is identified by process id and
     start time, because its id may have been reused. A context that can be taken over also has its ``spec``
-    and the ``secret`` with which its host and a server prove themselves.
+    and the ``secret`` with which its host and a server prove themselves. ``cluster`` stands for the objects
+    of a context on Kubernetes.
     """
 
     marker: str
@@ -34,6 +36,7 @@ class LeftoverRecord:
     start_time: int | None = None
     secret: str | None = attrs.field(default=None, repr=False)
     spec: ContextSpec | None = None
+    cluster: ClusterObjects | None = None
 
     @property
     def alive(self) -> bool:
@@ -41,13 +44,14 @@ class LeftoverRecord:
         return self.pid is not None and processes.start_time(self.pid) == self.start_time is not None
 
     def end(self) -> bool:
-        """Kill the processes and remove the directories; return whether nothing is left. Idempotent."""
+        """Kill the processes and remove everything else; return whether nothing is left. Idempotent."""
         if self.pid is not None and self.alive:
             processes.kill_group(self.pid)
         gone = processes.kill_marked([self.marker])
         for directory in self.directories:
             shutil.rmtree(directory, ignore_errors=True)
-        return gone and not any(directory.exists() for directory in self.directories)
+        gone = gone and not any(directory.exists() for directory in self.directories)
+        return gone and (self.cluster is None or self.cluster.remove())
 
 
 class Leftovers:
@@ -97,9 +101,12 @@ class Leftovers:
         try:
             fields: JsonObject = json_values.loads(path.read_text(encoding="utf-8"))
             directories = tuple(Path(directory) for directory in fields.pop("directories"))
-            spec = fields.pop("spec", None)
+            spec, cluster = fields.pop("spec", None), fields.pop("cluster", None)
             return LeftoverRecord(
-                directories=directories, spec=None if spec is None else _spec_of(spec), **fields
+                directories=directories,
+                spec=None if spec is None else _spec_of(spec),
+                cluster=None if cluster is None else ClusterObjects(**cluster),
+                **fields,
             )
         except (OSError, ValueError, TypeError, KeyError):
             return None  # records are written atomically: this file is not one
@@ -113,6 +120,7 @@ def _fields_of(record: LeftoverRecord) -> JsonObject:
         "pid": record.pid,
         "start_time": record.start_time,
         "secret": record.secret,
+        "cluster": None if record.cluster is None else attrs.asdict(record.cluster),
     }
     if spec is not None:
         fields["spec"] = {

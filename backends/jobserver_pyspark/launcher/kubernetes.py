@@ -1,0 +1,93 @@
+"""Contexts on Kubernetes: how executors find the driver, and the removal of what a killed driver leaves.
+
+A driver that stops removes its executor pods, config maps, services and volume claims. One that is killed
+leaves them: the executors end when they lose it, but the objects stay. An owner reference to the driver's
+pod, which Spark sets if it knows the pod's name, helps only when that pod is deleted; a server may restart
+within its pod.
+
+Spark labels all these objects with the application's id. So each context gets an application id made from its
+own id, and its record of leftovers has that before the driver starts. Whoever ends the record, this server or
+the next one on the data directory, deletes the objects with this label.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+from collections.abc import Mapping
+
+import attrs
+
+__all__ = ["ClusterObjects", "driver_settings", "identity"]
+
+_log = logging.getLogger(__name__)
+
+_PREFIX = "k8s://"
+_SELECTOR = "spark-app-selector"
+_LABEL = "spark.kubernetes.executor.label.jobserver"
+_MAX_LABEL = 63
+
+
+def driver_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the defaults that a pod's own environment gives: its name, namespace and address."""
+    name, namespace, address = (environment.get(f"POD_{key}", "") for key in ("NAME", "NAMESPACE", "IP"))
+    found = {
+        "spark.kubernetes.driver.pod.name": name,
+        "spark.kubernetes.namespace": namespace,
+        "spark.driver.host": f"[{address}]" if ":" in address else address,
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def identity(context_id: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the application's id and the labels of its executor pods."""
+    server = environment.get("POD_NAME") or socket.gethostname()
+    label = re.sub(r"[^A-Za-z0-9_.-]", "-", server).strip("-._")[:_MAX_LABEL].rstrip("-._")
+    return {
+        "spark.app.id": f"spark-{context_id}",
+        f"{_LABEL}-context": context_id,
+        **({f"{_LABEL}-server": label} if label else {}),
+    }
+
+
+@attrs.frozen(kw_only=True)
+class ClusterObjects:
+    """The objects of one application in a cluster; ``url`` is that of the API server."""
+
+    url: str
+    namespace: str
+    application_id: str
+
+    @classmethod
+    def of(cls, conf: Mapping[str, str]) -> ClusterObjects | None:
+        """Return the objects of the application with this SparkConf, or None if it is not on Kubernetes."""
+        master = conf.get("spark.master", "")
+        if not master.startswith(_PREFIX):
+            return None
+        url = master.removeprefix(_PREFIX)
+        return cls(
+            url=url if "://" in url else f"https://{url}",
+            namespace=conf.get("spark.kubernetes.namespace", "default"),
+            application_id=conf["spark.app.id"],
+        )
+
+    def remove(self) -> bool:
+        """Delete the objects; return False if that has to be tried again. Idempotent."""
+        try:
+            from jobserver_pyspark.launcher import kubernetes_api  # noqa: PLC0415 - needs an extra
+        except ImportError:
+            _log.warning(
+                "cannot remove what the application %s may have left on Kubernetes: install "
+                "'jobserver-core[kubernetes]'",
+                self.application_id,
+            )
+            return True
+        labels = {_SELECTOR: self.application_id}
+        if problem := kubernetes_api.delete_labelled(self.url, self.namespace, labels):
+            _log.warning(
+                "cannot remove what the application %s left on Kubernetes: %s; the next start tries again",
+                self.application_id,
+                problem,
+            )
+        return not problem

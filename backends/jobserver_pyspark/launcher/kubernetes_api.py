@@ -1,0 +1,65 @@
+"""Deletes objects of a Kubernetes cluster by label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import httpx2
+from lightkube import Client, KubeConfig
+from lightkube.config.kubeconfig import SingleConfig
+from lightkube.config.models import Cluster, User
+from lightkube.core.exceptions import ApiError, ConfigError
+from lightkube.resources.core_v1 import ConfigMap, PersistentVolumeClaim, Pod, Service
+
+__all__ = ["delete_labelled"]
+
+_Kind = type[Pod] | type[ConfigMap] | type[Service] | type[PersistentVolumeClaim]
+_KINDS: tuple[_Kind, ...] = (Pod, ConfigMap, Service, PersistentVolumeClaim)
+_TIMEOUT = httpx2.Timeout(10.0, connect=3.0)
+"""For each request: the end of a context is reported after them."""
+_NOT_FOUND = 404
+
+
+def delete_labelled(url: str, namespace: str, labels: Mapping[str, str]) -> str | None:
+    """Delete the objects that executors consist of and that have these labels; return the problem, if any.
+
+    Credentials are those of the pod's service account or of the kubeconfig file. They are sent over TLS only.
+    """
+    try:
+        with Client(config=_config(url), timeout=_TIMEOUT) as client:
+            for kind in _KINDS:
+                for found in list(client.list(kind, namespace=namespace, labels=dict(labels))):
+                    if found.metadata is not None and found.metadata.name is not None:
+                        _delete(client, kind, found.metadata.name, namespace)
+    except Exception as error:  # noqa: BLE001 - nothing that a cluster or a kubeconfig file says stops an end
+        return f"{url} namespace {namespace}: {error}"
+    return None
+
+
+def _delete(client: Client, kind: _Kind, name: str, namespace: str) -> None:
+    try:
+        client.delete(kind, name, namespace=namespace)
+    except ApiError as error:
+        if error.response.status_code != _NOT_FOUND:
+            raise
+
+
+def _config(url: str) -> SingleConfig:
+    """Return how to connect to this API server. Raises ConfigError."""
+    if not url.startswith("https://"):
+        return _single(KubeConfig.from_one(cluster=Cluster(server=url), user=User()))
+    found = _single(KubeConfig.from_env())
+    cluster = Cluster(
+        server=url,
+        certificate_auth=found.cluster.certificate_auth,
+        certificate_auth_data=found.cluster.certificate_auth_data,
+        insecure=found.cluster.insecure and found.cluster.server == url,
+    )
+    return found._replace(cluster=cluster)
+
+
+def _single(config: KubeConfig) -> SingleConfig:
+    found = config.get()
+    if found is None:
+        raise ConfigError("the kubeconfig file selects no context")
+    return found

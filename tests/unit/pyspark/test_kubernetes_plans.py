@@ -1,0 +1,211 @@
+"""The plans of contexts on Kubernetes, and the removal of what a killed driver leaves."""
+
+from __future__ import annotations
+
+import gc
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from jobserver_core.ports import ContextSpec
+from jobserver_pyspark.installation.java import Java
+from jobserver_pyspark.installation.spark import Installation
+from jobserver_pyspark.launcher.context_settings import read_settings
+from jobserver_pyspark.launcher.host_plan import make_plan
+from jobserver_pyspark.launcher.kubernetes import ClusterObjects
+from jobserver_pyspark.launcher.leftovers import LeftoverRecord, Leftovers
+from jobserver_pyspark.launcher.options import LauncherOptions
+
+MASTER = "k8s://https://kubernetes.default.svc"
+
+
+@pytest.fixture(autouse=True)
+def no_site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("HADOOP_CONF_DIR", "YARN_CONF_DIR", "POD_NAME", "POD_NAMESPACE", "POD_IP"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path / "no-spark-conf"))
+
+
+def conf_of(tmp_path: Path, settings: dict[str, Any] | None = None, master: str = MASTER) -> dict[str, str]:
+    package = tmp_path / "pyspark"
+    (package / "jars").mkdir(parents=True, exist_ok=True)
+    plan = make_plan(
+        ContextSpec(
+            id="id-1", name="name", log_path=tmp_path / "log", work_dir=tmp_path / "work", data_dir=tmp_path
+        ),
+        read_settings(settings or {}, default_master=master),
+        Installation(python="python3", package=package, version="4.3.0"),
+        Java(program=Path("/jdk/bin/java"), version=17, identity="17"),
+        LauncherOptions(cache_dir=tmp_path / "cache"),
+        tmp_dir=tmp_path / "tmp",
+        log_limit=1,
+        result_limit=2,
+        class_data=[],
+    )
+    return dict(plan.spec.conf)
+
+
+def test_executor_pods_carry_the_ids_of_their_context_and_their_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POD_NAME", "jobserver-0")
+    conf = conf_of(tmp_path)
+    assert conf["spark.app.id"] == "spark-id-1"
+    assert conf["spark.kubernetes.executor.label.jobserver-context"] == "id-1"
+    assert conf["spark.kubernetes.executor.label.jobserver-server"] == "jobserver-0"
+
+
+def test_the_name_of_a_machine_becomes_a_valid_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POD_NAME", "-größe " + "x" * 100)
+    label = conf_of(tmp_path)["spark.kubernetes.executor.label.jobserver-server"]
+    assert len(label) <= 63
+    assert label.isascii()
+    assert label.startswith("gr")
+
+
+def test_a_pod_gives_its_contexts_its_name_namespace_and_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in {"NAME": "jobserver-0", "NAMESPACE": "jobs", "IP": "10.1.2.3"}.items():
+        monkeypatch.setenv(f"POD_{key}", value)
+    conf = conf_of(tmp_path)
+    assert conf["spark.kubernetes.driver.pod.name"] == "jobserver-0"
+    assert conf["spark.kubernetes.namespace"] == "jobs"
+    assert conf["spark.driver.host"] == "10.1.2.3"
+    own = {"spark": {"driver": {"host": "driver.example.com"}, "kubernetes": {"namespace": "other"}}}
+    chosen = conf_of(tmp_path, own)
+    assert chosen["spark.driver.host"] == "driver.example.com"
+    assert chosen["spark.kubernetes.namespace"] == "other"
+    monkeypatch.setenv("POD_IP", "fd00::1")
+    assert conf_of(tmp_path)["spark.driver.host"] == "[fd00::1]"
+
+
+@pytest.mark.parametrize("master", ["local[2]", "spark://127.0.0.1:7077", "yarn"])
+def test_other_masters_ignore_the_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, master: str) -> None:
+    monkeypatch.setenv("POD_NAME", "jobserver-0")
+    monkeypatch.setenv("POD_IP", "10.1.2.3")
+    conf = conf_of(tmp_path, master=master)
+    assert not [key for key in conf if "kubernetes" in key]
+    assert conf.get("spark.driver.host") != "10.1.2.3"
+    assert "spark.app.id" not in conf
+    assert ClusterObjects.of(conf) is None
+
+
+@pytest.mark.parametrize("address", ["https://10.0.0.1:6443", "10.0.0.1:6443"])
+def test_a_context_on_kubernetes_knows_its_objects(tmp_path: Path, address: str) -> None:
+    settings = {"spark": {"kubernetes": {"namespace": "jobs"}}}
+    assert ClusterObjects.of(conf_of(tmp_path, settings, f"k8s://{address}")) == ClusterObjects(
+        url="https://10.0.0.1:6443", namespace="jobs", application_id="spark-id-1"
+    )
+
+
+class ApiServer(ThreadingHTTPServer):
+    """Stores objects by their paths; lists them by one label, and deletes them."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.objects: dict[str, dict[str, Any]] = {}
+        self.status: int | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def add(self, kind: str, name: str, application_id: str) -> None:
+        labels = {"spark-app-selector": application_id}
+        path = f"/api/v1/namespaces/jobs/{kind}/{name}"
+        self.objects[path] = {"metadata": {"name": name, "namespace": "jobs", "labels": labels}}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: ApiServer
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        [selector] = parse_qs(url.query)["labelSelector"]
+        found = [
+            thing
+            for path, thing in self.server.objects.items()
+            if path.rpartition("/")[0] == url.path
+            and selector == "spark-app-selector=" + thing["metadata"]["labels"]["spark-app-selector"]
+        ]
+        self._respond(self.server.status or 200, {"metadata": {}, "items": found})
+
+    def do_DELETE(self) -> None:
+        found = self.server.objects.pop(urlsplit(self.path).path, None)
+        self._respond(404 if found is None else 200, {"status": "Success"})
+
+    def _respond(self, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps({"message": "as the test says", **body}).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@pytest.fixture
+def api() -> Iterator[ApiServer]:
+    pytest.importorskip("lightkube", reason="needs the extra kubernetes")
+    with ApiServer() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def record_of(api: ApiServer, directory: Path) -> tuple[Leftovers, Path]:
+    """Store the record of a server that was killed, and return it with its file."""
+    leftovers = Leftovers(directory)
+    cluster = ClusterObjects(url=api.url, namespace="jobs", application_id="spark-1")
+    leftovers.record("1", LeftoverRecord(marker="1:none", directories=(), cluster=cluster))
+    return leftovers, directory / "1.json"
+
+
+@pytest.mark.real
+def test_the_next_start_removes_what_a_dead_server_left_and_nothing_else(
+    api: ApiServer, tmp_path: Path
+) -> None:
+    for kind in ("pods", "configmaps", "services", "persistentvolumeclaims"):
+        api.add(kind, "left", "spark-1")
+        api.add(kind, "alive", "spark-2")
+    api.add("secrets", "left", "spark-1")
+    leftovers, file = record_of(api, tmp_path)
+    leftovers.sweep()
+    names = [path.rpartition("/")[2] for path in api.objects]
+    assert names == ["alive", "alive", "alive", "alive", "left"], "contexts have no secrets"
+    assert not file.exists()
+    gc.collect()  # reports a connection that was not closed
+
+
+@pytest.mark.real
+def test_what_cannot_be_removed_is_removed_by_a_later_start(
+    api: ApiServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    api.add("pods", "left", "spark-1")
+    api.status = 403
+    leftovers, file = record_of(api, tmp_path)
+    leftovers.sweep()
+    assert file.exists()
+    assert "as the test says; the next start tries again" in caplog.text
+    api.status = None
+    leftovers.sweep()
+    assert (api.objects, file.exists()) == ({}, False)
+
+
+@pytest.mark.real
+def test_an_api_server_that_is_gone_does_not_stop_the_start(api: ApiServer, tmp_path: Path) -> None:
+    leftovers, file = record_of(api, tmp_path)
+    api.server_close()
+    leftovers.sweep()
+    assert file.exists()
