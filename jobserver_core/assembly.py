@@ -188,6 +188,7 @@ class Services:
             data_directory=data_directory,
             sweep_lock=sweep_lock,
             pinned=registry.pinned_digests,
+            others=membership.others,
         )
         self.sweeper = Sweeper(clock, (*record_sweep.sweeps, blob_sweep))
         self.storage = StorageService(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from conditions import wait_until
 from jobserver_core import (
+    BinaryType,
     ContextExists,
     ContextNotFound,
     ContextState,
@@ -28,7 +30,7 @@ from jobserver_core import (
 from jobserver_core.memory import MemoryBlobStore, MemoryTransport
 from jobserver_core.ports import JobOutcome, Launcher, MetadataStore
 from jobserver_core.testing.clock import ManualClock
-from serving import WAIT, ScriptedLauncher, a_request, a_server, upload
+from serving import WAIT, ScriptedLauncher, a_request, a_server, archive, upload
 
 WATCH = 1.0
 """Seconds between two looks for the jobs of other servers."""
@@ -213,6 +215,19 @@ class SeveralServersSuite:
             assert caught.value.id in ("shared", job)
         with pytest.raises(ContextNotFound):
             server.stop_context("unknown")
+
+    def test_blobs_are_swept_only_by_a_server_that_is_alone(self, members: list[Member]) -> None:
+        first, second = self.boot(), self.boot()
+        self.blobs = MemoryBlobStore(clock=ManualClock(start=ManualClock().now() - timedelta(days=1)))
+        third = self.boot()
+        gone = third.server.upload("gone", BinaryType.EGG, archive("gone"))
+        third.server.delete_binary("gone")
+        third.server.prune()
+        assert self.blobs.size(gone.digest) is not None
+        first.server.close(0)
+        second.server.close(0)
+        third.server.prune()
+        assert self.blobs.size(gone.digest) is None
 
     # -- a server that is gone ---------------------------------------------------------------------
 

@@ -252,7 +252,10 @@ class RecordSweep:
 
 
 class BlobSweep:
-    """Removes the blobs that no record refers to, except those that ``pinned`` lists."""
+    """Removes the blobs that no record refers to, except those that ``pinned`` lists.
+
+    Does nothing while ``others`` returns ids of other servers: their pins and their uploads are unknown here.
+    """
 
     def __init__(
         self,
@@ -263,7 +266,9 @@ class BlobSweep:
         data_directory: DataDirectory,
         sweep_lock: SweepLock,
         pinned: Callable[[], frozenset[str]],
+        others: Callable[[], frozenset[str]],
     ) -> None:
+        self._others = others
         self._metadata = metadata
         self._blobs = blobs
         self._clock = clock
@@ -273,6 +278,8 @@ class BlobSweep:
 
     def __call__(self, pace: Pace) -> None:
         """Sweep once. Raises StorageError."""
+        if self._others():
+            return
         before = self._clock.wall() - GRACE
         self._data_directory.verify()
         self._blobs.sweep(modified_before=before)
