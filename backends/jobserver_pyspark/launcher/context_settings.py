@@ -69,7 +69,9 @@ _OLD = frozenset(
 """Keys in requests and files for the old server that have no effect here."""
 
 _LOCAL = re.compile(r"local(?:\[.*\])?")
-_LOOPBACK = re.compile(r"spark://(?:127\.[0-9.]+|localhost|\[::1\])(?::\d+)?(?:,.*)?")
+_LOOPBACK = re.compile(
+    r"spark://(?:127\.[0-9.]+|localhost|\[::1\])(?::\d+)?(?:,(?:127\.[0-9.]+|localhost|\[::1\])(?::\d+)?)*"
+)
 
 
 @attrs.frozen(kw_only=True)

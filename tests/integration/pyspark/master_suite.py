@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Callable
+
 from launcher_world import Context
 
 from conditions import wait_until
@@ -76,3 +80,21 @@ class MasterSuite:
     def test_a_python_job_calls_a_jar_in_its_class_path(self, on_master: Context, jar: JobCode) -> None:
         called = on_master.end_of(on_master.submit("work.CallsJar", before=jar))
         assert called.value == CALLED
+
+
+class ClusterSuite(MasterSuite):
+    """The tests of masters whose executors are separate processes.
+
+    A subclass also has the fixture ``executors``, which returns a function: the ids of their processes.
+    """
+
+    def test_a_job_survives_the_loss_of_its_executor(
+        self, on_master: Context, executors: Callable[[], list[int]]
+    ) -> None:
+        job = on_master.submit("work.Stages")
+        wait_until(lambda: on_master.listener.progress.get(job.id), "the job has tasks")
+        lost = executors()
+        assert lost
+        for pid in lost:
+            os.kill(pid, signal.SIGKILL)
+        assert on_master.end_of(job, timeout=120.0).value == 6

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import attrs
 import pyspark
 import pytest
 from launcher_world import Context, Start
-from master_suite import MasterSuite
+from master_suite import ClusterSuite
 
 from conditions import wait_until
 from jobserver_core.ports import ContextEnd
@@ -27,7 +27,10 @@ SPARK_HOME = Path(pyspark.__file__).parent
 
 @attrs.frozen
 class Cluster:
-    """A standalone master, and a worker with four cores: both on loopback."""
+    """A standalone master, and a worker with four cores: both on loopback.
+
+    Most tests name a second master, which is down.
+    """
 
     master: str
     ui: str
@@ -51,9 +54,9 @@ class Cluster:
         with opener.open(f"{self.ui}/app/kill/", data=body, timeout=10):
             pass
 
-    def executors(self) -> int:
-        """How many executor processes the worker has."""
-        return len(processes.children(self.worker))
+    def executors(self) -> list[int]:
+        """The executor processes of the worker."""
+        return processes.children(self.worker)
 
 
 def _spark_class(directory: Path, name: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
@@ -99,7 +102,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def on_cluster(cluster: Cluster, start_shared: Start) -> Iterator[Context]:
-    context = start_shared(cluster.settings(), name="on-the-cluster").wait_ready()
+    settings = cluster.settings(master=f"spark://127.0.0.1:1,{cluster.master.removeprefix('spark://')}")
+    context = start_shared(settings, name="on-the-cluster").wait_ready()
     yield context
     context.handle.kill()
     context.wait_end()
@@ -119,10 +123,14 @@ def test_an_application_of_the_cluster_is_reported_with_its_address(on_cluster: 
     assert conf == {"spark.cores.max": "2", "spark.executor.memory": "512m"}
 
 
-class TestStandalone(MasterSuite):
+class TestStandalone(ClusterSuite):
     @pytest.fixture
     def on_master(self, on_cluster: Context) -> Context:
         return on_cluster
+
+    @pytest.fixture
+    def executors(self, cluster: Cluster) -> Callable[[], list[int]]:
+        return cluster.executors
 
 
 def test_an_application_that_its_master_kills_was_killed_from_outside(cluster: Cluster, start: Start) -> None:
@@ -136,16 +144,16 @@ def test_an_application_that_its_master_kills_was_killed_from_outside(cluster: C
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
 def test_executors_end_with_their_context(cluster: Cluster, start: Start, how: str) -> None:
-    before = cluster.executors()
+    before = set(cluster.executors())
     context = start(cluster.settings()).wait_ready()
     context.running("trouble.SleepingTasks")
-    wait_until(lambda: cluster.executors() > before, timeout=60.0)
+    wait_until(lambda: set(cluster.executors()) > before, timeout=60.0)
     if how == "stop":
         context.handle.stop(30.0)
     else:
         context.handle.kill()
     context.wait_end()
-    wait_until(lambda: cluster.executors() == before, timeout=30.0)
+    wait_until(lambda: set(cluster.executors()) == before, timeout=30.0)
 
 
 def test_an_unreachable_master_is_reported(astray: Context) -> None:

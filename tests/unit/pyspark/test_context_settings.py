@@ -315,3 +315,18 @@ def test_options_are_read_and_refused_by_name() -> None:
         with pytest.raises(InvalidSetting) as caught:
             LauncherOptions.parse(tree)
         assert caught.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("master", "expected"),
+    [
+        ("local[2]", True),
+        ("spark://127.0.0.1:7077", True),
+        ("spark://127.0.0.1:7077,localhost:7078", True),
+        ("spark://127.0.0.1:7077,other:7078", False),
+        ("spark://other:7077,127.0.0.1:7078", False),
+        ("yarn", False),
+    ],
+)
+def test_a_driver_keeps_to_loopback_only_if_every_master_does(master: str, expected: bool) -> None:
+    assert read({}, master).loopback is expected

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterator
+import getpass
+from collections.abc import Callable, Iterator
 
 import pytest
 from launcher_world import Context, Start
-from master_suite import MasterSuite
+from master_suite import ClusterSuite
 from yarn_cluster import YarnCluster
 
 from conditions import wait_until
@@ -41,18 +40,14 @@ def test_an_application_has_its_queue_its_tags_and_its_page(yarn: YarnCluster, o
     assert url == found["trackingUrl"]
 
 
-class TestYarn(MasterSuite):
+class TestYarn(ClusterSuite):
     @pytest.fixture
     def on_master(self, on_yarn: Context) -> Context:
         return on_yarn
 
-
-def test_a_job_survives_the_loss_of_an_executor(yarn: YarnCluster, on_yarn: Context) -> None:
-    job = on_yarn.submit("work.Stages")
-    wait_until(lambda: on_yarn.listener.progress.get(job.id), "the job has tasks")
-    for pid in yarn.executors(application_id(on_yarn)):
-        os.kill(pid, signal.SIGKILL)
-    assert on_yarn.end_of(job, timeout=120.0).value == 6
+    @pytest.fixture
+    def executors(self, yarn: YarnCluster, on_yarn: Context) -> Callable[[], list[int]]:
+        return lambda: yarn.executors(application_id(on_yarn))
 
 
 def test_an_application_killed_through_yarn_ends_its_context_with_the_reason(
@@ -67,10 +62,22 @@ def test_an_application_killed_through_yarn_ends_its_context_with_the_reason(
     assert on_yarn.listener.of_job(job.id) == ["running"], "what ended was the context"
 
 
-def test_a_context_that_dies_leaves_nothing_on_yarn(yarn: YarnCluster, start: Start) -> None:
-    context = start(yarn.settings()).wait_ready(200.0)
+def test_a_context_of_another_user_with_the_shared_archive_leaves_nothing_when_it_dies(
+    yarn: YarnCluster, start: Start
+) -> None:
+    settings = yarn.settings(**{"proxy.user": "alice"})
+    del settings["spark"]["yarn.jars"]
+    context = start(settings).wait_ready(200.0)
     application = application_id(context)
+    users = context.run("work.Users").value
+    assert users == {"spark": "alice", "hadoop": ["alice"] * 2, "sql": "alice", "counted": 3} | {
+        "real": getpass.getuser()
+    }
+    assert yarn.application(application)["user"] == "alice"
+    assert [path.name for path in yarn.staging.glob(".jobserver/spark-*.zip")]
+    context.running("trouble.SleepingTasks")
     context.handle.kill()
     context.wait_end()
     wait_until(lambda: yarn.application(application)["state"] == "FINISHED", "the application ends")
     wait_until(lambda: not yarn.executors(application), "its executors end")
+    assert not [path for path in yarn.staging.glob(".sparkStaging/*") if path.name == application]

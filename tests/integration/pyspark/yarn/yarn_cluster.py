@@ -34,6 +34,7 @@ class YarnCluster:
     def __init__(self, process: subprocess.Popen[str], conf_dir: Path) -> None:
         self._process = process
         self.conf_dir = conf_dir
+        self.staging = conf_dir.parent / "staging"
         document = ElementTree.parse(conf_dir / "yarn-site.xml")
         values = {entry.findtext("name"): entry.findtext("value") for entry in document.iter("property")}
         self.web = f"http://{values['yarn.resourcemanager.webapp.address']}"
@@ -48,7 +49,7 @@ class YarnCluster:
             "executor.instances": 1,
             "executor.cores": 2,
             "yarn.am.memory": "256m",
-            "yarn.stagingDir": str(self.conf_dir.parent / "staging"),
+            "yarn.stagingDir": str(self.staging),
         }
         return {
             "spark": {**spark, **more},
