@@ -82,19 +82,12 @@ class MasterSuite:
         assert called.value == CALLED
 
 
-class ClusterSuite(MasterSuite):
-    """The tests of masters whose executors are separate processes.
-
-    A subclass also has the fixture ``executors``, which returns a function: the ids of their processes.
-    """
-
-    def test_a_job_survives_the_loss_of_its_executor(
-        self, on_master: Context, executors: Callable[[], list[int]]
-    ) -> None:
-        job = on_master.submit("work.Stages")
-        wait_until(lambda: on_master.listener.progress.get(job.id), "the job has tasks")
-        lost = executors()
-        assert lost
-        for pid in lost:
-            os.kill(pid, signal.SIGKILL)
-        assert on_master.end_of(job, timeout=120.0).value == 6
+def check_loss_of_executors(context: Context, executors: Callable[[], list[int]]) -> None:
+    """Kill the executors in the middle of a job, which has its result nevertheless."""
+    job = context.submit("work.Stages")
+    wait_until(lambda: context.listener.progress.get(job.id), "the job has tasks")
+    lost = executors()
+    assert lost
+    for pid in lost:
+        os.kill(pid, signal.SIGKILL)
+    assert context.end_of(job, timeout=120.0).value == 6

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import attrs
 import pyspark
 import pytest
 from launcher_world import Context, Start
-from master_suite import ClusterSuite
+from master_suite import MasterSuite, check_loss_of_executors
 
 from conditions import wait_until
 from jobserver_core.ports import ContextEnd
@@ -123,14 +123,14 @@ def test_an_application_of_the_cluster_is_reported_with_its_address(on_cluster: 
     assert conf == {"spark.cores.max": "2", "spark.executor.memory": "512m"}
 
 
-class TestStandalone(ClusterSuite):
+def test_a_job_survives_the_loss_of_its_executor(cluster: Cluster, on_cluster: Context) -> None:
+    check_loss_of_executors(on_cluster, cluster.executors)
+
+
+class TestStandalone(MasterSuite):
     @pytest.fixture
     def on_master(self, on_cluster: Context) -> Context:
         return on_cluster
-
-    @pytest.fixture
-    def executors(self, cluster: Cluster) -> Callable[[], list[int]]:
-        return cluster.executors
 
 
 def test_an_application_that_its_master_kills_was_killed_from_outside(cluster: Cluster, start: Start) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from launcher_world import Context, Start
-from master_suite import ClusterSuite
+from master_suite import MasterSuite, check_loss_of_executors
 from yarn_cluster import YarnCluster
 
 from conditions import wait_until
@@ -40,14 +40,14 @@ def test_an_application_has_its_queue_its_tags_and_its_page(yarn: YarnCluster, o
     assert url == found["trackingUrl"]
 
 
-class TestYarn(ClusterSuite):
+def test_a_job_survives_the_loss_of_its_executor(yarn: YarnCluster, on_yarn: Context) -> None:
+    check_loss_of_executors(on_yarn, lambda: yarn.executors(application_id(on_yarn)))
+
+
+class TestYarn(MasterSuite):
     @pytest.fixture
     def on_master(self, on_yarn: Context) -> Context:
         return on_yarn
-
-    @pytest.fixture
-    def executors(self, yarn: YarnCluster, on_yarn: Context) -> Callable[[], list[int]]:
-        return lambda: yarn.executors(application_id(on_yarn))
 
 
 def test_an_application_killed_through_yarn_ends_its_context_with_the_reason(
