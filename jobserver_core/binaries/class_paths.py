@@ -53,7 +53,8 @@ class ClassPaths:
         packages = [entry.source for entry in entries if entry.type.python]
         if packages and len(entries) > 1:
             raise InvalidRequest(
-                message=f"For Python jobs only one package file can be used, got {len(entries)}"
+                message=f"For Python jobs only one package file can be used, got {len(entries)}; put the "
+                "others into cp of the context, or install them into its environment (python.executable)"
             )
 
     def lease(self, entries: Iterable[ResolvedEntry | JobCode], until: ExitStack) -> tuple[JobCode, ...]:

@@ -351,6 +351,12 @@ def test_a_config_of_values_that_are_not_json_is_refused(server: JobServer) -> N
             server.submit(a_request("w.Echo", {"value": value}))
 
 
+def test_several_packages_of_a_job_are_refused_with_the_places_for_the_others(server: JobServer) -> None:
+    request = JobRequest(class_name="w.Echo", class_path=parse_class_path("words,words"))
+    with pytest.raises(errors.InvalidRequest, match=r"got 2; put the others into cp of the context, or"):
+        server.submit(request)
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [
