@@ -377,14 +377,17 @@ class Bench:
         return target
 
     @contextmanager
-    def server(self, settings: str = "", context: str = "", *, warm: bool = True) -> Iterator[Server]:
-        """Start a server with the jobs uploaded and, with ``warm``, the context of this name ready."""
+    def server(
+        self, settings: str = "", context: str = "", *, warm: bool = True, jvm: bool = False
+    ) -> Iterator[Server]:
+        """Start a server with the Python jobs, with the JVM jobs, and with the context ``warm`` ready."""
         directory = Path(tempfile.mkdtemp(dir=self.directory))
         server = Server(directory, settings)
         try:
             client = Client(server.port)
             client.call("POST", "/binaries/py", self.wheel.read_bytes(), "application/python-wheel")
-            client.call("POST", "/binaries/jvm", self.jar().read_bytes(), "application/java-archive")
+            if jvm:
+                client.call("POST", "/binaries/jvm", self.jar().read_bytes(), "application/java-archive")
             if warm:
                 client.call("POST", f"/contexts/warm?{context}")
             yield server
@@ -488,7 +491,7 @@ def stock_session() -> Iterator[tuple[IO[str], IO[str]]]:
 
 def no_op(bench: Bench) -> None:
     """No-ops over HTTP: latency, jobs a second, CPU by process."""
-    with bench.server() as server:
+    with bench.server(jvm=True) as server:
         client = Client(server.port)
         health = back_to_back(lambda: client.call("GET", "/healthz"), 200)
         show("GET /healthz", milliseconds(health))
@@ -566,7 +569,7 @@ def fresh(bench: Bench) -> None:
 
 def words(bench: Bench) -> None:
     """The seed's word count against stock PySpark."""
-    with bench.server() as server, bench.warm_stock() as stock:
+    with bench.server(jvm=True) as server, bench.warm_stock() as stock:
         client = Client(server.port)
         calls: dict[str, Callable[[], object]] = {
             "Python": lambda: client.run("py", "bench_jobs.WordCount", "warm", WORDS),
@@ -924,6 +927,7 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.2f}\n")
     print_head()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))  # servers end with their blocks
     with tempfile.TemporaryDirectory() as directory:
         bench = Bench(Path(directory), options.jobs)
         for name in options.only:
