@@ -73,3 +73,9 @@ def test_the_index_lists_every_page() -> None:
     index = ROOT / "docs" / "index.md"
     listed = {(index.parent / path).resolve() for path, _ in LINK.findall(prose(index))}
     assert set((ROOT / "docs").rglob("*.md")) - listed == {index}
+
+
+def test_the_navigation_of_the_site_lists_every_page() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    listed = {ROOT / "docs" / path for path in re.findall(r"\S+\.md", navigation)}
+    assert listed == set((ROOT / "docs").rglob("*.md"))
