@@ -144,11 +144,12 @@ class PythonJobs:
         self._class_paths = TaskClassPaths(self._driver, spec)
         self._reuse = spec.reuse and spec.context_type != "custom"
         with self._lock:
-            for runner in self._spares:
-                runner.output.write = runner.idle_write = log
-                with contextlib.suppress(ChannelClosed):  # a dead one is discarded when it is taken
-                    runner.rename_application(spec.conf["spark.app.name"])
+            runners = list(self._spares)
             self._wanted_spares = spec.spare_runners
+        for runner in runners:
+            runner.output.write = runner.idle_write = log
+            with contextlib.suppress(ChannelClosed):  # a dead one is discarded when it is taken
+                runner.rename_application(spec.conf["spark.app.name"])
         self._need.release()
 
     def warm_up(self) -> None:

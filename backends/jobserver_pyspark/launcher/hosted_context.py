@@ -316,9 +316,9 @@ class HostedContext(ContextHandle):
             self._remember(attrs.evolve(record, spec=self._spec))
 
     def _adopt_spare(self, plan: HostPlan) -> bool:
-        """Give this context to a spare of the same settings; return False if none is alive."""
+        """Give this context to a spare of the same settings; return False without a living spare."""
         wanted = fingerprint(plan, self._spec.work_dir)
-        while (spare := self._resources.spares.take(wanted)) is not None:
+        while self._end is None and (spare := self._resources.spares.take(wanted)) is not None:
             if self._adopt(spare, plan):
                 return True
             _log.info("context %s: a spare has died", self._spec.name)

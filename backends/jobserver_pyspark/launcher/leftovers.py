@@ -66,9 +66,13 @@ class Leftovers:
         path = self._path(context_id)
         temporary = path.with_suffix(".part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:  # it has the secret
-            file.write(json_values.dumps(_fields_of(record), allow_nan=True))
-        os.replace(temporary, path)
+        try:
+            with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:  # has the secret
+                file.write(json_values.dumps(_fields_of(record), allow_nan=True))
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
     def forget(self, context_id: str) -> None:
         """Remove the record of a context that left nothing behind."""

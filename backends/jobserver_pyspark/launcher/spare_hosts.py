@@ -15,12 +15,14 @@ from uuid import uuid4
 
 from jobserver_core.errors import JobServerError
 from jobserver_core.ports import ContextSpec
+from jobserver_core.repeats import Repeats
 from jobserver_pyspark import processes
 from jobserver_pyspark.launcher.connections import Connections, HostChannel
 from jobserver_pyspark.launcher.context_settings import ContextSettings
 from jobserver_pyspark.launcher.host_plan import HostPlan
 from jobserver_pyspark.launcher.host_process import HostProcess
-from jobserver_pyspark.launcher.leftovers import Leftovers
+from jobserver_pyspark.launcher.kubernetes import ClusterObjects
+from jobserver_pyspark.launcher.leftovers import LeftoverRecord, Leftovers
 from jobserver_pyspark.launcher.spare_pools import Pool, Spare, SpareFailed, SpareStarter
 from jobserver_pyspark.protocol.converter import ProtocolError, encode
 from jobserver_pyspark.protocol.frames import ChannelClosed
@@ -41,6 +43,7 @@ _APP_NAME = "spark.app.name"
 _NO_PATH = Path()
 _ARCHIVE_OPTIONS = ("-XX:SharedArchiveFile=", "-Xlog:cds")
 _log = logging.getLogger(__name__)
+_repeats = Repeats(_log)
 
 
 class SpareHost(Spare):
@@ -79,19 +82,23 @@ class SpareHost(Spare):
         self.channel.settimeout(None)
         return answer if isinstance(answer, ContextReady) else None
 
+    def kill(self) -> None:
+        """Kill the host."""
+        self.host.kill()
+
     def end(self) -> None:
         """End all processes, and remove the directories."""
         self.channel.close()
-        _discard(self.id, self.host, self._leftovers)
+        _discard(self.id, self.host.record, self.host, self._leftovers)
 
 
-def _discard(spare_id: str, host: HostProcess, leftovers: Leftovers) -> None:
-    record = host.record
-    host.kill()
-    host.reap()
+def _discard(spare_id: str, record: LeftoverRecord, host: HostProcess | None, leftovers: Leftovers) -> None:
+    if host is not None:
+        host.kill()
+        host.reap()
     if record.end():
         leftovers.forget(spare_id)
-    for directory in host.directories:
+    for directory in record.directories:
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -123,7 +130,7 @@ class SpareHosts(SpareStarter[SpareHost]):
         try:
             return fingerprint(self._make_plan(spec, pool.settings), spec.work_dir)
         except (JobServerError, OSError) as error:
-            _log.warning("the pool %s can have no spare context: %s", pool.name, error)
+            _repeats.warning(pool.name, "the pool %s can have no spare context: %s", pool.name, error)
             return None
 
     def _spec(self, pool: Pool) -> ContextSpec:
@@ -142,27 +149,42 @@ class SpareHosts(SpareStarter[SpareHost]):
         spec = self._spec(pool)
         try:
             plan = self._make_plan(spec, pool.settings)
-            host = self._spawn(spec, plan)
         except (JobServerError, OSError) as error:
-            shutil.rmtree(spec.work_dir, ignore_errors=True)
             raise SpareFailed(str(error)) from error
+        # Recorded before the process starts, because the server may be killed at any moment.
+        record = LeftoverRecord(
+            marker=plan.spec.marker,
+            directories=(spec.work_dir, plan.spec.tmp_dir),
+            cluster=ClusterObjects.of(plan.spec.conf),
+        )
         try:
-            channel = self._connect(host, plan)
-        except (OSError, ChannelClosed, ProtocolError, SpareFailed, TimeoutError) as error:
-            _discard(spec.id, host, self._leftovers)
+            return self._launch(pool, spec, plan, record)
+        except (OSError, ChannelClosed, ProtocolError, TimeoutError) as error:
             raise SpareFailed(str(error)) from error
         finally:
             self._starting = None
-        if self._priority:
-            processes.set_priority(plan.spec.marker, os.getpriority(os.PRIO_PROCESS, 0))
-        return SpareHost(
-            pool.name,
-            fingerprint(plan, spec.work_dir),
-            spare_id=spec.id,
-            host=host,
-            channel=channel,
-            leftovers=self._leftovers,
-        )
+
+    def _launch(self, pool: Pool, spec: ContextSpec, plan: HostPlan, record: LeftoverRecord) -> SpareHost:
+        """Start a host and its application; leave nothing behind if that fails."""
+        with contextlib.ExitStack() as failed:
+            failed.callback(lambda: _discard(spec.id, record, self._starting, self._leftovers))
+            self._leftovers.record(spec.id, record)
+            host = self._spawn(spec, plan)
+            self._leftovers.record(spec.id, host.record)
+            channel = self._connect(host, plan)
+            failed.callback(channel.close)
+            if self._priority:
+                processes.set_priority(plan.spec.marker, os.getpriority(os.PRIO_PROCESS, 0))
+            spare = SpareHost(
+                pool.name,
+                fingerprint(plan, spec.work_dir),
+                spare_id=spec.id,
+                host=host,
+                channel=channel,
+                leftovers=self._leftovers,
+            )
+            failed.pop_all()
+        return spare
 
     def _spawn(self, spec: ContextSpec, plan: HostPlan) -> HostProcess:
         with self._lock:
@@ -170,7 +192,6 @@ class SpareHosts(SpareStarter[SpareHost]):
                 raise SpareFailed("the launcher is closed")
             host = HostProcess(plan, work_dir=spec.work_dir, log_path=spec.log_path, priority=self._priority)
             self._starting = host
-        self._leftovers.record(spec.id, host.record)
         return host
 
     def _connect(self, host: HostProcess, plan: HostPlan) -> HostChannel:

@@ -75,8 +75,12 @@ class Spare(ABC):
         """Whether its application runs, as far as is known without asking it."""
 
     @abstractmethod
+    def kill(self) -> None:
+        """Kill its application without waiting; ``end`` has to follow. Idempotent."""
+
+    @abstractmethod
     def end(self) -> None:
-        """End all its processes, and remove its directories."""
+        """End all its processes, and remove its directories. Takes seconds."""
 
 
 S = TypeVar("S", bound=Spare)
@@ -243,7 +247,11 @@ class SparePools(Generic[S]):
         )
 
     def close(self, deadline: float) -> None:
-        """End every spare and start no more, waiting until ``deadline`` on the monotonic clock at most."""
+        """End every spare and start no more, waiting until ``deadline`` on the monotonic clock at most.
+
+        All spares are killed, even if their directories cannot be removed before the deadline: the next
+        server does that.
+        """
         with self._changed:
             self._closed = True
             spares, self._spares = self._spares, []
@@ -251,6 +259,9 @@ class SparePools(Generic[S]):
             thread = self._thread
         self._starter.close()
         for spare in spares:
-            spare.end()
-        if thread is not None:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            spare.kill()
+        ends = [threading.Thread(target=spare.end, name="end of a spare", daemon=True) for spare in spares]
+        for end in ends:
+            end.start()
+        for one in (*ends, *([] if thread is None else [thread])):
+            one.join(max(0.0, deadline - time.monotonic()))

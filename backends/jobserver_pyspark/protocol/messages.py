@@ -390,8 +390,7 @@ class Attach(HostToRunner):
 class WarmUp(HostToRunner):
     """Start the context's first Python worker. The answer is ``WarmedUp`` or ``NotReady``.
 
-    With ``context_type``, run typical Spark jobs for such a context too, as a spare can, which is not in a
-    hurry.
+    With ``context_type``, run typical Spark jobs for such a context too, for a spare, which has time.
     """
 
     context_type: ContextType | None = None

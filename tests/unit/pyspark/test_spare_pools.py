@@ -28,14 +28,21 @@ class FakeSpare(Spare):
     def __init__(self, pool: str, fingerprint: str) -> None:
         super().__init__(pool, fingerprint)
         self.dead = False
+        self.killed = False
         self.ended = False
+        self.may_end = threading.Event()
+        self.may_end.set()
 
     @property
     def alive(self) -> bool:
         return not self.dead
 
+    def kill(self) -> None:
+        self.killed = True
+
     def end(self) -> None:
         assert not self.ended
+        assert self.may_end.wait(30.0)
         self.ended = True
 
 
@@ -258,6 +265,19 @@ def test_a_spare_that_became_ready_during_the_close_is_ended() -> None:
     world.starter.start = start  # type: ignore[method-assign]
     world.pools.step()
     assert world.starter.started[0].ended
+
+
+def test_a_close_kills_all_spares_and_does_not_wait_for_one_past_its_deadline() -> None:
+    world = World(3)
+    world.fill()
+    slow, *others = world.starter.started
+    slow.may_end.clear()
+    world.pools.close(time.monotonic() + 0.1)
+    assert [spare.killed for spare in world.starter.started] == [True, True, True]
+    assert not slow.ended
+    wait_until(lambda: all(spare.ended for spare in others), "the others end, although one takes long")
+    slow.may_end.set()
+    wait_until(lambda: slow.ended)
 
 
 def test_a_context_needs_the_memory_of_its_heap_and_some_more() -> None:
