@@ -120,7 +120,10 @@ def _visible(names: Namespace) -> Callable[[Event], bool]:
     extension=True,
 )
 async def follow_job(call: Call) -> Response:
-    """Stream the current report of a job and then its events, until the job has ended."""
+    """Stream the current report of a job and then its events, until the job has ended.
+
+    If another server runs the job, only the report of its end follows the first one.
+    """
     job = call.names.checked(await call.pools.quick.run(call.server.job, call.path["id"]))
 
     def wanted(event: Event) -> bool:
@@ -130,7 +133,7 @@ async def follow_job(call: Call) -> Response:
 
     listener = Listener(call.server, wanted)
     return StreamedResponse(
-        _one(call, listener, job), media_type=EVENT_STREAM, headers=HEADERS, opened=listener
+        _one(call, listener, job.id), media_type=EVENT_STREAM, headers=HEADERS, opened=listener
     )
 
 
@@ -138,7 +141,7 @@ async def follow_job(call: Call) -> Response:
     "GET",
     "/events",
     permission="jobs:read",
-    summary="Stream all events of the server as server-sent events",
+    summary="Stream all events of the server that responds as server-sent events",
     replies=(Reply(200, "The events", media_type=f"{EVENT_STREAM}; charset=utf-8"),),
     extension=True,
 )
@@ -151,33 +154,50 @@ async def follow_events(call: Call) -> Response:
 async def _all(call: Call, listener: Listener) -> AsyncIterator[bytes]:
     with listener:
         yield b": listening\n\n"
-        async for event in _received(call, listener):
+        never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        async for event in _received(call, listener, until=never):
             yield event if isinstance(event, bytes) else _encoded_event(event, call.names)
 
 
-async def _one(call: Call, listener: Listener, job: Job) -> AsyncIterator[bytes]:
+async def _one(call: Call, listener: Listener, job_id: str) -> AsyncIterator[bytes]:
     # Listen before reading the record, so that no change is missed between the two.
     with listener:
-        job = await call.pools.quick.run(call.server.job, job.id)
-        now = timestamp(job.ended_at or job.running_at or job.submitted_at)
-        yield server_sent("job", {"at": now, **job_report(job, call.names)})
-        if job.state.final:
+        handle = await call.pools.quick.run(call.server.job_handle, job_id)
+        yield _current_report(handle.job, call.names)
+        if handle.job.state.final:
             return
-        async for event in _received(call, listener):
-            yield event if isinstance(event, bytes) else _encoded_event(event, call.names)
-            if isinstance(event, JobChanged) and event.job.state.final:
-                return
+        with call.state.notified(handle.finished) as ended:
+            async for event in _received(call, listener, until=ended):
+                yield event if isinstance(event, bytes) else _encoded_event(event, call.names)
+                if isinstance(event, JobChanged) and event.job.state.final:
+                    return
+        # The server that runs the job publishes its events. On the others, only the record shows the end.
+        job = await call.pools.quick.run(call.server.job, job_id)
+        if job.state.final:
+            yield _current_report(job, call.names)
 
 
-async def _received(call: Call, listener: Listener) -> AsyncIterator[Event | bytes]:
-    """Yield events, notices of dropped events, and comments that keep an idle connection alive."""
+def _current_report(job: Job, names: Namespace) -> bytes:
+    at = timestamp(job.ended_at or job.running_at or job.submitted_at)
+    return server_sent("job", {"at": at, **job_report(job, names)})
+
+
+async def _received(
+    call: Call, listener: Listener, *, until: asyncio.Future[None]
+) -> AsyncIterator[Event | bytes]:
+    """Yield events, notices of dropped events, and comments that keep an idle connection alive.
+
+    Ends once ``until`` is done or the server stops.
+    """
     closing = call.state.closing
-    while not closing.is_set():
-        await wait_for_first(listener.wait(), closing.wait(), timeout=call.state.heartbeat)
+    while not closing.is_set() and not until.done():
+        # Unlike a cancelled await, a cancelled asyncio.wait leaves the future as it is.
+        over = asyncio.wait({until})
+        await wait_for_first(listener.wait(), closing.wait(), over, timeout=call.state.heartbeat)
         lost, events = listener.take()
         if lost:
             yield server_sent("lost", {"count": lost})
         for event in events:
             yield event
-        if not events and not closing.is_set():
+        if not events and not closing.is_set() and not until.done():
             yield b": still here\n\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -121,7 +122,7 @@ async def get_context_log(call: Call) -> Response:
         newest = call.server.context(name)
         return newest.id != context.id or newest.state.final
 
-    return StreamedResponse(_followed(call, tail, ended), media_type=TEXT, opened=tail)
+    return await _growing(call, tail, ended)
 
 
 @ROUTES.add(
@@ -140,7 +141,7 @@ async def get_job_log(call: Call) -> Response:
     if not call.params["follow"]:
         return await _whole(call, tail)
     handle = await call.pools.quick.run(call.server.job_handle, job.id)
-    return StreamedResponse(_followed(call, tail, handle.done), media_type=TEXT, opened=tail)
+    return await _growing(call, tail, handle.done)
 
 
 async def _whole(call: Call, tail: LogTail) -> Response:
@@ -158,6 +159,14 @@ async def _first(call: Call, tail: LogTail, size: int) -> AsyncIterator[bytes]:
             return
         size -= len(chunk)
         yield chunk
+
+
+async def _growing(call: Call, tail: LogTail, ended: Callable[[], bool]) -> Response:
+    # Errors such as OnAnotherServer must be raised before the response begins. A log that does not exist
+    # yet is no error: it may be created later.
+    with suppress(LogNotFound):
+        await call.pools.quick.run(tail.open)
+    return StreamedResponse(_followed(call, tail, ended), media_type=TEXT, opened=tail)
 
 
 async def _followed(call: Call, tail: LogTail, ended: Callable[[], bool]) -> AsyncIterator[bytes]:

@@ -77,6 +77,10 @@ _EVENTS = """\
 
 While nothing happens, a comment line is sent every 15 seconds. A job's stream ends with the job.
 
+With [several servers](../howto/run-several-servers.md), `GET /events` only streams the events of the server
+that responds. The stream of a job that another server runs has the job's current state and then, up to a
+second late, its final state.
+
 ```sh
 curl -N localhost:8090/jobs/$ID/events
 ```

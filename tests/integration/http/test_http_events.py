@@ -16,9 +16,14 @@ import pytest
 from http_site import Site, Start
 
 from jobserver_core.events import JobChanged
+from jobserver_core.memory import MemoryBlobStore
+from jobserver_core.ports import JobOutcome
+from jobserver_http import running
 from jobserver_http.events import Listener
 from jobserver_http.logs import LogTail
 from serving import WAIT, a_request, a_server, upload
+from several_servers import WATCH, Member
+from torture import shared_memory
 
 
 def sent(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -152,6 +157,54 @@ def test_a_slow_listener_loses_the_oldest_events_and_learns_how_many() -> None:
     assert kept == 4
     assert lost >= 10
     assert last == "FINISHED"
+
+
+# -- several servers -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def members() -> Iterator[list[Member]]:
+    """Two servers that share a store."""
+    open_store, _ = shared_memory()
+    blobs = MemoryBlobStore()
+    members = [Member(open_store(), blobs) for _ in range(2)]
+    for member in members:
+        member.server.start()
+    yield members
+    for member in members:
+        member.close()
+
+
+def test_the_events_of_a_job_of_another_server_end_with_its_outcome(members: list[Member]) -> None:
+    runs, other = members
+    upload(runs.server)
+    runs.server.create_context("shared")
+    runs.ready()
+    job_id = runs.running_job("shared")
+    with (
+        running(other.server) as url,
+        httpx.stream("GET", f"{url}/jobs/{job_id}/events", timeout=WAIT) as answer,
+    ):
+        events = sent(answer.iter_lines())
+        assert next(events)[1]["jobId"] == job_id
+        runs.launcher.listeners[0].job_ended(job_id, JobOutcome())
+        other.clock.advance(WATCH)
+        assert [(name, data.get("status")) for name, data in events if name] == [("job", "FINISHED")]
+
+
+@pytest.mark.parametrize("query", ["", "?follow=true"])
+def test_a_log_on_another_server_is_refused_before_the_response_begins(
+    members: list[Member], query: str
+) -> None:
+    runs, other = members
+    upload(runs.server)
+    runs.server.create_context("shared")
+    runs.ready()
+    job_id = runs.running_job("shared")
+    with running(other.server) as url, httpx.Client(base_url=url, timeout=WAIT) as client:
+        for path in ("/contexts/shared/logs", f"/jobs/{job_id}/logs"):
+            answer = client.get(path + query)
+            assert (answer.status_code, answer.json()["code"]) == (409, "on_another_server")
 
 
 # -- logs ------------------------------------------------------------------------------------------
