@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 import httpx2
 from lightkube import Client, KubeConfig
@@ -18,12 +19,16 @@ _KINDS: tuple[_Kind, ...] = (Pod, ConfigMap, Service, PersistentVolumeClaim)
 _TIMEOUT = httpx2.Timeout(10.0, connect=3.0)
 """For each request: the end of a context is reported after them."""
 _NOT_FOUND = 404
+_SERVICE = "kubernetes.default.svc"
+_SERVICE_NAMES = frozenset({"kubernetes", "kubernetes.default", _SERVICE, f"{_SERVICE}.cluster.local"})
+"""The names of the API server in a pod."""
 
 
 def delete_labelled(url: str, namespace: str, labels: Mapping[str, str]) -> str | None:
     """Delete the objects that executors consist of and that have these labels; return the problem, if any.
 
-    Credentials are those of the pod's service account or of the kubeconfig file. They are sent over TLS only.
+    Credentials are those of the pod's service account or of the kubeconfig file. They are sent over TLS only,
+    and only to the server that they are for, because contexts choose the URL.
     """
     try:
         with Client(config=_config(url), timeout=_TIMEOUT) as client:
@@ -49,13 +54,29 @@ def _config(url: str) -> SingleConfig:
     if not url.startswith("https://"):
         return _single(KubeConfig.from_one(cluster=Cluster(server=url), user=User()))
     found = _single(KubeConfig.from_env())
+    if not _for_server(found, url):
+        raise ConfigError(
+            f"there are credentials for {found.cluster.server} only; use that URL in spark.master"
+        )
     cluster = Cluster(
         server=url,
         certificate_auth=found.cluster.certificate_auth,
         certificate_auth_data=found.cluster.certificate_auth_data,
-        insecure=found.cluster.insecure and found.cluster.server == url,
+        insecure=found.cluster.insecure,
     )
     return found._replace(cluster=cluster)
+
+
+def _for_server(config: SingleConfig, url: str) -> bool:
+    """Whether credentials are for the API server at this URL, which may have several names in a pod."""
+    scheme, host, port = _origin(config.cluster.server)
+    names = {host, *_SERVICE_NAMES} if config.fname is None else {host}
+    return any(_origin(url) == (scheme, name, port) for name in names)
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else None)
 
 
 def _single(config: KubeConfig) -> SingleConfig:

@@ -45,13 +45,16 @@ class LeftoverRecord:
 
     def end(self) -> bool:
         """Kill the processes and remove everything else; return whether nothing is left. Idempotent."""
+        return self.end_local() and (self.cluster is None or self.cluster.remove())
+
+    def end_local(self) -> bool:
+        """Do what ``end`` does on this machine; return whether nothing is left on it. Idempotent."""
         if self.pid is not None and self.alive:
             processes.kill_group(self.pid)
         gone = processes.kill_marked([self.marker])
         for directory in self.directories:
             shutil.rmtree(directory, ignore_errors=True)
-        gone = gone and not any(directory.exists() for directory in self.directories)
-        return gone and (self.cluster is None or self.cluster.remove())
+        return gone and not any(directory.exists() for directory in self.directories)
 
 
 class Leftovers:
@@ -88,14 +91,27 @@ class Leftovers:
     def sweep(self, kept: Container[str] = ()) -> None:
         """Remove all recorded leftovers, except those of contexts with an id in ``kept``.
 
-        Those that cannot be removed now stay recorded for the next time.
+        Those that cannot be removed now stay recorded for the next time. Clusters come last, and after a
+        failure a cluster is not asked again, because the start of the server waits for this.
         """
+        in_clusters: list[tuple[Path, ClusterObjects]] = []
         for path in self._directory.glob("*.json"):
             if path.stem in kept:
                 continue
             record = self._read(path)
-            if record is None or record.end():
+            if record is not None and not record.end_local():
+                continue
+            if record is not None and record.cluster is not None:
+                in_clusters.append((path, record.cluster))
+            else:
                 path.unlink(missing_ok=True)
+        failed: set[tuple[str, str]] = set()
+        for path, objects in in_clusters:
+            place = (objects.url, objects.namespace)
+            if place not in failed and objects.remove():
+                path.unlink(missing_ok=True)
+            else:
+                failed.add(place)
 
     def _path(self, context_id: str) -> Path:
         return self._directory / f"{context_id}.json"

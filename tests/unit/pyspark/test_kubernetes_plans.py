@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import trustme
 
 from jobserver_core.ports import ContextSpec
 from jobserver_pyspark.installation.java import Java
@@ -112,10 +114,22 @@ class ApiServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.objects: dict[str, dict[str, Any]] = {}
         self.status: int | None = None
+        self.scheme = "http"
+        self.tokens: list[str | None] = []
+        """The ``Authorization`` header of each request."""
+        self.watched: list[Path] = []
+        self.seen: list[Path] = []
+        """Those of the watched directories that existed during a request."""
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"{self.scheme}://127.0.0.1:{self.server_port}"
+
+    def use_tls(self, authority: trustme.CA) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.scheme = "https"
 
     def add(self, kind: str, name: str, application_id: str) -> None:
         labels = {"spark-app-selector": application_id}
@@ -145,6 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._respond(404 if found is None else 200, {"status": "Success"})
 
     def _respond(self, status: int, body: dict[str, Any]) -> None:
+        self.server.tokens.append(self.headers["Authorization"])
+        self.server.seen += [directory for directory in self.server.watched if directory.exists()]
         data = json.dumps({"message": "as the test says", **body}).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -209,3 +225,86 @@ def test_an_api_server_that_is_gone_does_not_stop_the_start(api: ApiServer, tmp_
     api.server_close()
     leftovers.sweep()
     assert file.exists()
+
+
+@pytest.mark.real
+def test_a_cluster_that_fails_is_asked_once_by_a_start_after_everything_else_was_ended(
+    api: ApiServer, tmp_path: Path
+) -> None:
+    api.status = 503
+    leftovers = Leftovers(tmp_path / "contexts")
+    for number in range(3):
+        directory = tmp_path / f"work-{number}"
+        directory.mkdir()
+        api.watched.append(directory)
+        cluster = ClusterObjects(url=api.url, namespace="jobs", application_id=f"spark-{number}")
+        record = LeftoverRecord(marker=f"{number}:none", directories=(directory,), cluster=cluster)
+        leftovers.record(str(number), record)
+    leftovers.sweep()
+    assert (len(api.tokens), api.seen) == (1, [])
+    assert len(list(leftovers.all())) == 3
+    api.status = None
+    leftovers.sweep()
+    assert list(leftovers.all()) == []
+
+
+def use_kubeconfig(monkeypatch: pytest.MonkeyPatch, path: Path, server: str, authority: trustme.CA) -> None:
+    """Store a kubeconfig file with a token for this server."""
+    authority.cert_pem.write_to_path(path.with_suffix(".pem"))
+    cluster = {"server": server, "certificate-authority": str(path.with_suffix(".pem"))}
+    config = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": cluster}],
+        "users": [{"name": "u", "user": {"token": "secret"}}],
+    }
+    path.write_text(json.dumps(config))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+
+
+@pytest.mark.real
+def test_credentials_reach_only_the_server_that_they_are_for(
+    api: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = trustme.CA()
+    api.use_tls(authority)
+    api.add("pods", "left", "spark-1")
+    leftovers, file = record_of(api, tmp_path / "contexts")
+    others = ("https://10.0.0.1:6443", f"https://127.0.0.1:{api.server_port - 1}", "https://10.0.0.1")
+    for other in others:
+        use_kubeconfig(monkeypatch, tmp_path / "kubeconfig", other, authority)
+        leftovers.sweep()
+        assert f"there are credentials for {other} only" in caplog.text
+    assert (api.tokens, file.exists()) == ([], True)
+    use_kubeconfig(monkeypatch, tmp_path / "kubeconfig", api.url, authority)
+    leftovers.sweep()
+    assert set(api.tokens) == {"Bearer secret"}
+    assert (api.objects, file.exists()) == ({}, False)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://kubernetes.default.svc", True),
+        ("https://kubernetes.default.svc.cluster.local:443", True),
+        ("https://KUBERNETES.default", True),
+        ("https://10.96.0.1:443", True),
+        ("https://kubernetes.default.svc:6443", False),
+        ("https://kubernetes.default.svc.example.com", False),
+        ("https://10.96.0.2", False),
+    ],
+)
+def test_a_service_account_is_for_the_names_of_the_api_server_in_a_pod(url: str, expected: bool) -> None:
+    pytest.importorskip("lightkube", reason="needs the extra kubernetes")
+    from lightkube import KubeConfig
+    from lightkube.config.models import Cluster, User
+
+    from jobserver_pyspark.launcher.kubernetes_api import _for_server
+
+    cluster = Cluster(server="https://10.96.0.1:443")
+    in_pod = KubeConfig.from_one(cluster=cluster, user=User(token="t")).get()
+    in_file = KubeConfig.from_one(cluster=cluster, user=User(token="t"), fname="/kubeconfig").get()
+    assert in_pod is not None
+    assert in_file is not None
+    assert _for_server(in_pod, url) is expected
+    assert _for_server(in_file, url) is (expected and "10.96.0.1" in url)
