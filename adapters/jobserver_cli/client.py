@@ -31,6 +31,10 @@ DEFAULT_URL = "http://127.0.0.1:8090"
 PASSWORD_VARIABLE = "JOBSERVER_PASSWORD"  # noqa: S105 - the name of a variable
 RETRIES = 2
 """How often a request that failed in transit is repeated. Somebody is waiting for the error."""
+CONNECT_TIMEOUT = 5.0
+"""Seconds for opening a connection."""
+TIMEOUT = 90.0
+"""Seconds without a byte after which a request fails, unless it says otherwise."""
 RECONNECT_TIMEOUT = 10.0
 """Seconds for which the server may be away while a command waits for a job."""
 
@@ -53,8 +57,16 @@ class Client:
     and DENIED or REFUSED for an error response.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        retries: int = RETRIES,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        timeout: float = TIMEOUT,
+    ) -> None:
         self.connection = connection
+        self._retries, self._connect_timeout, self._timeout = retries, connect_timeout, timeout
         self.password: str | None = None
         if connection.user and not connection.token:
             self.password = connection.password or _password(connection.user)
@@ -82,7 +94,9 @@ class Client:
                     password=self.password,
                     token=connection.token or None,
                     ca_file=connection.ca_file,
-                    retries=RETRIES,
+                    timeout=self._timeout,
+                    connect_timeout=self._connect_timeout,
+                    retries=self._retries,
                     reconnect_timeout=RECONNECT_TIMEOUT,
                     user_agent="jobserver-cli",
                 )

@@ -20,13 +20,16 @@ __all__ = ["binary_names", "context_names", "job_ids"]
 
 RECENT = 50
 """How many of the newest jobs are completed."""
+CONNECT_TIMEOUT, TIMEOUT = 1.0, 10.0
+"""Seconds for opening a connection and for the response, while the shell is blocked."""
 
 
 def _completed(
     context: typer.Context, incomplete: str, names: Callable[[Client], Iterable[str]]
 ) -> list[str]:
     try:
-        with Client(saved_servers.completed(_connection(context.params))) as client:
+        connection = saved_servers.completed(_connection(context.params))
+        with Client(connection, retries=0, connect_timeout=CONNECT_TIMEOUT, timeout=TIMEOUT) as client:
             return [name for name in names(client) if name.startswith(incomplete)]
     except CommandFailed:
         return []

@@ -47,8 +47,7 @@ def contexts(client: Client, terminal: Terminal, spares: Spares = False) -> None
     if spares:
         _list_pools(client, terminal)
         return
-    names = client.get("/contexts")
-    reports = [report for name in names if (report := _report(client, name)) is not None]
+    reports: list[ContextReport] = client.get("/contexts", details="true")
     if terminal.as_json:
         terminal.json(reports)
     elif not reports:
@@ -69,15 +68,6 @@ def _list_pools(client: Client, terminal: Terminal) -> None:
     else:
         rows = [[pool["pool"], pool["size"], pool["ready"], pool["starting"]] for pool in pools]
         terminal.table(["Pool", "Size", "Ready", "Starting"], rows)
-
-
-def _report(client: Client, name: str) -> ContextReport | None:
-    """Return a context's report, or None if the context has been removed since it was listed."""
-    response = client.send("GET", f"/contexts/{segment(name)}", accept_errors=True)
-    if response.status_code == 404:
-        return None
-    report: ContextReport = response.json()
-    return report
 
 
 def _row(report: ContextReport, wide: bool) -> list[object]:

@@ -209,8 +209,16 @@ def _starting(context: str | None) -> str:
 
 
 def _submitted(client: Client, params: Mapping[str, str | int | None], config: str) -> JobReport:
-    headers = {"Idempotency-Key": os.urandom(16).hex(), "Content-Type": "text/plain"}
-    report: JobReport = client.call("POST", "/jobs", params=params, content=config.encode(), headers=headers)
+    from jobserver_client.requests import SUBMIT_TIMEOUT  # noqa: PLC0415 - --help does not need it
+
+    report: JobReport = client.call(
+        "POST",
+        "/jobs",
+        params=params,
+        content=config.encode(),
+        headers={"Idempotency-Key": os.urandom(16).hex(), "Content-Type": "text/plain"},
+        timeout=SUBMIT_TIMEOUT,
+    )
     return report
 
 

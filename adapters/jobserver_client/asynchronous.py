@@ -18,7 +18,7 @@ from jobserver_client.connection import Connection, ConnectionOptions, FileBody,
 from jobserver_client.errors import error_from
 from jobserver_client.handles import AsyncJobHandle, AsyncResultReader, AsyncWaiter, EventSubscription
 from jobserver_client.reports import binary_of, context_of, deliveries_of, job_of, storage_of
-from jobserver_client.requests import json_text, list_params, submit_call
+from jobserver_client.requests import SUBMIT_TIMEOUT, json_text, list_params, submit_call
 from jobserver_client.watching import GAP, EventStream, Item
 from jobserver_core.errors import Conflict, ContextNotFound, InvalidRequest, JobAlreadyFinal, JobServerError
 from jobserver_core.events import ContextChanged, Event, JobChanged
@@ -35,9 +35,6 @@ __all__ = ["AsyncClient"]
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-
-SUBMIT_TIMEOUT = 600.0
-"""Seconds to wait for the response to a submit, before which the server may have to fetch code."""
 
 
 class AsyncClient:
@@ -117,19 +114,22 @@ class AsyncClient:
     async def subscribe(self, subscriber: Callable[[Event], object]) -> EventSubscription:
         """Call ``subscriber`` with every event from now on, in the event loop, until it is closed.
 
-        After an interrupted connection, some events are missing. If the server is away for too long, the
-        subscription ends, and a warning is logged.
+        Exceptions of ``subscriber`` are logged. After an interrupted connection, some events are missing. If
+        the server is away for too long, the subscription ends, and a warning is logged.
         """
         opened = asyncio.get_running_loop().create_future()
 
         def receive(item: Item) -> None:
             if isinstance(item, JobServerError):
-                if opened.done():
-                    _log.warning("no more events of %s: %s", self.url, item)
-                else:
+                if not opened.done():
                     opened.set_exception(item)
+                elif not self._stream.is_closed:
+                    _log.warning("no more events of %s: %s", self.url, item)
             elif item is not GAP:
-                subscriber(item)
+                try:
+                    subscriber(item)
+                except Exception:  # noqa: BLE001 - the code belongs to the user
+                    _log.exception("a subscriber has failed")
             elif not opened.done():
                 opened.set_result(None)
 
@@ -209,16 +209,9 @@ class AsyncClient:
         """Return the live contexts, newest first. Raises InvalidRequest for a query."""
         if query is not None:
             raise InvalidRequest(message="the HTTP API lists the live contexts only, without a query")
-        names = await self.connection.get("/contexts")
-        found = await asyncio.gather(*[self._context_or_none(name) for name in names])
-        live = [context for context in found if context is not None and not context.state.final]
+        contexts = [context_of(report) for report in await self.connection.get("/contexts", details="true")]
+        live = [context for context in contexts if not context.state.final]
         return sorted(live, key=lambda context: context.started_at, reverse=True)
-
-    async def _context_or_none(self, name: str) -> Context | None:
-        try:
-            return await self.context(name)
-        except ContextNotFound:
-            return None
 
     async def context(self, name: str) -> Context:
         """Return the newest context of a name, also after it ended. Raises ContextNotFound."""
@@ -328,7 +321,11 @@ class AsyncClient:
         path = path_to("jobs", job_id, "result")
         try:
             return await AsyncResultReader.open(
-                self.connection.stream(path, read_timeout=self.connection.options.timeout)
+                self.connection.stream(
+                    path,
+                    read_timeout=self.connection.options.timeout,
+                    headers={"Accept-Encoding": "identity"},  # so that the size is known
+                )
             )
         except Conflict:
             return None

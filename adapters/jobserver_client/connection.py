@@ -16,7 +16,13 @@ from urllib.parse import quote, urlsplit
 import attrs
 import httpx
 
-from jobserver_client.errors import ConnectionLost, ServerUnreachable, UnexpectedResponse, error_from
+from jobserver_client.errors import (
+    ConnectionLost,
+    ServerUnreachable,
+    UnexpectedResponse,
+    error_from,
+    is_gateway_error,
+)
 from jobserver_core.errors import InvalidRequest, ResultTimeout, Unavailable
 from jobserver_core.models.json_values import Json, loads
 
@@ -122,9 +128,10 @@ def decoded(response: httpx.Response) -> Json:
 class Connection:
     """Sends requests to one server, from one event loop.
 
-    A request that never reached the server is repeated. One whose connection was cut may have been carried
-    out, so it is repeated only if that is harmless: if it only reads, or carries an idempotency key. The
-    pauses between attempts grow, and differ between clients so that they do not come back all at once.
+    A request that never reached the server is repeated. One whose connection was cut, or that a proxy could
+    not forward, may have been carried out, so it is repeated only if that is harmless: if it only reads, or
+    carries an idempotency key. The pauses between attempts grow, and differ between clients so that they do
+    not come back all at once.
     """
 
     def __init__(self, options: ConnectionOptions) -> None:
@@ -138,6 +145,11 @@ class Connection:
             trust_env=urlsplit(self.url).hostname not in _LOOPBACK,
             verify=options.verification(),
         )
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._http.is_closed
 
     async def close(self) -> None:
         """Close all connections. Idempotent."""
@@ -184,29 +196,31 @@ class Connection:
                 timeout=self._timeout(seconds),
             )
 
-        harmless = method in ("GET", "HEAD") or "Idempotency-Key" in (headers or {})
-        attempts = self.options.retries + 1 if isinstance(content, bytes) else 1
+        # A body that is read from a file is not consumed before the connection is open.
+        whole = isinstance(content, bytes)
+        harmless = whole and (method in ("GET", "HEAD") or "Idempotency-Key" in (headers or {}))
         try:
-            response = await self._sent(build, attempts, harmless=harmless)
+            response = await self._sent(build, harmless=harmless)
         except httpx.ReadTimeout as error:
             raise ResultTimeout(what=f"{method} {path}", seconds=seconds) from error
         if response.is_error and not accept_errors:
             raise error_from(response)
         return response
 
-    async def _sent(
-        self, build: Callable[[], httpx.Request], attempts: int, *, harmless: bool
-    ) -> httpx.Response:
-        """Send a request up to ``attempts`` times: if it may have been carried out, only a harmless one."""
+    async def _sent(self, build: Callable[[], httpx.Request], *, harmless: bool) -> httpx.Response:
+        """Send a request, and repeat it: if it may have been carried out, only a harmless one."""
         for attempt in itertools.count(1):
             if self._http.is_closed:
                 raise Unavailable(message="this client is closed")
+            is_last = attempt > self.options.retries
             try:
-                return await self._http.send(build())
+                response = await self._http.send(build())
+                if is_last or not harmless or not is_gateway_error(response):
+                    return response
             except httpx.ReadTimeout:
                 raise
             except httpx.RequestError as error:
-                if attempt >= attempts or _is_tls(error) or not (harmless or _never_sent(error)):
+                if is_last or _is_tls(error) or not (harmless or _never_sent(error)):
                     raise self._unreachable(error) from error
             await asyncio.sleep(delay(attempt))
         raise AssertionError("counting never ends")
@@ -218,6 +232,7 @@ class Connection:
         *,
         read_timeout: float | None = None,
         accept_errors: bool = False,
+        headers: Mapping[str, str] | None = None,
         **params: str | None,
     ) -> AsyncIterator[httpx.Response]:
         """Open the response of a GET request for reading as it arrives. Nothing is repeated.
@@ -236,7 +251,9 @@ class Connection:
         given = {name: value for name, value in params.items() if value is not None}
         timeout = self._timeout(read_timeout)
         try:
-            async with self._http.stream("GET", self.url + path, params=given, timeout=timeout) as response:
+            async with self._http.stream(
+                "GET", self.url + path, params=given, headers=headers, timeout=timeout
+            ) as response:
                 if response.is_error:
                     await response.aread()
                     if not accept_errors:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from jobserver_core import errors as core
-from jobserver_core.errors import JobServerError, Unavailable
+from jobserver_core.errors import JobServerError, ResultTimeout, Unavailable
 from jobserver_core.models.json_values import Json, JsonMapping
 from jobserver_core.models.serialization import structure
 
@@ -23,6 +23,8 @@ __all__ = [
     "ServerUnreachable",
     "UnexpectedResponse",
     "error_from",
+    "is_gateway_error",
+    "is_outage",
     "message_of",
 ]
 
@@ -61,6 +63,8 @@ class UnexpectedResponse(JobServerError):
 
 
 _ERRORS = {kind.code: kind for kind in (getattr(core, name) for name in core.__all__)}
+_OUTAGES = (502, 503, 504)
+"""The statuses of a proxy whose server is away."""
 _DENIALS = ("unauthenticated", "permission_denied", "too_many_failed_logins")
 
 
@@ -82,6 +86,18 @@ def error_from(response: httpx.Response) -> JobServerError:
         return structure({"type": kind.__name__, "fields": body.get("fields", {})}, JobServerError)
     except (ValueError, TypeError):  # an error of another release, with other fields
         return _unexpected(response, message_of(body))
+
+
+def is_outage(error: JobServerError) -> bool:
+    """Whether the server is away, for example for a restart, so that another attempt may succeed."""
+    if isinstance(error, UnexpectedResponse):
+        return error.status in _OUTAGES
+    return isinstance(error, Unavailable | ResultTimeout)
+
+
+def is_gateway_error(response: httpx.Response) -> bool:
+    """Whether a proxy answered, because its server is away. The server's own answers are JSON."""
+    return response.status_code in _OUTAGES and "json" not in response.headers.get("content-type", "")
 
 
 def _unexpected(response: httpx.Response, reason: str) -> UnexpectedResponse:

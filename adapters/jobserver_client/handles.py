@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 import httpx
 
+from jobserver_client.errors import UnexpectedResponse
 from jobserver_core.errors import JobFailed, JobKilled, ResultTimeout
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job, ResultKind
@@ -161,8 +162,18 @@ class AsyncResultReader:
 
     @classmethod
     async def open(cls, opened: AbstractAsyncContextManager[httpx.Response]) -> AsyncResultReader:
-        """Return the result that the response has. Raises the errors of the request."""
-        return cls(await opened.__aenter__(), opened)
+        """Return the result that the response has.
+
+        Raises:
+            UnexpectedResponse: The size is unknown, because a proxy has changed the response.
+            JobServerError: The errors of the request.
+        """
+        response = await opened.__aenter__()
+        if "content-length" not in response.headers:
+            await opened.__aexit__(None, None, None)
+            url, reason = str(response.request.url), "the response has no Content-Length"
+            raise UnexpectedResponse(url=url, status=response.status_code, reason=reason)
+        return cls(response, opened)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self

@@ -14,8 +14,10 @@ from jobserver_core.errors import InvalidRequest
 from jobserver_core.models.jobs import JobQuery, JobRequest
 from jobserver_core.models.json_values import JsonMapping, WrittenObject, dumps
 
-__all__ = ["SubmitCall", "json_text", "list_params", "submit_call"]
+__all__ = ["SUBMIT_TIMEOUT", "SubmitCall", "json_text", "list_params", "submit_call"]
 
+SUBMIT_TIMEOUT = 600.0
+"""Seconds to wait for the response to a submit, before which the server may have to fetch code."""
 MAX_CONFIG_BYTES = 64 * 1024 * 1024
 """How much configuration is parsed here to add settings to it. The server has a limit of its own."""
 

@@ -6,6 +6,7 @@ of every call, and so that waiting for many jobs costs no threads. See :mod:`job
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -179,8 +180,9 @@ class Client:
     def subscribe(self, subscriber: Callable[[Event], object]) -> EventSubscription:
         """Call ``subscriber`` with every event from now on, until the subscription is closed.
 
-        It is called on a thread of the client. After an interrupted connection, some events are missing. If
-        the server is away for too long, the subscription ends, and a warning is logged.
+        It is called on a thread of the client. Its exceptions are logged. After an interrupted connection,
+        some events are missing. If the server is away for too long, the subscription ends, and a warning is
+        logged.
         """
         subscription = self._thread.run(
             self._remote.subscribe(lambda event: self._thread.call_back(partial(subscriber, event)))
@@ -231,11 +233,12 @@ class Client:
         *,
         read_timeout: float | None = None,
         accept_errors: bool = False,
+        headers: Mapping[str, str] | None = None,
         **params: str | None,
     ) -> Iterator[StreamedResponse]:
         """Open the response of a GET request for reading as it arrives, within a ``with`` block."""
         opened = self._remote.connection.stream(
-            path, read_timeout=read_timeout, accept_errors=accept_errors, **params
+            path, read_timeout=read_timeout, accept_errors=accept_errors, headers=headers, **params
         )
         response = self._thread.run(opened.__aenter__())
         try:
@@ -370,11 +373,24 @@ class Client:
         return self._iterate(self._remote.context_logs(name, follow=follow))
 
     def _iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
+        reading: asyncio.Task[tuple[T] | None] | None = None
+
+        async def following() -> tuple[T] | None:
+            nonlocal reading
+            reading = asyncio.create_task(_next(items))
+            return await reading
+
+        async def end() -> None:
+            if reading is not None:  # a call that Ctrl-C has interrupted may still be reading
+                reading.cancel()
+                await asyncio.wait({reading})
+            await items.aclose()
+
         try:
-            while found := self._thread.run(_next(items)):
+            while found := self._thread.run(following()):
                 yield found[0]
         finally:
-            self._thread.run(items.aclose())
+            self._thread.run(end())
 
     def add_data_file(self, prefix: str, data: bytes | BinaryIO) -> DataFile:
         """Store a data file that jobs can read by its path on the server's machine."""

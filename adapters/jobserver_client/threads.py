@@ -10,10 +10,12 @@ Calls of the user hand a coroutine to an event loop in a thread, and block on it
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -24,6 +26,8 @@ from jobserver_core.running.waiting import Waiter
 __all__ = ["LoopThread", "waiter_for"]
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT = 5.0
 """Seconds to wait for connections to close."""
@@ -79,9 +83,9 @@ class LoopThread:
             raise
 
     def call_back(self, call: Callable[[], object]) -> None:
-        """Call it on the thread for the code of the user, after all earlier calls."""
+        """Call it on the thread for the code of the user, after all earlier calls. Log its exceptions."""
         with suppress(RuntimeError):  # the client was closed
-            self._callbacks.submit(call)
+            self._callbacks.submit(_logged, call)
 
     def call_on_loop(self, call: Callable[[], object]) -> None:
         """Call it on the loop, without waiting; a closed client ignores it."""
@@ -95,11 +99,18 @@ class LoopThread:
             return
         closing = self.begin(last)
         self._closed = True
-        with suppress(TimeoutError):
+        with suppress(FutureTimeout):
             closing.result(CLOSE_TIMEOUT)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CLOSE_TIMEOUT)
         self._callbacks.shutdown(wait=threading.current_thread() is not self._callback_thread)
+
+
+def _logged(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except Exception:  # noqa: BLE001 - the code belongs to the user
+        _log.exception("a callback or subscriber has failed")
 
 
 async def _end_tasks() -> None:

@@ -9,33 +9,40 @@ are not enough, since a change may happen before the stream is open, while the c
 when a slow client loses events. In each of these cases, everyone gets :data:`GAP` in place of events, and
 looks at the current state instead.
 
+With several servers behind a load balancer, a stream may have only the events of one of them. So a wait that
+gets no event for a while looks at the current state as well.
+
 The invariant: between two GAPs, a listener gets every event. A listener that looks after each GAP, and relies
 on events only after that, misses nothing.
 
-Not handled: a server that is away for longer than ``reconnect_timeout`` ends all waits with an error.
+A server that restarts, or a proxy that answers for it, counts as away. Not handled: a server that is away for
+longer than ``reconnect_timeout`` ends all waits with an error.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Final, Literal, TypeVar
 
-from httpx_sse import EventSource
+from httpx_sse import EventSource, ServerSentEvent
 
 from jobserver_client.connection import Connection, delay
-from jobserver_client.errors import ServerUnreachable
+from jobserver_client.errors import UnexpectedResponse, is_outage
 from jobserver_client.reports import event_of
-from jobserver_core.errors import JobServerError, ResultTimeout, Unavailable
+from jobserver_core.errors import JobServerError, Unavailable
 from jobserver_core.events import ContextChanged, DeliveryChanged, Event
 
 __all__ = ["GAP", "EventStream", "Item"]
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 READ_TIMEOUT = 60.0
 """Seconds without a byte after which the stream counts as broken. Servers send a comment every 15 seconds."""
@@ -45,6 +52,10 @@ STABLE = 5.0
 """Seconds after which a stream that ends is opened again at once."""
 LOOKS = 16
 """How many waits look at the current state at the same time."""
+LOOK_INTERVAL = 5.0
+"""Seconds without an event after which a wait looks at the current state."""
+LOOK_RATE = 20.0
+"""How many such looks a client makes per second: with many waits, each of them looks less often."""
 
 
 class _Gap(Enum):
@@ -66,13 +77,21 @@ class EventStream:
         self._patience = connection.options.reconnect_timeout
         self._listeners: defaultdict[str | None, list[Listener]] = defaultdict(list)
         self._reading: asyncio.Task[None] | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
         self._is_open = False
+        self._is_closed = False
         self._last_open = 0.0
         self._looks = asyncio.Semaphore(LOOKS)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._is_closed
 
     def add(self, key: str | None, listener: Listener) -> None:
         """Call ``listener`` with the events of a job or context, or with all for None, from now on."""
         self._listeners[key].append(listener)
+        self._stop_idle_timer()
         if self._is_open:
             listener(GAP)
         elif self._reading is None or self._reading.done():
@@ -84,8 +103,24 @@ class EventStream:
             self._listeners[key].remove(listener)
         if not self._listeners[key]:
             del self._listeners[key]
-        if not self._listeners:
-            asyncio.get_running_loop().call_later(LINGER, self._close_if_idle)
+        if not self._listeners and not self._is_closed:
+            self._stop_idle_timer()
+            self._idle_timer = asyncio.get_running_loop().call_later(LINGER, self._close_idle)
+
+    def _stop_idle_timer(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+
+    def _close_idle(self) -> None:
+        """Close the stream that nobody needs. Closing takes a while, and somebody may need it until then."""
+        if self._reading is not None and not self._reading.done():
+            self._is_open = False
+            self._reading.add_done_callback(self._reopen)
+            self._reading.cancel()
+
+    def _reopen(self, _ended: asyncio.Task[None]) -> None:
+        if self._listeners and not self._is_closed:
+            self._reading = asyncio.create_task(self._read())
 
     async def until(
         self,
@@ -110,7 +145,7 @@ class EventStream:
         self.add(key, listener)
         try:
             while True:
-                item = await items.get()
+                item = await self._next(items)
                 if isinstance(item, JobServerError):
                     raise item
                 found = await self._look(look) if item is GAP else seen(item)
@@ -119,6 +154,13 @@ class EventStream:
         finally:
             self.remove(key, listener)
 
+    async def _next(self, items: asyncio.Queue[Item]) -> Item:
+        seconds = max(LOOK_INTERVAL, len(self._listeners) / LOOK_RATE)
+        try:
+            return await asyncio.wait_for(items.get(), seconds)
+        except asyncio.TimeoutError:
+            return GAP
+
     async def _look(self, look: Callable[[], Awaitable[T]]) -> T:
         """Get the current record, as soon as the server is there."""
         since = time.monotonic()
@@ -126,22 +168,25 @@ class EventStream:
             try:
                 async with self._looks:
                     return await look()
-            except (ServerUnreachable, ResultTimeout):
-                if time.monotonic() - since > self._patience:
+            except JobServerError as error:
+                if not self._may_return(error, since):
                     raise
             await asyncio.sleep(delay(attempt))
         raise AssertionError("counting never ends")
 
+    def _may_return(self, error: JobServerError, since: float) -> bool:
+        """Whether to wait for a server that has been away since then."""
+        is_over = time.monotonic() - since > self._patience
+        return is_outage(error) and not is_over and not self._connection.is_closed
+
     async def close(self) -> None:
         """Close the stream, and end all waits with an error. Idempotent."""
-        self._send_all(Unavailable(message="this client was closed"))
+        self._is_closed = True
+        self._stop_idle_timer()
+        self._fail(Unavailable(message="this client was closed"))
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
-
-    def _close_if_idle(self) -> None:
-        if not self._listeners and self._reading is not None:
-            self._reading.cancel()
 
     async def _read(self) -> None:
         """Read the stream, and open it again whenever it ends, until the server is away for too long."""
@@ -151,12 +196,15 @@ class EventStream:
             opened = time.monotonic()
             try:
                 await self._read_once()
-            except (ServerUnreachable, ResultTimeout) as error:
-                if time.monotonic() - self._last_open > self._patience:
-                    self._send_all(error)
-                    return
             except JobServerError as error:
-                self._send_all(error)
+                if not self._may_return(error, self._last_open):
+                    self._fail(error)
+                    return
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait forever
+                _log.exception("cannot read the events of %s", self._connection.url)
+                self._fail(
+                    UnexpectedResponse(url=f"{self._connection.url}/events", status=200, reason=repr(error))
+                )
                 return
             failures = 0 if time.monotonic() - opened > STABLE else failures + 1
             await asyncio.sleep(delay(failures))
@@ -167,14 +215,24 @@ class EventStream:
                 self._is_open = True
                 self._send_all(GAP)
                 async for event in EventSource(response).aiter_sse():
-                    if event.event == "lost":
-                        self._send_all(GAP)
-                    elif (found := event_of(event.event, event.data)) is not None:
-                        self._send(found)
+                    self._receive(event)
         finally:
             if self._is_open:
                 self._last_open = time.monotonic()
             self._is_open = False
+
+    def _receive(self, event: ServerSentEvent) -> None:
+        if event.event == "lost":
+            self._send_all(GAP)
+            return
+        try:
+            found = event_of(event.event, event.data)
+        except (LookupError, TypeError, ValueError):  # perhaps of a newer release
+            _log.warning("cannot read an event of %s", self._connection.url, exc_info=True)
+            self._send_all(GAP)
+            return
+        if found is not None:
+            self._send(found)
 
     def _send(self, event: Event) -> None:
         if isinstance(event, ContextChanged):
@@ -184,7 +242,14 @@ class EventStream:
         for listener in [*self._listeners.get(key, ()), *self._listeners.get(None, ())]:
             listener(event)
 
-    def _send_all(self, item: Item) -> None:
+    def _fail(self, error: JobServerError) -> None:
+        """Send an error to everyone, after which they get nothing more."""
+        listeners = list(itertools.chain.from_iterable(self._listeners.values()))
+        self._listeners.clear()
+        for listener in listeners:
+            listener(error)
+
+    def _send_all(self, item: Literal[_Gap.GAP]) -> None:
         for listeners in list(self._listeners.values()):
             for listener in list(listeners):
                 listener(item)

@@ -8,6 +8,7 @@ from command_line import CommandLine
 from jobserver_core import ContextState, JobServer, SparePool, load_settings
 from jobserver_core.ports import ContextEnd
 from jobserver_http import running
+from loopback import Loopback
 from serving import ScriptedLauncher
 
 
@@ -20,6 +21,15 @@ def test_contexts_lists_those_that_live(client: CommandLine) -> None:
         ["warm", "RUNNING"],
     ]
     assert [report["name"] for report in client("contexts", "--json").json] == ["second", "warm"]
+
+
+def test_contexts_are_listed_with_one_request(jobserver: CommandLine) -> None:
+    """So the error of a request cannot be taken for a context."""
+    with Loopback(lambda handler: handler.say(503, b'{"status": "ERROR", "result": "busy"}')) as web:
+        web.plan["/contexts"] = lambda handler: handler.say(200, b'[{"name": "warm", "state": "RUNNING"}]')
+        jobserver.environment.setenv("JOBSERVER_URL", web.url(""))
+        assert jobserver("contexts").out.splitlines()[1].split()[:2] == ["warm", "RUNNING"]
+        assert [call.path for call in web.calls] == ["/contexts?details=true"]
 
 
 def test_a_context_that_waits_until_others_have_started_is_shown_as_waiting(jobserver: CommandLine) -> None:

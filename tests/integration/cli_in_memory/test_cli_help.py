@@ -17,6 +17,7 @@ from typer.main import get_command
 from command_line import CommandLine
 from jobserver_cli.application import app
 from jobserver_cli.exits import ExitCode
+from loopback import Loopback
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "cli.md"
 SLOW = ("httpx", "starlette", "uvicorn", "pyspark", "pyhocon", "cattrs", "asyncio", "ssl", "sqlalchemy")
@@ -240,3 +241,10 @@ def test_completion_asks_the_server_for_names(client: CommandLine) -> None:
 def test_completion_is_empty_when_no_server_answers(jobserver: CommandLine) -> None:
     jobserver.environment.setenv("JOBSERVER_URL", "http://127.0.0.1:9")
     assert completed("jobserver result a") == []
+
+
+def test_completion_asks_the_server_only_once(jobserver: CommandLine) -> None:
+    with Loopback(lambda handler: handler.say(502, b"<html>")) as web:
+        jobserver.environment.setenv("JOBSERVER_URL", web.url(""))
+        assert completed("jobserver context show w") == []
+        assert len(web.calls) == 1
