@@ -6,6 +6,7 @@ import hashlib
 import logging
 import socket
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -58,6 +59,8 @@ _log = logging.getLogger(__name__)
 
 STORAGE = ("metadata", "blobs")
 """The parts without which nothing can be recorded."""
+LOOK = 1.0
+"""Seconds for which a shutdown waits while this server still takes over what another one left."""
 
 
 class Services:
@@ -119,8 +122,8 @@ class Services:
             address=settings.servers.address or socket.gethostname(),
             settings=settings.servers,
             reattach_timeout=settings.contexts.reattach_timeout if launcher.reattaches else 0.0,
-            lost=self._lose_contexts,
-            left=self._take_over_from_others,
+            on_removed=self._lose_contexts,
+            take_over=self._take_over_from_others,
         )
         records = Records(
             metadata=metadata,
@@ -205,7 +208,7 @@ class Services:
         self.launcher.sweep()
         self.data_files.sweep()
         lost = self.recovery.end_lost()
-        self.callbacks.start(self.membership.others())
+        self.callbacks.start(self.membership.others)
         self._upload_configured()
         self.contexts.start_configured()
         self.recovery.restart(lost.jobs)
@@ -216,7 +219,7 @@ class Services:
         """Continue with what servers left that are gone."""
         if self.admission.open:
             lost = self.recovery.end_lost()
-            self.callbacks.take_over(self.membership.others())
+            self.callbacks.take_over(self.membership.others)
             self.contexts.start_configured(lost.names)
             self.recovery.restart(lost.jobs)
 
@@ -224,7 +227,10 @@ class Services:
         """End all contexts here, because other servers have declared this one dead."""
         reason = ErrorInfo(message="the job server did not renew its lease in time", error_class="LeaseLost")
         for context in self.registry.all():
-            context.lose(reason)
+            try:
+                context.lose(reason)
+            except Exception:  # noqa: BLE001 - the other contexts have to end all the same
+                _log.exception("context %s could not be ended", context.record.name)
 
     def drain(self) -> None:
         """Take nothing new and begin nothing more; jobs that have begun go on."""
@@ -238,12 +244,14 @@ class Services:
         With ``detach``, contexts are left to the next server, if the launcher can do that. Killing and
         releasing have their fixed times even if ``timeout`` is shorter. Idempotent.
         """
+        began = time.monotonic()
         self.drain()
+        Steps(LOOK).run("the watch over other servers", lambda: self.membership.stop_watching(LOOK))
         detaches = detach and self.launcher.reattaches
         if detaches:
             self._detach_contexts()
         else:
-            self._end_contexts(max(0.0, timeout - FORCE - RELEASE))
+            self._end_contexts(max(0.0, timeout - FORCE - RELEASE - (time.monotonic() - began)))
         self._release(detached=detaches)
 
     def _detach_contexts(self) -> None:

@@ -26,9 +26,12 @@ from jobserver_core import (
     OnAnotherServer,
     ServerClosed,
     Settings,
+    Unavailable,
 )
 from jobserver_core.memory import MemoryBlobStore, MemoryTransport
-from jobserver_core.ports import JobOutcome, Launcher, MetadataStore
+from jobserver_core.ports import ContextEnd, JobOutcome, Launcher, MetadataStore
+from jobserver_core.running.recovery import Recovery
+from jobserver_core.running.servers import FULL_CHECK_EVERY
 from jobserver_core.testing.clock import ManualClock
 from serving import WAIT, ScriptedLauncher, a_request, a_server, archive, upload
 
@@ -45,7 +48,13 @@ class FleetClock(ManualClock):
     @staticmethod
     def _run(call: Callable[[], None]) -> None:
         ManualClock._run(call)
-        for prefix in ("jobserver-lease", "jobserver-failover", "jobserver-watch", "jobserver-retry"):
+        for prefix in (
+            "jobserver-lease",
+            "jobserver-removed",
+            "jobserver-failover",
+            "jobserver-watch",
+            "jobserver-retry",
+        ):
             for thread in threading.enumerate():
                 if thread.name.startswith(prefix) and thread.ident is not None:  # of others, some only start
                     thread.join(WAIT)
@@ -77,6 +86,10 @@ class Member:
     @property
     def id(self) -> str:
         return self.server._services.server_id
+
+    @property
+    def recovery(self) -> Recovery:
+        return self.server._services.recovery
 
     def renew(self) -> None:
         """Let the time of one renewal pass."""
@@ -178,6 +191,9 @@ class SeveralServersSuite:
         other.server.close(0)
         with pytest.raises(ServerClosed):
             handle.result(WAIT)
+        late = other.server._services.jobs._watch.watch(handle.job)
+        with pytest.raises(ServerClosed):
+            late.finished.waiter.result(WAIT)
 
     def test_a_submit_that_is_repeated_on_another_server_returns_the_same_job(
         self, members: list[Member]
@@ -292,6 +308,82 @@ class SeveralServersSuite:
         staying.renew()
         staying.ready()
         assert staying.launcher.handles[0].calls == [("submit", job.id)]
+
+    def test_one_of_two_servers_takes_over_what_waited_on_a_server_that_closed(
+        self, members: list[Member]
+    ) -> None:
+        leaving, first, second = self.boot(), self.boot(), self.boot()
+        job = self._left_by(leaving, "red")
+        lost = first.recovery.end_lost()
+        assert [left.id for left in lost.jobs] == [job]
+        assert second.recovery.end_lost().jobs == []
+        first.recovery.restart(lost.jobs)
+        second.recovery.restart(lost.jobs)  # as if it had read them at the same time
+        assert first.server.job(job).state is JobState.RESTARTING
+        first.ready()
+        assert first.launcher.handles[0].calls == [("submit", job)]
+        assert second.launcher.handles == []
+
+    def test_a_job_that_waited_for_a_context_runs_on_the_server_that_has_one_of_its_name(
+        self, members: list[Member]
+    ) -> None:
+        leaving, other, owner = self.boot(), self.boot(), self.boot()
+        job = self._left_by(leaving, "red")
+        owner.server.create_context("red")
+        owner.ready()
+        other.renew()
+        assert not other.server.job(job).state.final
+        for _ in range(FULL_CHECK_EVERY):
+            owner.renew()
+        assert owner.launcher.handles[0].calls == [("submit", job)]
+
+    def test_a_job_waits_until_the_server_that_takes_it_over_has_room_for_a_context(
+        self, members: list[Member]
+    ) -> None:
+        settings = Settings.from_mapping({"jobserver.contexts.max-contexts": 1})
+        leaving, staying = self.boot(), self.boot(settings=settings)
+        staying.server.create_context("full")
+        staying.ready()
+        job = self._left_by(leaving, None)
+        staying.renew()
+        assert not staying.server.job(job).state.final
+        staying.launcher.listeners[0].context_ended(ContextEnd.STOPPED)
+        for _ in range(FULL_CHECK_EVERY):
+            staying.renew()
+        staying.ready(1)
+        assert staying.launcher.handles[1].calls == [("submit", job)]
+
+    def _left_by(self, leaving: Member, context: str | None) -> str:
+        """Return a job that waits for a context of a server that has closed."""
+        upload(leaving.server)
+        if context is not None:
+            leaving.server.create_context(context)
+        job = leaving.server.submit(a_request("w.Any", context=context))
+        leaving.server.drain()
+        leaving.launcher.close()
+        leaving.server.close(0)
+        return job.id
+
+    def test_a_job_whose_server_is_gone_can_be_killed_once_it_was_taken_over(
+        self, members: list[Member]
+    ) -> None:
+        dead, alive = self.boot(), self.boot()
+        upload(dead.server)
+        job = dead.server.submit(a_request("w.Any"))
+        self.metadata.remove_server(dead.id)
+        with pytest.raises(Unavailable, match="being taken over by another server; try again"):
+            alive.server.kill_job(job.id)
+        alive.renew()
+        alive.server.kill_job(job.id)
+        assert alive.server.job(job.id).state is JobState.KILLED
+
+    def test_a_callback_of_a_server_that_has_just_started_is_left_alone(self, members: list[Member]) -> None:
+        alive, new = self.boot(), self.boot()
+        delivery_id = self._stuck_delivery(new)
+        known = iter([frozenset[str]()])
+        alive.server._services.callbacks.take_over(lambda: next(known, frozenset({new.id})))
+        _wait_for_delivery(new, delivery_id, DeliveryState.SENDING)
+        assert alive.transport.messages == []
 
     def test_a_callback_that_a_dead_server_was_sending_is_sent_by_another_one(
         self, members: list[Member]

@@ -84,6 +84,7 @@ class Torture:
                 (4, self.pause),
                 (4, self.pass_on),
                 (2, self.crash),
+                (2, self.close),
                 (6, self.rest),
             ]
             for _ in range(steps):
@@ -198,6 +199,19 @@ class Torture:
         self.gone.append(member)
         self.expire(member.id)
         self.boot()
+
+    def close(self) -> None:
+        """Close a server gracefully, and let another one look for what waited there."""
+        member = self.dice.choice(self.members)
+        self.members.remove(member)
+        member.server.drain()
+        member.server.close(0)
+        self.boot()
+        threads = [threading.Thread(target=other.renew) for other in self.members]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
     def rest(self) -> None:
         time.sleep(self.dice.choice([0.001, 0.01, 0.03]))

@@ -136,23 +136,29 @@ class CallbackService:
 
     # -- life --------------------------------------------------------------------------------------
 
-    def start(self, others: Iterable[str] = ()) -> None:
-        """Take over deliveries of an earlier run, except those of ``others``, and start to deliver."""
-        self._hand_back_all(others)
+    def start(self, others: Callable[[], Iterable[str]] = frozenset) -> None:
+        """Take over deliveries of an earlier run, as :meth:`take_over` does, and start to deliver."""
+        self._hand_back_all(others, ())
         self._dispatcher.start()
 
-    def take_over(self, others: Iterable[str]) -> None:
-        """Deliver what servers left that are gone: all but this one and ``others``. Raises StorageError."""
-        self._hand_back_all([*others, self._server_id])
+    def take_over(self, others: Callable[[], Iterable[str]]) -> None:
+        """Deliver what servers left that are gone. Raises StorageError.
+
+        ``others`` returns the ids of the other servers that are not gone.
+        """
+        self._hand_back_all(others, [self._server_id])
         self._dispatcher.wake()
 
-    def _hand_back_all(self, excluding: Iterable[str]) -> None:
-        owners = sorted(excluding)
+    def _hand_back_all(self, others: Callable[[], Iterable[str]], here: Iterable[str]) -> None:
+        living = {*others(), *here}
         while left := self._metadata.deliveries_in(
-            DeliveryState.SENDING, limit=_RECOVERY_PAGE, excluding=owners
+            DeliveryState.SENDING, limit=_RECOVERY_PAGE, excluding=sorted(living)
         ):
+            # A server registers before it sends, so those that send what was just read are found now.
+            living = {*others(), *here}
             for delivery in left:
-                self._hand_back(delivery)
+                if delivery.owner not in living:
+                    self._hand_back(delivery)
 
     def drain(self, timeout: float) -> bool:
         """Wait until nothing is in progress or due; return False after ``timeout`` seconds.

@@ -54,7 +54,7 @@ class ContextLaunch:
         self._withdrawn = False
         self._handle: ContextHandle | None = None
         self.failure: ErrorInfo | None = None
-        """The reason why the launch was abandoned, if it was; the launcher reports only a killed context."""
+        """The reason why the context is killed, if it has failed; the launcher reports only the kill."""
 
     def begin(self, spec: ContextSpec) -> None:
         """Start the context as soon as it is its turn; an immediate error ends it and is raised."""

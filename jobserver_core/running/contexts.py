@@ -112,7 +112,7 @@ class ContextService:
         except ServerClosed:
             _log.info("context %s of the configuration is not started: the server is closing", name)
         except ContextExists:
-            _log.info("context %s of the configuration lives already", name)
+            _log.info("context %s of the configuration is running already", name)
         except JobServerError as error:
             _log.error("context %s of the configuration could not be started: %s", name, error)
 

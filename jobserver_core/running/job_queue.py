@@ -223,6 +223,7 @@ class JobQueue:
                     self._waiting.take(live)
                 else:
                     self._waiting.remove(live)
+                    self._note_idle()
         except StorageError as error:
             job_id = self._waiting.next().job.id
             _repeats.warning(context.current.id, "job %s waits for storage: %s", job_id, error)

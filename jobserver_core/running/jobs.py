@@ -15,6 +15,7 @@ from jobserver_core.errors import (
     JobServerError,
     LogNotFound,
     StorageError,
+    Unavailable,
 )
 from jobserver_core.models.contexts import ContextLoad, LoadStatus
 from jobserver_core.models.jobs import Job, JobPage, JobQuery
@@ -236,13 +237,21 @@ class JobService:
         self._watch.close()
 
     def kill(self, job_id: str, *, force: bool) -> Waiter[Job]:
-        """Begin to end a job. Raises JobNotFound, JobAlreadyFinal, OnAnotherServer."""
+        """Begin to end a job.
+
+        Raises:
+            JobNotFound: No job has this id.
+            JobAlreadyFinal: The job has ended.
+            OnAnotherServer: Another server runs it.
+            Unavailable: Its server is gone, and no other one has taken it over yet.
+        """
         with self._lock:
             found = self._live.get(job_id)
         if found is None:
             job = self.get(job_id)
             if not job.state.final:
                 self._records.check_here("job", job_id, self._metadata.context(job.context_id))
+                raise Unavailable(message=f"job {job_id} is being taken over by another server; try again")
             raise JobAlreadyFinal(job_id=job_id, state=job.state.value)
         live, context = found
         return context.kill_job(live, force=force)

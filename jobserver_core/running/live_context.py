@@ -208,9 +208,10 @@ class LiveContext(ContextListener):
         run again elsewhere.
         """
         self.hold_jobs()
-        self.context_ended(ContextEnd.FAILED, reason)
-        with self._context.changing():
+        with self._context.changing():  # the kill first: the store may hang
+            self._launch.failure = reason
             self._launch.call(lambda handle: handle.kill(), unlaunched=ContextEnd.FAILED)
+        self.context_ended(ContextEnd.FAILED, reason)
 
     def detach(self) -> None:
         """Leave the context to the next server: its launcher reports nothing any more."""

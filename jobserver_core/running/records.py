@@ -143,8 +143,10 @@ class Records:
             return stored
         return changed
 
-    def claim_context(self, context: Context) -> Context | None:
+    def claim_context(self, context: Context, *, owner: str | None = None) -> Context | None:
         """Store that the context of a server that is gone belongs to this one, with a higher epoch.
+
+        The context may be final: then its jobs are claimed. ``owner`` is another server to give it to.
 
         Returns None if it changed meanwhile: another server was faster, or its owner still lives. Raises
         StorageError.
@@ -153,7 +155,7 @@ class Records:
             return self.advance_context(
                 context,
                 None,
-                owner=self.server_id,
+                owner=owner or self.server_id,
                 owned_since=self._clock.now(),
                 epoch=context.epoch + 1,
             )
@@ -352,10 +354,10 @@ class Records:
 
 
 def _written_by(context: Context) -> tuple[object, ...]:
-    """Return what tells whether a stored context comes from a certain write."""
+    """Return the fields that identify the write of a stored context."""
     return context.state, context.owner, context.epoch
 
 
 def _step(job: Job) -> tuple[object, ...]:
-    """Return what tells whether a stored job comes from a certain write."""
+    """Return the fields that identify the write of a stored job."""
     return job.state, job.context_id, job.epoch, job.waiting, job.kill_requested

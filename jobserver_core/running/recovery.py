@@ -14,9 +14,15 @@ and jobs that had not begun run again in a context like the one that they waited
 
 Records of other servers that are registered are left alone (:mod:`~jobserver_core.running.servers`). They are
 looked up after the records were read: an owner registers before it creates a record, so every living owner is
-found. A context that is lost is first *claimed* with a higher epoch, so one server ends it. Its jobs need no
-claim: ending one and running it again are both compare-and-set, also against the last writes of an owner that
-is paused rather than dead.
+found. A context that is lost is first *claimed* with a higher epoch, so one server deals with it and with its
+jobs. A final context whose jobs have not ended, because its server closed, is claimed in the same way. Ending
+a job and running it again are compare-and-set, also against the last writes of an owner that is paused rather
+than dead.
+
+A server looks for lost records while it runs, so what it reads about its own contexts and jobs may be out of
+date. It leaves alone every context that lived here before or after the records were read, and reads a job
+again before it changes it. Once the server is closing, it claims nothing: its own contexts may be detached.
+On a shared store, a job that cannot run for a reason that will pass is left for the next look.
 
 A context that is taken over may still turn out to be dead. Until the launcher has reported that it is ready,
 none of its waiting jobs is given to it. So if it ends before, these jobs can run elsewhere, like those of a
@@ -36,7 +42,15 @@ from functools import partial
 import attrs
 
 from jobserver_core.binaries.class_paths import ClassPaths
-from jobserver_core.errors import JobServerError, ServerClosed, StaleState, StorageError
+from jobserver_core.errors import (
+    ContextExists,
+    JobServerError,
+    OnAnotherServer,
+    ServerClosed,
+    StaleState,
+    StorageError,
+    Unavailable,
+)
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job, JobQuery
@@ -59,6 +73,8 @@ PAUSE = 1.0
 """Seconds between two attempts to move a job while storage fails."""
 PAGE = 200
 """The number of jobs to read at a time."""
+_PASSING = (ContextExists, OnAnotherServer, StorageError, Unavailable)
+"""Reasons that will pass for which a job cannot be run again."""
 _SERVER_ENDED = ErrorInfo(message="the job server ended, and its contexts with it")
 
 
@@ -111,10 +127,11 @@ class Recovery:
             return
         records = self._live_contexts()
         jobs = self._live_jobs()
+        others = self._others()
         for spec in survivors:
             record = records.get(spec.id)
-            if record is None:
-                continue  # it was about to end: the launcher sweeps it
+            if record is None or record.owner in others:
+                continue  # it was about to end, or another server has claimed it: the launcher sweeps it
             try:
                 self._take_over(record, spec, [job for job in jobs if job.context_id == spec.id])
             except JobServerError as error:
@@ -199,31 +216,64 @@ class Recovery:
 
     def end_lost(self) -> Lost:
         """End everything that has lost its server and was not taken over; return what to start again."""
+        before = self._contexts_here()
         jobs, contexts = self._live_jobs(), self._live_contexts()
         others = self._others()
-        ours = self._taken | {context.record.id for context in self._registry.all()}
+        ours = self._taken | before | self._contexts_here()
+        kept = ours | {context.id for context in contexts.values() if context.owner in others}
+        if self._closed.is_set():
+            return Lost(frozenset(), [])
         claimed: dict[str, Context] = {}
         for key, context in contexts.items():
-            if key not in ours and context.owner not in others:
-                mine = self._records.claim_context(context)
-                claimed |= {key: mine} if mine is not None else {}
+            if key not in kept:
+                self._claim(context, claimed)
+        live = list(claimed.values())
         again = []
         for job in jobs:
-            if job.context_id in ours or self._jobs.lives(job.id):
+            if job.context_id in kept or not self._claimed(job.context_id, claimed, others):
                 continue
-            lost = claimed.get(job.context_id) or self._metadata.context(job.context_id)
-            if lost is not None and lost.id not in claimed and (lost.owner in others or not lost.state.final):
-                continue  # its server takes care of it
-            ended_on_request = job.kill_requested or (lost is not None and lost.stop_requested)
-            if lost is not None and job.waiting and not ended_on_request:
-                again.append(job)
+            current = self._left(job)
+            if current is None:
+                continue
+            lost = claimed.get(job.context_id)
+            ended_on_request = current.kill_requested or (lost is not None and lost.stop_requested)
+            if lost is not None and current.waiting and not ended_on_request:
+                again.append(current)
             else:
-                self._end_job(job, lost)
-        for context in claimed.values():
+                self._end_job(current, lost)
+        for context in live:
             ended = self._records.end_context(context, ContextEvent.FAIL, _SERVER_ENDED)
             self._records.publish_context(ended)
+        self._taken.clear()  # the registry has those that still live
         self._reconciled.set()
-        return Lost(frozenset(c.name for c in claimed.values() if not c.ad_hoc), again)
+        return Lost(frozenset(context.name for context in live if not context.ad_hoc), again)
+
+    def _contexts_here(self) -> set[str]:
+        return {context.record.id for context in self._registry.all()}
+
+    def _claim(self, context: Context, claimed: dict[str, Context]) -> bool:
+        mine = self._records.claim_context(context)
+        if mine is not None:
+            claimed[context.id] = mine
+        return mine is not None
+
+    def _claimed(self, context_id: str, claimed: dict[str, Context], others: frozenset[str]) -> bool:
+        """Whether this server deals with the jobs of a context; a final context is claimed for that."""
+        if context_id in claimed:
+            return True
+        context = self._metadata.context(context_id)
+        if context is None:
+            return True  # no server has it
+        return context.state.final and context.owner not in others and self._claim(context, claimed)
+
+    def _left(self, job: Job) -> Job | None:
+        """Return a job of a lost context as it is now; None if it has ended or moved, or lives here."""
+        if self._jobs.lives(job.id):
+            return None
+        current = self._metadata.job(job.id)
+        if current is None or current.state.final or current.context_id != job.context_id:
+            return None
+        return current
 
     def restart(self, jobs: list[Job]) -> None:
         """Run the jobs again that :meth:`end_lost` returned, in their old order."""
@@ -265,10 +315,25 @@ class Recovery:
             ):
                 self._end_job(current, None)  # its server dispatched it just before it ended
         except JobServerError as error:
+            if self._metadata.shared and isinstance(error, _PASSING):
+                _log.warning("job %s cannot be run again yet: %s", job.id, error)
+                self._hand_over(job)
+                return
             _log.warning("job %s could not be run again: %s", job.id, error)
             current = self._metadata.job(job.id) or job
-            if not current.state.final:
+            unchanged = (current.epoch, current.context_id) == (job.epoch, job.context_id)
+            if not current.state.final and (unchanged or not self._metadata.shared):
                 self._end_job(current, None, reason=str(error))
+
+    def _hand_over(self, job: Job) -> None:
+        """Leave the jobs of a lost context to another server that runs a context of its name."""
+        lost = self._metadata.context(job.context_id)
+        same_name = self._metadata.context_named(job.context_name)
+        if lost is None or same_name is None or same_name.state.final or not lost.state.final:
+            return
+        others = self._others()
+        if same_name.owner in others and lost.owner not in others:
+            self._records.claim_context(lost, owner=same_name.owner)
 
     def _live_contexts(self) -> dict[str, Context]:
         return {c.id: c for c in self._metadata.contexts(ContextQuery(states=CONTEXTS.live_states))}

@@ -23,7 +23,7 @@ Only the store's clock judges leases, so clocks of machines may differ.
 
 If the server that removed another one dies before it has taken everything over, the records still belong to
 an unregistered server. So every server looks for such records when a registration that it knew has
-disappeared, and every :data:`FULL_LOOK` renewals in any case.
+disappeared, and every :data:`FULL_CHECK_EVERY` renewals in any case.
 
 When the store itself was away, all leases have expired at once. A server that could not renew its own lease
 in time therefore gives the others the time of a lease before it judges them, and one that starts waits for
@@ -48,14 +48,14 @@ from jobserver_core.repeats import Repeats
 if TYPE_CHECKING:
     from jobserver_core.config.settings import ServerSettings
 
-__all__ = ["FULL_LOOK", "RENEWAL", "Membership"]
+__all__ = ["FULL_CHECK_EVERY", "RENEWAL", "Membership"]
 
 _log = logging.getLogger(__name__)
 _repeats = Repeats(_log)
 
 RENEWAL = 0.3
 """The part of its lease after which a server renews it."""
-FULL_LOOK = 20
+FULL_CHECK_EVERY = 20
 """After how many renewals a server looks for records without an owner, even if no server has disappeared."""
 
 
@@ -63,9 +63,10 @@ class Membership:
     """Registers this server, renews its lease, and removes servers whose lease has expired. Thread-safe.
 
     ``address`` tells people where this server runs. A lease is never shorter than ``reattach_timeout``,
-    because contexts wait that long for the next server on the same data directory. ``lost`` is called when
-    this server was removed by another one and has registered again: it has to end its contexts. ``left`` is
-    called when there may be records of servers that are gone. Both are called on threads of their own.
+    because contexts wait that long for the next server on the same data directory. ``on_removed`` is called
+    when this server was removed by another one and has registered again: it has to end its contexts.
+    ``take_over`` is called when there may be records of servers that are gone, once at a time. Both run on
+    threads of their own, so the lease is renewed meanwhile.
     """
 
     def __init__(
@@ -77,8 +78,8 @@ class Membership:
         address: str,
         settings: ServerSettings,
         reattach_timeout: float,
-        lost: Callable[[], None],
-        left: Callable[[], None],
+        on_removed: Callable[[], None],
+        take_over: Callable[[], None],
     ) -> None:
         self._metadata = metadata
         self._clock = clock
@@ -86,12 +87,14 @@ class Membership:
         self._address = address
         self._lease = max(settings.lease, reattach_timeout)
         self._renewal = settings.lease * RENEWAL
+        self._longest_gap = settings.lease / 2
         self._reattach_timeout = reattach_timeout
-        self._lost = lost
-        self._left = left
+        self._on_removed = on_removed
+        self._take_over = take_over
         self._known: frozenset[str] = frozenset()
         self._renewals = 0
         self._joined = False
+        self._removed = False
         self._renewed_at = 0.0
         self._judges_from = 0.0
         self._watching = False
@@ -124,8 +127,16 @@ class Membership:
             self._schedule()
 
     def watch(self) -> None:
-        """Call ``left`` for servers that disappear from now on."""
+        """Call ``take_over`` for servers that disappear from now on."""
         self._watching = True
+
+    def stop_watching(self, timeout: float) -> None:
+        """Call ``take_over`` no more, and wait up to ``timeout`` seconds for a call that runs."""
+        self._watching = False
+        if self._looking.acquire(timeout=timeout):
+            self._looking.release()
+        else:
+            _log.warning("taking over what a server left has not ended after %g s", timeout)
 
     def close(self, *, detached: bool) -> None:
         """Give up the registration, or keep it for the next server if contexts were left to that one."""
@@ -149,9 +160,9 @@ class Membership:
     def _schedule(self) -> None:
         with self._lock:
             if not self._closed:
-                self._timer = self._clock.call_later(self._renewal, self._renew_apart)
+                self._timer = self._clock.call_later(self._renewal, self._renew_on_thread)
 
-    def _renew_apart(self) -> None:
+    def _renew_on_thread(self) -> None:
         # Not on the clock's thread: a store that hangs must not block other timers.
         threading.Thread(target=self._renew_and_schedule, name="jobserver-lease", daemon=True).start()
 
@@ -171,17 +182,19 @@ class Membership:
         self._renewals += 1
         if not self._metadata.renew_server(self._id, lease=self._lease):
             _log.error("this server did not renew its lease in time, and others have taken its contexts over")
+            self._removed = True
+        if self._removed:  # even if an earlier attempt to register failed after the store had made it
             self.join()
-            self._lost()
-            self._look_wanted = True
+            self._removed = False
+            threading.Thread(target=self._go_on_afresh, name="jobserver-removed", daemon=True).start()
         now = self._clock.monotonic()
-        if now - self._renewed_at > self._lease / 2:
+        if now - self._renewed_at > self._longest_gap:
             self._judges_from = now + self._lease
         self._renewed_at = now
         if now >= self._judges_from:
             self._remove_dead()
         others = self.others()
-        self._look_wanted |= bool(self._known - others) or self._renewals % FULL_LOOK == 0
+        self._look_wanted |= bool(self._known - others) or self._renewals % FULL_CHECK_EVERY == 0
         self._known = others
         if self._watching and self._look_wanted:
             self._look()
@@ -199,6 +212,15 @@ class Membership:
                 "server %s (%s) did not renew its lease: taking over what it left", server.id, server.address
             )
 
+    def _go_on_afresh(self) -> None:
+        """End the contexts of the time before this server was removed, then look for what they left."""
+        try:
+            self._on_removed()
+        except Exception:  # noqa: BLE001 - the server works on, whatever became of its contexts
+            _log.exception("cannot end the contexts that other servers have taken over")
+        self._look_wanted = True
+        self._look_once()
+
     def _look(self) -> None:
         """Look for records without an owner; it may take long, and the lease has to be renewed meanwhile."""
         threading.Thread(target=self._look_once, name="jobserver-failover", daemon=True).start()
@@ -207,9 +229,9 @@ class Membership:
         if not self._looking.acquire(blocking=False):
             return  # the next renewal wants it again
         try:
-            self._look_wanted = False
-            if not self._closed:
-                self._left()
+            if self._watching and not self._closed:
+                self._look_wanted = False
+                self._take_over()
         except Exception as error:  # noqa: BLE001 - the next look may succeed
             unexpected = not isinstance(error, StorageError)
             text = "cannot take over what a server left, trying again: %s"

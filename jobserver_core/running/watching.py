@@ -8,7 +8,7 @@ from itertools import islice
 
 import attrs
 
-from jobserver_core.errors import JobNotFound, ServerClosed, StorageError
+from jobserver_core.errors import JobNotFound, JobServerError, ServerClosed, StorageError
 from jobserver_core.models.jobs import Job
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.ports import Clock, MetadataStore
@@ -30,6 +30,11 @@ class WatchedJob:
     started: Promise[Job]
     finished: Promise[Job]
 
+    def fail(self, error: JobServerError) -> None:
+        """Fail both promises."""
+        self.started.fail(error)
+        self.finished.fail(error)
+
 
 class JobWatch:
     """Notifies waiters of jobs that other servers run. Thread-safe. Idle while nobody waits."""
@@ -43,14 +48,18 @@ class JobWatch:
         self._closed = False
 
     def watch(self, job: Job) -> WatchedJob:
-        """Return promises that are kept once the store has the job's start and end."""
+        """Return promises that are kept once the store has the job's start and end; closed, they fail."""
+        what = f"job {job.id}"
         with self._lock:
-            found = self._watched.get(job.id)
-            if found is None:
-                what = f"job {job.id}"
-                found = self._watched[job.id] = WatchedJob(Promise(what), Promise(what))
-            self._schedule()
-        self._notify(job.id, found, job)
+            closed = self._closed
+            found = self._watched.get(job.id) or WatchedJob(Promise(what), Promise(what))
+            if not closed:
+                self._watched[job.id] = found
+                self._schedule()
+        if closed:
+            found.fail(ServerClosed())
+        else:
+            self._notify(job.id, found, job)
         return found
 
     def close(self) -> None:
@@ -59,15 +68,14 @@ class JobWatch:
             self._closed = True
             watched, self._watched = self._watched, {}
         for waiting in watched.values():
-            waiting.started.fail(ServerClosed())
-            waiting.finished.fail(ServerClosed())
+            waiting.fail(ServerClosed())
 
     def _schedule(self) -> None:
         if self._watched and not self._scheduled and not self._closed:
             self._scheduled = True
-            self._clock.call_later(INTERVAL, self._look_apart)
+            self._clock.call_later(INTERVAL, self._look_on_thread)
 
-    def _look_apart(self) -> None:
+    def _look_on_thread(self) -> None:
         # Not on the clock's thread: a store that hangs must not block other timers.
         threading.Thread(target=self._look, name="jobserver-watch", daemon=True).start()
 
@@ -90,8 +98,7 @@ class JobWatch:
             if self._watched.pop(job_id, None) is not None and not over and not self._closed:
                 self._watched[job_id] = waiting  # behind the others, which are next
         if job is None:
-            waiting.started.fail(JobNotFound(job_id=job_id))
-            waiting.finished.fail(JobNotFound(job_id=job_id))
+            waiting.fail(JobNotFound(job_id=job_id))
         elif job.state.final:
             waiting.started.keep(job)
             waiting.finished.keep(job)

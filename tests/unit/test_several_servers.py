@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from datetime import datetime
+
 import pytest
 
-from jobserver_core import ContextState, StorageError
-from jobserver_core.memory import MemoryBlobStore, MemoryMetadataStore
+from conditions import wait_until
+from jobserver_core import Context, ContextQuery, ContextState, JobState, Settings, StorageError
+from jobserver_core.memory import InlineLauncher, MemoryBlobStore, MemoryMetadataStore
+from jobserver_core.models.servers import Server
+from jobserver_core.ports import ContextEnd
+from jobserver_core.running.servers import Membership
 from jobserver_core.testing.clock import ManualClock
-from several_servers import RENEWAL, Member, SeveralServersSuite
+from serving import WAIT, a_request, upload
+from several_servers import RENEWAL, FleetClock, Member, SeveralServersSuite
 from torture import LEASE, Torture, shared_memory
 
 
@@ -87,6 +96,184 @@ def test_a_store_that_is_not_shared_needs_no_renewals() -> None:
     assert metadata.servers() == before
     member.close()
     assert metadata.servers() == []
+
+
+class StoreThatForgetsToAnswer(MemoryMetadataStore):
+    """A shared store whose next list of servers fails after a server has registered."""
+
+    armed = False
+    failing = False
+
+    def register_server(self, server_id: str, *, started_at: datetime, address: str, lease: float) -> None:
+        super().register_server(server_id, started_at=started_at, address=address, lease=lease)
+        self.failing = self.armed
+
+    def servers(self, *, expired: bool | None = None) -> list[Server]:
+        if self.failing:
+            self.armed = self.failing = False
+            raise StorageError(message="the database is down")
+        return super().servers(expired=expired)
+
+
+def test_a_removed_server_ends_its_contexts_even_if_it_could_not_register_at_once() -> None:
+    metadata = StoreThatForgetsToAnswer(shared=True, now=ManualClock().now)
+    member = Member(metadata, MemoryBlobStore())
+    member.server.start()
+    member.server.create_context("shared")
+    member.ready()
+    metadata.remove_server(member.id)
+    metadata.armed = True
+    member.renew()
+    assert not metadata.armed
+    assert [server.id for server in metadata.servers()] == [member.id]
+    member.renew()
+    assert ("kill", None) in member.launcher.handles[0].calls
+    assert member.server._services.registry.all() == []
+    member.close()
+
+
+class Watch:
+    """The membership of one server, whose calls wait until ``gate`` is set."""
+
+    def __init__(self, metadata: MemoryMetadataStore, *, reattach_timeout: float = 0.0) -> None:
+        self.metadata = metadata
+        self.clock = FleetClock()
+        self.gate = threading.Event()
+        self.calls: list[str] = []
+        self.ended: list[str] = []
+        self.membership = Membership(
+            metadata=metadata,
+            clock=self.clock,
+            server_id="this",
+            address="",
+            settings=Settings().servers,
+            reattach_timeout=reattach_timeout,
+            on_removed=lambda: self._call("on_removed"),
+            take_over=lambda: self._call("take_over"),
+        )
+        self.membership.join()
+        self.membership.start()
+        self.membership.watch()
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        self.gate.wait(WAIT)
+        self.ended.append(name)
+
+    def join_threads(self) -> None:
+        for thread in threading.enumerate():
+            if thread.name.startswith(("jobserver-removed", "jobserver-failover")):
+                thread.join(WAIT)
+
+
+def test_a_server_that_keeps_its_contexts_for_long_judges_nobody_after_an_outage_either() -> None:
+    clock = ManualClock()
+    metadata = StoreThatGoesAway(shared=True, now=clock.now)
+    watch = Watch(metadata, reattach_timeout=100 * LEASE)
+    metadata.register_server("other", started_at=clock.now(), address="", lease=LEASE)
+    metadata.away = True
+    clock.advance(2 * LEASE)
+    watch.clock.advance(2 * LEASE)
+    metadata.away = False
+    watch.clock.advance(RENEWAL)
+    assert [server.id for server in metadata.servers(expired=True)] == ["other"]
+    watch.membership.close(detached=False)
+
+
+def test_a_shutdown_waits_until_a_look_at_other_servers_has_ended() -> None:
+    metadata = MemoryMetadataStore(shared=True)
+    watch = Watch(metadata)
+    threading.Thread(target=watch.membership._look_once).start()
+    wait_until(lambda: watch.calls == ["take_over"], "the look")
+    watch.membership.stop_watching(0.0)
+    assert watch.ended == []
+    threading.Timer(0.05, watch.gate.set).start()
+    watch.membership.stop_watching(WAIT)
+    assert watch.ended == ["take_over"]
+    watch.membership._look_once()
+    assert watch.calls == ["take_over"]
+    watch.membership.close(detached=False)
+
+
+def test_the_lease_is_renewed_while_contexts_that_others_have_taken_over_are_ended() -> None:
+    clock = ManualClock()
+    metadata = MemoryMetadataStore(shared=True, now=clock.now)
+    watch = Watch(metadata)
+    metadata.remove_server("this")
+    watch.membership._renew_and_schedule()
+    wait_until(lambda: watch.calls == ["on_removed"], "the end of the contexts")
+    clock.advance(LEASE / 2)
+    watch.membership._renew_and_schedule()
+    clock.advance(LEASE / 2)
+    assert [server.id for server in metadata.servers(expired=False)] == ["this"]
+    watch.gate.set()
+    watch.join_threads()
+    assert watch.calls == ["on_removed", "take_over"]
+    watch.membership.close(detached=False)
+
+
+class StoreWithAPause(MemoryMetadataStore):
+    """A shared store that calls ``between`` once, when contexts are read."""
+
+    between: Callable[[], object] | None = None
+
+    def contexts(self, query: ContextQuery) -> list[Context]:
+        found = super().contexts(query)
+        between, self.between = self.between, None
+        if between is not None:
+            between()
+        return found
+
+
+def test_a_look_leaves_alone_what_ended_here_since_the_jobs_were_read() -> None:
+    metadata = StoreWithAPause(shared=True)
+    member = Member(metadata, MemoryBlobStore())
+    member.server.start()
+    upload(member.server)
+    job = member.server.submit(a_request("w.Any"))
+    metadata.between = lambda: member.launcher.listeners[0].context_ended(ContextEnd.FAILED)
+    assert member.recovery.end_lost().jobs == []
+    assert member.server.job(job.id).state is JobState.ERROR
+    member.close()
+
+
+def test_a_look_does_not_end_contexts_that_are_detached_meanwhile() -> None:
+    metadata = StoreWithAPause(shared=True)
+    member = Member(metadata, MemoryBlobStore())
+    member.server.start()
+    member.server.create_context("shared")
+    before = member.server.context("shared")
+    metadata.between = member.server._services.registry.detach_all
+    member.recovery.end_lost()
+    assert metadata.context_named("shared") == before
+    member.close()
+
+
+def test_a_server_that_is_closing_takes_nothing_over() -> None:
+    metadata = StoreWithAPause(shared=True)
+    dead, closing = Member(metadata, MemoryBlobStore()), Member(metadata, MemoryBlobStore())
+    dead.server.start()
+    closing.server.start()
+    dead.server.create_context("shared")
+    metadata.remove_server(dead.id)
+    metadata.between = closing.server.drain
+    closing.recovery.end_lost()
+    assert closing.server.context("shared").owner == dead.id
+    closing.close()
+    dead.close()
+
+
+def test_a_server_takes_no_context_over_that_belongs_to_a_living_one() -> None:
+    metadata, blobs = MemoryMetadataStore(shared=True), MemoryBlobStore()
+    launcher = InlineLauncher({})
+    first = Member(metadata, blobs, launcher=launcher)
+    first.server.start()
+    first.server.create_context("shared").result(WAIT)
+    second = Member(metadata, blobs, launcher=launcher)
+    second.server.start()
+    assert second.server.context("shared").owner == first.id
+    second.close()
+    first.close()
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
