@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import sys
 import threading
 import time
@@ -22,7 +23,10 @@ _ARCHIVE = "spark.yarn.archive"
 _JARS = "spark.yarn.jars"
 _STAGING = "spark.yarn.stagingDir"
 _DIRECTORY = ".jobserver"
+_PART_NAME = r"\.spark-[0-9a-f]+\.zip\.[0-9a-f]{32}"
 _READABLE = 0o644
+_PART_AGE = 86400.0
+"""Seconds after which nobody writes to a part of an archive any more."""
 _CHUNK = 1 << 20
 _REPORT_TIMEOUT = 5.0
 _POLL = 0.2
@@ -41,7 +45,10 @@ def provide_jars(jvm: Any, conf: Any, jars: Path) -> None:
         archive = _uploaded(jvm, hadoop, conf.get(_STAGING, ""), sorted(jars.glob("*.jar")))
     except Exception as error:  # noqa: BLE001 - py4j raises a class of its own; Spark's own upload may work
         reason = str(getattr(error, "java_exception", error)).splitlines()[0]
-        print(f"Spark's jars are uploaded for this context alone, no archive: {reason}", file=sys.stderr)
+        print(
+            f"cannot write the archive of Spark's jars, so this context uploads them itself: {reason}",
+            file=sys.stderr,
+        )
         return
     conf.set(_ARCHIVE, archive)
 
@@ -55,14 +62,33 @@ def _uploaded(jvm: Any, hadoop: Any, staging: str, jars: list[Path]) -> str:
     target = path(directory, f"spark-{_digest(jars)}.zip")
     if not files.exists(target):
         files.mkdirs(directory)
+        _delete_old_parts(files, directory)
         part = path(directory, f".{target.getName()}.{uuid4().hex}")
         try:
             _write(jvm, files.create(part), jars)
             files.setPermission(part, jvm.org.apache.hadoop.fs.permission.FsPermission(_READABLE))
-            files.rename(part, target)  # it does nothing if another context was faster
+            _publish(files, part, target)
         finally:
             files.delete(part, False)
     return str(files.makeQualified(target).toString())
+
+
+def _publish(files: Any, part: Any, target: Any) -> None:
+    """Give a complete part its name. Raises OSError if that fails and no other context was faster."""
+    if not files.rename(part, target) and not files.exists(target):
+        raise OSError(f"{part.toString()} cannot be renamed to {target.getName()}")
+
+
+def _delete_old_parts(files: Any, directory: Any) -> None:
+    """Delete the parts that contexts left which were killed while they wrote."""
+    oldest = (time.time() - _PART_AGE) * 1000
+    with contextlib.suppress(
+        Exception
+    ):  # py4j raises a class of its own; the directory may be another user's
+        for status in files.listStatus(directory):
+            is_part = re.fullmatch(_PART_NAME, str(status.getPath().getName()))
+            if is_part and status.getModificationTime() < oldest:
+                files.delete(status.getPath(), False)
 
 
 def _write(jvm: Any, output: Any, jars: list[Path]) -> None:

@@ -48,6 +48,7 @@ def _jvm_of(host: int) -> int:
     )
 
 
+@pytest.mark.timeout(600)
 def test_contexts_take_spares_that_live_and_all_end_with_the_launcher(
     launcher: PySparkLauncher, start: Start, tmp_path: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from jobserver_core.errors import InvalidSetting
 from jobserver_core.ports import ContextSpec
 from jobserver_pyspark import PySparkLauncher
+from jobserver_pyspark.host.yarn import _delete_old_parts, _publish
 from jobserver_pyspark.installation.hadoop import hadoop_directories
 from jobserver_pyspark.installation.java import Java
 from jobserver_pyspark.installation.spark import Installation
@@ -167,3 +170,73 @@ def test_yarn_without_its_configuration_is_refused_before_anything_starts(
 def test_variables_that_are_empty_name_no_directory() -> None:
     assert hadoop_directories(None, {"HADOOP_CONF_DIR": "", "YARN_CONF_DIR": "/y"}) == [Path("/y")]
     assert hadoop_directories(None, {}) == []
+
+
+class HadoopPath:
+    """A path of Hadoop in a local directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def getName(self) -> str:  # noqa: N802 - Hadoop's name
+        return self.path.name
+
+    def toString(self) -> str:  # noqa: N802 - Hadoop's name
+        return str(self.path)
+
+
+class HadoopStatus:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def getPath(self) -> HadoopPath:  # noqa: N802 - Hadoop's name
+        return HadoopPath(self._path)
+
+    def getModificationTime(self) -> int:  # noqa: N802 - Hadoop's name
+        return int(self._path.stat().st_mtime * 1000)
+
+
+class HadoopFiles:
+    """A file system of Hadoop: its ``rename`` does not replace files, and returns whether it renamed one."""
+
+    def exists(self, path: HadoopPath) -> bool:
+        return path.path.exists()
+
+    def rename(self, source: HadoopPath, target: HadoopPath) -> bool:
+        if target.path.exists() or not target.path.parent.exists():
+            return False
+        source.path.rename(target.path)
+        return True
+
+    def listStatus(self, directory: HadoopPath) -> list[HadoopStatus]:  # noqa: N802 - Hadoop's name
+        return [HadoopStatus(path) for path in directory.path.iterdir()]
+
+    def delete(self, path: HadoopPath, _recursive: bool) -> bool:
+        path.path.unlink()
+        return True
+
+
+def test_an_archive_that_cannot_get_its_name_is_an_error_unless_another_context_was_faster(
+    tmp_path: Path,
+) -> None:
+    part, target = tmp_path / "part", tmp_path / "spark-1.zip"
+    part.write_text("mine")
+    with pytest.raises(OSError, match=r"part cannot be renamed to spark-1\.zip"):
+        _publish(HadoopFiles(), HadoopPath(part), HadoopPath(tmp_path / "absent" / target.name))
+    target.write_text("that of another")
+    _publish(HadoopFiles(), HadoopPath(part), HadoopPath(target))
+    assert target.read_text() == "that of another"
+    target.unlink()
+    _publish(HadoopFiles(), HadoopPath(part), HadoopPath(target))
+    assert target.read_text() == "mine"
+
+
+def test_parts_of_archives_that_killed_contexts_left_are_deleted_after_a_day(tmp_path: Path) -> None:
+    part = ".spark-0123abc.zip." + "0" * 31
+    hours = {part + "1": 25, part + "2": 23, "spark-0123abc.zip": 1000, ".other": 1000}
+    for name, age in hours.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - 3600 * age,) * 2)
+    _delete_old_parts(HadoopFiles(), HadoopPath(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == hours.keys() - {part + "1"}
+    _delete_old_parts(HadoopFiles(), HadoopPath(tmp_path / "absent"))

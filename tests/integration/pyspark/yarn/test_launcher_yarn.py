@@ -53,6 +53,7 @@ class TestYarn(MasterSuite):
 def test_an_application_killed_through_yarn_ends_its_context_with_the_reason(
     yarn: YarnCluster, on_yarn: Context
 ) -> None:
+    # This ends the context that the tests above share, so it is the last one that uses it.
     job = on_yarn.running("trouble.SleepingTasks")
     yarn.kill_application(application_id(on_yarn))
     end, error = on_yarn.wait_end(30.0)
