@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jobserver_client import Client
-from jobserver_core import JobAlreadyFinal, JobRequest
+from jobserver_core import JobAlreadyFinal, JobRequest, ResultTimeout
 
 try:
     from airflow.exceptions import AirflowException
@@ -105,7 +105,11 @@ class JobServerOperator(BaseOperator):
                 )
             )
             self.job_id = handle.id
-            result = handle.result(self.timeout)
+            try:
+                result = handle.result(self.timeout)
+            except ResultTimeout:
+                self.on_kill()
+                raise
         if isinstance(result, bytes):
             raise AirflowException(f"job {handle.id} has a streamed result, which cannot be an XCom")
         return result

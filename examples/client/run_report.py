@@ -13,7 +13,14 @@ import sys
 from pathlib import Path
 
 from jobserver_client import Client
-from jobserver_core import BinaryNotFound, BinaryType, JobFailed, JobRequest
+from jobserver_core import (
+    BinaryNotFound,
+    BinaryType,
+    JobRequest,
+    JobUnsuccessful,
+    LogNotFound,
+    ResultTimeout,
+)
 
 
 def uploaded(client: Client, wheel: Path) -> str:
@@ -35,8 +42,11 @@ def run(client: Client, wheel: Path, class_name: str, target: Path) -> None:
     handle = client.submit(JobRequest(class_name=class_name, class_path=binary, config={"day": target.stem}))
     print(f"job {handle.id}", file=sys.stderr)
     handle.finished.result(timeout=600)
-    for line in client.logs(handle.id):
-        print(line, file=sys.stderr)
+    try:
+        for line in client.logs(handle.id):
+            print(line, file=sys.stderr)
+    except LogNotFound:
+        pass  # the job has printed nothing
     handle.result()  # raises the error of a job that failed
     result = client.open_result(handle.id)
     assert result is not None
@@ -55,7 +65,7 @@ def main(url: str, wheel: str, class_name: str, target: str) -> int:
     ) as client:
         try:
             run(client, Path(wheel), class_name, Path(target))
-        except JobFailed as error:
+        except (JobUnsuccessful, ResultTimeout) as error:
             print(error, file=sys.stderr)
             return 1
     return 0

@@ -16,7 +16,16 @@ import pytest
 
 from conditions import wait_until
 from jobserver_client import Client
-from jobserver_core import BinaryType, JobFailed, JobKilled, JobQuery, JobServer, JobState, Settings
+from jobserver_core import (
+    BinaryType,
+    JobFailed,
+    JobKilled,
+    JobQuery,
+    JobServer,
+    JobState,
+    ResultTimeout,
+    Settings,
+)
 from jobserver_core.memory import InlineJob, InlineLauncher
 from jobserver_http import running
 from serving import archive
@@ -40,7 +49,9 @@ def endless(job: InlineJob) -> None:
 @pytest.fixture
 def served() -> Iterator[tuple[JobServer, str]]:
     settings = Settings.from_mapping({"jobserver": {"http": {"port": 0, "drain-timeout": "0 s"}}})
-    launcher = InlineLauncher({"reports.Sales": sales, "reports.Endless": endless})
+    launcher = InlineLauncher(
+        {"reports.Sales": sales, "reports.Endless": endless, "reports.Silent": lambda _job: 1}
+    )
     server = JobServer.in_memory(launcher=launcher, settings=settings)
     with running(server) as url:
         yield server, url
@@ -51,8 +62,8 @@ def test_the_script_uploads_once_and_writes_the_result(served: tuple[JobServer, 
     wheel = tmp_path / "reports-1.0-py3-none-any.whl"
     wheel.write_bytes(archive())
 
-    def script(target: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, EXAMPLES / "client" / "run_report.py", url, wheel, "reports.Sales", target]
+    def script(target: str, class_name: str = "reports.Sales") -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, EXAMPLES / "client" / "run_report.py", url, wheel, class_name, target]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
 
     done = script("monday.json")
@@ -61,6 +72,8 @@ def test_the_script_uploads_once_and_writes_the_result(served: tuple[JobServer, 
     failed = script("holiday.json")
     assert (failed.returncode, "no sales on a holiday" in failed.stderr) == (1, True)
     assert "Traceback" not in failed.stderr
+    silent = script("tuesday.json", "reports.Silent")
+    assert (silent.returncode, (tmp_path / "tuesday.json").read_text()) == (0, "1"), silent.stderr
     assert len(server.binary_versions("reports")) == 1
 
 
@@ -120,6 +133,13 @@ def test_a_task_that_is_ended_kills_its_job(served: tuple[JobServer, str], opera
     waiting.join(60)
     assert len(ended) == 1
     task.on_kill()  # the job has ended
+    assert served[0].job(task.job_id).state is JobState.KILLED
+
+
+def test_a_task_that_takes_too_long_kills_its_job(served: tuple[JobServer, str], operator: Any) -> None:
+    task = operator("reports.Endless", timeout=0.1)
+    with pytest.raises(ResultTimeout):
+        task.execute(a_try())
     assert served[0].job(task.job_id).state is JobState.KILLED
 
 
