@@ -480,3 +480,13 @@ def test_limits_of_time_hold_in_a_context_that_outlives_its_server(world: World)
     assert second.context("shared").state is ContextState.RUNNING
     later.advance(1)
     until(lambda: second.context("shared").state is ContextState.FINISHED)
+
+
+def test_a_job_that_waited_in_a_context_that_was_taken_over_and_lost_runs_again(world: World) -> None:
+    first, _ = a_busy_server(world)
+    waits = first.submit(a_request("w.Noted", context="shared"))
+    services = world.boot()._services
+    assert [context.record.name for context in services.registry.all()] == ["shared"]
+    services._lose_contexts()
+    until(lambda: not services.registry.all())
+    assert [job.id for job in services.recovery.end_lost().jobs] == [waits.id]

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
+import attrs
 import pytest
 
 from faulty_store import FaultyStore
@@ -329,6 +330,21 @@ def test_a_context_with_a_job_is_not_idle(make: Any) -> None:
     world.clock.advance(1000)
     assert world.state is ContextState.RUNNING
     world.end(second)
+    world.clock.advance(1)
+    assert world.state is ContextState.STOPPING
+
+
+def test_a_context_whose_last_job_another_server_has_taken_over_is_idle(make: Any) -> None:
+    world = make(**{"idle-timeout": "1 s"})
+    world.create()
+    first, second = world.submit(), world.submit()
+    taken = world.job(second)
+    world.metadata.advance_job(
+        attrs.evolve(taken, epoch=taken.epoch + 1), expected=taken.state, epoch=taken.epoch
+    )
+    world.clock.advance(1000)
+    world.end(first)
+    assert world.state is ContextState.RUNNING
     world.clock.advance(1)
     assert world.state is ContextState.STOPPING
 
