@@ -114,6 +114,7 @@ def test_a_job_is_followed_to_its_result(start: Any, opened: Open) -> None:
     section(page, "Summary").get_by_text("FINISHED").wait_for()
     section(page, "Callback").get_by_role("row", name="DELIVERED").wait_for()
     result = section(page, "Result")
+    result.get_by_role("row", name="0.5").wait_for()
     assert result.get_by_role("row").all_inner_texts() == [
         "word\tcount\tshare",
         "a\t12345678901234567890\t",
@@ -248,6 +249,54 @@ def test_the_user_signs_in_with_a_password_or_a_token(start: Any, opened: Open, 
     section(page, "Contexts").get_by_text("missing permission contexts:read").wait_for()
 
 
+def test_a_server_that_asks_for_credentials_of_live_updates_shows_the_form(site: Site, opened: Open) -> None:
+    page = opened("about:blank")
+    page.route("**/events", lambda route: route.fulfill(status=401, json={"result": "no credentials"}))
+    page.goto(site.page())
+    page.get_by_role("heading", name="Sign in").wait_for()
+
+
+def test_a_page_survives_failed_refreshes_and_an_interrupted_log_continues(start: Any, opened: Open) -> None:
+    def work(job: Any) -> Any:
+        job.print("reading")
+        while True:
+            job.report(JobProgress(tasks_done=1, tasks_total=4))
+            job.sleep(0.1)
+
+    site = start(functions={"w.Work": work})
+    job_id = site.submit("w.Work")
+    page = opened("about:blank")
+    page.route("**/logs?*", lambda route: route.abort())
+    page.goto(site.page(f"jobs/{job_id}"))
+    page.get_by_text("Interrupted.").wait_for()
+    refresh = f"**/jobs/{job_id}?*"
+    page.route(refresh, lambda route: route.fulfill(status=503, json={"result": "the disk is full"}))
+    failure = page.get_by_role("alert").get_by_text("the disk is full")
+    failure.wait_for()
+    section(page, "Summary").get_by_text("RUNNING").wait_for()
+    page.unroute(refresh)
+    failure.wait_for(state="detached")
+    page.unroute("**/logs?*")
+    # An event stream that ends is opened again after a second.
+    page.route("**/events", lambda route: route.fulfill(content_type="text/event-stream", body=": on\n\n"))
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.get_by_role("log").get_by_text("reading").wait_for()
+    assert page.get_by_text("Interrupted.").count() == 0
+
+
+def test_a_result_of_unknown_size_is_only_downloaded(site: Site, opened: Open) -> None:
+    job_id = site.submit("w.Echo", "value = 1", sync=True)
+    page = opened("about:blank")
+
+    def no_length(route: Any) -> None:
+        assert route.request.method == "HEAD"
+        route.fulfill(content_type="application/json")
+
+    page.route("**/result", no_length)
+    page.goto(site.page(f"jobs/{job_id}"))
+    section(page, "Result").get_by_text("A result of unknown size").wait_for()
+
+
 def test_pages_of_other_sites_can_change_nothing(site: Site, opened: Open) -> None:
     job_id = site.submit("w.Sleep")
     page = opened("about:blank").context.new_page()  # its console says what was refused
@@ -294,8 +343,9 @@ def test_the_list_of_jobs_is_filtered_and_paged(site: Site, opened: Open) -> Non
     rows = page.locator("tbody tr")
     page.get_by_role("link", name=jobs[-1][:8]).wait_for()
     assert rows.count() == 50
-    page.get_by_role("button", name="Older").click()
+    page.get_by_role("button", name="Older").dblclick()  # only one turn: the next page is not here yet
     page.get_by_role("link", name=jobs[0][:8]).wait_for()
+    page.get_by_text("Page 2", exact=True).wait_for()
     assert rows.count() == 2
     page.get_by_role("button", name="Newest").click()
     page.get_by_role("link", name=jobs[-1][:8]).wait_for()

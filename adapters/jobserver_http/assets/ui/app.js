@@ -36,7 +36,9 @@ function makePage() {
   const { signal } = leave;
   const root = element("div");
   const heading = element("h1", { tabindex: -1 });
-  main.replaceChildren(heading, root);
+  const message = element("div");
+  let loaded = false;
+  main.replaceChildren(heading, message, root);
   return {
     root,
     signal,
@@ -52,9 +54,14 @@ function makePage() {
       signIn(error);
       return true;
     },
-    /** Show an error instead of the page, unless it is handled elsewhere. */
+    /** Remove the error of an earlier refresh: loading the page has succeeded. */
+    succeeded() {
+      loaded = true;
+      message.replaceChildren();
+    },
+    /** Show an error, unless it is handled elsewhere: instead of the page, or above what was loaded before. */
     fail(error) {
-      if (!this.failed(error)) root.replaceChildren(alert(error));
+      if (!this.failed(error)) (loaded ? message : root).replaceChildren(alert(error));
     },
   };
 }
@@ -128,7 +135,7 @@ function start() {
 }
 
 function receive() {
-  if (!document.hidden) connect((text) => { live.textContent = text; });
+  if (!document.hidden) connect((text) => { live.textContent = text; }, signIn);
 }
 
 signOut.addEventListener("click", () => {

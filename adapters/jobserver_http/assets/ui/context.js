@@ -30,6 +30,7 @@ export function context(page, name) {
         parts.log.replaceChildren(showLog(page, ["contexts", name, "logs"], "Log", report.endTime === "Empty"));
       }
       await list();
+      page.succeeded();
     } catch (error) {
       page.fail(error);
     }
@@ -66,8 +67,8 @@ function askToStop(page, report) {
     option: "Kill it, without waiting for Spark to stop",
     verb: "Stop the context",
     action: async (force) => {
-      await send(["contexts", report.name], { method: "DELETE", query: { force: force || "" } });
-      page.announce("The context was stopped");
+      const response = await send(["contexts", report.name], { method: "DELETE", query: { force: force || "" } });
+      page.announce(response.status === 202 ? "The context is stopping" : "The context was stopped");
     },
   });
 }
@@ -81,6 +82,7 @@ function jobList(page, container, name) {
   return async () => {
     try {
       update(await json(["jobs"], { query: { context: name, limit: 20 }, signal: page.signal }));
+      message.replaceChildren();
     } catch (error) {
       if (!page.failed(error)) message.replaceChildren(alert(error));
     }

@@ -17,10 +17,11 @@ function publish(name, data) {
 }
 
 /**
- * Receive events until `disconnect`, reconnecting when the stream breaks. `show` gets the state in words.
+ * Receive events until `disconnect`, reconnecting when the stream breaks. `show` gets the state in words,
+ * `refused` the error if the server asks for credentials.
  * Calling it again replaces the stream.
  */
-export async function connect(show) {
+export async function connect(show, refused) {
   disconnect();
   const mine = new AbortController();
   stream = mine;
@@ -33,7 +34,10 @@ export async function connect(show) {
       await read(response.body, mine.signal);
     } catch (error) {
       if (mine.signal.aborted) return;
-      if (error instanceof ApiError && error.status === 401) return;
+      if (error instanceof ApiError && error.status === 401) {
+        refused(error);
+        return;
+      }
       if (error instanceof ApiError && [403, 404].includes(error.status)) {
         show("No live updates");
         return;

@@ -20,6 +20,7 @@ export function job(page, id) {
   async function load() {
     try {
       show(await json(["jobs", id], { query: { result: false }, signal: page.signal }));
+      page.succeeded();
     } catch (error) {
       page.fail(error);
     }

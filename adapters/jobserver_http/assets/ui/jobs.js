@@ -15,20 +15,26 @@ export function jobs(page, query) {
   let next = null;
   const message = element("div");
   const newest = button("Newest", () => go(() => cursors.splice(1)));
-  const newer = button("Newer", () => go(() => cursors.pop()));
-  const older = button("Older", () => go(() => cursors.push(next)));
+  const newer = button("Newer", () => cursors.length > 1 && go(() => cursors.pop()));
+  const older = button("Older", () => next && go(() => cursors.push(next)));
   const where = element("span", { role: "status", class: "empty" });
   page.root.append(filters(query), section("Newest first", message, root, element("div", { class: "actions" }, newest, newer, older, where)));
 
   async function load() {
+    const cursor = cursors.at(-1);
+    // Pages can be turned faster than the server responds.
+    const outdated = () => cursor !== cursors.at(-1);
     try {
       const given = Object.fromEntries(FILTERS.map((name) => [name, query.get(name)]));
-      const response = await send(["jobs"], { query: { ...given, limit: LIMIT, cursor: cursors.at(-1) }, signal: page.signal });
+      const response = await send(["jobs"], { query: { ...given, limit: LIMIT, cursor }, signal: page.signal });
+      const rows = await response.json();
+      if (outdated()) return;
       next = /[?&]cursor=([^&>]+)/.exec(response.headers.get("link") ?? "")?.[1] ?? null;
       next = next && decodeURIComponent(next);
-      update(await response.json());
+      update(rows);
       message.replaceChildren();
     } catch (error) {
+      if (outdated()) return;
       if (!page.failed(error)) message.replaceChildren(alert(error));
     }
     newest.disabled = newer.disabled = cursors.length === 1;
@@ -37,6 +43,7 @@ export function jobs(page, query) {
   }
   function go(turn) {
     turn();
+    next = null; // until the new page is here
     load();
   }
   const refresh = throttled(load, page.signal);

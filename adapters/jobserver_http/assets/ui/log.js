@@ -1,12 +1,14 @@
 // A log, followed while it grows.
 import { download, send } from "./api.js";
 import { alert, button, element, section } from "./dom.js";
+import { subscribe } from "./events.js";
 
 const TAIL = 256 * 1024;
 const MAX_LENGTH = 1_000_000;
 // Sequences that would steer a terminal: CSI, OSC, and other escapes.
 const ESCAPES = /\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])/g;
 const UNFINISHED = /\x1b[^\n]{0,200}$/;
+const INTERRUPTED = "Interrupted. The log continues when the server responds again.";
 const CONTROLS = /[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]/g;
 
 /** Remove escape sequences and control characters from a log. */
@@ -14,7 +16,10 @@ export function plainText(text) {
   return text.replace(ESCAPES, "").replace(/\r\n?/g, "\n").replace(CONTROLS, "\ufffd");
 }
 
-/** Add a log to a page. `live` means that it may still grow. */
+/**
+ * Add a log to a page. `live` means that it may still grow: then it is followed, and read again whenever the
+ * connection to the server was interrupted.
+ */
 export function showLog(page, segments, name, live) {
   const output = element("pre", { tabindex: 0, role: "log", "aria-live": "off", "aria-label": `Lines of the ${name.toLowerCase()}`, hidden: true });
   const status = element("span", { role: "status", class: "empty" });
@@ -22,12 +27,14 @@ export function showLog(page, segments, name, live) {
     download(segments, `${segments.slice(0, 2).join("-")}.log`, page.signal).catch(show));
   const follow = element("input", { type: "checkbox", id: "log-follow", checked: true });
   const scroll = element("span", {}, follow, " ", element("label", { for: "log-follow" }, "Scroll with new lines"));
-  const root = section(name, output, element("div", { class: "actions" }, live ? scroll : null, status, save));
+  const message = element("div");
+  let reading = new AbortController();
+  const root = section(name, message, output, element("div", { class: "actions" }, live ? scroll : null, status, save));
 
   function show(error) {
     if (page.failed(error)) return;
     if (error.status === 404) status.textContent = "No output.";
-    else output.before(alert(error));
+    else message.replaceChildren(alert(error));
   }
   function append(text) {
     output.hidden = false;
@@ -38,27 +45,44 @@ export function showLog(page, segments, name, live) {
     }
     if (follow.checked) output.scrollTop = output.scrollHeight;
   }
-  read(page, segments, live, append, (text) => { status.textContent = text; }).catch(show);
+  async function load() {
+    reading.abort();
+    const mine = reading = new AbortController();
+    page.signal.addEventListener("abort", () => mine.abort(), { signal: mine.signal });
+    let any = false;
+    const add = (text) => {
+      if (!any) output.replaceChildren();
+      any = true;
+      append(text);
+    };
+    status.textContent = live ? "Following …" : "";
+    message.replaceChildren();
+    try {
+      await read(segments, live, mine.signal, add);
+      status.textContent = any ? (live ? "Ended." : "") : "No output.";
+    } catch (error) {
+      if (mine.signal.aborted || page.failed(error)) return;
+      const interrupted = live && !error.status;
+      status.textContent = interrupted ? INTERRUPTED : "";
+      if (!interrupted) show(error);
+    }
+  }
+  if (live) subscribe((event) => event === "connected" && root.isConnected && load(), page.signal);
+  load();
   return root;
 }
 
-async function read(page, segments, live, append, report) {
-  report(live ? "Following …" : "");
+async function read(segments, live, signal, append) {
   const query = { tail: TAIL, follow: live ? "true" : "" };
-  const response = await send(segments, { query, signal: page.signal });
+  const response = await send(segments, { query, signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
-  let any = false;
   for (;;) {
     const { value, done } = await reader.read();
     const text = rest + (value ?? "");
     rest = done ? "" : (UNFINISHED.exec(text)?.[0] ?? "");
     const plain = plainText(text.slice(0, text.length - rest.length));
-    if (plain) {
-      append(plain);
-      any = true;
-    }
-    if (done) break;
+    if (plain) append(plain);
+    if (done) return;
   }
-  report(any ? (live ? "Ended." : "") : "No output.");
 }

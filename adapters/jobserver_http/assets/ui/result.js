@@ -16,10 +16,13 @@ export async function showResult(page, id) {
   const root = section("Result", body, actions);
   try {
     const head = await send(["jobs", id, "result"], { method: "HEAD", signal: page.signal });
-    const size = Number(head.headers.get("content-length"));
+    // A proxy that compresses responses may leave the length out.
+    const length = head.headers.get("content-length");
+    const size = length === null ? null : bytes(Number(length));
     const isJson = head.headers.get("content-type")?.startsWith("application/json");
-    if (!isJson) body.replaceChildren(element("p", {}, `A streamed result of ${bytes(size)}.`));
-    else if (size > MAX_SIZE) body.replaceChildren(element("p", {}, `A result of ${bytes(size)}, which is too large to show.`));
+    if (!isJson) body.replaceChildren(element("p", {}, size === null ? "A streamed result." : `A streamed result of ${size}.`));
+    else if (size === null) body.replaceChildren(element("p", {}, "A result of unknown size, which may be too large to show."));
+    else if (Number(length) > MAX_SIZE) body.replaceChildren(element("p", {}, `A result of ${size}, which is too large to show.`));
     else render(body, actions, await (await send(["jobs", id, "result"], { signal: page.signal })).text());
   } catch (error) {
     if (!page.failed(error)) body.replaceChildren(alert(error));
