@@ -62,7 +62,8 @@ def _uploaded(jvm: Any, hadoop: Any, staging: str, jars: list[Path]) -> str:
     target = path(directory, f"spark-{_digest(jars)}.zip")
     if not files.exists(target):
         files.mkdirs(directory)
-        _delete_old_parts(files, directory)
+        with contextlib.suppress(Exception):  # the archive can be written all the same
+            _delete_old_parts(files, directory)
         part = path(directory, f".{target.getName()}.{uuid4().hex}")
         try:
             _write(jvm, files.create(part), jars)
@@ -82,12 +83,10 @@ def _publish(files: Any, part: Any, target: Any) -> None:
 def _delete_old_parts(files: Any, directory: Any) -> None:
     """Delete the parts that contexts left which were killed while they wrote."""
     oldest = (time.time() - _PART_AGE) * 1000
-    with contextlib.suppress(
-        Exception
-    ):  # py4j raises a class of its own; the directory may be another user's
-        for status in files.listStatus(directory):
-            is_part = re.fullmatch(_PART_NAME, str(status.getPath().getName()))
-            if is_part and status.getModificationTime() < oldest:
+    for status in files.listStatus(directory):
+        is_part = re.fullmatch(_PART_NAME, str(status.getPath().getName()))
+        if is_part and status.getModificationTime() < oldest:
+            with contextlib.suppress(Exception):  # py4j raises a class of its own; it may be another user's
                 files.delete(status.getPath(), False)
 
 

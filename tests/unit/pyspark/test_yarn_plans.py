@@ -239,4 +239,3 @@ def test_parts_of_archives_that_killed_contexts_left_are_deleted_after_a_day(tmp
         os.utime(tmp_path / name, (time.time() - 3600 * age,) * 2)
     _delete_old_parts(HadoopFiles(), HadoopPath(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == hours.keys() - {part + "1"}
-    _delete_old_parts(HadoopFiles(), HadoopPath(tmp_path / "absent"))
