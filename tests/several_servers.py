@@ -370,7 +370,7 @@ class SeveralServersSuite:
         dead, alive = self.boot(), self.boot()
         upload(dead.server)
         job = dead.server.submit(a_request("w.Any"))
-        self.metadata.remove_server(dead.id)
+        alive.server._services.metadata.remove_server(dead.id)
         with pytest.raises(Unavailable, match="being taken over by another server; try again"):
             alive.server.kill_job(job.id)
         alive.renew()
