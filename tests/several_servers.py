@@ -383,6 +383,8 @@ class SeveralServersSuite:
         known = iter([frozenset[str]()])
         alive.server._services.callbacks.take_over(lambda: next(known, frozenset({new.id})))
         _wait_for_delivery(new, delivery_id, DeliveryState.SENDING)
+        new.transport.release(RECEIVER)
+        _wait_for_delivery(new, delivery_id, DeliveryState.DELIVERED)
         assert alive.transport.messages == []
 
     def test_a_callback_that_a_dead_server_was_sending_is_sent_by_another_one(
