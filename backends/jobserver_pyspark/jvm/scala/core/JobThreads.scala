@@ -32,10 +32,14 @@ private[jobserver] final class JobThreads(val jobId: String, val log: JobLog) ex
    *   a pool that all jobs share, such as `ExecutionContext.global`, and works for this job now
    */
   def end(loader: ClassLoader, alone: String => Boolean): Boolean = {
+    // A task that repeats moves between the queue of its pool and a stack, so the queue is looked at before and after.
+    def pending: Set[Thread] = members.filter(JobThreads.work(_).exists(JobCode.isForeign)).toSet
+    val before = pending
     val stacks = Thread.getAllStackTraces.asScala
+    val after = pending
     val own = members.filter(thread => thread != Thread.currentThread && thread.isAlive).filter { thread =>
       val frames = stacks.getOrElse(thread, Array.empty[StackTraceElement])
-      JobThreads.work(thread).exists(JobCode.isForeign) || frames.exists(JobCode.isForeign(_, loader))
+      before(thread) || after(thread) || frames.exists(JobCode.isForeign(_, loader))
     }
     val elsewhere = stacks.collect {
       case (thread: ForkJoinWorkerThread, frames) if !members.contains(thread) &&
