@@ -63,7 +63,7 @@ class AsyncWaiter(Generic[T]):
         self._begun().add_done_callback(lambda _task: call(self))
 
     def cancel(self) -> None:
-        """Stop waiting, for a client that is closed. Whoever waits gets a CancelledError."""
+        """Stop waiting, for a client that is closed. Its callers get a CancelledError."""
         if self._task is not None:
             self._task.cancel()
 

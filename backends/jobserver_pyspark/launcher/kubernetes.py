@@ -6,8 +6,8 @@ pod, which Spark sets if it knows the pod's name, helps only when that pod is de
 within its pod.
 
 Spark labels all these objects with the application's id. So each context gets an application id made from its
-own id, and its record of leftovers has that before the driver starts. Whoever ends the record, this server or
-the next one on the data directory, deletes the objects with this label.
+own id, and its record of leftovers has that before the driver starts. The server that ends the record, this
+one or the next one on the data directory, deletes the objects with this label.
 """
 
 from __future__ import annotations
