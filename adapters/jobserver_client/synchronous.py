@@ -378,7 +378,7 @@ class Client:
         async def following() -> tuple[T] | None:
             nonlocal reading
             reading = asyncio.create_task(_next(items))
-            return await reading
+            return await asyncio.shield(reading)  # only end() cancels it: twice would interrupt its cleanup
 
         async def end() -> None:
             if reading is not None:  # a call that Ctrl-C has interrupted may still be reading
