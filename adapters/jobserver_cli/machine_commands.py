@@ -52,8 +52,23 @@ def doctor(
     host: Host = None,
     port: Port = None,
     data_dir: DataDir = None,
+    migrate: Annotated[
+        Path | None,
+        typer.Option(
+            "--migrate",
+            metavar="FILE",
+            help="Instead, say what becomes of each key of this configuration file of spark-jobserver.",
+        ),
+    ] = None,
 ) -> None:
     """Check whether this machine can run a job server, and explain how to fix problems."""
+    if migrate is not None:
+        from jobserver_cli.migration import report  # noqa: PLC0415 - --help does not need it
+
+        if not migrate.is_file():
+            raise CommandFailed(f"configuration file {migrate} not found", ExitCode.USAGE)
+        report(terminal, migrate)
+        return
     from jobserver_cli.diagnosis import Verdict, examine  # noqa: PLC0415 - --help does not need it
 
     findings = []

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from jobserver_core.config.settings import HttpSettings
+from jobserver_core.errors import InvalidSetting
 from jobserver_http.errors import Rejected
 
 
@@ -38,6 +40,21 @@ def is_loopback(host: str) -> bool:
         return False
     mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
     return (mapped or ip).is_loopback
+
+
+def check_exposure(http: HttpSettings, *, authenticated: bool) -> None:
+    """Check that not everyone on the network can run code on the server.
+
+    Raises:
+        InvalidSetting: The server would listen for other machines without authentication.
+    """
+    if not authenticated and not http.allow_unauthenticated and not is_loopback(http.host):
+        raise InvalidSetting(
+            key="jobserver.http.host",
+            message=f"{http.host} is reachable from other machines, and anyone who connects could "
+            "run code: configure jobserver.auth, listen on 127.0.0.1, or set "
+            "jobserver.http.allow-unauthenticated = true",
+        )
 
 
 def within(address: str, networks: Collection[str]) -> bool:

@@ -20,7 +20,7 @@ import uvicorn
 from jobserver_core.config.settings import HttpSettings
 from jobserver_core.errors import InvalidSetting, JobServerError
 from jobserver_core.server import JobServer
-from jobserver_http.addresses import BrowserGuard, is_loopback
+from jobserver_http.addresses import BrowserGuard, check_exposure, is_loopback
 from jobserver_http.application import HttpApplication, create_app
 from jobserver_http.authentication import Authenticator, authenticator_from_settings
 from jobserver_http.connections import (
@@ -304,14 +304,7 @@ class Runner:
         )
 
     def _check_exposure(self) -> None:
-        open_to_all = self._authenticator is None and not self._http.allow_unauthenticated
-        if open_to_all and not is_loopback(self._http.host):
-            raise InvalidSetting(
-                key="jobserver.http.host",
-                message=f"{self._http.host} is reachable from other machines, and anyone who connects could "
-                "run code: configure jobserver.auth, listen on 127.0.0.1, or set "
-                "jobserver.http.allow-unauthenticated = true",
-            )
+        check_exposure(self._http, authenticated=self._authenticator is not None)
         plain = self._http.tls_certificate is None
         if self._authenticator is not None and plain and not is_loopback(self._http.host):
             _log.warning("credentials are sent unencrypted: configure jobserver.http.tls-certificate")

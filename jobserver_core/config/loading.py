@@ -59,7 +59,7 @@ def load_settings(
         InvalidConfig: The file is not valid HOCON.
         InvalidSetting: A key is unknown, or a value is invalid.
     """
-    collected = _Collected()
+    collected = Collected()
     if path is not None:
         file = Path(path).absolute()
         with _located(path):
@@ -122,7 +122,7 @@ def describe(settings: Settings) -> Iterator[Described]:
             )
 
 
-class _Collected:
+class Collected:
     """The values collected from files and overrides so far, by the dotted key of each setting."""
 
     def __init__(self) -> None:
@@ -160,8 +160,9 @@ class _Collected:
         Raises:
             InvalidSetting: Keys are unknown (one error names all of them), or a value is invalid.
         """
-        source = _Source()
-        self._read(source, (), tree)
+        source = self.classify(tree)
+        if source.invalid:
+            raise source.invalid[0]
         if source.unknown:
             raise _all_unknown(source.unknown)
         for key, (written, value) in self._yarn(source).items():
@@ -181,13 +182,19 @@ class _Collected:
             self.origins[key] = origin
         for key, value in source.ignored.items():
             check_ignored(key, value)
-            self._warn(f"{key}: this setting of the old server has no effect and is ignored")
+            self._warn(f"{key}: this setting of the old server has no effect: {IGNORED[key]}")
 
-    def _read(self, source: _Source, path: tuple[str, ...], tree: JsonMapping) -> None:
+    def classify(self, tree: JsonMapping) -> Source:
+        """Return which setting each key of a tree means, without a look at the values."""
+        source = Source()
+        self._read(source, (), tree)
+        return source
+
+    def _read(self, source: Source, path: tuple[str, ...], tree: JsonMapping) -> None:
         for name, value in tree.items():
             self._place(source, len(path) + 1, (*path, *str(name).split(".")), value)
 
-    def _place(self, source: _Source, first: int, tokens: tuple[str, ...], value: Json) -> None:
+    def _place(self, source: Source, first: int, tokens: tuple[str, ...], value: Json) -> None:
         """Classify one dotted key of a source. It can consist of a section, a setting, and keys inside it."""
         for end in range(first, len(tokens) + 1):
             written = ".".join(tokens[:end])
@@ -205,7 +212,9 @@ class _Collected:
                 source.unknown.append(self._unknown(".".join(tokens)))
                 return
         if not isinstance(value, Mapping):
-            raise InvalidSetting(key=".".join(tokens), message="is a group of settings; expected an object")
+            message = "is a group of settings; expected an object"
+            source.invalid.append(InvalidSetting(key=".".join(tokens), message=message))
+            return
         self._read(source, tokens, value)
 
     def _canonical(self, written: str) -> str | None:
@@ -215,7 +224,7 @@ class _Collected:
                 return key
         return None
 
-    def _ignore(self, source: _Source, written: str, value: Json) -> None:
+    def _ignore(self, source: Source, written: str, value: Json) -> None:
         source.ignored[written] = _laid(written, source.ignored.get(written), value)
         for alias, key in ALIASES.items():
             if alias.startswith(f"{written}."):
@@ -223,13 +232,13 @@ class _Collected:
                 if inner is not None:
                     source.give(alias, key, inner, free=False)
 
-    def _yarn(self, source: _Source) -> dict[str, tuple[str, Json]]:
+    def _yarn(self, source: Source) -> dict[str, tuple[str, Json]]:
         """Return the values of the ``yarn-…`` keys, which take precedence on a YARN master."""
         _, master = source.given.get("spark.master", ("", self.values.get("spark.master")))
         if str(master).startswith("yarn"):
             return source.yarn
         for written, _ in source.yarn.values():
-            self._warn(f"{written}: this setting applies only to YARN masters and is ignored")
+            self._warn(f"{written}: this setting applies only to YARN masters")
         return {}
 
     def _warn(self, warning: str) -> None:
@@ -245,38 +254,39 @@ class _Collected:
         return InvalidSetting(key=written, message=message, nearest=self._nearest(written))
 
     def _nearest(self, written: str) -> str | None:
-        known = [*self._types, *_parents(self._types)]
+        known = [*self._types, *_parents(self._types), *ALIASES]
         leaf = written.rpartition(".")[2]
         same_leaf = [key for key in self._types if key.rpartition(".")[2] == leaf]
         for candidates, cutoff in ((same_leaf, 0.0), (known, 0.75)):
             if found := difflib.get_close_matches(written, candidates, n=1, cutoff=cutoff):
-                return found[0]
+                return ALIASES.get(found[0], found[0])
         return None
 
 
-class _Source:
-    """The settings of one file or mapping, as ``(key as written, value)``, and its ignored keys."""
+class Source:
+    """The settings of one file or mapping, as ``(key as written, value)`` by their keys here; its other keys.
+
+    ``yarn`` has the settings that apply only to YARN masters. ``invalid`` has the keys that cannot be read at
+    all: a second spelling of a setting, and groups of settings without an object.
+    """
 
     def __init__(self) -> None:
         self.given: dict[str, tuple[str, Json]] = {}
         self.yarn: dict[str, tuple[str, Json]] = {}
         self.ignored: JsonObject = {}
         self.unknown: list[InvalidSetting] = []
+        self.invalid: list[InvalidSetting] = []
 
     def give(self, written: str, key: str, value: Json, *, free: bool) -> None:
-        """Record one setting.
-
-        Raises:
-            InvalidSetting: It was already set under another key.
-        """
+        """Record one setting."""
         if ".yarn-" in written:
             self.yarn[key] = (written, value)
             return
         before, earlier = self.given.get(key, (written, None))
         if before != written:
-            raise InvalidSetting(
-                key=written, message=f"is the same setting as '{before}'; remove one of them"
-            )
+            message = f"is the same setting as '{before}'; remove one of them"
+            self.invalid.append(InvalidSetting(key=written, message=message))
+            return
         self.given[key] = (written, _laid(key, earlier, value) if free else value)
 
 

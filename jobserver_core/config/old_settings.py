@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import attrs
+
 from jobserver_core.errors import InvalidSetting
 from jobserver_core.models.json_values import Json
 
@@ -31,28 +33,118 @@ ALIASES = {
 }
 """Keys of the old server and the equivalent settings."""
 
-_TOP_LEVEL = """
-    access-control akka cassandra cassandradao custom-downing deploy flyway shiro slick spray
-"""
-_OF_SPARK = """
-    akka broadcast.factory context-per-jvm driver.supervise home job-cache job-number-cpus master-provider
-    submit.deployMode temp-contexts ui.port webUrlPort yarn.isPython
-"""
-_OF_JOBSERVER = """
-    authentication binarydao cache-on-upload cachedao cassandra cassandradao combineddao context-factory
-    context-lookup-timeout context-per-jvm dao-timeout daorootdir datadao driver-mode filedao ha hdfs
-    healthcheck ignore-akka-hostname jar-store-rootdir job-result-cache-size job-result-cache-ttl-seconds
-    jobdao kill-context-on-supervisor-down manager-initialization-timeout metadatadao
-    named-object-creation-timeout network-address-resolver result-chunk-size short-timeout sqldao
-    startH2Server startup_dao_cleanup_class use-spark-launcher wait-for-manager-start
-    yarn-broadcast-factory zookeeper zookeeperdao
-"""
-IGNORED = frozenset(
-    _TOP_LEVEL.split()
-    + [f"spark.{key}" for key in _OF_SPARK.split()]
-    + [f"{_OLD}.{key}" for key in _OF_JOBSERVER.split()]
+
+@attrs.frozen
+class NoEffect:
+    """Why a key of the old server has no effect here.
+
+    ``instead`` says how to get what the key was for. It is None if nothing needs to replace the key.
+    """
+
+    why: str
+    instead: str | None = None
+
+    def __str__(self) -> str:
+        return self.why if self.instead is None else f"{self.why}; {self.instead}"
+
+
+_TABLE = (
+    (
+        "custom-downing .short-timeout .context-lookup-timeout .manager-initialization-timeout",
+        "it configured actors, and there are none here",
+        None,
+    ),
+    (
+        ".wait-for-manager-start .ignore-akka-hostname .network-address-resolver spark.akka",
+        "it configured actors, and there are none here",
+        None,
+    ),
+    ("akka spray", "there is no Akka here", "limits of HTTP connections are in jobserver.http"),
+    (
+        ".context-per-jvm spark.context-per-jvm deploy .use-spark-launcher",
+        "each context has its own processes",
+        None,
+    ),
+    (
+        "flyway .startH2Server .startup_dao_cleanup_class",
+        "the server prepares its database at the start",
+        None,
+    ),
+    (
+        "cassandra cassandradao slick .cassandra .cassandradao .jobdao .metadatadao .sqldao .zookeeper "
+        ".zookeeperdao .dao-timeout",
+        "records are in SQLite or PostgreSQL, and those of the old server are not read",
+        "for PostgreSQL, set jobserver.metadata.url",
+    ),
+    (
+        ".binarydao .daorootdir .datadao .filedao .hdfs .jar-store-rootdir .combineddao",
+        "files are in the data directory or an object store, and those of the old server are not read",
+        "set jobserver.data-dir or jobserver.blobs.url, and upload binaries again",
+    ),
+    (".cache-on-upload .cachedao spark.job-cache", "caches of binaries need no settings", None),
+    (
+        ".job-result-cache-size .job-result-cache-ttl-seconds",
+        "results are stored, not cached",
+        "jobserver.jobs.retention says how long they are kept",
+    ),
+    (".result-chunk-size", "results of any size are streamed", None),
+    (
+        ".driver-mode spark.submit.deployMode spark.driver.supervise .ha .kill-context-on-supervisor-down",
+        "drivers run on the server's machine",
+        "to survive its loss, let several servers share a PostgreSQL database (jobserver.metadata.url)",
+    ),
+    ("shiro access-control .authentication", "users are configured differently", "set jobserver.auth"),
+    ("spark.master-provider", "it is a class of the old server", "set spark.master"),
+    (
+        ".context-factory spark.temp-contexts",
+        "contexts have these settings themselves",
+        "set context-factory in spark.context-settings",
+    ),
+    (".named-object-creation-timeout", "whoever gets a named object says how long to wait", None),
+    (".healthcheck", "/healthz checks storage, /readyz all parts of the server", None),
+    (
+        "spark.ui.port spark.webUrlPort",
+        "Spark chooses a free port for the UI of each context",
+        "set spark.ui.port in spark.context-settings if you need a certain one",
+    ),
+    (
+        "spark.home",
+        "Spark comes with PySpark",
+        "to use another one, set python.executable in spark.context-settings",
+    ),
+    (
+        "spark.job-number-cpus",
+        "it was the default of an example",
+        "set num-cpu-cores in spark.context-settings",
+    ),
+    (
+        "spark.broadcast.factory .yarn-broadcast-factory spark.yarn.isPython",
+        "Spark does this by itself",
+        None,
+    ),
 )
+"""Keys without effect (with a leading dot: below ``spark.jobserver``), why, and what to do instead."""
+
+IGNORED = {
+    f"{_OLD}{key}" if key.startswith(".") else key: NoEffect(why, instead)
+    for keys, why, instead in _TABLE
+    for key in keys.split()
+}
 """Keys and sections of the old server that have no effect here."""
+
+IGNORED_IN_CONTEXTS = {
+    "context-per-jvm": NoEffect("each context has its own processes"),
+    "is-python": NoEffect("a context runs Python jobs and JVM jobs"),
+    "sync": NoEffect("it is a parameter of requests"),
+    "timeout": NoEffect("it is a parameter of requests"),
+    "context-init-timeout": NoEffect(
+        "it is a setting of the server", "set jobserver.contexts.creation-timeout"
+    ),
+    "forked-jvm-init-timeout": NoEffect(
+        "it is a setting of the server", "set jobserver.contexts.creation-timeout"
+    ),
+}
+"""Settings of contexts of the old server that have no effect here."""
 
 _OFF = (False, "off", "false", "no", None, "")
 

@@ -151,10 +151,14 @@ def _old_keys() -> Iterator[str]:
     yield from (f"| `{old}` | `{new}` |\n" for old, new in ALIASES.items())
     yield "\nThe `yarn-…` keys apply only to a YARN master, and take precedence there. "
     yield "Every key of `jobserver` can also be below `spark.jobserver`.\n\n"
-    yield "These keys, and everything below them, have no effect here. Each is ignored with a warning: "
-    yield ", ".join(f"`{key}`" for key in sorted(IGNORED))
-    yield ".\n\nIf they turn on access control or encryption, they are rejected instead of ignored, "
-    yield "so that a server is never exposed by accident.\n"
+    yield "These keys, and everything below them, have no effect here. Each is ignored with a warning:\n\n"
+    yield "| old keys | why they have no effect | instead |\n| --- | --- | --- |\n"
+    for reason in dict.fromkeys(IGNORED.values()):
+        keys = ", ".join(f"`{key}`" for key, each in IGNORED.items() if each == reason)
+        yield f"| {keys} | {reason.why} | {reason.instead or ''} |\n"
+    yield "\nIf they turn on access control or encryption, they are rejected instead of ignored, "
+    yield "so that a server is never exposed by accident. "
+    yield "`jobserver doctor --migrate FILE` says what becomes of each key of a file.\n"
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 
+from jobserver_core.config.old_settings import IGNORED_IN_CONTEXTS
 from jobserver_core.errors import InvalidSetting, UnknownContextFactory
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_pyspark.launcher.spark_values import check_heap, check_values, parse_count
@@ -63,11 +64,6 @@ _KEYS = (
     "hadoop-conf-dir",
 )
 _PREFIXES = ("spark.", "passthrough.", "hadoop.", "launcher.", "streaming.")
-_OLD = frozenset(
-    {"context-per-jvm", "is-python", "sync", "timeout", "context-init-timeout", "forked-jvm-init-timeout"}
-)
-"""Keys in requests and files for the old server that have no effect here."""
-
 _LOCAL = re.compile(r"local(?:\[.*\])?")
 _LOOPBACK = re.compile(
     r"spark://(?:127\.[0-9.]+|localhost|\[::1\])(?::\d+)?(?:,(?:127\.[0-9.]+|localhost|\[::1\])(?::\d+)?)*"
@@ -165,7 +161,8 @@ def _check_keys(keys: Iterable[str]) -> None:
         InvalidSetting: Some keys are unknown; it names all of them, and the nearest match of the first.
 
     """
-    unknown = [key for key in keys if key not in _KEYS and not key.startswith(_PREFIXES) and key not in _OLD]
+    known = {*_KEYS, *IGNORED_IN_CONTEXTS}
+    unknown = [key for key in keys if key not in known and not key.startswith(_PREFIXES)]
     if not unknown:
         return
     patterns = [f"{prefix}*" for prefix in _PREFIXES]

@@ -135,6 +135,69 @@ def test_doctor_says_why_the_java_of_java_home_is_not_used(
     assert finding.text.endswith("is version 8")
 
 
+OLD = """
+spark {
+  master = "local[2]"
+  jobserver { port = 8090, bind-address = 127.0.0.1, jobdao = x.JobSqlDAO, short-timeout = 3 s }
+  context-settings { memory-per-node = 1g, context-factory = spark.jobserver.context.SessionContextFactory }
+}
+"""
+
+
+def old_file(directory: Path, text: str = "") -> Path:
+    path = directory / "old.conf"
+    path.write_text(OLD + text, encoding="utf-8")
+    return path
+
+
+def test_doctor_migrate_says_what_becomes_of_each_key(jobserver: CommandLine, tmp_path: Path) -> None:
+    done = jobserver("doctor", "--migrate", old_file(tmp_path))
+    assert done.code == 0, done.err
+    for line in (
+        "✓ spark.master\n",
+        "✓ spark.jobserver.port → jobserver.http.port\n",
+        "- spark.jobserver.short-timeout: no effect: it configured actors, and there are none here\n",
+        "! spark.jobserver.jobdao: gone: ",
+    ):
+        assert line in done.out
+    assert "7 keys: 3 same, 2 renamed, 1 gone, 1 ignored" in done.err
+
+
+def test_doctor_migrate_exits_with_2_and_names_what_a_server_refuses(
+    jobserver: CommandLine, tmp_path: Path
+) -> None:
+    done = jobserver("doctor", "--migrate", old_file(tmp_path, "spark.context-settings.memory-per-nod = 2g"))
+    assert done.code == 2
+    assert "did you mean 'memory-per-node'?" in done.out
+    assert "a server refuses this file: spark.context-settings.memory-per-nod" in done.err
+
+
+def test_doctor_migrate_names_a_file_that_would_expose_the_server(
+    jobserver: CommandLine, tmp_path: Path
+) -> None:
+    done = jobserver("doctor", "--migrate", old_file(tmp_path, "spark.jobserver.bind-address = 0.0.0.0"))
+    assert done.code == 2
+    assert "✗ jobserver.http.host: 0.0.0.0 is reachable from other machines" in done.out
+
+
+def test_doctor_migrate_with_json_prints_one_object_for_each_key(
+    jobserver: CommandLine, tmp_path: Path
+) -> None:
+    found = {one["key"]: one for one in jobserver("doctor", "--migrate", old_file(tmp_path), "--json").json}
+    assert found["spark.jobserver.port"] == {
+        "key": "spark.jobserver.port",
+        "outcome": "renamed",
+        "setting": "jobserver.http.port",
+        "text": "",
+    }
+    assert found["spark.jobserver.jobdao"]["outcome"] == "gone"
+
+
+def test_doctor_migrate_names_a_file_that_is_not_there(jobserver: CommandLine) -> None:
+    done = jobserver("doctor", "--migrate", "nowhere.conf")
+    assert (done.code, "configuration file nowhere.conf not found" in done.err) == (2, True)
+
+
 # -- config show -----------------------------------------------------------------------------------
 
 

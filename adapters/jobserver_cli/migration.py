@@ -1,0 +1,98 @@
+"""``doctor --migrate``: what becomes of each key of an old configuration file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import attrs
+
+from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_cli.server_process import front_end
+from jobserver_cli.terminal import Terminal
+from jobserver_core import plugins
+from jobserver_core.config.migration import KeyMigration, Outcome, migrate
+from jobserver_core.config.settings import Settings
+from jobserver_core.errors import InvalidSetting, PluginNotFound
+from jobserver_core.models.json_values import JsonMapping
+from jobserver_core.ports import Launcher
+from jobserver_core.running.context_settings import (
+    check_settings,
+    configuration_problems,
+    effective_settings,
+)
+
+_LABELS = {Outcome.IGNORED: "no effect: ", Outcome.GONE: "gone: "}
+
+
+def report(terminal: Terminal, file: Path) -> None:
+    """Print what becomes of each key of a file.
+
+    Raises:
+        CommandFailed: The file cannot be read, or a server would refuse it.
+    """
+    try:
+        found = _examine(file)
+    except OSError as error:
+        raise CommandFailed(f"cannot read {file}: {error.strerror or error}", ExitCode.USAGE) from error
+    if terminal.as_json:
+        terminal.json([{**attrs.asdict(one), "outcome": one.outcome.value} for one in found])
+    else:
+        for one in found:
+            _print(terminal, one)
+        counts = Counter(one.outcome.value for one in found)
+        terminal.note(f"{len(found)} keys: {', '.join(f'{n} {outcome}' for outcome, n in counts.items())}")
+    refused = [one.key for one in found if one.outcome.refused]
+    if refused:
+        raise CommandFailed(f"a server refuses this file: {', '.join(refused)}", ExitCode.USAGE)
+
+
+def _print(terminal: Terminal, one: KeyMigration) -> None:
+    line = f"{one.key} → {one.setting}" if one.outcome is Outcome.RENAMED else one.key
+    if one.text:
+        line += f": {_LABELS.get(one.outcome, '')}{one.text}"
+    if one.outcome.refused:
+        terminal.marked("✗", "red", line)
+    elif one.outcome is Outcome.IGNORED:
+        terminal.marked("-", "dim", line)
+    elif one.text:
+        terminal.marked("!", "yellow", line)
+    else:
+        terminal.marked("✓", "green", line)
+
+
+def _examine(file: Path) -> tuple[KeyMigration, ...]:
+    with ExitStack() as stack:
+        checks = _Checks(stack)
+        return migrate(file, check=checks.server, check_context=checks.context)
+
+
+class _Checks:
+    """What a server does with settings at its start. The stack closes the launcher that this needs."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._launcher: Launcher | None = None
+
+    def context(self, settings: Settings, context: JsonMapping) -> None:
+        """Check the settings of a context. Raises InvalidSetting."""
+        check_settings(effective_settings(settings.spark, context), self._launcher_of(settings))
+
+    def server(self, settings: Settings) -> None:
+        """Check the settings of a whole file. Raises InvalidSetting."""
+        front_end()
+        from jobserver_http.addresses import check_exposure  # noqa: PLC0415 - the extra may be missing
+
+        check_exposure(settings.http, authenticated=settings.auth.backend != "none")
+        for problem in configuration_problems(settings.spark, self._launcher_of(settings)):
+            raise InvalidSetting(key="spark", message=problem)
+
+    def _launcher_of(self, settings: Settings) -> Launcher:
+        if self._launcher is None:
+            try:
+                loaded = plugins.load(Launcher, settings.launcher.backend, settings, settings.data_dir)
+            except PluginNotFound as error:
+                raise CommandFailed(str(error), ExitCode.NOT_READY) from error
+            self._launcher = self._stack.enter_context(closing(loaded))
+        return self._launcher

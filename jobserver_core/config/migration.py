@@ -1,0 +1,185 @@
+"""What becomes of each key of a configuration file, for users who bring one from the old server.
+
+The rules are those of :mod:`jobserver_core.config.loading`, which loads such a file: each key is loaded
+alone, so that one error does not hide the next. Then the whole file is loaded, for what only shows together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+
+import attrs
+
+from jobserver_core.config import hocon
+from jobserver_core.config.loading import Collected, Source
+from jobserver_core.config.old_settings import IGNORED, IGNORED_IN_CONTEXTS, NoEffect, check_ignored
+from jobserver_core.config.settings import Settings
+from jobserver_core.config.trees import flatten, nested
+from jobserver_core.errors import InvalidSetting
+from jobserver_core.models.json_values import Json, JsonMapping
+
+__all__ = ["KeyMigration", "Outcome", "migrate"]
+
+_DEFAULTS = "spark.context-settings"
+_CONTEXTS = "spark.contexts"
+
+
+class Outcome(str, Enum):
+    """What becomes of a key."""
+
+    SAME = "same"
+    RENAMED = "renamed"
+    IGNORED = "ignored"
+    GONE = "gone"
+    UNKNOWN = "unknown"
+    INVALID = "invalid"
+
+    @property
+    def refused(self) -> bool:
+        """Whether a server with this key does not start, or a context that has it."""
+        return self in (Outcome.UNKNOWN, Outcome.INVALID)
+
+
+@attrs.frozen(kw_only=True)
+class KeyMigration:
+    """What becomes of one key of a file.
+
+    ``key`` is written as in the file, and ``setting`` is its name here, or None. ``text`` is why a key is
+    ignored, gone or refused, and what to do instead; it never contains a secret.
+    """
+
+    key: str
+    outcome: Outcome
+    setting: str | None = None
+    text: str = ""
+
+
+def migrate(
+    path: str | os.PathLike[str],
+    *,
+    check: Callable[[Settings], None] = lambda _settings: None,
+    check_context: Callable[[Settings, JsonMapping], None] = lambda _settings, _context: None,
+    env: Mapping[str, str] | None = None,
+) -> tuple[KeyMigration, ...]:
+    """Return what becomes of each key of a file: groups of settings that have no effect count as one key.
+
+    ``check`` and ``check_context`` raise InvalidSetting for what the server, or a context with these
+    settings, would refuse.
+
+    Raises:
+        InvalidConfig: The file is not valid HOCON.
+    """
+    return tuple(_Migration(Path(path), hocon.parse_file(path, env=env), check, check_context).keys())
+
+
+@attrs.frozen
+class _Migration:
+    path: Path
+    tree: JsonMapping
+    check: Callable[[Settings], None]
+    check_context: Callable[[Settings, JsonMapping], None]
+
+    def keys(self) -> Iterator[KeyMigration]:
+        source = Collected().classify(self.tree)
+        found = [*self._given(source), *self._ignored(source)]
+        found += [_refused(Outcome.UNKNOWN, error) for error in source.unknown]
+        found += [_refused(Outcome.INVALID, error) for error in source.invalid]
+        yield from found
+        if not any(one.outcome.refused for one in found):
+            try:
+                self.check(self._load(self.tree).settings())
+            except InvalidSetting as error:
+                yield _refused(Outcome.INVALID, error)
+
+    def _load(self, tree: JsonMapping) -> Collected:
+        collected = Collected()
+        collected.add(tree, origin=str(self.path), directory=self.path.absolute().parent, bare_duration="ms")
+        return collected
+
+    def _given(self, source: Source) -> Iterator[KeyMigration]:
+        for key, (written, value) in source.given.items():
+            if key == _DEFAULTS:
+                yield from self._context(source, written, value)
+            elif key == _CONTEXTS and isinstance(value, Mapping):
+                for name, settings in value.items():
+                    yield from self._context(source, f"{written}.{name}", settings)
+            else:
+                yield self._setting(key, written, {written: value})
+        for key, (written, value) in source.yarn.items():
+            master = {one: each for one, each in source.given.values() if one == "spark.master"}
+            yield self._setting(key, written, {**master, written: value})
+
+    def _setting(self, key: str, written: str, tree: JsonMapping) -> KeyMigration:
+        try:
+            collected = self._load(tree)
+        except InvalidSetting as error:
+            return _refused(Outcome.INVALID, error)
+        warnings = [text for text in collected.warnings if text.startswith(f"{written}: ")]
+        text = "; ".join(warning.removeprefix(f"{written}: ") for warning in warnings)
+        if key not in collected.values:
+            return KeyMigration(key=written, outcome=Outcome.IGNORED, text=text)
+        outcome = Outcome.SAME if written == key else Outcome.RENAMED
+        return KeyMigration(key=written, outcome=outcome, setting=key, text=text)
+
+    def _ignored(self, source: Source) -> Iterator[KeyMigration]:
+        for key, value in source.ignored.items():
+            try:
+                check_ignored(key, value)
+            except InvalidSetting as error:
+                yield _refused(Outcome.INVALID, error)
+            else:
+                yield _without_effect(key, IGNORED[key])
+
+    def _context(self, source: Source, written: str, settings: Json) -> Iterator[KeyMigration]:
+        """Yield what becomes of the settings of one context, or of those of all contexts."""
+        if not isinstance(settings, Mapping):
+            message = "is a group of settings; expected an object"
+            yield _refused(Outcome.INVALID, InvalidSetting(key=written, message=message))
+            return
+        server = self._server_of_contexts(source)
+        problem = self._context_problem(server, settings)
+        refused = False
+        for key, value in flatten(settings).items():
+            place = f"{written}.{key}"
+            if key in IGNORED_IN_CONTEXTS:
+                yield _without_effect(place, IGNORED_IN_CONTEXTS[key])
+            elif problem and (alone := self._context_problem(server, nested({key: value}))):
+                refused = True
+                yield _refused(Outcome.INVALID, alone, key=place)
+            else:
+                yield KeyMigration(key=place, outcome=Outcome.SAME, setting=place)
+        if problem and not refused:
+            yield _refused(Outcome.INVALID, problem, key=f"{written}.{problem.key}")
+
+    def _context_problem(self, server: Settings, settings: JsonMapping) -> InvalidSetting | None:
+        try:
+            self.check_context(server, settings)
+        except InvalidSetting as error:
+            # A wrong master of the server is not the fault of a context. It shows with the whole file.
+            return None if error.key == "spark.master" and "spark.master" not in flatten(settings) else error
+        return None
+
+    def _server_of_contexts(self, source: Source) -> Settings:
+        """Return the settings of the server that its contexts depend on."""
+        tree = {
+            written: value
+            for key, (written, value) in source.given.items()
+            if key == "spark.master" or key.startswith("jobserver.launcher.")
+        }
+        try:
+            return self._load(tree).settings()
+        except InvalidSetting:  # reported with its key
+            return Settings()
+
+
+def _without_effect(key: str, reason: NoEffect) -> KeyMigration:
+    outcome = Outcome.IGNORED if reason.instead is None else Outcome.GONE
+    return KeyMigration(key=key, outcome=outcome, text=str(reason))
+
+
+def _refused(outcome: Outcome, error: InvalidSetting, *, key: str | None = None) -> KeyMigration:
+    near = f"; did you mean '{error.nearest}'?" if error.nearest else ""
+    return KeyMigration(key=key or error.key, outcome=outcome, text=f"{error.message}{near}")

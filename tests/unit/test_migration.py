@@ -1,0 +1,208 @@
+"""What becomes of each key of an old configuration file, in files as old deployments have them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobserver_core.config.loading import load_settings
+from jobserver_core.config.migration import KeyMigration, Outcome, migrate
+from jobserver_core.config.old_settings import IGNORED, IGNORED_IN_CONTEXTS
+from jobserver_core.config.settings import Settings
+from jobserver_core.errors import InvalidConfig, InvalidSetting
+from jobserver_core.models.json_values import JsonMapping
+
+ON_ONE_MACHINE = """
+# A laptop: SQLite's predecessor H2, one JVM for everything.
+spark {
+  master = "local[4]"
+  master = ${?SPARK_MASTER}
+  webUrlPort = 8080
+  submit.deployMode = "client"
+  jobserver {
+    port = 8090
+    context-per-jvm = false
+    jobdao = spark.jobserver.io.JobFileDAO
+    filedao { rootdir = /tmp/spark-job-server/filedao/data }
+    datadao { rootdir = /tmp/spark-jobserver/upload }
+    result-chunk-size = 1m
+  }
+  contexts { reports { num-cpu-cores = 2, memory-per-node = 1g, forked-jvm-init-timeout = 30s } }
+  context-settings { num-cpu-cores = 2, memory-per-node = 512m, passthrough { es.nodes = "10.0.0.1" } }
+  home = "/opt/spark"
+}
+"""
+ON_YARN = """
+# A cluster edge node with users from LDAP and a database.
+spark {
+  master = yarn
+  jobserver {
+    bind-address = 127.0.0.1
+    context-per-jvm = true
+    max-jobs-per-context = 16
+    yarn-context-creation-timeout = 120 s
+    dao-cleanup-after = 72h
+    short-timeout = 10 s
+    sqldao {
+      slick-driver = slick.jdbc.PostgresProfile
+      jdbc { url = "jdbc:postgresql://db/jobs", user = jobserver, password = hush }
+    }
+    job-bin-paths { etl = /opt/etl/etl.jar }
+  }
+}
+shiro { authentication = on, config.path = "/etc/shiro.ini" }
+akka.http.server { request-timeout = 90 s, parsing.max-content-length = 300m }
+"""
+OF_VERSION_0_6 = """
+spark.jobserver.port = 8092
+spark.jobserver.context-creation-timeout = 15
+spark.jobserver.job-jar-paths { test = jars/test.jar }
+spark.jobserver.yarn-context-creation-timeout = 40 s
+spray.can.server { idle-timeout = 60 s, parsing.max-content-length = 200m, ssl-encryption = off }
+deploy { manager-start-cmd = "app/manager_start.sh" }
+"""
+WITH_MISTAKES = """
+spark.jobserver { prot = 8090, max-jobs-per-context = many }
+spark.executor.memory = 2g
+wordcount { minimum = 3 }
+spark.jobserver.bind-address { host = 127.0.0.1 }
+spark.jobserver.job-bin-paths = ${spark.jobserver.job-jar-paths}
+spark.jobserver.job-jar-paths { a = a.jar }
+"""
+
+
+def migrated(directory: Path, text: str) -> dict[str, KeyMigration]:
+    file = directory / "old.conf"
+    file.write_text(text)
+    found = migrate(file, env={"HOME": "/h"})
+    keys = {one.key: one for one in found}
+    assert len(keys) == len(found)
+    return keys
+
+
+def outcomes(found: dict[str, KeyMigration], outcome: Outcome) -> set[str]:
+    return {key for key, one in found.items() if one.outcome is outcome}
+
+
+def test_the_keys_of_a_file_for_one_machine(tmp_path: Path) -> None:
+    found = migrated(tmp_path, ON_ONE_MACHINE)
+    assert outcomes(found, Outcome.SAME) == {
+        "spark.master",
+        "spark.contexts.reports.num-cpu-cores",
+        "spark.contexts.reports.memory-per-node",
+        "spark.context-settings.num-cpu-cores",
+        "spark.context-settings.memory-per-node",
+        "spark.context-settings.passthrough.es.nodes",
+    }
+    assert found["spark.jobserver.port"].setting == "jobserver.http.port"
+    assert outcomes(found, Outcome.RENAMED) == {"spark.jobserver.port"}
+    assert outcomes(found, Outcome.IGNORED) == {
+        "spark.jobserver.context-per-jvm",
+        "spark.jobserver.result-chunk-size",
+    }
+    assert "jobserver.metadata.url" in found["spark.jobserver.jobdao"].text
+    assert "creation-timeout" in found["spark.contexts.reports.forked-jvm-init-timeout"].text
+    assert not any(one.outcome.refused for one in found.values())
+
+
+def test_the_keys_of_a_file_for_yarn(tmp_path: Path) -> None:
+    found = migrated(tmp_path, ON_YARN)
+    assert found["spark.jobserver.yarn-context-creation-timeout"].outcome is Outcome.RENAMED
+    assert found["akka.http.server.parsing.max-content-length"].setting == "jobserver.limits.upload-size"
+    assert "jobserver.http" in found["akka"].text
+    assert outcomes(found, Outcome.INVALID) == {"shiro"}
+    assert "set jobserver.auth" in found["shiro"].text
+    assert "hush" not in str(found)
+
+
+def test_the_keys_of_a_file_of_version_0_6(tmp_path: Path) -> None:
+    found = migrated(tmp_path, OF_VERSION_0_6)
+    assert found["spark.jobserver.context-creation-timeout"].text == (
+        "15 without a unit means 15 ms; write the unit"
+    )
+    assert found["spark.jobserver.yarn-context-creation-timeout"] == KeyMigration(
+        key="spark.jobserver.yarn-context-creation-timeout",
+        outcome=Outcome.IGNORED,
+        text="this setting applies only to YARN masters",
+    )
+    assert found["spark.jobserver.job-jar-paths"].setting == "jobserver.job-binary-paths"
+    assert outcomes(found, Outcome.GONE) == {"spray"}
+    assert outcomes(found, Outcome.IGNORED) >= {"deploy"}
+
+
+def test_one_mistake_does_not_hide_the_others(tmp_path: Path) -> None:
+    found = migrated(tmp_path, WITH_MISTAKES)
+    assert found["spark.jobserver.prot"].text == "unknown setting; did you mean 'jobserver.http.port'?"
+    assert "spark.context-settings" in found["spark.executor"].text
+    assert "jobserver.jobs.default-config" in found["wordcount"].text
+    assert outcomes(found, Outcome.UNKNOWN) == {"spark.jobserver.prot", "spark.executor", "wordcount"}
+    assert outcomes(found, Outcome.INVALID) == {
+        "spark.jobserver.max-jobs-per-context",
+        "spark.jobserver.bind-address",
+        "spark.jobserver.job-jar-paths",
+    }
+
+
+@pytest.mark.parametrize("text", [ON_ONE_MACHINE, ON_YARN, OF_VERSION_0_6, WITH_MISTAKES, "jobserver = 1"])
+def test_a_file_has_a_refused_key_exactly_if_it_cannot_be_loaded(tmp_path: Path, text: str) -> None:
+    refused = [one for one in migrated(tmp_path, text).values() if one.outcome.refused]
+    if refused:
+        with pytest.raises(InvalidSetting):
+            load_settings(tmp_path / "old.conf", env={"HOME": "/h"})
+    else:
+        load_settings(tmp_path / "old.conf", env={"HOME": "/h"})
+
+
+def test_settings_that_contradict_each_other_show_although_each_is_right(tmp_path: Path) -> None:
+    text = "jobserver.http.tls-certificate = a.pem"
+    found = migrated(tmp_path, text)
+    assert outcomes(found, Outcome.SAME) == {"jobserver.http.tls-certificate"}
+    assert outcomes(found, Outcome.INVALID) == {"jobserver.http.tls-key"}
+    found = migrated(tmp_path, f"{text}\njobserver.http.tls-key = b.pem")
+    assert not any(one.outcome.refused for one in found.values())
+
+
+def test_a_context_is_asked_about_each_key_only_if_it_is_refused_as_a_whole(tmp_path: Path) -> None:
+    asked: list[JsonMapping] = []
+
+    def check_context(_server: Settings, context: JsonMapping) -> None:
+        asked.append(context)
+        if "cores" in context:
+            raise InvalidSetting(
+                key="cores", message="a context has no such setting", nearest="num-cpu-cores"
+            )
+
+    file = tmp_path / "old.conf"
+    file.write_text("spark.contexts { good { a = 1, b = 2 }, bad { a = 1, cores = 2 } }")
+    found = {one.key: one for one in migrate(file, check_context=check_context)}
+    assert asked == [{"a": 1, "b": 2}, {"a": 1, "cores": 2}, {"a": 1}, {"cores": 2}]
+    assert found["spark.contexts.bad.cores"].outcome is Outcome.INVALID
+    assert "did you mean 'num-cpu-cores'?" in found["spark.contexts.bad.cores"].text
+    assert sum(one.outcome is Outcome.SAME for one in found.values()) == 3
+
+
+def test_what_the_whole_server_would_refuse_is_the_last_line(tmp_path: Path) -> None:
+    def check(settings: Settings) -> None:
+        raise InvalidSetting(key="jobserver.http.host", message=f"{settings.http.host} is open to all")
+
+    file = tmp_path / "old.conf"
+    file.write_text("spark.jobserver.bind-address = 0.0.0.0")
+    assert [(one.key, one.outcome) for one in migrate(file, check=check)] == [
+        ("spark.jobserver.bind-address", Outcome.RENAMED),
+        ("jobserver.http.host", Outcome.INVALID),
+    ]
+
+
+def test_a_file_that_is_not_hocon_is_refused_as_a_whole(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig, match="line 1"):
+        migrated(tmp_path, "spark { master = ")
+
+
+@pytest.mark.parametrize("reason", [*IGNORED.values(), *IGNORED_IN_CONTEXTS.values()], ids=str)
+def test_settings_that_replace_old_ones_exist(reason: object) -> None:
+    for word in str(reason).replace(",", " ").replace("(", " ").replace(")", " ").split():
+        if word.startswith("jobserver."):
+            settings = Settings()
+            for part in word.removeprefix("jobserver.").split("."):
+                settings = getattr(settings, part.replace("-", "_"))
