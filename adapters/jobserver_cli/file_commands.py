@@ -63,14 +63,16 @@ def upload(
     file: LocalFile,
     kind: Annotated[
         BinaryKind | None,
-        typer.Option("--type", help="The kind of file, if it does not end in .jar, .egg or .whl."),
+        typer.Option("--type", help="The kind of file, if it does not end in .jar, .egg, .zip or .whl."),
     ] = None,
 ) -> None:
     """Upload a jar, egg or wheel as a new version of a binary."""
     kind = kind or kind_of(file)
     if kind is None:
         raise CommandFailed(
-            f"{file.name} does not end in .jar, .egg or .whl", ExitCode.USAGE, "Set its kind with --type."
+            f"{file.name} does not end in .jar, .egg, .zip or .whl",
+            ExitCode.USAGE,
+            "Set its kind with --type.",
         )
     upload_binary(client, terminal, name, file, kind)
     if terminal.as_json:

@@ -19,11 +19,23 @@ from jobserver_cli.parameters import command
 from jobserver_cli.reports import JobReport, duration_shown
 from jobserver_cli.results import copy_report, copy_response, failed, print_result
 from jobserver_cli.terminal import Terminal
-from jobserver_cli.uploads import uploaded_class_path
+from jobserver_cli.uploads import Code, uploaded_code
 
 SYNC_TIMEOUT = 300
 RUN_EXAMPLES = "Example: jobserver run words.WordCount --wheel ./dist/words.whl -c warm -d n=3"
 SUBMIT_EXAMPLES = "Examples: jobserver submit words.WordCount --cp words -c warm --sync · … -d @config.conf"
+
+
+Packages = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--package",
+        metavar="NAME|URI|FILE",
+        help="A further wheel, egg or ZIP file that a Python job imports from. Can be repeated.",
+        show_default=False,
+        autocompletion=binary_names,
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -52,6 +64,7 @@ def submit(
         ),
     ],
     *,
+    package: Packages = None,
     data: ConfigTexts = None,
     context: Annotated[
         str | None,
@@ -110,11 +123,11 @@ def submit(
     if sync and follow:
         raise CommandFailed("--sync and --follow cannot be combined", ExitCode.USAGE)
     config = config_text(data)
-    entries = [entry for given in cp for entry in given.split(",")]
-    names = uploaded_class_path(client, terminal, entries)
+    code = uploaded_code(client, terminal, cp, package or [])
     params = {
-        "cp": ",".join(names),
+        "cp": ",".join(code.class_path),
         "mainClass": main_class,
+        "packages": ",".join(code.packages) or None,
         "context": context,
         "priority": priority,
         "maxQueueTime": max_queue_time,
@@ -123,7 +136,7 @@ def submit(
         "spark.proxy.user": proxy_user,
     }
     terminal.interrupt_note = _maybe_accepted(main_class)
-    with _explained(client, main_class, names, context), terminal.status(_starting(context)):
+    with _explained(client, main_class, code, context), terminal.status(_starting(context)):
         report = _submitted(client, params, config)
     job_id = str(report["jobId"])
     terminal.interrupt_note = interrupt_note(job_id)
@@ -146,7 +159,7 @@ def run(
             metavar="CLASS", help="The job's class, for example package.module.Class.", show_default=False
         ),
     ],
-    packages: Annotated[
+    cp: Annotated[
         list[str],
         typer.Option(
             "--wheel",
@@ -161,6 +174,7 @@ def run(
         ),
     ],
     *,
+    package: Packages = None,
     data: ConfigTexts = None,
     context: Annotated[
         str | None,
@@ -176,12 +190,17 @@ def run(
 ) -> None:
     """Upload code, create the context, run a job, show its output, and print its result: in one step."""
     config = config_text(data)  # before anything changes on the server
-    names = uploaded_class_path(client, terminal, [entry for given in packages for entry in given.split(",")])
+    code = uploaded_code(client, terminal, cp, package or [])
     if context is not None:
         _ensure_context(client, terminal, context)
-    params = {"cp": ",".join(names), "mainClass": main_class, "context": context}
+    params = {
+        "cp": ",".join(code.class_path),
+        "mainClass": main_class,
+        "packages": ",".join(code.packages) or None,
+        "context": context,
+    }
     terminal.interrupt_note = _maybe_accepted(main_class)
-    with _explained(client, main_class, names, context), terminal.status(_starting(context)):
+    with _explained(client, main_class, code, context), terminal.status(_starting(context)):
         report = _submitted(client, params, config)
     follow_to_result(client, terminal, str(report["jobId"]))
 
@@ -223,27 +242,26 @@ def _submitted(client: Client, params: Mapping[str, str | int | None], config: s
 
 
 @contextmanager
-def _explained(client: Client, main_class: str, names: list[str], context: str | None) -> Iterator[None]:
+def _explained(client: Client, main_class: str, code: Code, context: str | None) -> Iterator[None]:
     """Rephrase errors of the server in terms of the command line."""
     try:
         with explained(client, context=context):
             yield
     except CommandFailed as refused:
-        rephrased = _rephrased(client, refused, main_class, names)
+        rephrased = _rephrased(client, refused, main_class, code)
         raise (rephrased or refused) from None
 
 
-def _rephrased(
-    client: Client, refused: CommandFailed, main_class: str, names: list[str]
-) -> CommandFailed | None:
+def _rephrased(client: Client, refused: CommandFailed, main_class: str, code: Code) -> CommandFailed | None:
     if refused.reason == "binary_not_found":
+        names = [*code.class_path, *code.packages]
         missing = unknown_binaries(client, [name for name in names if ":" not in name])
         return missing[0] if missing else None
     if refused.reason == "class_not_found":
         advice = "CLASS needs the full name with package and module, such as words.jobs.Count."
-        return CommandFailed(_without_class(refused, main_class, names), refused.code, advice)
-    if refused.reason == "invalid_request" and len(names) > 1:
-        return _several_packages(client, names)
+        return CommandFailed(_without_class(refused, main_class, code.class_path), refused.code, advice)
+    if refused.reason == "invalid_request" and len(code.class_path) > 1:
+        return _several_packages(client, code.class_path)
     return None
 
 
@@ -257,13 +275,13 @@ def _several_packages(client: Client, names: list[str]) -> CommandFailed | None:
     known = client.get("/binaries")
     if all(known.get(name, {}).get("binary-type") == "Jar" for name in names):
         return None
-    others = ",".join(names[1:])
     return CommandFailed(
         f"a Python job takes one package with --cp, got {len(names)}: {', '.join(names)}",
         ExitCode.USAGE,
-        f"Pass only the job's own package, and put the others on the class path of its context:\n"
-        f"  jobserver context create NAME --set cp={others}\n"
-        "For directories of modules on the server's machine, use the context setting python.paths.",
+        f"Pass the job's own package with --cp, and the others with --package:\n"
+        f"  --cp {names[0]} {' '.join(f'--package {name}' for name in names[1:])}\n"
+        "For packages of all jobs, use the context settings cp, python.executable, spark.archives and "
+        "python.paths.",
     )
 
 

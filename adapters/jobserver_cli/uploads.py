@@ -13,6 +13,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import attrs
+
 from jobserver_cli.client import Client, segment
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.lookups import nearest
@@ -33,12 +35,25 @@ class BinaryKind(str, Enum):
     WHEEL = "wheel"
 
 
+@attrs.frozen
+class Code:
+    """The code of a job, as names of binaries and URIs."""
+
+    class_path: list[str]
+    packages: list[str]
+
+
 _MEDIA_TYPES = {
     BinaryKind.JAR: "application/java-archive",
     BinaryKind.EGG: "application/python-egg",
     BinaryKind.WHEEL: "application/python-wheel",
 }
-_SUFFIXES = {".jar": BinaryKind.JAR, ".egg": BinaryKind.EGG, ".whl": BinaryKind.WHEEL}
+_SUFFIXES = {
+    ".jar": BinaryKind.JAR,
+    ".egg": BinaryKind.EGG,
+    ".zip": BinaryKind.EGG,
+    ".whl": BinaryKind.WHEEL,
+}
 
 
 def kind_of(file: Path) -> BinaryKind | None:
@@ -71,23 +86,35 @@ def upload_binary(client: Client, terminal: Terminal, name: str, file: Path, kin
     post_file(client, terminal, f"/binaries/{segment(name)}", file, _MEDIA_TYPES[kind])
 
 
-def uploaded_class_path(client: Client, terminal: Terminal, entries: list[str]) -> list[str]:
-    """Upload the local files among the entries of a class path, and replace them with their names.
+def uploaded_code(client: Client, terminal: Terminal, cp: list[str], packages: list[str]) -> Code:
+    """Upload the local files that the options ``--cp`` and ``--package`` name, and return all by their names.
 
-    A file that the server already has under its content-based name is not sent again.
+    Entries may be separated by commas. A file that the server already has under its content-based name is
+    not sent again.
 
     Raises:
         CommandFailed: An entry is not a name, a URI or a code file. Nothing is uploaded in that case.
     """
-    files = {entry: _code_file(entry) for entry in entries if _names_a_file(client, entry)}
-    return [_uploaded(client, terminal, files[entry]) if entry in files else entry for entry in entries]
+    entries = [("--cp", entry) for given in cp for entry in given.split(",")]
+    entries += [("--package", entry) for given in packages for entry in given.split(",")]
+    files = {
+        entry: _code_file(option, entry) for option, entry in entries if _names_a_file(client, option, entry)
+    }
+    names = [
+        (option, _uploaded(client, terminal, files[entry]) if entry in files else entry)
+        for option, entry in entries
+    ]
+    return Code(
+        class_path=[name for option, name in names if option == "--cp"],
+        packages=[name for option, name in names if option == "--package"],
+    )
 
 
-def _names_a_file(client: Client, entry: str) -> bool:
+def _names_a_file(client: Client, option: str, entry: str) -> bool:
     if not entry.strip():
-        raise CommandFailed("--cp has an empty entry; expected a name, a URI or a file", ExitCode.USAGE)
+        raise CommandFailed(f"{option} has an empty entry; expected a name, a URI or a file", ExitCode.USAGE)
     if _SCHEME.match(entry):
-        _check_uri(entry)
+        _check_uri(option, entry)
         return False
     if "/" in entry or entry.startswith("~"):
         return True
@@ -95,34 +122,35 @@ def _names_a_file(client: Client, entry: str) -> bool:
     return kind_of(file) is not None and file.exists() and entry not in client.get("/binaries")
 
 
-def _check_uri(entry: str) -> None:
+def _check_uri(option: str, entry: str) -> None:
     scheme, _, rest = entry.partition(":")
     if scheme.lower() in ("file", "local") and not rest.startswith("/"):
         raise CommandFailed(
-            f"--cp {entry}: a {scheme} URI needs the absolute path of a file on the server's machine",
+            f"{option} {entry}: a {scheme} URI needs the absolute path of a file on the server's machine",
             ExitCode.USAGE,
-            f"To upload a file from this machine, give its path: --cp ./{rest.lstrip('./')}",
+            f"To upload a file from this machine, give its path: {option} ./{rest.lstrip('./')}",
         )
 
 
-def _code_file(entry: str) -> Path:
+def _code_file(option: str, entry: str) -> Path:
     file = Path(entry).expanduser()
     if file.is_dir():
         advice = "Build a wheel with: pip wheel --no-deps . — and give its path."
-        raise CommandFailed(f"--cp {entry}: is a directory", ExitCode.USAGE, advice)
+        raise CommandFailed(f"{option} {entry}: is a directory", ExitCode.USAGE, advice)
     if not file.is_file():
-        raise _missing(entry, file)
+        raise _missing(option, entry, file)
     if kind_of(file) is None:
         advice = "Package it. To build a wheel from a pyproject.toml: pip wheel --no-deps ."
-        raise CommandFailed(f"--cp {entry}: does not end in .jar, .egg or .whl", ExitCode.USAGE, advice)
+        message = f"{option} {entry}: does not end in .jar, .egg, .zip or .whl"
+        raise CommandFailed(message, ExitCode.USAGE, advice)
     return file
 
 
-def _missing(entry: str, file: Path) -> CommandFailed:
+def _missing(option: str, entry: str, file: Path) -> CommandFailed:
     siblings = [one.name for one in file.parent.iterdir() if kind_of(one)] if file.parent.is_dir() else []
     found = nearest(file.name, siblings)
     advice = f"Did you mean {file.parent / found}?" if found else None
-    return CommandFailed(f"--cp {entry}: file not found", ExitCode.USAGE, advice)
+    return CommandFailed(f"{option} {entry}: file not found", ExitCode.USAGE, advice)
 
 
 def _uploaded(client: Client, terminal: Terminal, file: Path) -> str:

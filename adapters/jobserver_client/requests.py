@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import attrs
 
 from jobserver_core.config.hocon import parse_untrusted
 from jobserver_core.config.trees import overlaid
 from jobserver_core.errors import InvalidRequest
+from jobserver_core.models.binaries import ClassPathEntry
 from jobserver_core.models.jobs import JobQuery, JobRequest
 from jobserver_core.models.json_values import JsonMapping, WrittenObject, dumps
 
@@ -39,12 +40,10 @@ def submit_call(request: JobRequest) -> SubmitCall:
     """
     if request.submitted_by or request.context_owner:
         raise InvalidRequest(message="submitted_by and context_owner are set by the server")
-    entries = [str(entry) for entry in request.class_path]
-    if comma := next((entry for entry in entries if "," in entry), None):
-        raise InvalidRequest(message=f"{comma}: write a comma in a URI of the class path as %2C")
     params = {
-        "cp": ",".join(entries),
+        "cp": _joined(request.class_path),
         "mainClass": request.class_name,
+        "packages": _joined(request.packages) or None,
         "context": request.context,
         "priority": request.priority or None,
         "maxQueueTime": _whole(request.max_queue_time),
@@ -56,6 +55,13 @@ def submit_call(request: JobRequest) -> SubmitCall:
         "Content-Type": "text/plain; charset=utf-8",
     }
     return SubmitCall(params, _config(request).encode(), headers)
+
+
+def _joined(entries: Iterable[ClassPathEntry]) -> str:
+    texts = [str(entry) for entry in entries]
+    if comma := next((text for text in texts if "," in text), None):
+        raise InvalidRequest(message=f"{comma}: write a comma in a URI of the class path as %2C")
+    return ",".join(texts)
 
 
 def _whole(seconds: float | None) -> int | None:

@@ -52,6 +52,10 @@ _SUBMIT_PARAMETERS = (
     Parameter(name="classPath", doc="the class to run, with `appName`"),
     Parameter(name="cp", doc="names of binaries and URIs, separated by commas"),
     Parameter(name="mainClass", doc="the class to run, with `cp`"),
+    Parameter(
+        name="packages",
+        doc="further wheels and eggs of a Python job: names of binaries and URIs, separated by commas",
+    ),
     Parameter(name="context", doc="the context to run in; by default, one is created for the job"),
     Parameter(name="sync", kind=Flag(), doc="true waits for the job and returns its result"),
     Parameter(name="timeout", kind=Integer(), doc="how many seconds a synchronous call waits"),

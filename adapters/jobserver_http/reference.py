@@ -54,6 +54,7 @@ _LIMITS = "[limits of time](configuration.md#limits-of-time)"
 _SEE = {
     "maxQueueTime": _LIMITS,
     "maxRunTime": _LIMITS,
+    "packages": "[Dependencies of Python jobs](../howto/python-dependencies.md)",
     "priority": "[which job is next](configuration.md#which-job-is-next)",
 }
 """The sections of the configuration reference that explain a parameter."""

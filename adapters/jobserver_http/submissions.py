@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import unquote
 
+from jobserver_core.binaries.class_paths import uris_of
 from jobserver_core.config.trees import merged
 from jobserver_core.errors import InvalidRequest, MalformedUrl
 from jobserver_core.models.binaries import ClassPathEntry, parse_class_path
@@ -34,7 +35,7 @@ async def submitted(call: Call, body: str, timeout: float | None) -> JobHandle:
             # the disk.
             return call.server.begin_submit(request, caller=call.caller, durable=timeout is None)
         except MalformedUrl as error:
-            if any(_shown(entry.uri) == error.url for entry in request.class_path if entry.uri):
+            if any(_shown(uri) == error.url for uri in uris_of((*request.class_path, *request.packages))):
                 raise
             raise ContextUrlMalformed(**error.fields) from None
 
@@ -54,8 +55,8 @@ def job_request(call: Call, config: JsonMapping) -> JobRequest:
 
     Raises:
         InvalidRequest: A parameter or a key of the body is missing or has the wrong type.
-        InvalidName: A name of the class path is invalid.
-        MalformedUrl: A URI of the class path is malformed.
+        InvalidName: A name of the class path or of the packages is invalid.
+        MalformedUrl: A URI of them is malformed.
         InvalidSetting: A context setting is invalid.
     """
     params = call.params
@@ -67,6 +68,7 @@ def job_request(call: Call, config: JsonMapping) -> JobRequest:
     return JobRequest(
         class_name=class_name,
         class_path=class_path,
+        packages=params["packages"] or (),
         config=config,
         context=call.names.stored(context) if context else None,
         context_settings={} if context else call.names.settings(settings),

@@ -9,6 +9,7 @@ from jobserver_core.binaries.archives import check_archive
 from jobserver_core.binaries.sweep_lock import SweepLock
 from jobserver_core.errors import BinaryNotFound, FetchError, InvalidRequest, NotAnArchive
 from jobserver_core.models.binaries import BinaryType, ClassPathEntry, ResolvedEntry
+from jobserver_core.models.jobs import JobRequest
 from jobserver_core.ports import Blob, BlobStore, Fetched, JobCode, MetadataStore
 from jobserver_core.uris import Uri
 
@@ -48,14 +49,31 @@ class ClassPaths:
             for entry in entries
         )
 
-    def check_mix(self, entries: tuple[ResolvedEntry, ...]) -> None:
-        """Raise InvalidRequest unless these are jars only, or one Python package (the contract's rule)."""
-        packages = [entry.source for entry in entries if entry.type.python]
-        if packages and len(entries) > 1:
+    def resolve_job(self, request: JobRequest, fetched: Mapping[str, Fetched]) -> tuple[ResolvedEntry, ...]:
+        """Resolve the class path of a job, followed by its further packages.
+
+        Raises:
+            InvalidRequest: The class path is neither jars only nor one Python package (the contract's rule),
+                or there are further packages that the job cannot import from.
+            JobServerError: Any error of :meth:`resolve`.
+        """
+        entries = self.resolve(request.class_path, fetched)
+        packages = self.resolve(request.packages, fetched)
+        python = entries[0].type.python
+        if len(entries) > 1 and any(entry.type.python for entry in entries):
             raise InvalidRequest(
                 message=f"For Python jobs only one package file can be used, got {len(entries)}; put the "
-                "others into cp of the context, or install them into its environment (python.executable)"
+                "others into packages of the job or cp of its context, or install them into the environment "
+                "of the context (python.executable, spark.archives)"
             )
+        if packages and not python:
+            raise InvalidRequest(message="packages are for Python jobs; a JVM job has all its jars in cp")
+        if jars := [entry.source for entry in packages if not entry.type.python]:
+            raise InvalidRequest(
+                message=f"packages takes wheels, eggs and ZIP files, but {jars[0]} is a jar; put it into cp "
+                "of the context"
+            )
+        return (*entries, *packages)
 
     def lease(self, entries: Iterable[ResolvedEntry | JobCode], until: ExitStack) -> tuple[JobCode, ...]:
         """Return the entries as files on this machine, which stay until the stack is closed."""

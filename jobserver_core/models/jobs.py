@@ -61,7 +61,8 @@ def _class_path(entries: str | Sequence[str | ClassPathEntry]) -> tuple[ClassPat
 class JobRequest:
     """A request to run a job: the class, its class path, the configuration, and the context.
 
-    ``class_path`` is a list of names of binaries and URIs, or one comma-separated string. ``config`` is HOCON
+    ``class_path`` is a list of names of binaries and URIs, or one comma-separated string. ``packages`` is the
+    same for a Python job: further wheels and eggs that it imports from, after its own. ``config`` is HOCON
     text, or a mapping that is already parsed. Without ``context``, an ad-hoc context is created with the
     server's default settings, overridden by ``context_settings``. If users have separate contexts, its name
     starts with ``<context_owner>~``. With an ``idempotency_key``, a repeated submit returns the first one's
@@ -74,6 +75,7 @@ class JobRequest:
 
     class_name: str
     class_path: tuple[ClassPathEntry, ...] = attrs.field(converter=_class_path)
+    packages: tuple[ClassPathEntry, ...] = attrs.field(default=(), converter=_class_path)
     config: str | JsonMapping = attrs.field(default="", hash=False, repr=False)
     context: str | None = None
     context_settings: JsonMapping = attrs.field(factory=dict, hash=False, repr=redacted_repr)
@@ -146,6 +148,7 @@ class JobProgress:
 class Job:
     """The record of a job. Its configuration and result are stored separately.
 
+    ``class_path`` of a Python job has its own package first, then the further ones that the request names.
     ``submitted_at`` is the time at which it was accepted, ``dispatched_at`` the time at which the launcher
     got it (None while it waits for a slot or its context), and ``running_at`` the time at which its
     validation passed. ``kill_requested`` means that a kill was requested, but the job may not have ended yet.

@@ -66,7 +66,7 @@ class SubmissionService:
         earlier = self._submitted_before(request, fingerprint)
         if earlier is not None:
             return self._fetching.prepare((), lambda _fetched: self._synced(earlier))
-        uris = uris_of(request.class_path)
+        uris = uris_of((*request.class_path, *request.packages))
         if request.context is None:
             uris += self._contexts.uris(request.context_settings)
         return self._fetching.prepare(
@@ -122,8 +122,7 @@ class SubmissionService:
         caller: str,
     ) -> JobHandle:
         with self._class_paths.resolving(), ExitStack() as files:
-            entries = self._class_paths.resolve(request.class_path, fetched)
-            self._class_paths.check_mix(entries)
+            entries = self._class_paths.resolve_job(request, fetched)
             code = self._class_paths.lease(entries, files)
             spec = self._jobs.spec(self._records.new_id(), request.class_name, code, config)
             # This may record a context for the job; nothing may fail between here and the handover.
@@ -174,5 +173,6 @@ def _fingerprint(request: JobRequest, config: str) -> str:
         request.callback_url,
         # Only limits that are set, so that requests without them keep the hashes of earlier releases.
         *((name, value) for name in _LIMITS if (value := getattr(request, name))),
+        *(["packages", *map(str, request.packages)] for _ in request.packages[:1]),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

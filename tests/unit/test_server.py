@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from jobserver_core import (
@@ -353,8 +354,46 @@ def test_a_config_of_values_that_are_not_json_is_refused(server: JobServer) -> N
 
 def test_several_packages_of_a_job_are_refused_with_the_places_for_the_others(server: JobServer) -> None:
     request = JobRequest(class_name="w.Echo", class_path=parse_class_path("words,words"))
-    with pytest.raises(errors.InvalidRequest, match=r"got 2; put the others into cp of the context, or"):
+    with pytest.raises(
+        errors.InvalidRequest, match=r"got 2; put the others into packages of the job or cp of"
+    ):
         server.submit(request)
+
+
+def test_a_python_job_imports_from_further_packages_which_are_in_its_record() -> None:
+    fetcher = MemoryFetcher({"http://h/rates.whl": archive()})
+    with a_server(fetcher=fetcher) as server:
+        for name in ("words", "taxes"):
+            server.upload(name, BinaryType.EGG, archive())
+        request = JobRequest(class_name="w.Sources", class_path="words", packages="taxes, http://h/rates.whl")
+        job = server.submit(request)
+        assert job.result(WAIT) == ["words", "taxes", "http://h/rates.whl"]
+        assert [entry.source for entry in server.job(job.id).class_path] == job.result(WAIT)
+
+
+def test_packages_are_part_of_what_an_idempotency_key_stands_for(server: JobServer) -> None:
+    server.upload("taxes", BinaryType.EGG, archive())
+    request = JobRequest(class_name="w.Echo", class_path="words", idempotency_key="k", packages="taxes")
+    job = server.submit(request)
+    assert server.submit(request).id == job.id
+    with pytest.raises(errors.IdempotencyMismatch):
+        server.submit(attrs.evolve(request, packages=""))
+
+
+@pytest.mark.parametrize(
+    ("class_path", "packages", "message"),
+    [
+        ("words", "words,tools", "takes wheels, eggs and ZIP files, but tools is a jar; put it into cp of"),
+        ("tools", "words", "packages are for Python jobs; a JVM job has all its jars in cp"),
+    ],
+)
+def test_packages_that_a_job_cannot_import_from_are_refused(
+    server: JobServer, class_path: str, packages: str, message: str
+) -> None:
+    server.upload("tools", BinaryType.JAR, archive())
+    with pytest.raises(errors.InvalidRequest, match=message):
+        server.submit(JobRequest(class_name="w.Echo", class_path=class_path, packages=packages))
+    assert server.jobs().jobs == ()
 
 
 @pytest.mark.parametrize(
@@ -363,6 +402,8 @@ def test_several_packages_of_a_job_are_refused_with_the_places_for_the_others(se
         ({"class_path": parse_class_path("nothing")}, errors.BinaryNotFound),
         ({"class_path": parse_class_path("words,words")}, errors.InvalidRequest),
         ({"class_path": parse_class_path("gopher://h/x.jar")}, errors.MalformedUrl),
+        ({"packages": parse_class_path("nothing")}, errors.BinaryNotFound),
+        ({"packages": parse_class_path("gopher://h/x.whl")}, errors.MalformedUrl),
         ({"class_path": parse_class_path("http://h/missing.jar")}, errors.FetchError),
         ({"context": "nowhere"}, errors.ContextNotFound),
         ({"callback_url": "gopher://h/x"}, errors.InvalidCallbackUrl),

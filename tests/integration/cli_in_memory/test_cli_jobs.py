@@ -137,8 +137,30 @@ def test_a_python_job_with_several_packages_learns_where_the_others_belong(
     done = client("submit", "words.Count", "--cp", "words", "--cp", "needy", "-c", "warm")
     assert (done.code, done.out) == (2, "")
     assert "a Python job takes one package with --cp, got 2: words, needy" in done.err
-    assert "jobserver context create NAME --set cp=needy" in done.err
+    assert "--cp words --package needy" in done.err
     assert "python.paths" in done.err
+
+
+@pytest.mark.parametrize("command", ["submit", "run"])
+def test_further_packages_of_a_python_job_are_names_or_files(
+    client: CommandLine, server: JobServer, tmp_path: Path, command: str
+) -> None:
+    server.upload("needy", BinaryType.WHEEL, wheel(tmp_path).read_bytes())
+    zipped = wheel(tmp_path).rename(tmp_path / "rates.zip")
+    client(command, *COUNT, "--package", "needy", "--package", zipped)
+    [job] = server.jobs().jobs
+    assert [entry.source.partition("-")[0] for entry in server.job(job.id).class_path] == [
+        "words",
+        "needy",
+        "rates",
+    ]
+
+
+def test_an_unknown_package_is_named(client: CommandLine) -> None:
+    done = client("submit", *COUNT, "--package", "neeedy")
+    assert (done.code, "binary 'neeedy' not found" in done.err) == (4, True)
+    done = client("submit", *COUNT, "--package", "./neeedy.whl")
+    assert (done.code, "--package ./neeedy.whl: file not found" in done.err) == (2, True)
 
 
 def test_limits_of_time_are_durations_and_a_bare_number_is_seconds(

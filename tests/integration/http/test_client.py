@@ -267,11 +267,21 @@ def test_the_certificate_authority_may_be_a_file_or_a_context(tmp_path: Path) ->
         Client(url, ca_file=tmp_path / "missing.pem")
 
 
+def test_further_packages_of_a_job_arrive_in_order() -> None:
+    with a_server() as server, running(server) as url, Client(url) as client:
+        for name in ("words", "rates", "taxes"):
+            client.upload(name, BinaryType.EGG, archive())
+        job = client.submit(JobRequest(class_name="w.Sources", class_path="words", packages="taxes,rates"))
+        assert job.result(WAIT) == ["words", "taxes", "rates"]
+        assert [entry.source for entry in client.job(job.id).class_path] == ["words", "taxes", "rates"]
+
+
 def test_what_the_api_cannot_express_is_refused_before_anything_is_sent() -> None:
     with Client(f"http://127.0.0.1:{refused_port()}") as client:
         for request in (
             a_request("w.Echo", submitted_by="ann"),
             JobRequest(class_name="w.Echo", class_path=("http://x/a,b.jar",)),
+            JobRequest(class_name="w.Echo", class_path="words", packages=("http://x/a,b.whl",)),
         ):
             with pytest.raises(InvalidRequest):
                 client.submit(request)

@@ -117,8 +117,10 @@ def test_a_configuration_that_cannot_be_parsed_is_refused(site: Site) -> None:
 
 
 @pytest.mark.parametrize("uri", ["gopher://x/y.jar", "s3a://bucket/y.jar", "http:"])
-def test_a_uri_of_another_protocol_is_malformed(site: Site, uri: str) -> None:
-    answer = site.client.post("/jobs", params={"cp": uri, "mainClass": "w.Count"})
+@pytest.mark.parametrize("code", [{"cp": "{}"}, {"cp": "words", "packages": "{}"}], ids=["cp", "packages"])
+def test_a_uri_of_another_protocol_is_malformed(site: Site, uri: str, code: dict[str, str]) -> None:
+    params = {name: value.format(uri) for name, value in code.items()}
+    answer = site.client.post("/jobs", params={**params, "mainClass": "w.Count"})
     error_object(answer, 400, "JOB LOADING FAILED: Malformed URL")
     assert site.client.get("/jobs").json() == []
 
