@@ -305,33 +305,34 @@ class Driver:
     def add_archive(self, path: Path, name: str) -> None:
         """Have every executor unpack a ZIP file as the directory ``name`` among its files.
 
-        A session of Spark 4 with isolated artifacts gives its tasks files of its own, so the archive is added
-        to it as well.
+        Neither archives nor jars are artifacts of a session. Spark clones sessions, with their artifacts, for
+        cached frames and streaming queries. Tasks of RDDs get the artifacts of all sessions, so an executor
+        that joins after the end of such a clone would not find its files.
         """
         self.context.addArchive(f"{path.as_uri()}#{name}")
-        self._add_artifact(path, f"archives/{path.name}", name)
-
-    def _add_artifact(self, path: Path, remote: str, fragment: str | None) -> None:
-        if self._spec.spark_version < (4,):
-            return
-        if self.session is None:
-            self.start_session()
-        to_path, nothing = (
-            self.jvm.java.nio.file.Paths.get,
-            self.gateway.new_array(self.jvm.java.lang.String, 0),
-        )
-        self.session.artifactManager().addArtifact(
-            to_path(remote, nothing),
-            to_path(str(path), nothing),
-            self.jvm.scala.Option.apply(fragment),
-            False,
-        )
+        self._share_with_session("addedArchives")
 
     def add_jar(self, path: Path) -> None:
         """Make the classes of a jar available to Python jobs and to the tasks of every job."""
+        url = self.jvm.java.net.URL(path.as_uri())
         self.context.addJar(path.as_uri())
-        self._add_artifact(path, f"jars/{path.name}", None)
-        self._loader.addURL(self.jvm.java.net.URL(path.as_uri()))
+        if self._share_with_session("addedJars"):
+            self.session.sharedState().jarClassLoader().addURL(url)
+        self._loader.addURL(url)
+
+    def _share_with_session(self, name: str) -> bool:
+        """Let the session have the application's files of a kind; return False if it has them on this Spark.
+
+        In Spark 4, an isolated session has its own list as soon as something is added to it, for example by
+        ``ADD JAR``, and its tasks then get nothing else. So its list becomes that of the application.
+        """
+        if self._spec.spark_version < (4,):
+            return False
+        if self.session is None:
+            self.start_session()
+        lists = getattr(self.context, name)()
+        lists.putIfAbsent(self.session.sessionUUID(), lists.apply("default"))
+        return True
 
     @property
     def stopped(self) -> bool:

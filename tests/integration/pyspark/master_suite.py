@@ -1,4 +1,4 @@
-"""What jobs can rely on with every master: local mode, standalone, YARN."""
+"""What jobs can rely on with every master: local mode, standalone, YARN, Kubernetes."""
 
 from __future__ import annotations
 
@@ -83,11 +83,12 @@ class MasterSuite:
 
 
 def check_loss_of_executors(context: Context, executors: Callable[[], list[int]]) -> None:
-    """Kill the executors in the middle of a job, which has its result nevertheless."""
-    job = context.submit("work.Stages")
+    """Kill the executors in the middle of a job: new ones fetch its package, and it has its result."""
+    job = context.submit("work.StagesWhileASessionEnds")
     wait_until(lambda: context.listener.progress.get(job.id), "the job has tasks")
     lost = executors()
     assert lost
     for pid in lost:
         os.kill(pid, signal.SIGKILL)
     assert context.end_of(job, timeout=120.0).value == 6
+    assert not set(lost) & set(executors())

@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 import pyspark
 import pytest
+from context_processes import command
 from launcher_world import Context, Start
 from master_suite import MasterSuite, check_loss_of_executors
 
@@ -23,6 +24,7 @@ from jobserver_pyspark import processes
 pytestmark = [pytest.mark.spark, pytest.mark.cluster]
 
 SPARK_HOME = Path(pyspark.__file__).parent
+_EXECUTOR = b"CoarseGrainedExecutorBackend"
 
 
 @attrs.frozen
@@ -56,7 +58,7 @@ class Cluster:
 
     def executors(self) -> list[int]:
         """The executor processes of the worker."""
-        return processes.children(self.worker)
+        return [pid for pid in processes.children(self.worker) if _EXECUTOR in command(pid)]
 
 
 def _spark_class(directory: Path, name: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from kubernetes_cluster import IMAGE, Kubelet, KubernetesCluster
 from launcher_world import Context, Start
-from master_suite import MasterSuite
+from master_suite import MasterSuite, check_loss_of_executors
 
 from conditions import wait_until
 
@@ -25,6 +25,10 @@ def on_kubernetes(kubernetes: KubernetesCluster, start_shared: Start) -> Iterato
     yield context
     context.handle.kill()
     context.wait_end()
+
+
+def test_a_job_survives_the_loss_of_its_executor(kubelet: Kubelet, on_kubernetes: Context) -> None:
+    check_loss_of_executors(on_kubernetes, kubelet.processes)
 
 
 class TestKubernetes(MasterSuite):

@@ -130,6 +130,27 @@ class Stages(Accepting):
         return spark.parallelize(range(6), 6).map(slow).reduceByKey(lambda a, b: a + b).count()
 
 
+class StagesWhileASessionEnds(Stages):
+    """The stages, and during them the end of a clone of the session: Spark makes such for cached frames."""
+
+    def run_job(self, context, runtime, data):
+        from concurrent.futures import ThreadPoolExecutor
+
+        spark = context.sparkContext
+        artifacts = context._jsparkSession.cloneSession().artifactManager()
+
+        def count():
+            spark.setJobGroup("count", "the stages")
+            return super(StagesWhileASessionEnds, self).run_job(context, runtime, data)
+
+        with ThreadPoolExecutor(1) as pool:
+            counted = pool.submit(count)
+            while not counted.done() and not spark.statusTracker().getJobIdsForGroup("count"):
+                time.sleep(0.02)
+            artifacts.close()
+            return counted.result()
+
+
 class Users(Accepting):
     """Whom Spark, Hadoop on two threads, and SQL take the application for."""
 
