@@ -1,0 +1,1 @@
+"""The rows of ``benchmarks/table.py``, and what they measure with."""
