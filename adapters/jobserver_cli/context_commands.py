@@ -95,6 +95,7 @@ def show(client: Client, terminal: Terminal, name: ContextName) -> None:
             "Ended": time_shown(ended) if ended != "Empty" else None,
             "Application": report.get("applicationId"),
             "Spark UI": report.get("url"),
+            "Restarts": report.get("restarts"),
             "Error": error_text(report["error"]) if report.get("error") else None,
         }
     )

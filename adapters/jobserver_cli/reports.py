@@ -43,6 +43,7 @@ class ContextReport(TypedDict, total=False):
     applicationId: str
     url: str
     error: Any
+    restarts: int
 
 
 def time_shown(text: object, now: datetime | None = None) -> str:

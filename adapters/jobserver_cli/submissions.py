@@ -110,6 +110,12 @@ def submit(
             parser=whole_seconds,
         ),
     ] = None,
+    restartable: Annotated[
+        bool,
+        typer.Option(
+            "--restartable", help="Run the job again from the beginning if its supervised context dies."
+        ),
+    ] = False,
     callback: Annotated[
         str | None,
         typer.Option("--callback", metavar="URL", help="The URL to which the server posts the outcome."),
@@ -132,6 +138,7 @@ def submit(
         "priority": priority,
         "maxQueueTime": max_queue_time,
         "maxRunTime": max_run_time,
+        "restartable": "true" if restartable else None,
         "callbackUrl": callback,
         "spark.proxy.user": proxy_user,
     }

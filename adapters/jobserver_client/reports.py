@@ -62,6 +62,7 @@ def context_of(report: JsonMapping) -> Context:
         application_id=report.get("applicationId"),
         url=report.get("url"),
         error=_error(report.get("error")),
+        restarts=report.get("restarts", 0),
     )
 
 
@@ -93,6 +94,8 @@ def job_of(report: JsonMapping) -> Job:
         max_queue_time=report.get("maxQueueTime"),
         max_run_time=report.get("maxRunTime"),
         priority=report.get("priority", 0),
+        restartable=report.get("restartable", False),
+        restarts=report.get("restarts", 0),
     )
 
 

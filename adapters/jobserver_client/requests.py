@@ -48,6 +48,7 @@ def submit_call(request: JobRequest) -> SubmitCall:
         "priority": request.priority or None,
         "maxQueueTime": _whole(request.max_queue_time),
         "maxRunTime": _whole(request.max_run_time),
+        "restartable": "true" if request.restartable else None,
         "callbackUrl": request.callback_url,
     }
     headers = {

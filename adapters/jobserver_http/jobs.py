@@ -74,6 +74,11 @@ _SUBMIT_PARAMETERS = (
         kind=Integer(-MAX_PRIORITY, MAX_PRIORITY),
         doc="waiting jobs with a higher priority start first; default 0",
     ),
+    Parameter(
+        name="restartable",
+        kind=Flag(),
+        doc="true runs the job again from the beginning if its context dies and is supervised",
+    ),
     Parameter(name="callbackUrl", doc="the http(s) URL to which the server posts the outcome"),
     Parameter(name="spark.proxy.user", doc="the user to impersonate, in a context created for the job"),
 )

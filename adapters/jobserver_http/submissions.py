@@ -79,6 +79,7 @@ def job_request(call: Call, config: JsonMapping) -> JobRequest:
         max_run_time=params["maxRunTime"],
         priority=params["priority"] or 0,
         submitted_by=call.identity.name if call.identity is not None else "",
+        restartable=params["restartable"] or False,
     )
 
 

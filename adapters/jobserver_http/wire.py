@@ -84,7 +84,8 @@ def pool_report(pool: SparePool) -> Json:
 def context_report(context: Context, names: Namespace = NO_NAMESPACE, *, waiting: bool = False) -> Json:
     """Return a context as ``GET /contexts/<name>`` shows it.
 
-    As an extension, it has ``waiting`` if the context waits until fewer others start.
+    As extensions, it has ``waiting`` if the context waits until fewer others start, and ``restarts`` if it
+    was started again.
     """
     report: Json = {
         "id": context.id,
@@ -101,6 +102,8 @@ def context_report(context: Context, names: Namespace = NO_NAMESPACE, *, waiting
         report["url"] = context.url
     if context.error is not None:
         report["error"] = error_object(context.error, names)
+    if context.restarts:
+        report["restarts"] = context.restarts
     return report
 
 
@@ -122,9 +125,9 @@ def job_report(job: Job, names: Namespace = NO_NAMESPACE) -> Json:
     """Return the contract's job report.
 
     As extensions, it has ``waiting`` and ``killRequested`` if they are true, the time of its end and the kind
-    of its failure if there are any, its priority if it is not 0, its limits of time if it has any, and
-    ``progress`` if it is known and the job has not finished. The last progress of a finished job would be
-    outdated.
+    of its failure if there are any, its priority if it is not 0, its limits of time if it has any,
+    ``restartable`` if it is true, ``restarts`` if it has run again, and ``progress`` if it is known and the
+    job has not finished. The last progress of a finished job would be outdated.
     """
     report: Json = {
         "jobId": job.id,
@@ -151,6 +154,10 @@ def job_report(job: Job, names: Namespace = NO_NAMESPACE) -> Json:
         report["maxQueueTime"] = job.max_queue_time
     if job.max_run_time is not None:
         report["maxRunTime"] = job.max_run_time
+    if job.restartable:
+        report["restartable"] = True
+    if job.restarts:
+        report["restarts"] = job.restarts
     if job.progress is not None and job.state is not JobState.FINISHED:
         report["progress"] = progress_report(job.progress)
     return report

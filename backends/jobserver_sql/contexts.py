@@ -14,7 +14,7 @@ from jobserver_sql.pages import LIMIT, OFFSET, REACH, newest_first, state_parame
 from jobserver_sql.statements import CompareAndSet, DriverConnection, Statement, literal_states
 from jobserver_sql.tables import columns_of, contexts, jobs, values_of
 
-__all__ = ["add", "advance", "by_id", "conflict", "newest_of", "remove_ended", "selected"]
+__all__ = ["add", "advance", "by_id", "conflict", "newest_of", "remove_ended", "replace", "selected"]
 
 _COLUMNS = columns_of(Context, contexts)
 _NAMES = tuple(column.name for column in _COLUMNS)
@@ -54,6 +54,19 @@ _EVERYTHING = 2**62
 def add(connection: DriverConnection, context: Context) -> None:
     """Write a new context; the index of live names refuses a second one."""
     connection.run(_ADD, *values_of(context))
+
+
+def replace(
+    connection: DriverConnection,
+    context: Context,
+    *,
+    expected: ContextState,
+    epoch: int | None,
+    successor: Context,
+) -> None:
+    """Write a context that has ended, and the new one that takes its name. Raises StaleState."""
+    advance(connection, context, expected=expected, epoch=epoch)
+    add(connection, successor)
 
 
 def conflict(connection: DriverConnection, context: Context, *, new: bool) -> JobServerError | None:

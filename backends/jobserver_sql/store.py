@@ -168,10 +168,24 @@ class SqlMetadataStore(MetadataStore):
         with self._database.read() as connection:
             return contexts.selected(connection, query)
 
-    def advance_context(self, context: Context, *, expected: ContextState, epoch: int | None = None) -> None:
+    def advance_context(
+        self,
+        context: Context,
+        *,
+        expected: ContextState,
+        epoch: int | None = None,
+        successor: Context | None = None,
+    ) -> None:
         """Store a context by compare-and-set on its state and epoch. Raises StaleState."""
-        work = partial(contexts.advance, record=context, expected=expected, epoch=epoch)
-        self._database.commit(work, conflict=partial(contexts.conflict, context=context, new=False))
+        if successor is None:
+            work = partial(contexts.advance, record=context, expected=expected, epoch=epoch)
+            conflict = partial(contexts.conflict, context=context, new=False)
+        else:
+            work = partial(
+                contexts.replace, context=context, expected=expected, epoch=epoch, successor=successor
+            )
+            conflict = partial(contexts.conflict, context=successor, new=True)
+        self._database.commit(work, conflict=conflict)
 
     def delete_contexts(self, *, ended_before: datetime, limit: int) -> list[str]:
         """Remove up to ``limit`` final contexts that ended before a time and that no job refers to."""

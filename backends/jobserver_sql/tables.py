@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, Table
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, Table, false
 from sqlalchemy.sql.elements import ColumnElement
 
 from jobserver_core.models.binaries import Binary, BinaryType, ResolvedEntry
@@ -98,6 +98,8 @@ contexts = Table(
     Column("application_id", FreeText),
     Column("url", FreeText),
     Column("error", Json(ErrorInfo)),
+    Column("restarts", Integer, nullable=False, server_default="0"),
+    Column("restarts_in_row", Integer, nullable=False, server_default="0"),
     Index("ux_contexts_id", "id", unique=True),
     Index("ix_contexts_name", "name", "started_at", "seq"),
     Index("ix_contexts_name_state", "name", "state", "started_at", "seq"),
@@ -134,6 +136,8 @@ jobs = Table(
     Column("priority", Integer, nullable=False, server_default="0"),
     Column("submitted_by", FreeText, nullable=False, server_default=""),
     _epoch(),
+    Column("restartable", Boolean, nullable=False, server_default=false()),
+    Column("restarts", Integer, nullable=False, server_default="0"),
     Index("ux_jobs_idempotency_key", "idempotency_key", unique=True),
     Index("ix_jobs_state", "state", "submitted_at", "id"),
     Index("ix_jobs_context_id", "context_id", "state", "submitted_at", "id"),

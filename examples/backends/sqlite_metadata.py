@@ -324,9 +324,12 @@ class SqliteMetadataStore(MetadataStore):
     def add_context(self, context: Context) -> None:
         """Insert a context."""
         with self._writing():
-            self._refuse_known("contexts", "context", context.id)
-            self._refuse_second(context)
-            self._put("contexts", id=context.id, **_columns_of_context(context))
+            self._insert_context(context)
+
+    def _insert_context(self, context: Context) -> None:
+        self._refuse_known("contexts", "context", context.id)
+        self._refuse_second(context)
+        self._put("contexts", id=context.id, **_columns_of_context(context))
 
     def context(self, context_id: str) -> Context | None:
         """Return a context."""
@@ -344,12 +347,21 @@ class SqliteMetadataStore(MetadataStore):
         statement = f"SELECT document FROM contexts {where} ORDER BY started_at DESC, seq DESC LIMIT ?"
         return self._documents(Context, statement, *values, limit)
 
-    def advance_context(self, context: Context, *, expected: ContextState, epoch: int | None = None) -> None:
-        """Update a context, if it has the expected state and epoch."""
+    def advance_context(
+        self,
+        context: Context,
+        *,
+        expected: ContextState,
+        epoch: int | None = None,
+        successor: Context | None = None,
+    ) -> None:
+        """Update a context, if it has the expected state and epoch, and add its successor."""
         with self._writing():
             self._compare("contexts", "context", context, expected, epoch)
             self._refuse_second(context)
             self._change("contexts", context.id, **_columns_of_context(context))
+            if successor is not None:
+                self._insert_context(successor)
 
     def delete_contexts(self, *, ended_before: datetime, limit: int) -> list[str]:
         """Delete old contexts without jobs."""

@@ -186,11 +186,27 @@ class MemoryMetadataStore(MetadataStore):
         wanted = (c for c in newest_first if _selects_context(query, c))
         return [_with_own_settings(context) for context in islice(wanted, query.limit)]
 
-    def advance_context(self, context: Context, *, expected: ContextState, epoch: int | None = None) -> None:
+    def advance_context(
+        self,
+        context: Context,
+        *,
+        expected: ContextState,
+        epoch: int | None = None,
+        successor: Context | None = None,
+    ) -> None:
         """Store a context by compare-and-set on its state and epoch. Raises StaleState."""
         with self._lock:
             _compare(CONTEXTS.kind, self._contexts.get(context.id), context, expected, epoch)
+            if successor is not None:
+                _refuse_known("context", successor.id, self._contexts)
+            before = self._contexts[context.id]
             self._put_context(context)
+            if successor is not None:
+                try:
+                    self._put_context(successor)
+                except ContextExists:
+                    self._contexts[context.id] = before
+                    raise
 
     def delete_contexts(self, *, ended_before: datetime, limit: int) -> list[str]:
         """Remove up to ``limit`` final contexts that ended before a time and that no job refers to."""

@@ -10,7 +10,7 @@ from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import ContextState
 from jobserver_core.models.redaction import redacted_repr
-from jobserver_core.models.validation import aware
+from jobserver_core.models.validation import aware, non_negative
 
 __all__ = ["Context", "ContextLoad", "ContextQuery", "LoadStatus", "SparePool", "StartQueueStatus"]
 
@@ -22,7 +22,9 @@ class Context:
     ``settings`` is the merged tree of ``spark.context-settings`` (JSON-like values). ``owner`` is the ID of
     the server that runs it, since ``owned_since``. ``epoch`` grows whenever another server takes it over. An
     ad-hoc context was created for one job, and ends with it. ``stop_requested`` distinguishes a requested end
-    from an unexpected one. ``error`` is the reason for the state ERROR.
+    from an unexpected one. ``error`` is the reason for the state ERROR; of a context that is RESTARTING, it
+    is the reason why the one before it died. ``restarts`` is how often supervision has started a context of
+    this name again, and ``restarts_in_row`` how often since one of them last lived long enough.
     """
 
     id: str
@@ -39,6 +41,8 @@ class Context:
     application_id: str | None = None
     url: str | None = None
     error: ErrorInfo | None = None
+    restarts: int = attrs.field(default=0, validator=non_negative)
+    restarts_in_row: int = attrs.field(default=0, validator=non_negative)
 
 
 @attrs.frozen(kw_only=True)

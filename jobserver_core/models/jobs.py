@@ -71,6 +71,9 @@ class JobRequest:
     ``max_queue_time`` and ``max_run_time`` are in seconds. A job that waits longer for its start, or runs
     longer, ends as ERROR. Without them, the settings of the context apply. Of the jobs that wait, those with
     the highest ``priority`` start first; ``submitted_by`` is the authenticated user, and users take turns.
+
+    A ``restartable`` job may run again from the beginning if its context dies and is supervised. Set it only
+    for jobs that may run twice.
     """
 
     class_name: str
@@ -86,6 +89,7 @@ class JobRequest:
     max_run_time: float | None = None
     priority: int = 0
     submitted_by: str = ""
+    restartable: bool = False
 
     def __attrs_post_init__(self) -> None:
         check_class_name(self.class_name)
@@ -156,7 +160,8 @@ class Job:
     stored, even if it is null. ``max_queue_time`` limits the seconds from ``submitted_at`` to
     ``dispatched_at``, and ``max_run_time`` those from there to the end. Jobs of a
     higher ``priority`` are dispatched first. ``submitted_by`` is the authenticated user, or empty. ``epoch``
-    grows whenever another server takes the job over.
+    grows whenever another server takes the job over. A ``restartable`` job may run again if its supervised
+    context dies; ``restarts`` is how often it has begun and was put back into the queue.
     """
 
     id: str
@@ -182,6 +187,8 @@ class Job:
     priority: int = 0
     submitted_by: str = ""
     epoch: int = 0
+    restartable: bool = False
+    restarts: int = attrs.field(default=0, validator=non_negative)
 
     @property
     def waiting(self) -> bool:

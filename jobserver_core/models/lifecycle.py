@@ -21,7 +21,7 @@ The invariants:
   event is what was observed, and the table alone says what it means in a state: a context that stops before
   it was ever ready has failed, although nothing crashed.
 - The first row is where a record begins. Every other state is reached by an event, except a context's
-  RESTARTING.
+  RESTARTING: there the successor of a context that died begins.
 - Every end that a launcher can report is accepted in every state that is entered and not final.
 
 Deliberately not handled: waiting. A job that waits for a slot or for its context is STARTED like one that
@@ -57,9 +57,14 @@ __all__ = [
 class ContextState(str, Enum):
     """The states of a context.
 
-    RESTARTING belongs to the HTTP contract and to the schema of stored records. This server never restarts
-    a context: a new one takes its place. So no event leads to that state, and a record in it can only fail.
+    A supervised context that died is never revived: its record ends, and a new record takes its name. That
+    one begins as RESTARTING instead of STARTED, and otherwise starts and ends like one that is STARTED.
     """
+
+    @property
+    def starting(self) -> bool:
+        """Whether it was not ready yet, and is not being stopped."""
+        return self in (ContextState.STARTED, ContextState.RESTARTING)
 
     STARTED = "STARTED"
     RUNNING = "RUNNING"
@@ -112,7 +117,7 @@ class JobEvent(str, Enum):
     RUN = "run"
     """Its launcher reports that its code runs."""
     RESTART = "restart"
-    """A later server accepts it again, because it had not started."""
+    """It is accepted again: it had not begun, or may run again from the beginning."""
     FINISH = "finish"
     """It ended with a result. A launcher need not report that it ran before."""
     FAIL = "fail"
@@ -154,9 +159,12 @@ class Lifecycle(Generic[S, E]):
     A state without events is final.
     """
 
-    def __init__(self, kind: str, table: Mapping[S, Mapping[E, S]]) -> None:
+    def __init__(self, kind: str, table: Mapping[S, Mapping[E, S]], *, successor: S | None = None) -> None:
+        """Make a table; a record that takes the place of another one begins as ``successor``."""
         self.kind = kind
         self.table = table
+        first = next(iter(table))
+        self.first_states = (first,) if successor is None else (first, successor)
 
     def next(self, state: S, event: E) -> S:
         """Return the state that an event leads to.
@@ -185,8 +193,7 @@ class Lifecycle(Generic[S, E]):
 
     def mermaid(self) -> str:
         """Draw the table as a Mermaid state diagram."""
-        first = next(iter(self.table))
-        lines = ["stateDiagram-v2", f"    [*] --> {first.value}"]
+        lines = ["stateDiagram-v2", *(f"    [*] --> {first.value}" for first in self.first_states)]
         for state, events in self.table.items():
             lines += [f"    {state.value} --> {to.value}: {e.value}" for e, to in events.items()]
             if not events:
@@ -198,16 +205,19 @@ _C, _CE = ContextState, ContextEvent
 _J, _JE = JobState, JobEvent
 _D, _DE = DeliveryState, DeliveryEvent
 
+_NOT_READY = {
+    _CE.READY: _C.RUNNING,
+    _CE.STOP: _C.STOPPING,
+    _CE.STOPPED: _C.ERROR,
+    _CE.FAIL: _C.ERROR,
+    _CE.KILL: _C.KILLED,
+}
+"""What may happen to a context that starts, whether it is the first of its name or follows one that died."""
+
 CONTEXTS: Lifecycle[ContextState, ContextEvent] = Lifecycle(
     "context",
     {
-        _C.STARTED: {
-            _CE.READY: _C.RUNNING,
-            _CE.STOP: _C.STOPPING,
-            _CE.STOPPED: _C.ERROR,
-            _CE.FAIL: _C.ERROR,
-            _CE.KILL: _C.KILLED,
-        },
+        _C.STARTED: _NOT_READY,
         _C.RUNNING: {
             _CE.STOP: _C.STOPPING,
             _CE.STOPPED: _C.FINISHED,
@@ -215,11 +225,12 @@ CONTEXTS: Lifecycle[ContextState, ContextEvent] = Lifecycle(
             _CE.KILL: _C.KILLED,
         },
         _C.STOPPING: {_CE.STOPPED: _C.FINISHED, _CE.FAIL: _C.ERROR, _CE.KILL: _C.KILLED},
-        _C.RESTARTING: {_CE.FAIL: _C.ERROR},
+        _C.RESTARTING: _NOT_READY,
         _C.FINISHED: {},
         _C.ERROR: {},
         _C.KILLED: {},
     },
+    successor=_C.RESTARTING,
 )
 
 _NOT_BEGUN = {
@@ -235,7 +246,12 @@ JOBS: Lifecycle[JobState, JobEvent] = Lifecycle(
     "job",
     {
         _J.STARTED: _NOT_BEGUN,
-        _J.RUNNING: {_JE.FINISH: _J.FINISHED, _JE.FAIL: _J.ERROR, _JE.KILL: _J.KILLED},
+        _J.RUNNING: {
+            _JE.RESTART: _J.RESTARTING,
+            _JE.FINISH: _J.FINISHED,
+            _JE.FAIL: _J.ERROR,
+            _JE.KILL: _J.KILLED,
+        },
         _J.RESTARTING: _NOT_BEGUN,
         _J.FINISHED: {},
         _J.ERROR: {},

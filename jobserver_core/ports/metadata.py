@@ -157,13 +157,24 @@ class MetadataStore(Backend):
         """Return the contexts that a query selects, newest first."""
 
     @abstractmethod
-    def advance_context(self, context: Context, *, expected: ContextState, epoch: int | None = None) -> None:
+    def advance_context(
+        self,
+        context: Context,
+        *,
+        expected: ContextState,
+        epoch: int | None = None,
+        successor: Context | None = None,
+    ) -> None:
         """Store a context by compare-and-set on its state and epoch.
+
+        ``successor`` is a new context that takes the name of this one, which is final: both are stored, or
+        neither is.
 
         Raises:
             StaleState: The stored state is not ``expected``.
             StaleOwner: The stored epoch is not the expected one.
             ContextExists: The record brings a second context of its name to life.
+            DuplicateId: The id of the successor is known.
         """
 
     @abstractmethod

@@ -74,10 +74,12 @@ class LiveJob:
     def wait_until(self) -> None:
         """Set the deadline of a job that waits for its dispatch.
 
-        The time that passed under an earlier server counts, as far as the clocks of both agree.
+        The time that passed under an earlier server counts, as far as the clocks of both agree. A job that
+        has begun before and waits again has no deadline.
         """
         limit = self.job.max_queue_time
-        if limit is not None:
+        self.deadline = None
+        if limit is not None and not self.job.restarts:
             waited = (self._clock.now() - self.job.submitted_at).total_seconds()
             self.deadline = self._clock.monotonic() + min(limit, max(0.0, limit - waited))
 

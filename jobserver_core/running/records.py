@@ -231,6 +231,7 @@ class Records:
             max_run_time=request.max_run_time or limits.job_max_run_time,
             priority=request.priority,
             submitted_by=request.submitted_by,
+            restartable=request.restartable,
         )
 
     def add_job(self, job: Job, config: str) -> None:

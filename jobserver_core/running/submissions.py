@@ -29,7 +29,7 @@ from jobserver_core.running.waiting import JobHandle
 
 __all__ = ["SubmissionService"]
 
-_LIMITS = ("max_queue_time", "max_run_time", "priority")
+_OPTIONS = ("max_queue_time", "max_run_time", "priority", "restartable")
 
 
 class SubmissionService:
@@ -171,8 +171,8 @@ def _fingerprint(request: JobRequest, config: str) -> str:
         request.context,
         request.context_settings,
         request.callback_url,
-        # Only limits that are set, so that requests without them keep the hashes of earlier releases.
-        *((name, value) for name in _LIMITS if (value := getattr(request, name))),
+        # Only options that are set, so that requests without them keep the hashes of earlier releases.
+        *((name, value) for name in _OPTIONS if (value := getattr(request, name))),
         *(["packages", *map(str, request.packages)] for _ in request.packages[:1]),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

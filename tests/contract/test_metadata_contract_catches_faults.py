@@ -115,9 +115,34 @@ class AdvancesJobsWhateverTheState(Fault):
 class AdvancesContextsWhateverTheState(Fault):
     caught_by = "test_a_context_is_advanced_if_and_only_if_its_state_is_the_expected_one"
 
-    def advance_context(self, context: Context, *, expected: ContextState, epoch: int | None = None) -> None:
+    def advance_context(self, context: Context, *, expected: ContextState, **rest: Any) -> None:
         stored = self._contexts.get(context.id)
-        super().advance_context(context, expected=stored.state if stored else expected, epoch=epoch)
+        super().advance_context(context, expected=stored.state if stored else expected, **rest)
+
+
+class AdvancesAContextThatCannotBeReplaced(Fault):
+    caught_by = "test_a_context_whose_successor_cannot_be_stored_is_not_advanced"
+
+    def advance_context(self, context: Context, *, successor: Context | None = None, **rest: Any) -> None:
+        super().advance_context(context, **rest)
+        if successor is not None:
+            self.add_context(successor)
+
+
+class ReplacesAContextThatIsNotAdvanced(Fault):
+    caught_by = "test_a_context_that_is_not_advanced_gets_no_successor"
+
+    def advance_context(self, context: Context, *, successor: Context | None = None, **rest: Any) -> None:
+        if successor is not None:
+            self._contexts[successor.id] = successor
+        super().advance_context(context, **rest)
+
+
+class ForgetsSuccessors(Fault):
+    caught_by = "test_a_context_that_ends_and_its_successor_are_stored_together"
+
+    def advance_context(self, context: Context, *, successor: Context | None = None, **rest: Any) -> None:
+        super().advance_context(context, **rest)
 
 
 class AdvancesDeliveriesWhateverTheState(Fault):
@@ -567,9 +592,9 @@ class RemovesAndRenewsInTwoSteps(Fault):
 class ForgetsTheEpochOfContexts(Fault):
     caught_by = "test_a_context_is_advanced_only_by_the_holder_of_its_epoch"
 
-    def advance_context(self, context: Context, *, expected: ContextState, epoch: int | None = None) -> None:
+    def advance_context(self, context: Context, *, epoch: int | None = None, **rest: Any) -> None:
         stored = self._contexts.get(context.id)
-        super().advance_context(context, expected=expected, epoch=stored.epoch if stored else epoch)
+        super().advance_context(context, epoch=stored.epoch if stored else epoch, **rest)
 
 
 class ForgetsTheEpochOfJobs(Fault):

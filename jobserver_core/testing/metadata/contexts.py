@@ -39,6 +39,8 @@ def _full() -> Context:
         application_id="local-1",
         url="http://127.0.0.1:4040",
         error=ErrorInfo(message="no \0 \ud800 🙂", error_class="java.lang.Error", stack="at x\n" * 1000),
+        restarts=7,
+        restarts_in_row=3,
     )
 
 
@@ -242,6 +244,39 @@ class ContextsContract(StoreAccess):
             kind="context", id=before.id, expected=expected.value, found=stored.value
         )
         assert store.context(before.id) == before
+
+    def test_a_context_that_ends_and_its_successor_are_stored_together(self, store: MetadataStore) -> None:
+        before = a_context("c", state=ContextState.RUNNING)
+        store.add_context(before)
+        ended = attrs.evolve(before, state=ContextState.ERROR, ended_at=at(5))
+        after = a_context("c", state=ContextState.RESTARTING, started_at=at(5), restarts=1)
+        store.advance_context(ended, expected=ContextState.RUNNING, successor=after)
+        assert store.context(before.id) == ended
+        assert store.context_named("c") == store.context(after.id) == after
+
+    def test_a_context_that_is_not_advanced_gets_no_successor(self, store: MetadataStore) -> None:
+        before = a_context("c", state=ContextState.FINISHED)
+        store.add_context(before)
+        after = a_context("c", state=ContextState.RESTARTING)
+        ended = attrs.evolve(before, state=ContextState.ERROR)
+        with pytest.raises(StaleState):
+            store.advance_context(ended, expected=ContextState.RUNNING, successor=after)
+        assert store.context(after.id) is None
+        assert store.context(before.id) == before
+
+    def test_a_context_whose_successor_cannot_be_stored_is_not_advanced(self, store: MetadataStore) -> None:
+        before, other = a_context("c", state=ContextState.RUNNING), a_context("other")
+        store.add_context(before)
+        store.add_context(other)
+        ended = attrs.evolve(before, state=ContextState.ERROR)
+        for successor, error in (
+            (a_context("c", id=other.id), DuplicateId),
+            (a_context("other", state=ContextState.RESTARTING), ContextExists),
+        ):
+            with pytest.raises(error):
+                store.advance_context(ended, expected=ContextState.RUNNING, successor=successor)
+            assert store.contexts(ContextQuery(name="c")) == [before]
+        assert store.contexts(ContextQuery(name="other")) == [other]
 
     def test_advancing_an_unknown_context_raises_stale_state_that_found_none(
         self, store: MetadataStore

@@ -68,6 +68,8 @@ def full_job(**changes: object) -> Job:
         max_run_time=86_400.123456,
         priority=-7,
         submitted_by="älice \0",
+        restartable=True,
+        restarts=2,
     )
     return attrs.evolve(job, **changes)  # type: ignore[arg-type]  # any field, of its own type
 

@@ -56,6 +56,7 @@ function summary(page, report) {
     ["Ended", ended ? moment(report.endTime) : null],
     ["Application", report.applicationId && element("bdi", {}, report.applicationId)],
     ["Spark UI", report.url && externalLink(report.url, report.url)],
+    ["Restarts", report.restarts && String(report.restarts)],
     ["ID", element("code", {}, report.id)],
   ]), stop && element("div", { class: "actions" }, stop));
 }

@@ -78,6 +78,8 @@ function summary(page, report) {
     ["Priority", report.priority],
     ["Longest wait", wait(report.maxQueueTime)],
     ["Longest run", wait(report.maxRunTime)],
+    ["May run again", report.restartable && "if its context dies"],
+    ["Runs again", report.restarts && String(report.restarts)],
   ]), kill && element("div", { class: "actions" }, kill));
 }
 
