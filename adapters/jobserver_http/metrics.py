@@ -1,17 +1,22 @@
-"""Prometheus metrics of requests, jobs and contexts. Each application has a separate registry."""
+"""Prometheus metrics of requests, jobs, contexts, callbacks and storage. Each application has a registry.
+
+Counters by state begin with 0 for each final state: Prometheus does not see an increase if the first value
+of a series is already 1.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
 import weakref
 from collections import Counter as Tally
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from jobserver_core.events import Event, JobChanged
+from jobserver_core.events import ContextChanged, DeliveryChanged, Event, JobChanged
 from jobserver_core.models.contexts import Context, LoadStatus, SparePool, StartQueueStatus
-from jobserver_core.models.lifecycle import ContextState, JobState
+from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 from jobserver_core.server import JobServer
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -23,6 +28,16 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        Gauge("jobserver_build_info", "1, with the version", ("version",), registry=self.registry).labels(
+            importlib.metadata.version("jobserver-core")
+        ).set(1)
+        self._storage = Gauge(
+            "jobserver_storage_working",
+            "1 if the server can write to this part of its storage, otherwise 0",
+            ("part",),
+            registry=self.registry,
+        )
         self._requests = Counter(
             "jobserver_http_requests",
             "Completed requests",
@@ -42,6 +57,23 @@ class Metrics:
             "jobserver_jobs_submitted", "Jobs that have been accepted", registry=self.registry
         )
         self._contexts = Gauge("jobserver_contexts", "Live contexts", ("state",), registry=self.registry)
+        self._contexts_ended = Counter(
+            "jobserver_contexts_ended", "Contexts that have ended", ("state",), registry=self.registry
+        )
+        self._callbacks = Counter(
+            "jobserver_callbacks",
+            "Callbacks that were delivered or given up",
+            ("state",),
+            registry=self.registry,
+        )
+        for counter, states in (
+            (self._jobs, JobState),
+            (self._contexts_ended, ContextState),
+            (self._callbacks, DeliveryState),
+        ):
+            for state in states:
+                if state.final:
+                    counter.labels(state.value)
         self._starting = Gauge(
             "jobserver_contexts_starting", "Contexts that are starting", registry=self.registry
         )
@@ -82,13 +114,16 @@ class Metrics:
         subscription = server.subscribe(subscriber)
 
     def count_event(self, event: Event) -> None:
-        """Count the submission or the end of a job."""
-        if not isinstance(event, JobChanged):
-            return
-        if event.job.state.final:
-            self._jobs.labels(event.job.state.value).inc()
-        elif event.job.state is JobState.STARTED and event.job.dispatched_at is None:
-            self._submitted.inc()
+        """Count the submission of a job, and the end of a job, a context or a callback."""
+        match event:
+            case JobChanged(job=job) if job.state.final:
+                self._jobs.labels(job.state.value).inc()
+            case JobChanged(job=job) if job.state is JobState.STARTED and job.dispatched_at is None:
+                self._submitted.inc()
+            case ContextChanged(context=context) if context.state.final:
+                self._contexts_ended.labels(context.state.value).inc()
+            case DeliveryChanged(delivery=delivery) if delivery.state.final:
+                self._callbacks.labels(delivery.state.value).inc()
 
     def request_started(self) -> None:
         """Count a request that is in progress."""
@@ -106,8 +141,14 @@ class Metrics:
         starts: StartQueueStatus,
         load: LoadStatus,
         pools: Iterable[SparePool] = (),
+        storage: Mapping[str, str | None] | None = None,
     ) -> bytes:
-        """Return all metrics in Prometheus' text format, including the current contexts and load."""
+        """Return all metrics in Prometheus' text format, including the current contexts and load.
+
+        ``storage`` has the reason why a part of the storage does not work, or None.
+        """
+        for part, reason in (storage or {}).items():
+            self._storage.labels(part).set(reason is None)
         self._running.set(load.running)
         self._waiting.set(load.waiting)
         self._shedding.set(load.shedding)

@@ -143,7 +143,10 @@ async def get_metrics(call: Call) -> Response:
     """Return the metrics in Prometheus' format."""
     contexts = await call.pools.quick.run(call.server.contexts)
     server = call.server
-    text = call.state.metrics.render(contexts, server.start_queue(), server.load, server.spare_pools())
+    storage = await call.pools.quick.run(server.check_storage)
+    text = call.state.metrics.render(
+        contexts, server.start_queue(), server.load, server.spare_pools(), storage
+    )
     return Response(text, media_type=CONTENT_TYPE)
 
 
