@@ -72,7 +72,7 @@ _PUBLIC = {
     "models.callbacks": "Answer Delivery",
     "models.contexts": "Context ContextLoad ContextQuery LoadStatus SparePool StartQueueStatus",
     "models.failures": "ErrorInfo FailureKind",
-    "models.jobs": "Job JobPage JobProgress JobQuery JobRequest JobResult ResultKind",
+    "models.jobs": "Job JobPage JobProgress JobQuery JobRequest JobResult QueueLimits ResultKind",
     "models.lifecycle": "ContextState DeliveryState JobState",
     "models.servers": "Server",
     "models.storage": "MetadataUsage StorageUsage",

@@ -38,8 +38,10 @@ from jobserver_core.running.context_registry import ContextRegistry
 from jobserver_core.running.contexts import ContextService
 from jobserver_core.running.fetching import FetchService
 from jobserver_core.running.health import Health
+from jobserver_core.running.intake import Intake
 from jobserver_core.running.job_configs import JobConfigs
 from jobserver_core.running.jobs import JobService
+from jobserver_core.running.notices import Notices, Topic
 from jobserver_core.running.outbox import Syncer
 from jobserver_core.running.records import Records
 from jobserver_core.running.recovery import Recovery
@@ -125,6 +127,8 @@ class Services:
             on_removed=self._lose_contexts,
             take_over=self._take_over_from_others,
         )
+        self.notices = notices = Notices(metadata, clock)
+        notices.has_peers = lambda: membership.has_peers
         records = Records(
             metadata=metadata,
             clock=clock,
@@ -132,6 +136,7 @@ class Services:
             bus=bus,
             callbacks=callbacks,
             syncer=syncer,
+            notices=notices,
             server_id=server_id,
         )
         self.registry = registry = ContextRegistry(
@@ -165,7 +170,19 @@ class Services:
             class_paths=class_paths,
             configs=configs,
             callbacks=callbacks,
+            limits=settings.jobs,
         )
+        self.intake = intake = Intake(
+            metadata=metadata,
+            records=records,
+            jobs=jobs,
+            registry=registry,
+            class_paths=class_paths,
+            notices=notices,
+        )
+        registry.on_retired = intake.context_ended
+        notices.on(Topic.SUBMITTED, intake.look)
+        notices.on(Topic.ENDED, jobs.watch.look)
         self.recovery = Recovery(
             others=membership.others,
             metadata=metadata,
@@ -213,6 +230,7 @@ class Services:
         self.contexts.start_configured()
         self.recovery.restart(lost.jobs)
         self.membership.watch()
+        self.notices.start()
         self.sweeper.start()
 
     def _take_over_from_others(self) -> None:
@@ -235,6 +253,7 @@ class Services:
     def drain(self) -> None:
         """Take nothing new and begin nothing more; jobs that have begun go on."""
         self.fetching.close()
+        self.intake.close()
         self.registry.drain()
         self.recovery.close()
 
@@ -270,6 +289,7 @@ class Services:
     def _release(self, *, detached: bool) -> None:
         release = Steps(RELEASE)
         release.run("those who wait for the disk", self.syncer.close)
+        release.run("the notices", self.notices.close)
         release.run("those who wait for other servers", self.jobs.close)
         release.run("the sweep", self.sweeper.close)
         release.run("callbacks", lambda: self.callbacks.close(RELEASE / 2))

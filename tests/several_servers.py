@@ -17,12 +17,14 @@ from jobserver_core import (
     ContextExists,
     ContextNotFound,
     ContextState,
+    ContextStopping,
     DeliveryState,
     FailureKind,
     Job,
     JobPostponed,
     JobServer,
     JobState,
+    NoSlots,
     OnAnotherServer,
     ServerClosed,
     Settings,
@@ -30,13 +32,12 @@ from jobserver_core import (
 )
 from jobserver_core.memory import MemoryBlobStore, MemoryTransport
 from jobserver_core.ports import ContextEnd, JobOutcome, Launcher, MetadataStore
+from jobserver_core.running.notices import POLL
 from jobserver_core.running.recovery import Recovery
 from jobserver_core.running.servers import FULL_CHECK_EVERY
 from jobserver_core.testing.clock import ManualClock
 from serving import WAIT, ScriptedLauncher, a_request, a_server, archive, upload
 
-WATCH = 1.0
-"""Seconds between two looks for the jobs of other servers."""
 RECEIVER = "memory://receiver/x"
 RENEWAL = 3.0
 """Seconds between two renewals of the default lease."""
@@ -52,7 +53,7 @@ class FleetClock(ManualClock):
             "jobserver-lease",
             "jobserver-removed",
             "jobserver-failover",
-            "jobserver-watch",
+            "jobserver-notices",
             "jobserver-retry",
         ):
             for thread in threading.enumerate():
@@ -177,10 +178,10 @@ class SeveralServersSuite:
         runs.ready()
         job = runs.running_job("shared")
         handle = other.server.job_handle(job)
-        other.clock.advance(WATCH)
+        other.clock.advance(POLL)
         assert not handle.done()
         _finish(runs, job)
-        other.clock.advance(WATCH)
+        other.clock.advance(POLL)
         assert handle.result(WAIT) == "done"
         assert other.server.job_handle(job).result(WAIT) == "done"
 
@@ -191,7 +192,7 @@ class SeveralServersSuite:
         other.server.close(0)
         with pytest.raises(ServerClosed):
             handle.result(WAIT)
-        late = other.server._services.jobs._watch.watch(handle.job)
+        late = other.server._services.jobs.watch.watch(handle.job)
         with pytest.raises(ServerClosed):
             late.finished.waiter.result(WAIT)
 
@@ -206,9 +207,95 @@ class SeveralServersSuite:
         assert again.id == first.id
         runs.ready()
         _finish(runs, first.id)
-        other.clock.advance(WATCH)
+        other.clock.advance(POLL)
         assert again.result(WAIT) == "done"
         assert other.launcher.listeners == []
+
+    def test_a_job_can_be_submitted_on_any_server_to_a_context_of_another_one(
+        self, members: list[Member]
+    ) -> None:
+        owner, other = self.boot(), self.boot()
+        upload(other.server)
+        owner.server.create_context("shared")
+        early = other.server.submit(a_request("w.Any", context="shared"))
+        assert other.server.job(early.id).state is JobState.STARTED
+        owner.ready()
+        late = other.server.submit(a_request("w.Any", {"a": 1}, context="shared", callback_url=RECEIVER))
+        calls = owner.launcher.handles[0].calls
+        wait_until(lambda: len(calls) == 2, "the jobs", WAIT)
+        assert sorted(calls) == sorted([("submit", early.id), ("submit", late.id)])
+        for job in (early, late):
+            _finish(owner, job.id)
+            assert job.result(WAIT) == "done"
+        assert other.server.deliveries(late.id) != []
+        assert other.launcher.handles == []
+
+    def test_a_job_whose_notice_is_lost_is_found_by_a_look_at_all_jobs(self, members: list[Member]) -> None:
+        owner, other = self._owner_and_other()
+        other.server._services.notices.close()
+        job = other.server.submit(a_request("w.Any", context="shared"))
+        assert owner.launcher.handles[0].calls == []
+        owner.clock.advance(POLL)
+        assert owner.launcher.handles[0].calls == [("submit", job.id)]
+
+    def test_a_submit_on_another_server_is_refused_as_on_the_owner(self, members: list[Member]) -> None:
+        settings = {"jobserver.jobs.max-jobs-per-context": 1, "jobserver.jobs.max-queued-jobs": 1}
+        owner, other = self._owner_and_other(settings=Settings.from_mapping(settings))
+        request = a_request("w.Any", context="shared")
+        owner.server.submit(request)
+        other.server.submit(request)
+        with pytest.raises(
+            NoSlots, match=r"shared has no free job slot \(running jobs: 1\): the queue is full"
+        ):
+            other.server.submit(request)
+        owner.server.stop_context("shared")
+        with pytest.raises(ContextStopping):
+            other.server.submit(request)
+        owner.launcher.listeners[0].context_ended(ContextEnd.STOPPED)
+        with pytest.raises(ContextNotFound):
+            other.server.submit(request)
+
+    def test_a_repeated_submit_to_a_context_of_another_server_makes_one_job(
+        self, members: list[Member]
+    ) -> None:
+        owner, other = self._owner_and_other()
+        request = a_request("w.Any", context="shared", idempotency_key="key")
+        jobs = {member.server.submit(request).id for member in (other, owner, other)}
+        assert len(jobs) == 1
+
+    def test_a_job_that_was_not_picked_up_before_its_context_ended_ends_with_it(
+        self, members: list[Member]
+    ) -> None:
+        owner, other = self._owner_and_other()
+        other.server._services.notices.close()
+        job = other.server.submit(a_request("w.Any", context="shared", callback_url=RECEIVER))
+        owner.launcher.listeners[0].context_ended(ContextEnd.FAILED)
+        wait_until(lambda: other.server.job(job.id).state.final, "the end of the job", WAIT)
+        ended = other.server.job(job.id)
+        assert (ended.state, ended.failure) == (JobState.ERROR, FailureKind.CONTEXT_LOST)
+        assert len(other.server.deliveries(job.id)) == 1
+
+    def test_a_job_that_was_not_picked_up_before_the_owner_died_runs_elsewhere(
+        self, members: list[Member]
+    ) -> None:
+        owner, other = self._owner_and_other()
+        owner.server._services.intake.close()
+        job = other.server.submit(a_request("w.Any", context="shared"))
+        self.expire(owner.id)
+        other.renew()
+        other.ready()
+        assert other.launcher.handles[0].calls == [("submit", job.id)]
+        _finish(other, job.id)
+        other.clock.advance(POLL)
+        assert job.result(WAIT) == "done"
+
+    def _owner_and_other(self, **ports: Any) -> tuple[Member, Member]:
+        """Return a server with a context "shared", and another one."""
+        owner, other = self.boot(**ports), self.boot(**ports)
+        upload(owner.server)
+        owner.server.create_context("shared")
+        owner.ready()
+        return owner, other
 
     def test_what_only_the_owner_of_a_context_can_do_names_the_owner(self, members: list[Member]) -> None:
         settings = Settings.from_mapping({"jobserver.servers.address": "host-1.example"})
@@ -219,7 +306,6 @@ class SeveralServersSuite:
         job = owner.running_job("shared")
         server = other.server
         for call in (
-            partial(server.submit, a_request("w.Any", context="shared")),
             partial(server.stop_context, "shared"),
             partial(server.kill_context, "shared"),
             partial(server.kill_job, job),

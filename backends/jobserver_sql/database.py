@@ -166,6 +166,15 @@ class Database:
         if self._unsettled and not self._unsettled.keys().isdisjoint(keys):
             self.sync()
 
+    def listening(self) -> Any:
+        """Return a new connection of psycopg in autocommit, outside of the pool; the caller closes it."""
+        with self._translated():
+            connection = self._engine.raw_connection()
+            driver: Any = connection.driver_connection
+            connection.detach()
+            driver.autocommit = True
+            return driver
+
     # -- rare: through SQLAlchemy ------------------------------------------------------------------
 
     @contextmanager

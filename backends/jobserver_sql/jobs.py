@@ -6,9 +6,27 @@ import functools
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Connection, bindparam, delete, exists, func, insert, select, text, update
+from sqlalchemy import (
+    Column,
+    Connection,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
 
-from jobserver_core.errors import BinaryNotFound, DuplicateId, StaleOwner, StaleState
+from jobserver_core.errors import (
+    BinaryNotFound,
+    ContextNotFound,
+    ContextStopping,
+    DuplicateId,
+    StaleOwner,
+    StaleState,
+)
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.jobs import (
     Job,
@@ -16,10 +34,11 @@ from jobserver_core.models.jobs import (
     JobProgress,
     JobQuery,
     JobResult,
+    QueueLimits,
     decode_cursor,
     encode_cursor,
 )
-from jobserver_core.models.lifecycle import DELIVERIES, JOBS, JobState
+from jobserver_core.models.lifecycle import CONTEXTS, DELIVERIES, JOBS, ContextState, JobState
 from jobserver_core.models.storage import MetadataUsage
 from jobserver_sql import deliveries as delivery_rows
 from jobserver_sql.pages import LIMIT, OFFSET, REACH, newest_first, state_parameter
@@ -44,6 +63,7 @@ __all__ = [
     "by_key",
     "config",
     "conflict",
+    "enqueue",
     "newest_excess",
     "page",
     "record_progress",
@@ -67,6 +87,17 @@ _RELEASE = Statement[None](delete(job_holds).where(job_holds.c.job_id == bindpar
 _LOCK_BINARY = Statement[None](
     select(binaries.c.id).where(binaries.c.id == bindparam("id")).with_for_update(read=True, key_share=True),
     ("id",),
+)
+_LOCK_CONTEXT = Statement[None](
+    select(contexts.c.state).where(contexts.c.id == bindparam("id")).with_for_update(), ("id",)
+)
+_QUEUE = Statement[None](
+    select(
+        func.count(),
+        func.count(jobs.c.dispatched_at),
+        func.count().filter(jobs.c.dispatched_at.is_(None), jobs.c.submitted_by == bindparam("user")),
+    ).where(jobs.c.context_id == bindparam("context_id"), literal_states(jobs.c.state, JOBS.live_states)),
+    ("context_id", "user"),
 )
 _STORED = Statement[None](select(*_COLUMNS).where(jobs.c.id == bindparam("id")).with_for_update(), ("id",))
 _SET_RESULT = Statement[
@@ -135,6 +166,28 @@ def add(connection: DriverConnection, job: Job, text: str) -> None:
         if connection.row(_LOCK_BINARY, binary_id) is None:
             raise BinaryNotFound(name=wanted[binary_id])
     _hold(connection, job)
+
+
+def enqueue(connection: DriverConnection, job: Job, text: str, limits: QueueLimits) -> None:
+    """Write a new job as :func:`add` does, if its context accepts jobs and has room.
+
+    The lock on the context's row lets one job at a time count the others, and no change of the context's
+    state come in between.
+    """
+    found = connection.row(_LOCK_CONTEXT, job.context_id)
+    if found is None or CONTEXTS.final(ContextState(found[0])):
+        raise ContextNotFound(name=job.context_name)
+    if found[0] == ContextState.STOPPING.value:
+        raise ContextStopping(name=job.context_name)
+    live, running, of_user = connection.row(_QUEUE, job.context_id, job.submitted_by) or (0, 0, 0)
+    limits.check(
+        job.context_name,
+        job.submitted_by,
+        running=running,
+        waiting=live - running,
+        waiting_of_user=of_user,
+    )
+    add(connection, job, text)
 
 
 def conflict(connection: DriverConnection, job: Job) -> DuplicateId | None:

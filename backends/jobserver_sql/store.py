@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from jobserver_core.errors import InvalidSetting, SchemaTooNew
 from jobserver_core.models.binaries import Binary
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
-from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
+from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult, QueueLimits
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 from jobserver_core.models.servers import Server
 from jobserver_core.models.storage import MetadataUsage
@@ -24,6 +24,7 @@ from jobserver_core.ports.metadata import MetadataStore
 from jobserver_sql import binaries, contexts, deliveries, jobs, schema, servers
 from jobserver_sql.database import Database
 from jobserver_sql.jobs import newest_excess, usage
+from jobserver_sql.notices import Listener, notify
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
@@ -72,6 +73,8 @@ class SqlMetadataStore(MetadataStore):
             url, synchronous=synchronous, pool_size=int(pool_size), lock_timeout=lock_timeout
         )
         self.shared = not self._database.is_file
+        self._listeners: list[Listener] = []
+        self._receivers: list[Callable[[str | None], None]] = []
         try:
             schema.upgrade(self._database)
         except BaseException:
@@ -199,6 +202,11 @@ class SqlMetadataStore(MetadataStore):
         work = partial(jobs.add, job=job, text=config)
         self._database.commit(work, conflict=partial(jobs.conflict, job=job), durable=not self._defers)
 
+    def enqueue_job(self, job: Job, *, config: str, limits: QueueLimits) -> None:
+        """Store a new job if its context accepts it. Raises ContextNotFound, NoSlots and others."""
+        work = partial(jobs.enqueue, job=job, text=config, limits=limits)
+        self._database.commit(work, conflict=partial(jobs.conflict, job=job), durable=not self._defers)
+
     def job(self, job_id: str) -> Job | None:
         """Return a job by its id, or None."""
         job = self._database.record(jobs.by_id, job_id)
@@ -307,6 +315,23 @@ class SqlMetadataStore(MetadataStore):
         with self._database.read() as connection:
             return binaries.unreferenced(connection, digests)
 
+    # -- notices -----------------------------------------------------------------------------------
+
+    def notify(self, notice: str) -> None:
+        """Send a notice to all that listen; those of a SQLite file are in this process."""
+        if self.shared:
+            self._database.commit(partial(notify, notice=notice), durable=False)
+        else:
+            for receive in list(self._receivers):
+                receive(notice)
+
+    def listen(self, receive: Callable[[str | None], None]) -> None:
+        """Call ``receive`` with every notice; on PostgreSQL, on a thread that keeps a connection for it."""
+        if self.shared:
+            self._listeners.append(Listener(self._database.listening, receive))
+        else:
+            self._receivers.append(receive)
+
     # -- the store itself --------------------------------------------------------------------------
 
     def usage(self) -> MetadataUsage:
@@ -335,6 +360,9 @@ class SqlMetadataStore(MetadataStore):
 
     def close(self) -> None:
         """Close every connection. Idempotent; any other call raises StorageError afterwards."""
+        self._receivers.clear()
+        for listener in self._listeners:
+            listener.close()
         self._database.close()
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from enum import Enum
@@ -29,8 +29,10 @@ from jobserver_core import (
     BinaryNotFound,
     Context,
     ContextExists,
+    ContextNotFound,
     ContextQuery,
     ContextState,
+    ContextStopping,
     Delivery,
     DeliveryState,
     DuplicateId,
@@ -42,6 +44,7 @@ from jobserver_core import (
     JobResult,
     JobState,
     MetadataUsage,
+    QueueLimits,
     Server,
     Settings,
     StaleOwner,
@@ -159,6 +162,7 @@ class SqliteMetadataStore(MetadataStore):
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
+        self._receivers: list[Callable[[str | None], None]] = []
         with _translated():
             self._db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
             self._db.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; {_SCHEMA}")
@@ -387,14 +391,37 @@ class SqliteMetadataStore(MetadataStore):
     def add_job(self, job: Job, *, config: str) -> None:
         """Insert a job, if its binaries are there."""
         with self._writing():
-            self._refuse_known("jobs", "job", job.id)
-            self._refuse_known_key(job)
-            for entry in job.class_path:
-                known = "SELECT 1 FROM binaries WHERE id = ?"
-                if entry.binary_id is not None and not self._one(known, entry.binary_id):
-                    raise BinaryNotFound(name=entry.source)
-            self._put("jobs", id=job.id, config=config, **_columns_of_job(job))
-            self._put_uses(job)
+            self._insert_job(job, config)
+
+    def enqueue_job(self, job: Job, *, config: str, limits: QueueLimits) -> None:
+        """Insert a job, if its context has room."""
+        live = f"SELECT document FROM jobs WHERE context_id = ? AND state IN {_marks(_LIVE_JOBS)}"
+        with self._writing():
+            state = self._one("SELECT state FROM contexts WHERE id = ?", job.context_id)
+            if state is None or ContextState(state).final:
+                raise ContextNotFound(name=job.context_name)
+            if state == ContextState.STOPPING.value:
+                raise ContextStopping(name=job.context_name)
+            others = [loads(_text(row[0]), Job) for row in self._all(live, job.context_id, *_LIVE_JOBS)]
+            waiting = [other.submitted_by for other in others if other.waiting]
+            limits.check(
+                job.context_name,
+                job.submitted_by,
+                running=len(others) - len(waiting),
+                waiting=len(waiting),
+                waiting_of_user=waiting.count(job.submitted_by),
+            )
+            self._insert_job(job, config)
+
+    def _insert_job(self, job: Job, config: str) -> None:
+        self._refuse_known("jobs", "job", job.id)
+        self._refuse_known_key(job)
+        for entry in job.class_path:
+            known = "SELECT 1 FROM binaries WHERE id = ?"
+            if entry.binary_id is not None and not self._one(known, entry.binary_id):
+                raise BinaryNotFound(name=entry.source)
+        self._put("jobs", id=job.id, config=config, **_columns_of_job(job))
+        self._put_uses(job)
 
     def job(self, job_id: str) -> Job | None:
         """Return a job."""
@@ -570,6 +597,15 @@ class SqliteMetadataStore(MetadataStore):
             results=len(results),
             result_bytes=sum(result.size for result in results),
         )
+
+    def notify(self, notice: str) -> None:
+        """Pass a notice to those who listen to this store, which nobody shares."""
+        for receive in list(self._receivers):
+            receive(notice)
+
+    def listen(self, receive: Callable[[str | None], None]) -> None:
+        """Remember who listens."""
+        self._receivers.append(receive)
 
     def check(self) -> None:
         """Write a row."""

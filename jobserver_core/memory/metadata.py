@@ -16,6 +16,8 @@ from jobserver_core.errors import (
     BinaryInUse,
     BinaryNotFound,
     ContextExists,
+    ContextNotFound,
+    ContextStopping,
     DuplicateId,
     StaleOwner,
     StaleState,
@@ -29,6 +31,7 @@ from jobserver_core.models.jobs import (
     JobProgress,
     JobQuery,
     JobResult,
+    QueueLimits,
     decode_cursor,
     encode_cursor,
 )
@@ -65,6 +68,7 @@ class MemoryMetadataStore(MetadataStore):
         self._configs: dict[str, str] = {}
         self._results: dict[str, JobResult] = {}
         self._deliveries: dict[str, Delivery] = {}
+        self._listeners: list[Callable[[str | None], None]] = []
 
     # -- binaries ----------------------------------------------------------------------------------
 
@@ -241,6 +245,25 @@ class MemoryMetadataStore(MetadataStore):
             self._put_job(job)
             self._configs[job.id] = config
 
+    def enqueue_job(self, job: Job, *, config: str, limits: QueueLimits) -> None:
+        """Store a new job if its context accepts it. Raises ContextNotFound, NoSlots and others."""
+        with self._lock:
+            context = self._contexts.get(job.context_id)
+            if context is None or context.state.final:
+                raise ContextNotFound(name=job.context_name)
+            if context.state is ContextState.STOPPING:
+                raise ContextStopping(name=context.name)
+            jobs = [found for key in self._live if (found := self._jobs[key]).context_id == context.id]
+            waiting = [found.submitted_by for found in jobs if found.waiting]
+            limits.check(
+                context.name,
+                job.submitted_by,
+                running=len(jobs) - len(waiting),
+                waiting=len(waiting),
+                waiting_of_user=waiting.count(job.submitted_by),
+            )
+            self.add_job(job, config=config)
+
     def job(self, job_id: str) -> Job | None:
         """Return a job by its id, or None."""
         with self._lock:
@@ -413,6 +436,17 @@ class MemoryMetadataStore(MetadataStore):
             used |= {entry.digest for job_id in self._live for entry in self._jobs[job_id].class_path}
             used |= {result.digest for result in self._results.values() if result.digest is not None}
         return [digest for digest in dict.fromkeys(digests) if digest not in used]
+
+    # -- notices -----------------------------------------------------------------------------------
+
+    def notify(self, notice: str) -> None:
+        """Pass a notice to all that listen."""
+        for receive in list(self._listeners):
+            receive(notice)
+
+    def listen(self, receive: Callable[[str | None], None]) -> None:
+        """Call ``receive`` with every notice from now on."""
+        self._listeners.append(receive)
 
     # -- the store itself --------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from enum import Enum
 
 import attrs
 
-from jobserver_core.errors import InvalidRequest
+from jobserver_core.errors import InvalidRequest, NoSlots
 from jobserver_core.models.binaries import ClassPathEntry, ResolvedEntry, parse_class_path
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.json_values import JsonMapping
@@ -34,6 +34,7 @@ __all__ = [
     "JobQuery",
     "JobRequest",
     "JobResult",
+    "QueueLimits",
     "ResultKind",
     "decode_cursor",
     "encode_cursor",
@@ -201,6 +202,32 @@ class Job:
         if self.ended_at is None:
             return None
         return max(0.0, (self.ended_at - self.submitted_at).total_seconds())
+
+
+@attrs.frozen(kw_only=True)
+class QueueLimits:
+    """How many jobs of one context may run (``slots``), and how many more may wait (``places``)."""
+
+    slots: int
+    places: int
+
+    def check(self, context: str, user: str, *, running: int, waiting: int, waiting_of_user: int) -> None:
+        """Check that there is room for one more job of a user, with whom others share the queue.
+
+        A user may occupy as many places as remain free for others. Jobs for which there is a free slot do
+        not count as waiting. Without authentication, ``user`` is empty, and only the length is limited.
+
+        Raises:
+            NoSlots: There is no room, or none for this user.
+        """
+        slots = self.slots - running
+        free = slots + self.places - waiting
+        if free > (max(0, waiting_of_user - max(0, slots)) if user else 0):
+            return
+        reason = f"the queue is full ({waiting} jobs wait)"
+        if free > 0:
+            reason = f"user {user} has the share of one user in the queue, the rest is for others"
+        raise NoSlots(context=context, running=running, reason=reason)
 
 
 @attrs.frozen(kw_only=True)

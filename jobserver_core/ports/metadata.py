@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from jobserver_core.models.binaries import Binary
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
-from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult
+from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult, QueueLimits
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 from jobserver_core.models.servers import Server
 from jobserver_core.models.storage import MetadataUsage
@@ -45,6 +45,9 @@ class MetadataStore(Backend):
 
     **Leases.** Servers that share a store show that they are alive by renewing a lease. Only the store's own
     clock judges leases, so the clocks of the servers' machines do not matter.
+
+    **Notices.** Servers that share a store wake one another with short strings. A notice is only a hint that
+    there is something new in the store, and may be lost: whoever listens also looks from time to time.
 
     The field ``kind`` of StaleState and DuplicateId is "binary", "context", "job" or "callback delivery". The
     field ``holder`` of DuplicateId is the id of the record that is in the way.
@@ -199,6 +202,23 @@ class MetadataStore(Backend):
         """
 
     @abstractmethod
+    def enqueue_job(self, job: Job, *, config: str, limits: QueueLimits) -> None:
+        """Store a new job as :meth:`add_job` does, if its context accepts jobs and has room for it.
+
+        This is for the context of another server, which picks the job up. Once the context is stored as
+        stopping or final, no job is enqueued any more. Of any number of concurrent calls, only as many
+        succeed as there is room for, judged by the jobs that are stored: those that are not final and have
+        ``dispatched_at`` run, the others wait.
+
+        Raises:
+            DuplicateId: As :meth:`add_job`.
+            BinaryNotFound: As :meth:`add_job`.
+            ContextNotFound: The context of the job is unknown or final.
+            ContextStopping: It is stopping.
+            NoSlots: It has no room, according to ``limits``.
+        """
+
+    @abstractmethod
     def job(self, job_id: str) -> Job | None:
         """Return a job by its id, or None."""
 
@@ -320,6 +340,24 @@ class MetadataStore(Backend):
         A job refers to the blobs of its class path until it is final, and to that of its result until it is
         deleted. The answer keeps the order of the digests, and has each once, however often it was given.
         ``digests`` can be any iterable, of any length. A string that is not a digest is unreferenced.
+        """
+
+    # -- notices -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def notify(self, notice: str) -> None:
+        """Send a notice, of up to 7,000 ASCII characters, to all that listen.
+
+        If the store is ``shared``, these are all on the same data, else those of this store.
+        """
+
+    @abstractmethod
+    def listen(self, receive: Callable[[str | None], None]) -> None:
+        """Call ``receive`` with every notice from now on, also with own ones, until the store is closed.
+
+        None means that notices may have been lost, for example while the database was away; this itself does
+        not raise then. ``receive`` must return quickly. It may be called on any thread, also before
+        :meth:`notify` returns.
         """
 
     # -- the store itself --------------------------------------------------------------------------

@@ -54,6 +54,8 @@ class ContextRegistry:
         self._lock = threading.Lock()
         self._live: dict[str, LiveContext] = {}
         self._closed = False
+        self.on_retired: Callable[[LiveContext], None] = lambda _context: None
+        """Called when a context is final, or left to another server."""
 
     # -- creating ----------------------------------------------------------------------------------
 
@@ -157,6 +159,7 @@ class ContextRegistry:
     def _retire(self, live: LiveContext) -> None:
         with self._lock:
             self._live.pop(live.record.id, None)
+        self.on_retired(live)
 
     # -- finding -----------------------------------------------------------------------------------
 
@@ -167,6 +170,17 @@ class ContextRegistry:
                 return context
         self._records.check_context_here(name)
         raise ContextNotFound(name=name)
+
+    def elsewhere(self, name: str) -> Context | None:
+        """Return the record of a context of this name that another server runs, or None."""
+        if any(context.record.name == name for context in self.all()):
+            return None
+        return self._records.context_elsewhere(name)
+
+    def with_id(self, context_id: str) -> LiveContext | None:
+        """Return the living context with an id, or None."""
+        with self._lock:
+            return self._live.get(context_id)
 
     def check_here(self, kind: str, context: Context) -> None:
         """Raise OnAnotherServer if another server has this context; ``kind`` says what was asked for."""

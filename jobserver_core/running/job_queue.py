@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import attrs
 
 from jobserver_core.config.units import duration_text
-from jobserver_core.errors import NoSlots, StaleState, StorageError
+from jobserver_core.errors import StaleState, StorageError
 from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.models.jobs import QueueLimits
 from jobserver_core.models.lifecycle import ContextState, JobEvent, JobState
 from jobserver_core.ports import Clock, JobSpec
 from jobserver_core.repeats import Repeats
@@ -90,14 +91,13 @@ class JobQueue:
 
     def check_room(self, user: str) -> None:
         """Raise NoSlots when no more jobs may run or wait, or no more of this user."""
-        slots = self._limits.max_jobs_per_context - len(self._running)
-        free = slots + self._limits.max_queued_jobs - len(self._waiting)
-        if not self._waiting.has_share(user, free, max(0, slots)):
-            reason = f"the queue is full ({len(self._waiting)} jobs wait)"
-            if free > 0:
-                reason = f"user {user} has the share of one user in the queue, the rest is for others"
-            name, running = self._context.current.name, len(self._running)
-            raise NoSlots(context=name, running=running, reason=reason)
+        QueueLimits(slots=self._limits.max_jobs_per_context, places=self._limits.max_queued_jobs).check(
+            self._context.current.name,
+            user,
+            running=len(self._running),
+            waiting=len(self._waiting),
+            waiting_of_user=self._waiting.count_of(user),
+        )
 
     def accept(self, live: LiveJob, config: str) -> None:
         """Record a job and run it, with one write if a slot is free; raises as :meth:`Records.add_job`."""

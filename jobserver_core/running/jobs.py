@@ -53,7 +53,8 @@ class JobService:
         self._metadata = metadata
         self._data_directory = data_directory
         self._clock = clock
-        self._watch = JobWatch(metadata, clock)
+        self.watch = JobWatch(metadata)
+        """Looks for the ends of jobs of other servers."""
         self._lock = threading.Lock()
         self._live: dict[str, tuple[LiveJob, LiveContext]] = {}
         self._refused = 0
@@ -198,7 +199,11 @@ class JobService:
         if job.state.final or not self._metadata.shared:
             over = Promise.kept(job)
             return JobHandle(job, started=over, finished=over, open_result=self.open_result)
-        watched = self._watch.watch(job)
+        return self.watched(job)
+
+    def watched(self, job: Job) -> JobHandle:
+        """Return a handle to wait for a job of another server."""
+        watched = self.watch.watch(job)
         return JobHandle(
             job,
             started=watched.started.waiter,
@@ -234,7 +239,7 @@ class JobService:
 
     def close(self) -> None:
         """Notify those who wait for jobs of other servers that this one is closing. Idempotent."""
-        self._watch.close()
+        self.watch.close()
 
     def kill(self, job_id: str, *, force: bool) -> Waiter[Job]:
         """Begin to end a job.

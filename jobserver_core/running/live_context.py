@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from jobserver_core.errors import JobAlreadyFinal, ServerClosed, StaleState, StorageError
+from jobserver_core.errors import ContextNotFound, JobAlreadyFinal, ServerClosed, StaleState, StorageError
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job, JobProgress
@@ -132,6 +132,11 @@ class LiveContext(ContextListener):
     def time_limits(self) -> TimeLimits:
         """The limits of time in its settings."""
         return self._deadlines.limits
+
+    @property
+    def leaves_jobs(self) -> bool:
+        """Whether its waiting jobs run elsewhere, because the server closes or has lost the context."""
+        return self._jobs.holding or self._on_lost is not None
 
     @property
     def digests(self) -> frozenset[str]:
@@ -256,6 +261,24 @@ class LiveContext(ContextListener):
                 return
             live.advance(JobEvent.RESTART, context_id=self.record.id)
             self._jobs.add(live)
+
+    def pick_up(self, live: LiveJob) -> None:
+        """Run a job that another server accepted for this context, or let it wait for a slot.
+
+        Raises:
+            ContextNotFound: The context has ended.
+            ServerClosed: The jobs of the context are left to another server.
+            StorageError: The job was killed, which could not be recorded.
+        """
+        with self._context.changing():
+            if self._jobs.holding:
+                raise ServerClosed()
+            if self.record.state.final:
+                raise ContextNotFound(name=self.record.name)
+            if live.job.kill_requested:
+                self._jobs.end(live, FinalOutcome.killed(live.job.id))
+            else:
+                self._jobs.add(live)
 
     def store_running(self) -> None:
         """Store the RUNNING state of jobs for which it is not stored yet. Raises StorageError."""

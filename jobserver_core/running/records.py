@@ -21,11 +21,12 @@ from jobserver_core.models.binaries import ResolvedEntry
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.failures import ErrorInfo, FailureKind
-from jobserver_core.models.jobs import Job, JobProgress, JobRequest, JobResult
+from jobserver_core.models.jobs import Job, JobProgress, JobRequest, JobResult, QueueLimits
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import CONTEXTS, JOBS, ContextEvent, ContextState, JobEvent, JobState
 from jobserver_core.ports import Clock, Ids, MetadataStore
 from jobserver_core.running.context_settings import TimeLimits
+from jobserver_core.running.notices import Notices, Topic
 from jobserver_core.running.outbox import Syncer
 from jobserver_core.running.retries import Withdrawals
 
@@ -80,8 +81,10 @@ class Records:
         bus: EventBus,
         callbacks: CallbackService,
         syncer: Syncer,
+        notices: Notices,
         server_id: str,
     ) -> None:
+        self._notices = notices
         self.syncer = syncer
         """Syncs the records to the disk; a job's record or end must not be announced before that."""
         self._metadata = metadata
@@ -194,6 +197,13 @@ class Records:
             if server.id == context.owner:
                 raise OnAnotherServer(kind=kind, id=record_id, server=server.address or server.id)
 
+    def context_elsewhere(self, name: str) -> Context | None:
+        """Return the record of a context of this name that belongs to another server, or None."""
+        context = self._metadata.context_named(name) if self._metadata.shared else None
+        if context is None or context.state.final or context.owner == self.server_id:
+            return None
+        return context
+
     def check_context_here(self, name: str) -> None:
         """Raise OnAnotherServer if a context of this name lives on another server."""
         context = self._metadata.context_named(name) if self._metadata.shared else None
@@ -249,6 +259,24 @@ class Records:
         except StorageError:
             self._withdrawals.put(job.id, lambda: self._withdraw_job(job.id))
             raise
+
+    def enqueue_job(self, job: Job, config: str, limits: QueueLimits) -> None:
+        """Store a new job for the context of another server; the rest is as in :meth:`add_job`.
+
+        Raises:
+            ContextNotFound: The context has ended.
+            ContextStopping: The context is stopping.
+            NoSlots: The context has no room.
+            DuplicateId: A job with the same idempotency key is stored.
+            StorageError: The store failed, or has been failing for a while.
+        """
+        self._withdrawals.check_room()
+        try:
+            self._metadata.enqueue_job(job, config=config, limits=limits)
+        except StorageError:
+            self._withdrawals.put(job.id, lambda: self._withdraw_job(job.id))
+            raise
+        self._notices.send(Topic.SUBMITTED, job.id)
 
     def advance_job(self, job: Job, event: JobEvent | None, *, expected: JobState, **changes: Any) -> Job:
         """Store a job with an event's next state and other changes, as :meth:`advance_context` does.
@@ -330,6 +358,8 @@ class Records:
         """Publish a job that was stored, and begin to deliver the callback that was stored with it."""
         if self._bus.has_subscribers:
             self._bus.publish(JobChanged(at=self._clock.now(), job=job))
+        if job.state.final:
+            self._notices.send(Topic.ENDED, job.id)
         if delivery is not None:
             self._callbacks.recorded(delivery)
 

@@ -53,7 +53,7 @@ from jobserver_core.errors import (
 )
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.failures import ErrorInfo
-from jobserver_core.models.jobs import Job, JobQuery
+from jobserver_core.models.jobs import MAX_LIMIT, Job, JobQuery
 from jobserver_core.models.lifecycle import CONTEXTS, JOBS, ContextEvent
 from jobserver_core.ports import ContextSpec, Fetched, Launcher, MetadataStore
 from jobserver_core.repeats import Repeats
@@ -244,9 +244,22 @@ class Recovery:
         for context in live:
             ended = self._records.end_context(context, ContextEvent.FAIL, _SERVER_ENDED)
             self._records.publish_context(ended)
+        again += self._enqueued_late(live, {job.id for job in jobs})
         self._taken.clear()  # the registry has those that still live
         self._reconciled.set()
         return Lost(frozenset(context.name for context in live if not context.ad_hoc), again)
+
+    def _enqueued_late(self, contexts: list[Context], seen: set[str]) -> list[Job]:
+        """Return the jobs that other servers stored for lost contexts before the end of these was stored."""
+        if not self._metadata.shared:
+            return []
+        found: list[Job] = []
+        for context in contexts:
+            query = JobQuery(context_id=context.id, states=JOBS.live_states, limit=MAX_LIMIT)
+            found += [
+                job for job in self._metadata.jobs(query).jobs[::-1] if job.id not in seen and job.waiting
+            ]
+        return found
 
     def _contexts_here(self) -> set[str]:
         return {context.record.id for context in self._registry.all()}

@@ -121,6 +121,11 @@ class Membership:
             return frozenset()
         return frozenset(server.id for server in self._metadata.servers()) - {self._id}
 
+    @property
+    def has_peers(self) -> bool:
+        """Whether other servers were registered at the last renewal."""
+        return bool(self._known)
+
     def start(self) -> None:
         """Renew the lease from now on."""
         if self._metadata.shared:

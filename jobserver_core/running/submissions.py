@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
 
 from jobserver_core.binaries.class_paths import ClassPaths, uris_of
 from jobserver_core.callbacks.service import CallbackService
@@ -17,15 +18,21 @@ from jobserver_core.errors import (
     StorageError,
     Unavailable,
 )
-from jobserver_core.models.jobs import JobRequest
+from jobserver_core.models.binaries import ResolvedEntry
+from jobserver_core.models.contexts import Context
+from jobserver_core.models.jobs import JobRequest, QueueLimits
 from jobserver_core.ports import ContextSpec, Fetched
 from jobserver_core.running.context_registry import ContextRegistry
+from jobserver_core.running.context_settings import time_limits
 from jobserver_core.running.fetching import FetchService, Preparation
 from jobserver_core.running.job_configs import JobConfigs
 from jobserver_core.running.jobs import JobService
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.records import Records
 from jobserver_core.running.waiting import JobHandle
+
+if TYPE_CHECKING:
+    from jobserver_core.config.settings import JobLimits
 
 __all__ = ["SubmissionService"]
 
@@ -45,7 +52,9 @@ class SubmissionService:
         class_paths: ClassPaths,
         configs: JobConfigs,
         callbacks: CallbackService,
+        limits: JobLimits,
     ) -> None:
+        self._limits = limits
         self._jobs = jobs
         self._contexts = contexts
         self._records = records
@@ -123,6 +132,9 @@ class SubmissionService:
     ) -> JobHandle:
         with self._class_paths.resolving(), ExitStack() as files:
             entries = self._class_paths.resolve_job(request, fetched)
+            remote = self._contexts.elsewhere(request.context) if request.context is not None else None
+            if remote is not None:
+                return self._enqueue(request, config, fingerprint, entries, remote)
             code = self._class_paths.lease(entries, files)
             spec = self._jobs.spec(self._records.new_id(), request.class_name, code, config)
             # This may record a context for the job; nothing may fail between here and the handover.
@@ -139,6 +151,27 @@ class SubmissionService:
             handle = self._jobs.handle_of(live)
             self._jobs.give(live, context, context_spec, lambda: context.accept(live, config))
         return handle
+
+    def _enqueue(
+        self,
+        request: JobRequest,
+        config: str,
+        fingerprint: str | None,
+        entries: tuple[ResolvedEntry, ...],
+        context: Context,
+    ) -> JobHandle:
+        """Store a job for a context of another server, which picks it up (:mod:`.intake`)."""
+        job = self._records.new_job(
+            self._records.new_id(),
+            request,
+            entries,
+            context,
+            limits=time_limits(context.settings),
+            fingerprint=fingerprint,
+        )
+        limits = QueueLimits(slots=self._limits.max_jobs_per_context, places=self._limits.max_queued_jobs)
+        self._records.enqueue_job(job, config, limits)
+        return self._jobs.watched(job)
 
     def _context_for(
         self, request: JobRequest, fetched: Mapping[str, Fetched], caller: str

@@ -94,9 +94,6 @@ class WaitingJobs:
         self._lanes.clear()
         self._by_user.clear()
 
-    def has_share(self, user: str, free: int, slots: int) -> bool:
-        """Whether a user may take one of this many free places, and leaves enough of them to others.
-
-        ``slots`` of the jobs that wait now will not have to, because there are free slots for them.
-        """
-        return free > (max(0, self._by_user[user] - slots) if user else 0)
+    def count_of(self, user: str) -> int:
+        """Return how many jobs of a user wait."""
+        return self._by_user[user]

@@ -1,26 +1,19 @@
-"""Waiting for jobs that another server runs: a look at the store every second, while somebody waits."""
+"""Waiting for jobs that another server runs, which says in a notice when one has ended."""
 
 from __future__ import annotations
 
-import logging
 import threading
-from itertools import islice
 
 import attrs
 
-from jobserver_core.errors import JobNotFound, JobServerError, ServerClosed, StorageError
+from jobserver_core.errors import JobNotFound, JobServerError, ServerClosed
 from jobserver_core.models.jobs import Job
 from jobserver_core.models.lifecycle import JobState
-from jobserver_core.ports import Clock, MetadataStore
-from jobserver_core.repeats import Repeats
+from jobserver_core.ports import MetadataStore
 from jobserver_core.running.waiting import Promise
 
-INTERVAL = 1.0
-"""Seconds between two looks."""
-_BATCH = 100
-"""How many jobs are read in one look; if more are waited for, they take turns."""
-
-_repeats = Repeats(logging.getLogger(__name__))
+_BATCH = 500
+"""How many jobs are read in one look at everything; if more are waited for, they take turns."""
 
 
 @attrs.frozen(eq=False)
@@ -37,14 +30,12 @@ class WatchedJob:
 
 
 class JobWatch:
-    """Notifies waiters of jobs that other servers run. Thread-safe. Idle while nobody waits."""
+    """Notifies waiters of jobs that other servers run. Thread-safe."""
 
-    def __init__(self, metadata: MetadataStore, clock: Clock) -> None:
+    def __init__(self, metadata: MetadataStore) -> None:
         self._metadata = metadata
-        self._clock = clock
         self._lock = threading.Lock()
         self._watched: dict[str, WatchedJob] = {}
-        self._scheduled = False
         self._closed = False
 
     def watch(self, job: Job) -> WatchedJob:
@@ -55,7 +46,6 @@ class JobWatch:
             found = self._watched.get(job.id) or WatchedJob(Promise(what), Promise(what))
             if not closed:
                 self._watched[job.id] = found
-                self._schedule()
         if closed:
             found.fail(ServerClosed())
         else:
@@ -70,27 +60,12 @@ class JobWatch:
         for waiting in watched.values():
             waiting.fail(ServerClosed())
 
-    def _schedule(self) -> None:
-        if self._watched and not self._scheduled and not self._closed:
-            self._scheduled = True
-            self._clock.call_later(INTERVAL, self._look_on_thread)
-
-    def _look_on_thread(self) -> None:
-        # Not on the clock's thread: a store that hangs must not block other timers.
-        threading.Thread(target=self._look, name="jobserver-watch", daemon=True).start()
-
-    def _look(self) -> None:
-        try:
-            with self._lock:
-                batch = list(islice(self._watched.items(), _BATCH))
-            for job_id, waiting in batch:
-                self._notify(job_id, waiting, self._metadata.job(job_id))
-        except StorageError as error:
-            _repeats.warning("watch", "cannot look for the jobs of other servers, trying again: %s", error)
-        finally:
-            with self._lock:
-                self._scheduled = False
-                self._schedule()
+    def look(self, job_ids: frozenset[str] | None) -> None:
+        """Notify those who wait for one of these jobs, or for any, if it has ended. Raises StorageError."""
+        with self._lock:
+            found = [entry for entry in self._watched.items() if job_ids is None or entry[0] in job_ids]
+        for job_id, waiting in found[:_BATCH]:
+            self._notify(job_id, waiting, self._metadata.job(job_id))
 
     def _notify(self, job_id: str, waiting: WatchedJob, job: Job | None) -> None:
         over = job is None or job.state.final

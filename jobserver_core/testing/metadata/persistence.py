@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from functools import partial
@@ -26,7 +27,7 @@ from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_context, a_delivery, a_job, a_result, at
 from jobserver_core.testing.metadata.access import StoreAccess
 from jobserver_core.testing.metadata.jobs import full_job
-from jobserver_core.testing.metadata.races import race, winner
+from jobserver_core.testing.metadata.races import DEADLINE, race, winner
 
 __all__ = ["PersistenceContract"]
 
@@ -91,6 +92,19 @@ class PersistenceContract(StoreAccess):
             assert again.contexts(ContextQuery()) == [context]
             assert (again.job(job.id), again.job_config(job.id)) == (job, "config")
             assert (again.job_result(job.id), again.delivery(delivery.id)) == (a_result(), delivery)
+
+    def test_notices_reach_another_store_if_the_data_is_shared(self, store: MetadataStore) -> None:
+        if not store.shared:
+            pytest.skip("several servers cannot share this store")
+        heard: list[str | None] = []
+        with closing(self.open_again(store)) as again:
+            again.listen(heard.append)
+            deadline = time.monotonic() + DEADLINE
+            while "hello" not in heard:
+                store.notify("hello")
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        assert heard[0] is None  # what was sent before is lost
 
     def test_uniqueness_survives_opening_again(self, store: MetadataStore) -> None:
         context, job = a_context("c"), a_job(idempotency_key="key")
