@@ -1,7 +1,7 @@
 """Build the wheel, install it where nothing else is, and see that it works as users get it.
 
 In an environment with the wheel alone the in-memory server runs a job, and a missing backend names its
-extra. The full test suite runs against the editable install.
+extra; with the extra for tests, a job runs alone. The full test suite runs against the editable install.
 """
 
 from __future__ import annotations
@@ -46,6 +46,18 @@ else:
 print("the wheel alone works")
 """
 
+TEST = """
+class Words:
+    def validate(self, spark, runtime, config):
+        return config.get_string("text").split()
+
+    def run_job(self, spark, runtime, words):
+        return {word: words.count(word) for word in words}
+
+def test_a_job_needs_no_spark(run_job, job_server):
+    assert run_job(Words, {"text": "a b a"}) == {"a": 2, "b": 1}
+"""
+
 
 def run(*command: str | Path, cwd: Path) -> None:
     """Run a command; its failure is ours."""
@@ -79,6 +91,20 @@ def main() -> None:
         python = directory / "venv" / "bin" / "python"
         run(python, "-m", "pip", "install", "-q", wheel, cwd=directory)
         run(python, "-W", "error", "-c", JOB, cwd=directory)
+        run(python, "-m", "pip", "install", "-q", f"{wheel}[testing]", cwd=directory)
+        (directory / "test_words.py").write_text(TEST, encoding="utf-8")
+        run(
+            python,
+            "-m",
+            "pytest",
+            "-q",
+            "-W",
+            "error",
+            "-p",
+            "jobserver_pytest",
+            "test_words.py",
+            cwd=directory,
+        )
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JobServer"]
 
+_Server = TypeVar("_Server", bound="JobServer")
 Part = TypeVar("Part", MetadataStore, BlobStore, Fetcher, Launcher, Transport)
 
 
@@ -97,7 +98,7 @@ class JobServer:
 
     @classmethod
     def in_memory(
-        cls,
+        cls: type[_Server],
         *,
         settings: Settings | None = None,
         metadata: MetadataStore | None = None,
@@ -108,7 +109,7 @@ class JobServer:
         clock: Clock | None = None,
         ids: Ids | None = None,
         data_dir: Path | None = None,
-    ) -> JobServer:
+    ) -> _Server:
         """Return a server that keeps all in memory and runs Python callables in this process.
 
         Each part that is given takes the place of the one in memory.
@@ -240,8 +241,9 @@ class JobServer:
         timeout = self.settings.stop_timeout if timeout is None else timeout
         self._services.close(timeout, detach=self._detached)
 
-    def __enter__(self) -> JobServer:
-        return self.start()
+    def __enter__(self: _Server) -> _Server:
+        self.start()
+        return self
 
     def __exit__(self, *_exc: object) -> None:
         self.close()

@@ -21,6 +21,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 # Programs started in the background may ignore Ctrl-C, and those that the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+pytest_plugins = ["jobserver_pytest"]
 pytest.register_assert_rewrite("jobserver_core.testing", "master_suite")
 
 from jobserver_sql import testing  # noqa: E402 - after the line above

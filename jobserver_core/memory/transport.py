@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobserver_core.models.callbacks import Answer
+from jobserver_core.models.json_values import Json, loads
 from jobserver_core.ports.transport import Message, Transport
 from jobserver_core.uris import receiver_of
 
@@ -108,6 +109,16 @@ class MemoryTransport(Transport):
         """Wait until a condition on this transport holds; False when that takes over ``timeout`` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: condition(self), timeout)
+
+    def bodies(self, count: int = 1, timeout: float = 60.0) -> list[Json]:
+        """Wait for ``count`` messages, and return the JSON in the bodies of all that have arrived, in order.
+
+        Raises:
+            TimeoutError: Fewer have arrived within ``timeout`` seconds.
+        """
+        if not self.wait_for(lambda _transport: len(self._messages) >= count, timeout):
+            raise TimeoutError(f"{len(self.messages)} of {count} callbacks arrived within {timeout:g} s")
+        return [loads(message.body.decode()) for message in self.messages]
 
 
 def _as_answer(answer: Answer | int) -> Answer:

@@ -13,7 +13,6 @@ RUN = [
     "docs/howto/embed.md",
     "docs/howto/mount-in-fastapi.md",
     "docs/howto/secure-the-server.md",
-    "docs/howto/test-without-spark.md",
     "docs/howto/use-the-client.md",
     "docs/howto/write-a-backend.md",
 ]

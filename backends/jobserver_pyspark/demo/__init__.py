@@ -24,15 +24,20 @@ def build_example_wheel(directory: Path) -> Path:
 def build_wheel(package: Path, directory: Path, *, version: str) -> Path:
     """Build a wheel of one pure Python package, with its data files, and return its path.
 
-    A wheel is a ZIP archive of the package, with two files of metadata and a list of hashes
-    (the binary distribution format of packaging.python.org).
+    ``package`` is the directory of the package, or the file of a single module. A wheel is a ZIP archive of
+    it, with two files of metadata and a list of hashes (the binary distribution format of
+    packaging.python.org).
     """
-    name = package.name
-    members = {
-        f"{name}/{path.relative_to(package).as_posix()}": path.read_bytes()
-        for path in sorted(package.rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts
-    }
+    name = package.stem
+    members = (
+        {package.name: package.read_bytes()}
+        if package.is_file()
+        else {
+            f"{name}/{path.relative_to(package).as_posix()}": path.read_bytes()
+            for path in sorted(package.rglob("*"))
+            if path.is_file() and "__pycache__" not in path.parts
+        }
+    )
     info = f"{name}-{version}.dist-info"
     members[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode()
     members[f"{info}/WHEEL"] = _WHEEL.encode()

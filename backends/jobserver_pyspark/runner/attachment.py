@@ -54,7 +54,7 @@ class Attachment:
         with _known_conf(conf) as self.conf:
             self.context = SparkContext(gateway=self.gateway, jsc=self.java_context, conf=live_conf)
         self.known = self._commands.answers()
-        self.context.stop = _leave_running  # type: ignore[method-assign] # the context is not the job's
+        self.context.stop = leave_running  # type: ignore[method-assign] # the context is not the job's
         self._session: Any = None
         self._on_query: Callable[[str], None] = _ignore
         self._initial = _InitialState(self.context, self.java_context.sc())
@@ -67,7 +67,7 @@ class Attachment:
             from pyspark.sql import SparkSession  # noqa: PLC0415
 
             self._session = SparkSession(self.context)
-            self._session.stop = _leave_running
+            self._session.stop = leave_running
             SparkSession._instantiatedSession = self._session
             self._initial.add(self._session)
         return self._session
@@ -147,7 +147,7 @@ class Attachment:
         if context_type in ("session", "any"):
             return self.session
         if context_type in ("sql", "hive"):
-            return _sql_context(self.context, self.session, hive=context_type == "hive")
+            return sql_context(self.context, self.session, hive=context_type == "hive")
         if context_type == "custom" and callable(getattr(job, "build_context", None)):
             made = self._built_by(job)
             if made is not None:
@@ -168,7 +168,7 @@ class Attachment:
         def make_way(instance: Any = None, **others: Any) -> None:
             if instance is not None:
                 # Also if it cannot be created: PySpark would then stop the context that it is created from.
-                instance.stop = _leave_running
+                instance.stop = leave_running
                 if spark_context._active_spark_context is here:
                     spark_context._active_spark_context = None
             check(instance, **others)
@@ -301,11 +301,13 @@ def _ignore(_query_id: str) -> None:
     pass
 
 
-def _leave_running() -> None:
+def leave_running() -> None:
+    """Say that a job does not stop its context; the ``stop`` of what jobs get."""
     print("stop() does nothing in a job: the context belongs to the job server", file=sys.stderr)
 
 
-def _sql_context(context: Any, session: Any, *, hive: bool) -> Any:
+def sql_context(context: Any, session: Any, *, hive: bool) -> Any:
+    """Return the ``SQLContext`` or ``HiveContext`` that jobs of these types of context get."""
     import warnings  # noqa: PLC0415
 
     from pyspark.sql import HiveContext, SQLContext  # noqa: PLC0415

@@ -24,7 +24,14 @@ def load_job(name: str, directories: Sequence[str] = ()) -> Any:
     ``validate`` and ``run_job``), or raised (its constructor did). When an import fails, the message also
     says which of the packages in ``directories`` are made for another Python or machine.
     """
-    found = _find(name, directories)
+    return new_job(_find(name, directories), name)
+
+
+def new_job(found: Any, name: str) -> Any:
+    """Return a new object of what was found under a name, which must be the class of a job.
+
+    Raises JobFailure: wrong-type or raised, as :func:`load_job`.
+    """
     missing = [method for method in ("validate", "run_job") if not callable(getattr(found, method, None))]
     if not isinstance(found, type) or missing:
         what = (
@@ -109,6 +116,33 @@ def _fits_python(python: str, abi: str) -> bool:
     if match[1] == "cp" and abi != "abi3":
         return match[3] in ("", str(minor))
     return int(match[3] or 0) <= minor
+
+
+def validated(job: Any, context: Any, runtime: Any, config: Any) -> Any:
+    """Let a job check its configuration, and return its data.
+
+    Raises JobFailure: validation, with the problems that it returned, or raised.
+    """
+    try:
+        data = awaited(job.validate(context, runtime, config))
+    except BaseException as error:
+        raise JobFailure.of("raised", error, skip=1) from error
+    problems = _problems(data)
+    if problems:
+        kind = type(data[0])
+        raise JobFailure(
+            "validation", "; ".join(problems), error_class=f"{kind.__module__}.{kind.__qualname__}"
+        )
+    return data
+
+
+def _problems(data: Any) -> list[str]:
+    """Return the messages of validation problems; empty if the value is the job's data."""
+    if not isinstance(data, (list, tuple)) or not data:
+        return []
+    if all(type(item).__name__ == "ValidationProblem" and hasattr(item, "problem") for item in data):
+        return [str(item.problem) for item in data]
+    return []
 
 
 def awaited(value: Any) -> Any:

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -207,19 +207,29 @@ def _made(future: Any) -> bool:
     return bool(future.isDone()) and not future.isCompletedExceptionally()
 
 
-def _shared_form(made: Any) -> tuple[str, Any, dict[str, Any]]:
+def kind_of(made: Any) -> Literal["dataframe", "python-rdd", "object"]:
+    """Return the kind of an object that jobs can share. Raises UnsupportedNamedObject."""
     from py4j.java_gateway import JavaObject  # noqa: PLC0415 - nothing of PySpark before a job wants it
     from pyspark import RDD  # noqa: PLC0415
     from pyspark.sql import DataFrame  # noqa: PLC0415
 
     if isinstance(made, DataFrame):
-        return "dataframe", made._jdf, {}
+        return "dataframe"
     if isinstance(made, RDD):
-        # One known form for every job, independent of this RDD's own serializer.
-        return "python-rdd", made._pickled()._jrdd, {"source": made._jrdd}
+        return "python-rdd"
     if isinstance(made, JavaObject):
-        return "object", made, {}
+        return "object"
     kind = type(made).__name__
     raise UnsupportedNamedObject(
         message=f"a named object must be a DataFrame, an RDD or an object of the JVM, not {kind}"
     )
+
+
+def _shared_form(made: Any) -> tuple[str, Any, dict[str, Any]]:
+    kind = kind_of(made)
+    if kind == "dataframe":
+        return kind, made._jdf, {}
+    if kind == "python-rdd":
+        # One known form for every job, independent of this RDD's own serializer.
+        return kind, made._pickled()._jrdd, {"source": made._jrdd}
+    return kind, made, {}

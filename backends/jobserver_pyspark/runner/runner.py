@@ -47,7 +47,7 @@ from jobserver_pyspark.protocol.messages import (
 )
 from jobserver_pyspark.runner import config_trees, results
 from jobserver_pyspark.runner.attachment import Attachment
-from jobserver_pyspark.runner.job_class import Runtime, awaited, load_job
+from jobserver_pyspark.runner.job_class import Runtime, awaited, load_job, validated
 from jobserver_pyspark.runner.process_state import ProcessState
 
 
@@ -181,7 +181,7 @@ class Runner:
         settings, config = configuration["context"], configuration["job"]
         runtime = Runtime(request.job_id, self._attachment, config_trees.tree(settings), request.data_dir)
         merged = config_trees.tree(config_trees.laid_over(config, settings))
-        data = _validated(job, context, runtime, merged)
+        data = validated(job, context, runtime, merged)
         self._channel.send(JobValidated())
         try:
             result = awaited(job.run_job(context, runtime, data))
@@ -242,26 +242,3 @@ def _prepare_process(request: RunJob) -> None:
         )
     logging.getLogger("py4j").setLevel(logging.WARNING)
     os.environ["JOBSERVER_JOB_ID"] = request.job_id
-
-
-def _validated(job: Any, context: Any, runtime: Runtime, config: Any) -> Any:
-    try:
-        data = awaited(job.validate(context, runtime, config))
-    except BaseException as error:
-        raise JobFailure.of("raised", error, skip=1) from error
-    problems = _problems(data)
-    if problems:
-        kind = type(data[0])
-        raise JobFailure(
-            "validation", "; ".join(problems), error_class=f"{kind.__module__}.{kind.__qualname__}"
-        )
-    return data
-
-
-def _problems(data: Any) -> list[str]:
-    """Return the messages of validation problems; empty if the value is the job's data."""
-    if not isinstance(data, (list, tuple)) or not data:
-        return []
-    if all(type(item).__name__ == "ValidationProblem" and hasattr(item, "problem") for item in data):
-        return [str(item.problem) for item in data]
-    return []

@@ -1,0 +1,126 @@
+"""Runs the class of a job alone, as a server would run it, but in the process of the test.
+
+The steps and the rules are those of the process that runs jobs on a server, and so is the code: parsing the
+configuration, merging it with the context's settings, validation, and the conversion of the result to JSON.
+What is missing is everything around: processes, the network, storage, limits of time and size. The job
+runs on the thread of the test, so debuggers, ``monkeypatch``, ``capsys`` and coverage work.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jobserver_core import ErrorInfo, JobFailed, Settings
+from jobserver_core.models.failures import FailureKind
+from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, loads
+from jobserver_core.running.job_configs import JobConfigs
+from jobserver_pyspark.launcher.context_settings import read_settings
+from jobserver_pyspark.protocol.failures import JobFailure, UnusableResult
+from jobserver_pyspark.protocol.messages import ContextType
+from jobserver_pyspark.runner import config_trees, results
+from jobserver_pyspark.runner.attachment import sql_context
+from jobserver_pyspark.runner.job_class import WRONG_TYPE, awaited, new_job, validated
+from jobserver_pytest.local_spark import Lazy, LocalSpark
+from jobserver_pytest.runtime import FakeNamedObjects, FakeRuntime
+
+__all__ = ["JobRunner"]
+
+
+class JobRunner:
+    """Runs job classes, as if they ran in one context: they share a session and :attr:`named_objects`.
+
+    Call it with a class. Spark starts when a job first uses it. A job that does not use Spark needs none, not
+    even PySpark. Each test has a new session and no named objects; it finds tables and cached data of others.
+    """
+
+    def __init__(self, spark: LocalSpark) -> None:
+        self.named_objects = FakeNamedObjects()
+        self._spark = spark
+        self._session: Any = None
+        self._numbers = itertools.count(1)
+
+    def __call__(
+        self,
+        job_class: type,
+        config: str | JsonMapping = "",
+        *,
+        context: object = None,
+        context_settings: JsonMapping | None = None,
+        data_files: Mapping[str, Path] | None = None,
+    ) -> Json:
+        """Validate the configuration, run the job, and return its result as a client would get it.
+
+        The result went through JSON: tuples have become lists, dates have become strings, and so on.
+        A streamed result is returned as bytes.
+
+        Args:
+            job_class: The class, which needs ``validate`` and ``run_job``.
+            config: HOCON, JSON or a mapping, as in a request.
+            context: What the job gets as its first argument, for example a session of your own or a fake. By
+                default the type of the context decides, as on a server.
+            context_settings: The settings of the context. ``context-factory`` is its type; the others
+                are in the configuration and in ``runtime.contextConfig``, but do not configure Spark.
+            data_files: What ``runtime.data_file`` returns, by name.
+
+        Raises:
+            JobFailed: The job refused its configuration, raised an exception, which is the cause of this
+                one, or its result has no JSON form. ``failure`` is the kind.
+            InvalidConfig: The configuration is not HOCON, or exceeds a limit.
+            InvalidSetting: No context could be created with these settings.
+        """
+        job_id = f"test-{next(self._numbers)}"
+        settings: JsonObject = dict(context_settings or {})
+        context_type = read_settings(settings, default_master="local[2]").context_type
+        parsed = _parsed(config)
+        try:
+            job = new_job(job_class, getattr(job_class, "__qualname__", repr(job_class)))
+            given = self._context(context_type) if context is None else context
+            runtime = FakeRuntime(
+                job_id, self.named_objects, config_trees.tree(settings), dict(data_files or {})
+            )
+            tree = config_trees.tree(config_trees.laid_over(parsed, settings))
+            return _result(job, given, runtime, validated(job, given, runtime, tree))
+        except JobFailure as failure:
+            report = failure.error
+            info = ErrorInfo(message=report.message, error_class=report.error_class, stack=report.stack)
+            error = JobFailed(job_id=job_id, error=info, failure=FailureKind(failure.kind))
+            raise error from failure.__cause__
+
+    def _context(self, context_type: ContextType) -> object:
+        if context_type in ("any", "session"):
+            return Lazy(self._own_session)
+        if context_type == "spark":
+            return Lazy(lambda: self._own_session().sparkContext)
+        if context_type in ("sql", "hive"):
+            session = self._own_session()
+            return sql_context(session.sparkContext, session, hive=context_type == "hive")
+        raise JobFailure(
+            "wrong-type",
+            f"{WRONG_TYPE}: run_job provides no {context_type} context; pass one: run_job(…, context=…)",
+        )
+
+    def _own_session(self) -> Any:
+        if self._session is None:
+            self._session = self._spark.session()
+        return self._session
+
+
+def _parsed(config: str | JsonMapping) -> JsonObject:
+    defaults = Settings()
+    parsed: JsonObject = loads(JobConfigs(defaults.limits, {}).to_json(config))
+    return parsed
+
+
+def _result(job: Any, context: object, runtime: FakeRuntime, data: Any) -> Json:
+    """Return the result as a client reads it: decoded JSON, or the bytes of a streamed result."""
+    try:
+        stream, chunks = results.opened(awaited(job.run_job(context, runtime, data)))
+        content = b"".join(chunks)
+    except UnusableResult as error:
+        raise JobFailure.of("result", error) from error
+    except BaseException as error:
+        raise JobFailure.of("raised", error, skip=1) from error
+    return content if stream else loads(content.decode())

@@ -1,0 +1,200 @@
+"""The pytest plugin with real Spark: a job alone in this process, and the same job on a server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobserver_core import JobFailed, JobRequest
+from jobserver_core.memory import MemoryTransport
+from jobserver_pytest import JobRunner, LocalSpark, SparkJobServer
+
+pytestmark = pytest.mark.spark
+
+PROJECT = """
+from sparkjobserver.api import SparkJob, build_problems
+
+
+class Rows(SparkJob):
+    def validate(self, spark, runtime, config):
+        return config.get_int("rows", 0) or build_problems(["rows: is missing"])
+
+    def run_job(self, spark, runtime, rows):
+        frame = runtime.namedObjects.get_or_else_create("rows", lambda: spark.range(rows).cache())
+        frame.createOrReplaceTempView("view")
+        return spark.sql("SELECT count(*) AS n, date'2026-01-02' AS day, 1.10BD AS price FROM view").first()
+
+
+class Views(SparkJob):
+    def validate(self, spark, runtime, config):
+        return None
+
+    def run_job(self, spark, runtime, data):
+        spark.stop()
+        return [table.name for table in spark.catalog.listTables()]
+
+
+class Functions(SparkJob):
+    def validate(self, spark, runtime, config):
+        return [1, 2, 3]
+
+    def run_job(self, spark, runtime, numbers):
+        return spark.sparkContext.parallelize(numbers).map(double).collect()
+
+
+def double(number):
+    return number * 2
+
+
+class One(SparkJob):
+    def validate(self, spark, runtime, config):
+        return 1
+
+    def run_job(self, spark, runtime, one):
+        return one
+
+
+class Kind(SparkJob):
+    def validate(self, context, runtime, config):
+        return None
+
+    def run_job(self, context, runtime, data):
+        from pyspark import SparkContext
+        from pyspark.sql import SparkSession, SQLContext
+
+        return [isinstance(context, kind) for kind in (SparkSession, SparkContext, SQLContext)]
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The module of a project, importable as it is for the tests of that project."""
+    directory = tmp_path_factory.mktemp("project")
+    (directory / "rows_project.py").write_text(PROJECT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(directory))
+        import rows_project  # type: ignore[import-not-found]
+
+        yield rows_project
+        del sys.modules["rows_project"]
+
+
+def test_a_job_alone_returns_what_it_returns_on_a_server(
+    run_job: JobRunner, spark_job_server: SparkJobServer, project: Any
+) -> None:
+    alone = run_job(project.Rows, {"rows": 5})
+    assert alone == spark_job_server.run(project.Rows, {"rows": 5})
+    assert (alone["n"], alone["day"], str(alone["price"])) == (5, "2026-01-02", "1.10")
+    assert run_job.named_objects.get("rows").count() == 5
+    with pytest.raises(JobFailed) as here:
+        run_job(project.Rows)
+    with pytest.raises(JobFailed) as there:
+        spark_job_server.run(project.Rows)
+    assert (here.value.error, here.value.failure) == (there.value.error, there.value.failure)
+
+
+def test_workers_import_the_functions_of_the_project(run_job: JobRunner, project: Any) -> None:
+    assert run_job(project.Functions) == [2, 4, 6]
+
+
+def test_jobs_of_one_test_share_a_session_as_in_a_context(
+    run_job: JobRunner, spark_job_server: SparkJobServer, project: Any, capsys: Any
+) -> None:
+    for run in (run_job, spark_job_server.run):
+        run(project.Rows, {"rows": 1})
+        assert run(project.Views) == ["view"]
+    assert "stop() does nothing in a job" in capsys.readouterr().err
+
+
+def test_each_test_has_a_session_of_its_own(run_job: JobRunner, project: Any) -> None:
+    assert run_job(project.Views) == []
+
+
+@pytest.mark.parametrize(
+    ("factory", "kinds"),
+    [
+        ("PythonSessionContextFactory", [True, False, False]),
+        ("PythonSparkContextFactory", [False, True, False]),
+        ("PythonSQLContextFactory", [False, False, True]),
+    ],
+)
+def test_the_type_of_the_context_decides_what_the_job_gets(
+    run_job: JobRunner, project: Any, factory: str, kinds: list[bool]
+) -> None:
+    assert run_job(project.Kind, context_settings={"context-factory": factory}) == kinds
+
+
+def test_the_package_is_uploaded_again_only_when_it_changed(
+    spark_job_server: SparkJobServer, callback_sink: MemoryTransport, project: Any
+) -> None:
+    first = spark_job_server.upload_package("rows_project", name="mine")
+    assert spark_job_server.upload_package("rows_project", name="mine") == first
+    with Path(project.__file__).open("a") as file:
+        file.write("\n# changed\n")
+    assert spark_job_server.upload_package("rows_project", name="mine").digest != first.digest
+    with pytest.raises(ValueError, match="upload os"):
+        spark_job_server.upload_package("os.path")
+
+    class Local(project.Views):  # type: ignore[misc, name-defined]
+        pass
+
+    with pytest.raises(ValueError, match="inside a function"):
+        spark_job_server.run(Local)
+
+
+def test_callbacks_of_the_shared_server_arrive_in_the_sink_of_the_test(
+    spark_job_server: SparkJobServer, callback_sink: MemoryTransport, project: Any
+) -> None:
+
+    spark_job_server.run(project.One)  # the context and the binary are there now
+    request = JobRequest(
+        class_name="rows_project.One",
+        class_path="rows_project",
+        context=spark_job_server.context_name,
+        callback_url="https://customer.example/done",
+    )
+    handle = spark_job_server.submit(request)
+    [body] = callback_sink.bodies(timeout=120)
+    assert body == {"jobId": handle.id, "result": 1}
+
+
+SESSION = """
+from pyspark.sql import SparkSession
+from jobserver_pytest import JobRunner, LocalSpark
+
+class Count:
+    def validate(self, spark, runtime, config):
+        return None
+
+    def run_job(self, spark, runtime, data):
+        return spark.range(3).count()
+
+def test_own(run_job, tmp_path_factory):
+    own = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
+    assert run_job(Count) == run_job(Count, context=own) == 3
+    used = LocalSpark(tmp_path_factory)
+    assert JobRunner(used)(Count) == 3
+    used.close()
+    assert own.sparkContext.master == "local[1]"
+    assert own.range(2).count() == 2
+    own.stop()
+
+def test_ours(run_job):
+    assert run_job(Count) == 3
+"""
+
+
+def test_the_session_of_a_project_is_used_and_left_running(tmp_path: Path) -> None:
+    (tmp_path / "test_session.py").write_text(SESSION)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "jobserver_pytest", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["test_session.py"]
+
+
+def test_spark_ends_with_its_owner(tmp_path_factory: pytest.TempPathFactory) -> None:
+    LocalSpark(tmp_path_factory).close()  # never started

@@ -1,0 +1,262 @@
+"""The pytest plugin, as far as it needs no Spark; each test is one that a user could write."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobserver_core import (
+    InvalidConfig,
+    InvalidSetting,
+    JobFailed,
+    JobRequest,
+    JobState,
+    Settings,
+)
+from jobserver_core.memory import MemoryTransport
+from jobserver_core.models.failures import FailureKind
+from jobserver_core.testing.clock import ManualClock
+from jobserver_core.testing.server import InMemoryJobServer
+from jobserver_pyspark.runner.named_objects import UnsupportedNamedObject
+from jobserver_pytest import JobRunner
+from serving import ScriptedLauncher
+from sparkjobserver.api import JobEnvironment, SparkJob, build_problems
+
+
+class Words(SparkJob):
+    """Counts words without Spark."""
+
+    def validate(self, context: Any, runtime: JobEnvironment, config: Any) -> Any:
+        text = config.get_string("text", "")
+        return text.split() if text else build_problems(["text: is missing", "text: must have words"])
+
+    def run_job(self, context: Any, runtime: JobEnvironment, data: Any) -> Any:
+        return {word: data.count(word) for word in data}
+
+
+class Returns:
+    """Returns whatever ``make`` makes; the base class is optional."""
+
+    make: Any = None
+
+    def validate(self, context: Any, runtime: Any, config: Any) -> Any:
+        return config
+
+    def run_job(self, context: Any, runtime: Any, data: Any) -> Any:
+        return type(self).make(context, runtime, data)
+
+
+def returns(call: Any) -> type:
+    """Return the class of a job whose ``run_job`` is a function."""
+    return type("Job", (Returns,), {"make": staticmethod(call)})
+
+
+# -- run_job ----------------------------------------------------------------------------------------
+
+
+def test_a_job_runs_alone(run_job: JobRunner) -> None:
+    assert run_job(Words, {"text": "a b a"}) == {"a": 2, "b": 1}
+    assert run_job(Words, 'text = "a b a"') == {"a": 2, "b": 1}
+
+
+def test_a_refused_configuration_fails_with_all_problems(run_job: JobRunner) -> None:
+    with pytest.raises(JobFailed, match="text: is missing; text: must have words") as caught:
+        run_job(Words)
+    assert caught.value.failure is FailureKind.VALIDATION
+
+
+def test_an_exception_of_the_job_is_the_cause_of_the_failure(run_job: JobRunner) -> None:
+    def fail(*_args: Any) -> None:
+        raise KeyError("day")
+
+    with pytest.raises(JobFailed, match="'day'") as caught:
+        run_job(returns(fail))
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert caught.value.failure is FailureKind.RAISED
+    assert caught.value.error.error_class == "KeyError"
+    assert "in fail" in caught.value.error.stack
+    assert "job_runner" not in caught.value.error.stack
+
+
+def test_results_are_converted_as_for_clients(run_job: JobRunner) -> None:
+    value: Any = {"day": date(2026, 1, 2), 3: (1, 2.5, None)}
+    assert run_job(returns(lambda *_: value)) == {"day": "2026-01-02", "3": [1, 2.5, None]}
+    value = [value]
+    value.append(value)
+    with pytest.raises(JobFailed, match="contains itself") as caught:
+        run_job(returns(lambda *_: value))
+    assert caught.value.failure is FailureKind.RESULT
+
+
+def test_a_streamed_result_is_bytes(run_job: JobRunner) -> None:
+    def stream(*_args: Any) -> Iterator[bytes]:
+        yield b"a,b\n"
+        yield b"1,2\n"
+
+    def broken(*_args: Any) -> Iterator[bytes]:
+        yield b"a,b\n"
+        raise OSError("disk gone")
+
+    assert run_job(returns(stream)) == b"a,b\n1,2\n"
+    with pytest.raises(JobFailed, match="disk gone"):
+        run_job(returns(broken))
+
+
+def test_methods_can_be_asynchronous(run_job: JobRunner) -> None:
+    async def answer(*_args: Any) -> int:
+        await asyncio.sleep(0)
+        return 42
+
+    async def rows(*_args: Any) -> AsyncIterator[bytes]:
+        yield b"row"
+
+    assert run_job(returns(answer)) == 42
+    assert run_job(returns(rows)) == b"row"
+
+
+def test_what_is_no_job_is_refused(run_job: JobRunner) -> None:
+    with pytest.raises(JobFailed, match="Invalid job type") as caught:
+        run_job(str)
+    assert caught.value.failure is FailureKind.WRONG_TYPE
+    with pytest.raises(JobFailed, match="Invalid job type"):
+        run_job(Words())  # type: ignore[arg-type]
+
+
+def test_the_settings_of_the_context_lie_under_the_configuration(run_job: JobRunner) -> None:
+    def read(_context: Any, runtime: Any, config: Any) -> Any:
+        return [
+            config.get_string("spark.a"),
+            config.get_string("spark.b"),
+            dict(runtime.contextConfig["spark"]),
+        ]
+
+    settings = {"spark": {"a": "context", "b": "context"}}
+    result = run_job(returns(read), "spark.b = job", context_settings=settings)
+    assert result == ["context", "job", {"a": "context", "b": "context"}]
+    with pytest.raises(InvalidSetting, match="num-cpu-cores"):
+        run_job(Words, context_settings={"num-cpu-coers": 1})
+
+
+def test_a_configuration_that_no_server_would_accept_is_refused(run_job: JobRunner) -> None:
+    with pytest.raises(InvalidConfig):
+        run_job(Words, "text = [1")
+    with pytest.raises(InvalidConfig):
+        run_job(Words, {"text": object()})
+
+
+def test_a_fake_can_be_the_context(run_job: JobRunner) -> None:
+    class FakeSession:
+        def sql(self, query: str) -> str:
+            return f"rows of {query}"
+
+    assert (
+        run_job(returns(lambda spark, _runtime, _config: spark.sql("x")), context=FakeSession())
+        == "rows of x"
+    )
+
+
+def test_a_type_of_context_that_cannot_be_made_here_is_named(run_job: JobRunner) -> None:
+    with pytest.raises(JobFailed, match=r"provides no custom context; pass one: run_job\(…, context=…\)"):
+        run_job(Words, {"text": "a"}, context_settings={"context-factory": "com.example.Mine"})
+
+
+def test_named_objects_are_shared_and_as_strict_as_on_a_server(run_job: JobRunner) -> None:
+    get = returns(lambda _context, runtime, _config: runtime.namedObjects.get("rates"))
+    assert run_job(get) is None
+    run_job.named_objects.objects["rates"] = [1.5]
+    assert run_job(get) == [1.5]
+    assert run_job(returns(lambda _context, runtime, _config: runtime.namedObjects.get_names())) == ["rates"]
+    run_job(returns(lambda _context, runtime, _config: runtime.namedObjects.forget("rates")))
+    assert run_job.named_objects.objects == {}
+    with pytest.raises(
+        JobFailed, match="must be a DataFrame, an RDD or an object of the JVM, not str"
+    ) as caught:
+        run_job(returns(lambda _context, runtime, _config: runtime.namedObjects.update("rates", "text")))
+    assert isinstance(caught.value.__cause__, UnsupportedNamedObject)
+
+
+def test_data_files_are_those_of_the_test(run_job: JobRunner, tmp_path: Path) -> None:
+    (tmp_path / "rates.csv").write_text("1.5")
+    read = returns(lambda _context, runtime, config: runtime.data_file(config["file"]).read_text())
+    assert run_job(read, {"file": "rates.csv"}, data_files={"rates.csv": tmp_path / "rates.csv"}) == "1.5"
+    with pytest.raises(JobFailed, match="data_files=") as caught:
+        run_job(read, {"file": "other.csv"})
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+
+
+def test_a_job_that_does_not_use_spark_starts_none(
+    run_job: JobRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyspark", None)  # as if it were not installed
+    assert run_job(returns(lambda _spark, runtime, _config: runtime.jobId)) == "test-1"
+    with pytest.raises(JobFailed, match="pyspark"):
+        run_job(returns(lambda spark, _runtime, _config: spark.range(3)))
+
+
+# -- job_server -------------------------------------------------------------------------------------
+
+
+def test_a_service_runs_functions_as_jobs(job_server: InMemoryJobServer) -> None:
+    job_server.define("reports.Sales", lambda job: {"sold": job.config["day"]})
+    handle = job_server.submit(JobRequest(class_name="reports.Sales", class_path="reports", config="day = 3"))
+    assert handle.result(60) == {"sold": 3}
+    job_server.define("reports.Sales", lambda _job: None)
+    job_server.define("Sales", lambda _job: 5, binary="more-reports")
+    assert [binary.name for binary in job_server.binaries()] == ["more-reports", "reports"]
+    assert len(job_server.binary_versions("reports")) == 1
+    assert job_server.submit(JobRequest(class_name="Sales", class_path="more-reports")).result(60) == 5
+
+
+def test_callbacks_arrive_in_the_sink(job_server: InMemoryJobServer, callback_sink: MemoryTransport) -> None:
+    job_server.define("reports.Sales", lambda _job: 3)
+    url = "https://customer.example/done"
+    request = JobRequest(class_name="reports.Sales", class_path="reports", callback_url=url)
+    handle = job_server.submit(request)
+    [body] = callback_sink.bodies()
+    assert body == {"jobId": handle.id, "result": 3}
+    with pytest.raises(TimeoutError, match="1 of 2 callbacks arrived within"):
+        callback_sink.bodies(2, timeout=0.01)
+
+
+def test_a_test_can_move_the_clock_of_its_server(
+    job_server: InMemoryJobServer, manual_clock: ManualClock
+) -> None:
+    began = manual_clock.now()
+    job_server.define("reports.Slow", lambda job: job.sleep(3600))
+    request = JobRequest(class_name="reports.Slow", class_path="reports", max_run_time=30.0)
+    handle = job_server.submit(request)
+    handle.started.result(60)
+    assert handle.finished.done() is False
+    manual_clock.advance(31)
+    assert handle.finished.result(60).state is JobState.ERROR
+    assert job_server.job(handle.id).submitted_at == began
+
+
+def test_without_a_manual_clock_the_time_passes(job_server: InMemoryJobServer) -> None:
+    job_server.define("reports.Slow", lambda job: job.sleep(3600))
+    handle = job_server.submit(JobRequest(class_name="reports.Slow", class_path="reports", max_run_time=0.05))
+    assert handle.finished.result(60).state is JobState.ERROR
+
+
+class TestWithOtherSettings:
+    @pytest.fixture
+    def job_server_settings(self) -> Settings:
+        return Settings.from_mapping({"jobserver": {"jobs": {"max-jobs-per-context": 1}}})
+
+    def test_the_server_has_them(self, job_server: InMemoryJobServer) -> None:
+        assert job_server.settings.jobs.max_jobs_per_context == 1
+
+
+def test_jobs_can_be_defined_only_for_the_launcher_in_memory() -> None:
+    with (
+        InMemoryJobServer.in_memory(launcher=ScriptedLauncher()) as server,
+        pytest.raises(TypeError) as caught,
+    ):
+        server.define("a.B", lambda _job: 1)
+    assert "not a ScriptedLauncher" in str(caught.value)
