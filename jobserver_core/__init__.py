@@ -58,19 +58,21 @@ _PUBLIC = {
         ServerSettings Settings SparkSettings
     """,
     "errors": """
-        BackendError BinaryInUse BinaryNotFound BlobNotFound Conflict ContextExists ContextFailed
-        ContextNotFound ContextStopping DataDirLocked DataFileNotFound DuplicateId FetchError
-        IdempotencyMismatch IllegalTransition InvalidCallbackUrl InvalidConfig InvalidFirstLetter
-        InvalidInput InvalidName InvalidRequest InvalidSetting JobAlreadyFinal JobFailed JobInterrupted
-        JobKilled JobNotFound JobPostponed JobServerError JobUnsuccessful LaunchError LogNotFound
-        MalformedUrl NoSlots NotAnArchive NotFound OnAnotherServer PluginNotFound ResultTimeout
+        BackendError BinaryInUse BinaryNotFound BlobNotFound CapacityReached Conflict ContextExists
+        ContextFailed ContextNotFound ContextStopping ContextTooLarge DataDirLocked DataFileNotFound
+        DuplicateId FetchError IdempotencyMismatch IllegalTransition InvalidCallbackUrl InvalidConfig
+        InvalidFirstLetter InvalidInput InvalidName InvalidRequest InvalidSetting JobAlreadyFinal JobFailed
+        JobInterrupted JobKilled JobNotFound JobPostponed JobServerError JobUnsuccessful LaunchError
+        LogNotFound MalformedUrl NoSlots NotAnArchive NotFound OnAnotherServer PluginNotFound ResultTimeout
         SchemaTooNew ServerClosed StaleOwner StaleState StorageError TooLarge TransportError Unavailable
         UnknownContextFactory UnsupportedMediaType
     """,
     "events": "ContextChanged DeliveryChanged Event JobChanged JobProgressed Subscription",
     "models.binaries": "Binary BinaryType ClassPathEntry DataFile ResolvedEntry parse_class_path",
     "models.callbacks": "Answer Delivery",
-    "models.contexts": "Context ContextLoad ContextQuery LoadStatus SparePool StartQueueStatus",
+    "models.contexts": """
+        Context ContextLoad ContextQuery LoadStatus ResourceUsage Resources SparePool StartQueueStatus
+    """,
     "models.failures": "ErrorInfo FailureKind",
     "models.jobs": "Job JobPage JobProgress JobQuery JobRequest JobResult QueueLimits ResultKind",
     "models.lifecycle": "ContextState DeliveryState JobState",

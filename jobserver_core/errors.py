@@ -16,6 +16,7 @@
     │   ├── MalformedUrl             a URI that cannot be fetched from
     │   ├── InvalidCallbackUrl       a callback URL that no transport serves
     │   ├── TooLarge                 data that exceeds a size limit
+    │   ├── ContextTooLarge          a context that asks for more than all contexts together may use
     │   └── IdempotencyMismatch      one key for two different requests
     ├── NotFound
     │   ├── BinaryNotFound, ContextNotFound, JobNotFound, DataFileNotFound, BlobNotFound, LogNotFound
@@ -28,6 +29,7 @@
     │   └── DuplicateId              an ID or idempotency key that is taken
     ├── Unavailable
     │   ├── NoSlots                  all job slots of a context are taken
+    │   ├── CapacityReached          no more contexts, cores or memory are allowed
     │   └── ServerClosed             the server is draining or closed
     │       ├── JobPostponed         a job that has not started, and runs after the next start
     │       └── JobInterrupted       a running job that ends with the server
@@ -59,11 +61,13 @@ __all__ = [
     "BinaryInUse",
     "BinaryNotFound",
     "BlobNotFound",
+    "CapacityReached",
     "Conflict",
     "ContextExists",
     "ContextFailed",
     "ContextNotFound",
     "ContextStopping",
+    "ContextTooLarge",
     "DataDirLocked",
     "DataFileNotFound",
     "DuplicateId",
@@ -112,6 +116,15 @@ def _rebuild(cls: type[JobServerError], fields: dict[str, object]) -> JobServerE
 
 
 _INNER_CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
+
+
+def amount_of(resource: str, number: int) -> str:
+    """Return an amount of a resource for people: ``1 core``, ``3 contexts``, ``1.5 GiB of memory``."""
+    if resource != "memory":
+        return f"{number} {resource.removesuffix('s') if number == 1 else resource}"
+    if number >= 2**30:
+        return f"{number / 2**30:.4g} GiB of memory"
+    return f"{number / 2**20:.4g} MiB of memory"
 
 
 def _shown(value: object) -> object:
@@ -264,6 +277,37 @@ class TooLarge(InvalidInput):
     template = "{what} is larger than the limit of {limit} bytes"
     what: str
     limit: int
+
+
+class ContextTooLarge(InvalidInput):
+    """A context asks for more than all contexts of the server together may use.
+
+    ``resource`` is ``contexts``, ``cores`` or ``memory``, and ``setting`` the key of the limit. ``requested``
+    is what the context asks for, None without a bound. ``limit`` is what is allowed, and ``reserved`` what
+    spare contexts use of it. Memory is in bytes.
+    """
+
+    resource: str
+    setting: str
+    requested: int | None
+    limit: int
+    reserved: int
+
+    def _text(self) -> str:
+        asked = (
+            f"has no upper bound for its {self.resource}"
+            if self.requested is None
+            else f"asks for {amount_of(self.resource, self.requested)}"
+        )
+        spares = (
+            f", of which spare contexts use {amount_of(self.resource, self.reserved)}"
+            if self.reserved
+            else ""
+        )
+        return (
+            f"the context {asked}; {self.setting} allows {amount_of(self.resource, self.limit)} for all "
+            f"contexts together{spares}"
+        )
 
 
 class IdempotencyMismatch(InvalidInput):
@@ -425,6 +469,29 @@ class NoSlots(Unavailable):
     context: str
     running: int
     reason: str = "its queue is full"
+
+
+class CapacityReached(Unavailable):
+    """With one more context, all contexts together would exceed a limit. Nothing was created.
+
+    ``resource`` is ``contexts``, ``cores`` or ``memory``, and ``setting`` the key of the limit. ``requested``
+    is what the context asks for, ``used`` what living contexts and spares use, None without a bound. Memory
+    is in bytes.
+    """
+
+    resource: str
+    setting: str
+    requested: int
+    used: int | None
+    limit: int
+
+    def _text(self) -> str:
+        used = "an unknown part" if self.used is None else amount_of(self.resource, self.used)
+        return (
+            f"the limit of {self.resource} is reached: the context asks for "
+            f"{amount_of(self.resource, self.requested)}, {used} of the "
+            f"{amount_of(self.resource, self.limit)} in {self.setting} are used; stop a context, or try again"
+        )
 
 
 class ServerClosed(Unavailable):

@@ -20,6 +20,7 @@ from jobserver_core.models.contexts import (
     ContextLoad,
     ContextQuery,
     LoadStatus,
+    ResourceUsage,
     SparePool,
     StartQueueStatus,
 )
@@ -83,18 +84,22 @@ class JobServer:
         self._starting = threading.Lock()
         self._started = False
         self._detached = False
-        self._services = Services(
-            metadata=metadata,
-            blobs=blobs,
-            fetcher=fetcher,
-            launcher=launcher,
-            transports=transports,
-            settings=self.settings,
-            clock=clock or SystemClock(),
-            ids=ids or UuidIds(),
-            data_dir=data_dir,
-            resources=resources or ExitStack(),
-        )
+        resources = resources or ExitStack()
+        with ExitStack() as refused:
+            refused.callback(resources.close)
+            self._services = Services(
+                metadata=metadata,
+                blobs=blobs,
+                fetcher=fetcher,
+                launcher=launcher,
+                transports=transports,
+                settings=self.settings,
+                clock=clock or SystemClock(),
+                ids=ids or UuidIds(),
+                data_dir=data_dir,
+                resources=resources,
+            )
+            refused.pop_all()
 
     @classmethod
     def in_memory(
@@ -327,7 +332,8 @@ class JobServer:
         """Begin to start a context; the waiter has it once jobs can run, or raises ContextFailed.
 
         ``settings`` are laid over the server's ``spark.context-settings``. Raises ContextExists,
-        InvalidName, InvalidSetting, MalformedUrl, FetchError, ServerClosed at once.
+        InvalidName, InvalidSetting, ContextTooLarge, CapacityReached, MalformedUrl, FetchError, ServerClosed
+        at once.
         """
         with self.begin_context(name, settings) as preparation:
             return preparation.finish()
@@ -381,6 +387,13 @@ class JobServer:
         """Return how many contexts are starting now, and which ones wait for their turn to start."""
         return self._services.registry.start_queue
 
+    def resource_usage(self) -> Sequence[ResourceUsage]:
+        """Return what all contexts together may use at most, and what the configuration allows, by resource.
+
+        Contexts count with what their settings ask for, and pools of spares with their full size.
+        """
+        return self._services.registry.usage
+
     def spare_pools(self) -> Sequence[SparePool]:
         """Return the pools of contexts that are kept started for new ones of the same settings."""
         return self._services.launcher.spare_pools()
@@ -392,7 +405,7 @@ class JobServer:
 
         May block while a URI is fetched. Raises InvalidRequest, InvalidConfig, InvalidCallbackUrl,
         MalformedUrl, FetchError, NotAnArchive, BinaryNotFound, ContextNotFound, ContextStopping, NoSlots,
-        IdempotencyMismatch, ServerClosed; then nothing was recorded.
+        ContextTooLarge, CapacityReached, IdempotencyMismatch, ServerClosed; then nothing was recorded.
         """
         with self.begin_submit(request) as preparation:
             return preparation.finish()

@@ -130,7 +130,7 @@ def _details(call: Call, contexts: Iterable[Context]) -> list[Json]:
             s404="A binary of its class path does not exist",
             s413="The body is larger than the limit",
             s500="The context could not be started",
-            s503="No more contexts are allowed, or the server is shutting down",
+            s503="No more contexts, cores or memory are allowed, or the server is shutting down",
         ),
     ),
 )

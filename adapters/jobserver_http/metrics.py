@@ -10,17 +10,23 @@ import importlib.metadata
 import weakref
 from collections import Counter as Tally
 from collections.abc import Iterable, Mapping
+from math import inf
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from jobserver_core.events import ContextChanged, DeliveryChanged, Event, JobChanged
-from jobserver_core.models.contexts import Context, LoadStatus, SparePool, StartQueueStatus
+from jobserver_core.models.contexts import Context, LoadStatus, ResourceUsage, SparePool, StartQueueStatus
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 from jobserver_core.server import JobServer
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _BUCKETS = (0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_RESOURCES = {
+    "contexts": "jobserver_contexts_{}",
+    "cores": "jobserver_cores_{}",
+    "memory": "jobserver_memory_{}_bytes",
+}
 
 
 class Metrics:
@@ -86,6 +92,8 @@ class Metrics:
             ("pool", "state"),
             registry=self.registry,
         )
+        self._used = {resource: self._amount(name, "used") for resource, name in _RESOURCES.items()}
+        self._limits = {resource: self._amount(name, "limit") for resource, name in _RESOURCES.items()}
         self._running = Gauge("jobserver_jobs_running", "Jobs that have begun", registry=self.registry)
         self._waiting = Gauge(
             "jobserver_jobs_waiting", "Jobs that wait for a slot or their context", registry=self.registry
@@ -99,6 +107,13 @@ class Metrics:
             registry=self.registry,
         )
         self._refused_before = 0
+
+    def _amount(self, name: str, kind: str) -> Gauge:
+        doc = {
+            "used": "What live contexts and spares may use at most",
+            "limit": "What they may use in total; +Inf without a limit",
+        }
+        return Gauge(name.format(kind), doc[kind], registry=self.registry)
 
     def watch(self, server: JobServer) -> None:
         """Count the server's jobs from now on, for as long as this object exists."""
@@ -142,6 +157,8 @@ class Metrics:
         load: LoadStatus,
         pools: Iterable[SparePool] = (),
         storage: Mapping[str, str | None] | None = None,
+        *,
+        usage: Iterable[ResourceUsage] = (),
     ) -> bytes:
         """Return all metrics in Prometheus' text format, including the current contexts and load.
 
@@ -163,4 +180,7 @@ class Metrics:
         for pool in pools:
             self._spares.labels(pool.name, "ready").set(pool.ready)
             self._spares.labels(pool.name, "starting").set(pool.starting)
+        for of in usage:
+            self._used[of.resource].set(inf if of.used is None else of.used)
+            self._limits[of.resource].set(inf if of.limit is None else of.limit)
         return generate_latest(self.registry)

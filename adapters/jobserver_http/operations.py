@@ -145,7 +145,12 @@ async def get_metrics(call: Call) -> Response:
     server = call.server
     storage = await call.pools.quick.run(server.check_storage)
     text = call.state.metrics.render(
-        contexts, server.start_queue(), server.load, server.spare_pools(), storage
+        contexts,
+        server.start_queue(),
+        server.load,
+        server.spare_pools(),
+        storage,
+        usage=server.resource_usage(),
     )
     return Response(text, media_type=CONTENT_TYPE)
 

@@ -129,7 +129,9 @@ def duration(
     return _field(kind, default)
 
 
-def size(default: int, doc: str, *, minimum: int = 0, maximum: int = 2**62, nullable: bool = False) -> Field:
+def size(
+    default: int | None, doc: str, *, minimum: int = 0, maximum: int = 2**62, nullable: bool = False
+) -> Field:
     """Create a size field in bytes."""
 
     def parse(value: Json) -> int:

@@ -198,7 +198,7 @@ class FetcherSettings(Section):
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
 class ContextLimits(Section):
-    """Limits on the number of contexts, and on the time that they take to start and stop."""
+    """Limits on contexts and on what they use in total, and on the time that they take to start and stop."""
 
     prefix: ClassVar[str] = "jobserver.contexts"
 
@@ -217,7 +217,20 @@ class ContextLimits(Section):
         30.0, "The grace period for a context to stop before it is killed"
     )
     max_contexts: int | None = kinds.number(
-        None, "The maximum number of live contexts; null or 0 means no limit", zero_is_none=True
+        None,
+        "The maximum number of live contexts, spares of pools included; null or 0 means no limit",
+        zero_is_none=True,
+    )
+    max_cores: int | None = kinds.number(
+        None,
+        "The maximum number of cores that all live contexts together ask for; null or 0 means no limit",
+        zero_is_none=True,
+    )
+    max_memory: int | None = kinds.size(
+        None,
+        "The maximum memory that all live contexts together ask for; null means no limit",
+        minimum=1,
+        nullable=True,
     )
     reattach_timeout: float = kinds.duration(
         0.0,

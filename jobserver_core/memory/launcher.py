@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from queue import SimpleQueue
 
+from jobserver_core.config.units import parse_size
 from jobserver_core.errors import InvalidSetting, TooLarge
+from jobserver_core.models.contexts import Resources
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, loads
@@ -130,6 +132,12 @@ class InlineLauncher(Launcher):
         if unknown:
             key = f"inline.{unknown[0]}".rstrip(".")
             raise InvalidSetting(key=key, message="is not a setting; there is inline.fail")
+
+    def resources(self, settings: JsonMapping) -> Resources:
+        """Return ``num-cpu-cores`` and ``memory-per-node`` of the settings, by default one core."""
+        return Resources(
+            cores=int(settings.get("num-cpu-cores", 1)), memory=parse_size(settings.get("memory-per-node", 0))
+        )
 
     def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
         """Begin to start a context on a thread of its own. Raises InvalidSetting."""

@@ -12,7 +12,16 @@ from jobserver_core.models.lifecycle import ContextState
 from jobserver_core.models.redaction import redacted_repr
 from jobserver_core.models.validation import aware, non_negative
 
-__all__ = ["Context", "ContextLoad", "ContextQuery", "LoadStatus", "SparePool", "StartQueueStatus"]
+__all__ = [
+    "Context",
+    "ContextLoad",
+    "ContextQuery",
+    "LoadStatus",
+    "ResourceUsage",
+    "Resources",
+    "SparePool",
+    "StartQueueStatus",
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -78,16 +87,38 @@ class ContextLoad:
 
 
 @attrs.frozen(kw_only=True)
+class Resources:
+    """The most that a context asks for: cores, and bytes of memory. None has no upper bound."""
+
+    cores: int | None = 0
+    memory: int | None = 0
+
+
+@attrs.frozen(kw_only=True)
+class ResourceUsage:
+    """How much of a resource (``contexts``, ``cores``, ``memory`` in bytes) all contexts together may use.
+
+    ``used`` includes the spares of pools. It is None if a context has no upper bound, and ``limit`` is None
+    if there is none.
+    """
+
+    resource: str
+    used: int | None
+    limit: int | None
+
+
+@attrs.frozen(kw_only=True)
 class SparePool:
     """A pool of started contexts: ``ready`` of them wait to be taken, ``starting`` are being started.
 
-    ``size`` is how many are kept.
+    ``size`` is how many are kept, and ``resources`` what each of them asks for.
     """
 
     name: str
     size: int
     ready: int = 0
     starting: int = 0
+    resources: Resources = Resources()
 
 
 @attrs.frozen(kw_only=True)

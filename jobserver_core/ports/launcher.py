@@ -12,7 +12,7 @@ import attrs
 
 from jobserver_core.errors import LaunchError
 from jobserver_core.models.binaries import BinaryType
-from jobserver_core.models.contexts import SparePool
+from jobserver_core.models.contexts import Resources, SparePool
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.models.json_values import JsonMapping
@@ -264,6 +264,15 @@ class Launcher(Backend):
         :meth:`start_context`. The default accepts everything.
         """
         return
+
+    def resources(self, settings: JsonMapping) -> Resources:
+        """Return the most that a context with these settings asks for; they have passed :meth:`validate`.
+
+        Core adds up what living contexts ask for, and refuses one that would exceed the limits of the
+        configuration. The same settings always give the same. The default asks for nothing, so it has no
+        limit but that of the number of contexts.
+        """
+        return Resources()
 
     @abstractmethod
     def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:

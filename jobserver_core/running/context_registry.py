@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from jobserver_core.binaries.class_paths import ClassPaths, uris_of
 from jobserver_core.config.cores import usable_cores
 from jobserver_core.data_directory import DataDirectory
-from jobserver_core.errors import ContextNotFound, ResultTimeout, ServerClosed, Unavailable
-from jobserver_core.models.contexts import Context, StartQueueStatus
+from jobserver_core.errors import ContextNotFound, ResultTimeout, ServerClosed
+from jobserver_core.models.contexts import Context, ResourceUsage, StartQueueStatus
 from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_core.ports import Clock, ContextSpec, Fetched, JobCode, Launcher
+from jobserver_core.running.capacity import Capacity
 from jobserver_core.running.context_settings import check_settings, effective_settings, settings_class_path
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.records import Records
@@ -51,6 +52,7 @@ class ContextRegistry:
             limit=limits.concurrent_starts or usable_cores(),
             timeout=limits.start_queue_timeout,
         )
+        self._capacity = Capacity(limits, launcher.spare_pools())
         self._lock = threading.Lock()
         self._live: dict[str, LiveContext] = {}
         self._closed = False
@@ -85,7 +87,8 @@ class ContextRegistry:
 
         Raises:
             ContextExists: A context of this name is not final.
-            Unavailable: The number of living contexts has reached the limit.
+            ContextTooLarge: The context asks for more than all contexts together may use.
+            CapacityReached: Living contexts leave too few contexts, cores or memory.
             ServerClosed: The server accepts no new work.
         """
         tree = self._effective(settings)
@@ -131,6 +134,7 @@ class ContextRegistry:
             caller=caller,
             clock=self._clock,
             settings=self._settings,
+            resources=self._launcher.resources(record.settings),
             retire=self._retire,
         )
 
@@ -138,12 +142,11 @@ class ContextRegistry:
         return effective_settings(self._settings.spark, settings)
 
     def _register(self, live: LiveContext) -> None:
-        limit = self._settings.contexts.max_contexts
+        self._capacity.check_fits(live.resources)
         with self._lock:
             if self._closed:
                 raise ServerClosed()
-            if limit and len(self._live) >= limit:
-                raise Unavailable(message=f"context limit reached ({limit})")
+            self._capacity.check_room(live.resources, [other.resources for other in self._live.values()])
             self._live[live.record.id] = live
         with self._retiring_on_error(live):
             live.add()
@@ -195,6 +198,11 @@ class ContextRegistry:
     def start_queue(self) -> StartQueueStatus:
         """The number of contexts that are starting, and the names of those that wait to start."""
         return self._starts.status
+
+    @property
+    def usage(self) -> list[ResourceUsage]:
+        """What living contexts and spares may use at most, and what is allowed, by resource."""
+        return self._capacity.usage([context.resources for context in self.all()])
 
     def pinned_digests(self) -> frozenset[str]:
         """Return the blobs that must stay for living contexts, whether or not a record refers to them."""

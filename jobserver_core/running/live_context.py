@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from jobserver_core.errors import ContextNotFound, JobAlreadyFinal, ServerClosed, StaleState, StorageError
-from jobserver_core.models.contexts import Context
+from jobserver_core.models.contexts import Context, Resources
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job, JobProgress
 from jobserver_core.models.lifecycle import CONTEXTS, ContextEvent, ContextState, JobEvent, JobState
@@ -61,8 +61,8 @@ class LiveContext(ContextListener):
     """One context with its jobs, from its record to its final state.
 
     Reports of the launcher are stored through the retry queue of the record. Requests of users are stored at
-    once, or fail. ``caller`` takes turns with others in ``starts``. ``retire`` is called once the context is
-    final.
+    once, or fail. ``caller`` takes turns with others in ``starts``. ``resources`` is what the context may use
+    at most. ``retire`` is called once the context is final.
     """
 
     def __init__(
@@ -75,11 +75,13 @@ class LiveContext(ContextListener):
         caller: str,
         clock: Clock,
         settings: Settings,
+        resources: Resources,
         retire: Callable[[LiveContext], None],
     ) -> None:
         self._records = records
         self._clock = clock
         self._settings = settings
+        self.resources = resources
         self._retire = retire
         self._files = ExitStack()
         self._code_digests: frozenset[str] = frozenset()

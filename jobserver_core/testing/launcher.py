@@ -201,6 +201,11 @@ class LauncherContract(Contract):
         launcher.validate(self.settings())
         launcher.validate(self.failing_settings()[0])
 
+    def test_the_same_settings_always_ask_for_the_same_resources(self, launcher: Launcher) -> None:
+        first, again = launcher.resources(self.settings()), launcher.resources(self.settings())
+        assert first == again, "the sum of all contexts would depend on the time"
+        assert all(amount is None or amount >= 0 for amount in (first.cores, first.memory))
+
     def test_settings_that_can_never_work_are_refused_before_and_at_the_start(
         self, launcher: Launcher, tmp_path: Path
     ) -> None:

@@ -22,7 +22,9 @@ from test_launchers import TestInlineLauncher as Suite
 from jobserver_core.memory import InlineJob, InlineLauncher
 from jobserver_core.memory import launcher as inline
 from jobserver_core.memory.launcher import JobFunction, _InlineContext, _JobRun, _Serial
+from jobserver_core.models.contexts import Resources
 from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports import ContextEnd, ContextListener, JobOutcome, JobSpec
 from jobserver_core.testing.launcher import LauncherContract, RunningContext
 
@@ -112,6 +114,16 @@ class OverwritesTheContextsLog(Fault):
             return super()._prepare()
 
     parts = {"_InlineContext": Context}
+
+
+class AsksForMoreEachTime(Fault):
+    caught_by = ("test_the_same_settings_always_ask_for_the_same_resources",)
+    because = "the sum of all contexts would depend on the time"
+    asked = 0
+
+    def resources(self, settings: JsonMapping) -> Resources:
+        self.asked += 1
+        return Resources(cores=self.asked)
 
 
 class IgnoresTheContextsClassPath(Fault):

@@ -74,7 +74,16 @@ def _value(name: str) -> Any:
 
 
 PLURAL = {"supported", "job_ids", "allowed", "available"}
-NUMBERS = {"line": 3, "column": 4, "limit": 5, "running": 6, "seconds": 1.5}
+NUMBERS = {
+    "line": 3,
+    "column": 4,
+    "limit": 5,
+    "running": 6,
+    "seconds": 1.5,
+    "requested": 4,
+    "used": 7,
+    "reserved": 2,
+}
 
 
 @pytest.mark.parametrize("name", errors.__all__)

@@ -22,7 +22,8 @@ from jobserver_pyspark.jvm.jobs import context_settings
 from jobserver_pyspark.launcher.context_settings import LOOPBACK, PREPARED, ContextSettings
 from jobserver_pyspark.launcher.kubernetes import driver_settings, identity
 from jobserver_pyspark.launcher.options import ALLOWED_VARIABLES, LauncherOptions
-from jobserver_pyspark.launcher.spark_values import java_options, parse_count, parse_memory
+from jobserver_pyspark.launcher.resources import executor_settings
+from jobserver_pyspark.launcher.spark_values import java_options, parse_memory
 from jobserver_pyspark.processes import MARKER
 from jobserver_pyspark.protocol.messages import HostSpec, JvmCommand, JvmToolchainSpec, Reattachment
 from jobserver_pyspark.runner.config_trees import FALLBACK_PATH
@@ -178,7 +179,7 @@ def _conf(
         conf["spark.jars"] = ",".join(jar.as_uri() for jar in jars)
     conf |= {**settings.conf, "spark.master": settings.master}
     if settings.containers and settings.cores is not None:
-        conf = {**_executors(conf, settings.cores), **conf}
+        conf = {**executor_settings(conf, settings.cores), **conf}
     if settings.yarn:
         tags = [*filter(None, conf.get(_TAGS, "").split(",")), "jobserver", f"jobserver-context-{spec.id}"]
         conf[_TAGS] = ",".join(tags)
@@ -188,13 +189,6 @@ def _conf(
 
 
 _TAGS = "spark.yarn.tags"
-
-
-def _executors(conf: Mapping[str, str], cores: int) -> dict[str, str]:
-    """Return the number of executors with so many cores: YARN and Kubernetes ignore ``spark.cores.max``."""
-    count = max(1, cores // parse_count("spark.executor.cores", conf.get("spark.executor.cores", "1")))
-    dynamic = conf.get("spark.dynamicAllocation.enabled", "false").strip().lower() == "true"
-    return {"spark.dynamicAllocation.maxExecutors" if dynamic else "spark.executor.instances": str(count)}
 
 
 def _defaults(

@@ -13,9 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import attrs
+
+from jobserver_core.config.cores import usable_cores
 from jobserver_core.config.settings import Settings
 from jobserver_core.errors import LaunchError
-from jobserver_core.models.contexts import SparePool
+from jobserver_core.models.contexts import Resources, SparePool
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports import ContextHandle, ContextListener, ContextSpec, JobSpec, Launcher
 from jobserver_pyspark.installation.class_data import ArchiveMaker, ClassData
@@ -35,6 +38,7 @@ from jobserver_pyspark.launcher.leftovers import LeftoverRecord, Leftovers
 from jobserver_pyspark.launcher.options import LauncherOptions
 from jobserver_pyspark.launcher.packages import Packages
 from jobserver_pyspark.launcher.pool_settings import read_pools
+from jobserver_pyspark.launcher.resources import resources
 from jobserver_pyspark.launcher.spare_hosts import SpareHosts
 from jobserver_pyspark.launcher.spare_pools import Pool, SparePools
 from jobserver_pyspark.processes import available_memory
@@ -86,6 +90,7 @@ class PySparkLauncher(Launcher):
         self._archives = ArchiveMaker()
         self._leftovers = Leftovers(directory / "contexts")
         connections = Connections()
+        self._pools = pools
         self._spares = SparePools(
             pools,
             SpareHosts(
@@ -130,6 +135,17 @@ class PySparkLauncher(Launcher):
         found = read_settings(settings, default_master=self._master)
         if found.yarn:
             check_yarn(hadoop_directories(found.hadoop_conf_dir or self._options.hadoop_conf_dir))
+
+    def resources(self, settings: JsonMapping) -> Resources:
+        """Return what a context with these settings, over those of the site, asks for at most."""
+        return self._resources_of(read_settings(settings, default_master=self._master))
+
+    def _resources_of(self, settings: ContextSettings) -> Resources:
+        try:
+            site = spark_defaults(find_installation(settings.python or sys.executable))
+        except LaunchError:  # the start of the context reports it
+            site = {}
+        return resources(settings, site, cores_here=usable_cores())
 
     def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
         """Start a context on a thread of its own. Raises LaunchError once closed."""
@@ -235,7 +251,10 @@ class PySparkLauncher(Launcher):
 
     def spare_pools(self) -> Sequence[SparePool]:
         """Return the pools of spares."""
-        return self._spares.status
+        return [
+            attrs.evolve(found, resources=self._resources_of(pool.settings))
+            for found, pool in zip(self._spares.status, self._pools, strict=True)
+        ]
 
     @property
     def reattaches(self) -> bool:

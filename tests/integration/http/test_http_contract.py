@@ -463,6 +463,32 @@ def test_measurements_are_there_for_prometheus(site: Site) -> None:
     assert "jobserver_contexts_queued 0.0" in text
 
 
+def test_a_context_beyond_the_cores_that_are_allowed_is_refused_and_measured(start: Start) -> None:
+    client = start({"contexts.max-cores": 4}).client
+    ok(
+        client.post("/contexts/big?num-cpu-cores=3"),
+        200,
+        {"status": "SUCCESS", "result": "Context initialized"},
+    )
+    refused = client.post("/contexts/more?num-cpu-cores=2")
+    assert (refused.status_code, refused.json()["code"]) == (503, "capacity_reached")
+    assert refused.headers["retry-after"] == "5"
+    assert refused.json()["fields"] == {
+        "resource": "cores",
+        "setting": "jobserver.contexts.max-cores",
+        "requested": 2,
+        "used": 3,
+        "limit": 4,
+    }
+    refused = client.post("/contexts/more?num-cpu-cores=5")
+    assert (refused.status_code, refused.json()["code"]) == (400, "context_too_large")
+    text = client.get("/metrics").text
+    assert "jobserver_cores_used 3.0\n" in text
+    assert "jobserver_cores_limit 4.0\n" in text
+    assert "jobserver_contexts_used 1.0\n" in text
+    assert "jobserver_memory_limit_bytes +Inf\n" in text
+
+
 def test_pools_of_spare_contexts_are_listed_apart_from_contexts(start: Start, site: Site) -> None:
     class Launcher(ScriptedLauncher):
         def spare_pools(self) -> list[SparePool]:

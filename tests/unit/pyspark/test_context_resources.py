@@ -1,0 +1,107 @@
+"""What a context asks for at most, by master and settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jobserver_core import InvalidSetting, Resources
+from jobserver_pyspark.launcher.context_settings import read_settings
+from jobserver_pyspark.launcher.resources import resources
+
+GIB, MIB = 2**30, 2**20
+DYNAMIC = {"spark.dynamicAllocation.enabled": "true"}
+
+
+def asked(master: str, settings: dict[str, Any], site: dict[str, str] | None = None) -> Resources:
+    return resources(read_settings(settings, default_master=master), site or {}, cores_here=16)
+
+
+@pytest.mark.parametrize(
+    ("master", "settings", "cores", "memory"),
+    [
+        ("local", {}, 1, GIB),
+        ("local[3]", {}, 3, GIB),
+        ("local[2, 5]", {}, 2, GIB),
+        ("local[*]", {}, 16, GIB),
+        ("local[*]", {"num-cpu-cores": 4, "memory-per-node": "2g"}, 4, 2 * GIB),
+        ("local[2]", {"spark.driver.memory": "3g"}, 2, 3 * GIB),
+        ("local-cluster[2, 3, 512]", {}, 6, 2 * GIB),
+    ],
+)
+def test_a_local_context_asks_for_its_threads_and_its_driver(
+    master: str, settings: dict[str, Any], cores: int, memory: int
+) -> None:
+    assert asked(master, settings) == Resources(cores=cores, memory=memory)
+
+
+@pytest.mark.parametrize("master", ["yarn", "k8s://https://host:6443"])
+@pytest.mark.parametrize(
+    ("settings", "cores", "memory"),
+    [
+        ({}, 2, GIB + 2 * (GIB + 384 * MIB)),
+        ({"spark.executor.instances": 3, "spark.executor.cores": 4}, 12, GIB + 3 * (GIB + 384 * MIB)),
+        ({"num-cpu-cores": 6, "spark.executor.cores": 2}, 6, GIB + 3 * (GIB + 384 * MIB)),
+        ({"memory-per-node": "10g", "spark.executor.instances": 1}, 1, 12 * GIB),
+        ({"spark.executor.memoryOverhead": "1g", "spark.driver.memory": "2g"}, 2, 6 * GIB),
+        ({"spark.executor.memoryOverheadFactor": "0.5", "spark.executor.memory": "2g"}, 2, 7 * GIB),
+        ({"spark.executor.pyspark.memory": "640m"}, 2, GIB + 2 * 2 * GIB),
+        ({"spark.memory.offHeap.enabled": True, "spark.memory.offHeap.size": "640m"}, 2, 5 * GIB),
+        (DYNAMIC, None, None),
+        ({**DYNAMIC, "spark.dynamicAllocation.maxExecutors": "infinity"}, None, None),
+        ({**DYNAMIC, "spark.dynamicAllocation.maxExecutors": 5}, 5, GIB + 5 * (GIB + 384 * MIB)),
+        ({**DYNAMIC, "num-cpu-cores": 4, "spark.executor.cores": 2}, 4, GIB + 2 * (GIB + 384 * MIB)),
+    ],
+)
+def test_a_context_in_containers_asks_for_its_executors_with_their_overhead(
+    master: str, settings: dict[str, Any], cores: int | None, memory: int | None
+) -> None:
+    assert asked(master, settings) == Resources(cores=cores, memory=memory)
+
+
+@pytest.mark.parametrize(
+    ("settings", "cores", "memory"),
+    [
+        ({}, None, None),
+        ({"num-cpu-cores": 4}, 4, 5 * GIB),
+        ({"num-cpu-cores": 5, "spark.executor.cores": 2}, 4, 3 * GIB),
+        ({"num-cpu-cores": 4, "spark.executor.cores": 2, "memory-per-node": "2g"}, 4, 5 * GIB),
+        ({"spark.cores.max": 4, "spark.executor.cores": 4}, 4, 2 * GIB),
+        (
+            {
+                **DYNAMIC,
+                "spark.dynamicAllocation.maxExecutors": 3,
+                "spark.executor.cores": 2,
+                "num-cpu-cores": 4,
+            },
+            4,
+            3 * GIB,
+        ),
+        ({**DYNAMIC, "spark.dynamicAllocation.maxExecutors": 2, "spark.executor.cores": 2}, 4, 3 * GIB),
+        ({**DYNAMIC, "spark.dynamicAllocation.maxExecutors": 2}, None, 3 * GIB),
+    ],
+)
+def test_a_context_on_a_standalone_cluster_asks_for_up_to_its_cores(
+    settings: dict[str, Any], cores: int | None, memory: int | None
+) -> None:
+    assert asked("spark://host:7077", settings) == Resources(cores=cores, memory=memory)
+
+
+def test_the_settings_of_the_site_count_below_those_of_the_context() -> None:
+    site = {"spark.executor.instances": "7", "spark.executor.cores": "2"}
+    assert asked("yarn", {}, site).cores == 14
+    assert asked("yarn", {"spark.executor.instances": 1}, site).cores == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("spark.executor.instances", "many"),
+        ("spark.executor.memoryOverheadFactor", "a tenth"),
+        ("spark.executor.minMemoryOverhead", "some"),
+    ],
+)
+def test_a_value_that_cannot_be_counted_is_an_invalid_setting(key: str, value: str) -> None:
+    with pytest.raises(InvalidSetting, match=key):
+        asked("yarn", {key: value})
