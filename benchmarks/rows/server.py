@@ -82,7 +82,9 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         config = directory / "server.conf"
-        config.write_text(f'spark.master = "local[2]"\n{settings}\n')
+        config.write_text(
+            f'spark.master = "local[2]"\njobserver.contexts.creation-timeout = 5 m\n{settings}\n'
+        )
         self._log = (directory / "server.log").open("wb")
         options = ["--port", str(self.port), "--data-dir", str(directory / "data"), "--config", str(config)]
         self.process = subprocess.Popen([PROGRAM, "serve", *options], stdout=self._log, stderr=self._log)

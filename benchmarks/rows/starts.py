@@ -44,11 +44,11 @@ def healthy(bench: Bench) -> None:
 def starts(bench: Bench) -> None:
     """A context's start to its first result, against a cold PySpark script."""
     with bench.server() as server:
-        client = Client(server.port)
         ours, theirs = [], []
         for number in range(3):
+            client = Client(server.port)
 
-            def start(name: str = f"c{number}") -> None:
+            def start(name: str = f"c{number}", client: Client = client) -> None:
                 client.call("POST", f"/contexts/{name}")
                 client.run("py", "bench_jobs.WordCount", name, WORDS)
 
@@ -90,12 +90,12 @@ def first_start(bench: Bench) -> None:
 def ad_hoc(bench: Bench) -> None:
     """An ad-hoc job that takes a spare context, against a cold PySpark script."""
     with bench.server("jobserver.contexts.pools { default { size = 1 } }") as server:
-        client = Client(server.port)
         ours, theirs = [], []
         for _ in range(4):
+            client = Client(server.port)  # an idle one is closed during a slow cold script
             wait_for_spare(client)
             query = "/jobs?appName=py&classPath=bench_jobs.WordCount&sync=true&timeout=120"
-            ours.append(timed(lambda q=query: client.call("POST", q, WORDS.encode())))
+            ours.append(timed(lambda c=client, q=query: c.call("POST", q, WORDS.encode())))
             theirs.append(bench.cold_stock())
         show(
             "ad-hoc job with a spare ready",

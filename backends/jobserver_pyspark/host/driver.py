@@ -6,8 +6,8 @@ import os
 import re
 import struct
 import subprocess
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +59,7 @@ class GatewayServer:
 
 
 class KnownAnswers(NamedTuple):
-    """What the first runner has asked the JVM, and every other one would ask again.
+    """What the first runners have asked the JVM, and every other one would ask again.
 
     ``conf`` is the application's configuration, ``names`` has answers about the names of Spark's classes.
     """
@@ -80,7 +80,7 @@ class Driver:
         self._log = log
         self._info = spec.tmp_dir / "gateway"
         self.job_classes = spec.tmp_dir / JOB_CLASSES
-        self._lock = threading.Lock()
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="gateway servers")
         self.process = self._start(spec.jvm, pump)
         self.jvm: Any = None
         self.gateway: Any = None
@@ -163,9 +163,11 @@ class Driver:
             for key, value in self._spec.hadoop.items():
                 context.hadoopConfiguration().set(key, value)
             self.context = context
+            # A thread that Spark ends with the application.
+            self._event_loop = context.dagScheduler().eventProcessLoop().eventThread()
             self._loader = self._child_loader()
-            self._thread_class = self.jvm.java.lang.Thread
             self._server_class = self.jvm.org.apache.spark.api.python.Py4JServer
+            self._starter.submit(self._prepare_starter).result()
         except Exception as error:
             raise self._failure_of(error) from error
 
@@ -230,26 +232,21 @@ class Driver:
     def gateway_server(self, tag: str) -> GatewayServer:
         """Start a gateway server for one runner; the Spark jobs of all its threads carry ``tag``.
 
-        Threads inherit local properties and class loaders, so the server's threads get those of this one.
+        Threads inherit local properties and class loaders. So all servers are started by one thread of the
+        JVM, which serves nothing else and keeps what is the same for all of them.
         """
-        properties = {
-            "spark.jobGroup.id": tag,
-            "spark.job.tags": tag,
-            "spark.job.interruptOnCancel": "true",
-            _OWNER: tag,
-        }
-        with self._lock:
-            for key, value in properties.items():
-                self.context.setLocalProperty(key, value)
-            thread = self._thread_class.currentThread()
-            try:
-                thread.setContextClassLoader(self._loader)
-                server = self._server_class(self.context.conf())
-                server.start()  # the line before created its accepting thread
-            finally:
-                thread.setContextClassLoader(self._loader.getParent())
-                for key in properties:
-                    self.context.setLocalProperty(key, None)
+        return self._starter.submit(self._start_gateway_server, tag).result()
+
+    def _prepare_starter(self) -> None:
+        self._starter_conf = self.context.conf()
+        self.jvm.java.lang.Thread.currentThread().setContextClassLoader(self._loader)
+        self.context.setLocalProperty("spark.job.interruptOnCancel", "true")
+
+    def _start_gateway_server(self, tag: str) -> GatewayServer:
+        for key in ("spark.jobGroup.id", "spark.job.tags", _OWNER):
+            self.context.setLocalProperty(key, tag)
+        server = self._server_class(self._starter_conf)
+        server.start()  # the line before created its accepting thread
         return GatewayServer(server)
 
     def cancel(self, tag: str) -> None:
@@ -333,6 +330,10 @@ class Driver:
         lists = getattr(self.context, name)()
         lists.putIfAbsent(self.session.sessionUUID(), lists.apply("default"))
         return True
+
+    def wait_until_stopped(self) -> None:
+        """Wait until the application has ended. Raises an error of py4j if the JVM ends instead."""
+        self._event_loop.join()
 
     @property
     def stopped(self) -> bool:

@@ -54,8 +54,8 @@ from jobserver_pyspark.protocol.messages import (
 __all__ = ["Host", "run"]
 
 _CONNECT_TIMEOUT = 30.0
-_PROGRESS_INTERVAL = 0.5
-_STOPPED_INTERVAL = 1.0
+_PROGRESS_INTERVAL = 1.0
+_SWEEP_INTERVAL = 2.0
 _JVM_END_TIMEOUT = 2.0
 _LOG_SIZE = 64 * 1024
 _KILLED = re.compile(r"Master removed our application: KILLED|Application \S+ has been killed|state: KILLED")
@@ -103,7 +103,7 @@ class Host:
         self._jobs: PythonJobs | None = None
         self._jars = JobJars(self._driver, spec)
         self._jvm_jobs = HostedJvmJobs(spec, self._driver, self._reports, self._jars)
-        self._progress: ProgressReporter | None = None
+        self._job_came = threading.Event()
 
     def serve(self) -> NoReturn:
         """Start the context, and serve the server until it stops the context or ends."""
@@ -185,6 +185,7 @@ class Host:
             case _ if self._jobs is None:
                 return  # a job of a context that is not ready: the server never sends that
             case SubmitJob():
+                self._job_came.set()
                 self._reports.begin(message.job_id)
                 (self._jobs if message.python else self._jvm_jobs).submit(message)
             case KillJob():
@@ -213,7 +214,7 @@ class Host:
             threading.Thread(target=self._watch_jvm, name="JVM watch", daemon=True).start()
             self._driver.start_spark()
             board = ProgressBoard(self._driver.jvm, self._driver.context)
-            self._progress = ProgressReporter(board, self._reports)
+            progress = ProgressReporter(board, self._reports)
             jobs = PythonJobs(
                 self._spec,
                 driver=self._driver,
@@ -237,7 +238,7 @@ class Host:
         except Exception as error:  # noqa: BLE001 - any error means that the context cannot start
             self._end(ContextFailed(error=report_of(error)))
         threading.Thread(target=self._warm_session, name="session", daemon=True).start()
-        threading.Thread(target=self._report_progress, name="progress", daemon=True).start()
+        threading.Thread(target=self._observe, args=(jobs, progress), name="observer", daemon=True).start()
         self._watch_application()
 
     def _start_session_and_runner(self, jobs: PythonJobs) -> None:
@@ -281,18 +282,15 @@ class Host:
         return not self._stopping and self._zygote.lives and not self._driver.over
 
     def _watch_application(self) -> None:
-        while not self._stopping:
-            time.sleep(_STOPPED_INTERVAL)
-            processes.kill_leaderless()  # Python workers whose daemon died would hold their cores forever
-            try:
-                stopped = self._driver.stopped
-            except Exception:  # noqa: BLE001 - the JVM is gone, which its own watch reports
-                return
-            if stopped and not self._stopping:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._driver.process.wait(_JVM_END_TIMEOUT)
-                    return  # the JVM itself ended, which its own watch reports
-                self._end_with_application()
+        try:
+            self._driver.wait_until_stopped()
+        except Exception:  # noqa: BLE001 - the JVM is gone, which its own watch reports
+            return
+        if not self._stopping:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._driver.process.wait(_JVM_END_TIMEOUT)
+                return  # the JVM itself ended, which its own watch reports
+            self._end_with_application()
 
     def _end_with_application(self) -> NoReturn:
         """Report that the application ended; YARN or the last log lines may say that it was killed."""
@@ -306,15 +304,23 @@ class Host:
             self._lose("the SparkContext was stopped, by a job or by Spark itself")
         self._lose(f"a job stopped the SparkContext, which belongs to its context, in {caller}")
 
-    def _report_progress(self) -> None:
+    def _observe(self, jobs: PythonJobs, progress: ProgressReporter) -> None:
+        """Report the progress of jobs while any runs, and end Python workers that Spark has lost."""
+        busy = False
         while not self._stopping:
-            time.sleep(_PROGRESS_INTERVAL)
-            try:
-                if self._jobs is not None and self._progress is not None:
-                    self._progress.report({**self._jobs.running(), **self._jvm_jobs.running()})
-            except Exception as error:  # noqa: BLE001 - failing to read progress must not end the context
-                if not self._stopping and not self._driver.over:
-                    _log_line(f"progress cannot be read: {describe(error)}")
+            if busy or self._job_came.wait(_SWEEP_INTERVAL):
+                self._job_came.clear()
+                time.sleep(_PROGRESS_INTERVAL)
+                busy = jobs.busy or self._jvm_jobs.busy
+                self._report_progress(jobs, progress)
+            processes.kill_leaderless()  # their daemon died, and they would hold their cores forever
+
+    def _report_progress(self, jobs: PythonJobs, progress: ProgressReporter) -> None:
+        try:
+            progress.report({**jobs.running(), **self._jvm_jobs.running()})
+        except Exception as error:  # noqa: BLE001 - failing to read progress must not end the context
+            if not self._stopping and not self._driver.over:
+                _log_line(f"progress cannot be read: {describe(error)}")
 
     def _on_zygote_loss(self, reason: str) -> None:
         if not self._stopping:

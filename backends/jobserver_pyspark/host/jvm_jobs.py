@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobserver_pyspark import processes
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.job_jars import JobJars
+from jobserver_pyspark.host.job_threads import JobThreads
 from jobserver_pyspark.host.orphans import end_orphans
 from jobserver_pyspark.host.progress import SparkTag
 from jobserver_pyspark.host.reports import JobReports
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["HostedJvmJobs"]
 
 _CANCEL_TIMEOUT = 30.0
-_MAX_THREADS = 10_000
 _STOP_TIMEOUT = 5.0
 _DRAIN_TIMEOUT = 3600.0
 """Seconds that streams have to finish when their context is stopped; the server may end it earlier."""
@@ -63,8 +63,7 @@ class HostedJvmJobs:
         self._jars = jars
         self._lock = threading.Lock()
         self._jobs: dict[str, _Job] = {}
-        # A thread that ran a job has a connection to the JVM, which the next job need not wait for.
-        self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="JVM job")
+        self._threads = JobThreads("JVM job")
         self._runner: JvmJobs | None = None
         self._directory = spec.work_dir / "jvm-jobs"
 
@@ -73,7 +72,7 @@ class HostedJvmJobs:
         job = _Job(request)
         with self._lock:
             self._jobs[job.id] = job
-        self._threads.submit(self._run, job)
+        self._threads.submit(partial(self._run, job))
 
     def kill(self, job_id: str) -> None:
         """Cancel a job. Code that never checks for interruption continues, and only a warning is logged."""
@@ -96,6 +95,11 @@ class HostedJvmJobs:
     def running(self) -> dict[str, SparkTag]:
         """Return the jobs whose code runs, and the tags that their Spark jobs carry."""
         return {job.id: SparkTag(job.id) for job in list(self._jobs.values()) if job.running}
+
+    @property
+    def busy(self) -> bool:
+        """Whether any job runs."""
+        return bool(self._jobs)
 
     def _run(self, job: _Job) -> None:
         try:

@@ -16,12 +16,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from jobserver_pyspark import processes
 from jobserver_pyspark.host.class_paths import TaskClassPaths, WorkerPools
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.job_jars import JobJars
+from jobserver_pyspark.host.job_threads import JobThreads
 from jobserver_pyspark.host.logs import BoundedLog, OutputPump
 from jobserver_pyspark.host.orphans import end_orphans
 from jobserver_pyspark.host.progress import ProgressBoard, SparkTag
@@ -54,7 +55,6 @@ from jobserver_pyspark.protocol.messages import (
 __all__ = ["PythonJobs"]
 
 _ATTEMPTS = 3
-_MAX_THREADS = 10_000
 _EXIT_TIMEOUT = 10.0
 _IDLE_TIMEOUT = 8.0
 _LULL_TIMEOUT = 0.5
@@ -127,8 +127,7 @@ class PythonJobs:
         self._fresh_only: set[tuple[str, ...]] = set()  # class paths, each with a class
         self._reuse = spec.reuse and spec.context_type != "custom"
         self._lock = threading.Lock()
-        # A thread that ran a job has a connection to the JVM, which the next job need not wait for.
-        self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="job")
+        self._threads = JobThreads("job")
         self._properties = driver.jvm.java.lang.System.getProperties()
         self._need = threading.Semaphore(0)
         self._closing = False
@@ -182,7 +181,7 @@ class PythonJobs:
         self.session_ready.wait()
         self._warmed.set()
         while not self._closing:
-            while len(self._spares) < self._wanted_spares and not self._driver.over:
+            while len(self._spares) < self._wanted_spares:
                 try:
                     runner = self._attached()
                     if not self.busy:  # it takes longer than the attachment, and jobs need the cores now
@@ -247,7 +246,7 @@ class PythonJobs:
         job = _Job(request, BoundedLog(request.log_path, self._spec.log_limit))
         with self._lock:
             self._jobs[job.id] = job
-        self._threads.submit(self._run, job)
+        self._threads.submit(partial(self._run, job))
 
     def kill(self, job_id: str) -> None:
         """Kill a job, unless it has ended already or is not a Python job."""
@@ -339,7 +338,7 @@ class PythonJobs:
             if job.used_spark:
                 self._driver.cancel(runner.tag)  # before its next job's Spark jobs carry the same tag
                 self._abandon(job.id)
-            answer = runner.channel.receive()
+            answer = runner.receive()
             reason = answer.unfit if isinstance(answer, Restored) else "it broke the protocol"
         runner.output.write = runner.idle_write
         if reason is not None:
@@ -390,7 +389,7 @@ class PythonJobs:
                 )
             )
             while job.outcome is None:
-                self._handle(job, runner.channel.receive())
+                self._handle(job, runner.receive())
         except ChannelClosed:
             runner.exited.wait(_EXIT_TIMEOUT)
         except ProtocolError as error:

@@ -23,6 +23,7 @@ from jobserver_pyspark.protocol.messages import (
     HostToRunner,
     NotReady,
     Prepare,
+    Prepared,
     RenameApplication,
     RunnerExited,
     RunnerForked,
@@ -60,6 +61,8 @@ class RunnerProcess:
         self.idle_write = output.write
         self.pid: int | None = None
         self.gateway_server: GatewayServer | None = None
+        self._known = KnownAnswers({}, {})
+        self._preparing = False
         self.exit_status: int | None = None
         self.forked = threading.Event()
         self.exited = threading.Event()
@@ -67,11 +70,11 @@ class RunnerProcess:
     def attach(self, driver: Driver) -> None:
         """Connect the runner to the JVM. Raises RunnerLost, or an error of py4j if the JVM ends."""
         server = self.gateway_server = driver.gateway_server(self.tag)
-        known = driver.known
-        self.channel.send(Attach(port=server.port, secret=server.secret, conf=known.conf, known=known.names))
+        self._known = known = driver.known
+        self.channel.send(Attach(port=server.port, secret=server.secret, conf=known.conf, names=known.names))
         attached = self._expect(Attached)
-        if not known.names:
-            driver.known = KnownAnswers(attached.conf, attached.known)
+        known.conf.update(attached.conf)
+        known.names.update(attached.names)
 
     def warm_up(self, context_type: ContextType | None = None) -> None:
         """Have the runner start the context's first Python worker, and run some jobs for a type."""
@@ -80,14 +83,24 @@ class RunnerProcess:
 
     def prepare(self, context_type: ContextType) -> None:
         """Let the runner prepare for its first job; its next request waits for that."""
+        self._preparing = True
         self.channel.send(Prepare(context_type=context_type))
 
     def rename_application(self, name: str) -> None:
         """Show this name of the application to the runner's jobs."""
         self.channel.send(RenameApplication(name=name))
 
+    def receive(self) -> RunnerToHost:
+        """Return the next message; an answer to :meth:`prepare` is only remembered for later runners."""
+        message = self.channel.receive()
+        while self._preparing and isinstance(message, Prepared):
+            self._preparing = False
+            self._known.names.update(message.names)
+            message = self.channel.receive()
+        return message
+
     def _expect(self, kind: type[M]) -> M:
-        answer = self.channel.receive()
+        answer = self.receive()
         if isinstance(answer, NotReady):
             raise RunnerLost(answer.message)
         if not isinstance(answer, kind):

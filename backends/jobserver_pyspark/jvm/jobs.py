@@ -95,6 +95,7 @@ class JvmJobs:
     _runner: Any = attrs.field(default=None, init=False)
     _api_loaded: bool = attrs.field(default=False, init=False)
     _cancelled: set[str] = attrs.field(factory=set, init=False)
+    _without_api: set[tuple[JvmJar, ...]] = attrs.field(factory=set, init=False)
 
     def run(self, request: JvmJobRequest, on_running: Callable[[], None] | None = None) -> JvmJobState:
         """Run a job to its end. Blocks; ``on_running`` is called when its validation has passed."""
@@ -139,20 +140,17 @@ class JvmJobs:
         runner = self._prepared(request)
         if request.job_id in self._cancelled:
             return JvmJobState(status="killed")
-        runner.start(_written(request))
-        if request.job_id in self._cancelled:  # killed between the two: the JVM did not know it yet
-            runner.cancel(request.job_id, 0, 0)
-        state = _read(JvmJobState, runner.awaitValidated(request.job_id))
-        if state.status == "running" and on_running is not None:
+        state = _read(JvmJobState, runner.start(_written(request)))
+        if on_running is not None and (state.status == "running" or state.validated):
             on_running()
-        return _read(JvmJobState, runner.awaitEnded(request.job_id))
+        return state if state.status != "running" else _read(JvmJobState, runner.awaitEnded(request.job_id))
 
     def _prepared(self, request: JvmJobRequest) -> Any:
         """Return the runner, with the job API if the job may need it."""
         with self._lock:
             if self._runner is None:
                 self._runner = self._make_runner()
-            if not self._api_loaded:
+            if not self._api_loaded and request.jars not in self._without_api:
                 self._load_api(request)
             return self._runner
 
@@ -180,6 +178,7 @@ class JvmJobs:
         if jars is None:
             code = (*self.context_jars, *(jar.path for jar in request.jars))
             if not any(map(refers_to_api, code)):
+                self._without_api.add(request.jars)
                 return
             jars = self.toolchain.api_jars()
         self._publish([self.toolchain.runner_jar(), *jars])

@@ -70,10 +70,11 @@ class JvmToHost(Message):
 
 
 class JvmJobState(JvmToHost):
-    """The state of a job: the answer of ``JobRunner.awaitValidated`` and ``awaitEnded``.
+    """The state of a job: the answer of ``JobRunner.start`` and ``awaitEnded``.
 
     ``finished``: the request's ``result_path`` has the result, one JSON value or the bytes of a streamed
-    result, ``size`` bytes in all. ``failed``: ``failure`` and ``error`` say why.
+    result, ``size`` bytes in all. ``failed``: ``failure`` and ``error`` say why. ``validated`` says whether a
+    job that has ended before ``start`` returned had passed its own validation.
     """
 
     status: Literal["running", "finished", "failed", "killed"]
@@ -81,6 +82,7 @@ class JvmJobState(JvmToHost):
     error: ErrorReport | None = None
     result: Literal["json", "stream"] | None = None
     size: int = 0
+    validated: bool = False
 
 
 class RunningJvmJobs(JvmToHost):

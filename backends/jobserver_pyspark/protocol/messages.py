@@ -378,13 +378,13 @@ class HostToRunner(Message):
 class Attach(HostToRunner):
     """Connect to the JVM: the first message. The answer is ``Attached`` or ``NotReady``.
 
-    ``conf`` and ``known`` are those of an earlier ``Attached``, empty for the first runner.
+    ``conf`` and ``names`` are what earlier runners have reported, empty for the first one.
     """
 
     port: int
     secret: str
     conf: dict[str, str]
-    known: dict[str, str]
+    names: dict[str, str]
 
 
 class WarmUp(HostToRunner):
@@ -397,7 +397,7 @@ class WarmUp(HostToRunner):
 
 
 class Prepare(HostToRunner):
-    """Prepare for the runner's first job. There is no answer, except ``NotReady``."""
+    """Prepare for the runner's first job. The answer is ``Prepared`` or ``NotReady``; a job need not wait."""
 
     context_type: ContextType
 
@@ -440,12 +440,18 @@ class RunnerToHost(Message):
 class Attached(RunnerToHost):
     """The runner is connected to the JVM.
 
-    If nothing was known, ``conf`` is the application's configuration, and ``known`` has py4j's commands that
-    ask about names of Spark's classes, with their answers.
+    ``conf`` is the application's configuration, empty if it was given. ``names`` has py4j's commands that ask
+    about names of Spark's classes, with their answers, except for those that were given.
     """
 
     conf: dict[str, str]
-    known: dict[str, str]
+    names: dict[str, str]
+
+
+class Prepared(RunnerToHost):
+    """The runner is prepared for its first job. ``names`` is as in ``Attached``."""
+
+    names: dict[str, str]
 
 
 class WarmedUp(RunnerToHost):

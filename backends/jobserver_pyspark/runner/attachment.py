@@ -18,6 +18,13 @@ _Attributes = dict[str, Any]
 _REHEARSALS = 3
 _REFLECTION = "r\n"
 """The beginning of py4j's commands that ask what a name stands for."""
+_CLASS_OR_METHOD = ("yc", "ym")
+_PACKAGE = "yp"
+"""The beginnings of their answers."""
+_ROOTS = ("java", "scala", "org", "org.apache", "org.apache.spark")
+_LASTING_PACKAGES = ("java.", "scala.", "org.apache.spark.")
+_IMPORT = "j\n"
+"""The beginning of py4j's commands that import names."""
 _RELEASE = "m\nd\n"
 """The beginning of py4j's command that releases an object in the JVM."""
 
@@ -30,11 +37,11 @@ class Attachment:
     process.
 
     PySpark asks the JVM about 150 questions here, and most answers are the same for all runners of a context:
-    the application's ``conf``, and what the names of Spark's classes stand for (``known``). The first runner
-    collects them, and the others get them in advance, which saves most of the time of an attachment.
+    the application's ``conf``, and what the names of Spark's classes stand for (``names``). The first runners
+    collect them, and the others get them in advance, which saves most of the time of an attachment.
     """
 
-    def __init__(self, port: int, secret: str, conf: Mapping[str, str], known: Mapping[str, str]) -> None:
+    def __init__(self, port: int, secret: str, conf: Mapping[str, str], names: Mapping[str, str]) -> None:
         from pyspark import SparkConf, SparkContext  # noqa: PLC0415 - the zygote has imported it
 
         java_gateway: Any = importlib.import_module("pyspark.java_gateway")
@@ -45,7 +52,7 @@ class Attachment:
             self.gateway = java_gateway.launch_gateway()
         finally:
             del os.environ["PYSPARK_GATEWAY_PORT"], os.environ["PYSPARK_GATEWAY_SECRET"]
-        self._commands = _Commands(self.gateway._gateway_client, known)
+        self._commands = Commands(self.gateway._gateway_client, names)
         jvm = self.gateway.jvm
         spark = jvm.org.apache.spark
         spark_context = spark.SparkContext.getOrCreate()
@@ -53,7 +60,6 @@ class Attachment:
         live_conf = SparkConf(_jvm=jvm, _jconf=self.java_context.sc().conf())
         with _known_conf(conf) as self.conf:
             self.context = SparkContext(gateway=self.gateway, jsc=self.java_context, conf=live_conf)
-        self.known = self._commands.answers()
         self.context.stop = leave_running  # type: ignore[method-assign] # the context is not the job's
         self._session: Any = None
         self._on_query: Callable[[str], None] = _ignore
@@ -66,7 +72,8 @@ class Attachment:
         if self._session is None:
             from pyspark.sql import SparkSession  # noqa: PLC0415
 
-            self._session = SparkSession(self.context)
+            with self._commands.uncounted():
+                self._session = SparkSession(self.context)
             self._session.stop = leave_running
             SparkSession._instantiatedSession = self._session
             self._initial.add(self._session)
@@ -76,6 +83,10 @@ class Attachment:
     def commands(self) -> int:
         """The number of commands sent to the JVM; if it did not change, the JVM was not used."""
         return self._commands.count
+
+    def new_names(self) -> dict[str, str]:
+        """Return the answers about names that were not known in advance and not returned before."""
+        return self._commands.new_names()
 
     def report_queries(self, report: Callable[[str], None]) -> None:
         """Call ``report`` with the id of each streaming query that this process starts."""
@@ -269,32 +280,59 @@ def _known_conf(known: Mapping[str, str]) -> Iterator[dict[str, str]]:
             setattr(conf_class, name, method)
 
 
-class _Commands:
+class Commands:
     """The commands that are sent to the JVM: counted, except for the release of garbage.
 
-    Until :meth:`answers` is called, questions about names are answered from ``known``, or their answers are
-    remembered. Later a job may have added classes.
+    Most questions about names are not sent. py4j asks the JVM what a name such as ``PythonRDD`` stands for
+    each time that PySpark uses it, and the JVM searches its whole class path for it in every imported
+    package, which takes longer than most calls. So an answer is remembered if it cannot change: that the name
+    is a class, a method of one, or a package of Java or Spark. The loaders of added jars ask their parents
+    first, so a class that was found stays the same. A name that stands for nothing is asked again, because a
+    jar with it may come, and so is the value of a field. When a job imports names, which may change what a
+    short one stands for, all is forgotten.
     """
 
-    def __init__(self, client: Any, known: Mapping[str, str]) -> None:
+    def __init__(self, client: Any, names: Mapping[str, str]) -> None:
         self._send = client.send_command
-        self._known: dict[str, str] | None = dict(known)
+        self._names = dict(names)
+        self._new: dict[str, str] = {}
         self.count = 0
         client.send_command = self
 
     def __call__(self, command: str, *args: Any, **options: Any) -> Any:
-        if self._known is not None and command.startswith(_REFLECTION):
-            if command not in self._known:
-                self._known[command] = self._send(command, *args, **options)
-            return self._known[command]
+        """Return the JVM's answer."""
+        if command in self._names:
+            return self._names[command]
+        if command.startswith(_IMPORT):
+            self._names.clear()
         if not command.startswith(_RELEASE):
             self.count += 1
-        return self._send(command, *args, **options)
+        answer = self._send(command, *args, **options)
+        if command.startswith(_REFLECTION) and _is_final(command, answer):
+            self._names[command] = self._new[command] = answer
+        return answer
 
-    def answers(self) -> dict[str, str]:
-        """Return the known answers, and send every command from now on."""
-        known, self._known = self._known, None
-        return known or {}
+    @contextlib.contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Count no command inside the block."""
+        before = self.count
+        try:
+            yield
+        finally:
+            self.count = before
+
+    def new_names(self) -> dict[str, str]:
+        """Return the remembered answers that were neither given in advance nor returned before."""
+        new, self._new = self._new, {}
+        return new
+
+
+def _is_final(command: str, answer: str) -> bool:
+    """Whether the JVM would always give this answer about a name."""
+    if answer.startswith(_PACKAGE):
+        name = command.split("\n", 3)[2]
+        return name in _ROOTS or (name.startswith(_LASTING_PACKAGES) and name.rpartition(".")[2].islower())
+    return answer.startswith(_CLASS_OR_METHOD)
 
 
 def _ignore(_query_id: str) -> None:

@@ -36,6 +36,7 @@ from jobserver_pyspark.protocol.messages import (
     JobValidated,
     NotReady,
     Prepare,
+    Prepared,
     QueryStarted,
     RenameApplication,
     Restored,
@@ -113,12 +114,10 @@ class Runner:
     def _make_ready(self, request: HostToRunner) -> None:
         match request:
             case Attach():
-                attachment = Attachment(request.port, request.secret, request.conf, request.known)
+                attachment = Attachment(request.port, request.secret, request.conf, request.names)
                 self._attachment = attachment
-                first = not request.known
-                self._channel.send(
-                    Attached(conf=attachment.conf if first else {}, known=attachment.known if first else {})
-                )
+                conf = {} if request.conf else attachment.conf
+                self._channel.send(Attached(conf=conf, names=attachment.new_names()))
             case WarmUp() if self._attachment is not None:
                 self._attachment.warm_up(request.context_type)
                 self._channel.send(WarmedUp())
@@ -126,6 +125,7 @@ class Runner:
                 with contextlib.suppress(Exception):  # if it still fails then, the job reports it
                     self._attachment.prepare(request.context_type)
                 self._state = self._state or ProcessState()
+                self._channel.send(Prepared(names=self._attachment.new_names()))
             case RenameApplication() if self._attachment is not None:
                 self._attachment.rename_application(request.name)
             case _:

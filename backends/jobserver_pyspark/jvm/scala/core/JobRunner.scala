@@ -1,6 +1,7 @@
 package org.apache.spark.sql.jobserver
 
-import java.util.concurrent.ConcurrentHashMap
+import java.util.{Collections, LinkedHashMap => JLinkedHashMap, Map => JMap}
+import java.util.concurrent.{ConcurrentHashMap, TimeUnit, TimeoutException}
 
 import scala.collection.JavaConverters._
 
@@ -23,6 +24,10 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
   private val serializers = new Serializers(context)
   private val tasks = new JobTasks(context, Isolation.JobProperty)
   private val jobs = new ConcurrentHashMap[String, RunningJob]()
+  private val killedEarly = Collections.newSetFromMap(Collections.synchronizedMap(
+    new JLinkedHashMap[String, java.lang.Boolean] {
+      override def removeEldestEntry(eldest: JMap.Entry[String, java.lang.Boolean]): Boolean = size > JobRunner.Remembered
+    }))
   @volatile private var oldApi: Option[JobApi] = None
 
   JobOutput.install()
@@ -44,21 +49,29 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
     }
   }
 
-  /** Starts a job on separate threads, and returns immediately. */
-  def start(requestJson: String): Unit = {
+  /**
+   * Starts a job on separate threads, and waits until it has passed its own validation, or has ended before that. If it
+   * ends soon after its validation, returns its end, and forgets it: a short job needs no second call.
+   */
+  def start(requestJson: String): String = {
     val request = JobRequest.parse(requestJson)
     val job = new RunningJob(request, context, tasks, codeHomes, serializers, oldApi, () => jobs.values.asScala.toSeq)
     require(jobs.putIfAbsent(request.jobId, job) == null, s"job ${request.jobId} runs already")
-    try job.start()
-    catch {
-      case error: Throwable =>
-        jobs.remove(request.jobId)
-        throw error
-    }
+    var ended = true
+    try {
+      if (killedEarly.remove(request.jobId)) Outcome.killed.toJson
+      else {
+        job.start()
+        val validated = job.validated.get()
+        try job.ended.get(JobRunner.ShortMs, TimeUnit.MILLISECONDS).copy(validated = validated == Outcome.running).toJson
+        catch {
+          case _: TimeoutException =>
+            ended = false
+            validated.toJson
+        }
+      }
+    } finally if (ended) jobs.remove(request.jobId)
   }
-
-  /** Waits until the job has passed its own validation, or has ended before that. */
-  def awaitValidated(jobId: String): String = job(jobId).validated.get().toJson
 
   /** Waits for the job to end, and then forgets it. */
   def awaitEnded(jobId: String): String =
@@ -67,13 +80,18 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
   /**
    * Kills a job: cancels its tasks, stops its streams, interrupts its threads and kills its processes, and repeats this
    * until nothing is left or the timeout expires. Returns false if something is left: code that never checks for
-   * interruption can be ended only together with the JVM. Returns true for an unknown job.
+   * interruption can be ended only together with the JVM. Returns true for an unknown job, which will not start.
    *
    * Before that, a stream that stops gracefully may finish its batches for up to `drainMs`, unless the job is killed a
    * second time.
    */
-  def cancel(jobId: String, waitMs: Long, drainMs: Long): Boolean =
-    Option(jobs.get(jobId)).forall(_.cancel(waitMs, drainMs))
+  def cancel(jobId: String, waitMs: Long, drainMs: Long): Boolean = {
+    killedEarly.add(jobId) // first: either this method finds the job, or `start` finds this
+    Option(jobs.get(jobId)).forall { job =>
+      killedEarly.remove(jobId)
+      job.cancel(waitMs, drainMs)
+    }
+  }
 
   def isRunning(jobId: String): Boolean = Option(jobs.get(jobId)).exists(!_.ended.isDone)
 
@@ -104,6 +122,8 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
 }
 
 private[jobserver] object JobRunner {
+  private val ShortMs = 10L
+  private val Remembered = 10000
   private val ApiAdapter = "org.apache.spark.sql.jobserver.OldJobApi"
   private val ApiClass = "spark.jobserver.api.SparkJobBase"
 

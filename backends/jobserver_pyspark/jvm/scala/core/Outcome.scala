@@ -10,11 +10,13 @@ private[jobserver] final case class Outcome(
     failure: String = null,
     error: Failure = null,
     result: String = null,
-    bytes: Long = 0L) {
+    bytes: Long = 0L,
+    validated: Boolean = false) {
 
   def toJson: String = {
     val node = Outcome.mapper.createObjectNode()
       .put("kind", "JvmJobState").put("status", status).put("failure", failure).put("result", result).put("size", bytes)
+      .put("validated", validated)
     if (error == null) node.putNull("error")
     else {
       node.putObject("error")

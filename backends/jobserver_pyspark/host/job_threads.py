@@ -1,0 +1,58 @@
+"""Threads that run jobs in the host: as many as there are jobs, and fewer again after a burst."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+
+__all__ = ["JobThreads"]
+
+_IDLE_TIMEOUT = 20.0
+
+_Task = Callable[[], None]
+
+
+class JobThreads:
+    """Runs each task on a thread of its own, at once.
+
+    A thread that has ended its task takes another one, because it has a connection to the JVM, and the JVM a
+    thread for that connection. The thread that became idle last comes first, so that the others stay idle.
+    After ``idle_timeout`` seconds without a task a thread ends, and so does the thread in the JVM.
+    """
+
+    def __init__(self, name: str, idle_timeout: float = _IDLE_TIMEOUT) -> None:
+        self._name = name
+        self._idle_timeout = idle_timeout
+        self._lock = threading.Lock()
+        self._idle: list[SimpleQueue[_Task]] = []
+
+    def submit(self, task: _Task) -> None:
+        """Run a task, which must not raise."""
+        with self._lock:
+            tasks = self._idle.pop() if self._idle else None
+        if tasks is not None:
+            tasks.put(task)
+            return
+        threading.Thread(target=self._serve, args=(task,), name=self._name, daemon=True).start()
+
+    def _serve(self, task: _Task | None) -> None:
+        tasks: SimpleQueue[_Task] = SimpleQueue()
+        while task is not None:
+            task()
+            del task  # or an idle thread would keep its job
+            task = self._next(tasks)
+
+    def _next(self, tasks: SimpleQueue[_Task]) -> _Task | None:
+        """Wait for another task; return None if none comes in time."""
+        with self._lock:
+            self._idle.append(tasks)
+        try:
+            return tasks.get(timeout=self._idle_timeout)
+        except Empty:
+            pass
+        with self._lock:
+            if tasks in self._idle:
+                self._idle.remove(tasks)
+                return None
+        return tasks.get()  # it was taken from the list at this moment, and gets its task now

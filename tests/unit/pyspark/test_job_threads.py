@@ -1,0 +1,45 @@
+"""The threads that run jobs in a host: one per running job, and fewer again after a burst."""
+
+from __future__ import annotations
+
+import threading
+from queue import SimpleQueue
+
+from conditions import PATIENCE, wait_until
+from jobserver_pyspark.host.job_threads import JobThreads
+
+
+def _run(threads: JobThreads) -> threading.Thread:
+    """Run a task; return the thread that it ran on."""
+    ran: SimpleQueue[threading.Thread] = SimpleQueue()
+    threads.submit(lambda: ran.put(threading.current_thread()))
+    return ran.get(timeout=PATIENCE)
+
+
+def test_tasks_run_at_the_same_time_and_their_threads_end_after_the_burst() -> None:
+    threads = JobThreads("burst", idle_timeout=0.05)
+    together = threading.Barrier(21)
+    ran: SimpleQueue[threading.Thread] = SimpleQueue()
+
+    def task() -> None:
+        ran.put(threading.current_thread())
+        together.wait(PATIENCE)
+
+    for _ in range(20):
+        threads.submit(task)
+    together.wait(PATIENCE)
+    used = {ran.get(timeout=PATIENCE) for _ in range(20)}
+    assert len(used) == 20
+    wait_until(lambda: not any(thread.is_alive() for thread in used), "the end of idle threads")
+
+
+def test_a_thread_takes_one_task_after_the_other() -> None:
+    threads = JobThreads("in turn", idle_timeout=PATIENCE)
+    first = _run(threads)
+    wait_until(lambda: _run(threads) is first, "the first thread to take another task")
+
+
+def test_a_task_that_comes_when_a_thread_ends_is_not_lost() -> None:
+    threads = JobThreads("no time", idle_timeout=0.0)
+    for _ in range(300):
+        _run(threads)
