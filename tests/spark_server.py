@@ -16,9 +16,14 @@ PATIENCE = 280.0
 
 
 @contextmanager
-def spark_server(directory: Path, environment: Mapping[str, str] = os.environ) -> Iterator[str]:
+def spark_server(
+    directory: Path,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    config: str = 'spark.master = "local[2]"\n',
+) -> Iterator[str]:
     """Start a server that keeps everything in a directory, yield its URL, and stop it gracefully."""
-    (directory / "jobserver.conf").write_text('spark.master = "local[2]"\n')
+    (directory / "jobserver.conf").write_text(config)
     command = [sys.executable, "-m", "jobserver_cli", "serve", "--config", str(directory / "jobserver.conf")]
     with (directory / "log").open("w") as log:
         process = subprocess.Popen(

@@ -15,12 +15,15 @@ from typing import Any
 import attrs
 import pytest
 
+from jobserver_client import Client
+from jobserver_core import BinaryType, JobRequest
 from jobserver_pyspark.jvm import SparkInstall
 from spark_server import spark_server
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "howto" / "jvm-jobs.md"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 FILE = re.compile(r"^`([^`\n]+)`[^\n]*:\n\n```\w+\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 COMMANDS = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 ANSWER = re.compile(r"^```json\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -177,6 +180,34 @@ def test_jobs_are_compiled_with_maven(
     local = f"mvn -B -Dmaven.repo.local={maven_repository} "
     jar = reader.follow("With Maven", "maven", "mvn ", local)
     assert run(reader, address, jar) == [promised, promised]
+
+
+def test_the_java_example_is_built_with_maven_and_runs(
+    reader: Reader, address: str, maven_repository: Path
+) -> None:
+    if shutil.which("mvn") is None:
+        pytest.skip("mvn is not installed: apt-get install maven")
+    project = reader.directory / "java_job"
+    shutil.copytree(EXAMPLES / "java_job", project)
+    [commands] = COMMANDS.findall(compile_section("With Maven"))
+    build = commands[: commands.index("cp target")]
+    done = reader.sh(build.replace("mvn ", f"mvn -B -Dmaven.repo.local={maven_repository} "), project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with Client(f"http://{address}") as client:
+        jar = (project / "target" / "toprows-1.0.jar").read_bytes()
+        client.upload("toprows", BinaryType.JAR, jar)
+        config = {"sql": "SELECT id FROM range(20) ORDER BY id", "limit": 2}
+        request = JobRequest(class_name="examples.TopRows", class_path="toprows", config=config)
+        assert client.submit(request).result(timeout=PATIENCE) == [{"id": 0}, {"id": 1}]
+
+
+@pytest.mark.parametrize(("example", "recipe"), [("scala_job", "With sbt"), ("java_job", "With Maven")])
+def test_the_files_of_an_example_are_those_of_its_recipe(example: str, recipe: str) -> None:
+    files = dict([*FILE.findall(compile_section()), *FILE.findall(compile_section(recipe))])
+    same = [name for name in files if (EXAMPLES / example / name).exists() and name != "pom.xml"]
+    assert len(same) == {"scala_job": 3, "java_job": 1}[example]
+    for name in same:
+        assert (EXAMPLES / example / name).read_text() == files[name]
 
 
 def test_jobs_are_compiled_with_sbt(reader: Reader, address: str, promised: Any) -> None:

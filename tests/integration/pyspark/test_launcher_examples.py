@@ -3,7 +3,6 @@ from __future__ import annotations
 import importlib
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from jobserver_pytest import JobRunner
 pytestmark = pytest.mark.spark
 
 ROOT = Path(__file__).parents[3]
-EXAMPLES = ROOT / "examples" / "jobs"
 
 
 def _run(context: Context, code: JobCode, name: str, config: str) -> tuple[bytes, str]:
@@ -40,23 +38,6 @@ def test_the_example_of_the_demo_counts_words(context: Context, tmp_path: Path) 
     code = code_of(build_example_wheel(tmp_path))
     data, _ = _run(context, code, CLASS_NAME, '{"input": {"string": "a b c a b see"}}')
     assert data == b'{"a":2,"b":2,"c":1,"see":1}'
-
-
-def test_the_word_count_example_is_built_and_runs(context: Context, tmp_path: Path) -> None:
-    command = [sys.executable, EXAMPLES / "wordcount" / "build.py", tmp_path]
-    built = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    code = code_of(Path(built))
-    config = '{"input": {"string": "a b a"}}'
-    for name in ("wordcount.WordCount", "wordcount.WordCountSql"):
-        data, _ = _run(context, code, name, config)
-        assert sorted(data) == sorted(b'{"a":2,"b":1}')
-    assert "words" not in context.run("results.Forget", {"name": "words"}).value
-
-
-def test_the_streaming_example_yields_rows(context: Context, tmp_path: Path) -> None:
-    code = code_of(build_wheel(EXAMPLES / "streamed" / "streamed", tmp_path, version="1.0"))
-    data, _ = _run(context, code, "streamed.Export", '{"query": "select id, id * 2 as twice from range(3)"}')
-    assert data == b"id,twice\n0,0\n1,2\n2,4\n"
 
 
 def test_the_jobs_of_the_page_about_python_jobs_run(

@@ -1,8 +1,8 @@
-"""Jobs that count words: in a SparkContext or a session, on RDDs and in SQL."""
+"""Jobs that count words, on RDDs and in SQL, and one that streams the rows of a query."""
 
 from sparkjobserver.api import SparkJob, build_problems
 
-__all__ = ["WordCount", "WordCountSql"]
+__all__ = ["Export", "WordCount", "WordCountSql"]
 
 
 class WordCount(SparkJob):
@@ -26,3 +26,19 @@ class WordCountSql(WordCount):
         frame = context.createDataFrame([(word,) for word in data], "word string")
         counts = runtime.namedObjects.update("words", frame.groupBy("word").count())
         return {row["word"]: row["count"] for row in counts.collect()}
+
+
+class Export(SparkJob):
+    """Streams the result of ``query`` as CSV, so that it never is in memory as a whole."""
+
+    def validate(self, context, runtime, config):
+        query = config.get("query", None)
+        if not query:
+            return build_problems(["query is missing"])
+        return query
+
+    def run_job(self, context, runtime, data):
+        frame = context.sql(data)
+        yield (",".join(frame.columns) + "\n").encode()
+        for row in frame.toLocalIterator():
+            yield (",".join("" if value is None else str(value) for value in row) + "\n").encode()

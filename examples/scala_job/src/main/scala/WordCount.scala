@@ -4,7 +4,6 @@ import com.typesafe.config.Config
 import org.apache.spark.SparkContext
 import spark.jobserver.{SparkJob, SparkJobInvalid, SparkJobValid, SparkJobValidation}
 
-/** Counts the words of `input.string`, with the job API. */
 object WordCount extends SparkJob {
   override def validate(sc: SparkContext, config: Config): SparkJobValidation =
     if (config.hasPath("input.string")) SparkJobValid else SparkJobInvalid("No input.string config param")
