@@ -41,6 +41,8 @@ from jobserver_core.running.health import Health
 from jobserver_core.running.intake import Intake
 from jobserver_core.running.job_configs import JobConfigs
 from jobserver_core.running.jobs import JobService
+from jobserver_core.running.live_context import LiveContext
+from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.notices import Notices, Topic
 from jobserver_core.running.outbox import Syncer
 from jobserver_core.running.records import Records
@@ -50,6 +52,7 @@ from jobserver_core.running.retention import BlobSweep, RecordSweep, Sweeper
 from jobserver_core.running.servers import Membership
 from jobserver_core.running.storage import StorageService
 from jobserver_core.running.submissions import SubmissionService
+from jobserver_core.running.supervision import Supervisor
 from jobserver_core.shutdown import FORCE, RELEASE, Admission, Steps
 
 if TYPE_CHECKING:
@@ -146,6 +149,7 @@ class Services:
             data_directory=data_directory,
             clock=clock,
             settings=settings,
+            restart=self._restart,
         )
         self.contexts = contexts = ContextService(
             registry=registry,
@@ -183,6 +187,9 @@ class Services:
         registry.on_retired = intake.context_ended
         notices.on(Topic.SUBMITTED, intake.look)
         notices.on(Topic.ENDED, jobs.watch.look)
+        self.supervisor = supervisor = Supervisor(
+            registry=registry, jobs=jobs, fetching=fetching, clock=clock
+        )
         self.recovery = Recovery(
             others=membership.others,
             metadata=metadata,
@@ -193,6 +200,8 @@ class Services:
             contexts=contexts,
             fetching=fetching,
             class_paths=class_paths,
+            settings=settings.spark,
+            restart=lambda context: supervisor.restart(context, ()),
         )
         record_sweep = RecordSweep(
             metadata=metadata,
@@ -227,6 +236,7 @@ class Services:
         lost = self.recovery.end_lost()
         self.callbacks.start(self.membership.others)
         self._upload_configured()
+        self.supervisor.start()
         self.contexts.start_configured()
         self.recovery.restart(lost.jobs)
         self.membership.watch()
@@ -241,6 +251,9 @@ class Services:
             self.contexts.start_configured(lost.names)
             self.recovery.restart(lost.jobs)
 
+    def _restart(self, context: LiveContext, jobs: Sequence[LiveJob]) -> None:
+        self.supervisor.restart(context, jobs)
+
     def _lose_contexts(self) -> None:
         """End all contexts here, because other servers have declared this one dead."""
         reason = ErrorInfo(message="the job server did not renew its lease in time", error_class="LeaseLost")
@@ -254,6 +267,7 @@ class Services:
         """Take nothing new and begin nothing more; jobs that have begun go on."""
         self.fetching.close()
         self.intake.close()
+        self.supervisor.close()
         self.registry.drain()
         self.recovery.close()
 

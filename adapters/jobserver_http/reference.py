@@ -55,6 +55,7 @@ _SEE = {
     "maxQueueTime": _LIMITS,
     "maxRunTime": _LIMITS,
     "packages": "[Dependencies of Python jobs](../howto/python-dependencies.md)",
+    "restartable": "[supervision](configuration.md#supervision)",
     "priority": "[which job is next](configuration.md#which-job-is-next)",
 }
 """The sections of the configuration reference that explain a parameter."""

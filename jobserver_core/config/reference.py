@@ -88,6 +88,23 @@ you kill it with `force`. If its context was created for it, the context is kill
 Setting the machine's clock does not change these times. The time that a job waited under an earlier server
 counts.
 
+## Supervision
+
+A supervised context that dies is started again under its name: see
+[supervised contexts](../howto/operate.md#supervised-contexts). These are settings of contexts, like the
+limits of time.
+
+| setting of a context | default | meaning |
+| --- | --- | --- |
+| `supervise` | `false` | Whether the context is started again after it died |
+| `max-restarts` | 5 | How many restarts in a row may fail before it stays dead; `off`: no limit |
+| `restart-backoff` | 1 s | The pause before the first restart. It doubles with each further one in the row |
+| `max-restart-backoff` | 1 minute | The longest pause |
+| `restart-reset` | 10 minutes | A context that lived for this long begins a new row |
+
+The record of a context counts its `restarts`. A request with `restartable = true` allows its job to run
+again, from the beginning, if the context dies while it runs.
+
 ## Which job is next
 
 A job that finds no free slot waits in the queue of its context. Jobs with a higher `priority` (a parameter of

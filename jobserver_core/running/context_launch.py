@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from jobserver_core.models.failures import ErrorInfo
-from jobserver_core.models.lifecycle import ContextState
 from jobserver_core.ports import (
     Clock,
     ContextEnd,
@@ -75,7 +74,7 @@ class ContextLaunch:
         """Take over a context that outlived its server; raises what the launcher does."""
         with self._context.calls.held():  # the launcher may report before it has returned the handle
             self._handle = self._launcher.reattach(spec, jobs, self._listener)
-        if self._context.current.state is ContextState.STARTED:
+        if self._context.current.state.starting:
             self._limit_start(spec)
 
     def acknowledge(self, job_id: str) -> None:
@@ -145,7 +144,7 @@ class ContextLaunch:
         """Kill a context that did not become ready in time; only its log may have the reason."""
         with self._context.changing():
             context = self._context.current
-            if context.state is ContextState.STARTED and not self._context.ready_reported:
+            if context.state.starting and not self._context.ready_reported:
                 self.failure = _not_ready(context.name, timeout, spec.log_tail())
                 self.call(lambda handle: handle.kill())
 

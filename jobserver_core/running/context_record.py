@@ -56,6 +56,7 @@ class ContextRecord:
 
     def __init__(self, context: Context, *, records: Records, clock: Clock) -> None:
         self._records = records
+        self._clock = clock
         self.lock = threading.RLock()
         self.current = context
         self.calls = Outbox()
@@ -89,6 +90,19 @@ class ContextRecord:
         """Store the end as :meth:`Records.end_context` does, and publish it later."""
         context = self.current = self._records.end_context(self.current, event, error, ended_at=self.ended_at)
         self.outbox.put(lambda: self._records.publish_context(context))
+
+    def replace(self, event: ContextEvent, error: ErrorInfo, successor: Context) -> bool:
+        """Store the end as :meth:`Records.replace_context` does, and publish both later; return whether."""
+        ended_at = self.ended_at or self._clock.now()
+        ended = self._records.replace_context(
+            self.current, event, error, ended_at=ended_at, successor=successor
+        )
+        if ended is None:
+            return False
+        self.current = ended
+        self.outbox.put(lambda: self._records.publish_context(ended))
+        self.outbox.put(lambda: self._records.publish_context(successor))
+        return True
 
     def check_accepts_jobs(self) -> None:
         """Raise an error if the context no longer accepts jobs.

@@ -17,6 +17,7 @@ from jobserver_core.ports import Clock, ContextSpec, Fetched, JobCode, Launcher
 from jobserver_core.running.capacity import Capacity
 from jobserver_core.running.context_settings import check_settings, effective_settings, settings_class_path
 from jobserver_core.running.live_context import LiveContext
+from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.records import Records
 from jobserver_core.running.starts import StartQueue
 from jobserver_core.running.waiting import Waiter, all_done
@@ -39,7 +40,9 @@ class ContextRegistry:
         data_directory: DataDirectory,
         clock: Clock,
         settings: Settings,
+        restart: Callable[[LiveContext, list[LiveJob]], None],
     ) -> None:
+        self._restart = restart
         self._records = records
         self._launcher = launcher
         self._class_paths = class_paths
@@ -94,21 +97,46 @@ class ContextRegistry:
         tree = self._effective(settings)
         record = self._records.new_context(name, tree, ad_hoc=ad_hoc)
         with ExitStack() as files, self._class_paths.resolving():
-            entries = self._class_paths.resolve(settings_class_path(tree), fetched)
-            codes = self._class_paths.lease(entries, files)
-            spec = ContextSpec(
-                id=record.id,
-                name=name,
-                settings=tree,
-                class_path=codes,
-                log_path=self._data_directory.context_log(record.id),
-                work_dir=self._data_directory.work_dir(record.id),
-                data_dir=self._data_directory.data_files,
-            )
+            spec = self._spec(record, fetched, files)
             live = self._live_context(record, caller)
             self._register(live)
-            live.keep(codes, files.pop_all())
+            live.keep(spec.class_path, files.pop_all())
         return live, spec
+
+    def _spec(self, record: Context, fetched: Mapping[str, Fetched], files: ExitStack) -> ContextSpec:
+        entries = self._class_paths.resolve(settings_class_path(record.settings), fetched)
+        return ContextSpec(
+            id=record.id,
+            name=record.name,
+            settings=record.settings,
+            class_path=self._class_paths.lease(entries, files),
+            log_path=self._data_directory.context_log(record.id),
+            work_dir=self._data_directory.work_dir(record.id),
+            data_dir=self._data_directory.data_files,
+        )
+
+    def succeed(self, record: Context) -> LiveContext:
+        """Return a living context for the successor of one that died; storing its record is up to the caller.
+
+        It is found by its name once the one before it is final.
+        """
+        live = self._live_context(record, caller="")
+        with self._lock:
+            if self._closed:
+                live.hold_jobs()
+            self._live[record.id] = live
+        return live
+
+    def forget(self, context: LiveContext) -> None:
+        """Forget a successor that was not stored."""
+        self._retire(context)
+
+    def begin_successor(self, context: LiveContext, fetched: Mapping[str, Fetched]) -> None:
+        """Start a successor; ``fetched`` has the files of :meth:`uris`. Raises as :meth:`create` does."""
+        with ExitStack() as files, self._class_paths.resolving():
+            spec = self._spec(context.record, fetched, files)
+            context.keep(spec.class_path, files.pop_all())
+        context.begin(spec)
 
     def restore(self, record: Context, codes: tuple[JobCode, ...], files: ExitStack) -> LiveContext:
         """Take over a context of an earlier server, whose class path is ``codes``.
@@ -136,6 +164,8 @@ class ContextRegistry:
             settings=self._settings,
             resources=self._launcher.resources(record.settings),
             retire=self._retire,
+            succeed=self.succeed,
+            restart=self._restart,
         )
 
     def _effective(self, settings: JsonMapping) -> JsonObject:

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from jobserver_core.config.settings import SparkSettings
 
 __all__ = [
+    "RestartLimits",
     "TimeLimits",
     "check_settings",
     "configuration_problems",
     "effective_settings",
+    "restart_limits",
     "settings_class_path",
     "stops_on_job_error",
     "time_limits",
@@ -48,6 +50,7 @@ def check_settings(settings: JsonMapping, launcher: Launcher) -> None:
     settings_class_path(settings)
     stops_on_job_error(settings)
     time_limits(settings)
+    restart_limits(settings)
     launcher.validate(settings)
 
 
@@ -79,11 +82,67 @@ def settings_class_path(settings: JsonMapping) -> tuple[ClassPathEntry, ...]:
 
 def stops_on_job_error(settings: JsonMapping) -> bool:
     """Return whether the first job that fails stops the context."""
-    value = settings.get(_STOP_ON_ERROR)
+    return _flag(settings, _STOP_ON_ERROR)
+
+
+def _flag(settings: JsonMapping, key: str) -> bool:
+    value = settings.get(key)
     wanted = {"true": True, "false": False}.get("false" if value is None else str(value).lower())
     if wanted is None:
-        raise InvalidSetting(key=_STOP_ON_ERROR, message=f"takes true or false, got {value!r}")
+        raise InvalidSetting(key=key, message=f"takes true or false, got {value!r}")
     return wanted
+
+
+@attrs.frozen(kw_only=True)
+class RestartLimits:
+    """How a supervised context is started again after it died; times are in seconds.
+
+    It is started again up to ``max_restarts`` times in a row, which may be infinite: after ``backoff``, then
+    after twice as long each time, up to ``max_backoff``. A row ends with a context that lived for ``reset``.
+    """
+
+    max_restarts: float = 5
+    backoff: float = 1.0
+    max_backoff: float = 60.0
+    reset: float = 600.0
+
+
+def restart_limits(settings: JsonMapping) -> RestartLimits | None:
+    """Return how a context is started again after it died; None if it is not supervised.
+
+    Raises:
+        InvalidSetting: A value is not what its key takes.
+    """
+    supervised, default = _flag(settings, "supervise"), RestartLimits()
+    limits = RestartLimits(
+        max_restarts=_restarts(settings, "max-restarts", default.max_restarts),
+        backoff=_positive(settings, "restart-backoff", default.backoff),
+        max_backoff=_positive(settings, "max-restart-backoff", default.max_backoff),
+        reset=_positive(settings, "restart-reset", default.reset),
+    )
+    return limits if supervised else None
+
+
+def _positive(settings: JsonMapping, key: str, default: float) -> float:
+    seconds = default if settings.get(key) is None else _duration(settings, key)
+    if seconds is None:
+        raise InvalidSetting(key=key, message="takes a duration with a unit, and cannot be turned off")
+    return seconds
+
+
+def _restarts(settings: JsonMapping, key: str, default: float) -> float:
+    value = settings.get(key)
+    if value is None:
+        return default
+    if value is False or str(value).lower() == "off":
+        return math.inf
+    try:
+        count = int(str(value))
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise InvalidSetting(key=key, message=f"takes a number from 1, or off for no limit, got {value!r}")
+    return count
 
 
 @attrs.frozen(kw_only=True)

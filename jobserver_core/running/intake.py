@@ -13,8 +13,8 @@ one that was submitted here. What the owner has not picked up when it dies is a 
 lost context: the recovery of another server runs it again.
 
 The invariants: only the owner of its context writes to such a job. No job is enqueued any more once the end
-of the context is stored, so one look after that finds all that were not picked up in time. They end as the
-other jobs that waited in the context did.
+of the context is stored, so one look after that finds all that were not picked up in time. They end or, if
+the context has a successor, run there, as the other jobs that waited in the context do.
 
 Deliberately not handled: a server that is closing. What it does not pick up waits for another server.
 """
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 
@@ -36,6 +36,7 @@ from jobserver_core.ports import MetadataStore
 from jobserver_core.running.context_registry import ContextRegistry
 from jobserver_core.running.jobs import JobService
 from jobserver_core.running.live_context import LiveContext
+from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.notices import Notices, Topic
 from jobserver_core.running.records import FinalOutcome, Records
 
@@ -114,12 +115,15 @@ class Intake:
         job = self._metadata.job(job_id)  # as it is now: it may have ended here a moment ago
         if job is None or not job.waiting or job.context_id != context.record.id or self._closed:
             return
+        self._give(job, context, context.pick_up)
+
+    def _give(self, job: Job, context: LiveContext, accept: Callable[[LiveJob], None]) -> None:
         try:
             with ExitStack() as undo:
                 code = self._class_paths.lease(job.class_path, undo)
                 spec = self._jobs.spec(job.id, job.class_name, code, self._jobs.config(job.id))
                 live = self._jobs.live(job, spec, undo.pop_all())
-            self._jobs.give(live, context, None, partial(context.pick_up, live))
+            self._jobs.give(live, context, None, partial(accept, live))
         except (ContextNotFound, ServerClosed):
             return  # it is left over, or runs on another server
         except StorageError:
@@ -129,14 +133,18 @@ class Intake:
             self._end(job, FinalOutcome.failed(FailureKind.CONTEXT_LOST, ErrorInfo.from_exception(error)))
 
     def _end_left_over(self) -> None:
-        """End the jobs that were not picked up before their context ended."""
+        """End the jobs that were not picked up before their context ended, or give them to its successor."""
         with self._lock:
             ended = list(self._ended.values())
         for context in ended:
             record = context.record
             if record.owner == self._records.server_id:  # else another server deals with its jobs
                 reason = record.error.message if record.error is not None else ""
+                successor = context.successor
                 for job in self._waiting_in(context):
+                    if successor is not None:
+                        self._give(job, successor, successor.adopt)
+                        continue
                     self._end(job, FinalOutcome.without_context(job, reason), silent=record.stop_requested)
             with self._lock:
                 self._ended.pop(record.id, None)

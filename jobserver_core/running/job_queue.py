@@ -144,11 +144,12 @@ class JobQueue:
         """Whether no job runs or waits."""
         return not self._running and not self._waiting
 
-    def take_waiting(self) -> list[LiveJob]:
-        """Remove and return the jobs that wait for a slot, in their order."""
-        waiting = list(self._waiting)
+    def take_left(self) -> list[LiveJob]:
+        """Remove and return the jobs that :meth:`end_all` spared: they run in another context."""
+        left = [*self._running.values(), *self._waiting]
+        self._running.clear()
         self._waiting.clear()
-        return waiting
+        return left
 
     def detach(self) -> None:
         """Notify the waiters of all jobs that the next server continues with them."""
@@ -271,17 +272,20 @@ class JobQueue:
         if self._ends_context(live):
             outbox.put(self._stop_context)
 
-    def end_all(self, error: ErrorInfo | None, *, spare_waiting: bool) -> None:
+    def end_all(
+        self, error: ErrorInfo | None, *, spare_waiting: bool, spare_restartable: bool = False
+    ) -> None:
         """End all remaining jobs because the context ended. Raises StorageError; then call it again.
 
-        With ``spare_waiting`` those that wait for a slot stay, to be taken. Waiting jobs of a held queue are
+        With ``spare_waiting`` those that wait for a slot stay, to be taken, and with ``spare_restartable``
+        those that may run again. Waiting jobs of a held queue are
         postponed: they keep their state, and the next server runs them, unless the end of the context was
         requested.
         """
         held = self._holding and not self._context.current.stop_requested
         waiting = [] if spare_waiting or held else list(self._waiting)
         for live in [*self._running.values(), *waiting]:
-            if not live.job.state.final:
+            if not (live.job.state.final or (spare_restartable and _runs_again(live))):
                 self.end(live, self.outcome_without_context(live, error))
         if spare_waiting:
             return
@@ -367,6 +371,10 @@ class JobQueue:
         if context.ad_hoc:
             return True
         return live.job.state is JobState.ERROR and stops_on_job_error(context.settings)
+
+
+def _runs_again(live: LiveJob) -> bool:
+    return live.job.restartable and not live.job.kill_requested and live.overdue is None
 
 
 def _passed(live: LiveJob, now: float) -> bool:

@@ -20,7 +20,7 @@ from jobserver_core.errors import ContextNotFound, JobAlreadyFinal, ServerClosed
 from jobserver_core.models.contexts import Context, Resources
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job, JobProgress
-from jobserver_core.models.lifecycle import CONTEXTS, ContextEvent, ContextState, JobEvent, JobState
+from jobserver_core.models.lifecycle import CONTEXTS, ContextEvent, ContextState, JobState
 from jobserver_core.ports import (
     Clock,
     ContextEnd,
@@ -39,6 +39,7 @@ from jobserver_core.running.deadlines import Deadlines
 from jobserver_core.running.job_queue import JobQueue
 from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.records import FinalOutcome, Records
+from jobserver_core.running.restarts import Death, death_of
 from jobserver_core.running.starts import StartQueue
 from jobserver_core.running.waiting import Promise, Waiter
 
@@ -62,7 +63,9 @@ class LiveContext(ContextListener):
 
     Reports of the launcher are stored through the retry queue of the record. Requests of users are stored at
     once, or fail. ``caller`` takes turns with others in ``starts``. ``resources`` is what the context may use
-    at most. ``retire`` is called once the context is final.
+    at most. ``retire`` is called once the context is final. If it is supervised and dies, ``succeed`` makes a
+    living context of the record that takes its place, which is not stored yet, and ``restart`` gives that one
+    the jobs that go on, and launches it.
     """
 
     def __init__(
@@ -77,12 +80,17 @@ class LiveContext(ContextListener):
         settings: Settings,
         resources: Resources,
         retire: Callable[[LiveContext], None],
+        succeed: Callable[[Context], LiveContext],
+        restart: Callable[[LiveContext, list[LiveJob]], None],
     ) -> None:
         self._records = records
         self._clock = clock
         self._settings = settings
         self.resources = resources
         self._retire = retire
+        self._succeed = succeed
+        self._restart = restart
+        self._successor: LiveContext | None = None
         self._files = ExitStack()
         self._code_digests: frozenset[str] = frozenset()
         self._on_lost: Callable[[Context, list[LiveJob]], None] | None = None
@@ -141,6 +149,11 @@ class LiveContext(ContextListener):
         return self._jobs.holding or self._on_lost is not None
 
     @property
+    def successor(self) -> LiveContext | None:
+        """The living context that has taken its place after it died, or None."""
+        return self._successor
+
+    @property
     def digests(self) -> frozenset[str]:
         """The blobs that must stay for this context, whether or not a record refers to them."""
         with self._context.lock:
@@ -171,13 +184,26 @@ class LiveContext(ContextListener):
         with self._context.changing():
             epoch = self.record.epoch + 1
             self._context.advance(None, owner=server_id, owned_since=self._clock.now(), epoch=epoch)
-            if self.record.state is not ContextState.STARTED:
+            if not self.record.state.starting:
                 self._context.notify_ready()
 
     def resume(self, live: LiveJob) -> None:
-        """Continue with a job that an earlier server accepted, in the order of those jobs."""
+        """Continue with a job that an earlier server accepted, in the order of those jobs.
+
+        Its epoch grows, so that no server that has claimed the context before can end it.
+        """
         with self._context.changing():
             self._jobs.resume(live)
+        self._context.changes.put(lambda: self._claim_job(live))
+
+    def _claim_job(self, live: LiveJob) -> None:
+        with self._context.changing():
+            if live.job.state.final:
+                return
+            try:
+                live.advance(None)
+            except StaleState as error:  # whatever follows adopts what is stored
+                _log.warning("job %s was changed by another writer: %s", live.job.id, error)
 
     def reattach(self, spec: ContextSpec, on_lost: Callable[[Context, list[LiveJob]], None]) -> None:
         """Have the launcher take over the context, and repeat the requests that may not have reached it.
@@ -256,13 +282,18 @@ class LiveContext(ContextListener):
             self._jobs.accept(live, config)
 
     def adopt(self, live: LiveJob) -> None:
-        """Run a job that is recorded already, with this context as its own, unless it was killed before."""
+        """Run a job that is recorded already, with this context as its own, unless it was killed before.
+
+        If the context has ended meanwhile, the job ends like those that waited in it.
+        """
         with self._context.changing():
             if live.job.kill_requested:
                 self._jobs.end(live, FinalOutcome.killed(live.job.id))
-                return
-            live.advance(JobEvent.RESTART, context_id=self.record.id)
-            self._jobs.add(live)
+            elif self.record.state.final:
+                self._jobs.end(live, self._jobs.outcome_without_context(live, self.record.error))
+            else:
+                live.restart(self.record.id)
+                self._jobs.add(live)
 
     def pick_up(self, live: LiveJob) -> None:
         """Run a job that another server accepted for this context, or let it wait for a slot.
@@ -394,9 +425,11 @@ class LiveContext(ContextListener):
 
     def _store_ready(self, application_id: str | None, url: str | None) -> None:
         with self._context.changing():
-            if self.record.state is ContextState.STARTED:
+            if self.record.state.starting:
                 try:
-                    self._context.advance(ContextEvent.READY, application_id=application_id, url=url)
+                    self._context.advance(
+                        ContextEvent.READY, application_id=application_id, url=url, error=None
+                    )
                 except StaleState as error:
                     self._kill_stale(error)
                     return
@@ -432,15 +465,56 @@ class LiveContext(ContextListener):
                 return
             # A context that was not ready in time was killed: it failed, whatever its launcher reports.
             failure = self._launch.failure
+            event, error = ContextEvent.FAIL if failure else _END_EVENTS[end], failure or error
+            death = self._death(event, error)
+            if death is not None:
+                self._store_death(death, ContextEvent.FAIL if death.final else event)
+                return
             lost = self._on_lost
             if self._context.ready_reported or self.record.stop_requested or self._jobs.holding:
                 lost = None
-            self._jobs.end_all(failure or error, spare_waiting=lost is not None)
-            self._context.end(ContextEvent.FAIL if failure else _END_EVENTS[end], failure or error)
-            self._deadlines.close()
-            self._context.outbox.put(self._release)
+            self._jobs.end_all(error, spare_waiting=lost is not None)
+            self._context.end(event, error)
+            self._close()
             if lost is not None:
-                self._context.outbox.put(partial(lost, self.record, self._jobs.take_waiting()))
+                self._context.outbox.put(partial(lost, self.record, self._jobs.take_left()))
+
+    def _death(self, event: ContextEvent, error: ErrorInfo | None) -> Death | None:
+        """Return the death of the context; None if it is not supervised, or ends as it should."""
+        state = self.record.state
+        began = state is not ContextState.STARTED  # or whoever created it is told why it failed
+        if not began or CONTEXTS.next(state, event) is ContextState.FINISHED:
+            return None
+        if self._jobs.holding or self._context.draining is not None or self._context.ended_at is None:
+            return None
+        settings, died_at = self.record.settings, self._context.ended_at
+        return death_of(self.record, settings=settings, reason=error, died_at=died_at)
+
+    def _store_death(self, death: Death, event: ContextEvent) -> None:
+        """End the context, and let another one take its place, unless it has died too often."""
+        if self._successor is None and (record := death.successor(self._records)) is not None:
+            self._successor = self._succeed(record)  # once, even if storing this is repeated
+        successor = self._successor
+        again = successor is not None
+        self._jobs.end_all(death.error, spare_waiting=again, spare_restartable=again)
+        replaced = successor is not None and self._context.replace(event, death.error, successor.record)
+        if not replaced:
+            self._context.end(event, death.error)
+        self._close()
+        if successor is None:
+            return
+        jobs, outbox = self._jobs.take_left(), self._context.outbox
+        if replaced:
+            outbox.put(partial(self._restart, successor, jobs))
+        else:  # another server has taken the context over, and its jobs
+            self._successor = None
+            outbox.put(partial(self._retire, successor))
+            for live in jobs:
+                outbox.put(live.postpone)
+
+    def _close(self) -> None:
+        self._deadlines.close()
+        self._context.outbox.put(self._release)
 
     # -- effects of a change -----------------------------------------------------------------------
 

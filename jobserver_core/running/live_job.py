@@ -11,7 +11,7 @@ import attrs
 from jobserver_core.errors import JobInterrupted, JobPostponed, StorageError
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.failures import ErrorInfo, FailureKind
-from jobserver_core.models.jobs import Job, JobResult
+from jobserver_core.models.jobs import Job, JobProgress, JobResult
 from jobserver_core.models.lifecycle import JOBS, JobEvent
 from jobserver_core.ports import Clock, JobOutcome, JobSpec
 from jobserver_core.running.records import FinalOutcome, Records
@@ -65,6 +65,21 @@ class LiveJob:
         """Store the job as :meth:`Records.advance_job` does."""
         self.job = self._records.advance_job(self.job, event, expected=self._stored, **changes)
         self._stored = self.job.state
+
+    def restart(self, context_id: str) -> None:
+        """Store that the job waits in another context, to run from its beginning if it has begun."""
+        changes: dict[str, Any] = {"context_id": context_id}
+        if not self.job.waiting:
+            if self._writer is not None:
+                self._writer.discard()
+            self._writer = self._result_failed_at = self.ended_at = None
+            changes |= {
+                "dispatched_at": None,
+                "running_at": None,
+                "progress": JobProgress(),
+                "restarts": self.job.restarts + 1,
+            }
+        self.advance(JobEvent.RESTART, **changes)
 
     def run(self, running_at: datetime) -> None:
         """Mark the job as RUNNING. The next :meth:`advance` or :meth:`end` stores it."""

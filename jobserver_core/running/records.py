@@ -95,6 +95,10 @@ class Records:
         self.server_id = server_id
         self._withdrawals = Withdrawals(clock)
 
+    def now(self) -> datetime:
+        """Return the time of a record that is made now."""
+        return self._clock.now()
+
     # -- contexts ----------------------------------------------------------------------------------
 
     def new_context(self, name: str, settings: JsonMapping, *, ad_hoc: bool) -> Context:
@@ -124,11 +128,18 @@ class Records:
             self._withdrawals.put(context.id, lambda: self._withdraw_context(context.id))
             raise
 
-    def advance_context(self, context: Context, event: ContextEvent | None, **changes: Any) -> Context:
+    def advance_context(
+        self,
+        context: Context,
+        event: ContextEvent | None,
+        *,
+        successor: Context | None = None,
+        **changes: Any,
+    ) -> Context:
         """Store a context with an event's next state (None: the same state) and other changes.
 
-        Returns the stored record. If a write succeeded although the store reported a failure, repeating it
-        recognises that.
+        ``successor`` is a new context that takes its name; both are stored or neither is. Returns the stored
+        record. If a write succeeded although the store reported a failure, repeating it recognises that.
 
         Raises:
             IllegalTransition: The state does not accept the event.
@@ -138,7 +149,9 @@ class Records:
         state = CONTEXTS.next(context.state, event) if event else context.state
         changed = attrs.evolve(context, state=state, **changes)
         try:
-            self._metadata.advance_context(changed, expected=context.state, epoch=context.epoch)
+            self._metadata.advance_context(
+                changed, expected=context.state, epoch=context.epoch, successor=successor
+            )
         except StaleState:
             stored = self._metadata.context(context.id)
             if stored is None or _written_by(changed) != _written_by(stored):
@@ -185,6 +198,26 @@ class Records:
         except StaleState as stale:
             _log.warning("context %s was ended by another writer: %s", context.name, stale)
             return self._metadata.context(context.id) or context
+
+    def replace_context(
+        self,
+        context: Context,
+        event: ContextEvent,
+        error: ErrorInfo,
+        *,
+        ended_at: datetime,
+        successor: Context,
+    ) -> Context | None:
+        """Store the end of a context together with the new one that takes its name.
+
+        Returns None if another writer has ended it or taken it over; then nothing is stored. Raises
+        StorageError.
+        """
+        try:
+            return self.advance_context(context, event, successor=successor, error=error, ended_at=ended_at)
+        except StaleState as stale:
+            _log.warning("context %s is not started again here: %s", context.name, stale)
+            return None
 
     def check_here(self, kind: str, record_id: str, context: Context | None) -> None:
         """Raise OnAnotherServer if what was asked for belongs to a context of another server.
@@ -304,6 +337,7 @@ class Records:
         cancelled: bool,
         expected: JobState | None = None,
         ended_at: datetime | None = None,
+        exact: bool = False,
         **changes: Any,
     ) -> tuple[Job, Delivery | None]:
         """Store the end of a job and the first delivery of its callback, in one transaction.
@@ -311,8 +345,9 @@ class Records:
         ``expected`` is the stored state, if it is not the job's. ``cancelled`` says that a user requested
         this end, so a callback is sent only for a result. ``ended_at`` is now by default. If an end is stored
         already, by another writer or by an earlier attempt that seemed to fail, it is adopted. A job that
-        another server has moved to another context does not end. Returns the stored job and delivery. The
-        syncer has to sync before anyone is notified. Raises StorageError.
+        another server has moved to another context does not end, and with ``exact``, neither does one that
+        has changed in any way since ``job`` was read. Returns the stored job and delivery. The syncer has to
+        sync before anyone is notified. Raises StorageError.
         """
         ended = attrs.evolve(self._ended(job, outcome, ended_at or self._clock.now()), **changes)
         silent = cancelled and ended.state is not JobState.FINISHED
@@ -323,6 +358,8 @@ class Records:
             )
         except StaleState as stale:
             stored = self._metadata.job(job.id)
+            if exact and stored is not None and not stored.state.final:
+                return stored, None
             if stored is not None and not stored.state.final and stored.context_id == job.context_id:
                 return self.end_job(stored, outcome, cancelled=cancelled, ended_at=ended_at, **changes)
             _log.warning("job %s was ended or moved by another writer: %s", job.id, stale)

@@ -19,6 +19,11 @@ jobs. A final context whose jobs have not ended, because its server closed, is c
 a job and running it again are compare-and-set, also against the last writes of an owner that is paused rather
 than dead.
 
+The server that has claimed a context may itself be paused, and declared dead, and the context taken over
+while its jobs go on. So a job is read first, then the claim is looked at, and then the job ends only if its
+epoch is still the one that was read: a server that takes a context over raises the epochs of its jobs
+afterwards. Whichever comes first, either the claim no longer holds, or the epoch has changed.
+
 A server looks for lost records while it runs, so what it reads about its own contexts and jobs may be out of
 date. It leaves alone every context that lived here before or after the records were read, and reads a job
 again before it changes it. Once the server is closing, it claims nothing: its own contexts may be detached.
@@ -38,6 +43,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -58,11 +64,17 @@ from jobserver_core.models.lifecycle import CONTEXTS, JOBS, ContextEvent
 from jobserver_core.ports import ContextSpec, Fetched, Launcher, MetadataStore
 from jobserver_core.repeats import Repeats
 from jobserver_core.running.context_registry import ContextRegistry
+from jobserver_core.running.context_settings import effective_settings
 from jobserver_core.running.contexts import ContextService
 from jobserver_core.running.fetching import FetchService, Preparation
 from jobserver_core.running.jobs import JobService
+from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.records import FinalOutcome, Records
+from jobserver_core.running.restarts import Death, death_of, runs_again
+
+if TYPE_CHECKING:
+    from jobserver_core.config.settings import SparkSettings
 
 __all__ = ["Lost", "Recovery"]
 
@@ -106,7 +118,11 @@ class Recovery:
         contexts: ContextService,
         fetching: FetchService,
         class_paths: ClassPaths,
+        settings: SparkSettings,
+        restart: Callable[[LiveContext], None],
     ) -> None:
+        self._settings = settings
+        self._restart_context = restart
         self._others = others
         self._metadata = metadata
         self._launcher = launcher
@@ -228,6 +244,7 @@ class Recovery:
             if key not in kept:
                 self._claim(context, claimed)
         live = list(claimed.values())
+        deaths = {context.id: self._death(context) for context in live}
         again = []
         for job in jobs:
             if job.context_id in kept or not self._claimed(job.context_id, claimed, others):
@@ -236,15 +253,18 @@ class Recovery:
             if current is None:
                 continue
             lost = claimed.get(job.context_id)
-            ended_on_request = current.kill_requested or (lost is not None and lost.stop_requested)
-            if lost is not None and current.waiting and not ended_on_request:
+            if lost is not None and runs_again(current, lost, deaths.get(lost.id)):
                 again.append(current)
             else:
-                self._end_job(current, lost)
+                self._end_lost_job(current)
         for context in live:
-            ended = self._records.end_context(context, ContextEvent.FAIL, _SERVER_ENDED)
-            self._records.publish_context(ended)
-        again += self._enqueued_late(live, {job.id for job in jobs})
+            self._end_context(context, deaths[context.id])
+        for job in self._enqueued_late(live, {job.id for job in jobs}):
+            death = deaths[job.context_id]
+            if death is not None and death.final:
+                self._end_lost_job(job)
+            else:
+                again.append(job)
         self._taken.clear()  # the registry has those that still live
         self._reconciled.set()
         return Lost(frozenset(context.name for context in live if not context.ad_hoc), again)
@@ -260,6 +280,34 @@ class Recovery:
                 job for job in self._metadata.jobs(query).jobs[::-1] if job.id not in seen and job.waiting
             ]
         return found
+
+    def _death(self, context: Context) -> Death | None:
+        """Return the death of a lost context, if it has to be started again or has died too often."""
+        configured = self._settings.contexts.get(context.name)
+        settings = context.settings if configured is None else effective_settings(self._settings, configured)
+        died_at = self._records.now()
+        return death_of(context, settings=settings, reason=_SERVER_ENDED, died_at=died_at)
+
+    def _end_context(self, context: Context, death: Death | None) -> None:
+        """End a lost context; if it is supervised, another one takes its place."""
+        error = death.error if death is not None else _SERVER_ENDED
+        record = death.successor(self._records) if death is not None else None
+        if death is not None and record is not None:
+            successor = self._registry.succeed(record)  # before it is stored: or it would be taken for lost
+            try:
+                ended = self._records.replace_context(
+                    context, ContextEvent.FAIL, error, ended_at=death.died_at, successor=record
+                )
+            except BaseException:
+                self._registry.forget(successor)
+                raise
+            if ended is not None:
+                self._records.publish_context(ended)
+                self._records.publish_context(record)
+                self._restart_context(successor)
+                return
+            self._registry.forget(successor)
+        self._records.publish_context(self._records.end_context(context, ContextEvent.FAIL, error))
 
     def _contexts_here(self) -> set[str]:
         return {context.record.id for context in self._registry.all()}
@@ -326,17 +374,14 @@ class Recovery:
             if current and not (
                 current.state.final or current.waiting or current.context_id != job.context_id
             ):
-                self._end_job(current, None)  # its server dispatched it just before it ended
+                self._end_lost_job(current)  # its server dispatched it just before it ended
         except JobServerError as error:
             if self._metadata.shared and isinstance(error, _PASSING):
                 _log.warning("job %s cannot be run again yet: %s", job.id, error)
                 self._hand_over(job)
                 return
             _log.warning("job %s could not be run again: %s", job.id, error)
-            current = self._metadata.job(job.id) or job
-            unchanged = (current.epoch, current.context_id) == (job.epoch, job.context_id)
-            if not current.state.final and (unchanged or not self._metadata.shared):
-                self._end_job(current, None, reason=str(error))
+            self._end_lost_job(self._metadata.job(job.id) or job, reason=str(error))
 
     def _hand_over(self, job: Job) -> None:
         """Leave the jobs of a lost context to another server that runs a context of its name."""
@@ -362,10 +407,21 @@ class Recovery:
             if cursor is None:
                 return found[::-1]
 
-    def _end_job(self, job: Job, context: Context | None, reason: str = "the job server ended") -> Job:
+    def _end_lost_job(self, job: Job, reason: str = "the job server ended") -> None:
+        """End a job of a context that this server has claimed, unless the claim no longer holds."""
+        current = self._left(job)
+        while current is not None:
+            context = self._metadata.context(current.context_id)
+            if context is not None and context.owner != self._records.server_id:
+                _log.info("job %s is left to server %s", job.id, context.owner)
+                return
+            self._end_job(current, context, reason, exact=True)
+            current = self._left(current)
+
+    def _end_job(self, job: Job, context: Context | None, reason: str, *, exact: bool = False) -> Job:
         cancelled = job.kill_requested or (context is not None and context.stop_requested)
         outcome = FinalOutcome.without_context(job, reason)
-        ended, delivery = self._records.end_job(job, outcome, cancelled=cancelled)
+        ended, delivery = self._records.end_job(job, outcome, cancelled=cancelled, exact=exact)
         self._records.syncer.sync()
         if ended.state.final:
             self._records.publish_job(ended, delivery)

@@ -56,9 +56,16 @@ class WaitingJobs:
         return live in self._lanes.get(live.job.priority, {}).get(live.job.submitted_by, {})
 
     def add(self, live: LiveJob) -> None:
-        """Add a job behind the others of its user and priority."""
+        """Add a job behind those of its user and priority that were submitted before it.
+
+        A job that comes from a context that died may have been submitted before some of those that wait here.
+        """
         users = self._lanes.setdefault(live.job.priority, {})
-        users.setdefault(live.job.submitted_by, {})[live] = None
+        lane = users.setdefault(live.job.submitted_by, {})
+        overtaken = bool(lane) and next(reversed(lane)).job.submitted_at > live.job.submitted_at
+        lane[live] = None
+        if overtaken:
+            users[live.job.submitted_by] = dict.fromkeys(sorted(lane, key=lambda one: one.job.submitted_at))
         self._by_user[live.job.submitted_by] += 1
 
     def next(self) -> LiveJob:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 import pytest
 
 from conditions import wait_until
-from jobserver_core import Context, ContextQuery, ContextState, JobState, Settings, StorageError
-from jobserver_core.memory import InlineLauncher, MemoryBlobStore, MemoryMetadataStore
+from jobserver_core import Context, ContextQuery, ContextState, Job, JobState, Settings, StorageError
+from jobserver_core.memory import InlineJob, InlineLauncher, MemoryBlobStore, MemoryMetadataStore
 from jobserver_core.models.servers import Server
 from jobserver_core.ports import ContextEnd
 from jobserver_core.running.servers import Membership
@@ -44,6 +45,71 @@ class TestSeveralServersInMemory(SeveralServersSuite):
         for _ in range(20):
             alive.renew()
         assert alive.server.context("shared").state is ContextState.ERROR
+
+
+class StoreWithPauses(MemoryMetadataStore):
+    """A shared store that calls ``meanwhile`` once, just before it writes the end of a job or reads one."""
+
+    def __init__(self, now: Callable[[], datetime], *, before: str) -> None:
+        super().__init__(shared=True, now=now)
+        self._before = before
+        self.meanwhile: Callable[[], None] | None = None
+
+    def _pause(self) -> None:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+
+    def advance_job(self, job: Job, **rest: Any) -> None:
+        if self._before == "write" and job.state.final:
+            self._pause()
+        super().advance_job(job, **rest)
+
+    def job(self, job_id: str) -> Job | None:
+        if self._before == "read":
+            self._pause()
+        return super().job(job_id)
+
+
+@pytest.mark.parametrize("before", ["read", "write"])
+def test_a_server_that_claimed_a_context_cannot_end_a_job_of_it_that_goes_on_elsewhere(before: str) -> None:
+    store = StoreWithPauses(ManualClock().now, before=before)
+    blobs, gate = MemoryBlobStore(), threading.Event()
+
+    def gated(job: InlineJob) -> str:
+        while not gate.wait(0.005):
+            job.check()
+        return "done"
+
+    launcher = InlineLauncher({"w.Gated": gated})
+    first, claims = Member(store, blobs, launcher=launcher), Member(store, blobs)
+    again = Member(store, blobs, launcher=launcher)
+    try:
+        first.server.start()
+        claims.server.start()
+        upload(first.server)
+        first.server.create_context("shared").result(WAIT)
+        job = first.server.submit(a_request("w.Gated", context="shared")).id
+        wait_until(lambda: first.server.job(job).state is JobState.RUNNING)
+        first.server._services.registry.all()[0].store_running()
+
+        def meanwhile() -> None:
+            store.remove_server(claims.id)
+            again.server.start()
+
+        launcher.detach()
+        first.server._services.registry.detach_all()  # a crash would release its files, too
+        store.remove_server(first.id)
+        store.meanwhile = meanwhile
+        claims.recovery.end_lost()
+        assert again.server.context("shared").owner == again.id
+        assert again.server.job(job).state is JobState.RUNNING
+        gate.set()
+        assert again.server.job_handle(job).result(WAIT) == "done"
+    finally:
+        gate.set()
+        for member in (first, claims, again):
+            member.close()
 
 
 class StoreThatGoesAway(MemoryMetadataStore):

@@ -1,0 +1,136 @@
+"""Which contexts are started again after they died, when, and how often.
+
+Theory
+======
+
+The problem: a context that serves a team has to come back after its JVM ran out of memory, its host was
+killed, or its machine is gone. But nobody wants a context that dies at every start to keep a machine busy for
+ever, and a context that somebody has stopped must stay away.
+
+The idea: a *supervised* context that dies ends like any other, with its reason. In the same write, the store
+gets its *successor*: a new record with a new id and the same name and settings, in the state RESTARTING. So
+no moment exists in which a crash of the server could lose the intention, and the name is never free. The
+successor is launched after a pause (:mod:`~jobserver_core.running.supervision`), which doubles each time. If
+it dies as well, it has a successor of its own, until there were ``max-restarts`` in a row. A context that
+lived for ``restart-reset`` begins a new row.
+
+The invariants: a context that was asked to stop, or stops by itself (``idle-timeout``), has no successor, and
+neither has one that ends with its server in an orderly way. A context that was never ready has none either,
+because whoever created it is told why, unless it is a successor itself. At most one server stores a
+successor: the one whose write ends the context.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import attrs
+
+from jobserver_core.config.units import duration_text
+from jobserver_core.errors import InvalidSetting
+from jobserver_core.models.contexts import Context
+from jobserver_core.models.failures import ErrorInfo
+from jobserver_core.models.jobs import Job
+from jobserver_core.models.json_values import JsonMapping
+from jobserver_core.models.lifecycle import ContextState
+from jobserver_core.running.context_settings import RestartLimits, restart_limits
+from jobserver_core.running.records import Records
+
+__all__ = ["Death", "death_of", "pause_before", "runs_again"]
+
+
+@attrs.frozen(kw_only=True)
+class Death:
+    """The unexpected end of a supervised context. ``settings`` are those of its successor."""
+
+    context: Context
+    settings: JsonMapping
+    limits: RestartLimits
+    reason: ErrorInfo
+    died_at: datetime
+
+    @property
+    def _in_row(self) -> int:
+        lived = (self.died_at - self.context.started_at).total_seconds()
+        lived -= pause_before(self.context)
+        stable = self.context.state is ContextState.RUNNING and lived >= self.limits.reset
+        return 0 if stable else self.context.restarts_in_row
+
+    @property
+    def final(self) -> bool:
+        """Whether the context is not started again, because that has failed too often."""
+        return self._in_row >= self.limits.max_restarts
+
+    @property
+    def error(self) -> ErrorInfo:
+        """The error of the context that died."""
+        if not self.final:
+            return self.reason
+        name, count = self.context.name, self._in_row
+        return attrs.evolve(
+            self.reason,
+            message=f"context {name} died again after {count} restarts in a row and is not started any more "
+            f"(max-restarts, each after less than {duration_text(self.limits.reset)}): {self.reason.message}",
+        )
+
+    def successor(self, records: Records) -> Context | None:
+        """Return the record that takes the name of the context, or None if it is not started again."""
+        if self.final:
+            return None
+        return attrs.evolve(
+            records.new_context(self.context.name, self.settings, ad_hoc=False),
+            state=ContextState.RESTARTING,
+            error=self.reason,
+            restarts=self.context.restarts + 1,
+            restarts_in_row=self._in_row + 1,
+        )
+
+
+def death_of(
+    context: Context, *, settings: JsonMapping, reason: ErrorInfo | None, died_at: datetime
+) -> Death | None:
+    """Return the death of a context that ends without a request; None if it is not supervised."""
+    limits = _limits(settings)
+    if limits is None or context.ad_hoc or context.stop_requested:
+        return None
+    if context.state not in (ContextState.STARTED, ContextState.RUNNING, ContextState.RESTARTING):
+        return None
+    return Death(
+        context=context,
+        settings=settings,
+        limits=limits,
+        reason=reason or ErrorInfo(message="the context ended by itself"),
+        died_at=died_at,
+    )
+
+
+def pause_before(context: Context) -> float:
+    """Return the seconds between the record of a successor and its launch."""
+    limits = _limits(context.settings)
+    if limits is None or not context.restarts_in_row:
+        return 0.0
+    doubled = limits.backoff * 2.0 ** min(context.restarts_in_row - 1, 50)
+    return min(limits.max_backoff, doubled)
+
+
+def runs_again(job: Job, context: Context, death: Death | None) -> bool:
+    """Whether a job of a lost context has to run in another one, and does not end with it.
+
+    ``death`` is None if the context is not supervised, or was final before its server was gone.
+    """
+    if job.kill_requested or context.stop_requested:
+        return False
+    if death is not None and death.final:
+        return False
+    if job.waiting:
+        return True
+    replaced = context.state in (ContextState.ERROR, ContextState.KILLED) and _limits(context.settings)
+    return job.restartable and bool(death or replaced)
+
+
+def _limits(settings: JsonMapping) -> RestartLimits | None:
+    """Return the limits of restarts; None also for a record of an earlier release with other settings."""
+    try:
+        return restart_limits(settings)
+    except InvalidSetting:
+        return None

@@ -1,0 +1,115 @@
+"""Start the successors of supervised contexts that died.
+
+:mod:`~jobserver_core.running.restarts` has the theory, and decides which contexts have a successor.
+
+A successor lives in this process from the moment in which it is stored: it accepts jobs, which wait in its
+queue, and it can be stopped. First it gets the jobs of the context before it. Then a timer waits for the
+pause, then the files of its class path are fetched, and only then is it launched. None of this happens on
+the thread that reported the death, and no thread waits for the pause. Whatever fails here ends the successor,
+which is a death like any other.
+
+Until the server has reconciled what an earlier one left, nothing is launched: the sweep of the launcher would
+end it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from jobserver_core.errors import JobServerError, ServerClosed, StorageError
+from jobserver_core.models.failures import ErrorInfo
+from jobserver_core.ports import Clock, ContextEnd
+from jobserver_core.repeats import Repeats
+from jobserver_core.running.context_registry import ContextRegistry
+from jobserver_core.running.fetching import FetchService
+from jobserver_core.running.jobs import JobService
+from jobserver_core.running.live_context import LiveContext
+from jobserver_core.running.live_job import LiveJob
+from jobserver_core.running.restarts import pause_before
+
+__all__ = ["Supervisor"]
+
+_log = logging.getLogger(__name__)
+_repeats = Repeats(_log)
+
+STORAGE_PAUSE = 1.0
+"""Seconds between two attempts to move a job while storage fails."""
+
+
+class Supervisor:
+    """Gives the successors of dead contexts their jobs, and launches them after their pause. Thread-safe."""
+
+    def __init__(
+        self, *, registry: ContextRegistry, jobs: JobService, fetching: FetchService, clock: Clock
+    ) -> None:
+        self._registry = registry
+        self._jobs = jobs
+        self._fetching = fetching
+        self._clock = clock
+        self._open = threading.Event()
+        self._closed = threading.Event()
+
+    def start(self) -> None:
+        """Launch from now on."""
+        self._open.set()
+
+    def close(self) -> None:
+        """Launch nothing any more; jobs that could not be moved wait for the next server. Idempotent."""
+        self._closed.set()
+        self._open.set()
+
+    def restart(self, context: LiveContext, jobs: Sequence[LiveJob]) -> None:
+        """Give a successor the jobs of the context before it, in their order, and launch it later."""
+        record = context.record
+        pause = pause_before(record)
+        reason = record.error.message if record.error else ""
+        _log.warning(
+            "context %s died and is started again in %g s (restart %d): %s",
+            record.name,
+            pause,
+            record.restarts,
+            reason,
+        )
+        self._apart(lambda: self._take_jobs(context, jobs, pause))
+
+    def _take_jobs(self, context: LiveContext, jobs: Sequence[LiveJob], pause: float) -> None:
+        for live in jobs:
+            self._move(live, context)
+        self._open.wait()
+        if not self._closed.is_set():
+            self._clock.call_later(pause, lambda: self._apart(lambda: self._launch(context)))
+
+    def _move(self, live: LiveJob, context: LiveContext) -> None:
+        while True:
+            try:
+                self._jobs.move(live, context, None, partial(context.adopt, live))
+                return
+            except StorageError as error:
+                _repeats.warning("storage", "job %s waits for storage: %s", live.job.id, error)
+            except JobServerError as error:
+                _log.warning("job %s is not run again here: %s", live.job.id, error)
+                live.postpone()
+                return
+            if self._closed.wait(STORAGE_PAUSE):
+                live.postpone()
+                return
+
+    def _launch(self, context: LiveContext) -> None:
+        """Fetch the files of a context, and start it; whatever fails ends it."""
+        if self._closed.is_set() or not context.record.state.starting:
+            return
+        try:
+            uris = self._registry.uris(context.record.settings)
+            begin = partial(self._registry.begin_successor, context)
+            with self._fetching.prepare(uris, begin) as preparation:
+                preparation.finish()
+        except ServerClosed:
+            _log.info("context %s is not started again: the server is closing", context.record.name)
+        except Exception as error:  # noqa: BLE001 - whatever fails is the reason why it has died again
+            context.context_ended(ContextEnd.FAILED, ErrorInfo.from_exception(error))
+
+    def _apart(self, call: Callable[[], None]) -> None:
+        threading.Thread(target=call, name="jobserver-restart", daemon=True).start()
