@@ -169,11 +169,18 @@ def _backends(settings: Settings) -> Finding:
     return _good("Backends", ", ".join(names))
 
 
-def _front_end(_settings: Settings) -> Finding:
+def _front_end(settings: Settings) -> Finding:
+    from jobserver_core.errors import InvalidSetting  # noqa: PLC0415 - --help does not need it
+
     try:
-        import jobserver_http  # noqa: F401, PLC0415 - the extra may be missing
+        from jobserver_http.addresses import check_exposure  # noqa: PLC0415 - the extra may be missing
+
+        check_exposure(settings.http, authenticated=settings.auth.backend != "none")
     except ImportError as error:
         return _bad("HTTP", f"cannot load the front-end: {error}", "pip install 'jobserver-core[http]'")
+    except InvalidSetting as error:
+        problem, _, advice = error.message.partition(": ")
+        return _bad("HTTP", problem, f"{advice[:1].upper()}{advice[1:]}.")
     return _good("HTTP", "the front-end is installed")
 
 

@@ -68,6 +68,17 @@ def test_doctor_exits_with_7_and_advice_when_the_port_is_in_use(
     assert "not ready: Port" in done.err
 
 
+def test_doctor_says_that_a_server_would_be_open_to_everyone(tmp_path: Path) -> None:
+    finding = found(settings(tmp_path, jobserver__http__host="0.0.0.0"))["HTTP"]
+    assert finding.verdict is Verdict.BAD
+    assert finding.text == "0.0.0.0 is reachable from other machines, and anyone who connects could run code"
+    assert str(finding.advice).startswith("Configure jobserver.auth, listen on 127.0.0.1, or set ")
+    allowed = settings(
+        tmp_path, **{"jobserver.http.host": "0.0.0.0", "jobserver.http.allow-unauthenticated": True}
+    )
+    assert found(allowed)["HTTP"].verdict is Verdict.GOOD
+
+
 def test_doctor_names_a_backend_that_is_not_installed(tmp_path: Path) -> None:
     finding = found(settings(tmp_path, jobserver__metadata__backend="stone"))["Backends"]
     assert finding.verdict is Verdict.BAD
