@@ -27,16 +27,22 @@ from serving import WAIT, archive
 
 pytestmark = pytest.mark.real
 
-CONFIG = Path(__file__).resolve().parents[3] / "deploy" / "nginx" / "jobserver.conf"
+ROOT = Path(__file__).resolve().parents[3]
+CONFIG = ROOT / "deploy" / "nginx" / "jobserver.conf"
+GUIDE = ROOT / "docs" / "howto" / "use-the-web-ui.md"
 NAME = "jobs.example.com"
 JOBS = "/jobs?appName=words&classPath=words.Held"
 
 
 @attrs.frozen
 class Proxy:
-    """A running nginx in front of a server: its port, and a client that trusts its certificate."""
+    """A running nginx in front of a server: its port, and a client that trusts its certificate.
+
+    ``below_path`` is the URL of the server below a path, without TLS.
+    """
 
     port: int
+    below_path: str
     client: httpx.Client
     server: JobServer
     gate: threading.Event
@@ -50,8 +56,15 @@ def free_port() -> int:
     return port
 
 
-def configured(directory: Path, port: int, upstream: str) -> Path:
-    """Write a configuration of nginx that has the shipped file, on ports of this test."""
+def below_path(port: int, upstream: str) -> str:
+    """Return a site with the configuration of the guide to the web UI, which is below a path."""
+    [block] = re.findall(r"```nginx\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    assert "127.0.0.1:8090/" in block
+    return f"server {{ listen 127.0.0.1:{port};\n{block.replace('127.0.0.1:8090', upstream)}}}\n"
+
+
+def configured(directory: Path, port: int, second: int, upstream: str) -> Path:
+    """Write a configuration with the shipped file and that of the guide, on ports of this test."""
     authority = trustme.CA()
     certificate = authority.issue_cert(NAME)
     certificate.private_key_pem.write_to_path(directory / "jobs.key")
@@ -73,7 +86,8 @@ def configured(directory: Path, port: int, upstream: str) -> Path:
     file = directory / "nginx.conf"
     file.write_text(
         f"daemon off;\nworker_processes 1;\npid {directory}/pid;\nerror_log {directory}/error.log warn;\n"
-        f"events {{}}\nhttp {{\naccess_log off;\n{paths}{shipped}}}\n",
+        f"events {{}}\nhttp {{\naccess_log off;\n{paths}{shipped}"
+        f"{below_path(second, upstream)}}}\n",
         encoding="utf-8",
     )
     return file
@@ -110,8 +124,8 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     server = JobServer.in_memory(settings=settings, launcher=InlineLauncher({"words.Held": held}))
     with running(server) as url:
         server.upload("words", BinaryType.EGG, archive())
-        port = free_port()
-        file = configured(directory, port, url.removeprefix("http://"))
+        port, second = free_port(), free_port()
+        file = configured(directory, port, second, url.removeprefix("http://"))
         process = subprocess.Popen([program, "-e", directory / "error.log", "-p", directory, "-c", file])
         try:
             wait_until(lambda: process.poll() is not None or accepts(port), "nginx listens")
@@ -126,7 +140,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
                 timeout=WAIT,
                 headers={"Host": f"{NAME}:{port}"},
             ) as client:
-                yield Proxy(port, client, server, gate, directory)
+                yield Proxy(port, f"http://127.0.0.1:{second}/spark", client, server, gate, directory)
         finally:
             gate.set()
             process.send_signal(signal.SIGTERM)
@@ -177,3 +191,16 @@ def test_the_server_logs_the_address_that_nginx_reports(
         proxy.client.get("/contexts?x=1", headers={"X-Forwarded-For": "203.0.113.7"})
         wait_until(lambda: any("/contexts" in line for line in caplog.messages), "the request is logged")
     assert not re.search(r"203\.0\.113\.7", caplog.text), "a client chose its own address"
+
+
+def test_the_server_works_below_a_path(proxy: Proxy) -> None:
+    with httpx.Client(timeout=WAIT) as client:
+        moved = client.get(proxy.below_path)
+        assert (moved.status_code, moved.headers["location"].endswith("/spark/")) == (301, True)
+        page = client.get(f"{proxy.below_path}/")
+        assert (page.status_code, "text/html" in page.headers["content-type"]) == (200, True)
+        script = re.findall(r'<script[^>]* src="([^":]+)"', page.text)[0]
+        assert client.get(f"{proxy.below_path}/{script}").status_code == 200
+        origin = {"Origin": proxy.below_path.removesuffix("/spark")}
+        made = client.post(f"{proxy.below_path}/contexts/below", headers=origin)
+        assert made.status_code == 200, made.text
