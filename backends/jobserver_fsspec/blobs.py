@@ -58,6 +58,7 @@ class FsspecBlobStore(BlobStore):
             copies=DiskCache(cache_directory, limit=cache_size),
             name=redacted(str(url)),
             scrub=_scrubber(options or {}, str(url)),
+            **({"block_size": None} if "default_block_size" in (options or {}) else {}),
         )
 
     @classmethod
@@ -144,8 +145,12 @@ def _open_filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
 
 
 def _scrubber(options: JsonMapping, url: str) -> Callable[[str], str]:
-    """Return a function that redacts the URL and the values of the options in a message."""
-    secrets = sorted((text for text in _texts(options) if len(text) > 3), key=len, reverse=True)
+    """Return a function that redacts the URL and the values of the options in a message.
+
+    URLs without credentials, such as that of an endpoint, stay: they say what could not be reached.
+    """
+    texts = (text for text in _texts(options) if len(text) > 3)
+    secrets = sorted((text for text in texts if not _is_plain_url(text)), key=len, reverse=True)
 
     def scrub(text: str) -> str:
         for secret in secrets:
@@ -153,6 +158,10 @@ def _scrubber(options: JsonMapping, url: str) -> Callable[[str], str]:
         return text.replace(url, redacted(url))
 
     return scrub
+
+
+def _is_plain_url(text: str) -> bool:
+    return "://" in text and redacted(text) == text
 
 
 def _texts(value: Any) -> Iterator[str]:

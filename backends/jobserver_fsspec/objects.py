@@ -16,9 +16,13 @@ from jobserver_core.errors import BlobNotFound, JobServerError, StorageError
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_SHARDS = [f"{number:02x}" for number in range(256)]
+_WITH_BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss", "obs", "tos"})
+"""Protocols of object stores. A bucket has no directories, so a new one would be a new bucket."""
+_SHARD = re.compile(r"[0-9a-f]{2}")
 _TEMPORARY = "tmp"
 _CHUNK = 1024 * 1024
+_BLOCK = 5 * 1024 * 1024
+"""The bytes that a writer keeps in memory: the least that S3 allows for a part of an upload."""
 _LARGEST_SHARE = 4
 """Blobs of more than a quarter of the cache are not cached while they are written."""
 _TIME_KEYS = ("LastModified", "last_modified", "mtime", "updated")
@@ -35,19 +39,30 @@ class ObjectBlobStore(BlobStore):
     """
 
     def __init__(
-        self, filesystem: Any, root: str, *, copies: DiskCache, name: str, scrub: Callable[[str], str]
+        self,
+        filesystem: Any,
+        root: str,
+        *,
+        copies: DiskCache,
+        name: str,
+        scrub: Callable[[str], str],
+        block_size: int | None = _BLOCK,
     ) -> None:
         self._files = filesystem
         self._root = root.rstrip("/")
         self._copies = copies
         self._name = name
         self._scrub = scrub
+        self._block_size = block_size
+        protocols = filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,)
+        in_bucket = not _WITH_BUCKETS.isdisjoint(protocols)
+        self._bucket = self._root.lstrip("/").partition("/")[0] if in_bucket else None
 
     def create(self) -> BlobWriter:
         """Create an object with a temporary key. Raises StorageError."""
         key = f"{self._root}/{_TEMPORARY}/{secrets.token_hex(16)}"
         with self.translated("write to"):
-            file = self._making_parent(key, lambda: self._files.open(key, "wb"))
+            file = self._making_parent(key, lambda: self._files.open(key, "wb", block_size=self._block_size))
         return _ObjectWriter(self, key, file, _Copy(self._copies))
 
     def open(self, digest: str) -> BinaryIO:
@@ -78,7 +93,10 @@ class ObjectBlobStore(BlobStore):
         """Remove the object, if it exists."""
         if _DIGEST.fullmatch(digest):
             with self.translated("delete from"):
-                self._remove(self._key(digest))
+                try:
+                    self._files.rm_file(self._key(digest))
+                except FileNotFoundError:
+                    self._check_bucket()
                 self._copies.discard(digest)
 
     def digests(self, *, modified_before: datetime) -> Iterator[str]:
@@ -101,8 +119,10 @@ class ObjectBlobStore(BlobStore):
 
     def check(self) -> None:
         """Write and remove a small object. Raises StorageError."""
-        with self.create() as writer:
-            writer.write(b"readiness probe")
+        key = f"{self._root}/{_TEMPORARY}/{secrets.token_hex(16)}"
+        with self.translated("write to"):
+            self._making_parent(key, lambda: self._files.pipe_file(key, b"readiness probe"))
+            self._remove(key)
 
     def close(self) -> None:
         """Remove the local copies if they are in a temporary directory."""
@@ -144,6 +164,8 @@ class ObjectBlobStore(BlobStore):
         try:
             return action()
         except FileNotFoundError:
+            if self._bucket is not None:
+                raise
             self._files.makedirs(key.rpartition("/")[0], exist_ok=True)
             return action()
 
@@ -152,23 +174,47 @@ class ObjectBlobStore(BlobStore):
         try:
             info: dict[str, Any] = self._files.info(key)
         except FileNotFoundError:
+            self._check_bucket()
             return None
         return info if info.get("type") == "file" else None
 
+    def _check_bucket(self) -> None:
+        """Raise StorageError if it is not an object that is missing, but its bucket."""
+        if self._bucket is None:
+            return
+        self._files.invalidate_cache(self._bucket)
+        if not self._files.exists(self._bucket):
+            raise StorageError(
+                message=f"the bucket of {self._name} does not exist, or these credentials may not list it"
+            )
+
     def _objects(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Iterate over the keys of all blobs, with what the listing says about them."""
-        for shard in _SHARDS:
+        for shard in self._shards():
             for key, info in self._list(f"{self._root}/{shard}"):
                 if _DIGEST.fullmatch(key.rpartition("/")[2]):
                     yield key, info
+
+    def _shards(self) -> list[str]:
+        """Return the names of the shards that have blobs."""
+        with self.translated("list"):
+            self._files.invalidate_cache(self._root)
+            try:
+                paths = self._files.ls(self._root, detail=False)
+            except FileNotFoundError:
+                self._check_bucket()
+                return []
+        names = (str(path).rstrip("/").rpartition("/")[2] for path in paths)
+        return [name for name in names if _SHARD.fullmatch(name)]
 
     def _list(self, prefix: str) -> list[tuple[str, dict[str, Any]]]:
         with self.translated("list"):
             self._files.invalidate_cache(prefix)
             try:
-                return list(self._files.find(prefix, detail=True).items())
+                found = self._files.find(prefix, detail=True)
             except FileNotFoundError:
                 return []
+            return [(key, info) for key, info in found.items() if info.get("type") != "directory"]
 
     def _older(self, key: str, info: dict[str, Any], limit: datetime) -> bool:
         """Whether an object is older than a time. False if it was removed, or has no time."""
@@ -189,6 +235,7 @@ class ObjectBlobStore(BlobStore):
             try:
                 self._files.get_file(self._key(digest), str(path))
             except FileNotFoundError:
+                self._check_bucket()
                 raise BlobNotFound(digest=digest) from None
             found = hashlib.sha256()
             with path.open("rb") as file:
@@ -273,7 +320,7 @@ class _ObjectWriter(BlobWriter):
         self._copy.drop()
         if self._file is not None:
             with suppress(Exception):
-                self._file.close()
+                _abandon(self._file)
             self._file = None
             self._store.remove_temporary(self._key)
 
@@ -281,6 +328,20 @@ class _ObjectWriter(BlobWriter):
         if self._file is None:
             raise StorageError(message="cannot write to a blob that was committed or discarded")
         return self._file
+
+
+def _abandon(file: Any) -> None:
+    """Close a file without completing what was written, where the file system can do that.
+
+    Parts of an upload that is neither completed nor aborted are kept, and have to be paid for.
+    """
+    from fsspec.spec import AbstractBufferedFile  # noqa: PLC0415 - only with a driver, which has imported it
+
+    if not isinstance(file, AbstractBufferedFile):
+        file.close()
+        return
+    file.closed = True  # or else its destructor would complete the upload
+    file.discard()
 
 
 def _time(value: Any) -> datetime:

@@ -47,6 +47,9 @@ class BlobStoreContract(Contract):
     The methods that a subclass supplies access the storage directly, to check the store independently.
     """
 
+    rounding = timedelta(milliseconds=50)
+    """How much earlier than it was the storage may say that a blob was committed."""
+
     @abstractmethod
     def reopen(self, blobs: BlobStore) -> BlobStore:
         """Return another store over the same storage, or the same one if there can be no other."""
@@ -203,7 +206,7 @@ class BlobStoreContract(Contract):
         with blobs.create() as writer:
             writer.write(_CONTENT)
             after_the_write = _now()
-            later = after_the_write + timedelta(milliseconds=50)  # file systems round times
+            later = after_the_write + self.rounding
             while _now() < later:
                 time.sleep(0.005)
             writer.commit()
@@ -400,6 +403,9 @@ class BlobStoreContract(Contract):
 class PersistentBlobStoreContract(BlobStoreContract):
     """The contract of a store that keeps its blobs outside the process's memory."""
 
+    most_memory = 12 * _MIB
+    """The bytes that it may take to write and read a blob of 32 MiB."""
+
     @abstractmethod
     def broken(self, blobs: BlobStore) -> AbstractContextManager[None]:
         """Make the storage unusable inside the ``with`` block, for instance with a file in its place."""
@@ -416,7 +422,7 @@ class PersistentBlobStoreContract(BlobStoreContract):
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert peak < 12 * _MIB
+        assert peak < self.most_memory
 
     def test_what_the_storage_fails_at_is_a_storage_error(self, blobs: BlobStore) -> None:
         blobs.put([_CONTENT])
