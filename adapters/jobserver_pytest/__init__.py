@@ -4,13 +4,11 @@ It is loaded only where a project asks for it: ``pytest_plugins = ["jobserver_py
 ``conftest.py``, or ``pytest -p jobserver_pytest``. Nothing of Spark is imported or started until a test uses
 it, and no fixture needs an uploaded archive.
 
-=========================== ============================================================================
-:func:`run_job`             runs the class of a job alone, in the process and the thread of the test
-:func:`job_server`          a server in memory, whose jobs are Python functions
-:func:`callback_sink`       receives the callbacks of both servers
-:func:`manual_clock`        the clock of :func:`job_server`, in a test that asks for it
-:func:`spark_job_server`    a server on real Spark, shared by all tests
-=========================== ============================================================================
+- `run_job` runs the class of a job alone, in the process and the thread of the test.
+- `job_server` is a server in memory, whose jobs are Python functions.
+- `callback_sink` receives the callbacks of both servers.
+- `manual_clock` is the clock of `job_server`, in a test that asks for it.
+- `spark_job_server` is a server on real Spark, shared by all tests.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from jobserver_core import (
     Binary,
     BinaryNotFound,
     BinaryType,
-    ContextNotFound,
     JobRequest,
     JobServer,
     Settings,
@@ -103,9 +102,7 @@ class SparkJobServer(JobServer):
             raise ValueError(f"{job_class.__qualname__} is inside a function: move it to the top of a module")
         binary = self.upload_package(job_class.__module__.partition(".")[0])
         with self._creating:
-            try:
-                self.context(self.context_name)
-            except ContextNotFound:
+            if self.context_name not in [context.name for context in self.contexts()]:
                 self.create_context(self.context_name).result(timeout)
         request = JobRequest(
             class_name=f"{job_class.__module__}.{job_class.__qualname__}",

@@ -4,7 +4,7 @@ Without Spark it runs Python callables in this process, as here; give ``Reports`
 ``JobServer.from_settings(load_settings("jobserver.conf"))`` and the same lines run on Spark.
 """
 
-from jobserver_core import BinaryType, JobRequest, JobServer, JobState, parse_class_path
+from jobserver_core import BinaryType, JobRequest, JobServer, JobState
 
 
 class Reports:
@@ -19,7 +19,7 @@ class Reports:
         return self.server.submit(
             JobRequest(
                 class_name=f"reports.{report}",
-                class_path=parse_class_path("reports"),
+                class_path="reports",
                 config={"day": day},
                 idempotency_key=f"{report}/{day}",
             )

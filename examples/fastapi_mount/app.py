@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException
 
-from jobserver_core import JobRequest, JobServer, Settings, errors, parse_class_path
+from jobserver_core import JobRequest, JobServer, Settings, errors
 from jobserver_http import create_app
 
 
@@ -33,7 +33,7 @@ def build(server: JobServer) -> FastAPI:
         """Count words with a job, called through the library: no HTTP to oneself."""
         request = JobRequest(
             class_name="words.Count",
-            class_path=parse_class_path("words"),
+            class_path="words",
             config={"input": {"string": text}},
         )
         try:

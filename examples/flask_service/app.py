@@ -11,7 +11,7 @@ from typing import Any
 
 from flask import Flask, jsonify, request
 
-from jobserver_core import JobRequest, JobServer, Settings, errors, parse_class_path
+from jobserver_core import JobRequest, JobServer, Settings, errors
 
 
 def build(server: JobServer, *, patience: float = 2.0) -> Flask:
@@ -23,7 +23,7 @@ def build(server: JobServer, *, patience: float = 2.0) -> Flask:
         job = server.submit(
             JobRequest(
                 class_name="words.Count",
-                class_path=parse_class_path("words"),
+                class_path="words",
                 config={"input": {"string": request.get_data(as_text=True)}},
             )
         )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import runpy
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,12 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from jobserver_core import BinaryType, JobServer, Settings
-from jobserver_core.memory import InlineLauncher
+from conditions import wait_until
+from jobserver_core import Settings
 from jobserver_core.ports import ContextEnd
+from jobserver_core.testing.server import InMemoryJobServer
 from jobserver_http import create_app
-from serving import WAIT, ScriptedLauncher, a_server, archive, count
+from serving import WAIT, ScriptedLauncher, a_server, count
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -32,9 +32,9 @@ def slow(job: Any) -> Any:
     return count(job)
 
 
-def words_server() -> JobServer:
-    server = a_server(launcher=InlineLauncher({"words.Count": slow}))
-    server.upload("words", BinaryType.WHEEL, archive())
+def words_server() -> InMemoryJobServer:
+    server = InMemoryJobServer.in_memory()
+    server.define("words.Count", slow)
     return server
 
 
@@ -49,18 +49,11 @@ def served(app: Any) -> Iterator[str]:
     thread = threading.Thread(target=web.run)
     thread.start()
     try:
-        wait_for(lambda: web.started)
+        wait_until(lambda: web.started)
         yield f"http://127.0.0.1:{web.servers[0].sockets[0].getsockname()[1]}"
     finally:
         web.should_exit = True
         thread.join()
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
 
 
 def test_the_job_server_is_mounted_below_a_path_of_a_fastapi_service() -> None:
