@@ -101,6 +101,12 @@ class Context:
         self.listener.wait_for("ready", timeout=timeout)
         return self
 
+    @property
+    def application_id(self) -> str:
+        """The id of the application; the context must be ready."""
+        found: str = self.listener.wait_for("ready", timeout=1.0)[1]
+        return found
+
     def wait_end(self, timeout: float = 60.0) -> tuple[Any, ...]:
         return self.listener.wait_for("context-ended", timeout=timeout)[1:]
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-from launcher_world import Context
+from context_processes import ServerProcess, carrying, family
+from launcher_world import Context, Start, make_launcher
 
 from conditions import wait_until
 from jobserver_core.models.failures import FailureKind
-from jobserver_core.ports import JobCode
+from jobserver_core.ports import ContextEnd, JobCode
 
 CALLED = {"driver": [42, 42], "sql": [0, 2, 4, 6], "rdd": [0, 2, 4, 6]}
 
@@ -92,3 +95,42 @@ def check_loss_of_executors(context: Context, executors: Callable[[], list[int]]
         os.kill(pid, signal.SIGKILL)
     assert context.end_of(job, timeout=120.0).value == 6
     assert not set(lost) & set(executors())
+
+
+def check_deaths(
+    start: Start,
+    settings: dict[str, Any],
+    directory: Path,
+    code: JobCode,
+    *,
+    executors: Callable[[str], Sequence[object]],
+    left: Callable[[str], Sequence[object]],
+) -> None:
+    """Kill a server, a host and a JVM while they have executors: nothing is left of their applications.
+
+    ``executors`` and ``left`` return what the cluster has of an application: its executors, and everything.
+    """
+    directory.mkdir()
+    server = ServerProcess.start(directory, code, settings, [("trouble.SleepingTasks", {})])
+    try:
+        victims = {"host": start(settings), "jvm": start(settings)}
+        for context in victims.values():
+            context.wait_ready(240.0).running("trouble.SleepingTasks")
+        applications = [context.application_id for context in victims.values()]
+        applications.append(server.wait().application_id)
+        for application in applications:
+            wait_until(lambda id_=application: executors(id_), f"{application} has executors", 120.0)
+        for victim, context in victims.items():
+            (pid,) = family(context)[victim]
+            os.kill(pid, signal.SIGKILL)
+            end, error = context.wait_end()
+            assert end is ContextEnd.KILLED_OUTSIDE
+            assert "was killed from outside (signal 9)" in error.message
+    finally:
+        server.kill()
+    wait_until(lambda: not carrying(server.context_id), "the processes of the server's context end")
+    next_server = make_launcher(directory)
+    next_server.sweep()
+    next_server.close()
+    for application in applications:
+        wait_until(lambda id_=application: not left(id_), lambda id_=application: left(id_))

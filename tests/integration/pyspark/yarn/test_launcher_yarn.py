@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from launcher_world import Context, Start
-from master_suite import MasterSuite, check_loss_of_executors
+from master_suite import MasterSuite, check_deaths, check_loss_of_executors
 from yarn_cluster import YarnCluster
 
 from conditions import wait_until
-from jobserver_core.ports import ContextEnd
+from jobserver_core.ports import ContextEnd, JobCode
 
 pytestmark = [pytest.mark.spark, pytest.mark.yarn, pytest.mark.timeout(600)]
 
@@ -25,11 +26,6 @@ def on_yarn(yarn: YarnCluster, start_shared: Start) -> Iterator[Context]:
     context.wait_end()
 
 
-def application_id(context: Context) -> str:
-    found: str = context.listener.wait_for("ready", timeout=1.0)[1]
-    return found
-
-
 def test_an_application_has_its_queue_its_tags_and_its_page(yarn: YarnCluster, on_yarn: Context) -> None:
     _, application, url = on_yarn.listener.wait_for("ready", timeout=1.0)
     found = yarn.application(application)
@@ -41,7 +37,7 @@ def test_an_application_has_its_queue_its_tags_and_its_page(yarn: YarnCluster, o
 
 
 def test_a_job_survives_the_loss_of_its_executor(yarn: YarnCluster, on_yarn: Context) -> None:
-    check_loss_of_executors(on_yarn, lambda: yarn.executors(application_id(on_yarn)))
+    check_loss_of_executors(on_yarn, lambda: yarn.executors(on_yarn.application_id))
 
 
 class TestYarn(MasterSuite):
@@ -50,12 +46,19 @@ class TestYarn(MasterSuite):
         return on_yarn
 
 
+def test_nothing_is_left_on_the_cluster_after_deaths(
+    yarn: YarnCluster, start: Start, tmp_path: Path, code: JobCode
+) -> None:
+    settings = yarn.settings()
+    check_deaths(start, settings, tmp_path / "dead", code, executors=yarn.executors, left=yarn.left)
+
+
 def test_an_application_killed_through_yarn_ends_its_context_with_the_reason(
     yarn: YarnCluster, on_yarn: Context
 ) -> None:
     # This ends the context that the tests above share, so it is the last one that uses it.
     job = on_yarn.running("trouble.SleepingTasks")
-    yarn.kill_application(application_id(on_yarn))
+    yarn.kill_application(on_yarn.application_id)
     end, error = on_yarn.wait_end(30.0)
     assert end is ContextEnd.KILLED_OUTSIDE
     assert "YARN ended the application as KILLED" in error.message
@@ -69,7 +72,7 @@ def test_a_context_of_another_user_with_the_shared_archive_leaves_nothing_when_i
     settings = yarn.settings(**{"proxy.user": "alice"})
     del settings["spark"]["yarn.jars"]
     context = start(settings).wait_ready(200.0)
-    application = application_id(context)
+    application = context.application_id
     users = context.run("work.Users").value
     assert users == {"spark": "alice", "hadoop": ["alice"] * 2, "sql": "alice", "counted": 3} | {
         "real": getpass.getuser()

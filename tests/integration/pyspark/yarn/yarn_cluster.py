@@ -80,6 +80,12 @@ class YarnCluster:
         containers = f"/{application_id}/".encode()
         return [pid for pid, command in _commands() if containers in command and _EXECUTOR in command]
 
+    def left(self, application_id: str) -> list[object]:
+        """What the cluster has of an application: its executors, and its state unless it has ended."""
+        state = self.application(application_id)["state"]
+        ended = state in ("FINISHED", "FAILED", "KILLED")
+        return [*self.executors(application_id), *([] if ended else [state])]
+
     def command(self, line: str) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None

@@ -29,6 +29,7 @@ public final class YarnCluster {
           Map.entry("yarn.scheduler.capacity.root.small.capacity", "50"),
           Map.entry("yarn.scheduler.capacity.root.default.maximum-capacity", "100"),
           Map.entry("yarn.scheduler.capacity.root.small.maximum-capacity", "100"),
+          Map.entry("yarn.scheduler.capacity.root.default.user-limit-factor", "2"),
           Map.entry("yarn.scheduler.capacity.maximum-am-resource-percent", "0.8"));
 
   public static void main(String[] arguments) throws Exception {
