@@ -67,6 +67,7 @@ class Torture:
         self.counts: Counter[str] = Counter()
         self.members: list[Member] = []
         self.gone: list[Member] = []
+        self.launchers: list[InlineLauncher] = []
 
     def run(self, steps: int) -> Counter[str]:
         """Make random steps, then let everything come to rest, and check it; return what happened."""
@@ -80,6 +81,7 @@ class Torture:
                 (6, self.create),
                 (6, self.kill),
                 (3, self.stop),
+                (8, self.die),
                 (10, self.renew),
                 (4, self.pause),
                 (4, self.pass_on),
@@ -104,6 +106,7 @@ class Torture:
 
     def boot(self) -> Member:
         launcher = InlineLauncher({"w.Any": self.code}, start_delay=self.dice.choice([0.0, 0.02]))
+        self.launchers.append(launcher)
         member = Member(self.open_store(), self.blobs, launcher=launcher)
         self.members.append(member)
         member.server.start()
@@ -120,8 +123,9 @@ class Torture:
 
     def submit_to(self, member: Member, context: str | None = None) -> None:
         callback = RECEIVER if self.dice.random() < 0.5 else None
-        config = {"seconds": self.dice.choice([0, 0, 0.002, 0.01, 0.05])}
-        request = a_request("w.Any", config, context=context, callback_url=callback)
+        config = {"seconds": self.dice.choice([0, 0, 0.002, 0.01, 0.05, 0.2])}
+        again = self.dice.random() < 0.5
+        request = a_request("w.Any", config, context=context, callback_url=callback, restartable=again)
         try:
             self.accepted.add(member.server.submit(request).id)
         except JobServerError as error:
@@ -148,7 +152,8 @@ class Torture:
 
     def create(self) -> None:
         try:
-            self.dice.choice(self.members).server.create_context(self.dice.choice(NAMES))
+            settings = {"supervise": self.dice.random() < 0.7, "max-restarts": self.dice.choice([1, "off"])}
+            self.dice.choice(self.members).server.create_context(self.dice.choice(NAMES), settings)
         except JobServerError as error:
             self.counts[type(error).__name__] += 1
 
@@ -165,6 +170,12 @@ class Torture:
             self.dice.choice(self.members).server.stop_context(self.dice.choice(NAMES))
         except JobServerError as error:
             self.counts[type(error).__name__] += 1
+
+    def die(self) -> None:
+        """Let a context end by itself."""
+        living = [context for launcher in self.launchers for context in launcher._contexts if context.lives]
+        if living:
+            self.dice.choice(sorted(living, key=lambda context: context.spec.id)).kill()
 
     def renew(self) -> None:
         self.dice.choice(self.members).renew()
@@ -254,10 +265,12 @@ class Torture:
         jobs = {job.id: job for job in self.store.jobs(JobQuery(limit=10_000)).jobs}
         missing = self.accepted - jobs.keys()
         self.faults += [f"an accepted job is gone: {job}" for job in missing]
-        self.faults += [f"job {job} ran {times} times" for job, times in self.runs.items() if times > 1]
         for job in jobs.values():
             self.counts[job.state.value] += 1
-            if job.state is JobState.FINISHED and self.runs[job.id] != 1:
+            self.counts["restarts"] += job.restarts
+            if self.runs[job.id] > 1 + job.restarts or (job.restarts and not job.restartable):
+                self.faults.append(f"ran {self.runs[job.id]} times: {job}")
+            if job.state is JobState.FINISHED and not self.runs[job.id]:
                 self.faults.append(f"finished without a run: {job}")
             deliveries = self.store.deliveries_of(job.id)
             owed = job.callback_url is not None and job.state is JobState.FINISHED

@@ -235,7 +235,7 @@ class ContextLimits(Section):
     reattach_timeout: float = kinds.duration(
         0.0,
         "How long contexts wait for a new server after theirs has ended, before they end too; 0 ends them "
-        "with their server",
+        "with their server, so that other servers take over soon and a killed program leaves nothing behind",
     )
     on_shutdown: str = kinds.text(
         "stop",

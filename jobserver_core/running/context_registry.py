@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ContextRegistry"]
 
+SUCCESSION = 1.0
+"""Seconds for which a submit waits until the end of its context is stored."""
+
 
 class ContextRegistry:
     """Creates living contexts, and knows those that are not final. Thread-safe."""
@@ -203,6 +206,17 @@ class ContextRegistry:
                 return context
         self._records.check_context_here(name)
         raise ContextNotFound(name=name)
+
+    def has_successor(self, name: str) -> bool:
+        """Whether another context has the name of one that has just died; waits briefly if it is about to."""
+        for context in self.all():
+            if context.record.name == name and context.ending:
+                with suppress(ResultTimeout):
+                    context.ended.waiter.result(SUCCESSION)
+        return any(
+            context.record.name == name and not (context.ending or context.record.state.final)
+            for context in self.all()
+        )
 
     def elsewhere(self, name: str) -> Context | None:
         """Return the record of a context of this name that another server runs, or None."""

@@ -149,6 +149,11 @@ class LiveContext(ContextListener):
         return self._jobs.holding or self._on_lost is not None
 
     @property
+    def ending(self) -> bool:
+        """Whether its launcher has reported its end, which is not stored yet."""
+        return self._context.ended_at is not None and not self.record.state.final
+
+    @property
     def successor(self) -> LiveContext | None:
         """The living context that has taken its place after it died, or None."""
         return self._successor

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from jobserver_core.binaries.class_paths import ClassPaths, uris_of
 from jobserver_core.callbacks.service import CallbackService
 from jobserver_core.errors import (
+    ContextNotFound,
     DuplicateId,
     IdempotencyMismatch,
     JobServerError,
@@ -123,6 +124,22 @@ class SubmissionService:
         return handle
 
     def _accept(
+        self,
+        request: JobRequest,
+        config: str,
+        fingerprint: str | None,
+        fetched: Mapping[str, Fetched],
+        caller: str,
+    ) -> JobHandle:
+        """Record a job and give it to its context, or to the one that takes its place just now."""
+        try:
+            return self._accept_once(request, config, fingerprint, fetched, caller)
+        except ContextNotFound:
+            if request.context is None or not self._contexts.has_successor(request.context):
+                raise
+            return self._accept_once(request, config, fingerprint, fetched, caller)
+
+    def _accept_once(
         self,
         request: JobRequest,
         config: str,

@@ -13,6 +13,7 @@ from conditions import wait_until
 from faulty_store import FaultyStore
 from jobserver_core import (
     Context,
+    ContextNotFound,
     ContextQuery,
     ContextState,
     FailureKind,
@@ -26,6 +27,8 @@ from jobserver_core.config.settings import JobLimits, SparkSettings
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports import ContextEnd, JobOutcome
+from jobserver_core.running.context_registry import ContextRegistry
+from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.restarts import Death, death_of, pause_before
 from jobserver_core.testing.builders import EPOCH, a_context
 from serving import WAIT, ScriptedLauncher, Successors, a_request, a_server, upload
@@ -209,6 +212,45 @@ def test_nothing_is_started_again_once_the_server_closes(world: World) -> None:
     world.server.close(5)
     assert world.starts == 1
     assert world.metadata.job(waits[-1].id).state is not JobState.ERROR  # type: ignore[union-attr]
+
+
+class LateRegistry:
+    """Finds a context that has just died, once, as a request does that came a moment before."""
+
+    def __init__(self, registry: ContextRegistry, dead: LiveContext) -> None:
+        self._registry = registry
+        self._dead: LiveContext | None = dead
+
+    def get(self, name: str) -> LiveContext:
+        dead, self._dead = self._dead, None
+        return dead or self._registry.get(name)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._registry, name)
+
+
+def test_a_submit_that_finds_a_context_that_has_just_died_goes_to_its_successor(world: World) -> None:
+    world.create(**{"restart-backoff": "1 hour", "max-restart-backoff": "1 hour"})
+    registry = world.server._services.registry
+    [dead] = registry.all()
+    world.metadata.fail(1, only=("advance_context",))
+    world.die()
+    assert dead.ending
+    assert registry.has_successor("shared"), "it waits until the death is stored"
+    late = LateRegistry(registry, dead)
+    world.server._services.submissions._contexts = late  # type: ignore[assignment]
+    job = world.waiting()
+    assert world.server.job(job.id).context_id == world.server.context("shared").id != dead.record.id
+
+
+def test_a_submit_to_a_context_that_stays_dead_is_refused(world: World) -> None:
+    world.create(supervise=False)
+    registry = world.server._services.registry
+    [dead] = registry.all()
+    world.die()
+    world.server._services.submissions._contexts = LateRegistry(registry, dead)  # type: ignore[assignment]
+    with pytest.raises(ContextNotFound):
+        world.waiting()
 
 
 # -- jobs --------------------------------------------------------------------------------------------

@@ -65,10 +65,17 @@ class World:
             self._process.stdout.close()
             self._process = None
 
-    def submit(self, name: str, binary: str = "jobs", **config: Any) -> str:
-        answer = self.client.post(
-            "/jobs", params={"cp": binary, "mainClass": name, "context": "shared"}, json=config
-        )
+    def submit(
+        self, name: str, binary: str = "jobs", *, context: str = "shared", again: bool = False, **config: Any
+    ) -> str:
+        query = {
+            "cp": binary,
+            "mainClass": name,
+            "context": context,
+            "restartable": "true" if again else None,
+        }
+        params = {key: value for key, value in query.items() if value is not None}
+        answer = self.client.post("/jobs", params=params, json=config)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["jobId"])
 
@@ -85,18 +92,23 @@ class World:
         answer = self.client.get(f"/jobs/{job_id}")
         return answer.json()["result"]
 
-    def context(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.client.get("/contexts/shared").json()
+    def context(self, name: str = "shared") -> dict[str, Any]:
+        found: dict[str, Any] = self.client.get(f"/contexts/{name}").json()
         return found
 
     def processes(self) -> list[str]:
         """Return the commands of all processes of contexts."""
-        found = []
+        return list(self.commands().values())
+
+    def commands(self) -> dict[int, str]:
+        """Return the commands of all processes of contexts by their ids."""
+        found = {}
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 marked = b"JOBSERVER_CONTEXT=" in (process / "environ").read_bytes()
                 if marked and os.readlink(process / "cwd").startswith(str(self.folder)):
-                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                    command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    found[int(process.name)] = command
             except OSError:
                 continue
         return found
@@ -176,4 +188,46 @@ def test_a_server_without_reattachment_ends_what_it_finds(world: World) -> None:
     assert world.processes()
     world.serve(reattach_timeout="0 s")
     assert world.context()["state"] == "ERROR"
+    until(lambda: not world.processes())
+
+
+def test_a_supervised_context_whose_jvm_was_killed_comes_back_with_its_jobs(world: World) -> None:
+    settings = {"supervise": "true", "restart-backoff": "100 ms"}
+    assert world.client.post("/contexts/team", params=settings).status_code == 200
+    before, gate = world.context("team"), world.folder / "third gate"
+    count = "launcher_jobs.gated.Count"
+    again = world.submit(count, context="team", again=True, gate=str(gate), rows=12)
+    plain = [world.submit(count, context="team", gate=str(gate), rows=1) for _ in range(3)]
+    for job_id in (again, *plain):
+        world.wait_for(job_id, "RUNNING")
+    queued = [world.submit("launcher_jobs.gated.Value", context="team", value=number) for number in (1, 2)]
+    [jvm] = [pid for pid, command in world.commands().items() if "java" in command.split(" ")[0]]
+    os.kill(jvm, signal.SIGKILL)
+
+    until(lambda: world.context("team").get("restarts"))
+    until(lambda: world.context("team")["state"] == "RUNNING")
+    after = world.context("team")
+    assert after["restarts"] == 1
+    assert after["id"] != before["id"]
+    for job_id in plain:
+        until(lambda job_id=job_id: world.state(job_id) == "ERROR")  # type: ignore[misc]
+    assert [world.result(job_id) for job_id in queued] == [1, 2]
+    world.wait_for(again, "RUNNING")
+    gate.touch()
+    assert world.result(again) == 12
+    assert world.client.get(f"/jobs/{again}").json()["restarts"] == 1
+    assert world.client.get(f"/jobs/{again}/logs").text.count("before the restart") == 2
+
+
+def test_the_next_server_starts_a_supervised_context_again(world: World) -> None:
+    gate = world.folder / "fourth gate"
+    again = world.submit("launcher_jobs.gated.Count", context="team", again=True, gate=str(gate), rows=5)
+    world.wait_for(again, "RUNNING")
+    world.end()
+    gate.touch()
+    world.serve(reattach_timeout="0 s")
+    assert world.context("team")["restarts"] == 2
+    assert world.result(again) == 5
+    assert world.client.delete("/contexts/team").status_code == 200
+    assert world.context("team")["state"] == "FINISHED"
     until(lambda: not world.processes())
