@@ -121,13 +121,14 @@ class Bench:
     ) -> Iterator[Server]:
         """Start a server with the Python jobs, with the JVM jobs, and with the context ``warm`` ready."""
         self.prepare()
+        jar = self.jar().read_bytes() if jvm else b""
         directory = Path(tempfile.mkdtemp(dir=self.directory))
         server = Server(directory, settings)
         try:
             client = Client(server.port)
             client.call("POST", "/binaries/py", self.wheel.read_bytes(), "application/python-wheel")
             if jvm:
-                client.call("POST", "/binaries/jvm", self.jar().read_bytes(), "application/java-archive")
+                client.call("POST", "/binaries/jvm", jar, "application/java-archive")
             if warm:
                 client.call("POST", f"/contexts/warm?{context}")
             yield server

@@ -78,33 +78,33 @@ class Server:
     """``jobserver serve`` in its own process."""
 
     def __init__(self, directory: Path, settings: str = "") -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
         config = directory / "server.conf"
         config.write_text(
             f'spark.master = "local[2]"\njobserver.contexts.creation-timeout = 5 m\n{settings}\n'
         )
-        self._log = (directory / "server.log").open("wb")
-        options = ["--port", str(self.port), "--data-dir", str(directory / "data"), "--config", str(config)]
-        self.process = subprocess.Popen([PROGRAM, "serve", *options], stdout=self._log, stderr=self._log)
-        self.wait_healthy()
+        options = ["--port", "0", "--data-dir", str(directory / "data"), "--config", str(config)]
+        self._printed, self._log = directory / "server.out", directory / "server.log"
+        with self._printed.open("wb") as printed, self._log.open("wb") as log:
+            self.process = subprocess.Popen([PROGRAM, "serve", *options], stdout=printed, stderr=log)
+        self.port = self.wait_healthy()
 
-    def wait_healthy(self) -> None:
+    def wait_healthy(self) -> int:
+        """Wait until the server answers; return its port, which is in the first line that it prints."""
         deadline = time.monotonic() + 60
         while True:
-            try:
-                Client(self.port).call("GET", "/healthz")
-                return
-            except OSError:
-                if time.monotonic() > deadline or self.process.poll() is not None:
-                    raise RowError("the server does not answer") from None
-                time.sleep(0.01)
+            lines = self._printed.read_text().splitlines()
+            if lines:
+                port = urllib.parse.urlsplit(lines[0]).port
+                assert port is not None
+                Client(port).call("GET", "/healthz")
+                return port
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                raise RowError(f"the server does not answer: {self._log.read_text()[-2000:]}")
+            time.sleep(0.01)
 
     def close(self) -> None:
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
-        self._log.close()
 
 
 def throughput(port: int, job: Callable[[Client], object], count: int, clients: int = 16) -> float:
