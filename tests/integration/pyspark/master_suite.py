@@ -15,6 +15,16 @@ from conditions import wait_until
 from jobserver_core.models.failures import FailureKind
 from jobserver_core.ports import ContextEnd, JobCode
 
+DYNAMIC = {
+    "dynamicAllocation": {
+        "enabled": "true",
+        "minExecutors": 0,
+        "initialExecutors": 0,
+        "executorIdleTimeout": "1s",
+        "shuffleTracking": {"enabled": "true", "timeout": "2s"},
+    }
+}
+"""Executors end after seconds, also if they have shuffle files."""
 CALLED = {"driver": [42, 42], "sql": [0, 2, 4, 6], "rdd": [0, 2, 4, 6]}
 
 
@@ -83,6 +93,15 @@ class MasterSuite:
     def test_a_python_job_calls_a_jar_in_its_class_path(self, on_master: Context, jar: JobCode) -> None:
         called = on_master.end_of(on_master.submit("work.CallsJar", before=jar))
         assert called.value == CALLED
+
+
+def check_idle_executors_are_given_back(context: Context, executors: Callable[[], object]) -> None:
+    """Executors of a context with the settings ``DYNAMIC`` end, and others come for the next job."""
+    for _ in range(2):
+        job = context.submit("work.Stages")  # with a shuffle, whose files would keep executors
+        wait_until(executors, "executors for the job", timeout=120.0)
+        assert context.end_of(job, timeout=120.0).value == 6
+        wait_until(lambda: not executors(), "idle executors end", timeout=120.0)
 
 
 def check_loss_of_executors(context: Context, executors: Callable[[], list[int]]) -> None:

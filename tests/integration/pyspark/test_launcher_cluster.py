@@ -15,7 +15,7 @@ import pyspark
 import pytest
 from context_processes import command
 from launcher_world import Context, Start
-from master_suite import MasterSuite, check_loss_of_executors
+from master_suite import DYNAMIC, MasterSuite, check_idle_executors_are_given_back, check_loss_of_executors
 
 from conditions import wait_until
 from jobserver_core.ports import ContextEnd
@@ -133,6 +133,18 @@ class TestStandalone(MasterSuite):
     @pytest.fixture
     def on_master(self, on_cluster: Context) -> Context:
         return on_cluster
+
+
+def test_idle_executors_are_given_back_and_come_again(cluster: Cluster, start: Start) -> None:
+    context = start(cluster.settings(**DYNAMIC, executor={"cores": 1})).wait_ready()
+    application_id = context.listener.wait_for("ready", timeout=1.0)[1].encode()
+
+    def executors() -> list[int]:
+        return [pid for pid in cluster.executors() if application_id in command(pid)]
+
+    check_idle_executors_are_given_back(context, executors)
+    context.handle.kill()
+    context.wait_end()
 
 
 def test_an_application_that_its_master_kills_was_killed_from_outside(cluster: Cluster, start: Start) -> None:
