@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
+import os
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -59,10 +60,21 @@ class TaskClassPaths:
             return str(directory)
         if name not in self._shipped:
             self._archives.mkdir(exist_ok=True)
-            archive = shutil.make_archive(str(self._archives / name), "zip", directory)
-            self._driver.add_archive(Path(archive), name)
+            archive = self._archives / f"{name}.zip"
+            _pack(directory, archive)
+            self._driver.add_archive(archive, name)
             self._shipped.add(name)
         return name
+
+
+def _pack(directory: Path, archive: Path) -> None:
+    """Write the files of a directory, also those behind links, to a ZIP file."""
+    with zipfile.ZipFile(
+        archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1, strict_timestamps=False
+    ) as target:
+        for folder, _, names in os.walk(directory, followlinks=True):
+            for path in (Path(folder, name) for name in names):
+                target.write(path, path.relative_to(directory))
 
 
 _IDLE = 120.0

@@ -30,11 +30,17 @@ print(json.dumps([spec.origin if spec else None, version.get("__version__"), sys
 
 @attrs.frozen(kw_only=True)
 class Installation:
-    """An interpreter with PySpark: ``package`` is the directory of the package, which has Spark's jars."""
+    """An interpreter with PySpark: ``package`` is the directory of the package, which has Spark's jars.
+
+    An interpreter that has none can use that of the server: then ``borrowed`` is true. ``python_version`` is
+    the minor version of the interpreter.
+    """
 
     python: str
     package: Path
     version: str
+    borrowed: bool = False
+    python_version: tuple[int, int] = (sys.version_info[0], sys.version_info[1])
 
     @property
     def release(self) -> tuple[int, ...]:
@@ -83,7 +89,11 @@ class SparkInstall:
 
 @functools.lru_cache(maxsize=32)
 def find_installation(python: str) -> Installation:
-    """Return the PySpark of an interpreter. Raises LaunchError if a requirement is missing."""
+    """Return the PySpark of an interpreter; one without it gets that of the server, which is pure Python.
+
+    Raises:
+        LaunchError: A requirement is missing.
+    """
     try:
         done = subprocess.run(  # noqa: S603 - the configuration of contexts chooses the interpreter
             [python, "-c", _ASK], capture_output=True, text=True, timeout=60, check=False, cwd="/"
@@ -95,15 +105,17 @@ def find_installation(python: str) -> Installation:
     origin, version, python_version = json.loads(done.stdout)
     if tuple(python_version) < (3, 10):
         raise LaunchError(message=f"{python!r} is Python {python_version}; contexts need 3.10 or newer")
+    running = (int(python_version[0]), int(python_version[1]))
     if origin is None or version is None:
-        advice = (
-            "pip install 'jobserver-core[pyspark]'" if python == sys.executable else "pip install pyspark"
-        )
-        raise LaunchError(message=f"{python!r} has no PySpark: install it there with {advice}")
+        if python == sys.executable:
+            advice = "pip install 'jobserver-core[pyspark]'"
+            raise LaunchError(message=f"{python!r} has no PySpark: install it there with {advice}")
+        servers = find_installation(sys.executable)
+        return attrs.evolve(servers, python=python, borrowed=True, python_version=running)
     package = Path(origin).parent
     if not (package / "jars").is_dir():
         raise LaunchError(message=f"the PySpark in {package} has no jars (pyspark-client?): install pyspark")
-    return Installation(python=python, package=package, version=version)
+    return Installation(python=python, package=package, version=version, python_version=running)
 
 
 def spark_home_view(installation: Installation, cache: Path, *, python: bool = False) -> Path:

@@ -20,6 +20,7 @@ from jobserver_pyspark.installation.java import Java, utf8_locale
 from jobserver_pyspark.installation.spark import Installation, python_view, spark_home_view
 from jobserver_pyspark.jvm.jobs import context_settings
 from jobserver_pyspark.launcher.context_settings import LOOPBACK, PREPARED, ContextSettings
+from jobserver_pyspark.launcher.environments import EnvironmentLock, Pythons
 from jobserver_pyspark.launcher.kubernetes import driver_settings, identity
 from jobserver_pyspark.launcher.options import ALLOWED_VARIABLES, LauncherOptions
 from jobserver_pyspark.launcher.resources import executor_settings
@@ -36,11 +37,15 @@ _SUBMIT = "org.apache.spark.deploy.SparkSubmit"
 
 @attrs.frozen(kw_only=True)
 class HostPlan:
-    """How to start a context host, and the spec of its context."""
+    """How to start a context host, and the spec of its context.
+
+    ``locks`` are those of unpacked Python environments; the host inherits them.
+    """
 
     command: list[str]
     environment: dict[str, str]
     spec: HostSpec
+    locks: tuple[EnvironmentLock, ...] = ()
 
 
 def make_plan(
@@ -55,8 +60,12 @@ def make_plan(
     result_limit: int,
     class_data: list[str],
     reattachment: Reattachment | None = None,
+    pythons: Pythons | None = None,
 ) -> HostPlan:
-    """Return the plan of a context's host; writes only directories of links, into the cache."""
+    """Return the plan of a context's host; writes only directories of links, into the cache.
+
+    Without ``pythons``, executors run the interpreter of the installation.
+    """
     marker = f"{spec.id}:{secrets.token_hex(8)}"
     hadoop = hadoop_directories(settings.hadoop_conf_dir or options.hadoop_conf_dir)
     conf = _conf(spec, settings, installation, hadoop)
@@ -86,7 +95,9 @@ def make_plan(
             options=options,
             marker=marker,
             tmp_dir=tmp_dir,
+            on_executors=pythons.executors if pythons is not None else installation.python,
         ),
+        locks=pythons.locks if pythons is not None else (),
         spec=HostSpec(
             marker=marker,
             jvm=JvmCommand(command=tuple(command), environment=environment),
@@ -135,6 +146,7 @@ def _environment(
     options: LauncherOptions,
     marker: str,
     tmp_dir: Path,
+    on_executors: str,
 ) -> dict[str, str]:
     """Return the environment of a host, with only the allowed variables of the server's environment."""
     allowed = (*ALLOWED_VARIABLES, *options.environment)
@@ -143,16 +155,16 @@ def _environment(
     if hadoop is not None:
         kept = {name: value for name, value in kept.items() if name not in VARIABLES}
         kept["HADOOP_CONF_DIR"] = str(hadoop)
-    view = python_view(["jobserver_pyspark", "sparkjobserver"], options.cache_dir)
+    borrowed = ["pyspark", "py4j"] if installation.borrowed else []
+    view = python_view(["jobserver_pyspark", "sparkjobserver", *borrowed], options.cache_dir)
     fallback = python_view(["attr", "attrs", "jobserver_core", "pyhocon", "pyparsing"], options.cache_dir)
-    python = settings.conf.get("spark.pyspark.python", installation.python)
     return {
         **kept,
         **utf8_locale(kept),
         MARKER: marker,
         FALLBACK_PATH: str(fallback),
         "PYTHONPATH": os.pathsep.join([str(view), *settings.python_paths]),
-        "PYSPARK_PYTHON": python,
+        "PYSPARK_PYTHON": on_executors,
         "PYSPARK_DRIVER_PYTHON": installation.python,
         "JAVA_HOME": str(java.home),
         "TMPDIR": str(tmp_dir),

@@ -57,6 +57,7 @@ class HostProcess:
                 cwd=work_dir,
                 env=self._plan.environment,
                 start_new_session=True,
+                pass_fds=[lock.descriptor for lock in self._plan.locks],
             )
         finally:
             os.close(log)

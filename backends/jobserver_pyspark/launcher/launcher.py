@@ -32,6 +32,7 @@ from jobserver_pyspark.installation.training_session import TrainingSession
 from jobserver_pyspark.launcher.connections import Connections
 from jobserver_pyspark.launcher.context_settings import ContextSettings, read_settings
 from jobserver_pyspark.launcher.descriptors import check_descriptors
+from jobserver_pyspark.launcher.environments import Pythons
 from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
 from jobserver_pyspark.launcher.hosted_context import HostedContext, LauncherResources
 from jobserver_pyspark.launcher.leftovers import LeftoverRecord, Leftovers
@@ -184,7 +185,11 @@ class PySparkLauncher(Launcher):
         return not any(context.starting for context in self._living()) and pool.fits(available_memory())
 
     def _plan(self, spec: ContextSpec, settings: ContextSettings, class_data: list[str] | None) -> HostPlan:
-        installation, java = find_installation(settings.python or sys.executable), find_java()
+        environments = self._resources.packages.environments
+        pythons = environments.pythons(settings.python, settings.conf, local=settings.local)
+        installation, java = find_installation(pythons.driver), find_java()
+        if settings.local:
+            _check_versions(installation, pythons)
         return make_plan(
             spec,
             settings,
@@ -196,6 +201,7 @@ class PySparkLauncher(Launcher):
             result_limit=self._result_limit,
             class_data=class_data if class_data is not None else self._class_data(installation, java),
             reattachment=self._reattachment if class_data is None else None,
+            pythons=pythons,
         )
 
     @property
@@ -351,6 +357,18 @@ class PySparkLauncher(Launcher):
         self._archives.join(deadline)
         self._resources.connections.close()
         self._server_file.unlink(missing_ok=True)
+
+
+def _check_versions(driver: Installation, pythons: Pythons) -> None:
+    """Raise LaunchError if tasks cannot run in the same version of Python as jobs."""
+    tasks = find_installation(pythons.executors).python_version
+    if tasks != driver.python_version:
+        theirs, ours = (".".join(map(str, version)) for version in (tasks, driver.python_version))
+        raise LaunchError(
+            message=f"spark.pyspark.python is {pythons.executors!r} with Python {theirs}, and jobs run in "
+            f"{driver.python!r} with Python {ours}: both need the same minor version; set only "
+            "python.executable to use one interpreter for both"
+        )
 
 
 def _tmp_dir(spec: ContextSpec) -> Path:

@@ -10,6 +10,7 @@ from jobserver_core.binaries.archives import unpack
 from jobserver_core.disk_cache import CacheLease, DiskCache
 from jobserver_core.errors import StorageError
 from jobserver_core.ports import JobCode
+from jobserver_pyspark.launcher.environments import Environments
 from jobserver_pyspark.protocol.messages import Package
 
 __all__ = ["PackageLease", "Packages"]
@@ -24,6 +25,11 @@ class Packages:
 
     def __init__(self, directory: Path, limit: int) -> None:
         self._cache = DiskCache(directory, limit=limit)
+
+    @property
+    def environments(self) -> Environments:
+        """The Python environments of contexts, in the same cache."""
+        return Environments(self._cache)
 
     def lease(self) -> PackageLease:
         """Return the lease of a new context; the packages that it prepares are kept until it is closed."""

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Mapping
 
 from jobserver_core.errors import InvalidSetting
+from jobserver_pyspark.launcher.environments import packed_python
 
 __all__ = ["check_heap", "check_values", "java_options", "parse_count", "parse_memory"]
 
@@ -67,8 +68,16 @@ def check_values(conf: Mapping[str, str], *, master: str, python: str | None) ->
             message="must be client: the driver of a context runs beside the job server",
         )
     _check_class_path_order(conf)
-    if python is not None and shutil.which(python) is None:
-        raise InvalidSetting(key="python.executable", message=f"program {python!r} does not exist")
+    _check_program("python.executable", python, conf)
+    if master.startswith("local"):
+        _check_program("spark.pyspark.python", conf.get("spark.pyspark.python"), conf)
+
+
+def _check_program(key: str, python: str | None, conf: Mapping[str, str]) -> None:
+    if python is None or packed_python(key, python, conf) is not None:
+        return
+    if shutil.which(python) is None:
+        raise InvalidSetting(key=key, message=f"program {python!r} does not exist")
 
 
 def _check_master(master: str) -> None:

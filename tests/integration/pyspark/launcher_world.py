@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -63,9 +63,15 @@ class Context:
     code: JobCode
 
     def submit(
-        self, name: str, config: Any = None, *, code: JobCode | None = None, before: JobCode | None = None
+        self,
+        name: str,
+        config: Any = None,
+        *,
+        code: JobCode | None = None,
+        before: JobCode | None = None,
+        packages: Sequence[JobCode] = (),
     ) -> JobSpec:
-        class_path = (*([before] if before else []), code or self.code)
+        class_path = (*([before] if before else []), code or self.code, *packages)
         return self._submit(f"launcher_jobs.{name}", class_path, config)
 
     def submit_jvm(self, jar: JobCode, name: str, config: Any = None) -> JobSpec:

@@ -1,0 +1,202 @@
+"""Python environments that are packed in one of a context's archives, as venv-pack and conda-pack make them.
+
+Executors unpack the archives of ``spark.archives`` themselves, each into a directory of its name. The driver
+needs the same interpreter before Spark runs, so the launcher unpacks the archive as well: once per content,
+into the cache that also has the packages of jobs.
+
+A context keeps importing from its environment for as long as it lives, also while no server runs. So the lock
+that keeps the cache from removing the environment belongs to the context's host: the server opens it, and the
+host inherits it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import sys
+import tarfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+import attrs
+
+from jobserver_core.disk_cache import DiskCache
+from jobserver_core.errors import InvalidSetting, LaunchError, StorageError, TooLarge
+
+__all__ = ["EnvironmentLock", "Environments", "PackedPython", "Pythons", "packed_python"]
+
+ENDINGS = (".tar.gz", ".tgz", ".tar")
+"""The ends of the names of archives that both Spark and the launcher unpack."""
+MAX_MEMBERS = 1_000_000
+MAX_SIZE = 64 * 1024**3
+"""How many bytes an environment may have when it is unpacked."""
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")
+
+
+@attrs.frozen(kw_only=True)
+class PackedPython:
+    """An interpreter in an archive: ``program`` is its path there, ``name`` the directory on executors."""
+
+    archive: Path
+    name: str
+    program: str
+
+    @property
+    def on_executors(self) -> str:
+        """The path of the interpreter in the working directory of an executor."""
+        return f"./{self.name}/{self.program}"
+
+
+def packed_python(key: str, python: str, conf: Mapping[str, str]) -> PackedPython | None:
+    """Return the interpreter that a relative path means, or None for any other program.
+
+    ``key`` is the setting with the path, ``conf`` has the archives in ``spark.archives``.
+
+    Raises:
+        InvalidSetting: No archive has this name, or the archive cannot be unpacked here.
+    """
+    path = PurePosixPath(python)
+    if path.is_absolute() or len(path.parts) < 2:
+        return None
+    archives = dict(_archives(conf.get("spark.archives", "")))
+    name, program = path.parts[0], PurePosixPath(*path.parts[1:])
+    if name not in archives or ".." in path.parts:
+        names = ", ".join(archives) or "none"
+        raise InvalidSetting(
+            key=key,
+            message=f"expected an absolute path, the name of a program, or NAME/bin/python with an archive "
+            f"file.tar.gz#NAME of spark.archives (there: {names}), got {python!r}",
+        )
+    return PackedPython(archive=_local(key, archives[name]), name=name, program=str(program))
+
+
+def _archives(value: str) -> list[tuple[str, str]]:
+    """Return the names and addresses of archives; Spark names those without a fragment after their file."""
+    texts = [text.strip() for text in value.split(",") if text.strip()]
+    return [(text.partition("#")[2] or PurePosixPath(text).name, text.partition("#")[0]) for text in texts]
+
+
+def _local(key: str, address: str) -> Path:
+    scheme = _SCHEME.match(address)
+    if scheme is not None and scheme[1].lower() not in ("file", "local"):
+        raise InvalidSetting(
+            key=key,
+            message=f"{address} is not on the server's machine, where the driver needs it as well; give "
+            f"spark.archives a local file, or set {key} to an interpreter of this machine and "
+            "spark.pyspark.python to the one in the archive",
+        )
+    path = Path(unquote(re.sub("^//", "", address[scheme.end() :])) if scheme is not None else address)
+    if not path.name.endswith(ENDINGS):
+        raise InvalidSetting(
+            key="spark.archives", message=f"{path} has a Python environment; expected {', '.join(ENDINGS)}"
+        )
+    if not path.is_absolute() or not path.is_file():
+        message = f"expected the absolute path of a file on the server's machine, got {path}"
+        raise InvalidSetting(key="spark.archives", message=message)
+    return path
+
+
+class EnvironmentLock:
+    """A shared lock on an unpacked environment, open as ``descriptor`` until the object is collected."""
+
+    def __init__(self, directory: Path) -> None:
+        self.descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(self.descriptor, fcntl.LOCK_SH)
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+@attrs.frozen(kw_only=True)
+class Pythons:
+    """The interpreters of a context: of the driver's processes on this machine, and of executors.
+
+    ``locks`` are those of the environments that were unpacked for them.
+    """
+
+    driver: str
+    executors: str
+    locks: tuple[EnvironmentLock, ...] = ()
+
+
+class Environments:
+    """Unpacks environments into a cache."""
+
+    def __init__(self, cache: DiskCache) -> None:
+        self._cache = cache
+
+    def pythons(self, python: str | None, conf: Mapping[str, str], *, local: bool) -> Pythons:
+        """Return the interpreters for ``python.executable``, after unpacking what they are in.
+
+        ``spark.pyspark.python`` of ``conf`` is the interpreter of executors, by default the same as that of
+        the driver. In ``local`` mode, executors find it on this machine as well.
+
+        Raises:
+            JobServerError: Any error of :meth:`unpack` and :func:`packed_python`.
+        """
+        driver, executors = python or sys.executable, conf.get("spark.pyspark.python")
+        locks = []
+        if (packed := packed_python("python.executable", driver, conf)) is not None:
+            driver, lock = self.unpack(packed)
+            locks.append(lock)
+            executors = executors or (None if local else packed.on_executors)
+        if local and executors and (packed := packed_python("spark.pyspark.python", executors, conf)):
+            executors, lock = self.unpack(packed)
+            locks.append(lock)
+        return Pythons(driver=driver, executors=executors or driver, locks=tuple(locks))
+
+    def unpack(self, packed: PackedPython) -> tuple[str, EnvironmentLock]:
+        """Return the path of an interpreter on this machine, and the lock of its environment.
+
+        Raises:
+            LaunchError: The archive does not have this interpreter, or it cannot run on this machine.
+            NotAnArchive: The file is not a tar archive.
+            TooLarge: The environment is too large.
+            StorageError: The archive cannot be read, or the disk is full.
+        """
+        try:
+            status = packed.archive.stat()
+            identity = f"{packed.archive.resolve()} {status.st_ino} {status.st_size} {status.st_mtime_ns}"
+            name = f"environment-{hashlib.sha256(identity.encode()).hexdigest()}"
+            with self._cache.obtain(name, lambda path: _extract(packed.archive, path)) as lease:
+                lock = EnvironmentLock(lease.path)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise StorageError(message=f"cannot unpack {packed.archive}: {reason}") from error
+        program = lease.path / packed.program
+        if not program.exists():
+            raise LaunchError(message=_missing(packed, program))
+        return str(program), lock
+
+
+def _missing(packed: PackedPython, program: Path) -> str:
+    if not program.is_symlink():
+        return f"{packed.archive} has no {packed.program}: is it packed with venv-pack or conda-pack?"
+    return (
+        f"{packed.program} in {packed.archive} is a link to {os.path.realpath(program)}, which does not "
+        "exist on this machine: install that Python here and on every node, or use conda-pack, whose "
+        "archives have a Python of their own"
+    )
+
+
+def _extract(archive: Path, directory: Path) -> None:
+    """Unpack an archive. Links may lead out of it, as to the base interpreter; no file is written there."""
+    if not hasattr(tarfile, "tar_filter"):
+        raise LaunchError(message="unpacking environments needs a newer patch release of the server's Python")
+    directory.mkdir(mode=0o700)
+    members = size = 0
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                members, size = members + 1, size + member.size
+                if members > MAX_MEMBERS or size > MAX_SIZE:
+                    raise TooLarge(what=str(archive), limit=MAX_SIZE)
+                if not member.isdev():
+                    tar.extract(member, directory, filter="data" if member.islnk() else "tar")
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise LaunchError(message=f"{archive} is not a tar archive: {error}") from error

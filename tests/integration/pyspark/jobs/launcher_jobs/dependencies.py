@@ -1,0 +1,29 @@
+"""Jobs that import what did not come with their own package."""
+
+import importlib
+import sys
+
+from launcher_jobs.work import Accepting
+
+
+def seen(name):
+    """What this process sees of a module: a value in it, and the interpreter's environment."""
+    return [importlib.import_module(name).VALUE, sys.prefix]
+
+
+class Sees(Accepting):
+    """A module as the driver, RDD tasks and functions in SQL see it."""
+
+    def run_job(self, context, runtime, data):
+        from pyspark.sql.functions import udf
+
+        name = data.get("module")
+        tasks = context.sparkContext.parallelize(range(4), 4).map(lambda _: tuple(seen(name))).distinct()
+        value = udf(lambda _: seen(name)[0])
+        rows = context.range(4).select(value("id").alias("value")).distinct().collect()
+        [[value, prefix]] = tasks.collect()
+        driver, here = seen(name)
+        return {
+            "values": [driver, value, *(row.value for row in rows)],
+            "prefixes": [here, prefix],
+        }

@@ -1,0 +1,87 @@
+"""Interpreters in packed environments: which archive a path means, and unpacking it."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from jobserver_core.disk_cache import DiskCache
+from jobserver_core.errors import InvalidSetting, LaunchError
+from jobserver_pyspark.launcher.environments import Environments, packed_python
+
+KEY = "python.executable"
+
+
+def packed(path: Path, *links: tuple[str, str]) -> Path:
+    """An archive with an interpreter, and with links."""
+    with tarfile.open(path, "w:gz") as tar:
+        program = tarfile.TarInfo("bin/python")
+        program.size = 3
+        tar.addfile(program, io.BytesIO(b"#!\n"))
+        for name, target in links:
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, target
+            tar.addfile(link)
+    return path
+
+
+@pytest.mark.parametrize("program", ["python3", "/usr/bin/python3"])
+def test_a_program_of_the_machine_is_not_packed(program: str) -> None:
+    assert packed_python(KEY, program, {}) is None
+
+
+@pytest.mark.parametrize("prefix", ["", "file:", "file://"])
+@pytest.mark.parametrize("python", ["env/bin/python", "./env/bin/python"])
+def test_a_relative_path_begins_with_the_name_of_an_archive(tmp_path: Path, prefix: str, python: str) -> None:
+    archive = packed(tmp_path / "env.tar.gz")
+    found = packed_python(KEY, python, {"spark.archives": f"/data/other.zip,{prefix}{archive}#env"})
+    assert found is not None
+    assert (found.archive, found.program, found.on_executors) == (archive, "bin/python", "./env/bin/python")
+
+
+@pytest.mark.parametrize(
+    ("python", "archives", "message"),
+    [
+        ("env/bin/python", "", r"there: none\), got 'env/bin/python'"),
+        ("env/bin/python", "/a.tar.gz#one,/b.tar.gz", r"there: one, b.tar.gz\)"),
+        ("env/../bin/python", "/a.tar.gz#env", "expected an absolute path"),
+        ("env/bin/python", "hdfs:///a.tar.gz#env", "hdfs:///a.tar.gz is not on the server's machine"),
+        ("env/bin/python", "/a.zip#env", "expected .tar.gz, .tgz, .tar"),
+        ("env/bin/python", "/no/such.tar.gz#env", "absolute path of a file on the server's machine"),
+        ("env/bin/python", "here.tar.gz#env", "absolute path of a file on the server's machine"),
+    ],
+)
+def test_a_path_in_no_usable_archive_is_refused(python: str, archives: str, message: str) -> None:
+    with pytest.raises(InvalidSetting, match=message):
+        packed_python(KEY, python, {"spark.archives": archives})
+
+
+def test_an_environment_is_unpacked_once_for_driver_and_local_executors(tmp_path: Path) -> None:
+    archive = packed(tmp_path / "env.tar.gz")
+    environments = Environments(DiskCache(tmp_path / "cache", limit=2**20))
+    conf = {"spark.archives": f"{archive}#env"}
+    local = environments.pythons("env/bin/python", conf, local=True)
+    assert Path(local.driver).read_text() == "#!\n"
+    assert local.executors == local.driver
+    far = environments.pythons("env/bin/python", conf, local=False)
+    assert (far.driver, far.executors) == (local.driver, "./env/bin/python")
+    chosen = environments.pythons("env/bin/python", {**conf, "spark.pyspark.python": "/p"}, local=False)
+    assert (chosen.driver, chosen.executors) == (local.driver, "/p")
+
+
+def test_an_archive_writes_nothing_outside_its_directory(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    archive = packed(tmp_path / "env.tar", ("way", str(outside)))
+    with tarfile.open(archive, "w") as tar:
+        link = tarfile.TarInfo("way")
+        link.type, link.linkname = tarfile.SYMTYPE, str(outside)
+        tar.addfile(link)
+        tar.addfile(tarfile.TarInfo("way/file"), io.BytesIO())
+    environments = Environments(DiskCache(tmp_path / "cache", limit=2**20))
+    with pytest.raises(LaunchError, match="is not a tar archive"):
+        environments.pythons("env/bin/python", {"spark.archives": f"{archive}#env"}, local=True)
+    assert list(outside.iterdir()) == []
