@@ -1,0 +1,125 @@
+"""Real servers with Spark, in processes of their own, over HTTP."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from jobserver_core.ports import JobCode
+
+WAIT = 120.0
+CONFIG = """
+spark.master = "local[2]"
+jobserver {
+  http.port = 0
+  contexts { reattach-timeout = %s, on-shutdown = %s }
+  jobs.max-jobs-per-context = 4
+  launcher.options.spare-runners = 1
+}
+%s
+"""
+
+
+class World:
+    """A data directory, and the servers on it. ``more`` is added to their configuration."""
+
+    def __init__(self, folder: Path, more: str = "") -> None:
+        self.folder = folder
+        self._more = more
+        self.client: httpx.Client
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def serve(self, *, reattach_timeout: str = "2 minutes", on_shutdown: str = "stop") -> None:
+        """Start a server and wait until it listens."""
+        config = self.folder / "server.conf"
+        config.write_text(CONFIG % (reattach_timeout, on_shutdown, self._more))
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("JOBSERVER_")}
+        command = [sys.executable, "-m", "jobserver_cli", "serve"]
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, "--config", str(config), "--data-dir", str(self.folder / "data")],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+        assert self._process.stdout is not None
+        url = self._process.stdout.readline().decode().strip()
+        self.client = httpx.Client(base_url=url, timeout=WAIT)
+
+    def end(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """End the server with a signal, and wait for its process."""
+        if self._process is not None:
+            self.client.close()
+            self._process.send_signal(number)
+            self._process.wait(WAIT)
+            assert self._process.stdout is not None
+            self._process.stdout.close()
+            self._process = None
+
+    def upload(self, name: str, binary: JobCode, kind: str) -> None:
+        headers = {"Content-Type": f"application/{kind}"}
+        answer = self.client.post(f"/binaries/{name}", content=binary.path.read_bytes(), headers=headers)
+        assert answer.status_code == 201, answer.text
+
+    def submit(
+        self, name: str, binary: str = "jobs", *, context: str = "shared", again: bool = False, **config: Any
+    ) -> str:
+        query = {
+            "cp": binary,
+            "mainClass": name,
+            "context": context,
+            "restartable": "true" if again else None,
+        }
+        params = {key: value for key, value in query.items() if value is not None}
+        answer = self.client.post("/jobs", params=params, json=config)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["jobId"])
+
+    def state(self, job_id: str) -> str:
+        jobs = self.client.get("/jobs").json()
+        return next(str(job["status"]) for job in jobs if job["jobId"] == job_id)
+
+    def wait_for(self, job_id: str, state: str) -> None:
+        until(lambda: self.state(job_id) in (state, "ERROR", "KILLED"))
+        assert self.state(job_id) == state, self.client.get(f"/jobs/{job_id}").text
+
+    def result(self, job_id: str) -> Any:
+        self.wait_for(job_id, "FINISHED")
+        answer = self.client.get(f"/jobs/{job_id}")
+        return answer.json()["result"]
+
+    def context(self, name: str = "shared") -> dict[str, Any]:
+        found: dict[str, Any] = self.client.get(f"/contexts/{name}").json()
+        return found
+
+    def processes(self) -> list[str]:
+        """Return the commands of all processes of contexts."""
+        return list(self.commands().values())
+
+    def commands(self) -> dict[int, str]:
+        """Return the commands of all processes of contexts by their ids."""
+        found = {}
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                marked = b"JOBSERVER_CONTEXT=" in (process / "environ").read_bytes()
+                if marked and os.readlink(process / "cwd").startswith(str(self.folder)):
+                    command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    found[int(process.name)] = command
+            except OSError:
+                continue
+        return found
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.05)
