@@ -120,6 +120,10 @@ def _check_count(directory: bytes) -> None:
             raise NotAnArchive(reason=f"it lists more than the allowed {MAX_MEMBERS} members")
 
 
+_UNKNOWN_MODE = 0xFFFF
+"""What old versions of Maven write for the directories in ``META-INF/maven``."""
+
+
 def _check_member(member: ZipInfo, kind: BinaryType | None) -> None:
     _check_name(member.orig_filename)
     shown = repr(member.orig_filename)
@@ -131,7 +135,8 @@ def _check_member(member: ZipInfo, kind: BinaryType | None) -> None:
         method = _METHODS.get(member.compress_type, f"method {member.compress_type}")
         raise NotAnArchive(reason=f"member {shown} is compressed in a way that cannot be read: {method}")
     mode = member.external_attr >> 16
-    if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+    unknown = mode == _UNKNOWN_MODE and member.is_dir()
+    if not unknown and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
         kind_of = "a symbolic link" if stat.S_ISLNK(mode) else "neither a file nor a directory"
         raise NotAnArchive(reason=f"member {shown} is {kind_of}")
 

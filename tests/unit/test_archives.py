@@ -416,3 +416,12 @@ def test_the_message_names_no_path_of_the_server(tmp_path: Path) -> None:
     with pytest.raises(NotAnArchive) as caught:
         unpack(written(tmp_path / "a.zip", zip_of(("a", b""), ("a/b", b""))), tmp_path / "out")
     assert not re.search(re.escape(str(tmp_path)), str(caught.value))
+
+
+def test_directories_of_unknown_mode_are_accepted_as_maven_writes_them() -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        directory = zipfile.ZipInfo("META-INF/maven/")
+        directory.external_attr = 0xFFFF0010
+        archive.writestr(directory, b"")
+    check_archive(buffer, BinaryType.JAR)
