@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 import sys
 import tarfile
@@ -15,12 +16,15 @@ from typing import Any
 import pytest
 import venv_pack
 from launcher_world import Context, Start, code_of
+from test_launcher_cluster import Cluster, cluster
 
 from conditions import wait_until
 from jobserver_core.disk_cache import DiskCache
 from jobserver_core.models.failures import FailureKind
 from jobserver_core.ports import ContextEnd, JobCode
 from jobserver_pyspark.demo import build_wheel
+
+__all__ = ["cluster"]
 
 pytestmark = pytest.mark.spark
 
@@ -157,3 +161,47 @@ def test_tasks_need_the_same_minor_version_of_python_as_jobs(start: Start, tmp_p
     assert end is ContextEnd.FAILED
     assert "with Python 3.99, and jobs run in" in error.message
     assert "both need the same minor version" in error.message
+
+
+@pytest.fixture(scope="module")
+def in_environment_on_cluster(cluster: Cluster, start_shared: Start, environment: Path) -> Iterator[Context]:
+    """The driver and two executors of a standalone cluster run the interpreter of the archive."""
+    settings = {
+        "spark": {"master": cluster.master, "archives": f"{environment}#packed", "executor": {"cores": 1}},
+        "python": {"executable": "packed/bin/python"},
+        "num-cpu-cores": 2,
+        "memory-per-node": "512m",
+    }
+    context = start_shared(settings).wait_ready()
+    yield context
+    context.handle.kill()
+    context.wait_end()
+
+
+@pytest.mark.cluster
+def test_executors_of_a_cluster_run_in_a_packed_environment(
+    in_environment_on_cluster: Context, rates: Wheel
+) -> None:
+    seen = see(in_environment_on_cluster)
+    assert seen["values"] == ["of the environment"] * 3
+    driver, *executors = map(Path, seen["prefixes"])
+    assert driver.name.startswith("environment-")
+    assert {executor.name for executor in executors} == {"packed"}
+    assert see(in_environment_on_cluster, rates("1.0", "old"))["values"] == ["old"] * 3
+    assert see(in_environment_on_cluster, rates("2.0", "new"))["values"] == ["new"] * 3
+
+
+@pytest.mark.cluster
+def test_a_large_package_is_shipped_once_for_all_jobs_of_a_context(
+    in_environment_on_cluster: Context, tmp_path: Path
+) -> None:
+    package = tmp_path / "bulk"
+    package.mkdir()
+    (package / "data.bin").write_bytes(os.urandom(50 * 2**20))
+    (package / "__init__.py").write_text("VALUE = 'large'\n")
+    bulk = code_of(build_wheel(package, tmp_path, version="1.0"))
+    for _ in range(3):
+        assert see(in_environment_on_cluster, bulk, module="bulk")["values"] == ["large"] * 3
+    file = {"file": f"{bulk.digest}.zip"}
+    fetched = in_environment_on_cluster.run("dependencies.Fetches", file).value
+    assert set(fetched.values()) == {1}, fetched

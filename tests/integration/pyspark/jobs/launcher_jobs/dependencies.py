@@ -1,7 +1,9 @@
 """Jobs that import what did not come with their own package."""
 
 import importlib
+import re
 import sys
+from pathlib import Path
 
 from launcher_jobs.work import Accepting
 
@@ -21,9 +23,22 @@ class Sees(Accepting):
         tasks = context.sparkContext.parallelize(range(4), 4).map(lambda _: tuple(seen(name))).distinct()
         value = udf(lambda _: seen(name)[0])
         rows = context.range(4).select(value("id").alias("value")).distinct().collect()
-        [[value, prefix]] = tasks.collect()
+        on_executors = tasks.collect()
+        [value] = {value for value, _ in on_executors}
         driver, here = seen(name)
         return {
             "values": [driver, value, *(row.value for row in rows)],
-            "prefixes": [here, prefix],
+            "prefixes": [here, *(prefix for _, prefix in on_executors)],
         }
+
+
+class Fetches(Accepting):
+    """How often each executor has fetched a file, from the log in its directory."""
+
+    def run_job(self, context, runtime, data):
+        pattern = rf"Fetching spark://\S+/{data.get('file')} to "
+
+        def fetched(_number):
+            return str(Path.cwd()), len(re.findall(pattern, Path("stderr").read_text()))
+
+        return dict(context.sparkContext.parallelize(range(8), 8).map(fetched).collect())
