@@ -76,7 +76,7 @@ _PUBLIC = {
     "models.failures": "ErrorInfo FailureKind",
     "models.jobs": "Job JobPage JobProgress JobQuery JobRequest JobResult QueueLimits ResultKind",
     "models.lifecycle": "ContextState DeliveryState JobState",
-    "models.servers": "Server",
+    "models.servers": "Server ServerRequest",
     "models.storage": "MetadataUsage StorageUsage",
     "running.fetching": "Preparation",
     "running.results": "ResultReader",

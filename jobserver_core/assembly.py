@@ -47,6 +47,7 @@ from jobserver_core.running.notices import Notices, Topic
 from jobserver_core.running.outbox import Syncer
 from jobserver_core.running.records import Records
 from jobserver_core.running.recovery import Recovery
+from jobserver_core.running.requests import Requests
 from jobserver_core.running.results import ResultStore
 from jobserver_core.running.retention import BlobSweep, RecordSweep, Sweeper
 from jobserver_core.running.servers import Membership
@@ -132,6 +133,9 @@ class Services:
         )
         self.notices = notices = Notices(metadata, clock)
         notices.has_peers = lambda: membership.has_peers
+        self.requests = requests = Requests(
+            metadata=metadata, notices=notices, clock=clock, ids=ids, server_id=server_id
+        )
         records = Records(
             metadata=metadata,
             clock=clock,
@@ -157,6 +161,7 @@ class Services:
             metadata=metadata,
             data_directory=data_directory,
             settings=settings,
+            requests=requests,
         )
         self.jobs = jobs = JobService(
             records=records,
@@ -165,6 +170,7 @@ class Services:
             metadata=metadata,
             data_directory=data_directory,
             clock=clock,
+            requests=requests,
         )
         self.submissions = SubmissionService(
             jobs=jobs,
@@ -186,7 +192,8 @@ class Services:
         )
         registry.on_retired = intake.context_ended
         notices.on(Topic.SUBMITTED, intake.look)
-        notices.on(Topic.ENDED, jobs.watch.look)
+        jobs.pick_up = lambda job_id: intake.look(frozenset([job_id]))
+        notices.on(Topic.ENDED, self._notice_ends)
         self.supervisor = supervisor = Supervisor(
             registry=registry, jobs=jobs, fetching=fetching, clock=clock
         )
@@ -242,6 +249,11 @@ class Services:
         self.membership.watch()
         self.notices.start()
         self.sweeper.start()
+
+    def _notice_ends(self, ids: frozenset[str] | None) -> None:
+        """Notify those who wait for jobs and contexts of other servers."""
+        self.jobs.watch.look(ids)
+        self.contexts.watch.look(ids)
 
     def _take_over_from_others(self) -> None:
         """Continue with what servers left that are gone."""
@@ -303,8 +315,10 @@ class Services:
     def _release(self, *, detached: bool) -> None:
         release = Steps(RELEASE)
         release.run("those who wait for the disk", self.syncer.close)
+        release.run("requests to other servers", self.requests.close)
         release.run("the notices", self.notices.close)
-        release.run("those who wait for other servers", self.jobs.close)
+        release.run("those who wait for jobs of other servers", self.jobs.close)
+        release.run("those who wait for contexts of other servers", self.contexts.close)
         release.run("the sweep", self.sweeper.close)
         release.run("callbacks", lambda: self.callbacks.close(RELEASE / 2))
         for transport in self.transports:

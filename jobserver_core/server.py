@@ -277,6 +277,11 @@ class JobServer:
         """
         return self._services.configs.parse(text)
 
+    @property
+    def id(self) -> str:
+        """The id of this server among those that share the metadata store. It stays after a restart."""
+        return self._services.server_id
+
     def servers(self) -> list[Server]:
         """Return the servers that share the metadata store, this one included, oldest first."""
         return self._services.metadata.servers()

@@ -21,6 +21,7 @@ from jobserver_core import (
     DeliveryState,
     FailureKind,
     Job,
+    JobAlreadyFinal,
     JobPostponed,
     JobServer,
     JobState,
@@ -32,6 +33,7 @@ from jobserver_core import (
 )
 from jobserver_core.memory import MemoryBlobStore, MemoryTransport
 from jobserver_core.ports import ContextEnd, JobOutcome, Launcher, MetadataStore
+from jobserver_core.running import requests
 from jobserver_core.running.notices import POLL
 from jobserver_core.running.recovery import Recovery
 from jobserver_core.running.servers import FULL_CHECK_EVERY
@@ -297,26 +299,119 @@ class SeveralServersSuite:
         owner.ready()
         return owner, other
 
-    def test_what_only_the_owner_of_a_context_can_do_names_the_owner(self, members: list[Member]) -> None:
-        settings = Settings.from_mapping({"jobserver.servers.address": "host-1.example"})
-        owner, other = self.boot(settings=settings), self.boot()
-        upload(owner.server)
-        owner.server.create_context("shared")
-        owner.ready()
+    def test_a_job_can_be_killed_on_any_server(self, members: list[Member]) -> None:
+        owner, other = self._owner_and_other()
         job = owner.running_job("shared")
+        killed = other.server.kill_job(job)
+        assert owner.launcher.handles[0].calls[-1] == ("kill_job", job)
+        owner.launcher.listeners[0].job_ended(job, JobOutcome(killed=True))
+        other.clock.advance(POLL)
+        assert killed.result(WAIT).state is JobState.KILLED
+        with pytest.raises(JobAlreadyFinal):
+            other.server.kill_job(job)
+
+    def test_a_job_can_be_killed_by_force_on_any_server(self, members: list[Member]) -> None:
+        owner, other = self._owner_and_other()
+        job = owner.running_job("shared")
+        other.server.kill_job(job, force=True)
+        owner.clock.advance(owner.server.settings.jobs.kill_timeout)
+        assert owner.launcher.handles[0].calls[-1] == ("kill", None)
+
+    def test_a_job_can_be_killed_before_its_owner_has_picked_it_up(self, members: list[Member]) -> None:
+        settings = Settings.from_mapping({"jobserver.jobs.max-jobs-per-context": 1})
+        owner, other = self._owner_and_other(settings=settings)
+        owner.running_job("shared")
+        send, other.server._services.notices.send = other.server._services.notices.send, lambda *_: None
+        job = other.server.submit(a_request("w.Any", context="shared"))
+        other.server._services.notices.send = send
+        assert other.server.kill_job(job.id).result(WAIT).state is JobState.KILLED
+
+    def test_a_context_can_be_stopped_on_any_server(self, members: list[Member]) -> None:
+        owner, other = self._owner_and_other()
+        stopped = other.server.stop_context("shared", timeout=7)
+        assert owner.launcher.handles[0].calls == [("stop", 7)]
+        assert other.server.context("shared").state is ContextState.STOPPING
+        assert other.server.context("shared").stop_requested
+        owner.launcher.listeners[0].context_ended(ContextEnd.STOPPED)
+        other.clock.advance(POLL)
+        assert stopped.result(WAIT).state is ContextState.FINISHED
+        for call in (other.server.stop_context, other.server.kill_context):
+            with pytest.raises(ContextNotFound):
+                call("shared")
+
+    def test_a_context_can_be_killed_on_any_server(self, members: list[Member]) -> None:
+        owner, other = self._owner_and_other()
+        killed = other.server.kill_context("shared")
+        assert owner.launcher.handles[0].calls == [("kill", None)]
+        owner.launcher.listeners[0].context_ended(ContextEnd.KILLED)
+        other.clock.advance(POLL)
+        assert killed.result(WAIT).state is ContextState.KILLED
+
+    def test_a_reset_stops_the_contexts_of_all_servers(self, members: list[Member]) -> None:
+        owner, other = self._owner_and_other()
+        other.server.create_context("own")
+        other.ready()
+        done = other.server.reset_contexts()
+        assert owner.launcher.handles[0].calls[0][0] == other.launcher.handles[0].calls[0][0] == "stop"
+        for member in (owner, other):
+            member.launcher.listeners[0].context_ended(ContextEnd.STOPPED)
+        other.clock.advance(POLL)
+        assert done.result(WAIT) is None
+
+    def test_waiting_for_a_context_of_another_server_ends_with_the_server(
+        self, members: list[Member]
+    ) -> None:
+        _, other = self._owner_and_other()
+        stopped = other.server.stop_context("shared")
+        other.server.close(0)
+        with pytest.raises(ServerClosed):
+            stopped.result(WAIT)
+
+    def test_the_end_of_a_context_whose_server_died_while_it_stopped_is_seen(
+        self, members: list[Member]
+    ) -> None:
+        owner, other = self._owner_and_other()
+        stopped = other.server.stop_context("shared")
+        self.expire(owner.id)
+        other.renew()
+        other.clock.advance(POLL)
+        assert stopped.result(WAIT).state is ContextState.ERROR
+
+    def test_what_belongs_to_a_server_that_is_gone_is_being_taken_over(self, members: list[Member]) -> None:
+        owner, other = self._owner_and_other()
+        job = owner.running_job("shared")
+        other.server._services.metadata.remove_server(owner.id)
         server = other.server
         for call in (
             partial(server.stop_context, "shared"),
             partial(server.kill_context, "shared"),
             partial(server.kill_job, job),
-            partial(server.job_log, job),
             partial(server.context_log, "shared"),
         ):
-            with pytest.raises(OnAnotherServer, match=r"host-1\.example") as caught:
+            with pytest.raises(Unavailable, match="being taken over by another server; try again"):
                 call()
-            assert caught.value.id in ("shared", job)
         with pytest.raises(ContextNotFound):
             server.stop_context("unknown")
+
+    def test_a_request_to_a_server_that_hangs_can_be_tried_again(
+        self, members: list[Member], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        owner, other = self._owner_and_other()
+        owner.server._services.notices.close()
+        monkeypatch.setattr(requests, "ANSWER_TIMEOUT", 0.01)
+        monkeypatch.setattr(requests, "PAUSE", 0.01)
+        with pytest.raises(Unavailable, match="the server of context shared does not respond; try again"):
+            other.server.stop_context("shared")
+        assert other.server._services.metadata.requests_to(owner.id) == []
+        assert other.server.context("shared").state is ContextState.RUNNING
+
+    def test_a_log_of_another_server_names_that_server(self, members: list[Member]) -> None:
+        settings = Settings.from_mapping({"jobserver.servers.address": "host-1.example"})
+        owner, other = self._owner_and_other(settings=settings)
+        job = owner.running_job("shared")
+        for call in (partial(other.server.job_log, job), partial(other.server.context_log, "shared")):
+            with pytest.raises(OnAnotherServer, match=r"host-1\.example"):
+                call()
 
     def test_blobs_are_swept_only_by_a_server_that_is_alone(self, members: list[Member]) -> None:
         first, second = self.boot(), self.boot()

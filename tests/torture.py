@@ -62,6 +62,7 @@ class Torture:
         self.runs: Counter[str] = Counter()
         self.finals: dict[str, Job] = {}
         self.accepted: set[str] = set()
+        self.killed: set[str] = set()
         self.keys: dict[str, set[str]] = {}
         self.faults: list[str] = []
         self.counts: Counter[str] = Counter()
@@ -82,6 +83,7 @@ class Torture:
                 (6, self.kill),
                 (3, self.stop),
                 (8, self.die),
+                (2, self.kill_context),
                 (10, self.renew),
                 (4, self.pause),
                 (4, self.pass_on),
@@ -122,6 +124,9 @@ class Torture:
         self.submit_to(self.dice.choice(self.members), self.dice.choice([None, *NAMES]))
 
     def submit_to(self, member: Member, context: str | None = None) -> None:
+        if context is not None:
+            newest = self.store.context_named(context)
+            self.counts["elsewhere"] += newest is not None and newest.owner != member.id
         callback = RECEIVER if self.dice.random() < 0.5 else None
         config = {"seconds": self.dice.choice([0, 0, 0.002, 0.01, 0.05, 0.2])}
         again = self.dice.random() < 0.5
@@ -161,13 +166,23 @@ class Torture:
         if self.accepted:
             job = self.dice.choice(sorted(self.accepted))
             try:
-                self.dice.choice(self.members).server.kill_job(job)
+                self.dice.choice(self.members).server.kill_job(job, force=self.dice.random() < 0.2)
+                self.counts["killed"] += 1
+                self.killed.add(job)
             except JobServerError as error:
                 self.counts[type(error).__name__] += 1
 
     def stop(self) -> None:
         try:
             self.dice.choice(self.members).server.stop_context(self.dice.choice(NAMES))
+            self.counts["stopped"] += 1
+        except JobServerError as error:
+            self.counts[type(error).__name__] += 1
+
+    def kill_context(self) -> None:
+        try:
+            self.dice.choice(self.members).server.kill_context(self.dice.choice(NAMES))
+            self.counts["context killed"] += 1
         except JobServerError as error:
             self.counts[type(error).__name__] += 1
 
@@ -277,6 +292,11 @@ class Torture:
             if len(deliveries) > 1 or (owed and not deliveries):
                 self.faults.append(f"{len(deliveries)} deliveries of {job}")
         self.faults += [f"{key} has {len(found)} jobs" for key, found in self.keys.items() if len(found) > 1]
+        for job in (jobs[key] for key in self.killed & jobs.keys()):
+            if not job.kill_requested and job.state is not JobState.FINISHED and job.failure is None:
+                self.faults.append(f"a kill was lost: {job}")
+        if left := [r for member in self.members for r in self.store.requests_to(member.id)]:
+            self.faults.append(f"requests without an answer: {left}")
         registered = {server.id for server in self.store.servers()}
         for context in self.store.contexts(ContextQuery(states=CONTEXTS.live_states)):
             if context.owner not in registered:

@@ -250,7 +250,8 @@ class Runner:
     def _kill_contexts(self) -> None:
         try:
             for context in self._server.contexts():
-                self._server.kill_context(context.name)
+                if context.owner == self._server.id:
+                    self._server.kill_context(context.name)
         except JobServerError as error:  # expected, as the server is closing at the same time
             _log.info("while killing contexts: %s", error)
 

@@ -18,7 +18,7 @@ from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult, QueueLimits
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
-from jobserver_core.models.servers import Server
+from jobserver_core.models.servers import Server, ServerRequest
 from jobserver_core.models.storage import MetadataUsage
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_sql import binaries, contexts, deliveries, jobs, schema, servers
@@ -314,6 +314,38 @@ class SqlMetadataStore(MetadataStore):
         """Return those of the digests that no binary, no live job and no result refers to."""
         with self._database.read() as connection:
             return binaries.unreferenced(connection, digests)
+
+    # -- requests to other servers -----------------------------------------------------------------
+
+    def add_request(self, request: ServerRequest) -> None:
+        """Store a new request. Raises DuplicateId."""
+        with self._database.write() as connection:
+            servers.add_request(connection, request)
+
+    def requests_to(self, server_id: str) -> list[ServerRequest]:
+        """Return the requests to a server that have no answer, oldest first."""
+        with self._database.read() as connection:
+            return servers.requests_to(connection, server_id)
+
+    def answer_request(self, request_id: str, answer: str) -> bool:
+        """Store the answer to a request; return whether this call did."""
+        with self._database.write() as connection:
+            return servers.answer_request(connection, request_id, answer)
+
+    def request(self, request_id: str) -> ServerRequest | None:
+        """Return a request by its id, or None."""
+        with self._database.read() as connection:
+            return servers.request(connection, request_id)
+
+    def remove_request(self, request_id: str) -> ServerRequest | None:
+        """Remove a request, and return it as it was."""
+        with self._database.write() as connection:
+            return servers.remove_request(connection, request_id)
+
+    def delete_requests(self, *, created_before: datetime) -> int:
+        """Remove all requests that were created before a time."""
+        with self._database.write() as connection:
+            return servers.delete_requests(connection, created_before)
 
     # -- notices -----------------------------------------------------------------------------------
 

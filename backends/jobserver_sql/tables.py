@@ -21,7 +21,7 @@ from jobserver_core.models.contexts import Context
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobProgress, JobResult, ResultKind
 from jobserver_core.models.lifecycle import CONTEXTS, ContextState, DeliveryState, JobState
-from jobserver_core.models.servers import Server
+from jobserver_core.models.servers import Server, ServerRequest
 from jobserver_sql.columns import Choice, FreeText, Instant, Json, Seconds
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "job_results",
     "jobs",
     "metadata",
+    "requests",
     "row_of",
     "servers",
     "values_of",
@@ -62,6 +63,16 @@ servers = Table(
     _required("started_at", Instant),
     _required("address", FreeText),
     _required("lease_until", Instant),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    _id(),
+    _required("recipient", FreeText),
+    _required("created_at", Instant),
+    _required("text", FreeText),
+    Column("answer", FreeText),
 )
 
 binaries = Table(
@@ -198,7 +209,7 @@ deliveries = Table(
 
 _FIELDS = {
     model: tuple(field.name for field in attrs.fields(model))
-    for model in (Binary, Context, Job, JobResult, Delivery, Server)
+    for model in (Binary, Context, Job, JobResult, Delivery, Server, ServerRequest)
 }
 _GETTERS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
     model: operator.attrgetter(*names) for model, names in _FIELDS.items()
@@ -206,17 +217,17 @@ _GETTERS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
 
 
 def columns_of(
-    model: type[Binary | Context | Job | JobResult | Delivery | Server], table: Table
+    model: type[Binary | Context | Job | JobResult | Delivery | Server | ServerRequest], table: Table
 ) -> list[Column[Any]]:
     """Return the columns of a model's fields, without the table's internal ones."""
     return [table.c[name] for name in _FIELDS[model]]
 
 
-def row_of(record: Binary | Context | Job | JobResult | Delivery) -> dict[str, Any]:
+def row_of(record: Binary | Context | Job | JobResult | Delivery | ServerRequest) -> dict[str, Any]:
     """Return a record's fields as the row to write."""
     return dict(zip(_FIELDS[type(record)], values_of(record), strict=True))
 
 
-def values_of(record: Binary | Context | Job | JobResult | Delivery) -> tuple[Any, ...]:
+def values_of(record: Binary | Context | Job | JobResult | Delivery | ServerRequest) -> tuple[Any, ...]:
     """Return a record's fields in the order of :func:`columns_of`."""
     return _GETTERS[type(record)](record)

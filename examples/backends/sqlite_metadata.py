@@ -46,6 +46,7 @@ from jobserver_core import (
     MetadataUsage,
     QueueLimits,
     Server,
+    ServerRequest,
     Settings,
     StaleOwner,
     StaleState,
@@ -81,6 +82,7 @@ CREATE TABLE IF NOT EXISTS deliveries (
 CREATE INDEX IF NOT EXISTS deliveries_by_job ON deliveries (job_id);
 CREATE INDEX IF NOT EXISTS deliveries_by_time ON deliveries (state, due_at);
 CREATE TABLE IF NOT EXISTS servers (id PRIMARY KEY, started_at, lease_until, document);
+CREATE TABLE IF NOT EXISTS requests (id PRIMARY KEY, recipient, created_at, document);
 CREATE TABLE IF NOT EXISTS checks (id PRIMARY KEY, at);
 """
 _LIVE_CONTEXTS = [state for state in ContextState if not state.final]
@@ -597,6 +599,48 @@ class SqliteMetadataStore(MetadataStore):
             results=len(results),
             result_bytes=sum(result.size for result in results),
         )
+
+    def add_request(self, request: ServerRequest) -> None:
+        """Insert a request."""
+        with self._writing():
+            self._refuse_known("requests", "request", request.id)
+            columns = {"recipient": request.recipient, "created_at": request.created_at}
+            self._put("requests", id=request.id, **columns, document=dumps(request))
+
+    def requests_to(self, server_id: str) -> list[ServerRequest]:
+        """Return those without an answer."""
+        where = "WHERE recipient = ? ORDER BY created_at, id"
+        found = self._documents(ServerRequest, f"SELECT document FROM requests {where}", server_id)
+        return [request for request in found if request.answer is None]
+
+    def answer_request(self, request_id: str, answer: str) -> bool:
+        """Update a request that has no answer."""
+        with self._writing():
+            document = self._one("SELECT document FROM requests WHERE id = ?", request_id)
+            request = None if document is None else loads(_text(document), ServerRequest)
+            if request is None or request.answer is not None:
+                return False
+            self._change("requests", request_id, document=dumps(attrs.evolve(request, answer=answer)))
+            return True
+
+    def request(self, request_id: str) -> ServerRequest | None:
+        """Return a request."""
+        found = self._documents(ServerRequest, "SELECT document FROM requests WHERE id = ?", request_id)
+        return next(iter(found), None)
+
+    def remove_request(self, request_id: str) -> ServerRequest | None:
+        """Delete a request."""
+        with self._writing():
+            document = self._one("SELECT document FROM requests WHERE id = ?", request_id)
+            self._all("DELETE FROM requests WHERE id = ?", request_id)
+            return None if document is None else loads(_text(document), ServerRequest)
+
+    def delete_requests(self, *, created_before: datetime) -> int:
+        """Delete old requests."""
+        with self._writing():
+            old = self._all("SELECT id FROM requests WHERE created_at < ?", created_before)
+            self._all("DELETE FROM requests WHERE created_at < ?", created_before)
+            return len(old)
 
     def notify(self, notice: str) -> None:
         """Pass a notice to those who listen to this store, which nobody shares."""

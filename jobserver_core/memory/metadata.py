@@ -37,13 +37,13 @@ from jobserver_core.models.jobs import (
 )
 from jobserver_core.models.json_values import JsonObject, plain
 from jobserver_core.models.lifecycle import CONTEXTS, DELIVERIES, JOBS, ContextState, DeliveryState, JobState
-from jobserver_core.models.servers import Server
+from jobserver_core.models.servers import Server, ServerRequest
 from jobserver_core.models.storage import MetadataUsage
 from jobserver_core.ports.metadata import MetadataStore
 
 __all__ = ["MemoryMetadataStore"]
 
-M = TypeVar("M", Binary, Context, Job, Delivery)
+M = TypeVar("M", Binary, Context, Job, Delivery, ServerRequest)
 _Key = tuple[datetime, str]
 
 
@@ -68,6 +68,7 @@ class MemoryMetadataStore(MetadataStore):
         self._configs: dict[str, str] = {}
         self._results: dict[str, JobResult] = {}
         self._deliveries: dict[str, Delivery] = {}
+        self._requests: dict[str, ServerRequest] = {}
         self._listeners: list[Callable[[str | None], None]] = []
 
     # -- binaries ----------------------------------------------------------------------------------
@@ -436,6 +437,47 @@ class MemoryMetadataStore(MetadataStore):
             used |= {entry.digest for job_id in self._live for entry in self._jobs[job_id].class_path}
             used |= {result.digest for result in self._results.values() if result.digest is not None}
         return [digest for digest in dict.fromkeys(digests) if digest not in used]
+
+    # -- requests to other servers -----------------------------------------------------------------
+
+    def add_request(self, request: ServerRequest) -> None:
+        """Store a new request. Raises DuplicateId."""
+        with self._lock:
+            _refuse_known("request", request.id, self._requests)
+            self._requests[request.id] = _stored(request)
+
+    def requests_to(self, server_id: str) -> list[ServerRequest]:
+        """Return the requests to a server that have no answer, oldest first."""
+        with self._lock:
+            found = [r for r in self._requests.values() if r.recipient == server_id and r.answer is None]
+        return sorted(found, key=lambda request: (request.created_at, request.id))
+
+    def answer_request(self, request_id: str, answer: str) -> bool:
+        """Store the answer to a request; return whether this call did."""
+        with self._lock:
+            request = self._requests.get(request_id)
+            if request is None or request.answer is not None:
+                return False
+            self._requests[request_id] = attrs.evolve(request, answer=answer)
+            return True
+
+    def request(self, request_id: str) -> ServerRequest | None:
+        """Return a request by its id, or None."""
+        with self._lock:
+            return self._requests.get(request_id)
+
+    def remove_request(self, request_id: str) -> ServerRequest | None:
+        """Remove a request, and return it as it was."""
+        with self._lock:
+            return self._requests.pop(request_id, None)
+
+    def delete_requests(self, *, created_before: datetime) -> int:
+        """Remove all requests that were created before a time."""
+        with self._lock:
+            old = [r.id for r in self._requests.values() if r.created_at < created_before]
+            for request_id in old:
+                del self._requests[request_id]
+            return len(old)
 
     # -- notices -----------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Servers: the running job servers that share one metadata store."""
+"""Servers: the running job servers that share one metadata store, and their requests to one another."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import attrs
 
 from jobserver_core.models.validation import aware
 
-__all__ = ["Server"]
+__all__ = ["Server", "ServerRequest"]
 
 
 @attrs.frozen(kw_only=True)
@@ -24,3 +24,17 @@ class Server:
     started_at: datetime = attrs.field(validator=aware)
     address: str = ""
     lease_until: datetime = attrs.field(validator=aware)
+
+
+@attrs.frozen(kw_only=True)
+class ServerRequest:
+    """A request of one server to another one, the ``recipient``, and its answer once there is one.
+
+    ``text`` and ``answer`` are JSON of the servers; a store does not read them.
+    """
+
+    id: str
+    recipient: str
+    created_at: datetime = attrs.field(validator=aware)
+    text: str = attrs.field(repr=False)
+    answer: str | None = attrs.field(default=None, repr=False)

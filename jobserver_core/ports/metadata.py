@@ -11,7 +11,7 @@ from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult, QueueLimits
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
-from jobserver_core.models.servers import Server
+from jobserver_core.models.servers import Server, ServerRequest
 from jobserver_core.models.storage import MetadataUsage
 from jobserver_core.plugins import Backend
 
@@ -341,6 +341,40 @@ class MetadataStore(Backend):
         deleted. The answer keeps the order of the digests, and has each once, however often it was given.
         ``digests`` can be any iterable, of any length. A string that is not a digest is unreferenced.
         """
+
+    # -- requests to other servers -----------------------------------------------------------------
+
+    @abstractmethod
+    def add_request(self, request: ServerRequest) -> None:
+        """Store a new request to another server.
+
+        Raises:
+            DuplicateId: The id is known; ``kind`` is "request".
+        """
+
+    @abstractmethod
+    def requests_to(self, server_id: str) -> list[ServerRequest]:
+        """Return the requests to a server without an answer, oldest first by ``created_at``, then ``id``."""
+
+    @abstractmethod
+    def answer_request(self, request_id: str, answer: str) -> bool:
+        """Store the answer to a request, unless it has one; return whether this call did."""
+
+    @abstractmethod
+    def request(self, request_id: str) -> ServerRequest | None:
+        """Return a request by its id, or None."""
+
+    @abstractmethod
+    def remove_request(self, request_id: str) -> ServerRequest | None:
+        """Remove a request, and return it as it was; None if there is none.
+
+        An answer and a removal never both miss each other: either the removed request has the answer, or
+        :meth:`answer_request` returns False.
+        """
+
+    @abstractmethod
+    def delete_requests(self, *, created_before: datetime) -> int:
+        """Remove all requests that were created before a time; return how many."""
 
     # -- notices -----------------------------------------------------------------------------------
 

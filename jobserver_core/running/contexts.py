@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING
 from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import ContextExists, ContextNotFound, JobServerError, LogNotFound, ServerClosed
 from jobserver_core.models.contexts import Context, ContextQuery
-from jobserver_core.models.json_values import JsonMapping
+from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_core.models.lifecycle import CONTEXTS
 from jobserver_core.models.validation import check_context_name
 from jobserver_core.ports import ContextSpec, Fetched, MetadataStore
 from jobserver_core.running.context_registry import ContextRegistry
 from jobserver_core.running.fetching import FetchService, Preparation
 from jobserver_core.running.live_context import LiveContext
+from jobserver_core.running.requests import Action, Requests
 from jobserver_core.running.waiting import Promise, Waiter, all_done
+from jobserver_core.running.watching import ContextWatch
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
@@ -40,7 +42,13 @@ class ContextService:
         metadata: MetadataStore,
         data_directory: DataDirectory,
         settings: Settings,
+        requests: Requests,
     ) -> None:
+        self._requests = requests
+        requests.on(Action.STOP_CONTEXT, self._stop_for_another)
+        requests.on(Action.KILL_CONTEXT, self._kill_for_another)
+        self.watch = ContextWatch(metadata)
+        """Looks for the ends of contexts of other servers."""
         self._registry = registry
         self._fetching = fetching
         self._metadata = metadata
@@ -144,19 +152,51 @@ class ContextService:
     # -- ending ------------------------------------------------------------------------------------
 
     def stop(self, name: str, timeout: float | None) -> Waiter[Context]:
-        """Begin to stop a context on request."""
+        """Begin to stop a context on request, on whatever server it is."""
         grace = self._settings.contexts.deletion_timeout if timeout is None else timeout
+        remote = self._registry.elsewhere(name)
+        if remote is not None:
+            return self._end_elsewhere(Action.STOP_CONTEXT, remote, {"name": name, "timeout": grace})
         return self._registry.get(name).stop(grace, requested=True)
 
     def kill(self, name: str) -> Waiter[Context]:
-        """End a context by force on request."""
+        """End a context by force on request, on whatever server it is."""
+        remote = self._registry.elsewhere(name)
+        if remote is not None:
+            return self._end_elsewhere(Action.KILL_CONTEXT, remote, {"name": name})
         return self._registry.get(name).kill(requested=True)
 
+    def _end_elsewhere(self, action: Action, context: Context, arguments: JsonObject) -> Waiter[Context]:
+        self._requests.ask(context.owner, action, arguments, f"context {context.name}")
+        return self.watch.watch(context)
+
+    def _stop_for_another(self, arguments: JsonMapping) -> JsonObject:
+        self._registry.get(arguments["name"]).stop(arguments["timeout"], requested=True)
+        return {}
+
+    def _kill_for_another(self, arguments: JsonMapping) -> JsonObject:
+        self._registry.get(arguments["name"]).kill(requested=True)
+        return {}
+
+    def close(self) -> None:
+        """Notify those who wait for contexts of other servers that this one is closing. Idempotent."""
+        self.watch.close()
+
+    def _stop_elsewhere(self) -> Iterator[Waiter[Context]]:
+        """Begin to stop the contexts of all other servers."""
+        here = {context.record.id for context in self._registry.all()}
+        for context in self.select(None) if self._metadata.shared else []:
+            if context.id not in here:
+                try:
+                    yield self.stop(context.name, None)
+                except JobServerError as error:
+                    _log.warning("context %s is not stopped: %s", context.name, error)
+
     def reset(self) -> Waiter[None]:
-        """Stop every context, then start those of the configuration again."""
+        """Stop every context of every server, then start those of the configuration again."""
         grace = self._settings.contexts.deletion_timeout
-        contexts = self._registry.all()
-        stopped: Waiter[None] = all_done([c.stop_eventually(grace, requested=True) for c in contexts])
+        stopping = [c.stop_eventually(grace, requested=True) for c in self._registry.all()]
+        stopped: Waiter[None] = all_done([*stopping, *self._stop_elsewhere()])
         done: Promise[None] = Promise("reset of the contexts")
 
         def start_again() -> None:

@@ -67,6 +67,7 @@ class Intake:
         self._jobs = jobs
         self._registry = registry
         self._class_paths = class_paths
+        self._looking = threading.Lock()
         self._lock = threading.Lock()
         self._ended: dict[str, LiveContext] = {}
         self._closed = False
@@ -84,8 +85,11 @@ class Intake:
 
     def look(self, job_ids: frozenset[str] | None) -> None:
         """Pick up the jobs with these ids, or all that wait. Raises StorageError; then call it again."""
-        if self._closed:
-            return
+        with self._looking:
+            if not self._closed:
+                self._look(job_ids)
+
+    def _look(self, job_ids: frozenset[str] | None) -> None:
         if job_ids is None:
             for context in self._registry.all():
                 for job in self._waiting_in(context):

@@ -14,16 +14,19 @@ from jobserver_core.errors import (
     JobNotFound,
     JobServerError,
     LogNotFound,
+    OnAnotherServer,
     StorageError,
     Unavailable,
 )
 from jobserver_core.models.contexts import ContextLoad, LoadStatus
 from jobserver_core.models.jobs import Job, JobPage, JobQuery
+from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_core.ports import Clock, ContextSpec, JobCode, JobSpec, MetadataStore
 from jobserver_core.running.job_configs import JobConfigs
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.records import Records
+from jobserver_core.running.requests import Action, Requests
 from jobserver_core.running.results import ResultReader, ResultStore
 from jobserver_core.running.waiting import JobHandle, Promise, Waiter
 from jobserver_core.running.watching import JobWatch
@@ -46,7 +49,12 @@ class JobService:
         metadata: MetadataStore,
         data_directory: DataDirectory,
         clock: Clock,
+        requests: Requests,
     ) -> None:
+        self._requests = requests
+        requests.on(Action.KILL_JOB, self._kill_for_another)
+        self.pick_up: Callable[[str], None] = lambda _job_id: None
+        """Called for a job of a context here that another server has accepted."""
         self._records = records
         self._results = results
         self._configs = configs
@@ -242,21 +250,40 @@ class JobService:
         self.watch.close()
 
     def kill(self, job_id: str, *, force: bool) -> Waiter[Job]:
-        """Begin to end a job.
+        """Begin to end a job, on whatever server it is.
 
         Raises:
             JobNotFound: No job has this id.
             JobAlreadyFinal: The job has ended.
-            OnAnotherServer: Another server runs it.
             Unavailable: Its server is gone, and no other one has taken it over yet.
         """
+        try:
+            return self._kill_here(job_id, force=force)
+        except OnAnotherServer:
+            job = self.get(job_id)
+            context = self._metadata.context(job.context_id)
+            if context is None:
+                raise
+        arguments: JsonObject = {"id": job_id, "force": force}
+        self._requests.ask(context.owner, Action.KILL_JOB, arguments, f"job {job_id}")
+        return self.watched(job).finished
+
+    def _kill_here(self, job_id: str, *, force: bool) -> Waiter[Job]:
         with self._lock:
             found = self._live.get(job_id)
         if found is None:
             job = self.get(job_id)
-            if not job.state.final:
-                self._records.check_here("job", job_id, self._metadata.context(job.context_id))
-                raise Unavailable(message=f"job {job_id} is being taken over by another server; try again")
-            raise JobAlreadyFinal(job_id=job_id, state=job.state.value)
+            if job.state.final:
+                raise JobAlreadyFinal(job_id=job_id, state=job.state.value)
+            self._records.check_here("job", job_id, self._metadata.context(job.context_id))
+            self.pick_up(job_id)  # another server has just accepted it
+            with self._lock:
+                found = self._live.get(job_id)
+        if found is None:
+            raise Unavailable(message=f"job {job_id} is being taken over by another server; try again")
         live, context = found
         return context.kill_job(live, force=force)
+
+    def _kill_for_another(self, arguments: JsonMapping) -> JsonObject:
+        self._kill_here(arguments["id"], force=arguments["force"])
+        return {}

@@ -50,7 +50,11 @@ class Topic(str, Enum):
     SUBMITTED = "submitted"
     """Jobs were stored for contexts of other servers."""
     ENDED = "ended"
-    """Jobs have ended."""
+    """Jobs or contexts have ended."""
+    REQUESTED = "requested"
+    """There are requests to these servers."""
+    ANSWERED = "answered"
+    """These requests have an answer."""
 
 
 class Worker:
@@ -171,7 +175,7 @@ class Notices:
         except (ValueError, TypeError):  # of a later release, or of somebody else
             _log.debug("a notice cannot be read: %r", notice)
             return
-        self._heard |= Topic.SUBMITTED.value in named
+        self._heard |= named.keys() != {Topic.ENDED.value}
         for topic, ids in named.items():
             if topic in self._workers:
                 self._workers[topic].wake(frozenset(ids))

@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 
 from jobserver_core.callbacks.service import CallbackService
-from jobserver_core.errors import OnAnotherServer, StaleState, StorageError
+from jobserver_core.errors import OnAnotherServer, StaleState, StorageError, Unavailable
 from jobserver_core.events import ContextChanged, EventBus, JobChanged, JobProgressed
 from jobserver_core.models.binaries import ResolvedEntry
 from jobserver_core.models.callbacks import Delivery
@@ -222,13 +222,20 @@ class Records:
     def check_here(self, kind: str, record_id: str, context: Context | None) -> None:
         """Raise OnAnotherServer if what was asked for belongs to a context of another server.
 
-        ``kind`` and ``record_id`` name what was asked for.
+        ``kind`` and ``record_id`` name what was asked for. If that server is gone, and nobody has taken the
+        context over yet, raise Unavailable.
         """
         if not self._metadata.shared or context is None or context.owner == self.server_id:
             return
         for server in self._metadata.servers():
             if server.id == context.owner:
                 raise OnAnotherServer(kind=kind, id=record_id, server=server.address or server.id)
+        if not context.state.final:
+            raise self._taken_over(kind, record_id)
+
+    @staticmethod
+    def _taken_over(kind: str, record_id: str) -> Unavailable:
+        return Unavailable(message=f"{kind} {record_id} is being taken over by another server; try again")
 
     def context_elsewhere(self, name: str) -> Context | None:
         """Return the record of a context of this name that belongs to another server, or None."""
@@ -238,10 +245,11 @@ class Records:
         return context
 
     def check_context_here(self, name: str) -> None:
-        """Raise OnAnotherServer if a context of this name lives on another server."""
+        """Raise OnAnotherServer if a context of this name lives on another server, Unavailable if on none."""
         context = self._metadata.context_named(name) if self._metadata.shared else None
         if context is not None and not context.state.final:
             self.check_here("context", name, context)
+            raise self._taken_over("context", name)
 
     # -- jobs --------------------------------------------------------------------------------------
 
@@ -390,6 +398,8 @@ class Records:
         """Publish a context that was stored."""
         if self._bus.has_subscribers:
             self._bus.publish(ContextChanged(at=self._clock.now(), context=context))
+        if context.state.final:
+            self._notices.send(Topic.ENDED, context.id)
 
     def publish_job(self, job: Job, delivery: Delivery | None = None) -> None:
         """Publish a job that was stored, and begin to deliver the callback that was stored with it."""

@@ -1,16 +1,18 @@
-"""Waiting for jobs that another server runs, which says in a notice when one has ended."""
+"""Waiting for jobs and contexts of other servers, which say in a notice when one has ended."""
 
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 
 import attrs
 
-from jobserver_core.errors import JobNotFound, JobServerError, ServerClosed
+from jobserver_core.errors import ContextNotFound, JobNotFound, JobServerError, ServerClosed, StorageError
+from jobserver_core.models.contexts import Context
 from jobserver_core.models.jobs import Job
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.ports import MetadataStore
-from jobserver_core.running.waiting import Promise
+from jobserver_core.running.waiting import Promise, Waiter
 
 _BATCH = 500
 """How many jobs are read in one look at everything; if more are waited for, they take turns."""
@@ -49,7 +51,9 @@ class JobWatch:
         if closed:
             found.fail(ServerClosed())
         else:
-            self._notify(job.id, found, job)
+            # It may have ended before it was watched, and then no notice follows.
+            with suppress(StorageError):
+                self._notify(job.id, found, self._metadata.job(job.id))
         return found
 
     def close(self) -> None:
@@ -79,3 +83,46 @@ class JobWatch:
             waiting.finished.keep(job)
         elif job.state is JobState.RUNNING or job.waiting:
             waiting.started.keep(job)
+
+
+class ContextWatch:
+    """Notifies waiters of the ends of contexts of other servers. Thread-safe."""
+
+    def __init__(self, metadata: MetadataStore) -> None:
+        self._metadata = metadata
+        self._lock = threading.Lock()
+        self._watched: dict[str, Promise[Context]] = {}
+        self._closed = False
+
+    def watch(self, context: Context) -> Waiter[Context]:
+        """Return a waiter that is done once the store has the context's end; closed, it fails."""
+        with self._lock:
+            closed = self._closed
+            promise = self._watched.setdefault(context.id, Promise(f"context {context.name}"))
+        if closed:
+            promise.fail(ServerClosed())
+        else:
+            self.look(frozenset([context.id]))
+        return promise.waiter
+
+    def look(self, context_ids: frozenset[str] | None) -> None:
+        """Notify those who wait for one of these contexts, or for any, if it has ended."""
+        with self._lock:
+            chosen = [key for key in self._watched if context_ids is None or key in context_ids]
+        for context_id in chosen:
+            context = self._metadata.context(context_id)
+            if context is None or context.state.final:
+                with self._lock:
+                    promise = self._watched.pop(context_id, None)
+                if promise is not None and context is not None:
+                    promise.keep(context)
+                elif promise is not None:
+                    promise.fail(ContextNotFound(name=context_id))
+
+    def close(self) -> None:
+        """Notify all waiters that the server is closing. Idempotent."""
+        with self._lock:
+            self._closed = True
+            watched, self._watched = self._watched, {}
+        for promise in watched.values():
+            promise.fail(ServerClosed())

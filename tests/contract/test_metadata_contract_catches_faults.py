@@ -33,7 +33,7 @@ from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult, QueueLimits
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
-from jobserver_core.models.servers import Server
+from jobserver_core.models.servers import Server, ServerRequest
 from jobserver_core.models.storage import MetadataUsage
 from jobserver_core.ports import MetadataStore
 from jobserver_core.testing.builders import at
@@ -674,6 +674,40 @@ class ComparesTheContextAndEnqueuesInTwoSteps(Fault):
         self.add_job(job, config=config)
 
 
+class ReturnsAnsweredRequests(Fault):
+    caught_by = "test_a_server_gets_its_requests_without_an_answer_oldest_first"
+
+    def requests_to(self, server_id: str) -> list[ServerRequest]:
+        return [request for request in self._requests.values() if request.recipient == server_id]
+
+
+class AnswersTwice(Fault):
+    caught_by = "test_a_request_is_answered_once"
+
+    def answer_request(self, request_id: str, answer: str) -> bool:
+        if request_id in self._requests:
+            self._requests[request_id] = attrs.evolve(self._requests[request_id], answer=answer)
+        return request_id in self._requests
+
+
+class AnswersRemovedRequests(Fault):
+    caught_by = "test_an_answer_and_a_removal_never_miss_each_other"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._compared = Rendezvous(2)
+
+    def answer_request(self, request_id: str, answer: str) -> bool:
+        self._compared.wait()
+        super().answer_request(request_id, answer)
+        return True
+
+    def remove_request(self, request_id: str) -> ServerRequest | None:
+        found = self._requests.pop(request_id)
+        self._compared.wait()
+        return found
+
+
 class DropsOneNotice(Fault):
     caught_by = "test_all_that_listen_receive_every_notice"
 
@@ -1094,7 +1128,7 @@ class TakesABrokenDatabaseForEmpty(Persistent):
 
 READS = ["binary", "binaries", "binary_versions", "context", "context_named", "contexts", "job"]
 READS += ["job_with_key", "job_config", "job_result", "jobs", "delivery", "deliveries_of"]
-READS += ["due_deliveries", "deliveries_in", "servers", "unreferenced"]
+READS += ["due_deliveries", "deliveries_in", "servers", "request", "requests_to", "unreferenced"]
 PERSISTENT_FAULTS = [
     *map(_caching, READS),
     LetsDatabaseErrorsOut,

@@ -23,6 +23,7 @@ from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.jobs import Job, JobProgress, JobQuery
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
+from jobserver_core.models.servers import ServerRequest
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_context, a_delivery, a_job, a_result, at
 from jobserver_core.testing.metadata.access import StoreAccess
@@ -60,6 +61,8 @@ class _Records:
             "due_deliveries": partial(store.due_deliveries, now=at(9), limit=9),
             "deliveries_in": partial(store.deliveries_in, DeliveryState.DELIVERED, limit=9),
             "servers": store.servers,
+            "request": partial(store.request, "request"),
+            "requests_to": partial(store.requests_to, "server"),
             "unreferenced": partial(store.unreferenced, [self.binary.digest]),
         }
 
@@ -152,11 +155,15 @@ class PersistenceContract(StoreAccess):
         running = attrs.evolve(job, state=JobState.RUNNING)
         ended = attrs.evolve(job, state=JobState.FINISHED, ended_at=at(1), has_result=True)
         sent = attrs.evolve(delivery, state=DeliveryState.DELIVERED, attempts=1)
+        request = ServerRequest(id="request", recipient="server", created_at=at(), text="")
         with closing(self.open_again(store)) as other:
             changes: list[Callable[[], object]] = [
                 partial(other.register_server, "s", started_at=at(0), address="", lease=9),
                 partial(other.renew_server, "s", lease=900),
                 partial(other.remove_server, "s"),
+                partial(other.add_request, request),
+                partial(other.answer_request, "request", "yes"),
+                partial(other.remove_request, "request"),
                 partial(other.add_binary, binary),
                 partial(other.add_context, context),
                 partial(other.add_job, job, config="config"),
@@ -209,6 +216,12 @@ class PersistenceContract(StoreAccess):
             "register_server": partial(store.register_server, "s", started_at=at(0), address="", lease=9),
             "renew_server": partial(store.renew_server, "s", lease=9),
             "remove_server": partial(store.remove_server, "s"),
+            "add_request": partial(
+                store.add_request, ServerRequest(id="r", recipient="s", created_at=at(), text="")
+            ),
+            "answer_request": partial(store.answer_request, "r", ""),
+            "remove_request": partial(store.remove_request, "r"),
+            "delete_requests": partial(store.delete_requests, created_before=at()),
             "advance_delivery": partial(
                 store.advance_delivery, records.delivery, expected=DeliveryState.PENDING
             ),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from functools import partial
+from typing import Any
 
 import attrs
 import pytest
@@ -23,6 +24,7 @@ from jobserver_core.errors import (
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.jobs import Job, QueueLimits
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
+from jobserver_core.models.servers import ServerRequest
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_context, a_delivery, a_job, at
 from jobserver_core.testing.metadata.access import ODD_TEXTS, StoreAccess
@@ -40,6 +42,11 @@ def _register(store: MetadataStore, server_id: str, *, lease: float = HOUR, seco
 
 def _ids(store: MetadataStore, *, expired: bool | None = None) -> list[str]:
     return [server.id for server in store.servers(expired=expired)]
+
+
+def _request(request_id: str, **fields: Any) -> ServerRequest:
+    defaults: dict[str, Any] = {"recipient": "server", "created_at": at(), "text": "{}"}
+    return ServerRequest(id=request_id, **{**defaults, **fields})
 
 
 def _hear(heard: list[str], notice: str | None) -> None:
@@ -254,6 +261,50 @@ class ServersContract(StoreAccess):
 
             enqueued, (seen,) = race(partial(store.enqueue_job, job, config="{}", limits=ROOM), end_and_look)
             assert store.job(job.id) == seen == (job if enqueued is None else None)
+
+    # -- requests to other servers -----------------------------------------------------------------
+
+    @pytest.mark.parametrize("text", ODD_TEXTS)
+    def test_a_request_comes_back_with_what_was_stored(self, store: MetadataStore, text: str) -> None:
+        request = _request("r", recipient=text, text=text)
+        store.add_request(request)
+        assert store.request("r") == request
+        assert store.requests_to(text) == [request]
+        assert store.answer_request("r", text)
+        assert store.request("r") == attrs.evolve(request, answer=text)
+        with pytest.raises(DuplicateId) as caught:
+            store.add_request(_request("r"))
+        assert (caught.value.kind, caught.value.holder) == ("request", "r")
+
+    def test_a_server_gets_its_requests_without_an_answer_oldest_first(self, store: MetadataStore) -> None:
+        for request_id, seconds in (("b", 1), ("a", 1), ("c", 0), ("answered", 0)):
+            store.add_request(_request(request_id, created_at=at(seconds)))
+        store.add_request(_request("other", recipient="other"))
+        store.answer_request("answered", "yes")
+        assert [request.id for request in store.requests_to("server")] == ["c", "a", "b"]
+
+    def test_a_request_is_answered_once(self, store: MetadataStore) -> None:
+        store.add_request(_request("r"))
+        assert store.answer_request("r", "first")
+        assert not store.answer_request("r", "second")
+        assert not store.answer_request("unknown", "first")
+        assert store.remove_request("r") == _request("r", answer="first")
+        assert store.remove_request("r") is None
+        assert store.request("r") is None
+
+    def test_an_answer_and_a_removal_never_miss_each_other(self, store: MetadataStore) -> None:
+        for number in range(ROUNDS):
+            store.add_request(_request(str(number)))
+            answered, removed = race(
+                partial(store.answer_request, str(number), "yes"), partial(store.remove_request, str(number))
+            )
+            assert removed == _request(str(number), answer="yes" if answered else None)
+
+    def test_old_requests_are_deleted(self, store: MetadataStore) -> None:
+        for number in range(3):
+            store.add_request(_request(str(number), created_at=at(number)))
+        assert store.delete_requests(created_before=at(2)) == 2
+        assert [request.id for request in store.requests_to("server")] == ["2"]
 
     # -- notices -----------------------------------------------------------------------------------
 

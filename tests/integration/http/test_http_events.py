@@ -18,11 +18,12 @@ from http_site import Site, Start
 from jobserver_core.events import JobChanged
 from jobserver_core.memory import MemoryBlobStore
 from jobserver_core.ports import JobOutcome
+from jobserver_core.running.notices import POLL
 from jobserver_http import running
 from jobserver_http.events import Listener
 from jobserver_http.logs import LogTail
 from serving import WAIT, a_request, a_server, upload
-from several_servers import WATCH, Member
+from several_servers import Member
 from torture import shared_memory
 
 
@@ -188,7 +189,7 @@ def test_the_events_of_a_job_of_another_server_end_with_its_outcome(members: lis
         events = sent(answer.iter_lines())
         assert next(events)[1]["jobId"] == job_id
         runs.launcher.listeners[0].job_ended(job_id, JobOutcome())
-        other.clock.advance(WATCH)
+        other.clock.advance(POLL)
         assert [(name, data.get("status")) for name, data in events if name] == [("job", "FINISHED")]
 
 
