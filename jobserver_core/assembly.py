@@ -134,7 +134,12 @@ class Services:
         self.notices = notices = Notices(metadata, clock)
         notices.has_peers = lambda: membership.has_peers
         self.requests = requests = Requests(
-            metadata=metadata, notices=notices, clock=clock, ids=ids, server_id=server_id
+            metadata=metadata,
+            notices=notices,
+            clock=clock,
+            ids=ids,
+            server_id=server_id,
+            lease=settings.servers.lease,
         )
         records = Records(
             metadata=metadata,
@@ -189,10 +194,11 @@ class Services:
             registry=registry,
             class_paths=class_paths,
             notices=notices,
+            clock=clock,
         )
         registry.on_retired = intake.context_ended
         notices.on(Topic.SUBMITTED, intake.look)
-        jobs.pick_up = lambda job_id: intake.look(frozenset([job_id]))
+        jobs.kill_waiting = intake.kill
         notices.on(Topic.ENDED, self._notice_ends)
         self.supervisor = supervisor = Supervisor(
             registry=registry, jobs=jobs, fetching=fetching, clock=clock
@@ -210,6 +216,7 @@ class Services:
             settings=settings.spark,
             restart=lambda context: supervisor.restart(context, ()),
         )
+        intake.restart = self.recovery.restart
         record_sweep = RecordSweep(
             metadata=metadata,
             clock=clock,

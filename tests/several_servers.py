@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,17 +25,21 @@ from jobserver_core import (
     Job,
     JobAlreadyFinal,
     JobPostponed,
+    JobRequest,
     JobServer,
     JobState,
     NoSlots,
     OnAnotherServer,
     ServerClosed,
     Settings,
+    StorageError,
     Unavailable,
+    parse_class_path,
 )
+from jobserver_core.events import JobChanged
 from jobserver_core.memory import MemoryBlobStore, MemoryTransport
 from jobserver_core.ports import ContextEnd, JobOutcome, Launcher, MetadataStore
-from jobserver_core.running import requests
+from jobserver_core.running import intake, requests
 from jobserver_core.running.notices import POLL
 from jobserver_core.running.recovery import Recovery
 from jobserver_core.running.servers import FULL_CHECK_EVERY
@@ -41,6 +47,7 @@ from jobserver_core.testing.clock import ManualClock
 from serving import WAIT, ScriptedLauncher, a_request, a_server, archive, upload
 
 RECEIVER = "memory://receiver/x"
+ONE_SLOT = Settings.from_mapping({"jobserver.jobs.max-jobs-per-context": 1})
 RENEWAL = 3.0
 """Seconds between two renewals of the default lease."""
 
@@ -61,6 +68,17 @@ class FleetClock(ManualClock):
             for thread in threading.enumerate():
                 if thread.name.startswith(prefix) and thread.ident is not None:  # of others, some only start
                     thread.join(WAIT)
+
+
+class FailingBlobs(MemoryBlobStore):
+    """Blobs in memory, one of which may be unreadable."""
+
+    failing: str | None = None
+
+    def local_path(self, digest: str) -> AbstractContextManager[Path]:
+        if digest == self.failing:
+            raise StorageError(message="the blob cannot be read")
+        return super().local_path(digest)
 
 
 class Member:
@@ -128,7 +146,7 @@ class SeveralServersSuite:
     def members(self) -> Iterator[list[Member]]:
         """The servers that were started; they are closed after the test."""
         members: list[Member] = []
-        self.members, self.blobs = members, MemoryBlobStore()
+        self.members, self.blobs = members, FailingBlobs()
         yield members
         for member in members:
             member.close()
@@ -291,6 +309,126 @@ class SeveralServersSuite:
         other.clock.advance(POLL)
         assert job.result(WAIT) == "done"
 
+    def test_a_subscriber_can_kill_a_job_that_waits_behind_the_one_that_is_picked_up(
+        self, members: list[Member]
+    ) -> None:
+        owner, other = self._owner_and_other(settings=ONE_SLOT)
+        owner.running_job("shared")
+        other.server._services.notices.close()
+        waiting = {other.server.submit(a_request("w.Any", context="shared")).id for _ in range(2)}
+        killed: list[str] = []
+
+        def kill(event: object) -> None:
+            if isinstance(event, JobChanged) and event.job.id in waiting and not killed:
+                killed.extend(waiting - {event.job.id})
+                owner.server.kill_job(killed[0])
+
+        owner.server.subscribe(kill)
+        owner.clock.advance(POLL)
+        states = {job: owner.server.job(job).state for job in waiting}
+        assert [job for job, state in states.items() if state is JobState.KILLED] == killed
+
+    def test_a_job_whose_files_cannot_be_read_delays_no_other_one_and_ends_with_its_time(
+        self, members: list[Member]
+    ) -> None:
+        owner, other = self._owner_and_other()
+        other.server.upload("bad", BinaryType.EGG, archive("bad"))
+        self.blobs.failing = other.server.binary("bad").digest
+        bad = parse_class_path("bad")
+        short, long = (
+            other.server.submit(
+                JobRequest(class_name="w.Any", class_path=bad, context="shared", max_queue_time=limit)
+            ).id
+            for limit in (60.0, None)
+        )
+        good = other.server.submit(a_request("w.Any", context="shared")).id
+        owner.clock.advance(POLL)
+        assert owner.launcher.handles[0].calls == [("submit", good)]
+        for _ in range(12):
+            owner.clock.advance(POLL)
+        assert owner.server.job(short).failure is FailureKind.QUEUE_TIME
+        assert not owner.server.job(long).state.final
+        other.server.kill_job(long)
+        assert other.server.job(long).state is JobState.KILLED
+
+    def test_a_job_whose_files_can_never_be_read_ends(
+        self, members: list[Member], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(intake, "LEASE_TIMEOUT", 2 * POLL)
+        owner, other = self._owner_and_other()
+        other.server.upload("bad", BinaryType.EGG, archive("bad"))
+        self.blobs.failing = other.server.binary("bad").digest
+        job = other.server.submit(
+            JobRequest(class_name="w.Any", class_path=parse_class_path("bad"), context="shared")
+        )
+        for _ in range(4):
+            owner.clock.advance(POLL)
+        assert owner.server.job(job.id).failure is FailureKind.LOADING
+        self.blobs.failing = None
+
+    def test_a_job_runs_in_a_new_context_if_its_own_ended_by_itself_before_it_was_picked_up(
+        self, members: list[Member]
+    ) -> None:
+        owner, other = self._owner_and_other()
+        other.server._services.notices.close()
+        job = other.server.submit(a_request("w.Any", context="shared"))
+        owner.launcher.listeners[0].context_ended(ContextEnd.STOPPED)
+        wait_until(lambda: len(owner.launcher.listeners) == 2, "the new context", WAIT)
+        owner.ready(1)
+        wait_until(lambda: owner.launcher.handles[1].calls == [("submit", job.id)], "the job", WAIT)
+
+    def test_a_context_that_has_reached_its_lifetime_gets_no_jobs_from_other_servers(
+        self, members: list[Member]
+    ) -> None:
+        owner, other = self.boot(), self.boot()
+        upload(owner.server)
+        owner.server.create_context("shared", {"max-lifetime": "60s", "lifetime-grace": "600s"})
+        owner.ready()
+        running = owner.running_job("shared")
+        owner.clock.advance(60)
+        job = other.server.submit(a_request("w.Any", context="shared"))
+        owner.clock.advance(POLL)
+        assert owner.launcher.handles[0].calls == [("submit", running)]
+        _finish(owner, running)
+        owner.clock.advance(POLL)
+        owner.launcher.listeners[0].context_ended(ContextEnd.STOPPED)
+        wait_until(lambda: len(owner.launcher.listeners) == 2, "the new context", WAIT)
+        owner.ready(1)
+        wait_until(lambda: owner.launcher.handles[1].calls == [("submit", job.id)], "the job", WAIT)
+
+    def test_the_time_to_wait_for_a_slot_does_not_depend_on_the_clock_of_the_server_that_was_asked(
+        self, members: list[Member]
+    ) -> None:
+        owner, other = self._owner_and_other(settings=ONE_SLOT)
+        owner.running_job("shared")
+        owner.clock.advance(3600)
+        job = other.server.submit(a_request("w.Any", context="shared", max_queue_time=60.0)).id
+        owner.clock.advance(POLL)
+        assert owner.server._services.jobs.lives(job)
+        owner.clock.advance(60 - POLL)
+        assert not owner.server.job(job).state.final
+        owner.clock.advance(POLL)
+        assert owner.server.job(job).failure is FailureKind.QUEUE_TIME
+
+    def test_a_request_does_not_stop_another_context_that_has_got_the_name(
+        self, members: list[Member], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        owner, other = self._owner_and_other()
+        owner.server._services.notices.close()
+        monkeypatch.setattr(requests, "ANSWER_TIMEOUT", 0.01)
+        monkeypatch.setattr(requests, "ANSWER_POLL_INTERVAL", 0.01)
+        asked = other.server._services.requests
+        with monkeypatch.context() as patch:
+            patch.setattr(asked, "_remove", lambda _request_id: None)
+            with pytest.raises(Unavailable):
+                other.server.stop_context("shared")
+        owner.launcher.listeners[0].context_ended(ContextEnd.STOPPED)
+        owner.server.create_context("shared")
+        owner.ready(1)
+        owner.server._services.requests._answer_all(None)
+        assert owner.server.context("shared").state is ContextState.RUNNING
+        assert other.server._services.metadata.requests_to(owner.id) == []
+
     def _owner_and_other(self, **ports: Any) -> tuple[Member, Member]:
         """Return a server with a context "shared", and another one."""
         owner, other = self.boot(**ports), self.boot(**ports)
@@ -399,7 +537,7 @@ class SeveralServersSuite:
         owner, other = self._owner_and_other()
         owner.server._services.notices.close()
         monkeypatch.setattr(requests, "ANSWER_TIMEOUT", 0.01)
-        monkeypatch.setattr(requests, "PAUSE", 0.01)
+        monkeypatch.setattr(requests, "ANSWER_POLL_INTERVAL", 0.01)
         with pytest.raises(Unavailable, match="the server of context shared does not respond; try again"):
             other.server.stop_context("shared")
         assert other.server._services.metadata.requests_to(owner.id) == []
@@ -415,7 +553,7 @@ class SeveralServersSuite:
 
     def test_blobs_are_swept_only_by_a_server_that_is_alone(self, members: list[Member]) -> None:
         first, second = self.boot(), self.boot()
-        self.blobs = MemoryBlobStore(clock=ManualClock(start=ManualClock().now() - timedelta(days=1)))
+        self.blobs = FailingBlobs(clock=ManualClock(start=ManualClock().now() - timedelta(days=1)))
         third = self.boot()
         gone = third.server.upload("gone", BinaryType.EGG, archive("gone"))
         third.server.delete_binary("gone")

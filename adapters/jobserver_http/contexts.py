@@ -167,10 +167,10 @@ async def delete_context(call: Call) -> Response:
     """Stop or (with ``force``) kill a context. The response is 202 if this exceeds the timeout."""
     name = call.names.stored(call.path["name"])
     if call.params["force"]:
-        waiter = await call.pools.quick.run(call.server.kill_context, name)
+        waiter = await call.pools.ending.run(call.server.kill_context, name)
         timeout = KILL_TIMEOUT
     else:
-        waiter = await call.pools.quick.run(call.server.stop_context, name)
+        waiter = await call.pools.ending.run(call.server.stop_context, name)
         timeout = call.server.settings.contexts.deletion_timeout
     try:
         await call.wait(waiter, timeout)
@@ -192,7 +192,7 @@ async def delete_context(call: Call) -> Response:
 )
 async def reset_contexts(call: Call) -> Response:
     """Stop all contexts, and restart those of the configuration."""
-    waiter = await call.pools.quick.run(call.server.reset_contexts)
+    waiter = await call.pools.ending.run(call.server.reset_contexts)
     if call.params["sync"] is False:
         return respond(Answer(status=200, label="SUCCESS", result="Context reset requested"))
     await call.wait(waiter)

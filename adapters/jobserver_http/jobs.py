@@ -308,7 +308,7 @@ async def kill_job(call: Call) -> Response:
     job = await _job(call)
     force = bool(call.params["force"])
     try:
-        waiter = await call.pools.quick.run(call.server.kill_job, job.id, force=force)
+        waiter = await call.pools.ending.run(call.server.kill_job, job.id, force=force)
     except JobAlreadyFinal:
         return _too_late(call, await _job(call))
     timeout = call.server.settings.jobs.kill_timeout + KILL_MARGIN

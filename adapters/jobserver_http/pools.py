@@ -34,7 +34,8 @@ class Pools:
     """A pool for each kind of blocking call, so that slow calls do not delay the others.
 
     ``quick`` is for the metadata store and for reading and writing chunks of files. ``slow`` is for calls
-    that may wait for something else, such as a submit. ``passwords`` is for hashing, which uses much memory
+    that may wait for something else, such as a submit, and ``ending`` for ends, which may wait for another
+    server but never for slow submits. ``passwords`` is for hashing, which uses much memory
     by design. ``parsing`` is for large configurations, each of which can take seconds of CPU time.
     ``maintenance`` is for calls of operators that look at all records and files, ``pruning`` for those that
     remove some of them.
@@ -43,6 +44,7 @@ class Pools:
     def __init__(self, *, quick: int = 16, slow: int = 16, passwords: int = 2, parsing: int = 1) -> None:
         self.quick = Pool(quick)
         self.slow = Pool(slow)
+        self.ending = Pool(slow)
         self.passwords = Pool(passwords)
         self.parsing = Pool(parsing)
         self.maintenance = Pool(1)

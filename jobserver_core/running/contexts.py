@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobserver_core.data_directory import DataDirectory
-from jobserver_core.errors import ContextExists, ContextNotFound, JobServerError, LogNotFound, ServerClosed
+from jobserver_core.errors import (
+    ContextExists,
+    ContextNotFound,
+    JobServerError,
+    LogNotFound,
+    ServerClosed,
+    Unavailable,
+)
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_core.models.lifecycle import CONTEXTS
@@ -156,27 +163,35 @@ class ContextService:
         grace = self._settings.contexts.deletion_timeout if timeout is None else timeout
         remote = self._registry.elsewhere(name)
         if remote is not None:
-            return self._end_elsewhere(Action.STOP_CONTEXT, remote, {"name": name, "timeout": grace})
+            return self._end_elsewhere(Action.STOP_CONTEXT, remote, {"timeout": grace})
         return self._registry.get(name).stop(grace, requested=True)
 
     def kill(self, name: str) -> Waiter[Context]:
         """End a context by force on request, on whatever server it is."""
         remote = self._registry.elsewhere(name)
         if remote is not None:
-            return self._end_elsewhere(Action.KILL_CONTEXT, remote, {"name": name})
+            return self._end_elsewhere(Action.KILL_CONTEXT, remote, {})
         return self._registry.get(name).kill(requested=True)
 
     def _end_elsewhere(self, action: Action, context: Context, arguments: JsonObject) -> Waiter[Context]:
+        arguments |= {"id": context.id, "name": context.name}
         self._requests.ask(context.owner, action, arguments, f"context {context.name}")
         return self.watch.watch(context)
 
     def _stop_for_another(self, arguments: JsonMapping) -> JsonObject:
-        self._registry.get(arguments["name"]).stop(arguments["timeout"], requested=True)
+        self._asked_for(arguments).stop(arguments["timeout"], requested=True)
         return {}
 
     def _kill_for_another(self, arguments: JsonMapping) -> JsonObject:
-        self._registry.get(arguments["name"]).kill(requested=True)
+        self._asked_for(arguments).kill(requested=True)
         return {}
+
+    def _asked_for(self, arguments: JsonMapping) -> LiveContext:
+        """Return the context that another server means. Raises Unavailable if a new one has its name."""
+        context = self._registry.get(arguments["name"])
+        if context.record.id != arguments["id"]:
+            raise Unavailable(message=f"context {context.record.name} has just been replaced; try again")
+        return context
 
     def close(self) -> None:
         """Notify those who wait for contexts of other servers that this one is closing. Idempotent."""

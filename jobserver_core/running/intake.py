@@ -12,11 +12,17 @@ picks it up when a notice names it or when it looks at all jobs of its contexts.
 one that was submitted here. What the owner has not picked up when it dies is a job that had not begun in a
 lost context: the recovery of another server runs it again.
 
-The invariants: only the owner of its context writes to such a job. No job is enqueued any more once the end
-of the context is stored, so one look after that finds all that were not picked up in time. They end or, if
-the context has a successor, run there, as the other jobs that waited in the context do.
+The invariants: only the owner of its context writes to such a job, and only one of its threads at a time,
+which has *claimed* the job. A claim is no lock: code of subscribers may run while a thread has one, and pick
+up or kill other jobs. No job is enqueued any more once the end of the context is stored, so one look after
+that finds all that were not picked up in time. They run in the successor of the context if it has one, and in
+a new context if it ended by itself while it was idle or drained; otherwise they end with it.
 
-Deliberately not handled: a server that is closing. What it does not pick up waits for another server.
+A job whose files cannot be leased stops no other one. It is tried again in each look, until it has waited for
+its ``max_queue_time`` or for :data:`LEASE_TIMEOUT`. A kill needs no files, so it does not wait for them.
+
+Deliberately not handled: a server that is closing. What it does not pick up waits for another server. Files
+that arrive slowly delay the jobs behind them, as there is one thread that picks up jobs.
 """
 
 from __future__ import annotations
@@ -24,16 +30,24 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from jobserver_core.binaries.class_paths import ClassPaths
-from jobserver_core.errors import ContextNotFound, JobServerError, ServerClosed, StorageError
+from jobserver_core.errors import (
+    ContextNotFound,
+    ContextStopping,
+    JobServerError,
+    ServerClosed,
+    StorageError,
+)
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobQuery
-from jobserver_core.models.lifecycle import JOBS
-from jobserver_core.ports import MetadataStore
+from jobserver_core.models.lifecycle import JOBS, ContextState, JobEvent
+from jobserver_core.ports import Clock, MetadataStore
+from jobserver_core.repeats import Repeats
 from jobserver_core.running.context_registry import ContextRegistry
+from jobserver_core.running.job_queue import queue_time_exceeded
 from jobserver_core.running.jobs import JobService
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.live_job import LiveJob
@@ -43,7 +57,12 @@ from jobserver_core.running.records import FinalOutcome, Records
 __all__ = ["Intake"]
 
 _log = logging.getLogger(__name__)
+_repeats = Repeats(_log)
 
+LEASE_TIMEOUT = 300.0
+"""Seconds for which a job without ``max_queue_time`` waits for files that cannot be leased."""
+KILL_TIMEOUT = 5.0
+"""Seconds for which a kill waits for a thread that is picking up the job."""
 _PAGE = 200
 """The number of jobs to read at a time."""
 
@@ -60,15 +79,21 @@ class Intake:
         registry: ContextRegistry,
         class_paths: ClassPaths,
         notices: Notices,
+        clock: Clock,
     ) -> None:
+        self.restart: Callable[[list[Job]], None] = lambda _jobs: None
+        """Runs jobs again whose context has ended by itself."""
         self._notices = notices
+        self._clock = clock
         self._metadata = metadata
         self._records = records
         self._jobs = jobs
         self._registry = registry
         self._class_paths = class_paths
-        self._looking = threading.Lock()
         self._lock = threading.Lock()
+        self._unclaimed = threading.Condition(self._lock)
+        self._claimed: set[str] = set()
+        self._put_off: dict[str, float] = {}
         self._ended: dict[str, LiveContext] = {}
         self._closed = False
 
@@ -84,12 +109,10 @@ class Intake:
             self._notices.wake(Topic.SUBMITTED)
 
     def look(self, job_ids: frozenset[str] | None) -> None:
-        """Pick up the jobs with these ids, or all that wait. Raises StorageError; then call it again."""
-        with self._looking:
-            if not self._closed:
-                self._look(job_ids)
+        """Pick up the jobs with these ids, or all that wait; one thread at a time.
 
-    def _look(self, job_ids: frozenset[str] | None) -> None:
+        Raises StorageError; then call it again.
+        """
         if job_ids is None:
             for context in self._registry.all():
                 for job in self._waiting_in(context):
@@ -100,6 +123,34 @@ class Intake:
             if owner is not None:
                 self._pick_up(job_id, owner)
         self._end_left_over()
+
+    def kill(self, job_id: str) -> Job | None:
+        """End a job that waits for a context here and was not picked up; None if there is no such job.
+
+        Raises StorageError.
+        """
+        with self._claim(job_id, KILL_TIMEOUT) as claimed:
+            job = self._metadata.job(job_id)
+            if not claimed or job is None or not job.waiting or self._jobs.lives(job_id):
+                return None
+            if self._registry.with_id(job.context_id) is None:
+                return None
+            return self._end(job, FinalOutcome.killed(job_id))
+
+    @contextmanager
+    def _claim(self, job_id: str, timeout: float = 0.0) -> Iterator[bool]:
+        """Keep other threads from picking up or ending a job inside the block; False if one does already."""
+        with self._lock:
+            claimed = self._unclaimed.wait_for(lambda: job_id not in self._claimed, timeout)
+            if claimed:
+                self._claimed.add(job_id)
+        try:
+            yield claimed
+        finally:
+            if claimed:
+                with self._lock:
+                    self._claimed.discard(job_id)
+                    self._unclaimed.notify_all()
 
     def _waiting_in(self, context: LiveContext) -> Iterator[Job]:
         """Return the jobs of a context that this server does not know, oldest first."""
@@ -114,47 +165,98 @@ class Intake:
                 return iter(found[::-1])
 
     def _pick_up(self, job_id: str, context: LiveContext) -> None:
-        if self._jobs.lives(job_id):
-            return
-        job = self._metadata.job(job_id)  # as it is now: it may have ended here a moment ago
-        if job is None or not job.waiting or job.context_id != context.record.id or self._closed:
-            return
-        self._give(job, context, context.pick_up)
+        with self._claim(job_id) as claimed:
+            if not claimed or self._closed or self._jobs.lives(job_id):
+                return
+            job = self._metadata.job(job_id)  # as it is now: it may have ended here a moment ago
+            if job is not None and job.waiting and job.context_id == context.record.id:
+                self._give(job, context, context.pick_up)
+            else:
+                self._put_off.pop(job_id, None)
 
     def _give(self, job: Job, context: LiveContext, accept: Callable[[LiveJob], None]) -> None:
         try:
             with ExitStack() as undo:
-                code = self._class_paths.lease(job.class_path, undo)
+                try:
+                    code = self._class_paths.lease(job.class_path, undo)
+                except StorageError as error:
+                    self._wait_for_files(job, error)
+                    return
                 spec = self._jobs.spec(job.id, job.class_name, code, self._jobs.config(job.id))
                 live = self._jobs.live(job, spec, undo.pop_all())
             self._jobs.give(live, context, None, partial(accept, live))
+            self._put_off.pop(job.id, None)
         except (ContextNotFound, ServerClosed):
             return  # it is left over, or runs on another server
+        except ContextStopping:
+            self._expire(job)
         except StorageError:
             raise
         except JobServerError as error:
             _log.warning("job %s of another server cannot be run: %s", job.id, error)
             self._end(job, FinalOutcome.failed(FailureKind.CONTEXT_LOST, ErrorInfo.from_exception(error)))
 
+    def _wait_for_files(self, job: Job, error: StorageError) -> None:
+        _repeats.warning(job.id, "job %s of another server waits for its files: %s", job.id, error)
+        if not self._expire(job) and self._waited(job) >= LEASE_TIMEOUT:
+            self._end(job, FinalOutcome.failed(FailureKind.LOADING, ErrorInfo.from_exception(error)))
+
+    def _expire(self, job: Job) -> bool:
+        """End a job that was put off for longer than it may wait; return whether."""
+        if job.max_queue_time is None or self._waited(job) < job.max_queue_time:
+            return False
+        self._end(job, queue_time_exceeded(job))
+        return True
+
+    def _waited(self, job: Job) -> float:
+        """Return for how many seconds a job was put off, by the clock of this server."""
+        now = self._clock.monotonic()
+        return now - self._put_off.setdefault(job.id, now)
+
     def _end_left_over(self) -> None:
-        """End the jobs that were not picked up before their context ended, or give them to its successor."""
+        """Deal with the jobs that were not picked up before their context ended."""
         with self._lock:
             ended = list(self._ended.values())
         for context in ended:
-            record = context.record
-            if record.owner == self._records.server_id:  # else another server deals with its jobs
-                reason = record.error.message if record.error is not None else ""
-                successor = context.successor
+            if context.record.owner == self._records.server_id:  # else another server deals with its jobs
+                again: list[Job] = []
                 for job in self._waiting_in(context):
-                    if successor is not None:
-                        self._give(job, successor, successor.adopt)
-                        continue
-                    self._end(job, FinalOutcome.without_context(job, reason), silent=record.stop_requested)
+                    with self._claim(job.id) as claimed:
+                        if claimed and self._leave(job, context):
+                            again.append(job)
+                if again and not self._closed:
+                    # Fetching files for another context may take long, and other jobs wait for this thread.
+                    call = partial(self._run_again, again)
+                    threading.Thread(target=call, name="jobserver-notices-restart", daemon=True).start()
             with self._lock:
-                self._ended.pop(record.id, None)
+                self._ended.pop(context.record.id, None)
 
-    def _end(self, job: Job, outcome: FinalOutcome, *, silent: bool = False) -> None:
-        ended, delivery = self._records.end_job(job, outcome, cancelled=silent or job.kill_requested)
+    def _leave(self, job: Job, context: LiveContext) -> bool:
+        """End a job with its context or give it to the successor; return whether it has to run elsewhere."""
+        record, successor = context.record, context.successor
+        if successor is not None:
+            self._give(job, successor, successor.adopt)
+            return False
+        if record.state is ContextState.FINISHED and not (record.stop_requested or job.kill_requested):
+            self._put_off.pop(job.id, None)
+            return True
+        reason = record.error.message if record.error is not None else ""
+        self._end(job, FinalOutcome.without_context(job, reason), silent=record.stop_requested)
+        return False
+
+    def _run_again(self, jobs: list[Job]) -> None:
+        try:
+            self.restart(jobs)
+        except StorageError as error:  # the next look at what has lost its context finds them
+            _log.warning("%d jobs whose context has ended wait for storage: %s", len(jobs), error)
+
+    def _end(self, job: Job, outcome: FinalOutcome, *, silent: bool = False) -> Job | None:
+        """End a job, unless it has changed; return it as it is then."""
+        self._put_off.pop(job.id, None)
+        cancelled = silent or job.kill_requested or outcome.event is JobEvent.KILL
+        ended, delivery = self._records.end_job(job, outcome, cancelled=cancelled, exact=True)
         self._records.syncer.sync()
-        if ended.state.final:
-            self._records.publish_job(ended, delivery)
+        if not ended.state.final:
+            return None
+        self._records.publish_job(ended, delivery)
+        return ended

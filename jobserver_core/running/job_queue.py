@@ -12,7 +12,7 @@ import attrs
 from jobserver_core.config.units import duration_text
 from jobserver_core.errors import StaleState, StorageError
 from jobserver_core.models.failures import ErrorInfo, FailureKind
-from jobserver_core.models.jobs import QueueLimits
+from jobserver_core.models.jobs import Job, QueueLimits
 from jobserver_core.models.lifecycle import ContextState, JobEvent, JobState
 from jobserver_core.ports import Clock, JobSpec
 from jobserver_core.repeats import Repeats
@@ -25,7 +25,7 @@ from jobserver_core.running.waiting_jobs import WaitingJobs
 if TYPE_CHECKING:
     from jobserver_core.config.settings import JobLimits
 
-__all__ = ["JobQueue"]
+__all__ = ["JobQueue", "queue_time_exceeded"]
 
 _log = logging.getLogger(__name__)
 _repeats = Repeats(_log)
@@ -192,13 +192,7 @@ class JobQueue:
         return min((live.deadline for live in ahead if live.deadline is not None), default=None)
 
     def _expire_waiting(self, live: LiveJob) -> None:
-        limit = duration_text(live.job.max_queue_time or 0.0)
-        error = ErrorInfo(
-            message=f"job {live.job.id} was not started: it waited for context {live.job.context_name} "
-            f"longer than its limit of {limit}",
-            error_class="TimeoutError",
-        )
-        self._end_waiting(live, FinalOutcome.failed(FailureKind.QUEUE_TIME, error))
+        self._end_waiting(live, queue_time_exceeded(live.job))
 
     def _end_waiting(self, live: LiveJob, outcome: FinalOutcome) -> None:
         self.end(live, outcome)
@@ -371,6 +365,17 @@ class JobQueue:
         if context.ad_hoc:
             return True
         return live.job.state is JobState.ERROR and stops_on_job_error(context.settings)
+
+
+def queue_time_exceeded(job: Job) -> FinalOutcome:
+    """Return the outcome of a job that waited for longer than its limit."""
+    limit = duration_text(job.max_queue_time or 0.0)
+    error = ErrorInfo(
+        message=f"job {job.id} was not started: it waited for context {job.context_name} "
+        f"longer than its limit of {limit}",
+        error_class="TimeoutError",
+    )
+    return FinalOutcome.failed(FailureKind.QUEUE_TIME, error)
 
 
 def _runs_again(live: LiveJob) -> bool:

@@ -53,8 +53,8 @@ class JobService:
     ) -> None:
         self._requests = requests
         requests.on(Action.KILL_JOB, self._kill_for_another)
-        self.pick_up: Callable[[str], None] = lambda _job_id: None
-        """Called for a job of a context here that another server has accepted."""
+        self.kill_waiting: Callable[[str], Job | None] = lambda _job_id: None
+        """Ends a job of a context here that another server has accepted, if it was not picked up yet."""
         self._records = records
         self._results = results
         self._configs = configs
@@ -92,7 +92,10 @@ class JobService:
             self.move(live, context, spec, accept)
         except BaseException:
             self._forget(live)
-            live.release()
+            if live.job.state.final:
+                live.release()
+            else:  # it is recorded already, or nobody waits for it
+                live.postpone()
             raise
         live.finished.waiter.add_done_callback(lambda _waiter: self._forget(live))
 
@@ -276,7 +279,9 @@ class JobService:
             if job.state.final:
                 raise JobAlreadyFinal(job_id=job_id, state=job.state.value)
             self._records.check_here("job", job_id, self._metadata.context(job.context_id))
-            self.pick_up(job_id)  # another server has just accepted it
+            killed = self.kill_waiting(job_id)  # another server has just accepted it
+            if killed is not None:
+                return Promise.kept(killed)
             with self._lock:
                 found = self._live.get(job_id)
         if found is None:

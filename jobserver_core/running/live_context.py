@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from jobserver_core.errors import ContextNotFound, JobAlreadyFinal, ServerClosed, StaleState, StorageError
+from jobserver_core.errors import (
+    ContextNotFound,
+    ContextStopping,
+    JobAlreadyFinal,
+    ServerClosed,
+    StaleState,
+    StorageError,
+)
 from jobserver_core.models.contexts import Context, Resources
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job, JobProgress
@@ -305,6 +312,7 @@ class LiveContext(ContextListener):
 
         Raises:
             ContextNotFound: The context has ended.
+            ContextStopping: The context is stopping, or about to.
             ServerClosed: The jobs of the context are left to another server.
             StorageError: The job was killed, which could not be recorded.
         """
@@ -315,8 +323,11 @@ class LiveContext(ContextListener):
                 raise ContextNotFound(name=self.record.name)
             if live.job.kill_requested:
                 self._jobs.end(live, FinalOutcome.killed(live.job.id))
-            else:
-                self._jobs.add(live)
+                return
+            if self.record.state is ContextState.STOPPING or self._context.draining is not None:
+                raise ContextStopping(name=self.record.name)
+            live.waits_since = self._clock.now()
+            self._jobs.add(live)
 
     def store_running(self) -> None:
         """Store the RUNNING state of jobs for which it is not stored yet. Raises StorageError."""
@@ -477,7 +488,7 @@ class LiveContext(ContextListener):
                 return
             lost = self._on_lost
             if self._context.ready_reported or self.record.stop_requested or self._jobs.holding:
-                lost = None
+                lost = self._on_lost = None
             self._jobs.end_all(error, spare_waiting=lost is not None)
             self._context.end(event, error)
             self._close()

@@ -51,6 +51,8 @@ class LiveJob:
         """When the launcher reported the end of the job or its context, though that may not be stored yet."""
         self.deadline: float | None = None
         """The monotonic time by which the job must be dispatched or, once it is, must end."""
+        self.waits_since = job.submitted_at
+        """When its time to wait began, on this server's clock if another server accepted it."""
         self.overdue: ErrorInfo | None = None
         """The error of a running job that is being killed because it exceeded its limit of time."""
         self.job = job
@@ -89,13 +91,14 @@ class LiveJob:
     def wait_until(self) -> None:
         """Set the deadline of a job that waits for its dispatch.
 
-        The time that passed under an earlier server counts, as far as the clocks of both agree. A job that
-        has begun before and waits again has no deadline.
+        The time that passed under an earlier server counts, as far as the clocks of both agree, but not what
+        passed until a job was picked up that another server accepted. A job that has begun before and waits
+        again has no deadline.
         """
         limit = self.job.max_queue_time
         self.deadline = None
         if limit is not None and not self.job.restarts:
-            waited = (self._clock.now() - self.job.submitted_at).total_seconds()
+            waited = (self._clock.now() - self.waits_since).total_seconds()
             self.deadline = self._clock.monotonic() + min(limit, max(0.0, limit - waited))
 
     def run_until(self) -> None:

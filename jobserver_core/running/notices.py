@@ -79,10 +79,14 @@ class Worker:
             self._wanted = True
             if self._running or self._closed:
                 return
-            self._running = True
             name = f"jobserver-notices-{self._name}"
-            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name=name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # no more threads; the next call looks
+                _repeats.warning(name, "cannot look at notices of other servers: %s", error)
+                return
+            self._running, self._thread = True, thread
 
     def close(self) -> None:
         """Make no more looks, and wait for one that runs. Idempotent."""
@@ -185,8 +189,10 @@ class Notices:
             worker.wake(None)
 
     def _poll(self) -> None:
-        self._wake_all()
-        self._schedule()
+        try:
+            self._wake_all()
+        finally:
+            self._schedule()
 
     def _schedule(self) -> None:
         with self._lock:

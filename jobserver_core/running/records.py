@@ -298,11 +298,14 @@ class Records:
         try:
             self._metadata.add_job(job, config=config)
         except StorageError:
-            self._withdrawals.put(job.id, lambda: self._withdraw_job(job.id))
+            self._withdrawals.put(job.id, lambda: self._withdraw_job(job))
             raise
 
     def enqueue_job(self, job: Job, config: str, limits: QueueLimits) -> None:
         """Store a new job for the context of another server; the rest is as in :meth:`add_job`.
+
+        If this fails but stored the job, its owner may run it at any time. A job with an idempotency key then
+        stays: repeating the request returns it.
 
         Raises:
             ContextNotFound: The context has ended.
@@ -315,7 +318,8 @@ class Records:
         try:
             self._metadata.enqueue_job(job, config=config, limits=limits)
         except StorageError:
-            self._withdrawals.put(job.id, lambda: self._withdraw_job(job.id))
+            if job.idempotency_key is None:
+                self._withdrawals.put(job.id, lambda: self._withdraw_job(job))
             raise
         self._notices.send(Topic.SUBMITTED, job.id)
 
@@ -422,12 +426,14 @@ class Records:
         if context is not None and not context.state.final:
             self.end_context(context, ContextEvent.FAIL, _REFUSED)
 
-    def _withdraw_job(self, job_id: str) -> None:
-        """End a job of a failed request; repeating the request is a new attempt."""
-        job = self._metadata.job(job_id)
-        if job is not None and not job.state.final:
+    def _withdraw_job(self, job: Job) -> None:
+        """End a job of a failed request as it was stored; repeating the request is a new attempt.
+
+        A job that has changed since then goes on with its key: the owner of its context has begun to run it.
+        """
+        if self._metadata.job(job.id) is not None:
             outcome = FinalOutcome.failed(FailureKind.CONTEXT_LOST, _REFUSED)
-            self.end_job(job, outcome, cancelled=True, idempotency_key=None)
+            self.end_job(job, outcome, cancelled=True, exact=True, idempotency_key=None)
             self.syncer.sync()
 
 

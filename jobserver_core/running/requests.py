@@ -1,4 +1,4 @@
-"""Requests to the server that has a context: to kill, to stop, and to read a log.
+"""Requests to the server that has a context: to kill a job, to stop or to kill the context.
 
 Theory
 ======
@@ -11,12 +11,19 @@ wakes the server that asked. Servers need no connection to each other and no com
 which they trust already, is the only way between them.
 
 The invariants: every request is idempotent, because an owner that dies may have acted before it could
-answer. A server that waits no longer removes its request, so the owner does not act on it later; if there is
-an answer at that moment, it counts. An owner whose registration is gone will not answer: the caller is told
-at once that the context is being taken over, and can try again.
+answer; an owner that lives acts once, and keeps an answer that could not be stored. A server that waits no
+longer removes its request, and tries again if that fails, so the owner does not act on it later; if there is
+an answer at that moment, it counts, whatever else went wrong. An owner whose registration is gone will not
+answer: the caller is told at once that the context is being taken over, and can try again.
 
-Deliberately not handled: requests of a server that dies before it has removed them. They are acted on, and
-are deleted after :data:`KEPT`.
+A request of a server that has died before it could remove it must not be carried out much later, when nobody
+expects it. The clocks of two servers may differ, so its age is told by the clock that leases have in common:
+it names the time until which the owner's lease was good when the owner was asked. Once the lease has been
+renewed far beyond that, the owner no longer acts. A request also names ids, never only a name that another
+context may have by then.
+
+Deliberately not handled: a server that dies while it asks. What it asked for may still happen within that
+time. Requests that nobody removes are deleted after :data:`REQUEST_RETENTION`.
 """
 
 from __future__ import annotations
@@ -25,10 +32,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 
-from jobserver_core.errors import JobServerError, OnAnotherServer, ServerClosed, Unavailable
+from jobserver_core.errors import JobServerError, OnAnotherServer, ServerClosed, StorageError, Unavailable
 from jobserver_core.models import json_values
 from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_core.models.servers import ServerRequest
@@ -41,9 +48,9 @@ _log = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT = 10.0
 """Seconds to wait for an answer; an owner that takes longer hangs, or is about to be declared dead."""
-PAUSE = 1.0
+ANSWER_POLL_INTERVAL = 1.0
 """Seconds between two looks at the store for an answer whose notice was lost."""
-KEPT = timedelta(hours=1)
+REQUEST_RETENTION = timedelta(hours=1)
 """How long a request is kept that nobody removes."""
 
 Act = Callable[[JsonMapping], JsonObject]
@@ -55,15 +62,22 @@ class Action(str, Enum):
     KILL_JOB = "kill-job"
     STOP_CONTEXT = "stop-context"
     KILL_CONTEXT = "kill-context"
-    READ_LOG = "read-log"
 
 
 class Requests:
     """Asks other servers, and answers what they ask. Thread-safe."""
 
     def __init__(
-        self, *, metadata: MetadataStore, notices: Notices, clock: Clock, ids: Ids, server_id: str
+        self,
+        *,
+        metadata: MetadataStore,
+        notices: Notices,
+        clock: Clock,
+        ids: Ids,
+        server_id: str,
+        lease: float,
     ) -> None:
+        self._lifetime = timedelta(seconds=ANSWER_TIMEOUT + lease)
         self._metadata = metadata
         self._notices = notices
         self._clock = clock
@@ -72,6 +86,8 @@ class Requests:
         self._actions: dict[str, Act] = {}
         self._lock = threading.Lock()
         self._waiting: dict[str, threading.Event] = {}
+        self._abandoned: set[str] = set()
+        self._unsent: dict[str, str] = {}
         self._cleaned_at: float | None = None
         self._closed = False
         notices.on(Topic.REQUESTED, self._answer_all)
@@ -97,19 +113,22 @@ class Requests:
             Unavailable: The other server is gone or does not answer. The caller can try again.
             ServerClosed: This server is closing.
         """
-        self._check_alive(server_id, what)
+        leased_until = self._check_alive(server_id, what)
+        asked: JsonObject = {
+            "action": action.value,
+            "arguments": arguments,
+            "leased_until": leased_until.isoformat(),
+        }
         request = ServerRequest(
             id=self._ids.new(),
             recipient=server_id,
             created_at=self._clock.now(),
-            text=json_values.dumps({"action": action.value, "arguments": arguments}),
+            text=json_values.dumps(asked),
         )
         answered = threading.Event()
         with self._lock:
             self._waiting[request.id] = answered
         try:
-            self._metadata.add_request(request)
-            self._notices.send(Topic.REQUESTED, server_id)
             return self._wait(request, answered, what)
         except OnAnotherServer as moved:
             raise Unavailable(message=f"{what} has moved to another server; try again") from moved
@@ -118,26 +137,44 @@ class Requests:
                 self._waiting.pop(request.id, None)
 
     def _wait(self, request: ServerRequest, answered: threading.Event, what: str) -> JsonObject:
+        problem: JobServerError = Unavailable(message=f"the server of {what} does not respond; try again")
         deadline = time.monotonic() + ANSWER_TIMEOUT
         try:
+            self._metadata.add_request(request)
+            self._notices.send(Topic.REQUESTED, request.recipient)
             while time.monotonic() < deadline and not self._closed:
-                answered.wait(PAUSE)
+                answered.wait(ANSWER_POLL_INTERVAL)
                 answered.clear()
                 stored = self._metadata.request(request.id)
                 if stored is None or stored.answer is not None:
                     break
                 self._check_alive(request.recipient, what)
-        finally:
-            removed = self._metadata.remove_request(request.id)
+        except JobServerError as error:
+            problem = error
+        removed = self._remove(request.id)
         if removed is not None and removed.answer is not None:
             return _read(removed.answer)
-        if self._closed:
-            raise ServerClosed()
-        raise Unavailable(message=f"the server of {what} does not respond; try again")
+        raise ServerClosed() if self._closed else problem
 
-    def _check_alive(self, server_id: str, what: str) -> None:
-        if all(server.id != server_id for server in self._metadata.servers()):
+    def _remove(self, request_id: str) -> ServerRequest | None:
+        """Remove a request, now or as soon as storage works again."""
+        try:
+            return self._metadata.remove_request(request_id)
+        except StorageError as error:
+            _log.warning("request %s to another server cannot be removed yet: %s", request_id, error)
+            with self._lock:
+                self._abandoned.add(request_id)
+            return None
+
+    def _check_alive(self, server_id: str, what: str) -> datetime:
+        """Return until when another server has leased its records, on the store's clock."""
+        leased_until = self._leased_until(server_id)
+        if leased_until is None:
             raise Unavailable(message=f"{what} is being taken over by another server; try again")
+        return leased_until
+
+    def _leased_until(self, server_id: str) -> datetime | None:
+        return next((s.lease_until for s in self._metadata.servers() if s.id == server_id), None)
 
     def _wake(self, request_ids: frozenset[str] | None) -> None:
         with self._lock:
@@ -153,16 +190,24 @@ class Requests:
             self._clean()
         elif self._server_id not in server_ids:
             return
-        for request in self._metadata.requests_to(self._server_id):
-            if not self._closed and self._metadata.request(request.id) is not None:
-                self._metadata.answer_request(request.id, self._answer(request))
-                self._notices.send(Topic.ANSWERED, request.id)
+        pending = self._metadata.requests_to(self._server_id)
+        for request_id in self._unsent.keys() - {request.id for request in pending}:
+            del self._unsent[request_id]
+        for request in pending:
+            if self._closed or self._metadata.request(request.id) is None:
+                continue
+            if request.id not in self._unsent:
+                self._unsent[request.id] = self._answer(request)
+            self._metadata.answer_request(request.id, self._unsent[request.id])
+            del self._unsent[request.id]
+            self._notices.send(Topic.ANSWERED, request.id)
 
     def _answer(self, request: ServerRequest) -> str:
         from jobserver_core.models.serialization import unstructure  # noqa: PLC0415 - needs cattrs
 
         try:
             asked = json_values.loads(request.text)
+            self._check_recent(asked)
             answer = self._actions[asked["action"]](asked["arguments"])
             return json_values.dumps({"answer": answer})
         except JobServerError as error:
@@ -172,10 +217,24 @@ class Requests:
             problem = Unavailable(message="the other server could not act on the request")
             return json_values.dumps({"error": unstructure(problem)})
 
+    def _check_recent(self, asked: JsonMapping) -> None:
+        leased_until = self._leased_until(self._server_id)
+        if (
+            leased_until is None
+            or leased_until - datetime.fromisoformat(asked["leased_until"]) > self._lifetime
+        ):
+            raise Unavailable(message="the request is too old; try again")
+
     def _clean(self) -> None:
+        with self._lock:
+            abandoned = list(self._abandoned)
+        for request_id in abandoned:
+            self._metadata.remove_request(request_id)
+            with self._lock:
+                self._abandoned.discard(request_id)
         now = self._clock.monotonic()
-        if self._cleaned_at is None or now - self._cleaned_at > KEPT.total_seconds():
-            self._metadata.delete_requests(created_before=self._clock.now() - KEPT)
+        if self._cleaned_at is None or now - self._cleaned_at > REQUEST_RETENTION.total_seconds():
+            self._metadata.delete_requests(created_before=self._clock.now() - REQUEST_RETENTION)
             self._cleaned_at = now
 
 

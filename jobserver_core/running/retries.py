@@ -134,7 +134,8 @@ class Withdrawals:
     during a commit: then it is unknown whether the record was stored. The request was answered with an error,
     so a stored record must not stay: a context would keep its name, a job would wait forever. Once the store
     works again, such records are looked up and end in the state ERROR. The job also loses its idempotency
-    key, so that repeating the request is a new attempt.
+    key, so that repeating the request is a new attempt. Another server may run a job that was stored for it:
+    such a job stays if it has begun, or has a key (:meth:`.Records.enqueue_job`).
     """
 
     def __init__(self, clock: Clock) -> None:

@@ -15,7 +15,7 @@ from jobserver_core.ports import MetadataStore
 from jobserver_core.running.waiting import Promise, Waiter
 
 _BATCH = 500
-"""How many jobs are read in one look at everything; if more are waited for, they take turns."""
+"""The most jobs that are read in one look at everything; if more are waited for, they take turns."""
 
 
 @attrs.frozen(eq=False)
@@ -51,6 +51,8 @@ class JobWatch:
         if closed:
             found.fail(ServerClosed())
         else:
+            if job.waiting:
+                found.started.keep(job)
             # It may have ended before it was watched, and then no notice follows.
             with suppress(StorageError):
                 self._notify(job.id, found, self._metadata.job(job.id))
@@ -68,7 +70,7 @@ class JobWatch:
         """Notify those who wait for one of these jobs, or for any, if it has ended. Raises StorageError."""
         with self._lock:
             found = [entry for entry in self._watched.items() if job_ids is None or entry[0] in job_ids]
-        for job_id, waiting in found[:_BATCH]:
+        for job_id, waiting in found[:_BATCH] if job_ids is None else found:
             self._notify(job_id, waiting, self._metadata.job(job_id))
 
     def _notify(self, job_id: str, waiting: WatchedJob, job: Job | None) -> None:

@@ -8,6 +8,8 @@ import time
 
 import httpx
 
+from jobserver_core import Context
+from jobserver_core.running.waiting import Waiter
 from jobserver_http.application import create_app
 from serving import WAIT, a_server
 
@@ -38,3 +40,29 @@ def test_a_request_whose_configuration_was_not_parsed_when_the_server_stops_gets
     answer = asyncio.run(post_while_another_configuration_is_parsed())
     assert answer.status_code == 503
     assert answer.json()["code"] == "server_closed"
+
+
+async def read_while_other_servers_do_not_answer() -> httpx.Response:
+    """Read the contexts while as many kills as there are threads wait for other servers."""
+    answered = threading.Event()
+    with a_server() as server:
+        kill = server.kill_context
+
+        def kill_late(name: str) -> Waiter[Context]:
+            answered.wait(WAIT)
+            return kill(name)
+
+        server.kill_context = kill_late  # type: ignore[method-assign]
+        transport = httpx.ASGITransport(create_app(server))
+        async with httpx.AsyncClient(transport=transport, base_url="http://server", timeout=WAIT) as client:
+            kills = [asyncio.ensure_future(client.delete("/contexts/x?force=true")) for _ in range(16)]
+            await asyncio.sleep(0)
+            try:
+                return await asyncio.wait_for(client.get("/contexts"), WAIT / 2)
+            finally:
+                answered.set()
+                await asyncio.gather(*kills)
+
+
+def test_reads_do_not_wait_behind_kills_that_wait_for_other_servers() -> None:
+    assert asyncio.run(read_while_other_servers_do_not_answer()).status_code == 200
