@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _LOCAL = re.compile(r"(?:file|local):(?://(?:localhost(?=/))?)?(/.*)", re.IGNORECASE | re.DOTALL)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+:")
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+/?")
 _CACHE_SIZE = 4 * 1024**3
 
 
@@ -147,10 +148,10 @@ def _open_filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
 def _scrubber(options: JsonMapping, url: str) -> Callable[[str], str]:
     """Return a function that redacts the URL and the values of the options in a message.
 
-    URLs without credentials, such as that of an endpoint, stay: they say what could not be reached.
+    The URL of an endpoint stays, without credentials, path or query: it says what could not be reached.
     """
     texts = (text for text in _texts(options) if len(text) > 3)
-    secrets = sorted((text for text in texts if not _is_plain_url(text)), key=len, reverse=True)
+    secrets = sorted((text for text in texts if not _ENDPOINT.fullmatch(text)), key=len, reverse=True)
 
     def scrub(text: str) -> str:
         for secret in secrets:
@@ -158,10 +159,6 @@ def _scrubber(options: JsonMapping, url: str) -> Callable[[str], str]:
         return text.replace(url, redacted(url))
 
     return scrub
-
-
-def _is_plain_url(text: str) -> bool:
-    return "://" in text and redacted(text) == text
 
 
 def _texts(value: Any) -> Iterator[str]:

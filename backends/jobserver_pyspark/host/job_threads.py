@@ -34,10 +34,12 @@ class JobThreads:
         if tasks is not None:
             tasks.put(task)
             return
-        threading.Thread(target=self._serve, args=(task,), name=self._name, daemon=True).start()
+        tasks = SimpleQueue()
+        tasks.put(task)  # not an argument of the thread, which keeps its arguments until it ends
+        threading.Thread(target=self._serve, args=(tasks,), name=self._name, daemon=True).start()
 
-    def _serve(self, task: _Task | None) -> None:
-        tasks: SimpleQueue[_Task] = SimpleQueue()
+    def _serve(self, tasks: SimpleQueue[_Task]) -> None:
+        task: _Task | None = tasks.get()
         while task is not None:
             task()
             del task  # or an idle thread would keep its job

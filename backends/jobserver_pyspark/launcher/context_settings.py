@@ -13,7 +13,12 @@ import attrs
 from jobserver_core.config.old_settings import IGNORED_IN_CONTEXTS
 from jobserver_core.errors import InvalidSetting, UnknownContextFactory
 from jobserver_core.models.json_values import JsonMapping
-from jobserver_pyspark.launcher.spark_values import check_heap, check_values, parse_count
+from jobserver_pyspark.launcher.spark_values import (
+    check_heap,
+    check_programs,
+    check_values,
+    parse_count,
+)
 from jobserver_pyspark.protocol.messages import ContextType
 
 __all__ = ["CONTEXT_TYPES", "LOOPBACK", "PREPARED", "ContextSettings", "flattened", "read_settings"]
@@ -130,8 +135,16 @@ class ContextSettings:
         return self.containers or self.proxy_user is not None or not PREPARED.isdisjoint(self.conf)
 
 
-def read_settings(settings: JsonMapping, *, default_master: str) -> ContextSettings:
-    """Read the merged tree of a context's settings. Raises InvalidSetting."""
+def read_settings(settings: JsonMapping, *, default_master: str, accepted: bool = False) -> ContextSettings:
+    """Read the merged tree of a context's settings.
+
+    With ``accepted``, they were checked when the context was created. A running context does not need the
+    programs and archives any more that it was started with, so nothing is checked against the files of this
+    machine.
+
+    Raises:
+        InvalidSetting: A value can never work.
+    """
     flat = flattened(settings)
     _check_keys(flat)
     conf = {key: value for key, value in flat.items() if key.startswith("spark.") and key != _PROXY_USER}
@@ -140,7 +153,9 @@ def read_settings(settings: JsonMapping, *, default_master: str) -> ContextSetti
     master = _master(conf.pop("spark.master", default_master), flat)
     _set_cores(conf, master, flat)
     _set_memory(conf, master, flat)
-    check_values(conf, master=master, python=flat.get("python.executable"))
+    check_values(conf, master=master)
+    if not accepted:
+        check_programs(conf, master=master, python=flat.get("python.executable"))
     context_type = _context_type_of(flat.get("context-factory", ""))
     return ContextSettings(
         master=master,

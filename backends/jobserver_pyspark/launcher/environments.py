@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import sys
 import tarfile
 import zlib
@@ -27,13 +28,15 @@ import attrs
 from jobserver_core.disk_cache import DiskCache
 from jobserver_core.errors import InvalidSetting, LaunchError, StorageError, TooLarge
 
-__all__ = ["EnvironmentLock", "Environments", "PackedPython", "Pythons", "packed_python"]
+__all__ = ["EnvironmentLock", "Environments", "PackedPython", "Pythons", "is_packed", "packed_python"]
 
 ENDINGS = (".tar.gz", ".tgz", ".tar")
 """The ends of the names of archives that both Spark and the launcher unpack."""
 MAX_MEMBERS = 1_000_000
 MAX_SIZE = 64 * 1024**3
 """How many bytes an environment may have when it is unpacked."""
+LEAST_FREE = 2**30
+"""How many bytes of its disk stay free for contexts and their logs."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")
 
@@ -52,6 +55,12 @@ class PackedPython:
         return f"./{self.name}/{self.program}"
 
 
+def is_packed(python: str) -> bool:
+    """Whether a program is a path in an archive: neither absolute nor a plain name."""
+    path = PurePosixPath(python)
+    return not path.is_absolute() and len(path.parts) > 1
+
+
 def packed_python(key: str, python: str, conf: Mapping[str, str]) -> PackedPython | None:
     """Return the interpreter that a relative path means, or None for any other program.
 
@@ -60,9 +69,9 @@ def packed_python(key: str, python: str, conf: Mapping[str, str]) -> PackedPytho
     Raises:
         InvalidSetting: No archive has this name, or the archive cannot be unpacked here.
     """
-    path = PurePosixPath(python)
-    if path.is_absolute() or len(path.parts) < 2:
+    if not is_packed(python):
         return None
+    path = PurePosixPath(python)
     archives = dict(_archives(conf.get("spark.archives", "")))
     name, program = path.parts[0], PurePosixPath(*path.parts[1:])
     if name not in archives or ".." in path.parts:
@@ -157,7 +166,7 @@ class Environments:
             LaunchError: The archive does not have this interpreter, or it cannot run on this machine.
             NotAnArchive: The file is not a tar archive.
             TooLarge: The environment is too large.
-            StorageError: The archive cannot be read, or the disk is full.
+            StorageError: The archive cannot be read, or the disk has no room for the environment.
         """
         try:
             status = packed.archive.stat()
@@ -189,14 +198,29 @@ def _extract(archive: Path, directory: Path) -> None:
     if not hasattr(tarfile, "tar_filter"):
         raise LaunchError(message="unpacking environments needs a newer patch release of the server's Python")
     directory.mkdir(mode=0o700)
+    room = shutil.disk_usage(directory).free - LEAST_FREE
     members = size = 0
+
+    def admitted(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+        nonlocal members, size
+        members, size = members + 1, size + member.size
+        if members > MAX_MEMBERS or size > MAX_SIZE:
+            raise TooLarge(what=str(archive), limit=MAX_SIZE)
+        if size > room:
+            raise StorageError(
+                message=f"{archive} needs more than {max(0, room)} bytes when unpacked, and the disk has "
+                f"no more to spare: {LEAST_FREE} bytes stay free for contexts and their logs"
+            )
+        if member.isdev():
+            return None
+        safe = (tarfile.data_filter if member.islnk() else tarfile.tar_filter)(member, path)
+        # All files belong to the server, which can also remove what is in a read-only directory.
+        mode = safe.mode | 0o700 if safe.isdir() else safe.mode
+        return safe.replace(mode=mode, uid=os.getuid(), gid=os.getgid(), uname="", gname="", deep=False)
+
     try:
         with tarfile.open(archive) as tar:
-            for member in tar:
-                members, size = members + 1, size + member.size
-                if members > MAX_MEMBERS or size > MAX_SIZE:
-                    raise TooLarge(what=str(archive), limit=MAX_SIZE)
-                if not member.isdev():
-                    tar.extract(member, directory, filter="data" if member.islnk() else "tar")
+            tar.extractall(directory, filter=admitted)  # noqa: S202 - the filter refuses what leads out of it
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise LaunchError(message=f"{archive} is not a tar archive: {error}") from error
+    directory.chmod(0o700)  # the archive may have given it another mode

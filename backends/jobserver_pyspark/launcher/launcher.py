@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import secrets
@@ -32,7 +33,7 @@ from jobserver_pyspark.installation.training_session import TrainingSession
 from jobserver_pyspark.launcher.connections import Connections
 from jobserver_pyspark.launcher.context_settings import ContextSettings, read_settings
 from jobserver_pyspark.launcher.descriptors import check_descriptors
-from jobserver_pyspark.launcher.environments import Pythons
+from jobserver_pyspark.launcher.environments import Pythons, is_packed
 from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
 from jobserver_pyspark.launcher.hosted_context import HostedContext, LauncherResources
 from jobserver_pyspark.launcher.leftovers import LeftoverRecord, Leftovers
@@ -139,11 +140,13 @@ class PySparkLauncher(Launcher):
 
     def resources(self, settings: JsonMapping) -> Resources:
         """Return what a context with these settings, over those of the site, asks for at most."""
-        return self._resources_of(read_settings(settings, default_master=self._master))
+        return self._resources_of(read_settings(settings, default_master=self._master, accepted=True))
 
     def _resources_of(self, settings: ContextSettings) -> Resources:
+        python = settings.python or sys.executable
         try:
-            site = spark_defaults(find_installation(settings.python or sys.executable))
+            # A packed interpreter is not unpacked for this: most have the server's PySpark, and its site.
+            site = spark_defaults(find_installation(sys.executable if is_packed(python) else python))
         except LaunchError:  # the start of the context reports it
             site = {}
         return resources(settings, site, cores_here=usable_cores())
@@ -258,9 +261,14 @@ class PySparkLauncher(Launcher):
     def spare_pools(self) -> Sequence[SparePool]:
         """Return the pools of spares."""
         return [
-            attrs.evolve(found, resources=self._resources_of(pool.settings))
-            for found, pool in zip(self._spares.status, self._pools, strict=True)
+            attrs.evolve(found, resources=asked)
+            for found, asked in zip(self._spares.status, self._resources_of_pools, strict=True)
         ]
+
+    @functools.cached_property
+    def _resources_of_pools(self) -> list[Resources]:
+        """What the spares of each pool ask for: asked once, because it starts their interpreters."""
+        return [self._resources_of(pool.settings) for pool in self._pools]
 
     @property
     def reattaches(self) -> bool:
@@ -303,7 +311,7 @@ class PySparkLauncher(Launcher):
         survivor = self._survivors.pop(spec.id, None)
         if survivor is None:
             return super().reattach(spec, jobs, listener)
-        settings = read_settings(spec.settings, default_master=self._master)
+        settings = read_settings(spec.settings, default_master=self._master, accepted=True)
         context = HostedContext(
             spec,
             listener,

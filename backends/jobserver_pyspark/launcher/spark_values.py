@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from jobserver_core.errors import InvalidSetting
 from jobserver_pyspark.launcher.environments import packed_python
 
-__all__ = ["check_heap", "check_values", "java_options", "parse_count", "parse_memory"]
+__all__ = ["check_heap", "check_programs", "check_values", "java_options", "parse_count", "parse_memory"]
 
 LEAST_MEMORY = 450
 """The minimum memory of a driver or an executor, in MiB: Spark requires 1.5 times its reserved memory."""
@@ -47,8 +47,8 @@ _MASTERS = re.compile(
 )
 
 
-def check_values(conf: Mapping[str, str], *, master: str, python: str | None) -> None:
-    """Check a SparkConf, the master, and the interpreter of a context.
+def check_values(conf: Mapping[str, str], *, master: str) -> None:
+    """Check a SparkConf and the master of a context.
 
     Raises:
         InvalidSetting: A value prevents the start of a context; it names the first one.
@@ -68,6 +68,10 @@ def check_values(conf: Mapping[str, str], *, master: str, python: str | None) ->
             message="must be client: the driver of a context runs beside the job server",
         )
     _check_class_path_order(conf)
+
+
+def check_programs(conf: Mapping[str, str], *, master: str, python: str | None) -> None:
+    """Check that the interpreters of a context exist on this machine. Raises InvalidSetting."""
     _check_program("python.executable", python, conf)
     if master.startswith("local"):
         _check_program("spark.pyspark.python", conf.get("spark.pyspark.python"), conf)

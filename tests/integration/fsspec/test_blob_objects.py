@@ -188,6 +188,22 @@ def test_driver_exceptions_become_storage_errors_without_secrets(
     store.close()
 
 
+def test_of_options_with_urls_only_a_plain_endpoint_is_shown(habits: dict[str, Any]) -> None:
+    connection = "DefaultEndpointsProtocol=https;AccountKey=hunter2;BlobEndpoint=https://store:10000/"
+    signed, endpoint = "https://store:10000/hunter3", "https://store:10000"
+    store = FsspecBlobStore(
+        "habits://bucket/blobs",
+        options={"connection_string": connection, "account_url": signed, "endpoint_url": endpoint},
+    )
+    habits["open"] = RuntimeError(f"cannot use {connection} nor {signed} at {endpoint}")
+    with pytest.raises(StorageError, match="cannot use") as caught:
+        store.put([b"content"])
+    assert "hunter" not in str(caught.value)
+    assert f"at {endpoint}" in str(caught.value)
+    habits.clear()
+    store.close()
+
+
 def test_an_object_that_was_damaged_is_not_given_out(blobs: FsspecBlobStore, tmp_path: Path) -> None:
     digest = blobs.put([b"content"]).digest
     StoreWithHabits(  # the same length, so only the hash differs

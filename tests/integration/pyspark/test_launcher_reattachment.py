@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import tarfile
 from collections.abc import Iterator
 
 import pytest
@@ -72,6 +74,24 @@ def test_a_server_that_shuts_down_can_leave_its_contexts_to_the_next_one(world: 
     world.serve()
     assert world.context()["id"] == before["id"]
     assert world.result(job) == 7
+
+
+def test_a_context_outlives_the_archive_of_its_environment(world: World) -> None:
+    archive = world.folder / "env.tar"
+    with tarfile.open(archive, "w") as tar:
+        link = tarfile.TarInfo("bin/python")
+        link.type, link.linkname = tarfile.SYMTYPE, os.path.realpath(sys.executable)
+        tar.addfile(link)
+    settings = {"spark.archives": f"{archive}#env", "python.executable": "env/bin/python"}
+    answer = world.client.post("/contexts/packed", params=settings)
+    assert answer.status_code == 200, answer.text
+    before = world.context("packed")
+    world.end()
+    archive.unlink()
+    world.serve()
+    after = world.context("packed")
+    assert (after["id"], after["state"]) == (before["id"], "RUNNING")
+    assert world.result(world.submit("launcher_jobs.gated.Value", context="packed", value=3)) == 3
 
 
 def test_a_server_without_reattachment_ends_what_it_finds(world: World) -> None:

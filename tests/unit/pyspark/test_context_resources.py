@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jobserver_core import InvalidSetting, Resources
+from jobserver_pyspark import PySparkLauncher
 from jobserver_pyspark.launcher.context_settings import read_settings
+from jobserver_pyspark.launcher.options import LauncherOptions
 from jobserver_pyspark.launcher.resources import resources
+from jobserver_pyspark.launcher.spare_pools import Pool
 
 GIB, MIB = 2**30, 2**20
 DYNAMIC = {"spark.dynamicAllocation.enabled": "true"}
@@ -105,3 +111,36 @@ def test_the_settings_of_the_site_count_below_those_of_the_context() -> None:
 def test_a_value_that_cannot_be_counted_is_an_invalid_setting(key: str, value: str) -> None:
     with pytest.raises(InvalidSetting, match=key):
         asked("yarn", {key: value})
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A site's ``spark-defaults.conf``, whose drivers have 3 GiB."""
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+    file = tmp_path / "spark-defaults.conf"
+    file.write_text("spark.driver.memory 3g\n")
+    return file
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Iterator[PySparkLauncher]:
+    pool = Pool(name="warm", size=0, settings=read_settings({}, default_master="local[2]"))
+    options = LauncherOptions(cache_dir=tmp_path / "cache")
+    with closing(PySparkLauncher(tmp_path / "launcher", options=options, pools=[pool])) as launcher:
+        yield launcher
+
+
+def test_a_context_in_a_packed_environment_that_is_gone_still_has_its_resources(
+    launcher: PySparkLauncher, site: Path
+) -> None:
+    settings = {"spark.archives": "/no/such.tar.gz#env", "python.executable": "env/bin/python"}
+    with pytest.raises(InvalidSetting, match=r"spark\.archives"):
+        launcher.validate(settings)
+    assert launcher.resources({**settings, "num-cpu-cores": 2}) == Resources(cores=2, memory=3 * GIB)
+
+
+def test_the_resources_of_pools_are_asked_for_once(launcher: PySparkLauncher, site: Path) -> None:
+    [before] = launcher.spare_pools()
+    assert before.resources == Resources(cores=2, memory=3 * GIB)
+    site.write_text("spark.driver.memory nonsense\n")
+    assert launcher.spare_pools() == [before]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
 import pytest
 
 from jobserver_core.disk_cache import DiskCache
-from jobserver_core.errors import InvalidSetting, LaunchError
+from jobserver_core.errors import InvalidSetting, LaunchError, StorageError
+from jobserver_pyspark.launcher import environments as unpacking
 from jobserver_pyspark.launcher.environments import Environments, packed_python
 
 KEY = "python.executable"
@@ -85,3 +87,32 @@ def test_an_archive_writes_nothing_outside_its_directory(tmp_path: Path) -> None
     with pytest.raises(LaunchError, match="is not a tar archive"):
         environments.pythons("env/bin/python", {"spark.archives": f"{archive}#env"}, local=True)
     assert list(outside.iterdir()) == []
+
+
+def test_files_of_an_archive_belong_to_the_server_alone(tmp_path: Path) -> None:
+    archive = tmp_path / "env.tar"
+    with tarfile.open(archive, "w") as tar:
+        for name in (".", "bin"):
+            directory = tarfile.TarInfo(name)
+            directory.type, directory.mode, directory.uid, directory.gid = tarfile.DIRTYPE, 0o555, 4711, 4711
+            tar.addfile(directory)
+        program = tarfile.TarInfo("bin/python")
+        program.uid = program.gid = 4711
+        tar.addfile(program, io.BytesIO())
+    environments = Environments(DiskCache(tmp_path / "cache", limit=2**20))
+    found = environments.pythons("env/bin/python", {"spark.archives": f"{archive}#env"}, local=True)
+    program_path = Path(found.driver)
+    assert {path.stat().st_uid for path in (program_path, *program_path.parents[:2])} == {os.getuid()}
+    assert {path.stat().st_gid for path in (program_path, *program_path.parents[:2])} == {os.getgid()}
+    assert program_path.parent.stat().st_mode & 0o777 == 0o755
+    assert program_path.parents[1].stat().st_mode & 0o777 == 0o700
+
+
+def test_an_environment_leaves_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = packed(tmp_path / "env.tar.gz")
+    cache = tmp_path / "cache"
+    environments = Environments(DiskCache(cache, limit=2**20))
+    monkeypatch.setattr(unpacking, "LEAST_FREE", 2**80)
+    with pytest.raises(StorageError, match="needs more than 0 bytes when unpacked"):
+        environments.pythons("env/bin/python", {"spark.archives": f"{archive}#env"}, local=True)
+    assert [path for path in cache.rglob("*") if path.is_file()] == []

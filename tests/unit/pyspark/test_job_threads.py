@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from queue import SimpleQueue
 
 from conditions import PATIENCE, wait_until
@@ -34,9 +36,36 @@ def test_tasks_run_at_the_same_time_and_their_threads_end_after_the_burst() -> N
 
 
 def test_a_thread_takes_one_task_after_the_other() -> None:
-    threads = JobThreads("in turn", idle_timeout=PATIENCE)
-    first = _run(threads)
-    wait_until(lambda: _run(threads) is first, "the first thread to take another task")
+    threads = JobThreads("in turn", idle_timeout=1.0)
+    used: list[threading.Thread] = []
+
+    def again() -> bool:
+        used.append(_run(threads))
+        return used[-1] in used[:-1]
+
+    wait_until(again, "a thread to take another task")
+    wait_until(lambda: not any(thread.is_alive() for thread in used), "the end of idle threads")
+
+
+def test_an_idle_thread_keeps_no_task() -> None:
+    threads = JobThreads("idle", idle_timeout=3.0)
+    ran: SimpleQueue[threading.Thread] = SimpleQueue()
+
+    def task() -> None:
+        ran.put(threading.current_thread())
+
+    kept = weakref.ref(task)
+    threads.submit(task)
+    thread = ran.get(timeout=PATIENCE)
+    del task
+
+    def collected() -> bool:
+        gc.collect()
+        return kept() is None
+
+    wait_until(collected, "the end of the first task")
+    assert thread.is_alive(), "the thread kept its task until its end"
+    wait_until(lambda: not thread.is_alive(), "the end of the idle thread")
 
 
 def test_a_task_that_comes_when_a_thread_ends_is_not_lost() -> None:
