@@ -86,11 +86,16 @@ class Server:
         self._printed, self._log = directory / "server.out", directory / "server.log"
         with self._printed.open("wb") as printed, self._log.open("wb") as log:
             self.process = subprocess.Popen([PROGRAM, "serve", *options], stdout=printed, stderr=log)
-        self.port = self.wait_healthy()
+        try:
+            self.port = self.wait_healthy()
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
 
     def wait_healthy(self) -> int:
         """Wait until the server answers; return its port, which is in the first line that it prints."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300  # the first start on a machine compiles the JVM side
         while True:
             lines = self._printed.read_text().splitlines()
             if lines:

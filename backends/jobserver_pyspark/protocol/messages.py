@@ -26,8 +26,9 @@ ends a peer that breaks the protocol, and gives the text of the
 Versions. The host is started from the package as it is on disk, which may have been upgraded since the
 server was started. So the first message on the connection, ``Hello``, has the host's version of the protocol,
 and a server with another version ends the host and reports both numbers. ``Connect``,
-``Hello`` and ``Reattach`` keep their fields forever; any other change to this module, to its messages or to
-their order is a new :data:`PROTOCOL_VERSION`.
+``Hello`` and ``Reattach`` keep their fields forever; any other change to the messages between server
+and host, or to their order, is a new :data:`PROTOCOL_VERSION`. The other processes of a context come from
+the same package as their host.
 
 Re-attachment. If its server has ended, a host with a ``Reattachment`` keeps its jobs running, and dials the
 address in a file, until a server takes it over or the timeout has passed. The next server writes that file

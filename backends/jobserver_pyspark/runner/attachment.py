@@ -25,6 +25,10 @@ _ROOTS = ("java", "scala", "org", "org.apache", "org.apache.spark")
 _LASTING_PACKAGES = ("java.", "scala.", "org.apache.spark.")
 _IMPORT = "j\n"
 """The beginning of py4j's commands that import names."""
+_VIEW_CHANGES = ("j\ni\nrj\n", "j\nr\nrj\n")
+"""The beginnings of those that change what names stand for in the view that all code of a process shares."""
+_SPARK = "org.apache.spark."
+"""What PySpark's own imports begin with, for example those of streaming queries."""
 _RELEASE = "m\nd\n"
 """The beginning of py4j's command that releases an object in the JVM."""
 
@@ -106,11 +110,17 @@ class Attachment:
 
         writer_class._sq = started
 
-    def restore(self, *, used: bool) -> None:
-        """Restore PySpark's objects after a job; ``used`` says whether the job called the JVM."""
+    def restore(self, *, used: bool) -> str | None:
+        """Restore PySpark's objects after a job; ``used`` says whether the job called the JVM.
+
+        Returns None, or the reason why this is impossible.
+        """
+        if self._commands.foreign_import is not None:
+            return f"the job imported names into its view of the JVM: {self._commands.foreign_import}"
         self._initial.restore_objects()
         if used:
             self._initial.restore_thread(self.gateway.jvm, self._session)
+        return None
 
     def keep_application(self) -> None:
         """Prevent a job that stops its StreamingContext from stopping the application, PySpark's default."""
@@ -289,7 +299,8 @@ class Commands:
     is a class, a method of one, or a package of Java or Spark. The loaders of added jars ask their parents
     first, so a class that was found stays the same. A name that stands for nothing is asked again, because a
     jar with it may come, and so is the value of a field. When a job imports names, which may change what a
-    short one stands for, all is forgotten.
+    short one stands for, all is forgotten. ``foreign_import`` is the name of such an import, unless it is one
+    of Spark's: it lasts as long as the connection.
     """
 
     def __init__(self, client: Any, names: Mapping[str, str]) -> None:
@@ -297,6 +308,7 @@ class Commands:
         self._names = dict(names)
         self._new: dict[str, str] = {}
         self.count = 0
+        self.foreign_import: str | None = None
         client.send_command = self
 
     def __call__(self, command: str, *args: Any, **options: Any) -> Any:
@@ -305,6 +317,8 @@ class Commands:
             return self._names[command]
         if command.startswith(_IMPORT):
             self._names.clear()
+        if command.startswith(_VIEW_CHANGES) and not (name := command.split("\n", 4)[3]).startswith(_SPARK):
+            self.foreign_import = name
         if not command.startswith(_RELEASE):
             self.count += 1
         answer = self._send(command, *args, **options)

@@ -160,8 +160,7 @@ class Runner:
         assert self._state is not None
         self._served += 1
         try:
-            self._attachment.restore(used=used)
-            unfit = self._state.restore(directories)
+            unfit = self._attachment.restore(used=used) or self._state.restore(directories)
         except Exception as error:  # noqa: BLE001 - after any error, a fresh process serves the next job
             unfit = report_of(error).message
         self._channel.send(Restored(unfit=unfit))

@@ -59,6 +59,12 @@ def test_a_job_that_leaves_a_thread_is_the_last_of_its_process(context: Context,
     assert file.stat().st_size == size
 
 
+def test_a_job_that_imports_names_in_the_jvm_is_the_last_of_its_process(context: Context) -> None:
+    _warm(context)
+    pid = context.run("reuse.ImportNames").value
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())
+
+
 def test_a_job_class_can_ask_for_a_fresh_process(context: Context) -> None:
     _warm(context)
     used = {_look(context)["pid"] for _ in range(4)}

@@ -11,6 +11,8 @@ PACKAGE = "r\nu\norg.apache.spark.sql\nrj\ne\n"
 UNKNOWN = "r\nu\norg.apache.spark.Mine\nrj\ne\n"
 FOREIGN = "r\nu\ncom.example\nrj\ne\n"
 IMPORT = "j\ni\nrj\ncom.example.*\ne\n"
+SPARK_IMPORT = "j\ni\nrj\norg.apache.spark.streaming.*\ne\n"
+OWN_VIEW_IMPORT = "j\ni\no3\ncom.example.*\ne\n"
 CALL = "c\no1\nsc\ne\n"
 RELEASE = "m\nd\no1\ne\n"
 
@@ -22,6 +24,8 @@ ANSWERS = {
     UNKNOWN: "yp",
     FOREIGN: "yp",
     IMPORT: "yv",
+    SPARK_IMPORT: "yv",
+    OWN_VIEW_IMPORT: "yv",
     CALL: "yro2",
     RELEASE: "yv",
 }
@@ -73,6 +77,16 @@ def test_an_import_of_a_job_forgets_all_names() -> None:
     commands(IMPORT)
     commands(CLASS)
     assert jvm.asked == [IMPORT, CLASS]
+
+
+def test_an_import_of_a_job_is_remembered_unless_it_is_one_of_spark() -> None:
+    commands = Commands(Jvm(), {})
+    commands(SPARK_IMPORT)
+    commands(OWN_VIEW_IMPORT)
+    assert commands.foreign_import is None
+    commands(IMPORT)
+    commands(SPARK_IMPORT)
+    assert commands.foreign_import == "com.example.*"
 
 
 def test_commands_are_counted_except_for_releases_and_those_of_the_runner_itself() -> None:

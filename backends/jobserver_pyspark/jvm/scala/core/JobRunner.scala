@@ -14,7 +14,7 @@ import org.apache.spark.sql.SparkSession
  *
  * All arguments and return values are numbers, booleans, or messages of `jobserver_pyspark.protocol.jvm_messages` as JSON,
  * so that no object of a job passes the gateway.
- * Every method may be called from any thread. `awaitValidated` and `awaitEnded` block the caller.
+ * Every method may be called from any thread. `start` and `awaitEnded` block the caller.
  *
  * @param isolation `session` or `shared`, see `jobserver_pyspark.jvm`
  */
@@ -59,8 +59,10 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
     require(jobs.putIfAbsent(request.jobId, job) == null, s"job ${request.jobId} runs already")
     var ended = true
     try {
-      if (killedEarly.remove(request.jobId)) Outcome.killed.toJson
-      else {
+      if (killedEarly.remove(request.jobId)) {
+        job.killBeforeStart() // another `cancel` may have found the job, and waits for its end
+        Outcome.killed.toJson
+      } else {
         job.start()
         val validated = job.validated.get()
         try job.ended.get(JobRunner.ShortMs, TimeUnit.MILLISECONDS).copy(validated = validated == Outcome.running).toJson

@@ -38,6 +38,12 @@ private[jobserver] final class RunningJob(
     thread.start()
   }
 
+  /** Ends a job whose [[start]] is never called. */
+  def killBeforeStart(): Unit = {
+    validated.complete(Outcome.killed)
+    ended.complete(Outcome.killed)
+  }
+
   def cancel(waitMs: Long, drainMs: Long): Boolean = {
     val again = cancelled
     interruption.synchronized { if (!settled) cancelled = true }

@@ -46,6 +46,16 @@ class Leak(Accepting):
         return os.getpid()
 
 
+class ImportNames(Accepting):
+    """Imports names into the view of the JVM that all code of its process shares."""
+
+    def run_job(self, context, runtime, data):
+        from py4j.java_gateway import java_import
+
+        java_import(context.sparkContext._jvm, "java.util.concurrent.*")
+        return os.getpid()
+
+
 class LeaveThread(Accepting):
     """Leaves a thread that writes on for ever."""
 
