@@ -77,8 +77,8 @@ def test_a_server_that_shuts_down_can_leave_its_contexts_to_the_next_one(world: 
 
 
 def test_a_context_outlives_the_archive_of_its_environment(world: World) -> None:
-    archive = world.folder / "env.tar"
-    with tarfile.open(archive, "w") as tar:
+    archive = world.folder / "env.tar.gz"  # Spark refuses absolute links in a plain tar
+    with tarfile.open(archive, "w:gz") as tar:
         link = tarfile.TarInfo("bin/python")
         link.type, link.linkname = tarfile.SYMTYPE, os.path.realpath(sys.executable)
         tar.addfile(link)
