@@ -21,7 +21,7 @@ from jobserver_pyspark.launcher.context_settings import read_settings
 from jobserver_pyspark.protocol.failures import JobFailure, UnusableResult
 from jobserver_pyspark.protocol.messages import ContextType
 from jobserver_pyspark.runner import config_trees, results
-from jobserver_pyspark.runner.attachment import sql_context
+from jobserver_pyspark.runner.attachment import leave_running, sql_context
 from jobserver_pyspark.runner.job_class import WRONG_TYPE, awaited, new_job, validated
 from jobserver_pytest.local_spark import Lazy, LocalSpark
 from jobserver_pytest.runtime import FakeNamedObjects, FakeRuntime
@@ -88,6 +88,9 @@ class JobRunner:
             info = ErrorInfo(message=report.message, error_class=report.error_class, stack=report.stack)
             error = JobFailed(job_id=job_id, error=info, failure=FailureKind(failure.kind))
             raise error from failure.__cause__
+        finally:
+            if self._session is not None:  # it may be the project's own Spark, which the project stops
+                vars(self._session.sparkContext).pop("stop", None)
 
     def _context(self, context_type: ContextType) -> object:
         if context_type in ("any", "session"):
@@ -105,6 +108,7 @@ class JobRunner:
     def _own_session(self) -> Any:
         if self._session is None:
             self._session = self._spark.session()
+        self._session.sparkContext.stop = leave_running
         return self._session
 
 

@@ -45,16 +45,13 @@ class LocalSpark:
         session = self._base.newSession()
         if self._owned:  # so that workers import what the tests import, whatever put it on the path
             session.sparkContext.environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-        session.stop = session.sparkContext.stop = leave_running
+        session.stop = leave_running
         return session
 
     def close(self) -> None:
         """Stop Spark and end its JVM, if it was started here. Idempotent."""
         base, self._base = self._base, None
-        if base is None:
-            return
-        vars(base.sparkContext).pop("stop", None)
-        if not self._owned:
+        if base is None or not self._owned:
             return
         from pyspark import SparkContext  # noqa: PLC0415 - imported by whoever started it
 

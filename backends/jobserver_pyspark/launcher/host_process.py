@@ -9,6 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import attrs
+
 from jobserver_pyspark import processes
 from jobserver_pyspark.launcher.connections import Connections, HostChannel
 from jobserver_pyspark.launcher.host_plan import HostPlan, properties_file
@@ -41,6 +43,7 @@ class HostProcess:
         if plan.spec.submitted:
             _write_private(tmp_dir / "spark.properties", properties_file(plan.spec.conf))
         self._process = self._spawn(work_dir, log_path)
+        self._plan = attrs.evolve(plan, locks=())  # they are the host's now
         self.secret: str | None = None
         """What identifies the host to later servers, once it is connected."""
         if priority:

@@ -87,6 +87,7 @@ class PySparkLauncher(Launcher):
         self._contexts: set[HostedContext] = set()
         self._reattach_timeout = reattach_timeout
         self._server_file = directory / "server.json"
+        self._serves = False
         self._survivors: dict[str, LeftoverRecord] = {}
         self._taken_over: set[str] = set()
         self._archives = ArchiveMaker()
@@ -280,6 +281,7 @@ class PySparkLauncher(Launcher):
 
         Raises LaunchError if the address of this server cannot be stored. The contexts wait on.
         """
+        self._serves = True
         if not self.reattaches:
             return ()
         found = [record for record in self._leftovers.all() if record.secret is not None and record.alive]
@@ -364,7 +366,8 @@ class PySparkLauncher(Launcher):
             context.join(max(0.0, deadline - time.monotonic()))
         self._archives.join(deadline)
         self._resources.connections.close()
-        self._server_file.unlink(missing_ok=True)
+        if self._serves:  # a launcher that only checks settings may be beside that of a running server
+            self._server_file.unlink(missing_ok=True)
 
 
 def _check_versions(driver: Installation, pythons: Pythons) -> None:

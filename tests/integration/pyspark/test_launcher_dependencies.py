@@ -112,6 +112,8 @@ def test_jobs_and_tasks_run_in_a_packed_environment(in_environment: Context, rat
 
 def test_an_environment_is_kept_while_its_context_lives(in_environment: Context) -> None:
     [prefix, _] = see(in_environment)["prefixes"]
+    opened = {os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()}
+    assert os.path.realpath(prefix) not in opened, "the lock belongs to the host, not to the server"
     cache = DiskCache(Path(prefix).parents[1], limit=0)
     with cache.obtain("other", lambda path: path.write_text("x")):
         pass  # releasing it makes the cache remove everything that is not used

@@ -11,7 +11,7 @@ import pytest
 
 from jobserver_core import JobFailed, JobRequest
 from jobserver_core.memory import MemoryTransport
-from jobserver_pytest import JobRunner, LocalSpark, SparkJobServer
+from jobserver_pytest import JobRunner, SparkJobServer
 
 pytestmark = pytest.mark.spark
 
@@ -163,8 +163,17 @@ def test_callbacks_of_the_shared_server_arrive_in_the_sink_of_the_test(
 
 
 SESSION = """
+from pathlib import Path
+import pytest
+from pyspark import SparkContext
 from pyspark.sql import SparkSession
 from jobserver_pytest import JobRunner, LocalSpark
+
+@pytest.fixture(scope="session", autouse=True)
+def processes():
+    started = []
+    yield started
+    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()], "Spark has ended with its owner"
 
 class Count:
     def validate(self, spark, runtime, config):
@@ -173,28 +182,32 @@ class Count:
     def run_job(self, spark, runtime, data):
         return spark.range(3).count()
 
+class Stop(Count):
+    def run_job(self, spark, runtime, data):
+        spark.sparkContext.stop()
+        return super().run_job(spark, runtime, data)
+
 def test_own(run_job, tmp_path_factory):
     own = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
-    assert run_job(Count) == run_job(Count, context=own) == 3
     used = LocalSpark(tmp_path_factory)
     assert JobRunner(used)(Count) == 3
     used.close()
+    assert run_job(Stop) == run_job(Count, context=own) == run_job(Stop) == 3
     assert own.sparkContext.master == "local[1]"
     assert own.range(2).count() == 2
     own.stop()
+    assert SparkContext._active_spark_context is None
 
-def test_ours(run_job):
+def test_ours(run_job, processes):
     assert run_job(Count) == 3
+    processes.append(SparkContext._gateway.proc.pid)
 """
 
 
-def test_the_session_of_a_project_is_used_and_left_running(tmp_path: Path) -> None:
+def test_the_session_of_a_project_is_used_and_only_the_plugins_own_is_ended(tmp_path: Path) -> None:
     (tmp_path / "test_session.py").write_text(SESSION)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "jobserver_pytest", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
-    assert "2 passed" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
     assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["test_session.py"]
-
-
-def test_spark_ends_with_its_owner(tmp_path_factory: pytest.TempPathFactory) -> None:
-    LocalSpark(tmp_path_factory).close()  # never started

@@ -397,6 +397,19 @@ def test_packages_of_running_jobs_outlive_the_server_that_unpacked_them(world: W
     assert world.result(job) == "done"
 
 
+def test_a_launcher_that_only_checks_settings_leaves_the_address_of_the_server(world: World) -> None:
+    world.start()
+    world.follow([])
+    address = world.folder / "pyspark" / "server.json"
+    published = address.read_bytes()
+    checking = world.launcher()
+    checking.validate({})
+    checking.close()
+    assert address.read_bytes() == published
+    world.launchers[-2].close()
+    assert not address.exists()
+
+
 def test_an_address_that_cannot_be_written_ends_no_context(world: World) -> None:
     world.start()
     world.launchers[-1].detach()
