@@ -25,18 +25,19 @@ from jobserver_fsspec import FsspecBlobStore
 __all__ = ["ROOT_KEY", "ROOT_SECRET", "MakeStore", "S3Proxy", "S3Server", "require_versitygw", "s3_server"]
 
 ROOT_KEY, ROOT_SECRET = "root-of-the-tests", "hunter2-hunter2-hunter2"
-_VERSION = "v1.8.0"
+_CI = Path(__file__).parents[1] / ".ci"
+_ATTEMPTS = 5
 _HOP = {"connection", "transfer-encoding", "keep-alive"}
 
 
 def require_versitygw() -> str:
     """Return the program of the S3 server, or skip the test."""
-    places = os.pathsep.join([os.environ.get("PATH", ""), str(Path(__file__).parents[1] / ".ci" / "bin")])
-    program = shutil.which("versitygw", path=places)
+    version = (_CI / "versitygw-version").read_text(encoding="utf-8").strip()
+    program = shutil.which(str(_CI / "bin" / f"versitygw-{version}")) or shutil.which("versitygw")
     if program is None:
         pytest.skip(
-            "needs the S3 server versitygw: "
-            f"GOBIN=$PWD/.ci/bin go install github.com/versity/versitygw/cmd/versitygw@{_VERSION}"
+            "needs the S3 server versitygw on the PATH: "
+            f"go install github.com/versity/versitygw/cmd/versitygw@{version}"
         )
     return program
 
@@ -51,20 +52,34 @@ class S3Server:
         self._log = directory / "log"
         self.root.mkdir()
         self._users.mkdir()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
         self._environment = {
             "PATH": os.environ.get("PATH", ""),
             "ROOT_ACCESS_KEY": ROOT_KEY,
             "ROOT_SECRET_KEY": ROOT_SECRET,
         }
-        options = ["--port", f"127.0.0.1:{self.port}", "--quiet", "--health", "/health"]
-        options += ["--iam-dir", str(self._users), "--iam-cache-disable", "posix", str(self.root)]
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [program, *options], stdout=log, stderr=log, env=self._environment, start_new_session=True
-            )
-        wait_until(self._healthy, "the S3 server answers", timeout=60.0)
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, on another port if something else has taken the first one in the meantime."""
+        for _ in range(_ATTEMPTS):
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                self.port = free.getsockname()[1]
+            options = ["--port", f"127.0.0.1:{self.port}", "--quiet", "--health", "/health"]
+            options += ["--iam-dir", str(self._users), "--iam-cache-disable", "posix", str(self.root)]
+            command = [self._program, *options]
+            with self._log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    command, stdout=log, stderr=log, env=self._environment, start_new_session=True
+                )
+            wait_until(lambda: not self._alive or self._healthy(), "the S3 server answers")
+            if self._alive:
+                return
+        raise AssertionError(self._log.read_text())
+
+    @property
+    def _alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     @property
     def url(self) -> str:
@@ -76,7 +91,6 @@ class S3Server:
         return fsspec.filesystem("s3", key=ROOT_KEY, secret=ROOT_SECRET, endpoint_url=self.url)
 
     def _healthy(self) -> bool:
-        assert self._process.poll() is None, self._log.read_text()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
             connection.request("GET", "/health")
@@ -99,8 +113,9 @@ class S3Server:
         return sorted(str(path.relative_to(self.root)) for path in files if path.is_file())
 
     def close(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        if self._process is not None and self._alive:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
 
 @contextmanager
@@ -108,6 +123,7 @@ def s3_server(directory: Path) -> Iterator[S3Server]:
     """A server for the ``with`` block."""
     server = S3Server(require_versitygw(), directory)
     try:
+        server.start()
         yield server
     finally:
         server.close()

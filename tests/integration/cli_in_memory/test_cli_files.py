@@ -30,7 +30,7 @@ def test_the_extension_determines_the_type_in_any_case(
 
 
 def test_another_ending_needs_the_type_as_an_option(client: CommandLine, tmp_path: Path) -> None:
-    file = wheel(tmp_path).rename(tmp_path / "code.zip")
+    file = wheel(tmp_path).rename(tmp_path / "code.pyz")
     refused = client("upload", "code", file)
     assert refused.code == 2
     assert "--type" in refused.err

@@ -68,6 +68,7 @@ def configured(directory: Path, port: int, second: int, upstream: str) -> Path:
     authority = trustme.CA()
     certificate = authority.issue_cert(NAME)
     certificate.private_key_pem.write_to_path(directory / "jobs.key")
+    (directory / "jobs.crt").unlink(missing_ok=True)
     for blob in certificate.cert_chain_pems:
         blob.write_to_path(directory / "jobs.crt", append=True)
     authority.cert_pem.write_to_path(directory / "ca.pem")
@@ -93,16 +94,31 @@ def configured(directory: Path, port: int, second: int, upstream: str) -> Path:
     return file
 
 
-def accepts(port: int) -> bool:
-    with closing(socket.socket()) as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def nginx_version(program: str) -> tuple[int, ...]:
+    done = subprocess.run([program, "-v"], capture_output=True, text=True, timeout=WAIT, check=True)
+    [version] = re.findall(r"nginx/([\d.]+)", done.stderr)
+    return tuple(map(int, version.split(".")))
+
+
+def started(program: str, directory: Path, upstream: str) -> tuple[subprocess.Popen[bytes], int, int]:
+    """Start nginx on two free ports. It has ended if something else has taken one of them."""
+    port, second = free_port(), free_port()
+    file = configured(directory, port, second, upstream)
+    process = subprocess.Popen([program, "-e", directory / "error.log", "-p", directory, "-c", file])
+    try:
+        wait_until(lambda: process.poll() is not None or (directory / "pid").exists(), "nginx listens")
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    return process, port, second
 
 
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if program is None:
-        pytest.skip("needs nginx")
+    if program is None or nginx_version(program) < (1, 19, 5):
+        pytest.skip("needs nginx 1.19.5 or newer")
     gate = threading.Event()
 
     def held(job: InlineJob) -> str:
@@ -124,11 +140,11 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     server = JobServer.in_memory(settings=settings, launcher=InlineLauncher({"words.Held": held}))
     with running(server) as url:
         server.upload("words", BinaryType.EGG, archive())
-        port, second = free_port(), free_port()
-        file = configured(directory, port, second, url.removeprefix("http://"))
-        process = subprocess.Popen([program, "-e", directory / "error.log", "-p", directory, "-c", file])
+        for _ in range(5):
+            process, port, second = started(program, directory, url.removeprefix("http://"))
+            if process.poll() is None:
+                break
         try:
-            wait_until(lambda: process.poll() is not None or accepts(port), "nginx listens")
             assert process.poll() is None, (directory / "error.log").read_text()
             context = ssl.create_default_context(cafile=str(directory / "ca.pem"))
             context.check_hostname = (

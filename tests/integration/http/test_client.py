@@ -155,10 +155,8 @@ def test_a_result_that_is_cut_off_is_an_error_and_never_a_part(
             proxy.cut_after = [1_000_000]
             reader = client.open_result(handle.id)
             assert reader is not None
-            with reader:
-                assert len(reader.read(10)) == 10
-                with pytest.raises(ServerUnreachable):
-                    list(reader)
+            with reader, pytest.raises(ServerUnreachable):
+                b"".join([reader.read(10), *reader])  # the reset may overtake even the first bytes
         assert len(client.job_handle(handle.id).result(WAIT)) == 3_000_000
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiobotocore.session import AioSession
 
 from jobserver_fsspec import FsspecBlobStore
 from s3_server import ROOT_KEY, ROOT_SECRET, MakeStore, S3Proxy, S3Server, s3_server
@@ -14,6 +15,12 @@ from s3_server import ROOT_KEY, ROOT_SECRET, MakeStore, S3Proxy, S3Server, s3_se
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     with s3_server(tmp_path_factory.mktemp("s3")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def api() -> AioSession:
+    """The description of the S3 API, which takes longer to read than most tests to run."""
+    return AioSession()
 
 
 @pytest.fixture
@@ -32,12 +39,13 @@ def bucket(s3: S3Server, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def make_store(s3: S3Server, bucket: str, tmp_path: Path) -> Iterator[MakeStore]:
+def make_store(api: AioSession, bucket: str, tmp_path: Path) -> Iterator[MakeStore]:
     """Makes stores in the bucket, each with connections and a cache of its own."""
     made: list[FsspecBlobStore] = []
 
     def make(url: str, **options: Any) -> FsspecBlobStore:
-        given = {"key": ROOT_KEY, "secret": ROOT_SECRET, "endpoint_url": url, "skip_instance_cache": True}
+        given = {"key": ROOT_KEY, "secret": ROOT_SECRET, "endpoint_url": url}
+        given |= {"session": api, "skip_instance_cache": True}
         cache = tmp_path / f"cache-{len(made)}"
         made.append(FsspecBlobStore(f"s3://{bucket}/blobs", options=given | options, cache_directory=cache))
         return made[-1]
