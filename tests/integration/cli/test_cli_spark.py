@@ -265,7 +265,7 @@ def test_in_the_c_locale_paths_output_arguments_and_errors_keep_their_letters(
     assert "raise ValueError(word)" in failed.stderr.decode()
 
 
-def test_the_other_packages_of_a_python_job_come_from_its_context_as_the_command_says(
+def test_a_python_job_gets_its_other_packages_as_the_command_says(
     in_the_c_locale: Callable[..., Any], tmp_path: Path
 ) -> None:
     jobserver = in_the_c_locale
@@ -277,10 +277,16 @@ def test_the_other_packages_of_a_python_job_come_from_its_context_as_the_command
         assert jobserver("upload", name, str(tmp_path / f"{name}.egg")).returncode == 0
     refused = jobserver("submit", "job.Job", "--cp", "job", "--cp", "other", "--sync")
     assert refused.returncode == ExitCode.USAGE
-    assert "jobserver context create NAME --set cp=other" in refused.stderr.decode()
-    created = jobserver("context", "create", "both", "--set", "cp=other", "-s", "spark.master=local[1]")
-    assert created.returncode == 0, created.stderr.decode()
-    assert jobserver("submit", "job.Job", "--cp", "job", "-c", "both", "--sync").stdout == b"7\n"
+    assert "--cp job --package other" in refused.stderr.decode()
+    assert "use the context settings cp," in refused.stderr.decode()
+    for name, setting, options in (
+        ("plain", (), ("--package", "other")),
+        ("both", ("--set", "cp=other"), ()),
+    ):
+        created = jobserver("context", "create", name, "-s", "spark.master=local[1]", *setting)
+        assert created.returncode == 0, created.stderr.decode()
+        done = jobserver("submit", "job.Job", "--cp", "job", *options, "-c", name, "--sync")
+        assert done.stdout == b"7\n", done.stderr.decode()
 
 
 def test_jvm_api_prints_the_class_path_alone_and_speaks_only_while_it_builds(
