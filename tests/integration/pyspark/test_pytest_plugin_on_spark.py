@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobserver_core import JobFailed, JobRequest
+from jobserver_core import JobFailed, JobRequest, Settings
 from jobserver_core.memory import MemoryTransport
-from jobserver_pytest import JobRunner, SparkJobServer
+from jobserver_pytest import JobRunner, LocalSpark, SparkJobServer
+from jobserver_pytest.spark_server import CallbackRelay
 
 pytestmark = pytest.mark.spark
 
@@ -68,6 +70,25 @@ class Kind(SparkJob):
 
         return [isinstance(context, kind) for kind in (SparkSession, SparkContext, SQLContext)]
 """
+
+
+@pytest.fixture(scope="module")
+def _local_spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSpark]:
+    """That of the plugin, but not for longer than this module: later ones start a Spark of their own."""
+    spark = LocalSpark(tmp_path_factory)
+    yield spark
+    spark.close()
+
+
+@pytest.fixture(scope="module")
+def _spark_job_server(
+    spark_job_server_settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[SparkJobServer, CallbackRelay]]:
+    """That of the plugin, but not for longer than this module."""
+    relay = CallbackRelay()
+    directory = tmp_path_factory.mktemp("spark-job-server")
+    with SparkJobServer.create(spark_job_server_settings, directory, relay) as server:
+        yield server, relay
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +160,7 @@ def test_the_package_is_uploaded_again_only_when_it_changed(
     with pytest.raises(ValueError, match="upload os"):
         spark_job_server.upload_package("os.path")
 
-    class Local(project.Views):  # type: ignore[misc, name-defined]
+    class Local(project.Views):  # type: ignore[misc]
         pass
 
     with pytest.raises(ValueError, match="inside a function"):
