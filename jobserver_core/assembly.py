@@ -167,6 +167,7 @@ class Services:
             data_directory=data_directory,
             settings=settings,
             requests=requests,
+            server_id=server_id,
         )
         self.jobs = jobs = JobService(
             records=records,
@@ -207,6 +208,7 @@ class Services:
             others=membership.others,
             metadata=metadata,
             launcher=launcher,
+            clock=clock,
             records=records,
             jobs=jobs,
             registry=registry,
@@ -251,10 +253,11 @@ class Services:
         self.callbacks.start(self.membership.others)
         self._upload_configured()
         self.supervisor.start()
+        # Fetching files may take minutes, and other servers need answers for what this one has by now.
+        self.notices.start()
         self.contexts.start_configured()
         self.recovery.restart(lost.jobs)
         self.membership.watch()
-        self.notices.start()
         self.sweeper.start()
 
     def _notice_ends(self, ids: frozenset[str] | None) -> None:

@@ -359,23 +359,39 @@ class JobServer:
         return self._services.contexts.select(query)
 
     def context(self, name: str) -> Context:
-        """Return the newest context of a name, also after it ended. Raises ContextNotFound."""
+        """Return the living context of a name, or else the newest that ended. Raises ContextNotFound."""
         return self._services.contexts.get(name)
 
     def stop_context(self, name: str, *, timeout: float | None = None) -> Waiter[Context]:
         """Begin to stop a context; the waiter has it once it ended.
 
         After ``timeout`` seconds (default: the configured ``deletion-timeout``) it is ended by force.
-        Its jobs end as ERROR, without callbacks. Raises ContextNotFound, also when it ended already.
+        Its jobs end as ERROR, without callbacks.
+
+        Blocks for up to 10 seconds if the context is on another server, until that one has accepted.
+
+        Raises:
+            ContextNotFound: No context has the name, or it has ended already.
+            Unavailable: Its server is gone or does not respond. Try again.
+            ServerClosed: This server closed in the meantime.
+            StorageError: The metadata store failed.
         """
         return self._services.contexts.stop(name, timeout)
 
     def kill_context(self, name: str) -> Waiter[Context]:
-        """End a context by force; the waiter has it once it ended. Raises ContextNotFound."""
+        """End a context by force; the waiter has it once it ended.
+
+        Blocks and raises as :meth:`stop_context` does.
+        """
         return self._services.contexts.kill(name)
 
     def reset_contexts(self) -> Waiter[None]:
-        """Stop every context, and start those of the configuration again."""
+        """Have every server stop its contexts, and start those of its configuration again.
+
+        The waiter is done once all contexts have stopped and this server has started its own again. Blocks
+        for up to 10 seconds until the other servers have accepted the request. Those that do not are left
+        out, which is logged. Raises ServerClosed, StorageError.
+        """
         return self._new_work.contexts.reset()
 
     @property
@@ -463,18 +479,30 @@ class JobServer:
         """Begin to end a job; the waiter has it once it is final: KILLED, unless it ended before that.
 
         With ``force`` the context is killed when the job has not ended after the configured
-        ``kill-timeout``. Raises JobNotFound, JobAlreadyFinal.
+        ``kill-timeout``.
+
+        Blocks for up to 10 seconds if the job is on another server, until that one has accepted.
+
+        Raises:
+            JobNotFound: No job has the id.
+            JobAlreadyFinal: The job has ended.
+            Unavailable: Its server is gone or does not respond. Try again.
+            ServerClosed: This server closed in the meantime.
+            StorageError: The metadata store failed.
         """
         return self._services.jobs.kill(job_id, force=force)
 
     # -- logs and data files -----------------------------------------------------------------------
 
     def job_log(self, job_id: str) -> Path:
-        """Return the file that a job's output goes to. Raises JobNotFound, LogNotFound."""
+        """Return the file that a job's output goes to. Raises JobNotFound, LogNotFound, OnAnotherServer."""
         return self._services.jobs.log(job_id)
 
     def context_log(self, name: str) -> Path:
-        """Return the file that a context's driver output goes to. Raises ContextNotFound, LogNotFound."""
+        """Return the file that a context's driver output goes to.
+
+        Raises ContextNotFound, LogNotFound, OnAnotherServer.
+        """
         return self._services.contexts.log(name)
 
     def add_data_file(self, prefix: str, data: bytes | BinaryIO | Iterable[bytes]) -> DataFile:

@@ -485,6 +485,37 @@ class SeveralServersSuite:
         other.clock.advance(POLL)
         assert killed.result(WAIT).state is ContextState.KILLED
 
+    def test_a_reset_starts_the_configured_contexts_of_every_server_again(
+        self, members: list[Member]
+    ) -> None:
+        def configured(name: str) -> Member:
+            return self.boot(settings=Settings.from_mapping({"spark": {"contexts": {name: {}}}}))
+
+        first, second = configured("first"), configured("second")
+        done = first.server.reset_contexts()
+        for member in (first, second):
+            member.launcher.listeners[0].context_ended(ContextEnd.STOPPED)
+        first.clock.advance(POLL)
+        for member in (first, second):
+            wait_until(lambda member=member: len(member.launcher.listeners) == 2)
+            member.ready(1)
+        done.result(WAIT)
+        for member, name in ((first, "first"), (second, "second")):
+            context = first.server.context(name)
+            assert (context.owner, context.state) == (member.id, ContextState.RUNNING)
+
+    def test_a_context_is_found_on_another_server_whose_clock_is_behind(self, members: list[Member]) -> None:
+        owner, other = self.boot(), self.boot()
+        upload(owner.server)
+        other.clock.advance(3600)
+        other.server.create_context("shared")
+        other.launcher.listeners[0].context_ended(ContextEnd.STOPPED)
+        owner.server.create_context("shared")
+        assert other.server.context("shared").owner == owner.id
+        other.server.submit(a_request("w.Any", context="shared"))
+        other.server.stop_context("shared")
+        assert other.server.context("shared").stop_requested
+
     def test_a_reset_stops_the_contexts_of_all_servers(self, members: list[Member]) -> None:
         owner, other = self._owner_and_other()
         other.server.create_context("own")
@@ -778,6 +809,20 @@ class SeveralServersSuite:
         wait_until(lambda: in_time(lambda: len(owner.launcher.handles) == 2))
         owner.ready(1)
         wait_until(lambda: in_time(lambda: owner.launcher.handles[1].calls == [("submit", job)]))
+
+    def test_an_invalid_configuration_does_not_keep_a_supervised_context_from_starting_again(
+        self, members: list[Member]
+    ) -> None:
+        settings = Settings.from_mapping({"spark": {"contexts": {"shared": {"idle-timeout": 30}}}})
+        dead, alive = self.boot(), self.boot(settings=settings)
+        dead.server.create_context("shared", {"supervise": True, "num-cpu-cores": 3})
+        dead.server.create_context("other")
+        self.expire(dead.id)
+        alive.renew()
+        context = alive.server.context("shared")
+        assert (context.owner, context.state) == (alive.id, ContextState.RESTARTING)
+        assert context.settings["num-cpu-cores"] == 3
+        assert alive.server.context("other").state is ContextState.ERROR
 
     def test_a_paused_server_starts_no_context_again_that_another_one_has(
         self, members: list[Member]

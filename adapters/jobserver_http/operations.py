@@ -10,6 +10,8 @@ from importlib.resources import files
 import anyio
 from starlette.responses import Response
 
+from jobserver_core.models.contexts import ContextQuery
+from jobserver_core.models.lifecycle import CONTEXTS
 from jobserver_core.repeats import Repeats
 from jobserver_http.answers import json_response, respond
 from jobserver_http.calls import Call
@@ -141,8 +143,10 @@ async def _failures(call: Call, check: Callable[[], dict[str, str | None]]) -> s
 )
 async def get_metrics(call: Call) -> Response:
     """Return the metrics in Prometheus' format."""
-    contexts = await call.pools.quick.run(call.server.contexts)
     server = call.server
+    # Only those of this server, as all other metrics: or a sum over servers would count them repeatedly.
+    here = ContextQuery(states=CONTEXTS.live_states, owner=server.id)
+    contexts = await call.pools.quick.run(server.contexts, here)
     storage = await call.pools.quick.run(server.check_storage)
     text = call.state.metrics.render(
         contexts,

@@ -14,7 +14,17 @@ from jobserver_sql.pages import LIMIT, OFFSET, REACH, newest_first, state_parame
 from jobserver_sql.statements import CompareAndSet, DriverConnection, Statement, literal_states
 from jobserver_sql.tables import columns_of, contexts, jobs, values_of
 
-__all__ = ["add", "advance", "by_id", "conflict", "newest_of", "remove_ended", "replace", "selected"]
+__all__ = [
+    "add",
+    "advance",
+    "by_id",
+    "conflict",
+    "live_of",
+    "newest_of",
+    "remove_ended",
+    "replace",
+    "selected",
+]
 
 _COLUMNS = columns_of(Context, contexts)
 _NAMES = tuple(column.name for column in _COLUMNS)
@@ -23,6 +33,16 @@ by_id = Statement(
     select(*_COLUMNS).where(contexts.c.id == bindparam("id")), ("id",), columns=_COLUMNS, make=Context
 )
 """The context with an id."""
+live_of = Statement(
+    select(*_COLUMNS)
+    .where(contexts.c.name == bindparam("name"), literal_states(contexts.c.state, CONTEXTS.live_states))
+    .limit(literal_column("1"))
+    .offset(literal_column("0")),
+    ("name",),
+    columns=_COLUMNS,
+    make=Context,
+)
+"""The only context of a name that is not final."""
 newest_of = Statement(
     select(*_COLUMNS)
     .where(contexts.c.name == bindparam("name"))

@@ -163,8 +163,9 @@ class SqlMetadataStore(MetadataStore):
         return self._database.record(contexts.by_id, context_id)
 
     def context_named(self, name: str) -> Context | None:
-        """Return the newest context of a name, also after it ended, or None."""
-        return self._database.record(contexts.newest_of, name)
+        """Return the context of a name that is not final, or else the newest one, or None."""
+        live = self._database.record(contexts.live_of, name)
+        return live if live is not None else self._database.record(contexts.newest_of, name)
 
     def contexts(self, query: ContextQuery) -> list[Context]:
         """Return the contexts that a query selects, newest first."""

@@ -343,8 +343,9 @@ class SqliteMetadataStore(MetadataStore):
         return next(iter(found), None)
 
     def context_named(self, name: str) -> Context | None:
-        """Return the first of all contexts of the name."""
-        return next(iter(self.contexts(ContextQuery(name=name, limit=1))), None)
+        """Return the live context of the name, or else the first of all."""
+        live = self.contexts(ContextQuery(name=name, states=tuple(_LIVE_CONTEXTS), limit=1))
+        return next(iter(live or self.contexts(ContextQuery(name=name, limit=1))), None)
 
     def contexts(self, query: ContextQuery) -> list[Context]:
         """Return the selected contexts."""

@@ -126,18 +126,26 @@ class InlineLauncher(Launcher):
         self.functions[class_name] = function
 
     def validate(self, settings: JsonMapping) -> None:
-        """Raise InvalidSetting for unknown settings below ``inline``."""
+        """Raise InvalidSetting for unknown settings below ``inline``, and for invalid resources."""
         inline = settings.get("inline") or {}
         unknown = [key for key in inline if key != "fail"] if isinstance(inline, Mapping) else [""]
         if unknown:
             key = f"inline.{unknown[0]}".rstrip(".")
             raise InvalidSetting(key=key, message="is not a setting; there is inline.fail")
+        self.resources(settings)
 
     def resources(self, settings: JsonMapping) -> Resources:
         """Return ``num-cpu-cores`` and ``memory-per-node`` of the settings, by default one core."""
-        return Resources(
-            cores=int(settings.get("num-cpu-cores", 1)), memory=parse_size(settings.get("memory-per-node", 0))
-        )
+        cores, memory = settings.get("num-cpu-cores", 1), settings.get("memory-per-node", 0)
+        try:
+            wanted = int(cores)
+        except (TypeError, ValueError):
+            message = f"takes a number of cores, got {cores!r}"
+            raise InvalidSetting(key="num-cpu-cores", message=message) from None
+        try:
+            return Resources(cores=wanted, memory=parse_size(memory))
+        except ValueError as error:
+            raise InvalidSetting(key="memory-per-node", message=str(error)) from None
 
     def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
         """Begin to start a context on a thread of its own. Raises InvalidSetting."""

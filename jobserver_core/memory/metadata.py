@@ -181,8 +181,9 @@ class MemoryMetadataStore(MetadataStore):
         return found and _with_own_settings(found)
 
     def context_named(self, name: str) -> Context | None:
-        """Return the newest context of a name, also after it ended, or None."""
-        return next(iter(self.contexts(ContextQuery(name=name, limit=1))), None)
+        """Return the context of a name that is not final, or else the newest one, or None."""
+        found = self.contexts(ContextQuery(name=name))
+        return next((c for c in found if not c.state.final), found[0] if found else None)
 
     def contexts(self, query: ContextQuery) -> list[Context]:
         """Return the contexts that a query selects, newest first."""

@@ -150,9 +150,10 @@ class MetadataStore(Backend):
 
     @abstractmethod
     def context_named(self, name: str) -> Context | None:
-        """Return the newest context of a name, also after it ended, or None.
+        """Return the context of a name that is not final, or else the newest one, or None.
 
-        The newest is the one with the latest ``started_at``, among equals the one that was added last.
+        The newest is the one with the latest ``started_at``, among equals the one that was added last. A
+        context that is not final comes first: servers whose clocks differ may have started the others.
         """
 
     @abstractmethod

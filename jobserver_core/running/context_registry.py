@@ -208,19 +208,23 @@ class ContextRegistry:
         raise ContextNotFound(name=name)
 
     def has_successor(self, name: str) -> bool:
-        """Whether another context has the name of one that has just died; waits briefly if it is about to."""
+        """Whether another context has the name of one that has just died, here or on another server.
+
+        Waits briefly if one here is about to.
+        """
         for context in self.all():
             if context.record.name == name and context.ending:
                 with suppress(ResultTimeout):
                     context.ended.waiter.result(SUCCESSION)
-        return any(
+        here = any(
             context.record.name == name and not (context.ending or context.record.state.final)
             for context in self.all()
         )
+        return here or self.elsewhere(name) is not None
 
     def elsewhere(self, name: str) -> Context | None:
         """Return the record of a context of this name that another server runs, or None."""
-        if any(context.record.name == name for context in self.all()):
+        if any(context.record.name == name and not context.record.state.final for context in self.all()):
             return None
         return self._records.context_elsewhere(name)
 

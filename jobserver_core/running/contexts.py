@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,10 +51,13 @@ class ContextService:
         data_directory: DataDirectory,
         settings: Settings,
         requests: Requests,
+        server_id: str,
     ) -> None:
+        self._server_id = server_id
         self._requests = requests
         requests.on(Action.STOP_CONTEXT, self._stop_for_another)
         requests.on(Action.KILL_CONTEXT, self._kill_for_another)
+        requests.on(Action.RESET_CONTEXTS, self._reset_for_another)
         self.watch = ContextWatch(metadata)
         """Looks for the ends of contexts of other servers."""
         self._registry = registry
@@ -197,21 +201,31 @@ class ContextService:
         """Notify those who wait for contexts of other servers that this one is closing. Idempotent."""
         self.watch.close()
 
-    def _stop_elsewhere(self) -> Iterator[Waiter[Context]]:
-        """Begin to stop the contexts of all other servers."""
-        here = {context.record.id for context in self._registry.all()}
-        for context in self.select(None) if self._metadata.shared else []:
-            if context.id not in here:
-                try:
-                    yield self.stop(context.name, None)
-                except JobServerError as error:
-                    _log.warning("context %s is not stopped: %s", context.name, error)
+    # -- resetting ---------------------------------------------------------------------------------
 
     def reset(self) -> Waiter[None]:
-        """Stop every context of every server, then start those of the configuration again."""
+        """Have every server stop its contexts, and then start those of its configuration again.
+
+        The waiter is done once all contexts have stopped and this server has started its own again.
+
+        Raises:
+            StorageError: The servers and contexts could not be read; then nothing was stopped.
+        """
+        if not self._metadata.shared:
+            return self._reset_here(())
+        contexts = self.select(None)
+        others = [server.id for server in self._metadata.servers() if server.id != self._server_id]
+        # All at once, so that those that do not respond cost one timeout, not one each.
+        with ThreadPoolExecutor(len(others) + 1, "jobserver-reset") as pool:
+            asked = {server_id: pool.submit(self._reset_elsewhere, server_id) for server_id in others}
+            reset = {server_id for server_id, answer in asked.items() if answer.result()}
+        return self._reset_here([self.watch.watch(context) for context in contexts if context.owner in reset])
+
+    def _reset_here(self, others: Iterable[Waiter[Context]]) -> Waiter[None]:
+        """Stop every context here; once the ``others`` have ended too, start those of the configuration."""
         grace = self._settings.contexts.deletion_timeout
-        stopping = [c.stop_eventually(grace, requested=True) for c in self._registry.all()]
-        stopped: Waiter[None] = all_done([*stopping, *self._stop_elsewhere()])
+        stopping = [context.stop_eventually(grace, requested=True) for context in self._registry.all()]
+        stopped: Waiter[None] = all_done([*stopping, *others])
         done: Promise[None] = Promise("reset of the contexts")
 
         def start_again() -> None:
@@ -222,3 +236,16 @@ class ContextService:
             lambda _stopped: threading.Thread(target=start_again, name="jobserver-reset", daemon=True).start()
         )
         return done.waiter
+
+    def _reset_elsewhere(self, server_id: str) -> bool:
+        """Have another server reset its contexts; return whether it does."""
+        try:
+            self._requests.ask(server_id, Action.RESET_CONTEXTS, {}, f"the contexts of server {server_id}")
+        except JobServerError as error:
+            _log.warning("the contexts of server %s are not reset: %s", server_id, error)
+            return False
+        return True
+
+    def _reset_for_another(self, _arguments: JsonMapping) -> JsonObject:
+        self._reset_here(())
+        return {}

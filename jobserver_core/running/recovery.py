@@ -27,13 +27,15 @@ afterwards. Whichever comes first, either the claim no longer holds, or the epoc
 A server looks for lost records while it runs, so what it reads about its own contexts and jobs may be out of
 date. It leaves alone every context that lived here before or after the records were read, and reads a job
 again before it changes it. Once the server is closing, it claims nothing: its own contexts may be detached.
-On a shared store, a job that cannot run for a reason that will pass is left for the next look.
+On a shared store, a job that cannot run for a reason that will pass is left for the next look. On any other,
+nobody looks again: jobs for which there is no room are tried again after a while.
 
 A context that is taken over may still turn out to be dead. Until the launcher has reported that it is ready,
 none of its waiting jobs is given to it. So if it ends before, these jobs can run elsewhere, like those of a
 lost context. They are moved on a thread of their own, once everything is reconciled: before, the launcher's
 sweep would end the contexts that are started for them. Whatever happens there, each of these jobs runs, ends
-or is postponed, because users may be waiting for it already. While storage fails, the move is tried again.
+or is postponed, because users may be waiting for it already. While storage fails or there is no room, the
+move is tried again.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ import attrs
 from jobserver_core.binaries.class_paths import ClassPaths
 from jobserver_core.errors import (
     ContextExists,
+    InvalidSetting,
     JobServerError,
     OnAnotherServer,
     ServerClosed,
@@ -60,11 +63,12 @@ from jobserver_core.errors import (
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import MAX_LIMIT, Job, JobQuery
+from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import CONTEXTS, JOBS, ContextEvent
-from jobserver_core.ports import ContextSpec, Fetched, Launcher, MetadataStore
+from jobserver_core.ports import Clock, ContextSpec, Fetched, Launcher, MetadataStore
 from jobserver_core.repeats import Repeats
 from jobserver_core.running.context_registry import ContextRegistry
-from jobserver_core.running.context_settings import effective_settings
+from jobserver_core.running.context_settings import check_settings, effective_settings
 from jobserver_core.running.contexts import ContextService
 from jobserver_core.running.fetching import FetchService, Preparation
 from jobserver_core.running.jobs import JobService
@@ -82,7 +86,9 @@ _log = logging.getLogger(__name__)
 _repeats = Repeats(_log)
 
 PAUSE = 1.0
-"""Seconds between two attempts to move a job while storage fails."""
+"""Seconds between two attempts to move a job while storage fails or there is no room."""
+RETRY_INTERVAL = 5.0
+"""Seconds between two attempts to run jobs again for which there is no room."""
 PAGE = 200
 """The number of jobs to read at a time."""
 _PASSING = (ContextExists, OnAnotherServer, StorageError, Unavailable)
@@ -112,6 +118,7 @@ class Recovery:
         others: Callable[[], frozenset[str]],
         metadata: MetadataStore,
         launcher: Launcher,
+        clock: Clock,
         records: Records,
         jobs: JobService,
         registry: ContextRegistry,
@@ -126,6 +133,7 @@ class Recovery:
         self._others = others
         self._metadata = metadata
         self._launcher = launcher
+        self._clock = clock
         self._records = records
         self._jobs = jobs
         self._registry = registry
@@ -133,6 +141,7 @@ class Recovery:
         self._fetching = fetching
         self._class_paths = class_paths
         self._taken: set[str] = set()
+        self._postponed: list[Job] = []
         self._reconciled = threading.Event()
         self._closed = threading.Event()
 
@@ -195,19 +204,22 @@ class Recovery:
             _log.exception("context %s of the configuration could not be started", name)
 
     def _move_when_possible(self, live: LiveJob) -> None:
-        """Move a job, or end it if that is impossible, as soon as storage allows it."""
+        """Move a job, or end it if that is impossible, as soon as storage works and there is room."""
         while True:
             try:
                 self._move_or_end(live)
                 return
-            except StorageError as error:
-                _repeats.warning("storage", "job %s waits for storage: %s", live.job.id, error)
+            except (StorageError, Unavailable) as error:
+                _repeats.warning("move", "job %s cannot be run again yet: %s", live.job.id, error)
             if self._closed.wait(PAUSE):
                 live.postpone()
                 return
 
     def _move_or_end(self, live: LiveJob) -> None:
-        """Run a waiting job in another context, or end it. Raises StorageError; then it is unchanged."""
+        """Run a waiting job in another context, or end it.
+
+        If this raises StorageError or Unavailable, the job is unchanged, and this can be called again.
+        """
         if live.job.kill_requested:
             self._end_live(live, "")
             return
@@ -216,7 +228,7 @@ class Recovery:
                 preparation.finish()
         except ServerClosed:
             live.postpone()
-        except StorageError:
+        except (StorageError, Unavailable):
             raise
         except Exception as error:  # noqa: BLE001 - any error is the reason why the job ends
             _log.warning("job %s could not be run again: %s", live.job.id, error)
@@ -260,11 +272,10 @@ class Recovery:
         for context in live:
             self._end_context(context, deaths[context.id])
         for job in self._enqueued_late(live, {job.id for job in jobs}):
-            death = deaths[job.context_id]
-            if death is not None and death.final:
-                self._end_lost_job(job)
-            else:
+            if runs_again(job, claimed[job.context_id], deaths[job.context_id]):
                 again.append(job)
+            else:
+                self._end_lost_job(job)
         self._taken.clear()  # the registry has those that still live
         self._reconciled.set()
         return Lost(frozenset(context.name for context in live if not context.ad_hoc), again)
@@ -283,17 +294,33 @@ class Recovery:
 
     def _death(self, context: Context) -> Death | None:
         """Return the death of a lost context, if it has to be started again or has died too often."""
-        configured = self._settings.contexts.get(context.name)
-        settings = context.settings if configured is None else effective_settings(self._settings, configured)
-        died_at = self._records.now()
+        settings, died_at = self._settings_for(context), self._records.now()
         return death_of(context, settings=settings, reason=_SERVER_ENDED, died_at=died_at)
+
+    def _settings_for(self, context: Context) -> JsonMapping:
+        """Return the settings of a context's successor: those of the configuration, if they are valid."""
+        configured = self._settings.contexts.get(context.name)
+        if configured is None:
+            return context.settings
+        settings = effective_settings(self._settings, configured)
+        try:
+            check_settings(settings, self._launcher)
+            self._launcher.resources(settings)
+        except InvalidSetting as error:
+            _log.error(
+                "context %s of the configuration cannot start; it keeps its old settings: %s",
+                context.name,
+                error,
+            )
+            return context.settings
+        return settings
 
     def _end_context(self, context: Context, death: Death | None) -> None:
         """End a lost context; if it is supervised, another one takes its place."""
         error = death.error if death is not None else _SERVER_ENDED
-        record = death.successor(self._records) if death is not None else None
-        if death is not None and record is not None:
-            successor = self._registry.succeed(record)  # before it is stored: or it would be taken for lost
+        successor = self._successor_of(death) if death is not None else None
+        if death is not None and successor is not None:
+            record = successor.record
             try:
                 ended = self._records.replace_context(
                     context, ContextEvent.FAIL, error, ended_at=death.died_at, successor=record
@@ -308,6 +335,18 @@ class Recovery:
                 return
             self._registry.forget(successor)
         self._records.publish_context(self._records.end_context(context, ContextEvent.FAIL, error))
+
+    def _successor_of(self, death: Death) -> LiveContext | None:
+        """Return the context that takes the place of one that died; None if no context can.
+
+        It lives here before it is stored: or it would be taken for lost.
+        """
+        record = death.successor(self._records)
+        try:
+            return None if record is None else self._registry.succeed(record)
+        except InvalidSetting as error:  # this release refuses what an earlier one accepted
+            _log.error("context %s cannot be started again: %s", death.context.name, error)
+            return None
 
     def _contexts_here(self) -> set[str]:
         return {context.record.id for context in self._registry.all()}
@@ -345,6 +384,16 @@ class Recovery:
         for job, preparation in begun:
             with preparation, self._ending_if_impossible(job):
                 preparation.finish()
+        postponed, self._postponed = self._postponed, []
+        if postponed:
+            self._clock.call_later(RETRY_INTERVAL, lambda: self._restart_later(postponed))
+
+    def _restart_later(self, jobs: list[Job]) -> None:
+        # Not on the thread of the clock: fetching files may take long.
+        if not self._closed.is_set():
+            threading.Thread(
+                target=self.restart, args=(jobs,), name="jobserver-recovery", daemon=True
+            ).start()
 
     def _prepare(self, job: Job, run: Callable[[Mapping[str, Fetched]], None]) -> Preparation[None]:
         """Run a job that had not begun, in a context like the one it waited for."""
@@ -379,6 +428,10 @@ class Recovery:
             if self._metadata.shared and isinstance(error, _PASSING):
                 _log.warning("job %s cannot be run again yet: %s", job.id, error)
                 self._hand_over(job)
+                return
+            if isinstance(error, Unavailable):
+                _repeats.warning("room", "job %s cannot be run again yet: %s", job.id, error)
+                self._postponed.append(job)
                 return
             _log.warning("job %s could not be run again: %s", job.id, error)
             self._end_lost_job(self._metadata.job(job.id) or job, reason=str(error))

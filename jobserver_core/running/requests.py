@@ -1,4 +1,4 @@
-"""Requests to the server that has a context: to kill a job, to stop or to kill the context.
+"""Requests to other servers: to kill jobs and contexts of theirs, to stop contexts, and to reset all.
 
 Theory
 ======
@@ -62,6 +62,7 @@ class Action(str, Enum):
     KILL_JOB = "kill-job"
     STOP_CONTEXT = "stop-context"
     KILL_CONTEXT = "kill-context"
+    RESET_CONTEXTS = "reset-contexts"
 
 
 class Requests:

@@ -528,6 +528,13 @@ class ListsContextsOldestFirst(Fault):
         return super().contexts(query)[::-1]
 
 
+class FindsTheContextStartedLast(Fault):
+    caught_by = "test_a_live_context_is_found_by_its_name_even_if_others_were_started_later"
+
+    def context_named(self, name: str) -> Context | None:
+        return next(iter(self.contexts(ContextQuery(name=name, limit=1))), None)
+
+
 class FindsTheContextAddedLast(Fault):
     caught_by = "test_the_newest_context_of_a_name_is_the_one_started_last"
 

@@ -194,3 +194,11 @@ def test_contexts_that_outlived_their_server_count_even_beyond_a_lower_limit() -
         assert used(server)["cores"] == 6
         with pytest.raises(CapacityReached, match="6 cores of the 4 cores"):
             server.create_context("new")
+
+
+@pytest.mark.parametrize(("key", "value"), [("memory-per-node", "lots"), ("num-cpu-cores", "many")])
+def test_an_invalid_size_of_a_context_in_memory_names_its_setting(key: str, value: str) -> None:
+    with a_server() as server:
+        with pytest.raises(InvalidSetting, match=key):
+            server.create_context("x", {key: value})
+        assert server.contexts() == []

@@ -7,8 +7,10 @@ from datetime import timedelta
 
 import pytest
 
+from conditions import wait_until
 from jobserver_core import BinaryType, ContextState, FailureKind, JobServer, JobState, Settings
 from jobserver_core.ports import ContextEnd, JobOutcome
+from jobserver_core.running.recovery import RETRY_INTERVAL
 from jobserver_core.running.retention import GRACE
 from jobserver_core.testing.clock import ManualClock
 from serving import WAIT, Successors, a_request, archive, upload
@@ -148,3 +150,25 @@ def test_ended_jobs_are_removed_after_their_retention(world: Successors) -> None
     clock.advance(3600 * 2)
     swept(server)
     assert [left.id for left in server.jobs().jobs] == [alive.id]
+
+
+def test_a_job_for_which_there_is_no_room_after_a_restart_runs_as_soon_as_there_is(world: Successors) -> None:
+    first = world.boot()
+    upload(first)
+    job = first.submit(a_request("w.Any"))
+
+    clock = ManualClock()
+    settings = {"jobserver.contexts.max-contexts": 1, "spark": {"contexts": {"configured": {}}}}
+    second = world.boot(settings=Settings.from_mapping(settings), clock=clock)
+    assert not second.job(job.id).state.final
+    listener = world.launchers[1].listeners[0]
+    listener.context_ready(application_id=None, url=None)
+    second.stop_context("configured")
+    listener.context_ended(ContextEnd.STOPPED)
+
+    def restarted() -> bool:
+        clock.advance(RETRY_INTERVAL)
+        return second.job(job.id).state is JobState.RESTARTING
+
+    wait_until(restarted)
+    wait_until(lambda: len(world.launchers[1].listeners) == 2)

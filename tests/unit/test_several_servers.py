@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -11,9 +12,16 @@ import pytest
 
 from conditions import wait_until
 from jobserver_core import Context, ContextQuery, ContextState, Job, JobState, Settings, StorageError
-from jobserver_core.memory import InlineJob, InlineLauncher, MemoryBlobStore, MemoryMetadataStore
+from jobserver_core.events import ContextChanged, Event
+from jobserver_core.memory import (
+    InlineJob,
+    InlineLauncher,
+    MemoryBlobStore,
+    MemoryFetcher,
+    MemoryMetadataStore,
+)
 from jobserver_core.models.servers import Server
-from jobserver_core.ports import ContextEnd
+from jobserver_core.ports import ContextEnd, Fetched
 from jobserver_core.running.servers import Membership
 from jobserver_core.testing.clock import ManualClock
 from serving import WAIT, a_request, upload
@@ -301,6 +309,114 @@ def test_a_look_leaves_alone_what_ended_here_since_the_jobs_were_read() -> None:
     assert member.recovery.end_lost().jobs == []
     assert member.server.job(job.id).state is JobState.ERROR
     member.close()
+
+
+def test_a_job_that_comes_late_does_not_bring_a_killed_context_back() -> None:
+    metadata, blobs = StoreWithAPause(shared=True), MemoryBlobStore()
+    dead, alive, other = (Member(metadata, blobs) for _ in range(3))
+    for member in (dead, alive, other):
+        member.server.start()
+    upload(dead.server)
+    dead.server.create_context("shared")
+    dead.ready()
+    dead.server.kill_context("shared")
+    dead.server._services.intake.close()
+    metadata.remove_server(dead.id)
+    metadata.between = lambda: other.server.submit(a_request("w.Any", context="shared"))
+    assert alive.recovery.end_lost().jobs == []
+    [job] = alive.server.jobs().jobs
+    assert job.state is JobState.ERROR
+    for member in (dead, alive, other):
+        member.close()
+
+
+def test_a_submit_in_the_moment_in_which_its_context_moved_is_accepted_elsewhere() -> None:
+    metadata, blobs = MemoryMetadataStore(shared=True), MemoryBlobStore()
+    owner, other = Member(metadata, blobs), Member(metadata, blobs)
+    for member in (owner, other):
+        member.server.start()
+    upload(owner.server)
+    owner.server.create_context("shared")
+    owner.ready()
+    accepted: list[str] = []
+
+    def submit(event: Event) -> None:
+        # The end is stored, but the context is not retired yet.
+        if isinstance(event, ContextChanged) and event.context.state.final and not accepted:
+            other.server.create_context("shared")
+            accepted.append(owner.server.submit(a_request("w.Any", context="shared")).job.context_id)
+
+    owner.server.subscribe(submit)
+    owner.launcher.listeners[0].context_ended(ContextEnd.FAILED)
+    assert accepted == [other.server.context("shared").id]
+    for member in (owner, other):
+        member.close()
+
+
+class StoreThatEnqueuesLate(MemoryMetadataStore):
+    """A shared store that calls ``before`` once, before a job is stored for a context of another server."""
+
+    before: Callable[[], object] | None = None
+
+    def enqueue_job(self, job: Job, **rest: Any) -> None:
+        before, self.before = self.before, None
+        if before is not None:
+            before()
+        super().enqueue_job(job, **rest)
+
+
+def test_a_submit_finds_the_successor_of_a_context_that_dies_on_another_server() -> None:
+    metadata, blobs = StoreThatEnqueuesLate(shared=True), MemoryBlobStore()
+    owner, other = Member(metadata, blobs), Member(metadata, blobs)
+    for member in (owner, other):
+        member.server.start()
+    upload(owner.server)
+    owner.server.create_context("shared", {"supervise": True})
+    owner.ready()
+    before = other.server.context("shared")
+    metadata.before = lambda: owner.launcher.listeners[0].context_ended(ContextEnd.FAILED)
+    job = other.server.submit(a_request("w.Any", context="shared")).job
+    assert job.context_id == other.server.context("shared").id != before.id
+    for member in (owner, other):
+        member.close()
+
+
+class SlowFetcher(MemoryFetcher):
+    """Fetches nothing until ``gate`` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.fetching = threading.Event(), threading.Event()
+
+    @contextmanager
+    def fetch(self, uri: str, **rest: Any) -> Iterator[Fetched]:
+        self.fetching.set()
+        self.gate.wait(WAIT)
+        with super().fetch(uri, **rest) as fetched:
+            yield fetched
+
+
+def test_a_server_that_starts_does_what_others_ask_while_it_fetches_files() -> None:
+    metadata, blobs, fetcher = MemoryMetadataStore(shared=True), MemoryBlobStore(), SlowFetcher()
+    settings = Settings.from_mapping({"spark": {"contexts": {"slow": {"cp": "http://repository/slow.jar"}}}})
+    dead, other = Member(metadata, blobs), Member(metadata, blobs)
+    new = Member(metadata, blobs, fetcher=fetcher, settings=settings)
+    for member in (dead, other):
+        member.server.start()
+    dead.server.create_context("shared", {"supervise": True})
+    metadata.remove_server(dead.id)
+    starting = threading.Thread(target=new.server.start)
+    starting.start()
+    try:
+        assert fetcher.fetching.wait(WAIT)
+        assert other.server.context("shared").owner == new.id
+        other.server.stop_context("shared")
+        assert other.server.context("shared").stop_requested
+    finally:
+        fetcher.gate.set()
+        starting.join(WAIT)
+        for member in (dead, other, new):
+            member.close()
 
 
 def test_a_look_does_not_end_contexts_that_are_detached_meanwhile() -> None:

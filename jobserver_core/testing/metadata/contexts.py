@@ -176,6 +176,15 @@ class ContextsContract(StoreAccess):
             store.add_context(context)
         assert store.context_named("c") == newest
 
+    @states(LIVE_CONTEXTS)
+    def test_a_live_context_is_found_by_its_name_even_if_others_were_started_later(
+        self, store: MetadataStore, state: ContextState
+    ) -> None:
+        live = a_context("c", state=state, started_at=at(1))
+        for context in (a_context("c", state=ContextState.KILLED, started_at=at(2)), live):
+            store.add_context(context)
+        assert store.context_named("c") == live
+
     def test_among_contexts_started_at_once_the_newest_is_the_one_added_last(
         self, store: MetadataStore
     ) -> None:

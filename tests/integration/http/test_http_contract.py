@@ -13,6 +13,7 @@ import pytest
 from http_site import JAR, TIME, WHEEL, Site, Start, error, error_object, ok
 
 from jobserver_core import SparePool
+from jobserver_core.memory import MemoryMetadataStore
 from jobserver_core.ports import ContextEnd
 from serving import ScriptedLauncher, archive
 
@@ -449,6 +450,14 @@ def test_a_storage_failure_is_reported_and_leaves_nothing(start: Start) -> None:
     answer = site.client.post("/binaries/b", content=archive(), headers=JAR)
     assert error_object(answer, 500, "Storage Failure")["message"] == "the disk is full"
     assert "b" not in site.client.get("/binaries").json()
+
+
+def test_a_server_counts_only_its_own_contexts(start: Start) -> None:
+    metadata = MemoryMetadataStore(shared=True)
+    first, second = start(metadata=metadata), start(metadata=metadata)
+    first.client.post("/contexts/etl")
+    counts = [site.client.get("/metrics").text for site in (first, second)]
+    assert ['jobserver_contexts{state="RUNNING"} 1.0' in text for text in counts] == [True, False]
 
 
 def test_measurements_are_there_for_prometheus(site: Site) -> None:
