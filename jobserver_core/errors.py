@@ -486,11 +486,17 @@ class CapacityReached(Unavailable):
     limit: int
 
     def _text(self) -> str:
-        used = "an unknown part" if self.used is None else amount_of(self.resource, self.used)
+        advice = "stop a context or try again later"
+        if self.resource == "contexts":
+            return f"context limit reached ({self.limit}, {self.setting}); {advice}"
+        asked = amount_of(self.resource, self.requested).removesuffix(" of memory")
+        used, limit = (
+            "an unknown part" if number is None else amount_of(self.resource, number).split(" of ")[0]
+            for number in (self.used, self.limit)
+        )
         return (
-            f"the limit of {self.resource} is reached: the context asks for "
-            f"{amount_of(self.resource, self.requested)}, {used} of the "
-            f"{amount_of(self.resource, self.limit)} in {self.setting} are used; stop a context, or try again"
+            f"{self.resource.removesuffix('s')} limit reached: the context asks for {asked}, and {used} of "
+            f"{limit} are in use ({self.setting}); {advice}"
         )
 
 

@@ -50,13 +50,13 @@ def report(terminal: Terminal, file: Path) -> None:
 
 def _print(terminal: Terminal, one: KeyMigration) -> None:
     line = f"{one.key} → {one.setting}" if one.outcome is Outcome.RENAMED else one.key
-    if one.text:
-        line += f": {_LABELS.get(one.outcome, '')}{one.text}"
+    if one.explanation:
+        line += f": {_LABELS.get(one.outcome, '')}{one.explanation}"
     if one.outcome.refused:
         terminal.marked("✗", "red", line)
     elif one.outcome is Outcome.IGNORED:
         terminal.marked("-", "dim", line)
-    elif one.text:
+    elif one.explanation:
         terminal.marked("!", "yellow", line)
     else:
         terminal.marked("✓", "green", line)

@@ -126,7 +126,8 @@ def _details(call: Call, contexts: Iterable[Context]) -> list[Json]:
     replies=(
         Reply(200, "The context is ready", SUCCESS_BODY),
         *failures(
-            s400="The name is taken or invalid, or a setting is invalid",
+            s400="The name is taken or invalid, a setting is invalid, "
+            "or the context can never fit (context_too_large)",
             s404="A binary of its class path does not exist",
             s413="The body is larger than the limit",
             s500="The context could not be started",
@@ -160,7 +161,10 @@ def _context_settings(call: Call, config: JsonMapping) -> JsonObject:
         Reply(200, "The context has stopped", SUCCESS_BODY),
         Reply(202, "The context has not stopped yet; Location has the URL of its report"),
         *NO_CONTEXT,
-        *failures(s500="The context could not be stopped"),
+        *failures(
+            s500="The context could not be stopped",
+            s503="The server of the context does not respond, or is gone and not taken over yet; try again",
+        ),
     ),
 )
 async def delete_context(call: Call) -> Response:
@@ -183,7 +187,7 @@ async def delete_context(call: Call) -> Response:
     "PUT",
     "/contexts",
     permission="contexts:reset",
-    summary="Stop all contexts, and restart those of the configuration",
+    summary="Stop all contexts of all servers, and restart those of the configuration",
     parameters=(RESET, SYNC),
     replies=(
         Reply(200, "The reset is complete, or was requested", SUCCESS_BODY),
@@ -191,7 +195,7 @@ async def delete_context(call: Call) -> Response:
     ),
 )
 async def reset_contexts(call: Call) -> Response:
-    """Stop all contexts, and restart those of the configuration."""
+    """Stop all contexts of all servers, and restart those of the configuration."""
     waiter = await call.pools.ending.run(call.server.reset_contexts)
     if call.params["sync"] is False:
         return respond(Answer(status=200, label="SUCCESS", result="Context reset requested"))

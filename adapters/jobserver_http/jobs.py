@@ -54,7 +54,8 @@ _SUBMIT_PARAMETERS = (
     Parameter(name="mainClass", doc="the class to run, with `cp`"),
     Parameter(
         name="packages",
-        doc="further wheels and eggs of a Python job: names of binaries and URIs, separated by commas",
+        doc="further wheels, eggs or ZIP files of a Python job: names of binaries and URIs, "
+        "separated by commas",
     ),
     Parameter(name="context", doc="the context to run in; by default, one is created for the job"),
     Parameter(name="sync", kind=Flag(), doc="true waits for the job and returns its result"),
@@ -301,6 +302,10 @@ async def _job(call: Call) -> Job:
         Reply(200, "The job was killed, or had already failed", "Killed"),
         Reply(202, "The job has not ended yet", "JobReport"),
         *NO_JOB,
+        *failures(
+            s503="The server of the job's context does not respond, or is gone and not taken over yet; "
+            "try again"
+        ),
     ),
 )
 async def kill_job(call: Call) -> Response:

@@ -110,7 +110,7 @@ contexts = Table(
     Column("url", FreeText),
     Column("error", Json(ErrorInfo)),
     Column("restarts", Integer, nullable=False, server_default="0"),
-    Column("restarts_in_row", Integer, nullable=False, server_default="0"),
+    Column("consecutive_restarts", Integer, nullable=False, server_default="0"),
     Index("ux_contexts_id", "id", unique=True),
     Index("ix_contexts_name", "name", "started_at", "seq"),
     Index("ix_contexts_name_state", "name", "state", "started_at", "seq"),

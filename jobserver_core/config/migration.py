@@ -47,14 +47,14 @@ class Outcome(str, Enum):
 class KeyMigration:
     """What becomes of one key of a file.
 
-    ``key`` is written as in the file, and ``setting`` is its name here, or None. ``text`` is why a key is
-    ignored, gone or refused, and what to do instead; it never contains a secret.
+    ``key`` is written as in the file, and ``setting`` is its name here, or None. ``explanation`` is why a key
+    is ignored, gone or refused, and what to do instead; it never contains a secret.
     """
 
     key: str
     outcome: Outcome
     setting: str | None = None
-    text: str = ""
+    explanation: str = ""
 
 
 def migrate(
@@ -120,9 +120,9 @@ class _Migration:
         warnings = [text for text in collected.warnings if text.startswith(f"{written}: ")]
         text = "; ".join(warning.removeprefix(f"{written}: ") for warning in warnings)
         if key not in collected.values:
-            return KeyMigration(key=written, outcome=Outcome.IGNORED, text=text)
+            return KeyMigration(key=written, outcome=Outcome.IGNORED, explanation=text)
         outcome = Outcome.SAME if written == key else Outcome.RENAMED
-        return KeyMigration(key=written, outcome=outcome, setting=key, text=text)
+        return KeyMigration(key=written, outcome=outcome, setting=key, explanation=text)
 
     def _ignored(self, source: Source) -> Iterator[KeyMigration]:
         for key, value in source.ignored.items():
@@ -177,9 +177,9 @@ class _Migration:
 
 def _without_effect(key: str, reason: NoEffect) -> KeyMigration:
     outcome = Outcome.IGNORED if reason.instead is None else Outcome.GONE
-    return KeyMigration(key=key, outcome=outcome, text=str(reason))
+    return KeyMigration(key=key, outcome=outcome, explanation=str(reason))
 
 
 def _refused(outcome: Outcome, error: InvalidSetting, *, key: str | None = None) -> KeyMigration:
     near = f"; did you mean '{error.nearest}'?" if error.nearest else ""
-    return KeyMigration(key=key or error.key, outcome=outcome, text=f"{error.message}{near}")
+    return KeyMigration(key=key or error.key, outcome=outcome, explanation=f"{error.message}{near}")

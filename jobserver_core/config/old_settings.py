@@ -89,9 +89,14 @@ _TABLE = (
     ),
     (".result-chunk-size", "results of any size are streamed", None),
     (
-        ".driver-mode spark.submit.deployMode spark.driver.supervise .ha .kill-context-on-supervisor-down",
+        ".driver-mode spark.submit.deployMode .ha .kill-context-on-supervisor-down",
         "drivers run on the server's machine",
         "to survive its loss, let several servers share a PostgreSQL database (jobserver.metadata.url)",
+    ),
+    (
+        "spark.driver.supervise",
+        "drivers run on the server's machine, and the server starts supervised contexts again",
+        "set supervise in spark.context-settings",
     ),
     ("shiro access-control .authentication", "users are configured differently", "set jobserver.auth"),
     ("spark.master-provider", "it is a class of the old server", "set spark.master"),

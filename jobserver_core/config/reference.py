@@ -97,10 +97,10 @@ limits of time.
 | setting of a context | default | meaning |
 | --- | --- | --- |
 | `supervise` | `false` | Whether the context is started again after it died |
-| `max-restarts` | 5 | How many restarts in a row may fail before it stays dead; `off`: no limit |
-| `restart-backoff` | 1 s | The pause before the first restart. It doubles with each further one in the row |
+| `max-restarts` | 5 | How many consecutive restarts may fail before it stays dead; `off`: no limit |
+| `restart-backoff` | 1 s | The pause before the first restart. It doubles with each consecutive restart |
 | `max-restart-backoff` | 1 minute | The longest pause |
-| `restart-reset` | 10 minutes | A context that lived for this long begins a new row |
+| `restart-reset` | 10 minutes | A context that has lived for this long resets the count of restarts |
 
 The record of a context counts its `restarts`. A request with `restartable = true` allows its job to run
 again, from the beginning, if the context dies while it runs.

@@ -33,7 +33,7 @@ class Context:
     ad-hoc context was created for one job, and ends with it. ``stop_requested`` distinguishes a requested end
     from an unexpected one. ``error`` is the reason for the state ERROR; of a context that is RESTARTING, it
     is the reason why the one before it died. ``restarts`` is how often supervision has started a context of
-    this name again, and ``restarts_in_row`` how often since one of them last lived long enough.
+    this name again, and ``consecutive_restarts`` how often since one of them last lived long enough.
     """
 
     id: str
@@ -51,7 +51,7 @@ class Context:
     url: str | None = None
     error: ErrorInfo | None = None
     restarts: int = attrs.field(default=0, validator=non_negative)
-    restarts_in_row: int = attrs.field(default=0, validator=non_negative)
+    consecutive_restarts: int = attrs.field(default=0, validator=non_negative)
 
 
 @attrs.frozen(kw_only=True)

@@ -63,11 +63,11 @@ class JobRequest:
     """A request to run a job: the class, its class path, the configuration, and the context.
 
     ``class_path`` is a list of names of binaries and URIs, or one comma-separated string. ``packages`` is the
-    same for a Python job: further wheels and eggs that it imports from, after its own. ``config`` is HOCON
-    text, or a mapping that is already parsed. Without ``context``, an ad-hoc context is created with the
-    server's default settings, overridden by ``context_settings``. If users have separate contexts, its name
-    starts with ``<context_owner>~``. With an ``idempotency_key``, a repeated submit returns the first one's
-    job.
+    same for a Python job: further wheels, eggs or ZIP files that it imports from, after its own. ``config``
+    is HOCON text, or a mapping that is already parsed. Without ``context``, an ad-hoc context is created with
+    the server's default settings, overridden by ``context_settings``. If users have separate contexts, its
+    name starts with ``<context_owner>~``. With an ``idempotency_key``, a repeated submit returns the first
+    one's job.
 
     ``max_queue_time`` and ``max_run_time`` are in seconds. A job that waits longer for its start, or runs
     longer, ends as ERROR. Without them, the settings of the context apply. Of the jobs that wait, those with

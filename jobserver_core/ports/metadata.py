@@ -47,10 +47,12 @@ class MetadataStore(Backend):
     clock judges leases, so the clocks of the servers' machines do not matter.
 
     **Notices.** Servers that share a store wake one another with short strings. A notice is only a hint that
-    there is something new in the store, and may be lost: whoever listens also looks from time to time.
+    there is something new in the store. It is not durable, and may be lost: whoever listens also looks from
+    time to time.
 
-    The field ``kind`` of StaleState and DuplicateId is "binary", "context", "job" or "callback delivery". The
-    field ``holder`` of DuplicateId is the id of the record that is in the way.
+    The field ``kind`` of StaleState and DuplicateId is "binary", "context", "job" or "callback delivery", of
+    DuplicateId also "request" or "idempotency key". The field ``holder`` of DuplicateId is the id of the
+    record that is in the way.
 
     **Cost.** Lists are indexed: a page from a million records costs what it costs from a thousand.
     """
@@ -369,8 +371,8 @@ class MetadataStore(Backend):
     def remove_request(self, request_id: str) -> ServerRequest | None:
         """Remove a request, and return it as it was; None if there is none.
 
-        An answer and a removal never both miss each other: either the removed request has the answer, or
-        :meth:`answer_request` returns False.
+        If a request is answered and removed at the same time, either the removed request contains the
+        answer, or :meth:`answer_request` returns False.
         """
 
     @abstractmethod
@@ -402,11 +404,12 @@ class MetadataStore(Backend):
         """Count the records. This may take long and is not called for each request."""
 
     def defer_syncs(self) -> bool:
-        """Let ``add_job`` and ``advance_job`` return before the disk has what they wrote, from now on.
+        """Let ``add_job``, ``enqueue_job`` and ``advance_job`` return before the disk has what they wrote.
 
-        Returns whether the store does so. Then a power cut, but not the end of the process, may undo
-        them until :meth:`sync` is called, which serves many of them at once. The job server asks for this,
-        and syncs before it tells anybody. The default does not: its writes are on the disk when they return.
+        Returns whether the store does so, from now on. Then a power cut, but not the end of the process, may
+        undo them until :meth:`sync` is called, which serves many of them at once. The job server asks for
+        this, and syncs before it tells anybody. The default does not: its writes are on the disk when they
+        return.
         """
         return False
 

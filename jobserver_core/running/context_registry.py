@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ContextRegistry"]
 
-SUCCESSION = 1.0
+SUCCESSOR_TIMEOUT = 1.0
 """Seconds for which a submit waits until the end of its context is stored."""
 
 
@@ -215,7 +215,7 @@ class ContextRegistry:
         for context in self.all():
             if context.record.name == name and context.ending:
                 with suppress(ResultTimeout):
-                    context.ended.waiter.result(SUCCESSION)
+                    context.ended.waiter.result(SUCCESSOR_TIMEOUT)
         here = any(
             context.record.name == name and not (context.ending or context.record.state.final)
             for context in self.all()

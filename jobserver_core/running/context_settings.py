@@ -97,8 +97,9 @@ def _flag(settings: JsonMapping, key: str) -> bool:
 class RestartLimits:
     """How a supervised context is started again after it died; times are in seconds.
 
-    It is started again up to ``max_restarts`` times in a row, which may be infinite: after ``backoff``, then
-    after twice as long each time, up to ``max_backoff``. A row ends with a context that lived for ``reset``.
+    It is started again after up to ``max_restarts`` consecutive deaths, which may be infinite: after
+    ``backoff``, then after twice as long each time, up to ``max_backoff``. A context that has lived for
+    ``reset`` resets the count.
     """
 
     max_restarts: float = 5

@@ -79,8 +79,8 @@ class ContextService:
 
         return self._fetching.prepare(self._registry.uris(settings), start, caller)
 
-    def uris_of_successor(self, context_id: str, name: str) -> list[str]:
-        """Return the URIs that :meth:`successor` needs the files of."""
+    def uris_of_replacement(self, context_id: str, name: str) -> list[str]:
+        """Return the URIs that :meth:`replacement` needs the files of."""
         before = self._metadata.context(context_id)
         if before is not None and not before.ad_hoc:
             with suppress(ContextNotFound):
@@ -88,10 +88,10 @@ class ContextService:
                 return []
         return self._registry.uris(before.settings if before else {})
 
-    def successor(
+    def replacement(
         self, context_id: str, name: str, fetched: Mapping[str, Fetched]
     ) -> tuple[LiveContext, ContextSpec | None]:
-        """Return the successor of a context of an earlier server, for the jobs that waited for it.
+        """Return the context that replaces one of an earlier server, for the jobs that waited for it.
 
         This is the living context of the same name (without a specification, because it is started
         already), or else a new one with the settings of the earlier one.

@@ -397,18 +397,18 @@ class Recovery:
 
     def _prepare(self, job: Job, run: Callable[[Mapping[str, Fetched]], None]) -> Preparation[None]:
         """Run a job that had not begun, in a context like the one it waited for."""
-        uris = self._contexts.uris_of_successor(job.context_id, job.context_name)
+        uris = self._contexts.uris_of_replacement(job.context_id, job.context_name)
         return self._fetching.prepare(uris, run)
 
     def _restart(self, job: Job, fetched: Mapping[str, Fetched]) -> None:
         with ExitStack() as undo:
             live = self._resumed(job, undo.enter_context(ExitStack()))
-            context, spec = self._contexts.successor(job.context_id, job.context_name, fetched)
+            context, spec = self._contexts.replacement(job.context_id, job.context_name, fetched)
             undo.pop_all()  # from here on, the files belong to the job
         self._jobs.give(live, context, spec, lambda: context.adopt(live))
 
     def _move(self, live: LiveJob, fetched: Mapping[str, Fetched]) -> None:
-        context, spec = self._contexts.successor(live.job.context_id, live.job.context_name, fetched)
+        context, spec = self._contexts.replacement(live.job.context_id, live.job.context_name, fetched)
         self._jobs.move(live, context, spec, lambda: context.adopt(live))
 
     @contextmanager

@@ -11,13 +11,13 @@ The idea: a *supervised* context that dies ends like any other, with its reason.
 gets its *successor*: a new record with a new id and the same name and settings, in the state RESTARTING. So
 no moment exists in which a crash of the server could lose the intention, and the name is never free. The
 successor is launched after a pause (:mod:`~jobserver_core.running.supervision`), which doubles each time. If
-it dies as well, it has a successor of its own, until there were ``max-restarts`` in a row. A context that
-lived for ``restart-reset`` begins a new row.
+it dies as well, it has a successor of its own, until there were ``max-restarts`` consecutive restarts. A
+context that has lived for ``restart-reset`` resets the count.
 
 The invariants: a context that was asked to stop, or stops by itself (``idle-timeout``), has no successor, and
 neither has one that ends with its server in an orderly way. A context that was never ready has none either,
-because whoever created it is told why, unless it is a successor itself. At most one server stores a
-successor: the one whose write ends the context.
+because whoever created it is told why, unless it is a successor itself or its server died while it was
+starting. At most one server stores a successor: the one whose write ends the context.
 """
 
 from __future__ import annotations
@@ -50,27 +50,28 @@ class Death:
     died_at: datetime
 
     @property
-    def _in_row(self) -> int:
+    def _consecutive(self) -> int:
         lived = (self.died_at - self.context.started_at).total_seconds()
         lived -= pause_before(self.context)
         stable = self.context.state is ContextState.RUNNING and lived >= self.limits.reset
-        return 0 if stable else self.context.restarts_in_row
+        return 0 if stable else self.context.consecutive_restarts
 
     @property
     def final(self) -> bool:
         """Whether the context is not started again, because that has failed too often."""
-        return self._in_row >= self.limits.max_restarts
+        return self._consecutive >= self.limits.max_restarts
 
     @property
     def error(self) -> ErrorInfo:
         """The error of the context that died."""
         if not self.final:
             return self.reason
-        name, count = self.context.name, self._in_row
+        name, count = self.context.name, self._consecutive
         return attrs.evolve(
             self.reason,
-            message=f"context {name} died again after {count} restarts in a row and is not started any more "
-            f"(max-restarts, each after less than {duration_text(self.limits.reset)}): {self.reason.message}",
+            message=f"context {name} died again after {count} consecutive restarts and is not started any "
+            f"more (max-restarts, each after less than {duration_text(self.limits.reset)}): "
+            f"{self.reason.message}",
         )
 
     def successor(self, records: Records) -> Context | None:
@@ -82,7 +83,7 @@ class Death:
             state=ContextState.RESTARTING,
             error=self.reason,
             restarts=self.context.restarts + 1,
-            restarts_in_row=self._in_row + 1,
+            consecutive_restarts=self._consecutive + 1,
         )
 
 
@@ -107,9 +108,9 @@ def death_of(
 def pause_before(context: Context) -> float:
     """Return the seconds between the record of a successor and its launch."""
     limits = _limits(context.settings)
-    if limits is None or not context.restarts_in_row:
+    if limits is None or not context.consecutive_restarts:
         return 0.0
-    doubled = limits.backoff * 2.0 ** min(context.restarts_in_row - 1, 50)
+    doubled = limits.backoff * 2.0 ** min(context.consecutive_restarts - 1, 50)
     return min(limits.max_backoff, doubled)
 
 

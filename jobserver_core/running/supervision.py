@@ -73,14 +73,14 @@ class Supervisor:
             record.restarts,
             reason,
         )
-        self._apart(lambda: self._take_jobs(context, jobs, pause))
+        self._on_thread(lambda: self._take_jobs(context, jobs, pause))
 
     def _take_jobs(self, context: LiveContext, jobs: Sequence[LiveJob], pause: float) -> None:
         for live in jobs:
             self._move(live, context)
         self._open.wait()
         if not self._closed.is_set():
-            self._clock.call_later(pause, lambda: self._apart(lambda: self._launch(context)))
+            self._clock.call_later(pause, lambda: self._on_thread(lambda: self._launch(context)))
 
     def _move(self, live: LiveJob, context: LiveContext) -> None:
         while True:
@@ -111,5 +111,5 @@ class Supervisor:
         except Exception as error:  # noqa: BLE001 - whatever fails is the reason why it has died again
             context.context_ended(ContextEnd.FAILED, ErrorInfo.from_exception(error))
 
-    def _apart(self, call: Callable[[], None]) -> None:
+    def _on_thread(self, call: Callable[[], None]) -> None:
         threading.Thread(target=call, name="jobserver-restart", daemon=True).start()

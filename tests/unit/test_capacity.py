@@ -63,8 +63,8 @@ def test_a_context_that_would_exceed_the_cores_is_refused_until_another_one_ends
             resource="cores", setting="jobserver.contexts.max-cores", requested=4, used=6, limit=8
         )
         assert str(caught.value) == (
-            "the limit of cores is reached: the context asks for 4 cores, 6 cores of the 8 cores in "
-            "jobserver.contexts.max-cores are used; stop a context, or try again"
+            "core limit reached: the context asks for 4 cores, and 6 cores of 8 cores are in use "
+            "(jobserver.contexts.max-cores); stop a context or try again later"
         )
         assert [context.name for context in server.contexts()] == ["big"]
         server.create_context("fits", {"num-cpu-cores": 2}).result(WAIT)
@@ -76,7 +76,7 @@ def test_a_context_that_would_exceed_the_cores_is_refused_until_another_one_ends
 def test_a_context_that_would_exceed_the_memory_is_refused_with_readable_sizes() -> None:
     with limited({"max-memory": "4 GiB"}) as server:
         server.create_context("big", {"memory-per-node": "3 GiB"}).result(WAIT)
-        with pytest.raises(CapacityReached, match=r"asks for 1\.5 GiB of memory, 3 GiB of memory of the 4"):
+        with pytest.raises(CapacityReached, match=r"asks for 1\.5 GiB, and 3 GiB of 4 GiB are"):
             server.create_context("more", {"memory-per-node": "1536 MiB"})
         server.create_context("fits", {"memory-per-node": "512 MiB"}).result(WAIT)
         assert server.resource_usage()[2] == ResourceUsage(
@@ -148,7 +148,7 @@ def test_pools_of_spares_count_in_full() -> None:
         ):
             server.create_context("big", {"num-cpu-cores": 5})
         server.create_context("fits", {"num-cpu-cores": 4}).result(WAIT)
-        with pytest.raises(CapacityReached, match="8 cores of the 8 cores"):
+        with pytest.raises(CapacityReached, match="8 cores of 8 cores"):
             server.create_context("more")
 
 
@@ -192,7 +192,7 @@ def test_contexts_that_outlived_their_server_count_even_beyond_a_lower_limit() -
     settings = Settings.from_mapping({"jobserver.contexts": {"reattach-timeout": "1 minute", "max-cores": 4}})
     with a_server(settings=settings, launcher=launcher, metadata=metadata) as server:
         assert used(server)["cores"] == 6
-        with pytest.raises(CapacityReached, match="6 cores of the 4 cores"):
+        with pytest.raises(CapacityReached, match="6 cores of 4 cores"):
             server.create_context("new")
 
 

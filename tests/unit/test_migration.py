@@ -101,8 +101,8 @@ def test_the_keys_of_a_file_for_one_machine(tmp_path: Path) -> None:
         "spark.jobserver.context-per-jvm",
         "spark.jobserver.result-chunk-size",
     }
-    assert "jobserver.metadata.url" in found["spark.jobserver.jobdao"].text
-    assert "creation-timeout" in found["spark.contexts.reports.forked-jvm-init-timeout"].text
+    assert "jobserver.metadata.url" in found["spark.jobserver.jobdao"].explanation
+    assert "creation-timeout" in found["spark.contexts.reports.forked-jvm-init-timeout"].explanation
     assert not any(one.outcome.refused for one in found.values())
 
 
@@ -110,21 +110,21 @@ def test_the_keys_of_a_file_for_yarn(tmp_path: Path) -> None:
     found = migrated(tmp_path, ON_YARN)
     assert found["spark.jobserver.yarn-context-creation-timeout"].outcome is Outcome.RENAMED
     assert found["akka.http.server.parsing.max-content-length"].setting == "jobserver.limits.upload-size"
-    assert "jobserver.http" in found["akka"].text
+    assert "jobserver.http" in found["akka"].explanation
     assert outcomes(found, Outcome.INVALID) == {"shiro"}
-    assert "set jobserver.auth" in found["shiro"].text
+    assert "set jobserver.auth" in found["shiro"].explanation
     assert "hush" not in str(found)
 
 
 def test_the_keys_of_a_file_of_version_0_6(tmp_path: Path) -> None:
     found = migrated(tmp_path, OF_VERSION_0_6)
-    assert found["spark.jobserver.context-creation-timeout"].text == (
+    assert found["spark.jobserver.context-creation-timeout"].explanation == (
         "15 without a unit means 15 ms; write the unit"
     )
     assert found["spark.jobserver.yarn-context-creation-timeout"] == KeyMigration(
         key="spark.jobserver.yarn-context-creation-timeout",
         outcome=Outcome.IGNORED,
-        text="this setting applies only to YARN masters",
+        explanation="this setting applies only to YARN masters",
     )
     assert found["spark.jobserver.job-jar-paths"].setting == "jobserver.job-binary-paths"
     assert outcomes(found, Outcome.GONE) == {"spray"}
@@ -133,9 +133,9 @@ def test_the_keys_of_a_file_of_version_0_6(tmp_path: Path) -> None:
 
 def test_one_mistake_does_not_hide_the_others(tmp_path: Path) -> None:
     found = migrated(tmp_path, WITH_MISTAKES)
-    assert found["spark.jobserver.prot"].text == "unknown setting; did you mean 'jobserver.http.port'?"
-    assert "spark.context-settings" in found["spark.executor"].text
-    assert "jobserver.jobs.default-config" in found["wordcount"].text
+    assert found["spark.jobserver.prot"].explanation == "unknown setting; did you mean 'jobserver.http.port'?"
+    assert "spark.context-settings" in found["spark.executor"].explanation
+    assert "jobserver.jobs.default-config" in found["wordcount"].explanation
     assert outcomes(found, Outcome.UNKNOWN) == {"spark.jobserver.prot", "spark.executor", "wordcount"}
     assert outcomes(found, Outcome.INVALID) == {
         "spark.jobserver.max-jobs-per-context",
@@ -178,7 +178,7 @@ def test_a_context_is_asked_about_each_key_only_if_it_is_refused_as_a_whole(tmp_
     found = {one.key: one for one in migrate(file, check_context=check_context)}
     assert asked == [{"a": 1, "b": 2}, {"a": 1, "cores": 2}, {"a": 1}, {"cores": 2}]
     assert found["spark.contexts.bad.cores"].outcome is Outcome.INVALID
-    assert "did you mean 'num-cpu-cores'?" in found["spark.contexts.bad.cores"].text
+    assert "did you mean 'num-cpu-cores'?" in found["spark.contexts.bad.cores"].explanation
     assert sum(one.outcome is Outcome.SAME for one in found.values()) == 3
 
 

@@ -122,7 +122,7 @@ def test_the_number_of_contexts_is_limited() -> None:
     settings = Settings.from_mapping({"jobserver": {"contexts": {"max-contexts": 1}}})
     with a_server(settings=settings) as server:
         server.create_context("one").result(WAIT)
-        with pytest.raises(errors.Unavailable, match=r"the limit of contexts is reached"):
+        with pytest.raises(errors.Unavailable, match=r"context limit reached \(1, "):
             server.create_context("two")
         server.stop_context("one").result(WAIT)
         server.create_context("two").result(WAIT)

@@ -177,7 +177,7 @@ def test_a_context_that_dies_again_and_again_ends_in_error_with_the_reason_and_t
     ended = world.server.context("shared")
     assert (ended.state, ended.restarts) == (ContextState.ERROR, 2)
     assert ended.error is not None
-    assert "died again after 2 restarts in a row" in ended.error.message
+    assert "died again after 2 consecutive restarts" in ended.error.message
     assert "Java heap space" in ended.error.message
     for job in waits:
         assert job.finished.result(WAIT).failure is FailureKind.CONTEXT_LOST
@@ -339,24 +339,24 @@ def _supervised(**fields: Any) -> Context:
 
 def test_the_pause_doubles_with_each_restart_up_to_its_limit() -> None:
     settings = {"restart-backoff": "2 s", "max-restart-backoff": "15 s"}
-    pauses = [pause_before(_supervised(settings=settings, restarts_in_row=row)) for row in range(6)]
+    pauses = [pause_before(_supervised(settings=settings, consecutive_restarts=row)) for row in range(6)]
     assert pauses == [0.0, 2.0, 4.0, 8.0, 15.0, 15.0]
-    assert pause_before(_supervised(restarts_in_row=10_000)) == 60.0
+    assert pause_before(_supervised(consecutive_restarts=10_000)) == 60.0
 
 
 def test_a_context_that_lived_long_enough_begins_a_new_row(world: World) -> None:
     records = world.server._services.recovery._records
-    old = _supervised(settings={"restart-reset": "100 s"}, restarts=9, restarts_in_row=5)
+    old = _supervised(settings={"restart-reset": "100 s"}, restarts=9, consecutive_restarts=5)
     assert _death(old, lived=100).final
     successor = _death(old, lived=100 + pause_before(old)).successor(records)
     assert successor is not None
-    assert (successor.restarts, successor.restarts_in_row) == (10, 1)
+    assert (successor.restarts, successor.consecutive_restarts) == (10, 1)
     starting = attrs.evolve(old, state=ContextState.RESTARTING)
     assert _death(starting, lived=10_000).final
 
 
 def test_restarts_may_be_unlimited() -> None:
-    assert not _death(_supervised(settings={"max-restarts": "off"}, restarts_in_row=10**6)).final
+    assert not _death(_supervised(settings={"max-restarts": "off"}, consecutive_restarts=10**6)).final
 
 
 @pytest.mark.parametrize(
@@ -441,5 +441,5 @@ def test_a_server_that_crashed_too_often_gives_up_on_a_context_and_its_jobs(succ
     assert second.context("shared").state is ContextState.RESTARTING
     third = successors.boot()
     assert third.context("shared").state is ContextState.ERROR
-    assert "in a row" in third.context("shared").error.message  # type: ignore[union-attr]
+    assert "consecutive restarts" in third.context("shared").error.message  # type: ignore[union-attr]
     assert third.job(waits).state is JobState.ERROR

@@ -104,7 +104,8 @@ def find_installation(python: str) -> Installation:
         raise LaunchError(message=f"the Python interpreter {python!r} does not run: {done.stderr[-1000:]}")
     origin, version, python_version = json.loads(done.stdout)
     if tuple(python_version) < (3, 10):
-        raise LaunchError(message=f"{python!r} is Python {python_version}; contexts need 3.10 or newer")
+        found = ".".join(map(str, python_version))
+        raise LaunchError(message=f"{python!r} is Python {found}; contexts need 3.10 or newer")
     running = (int(python_version[0]), int(python_version[1]))
     if origin is None or version is None:
         if python == sys.executable:

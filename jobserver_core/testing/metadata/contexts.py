@@ -40,7 +40,7 @@ def _full() -> Context:
         url="http://127.0.0.1:4040",
         error=ErrorInfo(message="no \0 \ud800 🙂", error_class="java.lang.Error", stack="at x\n" * 1000),
         restarts=7,
-        restarts_in_row=3,
+        consecutive_restarts=3,
     )
 
 
