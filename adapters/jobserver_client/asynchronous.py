@@ -29,6 +29,7 @@ from jobserver_core.models.jobs import Job, JobPage, JobQuery, JobRequest
 from jobserver_core.models.json_values import Json, JsonMapping
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.models.storage import StorageUsage
+from jobserver_core.models.validation import check_binary_name, check_context_name, check_data_prefix
 
 __all__ = ["AsyncClient"]
 
@@ -158,7 +159,7 @@ class AsyncClient:
     async def upload(self, name: str, type: BinaryType, data: bytes | BinaryIO) -> Binary:
         """Store a new version of a binary."""
         body = data if isinstance(data, bytes) else FileBody(data)
-        await self._send_file(path_to("binaries", name), type.media_type, body)
+        await self._send_file(path_to("binaries", check_binary_name(name)), type.media_type, body)
         return await self.binary(name)
 
     async def _send_file(self, path: str, media_type: str, content: bytes | FileBody) -> httpx.Response:
@@ -196,7 +197,7 @@ class AsyncClient:
         async def create() -> Context:
             await self.connection.request(
                 "POST",
-                path_to("contexts", name),
+                path_to("contexts", check_context_name(name)),
                 content=text.encode(),
                 headers={"Content-Type": "text/plain; charset=utf-8"},
                 unlimited=True,
@@ -390,7 +391,8 @@ class AsyncClient:
     async def add_data_file(self, prefix: str, data: bytes | BinaryIO) -> DataFile:
         """Store a data file that jobs can read by its path on the server's machine."""
         body = data if isinstance(data, bytes) else FileBody(data)
-        response = await self._send_file(path_to("data", prefix), "application/octet-stream", body)
+        to = path_to("data", check_data_prefix(prefix))
+        response = await self._send_file(to, "application/octet-stream", body)
         path = Path(decoded(response)["result"]["filename"])
         size = len(body) if isinstance(body, bytes) else body.sent
         return DataFile(path=path, size=size, created_at=_date_of(response))

@@ -23,7 +23,16 @@ from jobserver_client.errors import (
     error_from,
     is_gateway_error,
 )
-from jobserver_core.errors import InvalidRequest, ResultTimeout, Unavailable
+from jobserver_core.errors import (
+    BinaryNotFound,
+    ContextNotFound,
+    DataFileNotFound,
+    InvalidRequest,
+    JobNotFound,
+    NotFound,
+    ResultTimeout,
+    Unavailable,
+)
 from jobserver_core.models.json_values import Json, loads
 
 __all__ = ["Connection", "ConnectionOptions", "FileBody", "decoded", "delay", "path_to"]
@@ -106,9 +115,23 @@ class _Bearer(httpx.Auth):
         yield request
 
 
-def path_to(*segments: str) -> str:
-    """Return the path of a resource, with each segment quoted."""
-    return "".join(f"/{quote(segment, safe='')}" for segment in segments)
+_NOT_FOUND: Mapping[str, Callable[[str], NotFound]] = {
+    "binaries": lambda name: BinaryNotFound(name=name),
+    "contexts": lambda name: ContextNotFound(name=name),
+    "data": lambda name: DataFileNotFound(name=name),
+    "jobs": lambda name: JobNotFound(job_id=name),
+}
+
+
+def path_to(collection: str, name: str, *rest: str) -> str:
+    """Return the path of a resource, with each segment quoted.
+
+    Raises:
+        NotFound: A path with this name would lead elsewhere, so there can be no such resource.
+    """
+    if name in ("", ".", "..") or ("/" in name and collection != "data"):
+        raise _NOT_FOUND[collection](name)
+    return "".join(f"/{quote(segment, safe='')}" for segment in (collection, name, *rest))
 
 
 def decoded(response: httpx.Response) -> Json:

@@ -73,7 +73,7 @@ def manual_clock() -> ManualClock:
 
 @pytest.fixture
 def callback_sink() -> MemoryTransport:
-    """Receive the callbacks of `job_server` and `spark_job_server` to any URL, without a network.
+    """Receive the callbacks of `job_server` and `spark_job_server` without a network.
 
     ``callback_sink.bodies(1)`` waits for a callback, and ``callback_sink.answer(url, 503)`` plans a response.
     """

@@ -11,7 +11,7 @@ import contextlib
 import difflib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -225,12 +225,16 @@ class Collected:
         return None
 
     def _ignore(self, source: Source, written: str, value: Json) -> None:
-        source.ignored[written] = _laid(written, source.ignored.get(written), value)
+        rest = value
         for alias, key in ALIASES.items():
             if alias.startswith(f"{written}."):
-                inner = inside(value, alias.removeprefix(f"{written}."))
+                path = alias.removeprefix(f"{written}.")
+                inner = inside(value, path)
                 if inner is not None:
                     source.give(alias, key, inner, free=False)
+                    rest = _without(rest, path.split("."))
+        if rest != {}:
+            source.ignored[written] = _laid(written, source.ignored.get(written), rest)
 
     def _yarn(self, source: Source) -> dict[str, tuple[str, Json]]:
         """Return the values of the ``yarn-…`` keys, which take precedence on a YARN master."""
@@ -307,6 +311,14 @@ def _all_unknown(errors: list[InvalidSetting]) -> InvalidSetting:
 
 def _parents(keys: Iterable[str]) -> set[str]:
     return {key[:index] for key in keys for index, char in enumerate(key) if char == "."}
+
+
+def _without(tree: Json, path: Sequence[str]) -> Json:
+    """Return a tree without the value at a path, and without the sections that lead to it alone."""
+    first, *others = path
+    inner = _without(tree[first], others) if others else {}
+    rest = {key: value for key, value in tree.items() if key != first}
+    return rest if inner == {} else {**rest, first: inner}
 
 
 def _nested(tokens: tuple[str, ...], value: Json) -> Json:

@@ -512,7 +512,7 @@ class _JobRun:
 
     def _write(self, value: Json) -> None:
         stream = isinstance(value, Iterator)
-        chunks = value if stream else iter([json.dumps(value, default=str).encode()])
+        chunks = value if stream else iter([json.dumps(value, default=str, allow_nan=False).encode()])
         result = _Result(self._spec.id, stream=stream)
         self._listener.report(self._spec.id, result.open)
         for chunk in chunks:

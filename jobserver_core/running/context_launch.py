@@ -154,7 +154,8 @@ def _not_ready(name: str, timeout: float, log: str) -> ErrorInfo:
     messages = [line for line in log.splitlines() if line[:1].strip()]  # neither blank nor a stack frame
     last = f"; its log ends with: {messages[-1]}" if messages else ""
     return ErrorInfo(
-        message=f"context {name} was not ready after {timeout:g} s{last}",
+        message=f"context {name} was not ready after {timeout:g} s "
+        f"(jobserver.contexts.creation-timeout){last}",
         error_class="TimeoutError",
         stack=f"last lines of the context's log:\n{log}" if log else "",
     )

@@ -32,6 +32,7 @@ from jobserver_core import (
     IdempotencyMismatch,
     InvalidConfig,
     InvalidFirstLetter,
+    InvalidName,
     InvalidRequest,
     JobAlreadyFinal,
     JobChanged,
@@ -341,6 +342,30 @@ def test_errors_are_the_same_exceptions(play: Play, act: Callable[[Facade], Any]
         with pytest.raises(kind) as caught:
             await done(act(facade))
         assert type(caught.value) is kind
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "none/config"])
+def test_names_that_a_path_cannot_contain_are_names_of_nothing(play: Play, name: str) -> None:
+    async def scenario(facade: Facade) -> None:
+        for look, kind in (
+            (facade.job, JobNotFound),
+            (facade.job_config, JobNotFound),
+            (facade.kill_job, JobNotFound),
+            (facade.context, ContextNotFound),
+            (facade.stop_context, ContextNotFound),
+            (facade.binary_versions, BinaryNotFound),
+            (facade.delete_binary, BinaryNotFound),
+        ):
+            with pytest.raises(kind):
+                await done(look(name))
+        with pytest.raises(InvalidName):
+            await done((await done(facade.create_context(name))).result(WAIT))
+        with pytest.raises(InvalidName):
+            await done(facade.upload(name, BinaryType.EGG, archive()))
+        with pytest.raises(InvalidName):
+            await done(facade.add_data_file(name, b"x"))
 
     play(scenario)
 

@@ -123,7 +123,7 @@ def test_the_time_limit_of_a_start_counts_from_its_launch(scene: Scene) -> None:
     scene.end("late", ContextEnd.KILLED)
     error = scene.server.context("late").error
     assert error is not None
-    assert error.message == "context late was not ready after 60 s"
+    assert error.message == "context late was not ready after 60 s (jobserver.contexts.creation-timeout)"
 
 
 def test_waiting_for_a_turn_has_a_time_limit_of_its_own_that_names_its_settings() -> None:

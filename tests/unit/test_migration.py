@@ -116,6 +116,21 @@ def test_the_keys_of_a_file_for_yarn(tmp_path: Path) -> None:
     assert "hush" not in str(found)
 
 
+@pytest.mark.parametrize(
+    ("text", "without_effect"),
+    [
+        ("akka.http.server.parsing.max-content-length = 100m", set()),
+        ("akka.http.server.parsing { max-content-length = 100m, max-uri-length = 4k }", {"akka"}),
+    ],
+)
+def test_a_group_without_effect_is_named_only_if_it_has_such_keys(
+    tmp_path: Path, text: str, without_effect: set[str]
+) -> None:
+    found = migrated(tmp_path, text)
+    assert set(found) == {"akka.http.server.parsing.max-content-length"} | without_effect
+    assert outcomes(found, Outcome.GONE) == without_effect
+
+
 def test_the_keys_of_a_file_of_version_0_6(tmp_path: Path) -> None:
     found = migrated(tmp_path, OF_VERSION_0_6)
     assert found["spark.jobserver.context-creation-timeout"].explanation == (

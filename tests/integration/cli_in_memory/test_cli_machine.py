@@ -199,7 +199,7 @@ def test_doctor_migrate_with_json_prints_one_object_for_each_key(
         "key": "spark.jobserver.port",
         "outcome": "renamed",
         "setting": "jobserver.http.port",
-        "text": "",
+        "explanation": "",
     }
     assert found["spark.jobserver.jobdao"]["outcome"] == "gone"
 
