@@ -105,14 +105,23 @@ def require_programs() -> None:
 @contextlib.contextmanager
 def started(directory: Path) -> Iterator[YarnCluster]:
     """Start a cluster that works in this directory, and end it with all its containers."""
-    jars, conf = directory / "jars", directory / "conf"
+    jars, conf, temporary = directory / "jars", directory / "conf", directory / "tmp"
     conf.mkdir()
+    temporary.mkdir()
     _fetch_jars(jars)
     class_path = f"{jars}/*:{SPARK_JARS}/*"
     with (
         (directory / "cluster.log").open("wb") as log,
         subprocess.Popen(
-            ["java", *_JVM_OPTIONS, "-cp", class_path, str(HERE / "YarnCluster.java"), str(conf)],
+            [
+                "java",
+                *_JVM_OPTIONS,
+                f"-Djava.io.tmpdir={temporary}",
+                "-cp",
+                class_path,
+                str(HERE / "YarnCluster.java"),
+                str(conf),
+            ],
             cwd=directory,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
