@@ -37,6 +37,7 @@ class Daemon:
             "SPARK_LOCAL_IP": "127.0.0.1",
             "SPARK_NO_DAEMONIZE": "1",
             "SPARK_DAEMON_MEMORY": "256m",
+            "JAVA_TOOL_OPTIONS": f"-Djava.io.tmpdir={directory}",
         }
         environment.pop("SPARK_HOME", None)
         self.log = directory / f"{arguments[0].rsplit('.', 1)[1]}.log"

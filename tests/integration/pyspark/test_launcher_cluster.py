@@ -62,6 +62,9 @@ class Cluster:
 
 
 def _spark_class(directory: Path, name: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+    temporary = directory / "tmp"  # of executors as well, which are killed and leave their files
+    temporary.mkdir(exist_ok=True)
+    environment["JAVA_TOOL_OPTIONS"] = f"-Djava.io.tmpdir={temporary}"
     with (directory / f"{name.rpartition('.')[2]}.log").open("wb") as log:
         return subprocess.Popen(
             [SPARK_HOME / "bin" / "spark-class", name, *arguments],
