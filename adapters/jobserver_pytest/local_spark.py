@@ -53,7 +53,7 @@ class LocalSpark:
         base, self._base = self._base, None
         if base is None or not self._owned:
             return
-        from pyspark import SparkContext  # noqa: PLC0415 - imported by whoever started it
+        from pyspark import SparkContext  # noqa: PLC0415 - it is imported by now
 
         context_class: Any = SparkContext
         base.stop()

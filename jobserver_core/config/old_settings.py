@@ -105,7 +105,7 @@ _TABLE = (
         "contexts have these settings themselves",
         "set context-factory in spark.context-settings",
     ),
-    (".named-object-creation-timeout", "whoever gets a named object says how long to wait", None),
+    (".named-object-creation-timeout", "each call that gets a named object has its own timeout", None),
     (".healthcheck", "/healthz checks storage, /readyz all parts of the server", None),
     (
         "spark.ui.port spark.webUrlPort",

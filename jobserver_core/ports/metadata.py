@@ -47,7 +47,7 @@ class MetadataStore(Backend):
     clock judges leases, so the clocks of the servers' machines do not matter.
 
     **Notices.** Servers that share a store wake one another with short strings. A notice is only a hint that
-    there is something new in the store. It is not durable, and may be lost: whoever listens also looks from
+    there is something new in the store. It is not durable, and may be lost: listeners also look from
     time to time.
 
     The field ``kind`` of StaleState and DuplicateId is "binary", "context", "job" or "callback delivery", of

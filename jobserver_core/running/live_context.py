@@ -498,7 +498,7 @@ class LiveContext(ContextListener):
     def _death(self, event: ContextEvent, error: ErrorInfo | None) -> Death | None:
         """Return the death of the context; None if it is not supervised, or ends as it should."""
         state = self.record.state
-        began = state is not ContextState.STARTED  # or whoever created it is told why it failed
+        began = state is not ContextState.STARTED  # else the creator is told why it failed
         if not began or CONTEXTS.next(state, event) is ContextState.FINISHED:
             return None
         if self._jobs.holding or self._context.draining is not None or self._context.ended_at is None:
