@@ -34,7 +34,6 @@ from jobserver_core import (
 from jobserver_core.memory import MemoryBlobStore, MemoryTransport
 from jobserver_core.models.lifecycle import CONTEXTS, JOBS
 from jobserver_core.ports import BlobStore, ContextEnd, ContextListener, JobOutcome, MetadataStore
-from jobserver_core.running.live_context import LiveContext
 from jobserver_core.testing.clock import ManualClock
 from serving import ScriptedLauncher, a_request, a_server, archive
 
@@ -100,6 +99,7 @@ class JobServerHistory(RuleBasedStateMachine):
 
     def forsake(self) -> None:
         """Let go of the crashed server's threads and files without letting it store anything."""
+        self.launcher.specs.clear()
         self.launcher.listeners.clear()
         for live, _context in self.server._services.jobs._live.values():
             live._files.close()
@@ -173,11 +173,10 @@ class JobServerHistory(RuleBasedStateMachine):
     @precondition(lambda self: self.launcher.listeners)
     @rule(data=st.data(), end=st.sampled_from(ContextEnd))
     def context_ends(self, data: st.DataObject, end: ContextEnd) -> None:
-        listener = self.a_listener(data)
-        assert isinstance(listener, LiveContext)
-        jobs = [job.id for job in self.live() if job.context_id == listener.record.id]
+        spec = data.draw(st.sampled_from(self.launcher.specs))
+        jobs = [job.id for job in self.live() if job.context_id == spec.id]
         self.cancelled |= {job_id for job_id in jobs if self.is_cancelled(job_id)}
-        listener.context_ended(end)
+        self.launcher.listeners[self.launcher.specs.index(spec)].context_ended(end)
 
     def a_listener(self, data: st.DataObject) -> ContextListener:
         return data.draw(st.sampled_from(self.launcher.listeners))
@@ -217,9 +216,8 @@ class JobServerHistory(RuleBasedStateMachine):
 
     def listener_of(self, job_id: str) -> ContextListener | None:
         job = self.server.job(job_id)
-        for listener in self.launcher.listeners:
-            assert isinstance(listener, LiveContext)
-            if listener.record.id == job.context_id:
+        for spec, listener in zip(self.launcher.specs, self.launcher.listeners, strict=True):
+            if spec.id == job.context_id:
                 return listener
         return None
 

@@ -142,12 +142,14 @@ class ScriptedLauncher(Launcher):
     """Does nothing by itself: the test reports events to the core, in any order."""
 
     def __init__(self, *, at_start: Callable[[ContextListener], None] = lambda _listener: None) -> None:
+        self.specs: list[ContextSpec] = []
         self.listeners: list[ContextListener] = []
         self.handles: list[ScriptedHandle] = []
         self._at_start = at_start
 
     def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
         self._at_start(listener)
+        self.specs.append(spec)
         self.listeners.append(listener)
         self.handles.append(ScriptedHandle())
         return self.handles[-1]

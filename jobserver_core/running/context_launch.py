@@ -52,8 +52,6 @@ class ContextLaunch:
         self._limits = limits
         self._withdrawn = False
         self._handle: ContextHandle | None = None
-        self.failure: ErrorInfo | None = None
-        """The reason why the context is killed, if it has failed; the launcher reports only the kill."""
 
     def begin(self, spec: ContextSpec) -> None:
         """Start the context as soon as it is its turn; an immediate error ends it and is raised."""
@@ -145,7 +143,7 @@ class ContextLaunch:
         with self._context.changing():
             context = self._context.current
             if context.state.starting and not self._context.ready_reported:
-                self.failure = _not_ready(context.name, timeout, spec.log_tail())
+                self._context.failure = _not_ready(context.name, timeout, spec.log_tail())
                 self.call(lambda handle: handle.kill())
 
 

@@ -68,6 +68,8 @@ class ContextRecord:
         """Whether the launcher reported that it is ready, though that may not be stored yet."""
         self.ended_at: datetime | None = None
         """When the launcher reported its end, though that may not be stored yet."""
+        self.failure: ErrorInfo | None = None
+        """Why the context is killed, if it has failed; its launcher reports only the kill."""
         self.draining: ErrorInfo | None = None
         """Why the context accepts no more jobs, although those that it accepted go on."""
 

@@ -1,8 +1,9 @@
-"""A context that is not final: requests of users, and reports of its launcher.
+"""A context that is not final, and what users and the server ask of it.
 
 :mod:`~jobserver_core.running.context_record` has the record with its lock and its outbox, and the theory of
-their order. :mod:`~jobserver_core.running.job_queue` has the jobs, and
-:mod:`~jobserver_core.running.context_launch` launches the context.
+their order. :mod:`~jobserver_core.running.job_queue` has the jobs,
+:mod:`~jobserver_core.running.context_launch` launches the context, and
+:mod:`~jobserver_core.running.context_reports` stores what its launcher reports.
 """
 
 from __future__ import annotations
@@ -10,11 +11,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
-from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
-
-import attrs
 
 from jobserver_core.errors import (
     ContextNotFound,
@@ -26,27 +24,25 @@ from jobserver_core.errors import (
 )
 from jobserver_core.models.contexts import Context, Resources
 from jobserver_core.models.failures import ErrorInfo
-from jobserver_core.models.jobs import Job, JobProgress
-from jobserver_core.models.lifecycle import CONTEXTS, ContextEvent, ContextState, JobState
+from jobserver_core.models.jobs import Job
+from jobserver_core.models.lifecycle import CONTEXTS, ContextEvent, ContextState
 from jobserver_core.ports import (
     Clock,
     ContextEnd,
-    ContextListener,
     ContextSpec,
     JobCode,
-    JobOutcome,
     JobSpec,
     Launcher,
-    ResultSink,
 )
 from jobserver_core.running.context_launch import ContextLaunch
 from jobserver_core.running.context_record import ContextRecord
+from jobserver_core.running.context_reports import ContextReports
 from jobserver_core.running.context_settings import TimeLimits
 from jobserver_core.running.deadlines import Deadlines
 from jobserver_core.running.job_queue import JobQueue
 from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.records import FinalOutcome, Records
-from jobserver_core.running.restarts import Death, death_of
+from jobserver_core.running.restarts import Death
 from jobserver_core.running.starts import StartQueue
 from jobserver_core.running.waiting import Promise, Waiter
 
@@ -57,22 +53,14 @@ __all__ = ["LiveContext"]
 
 _log = logging.getLogger(__name__)
 
-_END_EVENTS = {
-    ContextEnd.STOPPED: ContextEvent.STOPPED,
-    ContextEnd.KILLED: ContextEvent.KILL,
-    ContextEnd.KILLED_OUTSIDE: ContextEvent.KILL,
-    ContextEnd.FAILED: ContextEvent.FAIL,
-}
 
-
-class LiveContext(ContextListener):
+class LiveContext:
     """One context with its jobs, from its record to its final state.
 
-    Reports of the launcher are stored through the retry queue of the record. Requests of users are stored at
-    once, or fail. ``caller`` takes turns with others in ``starts``. ``resources`` is what the context may use
-    at most. ``retire`` is called once the context is final. If it is supervised and dies, ``succeed`` makes a
-    living context of the record that takes its place, which is not stored yet, and ``restart`` gives that one
-    the jobs that go on, and launches it.
+    Requests of users are stored at once, or fail. ``caller`` takes turns with others in ``starts``.
+    ``resources`` is what the context may use at most. ``retire`` is called once the context is final. If it
+    is supervised and dies, ``succeed`` makes a living context of the record that takes its place, which is
+    not stored yet, and ``restart`` gives that one the jobs that go on, and launches it.
     """
 
     def __init__(
@@ -100,17 +88,7 @@ class LiveContext(ContextListener):
         self._successor: LiveContext | None = None
         self._files = ExitStack()
         self._code_digests: frozenset[str] = frozenset()
-        self._on_lost: Callable[[Context, list[LiveJob]], None] | None = None
         self._context = ContextRecord(record, records=records, clock=clock)
-        self._launch = ContextLaunch(
-            self._context,
-            self,
-            launcher=launcher,
-            starts=starts,
-            caller=caller,
-            clock=clock,
-            limits=settings.contexts,
-        )
         self._deadlines = Deadlines(
             self._context,
             clock=clock,
@@ -123,11 +101,30 @@ class LiveContext(ContextListener):
             clock=clock,
             limits=settings.jobs,
             submit=self._submit,
-            acknowledge=self._launch.acknowledge,
+            acknowledge=self._acknowledge,
             kill=self._kill_overdue,
             stop_context=self._stop_by_itself,
             watch=self._deadlines.watch,
             idle=self._deadlines.context_idle,
+        )
+        self._reports = ContextReports(
+            self._context,
+            jobs=self._jobs,
+            deadlines=self._deadlines,
+            records=records,
+            clock=clock,
+            die=self._die,
+            kill_stale=self._kill_stale,
+            close=self._close,
+        )
+        self._launch = ContextLaunch(
+            self._context,
+            self._reports,
+            launcher=launcher,
+            starts=starts,
+            caller=caller,
+            clock=clock,
+            limits=settings.contexts,
         )
 
     @property
@@ -153,7 +150,7 @@ class LiveContext(ContextListener):
     @property
     def leaves_jobs(self) -> bool:
         """Whether its waiting jobs run elsewhere, because the server closes or has lost the context."""
-        return self._jobs.holding or self._on_lost is not None
+        return self._jobs.holding or self._reports.on_lost is not None
 
     @property
     def ending(self) -> bool:
@@ -223,12 +220,12 @@ class LiveContext(ContextListener):
         ``on_lost`` is called if the context ends before it was taken over, with its record and the jobs that
         still waited in it, unless its end was requested or the server is closing. Raises LaunchError.
         """
-        self._on_lost = on_lost
+        self._reports.on_lost = on_lost
         jobs = self._jobs.running_jobs
         try:
             self._launch.reattach(spec, [live.spec for live in jobs])
         except Exception as error:
-            self.context_ended(ContextEnd.FAILED, ErrorInfo.from_exception(error))
+            self.fail(error)
             raise
         with self._context.changing():
             for live in jobs:
@@ -254,9 +251,9 @@ class LiveContext(ContextListener):
         """
         self.hold_jobs()
         with self._context.changing():  # the kill first: the store may hang
-            self._launch.failure = reason
+            self._context.failure = reason
             self._launch.call(lambda handle: handle.kill(), unlaunched=ContextEnd.FAILED)
-        self.context_ended(ContextEnd.FAILED, reason)
+        self._reports.context_ended(ContextEnd.FAILED, reason)
 
     def detach(self) -> None:
         """Leave the context to the next server: its launcher reports nothing any more."""
@@ -274,9 +271,13 @@ class LiveContext(ContextListener):
         for promise in (self._context.ready, self._context.ended):
             promise.fail(ServerClosed())
 
+    def fail(self, error: Exception) -> None:
+        """End a context that could not be started, or taken over."""
+        self._reports.context_ended(ContextEnd.FAILED, ErrorInfo.from_exception(error))
+
     def abandon(self) -> None:
         """End a context that was recorded and will not be started."""
-        self.context_ended(ContextEnd.KILLED)
+        self._reports.context_ended(ContextEnd.KILLED)
 
     def accept(self, live: LiveJob, config: str) -> None:
         """Record a job and run it, or let it wait for a slot.
@@ -390,123 +391,9 @@ class LiveContext(ContextListener):
                 self._launch.call(lambda handle: handle.kill(), unlaunched=ContextEnd.KILLED)
         return self.ended.waiter
 
-    # -- reports of the launcher -------------------------------------------------------------------
+    # -- the end --------------------------------------------------------------------------------------
 
-    def context_ready(self, *, application_id: str | None, url: str | None) -> None:
-        """Record that the context runs, and dispatch the waiting jobs."""
-        self._context.ready_reported = True
-        self._context.changes.put(lambda: self._store_ready(application_id, url))
-
-    def context_ended(self, end: ContextEnd, error: ErrorInfo | None = None) -> None:
-        """End the remaining jobs, then the context."""
-        if self._context.ended_at is None:
-            self._context.ended_at = self._clock.now()
-        self._context.changes.put(lambda: self._store_end(end, error))
-
-    def job_running(self, job_id: str) -> None:
-        """Record that the job's code runs."""
-        running_at = self._clock.now()
-        self._context.changes.put(lambda: self._mark_running(job_id, running_at))
-
-    def job_progress(self, job_id: str, progress: JobProgress) -> None:
-        """Record the job's progress, unless the store fails: the next report supersedes this one."""
-        live = self._jobs.running(job_id)
-        if live is None or self._context.changes.failing:
-            return
-        try:
-            self._records.record_progress(job_id, progress)
-        except StorageError as error:
-            _log.debug("progress of job %s is dropped: %s", job_id, error)
-            return
-        with self._context.changing():
-            if not live.job.state.final:
-                job = live.job = attrs.evolve(live.job, progress=progress)
-                self._context.outbox.put(lambda: self._records.publish_progress(job))
-
-    def open_result(self, job_id: str, *, stream: bool) -> ResultSink:
-        """Return the sink for a running job's result."""
-        live = self._jobs.running(job_id)
-        if live is None:
-            raise KeyError(job_id)
-        return live.open_result(stream=stream)
-
-    def job_ended(self, job_id: str, outcome: JobOutcome) -> None:
-        """Record the end of the job with its result, and give its slot to the next one."""
-        live = self._jobs.running(job_id)
-        if live is not None and live.ended_at is None:
-            live.ended_at = self._clock.now()
-            self._context.changes.put(lambda: self._store_outcome(live, outcome))
-
-    # -- storing the reports -----------------------------------------------------------------------
-
-    def _store_ready(self, application_id: str | None, url: str | None) -> None:
-        with self._context.changing():
-            if self.record.state.starting:
-                try:
-                    self._context.advance(
-                        ContextEvent.READY, application_id=application_id, url=url, error=None
-                    )
-                except StaleState as error:
-                    self._kill_stale(error)
-                    return
-                self._context.notify_ready()
-            self._jobs.dispatch()
-            self._deadlines.context_ready()
-
-    def _mark_running(self, job_id: str, running_at: datetime) -> None:
-        with self._context.changing():
-            live = self._jobs.running(job_id)
-            if live is not None and live.job.state is not JobState.RUNNING:
-                self._jobs.mark_running(live, running_at)
-
-    def _store_outcome(self, live: LiveJob, reported: JobOutcome) -> None:
-        if self._jobs.running(live.job.id) is None:
-            return  # it ended with its context, or continues under the next server
-        with live.storing_result():  # before the lock: see the theory of the record
-            # A launcher may end jobs because their context ends; no user requested that kill.
-            context_ends = reported.killed and not live.job.kill_requested
-            outcome = (
-                self._jobs.outcome_without_context(live, None)
-                if context_ends
-                else live.final_outcome(reported)
-            )
-            with self._context.changing():
-                if self._jobs.running(live.job.id) is not None:
-                    self._jobs.end(live, outcome)
-                    self._jobs.dispatch()
-
-    def _store_end(self, end: ContextEnd, error: ErrorInfo | None) -> None:
-        with self._context.changing():
-            if self.record.state.final:
-                return
-            # A context that was not ready in time was killed: it failed, whatever its launcher reports.
-            failure = self._launch.failure
-            event, error = ContextEvent.FAIL if failure else _END_EVENTS[end], failure or error
-            death = self._death(event, error)
-            if death is not None:
-                self._store_death(death, ContextEvent.FAIL if death.final else event)
-                return
-            lost = self._on_lost
-            if self._context.ready_reported or self.record.stop_requested or self._jobs.holding:
-                lost = self._on_lost = None
-            self._jobs.end_all(error, spare_waiting=lost is not None)
-            self._context.end(event, error)
-            self._close()
-            if lost is not None:
-                self._context.outbox.put(partial(lost, self.record, self._jobs.take_left()))
-
-    def _death(self, event: ContextEvent, error: ErrorInfo | None) -> Death | None:
-        """Return the death of the context; None if it is not supervised, or ends as it should."""
-        state = self.record.state
-        began = state is not ContextState.STARTED  # else the creator is told why it failed
-        if not began or CONTEXTS.next(state, event) is ContextState.FINISHED:
-            return None
-        if self._jobs.holding or self._context.draining is not None or self._context.ended_at is None:
-            return None
-        settings, died_at = self.record.settings, self._context.ended_at
-        return death_of(self.record, settings=settings, reason=error, died_at=died_at)
-
-    def _store_death(self, death: Death, event: ContextEvent) -> None:
+    def _die(self, death: Death, event: ContextEvent) -> None:
         """End the context, and let another one take its place, unless it has died too often."""
         if self._successor is None and (record := death.successor(self._records)) is not None:
             self._successor = self._succeed(record)  # once, even if storing this is repeated
@@ -542,6 +429,9 @@ class LiveContext(ContextListener):
 
     def _submit(self, spec: JobSpec) -> None:
         self._launch.call(lambda handle: handle.submit(spec))
+
+    def _acknowledge(self, job_id: str) -> None:
+        self._launch.acknowledge(job_id)
 
     def _kill_running(self, live: LiveJob) -> None:
         self._launch.call(lambda handle: handle.kill_job(live.job.id))

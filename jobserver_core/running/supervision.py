@@ -20,8 +20,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from jobserver_core.errors import JobServerError, ServerClosed, StorageError
-from jobserver_core.models.failures import ErrorInfo
-from jobserver_core.ports import Clock, ContextEnd
+from jobserver_core.ports import Clock
 from jobserver_core.repeats import Repeats
 from jobserver_core.running.context_registry import ContextRegistry
 from jobserver_core.running.fetching import FetchService
@@ -109,7 +108,7 @@ class Supervisor:
         except ServerClosed:
             _log.info("context %s is not started again: the server is closing", context.record.name)
         except Exception as error:  # noqa: BLE001 - whatever fails is the reason why it has died again
-            context.context_ended(ContextEnd.FAILED, ErrorInfo.from_exception(error))
+            context.fail(error)
 
     def _on_thread(self, call: Callable[[], None]) -> None:
         threading.Thread(target=call, name="jobserver-restart", daemon=True).start()

@@ -16,7 +16,7 @@ from jobserver_core.events import ContextChanged, JobChanged, JobProgressed
 from jobserver_core.memory import MemoryBlobStore
 from jobserver_core.models.jobs import JobQuery
 from jobserver_core.ports import BlobWriter, ContextEnd, JobOutcome
-from jobserver_core.running.live_context import LiveContext
+from jobserver_core.running.context_reports import ContextReports
 from jobserver_core.running.live_job import RESULT_TIMEOUT
 from jobserver_core.running.results import BUFFER, ResultStore
 from jobserver_core.running.retries import FIRST_PAUSE, LONGEST_PAUSE, MAX_DOUBTFUL, RetryQueue, Withdrawals
@@ -175,7 +175,7 @@ def test_progress_does_not_try_a_store_that_is_known_to_fail(scene: StorageScene
     job = scene.submit()
     scene.metadata.fail()
     scene.listener.job_running(job.id)
-    assert isinstance(scene.listener, LiveContext)
+    assert isinstance(scene.listener, ContextReports)
     changes = scene.listener._context.changes
     scene.until(lambda: changes.failing)
     scene.listener.job_progress(job.id, JobProgress(tasks_done=1))
