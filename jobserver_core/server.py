@@ -505,19 +505,26 @@ class JobServer:
         """
         return self._services.contexts.log(name)
 
-    def add_data_file(self, prefix: str, data: bytes | BinaryIO | Iterable[bytes]) -> DataFile:
+    def add_data_file(
+        self, prefix: str, data: bytes | BinaryIO | Iterable[bytes], *, ending: str | None = None
+    ) -> DataFile:
         """Store a data file that jobs on this machine can read by its path.
+
+        Its name is ``<prefix>-<time><ending>``. Spark recognizes compressed files by the ending, such as
+        ``.csv.gz``. By default it is taken from ``prefix``, so ``sales.csv.gz`` becomes
+        ``sales-<time>.csv.gz``, and ``sales`` becomes ``sales-<time>.dat``.
 
         Raises InvalidName, TooLarge, StorageError.
         """
-        return self._new_work.data_files.add(prefix, data)
+        return self._new_work.data_files.add(prefix, data, ending)
 
-    def begin_data_file(self, prefix: str) -> DataUpload:
+    def begin_data_file(self, prefix: str, *, ending: str | None = None) -> DataUpload:
         """Return a data file to write to in chunks; see :class:`DataUpload`.
 
+        Its name is that which :meth:`add_data_file` gives it.
         Raises InvalidName, StorageError.
         """
-        return self._new_work.data_files.begin(prefix)
+        return self._new_work.data_files.begin(prefix, ending)
 
     def data_files(self) -> list[DataFile]:
         """Return the data files, sorted by path."""

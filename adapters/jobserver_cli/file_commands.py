@@ -15,6 +15,7 @@ from jobserver_cli.parameters import command
 from jobserver_cli.reports import time_shown
 from jobserver_cli.terminal import Terminal
 from jobserver_cli.uploads import BinaryKind, kind_of, post_file, upload_binary
+from jobserver_core.models.validation import split_ending
 
 PANEL = "Code and data"
 
@@ -145,8 +146,13 @@ def data_upload(
     ],
     file: LocalFile,
 ) -> None:
-    """Upload a data file, and print its path on the server's machine, which jobs use to open it."""
-    answer = post_file(client, terminal, f"/data/{segment(prefix)}", file, "application/octet-stream")
+    """Upload a data file, and print its path on the server's machine, which jobs use to open it.
+
+    The name on the server ends as that of the file does, for example with .csv.gz, so Spark decompresses it.
+    """
+    _, ending = split_ending(file.name)
+    path = f"/data/{segment(prefix.removesuffix(ending) or prefix)}"
+    answer = post_file(client, terminal, path, file, "application/octet-stream", ending=ending)
     if terminal.as_json:
         terminal.json(answer)
     else:

@@ -61,11 +61,13 @@ def kind_of(file: Path) -> BinaryKind | None:
     return _SUFFIXES.get(file.suffix.lower())
 
 
-def post_file(client: Client, terminal: Terminal, path: str, file: Path, media_type: str) -> Any:
+def post_file(
+    client: Client, terminal: Terminal, path: str, file: Path, media_type: str, **params: str
+) -> Any:
     """Send a file as the body of a POST request, without a timeout; return the JSON response."""
     with _opened(terminal, file) as (content, size):
         headers = {"Content-Type": media_type, "Content-Length": str(size)}
-        return client.call("POST", path, content=content, headers=headers, timeout=None)
+        return client.call("POST", path, params=params, content=content, headers=headers, timeout=None)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
-from jobserver_client.connection import Connection, ConnectionOptions, FileBody, decoded, path_to
+from jobserver_client.connection import Connection, ConnectionOptions, FileBody, Params, decoded, path_to
 from jobserver_client.errors import error_from
 from jobserver_client.handles import AsyncJobHandle, AsyncResultReader, AsyncWaiter, EventSubscription
 from jobserver_client.reports import binary_of, context_of, deliveries_of, job_of, storage_of
@@ -29,7 +29,7 @@ from jobserver_core.models.jobs import Job, JobPage, JobQuery, JobRequest
 from jobserver_core.models.json_values import Json, JsonMapping
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.models.storage import StorageUsage
-from jobserver_core.models.validation import check_binary_name, check_context_name, check_data_prefix
+from jobserver_core.models.validation import check_binary_name, check_context_name, data_file_name
 
 __all__ = ["AsyncClient"]
 
@@ -162,11 +162,15 @@ class AsyncClient:
         await self._send_file(path_to("binaries", check_binary_name(name)), type.media_type, body)
         return await self.binary(name)
 
-    async def _send_file(self, path: str, media_type: str, content: bytes | FileBody) -> httpx.Response:
+    async def _send_file(
+        self, path: str, media_type: str, content: bytes | FileBody, params: Params | None = None
+    ) -> httpx.Response:
         headers = {"Content-Type": media_type}
         if isinstance(content, FileBody) and content.size is not None:
             headers["Content-Length"] = str(content.size)
-        return await self.connection.request("POST", path, content=content, headers=headers, unlimited=True)
+        return await self.connection.request(
+            "POST", path, params=params, content=content, headers=headers, unlimited=True
+        )
 
     async def binaries(self) -> list[Binary]:
         """Return the newest version of every binary, sorted by name."""
@@ -388,11 +392,18 @@ class AsyncClient:
             async for line in response.aiter_lines():
                 yield line
 
-    async def add_data_file(self, prefix: str, data: bytes | BinaryIO) -> DataFile:
-        """Store a data file that jobs can read by its path on the server's machine."""
+    async def add_data_file(
+        self, prefix: str, data: bytes | BinaryIO, *, ending: str | None = None
+    ) -> DataFile:
+        """Store a data file that jobs can read by its path on the server's machine.
+
+        Its name is ``<prefix>-<time><ending>``. The ending, such as ``.csv.gz``, is by default that of
+        ``prefix``.
+        """
         body = data if isinstance(data, bytes) else FileBody(data)
-        to = path_to("data", check_data_prefix(prefix))
-        response = await self._send_file(to, "application/octet-stream", body)
+        prefix, ending = data_file_name(prefix, ending)
+        to, params = path_to("data", prefix), {"ending": ending}
+        response = await self._send_file(to, "application/octet-stream", body, params)
         path = Path(decoded(response)["result"]["filename"])
         size = len(body) if isinstance(body, bytes) else body.sent
         return DataFile(path=path, size=size, created_at=_date_of(response))

@@ -35,7 +35,7 @@ from jobserver_core.errors import (
 )
 from jobserver_core.models.json_values import Json, loads
 
-__all__ = ["Connection", "ConnectionOptions", "FileBody", "decoded", "delay", "path_to"]
+__all__ = ["Connection", "ConnectionOptions", "FileBody", "Params", "decoded", "delay", "path_to"]
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0

@@ -392,9 +392,13 @@ class Client:
         finally:
             self._thread.run(end())
 
-    def add_data_file(self, prefix: str, data: bytes | BinaryIO) -> DataFile:
-        """Store a data file that jobs can read by its path on the server's machine."""
-        return self._thread.run(self._remote.add_data_file(prefix, data))
+    def add_data_file(self, prefix: str, data: bytes | BinaryIO, *, ending: str | None = None) -> DataFile:
+        """Store a data file that jobs can read by its path on the server's machine.
+
+        Its name is ``<prefix>-<time><ending>``. The ending, such as ``.csv.gz``, is by default that of
+        ``prefix``.
+        """
+        return self._thread.run(self._remote.add_data_file(prefix, data, ending=ending))
 
     def data_files(self) -> list[PurePosixPath]:
         """Return the paths of the data files on the server's machine, sorted."""

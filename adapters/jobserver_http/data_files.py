@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
+from jobserver_core.binaries.data_files import DataUpload
+from jobserver_core.models.validation import DEFAULT_ENDING
 from jobserver_http.answers import json_response, respond
 from jobserver_http.calls import Call
 from jobserver_http.errors import Answer
+from jobserver_http.parameters import Parameter
 from jobserver_http.routing import NOT_STORED, RESET, SUCCESS_BODY, SYNC, Body, Reply, Routes, failures
 
 ROUTES = Routes()
+
+ENDING = Parameter(
+    name="ending",
+    doc=f"the end of the file's name, such as `.csv.gz`, by which Spark recognizes compressed files; "
+    f"by default `{DEFAULT_ENDING}`, whatever the path is, as in spark-jobserver",
+)
 
 
 @ROUTES.add(
@@ -30,16 +39,22 @@ async def list_data_files(call: Call) -> Response:
     "/data/{name:path}",
     permission="data:upload",
     summary="Upload a data file. The path is the prefix of its name",
+    parameters=(ENDING,),
     body=Body("The file", ("application/octet-stream",)),
     replies=(
-        Reply(200, "The file's full name", "Stored"),
+        Reply(200, "The file's full name, `<directory>/<prefix>-<time><ending>`", "Stored"),
         *failures(s400="The name is not allowed"),
         *NOT_STORED,
     ),
 )
 async def upload_data_file(call: Call) -> Response:
     """Store the body as a data file while it arrives."""
-    file = await call.stored("data file", lambda: call.server.begin_data_file(call.path["name"]))
+    ending = call.params["ending"] or DEFAULT_ENDING
+
+    def begin() -> DataUpload:
+        return call.server.begin_data_file(call.path["name"], ending=ending)
+
+    file = await call.stored("data file", begin)
     return json_response({"result": {"filename": str(file.path)}})
 
 

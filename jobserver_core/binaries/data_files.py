@@ -14,12 +14,11 @@ from jobserver_core.binaries.uploads import ChunkedUpload, chunks_of
 from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import DataFileNotFound, StorageError
 from jobserver_core.models.binaries import DataFile
-from jobserver_core.models.validation import check_data_prefix
+from jobserver_core.models.validation import data_file_name
 from jobserver_core.ports import Clock
 
 __all__ = ["DataFileService", "DataUpload"]
 
-_ENDING = ".dat"
 _UNFINISHED = ".upload-"
 
 
@@ -30,9 +29,11 @@ class DataUpload(ChunkedUpload[DataFile]):
     thread at a time may use it.
     """
 
-    def __init__(self, prefix: str, limit: int, data_directory: DataDirectory, clock: Clock) -> None:
+    def __init__(
+        self, name: tuple[str, str], limit: int, data_directory: DataDirectory, clock: Clock
+    ) -> None:
         super().__init__("data file", limit)
-        self._prefix = prefix
+        self._prefix, self._ending = name
         self._data_directory = data_directory
         self._clock = clock
         with self._storing():
@@ -65,7 +66,7 @@ class DataUpload(ChunkedUpload[DataFile]):
         stamp = self._clock.now().isoformat(timespec="milliseconds").replace(":", "_")
         for number in range(1000):
             suffix = f"-{number}" if number else ""
-            path = directory / f"{self._prefix}-{stamp}{suffix}{_ENDING}"
+            path = directory / f"{self._prefix}-{stamp}{suffix}{self._ending}"
             try:
                 path.hardlink_to(self._temporary)
             except FileExistsError:
@@ -92,13 +93,16 @@ class DataFileService:
         self._clock = clock
         self._max_size = max_size
 
-    def begin(self, prefix: str) -> DataUpload:
+    def begin(self, prefix: str, ending: str | None = None) -> DataUpload:
         """Return an upload to write to. Raises InvalidName, StorageError."""
-        return DataUpload(check_data_prefix(prefix), self._max_size, self._data_directory, self._clock)
+        name = data_file_name(prefix, ending)
+        return DataUpload(name, self._max_size, self._data_directory, self._clock)
 
-    def add(self, prefix: str, data: bytes | BinaryIO | Iterable[bytes]) -> DataFile:
-        """Store a file as ``<prefix>-<time>.dat``, completely or not at all."""
-        with self.begin(prefix) as upload:
+    def add(
+        self, prefix: str, data: bytes | BinaryIO | Iterable[bytes], ending: str | None = None
+    ) -> DataFile:
+        """Store a file as ``<prefix>-<time><ending>``, completely or not at all."""
+        with self.begin(prefix, ending) as upload:
             for chunk in chunks_of(data):
                 upload.write(chunk)
             return upload.finish()
@@ -106,7 +110,7 @@ class DataFileService:
     def all(self) -> list[DataFile]:
         """Return the data files, sorted by path."""
         files = []
-        for path in sorted(self._data_directory.data_files.glob(f"[!.]*{_ENDING}")):
+        for path in sorted(self._data_directory.data_files.glob("[!.]*")):
             with contextlib.suppress(FileNotFoundError):  # removed by another thread
                 files.append(_described(path))
         return files

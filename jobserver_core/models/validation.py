@@ -44,7 +44,11 @@ _MAX_NAME = 255
 _PLAIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-~ +@]*[A-Za-z0-9_.\-~+@])?")
 _CONTEXT = re.compile(r"[A-Za-z][A-Za-z0-9_.\-~+@$]*")
 _PREFIX = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-~+@]*")
+_EXTENSIONS = r"(?:\.[A-Za-z][A-Za-z0-9]{0,15}){1,2}"
 _CLASS = re.compile(r"[^\W\d]\w*\$?(?:[.$][^\W\d]\w*\$?)*")
+
+DEFAULT_ENDING = ".dat"
+"""The end of the name of a data file if there is no other."""
 
 
 def _check(kind: str, name: str, pattern: re.Pattern[str], rule: str) -> str:
@@ -77,10 +81,29 @@ def check_context_name(name: str) -> str:
     return _check("context", name, _CONTEXT, "it may contain letters, digits and _ . - ~ + @ $")
 
 
-def check_data_prefix(prefix: str) -> str:
-    """Return the prefix of a data file's name if it is valid, otherwise raise InvalidName."""
+def data_file_name(prefix: str, ending: str | None = None) -> tuple[str, str]:
+    """Return the parts of a data file's name before and after its time, or raise InvalidName.
+
+    Without ``ending``, the extensions of ``prefix`` move to the end.
+    """
     rule = "it may contain letters, digits and _ . - ~ + @, and must start with a letter, digit or _"
-    return _check("data file", prefix, _PREFIX, rule)
+    _check("data file", prefix, _PREFIX, rule)
+    if ending is None:
+        prefix, found = split_ending(prefix)
+        return prefix, found or DEFAULT_ENDING
+    rule = (
+        "its ending must be one or two extensions such as .csv.gz, each a letter and up to 15 more or digits"
+    )
+    return prefix, _check("data file", ending, re.compile(_EXTENSIONS), rule)
+
+
+def split_ending(file_name: str) -> tuple[str, str]:
+    """Split a file name into the part before its last one or two extensions, and these.
+
+    Spark recognizes formats and compression by them. Without an extension, the second part is empty.
+    """
+    found = re.fullmatch(f"(.+?)({_EXTENSIONS})", file_name)
+    return (found[1], found[2]) if found else (file_name, "")
 
 
 def check_class_name(name: str) -> str:

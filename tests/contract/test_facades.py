@@ -315,7 +315,13 @@ def test_data_files_are_added_listed_and_deleted(play: Play) -> None:
             await done(facade.delete_data_file(str(file.path)))
         with pytest.raises(DataFileNotFound):
             await done(facade.delete_data_file("nothing"))
-        await done(facade.add_data_file("birds", b"abc"))
+        named = [("birds.csv.gz", None), ("birds", ".csv.gz"), ("birds", None)]
+        files = [await done(facade.add_data_file(name, b"abc", ending=ending)) for name, ending in named]
+        assert [file.path.name.startswith("birds-") for file in files] == [True, True, True]
+        assert ["".join(file.path.suffixes[-2:]) for file in files[:2]] == [".csv.gz", ".csv.gz"]
+        assert files[2].path.suffix == ".dat"
+        with pytest.raises(InvalidName, match="one or two extensions"):
+            await done(facade.add_data_file("birds", b"abc", ending=""))
         await done(facade.reset_data_files())
         assert await done(facade.data_files()) == []
 

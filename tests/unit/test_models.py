@@ -13,7 +13,7 @@ from jobserver_core.models.validation import (
     check_binary_name,
     check_class_name,
     check_context_name,
-    check_data_prefix,
+    data_file_name,
 )
 from jobserver_core.testing.builders import a_context, a_delivery, a_job
 
@@ -95,7 +95,7 @@ def test_invalid_class_names_are_refused(name: str) -> None:
 @pytest.mark.parametrize("prefix", ["", "../x", "a/b", ".x", "a\0"])
 def test_invalid_data_file_prefixes_are_refused(prefix: str) -> None:
     with pytest.raises(InvalidName):
-        check_data_prefix(prefix)
+        data_file_name(prefix)
 
 
 def binary(**changes: Any) -> Binary:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -498,6 +499,36 @@ def test_data_files_are_kept_by_prefix_and_time(server: JobServer) -> None:
     with pytest.raises(errors.DataFileNotFound, match="data file"):
         server.delete_data_file(str(first.path))
     server.reset_data_files()
+    assert server.data_files() == []
+
+
+@pytest.mark.parametrize(
+    ("prefix", "ending", "name"),
+    [
+        ("sales.csv.gz", None, r"sales-\S+\.csv\.gz"),
+        ("a.b.CSV.bz2", None, r"a\.b-\S+\.CSV\.bz2"),
+        ("sales", ".parquet", r"sales-\S+\.parquet"),
+        ("sales.csv", ".gz", r"sales\.csv-\S+\.gz"),
+        ("report-1.2", None, r"report-1\.2-\S+\.dat"),
+        ("sales.", None, r"sales\.-\S+\.dat"),
+    ],
+)
+def test_a_data_file_keeps_the_ending_by_which_spark_knows_its_format(
+    server: JobServer, prefix: str, ending: str | None, name: str
+) -> None:
+    stored = server.add_data_file(prefix, b"x", ending=ending)
+    assert re.fullmatch(name, stored.path.name)
+    assert server.data_files() == [stored]
+    server.delete_data_file(stored.path.name)
+    assert server.data_files() == []
+
+
+@pytest.mark.parametrize(
+    "ending", ["", "csv", ".", ".a/b", "./../x", ".a.b.c", ".csv\n", ".7", "." + "a" * 17]
+)
+def test_an_ending_that_is_not_one_or_two_extensions_is_refused(server: JobServer, ending: str) -> None:
+    with pytest.raises(errors.InvalidName, match="one or two extensions"):
+        server.add_data_file("table", b"x", ending=ending)
     assert server.data_files() == []
 
 

@@ -96,6 +96,18 @@ def test_a_data_file_is_uploaded_listed_and_deleted_by_its_path(client: CommandL
     assert client("data", "list").out == ""
 
 
+@pytest.mark.parametrize("prefix", ["birds", "birds.csv.gz"])
+def test_a_data_file_ends_on_the_server_as_it_does_here(
+    client: CommandLine, tmp_path: Path, prefix: str
+) -> None:
+    source = tmp_path / "wren.csv.gz"
+    source.write_bytes(b"x")
+    name = Path(client("data", "upload", prefix, source).out.strip()).name
+    assert name.startswith("birds-")
+    assert name.endswith(".csv.gz")
+    assert name.count(".csv") == 1
+
+
 def test_deleting_a_file_the_server_does_not_own_exits_with_4_and_leaves_it(
     client: CommandLine, tmp_path: Path
 ) -> None:

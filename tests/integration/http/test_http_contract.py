@@ -374,6 +374,16 @@ def test_data_files_are_uploaded_listed_and_deleted(site: Site) -> None:
     error(site.client.delete(f"/data/{quote(name, safe='')}"), 400, f"Unable to delete data file '{name}'.")
 
 
+def test_the_name_of_a_data_file_ends_as_the_caller_asks_and_otherwise_with_dat(site: Site) -> None:
+    def uploaded(path: str) -> str:
+        return str(site.client.post(path, content=b"x").json()["result"]["filename"])
+
+    assert re.fullmatch(r".*/sales\.csv\.gz-[^:/]+\.dat", uploaded("/data/sales.csv.gz"))
+    assert re.fullmatch(r".*/sales-[^:/]+\.csv\.gz", uploaded("/data/sales?ending=.csv.gz"))
+    answer = site.client.post("/data/sales?ending=/../x", content=b"x")
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_name")
+
+
 def test_only_the_servers_own_data_files_can_be_deleted(site: Site, tmp_path: Path) -> None:
     bystander = tmp_path / "bystander.dat"
     bystander.touch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -60,6 +61,14 @@ class One(SparkJob):
         return one
 
 
+class Lines(SparkJob):
+    def validate(self, spark, runtime, config):
+        return config.get_string("file")
+
+    def run_job(self, spark, runtime, name):
+        return [row.value for row in spark.read.text(str(runtime.data_file(name))).collect()]
+
+
 class Kind(SparkJob):
     def validate(self, context, runtime, config):
         return None
@@ -102,6 +111,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
         yield rows_project
         del sys.modules["rows_project"]
+
+
+def test_spark_decompresses_an_uploaded_data_file(spark_job_server: SparkJobServer, project: Any) -> None:
+    file = spark_job_server.add_data_file("lines.txt.gz", gzip.compress(b"one\ntwo\n"))
+    assert spark_job_server.run(project.Lines, {"file": str(file.path)}) == ["one", "two"]
+    spark_job_server.delete_data_file(str(file.path))
 
 
 def test_a_job_alone_returns_what_it_returns_on_a_server(
