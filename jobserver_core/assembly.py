@@ -302,12 +302,13 @@ class Services:
         began = time.monotonic()
         self.drain()
         Steps(LOOK).run("the watch over other servers", lambda: self.membership.stop_watching(LOOK))
-        detaches = detach and self.launcher.reattaches
-        if detaches:
+        detached = False
+        if detach and self.launcher.reattaches:
+            detached = bool(self.registry.all())
             self._detach_contexts()
         else:
             self._end_contexts(max(0.0, timeout - FORCE - RELEASE - (time.monotonic() - began)))
-        self._release(detached=detaches)
+        self._release(detached=detached)
 
     def _detach_contexts(self) -> None:
         steps = Steps(FORCE)

@@ -461,3 +461,20 @@ def test_a_server_takes_no_context_over_that_belongs_to_a_living_one() -> None:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_random_histories_lose_nothing_and_run_nothing_twice(seed: int) -> None:
     Torture(seed, *shared_memory()).run(steps=120)
+
+
+@pytest.mark.parametrize("contexts", [0, 1])
+def test_a_server_that_detaches_stays_registered_only_for_contexts_that_it_leaves(contexts: int) -> None:
+    store, blobs = MemoryMetadataStore(shared=True), MemoryBlobStore()
+    launcher = InlineLauncher({})
+    leaving, staying = Member(store, blobs, launcher=launcher), Member(store, blobs)
+    try:
+        for member in (leaving, staying):
+            member.server.start()
+        for _ in range(contexts):
+            leaving.server.create_context("shared").result(WAIT)
+        leaving.server.close(contexts="detach")
+        assert len([server for server in store.servers() if server.id == leaving.id]) == contexts
+    finally:
+        leaving.close()
+        staying.close()
