@@ -401,7 +401,7 @@ class SeveralServersSuite:
     ) -> None:
         owner, other = self._owner_and_other(settings=ONE_SLOT)
         owner.running_job("shared")
-        owner.clock.advance(3600)
+        owner.clock.set_wall(3600)
         job = other.server.submit(a_request("w.Any", context="shared", max_queue_time=60.0)).id
         owner.clock.advance(POLL)
         assert owner.server._services.jobs.lives(job)
@@ -507,7 +507,7 @@ class SeveralServersSuite:
     def test_a_context_is_found_on_another_server_whose_clock_is_behind(self, members: list[Member]) -> None:
         owner, other = self.boot(), self.boot()
         upload(owner.server)
-        other.clock.advance(3600)
+        other.clock.set_wall(3600)
         other.server.create_context("shared")
         other.launcher.listeners[0].context_ended(ContextEnd.STOPPED)
         owner.server.create_context("shared")

@@ -330,8 +330,9 @@ class FetchService:
         with self._lock:
             self._inspecting = False
             hosts, _ = self._taken()
-            failed = [(fetch, self._fault_of_running(fetch, now)) for fetch in self._running]
-            failed += [(fetch, self._fault_of_waiting(fetch, hosts, now)) for fetch in self._waiting]
+            # Those that wait come first: otherwise they would start in the places of those that run.
+            failed = [(fetch, self._fault_of_waiting(fetch, hosts, now)) for fetch in self._waiting]
+            failed += [(fetch, self._fault_of_running(fetch, now)) for fetch in self._running]
             if self._running or self._waiting:
                 self._inspect_later()
         for fetch, reason in failed:

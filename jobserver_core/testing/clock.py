@@ -170,7 +170,7 @@ class ClockContract(Contract):
         calls: list[str] = []
 
         def plan() -> None:
-            clock.call_later(0.06, lambda: calls.append("later"))
+            clock.call_later(0.5, lambda: calls.append("later"))
             clock.call_later(0.03, lambda: calls.append("sooner"))
 
         self.call_first(clock, plan)
