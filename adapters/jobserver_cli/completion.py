@@ -7,8 +7,7 @@ repeating, and complete nothing if it does not answer. They never prompt.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
 
 import typer
 
@@ -35,7 +34,7 @@ def _completed(
         return []
 
 
-def _connection(given: dict[str, Any]) -> Connection:
+def _connection(given: Mapping[str, str | None]) -> Connection:
     """Return the connection of the options that precede the cursor, or of the environment."""
 
     def value(option: str, variable: str) -> str | None:

@@ -26,7 +26,7 @@ from jobserver_http.routing import (
     Routes,
     failures,
 )
-from jobserver_http.wire import Json, context_details, pool_report
+from jobserver_http.wire import context_details, pool_report
 
 MEMORY, OLD_MEMORY = "memory-per-node", "mem-per-node"
 KILL_TIMEOUT = 10.0
@@ -92,7 +92,7 @@ async def get_context(call: Call) -> Response:
     return json_response(_details(call, [context])[0])
 
 
-def _details(call: Call, contexts: Iterable[Context]) -> list[Json]:
+def _details(call: Call, contexts: Iterable[Context]) -> list[JsonObject]:
     queued, loads = call.server.start_queue().waiting, call.server.context_loads()
     return [
         context_details(

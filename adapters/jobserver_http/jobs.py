@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 from urllib.parse import urlencode
 
 import attrs
@@ -19,6 +18,7 @@ from jobserver_core.errors import (
     ServerClosed,
 )
 from jobserver_core.models.jobs import MAX_PRIORITY, MAX_SECONDS, Job, JobPage, JobQuery, ResultKind
+from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.running.results import ResultReader
 from jobserver_core.running.waiting import JobHandle
@@ -233,7 +233,7 @@ def _closing(call: Call, job: Job) -> Response:
     return json_response({**answer.body, "jobId": job.id}, answer.status, headers=answer.headers)
 
 
-def _with_result(call: Call, members: dict[str, Any], reader: ResultReader | None) -> Response:
+def _with_result(call: Call, members: JsonMapping, reader: ResultReader | None) -> Response:
     """Return these members and the result, without decoding it."""
     if reader is None:
         return json_response({**members, "result": None})
@@ -243,7 +243,7 @@ def _with_result(call: Call, members: dict[str, Any], reader: ResultReader | Non
     return ResultResponse(members, reader, call.pools)
 
 
-def _with_text(members: dict[str, Any], result: bytes) -> Response:
+def _with_text(members: JsonMapping, result: bytes) -> Response:
     return raw_json_response(encoded(members)[:-1] + b',"result":' + result + b"}")
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
-from typing import Any
 
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.failures import FailureKind
+from jobserver_core.models.json_values import JsonObject
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 
-Schema = dict[str, Any]
+Schema = JsonObject
 """A JSON schema, or another object of the OpenAPI document."""
 
 _TEXT: Schema = {"type": "string"}

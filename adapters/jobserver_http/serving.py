@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import uvicorn
 
@@ -284,9 +284,6 @@ class Runner:
             idle_timeout=self._http.idle_timeout,
             proxies=self._http.trusted_proxies,
         )
-        options: dict[str, Any] = {}
-        if self._http.tls_certificate is not None:
-            options = {"ssl_certfile": self._http.tls_certificate, "ssl_keyfile": self._http.tls_key}
         return uvicorn.Config(
             app,
             http=cast("type[asyncio.Protocol]", partial(LimitedProtocol, connections=connections)),
@@ -301,7 +298,8 @@ class Runner:
             timeout_keep_alive=math.ceil(self._http.idle_timeout),
             h11_max_incomplete_event_size=MAX_HEAD_SIZE,
             timeout_graceful_shutdown=RESPONSE_TIMEOUT,
-            **options,
+            ssl_certfile=self._http.tls_certificate,
+            ssl_keyfile=self._http.tls_key,
         )
 
     def _check_exposure(self) -> None:

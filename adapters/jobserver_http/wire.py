@@ -6,7 +6,6 @@ import json
 import traceback
 from collections.abc import Iterable
 from datetime import datetime, timezone
-from typing import Any
 
 from jobserver_core.config.trees import flatten
 from jobserver_core.models.binaries import Binary, ResolvedEntry
@@ -14,13 +13,12 @@ from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextLoad, SparePool
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job, JobProgress
+from jobserver_core.models.json_values import JsonObject
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.models.redaction import redacted, redacted_url
 from jobserver_core.models.storage import StorageUsage
 from jobserver_http.access import Namespace
 
-Json = dict[str, Any]
-"""A JSON object."""
 NO_NAMESPACE = Namespace()
 
 
@@ -39,7 +37,7 @@ def duration(seconds: float | None) -> str:
     return "Job not done yet" if seconds is None else f"{round(max(seconds, 0.0), 3)} secs"
 
 
-def error_object(error: ErrorInfo | None, names: Namespace = NO_NAMESPACE) -> Json:
+def error_object(error: ErrorInfo | None, names: Namespace = NO_NAMESPACE) -> JsonObject:
     """Return the contract's error object."""
     error = error or ErrorInfo(message="unknown reason")
     return {
@@ -49,7 +47,7 @@ def error_object(error: ErrorInfo | None, names: Namespace = NO_NAMESPACE) -> Js
     }
 
 
-def exception_object(error: BaseException, names: Namespace = NO_NAMESPACE) -> Json:
+def exception_object(error: BaseException, names: Namespace = NO_NAMESPACE) -> JsonObject:
     """Return the error object of an exception in the server, without its frames, which only the log has."""
     kind = type(error)
     text = "".join(traceback.format_exception_only(kind, error)).strip()
@@ -60,7 +58,7 @@ def exception_object(error: BaseException, names: Namespace = NO_NAMESPACE) -> J
     }
 
 
-def binary_report(binary: Binary) -> Json:
+def binary_report(binary: Binary) -> JsonObject:
     """Return a binary as ``GET /binaries`` shows it. ID, digest and size are an extension."""
     return {
         "binary-type": binary.type.value,
@@ -71,23 +69,23 @@ def binary_report(binary: Binary) -> Json:
     }
 
 
-def named_report(binary: Binary) -> Json:
+def named_report(binary: Binary) -> JsonObject:
     """Return a binary as ``GET /binaries/<name>`` shows it."""
     return {"app-name": binary.name, **binary_report(binary)}
 
 
-def pool_report(pool: SparePool) -> Json:
+def pool_report(pool: SparePool) -> JsonObject:
     """Return a pool of spare contexts as ``GET /contexts?spares=true`` shows it."""
     return {"pool": pool.name, "size": pool.size, "ready": pool.ready, "starting": pool.starting}
 
 
-def context_report(context: Context, names: Namespace = NO_NAMESPACE, *, waiting: bool = False) -> Json:
+def context_report(context: Context, names: Namespace = NO_NAMESPACE, *, waiting: bool = False) -> JsonObject:
     """Return a context as ``GET /contexts/<name>`` shows it.
 
     As extensions, it has ``waiting`` if the context waits until fewer others start, and ``restarts`` if it
     was started again.
     """
-    report: Json = {
+    report: JsonObject = {
         "id": context.id,
         "name": names.shown(context.name),
         "startTime": timestamp(context.started_at),
@@ -109,7 +107,7 @@ def context_report(context: Context, names: Namespace = NO_NAMESPACE, *, waiting
 
 def context_details(
     context: Context, names: Namespace, *, waiting: bool, load: ContextLoad | None, slots: int
-) -> Json:
+) -> JsonObject:
     """Return a context's report with its effective settings, without secrets.
 
     It also has the load, if the context lives in this server.
@@ -121,7 +119,7 @@ def context_details(
     return report
 
 
-def job_report(job: Job, names: Namespace = NO_NAMESPACE) -> Json:
+def job_report(job: Job, names: Namespace = NO_NAMESPACE) -> JsonObject:
     """Return the contract's job report.
 
     As extensions, it has ``waiting`` and ``killRequested`` if they are true, the time of its end and the kind
@@ -129,7 +127,7 @@ def job_report(job: Job, names: Namespace = NO_NAMESPACE) -> Json:
     ``restartable`` if it is true, ``restarts`` if it has run again, and ``progress`` if it is known and the
     job has not finished. The last progress of a finished job would be outdated.
     """
-    report: Json = {
+    report: JsonObject = {
         "jobId": job.id,
         "startTime": timestamp(job.submitted_at),
         "classPath": job.class_name,
@@ -163,7 +161,7 @@ def job_report(job: Job, names: Namespace = NO_NAMESPACE) -> Json:
     return report
 
 
-def detailed_report(job: Job, names: Namespace = NO_NAMESPACE) -> Json:
+def detailed_report(job: Job, names: Namespace = NO_NAMESPACE) -> JsonObject:
     """Return a job as ``GET /jobs/<id>`` shows it: also with its code, submitter and times."""
     report = {**job_report(job, names), "cp": [_code_report(entry) for entry in job.class_path]}
     if job.dispatched_at is not None:
@@ -175,9 +173,9 @@ def detailed_report(job: Job, names: Namespace = NO_NAMESPACE) -> Json:
     return report
 
 
-def _code_report(entry: ResolvedEntry) -> Json:
+def _code_report(entry: ResolvedEntry) -> JsonObject:
     """Return what was asked for, with passwords redacted, and the bytes that this meant."""
-    report: Json = {
+    report: JsonObject = {
         "source": redacted_url(entry.source),
         "binary-type": entry.type.value,
         "digest": entry.digest,
@@ -196,12 +194,12 @@ def progress_report(progress: JobProgress) -> dict[str, int]:
     }
 
 
-def storage_report(usage: StorageUsage) -> Json:
+def storage_report(usage: StorageUsage) -> JsonObject:
     """Return how much storage one kind of data uses."""
     return {"kind": usage.kind, "count": usage.count, "bytes": usage.size, "limits": dict(usage.limits)}
 
 
-def delivery_report(deliveries: Iterable[Delivery]) -> list[Json]:
+def delivery_report(deliveries: Iterable[Delivery]) -> list[JsonObject]:
     """Return the deliveries of a job's callback, without the URL, which may contain secrets."""
     return [
         {

@@ -129,7 +129,7 @@ def _local_directory(url: str | Path) -> Path | None:
     return None if _SCHEME.match(url) else Path(url)
 
 
-def _open_filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
+def _open_filesystem(url: str, options: JsonMapping) -> tuple[Any, str]:
     from fsspec.core import url_to_fs  # noqa: PLC0415 - not needed for a directory
 
     key = "jobserver.blobs.url"

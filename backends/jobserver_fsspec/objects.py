@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 from jobserver_core.disk_cache import DiskCache, Part
 from jobserver_core.errors import BlobNotFound, JobServerError, StorageError
@@ -25,6 +25,8 @@ _BLOCK = 5 * 1024 * 1024
 """The bytes that a writer keeps in memory: the least that S3 allows for a part of an upload."""
 _LARGEST_SHARE = 4
 """Blobs of more than a quarter of the cache are not cached while they are written."""
+_Info: TypeAlias = Mapping[str, Any]
+"""What a driver says about an object; the members depend on the driver."""
 _TIME_KEYS = ("LastModified", "last_modified", "mtime", "updated")
 
 
@@ -169,10 +171,10 @@ class ObjectBlobStore(BlobStore):
             self._files.makedirs(key.rpartition("/")[0], exist_ok=True)
             return action()
 
-    def _info(self, key: str) -> dict[str, Any] | None:
+    def _info(self, key: str) -> _Info | None:
         self._files.invalidate_cache(key.rpartition("/")[0])
         try:
-            info: dict[str, Any] = self._files.info(key)
+            info: _Info = self._files.info(key)
         except FileNotFoundError:
             self._check_bucket()
             return None
@@ -188,7 +190,7 @@ class ObjectBlobStore(BlobStore):
                 message=f"the bucket of {self._name} does not exist, or these credentials may not list it"
             )
 
-    def _objects(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _objects(self) -> Iterator[tuple[str, _Info]]:
         """Iterate over the keys of all blobs, with what the listing says about them."""
         for shard in self._shards():
             for key, info in self._list(f"{self._root}/{shard}"):
@@ -207,7 +209,7 @@ class ObjectBlobStore(BlobStore):
         names = (str(path).rstrip("/").rpartition("/")[2] for path in paths)
         return [name for name in names if _SHARD.fullmatch(name)]
 
-    def _list(self, prefix: str) -> list[tuple[str, dict[str, Any]]]:
+    def _list(self, prefix: str) -> list[tuple[str, _Info]]:
         with self.translated("list"):
             self._files.invalidate_cache(prefix)
             try:
@@ -216,7 +218,7 @@ class ObjectBlobStore(BlobStore):
                 return []
             return [(key, info) for key, info in found.items() if info.get("type") != "directory"]
 
-    def _older(self, key: str, info: dict[str, Any], limit: datetime) -> bool:
+    def _older(self, key: str, info: _Info, limit: datetime) -> bool:
         """Whether an object is older than a time. False if it was removed, or has no time."""
         with self.translated("list"):
             try:

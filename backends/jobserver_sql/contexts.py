@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, exists, insert, literal_column, select
 
@@ -105,7 +104,7 @@ def selected(connection: Connection, query: ContextQuery) -> list[Context]:
     filters = {name: value for name in ("name", "owner") if (value := getattr(query, name)) is not None}
     statement = newest_first(contexts, _NAMES, ("started_at", "seq"), len(states), tuple(filters))
     limit = _EVERYTHING if query.limit is None else query.limit
-    values: dict[str, Any] = {state_parameter(number): state for number, state in enumerate(states)}
+    values: dict[str, object] = {state_parameter(number): state for number, state in enumerate(states)}
     values |= filters | {LIMIT: limit, OFFSET: 0, REACH: limit}
     return [Context(**row._mapping) for row in connection.execute(statement, values)]
 

@@ -69,9 +69,9 @@ class Database:
             self._engine = _postgresql_engine(parsed, pool_size)
         self.is_file = self._file is not None
         """Whether this is a SQLite file."""
-        self.syncs_apart = self._file is not None and synchronous == "full"
+        self.syncs_after_commit = self._file is not None and synchronous == "full"
         """Whether committing and syncing to the disk are two steps."""
-        self.barrier = Barrier(self._sync_sqlite if self.syncs_apart else _nothing)
+        self.barrier = Barrier(self._sync_sqlite if self.syncs_after_commit else _nothing)
         self._unsettled: dict[str, bool] = {}
         """Records that must not be shown before a sync, and whether they are committed."""
         driver: Any = self._engine.dialect.loaded_dbapi

@@ -342,7 +342,7 @@ def page(connection: Connection, query: JobQuery) -> JobPage:
     """Return one page of jobs. Raises InvalidRequest for an invalid cursor."""
     states = tuple(JobState) if query.states is None else tuple(dict.fromkeys(query.states))
     filters = {name: value for name in _FILTERS if (value := getattr(query, name)) is not None}
-    names, values = tuple(filters), dict[str, Any](filters)
+    names, values = tuple(filters), dict[str, object](filters)
     if query.after is not None:
         values["after_0"], values["after_1"] = decode_cursor(query.after)
         names += ("after",)

@@ -17,6 +17,7 @@ from jobserver_core.models.binaries import Binary
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult, QueueLimits
+from jobserver_core.models.json_values import JsonObject
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 from jobserver_core.models.servers import Server, ServerRequest
 from jobserver_core.models.storage import MetadataUsage
@@ -88,7 +89,7 @@ class SqlMetadataStore(MetadataStore):
         Without a URL, it is the SQLite file ``metadata.db`` in the data directory. Options:
         ``synchronous`` (full, normal), ``pool-size``, ``lock-timeout`` (a duration).
         """
-        options: dict[str, Any] = {}
+        options: JsonObject = {}
         known = ("synchronous", "pool-size", "lock-timeout")
         for name, value in settings.metadata.options.items():
             if name not in known:
@@ -377,7 +378,7 @@ class SqlMetadataStore(MetadataStore):
 
         It does not on PostgreSQL, whose server may crash alone and lose such writes without our knowledge.
         """
-        self._defers = self._database.syncs_apart
+        self._defers = self._database.syncs_after_commit
         return self._defers
 
     def sync(self) -> None:

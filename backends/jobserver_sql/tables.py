@@ -71,7 +71,7 @@ requests = Table(
     _id(),
     _required("recipient", FreeText),
     _required("created_at", Instant),
-    _required("text", FreeText),
+    _required("payload", FreeText),
     Column("answer", FreeText),
 )
 
@@ -223,7 +223,7 @@ def columns_of(
     return [table.c[name] for name in _FIELDS[model]]
 
 
-def row_of(record: Binary | Context | Job | JobResult | Delivery | ServerRequest) -> dict[str, Any]:
+def row_of(record: Binary | Context | Job | JobResult | Delivery | ServerRequest) -> dict[str, object]:
     """Return a record's fields as the row to write."""
     return dict(zip(_FIELDS[type(record)], values_of(record), strict=True))
 

@@ -139,12 +139,9 @@ class Collected:
         Raises:
             InvalidSetting: Settings contradict each other.
         """
-        parts: dict[str, Any] = {
-            name: section(**self._arguments(section)) for name, section in sections().items()
-        }
-        return Settings(
-            **self._arguments(Settings), **parts, warnings=tuple(self.warnings), origins=dict(self.origins)
-        )
+        arguments = self._arguments(Settings)
+        arguments |= {name: section(**self._arguments(section)) for name, section in sections().items()}
+        return Settings(**arguments, warnings=tuple(self.warnings), origins=dict(self.origins))
 
     def _arguments(self, section: type[Section]) -> dict[str, Any]:
         keys = {name: setting_key(section.prefix, name) for name in section.setting_types()}

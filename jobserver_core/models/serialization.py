@@ -114,12 +114,7 @@ def _read_error(made: Converter, value: JsonMapping) -> errors.JobServerError:
     if name not in errors.__all__:
         raise ValueError(f"unknown error {name!r}")
     cls: type[errors.JobServerError] = getattr(errors, name)
-    kinds = _field_kinds(cls)
+    models = {"error": ErrorInfo, "failure": FailureKind | None}  # which errors.py cannot import
+    kinds = {**get_type_hints(cls), **{k: v for k, v in models.items() if k in cls.field_names}}
     fields = {k: made.structure(v, kinds.get(k, Any)) for k, v in value["fields"].items()}
     return cls(**fields)
-
-
-def _field_kinds(cls: type[errors.JobServerError]) -> dict[str, Any]:
-    """Return the types of an error's fields. Two of them are models, which errors.py cannot import."""
-    models = {"error": ErrorInfo, "failure": FailureKind | None}
-    return {**get_type_hints(cls), **{k: v for k, v in models.items() if k in cls.field_names}}

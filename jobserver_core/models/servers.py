@@ -30,11 +30,11 @@ class Server:
 class ServerRequest:
     """A request of one server to another one, the ``recipient``, and its answer once there is one.
 
-    ``text`` and ``answer`` are JSON of the servers; a store does not read them.
+    ``payload`` and ``answer`` are JSON of the servers; a store does not read them.
     """
 
     id: str
     recipient: str
     created_at: datetime = attrs.field(validator=aware)
-    text: str = attrs.field(repr=False)
+    payload: str = attrs.field(repr=False)
     answer: str | None = attrs.field(default=None, repr=False)

@@ -92,7 +92,7 @@ class Deadlines:
             return
         delay = deadline - self._clock.monotonic()
         self._timers[deadline] = self._clock.call_later(
-            delay, lambda: self._context.changes.put_apart(lambda: self._look(deadline))
+            delay, lambda: self._context.changes.put_on_thread(lambda: self._look(deadline))
         )
 
     def close(self) -> None:

@@ -70,18 +70,20 @@ class LiveJob:
 
     def restart(self, context_id: str) -> None:
         """Store that the job waits in another context, to run from its beginning if it has begun."""
-        changes: dict[str, Any] = {"context_id": context_id}
-        if not self.job.waiting:
-            if self._writer is not None:
-                self._writer.discard()
-            self._writer = self._result_failed_at = self.ended_at = None
-            changes |= {
-                "dispatched_at": None,
-                "running_at": None,
-                "progress": JobProgress(),
-                "restarts": self.job.restarts + 1,
-            }
-        self.advance(JobEvent.RESTART, **changes)
+        if self.job.waiting:
+            self.advance(JobEvent.RESTART, context_id=context_id)
+            return
+        if self._writer is not None:
+            self._writer.discard()
+        self._writer = self._result_failed_at = self.ended_at = None
+        self.advance(
+            JobEvent.RESTART,
+            context_id=context_id,
+            dispatched_at=None,
+            running_at=None,
+            progress=JobProgress(),
+            restarts=self.job.restarts + 1,
+        )
 
     def run(self, running_at: datetime) -> None:
         """Mark the job as RUNNING. The next :meth:`advance` or :meth:`end` stores it."""

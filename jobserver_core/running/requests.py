@@ -124,7 +124,7 @@ class Requests:
             id=self._ids.new(),
             recipient=server_id,
             created_at=self._clock.now(),
-            text=json_values.dumps(asked),
+            payload=json_values.dumps(asked),
         )
         answered = threading.Event()
         with self._lock:
@@ -207,7 +207,7 @@ class Requests:
         from jobserver_core.models.serialization import unstructure  # noqa: PLC0415 - needs cattrs
 
         try:
-            asked = json_values.loads(request.text)
+            asked = json_values.loads(request.payload)
             self._check_recent(asked)
             answer = self._actions[asked["action"]](asked["arguments"])
             return json_values.dumps({"answer": answer})

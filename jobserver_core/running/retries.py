@@ -71,11 +71,11 @@ class RetryQueue:
 
     def put_later(self, change: Callable[[], None]) -> None:
         """Call a change after a pause, on another thread, behind those that then wait."""
-        self._clock.call_later(FIRST_PAUSE, lambda: self.put_apart(change))
+        self._clock.call_later(FIRST_PAUSE, lambda: self.put_on_thread(change))
 
-    def put_apart(self, change: Callable[[], None]) -> None:
+    def put_on_thread(self, change: Callable[[], None]) -> None:
         """Call a change on another thread, as timers must: a store that hangs would block the others."""
-        self._apart(lambda: self.put(change))
+        self._on_thread(lambda: self.put(change))
 
     def _run(self) -> None:
         unexpected: Exception | None = None
@@ -109,9 +109,9 @@ class RetryQueue:
             _log.warning("%s: cannot store a change, trying again until it is stored: %s", self._name, error)
         self._failing = True
         pause, self._pause = self._pause, min(LONGEST_PAUSE, 2 * self._pause)
-        self._clock.call_later(pause, lambda: self._apart(self._run))
+        self._clock.call_later(pause, lambda: self._on_thread(self._run))
 
-    def _apart(self, call: Callable[[], None]) -> None:
+    def _on_thread(self, call: Callable[[], None]) -> None:
         """Call on a separate thread: a store that hangs must not block the clock's other timers."""
         name = f"jobserver-retry {self._name}"
         threading.Thread(target=self._logged, args=(call,), name=name, daemon=True).start()

@@ -313,7 +313,7 @@ class TakesNullForNone(Fault):
 
     def job_result(self, job_id: str) -> JobResult | None:
         found = super().job_result(job_id)
-        return None if found is not None and found.text == "null" else found
+        return None if found is not None and found.payload == "null" else found
 
 
 class LosesTheResultAtTheNextAdvance(Fault):

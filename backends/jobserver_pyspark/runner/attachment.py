@@ -14,7 +14,7 @@ from jobserver_pyspark.protocol.failures import JobFailure
 from jobserver_pyspark.protocol.messages import ContextType
 from jobserver_pyspark.runner.job_class import WRONG_TYPE
 
-_Attributes = dict[str, Any]
+_Attributes = dict[str, object]
 _REHEARSALS = 3
 _REFLECTION = "r\n"
 """The beginning of py4j's commands that ask what a name stands for."""

@@ -19,7 +19,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-Handler = tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]]
+Handler = tuple[Callable[..., object], tuple[object, ...], dict[str, object]]
 
 
 class ExitHandlers:

@@ -225,7 +225,7 @@ def kind_of(made: Any) -> Literal["dataframe", "python-rdd", "object"]:
     )
 
 
-def _shared_form(made: Any) -> tuple[str, Any, dict[str, Any]]:
+def _shared_form(made: Any) -> tuple[str, Any, dict[str, object]]:
     kind = kind_of(made)
     if kind == "dataframe":
         return kind, made._jdf, {}

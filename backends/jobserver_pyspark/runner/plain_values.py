@@ -85,7 +85,7 @@ def check_keys(value: Mapping[Any, Any]) -> None:
     """Refuse a mapping that would lose members because two of its keys become one string."""
     if all(type(name) is str for name in value):
         return
-    seen: dict[str, Any] = {}
+    seen: dict[str, object] = {}
     for name in value:
         text = key(name)
         if text in seen:

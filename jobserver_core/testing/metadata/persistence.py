@@ -155,7 +155,7 @@ class PersistenceContract(StoreAccess):
         running = attrs.evolve(job, state=JobState.RUNNING)
         ended = attrs.evolve(job, state=JobState.FINISHED, ended_at=at(1), has_result=True)
         sent = attrs.evolve(delivery, state=DeliveryState.DELIVERED, attempts=1)
-        request = ServerRequest(id="request", recipient="server", created_at=at(), text="")
+        request = ServerRequest(id="request", recipient="server", created_at=at(), payload="")
         with closing(self.open_again(store)) as other:
             changes: list[Callable[[], object]] = [
                 partial(other.register_server, "s", started_at=at(0), address="", lease=9),
@@ -217,7 +217,7 @@ class PersistenceContract(StoreAccess):
             "renew_server": partial(store.renew_server, "s", lease=9),
             "remove_server": partial(store.remove_server, "s"),
             "add_request": partial(
-                store.add_request, ServerRequest(id="r", recipient="s", created_at=at(), text="")
+                store.add_request, ServerRequest(id="r", recipient="s", created_at=at(), payload="")
             ),
             "answer_request": partial(store.answer_request, "r", ""),
             "remove_request": partial(store.remove_request, "r"),

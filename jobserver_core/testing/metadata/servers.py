@@ -45,8 +45,8 @@ def _ids(store: MetadataStore, *, expired: bool | None = None) -> list[str]:
 
 
 def _request(request_id: str, **fields: Any) -> ServerRequest:
-    defaults: dict[str, Any] = {"recipient": "server", "created_at": at(), "text": "{}"}
-    return ServerRequest(id=request_id, **{**defaults, **fields})
+    fields = {"recipient": "server", "created_at": at(), "payload": "{}", **fields}
+    return ServerRequest(id=request_id, **fields)
 
 
 def _hear(heard: list[str], notice: str | None) -> None:
@@ -266,7 +266,7 @@ class ServersContract(StoreAccess):
 
     @pytest.mark.parametrize("text", ODD_TEXTS)
     def test_a_request_comes_back_with_what_was_stored(self, store: MetadataStore, text: str) -> None:
-        request = _request("r", recipient=text, text=text)
+        request = _request("r", recipient=text, payload=text)
         store.add_request(request)
         assert store.request("r") == request
         assert store.requests_to(text) == [request]

@@ -16,6 +16,6 @@ def upgrade() -> None:
         Column("id", FreeText, primary_key=True),
         Column("recipient", FreeText, nullable=False),
         Column("created_at", Instant, nullable=False),
-        Column("text", FreeText, nullable=False),
+        Column("payload", FreeText, nullable=False),
         Column("answer", FreeText),
     )
