@@ -74,7 +74,7 @@ class EventStream:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._patience = connection.options.reconnect_timeout
+        self._reconnect_timeout = connection.options.reconnect_timeout
         self._listeners: defaultdict[str | None, list[Listener]] = defaultdict(list)
         self._reading: asyncio.Task[None] | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -176,7 +176,7 @@ class EventStream:
 
     def _may_return(self, error: JobServerError, since: float) -> bool:
         """Whether to wait for a server that has been away since then."""
-        is_over = time.monotonic() - since > self._patience
+        is_over = time.monotonic() - since > self._reconnect_timeout
         return is_outage(error) and not is_over and not self._connection.is_closed
 
     async def close(self) -> None:

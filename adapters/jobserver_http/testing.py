@@ -19,7 +19,7 @@ __all__ = ["AuthenticatorContract"]
 class AuthenticatorContract(Contract):
     """What every authenticator does. Fixtures: ``authenticator``, which knows the owner of :meth:`valid`."""
 
-    patience: ClassVar[float] = 20.0
+    timeout: ClassVar[float] = 20.0
     """Seconds after which a revocation that has no effect fails the test."""
 
     @abstractmethod
@@ -75,7 +75,7 @@ class AuthenticatorContract(Contract):
         found = self.identity(authenticator)
         valid = self.valid()
         self.revoke(authenticator)
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + self.timeout
         while authenticator.current(found) or authenticator.authenticate(valid):
             assert time.monotonic() < deadline, "the revocation has no effect"
             time.sleep(0.05)

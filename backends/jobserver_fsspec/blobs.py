@@ -58,7 +58,7 @@ class FsspecBlobStore(BlobStore):
             root,
             copies=DiskCache(cache_directory, limit=cache_size),
             name=redacted(str(url)),
-            scrub=_scrubber(options or {}, str(url)),
+            redact=_redactor(options or {}, str(url)),
             **({"block_size": None} if "default_block_size" in (options or {}) else {}),
         )
 
@@ -138,14 +138,14 @@ def _open_filesystem(url: str, options: JsonMapping) -> tuple[Any, str]:
     except ImportError as error:
         raise StorageError(message=f"the driver for {redacted(url)} is not installed: {error}") from None
     except ValueError as error:
-        raise InvalidSetting(key=key, message=_scrubber(options, url)(str(error))) from None
+        raise InvalidSetting(key=key, message=_redactor(options, url)(str(error))) from None
     except Exception as error:  # noqa: BLE001 - drivers raise errors of their own libraries
-        reason = _scrubber(options, url)(str(error) or type(error).__name__)
+        reason = _redactor(options, url)(str(error) or type(error).__name__)
         raise StorageError(message=f"cannot open {redacted(url)}: {reason}") from None
     return filesystem, str(root)
 
 
-def _scrubber(options: JsonMapping, url: str) -> Callable[[str], str]:
+def _redactor(options: JsonMapping, url: str) -> Callable[[str], str]:
     """Return a function that redacts the URL and the values of the options in a message.
 
     The URL of an endpoint stays, without credentials, path or query: it says what could not be reached.
@@ -153,12 +153,12 @@ def _scrubber(options: JsonMapping, url: str) -> Callable[[str], str]:
     texts = (text for text in _texts(options) if len(text) > 3)
     secrets = sorted((text for text in texts if not _ENDPOINT.fullmatch(text)), key=len, reverse=True)
 
-    def scrub(text: str) -> str:
+    def redact(text: str) -> str:
         for secret in secrets:
             text = text.replace(secret, "***")
         return text.replace(url, redacted(url))
 
-    return scrub
+    return redact
 
 
 def _texts(value: Any) -> Iterator[str]:

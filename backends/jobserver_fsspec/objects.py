@@ -47,14 +47,14 @@ class ObjectBlobStore(BlobStore):
         *,
         copies: DiskCache,
         name: str,
-        scrub: Callable[[str], str],
+        redact: Callable[[str], str],
         block_size: int | None = _BLOCK,
     ) -> None:
         self._files = filesystem
         self._root = root.rstrip("/")
         self._copies = copies
         self._name = name
-        self._scrub = scrub
+        self._redact = redact
         self._block_size = block_size
         protocols = filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,)
         in_bucket = not _WITH_BUCKETS.isdisjoint(protocols)
@@ -138,7 +138,7 @@ class ObjectBlobStore(BlobStore):
         except JobServerError:
             raise
         except Exception as error:  # noqa: BLE001 - drivers raise errors of their own libraries
-            reason = self._scrub(str(error) or type(error).__name__)
+            reason = self._redact(str(error) or type(error).__name__)
             raise StorageError(message=f"cannot {action} the blobs at {self._name}: {reason}") from None
 
     def publish(self, temporary: str, digest: str, size: int) -> None:

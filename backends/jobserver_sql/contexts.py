@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, delete, exists, insert, literal_co
 from jobserver_core.errors import ContextExists, DuplicateId, JobServerError
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.lifecycle import CONTEXTS, ContextState
-from jobserver_sql.pages import LIMIT, OFFSET, REACH, newest_first, state_parameter
+from jobserver_sql.pages import END, LIMIT, OFFSET, newest_first, state_parameter
 from jobserver_sql.statements import CompareAndSet, DriverConnection, Statement, literal_states
 from jobserver_sql.tables import columns_of, contexts, jobs, values_of
 
@@ -105,7 +105,7 @@ def selected(connection: Connection, query: ContextQuery) -> list[Context]:
     statement = newest_first(contexts, _NAMES, ("started_at", "seq"), len(states), tuple(filters))
     limit = _EVERYTHING if query.limit is None else query.limit
     values: dict[str, object] = {state_parameter(number): state for number, state in enumerate(states)}
-    values |= filters | {LIMIT: limit, OFFSET: 0, REACH: limit}
+    values |= filters | {LIMIT: limit, OFFSET: 0, END: limit}
     return [Context(**row._mapping) for row in connection.execute(statement, values)]
 
 

@@ -102,17 +102,17 @@ class Database:
         *,
         conflict: Callable[[DriverConnection], Exception | None] | None = None,
         durable: bool = True,
-        patience: float | None = None,
+        lock_timeout: float | None = None,
     ) -> T:
         """Write; if a unique index refuses it, raise the reason that ``conflict`` returns.
 
         If the reason has disappeared when it is looked up, the write is tried again. With ``durable``
         it is on the disk when this returns, else after the next :meth:`sync` (in PostgreSQL soon after).
-        ``patience`` is as in :meth:`write`.
+        ``lock_timeout`` is as in :meth:`write`.
         """
         for _ in range(_ATTEMPTS):
             try:
-                with self._translated(), self._writing(patience, durable=durable) as connection:
+                with self._translated(), self._writing(lock_timeout, durable=durable) as connection:
                     done = work(connection)
             except _Refused as refused:
                 last = refused
@@ -127,7 +127,7 @@ class Database:
         raise StorageError(message=last.message)
 
     @contextmanager
-    def _writing(self, patience: float | None, *, durable: bool) -> Iterator[DriverConnection]:
+    def _writing(self, lock_timeout: float | None, *, durable: bool) -> Iterator[DriverConnection]:
         if self._file is None:
             with self._engine.begin() as connection:
                 made = DriverConnection("postgresql", connection.connection.driver_connection)
@@ -135,7 +135,7 @@ class Database:
                     made.driver.execute("SET LOCAL synchronous_commit = off")
                 yield made
             return
-        with self._writing_turn(patience) as left, self._sqlite.writing(left) as made:
+        with self._writing_turn(lock_timeout) as left, self._sqlite.writing(left) as made:
             yield made
         self._file.verify_commit()
 
@@ -184,10 +184,10 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self, *, patience: float | None = None) -> Iterator[Connection]:
+    def write(self, *, lock_timeout: float | None = None) -> Iterator[Connection]:
         """Yield a transaction that is committed to the disk when the block ends without an error.
 
-        ``patience`` is the number of seconds to wait for other writers to a SQLite file; the default
+        ``lock_timeout`` is the number of seconds to wait for other writers to a SQLite file; the default
         is ``lock_timeout``.
         """
         with self._translated():
@@ -195,7 +195,7 @@ class Database:
                 with self._engine.begin() as connection:
                     yield connection
                 return
-            with self._writing_turn(patience) as left:
+            with self._writing_turn(lock_timeout) as left:
                 with self._engine.connect() as connection:
                     connection.info[_WAIT] = left
                     try:
@@ -206,9 +206,9 @@ class Database:
                 self._file.verify_commit()
 
     @contextmanager
-    def _writing_turn(self, patience: float | None) -> Iterator[float]:
+    def _writing_turn(self, lock_timeout: float | None) -> Iterator[float]:
         """Wait for other writers of this process; yield the seconds left to wait for other processes."""
-        allowed = self._lock_timeout if patience is None else patience
+        allowed = self._lock_timeout if lock_timeout is None else lock_timeout
         left = allowed
         if not self._turn.acquire(blocking=False):
             deadline = time.monotonic() + allowed

@@ -41,7 +41,7 @@ from jobserver_core.models.jobs import (
 from jobserver_core.models.lifecycle import CONTEXTS, DELIVERIES, JOBS, ContextState, JobState
 from jobserver_core.models.storage import MetadataUsage
 from jobserver_sql import deliveries as delivery_rows
-from jobserver_sql.pages import LIMIT, OFFSET, REACH, newest_first, state_parameter
+from jobserver_sql.pages import END, LIMIT, OFFSET, newest_first, state_parameter
 from jobserver_sql.statements import DriverConnection, Statement, encode, literal_states
 from jobserver_sql.tables import (
     binaries,
@@ -349,7 +349,7 @@ def page(connection: Connection, query: JobQuery) -> JobPage:
     if not states or not query.limit:
         return JobPage(jobs=())
     values |= {state_parameter(number): state for number, state in enumerate(states)}
-    values |= {LIMIT: query.limit + 1, OFFSET: query.offset, REACH: query.offset + query.limit + 1}
+    values |= {LIMIT: query.limit + 1, OFFSET: query.offset, END: query.offset + query.limit + 1}
     statement = newest_first(jobs, _NAMES, ("submitted_at", "id"), len(states), names)
     found = [Job(**row._mapping) for row in connection.execute(statement, values)]
     shown = tuple(found[: query.limit])

@@ -15,9 +15,9 @@ from typing import Any
 from sqlalchemy import Select, Table, bindparam, select, tuple_, union_all
 from sqlalchemy.sql.elements import ColumnElement
 
-__all__ = ["LIMIT", "OFFSET", "REACH", "newest_first", "state_parameter"]
+__all__ = ["END", "LIMIT", "OFFSET", "newest_first", "state_parameter"]
 
-LIMIT, OFFSET, REACH = "page_limit", "page_offset", "page_reach"
+LIMIT, OFFSET, END = "page_limit", "page_offset", "page_end"
 """Names of the parameters: records on the page, records to skip, and the sum of both."""
 
 
@@ -48,7 +48,7 @@ def _keys(table: Table, order: tuple[str, str], number: int, filters: tuple[str,
     keys = keys.where(table.c.state == bindparam(state_parameter(number), type_=table.c.state.type))
     for name in filters:
         keys = keys.where(_CONDITIONS.get(name, _equal)(table, order, name))
-    limited = _descending(keys, table, order).limit(_number(REACH)).subquery()
+    limited = _descending(keys, table, order).limit(_number(END)).subquery()
     return select(limited.c[0], limited.c[1])
 
 

@@ -29,7 +29,7 @@ VERSION_TABLE = "jobserver_schema"
 """The table that records the revision. Its name is ours, as others may use Alembic in the same database."""
 
 _VERSION = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32), primary_key=True))
-_PATIENCE = 60.0
+_LOCK_TIMEOUT = 60.0
 """Seconds that a server waits for another one that is migrating a SQLite file."""
 _LOCK = 0x6A6F6273  # "jobs": the key of the advisory lock that migrating servers take in PostgreSQL
 
@@ -56,7 +56,7 @@ def upgrade(database: Database) -> None:
     with database.read() as connection:
         if found(connection) == HEAD:
             return
-    with database.write(patience=_PATIENCE) as connection:
+    with database.write(lock_timeout=_LOCK_TIMEOUT) as connection:
         if connection.dialect.name == "postgresql":
             _refuse_other_encodings(connection)
             connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))

@@ -34,9 +34,9 @@ __all__ = ["SqlMetadataStore"]
 
 FILE_NAME = "metadata.db"
 _SYNCHRONOUS = ("full", "normal")
-_PROGRESS_PATIENCE = 0.25
+_PROGRESS_TIMEOUT = 0.25
 """Seconds that progress waits for other writes before it is dropped; the next report follows soon."""
-_CHECK_PATIENCE = 2.0
+_CHECK_TIMEOUT = 2.0
 """Seconds that a check waits for other writes."""
 
 
@@ -269,7 +269,7 @@ class SqlMetadataStore(MetadataStore):
     def record_progress(self, job_id: str, progress: JobProgress) -> None:
         """Store a job's progress, unless the job is final or unknown."""
         work = partial(jobs.record_progress, job_id=job_id, progress=progress)
-        self._database.commit(work, patience=_PROGRESS_PATIENCE, durable=False)
+        self._database.commit(work, lock_timeout=_PROGRESS_TIMEOUT, durable=False)
 
     def delete_jobs(self, *, ended_before: datetime, limit: int) -> int:
         """Remove up to ``limit`` final jobs that ended before a time, oldest first; return how many."""
@@ -387,7 +387,7 @@ class SqlMetadataStore(MetadataStore):
 
     def check(self) -> None:
         """Write to the database. Raises StorageError, SchemaTooNew when it is of another release."""
-        with self._database.write(patience=_CHECK_PATIENCE) as connection:
+        with self._database.write(lock_timeout=_CHECK_TIMEOUT) as connection:
             revision = schema.touch(connection)
         if revision != schema.HEAD:
             raise SchemaTooNew(found=str(revision), known=schema.HEAD)

@@ -14,7 +14,7 @@ from flask import Flask, jsonify, request
 from jobserver_core import JobRequest, JobServer, Settings, errors
 
 
-def build(server: JobServer, *, patience: float = 2.0) -> Flask:
+def build(server: JobServer, *, timeout: float = 2.0) -> Flask:
     """Return the service over a job server that somebody else starts and closes."""
     service = Flask(__name__)
 
@@ -28,7 +28,7 @@ def build(server: JobServer, *, patience: float = 2.0) -> Flask:
             )
         )
         try:
-            return jsonify(job.result(timeout=patience))
+            return jsonify(job.result(timeout=timeout))
         except errors.ResultTimeout:
             return jsonify(job=job.id), 202
 

@@ -56,7 +56,7 @@ class InlineJob:
         self,
         spec: JobSpec,
         context: ContextSpec,
-        tell: Callable[[Callable[[ContextListener], None]], None],
+        notify: Callable[[Callable[[ContextListener], None]], None],
     ) -> None:
         self.id = spec.id
         self.class_name = spec.class_name
@@ -67,7 +67,7 @@ class InlineJob:
         self.cancelled = threading.Event()
         """Set when the job must end; a callable that blocks outside of :meth:`sleep` should check it."""
         self._log_path = spec.log_path
-        self._tell = tell
+        self._notify = notify
 
     def check(self) -> None:
         """End the callable if the job is being killed."""
@@ -86,7 +86,7 @@ class InlineJob:
 
     def report(self, progress: JobProgress) -> None:
         """Report the progress of the job."""
-        self._tell(lambda listener: listener.job_progress(self.id, progress))
+        self._notify(lambda listener: listener.job_progress(self.id, progress))
 
 
 class InlineLauncher(Launcher):
@@ -363,7 +363,7 @@ class _Serial:
     def context_ready(self, *, application_id: str) -> None:
         with self._lock:
             self._ready, self._application_id = True, application_id
-            self.tell(self._report_ready)
+            self.notify(self._report_ready)
 
     def _report_ready(self, listener: ContextListener) -> None:
         listener.context_ready(application_id=self._application_id, url=None)
@@ -374,7 +374,7 @@ class _Serial:
             if self._listener is not None:
                 self._listener.context_ended(end, error)
 
-    def tell(self, call: Callable[[ContextListener], None]) -> None:
+    def notify(self, call: Callable[[ContextListener], None]) -> None:
         """Report an event, unless nobody listens."""
         with self._lock:
             if not self._ended and self._listener is not None:
@@ -386,7 +386,7 @@ class _Serial:
             if job_id in self._ignored:
                 return
             self._kept.setdefault(job_id, []).append(call)
-            self.tell(call)
+            self.notify(call)
 
     @property
     def kept(self) -> set[str]:
@@ -413,10 +413,10 @@ class _Serial:
         with self._lock:
             self._listener = listener
             if self._ready:
-                self.tell(self._report_ready)
+                self.notify(self._report_ready)
             for calls in list(self._kept.values()):
                 for call in list(calls):
-                    self.tell(call)
+                    self.notify(call)
 
 
 class _Threads:
@@ -469,7 +469,7 @@ class _JobRun:
         self._spec = spec
         self._listener = listener
         self._forget = forget
-        self._job = InlineJob(spec, context, listener.tell)
+        self._job = InlineJob(spec, context, listener.notify)
 
     def kill(self) -> None:
         """Ask the callable to end."""

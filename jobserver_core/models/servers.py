@@ -15,7 +15,7 @@ __all__ = ["Server", "ServerRequest"]
 class Server:
     """The record of a running server.
 
-    ``id`` belongs to the data directory, so it stays the same after a restart. ``address`` tells people where
+    ``id`` belongs to the data directory, so it stays the same after a restart. ``address`` shows people where
     the server runs. The server counts as alive until ``lease_until``, a time on the metadata store's clock,
     and renews that lease while it runs.
     """

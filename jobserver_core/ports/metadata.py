@@ -408,7 +408,7 @@ class MetadataStore(Backend):
 
         Returns whether the store does so, from now on. Then a power cut, but not the end of the process, may
         undo them until :meth:`sync` is called, which serves many of them at once. The job server asks for
-        this, and syncs before it tells anybody. The default does not: its writes are on the disk when they
+        this, and syncs before it notifies anybody. The default does not: its writes are on the disk when they
         return.
         """
         return False

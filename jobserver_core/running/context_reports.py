@@ -176,7 +176,7 @@ class ContextReports(ContextListener):
     def _death(self, event: ContextEvent, error: ErrorInfo | None) -> Death | None:
         """Return the death of the context; None if it is not supervised, or ends as it should."""
         record, died_at = self._context.current, self._context.ended_at
-        began = record.state is not ContextState.STARTED  # else the creator is told why it failed
+        began = record.state is not ContextState.STARTED  # else the creator gets the reason
         if not began or CONTEXTS.next(record.state, event) is ContextState.FINISHED:
             return None
         if self._jobs.holding or self._context.draining is not None or died_at is None:

@@ -164,11 +164,11 @@ class ContextService:
 
     def stop(self, name: str, timeout: float | None) -> Waiter[Context]:
         """Begin to stop a context on request, on whatever server it is."""
-        grace = self._settings.contexts.deletion_timeout if timeout is None else timeout
+        grace_period = self._settings.contexts.deletion_timeout if timeout is None else timeout
         remote = self._registry.elsewhere(name)
         if remote is not None:
-            return self._end_elsewhere(Action.STOP_CONTEXT, remote, {"timeout": grace})
-        return self._registry.get(name).stop(grace, requested=True)
+            return self._end_elsewhere(Action.STOP_CONTEXT, remote, {"timeout": grace_period})
+        return self._registry.get(name).stop(grace_period, requested=True)
 
     def kill(self, name: str) -> Waiter[Context]:
         """End a context by force on request, on whatever server it is."""
@@ -223,8 +223,8 @@ class ContextService:
 
     def _reset_here(self, others: Iterable[Waiter[Context]]) -> Waiter[None]:
         """Stop every context here; once the ``others`` have ended too, start those of the configuration."""
-        grace = self._settings.contexts.deletion_timeout
-        stopping = [context.stop_eventually(grace, requested=True) for context in self._registry.all()]
+        grace_period = self._settings.contexts.deletion_timeout
+        stopping = [context.stop_eventually(grace_period, requested=True) for context in self._registry.all()]
         stopped: Waiter[None] = all_done([*stopping, *others])
         done: Promise[None] = Promise("reset of the contexts")
 

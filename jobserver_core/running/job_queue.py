@@ -197,9 +197,9 @@ class JobQueue:
     def _end_waiting(self, live: LiveJob, outcome: FinalOutcome) -> None:
         self.end(live, outcome)
         self._waiting.remove(live)
-        self._note_idle()
+        self._check_idle()
 
-    def _note_idle(self) -> None:
+    def _check_idle(self) -> None:
         if self.empty:
             self._idle_since = self._clock.monotonic()
             self._idle()
@@ -218,7 +218,7 @@ class JobQueue:
                     self._waiting.take(live)
                 else:
                     self._waiting.remove(live)
-                    self._note_idle()
+                    self._check_idle()
         except StorageError as error:
             job_id = self._waiting.next().job.id
             _repeats.warning(context.current.id, "job %s waits for storage: %s", job_id, error)
@@ -255,7 +255,7 @@ class JobQueue:
         cancelled = killed or live.job.kill_requested or context.stop_requested
         delivery = live.end(outcome, cancelled=cancelled)
         if self._running.pop(live.job.id, None) is not None:
-            self._note_idle()
+            self._check_idle()
         job, outbox = live.job, self._context.outbox
         if not job.state.final:  # another server has taken it over
             outbox.put(live.postpone)

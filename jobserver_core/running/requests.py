@@ -14,13 +14,13 @@ The invariants: every request is idempotent, because an owner that dies may have
 answer; an owner that lives acts once, and keeps an answer that could not be stored. A server that waits no
 longer removes its request, and tries again if that fails, so the owner does not act on it later; if there is
 an answer at that moment, it counts, whatever else went wrong. An owner whose registration is gone will not
-answer: the caller is told at once that the context is being taken over, and can try again.
+answer: the caller learns at once that the context is being taken over, and can try again.
 
 A request of a server that has died before it could remove it must not be carried out much later, when nobody
-expects it. The clocks of two servers may differ, so its age is told by the clock that leases have in common:
-it names the time until which the owner's lease was good when the owner was asked. Once the lease has been
-renewed far beyond that, the owner no longer acts. A request also names ids, never only a name that another
-context may have by then.
+expects it. The clocks of two servers may differ, so its age is measured by the clock that leases have in
+common: it names the time until which the owner's lease was good when the owner was asked. Once the lease has
+been renewed far beyond that, the owner no longer acts. A request also names ids, never only a name that
+another context may have by then.
 
 Deliberately not handled: a server that dies while it asks. What it asked for may still happen within that
 time. Requests that nobody removes are deleted after :data:`REQUEST_RETENTION`.

@@ -16,7 +16,7 @@ context that has lived for ``restart-reset`` resets the count.
 
 The invariants: a context that was asked to stop, or stops by itself (``idle-timeout``), has no successor, and
 neither has one that ends with its server in an orderly way. A context that was never ready has none either,
-because its creator is told why, unless it is a successor itself or its server died while it was
+because its creator gets the reason, unless it is a successor itself or its server died while it was
 starting. At most one server stores a successor: the one whose write ends the context.
 """
 

@@ -62,7 +62,7 @@ FULL_CHECK_EVERY = 20
 class Membership:
     """Registers this server, renews its lease, and removes servers whose lease has expired. Thread-safe.
 
-    ``address`` tells people where this server runs. A lease is never shorter than ``reattach_timeout``,
+    ``address`` shows people where this server runs. A lease is never shorter than ``reattach_timeout``,
     because contexts wait that long for the next server on the same data directory. ``on_removed`` is called
     when this server was removed by another one and has registered again: it has to end its contexts.
     ``take_over`` is called when there may be records of servers that are gone, once at a time. Both run on

@@ -134,9 +134,9 @@ class Sending:
         for thread in self._threads:
             thread.start()
 
-    def join(self, patience: float) -> list[Answer]:
-        """Wait for all the answers; fail when one takes longer than ``patience`` seconds."""
-        deadline = time.monotonic() + patience
+    def join(self, timeout: float) -> list[Answer]:
+        """Wait for all the answers; fail when one takes longer than ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
             assert not thread.is_alive(), "a send did not return"
@@ -147,7 +147,7 @@ class Sending:
 class TransportContract(Contract):
     """The behavior of every transport. Fixtures: ``transport``, and a ``receiver`` that accepts all."""
 
-    patience: ClassVar[float] = 15.0
+    timeout: ClassVar[float] = 15.0
     """Seconds after which a test fails because a call did not return."""
 
     def test_its_schemes_are_in_lower_case(self, transport: Transport) -> None:
@@ -202,7 +202,7 @@ class TransportContract(Contract):
     def test_many_threads_may_send_at_once(self, transport: Transport, receiver: Receiver) -> None:
         ids = [f"delivery-{number}" for number in range(24)]
         sending = Sending(transport, [message(receiver.url, delivery_id=one) for one in ids])
-        answers = sending.join(self.patience)
+        answers = sending.join(self.timeout)
         assert all(answer.accepted for answer in answers)
         assert sorted(came.delivery_id for came in receiver.received()) == sorted(ids)
 
@@ -275,7 +275,7 @@ class AnsweringTransportContract(TransportContract):
         receiver.hang()
         try:
             began = time.monotonic()
-            (answer,) = Sending(transport, [message(receiver.url)], timeout=0.3).join(self.patience)
+            (answer,) = Sending(transport, [message(receiver.url)], timeout=0.3).join(self.timeout)
             took = time.monotonic() - began
         finally:
             receiver.release()
@@ -296,7 +296,7 @@ class AnsweringTransportContract(TransportContract):
         receiver.hang()
         sending = Sending(transport, [message(receiver.url, delivery_id=f"d-{n}") for n in range(4)])
         try:
-            await_true(lambda: len(receiver.received()) == 4, "four attempts at once", self.patience)
+            await_true(lambda: len(receiver.received()) == 4, "four attempts at once", self.timeout)
         finally:
             receiver.release()
-        assert all(answer.accepted for answer in sending.join(self.patience))
+        assert all(answer.accepted for answer in sending.join(self.timeout))

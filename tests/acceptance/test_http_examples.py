@@ -117,7 +117,7 @@ def test_an_application_can_have_some_of_the_routes_only(routes: list[str], ther
 
 def test_a_flask_service_runs_jobs_through_the_library() -> None:
     with words_server() as server:
-        client = example("flask_service")["build"](server, patience=0.1).test_client()
+        client = example("flask_service")["build"](server, timeout=0.1).test_client()
         assert client.post("/words", data="a b a").get_json() == {"a": 2, "b": 1}
         slow_answer = client.post("/words", data="slowly")
         assert slow_answer.status_code == 202

@@ -80,7 +80,7 @@ class Simple(Authenticator):
 
 
 class SimpleContract(AuthenticatorContract):
-    patience = 0.2
+    timeout = 0.2
 
     def valid(self) -> Credentials:
         return Credentials(scheme="basic", user="alice", secret="secret")

@@ -40,10 +40,10 @@ class Fault(InlineLauncher):
     parts: ClassVar[Mapping[str, type]] = {}
     """What replaces which class of the in-memory launcher."""
     functions_too: ClassVar[Mapping[str, JobFunction]] = {}
-    patience: ClassVar[float] = 30.0
+    timeout: ClassVar[float] = 30.0
 
     def __init__(self) -> None:
-        super().__init__({**FUNCTIONS, **self.functions_too}, kill_grace=self.patience)
+        super().__init__({**FUNCTIONS, **self.functions_too}, kill_grace=self.timeout)
 
 
 # -- contexts ---------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ class OpensNoResultForNull(Fault):
 class DoesNotNoticeACrash(Fault):
     caught_by = ("test_a_job_whose_process_ends_by_itself_has_crashed",)
     because = "no ('job-ended'"
-    patience = 0.5
+    timeout = 0.5
 
     class Run(_JobRun):
         def run(self) -> None:
@@ -248,13 +248,13 @@ class RepeatsAcknowledgedJobs(Fault):
 class ForgetsReportedJobs(Fault):
     caught_by = ("test_a_context_continues_under_the_next_launcher",)
     because = "no ('job-ended'"
-    patience = 0.5
+    timeout = 0.5
 
     class Serial(_Serial):
         def report(self, job_id: str, call: Callable[[ContextListener], None]) -> None:
             with self._lock:
                 self._kept.setdefault(job_id, [])
-                self.tell(call)
+                self.notify(call)
 
     parts = {"_Serial": Serial}
 
@@ -262,7 +262,7 @@ class ForgetsReportedJobs(Fault):
 class DropsJobsThatNeverArrived(Fault):
     caught_by = ("test_a_context_continues_under_the_next_launcher",)
     because = "no ('job-ended'"
-    patience = 0.5
+    timeout = 0.5
 
     class Context(_InlineContext):
         def reattach(self, jobs: Sequence[JobSpec], listener: ContextListener) -> None:
@@ -274,7 +274,7 @@ class DropsJobsThatNeverArrived(Fault):
 class KeepsUnwantedJobs(Fault):
     caught_by = ("test_a_context_continues_under_the_next_launcher",)
     because = "still runs"
-    patience = 0.5
+    timeout = 0.5
 
     class Context(_InlineContext):
         def reattach(self, jobs: Sequence[JobSpec], listener: ContextListener) -> None:
@@ -289,7 +289,7 @@ class KeepsUnwantedJobs(Fault):
 class LeavesUnwantedSurvivors(Fault):
     caught_by = ("test_a_survivor_that_is_not_reattached_is_swept",)
     because = "still runs"
-    patience = 0.5
+    timeout = 0.5
 
     def sweep(self) -> None:
         return
@@ -362,17 +362,17 @@ class LeavesGrandchildren(Fault):
 IN_MEMORY = [fault for fault in Fault.__subclasses__() if fault is not LeavesGrandchildren]
 
 
-def _run(name: str, launcher: InlineLauncher, directory: Path, patience: float) -> None:
+def _run(name: str, launcher: InlineLauncher, directory: Path, timeout: float) -> None:
     """Run a test of the contract as pytest does, with its fixtures."""
     suite = Suite()
-    suite.timeout = suite.start_timeout = patience  # type: ignore[misc]
-    suite.linger = patience  # type: ignore[misc]  # it ends when events overlap
+    suite.timeout = suite.start_timeout = timeout  # type: ignore[misc]
+    suite.linger = timeout  # type: ignore[misc]  # it ends when events overlap
     test = getattr(suite, name)
     wanted = inspect.signature(test).parameters
     fixtures: dict[str, Any] = {"launcher": launcher, "tmp_path": directory}
     if "context" in wanted:
         context: RunningContext = suite.start(launcher, directory, suite.settings())
-        context.listener.wait_for("ready", timeout=patience)
+        context.listener.wait_for("ready", timeout=timeout)
         fixtures["context"] = context
     test(**{key: fixtures[key] for key in wanted})
 
@@ -387,7 +387,7 @@ def _assert_caught(fault: type[Fault], directory: Path, monkeypatch: pytest.Monk
         launcher = fault()
         try:
             with pytest.raises(AssertionError) as caught:
-                _run(name, launcher, target, fault.patience)
+                _run(name, launcher, target, fault.timeout)
             assert fault.because in str(caught.value)
         finally:
             for process in GRANDCHILDREN:

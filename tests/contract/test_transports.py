@@ -416,7 +416,7 @@ def run(test: Callable[..., None], transport: MemoryTransport) -> None:
 class ImpatientContract(AnsweringTransportContract):
     """The contract for transports that are known to fail: no need to wait long for them."""
 
-    patience = 0.5
+    timeout = 0.5
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)

@@ -72,8 +72,8 @@ def _pack(directory: Path, archive: Path) -> None:
     with zipfile.ZipFile(
         archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1, strict_timestamps=False
     ) as target:
-        for folder, _, names in os.walk(directory, followlinks=True):
-            for path in (Path(folder, name) for name in names):
+        for parent, _, names in os.walk(directory, followlinks=True):
+            for path in (Path(parent, name) for name in names):
                 target.write(path, path.relative_to(directory))
 
 
