@@ -63,7 +63,8 @@ _PUBLIC = {
         DuplicateId FetchError IdempotencyMismatch IllegalTransition InvalidCallbackUrl InvalidConfig
         InvalidFirstLetter InvalidInput InvalidName InvalidRequest InvalidSetting JobAlreadyFinal JobFailed
         JobInterrupted JobKilled JobNotFound JobPostponed JobServerError JobUnsuccessful LaunchError
-        LogNotFound MalformedUrl NoSlots NotAnArchive NotFound OnAnotherServer PluginNotFound ResultTimeout
+        LogNotFound MalformedUrl NoSlots NotAnArchive NotFound OnAnotherServer PluginFailed PluginNotFound
+        ResultTimeout
         SchemaTooNew ServerClosed StaleOwner StaleState StorageError TooLarge TransportError Unavailable
         UnknownContextFactory UnsupportedMediaType
     """,

@@ -41,7 +41,8 @@
         ├── StorageError, FetchError, LaunchError, TransportError
         ├── SchemaTooNew             a database of a newer release
         ├── DataDirLocked            a data directory that another server uses
-        └── PluginNotFound           a backend that is not installed
+        ├── PluginNotFound           a backend that is not installed
+        └── PluginFailed             a backend of another package that raised an exception at its start
 
 Errors have fields, and their messages are created from them. All errors can be pickled and copied.
 
@@ -96,6 +97,7 @@ __all__ = [
     "NotAnArchive",
     "NotFound",
     "OnAnotherServer",
+    "PluginFailed",
     "PluginNotFound",
     "ResultTimeout",
     "SchemaTooNew",
@@ -628,3 +630,18 @@ class PluginNotFound(BackendError):
         if self.extra:
             text += f"; install it with: pip install 'jobserver-core[{self.extra}]'"
         return text
+
+
+class PluginFailed(BackendError):
+    """A backend of another package could not be imported or created.
+
+    ``plugin`` is its entry point, ``package`` its distribution with the version. The cause of the error is
+    the plug-in's exception, if there was one.
+    """
+
+    template = "the {kind} backend {name!r} of {package} ({plugin}) does not work: {reason}"
+    kind: str
+    name: str
+    package: str
+    plugin: str
+    reason: str

@@ -6,18 +6,20 @@ The loader below is the only one: for every port, and for the authenticators of 
 
 from __future__ import annotations
 
+import traceback
 from abc import ABC
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from jobserver_core.errors import PluginNotFound
+from jobserver_core.errors import JobServerError, PluginFailed, PluginNotFound
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
 
 __all__ = ["Backend", "find", "load", "registered"]
 
+_DISTRIBUTION = "jobserver-core"
 _EXTRAS = {"sql": "sql", "fsspec": "fsspec", "pyspark": "pyspark", "httpx": "httpx"}
 """Which extra brings which backend of this distribution."""
 
@@ -57,25 +59,59 @@ def find(port: type[B], name: str) -> type[B]:
     """Return the class of the backend of a port that has this name.
 
     Raises:
-        PluginNotFound: It, or what it imports, is not installed; says which extra brings it.
-        TypeError: The entry point is not a subclass of the port.
+        PluginNotFound: It is not installed, or an extra that brings what it imports; says which.
+        PluginFailed: It cannot be imported, or is not a subclass of the port.
     """
     points = registered(port)
     extra = _EXTRAS.get(name)
     others = tuple(sorted(other for other in points if other != name))
     if name not in points:
         raise PluginNotFound(kind=port.kind, name=name, available=others, extra=extra)
+    point = points[name]
     try:
-        backend = points[name].load()
-    except ImportError as error:
-        raise PluginNotFound(kind=port.kind, name=name, available=others, extra=extra) from error
+        backend = point.load()
+    except Exception as error:
+        if isinstance(error, ImportError) and (extra or _is_ours(point)):
+            raise PluginNotFound(kind=port.kind, name=name, available=others, extra=extra) from error
+        raise _failed(port, point, _described(error)) from error
     if not (isinstance(backend, type) and issubclass(backend, port)):
-        raise TypeError(
-            f"{points[name].value} in jobserver.{port.kind} must be a subclass of {port.__name__}"
-        )
+        raise _failed(port, point, f"it must be a subclass of {port.__module__}.{port.__name__}")
     return backend
 
 
 def load(port: type[B], name: str, settings: Settings, data_dir: Path) -> B:
-    """Create the backend of a port that has this name. Raises as :func:`find` and ``from_settings`` do."""
-    return find(port, name).from_settings(settings, data_dir)
+    """Create the backend of a port that has this name.
+
+    Raises:
+        JobServerError: As :func:`find` and ``from_settings`` do.
+        PluginFailed: ``from_settings`` of another package raised any other exception.
+    """
+    backend, point = find(port, name), registered(port)[name]
+    try:
+        created = backend.from_settings(settings, data_dir)
+    except JobServerError:
+        raise
+    except Exception as error:
+        if _is_ours(point):
+            raise
+        raise _failed(port, point, _described(error)) from error
+    if not isinstance(created, port):
+        raise _failed(port, point, f"from_settings returned {created!r} instead of a {port.__name__}")
+    return created
+
+
+def _is_ours(point: EntryPoint) -> bool:
+    return point.dist is not None and point.dist.name == _DISTRIBUTION
+
+
+def _failed(port: type[Backend], point: EntryPoint, reason: str) -> PluginFailed:
+    package = "an unknown package" if point.dist is None else f"{point.dist.name} {point.dist.version}"
+    return PluginFailed(kind=port.kind, name=point.name, package=package, plugin=point.value, reason=reason)
+
+
+def _described(error: Exception) -> str:
+    """Return an exception's type and message, and the line that raised it, where an author looks first."""
+    kind = type(error).__name__
+    text = f"{kind}: {error}" if str(error) else kind
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{text} ({frames[-1].filename}, line {frames[-1].lineno})"

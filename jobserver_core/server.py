@@ -153,6 +153,7 @@ class JobServer:
 
         Raises:
             PluginNotFound: A selected backend is not installed.
+            PluginFailed: A selected backend of another package cannot be imported or created.
             InvalidSetting: A backend refuses its settings.
             DataDirLocked: Another server uses the data directory.
             StorageError: The data directory or a store cannot be opened.

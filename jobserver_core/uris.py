@@ -177,6 +177,7 @@ def _host(text: str, host: str) -> str:
 MAX_URL = 8192
 """The longest callback URL that is accepted, in characters."""
 
+_MAX_RECEIVER = 255
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
@@ -189,13 +190,15 @@ def scheme_of(url: str) -> str:
 def receiver_of(url: str) -> str:
     """Return the receiver of a URL, for fairness: scheme, host, and port unless it is the default.
 
-    For a URL without a host (``call:name``), and for one that cannot be parsed, it is the scheme alone. Never
-    raises.
+    Without a host (``call:billing``), the path takes its place, and for a URL that cannot be parsed, the
+    receiver is the scheme alone. Never raises.
     """
     parts = _split(url)
     scheme = scheme_of(url)
-    if parts is None or not parts.hostname:
+    if parts is None or not scheme:
         return scheme
+    if not parts.hostname:
+        return redacted(f"{scheme}:{parts.path}")[:_MAX_RECEIVER]
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname.rstrip(".")
     if parts.port is None or parts.port == _DEFAULT_PORTS.get(scheme):
         return f"{scheme}://{host}"

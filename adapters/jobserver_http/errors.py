@@ -202,6 +202,7 @@ _ANSWERS: dict[type[Exception], Rule] = {
     core.SchemaTooNew: _object(500, "ERROR"),
     core.DataDirLocked: _object(500, "ERROR"),
     core.PluginNotFound: _object(500, "ERROR"),
+    core.PluginFailed: _object(500, "ERROR"),
 }
 
 _CANNOT_PARSE = _message(400, "Cannot parse config: ")

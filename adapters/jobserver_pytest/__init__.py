@@ -24,7 +24,7 @@ from jobserver_core.testing.server import InMemoryJobServer
 from jobserver_pytest.job_runner import JobRunner
 from jobserver_pytest.local_spark import LocalSpark
 from jobserver_pytest.runtime import FakeNamedObjects, FakeRuntime
-from jobserver_pytest.spark_server import CallbackRelay, SparkJobServer
+from jobserver_pytest.spark_server import SCHEMES, CallbackRelay, SparkJobServer
 
 __all__ = [
     "FakeNamedObjects",
@@ -75,9 +75,10 @@ def manual_clock() -> ManualClock:
 def callback_sink() -> MemoryTransport:
     """Receive the callbacks of `job_server` and `spark_job_server` without a network.
 
-    ``callback_sink.bodies(1)`` waits for a callback, and ``callback_sink.answer(url, 503)`` plans a response.
+    ``callback_sink.bodies(1)`` waits for a callback, ``callback_sink.answer(url, 503)`` plans a response, and
+    ``callback_sink.pass_on("call:billing", function)`` lets a function receive those of a ``call:`` URL.
     """
-    return MemoryTransport()
+    return MemoryTransport(schemes=SCHEMES)
 
 
 @pytest.fixture

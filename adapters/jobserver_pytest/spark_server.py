@@ -25,13 +25,16 @@ from jobserver_core.ports import Message, Transport
 from jobserver_pyspark import PySparkLauncher
 from jobserver_pyspark.demo import build_wheel
 
-__all__ = ["CallbackRelay", "SparkJobServer"]
+__all__ = ["SCHEMES", "CallbackRelay", "SparkJobServer"]
+
+SCHEMES = ("http", "https", "memory", "call", "log")
+"""Those of all transports that are part of this distribution."""
 
 
 class CallbackRelay(Transport):
     """Passes callbacks on to the sink of the present test; between tests, it accepts and drops them."""
 
-    schemes = ("http", "https", "memory")
+    schemes = SCHEMES
 
     def __init__(self) -> None:
         self._sink: MemoryTransport | None = None

@@ -38,13 +38,11 @@ class DirectoryBlobStore(BlobStore):
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> DirectoryBlobStore:
         """Create the store that the settings describe."""
-        options = dict(settings.blobs.options)
-        path = options.pop("path", data_dir / "blobs")
-        for key in options:
+        for key in settings.blobs.options.keys() - {"path"}:
             raise InvalidSetting(
                 key=f"jobserver.blobs.options.{key}", message="is not an option; expected path"
             )
-        return cls(Path(path))
+        return cls(settings.option_path("jobserver.blobs.options.path", data_dir / "blobs"))
 
     def create(self) -> BlobWriter:
         """Open a temporary file."""

@@ -38,12 +38,11 @@ class FileFetcher(Fetcher):
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> FileFetcher:
         """Create the fetcher that the settings describe."""
-        options = dict(settings.fetcher.options)
-        directory = options.pop("directory", None)
-        if directory is None or options:
+        if settings.fetcher.options.keys() != {"directory"}:
             message = "the file fetcher needs the option directory, and has no other"
             raise InvalidSetting(key="jobserver.fetcher.options", message=message)
-        return cls(Path(directory), data_dir / "fetched", max_size=settings.fetcher.max_size)
+        directory = settings.option_path("jobserver.fetcher.options.directory", data_dir)
+        return cls(directory, data_dir / "fetched", max_size=settings.fetcher.max_size)
 
     def check(self, uri: str) -> None:
         """Check scheme and path, as they are written."""

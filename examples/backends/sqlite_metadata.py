@@ -172,12 +172,10 @@ class SqliteMetadataStore(MetadataStore):
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> SqliteMetadataStore:
         """Open the database that the settings name."""
-        options = dict(settings.metadata.options)
-        path = options.pop("path", data_dir / "metadata.sqlite")
-        for key in options:
+        for key in settings.metadata.options.keys() - {"path"}:
             message = "is not an option; expected path"
             raise InvalidSetting(key=f"jobserver.metadata.options.{key}", message=message)
-        return cls(Path(path))
+        return cls(settings.option_path("jobserver.metadata.options.path", data_dir / "metadata.sqlite"))
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[None]:

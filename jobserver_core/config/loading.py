@@ -128,6 +128,7 @@ class Collected:
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         self.origins: dict[str, str] = {}
+        self.directories: dict[str, Path] = {}
         self.warnings: list[str] = []
         self._types = setting_types()
         self._sections = _parents([*self._types, *ALIASES, *IGNORED])
@@ -141,7 +142,8 @@ class Collected:
         """
         arguments = self._arguments(Settings)
         arguments |= {name: section(**self._arguments(section)) for name, section in sections().items()}
-        return Settings(**arguments, warnings=tuple(self.warnings), origins=dict(self.origins))
+        arguments |= {"origins": dict(self.origins), "directories": dict(self.directories)}
+        return Settings(**arguments, warnings=tuple(self.warnings))
 
     def _arguments(self, section: type[Section]) -> dict[str, Any]:
         keys = {name: setting_key(section.prefix, name) for name in section.setting_types()}
@@ -177,6 +179,8 @@ class Collected:
             anchored = None if typed is None else kind.anchor(typed, directory)
             self.values[key] = _laid(key, self.values.get(key), anchored) if kind.free else anchored
             self.origins[key] = origin
+            if key.endswith(".options") and isinstance(typed, Mapping):
+                self.directories |= {f"{key}.{name}": directory for name in typed}
         for key, value in source.ignored.items():
             check_ignored(key, value)
             self._warn(f"{key}: this setting of the old server has no effect: {IGNORED[key]}")

@@ -250,7 +250,8 @@ def _show_list(values: Iterable[object]) -> list[str]:
     return [str(value) for value in values]
 
 
-def _path(value: Json) -> Path:
+def parse_path(value: Json) -> Path:
+    """Return a path; ``~`` is the user's home directory. Raises ValueError."""
     if isinstance(value, os.PathLike):
         return Path(value)
     try:
@@ -264,7 +265,7 @@ def path(default: Callable[[], Path] | None, doc: str) -> Field:
     kind = SettingType(
         name="path",
         doc=doc,
-        parse=_path,
+        parse=parse_path,
         show=str,
         nullable=default is None,
         anchor=lambda value, directory: directory / value,
@@ -276,7 +277,7 @@ def paths(doc: str) -> Field:
     """Create a field for several paths, empty by default."""
 
     def parse(value: Json) -> tuple[Path, ...]:
-        return tuple(_path(item) for item in _items(value))
+        return tuple(parse_path(item) for item in _items(value))
 
     kind = SettingType(
         name="list of paths",
@@ -340,6 +341,6 @@ def named_paths(doc: str) -> Field:
         return {name: located(item, directory) for name, item in value.items()}
 
     def checked(item: Json) -> str:
-        return _text(item) if isinstance(item, str) and _URI_SCHEME.match(item) else str(_path(item))
+        return _text(item) if isinstance(item, str) and _URI_SCHEME.match(item) else str(parse_path(item))
 
     return _tree_of(doc, "paths", checked, anchor)

@@ -482,7 +482,8 @@ class Settings(Section):
     """All settings of a job server. ``Settings()`` has the defaults.
 
     ``warnings`` has a message for each key that was ignored. ``origins`` maps each key that was set to its
-    origin: ``"override"``, or the file's path. All other keys have their defaults.
+    origin: ``"override"``, or the file's path. All other keys have their defaults. ``directories`` maps each
+    key of the backends' options to what a relative path is relative to.
     """
 
     prefix: ClassVar[str] = "jobserver"
@@ -510,6 +511,26 @@ class Settings(Section):
     servers: ServerSettings = attrs.field(factory=ServerSettings)
     warnings: tuple[str, ...] = ()
     origins: Mapping[str, str] = attrs.field(factory=dict, eq=False)
+    directories: Mapping[str, Path] = attrs.field(factory=dict, eq=False, repr=False)
+
+    def option_path(self, key: str, default: Path) -> Path:
+        """Return an option of a backend that is a path, by its whole key: ``jobserver.blobs.options.path``.
+
+        As all paths of the configuration, it is relative to the directory of the file that sets it, or to the
+        working directory if code does. ``~`` is the user's home directory.
+
+        Raises:
+            InvalidSetting: The value is not a path.
+        """
+        section, _, name = key.partition(".options.")
+        parts = (getattr(self, field.name) for field in attrs.fields(type(self)))
+        options = next(part.options for part in parts if getattr(part, "prefix", None) == section)
+        if name not in options:
+            return default
+        try:
+            return self.directories.get(key, Path.cwd()) / kinds.parse_path(options[name])
+        except ValueError as error:
+            raise InvalidSetting(key=key, message=str(error)) from None
 
     @classmethod
     def from_mapping(cls, mapping: JsonMapping, *, env: Mapping[str, str] | None = None) -> Settings:

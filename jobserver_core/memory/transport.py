@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobserver_core.callbacks.transports import CallableTransport
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.models.json_values import Json, loads
 from jobserver_core.ports.transport import Message, Transport
@@ -23,8 +24,8 @@ class MemoryTransport(Transport):
     """Records every attempt, and returns planned answers; the default is 200.
 
     Serves http and https too, so that a test can use the URLs of production without a network. Answers
-    are planned for a receiver: the scheme, host and port of a URL. If a receiver hangs, attempts last
-    until :meth:`release`, or until their timeout in real seconds.
+    are planned for a receiver: the scheme, host and port of a URL, or all of ``call:billing``. If a receiver
+    hangs, attempts last until :meth:`release`, or until their timeout in real seconds.
     """
 
     def __init__(self, *, schemes: tuple[str, ...] = ("http", "https", "memory")) -> None:
@@ -33,6 +34,7 @@ class MemoryTransport(Transport):
         self._messages: list[Message] = []
         self._once: dict[str, deque[Answer]] = {}
         self._always: dict[str, Answer] = {}
+        self._functions: dict[str, CallableTransport] = {}
         self._hanging: set[str] = set()
         self._under_way: list[Message] = []
         self._closed = False
@@ -54,15 +56,18 @@ class MemoryTransport(Transport):
             self._under_way.append(message)
             self._changed.notify_all()
             released = self._changed.wait_for(lambda: receiver not in self._hanging or self._closed, timeout)
+            planned = self._once.get(receiver)
+            function = None if planned or receiver in self._always else self._functions.get(receiver)
+            if not released:
+                answer = Answer(error=f"no response within {timeout:g} s")
+            elif function is None:
+                answer = planned.popleft() if planned else self._always.get(receiver, _ACCEPTED)
+        if released and function is not None:
+            answer = function.send(message, timeout=timeout)
+        with self._changed:
             self._under_way.remove(message)
             self._changed.notify_all()
-            if not released:
-                return Answer(error=f"no response within {timeout:g} s")
-            return self._next_answer(receiver)
-
-    def _next_answer(self, receiver: str) -> Answer:
-        planned = self._once.get(receiver)
-        return planned.popleft() if planned else self._always.get(receiver, _ACCEPTED)
+        return answer
 
     def close(self) -> None:
         """Stop recording, and end the attempts that hang."""
@@ -81,6 +86,14 @@ class MemoryTransport(Transport):
         """Set the answer to attempts for which none was planned."""
         with self._changed:
             self._always[receiver_of(url)] = _as_answer(answer)
+
+    def pass_on(self, url: str, function: Callable[[Message], Answer | int | None]) -> None:
+        """Pass what arrives at the URL's receiver on to a function, which gives the answers not planned here.
+
+        This is how a function gets the callbacks of ``call:billing``: see :class:`CallableTransport`.
+        """
+        with self._changed:
+            self._functions[receiver_of(url)] = CallableTransport(function)
 
     def hang(self, url: str) -> None:
         """Do not answer this receiver's attempts until :meth:`release`, including those in progress."""

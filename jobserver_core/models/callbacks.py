@@ -17,11 +17,11 @@ __all__ = ["Answer", "Delivery"]
 class Delivery:
     """A callback to deliver, and the state of its delivery.
 
-    ``receiver`` is the scheme, host and port, by which fairness is ensured. ``due_at`` is the time of the
-    next attempt. ``last_status`` is the status of the latest response; ``last_error`` is the reason if there
-    was no response. First attempts for one receiver are made in the order of ``created_at``, then ``id``.
-    ``owner`` is the ID of the server that makes the current or made the latest attempt, and ``epoch`` grows
-    with each.
+    ``receiver`` is the scheme, host and port, or without a host the scheme and the path. Fairness is by
+    receiver. ``due_at`` is the time of the next attempt. ``last_status`` is the status of the latest
+    response; ``last_error`` is the reason if there was no response. First attempts for one receiver are made
+    in the order of ``created_at``, then ``id``. ``owner`` is the ID of the server that makes the current or
+    made the latest attempt, and ``epoch`` grows with each.
     """
 
     id: str

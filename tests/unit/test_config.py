@@ -288,6 +288,7 @@ def test_relative_paths_start_at_the_directory_of_the_file(
           fetcher.allowed-folders = [shared, /abs]
           auth.password-file = ~/passwords
           callbacks.ca-file = ../ca.pem
+          blobs.options { path = blobs, nested.path = x }
           job-binary-paths { a = jars/a.jar, b = "https://h/b.whl", c = /c.egg, d = ~/d.whl }
         }"""
     monkeypatch.setenv("HOME", "/home/somebody")
@@ -297,6 +298,8 @@ def test_relative_paths_start_at_the_directory_of_the_file(
     settings = load_settings("conf/server.conf")
     directory = tmp_path / "conf"
     assert settings.data_dir == directory / "data"
+    assert settings.option_path("jobserver.blobs.options.path", Path("/default")) == directory / "blobs"
+    assert settings.option_path("jobserver.metadata.options.path", Path("/default")) == Path("/default")
     assert settings.fetcher.allowed_folders == (directory / "shared", Path("/abs"))
     assert settings.auth.password_file == Path("/home/somebody/passwords")
     assert settings.callbacks.ca_file == directory / "../ca.pem"
@@ -313,6 +316,17 @@ def test_relative_paths_of_overrides_start_at_the_working_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert Settings.from_mapping({"jobserver.data-dir": "here"}).data_dir == tmp_path / "here"
+    key = "jobserver.launcher.options.path"
+    settings = Settings.from_mapping({key: "here"})
+    assert settings.option_path(key, tmp_path) == tmp_path / "here"
+    assert Settings(launcher=settings.launcher).option_path(key, tmp_path) == tmp_path / "here"
+
+
+def test_an_option_that_is_no_path_is_an_invalid_setting() -> None:
+    key = "jobserver.blobs.options.path"
+    with pytest.raises(InvalidSetting) as caught:
+        Settings.from_mapping({key: {"a": 1}}).option_path(key, Path())
+    assert caught.value.key == key
 
 
 def test_a_file_may_use_the_environment_and_includes(tmp_path: Path) -> None:

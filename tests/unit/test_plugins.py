@@ -41,6 +41,22 @@ class Refusing(MemoryFetcher):
         raise errors.InvalidSetting(key="jobserver.fetcher.options.x", message="is not an option")
 
 
+class Careless(MemoryFetcher):
+    """A backend with a mistake."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings, data_dir: Path) -> Careless:
+        raise KeyError("url")
+
+
+class Forgetful(MemoryFetcher):
+    """A backend whose factory returns nothing."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings, data_dir: Path) -> Forgetful:
+        return None  # type: ignore[return-value]
+
+
 NOT_A_BACKEND = object()
 
 
@@ -86,10 +102,33 @@ def test_an_entry_point_that_is_not_a_backend_of_the_port_is_refused(
     install: Callable[[str, str, str], None],
 ) -> None:
     install("jobserver.blobs", "odd", f"{__name__}:NOT_A_BACKEND")
-    with pytest.raises(
-        TypeError, match=r"test_plugins:NOT_A_BACKEND in jobserver.blobs must be a subclass of BlobStore"
-    ):
+    with pytest.raises(errors.PluginFailed) as caught:
         plugins.find(BlobStore, "odd")
+    assert str(caught.value) == (
+        f"the blobs backend 'odd' of more-backends 1.0 ({__name__}:NOT_A_BACKEND) does not work: "
+        "it must be a subclass of jobserver_core.ports.blobs.BlobStore"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (f"{__name__}:Careless", r"KeyError: 'url' \(.*test_plugins\.py, line \d+\)"),
+        (f"{__name__}:Forgetful", "from_settings returned None instead of a Fetcher"),
+        (f"{__name__}:NoSuch", r"AttributeError: .*NoSuch"),
+        ("no_such_driver:Fetcher", r"ModuleNotFoundError: No module named 'no_such_driver'"),
+        ("jobserver_core.ports:Fetcher", r"TypeError: Can't instantiate abstract class Fetcher"),
+    ],
+)
+def test_a_plugin_that_fails_is_named_with_its_package_and_its_error(
+    install: Callable[[str, str, str], None], tmp_path: Path, value: str, reason: str
+) -> None:
+    install("jobserver.fetcher", "mine", value)
+    with pytest.raises(errors.PluginFailed, match=reason) as caught:
+        JobServer.from_settings(settings(tmp_path / "data", fetcher={"backend": "mine"}))
+    assert (caught.value.package, caught.value.plugin) == ("more-backends 1.0", value)
+    with JobServer.from_settings(settings(tmp_path / "data")):  # the lock was released
+        pass
 
 
 def test_a_plugin_is_selected_by_its_name(install: Callable[[str, str, str], None], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from conditions import wait_until
 from jobserver_core import (
     InvalidConfig,
     InvalidSetting,
@@ -21,6 +22,7 @@ from jobserver_core import (
 )
 from jobserver_core.memory import MemoryTransport
 from jobserver_core.models.failures import FailureKind
+from jobserver_core.ports import Message
 from jobserver_core.testing.clock import ManualClock
 from jobserver_core.testing.server import InMemoryJobServer
 from jobserver_pyspark.runner.named_objects import UnsupportedNamedObject
@@ -211,6 +213,38 @@ def test_a_service_runs_functions_as_jobs(job_server: InMemoryJobServer) -> None
     assert [binary.name for binary in job_server.binaries()] == ["more-reports", "reports"]
     assert len(job_server.binary_versions("reports")) == 1
     assert job_server.submit(JobRequest(class_name="Sales", class_path="more-reports")).result(60) == 5
+
+
+def test_a_function_receives_the_callbacks_of_a_call_url_through_the_sink(
+    job_server: InMemoryJobServer, callback_sink: MemoryTransport, manual_clock: ManualClock
+) -> None:
+    received: list[str] = []
+
+    def on_callback(message: Message) -> int | None:
+        received.append(message.url)
+        if len(received) == 1:
+            raise ValueError("not yet")
+        return None
+
+    callback_sink.pass_on("call:billing", on_callback)
+    callback_sink.answer("call:audit", 503)
+    job_server.define("w.Answer", lambda _job: 42)
+    jobs = {}
+    for url in ("call:billing", "call:audit"):
+        request = JobRequest(class_name="w.Answer", class_path="w", callback_url=url)
+        jobs[url] = job_server.submit(request)
+        assert jobs[url].result(60) == 42
+    assert len(callback_sink.bodies(2)) == 2
+
+    def attempted() -> list[str | int | None]:
+        found = [job_server.deliveries(jobs[url].id)[0] for url in ("call:billing", "call:audit")]
+        return [delivery.last_error or delivery.last_status for delivery in found]
+
+    wait_until(lambda: all(attempted()))
+    assert attempted() == ["the function raised ValueError: not yet", 503]
+    manual_clock.advance(3600)
+    wait_until(lambda: received == ["call:billing"] * 2)
+    assert len(callback_sink.bodies(4)) == 4
 
 
 def test_callbacks_arrive_in_the_sink(job_server: InMemoryJobServer, callback_sink: MemoryTransport) -> None:

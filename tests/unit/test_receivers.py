@@ -19,13 +19,17 @@ from jobserver_core.uris import receiver_of, scheme_of, without_secrets
         ("http://host:443/", "http://host:443"),
         ("http://user:password@host/", "http://host"),
         ("http://[2001:DB8::1]:8080/", "http://[2001:db8::1]:8080"),
-        ("call:billing", "call"),
-        ("log:audit", "log"),
+        ("call:billing", "call:billing"),
+        ("CALL:billing?token=1", "call:billing"),
+        ("log:audit", "log:audit"),
+        ("queue:///jobs", "queue:/jobs"),
+        ("mail:secret@host", "mail:***@host"),
+        ("call:" + 300 * "x", "call:" + 250 * "x"),
         ("http://host:port/", "http"),
         ("no url", ""),
     ],
 )
-def test_a_receiver_is_scheme_host_and_port(url: str, receiver: str) -> None:
+def test_a_receiver_is_scheme_host_and_port_or_scheme_and_path(url: str, receiver: str) -> None:
     assert receiver_of(url) == receiver
 
 

@@ -119,7 +119,7 @@ class PySparkLauncher(Launcher):
         return cls(
             data_dir / "pyspark",
             master=settings.spark.master,
-            options=LauncherOptions.parse(settings.launcher.options),
+            options=LauncherOptions.from_settings(settings),
             log_limit=settings.limits.log_size,
             result_limit=settings.jobs.max_result_size,
             pools=read_pools(settings),

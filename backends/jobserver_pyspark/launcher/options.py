@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from jobserver_core.config.settings import Settings
 from jobserver_core.config.units import parse_size
 from jobserver_core.errors import InvalidSetting
 from jobserver_core.models.json_values import JsonMapping, JsonObject
@@ -60,6 +61,17 @@ class LauncherOptions:
     packages_size: int = 10 * 1024**3
     jvm_libraries: Path | None = None
     hadoop_conf_dir: Path | None = None
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> LauncherOptions:
+        """Read the options, with directories relative to the file that names them. Raises InvalidSetting."""
+        given = settings.launcher.options
+        directories = {
+            key: settings.option_path(f"{_PREFIX}.{key}", Path())
+            for key, value in given.items()
+            if _READERS.get(key.replace("-", "_")) is _directory and value and isinstance(value, str)
+        }
+        return cls.parse({**given, **directories})
 
     @classmethod
     def parse(cls, tree: JsonMapping) -> LauncherOptions:

@@ -58,6 +58,8 @@ FIELDS: dict[str, Any] = {
     "path": "/data",
     "available": (),
     "extra": None,
+    "package": "more-backends 1.0",
+    "plugin": "more_backends:Store",
 }
 PUBLIC = [getattr(core, name) for name in core.__all__]
 

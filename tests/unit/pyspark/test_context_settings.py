@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from jobserver_core import Settings, load_settings
 from jobserver_core.config.trees import nested
 from jobserver_core.errors import InvalidSetting, UnknownContextFactory
 from jobserver_pyspark.launcher.context_settings import flattened, read_settings
@@ -285,6 +286,19 @@ def test_sparks_own_submission_is_used_where_it_has_work_to_do(
 
 def test_an_empty_proxy_user_is_none() -> None:
     assert read({"spark": {"proxy": {"user": ""}}}).proxy_user is None
+
+
+def test_directories_of_options_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
+    (tmp_path / "jobserver.conf").write_text(
+        'jobserver.launcher.options { jvm-libraries = libraries, hadoop-conf-dir = "/etc/hadoop" }'
+    )
+    options = LauncherOptions.from_settings(load_settings(tmp_path / "jobserver.conf"))
+    assert (options.jvm_libraries, options.hadoop_conf_dir) == (tmp_path / "libraries", Path("/etc/hadoop"))
+    for wrong in ("", 5):
+        settings = Settings.from_mapping({"jobserver.launcher.options.cache-dir": wrong})
+        with pytest.raises(InvalidSetting) as caught:
+            LauncherOptions.from_settings(settings)
+        assert caught.value.key == "jobserver.launcher.options.cache-dir"
 
 
 def test_options_are_read_and_refused_by_name() -> None:
