@@ -22,7 +22,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["jobserver_pytest"]
-pytest.register_assert_rewrite("jobserver_core.testing", "master_suite")
+pytest.register_assert_rewrite("jobserver_core.testing", "master_suite", "several_servers_suite")
 
 from jobserver_sql import testing  # noqa: E402 - after the line above
 

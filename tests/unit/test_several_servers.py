@@ -25,7 +25,8 @@ from jobserver_core.ports import ContextEnd, Fetched
 from jobserver_core.running.servers import Membership
 from jobserver_core.testing.clock import ManualClock
 from serving import WAIT, a_request, upload
-from several_servers import RENEWAL, FleetClock, Member, SeveralServersSuite
+from several_servers import RENEWAL, FleetClock, Member
+from several_servers_suite import SeveralServersSuite
 from torture import LEASE, Torture, shared_memory
 
 

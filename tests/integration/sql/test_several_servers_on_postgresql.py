@@ -12,7 +12,8 @@ from jobserver_core import JobServer
 from jobserver_core.ports import MetadataStore
 from jobserver_sql import SqlMetadataStore
 from serving import WAIT, a_request, upload
-from several_servers import Member, SeveralServersSuite
+from several_servers import Member
+from several_servers_suite import SeveralServersSuite
 from torture import Torture
 
 pytestmark = [pytest.mark.real, pytest.mark.postgresql]

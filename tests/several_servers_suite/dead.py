@@ -1,0 +1,167 @@
+"""What becomes of the jobs and callbacks of a server that is gone."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from jobserver_core import ContextState, DeliveryState, FailureKind, JobState, Settings, Unavailable
+from jobserver_core.ports import ContextEnd
+from jobserver_core.running.servers import FULL_CHECK_EVERY
+from serving import WAIT, a_request, upload
+from several_servers import RECEIVER, Fleet, Member, finish, wait_for_delivery
+
+
+class DeadServers(Fleet):
+    def test_what_a_dead_server_ran_ends_once_its_lease_has_expired(self, members: list[Member]) -> None:
+        dead, alive = self.boot(), self.boot()
+        upload(dead.server)
+        dead.server.create_context("shared")
+        dead.ready()
+        running = dead.running_job("shared", callback_url=RECEIVER)
+
+        alive.renew()
+        assert not alive.server.job(running).state.final
+        self.expire(dead.id)
+        alive.renew()
+        job = alive.server.job(running)
+        assert (job.state, job.failure) == (JobState.ERROR, FailureKind.CONTEXT_LOST)
+        context = alive.server.context("shared")
+        assert context.state is ContextState.ERROR
+        assert context.error is not None
+        assert context.error.message == "the job server ended, and its contexts with it"
+        assert [server.id for server in alive.server.servers()] == [alive.id]
+        assert len(alive.server.deliveries(running)) == 1
+
+    def test_a_job_that_had_not_begun_runs_on_another_server(self, members: list[Member]) -> None:
+        dead, alive = self.boot(), self.boot()
+        upload(dead.server)
+        waits = dead.server.submit(a_request("w.Any", {"a": 1}))
+        self.expire(dead.id)
+        alive.renew()
+        alive.ready()
+        job = alive.server.job(waits.id)
+        assert job.state is JobState.RESTARTING
+        assert alive.server.context(job.context_name).owner == alive.id
+        assert alive.launcher.handles[0].calls == [("submit", waits.id)]
+        finish(alive, waits.id)
+        assert alive.server.job_handle(waits.id).result(WAIT) == "done"
+
+    def test_one_of_many_servers_takes_over_what_a_dead_one_left(self, members: list[Member]) -> None:
+        dead = self.boot()
+        upload(dead.server)
+        jobs = [dead.server.submit(a_request("w.Any")).id for _ in range(5)]
+        alive = [self.boot() for _ in range(3)]
+        self.expire(dead.id)
+        threads = [threading.Thread(target=member.renew) for member in alive]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(WAIT)
+        for member in alive:
+            for listener in member.launcher.listeners:  # which grows, as others may start then
+                listener.context_ready(application_id=None, url=None)
+        submitted = [job for member in alive for handle in member.launcher.handles for _, job in handle.calls]
+        assert sorted(submitted) == sorted(jobs), [alive[0].server.job(job) for job in jobs]
+
+    def test_what_waits_on_a_server_that_closes_runs_on_another_one(self, members: list[Member]) -> None:
+        leaving, staying = self.boot(), self.boot()
+        upload(leaving.server)
+        job = leaving.server.submit(a_request("w.Any"))
+        leaving.server.drain()
+        leaving.launcher.close()
+        leaving.server.close(0)
+        staying.renew()
+        staying.ready()
+        assert staying.launcher.handles[0].calls == [("submit", job.id)]
+
+    def test_one_of_two_servers_takes_over_what_waited_on_a_server_that_closed(
+        self, members: list[Member]
+    ) -> None:
+        leaving, first, second = self.boot(), self.boot(), self.boot()
+        job = self._left_by(leaving, "red")
+        lost = first.recovery.end_lost()
+        assert [left.id for left in lost.jobs] == [job]
+        assert second.recovery.end_lost().jobs == []
+        first.recovery.restart(lost.jobs)
+        second.recovery.restart(lost.jobs)  # as if it had read them at the same time
+        assert first.server.job(job).state is JobState.RESTARTING
+        first.ready()
+        assert first.launcher.handles[0].calls == [("submit", job)]
+        assert second.launcher.handles == []
+
+    def test_a_job_that_waited_for_a_context_runs_on_the_server_that_has_one_of_its_name(
+        self, members: list[Member]
+    ) -> None:
+        leaving, other, owner = self.boot(), self.boot(), self.boot()
+        job = self._left_by(leaving, "red")
+        owner.server.create_context("red")
+        owner.ready()
+        other.renew()
+        assert not other.server.job(job).state.final
+        for _ in range(FULL_CHECK_EVERY):
+            owner.renew()
+        assert owner.launcher.handles[0].calls == [("submit", job)]
+
+    def test_a_job_waits_until_the_server_that_takes_it_over_has_room_for_a_context(
+        self, members: list[Member]
+    ) -> None:
+        settings = Settings.from_mapping({"jobserver.contexts.max-contexts": 1})
+        leaving, staying = self.boot(), self.boot(settings=settings)
+        staying.server.create_context("full")
+        staying.ready()
+        job = self._left_by(leaving, None)
+        staying.renew()
+        assert not staying.server.job(job).state.final
+        staying.launcher.listeners[0].context_ended(ContextEnd.STOPPED)
+        for _ in range(FULL_CHECK_EVERY):
+            staying.renew()
+        staying.ready(1)
+        assert staying.launcher.handles[1].calls == [("submit", job)]
+
+    def _left_by(self, leaving: Member, context: str | None) -> str:
+        """Return a job that waits for a context of a server that has closed."""
+        upload(leaving.server)
+        if context is not None:
+            leaving.server.create_context(context)
+        job = leaving.server.submit(a_request("w.Any", context=context))
+        leaving.server.drain()
+        leaving.launcher.close()
+        leaving.server.close(0)
+        return job.id
+
+    def test_a_job_whose_server_is_gone_can_be_killed_once_it_was_taken_over(
+        self, members: list[Member]
+    ) -> None:
+        dead, alive = self.boot(), self.boot()
+        upload(dead.server)
+        job = dead.server.submit(a_request("w.Any"))
+        alive.server._services.metadata.remove_server(dead.id)
+        with pytest.raises(Unavailable, match="being taken over by another server; try again"):
+            alive.server.kill_job(job.id)
+        alive.renew()
+        alive.server.kill_job(job.id)
+        assert alive.server.job(job.id).state is JobState.KILLED
+
+    def test_a_callback_of_a_server_that_has_just_started_is_left_alone(self, members: list[Member]) -> None:
+        alive, new = self.boot(), self.boot()
+        delivery_id = self.stuck_delivery(new)
+        known = iter([frozenset[str]()])
+        alive.server._services.callbacks.take_over(lambda: next(known, frozenset({new.id})))
+        wait_for_delivery(new, delivery_id, DeliveryState.SENDING)
+        new.transport.release(RECEIVER)
+        wait_for_delivery(new, delivery_id, DeliveryState.DELIVERED)
+        assert alive.transport.messages == []
+
+    def test_a_callback_that_a_dead_server_was_sending_is_sent_by_another_one(
+        self, members: list[Member]
+    ) -> None:
+        dead, alive = self.boot(), self.boot()
+        delivery_id = self.stuck_delivery(dead)
+        alive.renew()
+        assert alive.transport.messages == []
+        self.expire(dead.id)
+        alive.renew()
+        wait_for_delivery(alive, delivery_id, DeliveryState.DELIVERED)
+        assert [message.delivery_id for message in alive.transport.messages] == [delivery_id]

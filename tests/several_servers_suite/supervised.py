@@ -1,0 +1,88 @@
+"""What becomes of supervised contexts whose server is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from conditions import wait_until
+from jobserver_core import ContextState, FailureKind, Settings
+from jobserver_core.ports import ContextEnd
+from serving import WAIT, a_request, upload
+from several_servers import Fleet, Member, finish
+
+
+class SupervisedContexts(Fleet):
+    def test_a_supervised_context_of_a_dead_server_is_started_again_on_another_one(
+        self, members: list[Member]
+    ) -> None:
+        dead, alive = self.boot(), self.boot()
+        upload(dead.server)
+        dead.server.create_context("shared", {"supervise": True, "num-cpu-cores": 3})
+        dead.ready()
+        plain, again = dead.running_job("shared"), dead.running_job("shared", restartable=True)
+        for job in (plain, again):
+            dead.launcher.listeners[0].job_running(job)
+        self.expire(dead.id)
+        alive.renew()
+
+        context = alive.server.context("shared")
+        assert (context.owner, context.state) == (alive.id, ContextState.RESTARTING)
+        assert (context.restarts, context.settings["num-cpu-cores"]) == (1, 3)
+        assert alive.server.job(plain).failure is FailureKind.CONTEXT_LOST
+        assert alive.server.job(again).restarts == 1
+
+        def launched() -> bool:
+            alive.clock.advance(0.1)
+            return bool(alive.launcher.handles)
+
+        wait_until(launched)
+        alive.ready()
+        wait_until(lambda: alive.launcher.handles[0].calls == [("submit", again)])
+        finish(alive, again)
+        assert alive.server.job_handle(again).result(WAIT) == "done"
+
+    def test_a_job_of_another_server_runs_in_the_successor_of_a_context_that_dies_meanwhile(
+        self, members: list[Member]
+    ) -> None:
+        owner, other = self.boot(), self.boot()
+        upload(owner.server)
+        owner.server.create_context("shared", {"supervise": True})
+        owner.ready()
+        job = other.server.submit(a_request("w.Any", context="shared", restartable=True)).id
+        owner.launcher.listeners[0].context_ended(ContextEnd.FAILED)
+
+        def in_time(condition: Callable[[], bool]) -> bool:
+            owner.clock.advance(0.5)
+            return condition()
+
+        wait_until(lambda: in_time(lambda: len(owner.launcher.handles) == 2))
+        owner.ready(1)
+        wait_until(lambda: in_time(lambda: owner.launcher.handles[1].calls == [("submit", job)]))
+
+    def test_an_invalid_configuration_does_not_keep_a_supervised_context_from_starting_again(
+        self, members: list[Member]
+    ) -> None:
+        settings = Settings.from_mapping({"spark": {"contexts": {"shared": {"idle-timeout": 30}}}})
+        dead, alive = self.boot(), self.boot(settings=settings)
+        dead.server.create_context("shared", {"supervise": True, "num-cpu-cores": 3})
+        dead.server.create_context("other")
+        self.expire(dead.id)
+        alive.renew()
+        context = alive.server.context("shared")
+        assert (context.owner, context.state) == (alive.id, ContextState.RESTARTING)
+        assert context.settings["num-cpu-cores"] == 3
+        assert alive.server.context("other").state is ContextState.ERROR
+
+    def test_a_paused_server_starts_no_context_again_that_another_one_has(
+        self, members: list[Member]
+    ) -> None:
+        paused, alive = self.boot(), self.boot()
+        paused.server.create_context("shared", {"supervise": True})
+        paused.ready()
+        self.expire(paused.id)
+        alive.renew()
+        paused.launcher.listeners[0].context_ended(ContextEnd.FAILED)
+        paused.renew()
+        assert paused.server._services.registry.all() == []
+        [context] = alive.server.contexts()
+        assert (context.owner, context.restarts) == (alive.id, 1)
