@@ -10,9 +10,11 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from jobserver_pyspark.installation.java import find_java
+from jobserver_pyspark.installation.spark import python_view
 
 BACKEND = "org.apache.spark.scheduler.cluster.k8s.KubernetesExecutorBackend"
 ARGUMENTS = {
@@ -49,6 +51,12 @@ def class_path() -> str:
     return os.pathsep.join([*filter(None, additions), str(Path(spec.origin).parent / "jars" / "*")])
 
 
+def python_path() -> str:
+    """Return a path with PySpark and nothing else, for interpreters of packed environments, which lack it."""
+    view = python_view(["pyspark", "py4j"], Path(tempfile.mkdtemp(prefix="spark-python-")))
+    return os.pathsep.join(filter(None, [str(view), os.environ.get("PYTHONPATH", "")]))
+
+
 def main() -> None:
     """Become the executor, so that signals reach it."""
     if sys.argv[1:] != ["executor"]:
@@ -59,7 +67,8 @@ def main() -> None:
     java, memory = str(find_java().program), os.environ["SPARK_EXECUTOR_MEMORY"]
     arguments = [part for option, name in ARGUMENTS.items() for part in (option, os.environ[name])]
     options = [f"-Xms{memory}", f"-Xmx{memory}", *java_options(java), "-cp", class_path()]
-    os.execv(java, [java, *options, BACKEND, *arguments])  # noqa: S606 - the Java of this image
+    environment = {**os.environ, "PYTHONPATH": python_path()}
+    os.execve(java, [java, *options, BACKEND, *arguments], environment)  # noqa: S606 - the Java of this image
 
 
 if __name__ == "__main__":

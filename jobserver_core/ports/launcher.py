@@ -12,7 +12,7 @@ import attrs
 
 from jobserver_core.errors import LaunchError
 from jobserver_core.models.binaries import BinaryType
-from jobserver_core.models.contexts import Resources, SparePool
+from jobserver_core.models.contexts import Context, Resources, SparePool
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.models.json_values import JsonMapping
@@ -328,6 +328,15 @@ class Launcher(Backend):
         """End what contexts of an earlier server left behind, except those that were re-attached.
 
         Called once, before any start.
+        """
+        return
+
+    def sweep_lost(self, contexts: Sequence[Context]) -> None:
+        """Remove what contexts of servers that died left outside of the machines of these servers.
+
+        That is for example what they have in a cluster. This server has claimed the contexts. May take as
+        long as a cluster takes to respond, and never raises. The default is for launchers whose contexts
+        leave nothing elsewhere.
         """
         return
 

@@ -276,9 +276,20 @@ class Recovery:
                 again.append(job)
             else:
                 self._end_lost_job(job)
+        self._sweep_lost([c for c in live if contexts[c.id].owner != self._records.server_id])
         self._taken.clear()  # the registry has those that still live
         self._reconciled.set()
         return Lost(frozenset(context.name for context in live if not context.ad_hoc), again)
+
+    def _sweep_lost(self, contexts: list[Context]) -> None:
+        """Remove what contexts of other servers left in clusters, without waiting for it.
+
+        What this server's own contexts left, the launcher knows by itself.
+        """
+        if contexts:
+            threading.Thread(
+                target=self._launcher.sweep_lost, args=(contexts,), name="jobserver-sweep-lost", daemon=True
+            ).start()
 
     def _enqueued_late(self, contexts: list[Context], seen: set[str]) -> list[Job]:
         """Return the jobs that other servers stored for lost contexts before the end of these was stored."""

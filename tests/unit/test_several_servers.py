@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -118,6 +118,36 @@ def test_a_server_that_claimed_a_context_cannot_end_a_job_of_it_that_goes_on_els
     finally:
         gate.set()
         for member in (first, claims, again):
+            member.close()
+
+
+class ClusterLauncher(InlineLauncher):
+    """Its contexts leave something in a cluster."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.swept: list[str] = []
+
+    def sweep_lost(self, contexts: Sequence[Context]) -> None:
+        self.swept += [context.name for context in contexts]
+
+
+def test_a_server_removes_what_contexts_of_dead_servers_left_elsewhere() -> None:
+    store, blobs = MemoryMetadataStore(shared=True), MemoryBlobStore()
+    launcher = ClusterLauncher()
+    first, second = (Member(store, blobs, launcher=each) for each in (InlineLauncher({}), launcher))
+    try:
+        for member, name in ((first, "first"), (second, "second")):
+            member.server.start()
+            member.server.create_context(name).result(WAIT)
+        first.server._services.registry.detach_all()  # a crash would release its files, too
+        store.remove_server(first.id)
+        second.recovery.end_lost()
+        wait_until(lambda: launcher.swept)
+        assert launcher.swept == ["first"]
+        assert second.server.context("second").state is ContextState.RUNNING
+    finally:
+        for member in (first, second):
             member.close()
 
 

@@ -21,7 +21,15 @@ from jobserver_pyspark.launcher.spark_values import (
 )
 from jobserver_pyspark.protocol.messages import ContextType
 
-__all__ = ["CONTEXT_TYPES", "LOOPBACK", "PREPARED", "ContextSettings", "flattened", "read_settings"]
+__all__ = [
+    "CONTEXT_TYPES",
+    "LOOPBACK",
+    "PREPARED",
+    "ContextSettings",
+    "flattened",
+    "read_settings",
+    "spark_settings",
+]
 
 CONTEXT_TYPES: dict[str, ContextType] = {
     "DefaultSparkContextFactory": "spark",
@@ -72,6 +80,7 @@ _KEYS = (
     "python.process",
     "jvm.isolation",
     "hadoop-conf-dir",
+    "pod-template",
 )
 _PREFIXES = ("spark.", "passthrough.", "hadoop.", "launcher.", "streaming.")
 _LOCAL = re.compile(r"local(?:\[.*\])?")
@@ -88,7 +97,8 @@ class ContextSettings:
     the jobs' context; ``any``, without a factory, lets each job choose. ``hive`` says whether its tables are
     Hive's. ``jvm_isolation`` is how versions of JVM code are isolated (``session``, ``shared``), None for
     the default. ``cores`` is the number of cores that the context asks for, None for any. ``hadoop_conf_dir``
-    is the directory of the cluster's Hadoop configuration, if the context has one of its own.
+    is the directory of the cluster's Hadoop configuration, if the context has one of its own, and
+    ``pod_template`` the pod in YAML or JSON from which those of its executors are made.
     """
 
     master: str
@@ -103,6 +113,7 @@ class ContextSettings:
     hive: bool = False
     cores: int | None = None
     hadoop_conf_dir: Path | None = None
+    pod_template: str | None = None
 
     @property
     def local(self) -> bool:
@@ -147,9 +158,7 @@ def read_settings(settings: JsonMapping, *, default_master: str, accepted: bool 
     """
     flat = flattened(settings)
     _check_keys(flat)
-    conf = {key: value for key, value in flat.items() if key.startswith("spark.") and key != _PROXY_USER}
-    for prefix in ("passthrough.", "launcher."):
-        conf.update({k[len(prefix) :]: v for k, v in flat.items() if k.startswith(prefix)})
+    conf = spark_settings(settings)
     master = _master(conf.pop("spark.master", default_master), flat)
     _set_cores(conf, master, flat)
     _set_memory(conf, master, flat)
@@ -168,10 +177,20 @@ def read_settings(settings: JsonMapping, *, default_master: str, accepted: bool 
         python=flat.get("python.executable"),
         cores=_cores(flat),
         hadoop_conf_dir=Path(flat["hadoop-conf-dir"]) if flat.get("hadoop-conf-dir") else None,
+        pod_template=flat.get("pod-template"),
         reuse=_reuse(flat.get("python.process", "reuse")),
         jvm_isolation=_isolation(flat.get("jvm.isolation")),
         python_paths=tuple(p for p in re.split("[,:]", flat.get("python.paths", "")) if p.strip()),
     )
+
+
+def spark_settings(tree: JsonMapping) -> dict[str, str]:
+    """Return what a tree of settings has for the SparkConf."""
+    flat = flattened(tree)
+    conf = {key: value for key, value in flat.items() if key.startswith("spark.") and key != _PROXY_USER}
+    for prefix in ("passthrough.", "launcher."):
+        conf.update({k[len(prefix) :]: v for k, v in flat.items() if k.startswith(prefix)})
+    return conf
 
 
 def _check_keys(keys: Iterable[str]) -> None:
@@ -181,6 +200,10 @@ def _check_keys(keys: Iterable[str]) -> None:
         InvalidSetting: Some keys are unknown; it names all of them, and the nearest match of the first.
 
     """
+    if any(key.startswith("pod-template.") for key in keys):
+        raise InvalidSetting(
+            key="pod-template", message="takes a pod as a string of YAML or JSON, got an object of settings"
+        )
     known = {*_KEYS, *IGNORED_IN_CONTEXTS}
     unknown = [key for key in keys if key not in known and not key.startswith(_PREFIXES)]
     if not unknown:

@@ -21,7 +21,7 @@ from jobserver_pyspark.installation.spark import Installation, python_view, spar
 from jobserver_pyspark.jvm.jobs import context_settings
 from jobserver_pyspark.launcher.context_settings import LOOPBACK, PREPARED, ContextSettings
 from jobserver_pyspark.launcher.environments import EnvironmentLock, Pythons
-from jobserver_pyspark.launcher.kubernetes import driver_settings, identity
+from jobserver_pyspark.launcher.kubernetes import TEMPLATE_FILE, driver_settings, identity
 from jobserver_pyspark.launcher.options import ALLOWED_VARIABLES, LauncherOptions
 from jobserver_pyspark.launcher.resources import executor_settings
 from jobserver_pyspark.launcher.spark_values import java_options, parse_memory
@@ -39,13 +39,15 @@ _SUBMIT = "org.apache.spark.deploy.SparkSubmit"
 class HostPlan:
     """How to start a context host, and the spec of its context.
 
-    ``locks`` are those of unpacked Python environments; the host inherits them.
+    ``locks`` are those of unpacked Python environments; the host inherits them. ``pod_template`` is the
+    content of the file that the SparkConf names as the template of executor pods, if that has to be written.
     """
 
     command: list[str]
     environment: dict[str, str]
     spec: HostSpec
     locks: tuple[EnvironmentLock, ...] = ()
+    pod_template: str | None = None
 
 
 def make_plan(
@@ -69,6 +71,9 @@ def make_plan(
     marker = f"{spec.id}:{secrets.token_hex(8)}"
     hadoop = hadoop_directories(settings.hadoop_conf_dir or options.hadoop_conf_dir)
     conf = _conf(spec, settings, installation, hadoop)
+    pod_template = settings.pod_template if settings.kubernetes else None
+    if pod_template is not None:
+        conf[TEMPLATE_FILE] = str(tmp_dir / "executor-pod.yaml")
     submitted = settings.needs_submit or not PREPARED.isdisjoint(spark_defaults(installation))
     command = _jvm_command(
         spec,
@@ -98,6 +103,7 @@ def make_plan(
             on_executors=pythons.executors if pythons is not None else installation.python,
         ),
         locks=pythons.locks if pythons is not None else (),
+        pod_template=pod_template,
         spec=HostSpec(
             marker=marker,
             jvm=JvmCommand(command=tuple(command), environment=environment),

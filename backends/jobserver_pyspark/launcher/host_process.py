@@ -14,7 +14,7 @@ import attrs
 from jobserver_pyspark import processes
 from jobserver_pyspark.launcher.connections import Connections, HostChannel
 from jobserver_pyspark.launcher.host_plan import HostPlan, properties_file
-from jobserver_pyspark.launcher.kubernetes import ClusterObjects
+from jobserver_pyspark.launcher.kubernetes import TEMPLATE_FILE, ClusterObjects
 from jobserver_pyspark.launcher.leftovers import LeftoverRecord
 from jobserver_pyspark.protocol.converter import ProtocolError, encode
 from jobserver_pyspark.protocol.frames import ChannelClosed
@@ -42,6 +42,8 @@ class HostProcess:
         tmp_dir.mkdir(mode=0o700, exist_ok=tmp_dir.parent == work_dir)
         if plan.spec.submitted:
             _write_private(tmp_dir / "spark.properties", properties_file(plan.spec.conf))
+        if plan.pod_template is not None:
+            _write_private(Path(plan.spec.conf[TEMPLATE_FILE]), plan.pod_template)
         self._process = self._spawn(work_dir, log_path)
         self._plan = attrs.evolve(plan, locks=())  # they are the host's now
         self.secret: str | None = None

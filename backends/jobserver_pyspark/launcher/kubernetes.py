@@ -8,18 +8,29 @@ within its pod.
 Spark labels all these objects with the application's id. So each context gets an application id made from its
 own id, and its record of leftovers has that before the driver starts. The server that ends the record, this
 one or the next one on the data directory, deletes the objects with this label.
+
+Some settings name a file of the server's machine that the driver sends to the cluster: a template of pods, a
+token. Whoever creates a context chooses the cluster and the image of executors, and could read any file in
+this way. So only files that the server's own configuration names for the same setting are accepted. A context
+brings its own template as a string, which is stored in its directory.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import socket
 from collections.abc import Mapping
 
 import attrs
 
-__all__ = ["ClusterObjects", "driver_settings", "identity"]
+from jobserver_core.config.settings import Settings
+from jobserver_core.errors import InvalidSetting
+from jobserver_core.models.contexts import Context
+from jobserver_pyspark.launcher.context_settings import read_settings, spark_settings
+
+__all__ = ["TEMPLATE_FILE", "ClusterFiles", "ClusterObjects", "driver_settings", "identity", "lost_objects"]
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +38,9 @@ _PREFIX = "k8s://"
 _SELECTOR = "spark-app-selector"
 _LABEL = "spark.kubernetes.executor.label.jobserver"
 _MAX_LABEL = 63
+_FILES = re.compile(r"spark\.kubernetes\..*File")
+
+TEMPLATE_FILE = "spark.kubernetes.executor.podTemplateFile"
 
 
 def driver_settings(environment: Mapping[str, str]) -> dict[str, str]:
@@ -40,15 +54,47 @@ def driver_settings(environment: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in found.items() if value}
 
 
+def _application_id(context_id: str) -> str:
+    return f"spark-{context_id}"
+
+
 def identity(context_id: str, environment: Mapping[str, str]) -> dict[str, str]:
     """Return the application's id and the labels of its executor pods."""
     server = environment.get("POD_NAME") or socket.gethostname()
     label = re.sub(r"[^A-Za-z0-9_.-]", "-", server).strip("-._")[:_MAX_LABEL].rstrip("-._")
     return {
-        "spark.app.id": f"spark-{context_id}",
+        "spark.app.id": _application_id(context_id),
         f"{_LABEL}-context": context_id,
         **({f"{_LABEL}-server": label} if label else {}),
     }
+
+
+@attrs.frozen
+class ClusterFiles:
+    """The files for Kubernetes that the configuration of the server names: pairs of a setting and a path."""
+
+    named: frozenset[tuple[str, str]] = frozenset()
+
+    @classmethod
+    def of(cls, settings: Settings) -> ClusterFiles:
+        """Return the files in the settings of all contexts, of those of the configuration, and of pools."""
+        spark, pools = settings.spark, settings.contexts.pools
+        trees = (spark.context_settings, *spark.contexts.values(), *pools.values())
+        return cls(frozenset(pair for tree in trees for pair in _files(spark_settings(tree))))
+
+    def check(self, conf: Mapping[str, str]) -> None:
+        """Raise InvalidSetting if the SparkConf of a context names another file."""
+        for key, path in _files(conf):
+            if (key, path) not in self.named:
+                advice = "; give the pod itself in pod-template" if key == TEMPLATE_FILE else ""
+                raise InvalidSetting(
+                    key=key,
+                    message=f"must be a file that the server's configuration names for this setting{advice}",
+                )
+
+
+def _files(conf: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(key, path) for key, path in conf.items() if _FILES.fullmatch(key)]
 
 
 @attrs.frozen(kw_only=True)
@@ -91,3 +137,19 @@ class ClusterObjects:
                 problem,
             )
         return not problem
+
+
+def lost_objects(context: Context, master: str, site: Mapping[str, str]) -> ClusterObjects | None:
+    """Return what a context of a dead server may have left in a cluster, None without a cluster.
+
+    ``master`` is the default of this server, and ``site`` the SparkConf of its ``spark-defaults.conf``.
+    """
+    try:
+        settings = read_settings(context.settings, default_master=master, accepted=True)
+    except InvalidSetting:  # an earlier release has accepted it
+        return None
+    own = {
+        "spark.master": settings.master,
+        "spark.app.id": context.application_id or _application_id(context.id),
+    }
+    return ClusterObjects.of({**driver_settings(os.environ), **site, **settings.conf, **own})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import secrets
 import subprocess
@@ -19,7 +20,7 @@ import attrs
 from jobserver_core.config.cores import usable_cores
 from jobserver_core.config.settings import Settings
 from jobserver_core.errors import LaunchError
-from jobserver_core.models.contexts import Resources, SparePool
+from jobserver_core.models.contexts import Context, Resources, SparePool
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports import ContextHandle, ContextListener, ContextSpec, JobSpec, Launcher
 from jobserver_pyspark.installation.class_data import ArchiveMaker, ClassData
@@ -36,6 +37,7 @@ from jobserver_pyspark.launcher.descriptors import check_descriptors
 from jobserver_pyspark.launcher.environments import Pythons, is_packed
 from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
 from jobserver_pyspark.launcher.hosted_context import HostedContext, LauncherResources
+from jobserver_pyspark.launcher.kubernetes import ClusterFiles, lost_objects
 from jobserver_pyspark.launcher.leftovers import LeftoverRecord, Leftovers
 from jobserver_pyspark.launcher.options import LauncherOptions
 from jobserver_pyspark.launcher.packages import Packages
@@ -47,6 +49,8 @@ from jobserver_pyspark.processes import available_memory
 from jobserver_pyspark.protocol.messages import Reattachment
 
 __all__ = ["PySparkLauncher"]
+
+_log = logging.getLogger(__name__)
 
 _CLOSE_TIMEOUT = 4.0
 """Seconds until killed contexts must have ended."""
@@ -62,7 +66,8 @@ class PySparkLauncher(Launcher):
     ``log_limit`` is the size of each log in bytes, ``result_limit`` that of the result of a JVM job.
     ``reattach_timeout`` is the number of seconds that contexts wait for the next server after theirs has
     ended; with 0 they end with it. ``pools`` says how many contexts with which settings are kept started for
-    new ones; spares older than ``spare_max_age`` seconds are replaced.
+    new ones; spares older than ``spare_max_age`` seconds are replaced. ``cluster_files`` are those that
+    contexts on Kubernetes may name.
     """
 
     def __init__(
@@ -76,8 +81,10 @@ class PySparkLauncher(Launcher):
         pools: Sequence[Pool] = (),
         spare_max_age: float = 86400.0,
         reattach_timeout: float = 0.0,
+        cluster_files: ClusterFiles | None = None,
     ) -> None:
         self._master = master
+        self._cluster_files = cluster_files or ClusterFiles()
         self._options = options or LauncherOptions()
         self._log_limit = log_limit
         self._result_limit = result_limit
@@ -125,6 +132,7 @@ class PySparkLauncher(Launcher):
             pools=read_pools(settings),
             spare_max_age=settings.contexts.spare_max_age,
             reattach_timeout=settings.contexts.reattach_timeout,
+            cluster_files=ClusterFiles.of(settings),
         )
 
     def check(self) -> None:
@@ -135,9 +143,15 @@ class PySparkLauncher(Launcher):
 
     def validate(self, settings: JsonMapping) -> None:
         """Raise InvalidSetting for settings that Spark cannot be started with."""
-        found = read_settings(settings, default_master=self._master)
+        found = self._checked(settings)
         if found.yarn:
             check_yarn(hadoop_directories(found.hadoop_conf_dir or self._options.hadoop_conf_dir))
+
+    def _checked(self, settings: JsonMapping) -> ContextSettings:
+        found = read_settings(settings, default_master=self._master)
+        if found.kubernetes:
+            self._cluster_files.check(found.conf)
+        return found
 
     def resources(self, settings: JsonMapping) -> Resources:
         """Return what a context with these settings, over those of the site, asks for at most."""
@@ -164,7 +178,7 @@ class PySparkLauncher(Launcher):
         class_data: list[str] | None = None,
         priority: int = 0,
     ) -> HostedContext:
-        settings = read_settings(spec.settings, default_master=self._master)
+        settings = self._checked(spec.settings)
         context = HostedContext(
             spec,
             listener,
@@ -339,6 +353,15 @@ class PySparkLauncher(Launcher):
         """
         self._leftovers.sweep(self._taken_over)
         self._spares.begin()
+
+    def sweep_lost(self, contexts: Sequence[Context]) -> None:
+        """Remove what contexts of dead servers left on Kubernetes; what fails is tried at the next start."""
+        try:
+            site = spark_defaults(find_installation(sys.executable))
+            found = {context.id: lost_objects(context, self._master, site) for context in contexts}
+            self._leftovers.sweep_objects({key: objects for key, objects in found.items() if objects})
+        except (OSError, LaunchError) as error:
+            _log.warning("cannot remove what contexts of dead servers left in clusters: %s", error)
 
     def detach(self) -> None:
         """Leave the contexts that are connected, and kill the others."""

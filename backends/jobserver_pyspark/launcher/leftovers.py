@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 import attrs
@@ -94,7 +94,7 @@ class Leftovers:
         Those that cannot be removed now stay recorded for the next time. Clusters come last, and after a
         failure a cluster is not asked again, because the start of the server waits for this.
         """
-        in_clusters: list[tuple[Path, ClusterObjects]] = []
+        in_clusters: dict[Path, ClusterObjects] = {}
         for path in self._directory.glob("*.json"):
             if path.stem in kept:
                 continue
@@ -102,11 +102,25 @@ class Leftovers:
             if record is not None and not record.end_local():
                 continue
             if record is not None and record.cluster is not None:
-                in_clusters.append((path, record.cluster))
+                in_clusters[path] = record.cluster
             else:
                 path.unlink(missing_ok=True)
+        self._remove_from_clusters(in_clusters)
+
+    def sweep_objects(self, found: Mapping[str, ClusterObjects]) -> None:
+        """Remove what contexts of other servers left in clusters, by the ids of these contexts.
+
+        What cannot be removed now is recorded for the next time.
+        """
+        for context_id, objects in found.items():
+            marker = f"{context_id}:none"  # no process of this machine has it
+            self.record(context_id, LeftoverRecord(marker=marker, directories=(), cluster=objects))
+        self._remove_from_clusters({self._path(context_id): each for context_id, each in found.items()})
+
+    @staticmethod
+    def _remove_from_clusters(found: Mapping[Path, ClusterObjects]) -> None:
         failed: set[tuple[str, str]] = set()
-        for path, objects in in_clusters:
+        for path, objects in found.items():
             place = (objects.url, objects.namespace)
             if place not in failed and objects.remove():
                 path.unlink(missing_ok=True)

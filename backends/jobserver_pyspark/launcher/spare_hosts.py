@@ -241,7 +241,7 @@ def fingerprint(plan: HostPlan, work_dir: Path) -> str:
         spare_runners=0,
     )
     header, _ = encode(StartSpare(spec=fixed))
-    text = json.dumps([plan.command, plan.environment, header.decode()], sort_keys=True)
+    text = json.dumps([plan.command, plan.environment, plan.pod_template, header.decode()], sort_keys=True)
     context_id, _, _ = spec.marker.partition(":")
     own = {spec.marker: "marker", str(spec.tmp_dir): "tmp", str(work_dir): "work", context_id: "id"}
     for value, name in own.items():  # a directory may contain the id

@@ -7,6 +7,7 @@ import json
 import ssl
 import threading
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,19 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import trustme
 
+from jobserver_core import load_settings
+from jobserver_core.errors import InvalidSetting
+from jobserver_core.models.contexts import Context
 from jobserver_core.ports import ContextSpec
+from jobserver_pyspark import PySparkLauncher
 from jobserver_pyspark.installation.java import Java
 from jobserver_pyspark.installation.spark import Installation
 from jobserver_pyspark.launcher.context_settings import read_settings
-from jobserver_pyspark.launcher.host_plan import make_plan
+from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
 from jobserver_pyspark.launcher.kubernetes import ClusterObjects
 from jobserver_pyspark.launcher.leftovers import LeftoverRecord, Leftovers
 from jobserver_pyspark.launcher.options import LauncherOptions
+from jobserver_pyspark.launcher.spare_hosts import fingerprint
 
 MASTER = "k8s://https://kubernetes.default.svc"
 
@@ -35,9 +41,13 @@ def no_site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def conf_of(tmp_path: Path, settings: dict[str, Any] | None = None, master: str = MASTER) -> dict[str, str]:
+    return dict(plan_of(tmp_path, settings, master).spec.conf)
+
+
+def plan_of(tmp_path: Path, settings: dict[str, Any] | None = None, master: str = MASTER) -> HostPlan:
     package = tmp_path / "pyspark"
     (package / "jars").mkdir(parents=True, exist_ok=True)
-    plan = make_plan(
+    return make_plan(
         ContextSpec(
             id="id-1", name="name", log_path=tmp_path / "log", work_dir=tmp_path / "work", data_dir=tmp_path
         ),
@@ -50,7 +60,6 @@ def conf_of(tmp_path: Path, settings: dict[str, Any] | None = None, master: str 
         result_limit=2,
         class_data=[],
     )
-    return dict(plan.spec.conf)
 
 
 def test_executor_pods_carry_the_ids_of_their_context_and_their_server(
@@ -105,6 +114,60 @@ def test_a_context_on_kubernetes_knows_its_objects(tmp_path: Path, address: str)
     assert ClusterObjects.of(conf_of(tmp_path, settings, f"k8s://{address}")) == ClusterObjects(
         url="https://10.0.0.1:6443", namespace="jobs", application_id="spark-id-1"
     )
+
+
+def test_a_context_brings_the_template_of_its_executor_pods_as_a_string(tmp_path: Path) -> None:
+    pod = "spec: {nodeSelector: {node.kubernetes.io/instance-type: m5.large}}"
+    plan = plan_of(tmp_path, {"pod-template": pod})
+    assert plan.pod_template == pod
+    path = Path(plan.spec.conf["spark.kubernetes.executor.podTemplateFile"])
+    assert path.parent == plan.spec.tmp_dir
+    elsewhere = plan_of(tmp_path, {"pod-template": pod}, "local[2]")
+    assert elsewhere.pod_template is None
+    assert "spark.kubernetes.executor.podTemplateFile" not in elsewhere.spec.conf
+    with pytest.raises(InvalidSetting, match="takes a pod as a string of YAML or JSON") as raised:
+        plan_of(tmp_path, {"pod-template": {"spec": {"nodeSelector": {"disk": "ssd"}}}})
+    assert raised.value.key == "pod-template"
+
+
+def test_a_spare_serves_only_contexts_with_its_own_template_of_pods(tmp_path: Path) -> None:
+    plans = [plan_of(tmp_path, settings) for settings in ({}, {"pod-template": "a"}, {"pod-template": "b"})]
+    assert len({fingerprint(plan, tmp_path / "work") for plan in plans}) == 3
+
+
+def test_a_context_may_name_only_the_files_that_the_configuration_names(tmp_path: Path) -> None:
+    template, token = "podTemplateFile", "authenticate.oauthTokenFile"
+    ours = f"""
+    spark.master = "{MASTER}"
+    spark.context-settings.spark.kubernetes.executor.{template} = /etc/jobserver/pod.yaml
+    spark.contexts.gpu.spark.kubernetes.executor.{template} = /etc/jobserver/gpu.yaml
+    jobserver.contexts.pools.spot {{ size = 0, launcher.spark.kubernetes.{token} = /etc/jobserver/token }}
+    """
+    (tmp_path / "server.conf").write_text(ours)
+    launcher = PySparkLauncher.from_settings(load_settings(tmp_path / "server.conf", env={}), tmp_path)
+    for accepted in (
+        {},
+        {"spark": {"kubernetes": {"executor": {template: "/etc/jobserver/pod.yaml"}}}},
+        {"passthrough": {"spark": {"kubernetes": {"executor": {template: "/etc/jobserver/gpu.yaml"}}}}},
+        {f"spark.kubernetes.{token}": "/etc/jobserver/token"},
+        {f"spark.kubernetes.executor.{template}": "/etc/passwd", "spark.master": "local[2]"},
+    ):
+        launcher.validate(accepted)
+    for key, path in (
+        (f"executor.{template}", "/etc/passwd"),
+        (f"executor.{template}", "/etc/jobserver/../jobserver/pod.yaml"),
+        (f"executor.{template}", "http://169.254.169.254/latest/meta-data"),
+        (f"executor.{template}", "/etc/jobserver/token"),
+        (token, "/var/lib/jobserver/metadata.db"),
+        (token, "/etc/jobserver/pod.yaml"),
+        ("authenticate.clientKeyFile", "/etc/ssl/private/key.pem"),
+    ):
+        for prefix in ("", "passthrough.", "launcher."):
+            with pytest.raises(InvalidSetting, match="must be a file that the server's conf") as raised:
+                launcher.validate({f"{prefix}spark.kubernetes.{key}": path})
+            assert raised.value.key == f"spark.kubernetes.{key}"
+            assert path not in str(raised.value)
+    launcher.close()
 
 
 class ApiServer(ThreadingHTTPServer):
@@ -202,6 +265,37 @@ def test_the_next_start_removes_what_a_dead_server_left_and_nothing_else(
     assert names == ["alive", "alive", "alive", "alive", "left"], "contexts have no secrets"
     assert not file.exists()
     gc.collect()  # reports a connection that was not closed
+
+
+@pytest.mark.real
+def test_another_server_removes_what_contexts_of_a_dead_one_left(
+    api: ApiServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for application_id in ("spark-1", "spark-spare", "spark-3", "spark-alive"):
+        api.add("pods", f"of-{application_id}", application_id)
+    settings = {"spark": {"master": f"k8s://{api.url}", "kubernetes": {"namespace": "jobs"}}}
+    since = datetime.now(timezone.utc)
+    dead = {"owner": "dead", "owned_since": since, "started_at": since}
+    lost = [
+        Context(id="1", name="not-ready", settings=settings, **dead),
+        Context(id="2", name="of-a-pool", settings=settings, application_id="spark-spare", **dead),
+        Context(id="3", name="local", **dead),
+    ]
+    launcher = PySparkLauncher(tmp_path, master="local[2]")
+    api.status = 503
+    launcher.sweep_lost(lost)
+    assert "as the test says; the next start tries again" in caplog.text
+    api.status = None
+    launcher.sweep_lost(lost[:1])
+    assert [path.rpartition("/")[2] for path in api.objects] == [
+        "of-spark-spare",
+        "of-spark-3",
+        "of-spark-alive",
+    ]
+    launcher.sweep()
+    assert [path.rpartition("/")[2] for path in api.objects] == ["of-spark-3", "of-spark-alive"]
+    assert list(Leftovers(tmp_path / "contexts").all()) == []
+    launcher.close()
 
 
 @pytest.mark.real
