@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import venv
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyspark
 import pytest
+import standalone_cluster
+import venv_pack
 from launcher_world import Context, Start, code_of, jobs_wheel, make_launcher, starter
+from package_checks import Wheel
+from standalone_cluster import StandaloneCluster
 
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import JobCode
 from jobserver_pyspark import PySparkLauncher
+from jobserver_pyspark.demo import build_wheel
 
 JVM_JOBS = Path(__file__).parent / "jobs" / "jvm" / "JvmJobs.scala"
 
@@ -112,3 +118,36 @@ def launcher(tmp_path: Path) -> Iterator[PySparkLauncher]:
 def start(launcher: PySparkLauncher, tmp_path: Path, code: JobCode) -> Start:
     """Starts contexts that the test may end."""
     return starter(launcher, tmp_path, code)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandaloneCluster]:
+    """A standalone cluster of the module's own."""
+    with standalone_cluster.started(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def rates(tmp_path_factory: pytest.TempPathFactory) -> Wheel:
+    def build(version: str, value: str) -> JobCode:
+        package = tmp_path_factory.mktemp("rates") / "rates"
+        package.mkdir()
+        (package / "__init__.py").write_text(f"VALUE = {value!r}\n")
+        return code_of(build_wheel(package, package.parent, version=version))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory, rates: Wheel) -> Path:
+    """A virtual environment with the library and without PySpark, as venv-pack packs it."""
+    directory = tmp_path_factory.mktemp("environment")
+    prefix = directory / "env"
+    venv.create(prefix, symlinks=True)
+    [site_packages] = prefix.glob("lib/python*/site-packages")
+    with zipfile.ZipFile(rates("3.0", "of the environment").path) as wheel:
+        wheel.extractall(site_packages)
+    packed = directory / "env.tar.gz"
+    venv_pack.pack(prefix=str(prefix), output=str(packed), format="tar.gz", compress_level=1)
+    shutil.rmtree(prefix)  # so that only the archive can be used
+    return packed

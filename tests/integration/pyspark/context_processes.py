@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from typing import Any
 import attrs
 from launcher_world import Context
 
+from conditions import wait_until
 from jobserver_core.ports import JobCode
 from jobserver_pyspark import processes
 
@@ -38,6 +41,31 @@ def command(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
+
+
+def processes_in(directory: Path) -> list[int]:
+    """The processes that work in a directory or below it."""
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _works_in(pid, directory)]
+
+
+def end_processes_in(directory: Path) -> None:
+    """Kill the processes that work in a directory or below it, and those that they start meanwhile."""
+
+    def left() -> bool:
+        found = processes_in(directory)
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return bool(found)
+
+    wait_until(lambda: not left(), lambda: f"the processes in {directory} end", timeout=20)
+
+
+def _works_in(pid: int, directory: Path) -> bool:
+    try:
+        return Path(os.readlink(f"/proc/{pid}/cwd")).is_relative_to(directory)
+    except OSError:
+        return False
 
 
 def parent(pid: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from context_processes import ServerProcess, carrying, family
 from launcher_world import Context, Start, make_launcher
+from package_checks import Wheel, see
 
 from conditions import wait_until
 from jobserver_core.models.failures import FailureKind
@@ -43,6 +44,13 @@ class MasterSuite:
             assert seen == {"driver": version, "executors": version}
             assert on_master.run("work.UdfVersion", code=each).value == [version]
         assert on_master.run("work.DataFile").value == ["data of version 1.0"] * 3
+
+    def test_further_packages_of_a_job_reach_all_kinds_of_tasks(
+        self, on_master: Context, rates: Wheel
+    ) -> None:
+        for version in ("1.0", "2.0", "1.0"):
+            seen = see(on_master, rates(version, f"of {version}"), pandas=True)
+            assert seen["values"] == [f"of {version}"] * 4
 
     def test_two_versions_of_a_jvm_class_run_side_by_side(
         self, on_master: Context, releases: tuple[JobCode, JobCode]
@@ -114,6 +122,16 @@ def check_loss_of_executors(context: Context, executors: Callable[[], list[int]]
         os.kill(pid, signal.SIGKILL)
     assert context.end_of(job, timeout=120.0).value == 6
     assert not set(lost) & set(executors())
+
+
+def check_loss_of_a_machine(context: Context, gate: Path, lose: Callable[[], object]) -> None:
+    """Lose executors with their worker or node in the middle of a job: others repeat what was lost."""
+    job = context.submit("gated.Shuffles", {"gate": str(gate)})
+    wait_until(lambda: len(list(gate.parent.glob(f"{gate.name}-*"))) == 2, "two tasks run", timeout=120.0)
+    lose()
+    assert context.listener.of_job(job.id) == ["running"]
+    gate.touch()
+    assert context.end_of(job, timeout=200.0).value == 4
 
 
 def check_deaths(

@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from jobserver_core.models.json_values import JsonObject
 from jobserver_core.ports import JobCode
+from jobserver_pyspark.launcher.context_settings import flattened
 
 WAIT = 120.0
 CONFIG = """
@@ -116,6 +118,32 @@ class World:
             except OSError:
                 continue
         return found
+
+
+def check_a_context_outlives_its_server(
+    directory: Path, settings: JsonObject, code: JobCode, *, left: Callable[[str], Sequence[object]]
+) -> None:
+    """Kill the server of a context while tasks of a job run, and let the next one take it over."""
+    world, gate = World(directory, "jobserver.contexts.creation-timeout = 4 minutes"), directory / "gate"
+    world.serve()
+    try:
+        world.upload("jobs", code, "python-wheel")
+        answer = world.client.post("/contexts/shared", params=flattened(settings))
+        assert answer.status_code == 200, answer.text
+        before = world.context()
+        job = world.submit("launcher_jobs.gated.Shuffles", gate=str(gate))
+        until(lambda: len(list(directory.glob("gate-*"))) == 2)
+        world.end()
+        world.serve()
+        after = world.context()
+        assert (after["id"], after["applicationId"]) == (before["id"], before["applicationId"])
+        gate.touch()
+        assert world.result(job) == 4
+    finally:
+        world.end()
+        world.serve(reattach_timeout="0 s")
+        world.end(signal.SIGTERM)
+    until(lambda: not left(before["applicationId"]))
 
 
 def until(condition: Callable[[], object]) -> None:

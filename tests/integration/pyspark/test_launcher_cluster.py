@@ -1,112 +1,33 @@
+"""Contexts on Spark's own cluster: a master, and workers that are lost."""
+
 from __future__ import annotations
 
-import os
-import re
-import signal
-import subprocess
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import attrs
-import pyspark
 import pytest
-from context_processes import command
 from launcher_world import Context, Start
-from master_suite import DYNAMIC, MasterSuite, check_idle_executors_are_given_back, check_loss_of_executors
+from master_suite import (
+    DYNAMIC,
+    MasterSuite,
+    check_deaths,
+    check_idle_executors_are_given_back,
+    check_loss_of_a_machine,
+    check_loss_of_executors,
+)
+from served_world import check_a_context_outlives_its_server
+from standalone_cluster import StandaloneCluster
 
 from conditions import wait_until
-from jobserver_core.ports import ContextEnd
+from jobserver_core.ports import ContextEnd, JobCode
 from jobserver_pyspark import processes
 
 pytestmark = [pytest.mark.spark, pytest.mark.cluster]
 
-SPARK_HOME = Path(pyspark.__file__).parent
-_EXECUTOR = b"CoarseGrainedExecutorBackend"
-
-
-@attrs.frozen
-class Cluster:
-    """A standalone master, and a worker with four cores: both on loopback.
-
-    Most tests name a second master, which is down.
-    """
-
-    master: str
-    ui: str
-    worker: int
-
-    def settings(self, **more: Any) -> dict[str, Any]:
-        return {
-            "spark": {"master": self.master, "ui": {"enabled": "true", "port": 0}, **more},
-            "num-cpu-cores": 2,
-            "memory-per-node": "512m",
-        }
-
-    def kill_application(self, application_id: str) -> None:
-        """Press the button of the master's page, with the token that newer masters put there."""
-        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
-        with opener.open(self.ui, timeout=10) as page:
-            text = page.read().decode()
-        tokens = re.findall(r'name="csrfToken"[^>]*value="([^"]+)"', text)
-        fields = {"id": application_id, "terminate": "true"} | ({"csrfToken": tokens[0]} if tokens else {})
-        body = urllib.parse.urlencode(fields).encode()
-        with opener.open(f"{self.ui}/app/kill/", data=body, timeout=10):
-            pass
-
-    def executors(self) -> list[int]:
-        """The executor processes of the worker."""
-        return [pid for pid in processes.children(self.worker) if _EXECUTOR in command(pid)]
-
-
-def _spark_class(directory: Path, name: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-    temporary = directory / "tmp"  # of executors as well, which are killed and leave their files
-    temporary.mkdir(exist_ok=True)
-    environment["JAVA_TOOL_OPTIONS"] = f"-Djava.io.tmpdir={temporary}"
-    with (directory / f"{name.rpartition('.')[2]}.log").open("wb") as log:
-        return subprocess.Popen(
-            [SPARK_HOME / "bin" / "spark-class", name, *arguments],
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "SPARK_HOME": str(SPARK_HOME), "SPARK_NO_DAEMONIZE": "1", **environment},
-            start_new_session=True,
-        )
-
-
-def _said(log: Path, pattern: str) -> str:
-    found: list[str] = []
-
-    def there() -> bool:
-        found[:] = re.findall(pattern, log.read_text()) if log.exists() else []
-        return bool(found)
-
-    wait_until(there, timeout=90.0)
-    return found[0]
-
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    directory = tmp_path_factory.mktemp("cluster")
-    package = "org.apache.spark.deploy"
-    here = ("--host", "127.0.0.1", "--port", "0", "--webui-port", "0")
-    started = [_spark_class(directory, f"{package}.master.Master", *here, SPARK_MASTER_HOST="127.0.0.1")]
-    try:
-        master = _said(directory / "Master.log", r"Starting Spark master at (spark://\S+)")
-        port = _said(directory / "Master.log", r"Bound MasterWebUI to \S+, and started at http://\S+:(\d+)")
-        worker = (*here, "--cores", "4", "--memory", "2g", "--work-dir", str(directory / "work"), master)
-        started.append(_spark_class(directory, f"{package}.worker.Worker", *worker))
-        _said(directory / "Worker.log", r"(Successfully registered with master)")
-        yield Cluster(master, f"http://127.0.0.1:{port}", started[1].pid)
-    finally:
-        for process in reversed(started):
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-@pytest.fixture(scope="module")
-def on_cluster(cluster: Cluster, start_shared: Start) -> Iterator[Context]:
+def on_cluster(cluster: StandaloneCluster, start_shared: Start) -> Iterator[Context]:
+    """A context that names two masters, of which the first is down."""
     settings = cluster.settings(master=f"spark://127.0.0.1:1,{cluster.master.removeprefix('spark://')}")
     context = start_shared(settings, name="on-the-cluster").wait_ready()
     yield context
@@ -128,8 +49,34 @@ def test_an_application_of_the_cluster_is_reported_with_its_address(on_cluster: 
     assert conf == {"spark.cores.max": "2", "spark.executor.memory": "512m"}
 
 
-def test_a_job_survives_the_loss_of_its_executor(cluster: Cluster, on_cluster: Context) -> None:
+def test_a_job_survives_the_loss_of_its_executor(cluster: StandaloneCluster, on_cluster: Context) -> None:
     check_loss_of_executors(on_cluster, cluster.executors)
+
+
+def test_a_job_survives_the_loss_of_a_worker(
+    cluster: StandaloneCluster, start: Start, tmp_path: Path
+) -> None:
+    lost = cluster.start_worker()
+    context = start(cluster.settings(executor={"cores": 1})).wait_ready()
+
+    def lose() -> None:
+        assert len(processes.children(lost.pid)) == 1, "each of the two workers has one of the two executors"
+        cluster.kill_worker(lost)
+
+    check_loss_of_a_machine(context, tmp_path / "gate", lose)
+    context.handle.kill()
+    context.wait_end()
+
+
+def test_a_job_whose_only_worker_is_lost_waits_for_another(
+    cluster: StandaloneCluster, on_cluster: Context, tmp_path: Path
+) -> None:
+    def lose() -> None:
+        cluster.kill_workers()
+        wait_until(lambda: not cluster.executors(), "the executors end with their worker")
+        cluster.start_worker()
+
+    check_loss_of_a_machine(on_cluster, tmp_path / "gate", lose)
 
 
 class TestStandalone(MasterSuite):
@@ -138,29 +85,36 @@ class TestStandalone(MasterSuite):
         return on_cluster
 
 
-def test_idle_executors_are_given_back_and_come_again(cluster: Cluster, start: Start) -> None:
+def test_nothing_is_left_on_the_cluster_after_deaths(
+    cluster: StandaloneCluster, start: Start, tmp_path: Path, code: JobCode
+) -> None:
+    settings = cluster.settings()
+    check_deaths(start, settings, tmp_path / "dead", code, executors=cluster.executors, left=cluster.left)
+
+
+def test_a_context_outlives_its_server(cluster: StandaloneCluster, tmp_path: Path, code: JobCode) -> None:
+    check_a_context_outlives_its_server(tmp_path, cluster.settings(), code, left=cluster.left)
+
+
+def test_idle_executors_are_given_back_and_come_again(cluster: StandaloneCluster, start: Start) -> None:
     context = start(cluster.settings(**DYNAMIC, executor={"cores": 1})).wait_ready()
-    application_id = context.listener.wait_for("ready", timeout=1.0)[1].encode()
-
-    def executors() -> list[int]:
-        return [pid for pid in cluster.executors() if application_id in command(pid)]
-
-    check_idle_executors_are_given_back(context, executors)
+    check_idle_executors_are_given_back(context, lambda: cluster.executors(context.application_id))
     context.handle.kill()
     context.wait_end()
 
 
-def test_an_application_that_its_master_kills_was_killed_from_outside(cluster: Cluster, start: Start) -> None:
+def test_an_application_that_its_master_kills_was_killed_from_outside(
+    cluster: StandaloneCluster, start: Start
+) -> None:
     context = start(cluster.settings()).wait_ready()
-    application_id = context.listener.wait_for("ready", timeout=1.0)[1]
-    cluster.kill_application(application_id)
+    cluster.kill_application(context.application_id)
     end, error = context.wait_end(20.0)
     assert end is ContextEnd.KILLED_OUTSIDE
     assert "killed from outside" in error.message
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
-def test_executors_end_with_their_context(cluster: Cluster, start: Start, how: str) -> None:
+def test_executors_end_with_their_context(cluster: StandaloneCluster, start: Start, how: str) -> None:
     before = set(cluster.executors())
     context = start(cluster.settings()).wait_ready()
     context.running("trouble.SleepingTasks")

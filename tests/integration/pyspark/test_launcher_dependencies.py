@@ -7,68 +7,25 @@ import os
 import shutil
 import sys
 import tarfile
-import venv
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import venv_pack
 from launcher_world import Context, Start, code_of
-from test_launcher_cluster import Cluster, cluster
+from package_checks import Wheel, check_a_large_package_is_shipped_once, check_packed_environment, see
+from standalone_cluster import StandaloneCluster
 
 from conditions import wait_until
 from jobserver_core.disk_cache import DiskCache
 from jobserver_core.models.failures import FailureKind
-from jobserver_core.ports import ContextEnd, JobCode
-from jobserver_pyspark.demo import build_wheel
-
-__all__ = ["cluster"]
+from jobserver_core.ports import ContextEnd
 
 pytestmark = pytest.mark.spark
 
-Wheel = Callable[[str, str], JobCode]
 
-
-@pytest.fixture(scope="session")
-def rates(tmp_path_factory: pytest.TempPathFactory) -> Wheel:
-    """Builds wheels of a small library, which differ in one value."""
-
-    def build(version: str, value: str) -> JobCode:
-        package = tmp_path_factory.mktemp("rates") / "rates"
-        package.mkdir()
-        (package / "__init__.py").write_text(f"VALUE = {value!r}\n")
-        return code_of(build_wheel(package, package.parent, version=version))
-
-    return build
-
-
-@pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory, rates: Wheel) -> Path:
-    """A virtual environment with the library and without PySpark, as venv-pack packs it."""
-    directory = tmp_path_factory.mktemp("environment")
-    prefix = directory / "env"
-    venv.create(prefix, symlinks=True)
-    [site_packages] = prefix.glob("lib/python*/site-packages")
-    with zipfile.ZipFile(rates("3.0", "of the environment").path) as wheel:
-        wheel.extractall(site_packages)
-    packed = directory / "env.tar.gz"
-    venv_pack.pack(prefix=str(prefix), output=str(packed), format="tar.gz", compress_level=1)
-    shutil.rmtree(prefix)  # so that only the archive can be used
-    return packed
-
-
-def see(context: Context, *packages: JobCode, module: str = "rates") -> dict[str, Any]:
-    job = context.submit("dependencies.Sees", {"module": module}, packages=packages)
-    seen: dict[str, Any] = context.end_of(job, timeout=120.0).value
-    return seen
-
-
-def test_two_jobs_import_different_versions_of_a_further_package(context: Context, rates: Wheel) -> None:
-    old, new = rates("1.0", "old"), rates("2.0", "new")
-    for wheel, value in ((old, "old"), (new, "new"), (old, "old")):
-        assert see(context, wheel)["values"] == [value] * 3
+def test_a_job_without_the_package_does_not_import_that_of_another(context: Context, rates: Wheel) -> None:
+    assert see(context, rates("1.0", "old"))["values"] == ["old"] * 3
     lacking = context.run("dependencies.Sees", {"module": "rates"}).outcome
     assert lacking.failure is FailureKind.RAISED
     assert lacking.error is not None
@@ -166,7 +123,9 @@ def test_tasks_need_the_same_minor_version_of_python_as_jobs(start: Start, tmp_p
 
 
 @pytest.fixture(scope="module")
-def in_environment_on_cluster(cluster: Cluster, start_shared: Start, environment: Path) -> Iterator[Context]:
+def in_environment_on_cluster(
+    cluster: StandaloneCluster, start_shared: Start, environment: Path
+) -> Iterator[Context]:
     """The driver and two executors of a standalone cluster run the interpreter of the archive."""
     settings = {
         "spark": {"master": cluster.master, "archives": f"{environment}#packed", "executor": {"cores": 1}},
@@ -184,26 +143,11 @@ def in_environment_on_cluster(cluster: Cluster, start_shared: Start, environment
 def test_executors_of_a_cluster_run_in_a_packed_environment(
     in_environment_on_cluster: Context, rates: Wheel
 ) -> None:
-    seen = see(in_environment_on_cluster)
-    assert seen["values"] == ["of the environment"] * 3
-    driver, *executors = map(Path, seen["prefixes"])
-    assert driver.name.startswith("environment-")
-    assert {executor.name for executor in executors} == {"packed"}
-    assert see(in_environment_on_cluster, rates("1.0", "old"))["values"] == ["old"] * 3
-    assert see(in_environment_on_cluster, rates("2.0", "new"))["values"] == ["new"] * 3
+    check_packed_environment(in_environment_on_cluster, rates)
 
 
 @pytest.mark.cluster
 def test_a_large_package_is_shipped_once_for_all_jobs_of_a_context(
     in_environment_on_cluster: Context, tmp_path: Path
 ) -> None:
-    package = tmp_path / "bulk"
-    package.mkdir()
-    (package / "data.bin").write_bytes(os.urandom(50 * 2**20))
-    (package / "__init__.py").write_text("VALUE = 'large'\n")
-    bulk = code_of(build_wheel(package, tmp_path, version="1.0"))
-    for _ in range(3):
-        assert see(in_environment_on_cluster, bulk, module="bulk")["values"] == ["large"] * 3
-    file = {"file": f"{bulk.digest}.zip"}
-    fetched = in_environment_on_cluster.run("dependencies.Fetches", file).value
-    assert set(fetched.values()) == {1}, fetched
+    check_a_large_package_is_shipped_once(in_environment_on_cluster, tmp_path)

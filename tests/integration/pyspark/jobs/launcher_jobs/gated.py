@@ -29,3 +29,19 @@ class Stream(Accepting):
 class Value(Accepting):
     def run_job(self, context, runtime, data):
         return data.get("value")
+
+
+class Shuffles(Accepting):
+    """A shuffle, then two tasks that wait; each leaves a file beside the gate when it begins."""
+
+    def run_job(self, context, runtime, data):
+        gate = data.get("gate")
+
+        def held(index, values):
+            with open(f"{gate}-{index}", "w"):
+                pass
+            wait({"gate": gate})
+            return values
+
+        pairs = context.sparkContext.parallelize(range(8), 2).map(lambda n: (n % 4, 1))
+        return pairs.reduceByKey(lambda a, b: a + b, 2).mapPartitionsWithIndex(held).count()
