@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -41,69 +42,62 @@ def healthy(bench: Bench) -> None:
     )
 
 
+def show_against_cold_script(
+    bench: Bench, name: str, goal: str, measure: Callable[[int], float], count: int
+) -> None:
+    """Show what ``measure`` returns for each number below ``count``, in turns with cold PySpark scripts."""
+    ours, theirs = [], []
+    for number in range(count):
+        ours.append(measure(number))
+        theirs.append(bench.cold_stock())
+    show(name, seconds(ours), goal, baseline=f"cold script {seconds(theirs)}", ratio=ratio(ours, theirs))
+
+
+def first_result(client: Client, context: str) -> float:
+    """Return the seconds from the start of a context to its first result."""
+
+    def start() -> None:
+        client.call("POST", f"/contexts/{context}")
+        client.run("py", "bench_jobs.WordCount", context, WORDS)
+
+    return timed(start)
+
+
 def starts(bench: Bench) -> None:
     """A context's start to its first result, against a cold PySpark script."""
     with bench.server() as server:
-        ours, theirs = [], []
-        for number in range(3):
+
+        def measure(number: int) -> float:
             client = Client(server.port)
-
-            def start(name: str = f"c{number}", client: Client = client) -> None:
-                client.call("POST", f"/contexts/{name}")
-                client.run("py", "bench_jobs.WordCount", name, WORDS)
-
-            ours.append(timed(start))
+            taken = first_result(client, f"c{number}")
             client.call("DELETE", f"/contexts/c{number}")
-            theirs.append(bench.cold_stock())
-        show(
-            "context start to first result",
-            seconds(ours),
-            "0.5 x",
-            baseline=f"cold script {seconds(theirs)}",
-            ratio=ratio(ours, theirs),
-        )
+            return taken
+
+        show_against_cold_script(bench, "context start to first result", "0.5 x", measure, 3)
 
 
 def first_start(bench: Bench) -> None:
     """The same with an empty cache directory, as on a fresh machine."""
-    ours, theirs = [], []
-    for _ in range(2):
+
+    def measure(_number: int) -> float:
         cache = tempfile.mkdtemp(dir=bench.directory)
         with bench.server(f'jobserver.launcher.options.cache-dir = "{cache}"', warm=False) as server:
-            client = Client(server.port)
+            return first_result(Client(server.port), "first")
 
-            def start(client: Client = client) -> None:
-                client.call("POST", "/contexts/first")
-                client.run("py", "bench_jobs.WordCount", "first", WORDS)
-
-            ours.append(timed(start))
-        theirs.append(bench.cold_stock())
-    show(
-        "the same, first start on a machine",
-        seconds(ours),
-        "0.75 x",
-        baseline=f"cold script {seconds(theirs)}",
-        ratio=ratio(ours, theirs),
-    )
+    show_against_cold_script(bench, "the same, first start on a machine", "0.75 x", measure, 2)
 
 
 def ad_hoc(bench: Bench) -> None:
     """An ad-hoc job that takes a spare context, against a cold PySpark script."""
+    query = "/jobs?appName=py&classPath=bench_jobs.WordCount&sync=true&timeout=120"
     with bench.server("jobserver.contexts.pools { default { size = 1 } }") as server:
-        ours, theirs = [], []
-        for _ in range(4):
+
+        def measure(_number: int) -> float:
             client = Client(server.port)  # an idle one is closed during a slow cold script
             wait_for_spare(client)
-            query = "/jobs?appName=py&classPath=bench_jobs.WordCount&sync=true&timeout=120"
-            ours.append(timed(lambda c=client, q=query: c.call("POST", q, WORDS.encode())))
-            theirs.append(bench.cold_stock())
-        show(
-            "ad-hoc job with a spare ready",
-            seconds(ours),
-            "0.05 x",
-            baseline=f"cold script {seconds(theirs)}",
-            ratio=ratio(ours, theirs),
-        )
+            return timed(lambda: client.call("POST", query, WORDS.encode()))
+
+        show_against_cold_script(bench, "ad-hoc job with a spare ready", "0.05 x", measure, 4)
 
 
 def wait_for_spare(client: Client) -> None:
