@@ -12,11 +12,11 @@ import typer
 from typer.core import TyperGroup
 
 from jobserver_cli.client import Client, segment
-from jobserver_cli.completion import context_names, job_ids
+from jobserver_cli.completion import job_ids
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import FINAL, show_again, wait_for_end
 from jobserver_cli.lookups import LAST, explained, resolved_job
-from jobserver_cli.parameters import JOB_HELP, JobId, command
+from jobserver_cli.parameters import JOB_HELP, JobId, command, context_option
 from jobserver_cli.reports import (
     JobReport,
     class_shown,
@@ -105,9 +105,7 @@ def jobs(
     status: Annotated[
         JobStatus | None, typer.Option("--status", case_sensitive=False, help="Only jobs in this state.")
     ] = None,
-    context: Annotated[
-        str | None, typer.Option("--context", "-c", metavar="NAME", help="Only jobs of this context.")
-    ] = None,
+    context: Annotated[str | None, context_option("Only jobs of this context.")] = None,
     main_class: Annotated[
         str | None, typer.Option("--class", metavar="CLASS", help="Only jobs of this class.")
     ] = None,
@@ -294,16 +292,7 @@ def logs(
         str | None,
         typer.Argument(metavar="JOB", help=JOB_HELP, show_default=False, autocompletion=job_ids),
     ] = None,
-    context: Annotated[
-        str | None,
-        typer.Option(
-            "--context",
-            "-c",
-            metavar="NAME",
-            help="Print the log of this context's driver.",
-            autocompletion=context_names,
-        ),
-    ] = None,
+    context: Annotated[str | None, context_option("Print the log of this context's driver.")] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Print new lines until the job or context has ended.")
     ] = False,

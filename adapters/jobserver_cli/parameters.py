@@ -21,7 +21,7 @@ import typer
 
 from jobserver_cli import saved_servers
 from jobserver_cli.client import DEFAULT_URL, Client, Connection
-from jobserver_cli.completion import job_ids
+from jobserver_cli.completion import context_names, job_ids
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.interruption import run_on_thread
 from jobserver_cli.terminal import Terminal
@@ -33,6 +33,11 @@ JobId = Annotated[
 ]
 
 Function = Callable[..., None]
+
+
+def context_option(help: str) -> Any:
+    """Return the option that names a context."""
+    return typer.Option("--context", "-c", metavar="NAME", help=help, autocompletion=context_names)
 
 
 def _json_option(

@@ -10,12 +10,12 @@ from typing import Annotated
 import typer
 
 from jobserver_cli.client import Client, segment
-from jobserver_cli.completion import binary_names, context_names
+from jobserver_cli.completion import binary_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import follow_job, interrupt_note, wait_for_end
 from jobserver_cli.lookups import explained, unknown_binaries
 from jobserver_cli.options import ConfigTexts, config_text, whole_seconds
-from jobserver_cli.parameters import command
+from jobserver_cli.parameters import command, context_option
 from jobserver_cli.reports import JobReport, duration_shown
 from jobserver_cli.results import copy_report, copy_response, failed, print_result
 from jobserver_cli.terminal import Terminal
@@ -67,14 +67,7 @@ def submit(
     package: Packages = None,
     data: ConfigTexts = None,
     context: Annotated[
-        str | None,
-        typer.Option(
-            "--context",
-            "-c",
-            metavar="NAME",
-            help="The context to run in. By default, one is created for the job.",
-            autocompletion=context_names,
-        ),
+        str | None, context_option("The context to run in. By default, one is created for the job.")
     ] = None,
     sync: Annotated[bool, typer.Option("--sync", help="Wait, and print the result.")] = False,
     follow: Annotated[
@@ -185,13 +178,9 @@ def run(
     data: ConfigTexts = None,
     context: Annotated[
         str | None,
-        typer.Option(
-            "--context",
-            "-c",
-            metavar="NAME",
-            help="The context to run in; it is created if it does not exist. By default, one is created for "
-            "the job and ends with it.",
-            autocompletion=context_names,
+        context_option(
+            "The context to run in; it is created if it does not exist. By default, one is created for "
+            "the job and ends with it."
         ),
     ] = None,
 ) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
+import attrs
+
 from jobserver_core.binaries.class_paths import ClassPaths, uris_of
 from jobserver_core.callbacks.service import CallbackService
 from jobserver_core.errors import (
@@ -38,6 +40,16 @@ if TYPE_CHECKING:
 __all__ = ["SubmissionService"]
 
 _OPTIONS = ("max_queue_time", "max_run_time", "priority", "restartable")
+
+
+@attrs.frozen
+class _Checked:
+    """A request with its configuration as JSON, the hash of a request with a key, and who sent it."""
+
+    request: JobRequest
+    config: str
+    fingerprint: str | None
+    caller: str
 
 
 class SubmissionService:
@@ -73,33 +85,23 @@ class SubmissionService:
             self._callbacks.check(request.callback_url)
         config = self._configs.to_json(request.config)
         fingerprint = _fingerprint(request, config) if request.idempotency_key is not None else None
-        earlier = self._submitted_before(request, fingerprint)
+        checked = _Checked(request, config, fingerprint, caller)
+        earlier = self._submitted_before(checked)
         if earlier is not None:
             return self._fetching.prepare((), lambda _fetched: self._synced(earlier))
         uris = uris_of((*request.class_path, *request.packages))
         if request.context is None:
             uris += self._contexts.uris(request.context_settings)
         return self._fetching.prepare(
-            uris,
-            lambda fetched: self._submit(request, config, fingerprint, fetched, caller, durable=durable),
-            caller,
+            uris, lambda fetched: self._submit(checked, fetched, durable=durable), caller
         )
 
-    def _submit(
-        self,
-        request: JobRequest,
-        config: str,
-        fingerprint: str | None,
-        fetched: Mapping[str, Fetched],
-        caller: str,
-        *,
-        durable: bool,
-    ) -> JobHandle:
+    def _submit(self, checked: _Checked, fetched: Mapping[str, Fetched], *, durable: bool) -> JobHandle:
         try:
-            handle = self._accept(request, config, fingerprint, fetched, caller)
+            handle = self._accept(checked, fetched)
         except DuplicateId:
             # Another request with the same key arrived at the same time and was faster.
-            earlier = self._submitted_before(request, fingerprint)
+            earlier = self._submitted_before(checked)
             if earlier is None:
                 raise
             return self._synced(earlier)
@@ -109,7 +111,7 @@ class SubmissionService:
             self._jobs.count_refusal()
             raise
         # After a power cut, a request that is repeated with its key must find its job.
-        if durable or request.idempotency_key is not None:
+        if durable or checked.request.idempotency_key is not None:
             try:
                 self._synced(handle)
             except StorageError:
@@ -123,88 +125,72 @@ class SubmissionService:
         self._records.syncer.sync()
         return handle
 
-    def _accept(
-        self,
-        request: JobRequest,
-        config: str,
-        fingerprint: str | None,
-        fetched: Mapping[str, Fetched],
-        caller: str,
-    ) -> JobHandle:
+    def _accept(self, checked: _Checked, fetched: Mapping[str, Fetched]) -> JobHandle:
         """Record a job and give it to its context, or to the one that takes its place just now."""
         try:
-            return self._accept_once(request, config, fingerprint, fetched, caller)
+            return self._accept_once(checked, fetched)
         except ContextNotFound:
-            if request.context is None or not self._contexts.has_successor(request.context):
+            context = checked.request.context
+            if context is None or not self._contexts.has_successor(context):
                 raise
-            return self._accept_once(request, config, fingerprint, fetched, caller)
+            return self._accept_once(checked, fetched)
 
-    def _accept_once(
-        self,
-        request: JobRequest,
-        config: str,
-        fingerprint: str | None,
-        fetched: Mapping[str, Fetched],
-        caller: str,
-    ) -> JobHandle:
+    def _accept_once(self, checked: _Checked, fetched: Mapping[str, Fetched]) -> JobHandle:
+        request = checked.request
         with self._class_paths.resolving(), ExitStack() as files:
             entries = self._class_paths.resolve_job(request, fetched)
             remote = self._contexts.elsewhere(request.context) if request.context is not None else None
             if remote is not None:
-                return self._enqueue(request, config, fingerprint, entries, remote)
+                return self._enqueue(checked, entries, remote)
             code = self._class_paths.lease(entries, files)
-            spec = self._jobs.spec(self._records.new_id(), request.class_name, code, config)
+            spec = self._jobs.spec(self._records.new_id(), request.class_name, code, checked.config)
             # This may record a context for the job; nothing may fail between here and the handover.
-            context, context_spec = self._context_for(request, fetched, caller)
+            context, context_spec = self._context_for(checked, fetched)
             job = self._records.new_job(
                 spec.id,
                 request,
                 entries,
                 context.record,
                 limits=context.time_limits,
-                fingerprint=fingerprint,
+                fingerprint=checked.fingerprint,
             )
             live = self._jobs.live(job, spec, files.pop_all())
             handle = self._jobs.handle_of(live)
-            self._jobs.give(live, context, context_spec, lambda: context.accept(live, config))
+            self._jobs.give(live, context, context_spec, lambda: context.accept(live, checked.config))
         return handle
 
-    def _enqueue(
-        self,
-        request: JobRequest,
-        config: str,
-        fingerprint: str | None,
-        entries: tuple[ResolvedEntry, ...],
-        context: Context,
-    ) -> JobHandle:
+    def _enqueue(self, checked: _Checked, entries: tuple[ResolvedEntry, ...], context: Context) -> JobHandle:
         """Store a job for a context of another server, which picks it up (:mod:`.intake`)."""
         job = self._records.new_job(
             self._records.new_id(),
-            request,
+            checked.request,
             entries,
             context,
             limits=time_limits(context.settings),
-            fingerprint=fingerprint,
+            fingerprint=checked.fingerprint,
         )
         limits = QueueLimits(slots=self._limits.max_jobs_per_context, places=self._limits.max_queued_jobs)
-        self._records.enqueue_job(job, config, limits)
+        self._records.enqueue_job(job, checked.config, limits)
         return self._jobs.watched(job)
 
     def _context_for(
-        self, request: JobRequest, fetched: Mapping[str, Fetched], caller: str
+        self, checked: _Checked, fetched: Mapping[str, Fetched]
     ) -> tuple[LiveContext, ContextSpec | None]:
+        request = checked.request
         if request.context is not None:
             return self._contexts.get(request.context), None
         ad_hoc = f"{self._records.new_id()[:8]}-{request.class_name}"
         name = f"{request.context_owner}~{ad_hoc}" if request.context_owner else ad_hoc
-        return self._contexts.create(name, request.context_settings, fetched, ad_hoc=True, caller=caller)
+        return self._contexts.create(
+            name, request.context_settings, fetched, ad_hoc=True, caller=checked.caller
+        )
 
-    def _submitted_before(self, request: JobRequest, fingerprint: str | None) -> JobHandle | None:
-        key = request.idempotency_key
+    def _submitted_before(self, checked: _Checked) -> JobHandle | None:
+        key = checked.request.idempotency_key
         job = self._jobs.with_key(key) if key else None
         if job is None:
             return None
-        if job.fingerprint != fingerprint:
+        if job.fingerprint != checked.fingerprint:
             raise IdempotencyMismatch(key=key, job_id=job.id)
         return self._jobs.handle(job.id)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,24 @@ def client(server: JobServer, jobserver: CommandLine, tmp_path: Path) -> Iterato
             server.upload("words", BinaryType.WHEEL, file)
         server.create_context("warm").result(10)
         yield jobserver
+
+
+@pytest.fixture
+def start_guarded(tmp_path: Path) -> Callable[[str, str], AbstractContextManager[str]]:
+    """Start a server that requires a login, given the lines of its password file and its token file."""
+
+    def start(passwords: str, tokens: str) -> AbstractContextManager[str]:
+        password_file, token_file = tmp_path / "passwords", tmp_path / "tokens"
+        password_file.write_text(passwords)
+        token_file.write_text(tokens)
+        settings = load_settings(
+            overrides={
+                "jobserver.http.port": 0,
+                "jobserver.auth.backend": "file",
+                "jobserver.auth.password-file": password_file,
+                "jobserver.auth.token-file": token_file,
+            }
+        )
+        return running(JobServer.in_memory(settings=settings))
+
+    return start

@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
 from command_line import CommandLine
-from jobserver_core import JobServer
-from jobserver_core.config.loading import load_settings
-from jobserver_http import running
 from jobserver_http.credential_files import hash_password, hash_token
 
 PASSWORD = "correct horse"
@@ -22,20 +19,12 @@ TOKEN = "battery-staple"
 
 
 @pytest.fixture
-def guarded(jobserver: CommandLine, tmp_path: Path) -> Iterator[CommandLine]:
+def guarded(
+    jobserver: CommandLine, start_guarded: Callable[[str, str], AbstractContextManager[str]]
+) -> Iterator[CommandLine]:
     """The command, with a server that wants a log-in: ann may do everything, bob only read jobs."""
-    passwords, tokens = tmp_path / "passwords", tmp_path / "tokens"
-    passwords.write_text(f"ann:{hash_password(PASSWORD)}:*\nbob:{hash_password(PASSWORD)}:jobs:read\n")
-    tokens.write_text(f"robot:{hash_token(TOKEN)}:jobs\n")
-    settings = load_settings(
-        overrides={
-            "jobserver.http.port": 0,
-            "jobserver.auth.backend": "file",
-            "jobserver.auth.password-file": passwords,
-            "jobserver.auth.token-file": tokens,
-        }
-    )
-    with running(JobServer.in_memory(settings=settings)) as url:
+    passwords = f"ann:{hash_password(PASSWORD)}:*\nbob:{hash_password(PASSWORD)}:jobs:read\n"
+    with start_guarded(passwords, f"robot:{hash_token(TOKEN)}:jobs\n") as url:
         jobserver.environment.setenv("JOBSERVER_URL", url)
         yield jobserver
 

@@ -6,7 +6,8 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -14,29 +15,19 @@ import pytest
 from command_line import CommandLine
 from jobserver_cli.exits import ExitCode
 from jobserver_core import JobRequest, JobServer
-from jobserver_core.config.loading import load_settings
-from jobserver_http import running
 from jobserver_http.credential_files import hash_password, hash_token
 
 PASSWORD, TOKEN = "correct horse", "battery-staple"
 
 
 @pytest.fixture
-def guarded(jobserver: CommandLine, tmp_path: Path) -> Iterator[str]:
+def guarded(
+    jobserver: CommandLine, tmp_path: Path, start_guarded: Callable[[str, str], AbstractContextManager[str]]
+) -> Iterator[str]:
     """A server that requires a login: ann may do everything, the token only upload."""
-    passwords, tokens = tmp_path / "passwords", tmp_path / "tokens"
-    passwords.write_text(f"ann:{hash_password(PASSWORD)}:*\n")
-    tokens.write_text(f"robot:{hash_token(TOKEN)}:binaries\n")
-    settings = load_settings(
-        overrides={
-            "jobserver.http.port": 0,
-            "jobserver.auth.backend": "file",
-            "jobserver.auth.password-file": passwords,
-            "jobserver.auth.token-file": tokens,
-        }
-    )
     jobserver.environment.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    with running(JobServer.in_memory(settings=settings)) as url:
+    passwords, tokens = f"ann:{hash_password(PASSWORD)}:*\n", f"robot:{hash_token(TOKEN)}:binaries\n"
+    with start_guarded(passwords, tokens) as url:
         yield url
 
 

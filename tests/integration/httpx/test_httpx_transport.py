@@ -10,17 +10,18 @@ import threading
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import attrs
 import httpx
 import pytest
 import trustme
 
 from jobserver_core.config.settings import CallbackSettings, Secret, Settings
 from jobserver_core.errors import InvalidCallbackUrl, InvalidSetting
-from jobserver_core.ports.transport import Message, Transport
+from jobserver_core.ports.transport import Transport
+from jobserver_core.testing.transport import message
 from jobserver_httpx import HttpxTransport, Signer
 from jobserver_net import AddressPolicy
 from loopback import Handler, Loopback, refused_port
@@ -31,16 +32,7 @@ PROMPT = 15.0
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 
 
-def a_message(url: str, **changes: Any) -> Message:
-    made = Message(
-        delivery_id="delivery-1",
-        job_id="job-1",
-        url=url,
-        attempt=1,
-        timestamp=1_700_000_000,
-        body=b'{"jobId": "job-1", "result": 42}',
-    )
-    return attrs.evolve(made, **changes)
+a_message = partial(message, headers={})
 
 
 @pytest.fixture
