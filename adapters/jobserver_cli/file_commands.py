@@ -15,7 +15,6 @@ from jobserver_cli.parameters import command
 from jobserver_cli.reports import time_shown
 from jobserver_cli.terminal import Terminal
 from jobserver_cli.uploads import BinaryKind, kind_of, post_file, upload_binary
-from jobserver_core.models.validation import split_ending
 
 PANEL = "Code and data"
 
@@ -150,6 +149,8 @@ def data_upload(
 
     The name on the server ends as that of the file does, for example with .csv.gz, so Spark decompresses it.
     """
+    from jobserver_core.models.validation import split_ending  # noqa: PLC0415 - keeps the start light
+
     _, ending = split_ending(file.name)
     path = f"/data/{segment(prefix.removesuffix(ending) or prefix)}"
     answer = post_file(client, terminal, path, file, "application/octet-stream", ending=ending)
