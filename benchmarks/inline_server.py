@@ -3,8 +3,9 @@
     python benchmarks/inline_server.py DIRECTORY
 
 Blobs are in the directory, and so is the SQLite database ``metadata.db`` if it exists; otherwise metadata is
-in memory. Prints the port when it is ready. ``b.Nothing`` does nothing, ``b.Gated`` waits until the file
-``gate`` exists in the directory, and ``b.Numbers`` streams ``megabytes`` MB.
+in memory. Logging and garbage collection are as in ``jobserver serve``. Prints the port when it is ready.
+``b.Nothing`` does nothing, ``b.Gated`` waits until the file ``gate`` exists in the directory, and
+``b.Numbers`` streams ``megabytes`` MB.
 """
 
 from __future__ import annotations
@@ -13,6 +14,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from jobserver_cli.server_process import (
+    LogLevel,
+    collect_garbage_rarely,
+    configure_logging,
+    keep_from_collector,
+)
 from jobserver_core import JobServer, Settings
 from jobserver_core.memory import InlineJob, InlineLauncher, MemoryMetadataStore
 from jobserver_core.ports import MetadataStore
@@ -31,6 +38,8 @@ SETTINGS = {
 
 def main() -> None:
     directory = Path(sys.argv[1])
+    collect_garbage_rarely()
+    configure_logging(LogLevel.INFO)
 
     def gated(job: InlineJob) -> str:
         while not (directory / "gate").exists():
@@ -54,6 +63,7 @@ def main() -> None:
             {"b.Nothing": lambda _job: None, "b.Gated": gated, "b.Numbers": numbers}, kill_grace=0.1
         ),
     )
+    keep_from_collector()
     serve(server, on_listening=lambda _host, port: print(port, flush=True))
 
 

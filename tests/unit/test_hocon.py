@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobserver_core.config.hocon import parse_file, parse_untrusted
+from jobserver_core.config.hocon import parse_file, parse_untrusted, read_untrusted
 from jobserver_core.config.trees import all_settings
 from jobserver_core.errors import InvalidConfig
+from jobserver_core.models.json_values import WrittenObject
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -305,6 +306,27 @@ def test_json_that_repeats_a_key_is_merged_as_hocon() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"a": 1, "a": 2}', {"a": 2}),
+        ('{"a" : 1, "a"\n: 2, "b": "\\":"}', {"a": 2, "b": '":'}),
+        ('{"a": 1, "\\u0061": 2, "b": "c:d"}', {"a": 2, "b": "c:d"}),
+        ('{"a": [{"x": 1, "y": {"z": 1}}], "a": [], "b": "\\": \\" :"}', {"a": [], "b": '": " :'}),
+        ('{"a": {"x": {"y": 1}}, "a": {"x": {"z": "\\":"}}}', {"a": {"x": {"y": 1, "z": '":'}}}),
+    ],
+)
+def test_repeated_keys_are_merged_however_they_are_written(text: str, expected: dict[str, Any]) -> None:
+    assert parse_untrusted(text) == expected
+
+
+def test_colons_and_quotes_in_strings_do_not_look_like_repeated_keys() -> None:
+    text = json.dumps({"url": "http://a:80", "quoted": '{"x": 1, "x": 2}', "list": ["a:", '":', {"b": ":"}]})
+    found = read_untrusted(text, max_bytes=1000, max_depth=10)
+    assert isinstance(found, WrittenObject)
+    assert found == json.loads(text)
+
+
 def test_nan_and_infinity_are_strings_because_json_lacks_them() -> None:
     assert parse_untrusted('{"a": NaN, "b": -Infinity}') == {"a": "NaN", "b": "-Infinity"}
 
@@ -391,6 +413,8 @@ ERRORS = [
     ("a = 1\na += 2", 2, 1, "'+=' can only append to a list"),
     ("a = 1e400", 1, 5, "is too large"),
     ("a = " + "1" * 1001, 1, 5, "a number can have at most 1000 characters"),
+    ('{"a": ' + "1" * 1001 + "}", 1, 7, "a number can have at most 1000 characters"),
+    ('{"a": -' + "1" * 1000 + "}", 1, 7, "a number can have at most 1000 characters"),
     ("\n\n  a = ${b.c}", 3, 7, "${b.c} is not defined in this configuration"),
     ("a = ${a}", 1, 5, "${a} refers to itself, and has no earlier definition"),
     ("a = ${b}\nb = ${a}", 2, 5, "${a} refers to itself, and has no earlier definition"),

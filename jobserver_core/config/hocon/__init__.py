@@ -141,42 +141,57 @@ def _json_object(text: str, max_depth: int) -> JsonObject | None:
     """Return the object of plain JSON, or None for text that needs the HOCON parser. Raises InvalidConfig."""
     if not text.lstrip().startswith("{"):
         return None
+    parse = json.JSONDecoder(
+        parse_int=_number if "-0" in text or _may_have_long_integers(text) else None,
+        parse_float=_number,
+        parse_constant=_not_json,
+    )
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_unique,
-            parse_int=_number if "-0" in text or _has_long_items(text) else None,
-            parse_float=_number,
-            parse_constant=_not_json,
-        )
+        value = parse.decode(text)
+        if not isinstance(value, dict):
+            return None
+        if _may_repeat_keys(text, _keys_within(max_depth, value)):
+            json.loads(text, object_pairs_hook=_unique)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None
-    if not isinstance(value, dict):
-        return None
-    _check_depth(text, value, max_depth)
     return value
 
 
-def _has_long_items(text: str) -> bool:
-    """Whether a number of a JSON text could be longer than the limit; a cheap test, which may be wrong."""
-    return max(map(len, text.split(","))) > _LONGEST_NUMBER
+_DIGITS = re.compile("[0-9]{10}")
 
 
-def _check_depth(text: str, value: JsonObject, max_depth: int) -> None:
-    if text.count("{") + text.count("[") <= max_depth:
-        return
-    level: list[Json] = [value]
+def _may_have_long_integers(text: str) -> bool:
+    """Whether the text may have an integer longer than the limit; a cheap test, which may be wrong."""
+    return _DIGITS.search(text[:: _LONGEST_NUMBER // 10]) is not None
+
+
+_END_OF_KEY = re.compile(r'"[ \t\r\n]*:')
+
+
+def _may_repeat_keys(text: str, keys: int) -> bool:
+    """Whether a JSON text may have more keys than its parsed value.
+
+    It has at most as many as it has colons after a quote. Some of those may be inside of strings.
+    """
+    return text.count(":") != keys and len(_END_OF_KEY.findall(text)) != keys
+
+
+def _keys_within(max_depth: int, value: JsonObject) -> int:
+    """Return the number of keys of all objects. Raises InvalidConfig if they nest too deeply."""
+    keys, level = 0, list[Json]([value])
     for _ in range(max_depth):
-        level = [
-            item
-            for container in level
-            for item in (container.values() if type(container) is dict else container)
-            if type(item) in _CONTAINERS
-        ]
+        items: list[Json] = []
+        for container in level:
+            if type(container) is dict:
+                keys += len(container)
+                items += container.values()
+            else:
+                items += container
+        level = [item for item in items if type(item) in _CONTAINERS]
         if not level:
-            return
+            return keys
     raise _too_deep(max_depth)
 
 
