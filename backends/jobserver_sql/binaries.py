@@ -10,7 +10,6 @@ from sqlalchemy import (
     Select,
     bindparam,
     delete,
-    exists,
     func,
     insert,
     literal_column,
@@ -121,7 +120,7 @@ def remove_old(connection: Connection, uploaded_before: datetime, keep: int, lim
         .offset(keep - 1)
         .exists()
     )
-    in_use = exists().where(job_holds.c.binary_id == binaries.c.id)
+    in_use = binaries.c.id.in_(select(job_holds.c.binary_id).where(job_holds.c.binary_id.is_not(None)))
     chosen = (
         select(binaries.c.id)
         .where(binaries.c.uploaded_at < uploaded_before, enough_newer, ~in_use)

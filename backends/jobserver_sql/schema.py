@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAD", "VERSION_TABLE", "found", "touch", "upgrade"]
 
-HEAD = "0007"
+HEAD = "0008"
 """The revision that this release works with."""
 
 VERSION_TABLE = "jobserver_schema"

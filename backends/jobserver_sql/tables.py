@@ -2,7 +2,11 @@
 
 Data that a page of jobs does not show (configurations, results) has separate tables. ``job_holds``
 has a row for each class-path entry of each job that is *not final*: these must not be deleted or
-collected yet. So the cost of such checks depends on the living jobs, not on all past ones.
+collected yet. So the cost of such checks depends on the living jobs, not on all past ones. The table
+is so small that it needs no indexes, which every job would have to update twice.
+
+Every index that a job is added to costs it a page in SQLite's log, so columns that most jobs leave
+empty have partial indexes.
 """
 
 from __future__ import annotations
@@ -41,6 +45,13 @@ __all__ = [
 ]
 
 metadata = MetaData()
+
+
+def _index_where_present(name: str, column: Column[Any], *more: Column[Any], unique: bool = False) -> None:
+    present = column.is_not(None)
+    Index(name, column, *more, unique=unique, sqlite_where=present, postgresql_where=present)
+
+
 _SEQUENCE = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -149,13 +160,14 @@ jobs = Table(
     _epoch(),
     Column("restartable", Boolean, nullable=False, server_default=false()),
     Column("restarts", Integer, nullable=False, server_default="0"),
-    Index("ux_jobs_idempotency_key", "idempotency_key", unique=True),
     Index("ix_jobs_state", "state", "submitted_at", "id"),
     Index("ix_jobs_context_id", "context_id", "state", "submitted_at", "id"),
     Index("ix_jobs_context_name", "context_name", "state", "submitted_at", "id"),
     Index("ix_jobs_class_name", "class_name", "state", "submitted_at", "id"),
-    Index("ix_jobs_ended_at", "ended_at", "submitted_at", "id"),
 )
+
+_index_where_present("ux_jobs_idempotency_key", jobs.c.idempotency_key, unique=True)
+_index_where_present("ix_jobs_ended_at", jobs.c.ended_at, jobs.c.submitted_at, jobs.c.id)
 
 job_configs = Table(
     "job_configs",
@@ -172,8 +184,9 @@ job_results = Table(
     _required("size", BigInteger),
     Column("text", FreeText),
     Column("digest", FreeText),
-    Index("ix_job_results_digest", "digest"),
 )
+
+_index_where_present("ix_job_results_digest", job_results.c.digest)
 
 job_holds = Table(
     "job_holds",
@@ -182,8 +195,6 @@ job_holds = Table(
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("binary_id", FreeText),
     _required("digest", FreeText),
-    Index("ix_job_holds_binary_id", "binary_id"),
-    Index("ix_job_holds_digest", "digest"),
 )
 
 deliveries = Table(
