@@ -4,18 +4,23 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from sqlalchemy import event
 
+from jobserver_core.models.binaries import BinaryType, ResolvedEntry
 from jobserver_core.models.contexts import ContextQuery
-from jobserver_core.models.jobs import JobQuery
+from jobserver_core.models.jobs import JobQuery, JobResult, ResultKind
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 from jobserver_core.testing.builders import a_binary, a_context, a_delivery, a_job, at, digest_of
 from jobserver_sql import SqlMetadataStore, tables
 
 FEW, MANY = 500, 5_000
+PAGE = 4096 + 24
+"""The bytes of a page in SQLite's log."""
 STATES = (None, (JobState.RUNNING,), (JobState.ERROR, JobState.KILLED))
 FILTERS: dict[str, tuple[Any, ...]] = {
     "states": STATES,
@@ -37,6 +42,18 @@ def fill(store: SqlMetadataStore, count: int) -> None:
             tables.jobs.insert(),
             [
                 tables.row_of(a_job(state=final[n % 3], submitted_at=at(n), ended_at=at(n + 1)))
+                for n in range(count)
+            ],
+        )
+        connection.execute(
+            tables.job_results.insert(),
+            [
+                {
+                    "job_id": f"job-{n}",
+                    "kind": ResultKind.STORED if n % 2 else ResultKind.INLINE,
+                    "size": n,
+                    "digest": digest_of(f"result {n}") if n % 2 else None,
+                }
                 for n in range(count)
             ],
         )
@@ -127,6 +144,26 @@ CALLS: dict[str, Callable[[SqlMetadataStore], Any]] = {
     "blobs in use": lambda store: store.unreferenced([digest_of(str(n)) for n in range(10)]),
     "old jobs to delete": lambda store: store.delete_jobs(ended_before=at(0), limit=100),
 }
+
+
+def test_a_job_writes_only_few_pages_of_the_database(tmp_path: Path) -> None:
+    with closing(SqlMetadataStore(f"sqlite:///{tmp_path / 'metadata.db'}")) as store:
+        store.add_binary(a_binary("words", id="words"))
+        log = tmp_path / "metadata.db-wal"
+        begun = log.stat().st_size
+        for number in range(20):
+            entry = ResolvedEntry(
+                source="words", type=BinaryType.WHEEL, digest=digest_of("words"), size=5, binary_id="words"
+            )
+            job = a_job(class_path=(entry,), submitted_at=at(number), dispatched_at=at(number))
+            store.add_job(job, config="{}")
+            ended = attrs.evolve(
+                job, state=JobState.FINISHED, running_at=at(number), ended_at=at(number + 1), has_result=True
+            )
+            result = JobResult(kind=ResultKind.INLINE, size=4, text="null")
+            store.advance_job(ended, expected=JobState.STARTED, result=result)
+        pages = (log.stat().st_size - begun) / 20 / PAGE
+    assert pages < 25
 
 
 @pytest.mark.parametrize("name", CALLS)
