@@ -19,7 +19,7 @@ from jobserver_core.ports import BlobWriter, ContextEnd, JobOutcome
 from jobserver_core.running.context_reports import ContextReports
 from jobserver_core.running.live_job import RESULT_TIMEOUT
 from jobserver_core.running.results import BUFFER, ResultStore
-from jobserver_core.running.retries import FIRST_PAUSE, LONGEST_PAUSE, MAX_DOUBTFUL, RetryQueue, Withdrawals
+from jobserver_core.running.retries import FIRST_PAUSE, LONGEST_PAUSE, MAX_DOUBTFUL, Withdrawals
 from jobserver_core.testing.clock import ManualClock
 from serving import WAIT, Scene, a_request
 
@@ -475,110 +475,3 @@ def test_requests_are_refused_at_once_when_too_many_before_them_are_in_doubt() -
         assert time.monotonic() < deadline
         time.sleep(0.001)
     withdrawals.check_room()
-
-
-# -- the queue itself ----------------------------------------------------------------------------------
-
-
-class Line:
-    """A queue and a record of the changes that ran."""
-
-    def __init__(self) -> None:
-        self.clock = ManualClock()
-        self.queue = RetryQueue(self.clock, "test")
-        self.done: list[str] = []
-        self.faults = 0
-        self.tried = 0
-
-    def change(self, name: str) -> Callable[[], None]:
-        def call() -> None:
-            self.tried += 1
-            if self.faults:
-                self.faults -= 1
-                raise errors.StorageError(message="no")
-            self.done.append(name)
-
-        return call
-
-    def await_timer(self) -> float:
-        """Return in how many seconds the next attempt is, once it is known."""
-        deadline = time.monotonic() + WAIT
-        while not self.clock.timers:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
-        return self.clock.timers[0]
-
-
-def test_changes_run_at_once_and_in_order() -> None:
-    line = Line()
-    for name in "abc":
-        line.queue.put(line.change(name))
-    assert line.done == ["a", "b", "c"]
-    assert line.clock.timers == []
-
-
-def test_the_pause_doubles_up_to_a_limit_and_starts_over_after_a_success() -> None:
-    line = Line()
-    line.faults = 9
-    line.queue.put(line.change("a"))
-    pauses = []
-    while line.faults:
-        pauses.append(line.await_timer())
-        line.clock.advance(pauses[-1])
-    pauses.append(line.await_timer())
-    assert pauses[:3] == pytest.approx([FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE])
-    assert pauses[-1] == pytest.approx(LONGEST_PAUSE)
-    assert line.queue.failing
-    line.clock.advance(LONGEST_PAUSE)
-    deadline = time.monotonic() + WAIT
-    while line.queue.failing:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    line.faults = 1
-    line.queue.put(line.change("b"))
-    assert line.await_timer() == pytest.approx(FIRST_PAUSE)
-
-
-def test_later_changes_line_up_without_trying_the_store() -> None:
-    line = Line()
-    line.faults = 1
-    for name in "abcd":
-        line.queue.put(line.change(name))
-    assert line.tried == 1
-    line.clock.advance(FIRST_PAUSE)
-    deadline = time.monotonic() + WAIT
-    while len(line.done) < 4:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    assert line.done == ["a", "b", "c", "d"]
-
-
-def test_a_change_that_fails_for_another_reason_raises_and_does_not_block_the_next() -> None:
-    line = Line()
-
-    def mistaken() -> None:
-        line.queue.put(line.change("after"))
-        raise KeyError("mistake")
-
-    with pytest.raises(KeyError, match="mistake"):
-        line.queue.put(mistaken)
-    assert line.done == ["after"]
-
-
-def test_changes_of_many_threads_run_one_at_a_time() -> None:
-    line = Line()
-    inside = threading.Lock()
-
-    def change() -> None:
-        assert inside.acquire(blocking=False), "two changes ran at once"
-        line.done.append("x")
-        inside.release()
-
-    threads = [
-        threading.Thread(target=lambda: [line.queue.put(change) for _ in range(200)]) for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(WAIT)
-    assert len(line.done) == 800
