@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from jobserver_core.binaries.class_paths import ClassPaths, uris_of
 from jobserver_core.config.cores import usable_cores
 from jobserver_core.data_directory import DataDirectory
-from jobserver_core.errors import ContextNotFound, ResultTimeout, ServerClosed
+from jobserver_core.errors import ContextNotFound, OnAnotherServer, ResultTimeout, ServerClosed
 from jobserver_core.models.contexts import Context, ResourceUsage, StartQueueStatus
 from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_core.ports import Clock, ContextSpec, Fetched, JobCode, Launcher
@@ -206,6 +206,22 @@ class ContextRegistry:
                 return context
         self._records.check_context_here(name)
         raise ContextNotFound(name=name)
+
+    def find(self, name: str) -> LiveContext | Context:
+        """Return the living context of this name, or the record of one that another server runs.
+
+        Raises:
+            ContextNotFound: No context has the name.
+            Unavailable: Its server is gone, and no other one has taken it over yet.
+        """
+        while True:
+            remote = self.elsewhere(name)
+            if remote is not None:
+                return remote
+            try:
+                return self.get(name)
+            except OnAnotherServer:  # which has created or taken it over in this moment
+                continue
 
     def has_successor(self, name: str) -> bool:
         """Whether another context has the name of one that has just died, here or on another server.

@@ -165,17 +165,17 @@ class ContextService:
     def stop(self, name: str, timeout: float | None) -> Waiter[Context]:
         """Begin to stop a context on request, on whatever server it is."""
         grace_period = self._settings.contexts.deletion_timeout if timeout is None else timeout
-        remote = self._registry.elsewhere(name)
-        if remote is not None:
-            return self._end_elsewhere(Action.STOP_CONTEXT, remote, {"timeout": grace_period})
-        return self._registry.get(name).stop(grace_period, requested=True)
+        found = self._registry.find(name)
+        if isinstance(found, Context):
+            return self._end_elsewhere(Action.STOP_CONTEXT, found, {"timeout": grace_period})
+        return found.stop(grace_period, requested=True)
 
     def kill(self, name: str) -> Waiter[Context]:
         """End a context by force on request, on whatever server it is."""
-        remote = self._registry.elsewhere(name)
-        if remote is not None:
-            return self._end_elsewhere(Action.KILL_CONTEXT, remote, {})
-        return self._registry.get(name).kill(requested=True)
+        found = self._registry.find(name)
+        if isinstance(found, Context):
+            return self._end_elsewhere(Action.KILL_CONTEXT, found, {})
+        return found.kill(requested=True)
 
     def _end_elsewhere(self, action: Action, context: Context, arguments: JsonObject) -> Waiter[Context]:
         arguments |= {"id": context.id, "name": context.name}

@@ -9,8 +9,8 @@ their order. :mod:`~jobserver_core.running.job_queue` has the jobs,
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from jobserver_core.errors import (
     ServerClosed,
     StaleState,
     StorageError,
+    Unavailable,
 )
 from jobserver_core.models.contexts import Context, Resources
 from jobserver_core.models.failures import ErrorInfo
@@ -349,9 +350,10 @@ class LiveContext:
 
         Raises:
             JobAlreadyFinal: The job has ended.
+            Unavailable: Another server has taken the job over.
             StorageError: The kill could not be recorded.
         """
-        with self._context.changing():
+        with self._changing_for_user(f"job {live.job.id}"):
             if live.job.state.final:
                 raise JobAlreadyFinal(job_id=live.job.id, state=live.job.state.value)
             if not self._jobs.remove(live):
@@ -363,19 +365,38 @@ class LiveContext:
         return live.finished.waiter
 
     def stop(self, timeout: float, *, requested: bool) -> Waiter[Context]:
-        """Stop the context; ``requested`` says that a user wants it, so its jobs send no callbacks."""
-        with self._context.changing():
-            if CONTEXTS.allows(self.record.state, ContextEvent.STOP):
-                self._context.advance(ContextEvent.STOP, stop_requested=requested)
-                self._launch.call(lambda handle: handle.stop(timeout), unlaunched=ContextEnd.STOPPED)
+        """Stop the context; ``requested`` says that a user wants it, so its jobs send no callbacks.
+
+        Raises:
+            Unavailable: Another server has taken the context over.
+            StorageError: The stop could not be recorded.
+        """
+        with self._changing_for_user(f"context {self.record.name}"):
+            self._stop(timeout, requested=requested)
         return self.ended.waiter
+
+    def _stop(self, timeout: float, *, requested: bool) -> None:
+        if CONTEXTS.allows(self.record.state, ContextEvent.STOP):
+            self._context.advance(ContextEvent.STOP, stop_requested=requested)
+            self._launch.call(lambda handle: handle.stop(timeout), unlaunched=ContextEnd.STOPPED)
+
+    @contextmanager
+    def _changing_for_user(self, what: str) -> Iterator[None]:
+        """Change the context inside the block; that ``what`` was taken over is an error that will pass."""
+        try:
+            with self._context.changing():
+                yield
+        except StaleState as stale:
+            message = f"{what} is being taken over by another server; try again"
+            raise Unavailable(message=message) from stale
 
     def stop_eventually(self, timeout: float, *, requested: bool) -> Waiter[Context]:
         """Stop the context as soon as that can be stored; arguments as in :meth:`stop`."""
 
         def stop() -> None:
             try:
-                self.stop(timeout, requested=requested)
+                with self._context.changing():
+                    self._stop(timeout, requested=requested)
             except StaleState as error:
                 self._kill_stale(error)
 
@@ -383,8 +404,8 @@ class LiveContext:
         return self.ended.waiter
 
     def kill(self, *, requested: bool) -> Waiter[Context]:
-        """End the context by force; ``requested`` as in :meth:`stop`."""
-        with self._context.changing():
+        """End the context by force; ``requested`` and errors as in :meth:`stop`."""
+        with self._changing_for_user(f"context {self.record.name}"):
             if not self.record.state.final:
                 if requested:
                     self._context.advance(None, stop_requested=True)

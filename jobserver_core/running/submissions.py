@@ -139,13 +139,13 @@ class SubmissionService:
         request = checked.request
         with self._class_paths.resolving(), ExitStack() as files:
             entries = self._class_paths.resolve_job(request, fetched)
-            remote = self._contexts.elsewhere(request.context) if request.context is not None else None
-            if remote is not None:
-                return self._enqueue(checked, entries, remote)
+            named = self._contexts.find(request.context) if request.context is not None else None
+            if isinstance(named, Context):
+                return self._enqueue(checked, entries, named)
             code = self._class_paths.lease(entries, files)
             spec = self._jobs.spec(self._records.new_id(), request.class_name, code, checked.config)
             # This may record a context for the job; nothing may fail between here and the handover.
-            context, context_spec = self._context_for(checked, fetched)
+            context, context_spec = self._ad_hoc_context(checked, fetched) if named is None else (named, None)
             job = self._records.new_job(
                 spec.id,
                 request,
@@ -173,12 +173,11 @@ class SubmissionService:
         self._records.enqueue_job(job, checked.config, limits)
         return self._jobs.watched(job)
 
-    def _context_for(
+    def _ad_hoc_context(
         self, checked: _Checked, fetched: Mapping[str, Fetched]
-    ) -> tuple[LiveContext, ContextSpec | None]:
+    ) -> tuple[LiveContext, ContextSpec]:
+        """Create the context of a job that names none."""
         request = checked.request
-        if request.context is not None:
-            return self._contexts.get(request.context), None
         ad_hoc = f"{self._records.new_id()[:8]}-{request.class_name}"
         name = f"{request.context_owner}~{ad_hoc}" if request.context_owner else ad_hoc
         return self._contexts.create(

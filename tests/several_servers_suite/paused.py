@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobserver_core import DeliveryState, Job, JobPostponed, JobState
+from jobserver_core import DeliveryState, Job, JobPostponed, JobState, Unavailable
 from serving import WAIT, a_request, upload
 from several_servers import RECEIVER, Fleet, Member, finish, wait_for_delivery
 
@@ -45,6 +45,25 @@ class PausedServers(Fleet):
     def _records(self, member: Member, *jobs: str) -> list[object]:
         found: list[object] = [member.server.context("shared")]
         return found + [(member.server.job(job), member.server.deliveries(job)) for job in jobs]
+
+    def test_requests_to_a_paused_server_for_what_was_taken_over_may_be_repeated(
+        self, members: list[Member]
+    ) -> None:
+        paused, alive = self.boot(), self.boot()
+        upload(paused.server)
+        paused.server.create_context("shared")
+        paused.ready()
+        running = paused.running_job("shared")
+        self.expire(paused.id)
+        alive.renew()
+        requests = (
+            lambda: paused.server.stop_context("shared"),
+            lambda: paused.server.kill_context("shared"),
+            lambda: paused.server.kill_job(running),
+        )
+        for request in requests:
+            with pytest.raises(Unavailable, match="being taken over by another server; try again"):
+                request()
 
     def test_a_paused_server_ends_its_contexts_and_goes_on_afresh(self, members: list[Member]) -> None:
         paused, alive = self.boot(), self.boot()

@@ -384,6 +384,32 @@ def test_a_submit_in_the_moment_in_which_its_context_moved_is_accepted_elsewhere
         member.close()
 
 
+class StoreThatReadsEarly(MemoryMetadataStore):
+    """A shared store that calls ``after`` once, after a context was looked up by its name."""
+
+    after: Callable[[], object] | None = None
+
+    def context_named(self, name: str) -> Context | None:
+        found = super().context_named(name)
+        after, self.after = self.after, None
+        if after is not None:
+            after()
+        return found
+
+
+def test_a_submit_in_the_moment_in_which_its_context_is_created_elsewhere_is_accepted() -> None:
+    metadata, blobs = StoreThatReadsEarly(shared=True), MemoryBlobStore()
+    owner, other = Member(metadata, blobs), Member(metadata, blobs)
+    for member in (owner, other):
+        member.server.start()
+    upload(owner.server)
+    metadata.after = lambda: owner.server.create_context("shared")
+    job = other.server.submit(a_request("w.Any", context="shared")).job
+    assert job.context_id == owner.server.context("shared").id
+    for member in (owner, other):
+        member.close()
+
+
 class StoreThatEnqueuesLate(MemoryMetadataStore):
     """A shared store that calls ``before`` once, before a job is stored for a context of another server."""
 
