@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,23 @@ class PostgresqlServer:
 
         name = make_url(url).database
         return psycopg.connect(host=str(self._directory), user="postgres", dbname=name, autocommit=True)
+
+    def pause(self) -> None:
+        """Stop all processes of the server from running, so that it answers nothing until :meth:`resume`."""
+        self._signal_all(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let all processes of the server run again."""
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            parent = self._process.pid
+            os.kill(parent, number)  # first, so that it starts no other process
+            children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+            for child in map(int, children):
+                with suppress(ProcessLookupError):
+                    os.kill(child, number)
 
     def stop(self, *, abruptly: bool = False) -> None:
         """Stop the server, even if it has connections; ``abruptly`` as in a crash."""

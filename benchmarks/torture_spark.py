@@ -1,0 +1,127 @@
+"""Torture real servers with Spark over one PostgreSQL database, and check every job.
+
+Three servers with contexts on ``local[2]`` and on a standalone cluster run random histories, in which
+servers, hosts, JVMs, runners, workers and PostgreSQL are killed, paused and restarted; the module
+``torture_spark`` of the tests has the theory. Each history has a seed, which is printed. At the end, or at
+the first fault, it prints what was done and checked. It needs PostgreSQL's programs, Java, two cores and 8
+GiB of memory.
+
+    python benchmarks/torture_spark.py --minutes 30
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "integration" / "pyspark"))
+
+from standalone_cluster import StandaloneCluster, started
+from torture_fleet import Fleet
+from torture_spark import FAILOVER, REATTACHMENT, SparkTorture
+
+from jobserver_pyspark import PySparkLauncher
+from jobserver_sql.testing import PostgresqlServer
+
+
+class Report:
+    """Adds up what the histories did."""
+
+    def __init__(self) -> None:
+        self.histories = 0
+        self._most_jvms = 0
+        self._counts: Counter[str] = Counter()
+        self._times: dict[str, list[float]] = {}
+
+    def add(self, history: SparkTorture) -> None:
+        """Add what one history did."""
+        self._counts += history.counts
+        self._most_jvms = max(self._most_jvms, history.most_jvms)
+        re_attachment = f"re-attachment after the start, at most {REATTACHMENT:g} s"
+        failover = f"failover after the end of the lease, at most {FAILOVER:g} s"
+        for what, times in ((re_attachment, history.reattachments), (failover, history.failovers)):
+            self._times.setdefault(what, []).extend(times)
+
+    def print(self) -> None:
+        """Print everything, one line each."""
+        for what, count in sorted(self._counts.items()):
+            print(f"{count:8}  {what}")
+        print(f"{self._most_jvms:8}  JVMs of contexts at once, at most")
+        for what, times in self._times.items():
+            if times:
+                print(f"{what}: median {statistics.median(times):.2f} s, longest {max(times):.2f} s")
+
+
+def run(
+    seed: int,
+    directory: Path,
+    postgresql: PostgresqlServer,
+    cluster: StandaloneCluster,
+    options: argparse.Namespace,
+    report: Report,
+) -> SparkTorture:
+    """Run one history, and keep the logs of its servers if it has faults."""
+    made = directory / str(seed)
+    made.mkdir()
+    with Fleet(made, postgresql, cluster, f"torture{seed}") as fleet:
+        history = SparkTorture(seed, fleet)
+        try:
+            history.start()
+            for number in range(options.rounds):
+                history.round(options.storm)
+                print(f"seed {seed}: round {number + 1} is over, all is well", flush=True)
+            history.end()
+        except AssertionError:
+            report.add(history)
+            if options.logs is not None:
+                for server in fleet.servers:
+                    options.logs.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(server.log, options.logs / f"{seed}-{server.name}.log")
+            raise
+        return history
+
+
+def main() -> None:
+    """Run histories until the time is over."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--minutes", type=float, default=2.0, help="how long to run")
+    parser.add_argument("--storm", type=float, default=45.0, help="seconds of each storm")
+    parser.add_argument("--rounds", type=int, default=3, help="storms in each history")
+    parser.add_argument("--seed", type=int, default=1, help="the seed of the first history")
+    parser.add_argument(
+        "--logs", type=Path, help="where to keep the logs of servers of a history with faults"
+    )
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    os.environ.setdefault("XDG_CACHE_HOME", str(Path(__file__).resolve().parents[1] / ".cache"))
+    report, deadline, seed = Report(), time.monotonic() + 60 * options.minutes, options.seed
+    try:
+        with tempfile.TemporaryDirectory(prefix="torture-", ignore_cleanup_errors=True) as name:
+            directory = Path(name)
+            with closing(PySparkLauncher(directory / "prepare")) as launcher:
+                launcher.prepare()
+            for made in ("cluster", "histories"):
+                (directory / made).mkdir()
+            with PostgresqlServer(durable=True) as postgresql, started(directory / "cluster") as cluster:
+                while time.monotonic() < deadline:
+                    print(f"seed {seed}", flush=True)
+                    report.add(run(seed, directory / "histories", postgresql, cluster, options, report))
+                    report.histories += 1
+                    seed += 1
+    finally:
+        print(f"{report.histories} histories without a fault")
+        report.print()
+
+
+if __name__ == "__main__":
+    main()
