@@ -42,7 +42,7 @@ class KubernetesCluster:
             f"{self.url}/api/v1/namespaces/{NAMESPACE}/{path}",
             method=method,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
+            headers={"Content-Type": "application/json", "User-Agent": "tests"},
         )
         with urllib.request.urlopen(request, timeout=30) as response:
             return json.load(response)
@@ -56,27 +56,49 @@ class KubernetesCluster:
         return [
             f"{kind}/{thing['metadata']['name']}"
             for kind in ("pods", "configmaps", "services", "persistentvolumeclaims")
+            for thing in self.labelled(kind, application_id)
+        ]
+
+    def labelled(self, kind: str, application_id: str) -> list[dict[str, Any]]:
+        """The objects of a kind that an application has."""
+        return [
+            thing
             for thing in self.objects(kind)
             if thing["metadata"].get("labels", {}).get("spark-app-selector") == application_id
         ]
 
+    def executors(self, application_id: str) -> list[dict[str, Any]]:
+        """The executor pods of an application."""
+        return self.labelled("pods", application_id)
+
+    def run_server_pod(self, name: str) -> dict[str, Any]:
+        """Store a pod that runs and is ready, as that of the job server, and return it."""
+        container = {"name": "server", "image": "jobserver:test"}
+        pod = {"metadata": {"name": name}, "spec": {"containers": [container]}}
+        stored: dict[str, Any] = self.call("POST", "pods", {"apiVersion": "v1", "kind": "Pod", **pod})
+        stored["status"] = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+        self.call("PUT", f"pods/{name}/status", stored)
+        return stored
+
     def requests(self) -> set[tuple[str, str]]:
-        """The verbs and resources that clients have used, as roles name them."""
+        """The verbs and resources that drivers and servers have used, as roles name them."""
         lines = self._requests.read_text().splitlines()
         return {_verb_and_resource(*line.split(" ", 1)) for line in lines}
 
     def settings(self, **more: Any) -> dict[str, Any]:
-        """The settings of a context with one executor pod of two cores."""
+        """The settings of a context with one executor pod of two cores, outside of the cluster."""
+        settings = self.settings_in_pod(**more)
+        settings["spark"]["driver"] = {"host": ADDRESS, "bindAddress": ADDRESS}
+        settings["spark"]["kubernetes"]["namespace"] = NAMESPACE
+        return settings
+
+    def settings_in_pod(self, **more: Any) -> dict[str, Any]:
+        """The same for a server in a pod, whose environment has the rest."""
         return {
             "spark": {
                 "master": f"k8s://{self.url}",
-                "driver": {"host": ADDRESS, "bindAddress": ADDRESS},
                 "executor": {"instances": 1, "cores": 2},
-                "kubernetes": {
-                    "namespace": NAMESPACE,
-                    "container.image": IMAGE,
-                    "allocation.batch.delay": "200ms",
-                },
+                "kubernetes": {"container.image": IMAGE, "allocation.batch.delay": "200ms"},
                 **more,
             },
             "memory-per-node": "512m",
@@ -135,12 +157,17 @@ class Kubelet:
                     pods[name], "Succeeded" if process.returncode == 0 else "Failed", process.returncode
                 )
         for name, pod in pods.items():
-            if name not in self._seen and pod["metadata"].get("labels", {}).get("spark-role") == "executor":
+            if (
+                name not in self._seen
+                and pod["metadata"].get("labels", {}).get("spark-role") == "executor"
+                and self._has_claims(pod)
+            ):
                 self._seen.add(name)
-                self._running[name] = self._start(name, pod["spec"]["containers"][0])
+                self._running[name] = self._start(pod)
                 self._report(pod, "Running", None)
 
-    def _start(self, name: str, container: dict[str, Any]) -> subprocess.Popen[bytes]:
+    def _start(self, pod: dict[str, Any]) -> subprocess.Popen[bytes]:
+        name, container = pod["metadata"]["name"], pod["spec"]["containers"][0]
         fields = {"metadata.name": name, "status.podIP": ADDRESS}
         variables = {
             entry["name"]: fields[entry["valueFrom"]["fieldRef"]["fieldPath"]]
@@ -150,15 +177,28 @@ class Kubelet:
         }
         local = self._directory / name
         local.mkdir()
-        with (self._directory / f"{name}.log").open("wb") as log:
+        volumes = [self.volume(claim) for claim in claims_of(pod)] or [local]
+        for volume in volumes:
+            volume.mkdir(exist_ok=True)
+        variables["SPARK_LOCAL_DIRS"] = ",".join(map(str, volumes))
+        with (local / "stderr").open("wb") as log:
             return subprocess.Popen(
                 [sys.executable, EXECUTOR, *container["args"]],
                 cwd=local,
-                env={"PATH": os.environ["PATH"], **variables, "SPARK_LOCAL_DIRS": str(local)},
+                env={"PATH": os.environ["PATH"], "TMPDIR": str(local), **variables},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
+
+    def _has_claims(self, pod: dict[str, Any]) -> bool:
+        """Whether the volumes that the pod claims exist: Spark creates them after it."""
+        known = {claim["metadata"]["name"] for claim in self._cluster.objects("persistentvolumeclaims")}
+        return known.issuperset(claims_of(pod))
+
+    def volume(self, claim: str) -> Path:
+        """The directory of the volume of a claim."""
+        return self._directory / claim
 
     def _report(self, pod: dict[str, Any], phase: str, code: int | None) -> None:
         container = pod["spec"]["containers"][0]
@@ -173,6 +213,12 @@ class Kubelet:
         }
         pod["status"] = {"phase": phase, "podIP": ADDRESS, "containerStatuses": [status]}
         self._cluster.call("PUT", f"pods/{pod['metadata']['name']}/status", pod)
+
+
+def claims_of(pod: dict[str, Any]) -> list[str]:
+    """The names of the claims of a pod's volumes."""
+    volumes = pod["spec"].get("volumes", [])
+    return [v["persistentVolumeClaim"]["claimName"] for v in volumes if "persistentVolumeClaim" in v]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -2,26 +2,92 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from kubernetes_cluster import IMAGE, Kubelet, KubernetesCluster
+from kubernetes_cluster import ADDRESS, IMAGE, NAMESPACE, Kubelet, KubernetesCluster, claims_of
 from launcher_world import Context, Start
-from master_suite import MasterSuite, check_loss_of_executors
+from master_suite import (
+    DYNAMIC,
+    MasterSuite,
+    check_deaths,
+    check_idle_executors_are_given_back,
+    check_loss_of_a_machine,
+    check_loss_of_executors,
+)
+from package_checks import Wheel, check_a_large_package_is_shipped_once, check_packed_environment
+from served_world import check_a_context_outlives_its_server
 
 from conditions import wait_until
+from jobserver_core.ports import JobCode
 
 pytestmark = [pytest.mark.spark, pytest.mark.kubernetes, pytest.mark.timeout(600)]
 
 ROLE = Path(__file__).resolve().parents[4] / "deploy" / "kubernetes" / "base" / "role.yaml"
+SERVER = "jobserver-0"
+TEMPLATE = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"labels": {"team": "analytics"}},
+    "spec": {
+        "nodeSelector": {"node.kubernetes.io/instance-type": "m5.large"},
+        "tolerations": [{"key": "spot", "operator": "Exists", "effect": "NoSchedule"}],
+    },
+}
+VOLUME = {
+    "options": {"claimName": "OnDemand", "storageClass": "fast", "sizeLimit": "1Gi"},
+    "mount": {"path": "/scratch", "readOnly": False},
+}
+OBJECTS = ("pods", "configmaps", "persistentvolumeclaims")
+
+
+def free_ports() -> tuple[int, int]:
+    with socket.socket() as one, socket.socket() as other:
+        for each in (one, other):
+            each.bind((ADDRESS, 0))
+        return one.getsockname()[1], other.getsockname()[1]
+
+
+def driver_port(kubernetes: KubernetesCluster, context: Context) -> int:
+    """The port at which the executors of a context look for their driver."""
+    wait_until(lambda: kubernetes.executors(context.application_id), "an executor pod")
+    variables = kubernetes.executors(context.application_id)[0]["spec"]["containers"][0]["env"]
+    [address] = [entry["value"] for entry in variables if entry["name"] == "SPARK_DRIVER_URL"]
+    return int(address.rpartition(":")[2])
 
 
 @pytest.fixture(scope="module")
-def on_kubernetes(kubernetes: KubernetesCluster, start_shared: Start) -> Iterator[Context]:
-    context = start_shared(kubernetes.settings(), name="on-kubernetes").wait_ready(200.0)
+def server_pod(kubernetes: KubernetesCluster) -> dict[str, Any]:
+    return kubernetes.run_server_pod(SERVER)
+
+
+@pytest.fixture(scope="module")
+def ports() -> tuple[int, int]:
+    """The ports of drivers and of their block managers."""
+    return free_ports()
+
+
+@pytest.fixture(scope="module")
+def on_kubernetes(
+    kubernetes: KubernetesCluster, server_pod: dict[str, Any], ports: tuple[int, int], start_shared: Start
+) -> Iterator[Context]:
+    """A context of a server in a pod, with a template, a volume on demand and fixed ports."""
+    driver, block_manager = ports
+    settings = kubernetes.settings_in_pod(
+        **{"driver.port": driver, "driver.blockManager.port": block_manager},
+        **{"kubernetes.node.selector.zone": "a"},
+        **{"kubernetes.executor.volumes.persistentVolumeClaim.spark-local-dir-1": VOLUME},
+    )
+    settings["pod-template"] = yaml.safe_dump(TEMPLATE)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("POD_NAME", server_pod["metadata"]["name"])
+        environment.setenv("POD_NAMESPACE", NAMESPACE)
+        environment.setenv("POD_IP", ADDRESS)
+        context = start_shared(settings, name="on-kubernetes").wait_ready(200.0)
     yield context
     context.handle.kill()
     context.wait_end()
@@ -29,6 +95,17 @@ def on_kubernetes(kubernetes: KubernetesCluster, start_shared: Start) -> Iterato
 
 def test_a_job_survives_the_loss_of_its_executor(kubelet: Kubelet, on_kubernetes: Context) -> None:
     check_loss_of_executors(on_kubernetes, kubelet.processes)
+
+
+def test_a_job_survives_the_deletion_of_its_executor_pods(
+    kubernetes: KubernetesCluster, on_kubernetes: Context, tmp_path: Path
+) -> None:
+    # This is what the cluster does when a node is lost or drained.
+    def lose() -> None:
+        for pod in kubernetes.executors(on_kubernetes.application_id):
+            kubernetes.call("DELETE", f"pods/{pod['metadata']['name']}")
+
+    check_loss_of_a_machine(on_kubernetes, tmp_path / "gate", lose)
 
 
 class TestKubernetes(MasterSuite):
@@ -40,51 +117,163 @@ class TestKubernetes(MasterSuite):
 def test_pods_are_labelled_with_their_server_and_their_context(
     kubernetes: KubernetesCluster, on_kubernetes: Context
 ) -> None:
-    application_id = on_kubernetes.listener.wait_for("ready", timeout=1.0)[1]
+    application_id = on_kubernetes.application_id
     assert application_id == f"spark-{on_kubernetes.spec.id}"
-
-    def pods() -> list[dict[str, Any]]:
-        found = kubernetes.objects("pods")
-        return [pod for pod in found if pod["metadata"]["labels"].get("spark-app-selector") == application_id]
-
-    wait_until(pods, "an executor pod")
-    for pod in pods():
+    wait_until(lambda: kubernetes.executors(application_id), "an executor pod")
+    for pod in kubernetes.executors(application_id):
         labels = pod["metadata"]["labels"]
         assert labels["jobserver-context"] == on_kubernetes.spec.id
-        assert labels["jobserver-server"]
+        assert labels["jobserver-server"] == SERVER
         assert pod["spec"]["containers"][0]["image"] == IMAGE
 
 
-def test_a_killed_context_leaves_nothing_on_kubernetes(
+def test_all_objects_of_a_context_belong_to_the_pod_of_the_server(
+    kubernetes: KubernetesCluster, server_pod: dict[str, Any], on_kubernetes: Context
+) -> None:
+    for kind in OBJECTS:
+        found = kubernetes.labelled(kind, on_kubernetes.application_id)
+        assert found, kind
+        for thing in found:
+            [owner] = thing["metadata"]["ownerReferences"]
+            assert (owner["kind"], owner["name"]) == ("Pod", SERVER)
+            assert owner["uid"] == server_pod["metadata"]["uid"]
+
+
+def test_executor_pods_follow_the_template_and_the_settings_of_their_context(
+    kubernetes: KubernetesCluster, on_kubernetes: Context
+) -> None:
+    for pod in kubernetes.executors(on_kubernetes.application_id):
+        assert pod["metadata"]["labels"]["team"] == "analytics"
+        assert pod["spec"]["tolerations"] == TEMPLATE["spec"]["tolerations"]
+        assert pod["spec"]["nodeSelector"] == TEMPLATE["spec"]["nodeSelector"] | {"zone": "a"}
+
+
+def test_each_executor_writes_to_a_volume_that_is_claimed_for_it(
     kubernetes: KubernetesCluster, kubelet: Kubelet, on_kubernetes: Context
 ) -> None:
+    assert on_kubernetes.run("work.Stages").value == 6
+    found = kubernetes.labelled("persistentvolumeclaims", on_kubernetes.application_id)
+    claims = {claim["metadata"]["name"]: claim["spec"] for claim in found}
+    for pod in kubernetes.executors(on_kubernetes.application_id):
+        [name] = claims_of(pod)
+        assert claims[name]["storageClassName"] == "fast"
+        assert claims[name]["resources"]["requests"] == {"storage": "1Gi"}
+        assert list(kubelet.volume(name).rglob("shuffle_*"))
+
+
+def test_a_driver_listens_on_the_ports_of_its_settings_or_on_the_next_free_ones(
+    kubernetes: KubernetesCluster,
+    kubelet: Kubelet,
+    on_kubernetes: Context,
+    ports: tuple[int, int],
+    start: Start,
+) -> None:
+    assert driver_port(kubernetes, on_kubernetes) == ports[0]
+    for port in ports:
+        socket.create_connection((ADDRESS, port), timeout=10.0).close()
+    same = {"driver.port": ports[0], "driver.blockManager.port": ports[1], "port.maxRetries": 200}
+    other = start(kubernetes.settings(**same)).wait_ready(200.0)
+    assert driver_port(kubernetes, other) in range(ports[0] + 1, ports[0] + 201)
+    others = len(kubelet.processes())
+    other.handle.stop(60.0)
+    assert other.wait_end(120.0)[1] is None
+    assert kubernetes.of_application(other.application_id) == []
+    wait_until(lambda: len(kubelet.processes()) < others, "its executor ends")
+
+
+def test_the_limits_count_what_a_context_asks_the_cluster_for(
+    kubernetes: KubernetesCluster, on_kubernetes: Context
+) -> None:
+    asked = on_kubernetes.launcher.resources(on_kubernetes.spec.settings)
+    [pod] = kubernetes.executors(on_kubernetes.application_id)
+    requests = pod["spec"]["containers"][0]["resources"]["requests"]
+    mebibytes = int(requests["memory"].removesuffix("Mi"))
+    assert asked.cores == int(requests["cpu"])
+    assert asked.memory == (1024 + mebibytes) * 2**20, "the driver has 1 GiB"
+
+
+def test_idle_executors_are_given_back_and_come_again(
+    kubernetes: KubernetesCluster, kubelet: Kubelet, start: Start
+) -> None:
+    settings = kubernetes.settings(**DYNAMIC, executor={"cores": 1})
+    context = start(settings | {"num-cpu-cores": 2}).wait_ready(200.0)
+    most: list[int] = []
+
+    def executors() -> list[dict[str, Any]]:
+        found = kubernetes.executors(context.application_id)
+        most.append(len(found))
+        return found
+
+    check_idle_executors_are_given_back(context, executors)
+    assert max(most) == 2
+    context.handle.kill()
+    context.wait_end()
+    assert kubernetes.of_application(context.application_id) == []
+
+
+@pytest.fixture(scope="module")
+def in_environment(
+    kubernetes: KubernetesCluster, start_shared: Start, environment: Path
+) -> Iterator[Context]:
+    """The driver and two executor pods run the interpreter of an archive."""
+    settings = kubernetes.settings(archives=f"{environment}#packed", executor={"instances": 2, "cores": 1})
+    context = start_shared(settings | {"python": {"executable": "packed/bin/python"}}).wait_ready(200.0)
+    yield context
+    context.handle.kill()
+    context.wait_end()
+
+
+def test_executors_run_in_a_packed_environment(in_environment: Context, rates: Wheel) -> None:
+    check_packed_environment(in_environment, rates)
+
+
+def test_a_large_package_is_shipped_once_for_all_jobs_of_a_context(
+    in_environment: Context, tmp_path: Path
+) -> None:
+    check_a_large_package_is_shipped_once(in_environment, tmp_path)
+
+
+def test_nothing_is_left_on_the_cluster_after_deaths(
+    kubernetes: KubernetesCluster, on_kubernetes: Context, start: Start, tmp_path: Path, code: JobCode
+) -> None:
+    alive = kubernetes.of_application(on_kubernetes.application_id)
+    check_deaths(
+        start,
+        kubernetes.settings(
+            **{"kubernetes.executor.volumes.persistentVolumeClaim.spark-local-dir-1": VOLUME}
+        ),
+        tmp_path / "dead",
+        code,
+        executors=kubernetes.executors,
+        left=kubernetes.of_application,
+    )
+    assert kubernetes.of_application(on_kubernetes.application_id) == alive
+    assert on_kubernetes.run("work.WordCount", {"input": {"string": "a"}}).value == {"a": 1}
+
+
+def test_a_context_outlives_its_server(kubernetes: KubernetesCluster, tmp_path: Path, code: JobCode) -> None:
+    check_a_context_outlives_its_server(tmp_path, kubernetes.settings(), code, left=kubernetes.of_application)
+
+
+def test_a_killed_context_leaves_nothing_on_kubernetes(
+    kubernetes: KubernetesCluster, on_kubernetes: Context
+) -> None:
     # This ends the context that the tests above share, so it is the last one that uses it.
-    application_id = on_kubernetes.listener.wait_for("ready", timeout=1.0)[1]
-    wait_until(lambda: len(kubernetes.of_application(application_id)) > 1, "a pod and a config map")
+    application_id = on_kubernetes.application_id
+    kinds = {name.partition("/")[0] for name in kubernetes.of_application(application_id)}
+    assert kinds == set(OBJECTS)
     on_kubernetes.running("trouble.SleepingTasks")
+    service = {"metadata": {"name": "of-the-context", "labels": {"spark-app-selector": application_id}}}
+    kubernetes.call("POST", "services", {"apiVersion": "v1", "kind": "Service", **service})
     on_kubernetes.handle.kill()
     on_kubernetes.wait_end()
     assert kubernetes.of_application(application_id) == []
-    wait_until(lambda: not kubelet.processes(), "its executors end")
 
 
-def test_a_stopped_context_leaves_nothing_on_kubernetes(
-    kubernetes: KubernetesCluster, kubelet: Kubelet, start: Start
-) -> None:
-    context = start(kubernetes.settings()).wait_ready(200.0)
-    application_id = context.listener.wait_for("ready", timeout=1.0)[1]
-    wait_until(lambda: len(kubernetes.of_application(application_id)) > 1, "a pod and a config map")
-    context.handle.stop(60.0)
-    assert context.wait_end(120.0)[1] is None
-    assert kubernetes.of_application(application_id) == []
-    wait_until(lambda: not kubelet.processes(), "its executors end")
-
-
-@pytest.mark.usefixtures("on_kubernetes")
-def test_the_role_of_the_server_allows_what_contexts_do(kubernetes: KubernetesCluster) -> None:
-    # The shared context may have ended meanwhile; what it requested counts.
+@pytest.mark.usefixtures("on_kubernetes", "in_environment")
+def test_the_role_of_the_server_allows_what_contexts_do_and_no_more(kubernetes: KubernetesCluster) -> None:
+    # The contexts may have ended meanwhile; what they requested counts.
     wait_until(lambda: ("create", "pods") in kubernetes.requests(), "a context creates a pod")
     rules = next(yaml.safe_load_all(ROLE.read_text()))["rules"]
     allowed = {(verb, name) for rule in rules for verb in rule["verbs"] for name in rule["resources"]}
-    ours = {("update", "pods/status")}
-    assert kubernetes.requests() - ours - allowed == set()
+    assert kubernetes.requests() == allowed
