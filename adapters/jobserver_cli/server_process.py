@@ -31,7 +31,7 @@ from jobserver_cli.exits import CommandFailed, ExitCode
 
 _log = logging.getLogger(__name__)
 
-LIBRARY_LOGGERS = ("uvicorn", "httpx", "httpcore", "alembic", "asyncio")
+LIBRARY_LOGGERS = ("uvicorn", "httpx", "httpcore", "httpx2", "httpcore2", "alembic", "asyncio")
 """Loggers whose messages below WARNING help only with debugging."""
 
 UNLIMITED = 1024 * 1024

@@ -98,12 +98,14 @@ def test_a_job_survives_the_loss_of_its_executor(kubelet: Kubelet, on_kubernetes
 
 
 def test_a_job_survives_the_deletion_of_its_executor_pods(
-    kubernetes: KubernetesCluster, on_kubernetes: Context, tmp_path: Path
+    kubernetes: KubernetesCluster, kubelet: Kubelet, on_kubernetes: Context, tmp_path: Path
 ) -> None:
     # This is what the cluster does when a node is lost or drained.
     def lose() -> None:
+        lost = kubelet.processes()
         for pod in kubernetes.executors(on_kubernetes.application_id):
             kubernetes.call("DELETE", f"pods/{pod['metadata']['name']}")
+        wait_until(lambda: not set(lost) & set(kubelet.processes()), "the executors end")
 
     check_loss_of_a_machine(on_kubernetes, tmp_path / "gate", lose)
 
