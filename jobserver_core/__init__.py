@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # type checkers see every public name of these modules; at ru
     from jobserver_core.models.servers import *
     from jobserver_core.models.storage import *
     from jobserver_core.running.fetching import *
+    from jobserver_core.running.logs import *
     from jobserver_core.running.results import *
     from jobserver_core.running.waiting import *
     from jobserver_core.server import *
@@ -80,6 +81,7 @@ _PUBLIC = {
     "models.servers": "Server ServerRequest",
     "models.storage": "MetadataUsage StorageUsage",
     "running.fetching": "Preparation",
+    "running.logs": "LogReader",
     "running.results": "ResultReader",
     "running.waiting": "JobHandle Waiter",
     "server": "JobServer",

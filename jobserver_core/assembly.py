@@ -43,6 +43,7 @@ from jobserver_core.running.job_configs import JobConfigs
 from jobserver_core.running.jobs import JobService
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.live_job import LiveJob
+from jobserver_core.running.logs import LogService
 from jobserver_core.running.notices import Notices, Topic
 from jobserver_core.running.outbox import Syncer
 from jobserver_core.running.records import Records
@@ -164,10 +165,12 @@ class Services:
             registry=registry,
             fetching=fetching,
             metadata=metadata,
-            data_directory=data_directory,
             settings=settings,
             requests=requests,
             server_id=server_id,
+        )
+        self.logs = LogService(
+            metadata=metadata, records=records, data_directory=data_directory, requests=requests
         )
         self.jobs = jobs = JobService(
             records=records,

@@ -22,7 +22,7 @@
     │   ├── BinaryNotFound, ContextNotFound, JobNotFound, DataFileNotFound, BlobNotFound, LogNotFound
     ├── Conflict                     not possible in the current state
     │   ├── ContextExists, ContextStopping, BinaryInUse, JobAlreadyFinal
-    │   ├── OnAnotherServer          only the server that has a log can read it
+    │   ├── OnAnotherServer          only the server that has something can do this
     │   ├── IllegalTransition        an event that the state does not allow
     │   ├── StaleState               another writer changed the record first
     │   │   └── StaleOwner           another server took the record over
@@ -418,7 +418,7 @@ class IllegalTransition(Conflict):
 
 
 class OnAnotherServer(Conflict):
-    """Only the server that has a log can read it, and the request reached another one.
+    """Only the server that has something can do this, and the request reached another one.
 
     ``server`` is the address of the server that has it.
     """

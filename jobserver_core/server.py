@@ -40,6 +40,7 @@ from jobserver_core.ports import (
     UuidIds,
 )
 from jobserver_core.running.fetching import Preparation
+from jobserver_core.running.logs import LogReader
 from jobserver_core.running.results import ResultReader
 from jobserver_core.running.waiting import JobHandle, Waiter
 
@@ -497,14 +498,29 @@ class JobServer:
 
     def job_log(self, job_id: str) -> Path:
         """Return the file that a job's output goes to. Raises JobNotFound, LogNotFound, OnAnotherServer."""
-        return self._services.jobs.log(job_id)
+        return self._services.logs.job_file(job_id)
 
     def context_log(self, name: str) -> Path:
         """Return the file that a context's driver output goes to.
 
         Raises ContextNotFound, LogNotFound, OnAnotherServer.
         """
-        return self._services.contexts.log(name)
+        return self._services.logs.context_file(name)
+
+    def open_job_log(self, job_id: str, *, last: int | None = None) -> LogReader:
+        """Return a reader of a job's output, on whatever server that is; ``last`` bytes of it, or all.
+
+        Opening and reading block for up to 10 seconds if another server has the log and does not respond.
+        Raises JobNotFound.
+        """
+        return self._services.logs.open_job(job_id, last)
+
+    def open_context_log(self, name: str, *, last: int | None = None) -> LogReader:
+        """Return a reader of a context's driver output, as :meth:`open_job_log` does.
+
+        Raises ContextNotFound.
+        """
+        return self._services.logs.open_context(name, last)
 
     def add_data_file(
         self, prefix: str, data: bytes | BinaryIO | Iterable[bytes], *, ending: str | None = None

@@ -35,7 +35,8 @@ class Pools:
 
     ``quick`` is for the metadata store and for reading and writing chunks of files. ``slow`` is for calls
     that may wait for something else, such as a submit, and ``ending`` for ends, which may wait for another
-    server but never for slow submits. ``passwords`` is for hashing, which uses much memory
+    server but never for slow submits. ``logs`` is for logs, which another server may have to read.
+    ``passwords`` is for hashing, which uses much memory
     by design. ``parsing`` is for large configurations, each of which can take seconds of CPU time.
     ``maintenance`` is for calls of operators that look at all records and files, ``pruning`` for those that
     remove some of them.
@@ -45,6 +46,7 @@ class Pools:
         self.quick = Pool(quick)
         self.slow = Pool(slow)
         self.ending = Pool(slow)
+        self.logs = Pool(quick)
         self.passwords = Pool(passwords)
         self.parsing = Pool(parsing)
         self.maintenance = Pool(1)

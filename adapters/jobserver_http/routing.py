@@ -125,3 +125,6 @@ NOT_STORED = failures(
 NO_BINARY = failures(s404="No binary has this name")
 NO_JOB = failures(s404="No job has this ID")
 NO_CONTEXT = failures(s404="No context has this name")
+NO_LOG = failures(
+    s503="The server that has the log does not respond, or is gone and not taken over yet; try again"
+)

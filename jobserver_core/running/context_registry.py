@@ -249,10 +249,6 @@ class ContextRegistry:
         with self._lock:
             return self._live.get(context_id)
 
-    def check_here(self, kind: str, context: Context) -> None:
-        """Raise OnAnotherServer if another server has this context; ``kind`` says what was asked for."""
-        self._records.check_here(kind, context.name, context)
-
     def all(self) -> list[LiveContext]:
         """Return every living context."""
         with self._lock:

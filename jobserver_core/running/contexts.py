@@ -7,15 +7,12 @@ import threading
 from collections.abc import Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import (
     ContextExists,
     ContextNotFound,
     JobServerError,
-    LogNotFound,
     ServerClosed,
     Unavailable,
 )
@@ -48,7 +45,6 @@ class ContextService:
         registry: ContextRegistry,
         fetching: FetchService,
         metadata: MetadataStore,
-        data_directory: DataDirectory,
         settings: Settings,
         requests: Requests,
         server_id: str,
@@ -63,7 +59,6 @@ class ContextService:
         self._registry = registry
         self._fetching = fetching
         self._metadata = metadata
-        self._data_directory = data_directory
         self._settings = settings
 
     # -- creating ----------------------------------------------------------------------------------
@@ -147,18 +142,6 @@ class ContextService:
         if context is None:
             raise ContextNotFound(name=name)
         return context
-
-    def log(self, name: str) -> Path:
-        """Return the file of a context's driver output.
-
-        Raises ContextNotFound, LogNotFound, OnAnotherServer.
-        """
-        context = self.get(name)
-        path = self._data_directory.context_log(context.id)
-        if not path.exists():
-            self._registry.check_here("the log of context", context)
-            raise LogNotFound(kind="context", id=name)
-        return path
 
     # -- ending ------------------------------------------------------------------------------------
 

@@ -6,14 +6,12 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from pathlib import Path
 
 from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import (
     JobAlreadyFinal,
     JobNotFound,
     JobServerError,
-    LogNotFound,
     OnAnotherServer,
     StorageError,
     Unavailable,
@@ -236,15 +234,6 @@ class JobService:
             self.get(job_id)
             return None
         return self._results.open(result)
-
-    def log(self, job_id: str) -> Path:
-        """Return the file of the job's output. Raises JobNotFound, LogNotFound, OnAnotherServer."""
-        job = self.get(job_id)
-        path = self._data_directory.job_log(job_id)
-        if not path.exists():
-            self._records.check_here("the log of job", job_id, self._metadata.context(job.context_id))
-            raise LogNotFound(kind="job", id=job_id)
-        return path
 
     # -- ending ------------------------------------------------------------------------------------
 

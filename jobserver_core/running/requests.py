@@ -1,4 +1,4 @@
-"""Requests to other servers: to kill jobs and contexts of theirs, to stop contexts, and to reset all.
+"""Requests to other servers: to kill jobs and contexts of theirs, to stop or reset contexts, to read logs.
 
 Theory
 ======
@@ -63,6 +63,7 @@ class Action(str, Enum):
     STOP_CONTEXT = "stop-context"
     KILL_CONTEXT = "kill-context"
     RESET_CONTEXTS = "reset-contexts"
+    READ_LOG = "read-log"
 
 
 class Requests:

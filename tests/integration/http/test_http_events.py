@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,7 +19,6 @@ from jobserver_core.ports import JobOutcome
 from jobserver_core.running.notices import POLL
 from jobserver_http import running
 from jobserver_http.events import Listener
-from jobserver_http.logs import LogTail
 from serving import WAIT, a_request, a_server, upload
 from several_servers import Member
 from torture import shared_memory
@@ -193,19 +190,36 @@ def test_the_events_of_a_job_of_another_server_end_with_its_outcome(members: lis
         assert [(name, data.get("status")) for name, data in events if name] == [("job", "FINISHED")]
 
 
-@pytest.mark.parametrize("query", ["", "?follow=true"])
-def test_a_log_on_another_server_is_refused_before_the_response_begins(
-    members: list[Member], query: str
-) -> None:
+def test_a_log_on_another_server_is_followed_until_the_job_has_ended(members: list[Member]) -> None:
     runs, other = members
     upload(runs.server)
     runs.server.create_context("shared")
     runs.ready()
     job_id = runs.running_job("shared")
+    path = runs.server._services.data_directory.job_log(job_id)
+    path.write_text("line 0\n")
     with running(other.server) as url, httpx.Client(base_url=url, timeout=WAIT) as client:
-        for path in ("/contexts/shared/logs", f"/jobs/{job_id}/logs"):
-            answer = client.get(path + query)
-            assert (answer.status_code, answer.json()["code"]) == (409, "on_another_server")
+        answer = client.get(f"/jobs/{job_id}/logs")
+        assert (answer.text, answer.headers["content-length"]) == ("line 0\n", "7")
+        assert client.get(f"/jobs/{job_id}/logs?tail=3").text == " 0\n"
+        with client.stream("GET", f"/jobs/{job_id}/logs?follow=true") as answer:
+            lines = answer.iter_lines()
+            assert next(lines) == "line 0"
+            with path.open("a") as file:
+                file.write("line 1\n")
+            assert next(lines) == "line 1"
+            with path.open("a") as file:
+                file.write("last line\n")
+            runs.launcher.listeners[0].job_ended(job_id, JobOutcome())
+            other.clock.advance(POLL)
+            assert list(lines) == ["last line"]
+        context = runs.server._services.data_directory.context_log(runs.server.context("shared").id)
+        context.write_text("driver\n")
+        assert client.get("/contexts/shared/logs").text == "driver\n"
+        runs.server._services.metadata.remove_server(runs.id)
+        for query in ("", "?follow=true"):
+            answer = client.get(f"/contexts/shared/logs{query}")
+            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
 
 
 # -- logs ------------------------------------------------------------------------------------------
@@ -249,23 +263,6 @@ def test_a_contexts_log_is_shown_and_followed(site: Site) -> None:
             other.delete("/contexts/etl")
         assert list(lines) == []
     assert site.client.get("/contexts/none/logs").status_code == 404
-
-
-def test_a_log_that_is_cut_or_replaced_is_read_from_its_new_beginning(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    with LogTail(lambda: path) as tail:
-        assert tail.read() == b""
-        path.write_bytes(b"one\n")
-        assert tail.read() == b"one\n"
-        assert tail.read() == b""
-        path.write_bytes(b"2\n")
-        assert tail.read() == b"2\n"
-        other = tmp_path / "other"
-        other.write_bytes(b"three\n")
-        os.replace(other, path)
-        assert tail.read() == b"three\n"
-        path.unlink()
-        assert tail.read() == b""
 
 
 def test_the_end_of_a_log_is_sent_alone(site: Site) -> None:

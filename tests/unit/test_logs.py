@@ -1,0 +1,28 @@
+"""Reading the logs of a server that is alone. For those of other servers, see ``several_servers.py``."""
+
+from __future__ import annotations
+
+import os
+
+from serving import Scene
+
+
+def test_a_log_that_is_cut_or_replaced_is_read_from_its_new_beginning() -> None:
+    scene = Scene()
+    job = scene.submit()
+    path = scene.server._services.data_directory.job_log(job.id)
+    with scene.server.open_job_log(job.id) as log:
+        assert log.read() == b""
+        path.write_bytes(b"one\n")
+        assert log.read() == b"one\n"
+        assert log.read() == b""
+        path.write_bytes(b"2\n")
+        assert log.read() == b"2\n"
+        other = path.with_suffix(".other")
+        other.write_bytes(b"three\n")
+        os.replace(other, path)
+        assert log.read() == b"three\n"
+        path.unlink()
+        assert log.read() == b""
+    scene.launcher.close()
+    scene.server.close(0)
