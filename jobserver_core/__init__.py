@@ -78,7 +78,7 @@ _PUBLIC = {
     "models.failures": "ErrorInfo FailureKind",
     "models.jobs": "Job JobPage JobProgress JobQuery JobRequest JobResult QueueLimits ResultKind",
     "models.lifecycle": "ContextState DeliveryState JobState",
-    "models.servers": "Server ServerRequest",
+    "models.servers": "Server ServerRequest ServerStatus",
     "models.storage": "MetadataUsage StorageUsage",
     "running.fetching": "Preparation",
     "running.logs": "LogReader",

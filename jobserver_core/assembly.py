@@ -290,6 +290,8 @@ class Services:
 
     def drain(self) -> None:
         """Take nothing new and begin nothing more; jobs that have begun go on."""
+        # First, so that the other servers accept no more jobs which this one does not pick up.
+        Steps(LOOK).run("the other servers", self.membership.drain)
         self.fetching.close()
         self.intake.close()
         self.supervisor.close()

@@ -26,7 +26,7 @@ from jobserver_core.models.contexts import (
 )
 from jobserver_core.models.jobs import Job, JobPage, JobQuery, JobRequest
 from jobserver_core.models.json_values import JsonMapping
-from jobserver_core.models.servers import Server
+from jobserver_core.models.servers import ServerStatus
 from jobserver_core.models.storage import StorageUsage
 from jobserver_core.ports import (
     BlobStore,
@@ -284,9 +284,12 @@ class JobServer:
         """The id of this server among those that share the metadata store. It stays after a restart."""
         return self._services.server_id
 
-    def servers(self) -> list[Server]:
-        """Return the servers that share the metadata store, this one included, oldest first."""
-        return self._services.metadata.servers()
+    def servers(self) -> list[ServerStatus]:
+        """Return the servers that share the metadata store, this one included, oldest first.
+
+        Raises StorageError.
+        """
+        return self._services.membership.statuses()
 
     def storage(self) -> list[StorageUsage]:
         """Return what uses how much storage, and its limits. May take long. Raises StorageError."""

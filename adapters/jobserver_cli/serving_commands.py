@@ -1,4 +1,4 @@
-"""Commands that run a server, and those for the storage that it uses."""
+"""Commands that run a server, and those for its peers and the storage that it uses."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     command(app, "serve", rich_help_panel=PANEL)(serve)
     command(app, "demo", rich_help_panel=PANEL)(demo)
+    command(app, "servers", rich_help_panel=PANEL)(servers)
     command(app, "storage", rich_help_panel=PANEL)(storage)
     command(app, "prune", rich_help_panel=PANEL)(prune)
 
@@ -113,6 +114,17 @@ def demo(
     from jobserver_cli.demonstration import Demonstration  # noqa: PLC0415 - only this command needs it
 
     Demonstration(Terminal(), keep=keep).run()
+
+
+def servers(client: Client, terminal: Terminal) -> None:
+    """List the servers that share the database, with the state of their leases."""
+    found = client.call("GET", "/servers")
+    if terminal.as_json:
+        terminal.json(found)
+        return
+    columns = ("address", "id", "state", "contexts", "version", "startTime", "leaseUntil")
+    rows = [tuple(server[column] for column in columns) for server in found]
+    terminal.table(["Address", "ID", "State", "Contexts", "Version", "Started", "Lease until"], rows)
 
 
 def storage(client: Client, terminal: Terminal) -> None:

@@ -17,7 +17,7 @@ import httpx
 from jobserver_client.connection import Connection, ConnectionOptions, FileBody, Params, decoded, path_to
 from jobserver_client.errors import error_from
 from jobserver_client.handles import AsyncJobHandle, AsyncResultReader, AsyncWaiter, EventSubscription
-from jobserver_client.reports import binary_of, context_of, deliveries_of, job_of, storage_of
+from jobserver_client.reports import binary_of, context_of, deliveries_of, job_of, server_of, storage_of
 from jobserver_client.requests import SUBMIT_TIMEOUT, json_text, list_params, submit_call
 from jobserver_client.watching import GAP, EventStream, Item
 from jobserver_core.errors import Conflict, ContextNotFound, InvalidRequest, JobAlreadyFinal, JobServerError
@@ -28,6 +28,7 @@ from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.jobs import Job, JobPage, JobQuery, JobRequest
 from jobserver_core.models.json_values import Json, JsonMapping
 from jobserver_core.models.lifecycle import JobState
+from jobserver_core.models.servers import ServerStatus
 from jobserver_core.models.storage import StorageUsage
 from jobserver_core.models.validation import check_binary_name, check_context_name, data_file_name
 
@@ -142,6 +143,10 @@ class AsyncClient:
             subscription.close()
             raise
         return subscription
+
+    async def servers(self) -> list[ServerStatus]:
+        """Return the servers that share the database, oldest first."""
+        return [server_of(report) for report in decoded(await self.connection.request("GET", "/servers"))]
 
     async def storage(self) -> list[StorageUsage]:
         """Return what uses how much storage, and its limits. May take long."""

@@ -17,9 +17,10 @@ from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobProgress
 from jobserver_core.models.json_values import Json, JsonMapping, loads
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
+from jobserver_core.models.servers import ServerStatus
 from jobserver_core.models.storage import StorageUsage
 
-__all__ = ["binary_of", "context_of", "deliveries_of", "event_of", "job_of", "storage_of"]
+__all__ = ["binary_of", "context_of", "deliveries_of", "event_of", "job_of", "server_of", "storage_of"]
 
 
 def _time(text: Json) -> datetime:
@@ -141,6 +142,20 @@ def storage_of(report: JsonMapping) -> StorageUsage:
     """Return how much storage one kind of data uses."""
     return StorageUsage(
         kind=report["kind"], count=report["count"], size=report["bytes"], limits=report["limits"]
+    )
+
+
+def server_of(report: JsonMapping) -> ServerStatus:
+    """Return a server as the others see it."""
+    return ServerStatus(
+        id=report["id"],
+        address=report["address"],
+        version=report["version"],
+        started_at=_time(report["startTime"]),
+        lease_until=_time(report["leaseUntil"]),
+        draining=report["state"] == "draining",
+        expired=report["state"] == "expired",
+        contexts=report["contexts"],
     )
 
 

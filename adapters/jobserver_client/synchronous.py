@@ -26,6 +26,7 @@ from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.jobs import Job, JobPage, JobQuery, JobRequest
 from jobserver_core.models.json_values import JsonMapping
+from jobserver_core.models.servers import ServerStatus
 from jobserver_core.models.storage import StorageUsage
 from jobserver_core.running.results import CHUNK, ResultReader
 from jobserver_core.running.waiting import JobHandle, Waiter
@@ -188,6 +189,10 @@ class Client:
             self._remote.subscribe(lambda event: self._thread.call_back(partial(subscriber, event)))
         )
         return EventSubscription(lambda: self._thread.call_on_loop(subscription.close))
+
+    def servers(self) -> list[ServerStatus]:
+        """Return the servers that share the database, oldest first."""
+        return self._thread.run(self._remote.servers())
 
     def storage(self) -> list[StorageUsage]:
         """Return what uses how much storage, and its limits. May take long."""

@@ -18,7 +18,7 @@ from jobserver_http.calls import Call
 from jobserver_http.errors import Answer, Rejected
 from jobserver_http.metrics import CONTENT_TYPE
 from jobserver_http.routing import SUCCESS_BODY, Reply, Routes, failures
-from jobserver_http.wire import storage_report
+from jobserver_http.wire import server_report, storage_report
 
 _repeats = Repeats(logging.getLogger(__name__))
 
@@ -70,6 +70,20 @@ async def get_storage(call: Call) -> Response:
 async def prune_storage(call: Call) -> Response:
     """Remove what is beyond the limits, and return how many of each kind."""
     return json_response({"removed": await call.pools.pruning.run(call.server.prune)})
+
+
+@ROUTES.add(
+    "GET",
+    "/servers",
+    permission="storage:read",
+    summary="List the servers that share the database",
+    replies=(Reply(200, "Each server with the state of its lease", "ServerReports"),),
+    extension=True,
+)
+async def list_servers(call: Call) -> Response:
+    """Return the servers, this one included, oldest first."""
+    found = await call.pools.quick.run(call.server.servers)
+    return json_response([server_report(server) for server in found])
 
 
 @ROUTES.add(

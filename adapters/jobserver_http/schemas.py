@@ -181,6 +181,20 @@ SCHEMAS: dict[str, Schema] = {
             }
         ),
     },
+    "ServerReports": {
+        "type": "array",
+        "items": _object(
+            {
+                "id": _TEXT,
+                "address": _TEXT,
+                "version": _TEXT,
+                "startTime": _TIME,
+                "state": {"enum": ["alive", "draining", "expired"]},
+                "leaseUntil": _TIME,
+                "contexts": _COUNT,
+            }
+        ),
+    },
     "Pruned": _object({"removed": {"type": "object", "additionalProperties": _COUNT}}),
     "Stored": _object({"result": _object({"filename": _TEXT})}),
     "Configuration": {"type": "object"},

@@ -16,6 +16,7 @@ from jobserver_core.models.jobs import Job, JobProgress
 from jobserver_core.models.json_values import JsonObject
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.models.redaction import redacted, redacted_url
+from jobserver_core.models.servers import ServerStatus
 from jobserver_core.models.storage import StorageUsage
 from jobserver_http.access import Namespace
 
@@ -197,6 +198,19 @@ def progress_report(progress: JobProgress) -> dict[str, int]:
 def storage_report(usage: StorageUsage) -> JsonObject:
     """Return how much storage one kind of data uses."""
     return {"kind": usage.kind, "count": usage.count, "bytes": usage.size, "limits": dict(usage.limits)}
+
+
+def server_report(server: ServerStatus) -> JsonObject:
+    """Return a server as the others see it."""
+    return {
+        "id": server.id,
+        "address": server.address,
+        "version": server.version,
+        "startTime": timestamp(server.started_at),
+        "state": server.state,
+        "leaseUntil": timestamp(server.lease_until),
+        "contexts": server.contexts,
+    }
 
 
 def delivery_report(deliveries: Iterable[Delivery]) -> list[JsonObject]:

@@ -24,6 +24,7 @@ from jobserver_core.errors import (
     ContextNotFound,
     ContextStopping,
     DuplicateId,
+    ServerClosed,
     StaleOwner,
     StaleState,
 )
@@ -52,6 +53,7 @@ from jobserver_sql.tables import (
     job_holds,
     job_results,
     jobs,
+    servers,
     values_of,
 )
 
@@ -89,7 +91,13 @@ _LOCK_BINARY = Statement[None](
     ("id",),
 )
 _LOCK_CONTEXT = Statement[None](
-    select(contexts.c.state).where(contexts.c.id == bindparam("id")).with_for_update(), ("id",)
+    select(contexts.c.state, contexts.c.stop_requested, contexts.c.owner)
+    .where(contexts.c.id == bindparam("id"))
+    .with_for_update(),
+    ("id",),
+)
+_DRAINING = Statement[None](
+    select(servers.c.id).where(servers.c.id == bindparam("id"), servers.c.draining), ("id",)
 )
 _QUEUE = Statement[None](
     select(
@@ -177,8 +185,10 @@ def enqueue(connection: DriverConnection, job: Job, text: str, limits: QueueLimi
     found = connection.row(_LOCK_CONTEXT, job.context_id)
     if found is None or CONTEXTS.final(ContextState(found[0])):
         raise ContextNotFound(name=job.context_name)
-    if found[0] == ContextState.STOPPING.value:
+    if found[0] == ContextState.STOPPING.value or found[1]:
         raise ContextStopping(name=job.context_name)
+    if connection.row(_DRAINING, found[2]) is not None:
+        raise ServerClosed()
     live, running, of_user = connection.row(_QUEUE, job.context_id, job.submitted_by) or (0, 0, 0)
     limits.check(
         job.context_name,

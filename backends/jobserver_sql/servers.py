@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Select, cast, delete, insert, literal_column, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Select,
+    Table,
+    cast,
+    delete,
+    insert,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.elements import ColumnElement
 
 from jobserver_core.errors import DuplicateId
 from jobserver_core.models.servers import Server, ServerRequest
-from jobserver_sql.tables import columns_of, requests, row_of, servers
+from jobserver_sql.tables import columns_of, locks, requests, row_of, servers
 
 __all__ = [
+    "acquire_lock",
     "add_request",
     "answer_request",
     "delete_requests",
+    "drain",
     "register",
     "registered",
+    "release_lock",
     "remove",
     "remove_request",
     "renew",
@@ -28,6 +43,8 @@ __all__ = [
 
 _COLUMNS = columns_of(Server, servers)
 _REQUEST_COLUMNS = columns_of(ServerRequest, requests)
+_INSERT: dict[str, Callable[[Table], Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
+"""Inserts of each dialect that can update what exists already."""
 _NOW = {
     "postgresql": "floor(extract(epoch from clock_timestamp()) * 1000000)",
     "sqlite": "(julianday('now') - 2440587.5) * 86400000000",
@@ -35,19 +52,23 @@ _NOW = {
 """The time of the database's clock, in microseconds since 1970."""
 
 
-def register(
-    connection: Connection, server_id: str, started_at: datetime, address: str, lease: float
-) -> None:
+def register(connection: Connection, server_id: str, lease: float, **values: Any) -> None:
     """Write a server, in place of an earlier one with its id."""
     connection.execute(delete(servers).where(servers.c.id == server_id))
-    values = {"id": server_id, "started_at": started_at, "address": address}
-    connection.execute(insert(servers).values(**values, lease_until=_end_of(connection, lease)))
+    until = _end_of(connection, lease)
+    connection.execute(insert(servers).values(id=server_id, lease_until=until, **values))
 
 
 def renew(connection: Connection, server_id: str, lease: float) -> bool:
     """Extend the lease of a server; return whether there is such a server."""
     renewed = update(servers).where(servers.c.id == server_id)
     return connection.execute(renewed.values(lease_until=_end_of(connection, lease))).rowcount == 1
+
+
+def drain(connection: Connection, server_id: str) -> bool:
+    """Write that a server is draining; return whether there is such a server."""
+    chosen = update(servers).where(servers.c.id == server_id)
+    return connection.execute(chosen.values(draining=True)).rowcount == 1
 
 
 def registered(connection: Connection, expired: bool | None) -> list[Server]:
@@ -65,6 +86,24 @@ def remove(connection: Connection, server_id: str, only_expired: bool) -> bool:
     if only_expired:
         chosen = chosen.where(_has_expired(connection))
     return connection.execute(chosen).rowcount == 1
+
+
+def acquire_lock(connection: Connection, name: str, holder: str, seconds: float) -> bool:
+    """Write a lock, unless somebody else has it; return whether it was written."""
+    until = _end_of(connection, seconds)
+    free = cast(locks.c.expires_at, BigInteger) <= _now(connection)
+    build = _INSERT[connection.dialect.name](locks).values(name=name, holder=holder, expires_at=until)
+    written = build.on_conflict_do_update(
+        index_elements=[locks.c.name],
+        set_={"holder": holder, "expires_at": until},
+        where=(locks.c.holder == holder) | free,
+    )
+    return connection.execute(written).rowcount == 1
+
+
+def release_lock(connection: Connection, name: str, holder: str) -> None:
+    """Delete a lock of a holder."""
+    connection.execute(delete(locks).where(locks.c.name == name, locks.c.holder == holder))
 
 
 def add_request(connection: Connection, new: ServerRequest) -> None:

@@ -132,15 +132,24 @@ class SqlMetadataStore(MetadataStore):
 
     # -- servers -----------------------------------------------------------------------------------
 
-    def register_server(self, server_id: str, *, started_at: datetime, address: str, lease: float) -> None:
+    def register_server(
+        self, server_id: str, *, started_at: datetime, address: str, lease: float, version: str = ""
+    ) -> None:
         """Store that a server runs."""
         with self._database.write() as connection:
-            servers.register(connection, server_id, started_at, address, lease)
+            servers.register(
+                connection, server_id, lease, started_at=started_at, address=address, version=version
+            )
 
     def renew_server(self, server_id: str, *, lease: float) -> bool:
         """Extend a server's lease; return whether the server is registered."""
         with self._database.write() as connection:
             return servers.renew(connection, server_id, lease)
+
+    def drain_server(self, server_id: str) -> bool:
+        """Store that a server is draining; return whether it is registered."""
+        with self._database.write() as connection:
+            return servers.drain(connection, server_id)
 
     def servers(self, *, expired: bool | None = None) -> list[Server]:
         """Return the servers, oldest first."""
@@ -151,6 +160,18 @@ class SqlMetadataStore(MetadataStore):
         """Remove a server; return whether this call removed it."""
         with self._database.write() as connection:
             return servers.remove(connection, server_id, only_expired)
+
+    # -- locks -------------------------------------------------------------------------------------
+
+    def acquire_lock(self, name: str, *, holder: str, seconds: float) -> bool:
+        """Take a lock or extend it; return whether the holder has it."""
+        with self._database.write() as connection:
+            return servers.acquire_lock(connection, name, holder, seconds)
+
+    def release_lock(self, name: str, *, holder: str) -> None:
+        """Give a lock back."""
+        with self._database.write() as connection:
+            servers.release_lock(connection, name, holder)
 
     # -- contexts ----------------------------------------------------------------------------------
 

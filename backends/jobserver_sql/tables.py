@@ -37,6 +37,7 @@ __all__ = [
     "job_holds",
     "job_results",
     "jobs",
+    "locks",
     "metadata",
     "requests",
     "row_of",
@@ -74,6 +75,16 @@ servers = Table(
     _required("started_at", Instant),
     _required("address", FreeText),
     _required("lease_until", Instant),
+    Column("version", FreeText, nullable=False, server_default=""),
+    Column("draining", Boolean, nullable=False, server_default=false()),
+)
+
+locks = Table(
+    "locks",
+    metadata,
+    Column("name", FreeText, primary_key=True),
+    _required("holder", FreeText),
+    _required("expires_at", Instant),
 )
 
 requests = Table(

@@ -82,6 +82,7 @@ CREATE TABLE IF NOT EXISTS deliveries (
 CREATE INDEX IF NOT EXISTS deliveries_by_job ON deliveries (job_id);
 CREATE INDEX IF NOT EXISTS deliveries_by_time ON deliveries (state, due_at);
 CREATE TABLE IF NOT EXISTS servers (id PRIMARY KEY, started_at, lease_until, document);
+CREATE TABLE IF NOT EXISTS locks (name PRIMARY KEY, holder, expires_at);
 CREATE TABLE IF NOT EXISTS requests (id PRIMARY KEY, recipient, created_at, document);
 CREATE TABLE IF NOT EXISTS checks (id PRIMARY KEY, at);
 """
@@ -285,22 +286,33 @@ class SqliteMetadataStore(MetadataStore):
 
     # -- servers -----------------------------------------------------------------------------------
 
-    def register_server(self, server_id: str, *, started_at: datetime, address: str, lease: float) -> None:
+    def register_server(
+        self, server_id: str, *, started_at: datetime, address: str, lease: float, version: str = ""
+    ) -> None:
         """Insert or replace a server."""
         until = _after(lease)
-        server = Server(id=server_id, started_at=started_at, address=address, lease_until=until)
+        server = Server(
+            id=server_id, started_at=started_at, address=address, lease_until=until, version=version
+        )
         with self._writing():
             self._all("DELETE FROM servers WHERE id = ?", server_id)
             self._put_server(server)
 
     def renew_server(self, server_id: str, *, lease: float) -> bool:
         """Replace a server by the same one with a later end of its lease."""
+        return self._change_server(server_id, lease_until=_after(lease))
+
+    def drain_server(self, server_id: str) -> bool:
+        """Replace a server by the same one that drains."""
+        return self._change_server(server_id, draining=True)
+
+    def _change_server(self, server_id: str, **changes: Any) -> bool:
         with self._writing():
             document = self._one("SELECT document FROM servers WHERE id = ?", server_id)
             if document is None:
                 return False
             self._all("DELETE FROM servers WHERE id = ?", server_id)
-            self._put_server(attrs.evolve(loads(_text(document), Server), lease_until=_after(lease)))
+            self._put_server(attrs.evolve(loads(_text(document), Server), **changes))
             return True
 
     def servers(self, *, expired: bool | None = None) -> list[Server]:
@@ -322,6 +334,23 @@ class SqliteMetadataStore(MetadataStore):
     def _put_server(self, server: Server) -> None:
         times = {"started_at": server.started_at, "lease_until": server.lease_until}
         self._put("servers", id=server.id, **times, document=dumps(server))
+
+    # -- locks -------------------------------------------------------------------------------------
+
+    def acquire_lock(self, name: str, *, holder: str, seconds: float) -> bool:
+        """Insert or replace a lock, unless somebody else has it."""
+        held = "SELECT 1 FROM locks WHERE name = ? AND holder <> ? AND expires_at > ?"
+        with self._writing():
+            if self._one(held, name, holder, datetime.now(timezone.utc)):
+                return False
+            self._all("DELETE FROM locks WHERE name = ?", name)
+            self._put("locks", name=name, holder=holder, expires_at=_after(seconds))
+            return True
+
+    def release_lock(self, name: str, *, holder: str) -> None:
+        """Delete a lock."""
+        with self._writing():
+            self._all("DELETE FROM locks WHERE name = ? AND holder = ?", name, holder)
 
     # -- contexts ----------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from jobserver_core.errors import (
     ContextNotFound,
     ContextStopping,
     DuplicateId,
+    ServerClosed,
     StaleOwner,
     StaleState,
 )
@@ -58,6 +59,7 @@ class MemoryMetadataStore(MetadataStore):
         self.shared = shared
         self._now = now or _utc_now
         self._servers: dict[str, Server] = {}
+        self._locks: dict[str, tuple[str, datetime]] = {}
         self._lock = threading.RLock()
         self._binaries: dict[str, Binary] = {}
         self._contexts: dict[str, Context] = {}
@@ -127,7 +129,9 @@ class MemoryMetadataStore(MetadataStore):
 
     # -- servers -----------------------------------------------------------------------------------
 
-    def register_server(self, server_id: str, *, started_at: datetime, address: str, lease: float) -> None:
+    def register_server(
+        self, server_id: str, *, started_at: datetime, address: str, lease: float, version: str = ""
+    ) -> None:
         """Store that a server runs."""
         with self._lock:
             self._servers[server_id] = Server(
@@ -135,6 +139,7 @@ class MemoryMetadataStore(MetadataStore):
                 started_at=started_at.astimezone(timezone.utc),
                 address=address,
                 lease_until=self._end_of(lease),
+                version=version,
             )
 
     def renew_server(self, server_id: str, *, lease: float) -> bool:
@@ -143,6 +148,14 @@ class MemoryMetadataStore(MetadataStore):
             server = self._servers.get(server_id)
             if server is not None:
                 self._servers[server_id] = attrs.evolve(server, lease_until=self._end_of(lease))
+            return server is not None
+
+    def drain_server(self, server_id: str) -> bool:
+        """Store that a server is draining; return whether it is registered."""
+        with self._lock:
+            server = self._servers.get(server_id)
+            if server is not None:
+                self._servers[server_id] = attrs.evolve(server, draining=True)
             return server is not None
 
     def servers(self, *, expired: bool | None = None) -> list[Server]:
@@ -165,6 +178,23 @@ class MemoryMetadataStore(MetadataStore):
 
     def _expired(self, server: Server) -> bool:
         return server.lease_until <= self._now()
+
+    # -- locks -------------------------------------------------------------------------------------
+
+    def acquire_lock(self, name: str, *, holder: str, seconds: float) -> bool:
+        """Take a lock or extend it; return whether the holder has it."""
+        with self._lock:
+            has, until = self._locks.get(name, (holder, self._now()))
+            if has != holder and until > self._now():
+                return False
+            self._locks[name] = (holder, self._end_of(seconds))
+            return True
+
+    def release_lock(self, name: str, *, holder: str) -> None:
+        """Give a lock back."""
+        with self._lock:
+            if self._locks.get(name, ("",))[0] == holder:
+                del self._locks[name]
 
     # -- contexts ----------------------------------------------------------------------------------
 
@@ -253,8 +283,11 @@ class MemoryMetadataStore(MetadataStore):
             context = self._contexts.get(job.context_id)
             if context is None or context.state.final:
                 raise ContextNotFound(name=job.context_name)
-            if context.state is ContextState.STOPPING:
+            if context.state is ContextState.STOPPING or context.stop_requested:
                 raise ContextStopping(name=context.name)
+            owner = self._servers.get(context.owner)
+            if owner is not None and owner.draining:
+                raise ServerClosed()
             jobs = [found for key in self._live if (found := self._jobs[key]).context_id == context.id]
             waiting = [found.submitted_by for found in jobs if found.waiting]
             limits.check(

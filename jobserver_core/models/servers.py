@@ -8,7 +8,7 @@ import attrs
 
 from jobserver_core.models.validation import aware
 
-__all__ = ["Server", "ServerRequest"]
+__all__ = ["Server", "ServerRequest", "ServerStatus"]
 
 
 @attrs.frozen(kw_only=True)
@@ -17,13 +17,34 @@ class Server:
 
     ``id`` belongs to the data directory, so it stays the same after a restart. ``address`` shows people where
     the server runs. The server counts as alive until ``lease_until``, a time on the metadata store's clock,
-    and renews that lease while it runs.
+    and renews that lease while it runs. ``version`` is that of the package that it runs, empty if it is
+    unknown. A ``draining`` server is about to end, and accepts no new work.
     """
 
     id: str
     started_at: datetime = attrs.field(validator=aware)
     address: str = ""
     lease_until: datetime = attrs.field(validator=aware)
+    version: str = ""
+    draining: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class ServerStatus(Server):
+    """A server as the others see it, with the number of ``contexts`` that it runs.
+
+    An ``expired`` server has not renewed its lease in time. The others are about to take over what it had.
+    """
+
+    expired: bool = False
+    contexts: int = 0
+
+    @property
+    def state(self) -> str:
+        """``"expired"``, ``"draining"`` or ``"alive"``."""
+        if self.expired:
+            return "expired"
+        return "draining" if self.draining else "alive"
 
 
 @attrs.frozen(kw_only=True)

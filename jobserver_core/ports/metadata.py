@@ -109,8 +109,13 @@ class MetadataStore(Backend):
     # -- servers -----------------------------------------------------------------------------------
 
     @abstractmethod
-    def register_server(self, server_id: str, *, started_at: datetime, address: str, lease: float) -> None:
-        """Store that a server runs, with a lease of this many seconds. Replaces a record with its id."""
+    def register_server(
+        self, server_id: str, *, started_at: datetime, address: str, lease: float, version: str = ""
+    ) -> None:
+        """Store that a server runs, with a lease of this many seconds. Replaces a record with its id.
+
+        The server is not draining.
+        """
 
     @abstractmethod
     def renew_server(self, server_id: str, *, lease: float) -> bool:
@@ -119,6 +124,10 @@ class MetadataStore(Backend):
         Returns whether the server is registered; if not, nothing is changed. A renewal and a removal of an
         expired server never both win.
         """
+
+    @abstractmethod
+    def drain_server(self, server_id: str) -> bool:
+        """Store that a server is draining; return whether it is registered."""
 
     @abstractmethod
     def servers(self, *, expired: bool | None = None) -> list[Server]:
@@ -134,6 +143,19 @@ class MetadataStore(Backend):
 
         Returns whether this call removed it.
         """
+
+    # -- locks -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def acquire_lock(self, name: str, *, holder: str, seconds: float) -> bool:
+        """Take a lock for this many seconds from now, or extend it; return whether ``holder`` has it.
+
+        Only one holder has a lock at a time. It loses it when the time is over, on the store's clock.
+        """
+
+    @abstractmethod
+    def release_lock(self, name: str, *, holder: str) -> None:
+        """Give a lock back. Does nothing if ``holder`` does not have it."""
 
     # -- contexts ----------------------------------------------------------------------------------
 
@@ -217,7 +239,8 @@ class MetadataStore(Backend):
             DuplicateId: As :meth:`add_job`.
             BinaryNotFound: As :meth:`add_job`.
             ContextNotFound: The context of the job is unknown or final.
-            ContextStopping: It is stopping.
+            ContextStopping: It is stopping, or about to be ended on request.
+            ServerClosed: Its owner is registered and draining.
             NoSlots: It has no room, according to ``limits``.
         """
 

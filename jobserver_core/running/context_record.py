@@ -117,7 +117,8 @@ class ContextRecord:
         context = self.current
         if context.state.final or (self.ended_at is not None and not self.changes.failing):
             raise ContextNotFound(name=context.name)
-        if context.state is ContextState.STOPPING or self.draining is not None:
+        ending = context.state is ContextState.STOPPING or context.stop_requested
+        if ending or self.draining is not None:
             raise ContextStopping(name=context.name)
         if self.ended_at is not None:
             raise StorageError(

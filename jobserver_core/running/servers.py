@@ -35,13 +35,19 @@ the data directory already keeps other servers out, so there is nothing to renew
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import attrs
+
 from jobserver_core.errors import StorageError
-from jobserver_core.models.servers import Server
+from jobserver_core.models.contexts import ContextQuery
+from jobserver_core.models.lifecycle import CONTEXTS
+from jobserver_core.models.servers import Server, ServerStatus
 from jobserver_core.ports import Clock, MetadataStore, Timer
 from jobserver_core.repeats import Repeats
 
@@ -94,6 +100,7 @@ class Membership:
         self._known: frozenset[str] = frozenset()
         self._renewals = 0
         self._joined = False
+        self._draining = False
         self._removed = False
         self._renewed_at = 0.0
         self._judges_from = 0.0
@@ -108,18 +115,39 @@ class Membership:
     def join(self) -> None:
         """Register this server. Raises StorageError."""
         now = self._clock.now()
-        self._metadata.register_server(self._id, started_at=now, address=self._address, lease=self._lease)
+        version = importlib.metadata.version("jobserver-core")
+        self._metadata.register_server(
+            self._id, started_at=now, address=self._address, lease=self._lease, version=version
+        )
         self._joined = True
+        if self._draining:
+            self._metadata.drain_server(self._id)
         self._renewed_at = self._clock.monotonic()
         if not self._metadata.shared:
             self._remove_dead()
         self._known = self.others()
+
+    def drain(self) -> None:
+        """Tell the other servers that this one accepts no new work. Raises StorageError. Idempotent."""
+        if self._joined and not self._draining:
+            self._draining = True
+            self._metadata.drain_server(self._id)
 
     def others(self) -> frozenset[str]:
         """Return the ids of all other servers whose records must not be touched. Raises StorageError."""
         if not self._metadata.shared:
             return frozenset()
         return frozenset(server.id for server in self._metadata.servers()) - {self._id}
+
+    def statuses(self) -> list[ServerStatus]:
+        """Return all servers with what they run. Raises StorageError."""
+        expired = {s.id for s in self._metadata.servers(expired=True)} if self._metadata.shared else set()
+        living = self._metadata.contexts(ContextQuery(states=CONTEXTS.live_states))
+        contexts = Counter(context.owner for context in living)
+        return [
+            ServerStatus(**attrs.asdict(server), expired=server.id in expired, contexts=contexts[server.id])
+            for server in self._metadata.servers()
+        ]
 
     @property
     def has_peers(self) -> bool:

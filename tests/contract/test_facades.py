@@ -6,6 +6,7 @@ Each test is a coroutine. :func:`done` awaits what only the asynchronous client 
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import inspect
 import io
 import threading
@@ -397,12 +398,21 @@ def test_storage_is_reported_and_pruned(play: Play) -> None:
     play(scenario)
 
 
+def test_the_servers_are_listed(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        [server] = await done(facade.servers())
+        assert (server.state, server.contexts) == ("alive", 0)
+        assert server.version == importlib.metadata.version("jobserver-core")
+
+    play(scenario)
+
+
 METHODS = """
     upload binaries binary binary_versions delete_binary
     create_context contexts context stop_context kill_context reset_contexts
     submit jobs job job_handle job_config open_result deliveries kill_job
     add_data_file data_files delete_data_file reset_data_files
-    subscribe storage prune close
+    subscribe storage prune servers close
 """
 
 

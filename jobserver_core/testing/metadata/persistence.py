@@ -160,6 +160,7 @@ class PersistenceContract(StoreAccess):
             changes: list[Callable[[], object]] = [
                 partial(other.register_server, "s", started_at=at(0), address="", lease=9),
                 partial(other.renew_server, "s", lease=900),
+                partial(other.drain_server, "s"),
                 partial(other.remove_server, "s"),
                 partial(other.add_request, request),
                 partial(other.answer_request, "request", "yes"),
@@ -215,6 +216,9 @@ class PersistenceContract(StoreAccess):
             "delete_jobs": partial(store.delete_jobs, ended_before=at(1), limit=1),
             "register_server": partial(store.register_server, "s", started_at=at(0), address="", lease=9),
             "renew_server": partial(store.renew_server, "s", lease=9),
+            "drain_server": partial(store.drain_server, "s"),
+            "acquire_lock": partial(store.acquire_lock, "lock", holder="s", seconds=9),
+            "release_lock": partial(store.release_lock, "lock", holder="s"),
             "remove_server": partial(store.remove_server, "s"),
             "add_request": partial(
                 store.add_request, ServerRequest(id="r", recipient="s", created_at=at(), payload="")

@@ -18,6 +18,7 @@ from jobserver_core.errors import (
     ContextStopping,
     DuplicateId,
     NoSlots,
+    ServerClosed,
     StaleOwner,
     StaleState,
 )
@@ -162,6 +163,49 @@ class ServersContract(StoreAccess):
             assert renewed is not removed
             assert _ids(store) == (["a"] if renewed else [])
 
+    def test_a_server_has_the_version_that_it_was_registered_with(self, store: MetadataStore) -> None:
+        store.register_server("a", started_at=at(), address="", lease=HOUR, version="1.2")
+        _register(store, "b", seconds=1)
+        assert [server.version for server in store.servers()] == ["1.2", ""]
+
+    def test_a_server_drains_until_it_is_registered_again(self, store: MetadataStore) -> None:
+        assert not store.drain_server("a")
+        for server_id in ("a", "b"):
+            _register(store, server_id)
+        assert store.drain_server("a")
+        assert store.renew_server("a", lease=HOUR)
+        assert [(server.id, server.draining) for server in store.servers()] == [("a", True), ("b", False)]
+        _register(store, "a")
+        assert not any(server.draining for server in store.servers())
+
+    # -- locks -------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("text", ODD_TEXTS)
+    def test_a_lock_has_one_holder_until_it_is_released(self, store: MetadataStore, text: str) -> None:
+        assert store.acquire_lock(text, holder=text, seconds=HOUR)
+        assert not store.acquire_lock(text, holder="other", seconds=HOUR)
+        assert store.acquire_lock("another lock", holder="other", seconds=HOUR)
+        store.release_lock(text, holder="other")
+        assert not store.acquire_lock(text, holder="other", seconds=HOUR)
+        assert store.acquire_lock(text, holder=text, seconds=HOUR)
+        store.release_lock(text, holder=text)
+        assert store.acquire_lock(text, holder="other", seconds=HOUR)
+
+    def test_a_lock_is_lost_when_its_time_is_over(self, store: MetadataStore) -> None:
+        assert store.acquire_lock("lock", holder="a", seconds=HOUR)
+        assert store.acquire_lock("lock", holder="a", seconds=0)
+        assert store.acquire_lock("lock", holder="b", seconds=HOUR)
+        assert not store.acquire_lock("lock", holder="a", seconds=HOUR)
+
+    def test_of_many_that_want_a_lock_one_gets_it(self, store: MetadataStore) -> None:
+        for number in range(ROUNDS):
+            assert store.acquire_lock(str(number), holder="before", seconds=0)
+            calls = [
+                partial(store.acquire_lock, str(number), holder=f"{writer}", seconds=HOUR)
+                for writer in range(WRITERS)
+            ]
+            assert race(*calls).count(True) == 1
+
     # -- jobs for contexts of other servers --------------------------------------------------------
 
     def test_an_enqueued_job_is_stored_with_its_configuration(self, store: MetadataStore) -> None:
@@ -201,6 +245,29 @@ class ServersContract(StoreAccess):
         else:
             store.enqueue_job(job, config="{}", limits=ROOM)
             assert store.job(job.id) == job
+
+    def test_no_job_is_enqueued_in_a_context_that_is_about_to_be_ended(self, store: MetadataStore) -> None:
+        context = a_context("c", stop_requested=True)
+        store.add_context(context)
+        job = a_job(context_id=context.id, context_name="c")
+        with pytest.raises(ContextStopping):
+            store.enqueue_job(job, config="{}", limits=ROOM)
+        assert store.job(job.id) is None
+
+    def test_no_job_is_enqueued_for_a_server_that_drains(self, store: MetadataStore) -> None:
+        for server_id in ("a", "b"):
+            _register(store, server_id)
+            store.add_context(a_context(server_id, owner=server_id))
+        store.drain_server("a")
+        refused, accepted = (
+            a_job(context_id=context.id) for name in "ab" if (context := store.context_named(name))
+        )
+        with pytest.raises(ServerClosed):
+            store.enqueue_job(refused, config="{}", limits=ROOM)
+        assert store.job(refused.id) is None
+        store.enqueue_job(accepted, config="{}", limits=ROOM)
+        store.remove_server("a")
+        store.enqueue_job(refused, config="{}", limits=ROOM)
 
     def test_no_job_is_enqueued_in_an_unknown_context(self, store: MetadataStore) -> None:
         job = a_job(context_id="unknown", context_name="c")

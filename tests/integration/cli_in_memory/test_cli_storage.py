@@ -21,6 +21,14 @@ def test_storage_with_json_prints_the_answer_of_the_server(client: CommandLine) 
     assert kinds["jobs"]["bytes"] is None
 
 
+def test_servers_shows_a_table_with_the_state_of_each(client: CommandLine, server: JobServer) -> None:
+    done = client("servers")
+    assert done.code == 0
+    assert server.id in "".join(done.out.split())
+    [found] = client("servers", "--json").json
+    assert (found["id"], found["state"], found["contexts"]) == (server.id, "alive", 0)
+
+
 def test_prune_says_what_was_removed(client: CommandLine, server: JobServer) -> None:
     done = client("prune")
     assert (done.code, done.out) == (0, "")

@@ -2,9 +2,45 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
+import httpx
 from http_site import Start
 
+from jobserver_core.memory import MemoryBlobStore
+from jobserver_http import running
 from serving import WAIT
+from several_servers import Member
+from torture import shared_memory
+
+
+def test_servers_are_listed_with_the_state_of_their_leases() -> None:
+    open_store, expire = shared_memory()
+    blobs = MemoryBlobStore()
+    members = [Member(open_store(), blobs) for _ in range(3)]
+    try:
+        for member in members:
+            member.server.start()
+        alive, draining, dead = members
+        alive.server.create_context("etl")
+        draining.server.drain()
+        expire(dead.id)
+        with running(alive.server) as url:
+            found = {server["id"]: server for server in httpx.get(f"{url}/servers", timeout=WAIT).json()}
+        states = {
+            member.id: state for member, state in zip(members, ("alive", "draining", "expired"), strict=True)
+        }
+        assert {key: server["state"] for key, server in found.items()} == states
+        assert {key: server["contexts"] for key, server in found.items()} == {
+            alive.id: 1,
+            draining.id: 0,
+            dead.id: 0,
+        }
+        assert {server["version"] for server in found.values()} == {version("jobserver-core")}
+        assert all(server["address"] and server["startTime"] for server in found.values())
+    finally:
+        for member in members:
+            member.close()
 
 
 def test_storage_lists_kinds_and_limits_and_prune_says_what_it_removed(start: Start) -> None:
