@@ -66,6 +66,11 @@ class Metrics:
         self._contexts_ended = Counter(
             "jobserver_contexts_ended", "Contexts that have ended", ("state",), registry=self.registry
         )
+        self._context_restarts = Counter(
+            "jobserver_context_restarts",
+            "Supervised contexts that this server has started again",
+            registry=self.registry,
+        )
         self._callbacks = Counter(
             "jobserver_callbacks",
             "Callbacks that were delivered or given up",
@@ -137,6 +142,9 @@ class Metrics:
                 self._submitted.inc()
             case ContextChanged(context=context) if context.state.final:
                 self._contexts_ended.labels(context.state.value).inc()
+            case ContextChanged(context=context) if context.state is ContextState.RESTARTING:
+                if context.epoch == 0 and not context.stop_requested:  # else it is published once more
+                    self._context_restarts.inc()
             case DeliveryChanged(delivery=delivery) if delivery.state.final:
                 self._callbacks.labels(delivery.state.value).inc()
 

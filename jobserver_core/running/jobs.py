@@ -23,7 +23,7 @@ from jobserver_core.ports import Clock, ContextSpec, JobCode, JobSpec, MetadataS
 from jobserver_core.running.job_configs import JobConfigs
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.live_job import LiveJob
-from jobserver_core.running.records import Records
+from jobserver_core.running.records import FinalOutcome, Records
 from jobserver_core.running.requests import Action, Requests
 from jobserver_core.running.results import ResultReader, ResultStore
 from jobserver_core.running.waiting import JobHandle, Promise, Waiter
@@ -268,7 +268,8 @@ class JobService:
             if job.state.final:
                 raise JobAlreadyFinal(job_id=job_id, state=job.state.value)
             self._records.check_here("job", job_id, self._metadata.context(job.context_id))
-            killed = self.kill_waiting(job_id)  # another server has just accepted it
+            # Another server has just accepted it, or it has lost its context and was not run again yet.
+            killed = self.kill_waiting(job_id) or self._kill_left(job)
             if killed is not None:
                 return Promise.kept(killed)
             with self._lock:
@@ -277,6 +278,21 @@ class JobService:
             raise Unavailable(message=f"job {job_id} is being taken over by another server; try again")
         live, context = found
         return context.kill_job(live, force=force)
+
+    def _kill_left(self, job: Job) -> Job | None:
+        """End a job whose context is final, unless it is just being run again; None if it is.
+
+        Running it again and ending it are compare-and-set, so only one of them happens.
+        """
+        context = self._metadata.context(job.context_id)
+        if self.lives(job.id) or (context is not None and not context.state.final):
+            return None
+        ended, _ = self._records.end_job(job, FinalOutcome.killed(job.id), cancelled=True, exact=True)
+        self._records.syncer.sync()
+        if not ended.state.final:
+            return None
+        self._records.publish_job(ended)
+        return ended
 
     def _kill_for_another(self, arguments: JsonMapping) -> JsonObject:
         self._kill_here(arguments["id"], force=arguments["force"])

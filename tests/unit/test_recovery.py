@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 
 from conditions import wait_until
-from jobserver_core import BinaryType, ContextState, FailureKind, JobServer, JobState, Settings
+from jobserver_core import (
+    BinaryType,
+    ContextState,
+    FailureKind,
+    JobAlreadyFinal,
+    JobServer,
+    JobState,
+    Settings,
+)
+from jobserver_core.events import JobChanged
 from jobserver_core.ports import ContextEnd, JobOutcome
 from jobserver_core.running.recovery import RETRY_INTERVAL
 from jobserver_core.running.retention import GRACE
@@ -172,3 +182,30 @@ def test_a_job_for_which_there_is_no_room_after_a_restart_runs_as_soon_as_there_
 
     wait_until(restarted)
     wait_until(lambda: len(world.launchers[1].listeners) == 2)
+
+
+def test_a_job_that_waits_for_room_after_a_restart_can_be_killed(world: Successors) -> None:
+    first = world.boot()
+    upload(first)
+    job = first.submit(a_request("w.Any", callback_url="memory://receiver/x"))
+
+    clock = ManualClock()
+    settings = {"jobserver.contexts.max-contexts": 1, "spark": {"contexts": {"configured": {}}}}
+    second = world.boot(settings=Settings.from_mapping(settings), clock=clock)
+    states: list[JobState] = []
+    second.subscribe(lambda event: states.append(event.job.state) if isinstance(event, JobChanged) else None)
+    killed = second.kill_job(job.id).result(WAIT)
+    assert (killed.state, killed.kill_requested) == (JobState.KILLED, True)
+    assert killed == second.job(job.id)
+    assert states == [JobState.KILLED]
+    assert second.deliveries(job.id) == []
+    with pytest.raises(JobAlreadyFinal):
+        second.kill_job(job.id)
+
+    listener = world.launchers[1].listeners[0]
+    second.stop_context("configured")
+    listener.context_ended(ContextEnd.STOPPED)  # now there is room
+    clock.advance(RETRY_INTERVAL)
+    wait_until(lambda: "jobserver-recovery" not in {thread.name for thread in threading.enumerate()})
+    assert second.job(job.id) == killed
+    assert len(world.launchers[1].listeners) == 1

@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 
 from conditions import wait_until
-from jobserver_core import Context, ContextQuery, ContextState, Job, JobState, Settings, StorageError
+from jobserver_core import (
+    Context,
+    ContextQuery,
+    ContextState,
+    ContextStopping,
+    Job,
+    JobState,
+    Settings,
+    StorageError,
+)
 from jobserver_core.events import ContextChanged, Event
 from jobserver_core.memory import (
     InlineJob,
@@ -342,7 +351,7 @@ def test_a_look_leaves_alone_what_ended_here_since_the_jobs_were_read() -> None:
     member.close()
 
 
-def test_a_job_that_comes_late_does_not_bring_a_killed_context_back() -> None:
+def test_a_killed_context_is_not_brought_back_by_a_job_and_gets_no_more() -> None:
     metadata, blobs = StoreWithAPause(shared=True), MemoryBlobStore()
     dead, alive, other = (Member(metadata, blobs) for _ in range(3))
     for member in (dead, alive, other):
@@ -350,13 +359,20 @@ def test_a_job_that_comes_late_does_not_bring_a_killed_context_back() -> None:
     upload(dead.server)
     dead.server.create_context("shared")
     dead.ready()
-    dead.server.kill_context("shared")
     dead.server._services.intake.close()
+    request = a_request("w.Any", context="shared")
+    early = other.server.submit(request)
+    dead.server.kill_context("shared")
     metadata.remove_server(dead.id)
-    metadata.between = lambda: other.server.submit(a_request("w.Any", context="shared"))
+
+    def submit_late() -> None:
+        with pytest.raises(ContextStopping):
+            other.server.submit(request)
+
+    metadata.between = submit_late
     assert alive.recovery.end_lost().jobs == []
     [job] = alive.server.jobs().jobs
-    assert job.state is JobState.ERROR
+    assert (job.id, job.state) == (early.id, JobState.ERROR)
     for member in (dead, alive, other):
         member.close()
 
