@@ -46,6 +46,7 @@ from jobserver_core import (
     MetadataUsage,
     QueueLimits,
     Server,
+    ServerClosed,
     ServerRequest,
     Settings,
     StaleOwner,
@@ -427,11 +428,13 @@ class SqliteMetadataStore(MetadataStore):
         """Insert a job, if its context has room."""
         live = f"SELECT document FROM jobs WHERE context_id = ? AND state IN {_marks(_LIVE_JOBS)}"
         with self._writing():
-            state = self._one("SELECT state FROM contexts WHERE id = ?", job.context_id)
-            if state is None or ContextState(state).final:
+            context = self.context(job.context_id)
+            if context is None or context.state.final:
                 raise ContextNotFound(name=job.context_name)
-            if state == ContextState.STOPPING.value:
+            if context.state is ContextState.STOPPING or context.stop_requested:
                 raise ContextStopping(name=job.context_name)
+            if any(server.id == context.owner and server.draining for server in self.servers()):
+                raise ServerClosed()
             others = [loads(_text(row[0]), Job) for row in self._all(live, job.context_id, *_LIVE_JOBS)]
             waiting = [other.submitted_by for other in others if other.waiting]
             limits.check(

@@ -141,6 +141,7 @@ class Recovery:
         self._fetching = fetching
         self._class_paths = class_paths
         self._taken: set[str] = set()
+        self._failed: dict[str, ErrorInfo] = {}
         self._postponed: list[Job] = []
         self._reconciled = threading.Event()
         self._closed = threading.Event()
@@ -159,8 +160,9 @@ class Recovery:
                 continue  # it was about to end, or another server has claimed it: the launcher sweeps it
             try:
                 self._take_over(record, spec, [job for job in jobs if job.context_id == spec.id])
-            except JobServerError as error:
-                _log.warning("context %s cannot be taken over: %s", record.name, error)
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with it must not stop the others
+                _log.error("context %s cannot be taken over: %s", record.name, error)
+                self._failed[record.id] = _failed(error, "the next job server cannot take the context over")
 
     def _take_over(self, record: Context, spec: ContextSpec, jobs: list[Job]) -> None:
         with ExitStack() as undo:
@@ -278,6 +280,7 @@ class Recovery:
                 self._end_lost_job(job)
         self._sweep_lost([c for c in live if contexts[c.id].owner != self._records.server_id])
         self._taken.clear()  # the registry has those that still live
+        self._failed.clear()
         self._reconciled.set()
         return Lost(frozenset(context.name for context in live if not context.ad_hoc), again)
 
@@ -306,7 +309,10 @@ class Recovery:
     def _death(self, context: Context) -> Death | None:
         """Return the death of a lost context, if it has to be started again or has died too often."""
         settings, died_at = self._settings_for(context), self._records.now()
-        return death_of(context, settings=settings, reason=_SERVER_ENDED, died_at=died_at)
+        return death_of(context, settings=settings, reason=self._reason(context), died_at=died_at)
+
+    def _reason(self, context: Context) -> ErrorInfo:
+        return self._failed.get(context.id, _SERVER_ENDED)
 
     def _settings_for(self, context: Context) -> JsonMapping:
         """Return the settings of a context's successor: those of the configuration, if they are valid."""
@@ -328,8 +334,9 @@ class Recovery:
 
     def _end_context(self, context: Context, death: Death | None) -> None:
         """End a lost context; if it is supervised, another one takes its place."""
-        error = death.error if death is not None else _SERVER_ENDED
         successor = self._successor_of(death) if death is not None else None
+        failed = death is not None and not death.final and successor is None
+        error = death.error if death is not None and not failed else self._reason(context)
         if death is not None and successor is not None:
             record = successor.record
             try:
@@ -355,8 +362,10 @@ class Recovery:
         record = death.successor(self._records)
         try:
             return None if record is None else self._registry.succeed(record)
-        except InvalidSetting as error:  # this release refuses what an earlier one accepted
+        except Exception as error:  # noqa: BLE001 - such as a setting that only an earlier release accepted
             _log.error("context %s cannot be started again: %s", death.context.name, error)
+            why = f"{_SERVER_ENDED.message}, and it cannot be started again"
+            self._failed[death.context.id] = _failed(error, why)
             return None
 
     def _contexts_here(self) -> set[str]:
@@ -444,8 +453,13 @@ class Recovery:
                 _repeats.warning("room", "job %s cannot be run again yet: %s", job.id, error)
                 self._postponed.append(job)
                 return
-            _log.warning("job %s could not be run again: %s", job.id, error)
-            self._end_lost_job(self._metadata.job(job.id) or job, reason=str(error))
+            self._end_impossible(job, error)
+        except Exception as error:  # noqa: BLE001 - one job must not keep the others from running again
+            self._end_impossible(job, error)
+
+    def _end_impossible(self, job: Job, error: Exception) -> None:
+        _log.warning("job %s could not be run again: %s", job.id, error)
+        self._end_lost_job(self._metadata.job(job.id) or job, reason=str(error))
 
     def _hand_over(self, job: Job) -> None:
         """Leave the jobs of a lost context to another server that runs a context of its name."""
@@ -490,3 +504,9 @@ class Recovery:
         if ended.state.final:
             self._records.publish_job(ended, delivery)
         return ended
+
+
+def _failed(error: Exception, what: str) -> ErrorInfo:
+    """Return the reason why a context ends: what could not be done with it, and why."""
+    info = ErrorInfo.from_exception(error)
+    return attrs.evolve(info, message=f"{what}: {info.message}")

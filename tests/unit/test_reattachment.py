@@ -490,3 +490,32 @@ def test_a_job_that_waited_in_a_context_that_was_taken_over_and_lost_runs_again(
     services._lose_contexts()
     until(lambda: not services.registry.all())
     assert [job.id for job in services.recovery.end_lost().jobs] == [waits.id]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [InvalidSetting(key="spark.cores.max", message="takes a number"), RuntimeError("no more")],
+    ids=type,
+)
+def test_a_context_that_the_next_server_refuses_ends_alone_with_that_reason(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    first, job = a_busy_server(world)
+    first.create_context("fine").result(WAIT)
+    first.create_context("refused", {"refused": True, "supervise": True}).result(WAIT)
+    resources = world.launcher.resources
+
+    def refuse(settings: JsonMapping) -> Any:
+        if settings.get("refused"):
+            raise error
+        return resources(settings)
+
+    monkeypatch.setattr(world.launcher, "resources", refuse)
+    second = world.boot()
+    ended = second.context("refused")
+    assert (ended.state, ended.restarts) == (ContextState.ERROR, 0)
+    assert ended.error is not None
+    assert str(error) in ended.error.message
+    assert second.context("fine").state is ContextState.RUNNING
+    world.gate.set()
+    assert second.job_handle(job).result(WAIT) == "done"

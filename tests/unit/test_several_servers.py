@@ -218,8 +218,8 @@ class StoreThatForgetsToAnswer(MemoryMetadataStore):
     armed = False
     failing = False
 
-    def register_server(self, server_id: str, *, started_at: datetime, address: str, lease: float) -> None:
-        super().register_server(server_id, started_at=started_at, address=address, lease=lease)
+    def register_server(self, server_id: str, **rest: Any) -> None:
+        super().register_server(server_id, **rest)
         self.failing = self.armed
 
     def servers(self, *, expired: bool | None = None) -> list[Server]:

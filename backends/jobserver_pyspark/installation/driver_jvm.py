@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from jobserver_core.errors import InvalidSetting
 from jobserver_pyspark.installation.hadoop import hadoop_directories
 from jobserver_pyspark.installation.spark import Installation
 
@@ -83,13 +84,18 @@ _SETTING = re.compile(r"\s*(spark\.[^\s:=]+)[\s:=]+(.*\S)\s*$")
 
 
 def spark_defaults(installation: Installation) -> dict[str, str]:
-    """Return the settings of ``spark-defaults.conf``, without those that are not for contexts."""
+    """Return the settings of ``spark-defaults.conf``, without those that are not for contexts.
+
+    Raises:
+        InvalidSetting: The file is not UTF-8.
+    """
+    path = _spark_directory(installation) / "spark-defaults.conf"
     try:
-        lines = (
-            (_spark_directory(installation) / "spark-defaults.conf").read_text(encoding="utf-8").splitlines()
-        )
+        lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return {}
+    except UnicodeDecodeError as error:
+        raise InvalidSetting(key=str(path), message=f"is not UTF-8: {error}") from error
     found = {match[1]: match[2] for match in map(_SETTING.match, lines) if match}
     return {key: value for key, value in found.items() if key not in _NOT_FOR_CONTEXTS}
 
