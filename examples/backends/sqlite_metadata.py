@@ -428,12 +428,14 @@ class SqliteMetadataStore(MetadataStore):
         """Insert a job, if its context has room."""
         live = f"SELECT document FROM jobs WHERE context_id = ? AND state IN {_marks(_LIVE_JOBS)}"
         with self._writing():
-            context = self.context(job.context_id)
+            document = self._one("SELECT document FROM contexts WHERE id = ?", job.context_id)
+            context = loads(_text(document), Context) if document is not None else None
             if context is None or context.state.final:
                 raise ContextNotFound(name=job.context_name)
             if context.state is ContextState.STOPPING or context.stop_requested:
                 raise ContextStopping(name=job.context_name)
-            if any(server.id == context.owner and server.draining for server in self.servers()):
+            owner = self._one("SELECT document FROM servers WHERE id = ?", context.owner)
+            if owner is not None and loads(_text(owner), Server).draining:
                 raise ServerClosed()
             others = [loads(_text(row[0]), Job) for row in self._all(live, job.context_id, *_LIVE_JOBS)]
             waiting = [other.submitted_by for other in others if other.waiting]

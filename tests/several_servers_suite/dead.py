@@ -120,6 +120,20 @@ class DeadServers(Fleet):
         staying.ready(1)
         assert staying.launcher.handles[1].calls == [("submit", job)]
 
+    def test_a_job_that_waits_for_room_can_be_killed_on_any_server(self, members: list[Member]) -> None:
+        settings = Settings.from_mapping({"jobserver.contexts.max-contexts": 1})
+        leaving, staying, other = self.boot(), self.boot(settings=settings), self.boot(settings=settings)
+        for member, name in ((staying, "one"), (other, "two")):
+            member.server.create_context(name)
+        job = self._left_by(leaving, None)
+        staying.renew()
+        assert other.server.kill_job(job).result(WAIT).state is JobState.KILLED
+        staying.launcher.listeners[0].context_ended(ContextEnd.STOPPED)
+        for _ in range(FULL_CHECK_EVERY):
+            staying.renew()
+        assert staying.server.job(job).state is JobState.KILLED
+        assert len(staying.launcher.listeners) == 1
+
     def _left_by(self, leaving: Member, context: str | None) -> str:
         """Return a job that waits for a context of a server that has closed."""
         upload(leaving.server)

@@ -110,7 +110,7 @@ class LivingServers(Fleet):
         other.server.stop_context("shared")
         assert other.server.context("shared").stop_requested
 
-    def test_a_log_of_another_server_names_that_server(self, members: list[Member]) -> None:
+    def test_a_log_file_of_another_server_names_that_server(self, members: list[Member]) -> None:
         settings = Settings.from_mapping({"jobserver.servers.address": "host-1.example"})
         owner, other = self.owner_and_other(settings=settings)
         job = owner.running_job("shared")

@@ -14,6 +14,7 @@ from jobserver_core import (
     JobRequest,
     JobState,
     NoSlots,
+    ServerClosed,
     Settings,
     parse_class_path,
 )
@@ -84,6 +85,25 @@ class Submitting(Fleet):
         owner.launcher.listeners[0].context_ended(ContextEnd.STOPPED)
         with pytest.raises(ContextNotFound):
             other.server.submit(request)
+
+    def test_a_server_that_drains_gets_no_jobs_from_others(self, members: list[Member]) -> None:
+        owner, other = self.owner_and_other()
+        owner.server.drain()
+        for member in (owner, other):
+            with pytest.raises(ServerClosed):
+                member.server.submit(a_request("w.Any", context="shared"))
+        assert other.server.jobs().jobs == ()
+        assert [server.draining for server in other.server.servers()] == [
+            server.id == owner.id for server in other.server.servers()
+        ]
+
+    def test_a_context_that_is_being_killed_gets_no_jobs_on_any_server(self, members: list[Member]) -> None:
+        owner, other = self.owner_and_other()
+        owner.server.kill_context("shared")
+        for member in (owner, other):
+            with pytest.raises(ContextStopping):
+                member.server.submit(a_request("w.Any", context="shared"))
+        assert other.server.jobs().jobs == ()
 
     def test_a_repeated_submit_to_a_context_of_another_server_makes_one_job(
         self, members: list[Member]

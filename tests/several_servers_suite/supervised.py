@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from conditions import wait_until
-from jobserver_core import ContextState, FailureKind, Settings
+from jobserver_core import ContextState, FailureKind, InvalidSetting, JobState, Resources, Settings
+from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports import ContextEnd
 from serving import WAIT, a_request, upload
 from several_servers import Fleet, Member, finish
@@ -72,6 +75,34 @@ class SupervisedContexts(Fleet):
         assert (context.owner, context.state) == (alive.id, ContextState.RESTARTING)
         assert context.settings["num-cpu-cores"] == 3
         assert alive.server.context("other").state is ContextState.ERROR
+
+    def test_a_context_that_cannot_be_started_again_ends_alone_with_that_reason(
+        self, members: list[Member], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dead, alive = self.boot(), self.boot()
+        upload(dead.server)
+        dead.server.create_context("shared", {"supervise": True, "refused": True})
+        dead.server.create_context("fine", {"supervise": True})
+        dead.ready()
+        job = dead.running_job("shared", restartable=True)
+        resources = alive.launcher.resources
+
+        def refuse(settings: JsonMapping) -> Resources:
+            if settings.get("refused"):
+                raise InvalidSetting(key="refused", message="is not allowed any more")
+            return resources(settings)
+
+        monkeypatch.setattr(alive.launcher, "resources", refuse)
+        self.expire(dead.id)
+        alive.renew()
+        ended = alive.server.context("shared")
+        assert ended.state is ContextState.ERROR
+        assert ended.error is not None
+        assert "cannot be started again" in ended.error.message
+        assert "is not allowed any more" in ended.error.message
+        lost = alive.server.job(job)
+        assert (lost.state, lost.failure) == (JobState.ERROR, FailureKind.CONTEXT_LOST)
+        assert alive.server.context("fine").state is ContextState.RESTARTING
 
     def test_a_paused_server_starts_no_context_again_that_another_one_has(
         self, members: list[Member]

@@ -5,8 +5,9 @@ import threading
 import attrs
 from faults import DEADLINE, Rendezvous
 
-from jobserver_core.errors import ContextNotFound, ContextStopping
+from jobserver_core.errors import ContextNotFound, ContextStopping, ServerClosed
 from jobserver_core.models.jobs import Job, QueueLimits
+from jobserver_core.models.lifecycle import ContextState
 from metadata_faults.fault import Fault
 
 
@@ -91,3 +92,25 @@ class ComparesTheContextAndEnqueuesInTwoSteps(Fault):
             raise ContextNotFound(name=job.context_name)
         self._looked.wait(DEADLINE)
         self.add_job(job, config=config)
+
+
+class EnqueuesInContextsThatAreAboutToBeEnded(Fault):
+    caught_by = "test_no_job_is_enqueued_in_a_context_that_is_about_to_be_ended"
+
+    def enqueue_job(self, job: Job, *, config: str, limits: QueueLimits) -> None:
+        try:
+            super().enqueue_job(job, config=config, limits=limits)
+        except ContextStopping:
+            if self._contexts[job.context_id].state is ContextState.STOPPING:
+                raise
+            self.add_job(job, config=config)
+
+
+class EnqueuesForServersThatDrain(Fault):
+    caught_by = "test_no_job_is_enqueued_for_a_server_that_drains"
+
+    def enqueue_job(self, job: Job, *, config: str, limits: QueueLimits) -> None:
+        try:
+            super().enqueue_job(job, config=config, limits=limits)
+        except ServerClosed:
+            self.add_job(job, config=config)
