@@ -47,10 +47,18 @@ class FailingBlobs(MemoryBlobStore):
     """Blobs in memory, one of which may be unreadable."""
 
     failing: str | None = None
+    slow: str | None = None
+    """A blob that arrives only once ``arrived`` is set."""
+
+    def __init__(self, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.arrived = threading.Event()
 
     def local_path(self, digest: str) -> AbstractContextManager[Path]:
         if digest == self.failing:
             raise StorageError(message="the blob cannot be read")
+        if digest == self.slow:
+            assert self.arrived.wait(WAIT)
         return super().local_path(digest)
 
 

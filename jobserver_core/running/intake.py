@@ -20,10 +20,12 @@ it has one, and in a new context if it ended by itself while it was idle or drai
 it.
 
 A job whose files cannot be leased stops no other one. It is tried again in each look, until it has waited for
-its ``max_queue_time`` or for :data:`LEASE_TIMEOUT`. A kill needs no files, so it does not wait for them.
+its ``max_queue_time`` or for :data:`LEASE_TIMEOUT`. Nor does one whose files arrive slowly: they are leased
+on a thread of their own, for which the look waits only for a moment, so that jobs whose files are here keep
+their order. All jobs of one class path share such a thread. A job is claimed only once its files are here: a
+kill needs none, so it does not wait for them.
 
-Deliberately not handled: a server that is closing. What it does not pick up waits for another server. Files
-that arrive slowly delay the jobs behind them, as there is one thread that picks up jobs.
+Deliberately not handled: a server that is closing. What it does not pick up waits for another server.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from jobserver_core.errors import (
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobQuery
 from jobserver_core.models.lifecycle import JOBS, ContextState, JobEvent
-from jobserver_core.ports import Clock, MetadataStore
+from jobserver_core.ports import Clock, JobCode, MetadataStore
 from jobserver_core.repeats import Repeats
 from jobserver_core.running.context_registry import ContextRegistry
 from jobserver_core.running.job_queue import queue_time_exceeded
@@ -62,6 +64,8 @@ _repeats = Repeats(_log)
 
 LEASE_TIMEOUT = 300.0
 """Seconds for which a job without ``max_queue_time`` waits for files that cannot be leased."""
+DOWNLOAD_WAIT = 0.2
+"""Seconds for which the jobs behind a job wait for its files."""
 KILL_TIMEOUT = 5.0
 """Seconds for which a kill waits for a thread that is picking up the job."""
 _PAGE = 200
@@ -95,6 +99,7 @@ class Intake:
         self._unclaimed = threading.Condition(self._lock)
         self._claimed: set[str] = set()
         self._put_off: dict[str, float] = {}
+        self._awaited: set[tuple[str, ...]] = set()
         self._ended: dict[str, LiveContext] = {}
         self._closed = False
 
@@ -166,25 +171,78 @@ class Intake:
                 return iter(found[::-1])
 
     def _pick_up(self, job_id: str, context: LiveContext) -> None:
-        with self._claim(job_id) as claimed:
-            if not claimed or self._closed or self._jobs.lives(job_id):
-                return
-            job = self._metadata.job(job_id)  # as it is now: it may have ended here a moment ago
-            if job is not None and job.waiting and job.context_id == context.record.id:
-                self._give(job, context, context.pick_up)
-            else:
-                self._put_off.pop(job_id, None)
+        job = self._metadata.job(job_id)
+        if job is not None and job.waiting and not (self._closed or self._jobs.lives(job_id)):
+            self._with_files(job, partial(self._accept, context, context.pick_up))
 
-    def _give(self, job: Job, context: LiveContext, accept: Callable[[LiveJob], None]) -> None:
+    def _accept(
+        self, context: LiveContext, accept: Callable[[LiveJob], None], job: Job, files: ExitStack
+    ) -> None:
+        """Lease the files of a job, and give it to its context."""
         try:
-            with ExitStack() as undo:
-                try:
-                    code = self._class_paths.lease(job.class_path, undo)
-                except StorageError as error:
+            code = self._class_paths.lease(job.class_path, files)
+        except StorageError as error:
+            with self._claim(job.id) as claimed:
+                if claimed and not self._jobs.lives(job.id):
                     self._wait_for_files(job, error)
-                    return
-                spec = self._jobs.spec(job.id, job.class_name, code, self._jobs.config(job.id))
-                live = self._jobs.live(job, spec, undo.pop_all())
+            return
+        with self._claim(job.id) as claimed:
+            if not claimed or self._closed or self._jobs.lives(job.id):
+                return
+            current = self._metadata.job(job.id)  # as it is now: it may have ended here a moment ago
+            if current is not None and current.waiting and current.context_id == job.context_id:
+                self._give(current, code, context, accept, files)
+            else:
+                self._put_off.pop(job.id, None)
+
+    def _with_files(self, job: Job, accept: Callable[[Job, ExitStack], None]) -> bool:
+        """Accept a job on a thread of its own, and wait a moment for that; return whether it is over.
+
+        If the files of its class path are awaited already, it is over later. Raises StorageError.
+        """
+        wanted = tuple(entry.digest for entry in job.class_path)
+        with self._lock:
+            if wanted in self._awaited:
+                return False
+            self._awaited.add(wanted)
+        failures: list[StorageError] = []
+        late = threading.Event()
+
+        def run() -> None:
+            try:
+                with ExitStack() as files:
+                    accept(job, files)
+            except StorageError as error:
+                failures.append(error)
+            except Exception:  # noqa: BLE001 - the next look may succeed
+                _log.exception("job %s of another server cannot be picked up", job.id)
+            finally:
+                with self._lock:
+                    self._awaited.discard(wanted)
+                if late.is_set():  # others may have waited for the same files
+                    self._notices.wake(Topic.SUBMITTED, None)
+
+        thread = threading.Thread(target=run, name="jobserver-notices-files", daemon=True)
+        thread.start()
+        thread.join(DOWNLOAD_WAIT)
+        if thread.is_alive():
+            late.set()
+            return False
+        if failures:
+            raise failures[0]
+        return True
+
+    def _give(
+        self,
+        job: Job,
+        code: tuple[JobCode, ...],
+        context: LiveContext,
+        accept: Callable[[LiveJob], None],
+        files: ExitStack,
+    ) -> None:
+        try:
+            spec = self._jobs.spec(job.id, job.class_name, code, self._jobs.config(job.id))
+            live = self._jobs.live(job, spec, files.pop_all())
             self._jobs.give(live, context, None, partial(accept, live))
             self._put_off.pop(job.id, None)
         except (ContextNotFound, ServerClosed):
@@ -219,9 +277,14 @@ class Intake:
         with self._lock:
             ended = list(self._ended.values())
         for context in ended:
+            over = True
             if context.record.owner == self._records.server_id:  # else another server deals with its jobs
                 again: list[Job] = []
+                successor = context.successor
                 for job in self._waiting_in(context):
+                    if successor is not None:
+                        over &= self._with_files(job, partial(self._accept, successor, successor.adopt))
+                        continue
                     with self._claim(job.id) as claimed:
                         if claimed and self._leave(job, context):
                             again.append(job)
@@ -229,15 +292,13 @@ class Intake:
                     # Fetching files for another context may take long, and other jobs wait for this thread.
                     call = partial(self._run_again, again)
                     threading.Thread(target=call, name="jobserver-notices-restart", daemon=True).start()
-            with self._lock:
-                self._ended.pop(context.record.id, None)
+            if over:
+                with self._lock:
+                    self._ended.pop(context.record.id, None)
 
     def _leave(self, job: Job, context: LiveContext) -> bool:
-        """End a job with its context or give it to the successor; return whether it has to run elsewhere."""
-        record, successor = context.record, context.successor
-        if successor is not None:
-            self._give(job, successor, successor.adopt)
-            return False
+        """End a job with its context, which has no successor; return whether it has to run elsewhere."""
+        record = context.record
         if record.state is ContextState.FINISHED and not (record.stop_requested or job.kill_requested):
             self._put_off.pop(job.id, None)
             return True

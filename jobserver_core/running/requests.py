@@ -144,13 +144,15 @@ class Requests:
         try:
             self._metadata.add_request(request)
             self._notices.send(Topic.REQUESTED, request.recipient)
-            while time.monotonic() < deadline and not self._closed:
+            while not self._closed:
                 answered.wait(ANSWER_POLL_INTERVAL)
                 answered.clear()
                 stored = self._metadata.request(request.id)
                 if stored is None or stored.answer is not None:
                     break
                 self._check_alive(request.recipient, what)
+                if time.monotonic() >= deadline:
+                    break
         except JobServerError as error:
             problem = error
         removed = self._remove(request.id)

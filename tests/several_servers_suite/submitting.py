@@ -181,6 +181,30 @@ class Submitting(Fleet):
         other.server.kill_job(long)
         assert other.server.job(long).state is JobState.KILLED
 
+    def test_a_job_whose_files_arrive_slowly_delays_no_other_one_and_can_be_killed(
+        self, members: list[Member]
+    ) -> None:
+        owner, other = self.owner_and_other()
+        other.server.upload("slow", BinaryType.EGG, archive("slow"))
+        self.blobs.slow = other.server.binary("slow").digest
+        slow, killed = (
+            other.server.submit(
+                JobRequest(class_name="w.Any", class_path=parse_class_path("slow"), context="shared")
+            ).id
+            for _ in range(2)
+        )
+        try:
+            good = [other.server.submit(a_request("w.Any", context="shared")).id for _ in range(2)]
+            calls = owner.launcher.handles[0].calls
+            wait_until(lambda: len(calls) == len(good), "the jobs whose files are here", WAIT)
+            assert {job for _, job in calls} == set(good)
+            assert other.server.kill_job(killed).result(WAIT).state is JobState.KILLED
+        finally:
+            self.blobs.arrived.set()
+        wait_until(lambda: ("submit", slow) in calls, "the job whose files have arrived", WAIT)
+        assert other.server.job(killed).state is JobState.KILLED
+        assert ("submit", killed) not in calls
+
     def test_a_job_whose_files_can_never_be_read_ends(
         self, members: list[Member], monkeypatch: pytest.MonkeyPatch
     ) -> None:
