@@ -104,7 +104,7 @@ class FetchedFiles(Mapping[str, Fetched]):
         self._files: dict[str, Fetched] = {}
         self._leases = ExitStack()
         self._lock = threading.Lock()
-        self._over = False
+        self._closed = False
         self._leave = leave
         if not self._missing:
             self._promise.keep(None)
@@ -118,16 +118,16 @@ class FetchedFiles(Mapping[str, Fetched]):
     def cancel(self, error: JobServerError) -> None:
         """Stop fetching, and fail the waiter with an error; does nothing once every file is fetched."""
         with self._lock:
-            self._over = self._over or bool(self._missing)
+            self._closed = self._closed or bool(self._missing)
         self._promise.fail(error)
         self._leave(self)
 
     def close(self) -> None:
         """Stop fetching, and release the files; idempotent."""
         with self._lock:
-            if self._over or not (self._files or self._missing):
+            if self._closed or not (self._files or self._missing):
                 return
-            self._over = True
+            self._closed = True
             leases = self._leases.pop_all()
         self.cancel(FetchError(url=", ".join(self.missing), reason="it is no longer needed"))
         leases.close()
@@ -135,7 +135,7 @@ class FetchedFiles(Mapping[str, Fetched]):
     def _deliver(self, uri: str, fetched: Fetched, lease: ExitStack) -> None:
         """Take ownership of a file and its lease, unless the file is no longer needed."""
         with self._lock:
-            if self._over:
+            if self._closed:
                 return
             self._leases.push(lease.pop_all())
             self._files[uri] = fetched
