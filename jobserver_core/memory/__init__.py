@@ -2,7 +2,8 @@
 
 from jobserver_core.memory.blobs import MemoryBlobStore
 from jobserver_core.memory.fetcher import MemoryFetcher
-from jobserver_core.memory.launcher import InlineJob, InlineLauncher, JobRefused
+from jobserver_core.memory.inline_jobs import InlineJob, JobRefused
+from jobserver_core.memory.launcher import InlineLauncher
 from jobserver_core.memory.metadata import MemoryMetadataStore
 from jobserver_core.memory.transport import MemoryTransport
 

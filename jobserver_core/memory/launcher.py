@@ -2,91 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from queue import SimpleQueue
+from collections.abc import Mapping, Sequence
 
 from jobserver_core.config.units import parse_size
-from jobserver_core.errors import InvalidSetting, TooLarge
+from jobserver_core.errors import InvalidSetting
+from jobserver_core.memory.inline_jobs import InlineReports, InlineRun, InlineThreads, JobFunction
 from jobserver_core.models.contexts import Resources
-from jobserver_core.models.failures import ErrorInfo, FailureKind
-from jobserver_core.models.jobs import JobProgress
-from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, loads
+from jobserver_core.models.failures import ErrorInfo
+from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports import (
     ContextEnd,
     ContextHandle,
     ContextListener,
     ContextSpec,
-    JobOutcome,
     JobSpec,
     Launcher,
-    ResultSink,
 )
 
 _log = logging.getLogger(__name__)
-
-JobFunction = Callable[["InlineJob"], Json]
-
-
-class JobRefused(Exception):
-    """Raised by the ``validate`` attribute of an inline job that rejects its configuration."""
-
-
-class _Killed(BaseException):
-    """Raised in the thread of a job that is being killed."""
-
-
-_FAILURES: tuple[tuple[type[BaseException], FailureKind], ...] = (
-    (JobRefused, FailureKind.VALIDATION),
-    (TooLarge, FailureKind.RESULT),
-    (Exception, FailureKind.RAISED),
-    (BaseException, FailureKind.CRASHED),  # SystemExit and similar exceptions would end a process
-)
-
-
-class InlineJob:
-    """The argument of an inline job's callable: its configuration, its log, and its progress."""
-
-    def __init__(
-        self,
-        spec: JobSpec,
-        context: ContextSpec,
-        notify: Callable[[Callable[[ContextListener], None]], None],
-    ) -> None:
-        self.id = spec.id
-        self.class_name = spec.class_name
-        self.class_path = context.class_path_of(spec)
-        self.config: JsonObject = loads(spec.config)
-        self.context_settings: JsonMapping = context.settings
-        self.data_dir = context.data_dir
-        self.cancelled = threading.Event()
-        """Set when the job must end; a callable that blocks outside of :meth:`sleep` should check it."""
-        self._log_path = spec.log_path
-        self._notify = notify
-
-    def check(self) -> None:
-        """End the callable if the job is being killed."""
-        if self.cancelled.is_set():
-            raise _Killed
-
-    def sleep(self, seconds: float) -> None:
-        """Sleep for some seconds, unless the job is killed."""
-        if self.cancelled.wait(seconds):
-            raise _Killed
-
-    def print(self, text: str) -> None:
-        """Append a line to the job's log."""
-        with self._log_path.open("a", encoding="utf-8") as log:
-            log.write(f"{text}\n")
-
-    def report(self, progress: JobProgress) -> None:
-        """Report the progress of the job."""
-        self._notify(lambda listener: listener.job_progress(self.id, progress))
 
 
 class InlineLauncher(Launcher):
@@ -116,7 +53,7 @@ class InlineLauncher(Launcher):
         self.functions: dict[str, JobFunction] = dict(functions or {})
         self.kill_grace = kill_grace
         self._start_delay = start_delay
-        self.threads = _Threads()
+        self.threads = InlineThreads()
         self._lock = threading.Lock()
         self._contexts: set[_InlineContext] = set()
         self._left: set[_InlineContext] = set()
@@ -217,9 +154,9 @@ class _InlineContext(ContextHandle):
     def __init__(self, launcher: InlineLauncher, spec: ContextSpec, listener: ContextListener) -> None:
         self._launcher = launcher
         self.spec = spec
-        self._listener = _Serial(listener)
+        self._listener = InlineReports(listener)
         self._lock = threading.Lock()
-        self._jobs: dict[str, _JobRun] = {}
+        self._jobs: dict[str, InlineRun] = {}
         self._ending: tuple[ContextEnd, float] | None = None
         self._wanted = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"context-{spec.name}", daemon=True)
@@ -266,7 +203,7 @@ class _InlineContext(ContextHandle):
         with self._lock:
             if self._ending is not None:
                 return
-            run = _JobRun(self._launcher.functions, self.spec, job, self._listener, self._forget)
+            run = InlineRun(self._launcher.functions, self.spec, job, self._listener, self._forget)
             self._jobs[job.id] = run
         self._launcher.threads.run(run.run)
 
@@ -343,204 +280,3 @@ class _InlineContext(ContextHandle):
     def _forget(self, job_id: str) -> None:
         with self._lock:
             self._jobs.pop(job_id, None)
-
-
-class _Serial:
-    """Passes reports to a listener, one at a time, and none after the end.
-
-    The reports about a job are kept until the job is forgotten, and repeated to a new listener.
-    """
-
-    def __init__(self, listener: ContextListener) -> None:
-        self._listener: ContextListener | None = listener
-        self._lock = threading.RLock()
-        self._ended = False
-        self._ready = False
-        self._application_id: str | None = None
-        self._ignored: set[str] = set()
-        self._kept: dict[str, list[Callable[[ContextListener], None]]] = {}
-
-    def context_ready(self, *, application_id: str) -> None:
-        with self._lock:
-            self._ready, self._application_id = True, application_id
-            self.notify(self._report_ready)
-
-    def _report_ready(self, listener: ContextListener) -> None:
-        listener.context_ready(application_id=self._application_id, url=None)
-
-    def close(self, end: ContextEnd, error: ErrorInfo | None) -> None:
-        with self._lock:
-            self._ended = True
-            if self._listener is not None:
-                self._listener.context_ended(end, error)
-
-    def notify(self, call: Callable[[ContextListener], None]) -> None:
-        """Report an event, unless nobody listens."""
-        with self._lock:
-            if not self._ended and self._listener is not None:
-                call(self._listener)
-
-    def report(self, job_id: str, call: Callable[[ContextListener], None]) -> None:
-        """Report an event of a job, now and to each later listener."""
-        with self._lock:
-            if job_id in self._ignored:
-                return
-            self._kept.setdefault(job_id, []).append(call)
-            self.notify(call)
-
-    @property
-    def kept(self) -> set[str]:
-        """The jobs of which events are kept."""
-        with self._lock:
-            return set(self._kept)
-
-    def forget(self, job_id: str) -> None:
-        with self._lock:
-            self._kept.pop(job_id, None)
-
-    def ignore(self, job_id: str) -> None:
-        """Report nothing about a job any more."""
-        with self._lock:
-            self._ignored.add(job_id)
-            self._kept.pop(job_id, None)
-
-    def detach(self) -> None:
-        with self._lock:
-            self._listener = None
-
-    def attach(self, listener: ContextListener) -> None:
-        """Report to another listener, which gets all the kept events first."""
-        with self._lock:
-            self._listener = listener
-            if self._ready:
-                self.notify(self._report_ready)
-            for calls in list(self._kept.values()):
-                for call in list(calls):
-                    self.notify(call)
-
-
-class _Threads:
-    """Daemon threads that are reused for calls. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._count = 0
-        self._idle = 0
-
-    def run(self, call: Callable[[], None]) -> None:
-        """Call on a thread that is idle, or on a new one."""
-        with self._lock:
-            new = not self._idle
-            self._idle -= not new
-            self._count += new
-        self._calls.put(call)
-        if new:
-            threading.Thread(target=self._work, name="inline-jobs", daemon=True).start()
-
-    def close(self) -> None:
-        """Let the threads end once they are idle."""
-        with self._lock:
-            count, self._count = self._count, 0
-        for _ in range(count):
-            self._calls.put(None)
-
-    def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            call()
-            with self._lock:
-                self._idle += 1
-
-
-class _JobRun:
-    """Runs one callable and reports its outcome."""
-
-    def __init__(
-        self,
-        functions: Mapping[str, JobFunction],
-        context: ContextSpec,
-        spec: JobSpec,
-        listener: _Serial,
-        forget: Callable[[str], None],
-    ) -> None:
-        self.over = threading.Event()
-        """Set when the callable has returned and its outcome was reported."""
-        self._functions = functions
-        self._spec = spec
-        self._listener = listener
-        self._forget = forget
-        self._job = InlineJob(spec, context, listener.notify)
-
-    def kill(self) -> None:
-        """Ask the callable to end."""
-        self._job.cancelled.set()
-
-    def run(self) -> None:
-        """Run the callable, and report its outcome."""
-        try:
-            outcome = self._outcome()
-            self._forget(self._spec.id)
-            self._listener.report(self._spec.id, lambda listener: listener.job_ended(self._spec.id, outcome))
-        finally:
-            self.over.set()
-
-    def _outcome(self) -> JobOutcome:
-        function = self._functions.get(self._spec.class_name)
-        if function is None:
-            info = ErrorInfo(
-                message=f"classPath {self._spec.class_name} not found", error_class="LookupError"
-            )
-            return JobOutcome(error=info, failure=FailureKind.CLASS_NOT_FOUND)
-        try:
-            self._call(function)
-        except _Killed:
-            return JobOutcome(killed=True)
-        except BaseException as error:  # noqa: BLE001 - anything that a job raises is its error
-            failure = next(kind for cls, kind in _FAILURES if isinstance(error, cls))
-            return JobOutcome(error=ErrorInfo.from_exception(error, stack=True), failure=failure)
-        return JobOutcome()
-
-    def _call(self, function: JobFunction) -> None:
-        self._spec.log_path.parent.mkdir(parents=True, exist_ok=True)
-        self._spec.log_path.touch()
-        self._job.check()
-        validate = getattr(function, "validate", None)
-        if validate is not None:
-            validate(self._job)
-        self._listener.report(self._spec.id, lambda listener: listener.job_running(self._spec.id))
-        self._write(function(self._job))
-
-    def _write(self, value: Json) -> None:
-        stream = isinstance(value, Iterator)
-        chunks = value if stream else iter([json.dumps(value, default=str, allow_nan=False).encode()])
-        result = _Result(self._spec.id, stream=stream)
-        self._listener.report(self._spec.id, result.open)
-        for chunk in chunks:
-            self._job.check()
-            self._listener.report(self._spec.id, partial(result.write, chunk))
-            result.check()
-
-
-class _Result:
-    """The sink of a job's result at the present listener."""
-
-    def __init__(self, job_id: str, *, stream: bool) -> None:
-        self._job_id = job_id
-        self._stream = stream
-        self._sink: ResultSink | None = None
-        self._refused: TooLarge | None = None
-
-    def open(self, listener: ContextListener) -> None:
-        self._sink = listener.open_result(self._job_id, stream=self._stream)
-
-    def write(self, chunk: bytes, _listener: ContextListener) -> None:
-        if self._refused is None and self._sink is not None:
-            try:
-                self._sink.write(chunk)
-            except TooLarge as error:
-                self._refused = error
-
-    def check(self) -> None:
-        """Raise TooLarge if the sink refused the result."""
-        if self._refused is not None:
-            raise self._refused

@@ -12,7 +12,7 @@ import zipfile
 
 from jobserver_core.errors import BinaryNotFound
 from jobserver_core.memory import InlineLauncher
-from jobserver_core.memory.launcher import JobFunction
+from jobserver_core.memory.inline_jobs import JobFunction
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.server import JobServer
 

@@ -19,9 +19,10 @@ from faults import DEADLINE
 from test_launchers import FUNCTIONS
 from test_launchers import TestInlineLauncher as Suite
 
-from jobserver_core.memory import InlineJob, InlineLauncher
-from jobserver_core.memory import launcher as inline
-from jobserver_core.memory.launcher import JobFunction, _InlineContext, _JobRun, _Serial
+from jobserver_core.memory import InlineJob, InlineLauncher, inline_jobs
+from jobserver_core.memory import launcher as inline_launcher
+from jobserver_core.memory.inline_jobs import InlineReports, InlineRun, JobFunction
+from jobserver_core.memory.launcher import _InlineContext
 from jobserver_core.models.contexts import Resources
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.json_values import JsonMapping
@@ -157,24 +158,24 @@ class EventsOverlap(Fault):
     caught_by = ("test_events_never_overlap",)
     because = "came while another event was being handled"
 
-    class Serial(_Serial):
+    class Serial(InlineReports):
         def report(self, job_id: str, call: Callable[[ContextListener], None]) -> None:
             assert self._listener is not None
             call(self._listener)
 
-    parts = {"_Serial": Serial}
+    parts = {"InlineReports": Serial}
 
 
 class OpensNoResultForNull(Fault):
     caught_by = ("test_null_is_a_result",)
     because = "no result was opened"
 
-    class Run(_JobRun):
+    class Run(InlineRun):
         def _write(self, value: Any) -> None:
             if value is not None:
                 super()._write(value)
 
-    parts = {"_JobRun": Run}
+    parts = {"InlineRun": Run}
 
 
 class DoesNotNoticeACrash(Fault):
@@ -182,24 +183,24 @@ class DoesNotNoticeACrash(Fault):
     because = "no ('job-ended'"
     timeout = 0.5
 
-    class Run(_JobRun):
+    class Run(InlineRun):
         def run(self) -> None:
             if self._spec.class_name != "test.crash":
                 super().run()
 
-    parts = {"_JobRun": Run}
+    parts = {"InlineRun": Run}
 
 
 class ReportsACrashAsSuccess(Fault):
     caught_by = ("test_a_job_whose_process_ends_by_itself_has_crashed",)
     because = "CRASHED"
 
-    class Run(_JobRun):
+    class Run(InlineRun):
         def _outcome(self) -> JobOutcome:
             outcome = super()._outcome()
             return JobOutcome() if outcome.failure is FailureKind.CRASHED else outcome
 
-    parts = {"_JobRun": Run}
+    parts = {"InlineRun": Run}
 
 
 # -- the next server --------------------------------------------------------------------------------
@@ -238,11 +239,11 @@ class RepeatsAcknowledgedJobs(Fault):
         def acknowledge(self, job_id: str) -> None:
             return
 
-    class Serial(_Serial):
+    class Serial(InlineReports):
         def ignore(self, job_id: str) -> None:
             return
 
-    parts = {"_InlineContext": Context, "_Serial": Serial}
+    parts = {"_InlineContext": Context, "InlineReports": Serial}
 
 
 class ForgetsReportedJobs(Fault):
@@ -250,13 +251,13 @@ class ForgetsReportedJobs(Fault):
     because = "no ('job-ended'"
     timeout = 0.5
 
-    class Serial(_Serial):
+    class Serial(InlineReports):
         def report(self, job_id: str, call: Callable[[ContextListener], None]) -> None:
             with self._lock:
                 self._kept.setdefault(job_id, [])
                 self.notify(call)
 
-    parts = {"_Serial": Serial}
+    parts = {"InlineReports": Serial}
 
 
 class DropsJobsThatNeverArrived(Fault):
@@ -302,12 +303,12 @@ class OverwritesTheJobsLog(Fault):
     caught_by = ("test_what_a_job_prints_is_appended_to_its_log",)
     because = "written by an earlier run"
 
-    class Run(_JobRun):
+    class Run(InlineRun):
         def _call(self, function: JobFunction) -> None:
             self._spec.log_path.write_text("")
             super()._call(function)
 
-    parts = {"_JobRun": Run}
+    parts = {"InlineRun": Run}
 
 
 class LosesStandardError(Fault):
@@ -381,7 +382,9 @@ def _assert_caught(fault: type[Fault], directory: Path, monkeypatch: pytest.Monk
     for name in fault.caught_by:
         assert name in LauncherContract.contract_tests()
         for part, replacement in fault.parts.items():
-            monkeypatch.setattr(inline, part, replacement)
+            for module in (inline_jobs, inline_launcher):
+                if hasattr(module, part):
+                    monkeypatch.setattr(module, part, replacement)
         target = directory / name
         target.mkdir()
         launcher = fault()

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from jobserver_core.memory import InlineJob, InlineLauncher, JobRefused
-from jobserver_core.memory.launcher import JobFunction
+from jobserver_core.memory.inline_jobs import JobFunction
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import JobCode, Launcher
 from jobserver_core.testing.launcher import LauncherContract
