@@ -1,5 +1,8 @@
 """An Airflow operator that runs a job on a job server, and a hook that connects to the server.
 
+It is for Airflow 3, and was tried with 3.3.2. For Airflow 2, import ``BaseHook`` from ``airflow.hooks.base`` and
+``BaseOperator`` from ``airflow.models``.
+
 Copy this file to the ``plugins`` directory of Airflow, and install ``jobserver-core[client]`` there. Create a
 connection of type HTTP with the server's host, port, schema (http or https) and login; for a bearer token,
 leave the login empty and put the token into the password. Then, in a DAG::
@@ -30,8 +33,7 @@ from jobserver_core import JobAlreadyFinal, JobRequest, ResultTimeout
 
 try:
     from airflow.exceptions import AirflowException
-    from airflow.hooks.base import BaseHook
-    from airflow.models import BaseOperator
+    from airflow.sdk import BaseHook, BaseOperator
 except ModuleNotFoundError:  # no Airflow: stand-ins with what this module uses of it
 
     class AirflowException(Exception):  # type: ignore[no-redef]
