@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 from jobserver_core.binaries.class_paths import ClassPaths
 from jobserver_core.binaries.data_files import DataFileService
 from jobserver_core.binaries.sweep_lock import SweepLock
-from jobserver_core.binaries.uploads import BinaryService, chunks_of
+from jobserver_core.binaries.uploads import BinaryService
 from jobserver_core.callbacks.service import CallbackService
 from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import JobServerError
 from jobserver_core.events import EventBus
+from jobserver_core.models.arguments import chunks_of
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.contexts import ContextQuery
 from jobserver_core.models.failures import ErrorInfo

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
 
@@ -13,6 +14,7 @@ from jobserver_core.binaries.data_files import DataUpload
 from jobserver_core.binaries.uploads import Upload
 from jobserver_core.data_directory import lock_data_dir
 from jobserver_core.events import Event, Subscription
+from jobserver_core.models.arguments import check_kind
 from jobserver_core.models.binaries import Binary, BinaryType, DataFile
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import (
@@ -307,18 +309,20 @@ class JobServer:
     def upload(
         self,
         name: str,
-        type: BinaryType,
+        type: BinaryType | str,
         data: bytes | BinaryIO | Iterable[bytes],
     ) -> Binary:
         """Store a new version of a binary.
 
-        Raises InvalidName, NotAnArchive, TooLarge, StorageError; then nothing was stored.
-        """
-        return self._new_work.binaries.upload(name, type, data)
+        ``type`` may be its name: ``"jar"``, ``"egg"`` or ``"wheel"``.
 
-    def begin_upload(self, name: str, type: BinaryType) -> Upload:
-        """Return an upload to write to in chunks; see :class:`Upload`. Raises InvalidName."""
-        return self._new_work.binaries.begin_upload(name, type)
+        Raises InvalidName, InvalidRequest, NotAnArchive, TooLarge, StorageError; then nothing was stored.
+        """
+        return self._new_work.binaries.upload(name, BinaryType.of(type), data)
+
+    def begin_upload(self, name: str, type: BinaryType | str) -> Upload:
+        """Return an upload to write to in chunks; see :class:`Upload`. Raises InvalidName, InvalidRequest."""
+        return self._new_work.binaries.begin_upload(name, BinaryType.of(type))
 
     def binaries(self) -> list[Binary]:
         """Return the newest version of every binary, sorted by name."""
@@ -357,7 +361,7 @@ class JobServer:
         ``jobserver.fetcher.per-caller`` applies to each ``caller``, and callers take turns when contexts wait
         to be started. Raises as :meth:`create_context`.
         """
-        return self._new_work.contexts.begin(name, settings or {}, caller)
+        return self._new_work.contexts.begin(name, {} if settings is None else settings, caller)
 
     def contexts(self, query: ContextQuery | None = None) -> list[Context]:
         """Return contexts, newest first; without a query those that are not final."""
@@ -451,11 +455,14 @@ class JobServer:
         has ended; the end of the process does not. Use this only if the client gets no response before
         the job ends. Raises the errors of :meth:`submit`.
         """
+        check_kind("the request", request, JobRequest, "a JobRequest")
         return self._new_work.submissions.begin(request, caller, durable=durable)
 
     def jobs(self, query: JobQuery | None = None) -> JobPage:
         """Return a page of jobs, newest first."""
-        return self._services.jobs.page(query or JobQuery())
+        query = JobQuery() if query is None else query
+        check_kind("the query", query, JobQuery, "a JobQuery")
+        return self._services.jobs.page(query)
 
     def job(self, job_id: str) -> Job:
         """Return a job as it is recorded. Raises JobNotFound."""
@@ -550,7 +557,7 @@ class JobServer:
         """Return the data files, sorted by path."""
         return self._services.data_files.all()
 
-    def delete_data_file(self, name: str) -> None:
+    def delete_data_file(self, name: str | PathLike[str]) -> None:
         """Remove a data file by its full path or its plain name. Raises DataFileNotFound."""
         self._services.data_files.delete(name)
 

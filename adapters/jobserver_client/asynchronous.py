@@ -5,23 +5,33 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
-from jobserver_client.connection import Connection, ConnectionOptions, FileBody, Params, decoded, path_to
+from jobserver_client.connection import (
+    Connection,
+    ConnectionOptions,
+    FileBody,
+    Params,
+    body_of,
+    decoded,
+    path_to,
+)
 from jobserver_client.errors import error_from
 from jobserver_client.handles import AsyncJobHandle, AsyncResultReader, AsyncWaiter, EventSubscription
 from jobserver_client.reports import binary_of, context_of, deliveries_of, job_of, server_of, storage_of
-from jobserver_client.requests import SUBMIT_TIMEOUT, json_text, list_params, submit_call
+from jobserver_client.requests import SUBMIT_TIMEOUT, list_params, submit_call
 from jobserver_client.watching import GAP, EventStream, Item
 from jobserver_core.errors import Conflict, ContextNotFound, InvalidRequest, JobAlreadyFinal, JobServerError
 from jobserver_core.events import ContextChanged, Event, JobChanged
+from jobserver_core.models.arguments import check_settings, config_text
 from jobserver_core.models.binaries import Binary, BinaryType, DataFile
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
@@ -161,10 +171,12 @@ class AsyncClient:
 
     # -- binaries ----------------------------------------------------------------------------------
 
-    async def upload(self, name: str, type: BinaryType, data: bytes | BinaryIO) -> Binary:
-        """Store a new version of a binary."""
-        body = data if isinstance(data, bytes) else FileBody(data)
-        await self._send_file(path_to("binaries", check_binary_name(name)), type.media_type, body)
+    async def upload(
+        self, name: str, type: BinaryType | str, data: bytes | BinaryIO | Iterable[bytes]
+    ) -> Binary:
+        """Store a new version of a binary. ``type`` may be its name: ``"jar"``, ``"egg"`` or ``"wheel"``."""
+        path, media_type = path_to("binaries", check_binary_name(name)), BinaryType.of(type).media_type
+        await self._send_file(path, media_type, body_of(data))
         return await self.binary(name)
 
     async def _send_file(
@@ -201,7 +213,9 @@ class AsyncClient:
 
     async def create_context(self, name: str, settings: JsonMapping | None = None) -> AsyncWaiter[Context]:
         """Begin to start a context; the waiter has it once jobs can run, or raises the error."""
-        text = json_text({"spark": {"context-settings": settings}}) if settings else ""
+        settings = {} if settings is None else settings
+        check_settings(settings)
+        text = config_text({"spark": {"context-settings": settings}}) if settings else ""
 
         async def create() -> Context:
             await self.connection.request(
@@ -283,7 +297,8 @@ class AsyncClient:
 
     async def jobs(self, query: JobQuery | None = None) -> JobPage:
         """Return a page of jobs, newest first. Raises InvalidRequest."""
-        response = await self.connection.request("GET", "/jobs", params=list_params(query or JobQuery()))
+        params = list_params(JobQuery() if query is None else query)
+        response = await self.connection.request("GET", "/jobs", params=params)
         jobs = tuple(job_of(report) for report in decoded(response))
         following = response.links.get("next", {}).get("url")
         cursor = parse_qs(urlsplit(following).query)["cursor"][0] if following else None
@@ -398,14 +413,14 @@ class AsyncClient:
                 yield line
 
     async def add_data_file(
-        self, prefix: str, data: bytes | BinaryIO, *, ending: str | None = None
+        self, prefix: str, data: bytes | BinaryIO | Iterable[bytes], *, ending: str | None = None
     ) -> DataFile:
         """Store a data file that jobs can read by its path on the server's machine.
 
         Its name is ``<prefix>-<time><ending>``. The ending, such as ``.csv.gz``, is by default that of
         ``prefix``.
         """
-        body = data if isinstance(data, bytes) else FileBody(data)
+        body = body_of(data)
         prefix, ending = data_file_name(prefix, ending)
         to, params = path_to("data", prefix), {"ending": ending}
         response = await self._send_file(to, "application/octet-stream", body, params)
@@ -417,9 +432,9 @@ class AsyncClient:
         """Return the paths of the data files on the server's machine, sorted."""
         return [PurePosixPath(name) for name in await self.connection.get("/data")]
 
-    async def delete_data_file(self, name: str) -> None:
+    async def delete_data_file(self, name: str | PathLike[str]) -> None:
         """Remove a data file by its full path or its plain name. Raises DataFileNotFound."""
-        await self.connection.request("DELETE", path_to("data", name))
+        await self.connection.request("DELETE", path_to("data", str(name)))
 
     async def reset_data_files(self) -> None:
         """Remove every data file."""

@@ -7,10 +7,10 @@ import itertools
 import os
 import random
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit
 
 import attrs
@@ -33,9 +33,10 @@ from jobserver_core.errors import (
     ResultTimeout,
     Unavailable,
 )
+from jobserver_core.models.arguments import chunks_of
 from jobserver_core.models.json_values import Json, loads
 
-__all__ = ["Connection", "ConnectionOptions", "FileBody", "Params", "decoded", "delay", "path_to"]
+__all__ = ["Connection", "ConnectionOptions", "FileBody", "Params", "body_of", "decoded", "delay", "path_to"]
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
@@ -43,9 +44,6 @@ _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
 
 KEEP_ALIVE = 2.0
 """Seconds for which an unused connection is kept. Servers keep it longer, so none is used too late."""
-CHUNK = 256 * 1024
-"""The number of bytes of a file to read at a time."""
-
 Content = bytes | AsyncIterable[bytes]
 Params = Mapping[str, str | int | None]
 
@@ -129,7 +127,7 @@ def path_to(collection: str, name: str, *rest: str) -> str:
     Raises:
         NotFound: A path with this name would lead elsewhere, so there can be no such resource.
     """
-    if name in ("", ".", "..") or ("/" in name and collection != "data"):
+    if not isinstance(name, str) or name in ("", ".", "..") or ("/" in name and collection != "data"):
         raise _NOT_FOUND[collection](name)
     return "".join(f"/{quote(segment, safe='')}" for segment in (collection, name, *rest))
 
@@ -313,25 +311,32 @@ def delay(attempt: int) -> float:
 
 
 class FileBody:
-    """The body of an upload, read from a file without blocking the event loop. It can be sent once."""
+    """The body of an upload, read without blocking the event loop. It can be sent once."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, data: BinaryIO | Iterable[bytes]) -> None:
+        self._data = data
         self.sent = 0
         """How many bytes were read from the file."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while chunk := await asyncio.to_thread(self._file.read, CHUNK):
+        chunks = chunks_of(self._data)
+        while chunk := await asyncio.to_thread(next, chunks, b""):
             self.sent += len(chunk)
             yield chunk
 
     @property
     def size(self) -> int | None:
-        """The number of bytes from the current position to the end, or None if the file cannot seek."""
+        """The number of bytes from the current position to the end, or None for what cannot seek."""
+        file: Any = self._data
         try:
-            position = self._file.tell()
-            end = self._file.seek(0, os.SEEK_END)
-            self._file.seek(position)
+            position = file.tell()
+            size = int(file.seek(0, os.SEEK_END) - position)
+            file.seek(position)
         except (OSError, AttributeError):
             return None
-        return end - position
+        return size
+
+
+def body_of(data: bytes | BinaryIO | Iterable[bytes]) -> bytes | FileBody:
+    """Return the body of an upload: bytes as they are, anything else to be read as it is sent."""
+    return bytes(data) if isinstance(data, (bytes, bytearray, memoryview)) else FileBody(data)

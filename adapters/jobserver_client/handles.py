@@ -11,6 +11,7 @@ import httpx
 
 from jobserver_client.errors import UnexpectedResponse
 from jobserver_core.errors import JobFailed, JobKilled, ResultTimeout
+from jobserver_core.models.arguments import check_seconds
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job, ResultKind
 from jobserver_core.models.json_values import Json, loads
@@ -52,6 +53,7 @@ class AsyncWaiter(Generic[T]):
         Raises:
             ResultTimeout: It takes longer; you can wait again.
         """
+        check_seconds("timeout", timeout)
         task = self._begun()
         await asyncio.wait({task}, timeout=timeout)
         if not task.done():

@@ -11,11 +11,12 @@ import attrs
 from jobserver_core.config.hocon import parse_untrusted
 from jobserver_core.config.trees import overlaid
 from jobserver_core.errors import InvalidRequest
+from jobserver_core.models.arguments import check_kind, config_text
 from jobserver_core.models.binaries import ClassPathEntry
 from jobserver_core.models.jobs import JobQuery, JobRequest
-from jobserver_core.models.json_values import JsonMapping, WrittenObject, dumps
+from jobserver_core.models.json_values import dumps
 
-__all__ = ["SUBMIT_TIMEOUT", "SubmitCall", "json_text", "list_params", "submit_call"]
+__all__ = ["SUBMIT_TIMEOUT", "SubmitCall", "list_params", "submit_call"]
 
 SUBMIT_TIMEOUT = 600.0
 """Seconds to wait for the response to a submit, before which the server may have to fetch code."""
@@ -38,6 +39,7 @@ def submit_call(request: JobRequest) -> SubmitCall:
     Raises:
         InvalidRequest: It has something that only the server decides, or that the API cannot express.
     """
+    check_kind("the request", request, JobRequest, "a JobRequest")
     if request.submitted_by or request.context_owner:
         raise InvalidRequest(message="submitted_by and context_owner are set by the server")
     params = {
@@ -76,20 +78,10 @@ def _config(request: JobRequest) -> str:
     if request.context is None and request.context_settings:
         settings = request.context_settings
         if isinstance(config, str) and not config.lstrip().startswith("{"):
-            return f"{config}\nspark.context-settings = {json_text(settings)}"
+            return f"{config}\nspark.context-settings = {dumps(settings)}"
         own = parse_untrusted(config, max_bytes=MAX_CONFIG_BYTES) if isinstance(config, str) else config
         config = overlaid(own, {"spark": {"context-settings": settings}})
-    return config if isinstance(config, str) else json_text(config)
-
-
-def json_text(values: JsonMapping) -> str:
-    """Return a configuration as JSON, with the text of numbers as they were written."""
-    if isinstance(values, WrittenObject):
-        return values.written
-    try:
-        return dumps(values)
-    except (TypeError, ValueError) as error:
-        raise InvalidRequest(message=f"the configuration is invalid: {error}") from error
+    return config if isinstance(config, str) else config_text(config)
 
 
 def list_params(query: JobQuery) -> dict[str, str | int | None]:
@@ -98,9 +90,10 @@ def list_params(query: JobQuery) -> dict[str, str | int | None]:
     Raises:
         InvalidRequest: The API cannot express the query.
     """
+    check_kind("the query", query, JobQuery, "a JobQuery")
     if query.context_id is not None or len(query.states or ()) > 1:
         raise InvalidRequest(
-            message="the HTTP API selects jobs by context_name, not context_id, and one state"
+            message="the HTTP API selects jobs by one state at most, and by context_name, not context_id"
         )
     return {
         "limit": query.limit,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import partial
+from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
@@ -253,7 +254,7 @@ class Client:
 
     # -- binaries ----------------------------------------------------------------------------------
 
-    def upload(self, name: str, type: BinaryType, data: bytes | BinaryIO) -> Binary:
+    def upload(self, name: str, type: BinaryType | str, data: bytes | BinaryIO | Iterable[bytes]) -> Binary:
         """Store a new version of a binary. Raises InvalidName, NotAnArchive, TooLarge, StorageError."""
         return self._thread.run(self._remote.upload(name, type, data))
 
@@ -409,7 +410,7 @@ class Client:
         """Return the paths of the data files on the server's machine, sorted."""
         return self._thread.run(self._remote.data_files())
 
-    def delete_data_file(self, name: str) -> None:
+    def delete_data_file(self, name: str | PathLike[str]) -> None:
         """Remove a data file by its full path or its plain name. Raises DataFileNotFound."""
         self._thread.run(self._remote.delete_data_file(name))
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from starlette.responses import Response
 
 from jobserver_core.config.trees import all_settings, merged
-from jobserver_core.errors import InvalidSetting, ResultTimeout, ServerClosed
+from jobserver_core.errors import ResultTimeout, ServerClosed
+from jobserver_core.models.arguments import check_settings
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_core.running.fetching import Preparation
@@ -44,8 +45,7 @@ def context_settings_of(config: JsonMapping) -> JsonObject:
     settings = spark.get("context-settings") if isinstance(spark, Mapping) else None
     if settings is None:
         return {}
-    if not isinstance(settings, Mapping):
-        raise InvalidSetting(key="spark.context-settings", message="must be an object { … }")
+    check_settings(settings)
     return dict(settings)
 
 

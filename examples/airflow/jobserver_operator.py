@@ -1,7 +1,7 @@
 """An Airflow operator that runs a job on a job server, and a hook that connects to the server.
 
-It is for Airflow 3, and was tried with 3.3.2. For Airflow 2, import ``BaseHook`` from ``airflow.hooks.base`` and
-``BaseOperator`` from ``airflow.models``.
+It is for Airflow 3, and was tried with 3.3.2. For Airflow 2, import ``BaseHook`` from ``airflow.hooks.base``
+and ``BaseOperator`` from ``airflow.models``.
 
 Copy this file to the ``plugins`` directory of Airflow, and install ``jobserver-core[client]`` there. Create a
 connection of type HTTP with the server's host, port, schema (http or https) and login; for a bearer token,

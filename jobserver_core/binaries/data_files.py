@@ -10,9 +10,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 
-from jobserver_core.binaries.uploads import ChunkedUpload, chunks_of
+from jobserver_core.binaries.uploads import ChunkedUpload
 from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import DataFileNotFound, StorageError
+from jobserver_core.models.arguments import chunks_of
 from jobserver_core.models.binaries import DataFile
 from jobserver_core.models.validation import data_file_name
 from jobserver_core.ports import Clock
@@ -115,8 +116,9 @@ class DataFileService:
                 files.append(_described(path))
         return files
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str | os.PathLike[str]) -> None:
         """Remove a file by its full path or its plain name. Raises DataFileNotFound."""
+        name = str(name)
         known = {str(file.path): file.path for file in self.all()}
         known |= {path.name: path for path in known.values()}
         if name not in known:

@@ -11,28 +11,15 @@ from jobserver_core.binaries.archives import check_archive
 from jobserver_core.binaries.sweep_lock import SweepLock
 from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import BinaryNotFound, TooLarge
+from jobserver_core.models.arguments import chunks_of
 from jobserver_core.models.binaries import Binary, BinaryType
 from jobserver_core.models.validation import check_binary_name
 from jobserver_core.ports import BlobStore, BlobWriter, Clock, Ids, MetadataStore
 
-__all__ = ["BinaryService", "ChunkedUpload", "Upload", "chunks_of"]
+__all__ = ["BinaryService", "ChunkedUpload", "Upload"]
 
 U = TypeVar("U", bound="ChunkedUpload[Any]")
 T = TypeVar("T")
-
-CHUNK = 1024 * 1024
-"""The number of bytes of a file to read at a time."""
-
-
-def chunks_of(data: bytes | BinaryIO | Iterable[bytes]) -> Iterable[bytes]:
-    """Read bytes, a file or an iterable in chunks of bounded size."""
-    if isinstance(data, bytes):
-        yield data
-    elif hasattr(data, "read"):
-        while chunk := data.read(CHUNK):
-            yield chunk
-    else:
-        yield from data
 
 
 class ChunkedUpload(ABC, Generic[T]):

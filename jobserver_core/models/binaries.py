@@ -14,6 +14,7 @@ from pathlib import Path
 import attrs
 
 from jobserver_core.errors import InvalidRequest, MalformedUrl, UnsupportedMediaType
+from jobserver_core.models.arguments import check_kind, member
 from jobserver_core.models.validation import aware, check_binary_name, non_negative, sha256
 
 __all__ = ["Binary", "BinaryType", "ClassPathEntry", "DataFile", "ResolvedEntry", "parse_class_path"]
@@ -27,6 +28,11 @@ class BinaryType(str, Enum):
     JAR = "Jar"
     EGG = "Egg"
     WHEEL = "Wheel"
+
+    @classmethod
+    def of(cls, value: BinaryType | str) -> BinaryType:
+        """Return the type with this name, in any case. Raises InvalidRequest for any other value."""
+        return member(cls, value, "type of binary")
 
     @classmethod
     def from_media_type(cls, media_type: str | None) -> BinaryType:
@@ -117,6 +123,8 @@ class ClassPathEntry:
 def parse_class_path(entries: str | Sequence[str]) -> tuple[ClassPathEntry, ...]:
     """Parse a class path, given as a list or a comma-separated string. Empty entries are dropped."""
     texts = entries.split(",") if isinstance(entries, str) else entries
+    for text in texts:
+        check_kind("an entry of a class path", text, str, "a string: the name of a binary, or a URI")
     return tuple(ClassPathEntry.parse(t.strip()) for t in texts if t.strip())
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 import attrs
 
+from jobserver_core.models.arguments import members
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import ContextState
@@ -54,11 +56,18 @@ class Context:
     consecutive_restarts: int = attrs.field(default=0, validator=non_negative)
 
 
+def _states(values: Iterable[ContextState | str] | str | None) -> tuple[ContextState, ...] | None:
+    return members(ContextState, values, "context state")
+
+
 @attrs.frozen(kw_only=True)
 class ContextQuery:
-    """Selects contexts to list, newest first, at most ``limit``. None does not filter."""
+    """Selects contexts to list, newest first, at most ``limit``. None does not filter.
 
-    states: tuple[ContextState, ...] | None = None
+    ``states`` are members of :class:`ContextState` or their names, one or several.
+    """
+
+    states: tuple[ContextState, ...] | None = attrs.field(default=None, converter=_states)
     name: str | None = None
     owner: str | None = None
     limit: int | None = None

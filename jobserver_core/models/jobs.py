@@ -5,13 +5,20 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from enum import Enum
 
 import attrs
 
-from jobserver_core.errors import InvalidRequest, NoSlots
+from jobserver_core.errors import InvalidConfig, InvalidRequest, NoSlots
+from jobserver_core.models.arguments import (
+    check_kind,
+    check_query_time,
+    check_seconds,
+    check_settings,
+    members,
+)
 from jobserver_core.models.binaries import ClassPathEntry, ResolvedEntry, parse_class_path
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.json_values import JsonMapping
@@ -51,6 +58,8 @@ MAX_SECONDS = 10 * 365 * 86400.0
 def _class_path(entries: str | Sequence[str | ClassPathEntry]) -> tuple[ClassPathEntry, ...]:
     if isinstance(entries, str):
         return parse_class_path(entries)
+    expected = "a list of names of binaries and URIs, or one comma-separated string"
+    check_kind("a class path", entries, (list, tuple), expected)
     return tuple(
         parsed
         for entry in entries
@@ -94,6 +103,16 @@ class JobRequest:
 
     def __attrs_post_init__(self) -> None:
         check_class_name(self.class_name)
+        if not isinstance(self.config, (str, Mapping)):
+            message = (
+                f"a job's configuration must be HOCON text or a mapping, not {type(self.config).__name__}"
+            )
+            raise InvalidConfig(message=message)
+        check_settings(self.context_settings)
+        for name in ("context", "callback_url", "idempotency_key"):
+            check_kind(name, getattr(self, name), (str, type(None)), "a string or None")
+        check_kind("restartable", self.restartable, bool, "True or False")
+        check_kind("priority", self.priority, int, "an integer")
         if not self.class_path:
             raise InvalidRequest(
                 message="the class path must not be empty; expected names of binaries or URIs"
@@ -106,6 +125,7 @@ class JobRequest:
             )
         for name in ("max_queue_time", "max_run_time"):
             seconds = getattr(self, name)
+            check_seconds(name, seconds)
             if seconds is not None and not 0 < seconds <= MAX_SECONDS:
                 raise InvalidRequest(
                     message=f"{name} must be more than 0 and at most {MAX_SECONDS:.0f} seconds, got {seconds}"
@@ -230,25 +250,35 @@ class QueueLimits:
         raise NoSlots(context=context, running=running, reason=reason)
 
 
+def _states(values: Iterable[JobState | str] | str | None) -> tuple[JobState, ...] | None:
+    return members(JobState, values, "job state")
+
+
 @attrs.frozen(kw_only=True)
 class JobQuery:
     """Selects jobs to list, newest first. None does not filter.
 
-    ``since`` (inclusive) and ``until`` (exclusive) limit ``submitted_at``. ``after`` is the cursor ``next``
-    of the previous page.
+    ``states`` are members of :class:`JobState` or their names, one or several. ``since`` (inclusive) and
+    ``until`` (exclusive) limit ``submitted_at``. ``after`` is the cursor ``next`` of the previous page.
     """
 
-    states: tuple[JobState, ...] | None = None
+    states: tuple[JobState, ...] | None = attrs.field(default=None, converter=_states)
     context_id: str | None = None
     context_name: str | None = None
     class_name: str | None = None
-    since: datetime | None = attrs.field(default=None, validator=aware)
-    until: datetime | None = attrs.field(default=None, validator=aware)
+    since: datetime | None = None
+    until: datetime | None = None
     after: str | None = None
     offset: int = attrs.field(default=0)
     limit: int = attrs.field(default=50)
 
     def __attrs_post_init__(self) -> None:
+        for name in ("context_id", "context_name", "class_name", "after"):
+            check_kind(name, getattr(self, name), (str, type(None)), "a string or None")
+        for name in ("since", "until"):
+            check_query_time(name, getattr(self, name))
+        for name in ("limit", "offset"):
+            check_kind(name, getattr(self, name), int, "an integer")
         if not 0 <= self.limit <= MAX_LIMIT:
             raise InvalidRequest(message=f"limit must be 0 to {MAX_LIMIT}, got {self.limit}")
         if self.offset < 0:

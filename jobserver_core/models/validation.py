@@ -52,6 +52,10 @@ DEFAULT_ENDING = ".dat"
 
 
 def _check(kind: str, name: str, pattern: re.Pattern[str], rule: str) -> str:
+    if not isinstance(name, str):
+        raise InvalidName(
+            kind=kind, name=repr(name)[:32], rule=f"it must be a string, not {type(name).__name__}"
+        )
     if len(name) > _MAX_NAME:
         raise InvalidName(
             kind=kind, name=name[:32] + "…", rule=f"it must have at most {_MAX_NAME} characters"
@@ -76,7 +80,7 @@ def check_binary_name(name: str) -> str:
 
 def check_context_name(name: str) -> str:
     """Return the name if it is valid, otherwise raise InvalidName or InvalidFirstLetter."""
-    if not name[:1].isascii() or not name[:1].isalpha():
+    if isinstance(name, str) and (not name[:1].isascii() or not name[:1].isalpha()):
         raise InvalidFirstLetter(kind="context", name=name[:32], rule="it must start with a letter")
     return _check("context", name, _CONTEXT, "it may contain letters, digits and _ . - ~ + @ $")
 

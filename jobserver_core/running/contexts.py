@@ -16,6 +16,7 @@ from jobserver_core.errors import (
     ServerClosed,
     Unavailable,
 )
+from jobserver_core.models.arguments import check_settings
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_core.models.lifecycle import CONTEXTS
@@ -66,6 +67,7 @@ class ContextService:
     def begin(self, name: str, settings: JsonMapping, caller: str = "") -> Preparation[Waiter[Context]]:
         """Fetch the files of a context; the result can then start it and wait until jobs can run."""
         check_context_name(name)
+        check_settings(settings)
 
         def start(fetched: Mapping[str, Fetched]) -> Waiter[Context]:
             context, spec = self._registry.create(name, settings, fetched, ad_hoc=False, caller=caller)

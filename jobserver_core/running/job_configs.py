@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from jobserver_core.config.trees import overlaid
-from jobserver_core.errors import InvalidConfig
-from jobserver_core.models.json_values import JsonMapping, WrittenObject, dumps, loads
+from jobserver_core.models.arguments import config_text
+from jobserver_core.models.json_values import JsonMapping, dumps, loads
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import InputLimits
@@ -31,12 +31,7 @@ class JobConfigs:
     def to_json(self, config: str | JsonMapping) -> str:
         """Return a configuration as the JSON to record. Raises InvalidConfig."""
         tree = self.parse(config) if isinstance(config, str) else config
-        if isinstance(tree, WrittenObject):
-            return tree.written
-        try:
-            return dumps(tree)
-        except (TypeError, ValueError) as error:
-            raise InvalidConfig(message=f"a job's configuration holds JSON values only: {error}") from error
+        return config_text(tree)
 
     def with_defaults(self, config: str) -> str:
         """Merge a recorded configuration over the defaults; the job gets the result."""

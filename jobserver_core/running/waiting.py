@@ -9,6 +9,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Generic, TypeVar
 
 from jobserver_core.errors import JobFailed, JobKilled, ResultTimeout
+from jobserver_core.models.arguments import check_seconds
 from jobserver_core.models.jobs import ErrorInfo, Job, JobResult
 from jobserver_core.models.json_values import Json, loads
 from jobserver_core.models.lifecycle import JobState
@@ -39,6 +40,7 @@ class Waiter(Generic[T]):
 
         Raises ResultTimeout when it takes longer; you can wait again.
         """
+        check_seconds("timeout", timeout)
         try:
             return self._future.result(timeout)
         except FutureTimeout:

@@ -35,6 +35,7 @@ from jobserver_core import (
     InvalidFirstLetter,
     InvalidName,
     InvalidRequest,
+    InvalidSetting,
     JobAlreadyFinal,
     JobChanged,
     JobFailed,
@@ -350,6 +351,126 @@ def test_errors_are_the_same_exceptions(play: Play, act: Callable[[Facade], Any]
         with pytest.raises(kind) as caught:
             await done(act(facade))
         assert type(caught.value) is kind
+
+    play(scenario)
+
+
+CONTENT = (
+    'the content of an upload must be bytes, a file opened with open(path, "rb"), or an iterable of bytes'
+)
+SETTINGS = "setting 'spark.context-settings':"
+SECONDS = "must be a number of seconds, such as 30 or 0.5, got"
+
+
+@pytest.mark.parametrize(
+    ("slip", "kind", "message"),
+    [
+        (
+            lambda facade: facade.upload("x", "pip", archive()),
+            InvalidRequest,
+            "unknown type of binary 'pip'; expected one of Jar, Egg, Wheel",
+        ),
+        (lambda facade: facade.upload("x", "egg", "x.egg"), InvalidRequest, f"{CONTENT}, not str"),
+        (lambda facade: facade.upload("x", "egg", [1]), InvalidRequest, f"{CONTENT}, not an iterable of int"),
+        (
+            lambda facade: facade.add_data_file("x", io.StringIO("a")),
+            InvalidRequest,
+            f"{CONTENT}, not a file in text mode",
+        ),
+        (
+            lambda facade: facade.upload(5, "egg", archive()),
+            InvalidName,
+            "binary name '5' is not allowed: it must be a string, not int",
+        ),
+        (
+            lambda facade: facade.submit(a_request("w.Echo", [1])),
+            InvalidConfig,
+            "a job's configuration must be HOCON text or a mapping, not list",
+        ),
+        (
+            lambda facade: facade.submit(a_request("w.Echo", {"value": {1}})),
+            InvalidConfig,
+            "a job's configuration holds JSON values only: Object of type set is not JSON serializable",
+        ),
+        (
+            lambda facade: facade.submit(a_request("w.Echo", max_run_time="30 s")),
+            InvalidRequest,
+            f"max_run_time {SECONDS} '30 s'",
+        ),
+        (
+            lambda facade: facade.submit(a_request("w.Echo", context_settings=["a"])),
+            InvalidSetting,
+            f"{SETTINGS} must be an object {{ … }} or a mapping, not list",
+        ),
+        (
+            lambda facade: facade.submit(a_request("w.Echo", class_path=5)),
+            InvalidRequest,
+            "a class path must be a list of names of binaries and URIs, or one comma-separated string, not int",
+        ),
+        (
+            lambda facade: facade.submit({"a": 1}),
+            InvalidRequest,
+            "the request must be a JobRequest, not dict",
+        ),
+        (
+            lambda facade: facade.jobs(JobQuery(states=["RUNING"])),  # type: ignore[list-item]
+            InvalidRequest,
+            "unknown job state 'RUNING'; expected one of "
+            "STARTED, RUNNING, RESTARTING, FINISHED, ERROR, KILLED",
+        ),
+        (
+            lambda facade: facade.jobs(JobQuery(since="1h")),  # type: ignore[arg-type]
+            InvalidRequest,
+            "since must be a datetime with a time zone, got '1h'",
+        ),
+        (lambda facade: facade.jobs("RUNNING"), InvalidRequest, "the query must be a JobQuery, not str"),
+        (
+            lambda facade: facade.create_context("c", "a = 1"),
+            InvalidSetting,
+            f"{SETTINGS} must be an object {{ … }} or a mapping, not str",
+        ),
+        (
+            lambda facade: facade.create_context("c", {"a": object()}),
+            InvalidSetting,
+            f"{SETTINGS} must hold JSON values only: Object of type object is not JSON serializable",
+        ),
+        (lambda facade: facade.job(None), JobNotFound, "job None not found"),
+        (lambda facade: facade.context(5), ContextNotFound, "context 5 not found"),
+    ],
+)
+def test_a_slip_in_a_type_is_the_same_error_everywhere(
+    play: Play, slip: Callable[[Facade], Any], kind: type, message: str
+) -> None:
+    async def scenario(facade: Facade) -> None:
+        with pytest.raises(kind) as caught:
+            await done(slip(facade))
+        assert type(caught.value) is kind
+        assert str(caught.value).startswith(message)
+
+    play(scenario)
+
+
+def test_a_timeout_that_is_no_number_is_refused(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        handle = await done(facade.submit(a_request("w.Echo", "value = 1")))
+        with pytest.raises(InvalidRequest, match=f"timeout {SECONDS} '5'"):
+            await done(handle.result("5"))
+
+    play(scenario)
+
+
+def test_what_has_only_one_meaning_is_accepted(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        data = archive()
+        for content in (bytearray(data), iter([data[:20], data[20:]]), io.BytesIO(data)):
+            assert (await done(facade.upload("more", "egg", content))).size == len(data)
+        handle = await done(facade.submit(a_request("w.Echo", "value = 1")))
+        assert await handle == 1
+        for states in ("finished", JobState.FINISHED, ["FINISHED"], (JobState.FINISHED,)):
+            page = await done(facade.jobs(JobQuery(states=states)))
+            assert [job.id for job in page.jobs] == [handle.id]
+        file = await done(facade.add_data_file("x", b"1"))
+        await done(facade.delete_data_file(file.path))
 
     play(scenario)
 

@@ -1,0 +1,131 @@
+"""What callers pass to the library and the clients: slips in types become errors that say what is right.
+
+Type checkers find most of these, but not every caller uses one, and values often come from elsewhere. What
+has only one meaning is accepted (``"wheel"`` for a type, ``"running"`` for a state); nothing else is guessed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from enum import Enum
+from os import PathLike
+from typing import BinaryIO, TypeVar
+
+from jobserver_core.errors import InvalidConfig, InvalidRequest, InvalidSetting
+from jobserver_core.models.json_values import JsonMapping, WrittenObject, dumps
+
+__all__ = [
+    "check_kind",
+    "check_query_time",
+    "check_seconds",
+    "check_settings",
+    "chunks_of",
+    "config_text",
+    "member",
+    "members",
+]
+
+CHUNK = 1024 * 1024
+"""The number of bytes of a file to read at a time."""
+
+E = TypeVar("E", bound=Enum)
+
+
+def check_kind(what: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
+    """Refuse a value of another type. The error names only its type: the value may be secret.
+
+    Raises:
+        InvalidRequest: It has another type. ``expected`` says which one is right.
+    """
+    if not isinstance(value, kind):
+        raise InvalidRequest(message=f"{what} must be {expected}, not {type(value).__name__}")
+
+
+def check_seconds(what: str, value: object) -> None:
+    """Refuse a duration that is not a number of seconds. None is accepted. Raises InvalidRequest."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+    if value is not None and not number:
+        raise InvalidRequest(message=f"{what} must be a number of seconds, such as 30 or 0.5, got {value!r}")
+
+
+def check_query_time(what: str, value: object) -> None:
+    """Refuse a time that is not a datetime with a time zone. None is accepted. Raises InvalidRequest."""
+    if value is not None and not (isinstance(value, datetime) and value.tzinfo is not None):
+        raise InvalidRequest(message=f"{what} must be a datetime with a time zone, got {value!r}")
+
+
+def check_settings(settings: object) -> None:
+    """Refuse context settings that are not an object of JSON values. Raises InvalidSetting."""
+    if not isinstance(settings, Mapping):
+        message = f"must be an object {{ … }} or a mapping, not {type(settings).__name__}"
+        raise InvalidSetting(key="spark.context-settings", message=message)
+    try:
+        dumps(settings)
+    except (TypeError, ValueError) as error:
+        message = f"must hold JSON values only: {error}"
+        raise InvalidSetting(key="spark.context-settings", message=message) from error
+
+
+def config_text(config: JsonMapping) -> str:
+    """Return a job's configuration as JSON. Raises InvalidConfig."""
+    if isinstance(config, WrittenObject):
+        return config.written
+    try:
+        return dumps(config)
+    except (TypeError, ValueError) as error:
+        raise InvalidConfig(message=f"a job's configuration holds JSON values only: {error}") from error
+
+
+def member(kind: type[E], value: E | str, what: str) -> E:
+    """Return the member of an enumeration with this name, in any case.
+
+    Raises:
+        InvalidRequest: There is none. Says which there are.
+    """
+    if isinstance(value, kind):
+        return value
+    found = kind.__members__.get(value.upper()) if isinstance(value, str) else None
+    if found is None:
+        names = ", ".join(one.value for one in kind)
+        raise InvalidRequest(message=f"unknown {what} {value!r}; expected one of {names}")
+    return found
+
+
+def members(kind: type[E], values: Iterable[E | str] | E | str | None, what: str) -> tuple[E, ...] | None:
+    """Return several members, or one, as a tuple; None stays None. Raises InvalidRequest."""
+    if values is None:
+        return None
+    if isinstance(values, (str, Enum)) or not isinstance(values, Iterable):
+        return (member(kind, values, what),)
+    return tuple(member(kind, value, what) for value in values)
+
+
+def chunks_of(data: bytes | BinaryIO | Iterable[bytes]) -> Iterator[bytes]:
+    """Read bytes, a file or an iterable in chunks of bounded size.
+
+    Raises:
+        InvalidRequest: It is something else, or does not have bytes.
+    """
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        yield bytes(data)
+    elif hasattr(data, "read"):
+        while chunk := _bytes(data.read(CHUNK), "a file in text mode"):
+            yield chunk
+    elif isinstance(data, Iterable) and not isinstance(data, (str, PathLike, Mapping)):
+        for chunk in data:
+            yield _bytes(chunk, f"an iterable of {type(chunk).__name__}")
+    else:
+        raise _no_content(type(data).__name__)
+
+
+def _bytes(chunk: object, what: str) -> bytes:
+    if not isinstance(chunk, (bytes, bytearray, memoryview)):
+        raise _no_content(what)
+    return bytes(chunk)
+
+
+def _no_content(what: str) -> InvalidRequest:
+    expected = 'bytes, a file opened with open(path, "rb"), or an iterable of bytes'
+    return InvalidRequest(message=f"the content of an upload must be {expected}, not {what}")
