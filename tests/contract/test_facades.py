@@ -42,6 +42,7 @@ from jobserver_core import (
     JobKilled,
     JobNotFound,
     JobQuery,
+    JobRequest,
     JobServer,
     JobState,
     MalformedUrl,
@@ -403,9 +404,9 @@ SECONDS = "must be a number of seconds, such as 30 or 0.5, got"
             f"{SETTINGS} must be an object {{ … }} or a mapping, not list",
         ),
         (
-            lambda facade: facade.submit(a_request("w.Echo", class_path=5)),
+            lambda facade: facade.submit(JobRequest(class_name="w.Echo", class_path=5)),  # type: ignore[arg-type]
             InvalidRequest,
-            "a class path must be a list of names of binaries and URIs, or one comma-separated string, not int",
+            "a class path must be a list of names of binaries and URIs, or one comma-separated string",
         ),
         (
             lambda facade: facade.submit({"a": 1}),
