@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 
 from jobserver_core.config import hocon
-from jobserver_core.config.old_settings import ALIASES, IGNORED, check_ignored, inside
+from jobserver_core.config.old_settings import ALIASES, IGNORED, check_ignored, inside, no_effect
 from jobserver_core.config.setting_types import Section, SettingType, setting_key
 from jobserver_core.config.settings import Settings, default_data_dir
 from jobserver_core.config.trees import merged, overlaid
@@ -183,7 +183,7 @@ class Collected:
                 self.directories |= {f"{key}.{name}": directory for name in typed}
         for key, value in source.ignored.items():
             check_ignored(key, value)
-            self._warn(f"{key}: this setting of the old server has no effect: {IGNORED[key]}")
+            self._warn(f"{key}: this setting of the old server has no effect: {no_effect(key, value)}")
 
     def classify(self, tree: JsonMapping) -> Source:
         """Return which setting each key of a tree means, without a look at the values."""

@@ -15,7 +15,7 @@ import attrs
 
 from jobserver_core.config import hocon
 from jobserver_core.config.loading import Collected, Source
-from jobserver_core.config.old_settings import IGNORED, IGNORED_IN_CONTEXTS, NoEffect, check_ignored
+from jobserver_core.config.old_settings import IGNORED_IN_CONTEXTS, NoEffect, check_ignored, no_effect
 from jobserver_core.config.settings import Settings
 from jobserver_core.config.trees import flatten, nested
 from jobserver_core.errors import InvalidSetting
@@ -131,7 +131,7 @@ class _Migration:
             except InvalidSetting as error:
                 yield _refused(Outcome.INVALID, error)
             else:
-                yield _without_effect(key, IGNORED[key])
+                yield _without_effect(key, no_effect(key, value))
 
     def _context(self, source: Source, written: str, settings: Json) -> Iterator[KeyMigration]:
         """Yield what becomes of the settings of one context, or of those of all contexts."""

@@ -151,6 +151,13 @@ IGNORED_IN_CONTEXTS = {
 }
 """Settings of contexts of the old server that have no effect here."""
 
+_LOCAL_DRIVERS = (
+    f"{_OLD}.driver-mode",
+    "spark.submit.deployMode",
+    f"{_OLD}.kill-context-on-supervisor-down",
+    "spark.driver.supervise",
+)
+_ACCESS = ("shiro", "access-control", f"{_OLD}.authentication")
 _OFF = (False, "off", "false", "no", None, "")
 
 
@@ -159,6 +166,19 @@ def inside(tree: Json, path: str) -> Json:
     for key in path.split("."):
         tree = tree.get(key) if isinstance(tree, Mapping) else None
     return tree
+
+
+def no_effect(key: str, value: Json) -> NoEffect:
+    """Return why a key that :func:`check_ignored` accepts has no effect.
+
+    Nothing is to do instead if its value asked for nothing.
+    """
+    reason = IGNORED[key]
+    if key in _LOCAL_DRIVERS:
+        return NoEffect(reason.why) if value in ("client", *_OFF) else reason
+    if key in _ACCESS:  # or check_ignored would have refused it
+        return NoEffect("access control is off here as well, unless jobserver.auth is set")
+    return reason
 
 
 def _is_on(value: Json) -> bool:

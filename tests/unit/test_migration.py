@@ -98,6 +98,7 @@ def test_the_keys_of_a_file_for_one_machine(tmp_path: Path) -> None:
     assert found["spark.jobserver.port"].setting == "jobserver.http.port"
     assert outcomes(found, Outcome.RENAMED) == {"spark.jobserver.port"}
     assert outcomes(found, Outcome.IGNORED) == {
+        "spark.submit.deployMode",
         "spark.jobserver.context-per-jvm",
         "spark.jobserver.result-chunk-size",
     }
@@ -114,6 +115,31 @@ def test_the_keys_of_a_file_for_yarn(tmp_path: Path) -> None:
     assert outcomes(found, Outcome.INVALID) == {"shiro"}
     assert "set jobserver.auth" in found["shiro"].explanation
     assert "hush" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ("spark.submit.deployMode = client", Outcome.IGNORED),
+        ("spark.submit.deployMode = cluster", Outcome.GONE),
+        ("spark.jobserver.driver-mode = client", Outcome.IGNORED),
+        ("spark.jobserver.driver-mode = mesos-cluster", Outcome.GONE),
+        ("spark.jobserver.kill-context-on-supervisor-down = false", Outcome.IGNORED),
+        ("spark.driver.supervise = true", Outcome.GONE),
+        ("shiro { authentication = off, config.path = shiro.ini }", Outcome.IGNORED),
+        ("shiro { config.path = shiro.ini }", Outcome.IGNORED),
+        ("access-control.provider = spark.jobserver.auth.AllowAllAccessControl", Outcome.IGNORED),
+        ("spark.jobserver.authentication { enabled = off }", Outcome.IGNORED),
+    ],
+)
+def test_nothing_is_to_do_for_a_key_whose_value_asked_for_nothing(
+    tmp_path: Path, text: str, outcome: Outcome
+) -> None:
+    [one] = migrated(tmp_path, text).values()
+    assert one.outcome is outcome
+    assert ("jobserver.metadata.url" in one.explanation or "set supervise" in one.explanation) == (
+        outcome is Outcome.GONE
+    )
 
 
 @pytest.mark.parametrize(
