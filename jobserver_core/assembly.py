@@ -50,6 +50,7 @@ from jobserver_core.running.outbox import Syncer
 from jobserver_core.running.records import Records
 from jobserver_core.running.recovery import Recovery
 from jobserver_core.running.requests import Requests
+from jobserver_core.running.restarts import SERVER_STOPPED
 from jobserver_core.running.results import ResultStore
 from jobserver_core.running.retention import BlobSweep, RecordSweep, Sweeper
 from jobserver_core.running.servers import Membership
@@ -205,6 +206,7 @@ class Services:
         notices.on(Topic.SUBMITTED, intake.look)
         jobs.kill_waiting = intake.kill
         notices.on(Topic.ENDED, self._notice_ends)
+        notices.on(Topic.LEFT, membership.servers_left)
         self.supervisor = supervisor = Supervisor(
             registry=registry, jobs=jobs, fetching=fetching, clock=clock
         )
@@ -322,12 +324,18 @@ class Services:
         steps.run("contexts", self.registry.detach_all)
 
     def _end_contexts(self, grace: float) -> None:
+        Steps(LOOK).run("contexts that move to other servers", self._leave_contexts)
         if grace:
             # A little less, so that contexts which are ended by force for it are still seen to end.
             Steps(grace).run("contexts", lambda: self.registry.stop_all(grace * 0.9))
         force = Steps(FORCE)
         force.run("contexts that have not stopped", lambda: self.registry.kill_all(FORCE / 2))
         force.run("the launcher", self.launcher.close)
+
+    def _leave_contexts(self) -> None:
+        if self.membership.has_heirs:
+            message = f"server {self.settings.servers.address or socket.gethostname()} was stopped"
+            self.registry.leave_all(ErrorInfo(message=message, error_class=SERVER_STOPPED))
 
     def _release(self, *, detached: bool) -> None:
         release = Steps(RELEASE)

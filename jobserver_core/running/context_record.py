@@ -70,6 +70,8 @@ class ContextRecord:
         """When the launcher reported its end, though that may not be stored yet."""
         self.failure: ErrorInfo | None = None
         """Why the context is killed, if it has failed; its launcher reports only the kill."""
+        self.leaving: ErrorInfo | None = None
+        """Why another server starts the context again, once this one has stopped it."""
         self.draining: ErrorInfo | None = None
         """Why the context accepts no more jobs, although those that it accepted go on."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -10,8 +11,16 @@ from typing import TYPE_CHECKING
 from jobserver_core.binaries.class_paths import ClassPaths, uris_of
 from jobserver_core.config.cores import usable_cores
 from jobserver_core.data_directory import DataDirectory
-from jobserver_core.errors import ContextNotFound, OnAnotherServer, ResultTimeout, ServerClosed
+from jobserver_core.errors import (
+    ContextNotFound,
+    OnAnotherServer,
+    ResultTimeout,
+    ServerClosed,
+    StaleState,
+    StorageError,
+)
 from jobserver_core.models.contexts import Context, ResourceUsage, StartQueueStatus
+from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_core.ports import Clock, ContextSpec, Fetched, JobCode, Launcher
 from jobserver_core.running.capacity import Capacity
@@ -26,6 +35,8 @@ if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
 
 __all__ = ["ContextRegistry"]
+
+_log = logging.getLogger(__name__)
 
 SUCCESSOR_TIMEOUT = 1.0
 """Seconds for which a submit waits until the end of its context is stored."""
@@ -277,6 +288,14 @@ class ContextRegistry:
         self._starts.close()
         for context in self.all():
             context.hold_jobs()
+
+    def leave_all(self, reason: ErrorInfo) -> None:
+        """Have another server start the supervised contexts again, once they have stopped here."""
+        for context in self.all():
+            try:
+                context.leave(reason)
+            except (StaleState, StorageError) as error:
+                _log.warning("context %s is not left to another server: %s", context.record.name, error)
 
     def stop_all(self, timeout: float) -> None:
         """Stop all living contexts at once, and wait up to ``timeout`` seconds until they have ended."""

@@ -42,8 +42,9 @@ class ContextReports(ContextListener):
     """Stores what the launcher of one context reports.
 
     Other callers that end the context call :meth:`context_ended`, too. ``die`` stores the death of a
-    supervised context, ``kill_stale`` kills a context that another writer has ended or taken over, and
-    ``close`` is called once the end is stored; all three with the lock of the context held.
+    supervised context, ``kill_stale`` kills a context that another writer has ended or taken over,
+    ``close`` is called once the end is stored, and ``leave`` instead if another server starts the context
+    again; all with the lock of the context held.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class ContextReports(ContextListener):
         die: Callable[[Death, ContextEvent], None],
         kill_stale: Callable[[StaleState], None],
         close: Callable[[], None],
+        leave: Callable[[ErrorInfo], None],
     ) -> None:
         self._context = context
         self._jobs = jobs
@@ -66,6 +68,7 @@ class ContextReports(ContextListener):
         self._die = die
         self._kill_stale = kill_stale
         self._close = close
+        self._leave = leave
         self.on_lost: Callable[[Context, list[LiveJob]], None] | None = None
         """Called if the context ends before it was taken over, as :meth:`LiveContext.reattach` says."""
 
@@ -139,6 +142,9 @@ class ContextReports(ContextListener):
     def _store_outcome(self, live: LiveJob, reported: JobOutcome) -> None:
         if self._jobs.running(live.job.id) is None:
             return  # it ended with its context, or continues under the next server
+        stopped = self._context.leaving is not None and not live.job.kill_requested
+        if stopped and live.job.restartable and (reported.killed or reported.failure is not None):
+            return  # because its context is being stopped: it runs again elsewhere
         with live.storing_result():  # before the lock: see the theory of the record
             # A launcher may end jobs because their context ends; no user requested that kill.
             context_ends = reported.killed and not live.job.kill_requested
@@ -156,6 +162,9 @@ class ContextReports(ContextListener):
         with self._context.changing():
             context = self._context
             if context.current.state.final:
+                return
+            if context.leaving is not None and not context.current.stop_requested:
+                self._leave(context.leaving)
                 return
             # A context that was not ready in time was killed: it failed, whatever its launcher reports.
             failure = context.failure

@@ -43,7 +43,7 @@ from jobserver_core.running.deadlines import Deadlines
 from jobserver_core.running.job_queue import JobQueue
 from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.records import FinalOutcome, Records
-from jobserver_core.running.restarts import Death
+from jobserver_core.running.restarts import Death, death_of
 from jobserver_core.running.starts import StartQueue
 from jobserver_core.running.waiting import Promise, Waiter
 
@@ -117,6 +117,7 @@ class LiveContext:
             die=self._die,
             kill_stale=self._kill_stale,
             close=self._close,
+            leave=self._leave,
         )
         self._launch = ContextLaunch(
             self._context,
@@ -256,6 +257,18 @@ class LiveContext:
             self._launch.call(lambda handle: handle.kill(), unlaunched=ContextEnd.FAILED)
         self._reports.context_ended(ContextEnd.FAILED, reason)
 
+    def leave(self, reason: ErrorInfo) -> None:
+        """Have another server start the context again once it has stopped, if it is supervised.
+
+        Its end is not stored: its record tells the others why it is left, and they take it over as soon as
+        this server is not registered any more.
+        """
+        with self._context.changing():
+            record, now = self.record, self._clock.now()
+            if death_of(record, settings=record.settings, reason=reason, died_at=now) is not None:
+                self._context.advance(None, error=reason)
+                self._context.leaving = reason
+
     def detach(self) -> None:
         """Leave the context to the next server: its launcher reports nothing any more."""
         with self._context.changing():
@@ -376,7 +389,10 @@ class LiveContext:
         return self.ended.waiter
 
     def _stop(self, timeout: float, *, requested: bool) -> None:
-        if CONTEXTS.allows(self.record.state, ContextEvent.STOP):
+        if self._context.leaving is not None and not requested:
+            self._launch.call(lambda handle: handle.stop(timeout), unlaunched=ContextEnd.STOPPED)
+        elif CONTEXTS.allows(self.record.state, ContextEvent.STOP):
+            self._context.leaving = None
             self._context.advance(ContextEvent.STOP, stop_requested=requested)
             self._launch.call(lambda handle: handle.stop(timeout), unlaunched=ContextEnd.STOPPED)
 
@@ -435,6 +451,14 @@ class LiveContext:
             outbox.put(partial(self._retire, successor))
             for live in jobs:
                 outbox.put(live.postpone)
+
+    def _leave(self, reason: ErrorInfo) -> None:
+        """End the jobs that do not run again, and leave the others and the context to another server."""
+        self._jobs.end_all(reason, spare_waiting=True, spare_restartable=True)
+        for live in self._jobs.take_left():
+            self._context.outbox.put(live.postpone)
+        self._deadlines.close()
+        self._context.outbox.put(self._release_detached)
 
     def _close(self) -> None:
         self._deadlines.close()

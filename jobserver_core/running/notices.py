@@ -31,7 +31,7 @@ from jobserver_core.errors import StorageError
 from jobserver_core.ports import Clock, MetadataStore, Timer
 from jobserver_core.repeats import Repeats
 
-__all__ = ["POLL", "Notices", "Topic"]
+__all__ = ["POLL", "Notices", "Topic", "notice_of"]
 
 _log = logging.getLogger(__name__)
 _repeats = Repeats(_log)
@@ -53,8 +53,15 @@ class Topic(str, Enum):
     """Jobs or contexts have ended."""
     REQUESTED = "requested"
     """There are requests to these servers."""
+    LEFT = "left"
+    """These servers have ended, and what they left can be taken over."""
     ANSWERED = "answered"
     """These requests have an answer."""
+
+
+def notice_of(topic: Topic, record_id: str) -> str:
+    """Return one notice as it is sent."""
+    return json.dumps([topic.value, record_id])
 
 
 class Worker:
@@ -152,7 +159,7 @@ class Notices:
     def send(self, topic: Topic, record_id: str) -> None:
         """Tell all servers that there is something new about a record."""
         if self._started and (topic is not Topic.ENDED or self._heard or self.has_peers()):
-            self._sender.wake(frozenset([json.dumps([topic.value, record_id])]))
+            self._sender.wake(frozenset([notice_of(topic, record_id)]))
 
     def close(self) -> None:
         """Send and look no more, and wait for looks that run. Idempotent."""

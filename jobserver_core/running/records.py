@@ -203,7 +203,7 @@ class Records:
         self,
         context: Context,
         event: ContextEvent,
-        error: ErrorInfo,
+        error: ErrorInfo | None,
         *,
         ended_at: datetime,
         successor: Context,

@@ -75,7 +75,7 @@ from jobserver_core.running.jobs import JobService
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.records import FinalOutcome, Records
-from jobserver_core.running.restarts import Death, death_of, runs_again
+from jobserver_core.running.restarts import SERVER_STOPPED, Death, death_of, runs_again
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import SparkSettings
@@ -312,7 +312,8 @@ class Recovery:
         return death_of(context, settings=settings, reason=self._reason(context), died_at=died_at)
 
     def _reason(self, context: Context) -> ErrorInfo:
-        return self._failed.get(context.id, _SERVER_ENDED)
+        left = context.error if context.error and context.error.error_class == SERVER_STOPPED else None
+        return self._failed.get(context.id) or left or _SERVER_ENDED
 
     def _settings_for(self, context: Context) -> JsonMapping:
         """Return the settings of a context's successor: those of the configuration, if they are valid."""
@@ -340,8 +341,13 @@ class Recovery:
         if death is not None and successor is not None:
             record = successor.record
             try:
+                event = ContextEvent.STOPPED if death.orderly else ContextEvent.FAIL
                 ended = self._records.replace_context(
-                    context, ContextEvent.FAIL, error, ended_at=death.died_at, successor=record
+                    context,
+                    event,
+                    None if death.orderly else error,
+                    ended_at=death.died_at,
+                    successor=record,
                 )
             except BaseException:
                 self._registry.forget(successor)

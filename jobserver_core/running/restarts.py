@@ -15,9 +15,12 @@ it dies as well, it has a successor of its own, until there were ``max-restarts`
 context that has lived for ``restart-reset`` resets the count.
 
 The invariants: a context that was asked to stop, or stops by itself (``idle-timeout``), has no successor, and
-neither has one that ends with its server in an orderly way. A context that was never ready has none either,
-because its creator gets the reason, unless it is a successor itself or its server died while it was
-starting. At most one server stores a successor: the one whose write ends the context.
+neither has one that ends with the last server in an orderly way. If other servers are there, one that is
+stopped *leaves* its supervised contexts to them: their records say so, and are otherwise those of lost
+contexts, which another server takes over as soon as the registration of their server is gone. A context that
+was never ready has no successor either, because its creator gets the reason, unless it is a successor itself
+or its server died or left it while it was starting. At most one server stores a successor: the one whose
+write ends the context.
 """
 
 from __future__ import annotations
@@ -36,18 +39,26 @@ from jobserver_core.models.lifecycle import ContextState
 from jobserver_core.running.context_settings import RestartLimits, restart_limits
 from jobserver_core.running.records import Records
 
-__all__ = ["Death", "death_of", "pause_before", "runs_again"]
+__all__ = ["SERVER_STOPPED", "Death", "death_of", "pause_before", "runs_again"]
+
+
+SERVER_STOPPED = "ServerStopped"
+"""The class of the error of contexts whose server was stopped in an orderly way."""
 
 
 @attrs.frozen(kw_only=True)
 class Death:
-    """The unexpected end of a supervised context. ``settings`` are those of its successor."""
+    """The end of a supervised context that nobody asked for. ``settings`` are those of its successor.
+
+    An ``orderly`` one is that of a context whose server was stopped: it does not count as a failure.
+    """
 
     context: Context
     settings: JsonMapping
     limits: RestartLimits
     reason: ErrorInfo
     died_at: datetime
+    orderly: bool = False
 
     @property
     def _consecutive(self) -> int:
@@ -59,7 +70,7 @@ class Death:
     @property
     def final(self) -> bool:
         """Whether the context is not started again, because that has failed too often."""
-        return self._consecutive >= self.limits.max_restarts
+        return self._consecutive >= self.limits.max_restarts and not self.orderly
 
     @property
     def error(self) -> ErrorInfo:
@@ -83,7 +94,7 @@ class Death:
             state=ContextState.RESTARTING,
             error=self.reason,
             restarts=self.context.restarts + 1,
-            consecutive_restarts=self._consecutive + 1,
+            consecutive_restarts=self._consecutive + (0 if self.orderly else 1),
         )
 
 
@@ -102,6 +113,7 @@ def death_of(
         limits=limits,
         reason=reason or ErrorInfo(message="the context ended by itself"),
         died_at=died_at,
+        orderly=reason is not None and reason.error_class == SERVER_STOPPED,
     )
 
 

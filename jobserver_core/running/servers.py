@@ -50,6 +50,7 @@ from jobserver_core.models.lifecycle import CONTEXTS
 from jobserver_core.models.servers import Server, ServerStatus
 from jobserver_core.ports import Clock, MetadataStore, Timer
 from jobserver_core.repeats import Repeats
+from jobserver_core.running.notices import Topic, notice_of
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import ServerSettings
@@ -150,6 +151,22 @@ class Membership:
         ]
 
     @property
+    def has_heirs(self) -> bool:
+        """Whether another server would take over what this one leaves. Raises StorageError."""
+        return self._metadata.shared and any(
+            server.id != self._id and not server.draining for server in self._metadata.servers(expired=False)
+        )
+
+    def servers_left(self, ids: frozenset[str] | None) -> None:
+        """Look at once for what these servers have left. Raises StorageError."""
+        if not ids:
+            return  # every renewal looks anyway
+        with self._working:
+            if not self._closed:
+                self._look_wanted = True
+                self._renew()
+
+    @property
     def has_peers(self) -> bool:
         """Whether other servers were registered at the last renewal."""
         return bool(self._known)
@@ -185,6 +202,7 @@ class Membership:
                     self._metadata.renew_server(self._id, lease=self._reattach_timeout)
                 else:
                     self._metadata.remove_server(self._id)
+                    self._metadata.notify(f"[{notice_of(Topic.LEFT, self._id)}]")
             except StorageError as error:
                 _log.warning("this server stays registered until its lease expires: %s", error)
 

@@ -66,7 +66,7 @@ class Supervisor:
         pause = pause_before(record)
         reason = record.error.message if record.error else ""
         _log.warning(
-            "context %s died and is started again in %g s (restart %d): %s",
+            "context %s is started again in %g s (restart %d): %s",
             record.name,
             pause,
             record.restarts,

@@ -7,11 +7,20 @@ from collections.abc import Callable
 import pytest
 
 from conditions import wait_until
-from jobserver_core import ContextState, FailureKind, InvalidSetting, JobState, Resources, Settings
+from jobserver_core import (
+    ContextQuery,
+    ContextState,
+    FailureKind,
+    InvalidSetting,
+    JobState,
+    Resources,
+    Settings,
+)
+from jobserver_core.memory import InlineLauncher
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports import ContextEnd
-from serving import WAIT, a_request, upload
-from several_servers import Fleet, Member, finish
+from serving import FUNCTIONS, WAIT, a_request, upload
+from several_servers import ONE_SLOT, RECEIVER, Fleet, Member, finish
 
 
 class SupervisedContexts(Fleet):
@@ -103,6 +112,60 @@ class SupervisedContexts(Fleet):
         lost = alive.server.job(job)
         assert (lost.state, lost.failure) == (JobState.ERROR, FailureKind.CONTEXT_LOST)
         assert alive.server.context("fine").state is ContextState.RESTARTING
+
+    def test_a_supervised_context_of_a_server_that_is_stopped_moves_at_once(
+        self, members: list[Member]
+    ) -> None:
+        leaving, staying = self.boot(launcher=InlineLauncher(FUNCTIONS), settings=ONE_SLOT), self.boot()
+        upload(leaving.server)
+        leaving.server.create_context("shared", {"supervise": True}).result(WAIT)
+        request = a_request("w.Sleep", context="shared", restartable=True, callback_url=RECEIVER)
+        begun = leaving.server.submit(request).id
+        wait_until(lambda: leaving.server.job(begun).state is JobState.RUNNING)
+        waiting = leaving.server.submit(a_request("w.Any", context="shared")).id
+        leaving.server.drain()
+        leaving.server.close(0)
+
+        def moved() -> bool:
+            staying.clock.advance(0)
+            return bool(staying.launcher.handles)
+
+        wait_until(moved, "the context on the other server", WAIT)
+        context = staying.server.context("shared")
+        assert (context.owner, context.state) == (staying.id, ContextState.RESTARTING)
+        assert (context.restarts, context.consecutive_restarts) == (1, 0)
+        assert context.error is not None
+        assert "was stopped" in context.error.message
+        [_, before] = staying.server.contexts(ContextQuery(name="shared"))
+        assert (before.state, before.owner) == (ContextState.FINISHED, staying.id)
+        staying.ready()
+        calls = staying.launcher.handles[0].calls
+        wait_until(lambda: len(calls) == 2, "the jobs", WAIT)
+        assert {job for _, job in calls} == {begun, waiting}
+        assert staying.server.deliveries(begun) == []
+        finish(staying, begun)
+        assert staying.server.job_handle(begun).result(WAIT) == "done"
+
+    def test_jobs_that_may_not_run_twice_end_with_a_context_that_moves(self, members: list[Member]) -> None:
+        leaving, staying = self.boot(launcher=InlineLauncher(FUNCTIONS)), self.boot()
+        upload(leaving.server)
+        leaving.server.create_context("shared", {"supervise": True}).result(WAIT)
+        job = leaving.server.submit(a_request("w.Sleep", context="shared", callback_url=RECEIVER)).id
+        wait_until(lambda: leaving.server.job(job).state is JobState.RUNNING)
+        leaving.server.close(0)
+        ended = staying.server.job(job)
+        assert (ended.state, ended.failure) == (JobState.ERROR, FailureKind.CONTEXT_LOST)
+        assert len(staying.server.deliveries(job)) == 1
+
+    @pytest.mark.parametrize("others", ["none", "draining"])
+    def test_a_supervised_context_ends_with_the_last_server(self, members: list[Member], others: str) -> None:
+        last = self.boot(launcher=InlineLauncher(FUNCTIONS))
+        if others == "draining":
+            self.boot().server.drain()
+        last.server.create_context("shared", {"supervise": True}).result(WAIT)
+        last.server.close(1)
+        [context] = self.open().contexts(ContextQuery(name="shared"))
+        assert context.state in (ContextState.FINISHED, ContextState.KILLED)
 
     def test_a_paused_server_starts_no_context_again_that_another_one_has(
         self, members: list[Member]
