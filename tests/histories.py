@@ -35,7 +35,7 @@ from jobserver_core.memory import MemoryBlobStore, MemoryTransport
 from jobserver_core.models.lifecycle import CONTEXTS, JOBS
 from jobserver_core.ports import BlobStore, ContextEnd, ContextListener, JobOutcome, MetadataStore
 from jobserver_core.testing.clock import ManualClock
-from serving import ScriptedLauncher, a_request, a_server, archive
+from serving import ScriptedLauncher, a_request, a_server, archive, report_result
 
 SLOTS = 2
 NAMES = st.sampled_from(["one", "two"])
@@ -232,8 +232,7 @@ class JobServerHistory(RuleBasedStateMachine):
         listener = self.listener_of(job_id) if job_id else None
         if not job_id or not listener or not self.dispatched(job_id):
             return
-        listener.open_result(job_id, stream=True).write(result)
-        listener.job_ended(job_id, JobOutcome())
+        report_result(listener, job_id, result, stream=True)
         self.results[job_id] = result
         assert self.server.job(job_id).state is JobState.FINISHED
 

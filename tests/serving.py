@@ -159,6 +159,12 @@ class ScriptedLauncher(Launcher):
             listener.context_ended(ContextEnd.KILLED)
 
 
+def report_result(listener: ContextListener, job_id: str, data: bytes, *, stream: bool = False) -> None:
+    """Report that a job ended with a result."""
+    listener.open_result(job_id, stream=stream).write(data)
+    listener.job_ended(job_id, JobOutcome())
+
+
 class Scene:
     """A server with one context and a scripted launcher; records the events that the server publishes.
 
@@ -186,8 +192,7 @@ class Scene:
 
     def finish(self, job: JobHandle, data: bytes = b"1", *, stream: bool = False) -> None:
         """Report that a job ended with a result."""
-        self.listener.open_result(job.id, stream=stream).write(data)
-        self.listener.job_ended(job.id, JobOutcome())
+        report_result(self.listener, job.id, data, stream=stream)
 
     def states(self, job_id: str) -> list[JobState]:
         """Return the states of a job that were published, each once."""

@@ -14,10 +14,10 @@ import pytest
 from conditions import wait_until
 from jobserver_core import DeliveryState, JobServer, Settings, StorageError
 from jobserver_core.memory import MemoryBlobStore, MemoryTransport
-from jobserver_core.ports import JobOutcome, Launcher, MetadataStore
+from jobserver_core.ports import Launcher, MetadataStore
 from jobserver_core.running.recovery import Recovery
 from jobserver_core.testing.clock import ManualClock
-from serving import WAIT, ScriptedLauncher, a_request, a_server, upload
+from serving import WAIT, ScriptedLauncher, a_request, a_server, report_result, upload
 
 RECEIVER = "memory://receiver/x"
 ONE_SLOT = Settings.from_mapping({"jobserver.jobs.max-jobs-per-context": 1})
@@ -164,8 +164,7 @@ class Fleet:
 def finish(member: Member, job_id: str) -> None:
     listener = member.launcher.listeners[0]
     listener.job_running(job_id)
-    listener.open_result(job_id, stream=False).write(b'"done"')
-    listener.job_ended(job_id, JobOutcome())
+    report_result(listener, job_id, b'"done"')
 
 
 def wait_for_delivery(member: Member, delivery_id: str, state: DeliveryState) -> None:

@@ -110,7 +110,7 @@ class ContextEnd(str, Enum):
     """Why a context ended."""
 
     STOPPED = "stopped"
-    """It stopped in good order. If it was not ready, and nobody asked it to stop, that is a failure."""
+    """It stopped in good order. If it was not ready, and no stop was requested, that is a failure."""
     KILLED = "killed"
     """:meth:`ContextHandle.kill` ended it."""
     FAILED = "failed"

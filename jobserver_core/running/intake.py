@@ -13,11 +13,11 @@ one that was submitted here. What the owner has not picked up when it dies is a 
 lost context: the recovery of another server runs it again.
 
 The invariants: only the owner of its context writes to such a job, and only one of its threads at a time,
-which has *claimed* the job. A claim is no lock: code of subscribers may run while a thread has one, and pick
-up or kill other jobs. Once the end of a context is stored, no more jobs can be enqueued for it. A single scan
-after that point therefore finds every job that was not picked up. They run in the successor of the context if
-it has one, and in a new context if it ended by itself while it was idle or drained; otherwise they end with
-it.
+which has *claimed* the job. A claim is not a lock: code of subscribers may run while a thread has one, and
+pick up or kill other jobs. Once the end of a context is stored, no more jobs can be enqueued for it. A single
+scan after that point therefore finds every job that was not picked up. They run in the successor of the
+context if it has one, and in a new context if it ended by itself while it was idle or drained; otherwise they
+end with it.
 
 A job whose files cannot be leased stops no other one. It is tried again in each look, until it has waited for
 its ``max_queue_time`` or for :data:`LEASE_TIMEOUT`. Nor does one whose files arrive slowly: they are leased

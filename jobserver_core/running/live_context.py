@@ -90,6 +90,7 @@ class LiveContext:
         self._files = ExitStack()
         self._code_digests: frozenset[str] = frozenset()
         self._context = ContextRecord(record, records=records, clock=clock)
+        # The parts call one another, in a circle, but none of them before this constructor returns.
         self._deadlines = Deadlines(
             self._context,
             clock=clock,

@@ -10,7 +10,7 @@ import pytest
 
 from jobserver_core import ContextState, ErrorInfo, FailureKind, JobHandle, JobState, errors
 from jobserver_core.ports import ContextEnd, ContextListener, JobOutcome
-from serving import WAIT, Scene, ScriptedLauncher, a_request, a_server, upload
+from serving import WAIT, Scene, ScriptedLauncher, a_request, a_server, report_result, upload
 
 RAISED = JobOutcome(error=ErrorInfo(message="boom"), failure=FailureKind.RAISED)
 
@@ -25,8 +25,7 @@ def scene() -> Iterator[Scene]:
 
 def finish(scene: Scene, job: JobHandle, text: bytes = b"1") -> None:
     scene.listener.job_running(job.id)
-    scene.listener.open_result(job.id, stream=False).write(text)
-    scene.listener.job_ended(job.id, JobOutcome())
+    report_result(scene.listener, job.id, text)
 
 
 def test_a_job_that_finishes_before_its_kill_arrives_is_finished(scene: Scene) -> None:
@@ -36,8 +35,7 @@ def test_a_job_that_finishes_before_its_kill_arrives_is_finished(scene: Scene) -
     assert not waiter.done()
     assert scene.server.job(job.id).state is JobState.RUNNING
     assert scene.server.job(job.id).kill_requested
-    scene.listener.open_result(job.id, stream=False).write(b"1")
-    scene.listener.job_ended(job.id, JobOutcome())
+    report_result(scene.listener, job.id, b"1")
     assert waiter.result(0).state is JobState.FINISHED
     assert len(scene.server.deliveries(job.id)) == 1
 
@@ -74,8 +72,7 @@ def test_a_second_outcome_of_a_job_changes_nothing(scene: Scene) -> None:
 
 def test_a_job_whose_launcher_reports_only_its_end_finishes_and_counts_as_run(scene: Scene) -> None:
     job = scene.submit()
-    scene.listener.open_result(job.id, stream=False).write(b"2")
-    scene.listener.job_ended(job.id, JobOutcome())
+    report_result(scene.listener, job.id, b"2")
     record = scene.server.job(job.id)
     assert record.state is JobState.FINISHED
     assert record.running_at is not None
@@ -231,8 +228,7 @@ def test_the_outcome_that_another_writer_stored_first_wins(scene: Scene) -> None
 def test_a_full_disk_is_the_error_of_the_job_whose_result_it_was(scene: Scene) -> None:
     job = scene.submit()
     scene.listener.job_running(job.id)
-    scene.listener.open_result(job.id, stream=False).write(b"\xff")
-    scene.listener.job_ended(job.id, JobOutcome())
+    report_result(scene.listener, job.id, b"\xff")
     record = scene.server.job(job.id)
     assert record.failure is FailureKind.RESULT
     assert record.error is not None

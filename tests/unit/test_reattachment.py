@@ -31,10 +31,19 @@ from jobserver_core.memory import (
 )
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.json_values import JsonMapping
-from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobOutcome, JobSpec
+from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobSpec
 from jobserver_core.running import recovery
 from jobserver_core.testing.clock import ManualClock
-from serving import FUNCTIONS, WAIT, ScriptedHandle, ScriptedLauncher, a_request, a_server, upload
+from serving import (
+    FUNCTIONS,
+    WAIT,
+    ScriptedHandle,
+    ScriptedLauncher,
+    a_request,
+    a_server,
+    report_result,
+    upload,
+)
 
 ONE_SLOT = Settings(jobs=JobLimits(max_jobs_per_context=1))
 
@@ -279,8 +288,7 @@ def test_waiting_jobs_are_dispatched_only_after_the_context_is_back(
     listener.context_ready(application_id=None, url=None)
     assert handle.calls == []
     listener.job_running(running)
-    listener.open_result(running, stream=False).write(b"1")
-    listener.job_ended(running, JobOutcome())
+    report_result(listener, running, b"1")
     assert server.job_handle(running).result(WAIT) == 1
     until(lambda: handle.calls == [("submit", waiting)])
 
@@ -303,8 +311,7 @@ def test_when_the_context_is_dead_its_running_jobs_end_and_the_others_run_elsewh
     listener.context_ready(application_id=None, url=None)
     until(lambda: launcher.handles[1].calls == [("submit", waiting)])
     listener.job_running(waiting)
-    listener.open_result(waiting, stream=False).write(b"2")
-    listener.job_ended(waiting, JobOutcome())
+    report_result(listener, waiting, b"2")
     assert handle.result(WAIT) == 2
 
 

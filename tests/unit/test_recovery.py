@@ -23,7 +23,7 @@ from jobserver_core.ports import ContextEnd, JobOutcome
 from jobserver_core.running.recovery import RETRY_INTERVAL
 from jobserver_core.running.retention import GRACE
 from jobserver_core.testing.clock import ManualClock
-from serving import WAIT, Successors, a_request, archive, upload
+from serving import WAIT, Successors, a_request, archive, report_result, upload
 
 
 @pytest.fixture
@@ -70,8 +70,7 @@ def test_a_job_that_never_reached_its_own_context_runs_again(world: Successors) 
     listener.context_ready(application_id=None, url=None)
     assert handle.calls == [("submit", job.id)]
     listener.job_running(job.id)
-    listener.open_result(job.id, stream=False).write(b'"again"')
-    listener.job_ended(job.id, JobOutcome())
+    report_result(listener, job.id, b'"again"')
     assert second.job_handle(job.id).result(WAIT) == "again"
 
 

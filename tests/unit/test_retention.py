@@ -19,7 +19,7 @@ from jobserver_core.ports import ContextEnd, JobOutcome
 from jobserver_core.running import retention
 from jobserver_core.running.retention import GRACE
 from jobserver_core.testing.clock import ManualClock
-from serving import WAIT, ScriptedLauncher, a_request, a_server, archive, upload
+from serving import WAIT, ScriptedLauncher, a_request, a_server, archive, report_result, upload
 
 DAY = 86_400
 
@@ -56,8 +56,7 @@ class World:
         directory.job_log(job.id).write_text("log")
         directory.context_log(job.job.context_id).write_text("log")
         if end:
-            listener.open_result(job.id, stream=False).write(b"1")
-            listener.job_ended(job.id, JobOutcome())
+            report_result(listener, job.id, b"1")
             if context is None:
                 listener.context_ended(ContextEnd.STOPPED)
         return job.id

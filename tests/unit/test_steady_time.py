@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from jobserver_core import BinaryType, JobServer
 from jobserver_core.models.contexts import ContextQuery
-from jobserver_core.ports import ContextEnd, JobOutcome, SteadyClock
+from jobserver_core.ports import ContextEnd, SteadyClock
 from jobserver_core.testing.clock import ManualClock
-from serving import WAIT, ScriptedLauncher, Successors, a_request, a_server, archive, upload
+from serving import WAIT, ScriptedLauncher, Successors, a_request, a_server, archive, report_result, upload
 
 HOUR = 3600.0
 
@@ -40,8 +40,7 @@ class Scene(Successors):
     def finish(self, job_id: str) -> None:
         listener = self.launchers[-1].listeners[0]
         listener.job_running(job_id)
-        listener.open_result(job_id, stream=False).write(b"1")
-        listener.job_ended(job_id, JobOutcome())
+        report_result(listener, job_id, b"1")
 
 
 @pytest.fixture

@@ -26,12 +26,12 @@ from jobserver_core import (
 from jobserver_core.config.settings import JobLimits, SparkSettings
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.json_values import JsonMapping
-from jobserver_core.ports import ContextEnd, JobOutcome
+from jobserver_core.ports import ContextEnd
 from jobserver_core.running.context_registry import ContextRegistry
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.restarts import Death, death_of, pause_before
 from jobserver_core.testing.builders import EPOCH, a_context
-from serving import WAIT, ScriptedLauncher, Successors, a_request, a_server, upload
+from serving import WAIT, ScriptedLauncher, Successors, a_request, a_server, report_result, upload
 
 SUPERVISED: JsonMapping = {"supervise": True, "restart-backoff": "1 ms"}
 DIED = ErrorInfo(message="Java heap space", error_class="java.lang.OutOfMemoryError")
@@ -78,8 +78,7 @@ class World:
     def finish(self, job_id: str) -> None:
         listener = self.launcher.listeners[-1]
         listener.job_running(job_id)
-        listener.open_result(job_id, stream=False).write(b'"done"')
-        listener.job_ended(job_id, JobOutcome())
+        report_result(listener, job_id, b'"done"')
 
     def submitted(self) -> list[str]:
         """Return the jobs that the newest context was given."""
