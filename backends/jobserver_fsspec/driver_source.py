@@ -19,6 +19,7 @@ _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryEr
 class DriverSource(Source):
     """Reads files with fsspec's driver for the URI's scheme, with ``options[scheme]`` as its options.
 
+    The option ``driver`` is the scheme whose driver to use instead, such as ``webhdfs`` for ``hdfs``.
     The policy checks only the name of the host or bucket, and the deadline is checked between chunks.
     Versions are identified by the driver's ``ukey``.
     """
@@ -53,12 +54,14 @@ class DriverSource(Source):
         # Not fsspec.open, which would interpret "::" in the path as a chain of file systems.
         import fsspec  # noqa: PLC0415 - rarely needed
 
-        driver = fsspec.get_filesystem_class(uri.scheme)
+        given = dict(self._options.get(uri.scheme, {}))
+        protocol = str(given.pop("driver", uri.scheme))
+        driver = fsspec.get_filesystem_class(protocol)
         user = "" if uri.user is None else f"{quote(uri.user, safe='')}:{quote(uri.password or '', safe='')}@"
         query = f"?{uri.query}" if uri.query else ""
         url = f"{uri.scheme}://{user}{uri.authority}{unquote(uri.path)}{query}"
-        options = {**driver._get_kwargs_from_urls(url), **self._options.get(uri.scheme, {})}
-        return fsspec.filesystem(uri.scheme, **options), driver._strip_protocol(url)
+        options = {**driver._get_kwargs_from_urls(url), **given}
+        return fsspec.filesystem(protocol, **options), driver._strip_protocol(url)
 
 
 def _chunks(uri: Uri, file: Any, start: int) -> Iterator[bytes]:

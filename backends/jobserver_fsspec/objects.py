@@ -28,6 +28,8 @@ _LARGEST_SHARE = 4
 _Info: TypeAlias = Mapping[str, Any]
 """What a driver says about an object; the members depend on the driver."""
 _TIME_KEYS = ("LastModified", "last_modified", "mtime", "updated")
+_TIME_KEY_OF_HDFS = "modificationTime"
+"""In milliseconds."""
 
 
 class ObjectBlobStore(BlobStore):
@@ -57,6 +59,7 @@ class ObjectBlobStore(BlobStore):
         self._redact = redact
         self._block_size = block_size
         protocols = filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,)
+        self._webhdfs = "webhdfs" in protocols
         in_bucket = not _WITH_BUCKETS.isdisjoint(protocols)
         self._bucket = self._root.lstrip("/").partition("/")[0] if in_bucket else None
 
@@ -145,13 +148,21 @@ class ObjectBlobStore(BlobStore):
         """Move a complete object to its final key. An existing object is replaced, which renews its time."""
         key = self._key(digest)
         try:
-            self._making_parent(key, lambda: self._files.mv(temporary, key))
+            self._making_parent(key, lambda: self._move(temporary, key))
         except FileExistsError:  # a file system whose move does not replace
             self._remove(key)
-            self._files.mv(temporary, key)
+            self._move(temporary, key)
         if (found := self.size(digest)) != size:
             self._remove(key)
             raise StorageError(message=f"{self._name} stored {found} bytes of a blob of {size} bytes")
+
+    def _move(self, temporary: str, key: str) -> None:
+        if self._webhdfs:  # the driver's own move ignores that HDFS refuses it, and never replaces
+            self._files._call(
+                "RENAME", method="put", path=temporary, destination=key, renameoptions="OVERWRITE"
+            )
+        else:
+            self._files.mv(temporary, key)
 
     def remove_temporary(self, key: str) -> None:
         """Remove the temporary object of a writer, ignoring errors. A later sweep removes the rest."""
@@ -223,6 +234,8 @@ class ObjectBlobStore(BlobStore):
         with self.translated("list"):
             try:
                 at = next((info[name] for name in _TIME_KEYS if info.get(name) is not None), None)
+                if _TIME_KEY_OF_HDFS in info:
+                    at = info[_TIME_KEY_OF_HDFS] / 1000
                 modified = _time(self._files.modified(key) if at is None else at)
             except (FileNotFoundError, NotImplementedError):
                 return False

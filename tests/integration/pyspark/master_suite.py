@@ -115,7 +115,10 @@ def check_idle_executors_are_given_back(context: Context, executors: Callable[[]
 def check_loss_of_executors(context: Context, executors: Callable[[], list[int]]) -> None:
     """Kill the executors in the middle of a job: new ones fetch its package, and it has its result."""
     job = context.submit("work.StagesWhileASessionEnds")
-    wait_until(lambda: context.listener.progress.get(job.id), "the job has tasks")
+    progress = context.listener.progress
+    wait_until(
+        lambda: any(each.tasks_done for each in progress.get(job.id, [])), "executors run tasks", 120.0
+    )
     lost = executors()
     assert lost
     for pid in lost:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import getpass
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from launcher_world import Context, Start
-from master_suite import MasterSuite, check_deaths, check_loss_of_executors
+from master_suite import (
+    DYNAMIC,
+    MasterSuite,
+    check_deaths,
+    check_idle_executors_are_given_back,
+    check_loss_of_executors,
+)
+from package_checks import Wheel, check_a_large_package_is_shipped_once, check_packed_environment
 from yarn_cluster import YarnCluster
 
 from conditions import wait_until
 from jobserver_core.ports import ContextEnd, JobCode
 
 pytestmark = [pytest.mark.spark, pytest.mark.yarn, pytest.mark.timeout(600)]
+
+PACKED = "./packed/bin/python"
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +56,36 @@ class TestYarn(MasterSuite):
         return on_yarn
 
 
+@pytest.fixture(scope="module")
+def in_environment_on_yarn(yarn: YarnCluster, start_shared: Start, environment: Path) -> Iterator[Context]:
+    """The driver and the executors run the interpreter of the archive."""
+    settings = yarn.settings(archives=f"{environment}#packed")
+    settings["python"] = {"executable": "packed/bin/python"}
+    context = start_shared(settings).wait_ready(200.0)
+    yield context
+    context.handle.kill()
+    context.wait_end()
+
+
+def test_executors_run_in_a_packed_environment(in_environment_on_yarn: Context, rates: Wheel) -> None:
+    check_packed_environment(in_environment_on_yarn, rates)
+
+
+def test_a_large_package_is_shipped_once_for_all_jobs_of_a_context(
+    in_environment_on_yarn: Context, tmp_path: Path
+) -> None:
+    check_a_large_package_is_shipped_once(in_environment_on_yarn, tmp_path)
+
+
+def test_idle_executors_are_given_back_and_come_again(yarn: YarnCluster, start: Start) -> None:
+    settings = yarn.settings(**DYNAMIC) | {"num-cpu-cores": 2}
+    del settings["spark"]["executor.instances"]
+    context = start(settings).wait_ready(200.0)
+    check_idle_executors_are_given_back(context, lambda: yarn.executors(context.application_id))
+    context.handle.kill()
+    context.wait_end()
+
+
 def test_nothing_is_left_on_the_cluster_after_deaths(
     yarn: YarnCluster, start: Start, tmp_path: Path, code: JobCode
 ) -> None:
@@ -66,10 +106,12 @@ def test_an_application_killed_through_yarn_ends_its_context_with_the_reason(
     assert on_yarn.listener.of_job(job.id) == ["running"], "what ended was the context"
 
 
-def test_a_context_of_another_user_with_the_shared_archive_leaves_nothing_when_it_dies(
-    yarn: YarnCluster, start: Start
+def test_a_context_of_another_user_has_its_files_on_hdfs_and_leaves_nothing_when_it_dies(
+    yarn: YarnCluster, start: Start, environment: Path
 ) -> None:
-    settings = yarn.settings(**{"proxy.user": "alice"})
+    yarn.hdfs.put("/environments/packed.tar.gz", environment)
+    executors = {"archives": "hdfs:///environments/packed.tar.gz#packed", "pyspark.python": PACKED}
+    settings = yarn.settings(**{"proxy.user": "alice"}, **executors)
     del settings["spark"]["yarn.jars"]
     context = start(settings).wait_ready(200.0)
     application = context.application_id
@@ -78,10 +120,12 @@ def test_a_context_of_another_user_with_the_shared_archive_leaves_nothing_when_i
         "real": getpass.getuser()
     }
     assert yarn.application(application)["user"] == "alice"
-    assert [path.name for path in yarn.staging.glob(".jobserver/spark-*.zip")]
+    assert context.run("dependencies.OnExecutors", {"module": "rates"}).value == "of the environment"
+    [archive] = yarn.hdfs.names("/user/alice/.jobserver")
+    assert re.fullmatch(r"spark-[0-9a-f]{24}\.zip", archive)
+    assert yarn.hdfs.names("/user/alice/.sparkStaging") == [application]
     context.running("trouble.SleepingTasks")
     context.handle.kill()
     context.wait_end()
-    wait_until(lambda: yarn.application(application)["state"] == "FINISHED", "the application ends")
-    wait_until(lambda: not yarn.executors(application), "its executors end")
-    assert not [path for path in yarn.staging.glob(".sparkStaging/*") if path.name == application]
+    wait_until(lambda: not yarn.left(application), lambda: yarn.left(application))
+    assert yarn.hdfs.names("/user/alice/.sparkStaging") == []

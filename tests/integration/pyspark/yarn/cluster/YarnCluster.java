@@ -4,20 +4,25 @@ import java.io.FileOutputStream;
 import java.io.InputStreamReader;
 import java.io.OutputStream;
 import java.util.Map;
+import org.apache.hadoop.conf.Configuration;
+import org.apache.hadoop.fs.Path;
+import org.apache.hadoop.hdfs.MiniDFSCluster;
+import org.apache.hadoop.yarn.api.records.NodeId;
 import org.apache.hadoop.yarn.conf.YarnConfiguration;
 import org.apache.hadoop.yarn.server.MiniYARNCluster;
+import org.apache.hadoop.yarn.server.resourcemanager.rmnode.RMNodeEvent;
+import org.apache.hadoop.yarn.server.resourcemanager.rmnode.RMNodeEventType;
 
 /**
- * A ResourceManager and two NodeManagers in one JVM, on loopback.
+ * HDFS, a ResourceManager and two NodeManagers in one JVM, on loopback.
  *
  * <p>Writes the configuration for clients into the directory of the first argument and prints "ready". Then it
- * reads commands, and answers each with "done": "stop-node N" stops a NodeManager with all its containers. The
- * end of its input ends it.
+ * reads commands, and answers each with "done": "expire NODE" makes the ResourceManager act as if it had not heard
+ * from a NodeManager for too long. The end of its input ends it.
  */
 public final class YarnCluster {
   private static final Map<String, String> SETTINGS =
       Map.ofEntries(
-          Map.entry("fs.defaultFS", "file:///"),
           Map.entry("yarn.scheduler.minimum-allocation-mb", "64"),
           Map.entry("yarn.nodemanager.resource.memory-mb", "4096"),
           Map.entry("yarn.nodemanager.resource.cpu-vcores", "8"),
@@ -38,20 +43,30 @@ public final class YarnCluster {
     String user = System.getProperty("user.name");
     settings.set("hadoop.proxyuser." + user + ".hosts", "*");
     settings.set("hadoop.proxyuser." + user + ".users", "*");
+    MiniDFSCluster files = new MiniDFSCluster.Builder(settings, new File("hdfs")).numDataNodes(1).build();
+    files.waitActive();
+    for (String name : new String[] {user, "alice"}) {
+      Path home = new Path("/user/" + name);
+      files.getFileSystem().mkdirs(home);
+      files.getFileSystem().setOwner(home, name, name);
+    }
     MiniYARNCluster cluster = new MiniYARNCluster("jobs", 1, 2, 1, 1);
     cluster.init(settings);
     cluster.start();
+    Configuration clients = new Configuration(cluster.getConfig());
+    clients.unset("net.topology.node.switch.mapping.impl"); // a class for tests, which clients do not have
     for (String name : new String[] {"yarn-site.xml", "core-site.xml"}) {
       try (OutputStream file = new FileOutputStream(new File(arguments[0], name))) {
-        cluster.getConfig().writeXml(file);
+        clients.writeXml(file);
       }
     }
     System.out.println("ready");
     BufferedReader commands = new BufferedReader(new InputStreamReader(System.in));
     for (String line = commands.readLine(); line != null; line = commands.readLine()) {
       String[] words = line.trim().split(" ");
-      if (words[0].equals("stop-node")) {
-        cluster.getNodeManager(Integer.parseInt(words[1])).stop();
+      if (words[0].equals("expire")) {
+        RMNodeEvent expired = new RMNodeEvent(NodeId.fromString(words[1]), RMNodeEventType.EXPIRE);
+        cluster.getResourceManager().getRMContext().getDispatcher().getEventHandler().handle(expired);
       }
       System.out.println("done");
     }
