@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.metadata import version
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,11 @@ _SCRIPT = "assets/javascripts/mermaid.js"
 _LOADED = re.compile(
     r"<(?:script|img|link rel=\"(?:stylesheet|icon|preconnect)\")[^>]*(?:src|href)=\"https?://[^>]*>"
 )
+
+
+def on_config(config: dict[str, str], **_more: object) -> None:
+    """Show the version in the title: each release has a site of its own, in its source distribution."""
+    config["site_name"] = f"{config['site_name']} {version('jobserver-core')}"
 
 
 def on_page_markdown(markdown: str, **_more: object) -> str:

@@ -14,7 +14,7 @@ from jobserver_cli.lookups import explained
 from jobserver_cli.parameters import command
 from jobserver_cli.reports import time_shown
 from jobserver_cli.terminal import Terminal
-from jobserver_cli.uploads import BinaryKind, kind_of, post_file, upload_binary
+from jobserver_cli.uploads import BinaryKind, digest_of, has, kind_of, post_file, upload_binary
 
 PANEL = "Code and data"
 
@@ -66,7 +66,7 @@ def upload(
         typer.Option("--type", help="The kind of file, if it does not end in .jar, .egg, .zip or .whl."),
     ] = None,
 ) -> None:
-    """Upload a jar, egg or wheel as a new version of a binary."""
+    """Upload a jar, egg or wheel as a new version of a binary, unless the newest version has this content."""
     kind = kind or kind_of(file)
     if kind is None:
         raise CommandFailed(
@@ -74,9 +74,13 @@ def upload(
             ExitCode.USAGE,
             "Set its kind with --type.",
         )
-    upload_binary(client, terminal, name, file, kind)
+    unchanged = has(client, name, digest_of(file), kind)
+    if not unchanged:
+        upload_binary(client, terminal, name, file, kind)
     if terminal.as_json:
         terminal.json(client.get(f"/binaries/{segment(name)}"))
+    elif unchanged:
+        terminal.done(f"{name} is unchanged: its newest version is this {file.name}")
     else:
         terminal.done(f"uploaded {file.name} as {name}")
 

@@ -157,11 +157,11 @@ def _missing(option: str, entry: str, file: Path) -> CommandFailed:
 
 def _uploaded(client: Client, terminal: Terminal, file: Path) -> str:
     """Upload a file unless the server has it; return its name there."""
-    digest = _digest(file)
+    digest = digest_of(file)
     kind = kind_of(file)
     assert kind is not None  # checked by _code_file
     name = f"{_stem(file)}-{digest[:HASH_DIGITS]}"
-    if not _has(client, name, digest):
+    if not has(client, name, digest, kind):
         upload_binary(client, terminal, name, file, kind)
         terminal.note(f"uploaded {file.name} as {name}")
     return name
@@ -173,7 +173,8 @@ def _stem(file: Path) -> str:
     return _NOT_IN_NAMES.sub("_", stem).lstrip(".-")[:MAX_STEM] or "code"
 
 
-def _digest(file: Path) -> str:
+def digest_of(file: Path) -> str:
+    """Return the SHA-256 of a file's content. Raises CommandFailed: it cannot be read."""
     try:
         with file.open("rb") as content:
             digest = hashlib.sha256()
@@ -184,7 +185,11 @@ def _digest(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _has(client: Client, name: str, digest: str) -> bool:
-    """Return whether the newest version of a binary has this content."""
+def has(client: Client, name: str, digest: str, kind: BinaryKind) -> bool:
+    """Return whether the newest version of a binary has this content and this kind."""
     response = client.send("GET", f"/binaries/{segment(name)}/versions", accept_errors=True)
-    return not response.is_error and response.json()[0].get("digest") == digest
+    if response.is_error:
+        return False
+    newest = response.json()[0]
+    same_kind = str(newest.get("binary-type", "")).lower() == kind.value
+    return newest.get("digest") == digest and same_kind

@@ -21,6 +21,23 @@ def test_upload_stores_the_bytes_under_the_name_with_the_type_of_the_ending(
     assert (binary.type, binary.digest) == (BinaryType.WHEEL, hashlib.sha256(file.read_bytes()).hexdigest())
 
 
+def test_the_same_content_becomes_no_new_version(
+    client: CommandLine, server: JobServer, tmp_path: Path
+) -> None:
+    file = wheel(tmp_path)
+    client("upload", "more", file)
+    again = client("upload", "more", file)
+    assert (again.code, f"more is unchanged: its newest version is this {file.name}" in again.err) == (
+        0,
+        True,
+    )
+    assert len(server.binary_versions("more")) == 1
+    assert client("upload", "more", file, "--json").json["binary-type"] == "Wheel"
+    client("upload", "more", file, "--type", "egg")
+    client("upload", "more", file)
+    assert [one.type.value for one in server.binary_versions("more")] == ["Wheel", "Egg", "Wheel"]
+
+
 @pytest.mark.parametrize(("ending", "kind"), [(".jar", "Jar"), (".EGG", "Egg"), (".whl", "Wheel")])
 def test_the_extension_determines_the_type_in_any_case(
     client: CommandLine, tmp_path: Path, ending: str, kind: str
@@ -57,7 +74,7 @@ def test_binaries_lists_names_types_and_times(client: CommandLine) -> None:
 
 
 def test_versions_lists_every_upload(client: CommandLine, tmp_path: Path) -> None:
-    client("upload", "words", wheel(tmp_path))
+    client("upload", "words", wheel(tmp_path), "--type", "egg")
     assert len(client("binary", "versions", "words").out.splitlines()) == 3
     assert len(client("binary", "versions", "words", "--json").json) == 2
 
