@@ -2,6 +2,10 @@
 
 A new database gets the tables of this release at once. Migrations, and with them Alembic, are only for
 databases of earlier releases. Tests check that both ways lead to the same schema.
+
+During a rolling upgrade, servers of two adjacent releases share a database. So a migration only adds: tables,
+and columns that earlier releases need not write. The database records the oldest revision whose releases can
+still work with it; servers of those continue, and can even be started again, until they are replaced.
 """
 
 from __future__ import annotations
@@ -24,11 +28,18 @@ __all__ = ["HEAD", "VERSION_TABLE", "found", "touch", "upgrade"]
 
 HEAD = "0008"
 """The revision that this release works with."""
+COMPATIBLE = "0008"
+"""The oldest revision whose releases can work with a database of this one."""
 
 VERSION_TABLE = "jobserver_schema"
 """The table that records the revision. Its name is ours, as others may use Alembic in the same database."""
 
-_VERSION = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32), primary_key=True))
+_VERSION = Table(
+    VERSION_TABLE,
+    MetaData(),
+    Column("version_num", String(32), primary_key=True),
+    Column("compatible_from", String(32)),
+)
 _LOCK_TIMEOUT = 60.0
 """Seconds that a server waits for another one that is migrating a SQLite file."""
 _LOCK = 0x6A6F6273  # "jobs": the key of the advisory lock that migrating servers take in PostgreSQL
@@ -41,20 +52,39 @@ def found(connection: Connection) -> str | None:
     return connection.scalar(select(_VERSION.c.version_num))
 
 
-def touch(connection: Connection) -> str | None:
-    """Write the current revision again, to check that the database is writable, and return it."""
+def touch(connection: Connection) -> None:
+    """Write the current revision again, to check that the database is writable.
+
+    Raises:
+        SchemaTooNew: This release cannot work with it.
+    """
     connection.execute(update(_VERSION).values(version_num=_VERSION.c.version_num))
-    return connection.scalar(select(_VERSION.c.version_num))
+    revision = connection.scalar(select(_VERSION.c.version_num))
+    if not _works_with(connection, revision):
+        raise SchemaTooNew(found=str(revision), known=HEAD)
+
+
+def _works_with(connection: Connection, revision: str | None) -> bool:
+    """Whether this release works with a database as it is: its own revision, or a compatible later one."""
+    if revision is None or revision <= HEAD:
+        return revision == HEAD
+    columns = {column["name"] for column in inspect(connection).get_columns(VERSION_TABLE)}
+    if "compatible_from" not in columns:
+        return False
+    oldest = connection.scalar(select(_VERSION.c.compatible_from))
+    return oldest is not None and oldest <= HEAD
 
 
 def upgrade(database: Database) -> None:
-    """Migrate a database to :data:`HEAD`. For a newer one, raise SchemaTooNew and change nothing.
+    """Migrate a database to :data:`HEAD`. One that is newer and compatible is left as it is.
+
+    For any other newer one, this raises SchemaTooNew and changes nothing.
 
     This is one transaction under a lock that other servers wait for. So any number of servers may start at
     the same time, and one that is killed leaves the database as it was.
     """
     with database.read() as connection:
-        if found(connection) == HEAD:
+        if _works_with(connection, found(connection)):
             return
     with database.write(lock_timeout=_LOCK_TIMEOUT) as connection:
         if connection.dialect.name == "postgresql":
@@ -63,7 +93,7 @@ def upgrade(database: Database) -> None:
         revision = found(connection)
         if revision is None:
             _create(connection)
-        elif revision != HEAD:
+        elif not _works_with(connection, revision):
             _migrate(connection, revision)
 
 
@@ -72,7 +102,7 @@ def _create(connection: Connection) -> None:
         connection, checkfirst=False
     )  # somebody else's table must not be taken for ours
     _VERSION.create(connection)
-    connection.execute(insert(_VERSION).values(version_num=HEAD))
+    connection.execute(insert(_VERSION).values(version_num=HEAD, compatible_from=COMPATIBLE))
 
 
 def _migrate(connection: Connection, revision: str) -> None:
@@ -84,6 +114,7 @@ def _migrate(connection: Connection, revision: str) -> None:
     if revision not in known:
         raise SchemaTooNew(found=revision, known=HEAD)
     command.upgrade(config, HEAD)
+    connection.execute(update(_VERSION).values(compatible_from=COMPATIBLE))
 
 
 def _config(connection: Connection) -> Config:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import URL
 
 from jobserver_core.config.units import parse_duration
-from jobserver_core.errors import InvalidSetting, SchemaTooNew
+from jobserver_core.errors import InvalidSetting
 from jobserver_core.models.binaries import Binary
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
@@ -407,11 +407,12 @@ class SqlMetadataStore(MetadataStore):
         self._database.sync()
 
     def check(self) -> None:
-        """Write to the database. Raises StorageError, SchemaTooNew when it is of another release."""
+        """Write to the database.
+
+        Raises StorageError, SchemaTooNew when it is of a release that this one cannot work with.
+        """
         with self._database.write(lock_timeout=_CHECK_TIMEOUT) as connection:
-            revision = schema.touch(connection)
-        if revision != schema.HEAD:
-            raise SchemaTooNew(found=str(revision), known=schema.HEAD)
+            schema.touch(connection)
 
     def close(self) -> None:
         """Close every connection. Idempotent; any other call raises StorageError afterwards."""

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
@@ -12,13 +13,13 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Dialect, Engine, create_engine, inspect, text
+from sqlalchemy import Connection, Dialect, Engine, create_engine, insert, inspect, text
 from sqlalchemy.types import TypeEngine
 
 from jobserver_core.errors import SchemaTooNew, StorageError
 from jobserver_core.models.contexts import ContextQuery
 from jobserver_core.models.jobs import JobQuery
-from jobserver_core.testing.builders import a_binary, a_context, a_job
+from jobserver_core.testing.builders import a_binary, a_context, a_job, at
 from jobserver_sql import SqlMetadataStore, schema, tables
 
 
@@ -36,6 +37,12 @@ def raw(url: str) -> Iterator[Connection]:
 def revision_of(url: str) -> str | None:
     with raw(url) as connection:
         return schema.found(connection)
+
+
+def become(connection: Connection, revision: str, *, compatible_from: str) -> None:
+    """Record that a database is of another release."""
+    values = f"version_num = '{revision}', compatible_from = '{compatible_from}'"
+    connection.execute(text(f"UPDATE {schema.VERSION_TABLE} SET {values}"))
 
 
 def test_a_new_database_gets_the_newest_schema(url: str) -> None:
@@ -149,7 +156,7 @@ def test_a_database_of_the_first_revision_is_upgraded_with_its_records(url: str)
 def test_a_database_of_a_newer_release_is_refused_and_left_alone(url: str) -> None:
     SqlMetadataStore(url).close()
     with raw(url) as connection:
-        connection.execute(text(f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'"))
+        become(connection, "9999", compatible_from="9998")
         connection.execute(text("ALTER TABLE jobs ADD COLUMN novelty TEXT"))
     with pytest.raises(SchemaTooNew) as caught:
         SqlMetadataStore(url)
@@ -162,9 +169,78 @@ def test_a_database_of_a_newer_release_is_refused_and_left_alone(url: str) -> No
 def test_a_store_whose_database_was_upgraded_under_it_fails_its_check(url: str) -> None:
     with closing(SqlMetadataStore(url)) as store:
         with raw(url) as connection:
-            connection.execute(text(f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'"))
+            become(connection, "9999", compatible_from="9998")
         with pytest.raises(SchemaTooNew):
             store.check()
+
+
+def test_a_store_works_on_with_a_newer_database_that_is_compatible(url: str) -> None:
+    with closing(SqlMetadataStore(url)) as store:
+        with raw(url) as connection:
+            become(connection, "9999", compatible_from=schema.HEAD)
+            connection.execute(text("ALTER TABLE jobs ADD COLUMN novelty TEXT"))
+            connection.execute(text("ALTER TABLE servers ADD COLUMN novelty INTEGER NOT NULL DEFAULT 3"))
+        store.check()
+        store.add_job(a_job(), config="{}")
+        store.register_server("old", started_at=at(), address="", lease=9)
+        assert [server.id for server in store.servers()] == ["old"]
+    with closing(SqlMetadataStore(url)) as again:
+        again.check()
+        assert len(again.jobs(JobQuery()).jobs) == 1
+    assert revision_of(url) == "9999"
+
+
+def _columns(connection: Connection) -> dict[str, dict[str, bool]]:
+    """Return the columns of each table, and whether a row can be written without them."""
+    found = inspect(connection)
+    return {
+        table: {
+            column["name"]: column["nullable"] or column["default"] is not None or column["name"] == "seq"
+            for column in found.get_columns(table)
+        }
+        for table in found.get_table_names()
+    }
+
+
+def test_the_newest_migration_leaves_the_releases_before_it_working(url: str) -> None:
+    """A server of the earlier release goes on writing its columns while a new one has migrated."""
+    with raw(url) as connection:
+        scripts = ScriptDirectory.from_config(schema._config(connection))
+        newest = scripts.get_revision(schema.HEAD)
+        before = newest.down_revision
+        assert isinstance(before, str)
+        command.upgrade(schema._config(connection), before)
+        old = _columns(connection)
+    context, job = a_context("c"), a_job(context_id="c")
+    rows = {tables.contexts: tables.row_of(context), tables.jobs: tables.row_of(job)}
+    stores: list[SqlMetadataStore] = []
+    threads = [threading.Thread(target=lambda: stores.append(SqlMetadataStore(url))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    try:
+        assert revision_of(url) == schema.HEAD
+        assert len(stores) == len(threads)
+        with raw(url) as connection:
+            new = _columns(connection)
+            for table, columns in old.items():
+                assert columns.keys() <= new[table].keys(), f"the migration removes columns of {table}"
+                needed = {name for name in new[table].keys() - columns.keys() if not new[table][name]}
+                assert not needed, f"an earlier release does not write {needed} of {table}"
+            for written, row in rows.items():  # as the earlier release does
+                known = {name: value for name, value in row.items() if name in old[written.name]}
+                connection.execute(insert(written).values(known))
+            started = {"id": "old", "started_at": at(), "address": "", "lease_until": at()}
+            connection.execute(insert(tables.servers).values(started))
+        for store in stores:
+            assert store.contexts(ContextQuery()) == [context]
+            assert store.job(job.id) == job
+            assert [server.id for server in store.servers(expired=True)] == ["old"]
+            store.check()
+    finally:
+        for store in stores:
+            store.close()
 
 
 def test_a_failed_migration_leaves_the_database_unchanged(url: str) -> None:
