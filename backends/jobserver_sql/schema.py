@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAD", "VERSION_TABLE", "found", "touch", "upgrade"]
 
-HEAD = "0008"
+HEAD = "0009"
 """The revision that this release works with."""
-COMPATIBLE = "0008"
+COMPATIBLE = "0009"
 """The oldest revision whose releases can work with a database of this one."""
 
 VERSION_TABLE = "jobserver_schema"

@@ -6,8 +6,8 @@ from sqlalchemy import Boolean, Column, String, false
 from jobserver_sql.columns import FreeText, Instant
 from jobserver_sql.schema import VERSION_TABLE
 
-revision = "0008"
-down_revision = "0007"
+revision = "0009"
+down_revision = "0008"
 
 
 def upgrade() -> None:
