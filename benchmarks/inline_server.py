@@ -30,7 +30,13 @@ from jobserver_sql import SqlMetadataStore
 SETTINGS = {
     "jobserver": {
         "http": {"port": 0, "drain-timeout": "0 s"},
-        "jobs": {"max-jobs-per-context": 4, "max-queued-jobs": 5000},
+        # Jobs are never removed: that of many old ones would be measured too.
+        "jobs": {
+            "max-jobs-per-context": 4,
+            "max-queued-jobs": 5000,
+            "retention": None,
+            "max-kept": None,
+        },
         "limits": {"upload-size": "4 GB"},
     }
 }

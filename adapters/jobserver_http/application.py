@@ -103,11 +103,13 @@ class HttpApplication:
         by_path: dict[str, dict[str, Route]] = {}
         for route in routes:
             by_path.setdefault(route.path, {})[route.method] = route
+        # Starlette tries one path after the other, and most requests are about jobs.
+        jobs_first = sorted(by_path.items(), key=lambda item: not item[0].startswith("/jobs"))
         # Starlette's middleware is left out: endpoints turn their errors into responses themselves.
         self._router = Router(
             routes=[
                 StarletteRoute(path, _Endpoint(state, verifier, browsers, methods))
-                for path, methods in by_path.items()
+                for path, methods in jobs_first
             ],
             redirect_slashes=False,
             default=_not_found,
