@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jobserver_pyspark import processes
+from jobserver_pyspark.gateway_calls import call, construction, results
 from jobserver_pyspark.host.logs import BoundedLog, Output, OutputPump
 from jobserver_pyspark.host.yarn import YarnApplication, YarnReport, provide_jars
 from jobserver_pyspark.protocol.failures import ContextFailure, describe
@@ -27,6 +28,7 @@ JOB_CLASSES = "job-classes"
 
 _OWNER = "jobserver.job"
 """The local property with the tag of the job that starts a Spark job; JVM jobs set it as well."""
+_SERVER_CLASS = "org.apache.spark.api.python.Py4JServer"
 _POLL = 0.003
 _LOG_SIZE = 32 * 1024
 _ERROR_LINE = re.compile(
@@ -45,10 +47,10 @@ def error_line(log: str) -> str:
 class GatewayServer:
     """A py4j server in the JVM, for one runner."""
 
-    def __init__(self, server: Any) -> None:
+    def __init__(self, server: Any, port: int, secret: str) -> None:
         self._server = server
-        self.port: int = server.getListeningPort()
-        self.secret: str = server.secret()
+        self.port = port
+        self.secret = secret
 
     def shutdown(self) -> None:
         """Close its connections, and release every JVM object that the runner held.
@@ -62,10 +64,12 @@ class KnownAnswers(NamedTuple):
     """What the first runners have asked the JVM, and every other one would ask again.
 
     ``conf`` is the application's configuration, ``names`` has answers about the names of Spark's classes.
+    ``script`` has the commands with which the last runner was attached.
     """
 
     conf: dict[str, str]
     names: dict[str, str]
+    script: list[str]
 
 
 class Driver:
@@ -87,7 +91,7 @@ class Driver:
         self.context: Any = None
         self.session: Any = None
         self._yarn: YarnApplication | None = None
-        self.known = KnownAnswers({}, {})
+        self.known = KnownAnswers({}, {}, [])
 
     def _start(self, jvm: JvmCommand, pump: OutputPump) -> subprocess.Popen[bytes]:
         # A JVM treats a class-path entry as a directory only if it exists when the JVM starts.
@@ -166,7 +170,6 @@ class Driver:
             # A thread that Spark ends with the application.
             self._event_loop = context.dagScheduler().eventProcessLoop().eventThread()
             self._loader = self._child_loader()
-            self._server_class = self.jvm.org.apache.spark.api.python.Py4JServer
             self._starter.submit(self._prepare_starter).result()
         except Exception as error:
             raise self._failure_of(error) from error
@@ -243,11 +246,18 @@ class Driver:
         self.context.setLocalProperty("spark.job.interruptOnCancel", "true")
 
     def _start_gateway_server(self, tag: str) -> GatewayServer:
-        for key in ("spark.jobGroup.id", "spark.job.tags", _OWNER):
-            self.context.setLocalProperty(key, tag)
-        server = self._server_class(self._starter_conf)
-        server.start()  # the line before created its accepting thread
-        return GatewayServer(server)
+        client = self.gateway._gateway_client
+        keys = ("spark.jobGroup.id", "spark.job.tags", _OWNER)
+        *_, server = results(
+            client,
+            [
+                *(call(self.context, "setLocalProperty", key, tag) for key in keys),
+                construction(_SERVER_CLASS, self._starter_conf),
+            ],
+        )
+        # The constructor created the accepting thread.
+        _, port, secret = results(client, [call(server, m) for m in ("start", "getListeningPort", "secret")])
+        return GatewayServer(server, port, secret)
 
     def cancel(self, tag: str) -> None:
         """Cancel the Spark jobs of a runner, in all groups."""

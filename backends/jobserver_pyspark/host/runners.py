@@ -61,7 +61,7 @@ class RunnerProcess:
         self.idle_write = output.write
         self.pid: int | None = None
         self.gateway_server: GatewayServer | None = None
-        self._known = KnownAnswers({}, {})
+        self._known = KnownAnswers({}, {}, [])
         self._preparing = False
         self.exit_status: int | None = None
         self.forked = threading.Event()
@@ -71,10 +71,19 @@ class RunnerProcess:
         """Connect the runner to the JVM. Raises RunnerLost, or an error of py4j if the JVM ends."""
         server = self.gateway_server = driver.gateway_server(self.tag)
         self._known = known = driver.known
-        self.channel.send(Attach(port=server.port, secret=server.secret, conf=known.conf, names=known.names))
+        self.channel.send(
+            Attach(
+                port=server.port,
+                secret=server.secret,
+                conf=known.conf,
+                names=known.names,
+                script=tuple(known.script),
+            )
+        )
         attached = self._expect(Attached)
         known.conf.update(attached.conf)
         known.names.update(attached.names)
+        known.script[:] = attached.script or known.script
 
     def warm_up(self, context_type: ContextType | None = None) -> None:
         """Have the runner start the context's first Python worker, and run some jobs for a type."""

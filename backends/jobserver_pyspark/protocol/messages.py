@@ -379,13 +379,14 @@ class HostToRunner(Message):
 class Attach(HostToRunner):
     """Connect to the JVM: the first message. The answer is ``Attached`` or ``NotReady``.
 
-    ``conf`` and ``names`` are what earlier runners have reported, empty for the first one.
+    ``conf``, ``names`` and ``script`` are what earlier runners have reported, empty for the first one.
     """
 
     port: int
     secret: str
     conf: dict[str, str]
     names: dict[str, str]
+    script: tuple[str, ...]
 
 
 class WarmUp(HostToRunner):
@@ -442,11 +443,13 @@ class Attached(RunnerToHost):
     """The runner is connected to the JVM.
 
     ``conf`` is the application's configuration, empty if it was given. ``names`` has py4j's commands that ask
-    about names of Spark's classes, with their answers, except for those that were given.
+    about names of Spark's classes, with their answers, except for those that were given. ``script`` has the
+    commands that a runner sends which has got ``conf``, empty if this one has not.
     """
 
     conf: dict[str, str]
     names: dict[str, str]
+    script: tuple[str, ...]
 
 
 class Prepared(RunnerToHost):

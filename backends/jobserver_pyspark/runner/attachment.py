@@ -7,30 +7,17 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from jobserver_pyspark.processes import POOL_VARIABLE
 from jobserver_pyspark.protocol.failures import JobFailure
 from jobserver_pyspark.protocol.messages import ContextType
 from jobserver_pyspark.runner.job_class import WRONG_TYPE
+from jobserver_pyspark.runner.jvm_commands import Commands
 
 _Attributes = dict[str, object]
 _REHEARSALS = 3
-_REFLECTION = "r\n"
-"""The beginning of py4j's commands that ask what a name stands for."""
-_CLASS_OR_METHOD = ("yc", "ym")
-_PACKAGE = "yp"
-"""The beginnings of their answers."""
-_ROOTS = ("java", "scala", "org", "org.apache", "org.apache.spark")
-_LASTING_PACKAGES = ("java.", "scala.", "org.apache.spark.")
-_IMPORT = "j\n"
-"""The beginning of py4j's commands that import names."""
-_VIEW_CHANGES = ("j\ni\nrj\n", "j\nr\nrj\n")
-"""The beginnings of those that change what names stand for in the view that all code of a process shares."""
-_SPARK = "org.apache.spark."
-"""What PySpark's own imports begin with, for example those of streaming queries."""
-_RELEASE = "m\nd\n"
-"""The beginning of py4j's command that releases an object in the JVM."""
 
 
 class Attachment:
@@ -42,32 +29,37 @@ class Attachment:
 
     PySpark asks the JVM about 150 questions here, and most answers are the same for all runners of a context:
     the application's ``conf``, and what the names of Spark's classes stand for (``names``). The first runners
-    collect them, and the others get them in advance, which saves most of the time of an attachment.
+    collect them, and the others get them in advance, which saves most of the time of an attachment. The
+    commands that are left are the same too (``script``), so the others send them together.
     """
 
-    def __init__(self, port: int, secret: str, conf: Mapping[str, str], names: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        port: int,
+        secret: str,
+        conf: Mapping[str, str],
+        names: Mapping[str, str],
+        script: Sequence[str] = (),
+    ) -> None:
         from pyspark import SparkConf, SparkContext  # noqa: PLC0415 - the zygote has imported it
 
-        java_gateway: Any = importlib.import_module("pyspark.java_gateway")
         _avoid_numpy()
-        os.environ["PYSPARK_GATEWAY_PORT"] = str(port)
-        os.environ["PYSPARK_GATEWAY_SECRET"] = secret
-        try:
-            self.gateway = java_gateway.launch_gateway()
-        finally:
-            del os.environ["PYSPARK_GATEWAY_PORT"], os.environ["PYSPARK_GATEWAY_SECRET"]
+        self.gateway, imports = _gateway(port, secret)
         self._commands = Commands(self.gateway._gateway_client, names)
-        jvm = self.gateway.jvm
-        spark = jvm.org.apache.spark
-        spark_context = spark.SparkContext.getOrCreate()
-        self.java_context = spark.api.java.JavaSparkContext.fromSparkContext(spark_context)
-        live_conf = SparkConf(_jvm=jvm, _jconf=self.java_context.sc().conf())
-        with _known_conf(conf) as self.conf:
-            self.context = SparkContext(gateway=self.gateway, jsc=self.java_context, conf=live_conf)
+        with self._commands.scripted(script) as self.script:
+            for import_names in imports:
+                import_names()
+            jvm = self.gateway.jvm
+            spark = jvm.org.apache.spark
+            spark_context = spark.SparkContext.getOrCreate()
+            self.java_context = spark.api.java.JavaSparkContext.fromSparkContext(spark_context)
+            live_conf = SparkConf(_jvm=jvm, _jconf=self.java_context.sc().conf())
+            with _known_conf(conf) as self.conf:
+                self.context = SparkContext(gateway=self.gateway, jsc=self.java_context, conf=live_conf)
+            self._initial = _InitialState(self.context, self.java_context.sc())
         self.context.stop = leave_running  # type: ignore[method-assign] # the context is not the job's
         self._session: Any = None
         self._on_query: Callable[[str], None] = _ignore
-        self._initial = _InitialState(self.context, self.java_context.sc())
         self.keep_application()
 
     @property
@@ -290,63 +282,19 @@ def _known_conf(known: Mapping[str, str]) -> Iterator[dict[str, str]]:
             setattr(conf_class, name, method)
 
 
-class Commands:
-    """The commands that are sent to the JVM: counted, except for the release of garbage.
-
-    Most questions about names are not sent. py4j asks the JVM what a name such as ``PythonRDD`` stands for
-    each time that PySpark uses it, and the JVM searches its whole class path for it in every imported
-    package, which takes longer than most calls. So an answer is remembered if it cannot change: that the name
-    is a class, a method of one, or a package of Java or Spark. The loaders of added jars ask their parents
-    first, so a class that was found stays the same. A name that stands for nothing is asked again, because a
-    jar with it may come, and so is the value of a field. When a job imports names, which may change what a
-    short one stands for, all is forgotten. ``foreign_import`` is the name of such an import, unless it is one
-    of Spark's: it lasts as long as the connection.
-    """
-
-    def __init__(self, client: Any, names: Mapping[str, str]) -> None:
-        self._send = client.send_command
-        self._names = dict(names)
-        self._new: dict[str, str] = {}
-        self.count = 0
-        self.foreign_import: str | None = None
-        client.send_command = self
-
-    def __call__(self, command: str, *args: Any, **options: Any) -> Any:
-        """Return the JVM's answer."""
-        if command in self._names:
-            return self._names[command]
-        if command.startswith(_IMPORT):
-            self._names.clear()
-        if command.startswith(_VIEW_CHANGES) and not (name := command.split("\n", 4)[3]).startswith(_SPARK):
-            self.foreign_import = name
-        if not command.startswith(_RELEASE):
-            self.count += 1
-        answer = self._send(command, *args, **options)
-        if command.startswith(_REFLECTION) and _is_final(command, answer):
-            self._names[command] = self._new[command] = answer
-        return answer
-
-    @contextlib.contextmanager
-    def uncounted(self) -> Iterator[None]:
-        """Count no command inside the block."""
-        before = self.count
-        try:
-            yield
-        finally:
-            self.count = before
-
-    def new_names(self) -> dict[str, str]:
-        """Return the remembered answers that were neither given in advance nor returned before."""
-        new, self._new = self._new, {}
-        return new
-
-
-def _is_final(command: str, answer: str) -> bool:
-    """Whether the JVM would always give this answer about a name."""
-    if answer.startswith(_PACKAGE):
-        name = command.split("\n", 3)[2]
-        return name in _ROOTS or (name.startswith(_LASTING_PACKAGES) and name.rpartition(".")[2].islower())
-    return answer.startswith(_CLASS_OR_METHOD)
+def _gateway(port: int, secret: str) -> tuple[Any, list[Callable[[], None]]]:
+    """Return PySpark's gateway to the JVM, and what imports the names that PySpark uses."""
+    java_gateway: Any = importlib.import_module("pyspark.java_gateway")
+    imports: list[Callable[[], None]] = []
+    import_now = java_gateway.java_import
+    os.environ["PYSPARK_GATEWAY_PORT"] = str(port)
+    os.environ["PYSPARK_GATEWAY_SECRET"] = secret
+    java_gateway.java_import = lambda view, name: imports.append(partial(import_now, view, name))
+    try:
+        return java_gateway.launch_gateway(), imports
+    finally:
+        java_gateway.java_import = import_now
+        del os.environ["PYSPARK_GATEWAY_PORT"], os.environ["PYSPARK_GATEWAY_SECRET"]
 
 
 def _ignore(_query_id: str) -> None:

@@ -114,10 +114,11 @@ class Runner:
     def _make_ready(self, request: HostToRunner) -> None:
         match request:
             case Attach():
-                attachment = Attachment(request.port, request.secret, request.conf, request.names)
-                self._attachment = attachment
-                conf = {} if request.conf else attachment.conf
-                self._channel.send(Attached(conf=conf, names=attachment.new_names()))
+                attachment = self._attachment = Attachment(
+                    request.port, request.secret, request.conf, request.names, request.script
+                )
+                conf, script = ({}, attachment.script) if request.conf else (attachment.conf, ())
+                self._channel.send(Attached(conf=conf, names=attachment.new_names(), script=tuple(script)))
             case WarmUp() if self._attachment is not None:
                 self._attachment.warm_up(request.context_type)
                 self._channel.send(WarmedUp())

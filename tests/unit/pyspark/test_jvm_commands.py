@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobserver_pyspark.runner.attachment import Commands
+from jobserver_pyspark.runner.jvm_commands import Commands
 
 CLASS = "r\nu\nPythonRDD\nrj\ne\n"
 METHOD = "r\nm\norg.apache.spark.SparkContext\ngetOrCreate\ne\n"

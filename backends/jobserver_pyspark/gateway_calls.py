@@ -1,0 +1,78 @@
+"""Several calls of py4j's gateway at once.
+
+py4j waits for the answer to each command before it sends the next one, so that every call costs two switches
+between processes. The JVM reads commands from a stream, and answers one after the other. So commands that do
+not depend on each other's answers can be sent together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["GatewayBroken", "call", "construction", "pipelined", "results"]
+
+_RETURN = b"!"
+"""The beginning of an answer; anything else would be a call of Python code, for which these are too early."""
+
+
+class GatewayBroken(Exception):
+    """The JVM did not answer, or not with answers."""
+
+
+def call(target: Any, method: str, *arguments: str) -> str:
+    """Return the command that calls a method of a Java object."""
+    return _command("c", target._get_object_id(), method, *map(_string, arguments))
+
+
+def construction(class_name: str, *arguments: Any) -> str:
+    """Return the command that makes an object of a class from Java objects."""
+    return _command("i", class_name, *(f"r{argument._get_object_id()}" for argument in arguments))
+
+
+def _command(*lines: str) -> str:
+    return "\n".join((*lines, "e", ""))
+
+
+def _string(value: str) -> str:
+    from py4j.protocol import get_command_part  # noqa: PLC0415 - the host loads it while the JVM starts
+
+    return str(get_command_part(value)).rstrip("\n")
+
+
+def results(client: Any, commands: Iterable[str]) -> list[Any]:
+    """Send commands as :func:`pipelined` does, and return their results as py4j does.
+
+    Raises:
+        GatewayBroken: the connection ended.
+        Py4JError: a call failed; the later ones were carried out all the same.
+
+    """
+    from py4j.protocol import get_return_value  # noqa: PLC0415 - the host loads it while the JVM starts
+
+    return [get_return_value(answer, client) for answer in pipelined(client, commands)]
+
+
+def pipelined(client: Any, commands: Iterable[str]) -> list[str]:
+    """Send commands of py4j's protocol on this thread's connection; return their answers, in order.
+
+    An answer may be an error; nothing is raised for it. ``client`` is a ``JavaClient`` of py4j, which has a
+    connection for each thread.
+
+    Raises:
+        GatewayBroken: the connection ended.
+
+    """
+    sent = list(commands)
+    connection = client._get_connection()
+    try:
+        connection.socket.sendall("".join(sent).encode())
+        lines = [connection.stream.readline() for _ in sent]
+    except OSError as error:
+        connection.close()
+        raise GatewayBroken(f"the connection to the JVM broke: {error}") from error
+    if not all(line.startswith(_RETURN) for line in lines):
+        connection.close()
+        raise GatewayBroken("the JVM has ended")
+    client._give_back_connection(connection)
+    return [line[1:-1].decode() for line in lines]
