@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from jobserver_pyspark.protocol.messages import (
     ContextType,
     ErrorReport,
     HostSpec,
+    HostToServer,
     Jar,
     JobEnded,
     JobRunning,
@@ -28,7 +30,7 @@ from jobserver_pyspark.protocol.messages import (
 )
 
 if TYPE_CHECKING:
-    from jobserver_pyspark.jvm import JvmJobs
+    from jobserver_pyspark.jvm import JvmJobs, JvmJobState
     from jobserver_pyspark.protocol.jvm_messages import JvmContextType, JvmJar
 
 __all__ = ["HostedJvmJobs"]
@@ -40,13 +42,14 @@ _DRAIN_TIMEOUT = 3600.0
 
 
 class _Job:
-    """One running job, and the reason if its result was refused."""
+    """One running job, the reason if its result was refused, and reports that go with the next one."""
 
     def __init__(self, request: SubmitJob) -> None:
         self.id = request.job_id
         self.request = request
         self.running = False
         self.refused: str | None = None
+        self.unsent: list[HostToServer] = []
         self.begun = processes.boot_ticks()
 
 
@@ -112,7 +115,7 @@ class HostedJvmJobs:
             end_orphans(job.begun, others, of_tasks=False)
         with self._lock:
             del self._jobs[job.id]
-        self._reports.end(outcome)
+        self._reports.end(outcome, job.unsent)
 
     def _perform(self, job: _Job) -> JobEnded:
         from jobserver_pyspark.jvm import JvmJobRequest  # noqa: PLC0415 - few contexts need it
@@ -140,21 +143,27 @@ class HostedJvmJobs:
         )
         try:
             end = self._loaded().run(request, on_running=on_running)
+            if end.validated:
+                job.unsent.append(JobRunning(job_id=job.id))
             if end.status == "finished":
-                self._send_result(job, result, stream=end.result == "stream")
+                self._send_result(job, end, result)
             error = None if end.error is None else bounded(end.error)
             return JobEnded(job_id=job.id, killed=end.status == "killed", failure=end.failure, error=error)
         finally:
             result.unlink(missing_ok=True)
 
-    def _send_result(self, job: _Job, path: Path, *, stream: bool) -> None:
+    def _send_result(self, job: _Job, end: JvmJobState, path: Path) -> None:
+        """Send a large result; a small one goes with the end of the job."""
+        stream = end.result == "stream"
+        if end.inline is not None:
+            data = base64.b64decode(end.inline)
+            job.unsent.append(ResultChunk(job_id=job.id, stream=stream, data=data))
+            return
         with path.open("rb") as file:
-            first = True
-            while (data := file.read(CHUNK_SIZE)) or first:
-                if job.refused is not None:
-                    return  # the server has the reason, and makes it the job's error
-                self._reports.send(ResultChunk(job_id=job.id, stream=stream, data=data))
-                first = False
+            # If the server has refused the result, it has the reason, and makes it the job's error.
+            while job.refused is None and (data := file.read(CHUNK_SIZE)):
+                self._reports.send(*job.unsent, ResultChunk(job_id=job.id, stream=stream, data=data))
+                job.unsent.clear()
 
     def _jar(self, jar: Jar) -> JvmJar:
         """Return a jar under a name that ends in ``.jar``."""

@@ -20,30 +20,37 @@ class BoundedLog:
     """An append-only log file that never exceeds ``limit`` bytes.
 
     When it is full, its older half is dropped, and its first line says how many bytes are missing. It remains
-    the same file, so it can be read and followed at any time. If the disk fails, output is dropped: that must
-    end neither a job nor its context.
+    the same file, so it can be read and followed at any time. It is created by the first write, because many
+    jobs print nothing, and creating a file is a good part of the work of a short one. If the disk fails,
+    output is dropped: that must end neither a job nor its context.
     """
 
     def __init__(self, path: Path, limit: int) -> None:
+        self._path = path
         self._limit = max(limit, 1024)
         self._lock = threading.Lock()
         self._dropped = 0
         self._file = -1
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._closed = False
 
     def write(self, data: bytes) -> None:
         """Append bytes; they are dropped after :meth:`close`."""
         with self._lock:
-            if self._file < 0:
+            if self._closed:
                 return
             try:
+                self._open(os.O_CREAT)
                 if os.fstat(self._file).st_size + len(data) > self._limit:
                     data = self._make_room(data)
                 self._append(data)
             except OSError:
                 self._dropped += len(data)
+
+    def _open(self, flags: int) -> None:
+        if self._file < 0:
+            if flags & os.O_CREAT:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
 
     def _append(self, data: bytes) -> None:
         view = memoryview(data)
@@ -65,9 +72,13 @@ class BoundedLog:
         return first_line.encode() + tail
 
     def tail(self, size: int = 4096) -> str:
-        """Return the last ``size`` bytes as text, from the beginning of a line."""
+        """Return the last ``size`` bytes as text, from the beginning of a line; empty after :meth:`close`."""
         with self._lock:
-            if self._file < 0:
+            if self._closed:
+                return ""
+            try:
+                self._open(0)
+            except OSError:
                 return ""
             end = os.fstat(self._file).st_size
             data = os.pread(self._file, size, max(0, end - size))
@@ -78,6 +89,7 @@ class BoundedLog:
     def close(self) -> None:
         """Close the file."""
         with self._lock:
+            self._closed = True
             if self._file >= 0:
                 os.close(self._file)
                 self._file = -1

@@ -35,6 +35,7 @@ from jobserver_pyspark.protocol.messages import (
     ErrorReport,
     FreshProcessNeeded,
     HostSpec,
+    HostToServer,
     JobAccepted,
     JobEnded,
     JobFailed,
@@ -66,7 +67,8 @@ class _Job:
     """One running job.
 
     ``killed``, ``refused`` and ``broken`` are reasons for an early end of its process. ``outcome`` is the
-    outcome that its runner reported, before it is passed on.
+    outcome that its runner reported, before it is passed on. ``unsent`` has reports that go with the next
+    one.
     """
 
     def __init__(self, request: SubmitJob, log: BoundedLog) -> None:
@@ -80,6 +82,7 @@ class _Job:
         self.refused: str | None = None
         self.broken: str | None = None
         self.queries: list[str] = []
+        self.unsent: list[HostToServer] = []
         self.pool: str | None = None
         self.accepted = False
         self.attempts = 0
@@ -304,7 +307,7 @@ class PythonJobs:
         with self._lock:
             del self._jobs[job.id]
         job.log.close()
-        self._reports.end(outcome)
+        self._reports.end(outcome, job.unsent)
         if job.reusable and job.runner is not None:
             self._recycle(job, job.runner)
         elif job.clean and job.runner is not None:
@@ -390,6 +393,8 @@ class PythonJobs:
             )
             while job.outcome is None:
                 self._handle(job, runner.receive())
+                if job.outcome is not None or not runner.channel.more:
+                    self._send_reports(job)
         except ChannelClosed:
             runner.exited.wait(_EXIT_TIMEOUT)
         except ProtocolError as error:
@@ -404,10 +409,11 @@ class PythonJobs:
                 job.accepted = True
             case JobValidated() if not job.running:
                 job.running = True
-                self._reports.send(JobRunning(job_id=job.id))
+                job.unsent.append(JobRunning(job_id=job.id))
             case ResultPart() if job.running:
                 if job.refused is None:
-                    self._reports.send(ResultChunk(job_id=job.id, stream=message.stream, data=message.data))
+                    part = ResultChunk(job_id=job.id, stream=message.stream, data=message.data)
+                    job.unsent.append(part)
             case QueryStarted():
                 job.queries.append(message.query_id)
             case NotReady():
@@ -426,6 +432,12 @@ class PythonJobs:
                 job.reusable = job.clean and self._reuse and not job.fresh
             case _:
                 raise ProtocolError(f"the job's process sent {type(message).__name__} out of turn")
+
+    def _send_reports(self, job: _Job) -> None:
+        """Send what is not sent yet, unless the end of the job follows at once."""
+        if job.unsent and not job.clean:
+            self._reports.send(*job.unsent)
+            job.unsent.clear()
 
     def _set_outcome(self, job: _Job, outcome: JobEnded) -> None:
         with job.lock:

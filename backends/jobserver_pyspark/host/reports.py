@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from jobserver_pyspark.protocol.converter import Payload
@@ -61,8 +61,14 @@ class _KeptJob:
         self._failure: str | None = None
         self._file: tempfile.SpooledTemporaryFile[bytes] | None = None
 
-    def send(self, message: HostToServer) -> None:
-        """Keep a report, and send it on the present connection."""
+    def send(self, messages: Iterable[HostToServer]) -> None:
+        """Keep reports, and send them on the present connection."""
+        kept = [self._kept(message) for message in messages]
+        with contextlib.suppress(ChannelClosed):  # the main thread dials again, and all is sent again
+            self._channel.send(*kept)
+
+    def _kept(self, message: HostToServer) -> HostToServer:
+        """Keep a report, and return it as it is sent."""
         match message:
             case JobRunning():
                 self._running = message
@@ -72,9 +78,8 @@ class _KeptJob:
                 self._keep(message)
             case JobEnded():
                 self._ended = message
-                message = self._end_of(message) if self._incomplete else message
-        with contextlib.suppress(ChannelClosed):  # the main thread dials again, and all is sent again
-            self._channel.send(message)
+                return self._end_of(message) if self._incomplete else message
+        return message
 
     def send_again(self, channel: ServerChannel) -> None:
         """Send all reports in their order on a new connection. Raises ChannelClosed."""
@@ -196,15 +201,15 @@ class JobReports:
                         return  # a later server has got the reports, or gets them next
                     job.send_again(server)
 
-    def send(self, message: HostToServer) -> None:
-        """Send a message other than the end of a job."""
-        kept = self._kept_job(message)
+    def send(self, *messages: HostToServer) -> None:
+        """Send messages other than the end of a job; several ones are about the same job."""
+        kept = self._kept_job(messages[0])
         if kept is not None:
             with kept.lock:
-                kept.send(message)
+                kept.send(messages)
             return
         with contextlib.suppress(ChannelClosed):
-            self._server.send(message)
+            self._server.send(*messages)
 
     def _kept_job(self, message: HostToServer) -> _KeptJob | None:
         if isinstance(message, JobRunning | JobProgressed | ResultChunk | JobEnded):
@@ -220,11 +225,11 @@ class JobReports:
             return False
         return True
 
-    def end(self, outcome: JobEnded) -> None:
-        """Send the outcome of a job."""
+    def end(self, outcome: JobEnded, before: Iterable[HostToServer] = ()) -> None:
+        """Send the outcome of a job, and the reports ``before`` it that were not sent yet."""
         if outcome.failure is not None and not self._context_lives():
             time.sleep(_LOSS_TIMEOUT)  # the context, and with it this process, ends long before
-        self.send(outcome)
+        self.send(*before, outcome)
 
     def warn(self, text: str) -> None:
         """Send a line for the server's log."""

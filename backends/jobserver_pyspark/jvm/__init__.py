@@ -20,10 +20,11 @@ two libraries and compiles that API (about 8 s more). Both are kept in the toolc
 thread its own connection. ``cancel`` and ``is_running`` may be called from any thread at any time.
 
 **Messages.** A job is a :class:`JvmJobRequest`, and its outcome is a :class:`JvmJobState`: ``finished``,
-``failed`` or ``killed``. Results never pass the gateway: the JVM writes the file ``result_path``, as one
-JSON value or as the bytes of a streamed result (``state.result`` says which). Output and log lines of
-the job's threads go to ``log_path``; all others stay in the driver's log. Spark jobs carry the job's id
-as their job group. ``on_running`` is called once the job passed its own validation.
+``failed`` or ``killed``. A result is one JSON value or the bytes of a streamed result (``state.result`` says
+which). Only a small one passes the gateway, as text; the JVM writes any other one to the file
+``result_path``. Output and log lines of the job's threads go to ``log_path``; all others stay in the driver's
+log. Spark jobs carry the job's id as their job group. ``on_running`` is called once the job passed its own
+validation, unless it has ended at once.
 
 **Kill.** ``cancel`` ends everything that the job has started: Spark tasks, streams, threads with their timers
 and pools, processes. It repeats that until nothing is left or ``wait`` seconds have passed. The job's

@@ -98,7 +98,10 @@ class JvmJobs:
     _without_api: set[tuple[JvmJar, ...]] = attrs.field(factory=set, init=False)
 
     def run(self, request: JvmJobRequest, on_running: Callable[[], None] | None = None) -> JvmJobState:
-        """Run a job to its end. Blocks; ``on_running`` is called when its validation has passed."""
+        """Run a job to its end. Blocks; ``on_running`` is called when its validation has passed.
+
+        It is not called for a job that ends at once; then ``validated`` of its state says so.
+        """
         try:
             return self._run(request, on_running)
         except LibrariesUnavailable as error:
@@ -141,9 +144,11 @@ class JvmJobs:
         if request.job_id in self._cancelled:
             return JvmJobState(status="killed")
         state = _read(JvmJobState, runner.start(_written(request)))
-        if on_running is not None and (state.status == "running" or state.validated):
+        if state.status != "running":
+            return state
+        if on_running is not None:
             on_running()
-        return state if state.status != "running" else _read(JvmJobState, runner.awaitEnded(request.job_id))
+        return _read(JvmJobState, runner.awaitEnded(request.job_id))
 
     def _prepared(self, request: JvmJobRequest) -> Any:
         """Return the runner, with the job API if the job may need it."""

@@ -106,7 +106,7 @@ class Connections:
             greeting.close()
             return
         if isinstance(hello, Reattach):
-            self._welcome_back(hello, greeting, connection)
+            self._welcome_back(hello, greeting)
             return
         arrivals = self._claim(hello.token) if isinstance(hello, Hello) else None
         if not isinstance(hello, Hello) or arrivals is None:
@@ -116,9 +116,10 @@ class Connections:
             arrivals.put(_version_mismatch(hello.protocol, _OUTDATED_SERVER))
         else:
             greeting.settimeout(None)
-            arrivals.put(HostChannel(connection, HostToServer))
+            greeting.accept_large_frames()
+            arrivals.put(greeting)
 
-    def _welcome_back(self, hello: Reattach, greeting: HostChannel, connection: socket.socket) -> None:
+    def _welcome_back(self, hello: Reattach, greeting: HostChannel) -> None:
         """Let both sides prove themselves, and pass the connection on."""
         with self._lock:
             secret, arrivals = self._returning.get(hello.marker, ("", None))
@@ -129,7 +130,8 @@ class Connections:
             arrivals.put(_version_mismatch(hello.protocol, _OUTDATED_HOST))
         elif _is_proven(hello, greeting, secret):
             greeting.settimeout(None)
-            arrivals.put(HostChannel(connection, HostToServer))
+            greeting.accept_large_frames()
+            arrivals.put(greeting)
         else:
             greeting.close()
 

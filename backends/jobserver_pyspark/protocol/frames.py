@@ -18,6 +18,8 @@ from typing import Generic, Literal, TypeVar
 from jobserver_pyspark.protocol.converter import Message, Payload, ProtocolError, decode, encode
 
 _LENGTHS = struct.Struct(">II")
+_READ_SIZE = 64 * 1024
+"""The number of bytes that are read at once, so that short frames need one system call, or less."""
 CHUNK_SIZE = 256 * 1024
 """The maximum number of bytes of a result in one frame."""
 MAX_HEADER = 2 * 1024 * 1024
@@ -55,6 +57,7 @@ class Channel(Generic[_Sent, _Received]):
         self._max_header = max_header
         self._max_payload = max_payload
         self._sending = threading.Lock()
+        self._received = bytearray()  # that no message was made of yet
 
     def fileno(self) -> int:
         """Return the file descriptor of the connection."""
@@ -64,29 +67,35 @@ class Channel(Generic[_Sent, _Received]):
         """Set the timeout of a receive or send, in seconds, after which it raises TimeoutError."""
         self._socket.settimeout(seconds)
 
-    def send(self, message: _Sent) -> None:
-        """Send one message.
+    def accept_large_frames(self) -> None:
+        """Accept frames of any size that a peer which has proved itself sends."""
+        self._max_header, self._max_payload = MAX_HEADER, MAX_PAYLOAD
+
+    def send(self, *messages: _Sent) -> None:
+        """Send messages, with one system call if they are short.
 
         Raises:
             ChannelClosed: the connection is closed.
 
         """
-        header, payload = encode(message)
+        parts: list[Payload] = []
+        for header, payload in map(encode, messages):
+            parts += (_LENGTHS.pack(len(header), len(payload)) + header, payload)
         try:
             with self._sending:
-                self._send_all(_LENGTHS.pack(len(header), len(payload)) + header, payload)
+                self._send_all(parts)
         except TimeoutError:
             raise
         except OSError as error:
             raise ChannelClosed(str(error)) from error
 
-    def _send_all(self, head: bytes, payload: Payload) -> None:
-        """Send both in one system call where they fit, without copying the payload."""
-        sent = self._socket.sendmsg([head, payload])
-        if sent < len(head):
-            self._socket.sendall(head[sent:])
-        if (rest := memoryview(payload)[max(0, sent - len(head)) :]).nbytes:
-            self._socket.sendall(rest)
+    def _send_all(self, parts: list[Payload]) -> None:
+        """Send everything in one system call where it fits, without copying payloads."""
+        sent = self._socket.sendmsg(parts)
+        for part in parts:
+            if sent < len(part):
+                self._socket.sendall(memoryview(part)[sent:])
+            sent = max(0, sent - len(part))
 
     def receive(self) -> _Received:
         """Return the next message.
@@ -96,29 +105,41 @@ class Channel(Generic[_Sent, _Received]):
             ProtocolError: The peer did not send a message of this direction.
 
         """
-        header_size, payload_size = _LENGTHS.unpack(self._exactly(_LENGTHS.size))
+        header_size, payload_size = _LENGTHS.unpack(self._take(_LENGTHS.size))
         if header_size > self._max_header or payload_size > self._max_payload:
             limits = f"{self._max_header} + {self._max_payload}"
             raise ProtocolError(
                 f"{self._receives.sender} sent a frame of {header_size} + {payload_size} bytes; "
                 f"at most {limits} are allowed"
             )
-        return decode(self._receives, self._exactly(header_size), self._exactly(payload_size))
+        return decode(self._receives, self._take(header_size), self._take(payload_size))
 
-    def _exactly(self, size: int) -> bytes:
-        data = bytearray(size)
-        view = memoryview(data)
-        while view:
-            try:
-                count = self._socket.recv_into(view)
-            except TimeoutError:
-                raise
-            except OSError as error:
-                raise ChannelClosed(str(error)) from error
-            if not count:
-                raise ChannelClosed("the peer closed the connection")
-            view = view[count:]
-        return bytes(data)
+    @property
+    def more(self) -> bool:
+        """Whether the next :meth:`receive` need not wait for its message."""
+        if len(self._received) < _LENGTHS.size:
+            return False
+        header_size, payload_size = _LENGTHS.unpack_from(self._received)
+        return bool(len(self._received) >= _LENGTHS.size + header_size + payload_size)
+
+    def _take(self, size: int) -> bytes:
+        while len(self._received) < size:
+            self._received += self._some(max(_READ_SIZE, size - len(self._received)))
+        with memoryview(self._received) as received:
+            taken = bytes(received[:size])
+        del self._received[:size]
+        return taken
+
+    def _some(self, size: int) -> bytes:
+        try:
+            data = self._socket.recv(size)
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise ChannelClosed(str(error)) from error
+        if not data:
+            raise ChannelClosed("the peer closed the connection")
+        return data
 
     def close(self) -> None:
         """Close the connection, waking receivers on both sides."""

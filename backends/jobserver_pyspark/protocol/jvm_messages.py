@@ -45,9 +45,9 @@ class JvmJobRequest(HostToJvm):
 
     ``config`` is the job's configuration, a JSON object as text, whose numbers the job can read as they were
     written; ``context_config`` the context's settings likewise (``streaming.batch_interval`` in milliseconds
-    and ``streaming.stopGracefully`` are read from it). ``result_path`` is written when the job finished;
-    ``log_path`` is appended to. ``max_result_bytes`` of 0 means no limit. ``data_dir`` has the files that
-    ``getDataFile`` returns.
+    and ``streaming.stopGracefully`` are read from it). A result that is not small is written to
+    ``result_path``; ``log_path`` is appended to. ``max_result_bytes`` of 0 means no limit. ``data_dir`` has
+    the files that ``getDataFile`` returns.
     """
 
     job_id: str
@@ -72,9 +72,10 @@ class JvmToHost(Message):
 class JvmJobState(JvmToHost):
     """The state of a job: the answer of ``JobRunner.start`` and ``awaitEnded``.
 
-    ``finished``: the request's ``result_path`` has the result, one JSON value or the bytes of a streamed
-    result, ``size`` bytes in all. ``failed``: ``failure`` and ``error`` say why. ``validated`` says whether a
-    job that has ended before ``start`` returned had passed its own validation.
+    ``finished``: the result is one JSON value or the bytes of a streamed result, ``size`` bytes in all. A
+    small one is in ``inline``, as Base64; any other one is in the request's ``result_path``. ``failed``:
+    ``failure`` and ``error`` say why. ``validated`` says whether a job that has ended before ``start``
+    returned had passed its own validation.
     """
 
     status: Literal["running", "finished", "failed", "killed"]
@@ -82,6 +83,7 @@ class JvmJobState(JvmToHost):
     error: ErrorReport | None = None
     result: Literal["json", "stream"] | None = None
     size: int = 0
+    inline: str | None = None
     validated: bool = False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -67,9 +68,17 @@ class JobBench:
         outcome = self.jobs.run(request)
         assert (outcome.status, outcome.error) == ("finished", None)
         assert outcome.result == "json"
-        content = request.result_path.read_bytes()
+        content = self.content(request, outcome)
         assert len(content) == outcome.size
         return json.loads(content, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+
+    @staticmethod
+    def content(request: JvmJobRequest, outcome: JvmJobState) -> bytes:
+        """The bytes of a result: a small one is in the outcome, and any other one in the file."""
+        if outcome.inline is None:
+            return request.result_path.read_bytes()
+        assert not request.result_path.exists()
+        return base64.b64decode(outcome.inline)
 
     def start(self, request: JvmJobRequest) -> StartedJob:
         return StartedJob(self.jobs, request)
@@ -86,7 +95,10 @@ class StartedJob:
         self._thread.start()
 
     def _run(self, jobs: JvmJobs) -> None:
-        self._outcome.append(jobs.run(self.request, on_running=self.validated.set))
+        outcome = jobs.run(self.request, on_running=self.validated.set)
+        if outcome.validated:
+            self.validated.set()
+        self._outcome.append(outcome)
 
     def outcome(self, timeout: float = DEADLINE) -> JvmJobState:
         self._thread.join(timeout)

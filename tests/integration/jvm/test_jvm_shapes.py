@@ -38,10 +38,11 @@ def test_run_job_receives_the_value_returned_by_validate(bench: Any, shapes_jar:
 
 def test_a_plain_application_runs_in_the_warm_session_and_cannot_stop_it(bench: Any, shapes_jar: Any) -> None:
     job = bench.start(bench.request("shapes.Application", shapes_jar, config={"args": ["a", "b"]}))
-    assert job.outcome().status == "finished"
+    outcome = job.outcome()
+    assert outcome.status == "finished"
     assert "said a+b 10" in job.log()
     assert "stop() has no effect" in job.log()
-    assert job.request.result_path.read_text() == "null"
+    assert bench.content(job.request, outcome) == b"null"
     assert bench.value("shapes.WordCount", shapes_jar, config={"words": "still here"}) == {
         "still": 1,
         "here": 1,
@@ -190,7 +191,7 @@ def test_bytes_are_a_streamed_result(bench: Any, shapes_jar: Any, what: str, con
     request = bench.request("shapes.Results", shapes_jar, config={"what": what})
     outcome = bench.jobs.run(request)
     assert (outcome.status, outcome.result, outcome.size) == ("finished", "stream", len(content))
-    assert request.result_path.read_bytes() == content
+    assert bench.content(request, outcome) == content
 
 
 def test_each_job_has_its_own_output(bench: Any, shapes_jar: Any) -> None:

@@ -32,8 +32,9 @@ def test_two_versions_at_once_are_each_right(bench: Any, version_jars: Any) -> N
         bench.start(bench.request("versions.Job", jar, config={"sleep": 100})) for jar in version_jars * 3
     ]
     for job, version in zip(jobs, ["one", "two"] * 3, strict=True):
-        assert job.outcome().status == "finished"
-        assert job.request.result_path.read_text().count(f"{version} sent") == 1
+        outcome = job.outcome()
+        assert outcome.status == "finished"
+        assert bench.content(job.request, outcome).decode().count(f"{version} sent") == 1
 
 
 def test_pool_threads_never_run_code_of_another_version(bench: Any, version_jars: Any) -> None:

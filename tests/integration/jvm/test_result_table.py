@@ -131,7 +131,7 @@ def test_a_jvm_result_matches_the_table(bench: Any, scala_jar: Path, number: int
         assert example.words in outcome.error.message
         return
     assert (outcome.error, outcome.result) == (None, "json")
-    assert exact(request.result_path.read_bytes()) == exact(example.json)
+    assert exact(bench.content(request, outcome)) == exact(example.json)
 
 
 @pytest.mark.parametrize(
@@ -146,4 +146,4 @@ def test_a_nested_jvm_value_is_converted_like_a_top_level_one(
     request = bench.request("table.Examples", scala_jar, kind="session", config=config)
     outcome = bench.jobs.run(request)
     assert (outcome.error, outcome.result) == (None, "json")
-    assert exact(request.result_path.read_bytes()) == {"in": [exact(SCALA[number].json or "")]}
+    assert exact(bench.content(request, outcome)) == {"in": [exact(SCALA[number].json or "")]}

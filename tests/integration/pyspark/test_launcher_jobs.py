@@ -213,7 +213,7 @@ def test_a_job_that_closes_its_output_has_its_result(context: Context) -> None:
 
 def test_a_log_is_readable_while_its_job_runs(context: Context) -> None:
     job = context.running("work.TalkAndWait")
-    wait_until(lambda: "said before the wait" in job.log_path.read_text())
+    wait_until(lambda: job.log_path.exists() and "said before the wait" in job.log_path.read_text())
     context.handle.kill_job(job.id)
     assert "said before the wait" in context.end_of(job).log
 

@@ -84,10 +84,19 @@ def test_the_tail_begins_with_a_whole_line(path: Path) -> None:
 
 def test_writing_to_a_closed_log_is_not_an_error(path: Path) -> None:
     log = BoundedLog(path, 4096)
+    log.write(b"in time\n")
     log.close()
     log.write(b"late\n")
     log.close()
-    assert path.read_bytes() == b""
+    assert (path.read_bytes(), log.tail()) == (b"in time\n", "")
+
+
+def test_a_log_to_which_nothing_was_written_has_no_file(path: Path) -> None:
+    log = BoundedLog(path, 4096)
+    assert log.tail() == ""
+    log.close()
+    log.write(b"late\n")
+    assert not path.exists()
 
 
 def test_a_pump_carries_everything_that_processes_print() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from jobserver_pyspark.protocol.converter import ProtocolError
 from jobserver_pyspark.protocol.frames import Channel, ChannelClosed
-from jobserver_pyspark.protocol.messages import JobEnded, ResultPart, RunnerToHost
+from jobserver_pyspark.protocol.messages import JobEnded, ResultPart, RunnerToHost, WarmedUp
 
 RunnerChannel = Channel[RunnerToHost, RunnerToHost]
 
@@ -34,6 +34,43 @@ def test_a_message_arrives_as_it_was_sent(pair: tuple[RunnerChannel, RunnerChann
     message = ResultPart(stream=True, data=b"\x00raw\xff")
     left.send(message)
     assert right.receive() == message
+
+
+def test_messages_that_are_sent_together_arrive_one_by_one(pair: tuple[RunnerChannel, RunnerChannel]) -> None:
+    left, right = pair
+    messages = [ResultPart(stream=False, data=data) for data in (b"a", b"", b"c" * 1000)]
+    left.send(*messages)
+    assert not right.more
+    assert right.receive() == messages[0]
+    assert right.more
+    assert [right.receive() for _ in messages[1:]] == messages[1:]
+    assert not right.more
+
+
+def test_a_part_of_a_frame_is_not_a_message_that_has_arrived() -> None:
+    left, right = socket.socketpair()
+    receiver = channel(right)
+    header = b'{"kind":"WarmedUp"}'
+    frame = struct.pack(">II", len(header), 0) + header
+    left.sendall(frame + frame[:12])
+    assert receiver.receive() == WarmedUp()
+    assert not receiver.more
+    left.sendall(frame[12:])
+    assert receiver.receive() == WarmedUp()
+    left.close()
+    receiver.close()
+
+
+def test_a_large_message_among_short_ones_arrives_complete() -> None:
+    left, right = socket.socketpair()
+    sender, receiver = (RunnerChannel(end, RunnerToHost) for end in (left, right))
+    messages = [ResultPart(stream=False, data=data) for data in (b"1", b"2" * 3_000_000, b"3")]
+    sending = threading.Thread(target=sender.send, args=messages)
+    sending.start()
+    assert [receiver.receive() for _ in messages] == messages
+    sending.join()
+    for one in (sender, receiver):
+        one.close()
 
 
 def test_frames_of_many_threads_do_not_mix(pair: tuple[RunnerChannel, RunnerChannel]) -> None:

@@ -27,13 +27,17 @@ from jobserver_pyspark.launcher.spare_hosts import SpareHosts
 from jobserver_pyspark.launcher.spare_pools import SparePools
 from jobserver_pyspark.processes import start_time
 from jobserver_pyspark.protocol.converter import ProtocolError, encode
-from jobserver_pyspark.protocol.frames import Channel, ChannelClosed
+from jobserver_pyspark.protocol.frames import Channel, ChannelClosed, new_nonce, proof_of
 from jobserver_pyspark.protocol.messages import (
     PROTOCOL_VERSION,
     Connect,
     ContextFailed,
+    ContextResumed,
     Hello,
     HostToServer,
+    Reattach,
+    ReattachChallenge,
+    ReattachProof,
     ServerToHost,
 )
 
@@ -241,3 +245,18 @@ def test_a_host_reports_that_its_server_breaks_the_protocol(
     assert isinstance(failed, ContextFailed)
     assert failed.error.message.startswith(reason)
     assert process.wait(60.0) == 1
+
+
+def test_what_a_returning_host_sends_right_behind_its_proof_arrives(connections: Connections) -> None:
+    arrivals = connections.expect_again("marker", "secret")
+    host, nonce = connect(connections), new_nonce()
+    host.send(Reattach(protocol=PROTOCOL_VERSION, marker="marker", nonce=nonce))
+    challenge = host.receive()
+    assert isinstance(challenge, ReattachChallenge)
+    resumed = ContextResumed(ready=None, jobs=tuple(f"job {number}" for number in range(1000)))
+    host.send(ReattachProof(proof=proof_of("host", "secret", nonce, challenge.nonce)), resumed)
+    channel = arrivals.get(timeout=30.0)
+    assert not isinstance(channel, ProtocolError)
+    assert channel.receive() == resumed
+    channel.close()
+    host.close()

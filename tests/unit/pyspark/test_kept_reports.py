@@ -98,6 +98,16 @@ def result_failure(message: HostToServer) -> str:
 RUNNING, ENDED = JobRunning(job_id="j"), JobEnded(job_id="j")
 
 
+def test_reports_that_are_sent_with_the_end_of_a_job_are_kept_like_others(world: World) -> None:
+    first, second = world.link(), world.link()
+    reports = world.reports(first)
+    reports.begin("j")
+    reports.end(ENDED, [RUNNING, chunk(b"1")])
+    assert first.received(3) == [RUNNING, chunk(b"1"), ENDED]
+    reports.resume(second.host)
+    assert second.received(3) == [RUNNING, chunk(b"1"), ENDED]
+
+
 def test_reports_are_sent_at_once_and_again_until_the_job_is_acknowledged(world: World) -> None:
     first, second, third = (world.link() for _ in range(3))
     reports = world.reports(first)

@@ -12,32 +12,37 @@ import org.apache.logging.log4j.core.layout.PatternLayout
 
 import org.apache.spark.SparkContext
 
-/** A job's log file of limited size. Output beyond the limit is dropped, and the file says how much. */
+/**
+ * A job's log file of limited size, which the first output creates. Output beyond the limit is dropped, and the file says
+ * how much.
+ */
 private[jobserver] final class JobLog(path: Path, maxBytes: Long) {
   // Not a channel: a channel is closed when an interrupted thread writes to it.
-  private val out = new BufferedOutputStream(new FileOutputStream(path.toFile, true))
+  private lazy val out = new BufferedOutputStream(new FileOutputStream(path.toFile, true))
   private var written = 0L
   private var dropped = 0L
+  private var created = false
   @volatile private var open = true
 
   def isOpen: Boolean = open
 
   def write(bytes: Array[Byte], offset: Int, length: Int): Unit = synchronized {
-    if (open) {
+    if (open && length > 0) {
       val fits = math.min(length.toLong, math.max(0L, maxBytes - written)).toInt
       out.write(bytes, offset, fits)
+      created = true
       written += fits
       dropped += length - fits
     }
   }
 
-  def flush(): Unit = synchronized { if (open) out.flush() }
+  def flush(): Unit = synchronized { if (open && created) out.flush() }
 
   def close(): Unit = synchronized {
     if (open) {
-      if (dropped > 0) out.write(s"\n[$dropped bytes more than the limit of $maxBytes were dropped]\n".getBytes(UTF_8))
-      out.close()
       open = false
+      if (dropped > 0) out.write(s"\n[$dropped bytes more than the limit of $maxBytes were dropped]\n".getBytes(UTF_8))
+      if (created) out.close()
     }
   }
 }

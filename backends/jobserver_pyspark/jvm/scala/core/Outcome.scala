@@ -11,12 +11,13 @@ private[jobserver] final case class Outcome(
     error: Failure = null,
     result: String = null,
     bytes: Long = 0L,
+    inline: String = null,
     validated: Boolean = false) {
 
   def toJson: String = {
     val node = Outcome.mapper.createObjectNode()
       .put("kind", "JvmJobState").put("status", status).put("failure", failure).put("result", result).put("size", bytes)
-      .put("validated", validated)
+      .put("inline", inline).put("validated", validated)
     if (error == null) node.putNull("error")
     else {
       node.putObject("error")
@@ -33,7 +34,8 @@ private[jobserver] object Outcome {
   val running: Outcome = Outcome("running")
   val killed: Outcome = Outcome("killed")
 
-  def finished(kind: String, bytes: Long): Outcome = Outcome("finished", result = kind, bytes = bytes)
+  def finished(written: WrittenResult): Outcome =
+    Outcome("finished", result = written.kind, bytes = written.bytes, inline = written.inline.orNull)
   def failed(kind: String, error: Failure): Outcome = Outcome("failed", kind, error)
   def failed(kind: String, error: Throwable): Outcome = failed(kind, Failure.of(error))
 }

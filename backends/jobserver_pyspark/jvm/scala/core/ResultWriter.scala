@@ -1,14 +1,22 @@
 package org.apache.spark.sql.jobserver
 
-import java.io.{BufferedOutputStream, FileOutputStream, InputStream, OutputStream}
+import java.io.{ByteArrayOutputStream, BufferedOutputStream, FileOutputStream, InputStream, OutputStream}
 import java.nio.file.Path
+import java.util.Base64
 
 import scala.collection.JavaConverters._
 
 import com.fasterxml.jackson.core.{JsonFactory, JsonGenerator}
 
 /**
- * Writes a job's result to a file in one pass: as JSON, or as the bytes of a streamed result.
+ * A written result: `json` or `stream`, its size in bytes, and the bytes in Base64 if they are few. Otherwise they are in
+ * the file.
+ */
+private[jobserver] final case class WrittenResult(kind: String, bytes: Long, inline: Option[String])
+
+/**
+ * Writes a job's result in one pass, as JSON or as the bytes of a streamed result: a large one to a file, a small one to
+ * memory. Creating and deleting a file would cost more than everything else that a short job does.
  *
  * [[ResultShape]] determines the conversion of each type. The writer holds nothing in memory except the text of values
  * from JSON libraries, and the keys of maps whose keys are not strings.
@@ -18,21 +26,20 @@ import com.fasterxml.jackson.core.{JsonFactory, JsonGenerator}
 private[jobserver] final class ResultWriter(path: Path, maxBytes: Long, cancelled: () => Boolean) {
 
   /**
-   * Writes the file. Returns `json` or `stream`, and the size in bytes. Throws [[ResultRefused]].
+   * Throws [[ResultRefused]].
    *
    * The result is passed as a function, so that no stack frame here references the head of a lazy sequence.
    */
-  def write(take: () => Any): (String, Long) = {
-    val file = new BufferedOutputStream(new FileOutputStream(path.toFile), 1 << 16)
-    val out = new LimitedStream(file, maxBytes, cancelled)
+  def write(take: () => Any): WrittenResult = {
+    val target = new SpillingStream(path)
+    val out = new LimitedStream(target, maxBytes, cancelled)
     try {
       val kind = ResultWriter.content(take()) match {
         case ResultWriter.Bytes(in) => copy(in, out); "stream"
         case ResultWriter.Chunks(chunks) => chunks.foreach(out.write(_)); "stream"
         case ResultWriter.Json(value) => writeJson(value, out); "json"
       }
-      out.flush()
-      (kind, out.written)
+      WrittenResult(kind, out.written, target.inMemory.map(Base64.getEncoder.encodeToString))
     } finally out.close()
   }
 
@@ -141,6 +148,35 @@ private[jobserver] object ResultWriter {
   private def isLazy(value: Any): Boolean = Iterator
     .iterate[Class[_]](value.getClass)(_.getSuperclass).takeWhile(_ != null)
     .exists(c => c.getName == "scala.collection.immutable.Stream" || c.getName == "scala.collection.immutable.LazyList")
+}
+
+/** Keeps few bytes in memory, and writes more than that to a file. */
+private[jobserver] final class SpillingStream(path: Path) extends OutputStream {
+  private val memory = new ByteArrayOutputStream()
+  private var file: Option[OutputStream] = None
+
+  /** All bytes, unless they are in the file. */
+  def inMemory: Option[Array[Byte]] = if (file.isEmpty) Some(memory.toByteArray) else None
+
+  override def write(byte: Int): Unit = target(1).write(byte)
+  override def write(bytes: Array[Byte], offset: Int, length: Int): Unit = target(length).write(bytes, offset, length)
+  override def flush(): Unit = file.foreach(_.flush())
+  override def close(): Unit = file.foreach(_.close())
+
+  private def target(more: Int): OutputStream = file.getOrElse {
+    if (memory.size + more <= SpillingStream.MaxInMemory) memory
+    else {
+      val opened = new BufferedOutputStream(new FileOutputStream(path.toFile), 1 << 16)
+      file = Some(opened)
+      memory.writeTo(opened)
+      memory.reset()
+      opened
+    }
+  }
+}
+
+private[jobserver] object SpillingStream {
+  val MaxInMemory: Int = 32 * 1024
 }
 
 /** Counts the written bytes, enforces a limit (0: no limit), and stops when the job is cancelled. */

@@ -172,9 +172,8 @@ private[jobserver] final class RunningJob(
       // Clear the reference to the result, so that the head of a lazy sequence can be collected while it is written.
       val box = new java.util.concurrent.atomic.AtomicReference[Any](shaped.run(data))
       handedStreaming.foreach(_.awaitTermination())
-      val (kind, bytes) =
-        new ResultWriter(request.resultPath, request.maxResultBytes, () => cancelled).write(() => box.getAndSet(null))
-      Outcome.finished(kind, bytes)
+      val writer = new ResultWriter(request.resultPath, request.maxResultBytes, () => cancelled)
+      Outcome.finished(writer.write(() => box.getAndSet(null)))
     } catch {
       case refused: ResultRefused => Outcome.failed("result", refused)
       case error: Throwable => report(error)

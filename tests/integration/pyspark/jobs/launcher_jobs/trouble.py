@@ -253,6 +253,7 @@ class NeverValid(Accepting):
     """Its validation does not end."""
 
     def validate(self, context, runtime, config):
+        print("validating")
         while True:
             pass
 
