@@ -365,7 +365,7 @@ class BlobNotFound(NotFound):
 class LogNotFound(NotFound):
     """A log was never written, or has been removed."""
 
-    template = "log of {kind} {id} not found"
+    template = "log of {kind} {id} not found: nothing was written to it, or it was removed"
     kind: str
     id: str
 
