@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -66,7 +66,7 @@ def run(
     seed: int,
     directory: Path,
     postgresql: PostgresqlServer,
-    cluster: StandaloneCluster,
+    cluster: StandaloneCluster | None,
     options: argparse.Namespace,
     report: Report,
 ) -> SparkTorture:
@@ -101,6 +101,9 @@ def main() -> None:
     parser.add_argument(
         "--logs", type=Path, help="where to keep the logs of servers of a history with faults"
     )
+    parser.add_argument(
+        "--inline", action="store_true", help="run jobs as threads of the servers, without Spark"
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     os.environ.setdefault("XDG_CACHE_HOME", str(Path(__file__).resolve().parents[1] / ".cache"))
@@ -108,11 +111,15 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="torture-", ignore_cleanup_errors=True) as name:
             directory = Path(name)
-            with closing(PySparkLauncher(directory / "prepare")) as launcher:
-                launcher.prepare()
             for made in ("cluster", "histories"):
                 (directory / made).mkdir()
-            with PostgresqlServer(durable=True) as postgresql, started(directory / "cluster") as cluster:
+            with ExitStack() as parts:
+                postgresql = parts.enter_context(PostgresqlServer(durable=True))
+                cluster = None
+                if not options.inline:
+                    with closing(PySparkLauncher(directory / "prepare")) as launcher:
+                        launcher.prepare()
+                    cluster = parts.enter_context(started(directory / "cluster"))
                 while time.monotonic() < deadline:
                     print(f"seed {seed}", flush=True)
                     report.add(run(seed, directory / "histories", postgresql, cluster, options, report))

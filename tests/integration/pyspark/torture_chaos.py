@@ -29,14 +29,18 @@ class Chaos:
             (6, self._kill_server),
             (5, self._pause_server),
             (3, self._stop_server),
-            (6, self._kill_process),
-            (5, self._pause_process),
             (2, self._restart_database),
             (2, self._pause_database),
             (2, self._cut_database),
-            (2, self._kill_worker),
-            (2, self._kill_executor),
         ]
+        if fleet.cluster is not None:
+            self._cluster = fleet.cluster
+            self._actions += [
+                (6, self._kill_process),
+                (5, self._pause_process),
+                (2, self._kill_worker),
+                (2, self._kill_executor),
+            ]
 
     def tend(self) -> None:
         """Pay the debts that are due, and break something else every now and then."""
@@ -155,16 +159,16 @@ class Chaos:
     # -- the cluster -------------------------------------------------------------------------------
 
     def _kill_worker(self) -> None:
-        self._fleet.cluster.kill_workers()
+        self._cluster.kill_workers()
         self._did("kills of standalone workers")
         self._owe(self._dice.uniform(0.5, 5.0), self._start_worker)
 
     def _start_worker(self) -> None:
-        self._fleet.cluster.kill_workers()  # of another debt
-        self._fleet.cluster.start_worker()
+        self._cluster.kill_workers()  # of another debt
+        self._cluster.start_worker()
 
     def _kill_executor(self) -> None:
-        if executors := self._fleet.cluster.executors():
+        if executors := self._cluster.executors():
             self._kill(self._dice.choice(executors))
             self._did("kills of executors")
 

@@ -226,11 +226,11 @@ def _left(fleet: Fleet) -> list[str]:
     for server in fleet.servers:
         own = {key for key, row in live.items() if row["owner"] == server.id}
         for path in [*server.data.glob("pyspark/contexts/*"), *server.data.glob("contexts/*")]:
-            if path.stem not in own:
+            if path.stem not in own and fleet.cluster is not None:  # else nobody knows of them
                 found.append(f"file {path}")
     if not live:
         found += [f"temporary file {path}" for path in (fleet.directory / "tmp").iterdir()]
-        found += [f"executor {pid}" for pid in fleet.cluster.executors()]
+        found += [f"executor {pid}" for pid in (fleet.cluster.executors() if fleet.cluster else ())]
     found += [
         f"hold {r}"
         for r in rows(

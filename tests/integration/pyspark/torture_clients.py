@@ -255,7 +255,7 @@ class Client(threading.Thread):
     def _create(self) -> None:
         name = self._dice.choice(NAMES)
         settings = {} if name == "blue" else {"supervise": "true"}
-        if name == "green":
+        if name == "green" and self._fleet.cluster is not None:
             settings |= {"spark.master": self._fleet.cluster.master}
         response = self.ask("POST", f"/contexts/{name}", params=settings)
         if response is not None and response.status_code == 200:

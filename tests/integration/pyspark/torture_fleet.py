@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import attrs
 import psycopg
 from context_processes import command, end_processes_in, processes_in
 from standalone_cluster import StandaloneCluster
+from torture_inline import plugin_environment
 
 from jobserver_pyspark import processes
 from jobserver_sql.testing import PostgresqlServer
@@ -55,7 +56,7 @@ jobserver {{
   }}
   jobs {{ max-jobs-per-context = 3, max-queued-jobs = 30, start-timeout = 2 s, kill-timeout = 5 s }}
   callbacks {{ retry-delay = 1 s, max-attempts = 100, timeout = 5 s }}
-  launcher.options.spare-runners = 1
+  launcher = {launcher}
 }}
 """
 
@@ -80,7 +81,14 @@ class Server:
     ``wanted`` says whether it should run; :meth:`tend` starts it until it does, as an init system would.
     """
 
-    def __init__(self, directory: Path, name: str, kind: ServerKind, config: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        kind: ServerKind,
+        config: Mapping[str, Any],
+        environment: Mapping[str, str],
+    ) -> None:
         self.name, self.kind = name, kind
         self.directory = directory / name
         self.data = self.directory / "data"
@@ -91,6 +99,7 @@ class Server:
         self.listened_at: float | None = None
         self.unexpected: list[str] = []
         self.status: int | None = None
+        self._environment = environment
         self._ending = True
         self._started_at = 0.0
         self._process: subprocess.Popen[bytes] | None = None
@@ -139,7 +148,7 @@ class Server:
         with self.log.open("ab") as log, self._answer.open("wb") as answer:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "jobserver_cli", "serve", *arguments],
-                env={**variables, "TMPDIR": str(temporary), "NO_COLOR": "1"},
+                env={**variables, **self._environment, "TMPDIR": str(temporary), "NO_COLOR": "1"},
                 cwd=self.directory,
                 stdout=answer,
                 stderr=log,
@@ -306,16 +315,20 @@ class Receiver:
 
 
 class Fleet:
-    """Three servers with all they need, below one directory."""
+    """Three servers with all they need, below one directory.
+
+    Without a cluster they run no Spark: contexts and jobs are threads of the servers.
+    """
 
     KINDS = (
         ServerKind(reattach=REATTACH, shutdown="detach", contexts=2),
         ServerKind(reattach=REATTACH),
         ServerKind(),
     )
+    INLINE_KINDS = (ServerKind(contexts=2), ServerKind(contexts=2), ServerKind())
 
     def __init__(
-        self, directory: Path, postgresql: PostgresqlServer, cluster: StandaloneCluster, name: str
+        self, directory: Path, postgresql: PostgresqlServer, cluster: StandaloneCluster | None, name: str
     ) -> None:
         self.directory = directory
         self.cluster = cluster
@@ -325,9 +338,13 @@ class Fleet:
         for made in (self.runs, directory / "tmp"):
             made.mkdir()
         self.blobs = directory / "blobs"
-        config = {"database": self.database.url, "blobs": self.blobs}
+        kinds, launcher, environment = self.KINDS, "{ options.spare-runners = 1 }", {}
+        if cluster is None:
+            kinds, launcher = self.INLINE_KINDS, "{ backend = torture }"
+            environment = dict(plugin_environment(directory))
+        config = {"database": self.database.url, "blobs": self.blobs, "launcher": launcher}
         self.servers = [
-            Server(directory, f"s{number}", kind, config) for number, kind in enumerate(self.KINDS)
+            Server(directory, f"s{number}", kind, config, environment) for number, kind in enumerate(kinds)
         ]
 
     def __enter__(self) -> Fleet:

@@ -149,6 +149,8 @@ class SparkTorture:
 
     def _pretenders(self) -> list[str]:
         """Return the jobs that are said to run their code and have no process."""
+        if self.fleet.cluster is None:
+            return []
         running = self.fleet.database.rows("SELECT id, context_id FROM jobs WHERE state = 'RUNNING'")
         found = []
         for row in running:
@@ -196,7 +198,10 @@ class SparkTorture:
         return self.fleet.database.rows("SELECT * FROM contexts WHERE NOT state = ANY(%s)", [*FINAL])
 
     def _measure_reattachment(self) -> None:
-        server = self._context_of([server for server in self.fleet.servers if server.kind.reattach])
+        keeping = [server for server in self.fleet.servers if server.kind.reattach]
+        if not keeping:
+            return
+        server = self._context_of(keeping)
         [before] = self._live_contexts()
         words = "context red was taken over"
         taken_over = server.said(words)

@@ -1,0 +1,34 @@
+"""A short torture of real servers without Spark; ``benchmarks/torture_spark.py`` runs long ones with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from torture_fleet import Fleet
+from torture_spark import FAILOVER, SparkTorture
+
+from jobserver_sql.testing import PostgresqlServer, missing
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.postgresql,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(missing() is not None, reason=f"needs {missing()}"),
+]
+
+
+def test_nothing_is_lost_whatever_dies() -> None:
+    with (
+        TemporaryDirectory(prefix="torture-") as directory,
+        PostgresqlServer(durable=True) as postgresql,  # which loses nothing when it crashes
+        Fleet(Path(directory), postgresql, None, "torture") as fleet,
+    ):
+        history = SparkTorture(1, fleet)
+        history.start()
+        history.round(30.0)
+        history.end()
+        assert history.counts["accepted"]
+        assert max(history.failovers) < FAILOVER
