@@ -19,7 +19,7 @@ _LOADED = re.compile(
 
 
 def on_config(config: dict[str, str], **_more: object) -> None:
-    """Show the version in the title: each release has a site of its own, in its source distribution."""
+    """Show the version in the title: each release has a site of its own."""
     config["site_name"] = f"{config['site_name']} {version('jobserver-core')}"
 
 

@@ -48,6 +48,9 @@ INJECTIONS = {
     "script": "document.createElement('script').textContent = 'window.hacked = 1'",
     "handler": "document.body.setAttribute('onclick', 'window.hacked = 1')",
 }
+BROKEN_STATES = """() => [...document.querySelectorAll(".state")]
+  .filter((node) => node.offsetHeight > 2.5 * parseFloat(getComputedStyle(node).fontSize))
+  .map((node) => node.outerHTML)"""
 UNNAMED = """() => [...document.querySelectorAll("input, select")]
   .filter((node) => !node.labels.length && !node.ariaLabel).map((node) => node.outerHTML)"""
 
@@ -363,7 +366,8 @@ def test_pages_are_readable_and_named_in_each_scheme_and_on_a_phone(
     site = start()
     context = "a" + 20 * "-long"
     ids = [
-        site.submit(name, f"value = {'x' * 300}", context=context) for name in ("w.Sleep", "w.Echo", "w.Fail")
+        site.submit(name, f"value = {'x' * 300}", context=context, callbackUrl="http://a/b", maxRunTime=3600)
+        for name in ("w.Sleep", "w.Echo", "w.Fail")
     ]
     for job_id, state in zip(ids, ("RUNNING", "FINISHED", "ERROR"), strict=True):
         site.until(job_id, state)
@@ -381,6 +385,7 @@ def test_pages_are_readable_and_named_in_each_scheme_and_on_a_phone(
         page.get_by_role("heading", name=title, exact=True, level=1).wait_for()
         page.locator("main table tbody tr").first.wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+        assert page.evaluate(BROKEN_STATES) == [], path
         assert page.evaluate(CONTRAST) >= 4.5, path
         assert page.evaluate(UNNAMED) == [], path
         assert page.get_by_role("heading", level=1).count() == 1

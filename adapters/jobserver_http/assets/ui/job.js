@@ -3,7 +3,7 @@ import { json } from "./api.js";
 import { confirm } from "./dialogs.js";
 import { address, alert, breakable, button, element, facts, refill, section } from "./dom.js";
 import { subscribe, throttled } from "./events.js";
-import { bytes, jobDuration, jobState, moment, progress, state } from "./format.js";
+import { bytes, duration, jobDuration, jobState, moment, progress, state } from "./format.js";
 import { tree } from "./jsontree.js";
 import { showLog } from "./log.js";
 import { showResult } from "./result.js";
@@ -63,7 +63,7 @@ async function end(page, parts, report) {
 function summary(page, report) {
   const ended = FINAL.includes(report.status);
   const kill = ended ? null : button("Kill", () => askToKill(page, report), { class: "danger" });
-  const wait = (seconds) => (seconds === undefined ? null : `${seconds} s`);
+  const wait = (seconds) => (seconds === undefined ? null : duration(seconds));
   return section("Summary", facts([
     ["State", jobState(report)],
     ["Progress", progress(report)],
