@@ -229,7 +229,7 @@ class Host:
             self._jobs = jobs
             if self._spare:
                 self._warm_session()
-                jobs.warm_up()
+                jobs.runners.warm_up()
                 self._reports.send(SpareReady())
             else:
                 self._report_ready()
@@ -247,7 +247,7 @@ class Host:
 
         def make_runner() -> None:
             try:
-                jobs.start_spares()
+                jobs.runners.start()
             except Exception as error:  # noqa: BLE001 - the other thread raises it
                 failures.append(error)
 
@@ -256,7 +256,7 @@ class Host:
         if self._spec.session:
             self._driver.start_session()
         making.join()
-        jobs.session_ready.set()
+        jobs.runners.session_ready.set()
         if failures:
             raise ContextFailure.of(failures[0]) from failures[0]
 

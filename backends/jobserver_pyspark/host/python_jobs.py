@@ -1,10 +1,10 @@
 """Python jobs: each runs alone in a runner, from the request to the end of its last process.
 
-Choice of the runner: a job takes, in this order, an idle runner that has served its class path, a spare one
-that has served none, or a new one. A runner that finished a job cleanly restores its state and becomes idle,
-or ends if it must not be reused; any other end of a job ends the runner with all processes of the job. The
-end of a clean job is reported before its runner restores its state or ends, so that the caller does not wait
-for that: the job has left no thread and no process, and nothing of it runs any more.
+:mod:`~jobserver_pyspark.host.runner_pool` chooses the runner of a job. A runner that finished a job cleanly
+restores its state and becomes idle, or ends if it must not be reused; any other end of a job ends the runner
+with all processes of the job. The end of a clean job is reported before its runner restores its state or
+ends, so that the caller does not wait for that: the job has left no thread and no process, and nothing of it
+runs any more.
 
 Invariant: an idle runner has no output of a job in its pipe and no Spark jobs under its tag.
 """
@@ -27,7 +27,8 @@ from jobserver_pyspark.host.logs import BoundedLog, OutputPump
 from jobserver_pyspark.host.orphans import end_orphans
 from jobserver_pyspark.host.progress import ProgressBoard, SparkTag
 from jobserver_pyspark.host.reports import JobReports
-from jobserver_pyspark.host.runners import RunnerLost, RunnerProcess, ZygoteProcess
+from jobserver_pyspark.host.runner_pool import EXIT_TIMEOUT, RunnerPool
+from jobserver_pyspark.host.runners import RunnerProcess, ZygoteProcess
 from jobserver_pyspark.protocol.converter import ProtocolError
 from jobserver_pyspark.protocol.failures import bounded, describe
 from jobserver_pyspark.protocol.frames import ChannelClosed
@@ -56,11 +57,7 @@ from jobserver_pyspark.protocol.messages import (
 __all__ = ["PythonJobs"]
 
 _ATTEMPTS = 3
-_EXIT_TIMEOUT = 10.0
 _IDLE_TIMEOUT = 8.0
-_LULL_TIMEOUT = 0.5
-_MAX_IDLE = 16
-"""The maximum number of idle runners; each costs some 30 MB."""
 
 
 class _Job:
@@ -117,27 +114,29 @@ class PythonJobs:
         spare: bool = False,
     ) -> None:
         self._spec = spec
-        self._wanted_spares = 1 if spare else spec.spare_runners
         self._driver = driver
-        self._zygote = zygote
         self._pump = pump
         self._reports = reports
         self._class_paths = TaskClassPaths(driver, spec)
         self._pools = WorkerPools(driver.process.pid)
         self._jobs: dict[str, _Job] = {}
-        self._spares: list[RunnerProcess] = []
-        self._idle: list[RunnerProcess] = []
         self._fresh_only: set[tuple[str, ...]] = set()  # class paths, each with a class
         self._reuse = spec.reuse and spec.context_type != "custom"
         self._lock = threading.Lock()
         self._threads = JobThreads("job")
         self._properties = driver.jvm.java.lang.System.getProperties()
-        self._need = threading.Semaphore(0)
         self._closing = False
-        self.session_ready = threading.Event()
-        self._warmed = threading.Event()
         self._board = board
         self._jars = jars
+        self.runners = RunnerPool(
+            spec,
+            spares=1 if spare else spec.spare_runners,
+            driver=driver,
+            zygote=zygote,
+            pump=pump,
+            busy=lambda: self.busy,
+            warn=self._warn,
+        )
 
     def adopt(self, spec: HostSpec, jars: JobJars, log: Callable[[bytes], None]) -> None:
         """Run the jobs of a context, as a spare that has run none; idle runners write to its log."""
@@ -145,102 +144,7 @@ class PythonJobs:
         self._jars = jars
         self._class_paths = TaskClassPaths(self._driver, spec)
         self._reuse = spec.reuse and spec.context_type != "custom"
-        with self._lock:
-            runners = list(self._spares)
-            self._wanted_spares = spec.spare_runners
-        for runner in runners:
-            runner.output.write = runner.idle_write = log
-            with contextlib.suppress(ChannelClosed):  # a dead one is discarded when it is taken
-                runner.rename_application(spec.conf["spark.app.name"])
-        self._need.release()
-
-    def warm_up(self) -> None:
-        """Prepare everything that the first job would wait for, as a spare without jobs."""
-        self._warmed.wait()
-        for runner in list(self._spares):
-            runner.warm_up(self._spec.context_type)
-            runner.prepare(self._spec.context_type)
-
-    # -- spare runners -----------------------------------------------------------------------------
-
-    def start_spares(self) -> None:
-        """Create the first spare runner, warm up the first Python worker, and keep spares ready from then."""
-        first = self._attached()
-        with self._lock:
-            self._spares.append(first)
-        threading.Thread(target=self._keep_spares, args=(first,), name="spare runners", daemon=True).start()
-
-    def _attached(self) -> RunnerProcess:
-        runner = self._zygote.fork()
-        try:
-            runner.attach(self._driver)
-        except BaseException:
-            runner.kill()
-            raise
-        return runner
-
-    def _keep_spares(self, first: RunnerProcess) -> None:
-        self._warm_up(first)
-        self.session_ready.wait()
-        self._warmed.set()
-        while not self._closing:
-            while len(self._spares) < self._wanted_spares:
-                try:
-                    runner = self._attached()
-                    if not self.busy:  # it takes longer than the attachment, and jobs need the cores now
-                        runner.prepare(self._spec.context_type)
-                except Exception as error:  # noqa: BLE001 - jobs then start their own runner, and report its error
-                    self._warn(f"a spare runner could not be made: {describe(error)}")
-                    break
-                with self._lock:
-                    self._spares.append(runner)
-            self._need.acquire()
-            self._wait_for_a_lull()
-
-    def _wait_for_a_lull(self) -> None:
-        """While a spare is left, leave the cores to jobs that have just begun."""
-        deadline = time.monotonic() + _LULL_TIMEOUT
-        while self._spares and self.busy and time.monotonic() < deadline:
-            time.sleep(0.01)
-
-    def _warm_up(self, first: RunnerProcess) -> None:
-        """Start the first Python worker from a spare, unless a job has taken it already."""
-        with self._lock:
-            if first not in self._spares:
-                return
-            self._spares.remove(first)
-        try:
-            first.warm_up()
-        except (ChannelClosed, RunnerLost, ProtocolError) as error:
-            self._warn(f"the first Python worker did not start: {describe(error)}")
-            first.kill()
-            return
-        with self._lock:
-            self._spares.append(first)
-
-    def _take_runner(self, job: _Job) -> RunnerProcess:
-        """Return an idle runner of the job's class path, a spare, or a new one."""
-        with self._lock:
-            dead = [runner for runner in (*self._spares, *self._idle) if runner.exited.is_set()]
-            self._spares = [spare for spare in self._spares if spare not in dead]
-            self._idle = [runner for runner in self._idle if runner not in dead]
-            fit = [] if job.fresh else [r for r in self._idle if r.class_path == job.class_path]
-            if fit:
-                self._idle.remove(fit[-1])  # the one whose memory is still in the processor's caches
-            spare = self._spares.pop(0) if self._spares and not fit else None
-        if not fit:
-            self._need.release()
-        for runner in dead:
-            self._discard(runner)
-        return fit[-1] if fit else spare or self._attached()
-
-    def _discard(self, runner: RunnerProcess) -> None:
-        """End a runner that has no job, and release its resources."""
-        runner.kill()
-        runner.exited.wait(_EXIT_TIMEOUT)
-        runner.close(self._pump)
-        with contextlib.suppress(Exception):  # the JVM may have ended
-            runner.detach()
+        self.runners.adopt(spec, log)
 
     # -- jobs --------------------------------------------------------------------------------------
 
@@ -274,10 +178,11 @@ class PythonJobs:
             job.runner.kill()
 
     def close(self) -> None:
-        """Kill every job and spare runner, without a report."""
+        """Kill every job and every runner, without a report."""
         self._closing = True
+        self.runners.close()
         with self._lock:
-            runners = [*self._spares, *self._idle, *(job.runner for job in self._jobs.values() if job.runner)]
+            runners = [job.runner for job in self._jobs.values() if job.runner]
         for runner in runners:
             runner.kill()
 
@@ -321,7 +226,7 @@ class PythonJobs:
         """Run the job in a runner, or in another one if that died while idle or the job needs a fresh one."""
         job.fresh = (*job.class_path, job.request.class_name) in self._fresh_only
         while True:
-            runner = self._take_runner(job)
+            runner = self.runners.take(job.class_path, fresh=job.fresh)
             runner.output.write = job.log.write
             self._serve(job, runner)
             if job.clean:
@@ -344,15 +249,11 @@ class PythonJobs:
             answer = runner.receive()
             reason = answer.unfit if isinstance(answer, Restored) else "it broke the protocol"
         runner.output.write = runner.idle_write
-        if reason is not None:
+        if reason is None:
+            self.runners.keep(runner)
+        else:
             runner.idle_write(_line(f"the process of job {job.id} serves no other job: {reason}"))
-        with self._lock:
-            if reason is None and not self._closing:
-                self._idle.append(runner)
-            surplus = self._idle[:-_MAX_IDLE]
-            self._idle = self._idle[-_MAX_IDLE:]
-        for one in (*surplus, *([runner] if reason is not None else [])):
-            self._discard(one)
+            self.runners.discard(runner)
 
     def _retire(self, job: _Job, runner: RunnerProcess) -> None:
         """End a runner that must not serve another job."""
@@ -362,7 +263,7 @@ class PythonJobs:
                 self._driver.cancel(runner.tag)  # Spark jobs that reached the JVM after the process ended
                 runner.detach()
         else:
-            self._discard(runner)
+            self.runners.discard(runner)
 
     def _serve(self, job: _Job, runner: RunnerProcess) -> None:
         """Send the job to the runner, and forward its reports until it reports the end, or ends."""
@@ -396,7 +297,7 @@ class PythonJobs:
                 if job.outcome is not None or not runner.channel.more:
                     self._send_reports(job)
         except ChannelClosed:
-            runner.exited.wait(_EXIT_TIMEOUT)
+            runner.exited.wait(EXIT_TIMEOUT)
         except ProtocolError as error:
             job.accepted, job.broken = True, str(error)  # the job has begun, even if its state is unknown
         except Exception as error:  # noqa: BLE001 - the class path could not be shipped
@@ -451,7 +352,7 @@ class PythonJobs:
         if job.finished:  # while the process ends
             with self._cleaning(job):
                 self._release(job, runner)
-        runner.exited.wait(_EXIT_TIMEOUT)
+        runner.exited.wait(EXIT_TIMEOUT)
         with self._cleaning(job):
             if not job.finished:
                 runner.detach()  # first: a call that is still starting something in the JVM is interrupted
