@@ -124,8 +124,9 @@ class RunnerPool:
             runner.detach()
 
     def close(self) -> None:
-        """Kill every runner that has no job."""
+        """Kill every runner that has no job, and make no more spares."""
         self._closing = True
+        self._need.release()
         with self._lock:
             runners = [*self._spares, *self._idle]
         for runner in runners:
