@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
@@ -164,7 +165,8 @@ class SupervisedContexts(Fleet):
             self.boot().server.drain()
         last.server.create_context("shared", {"supervise": True}).result(WAIT)
         last.server.close(1)
-        [context] = self.open().contexts(ContextQuery(name="shared"))
+        with closing(self.open()) as store:
+            [context] = store.contexts(ContextQuery(name="shared"))
         assert context.state in (ContextState.FINISHED, ContextState.KILLED)
 
     def test_a_paused_server_starts_no_context_again_that_another_one_has(
