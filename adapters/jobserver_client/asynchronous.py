@@ -395,7 +395,6 @@ class AsyncClient:
 
         Raises:
             JobNotFound: No job has this ID.
-            LogNotFound: The job has not written anything.
         """
         async for line in self._lines(path_to("jobs", job_id, "logs"), follow):
             yield line

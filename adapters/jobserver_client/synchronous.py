@@ -370,7 +370,6 @@ class Client:
 
         Raises:
             JobNotFound: No job has this ID.
-            LogNotFound: The job has not written anything.
         """
         return self._iterate(self._remote.logs(job_id, follow=follow))
 

@@ -101,6 +101,23 @@ class _LocalLog(LogFile):
         self._file.close()
 
 
+class _NoOutput(LogFile):
+    """The log of a job of this server that has written nothing yet: its first output creates the file."""
+
+    poll_interval = _LocalLog.poll_interval
+    identity = ""
+    size = 0
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self, offset: int, limit: int) -> bytes:
+        return b""
+
+    def replaced(self) -> bool:
+        return self._path.exists()
+
+
 class _RemoteLog(LogFile):
     """A log of another server. ``ask`` has that server read, and returns its answer."""
 
@@ -263,7 +280,7 @@ class LogService:
 
     def _find(self, kind: str, record_id: str, name: str, context: Context | None) -> LogFile:
         with suppress(FileNotFoundError):
-            return _LocalLog(self._paths[kind](record_id), self._records.server_id)
+            return self._here(kind, record_id, context)
         problem: LogNotFound | Unavailable = LogNotFound(kind=kind, id=name)
         what, log = f"the log of {kind} {name}", {"kind": kind, "id": record_id}
         for server_id in self._servers_of(context):
@@ -274,6 +291,19 @@ class LogService:
             except Unavailable as error:
                 problem = error
         raise problem
+
+    def _here(self, kind: str, record_id: str, context: Context | None) -> LogFile:
+        """Return a log of this server. Raises FileNotFoundError.
+
+        Every context has a log where it runs, so a job without one there has written nothing.
+        """
+        path = self._paths[kind](record_id)
+        try:
+            return _LocalLog(path, self._records.server_id)
+        except FileNotFoundError:
+            if kind == "job" and context is not None and self._paths["context"](context.id).exists():
+                return _NoOutput(path)
+            raise
 
     def _servers_of(self, context: Context | None) -> list[str]:
         """Return the other servers that may have the logs of a context, its owner first."""
@@ -290,11 +320,12 @@ class LogService:
 
     def _read_for_another(self, arguments: JsonMapping) -> JsonObject:
         kind, record_id = arguments["kind"], arguments["id"]
-        record = self._metadata.job(record_id) if kind == "job" else self._metadata.context(record_id)
-        if record is None:  # an id of no record is no name of a file either
+        # An id of no record is no name of a file either.
+        context = self._context_of(record_id) if kind == "job" else self._metadata.context(record_id)
+        if context is None:
             raise LogNotFound(kind=kind, id=record_id)
         try:
-            file = _LocalLog(self._paths[kind](record_id), self._records.server_id)
+            file = self._here(kind, record_id, context)
         except FileNotFoundError:
             raise LogNotFound(kind=kind, id=record_id) from None
         try:

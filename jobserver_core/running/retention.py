@@ -45,6 +45,8 @@ _DELETED = 10
 """The number of blobs to remove while uploads and submits cannot record references."""
 _PAUSE = 0.02
 """Seconds between two steps, so that others can use the database."""
+_NOTE = b"(removed: all logs together were larger than jobserver.jobs.max-log-storage)\n"
+"""What takes the place of a log that is removed while its job or context is still recorded."""
 _LOCK_TIMEOUT = 0.2
 """Seconds for which new uploads and submits wait while those in progress finish."""
 
@@ -199,11 +201,13 @@ class RecordSweep:
         for _, size, path in pace.over(sorted(logs)):
             if excess <= 0:
                 return
+            if size <= len(_NOTE):
+                continue
             record = self._record_of(path)
             if record is not None and record.state.final:
-                path.unlink(missing_ok=True)
+                path.write_bytes(_NOTE)  # without it, the job would seem to have written nothing
                 pace.removed["logs"] += 1
-                excess -= size
+                excess -= size - len(_NOTE)
 
     def _sweep_binaries(self, pace: Pace) -> None:
         """Remove old versions of binaries."""

@@ -53,8 +53,8 @@ class World:
             listener.context_ready(application_id=None, url=None)
         listener.job_running(job.id)
         directory = self.server._services.data_directory
-        directory.job_log(job.id).write_text("log")
-        directory.context_log(job.job.context_id).write_text("log")
+        directory.job_log(job.id).write_text(LOG)
+        directory.context_log(job.job.context_id).write_text(LOG)
         if end:
             report_result(listener, job.id, b"1")
             if context is None:
@@ -63,7 +63,8 @@ class World:
 
     def logs(self) -> set[str]:
         directory = self.server._services.data_directory
-        return {path.stem for logs in (directory.job_logs, directory.context_logs) for path in logs.iterdir()}
+        paths = [path for logs in (directory.job_logs, directory.context_logs) for path in logs.iterdir()]
+        return {path.stem for path in paths if path.read_text() == LOG}
 
     def sweep(self) -> None:
         self.server._services.sweeper.sweep()
@@ -74,6 +75,7 @@ class World:
 
 
 Make = Callable[..., World]
+LOG = "log " * 100
 
 
 @pytest.fixture
@@ -345,7 +347,7 @@ def test_logs_are_limited_although_a_directory_of_logs_was_removed(make: Make) -
 
 
 def test_the_oldest_logs_of_what_has_ended_are_removed_when_they_are_too_large(make: Make) -> None:
-    world = make({"jobs": {**FOREVER, "max-log-storage": 6}})
+    world = make({"jobs": {**FOREVER, "max-log-storage": 1200}})
     running = world.server.job(world.run(end=False))
     old, young = world.server.job(world.run()), world.server.job(world.run())
     directory = world.server._services.data_directory
@@ -355,8 +357,9 @@ def test_the_oldest_logs_of_what_has_ended_are_removed_when_they_are_too_large(m
     assert world.server.prune() == {"logs": 4}
     assert world.logs() == {running.id, running.context_id}
     assert {job.id for job in world.server.jobs().jobs} == {running.id, old.id, young.id}
-    with pytest.raises(errors.LogNotFound):
-        world.server.job_log(old.id)
+    with world.server.open_job_log(old.id) as log:
+        assert log.read().startswith(b"(removed: ")
+    assert world.server.prune() == {}
 
 
 def test_the_oldest_data_files_are_removed_when_they_are_too_large_together(make: Make) -> None:
@@ -390,7 +393,7 @@ def test_storage_shows_what_uses_how_much_and_what_limits_it(make: Make) -> None
     usage = {kind.kind: kind for kind in world.server.storage()}
     assert (usage["jobs"].count, usage["contexts"].count) == (1, 1)
     assert (usage["results"].count, usage["results"].size) == (1, 1)
-    assert (usage["logs"].count, usage["logs"].size) == (2, 6)
+    assert (usage["logs"].count, usage["logs"].size) == (2, 2 * len(LOG))
     assert (usage["data-files"].count, usage["data-files"].size) == (1, 7)
     assert (usage["binaries"].count, usage["blobs"].count) == (1, 1)
     assert usage["binaries"].size == usage["blobs"].size

@@ -234,6 +234,13 @@ def test_a_jobs_log_is_what_it_printed(start: Start) -> None:
     assert answer.headers["content-length"] == str(len(answer.content))
 
 
+def test_the_log_of_a_job_that_wrote_nothing_is_empty(site: Site) -> None:
+    job_id = site.submit("w.Echo", sync="true").json()["jobId"]
+    for query in ("", "?tail=3", "?follow=true"):
+        answer = site.client.get(f"/jobs/{job_id}/logs{query}")
+        assert (answer.status_code, answer.text) == (200, "")
+
+
 def test_a_log_is_followed_until_the_job_has_ended(start: Start) -> None:
     steps = [threading.Event() for _ in range(3)]
 
