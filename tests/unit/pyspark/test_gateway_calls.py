@@ -41,8 +41,8 @@ class Gateway:
             for line in stream:
                 command += line
                 if line == "e\n":
-                    connection.sendall(f"!yro{len(self.asked)}\n".encode())
                     self.asked.append(command)
+                    connection.sendall(f"!yro{len(self.asked) - 1}\n".encode())
                     command = ""
 
     def _get_connection(self) -> Any:
