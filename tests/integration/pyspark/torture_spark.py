@@ -242,7 +242,7 @@ class SparkTorture:
         """What was done, what happened, and what was checked."""
         counts = Counter(self.journal.counts)
         said = {
-            "re-attached contexts": "was taken over",
+            "re-attached contexts": " was taken over\n",
             "servers declared dead": "did not renew its lease: taking over",
             "servers that woke up as dead": "this server did not renew its lease in time",
             "supervised restarts": "died and is started again",
