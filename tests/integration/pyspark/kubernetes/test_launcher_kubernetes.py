@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from package_checks import Wheel, check_a_large_package_is_shipped_once, check_p
 from served_world import check_a_context_outlives_its_server
 
 from conditions import wait_until
-from jobserver_core.ports import JobCode
+from jobserver_core.ports import ContextEnd, JobCode
 
 pytestmark = [pytest.mark.spark, pytest.mark.kubernetes, pytest.mark.timeout(600)]
 
@@ -150,6 +151,14 @@ def test_executor_pods_follow_the_template_and_the_settings_of_their_context(
         assert pod["spec"]["nodeSelector"] == TEMPLATE["spec"]["nodeSelector"] | {"zone": "a"}
 
 
+def test_a_template_that_cannot_be_read_is_the_reason_of_the_failure(
+    kubernetes: KubernetesCluster, start: Start
+) -> None:
+    end, error = start(kubernetes.settings() | {"pod-template": "spec: ["}).wait_end(200.0)
+    assert end is ContextEnd.FAILED
+    assert "load initial pod spec" in error.message
+
+
 def test_each_executor_writes_to_a_volume_that_is_claimed_for_it(
     kubernetes: KubernetesCluster, kubelet: Kubelet, on_kubernetes: Context
 ) -> None:
@@ -217,8 +226,14 @@ def test_idle_executors_are_given_back_and_come_again(
 def in_environment(
     kubernetes: KubernetesCluster, start_shared: Start, environment: Path
 ) -> Iterator[Context]:
-    """The driver and two executor pods run the interpreter of an archive."""
-    settings = kubernetes.settings(archives=f"{environment}#packed", executor={"instances": 2, "cores": 1})
+    """The driver and two executor pods run the interpreter of an archive, as another user."""
+    settings = kubernetes.settings(
+        **{
+            "archives": f"{environment}#packed",
+            "executor": {"instances": 2, "cores": 1},
+            "proxy.user": "alice",
+        }
+    )
     context = start_shared(settings | {"python": {"executable": "packed/bin/python"}}).wait_ready(200.0)
     yield context
     context.handle.kill()
@@ -227,6 +242,16 @@ def in_environment(
 
 def test_executors_run_in_a_packed_environment(in_environment: Context, rates: Wheel) -> None:
     check_packed_environment(in_environment, rates)
+
+
+def test_a_context_runs_as_another_user(in_environment: Context) -> None:
+    assert in_environment.run("work.Users").value == {
+        "spark": "alice",
+        "hadoop": ["alice"] * 2,
+        "real": getpass.getuser(),
+        "sql": "alice",
+        "counted": 3,
+    }
 
 
 def test_a_large_package_is_shipped_once_for_all_jobs_of_a_context(
@@ -257,25 +282,36 @@ def test_a_context_outlives_its_server(kubernetes: KubernetesCluster, tmp_path: 
     check_a_context_outlives_its_server(tmp_path, kubernetes.settings(), code, left=kubernetes.of_application)
 
 
+def kill(kubernetes: KubernetesCluster, context: Context) -> None:
+    """Kill a context that has objects of all kinds, also a service, as applications may have."""
+    for kind in OBJECTS:
+        wait_until(lambda kind=kind: kubernetes.labelled(kind, context.application_id), kind)
+    labels = {"spark-app-selector": context.application_id}
+    service = {"metadata": {"name": "of-the-context", "labels": labels}}
+    kubernetes.call("POST", "services", {"apiVersion": "v1", "kind": "Service", **service})
+    context.handle.kill()
+    context.wait_end()
+
+
+# The tests below end the contexts that those above share.
+
+
 def test_a_killed_context_leaves_nothing_on_kubernetes(
     kubernetes: KubernetesCluster, on_kubernetes: Context
 ) -> None:
-    # This ends the context that the tests above share, so it is the last one that uses it.
     application_id = on_kubernetes.application_id
-    kinds = {name.partition("/")[0] for name in kubernetes.of_application(application_id)}
-    assert kinds == set(OBJECTS)
     on_kubernetes.running("trouble.SleepingTasks")
-    service = {"metadata": {"name": "of-the-context", "labels": {"spark-app-selector": application_id}}}
-    kubernetes.call("POST", "services", {"apiVersion": "v1", "kind": "Service", **service})
-    on_kubernetes.handle.kill()
-    on_kubernetes.wait_end()
+    kill(kubernetes, on_kubernetes)
     assert kubernetes.of_application(application_id) == []
 
 
-@pytest.mark.usefixtures("on_kubernetes", "in_environment")
-def test_the_role_of_the_server_allows_what_contexts_do_and_no_more(kubernetes: KubernetesCluster) -> None:
-    # The contexts may have ended meanwhile; what they requested counts.
-    wait_until(lambda: ("create", "pods") in kubernetes.requests(), "a context creates a pod")
+def test_the_role_of_the_server_allows_what_contexts_do_and_no_more(
+    kubernetes: KubernetesCluster, on_kubernetes: Context, in_environment: Context
+) -> None:
+    if kubernetes.of_application(on_kubernetes.application_id):
+        kill(kubernetes, on_kubernetes)
+    in_environment.handle.stop(60.0)
+    in_environment.wait_end(120.0)
     rules = next(yaml.safe_load_all(ROLE.read_text()))["rules"]
     allowed = {(verb, name) for rule in rules for verb in rule["verbs"] for name in rule["resources"]}
     assert kubernetes.requests() == allowed
