@@ -24,7 +24,7 @@ from package_checks import Wheel, check_a_large_package_is_shipped_once, check_p
 from served_world import check_a_context_outlives_its_server
 
 from conditions import wait_until
-from jobserver_core.ports import ContextEnd, JobCode
+from jobserver_core.ports import JobCode
 
 pytestmark = [pytest.mark.spark, pytest.mark.kubernetes, pytest.mark.timeout(600)]
 
@@ -149,14 +149,6 @@ def test_executor_pods_follow_the_template_and_the_settings_of_their_context(
         assert pod["metadata"]["labels"]["team"] == "analytics"
         assert pod["spec"]["tolerations"] == TEMPLATE["spec"]["tolerations"]
         assert pod["spec"]["nodeSelector"] == TEMPLATE["spec"]["nodeSelector"] | {"zone": "a"}
-
-
-def test_a_template_that_cannot_be_read_is_the_reason_of_the_failure(
-    kubernetes: KubernetesCluster, start: Start
-) -> None:
-    end, error = start(kubernetes.settings() | {"pod-template": "spec: ["}).wait_end(200.0)
-    assert end is ContextEnd.FAILED
-    assert "load initial pod spec" in error.message
 
 
 def test_each_executor_writes_to_a_volume_that_is_claimed_for_it(
