@@ -97,16 +97,20 @@ class RecordingListener(ContextListener):
         self._record("job-ended", job_id, outcome)
 
     def wait_for(self, *start: Any, timeout: float) -> tuple[Any, ...]:
-        """Return the first event that begins with these values; fail after ``timeout`` seconds."""
-        found: list[tuple[Any, ...]] = []
+        """Return the first event that begins with these values.
 
-        def there() -> bool:
-            found[:] = [event for event in self.events if event[: len(start)] == start]
-            return bool(found)
+        Fails after ``timeout`` seconds, and at once if the context has ended without the event.
+        """
+
+        def found() -> tuple[Any, ...] | None:
+            return next((event for event in self.events if event[: len(start)] == start), None)
 
         with self._changed:
-            assert self._changed.wait_for(there, timeout), f"no {start} within {timeout} s: {self.events}"
-        return found[0]
+            self._changed.wait_for(lambda: found() or self._ended(), timeout)
+            event = found()
+            assert event or not self._ended(), f"the context ended without {start}: {self.events}"
+            assert event, f"no {start} within {timeout} s: {self.events}"
+        return event
 
     def of_job(self, job_id: str) -> list[str]:
         """Return the kinds of a job's events in order, without its progress."""
@@ -117,6 +121,9 @@ class RecordingListener(ContextListener):
         outcome = self.wait_for("job-ended", job_id, timeout=timeout)[2]
         assert isinstance(outcome, JobOutcome)
         return outcome
+
+    def _ended(self) -> bool:
+        return any(event[0] == "context-ended" for event in self.events)
 
     def _expect_free(self, job_id: str, what: str) -> None:
         lock = self._watched.get(job_id)
@@ -130,7 +137,7 @@ class RecordingListener(ContextListener):
             self._inside.acquire()
         try:
             with self._changed:
-                if any(e[0] == "context-ended" for e in self.events):
+                if self._ended():
                     self.faults.append(f"{event} came after the end of the context")
                 self.events.append(event)
                 self._changed.notify_all()
