@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from jobserver_pyspark import processes
 from jobserver_pyspark.gateway_calls import call, construction, results
 from jobserver_pyspark.host.logs import BoundedLog, Output, OutputPump
-from jobserver_pyspark.host.yarn import YarnApplication, YarnReport, provide_jars
+from jobserver_pyspark.host.yarn import YarnApplication, YarnReport, log_states, provide_jars
 from jobserver_pyspark.protocol.failures import ContextFailure, describe
 from jobserver_pyspark.protocol.messages import HostSpec, JvmCommand
 
@@ -160,6 +160,7 @@ class Driver:
                 else:
                     conf.setIfMissing(key, value)
             if conf.get("spark.master") == "yarn":
+                log_states(self.jvm)
                 provide_jars(self.jvm, conf, self._spec.toolchain.jars)
             context = self.jvm.org.apache.spark.SparkContext(conf)
             if conf.get("spark.master") == "yarn":

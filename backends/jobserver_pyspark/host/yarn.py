@@ -28,8 +28,15 @@ _READABLE = 0o644
 _PART_AGE = 86400.0
 """Seconds after which nobody writes to a part of an archive any more."""
 _CHUNK = 1 << 20
+_CLIENT_LOGGER = "org.apache.spark.deploy.yarn.Client"
 _REPORT_TIMEOUT = 5.0
 _POLL = 0.2
+
+
+def log_states(jvm: Any) -> None:
+    """Let Spark log the states of the application: while YARN lets a context wait, only they explain why."""
+    log4j = jvm.org.apache.logging.log4j
+    log4j.core.config.Configurator.setLevel(_CLIENT_LOGGER, log4j.Level.INFO)
 
 
 def provide_jars(jvm: Any, conf: Any, jars: Path) -> None:
