@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +16,11 @@ from master_suite import (
     MasterSuite,
     check_deaths,
     check_idle_executors_are_given_back,
+    check_loss_of_a_machine,
     check_loss_of_executors,
 )
 from package_checks import Wheel, check_a_large_package_is_shipped_once, check_packed_environment
+from served_world import check_a_context_outlives_its_server
 from yarn_cluster import YarnCluster
 
 from conditions import wait_until
@@ -44,10 +48,39 @@ def test_an_application_has_its_queue_its_tags_and_its_page(yarn: YarnCluster, o
     tags = {"nightly", "jobserver", f"jobserver-context-{on_yarn.spec.id}"}
     assert set(found["applicationTags"].split(",")) == tags
     assert url == found["trackingUrl"]
+    assert f"Application report for {application} (state: " in on_yarn.spec.log_path.read_text()
 
 
 def test_a_job_survives_the_loss_of_its_executor(yarn: YarnCluster, on_yarn: Context) -> None:
     check_loss_of_executors(on_yarn, lambda: yarn.executors(on_yarn.application_id))
+
+
+def test_a_job_survives_the_loss_of_a_node(yarn: YarnCluster, start: Start, tmp_path: Path) -> None:
+    context = start(yarn.settings() | {"memory-per-node": "4g"})
+    node = yarn.start_node()  # only this one has room for such an executor
+    context.wait_ready(200.0)
+
+    def lose() -> None:
+        yarn.lose_node(node)
+        yarn.start_node()
+
+    check_loss_of_a_machine(context, tmp_path / "gate", lose)
+    context.handle.kill()
+    context.wait_end()
+
+
+def test_a_job_survives_the_death_of_the_application_master(
+    yarn: YarnCluster, on_yarn: Context, tmp_path: Path
+) -> None:
+    def lose() -> None:
+        [master] = yarn.masters(on_yarn.application_id)
+        before = set(yarn.executors(on_yarn.application_id))
+        os.kill(master, signal.SIGKILL)
+        wait_until(
+            lambda: not before & set(yarn.executors(on_yarn.application_id)), "its executors end", 120.0
+        )
+
+    check_loss_of_a_machine(on_yarn, tmp_path / "gate", lose)
 
 
 class TestYarn(MasterSuite):
@@ -91,6 +124,10 @@ def test_nothing_is_left_on_the_cluster_after_deaths(
 ) -> None:
     settings = yarn.settings()
     check_deaths(start, settings, tmp_path / "dead", code, executors=yarn.executors, left=yarn.left)
+
+
+def test_a_context_outlives_its_server(yarn: YarnCluster, tmp_path: Path, code: JobCode) -> None:
+    check_a_context_outlives_its_server(tmp_path, yarn.settings(), code, left=yarn.left)
 
 
 def test_an_application_killed_through_yarn_ends_its_context_with_the_reason(
