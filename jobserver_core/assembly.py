@@ -97,6 +97,7 @@ class Services:
         self.clock = clock = SteadyClock(clock)
         self.data_directory = data_directory = DataDirectory(data_dir)
         self.server_id = server_id = data_directory.server_id(ids.new)
+        self.address = address = settings.servers.address or socket.gethostname()
         self.admission = admission = Admission()
         self.bus = bus = EventBus()
         self.configs = configs = JobConfigs(settings.limits, settings.jobs.default_config)
@@ -128,7 +129,7 @@ class Services:
             metadata=metadata,
             clock=clock,
             server_id=server_id,
-            address=settings.servers.address or socket.gethostname(),
+            address=address,
             settings=settings.servers,
             reattach_timeout=settings.contexts.reattach_timeout if launcher.reattaches else 0.0,
             on_removed=self._lose_contexts,
@@ -294,7 +295,7 @@ class Services:
     def drain(self) -> None:
         """Take nothing new and begin nothing more; jobs that have begun go on."""
         # First, so that the other servers accept no more jobs which this one does not pick up.
-        Steps(LOOK).run("the other servers", self.membership.drain)
+        Steps(LOOK).run("announcing to other servers that this one drains", self.membership.drain)
         self.fetching.close()
         self.intake.close()
         self.supervisor.close()
@@ -309,7 +310,7 @@ class Services:
         """
         began = time.monotonic()
         self.drain()
-        Steps(LOOK).run("the watch over other servers", lambda: self.membership.stop_watching(LOOK))
+        Steps(LOOK).run("ending the watch over other servers", lambda: self.membership.stop_watching(LOOK))
         detached = False
         if detach and self.launcher.reattaches:
             detached = bool(self.registry.all())
@@ -320,40 +321,40 @@ class Services:
 
     def _detach_contexts(self) -> None:
         steps = Steps(FORCE)
-        steps.run("the launcher", self.launcher.detach)
-        steps.run("contexts", self.registry.detach_all)
+        steps.run("detaching the launcher", self.launcher.detach)
+        steps.run("detaching contexts", self.registry.detach_all)
 
-    def _end_contexts(self, grace: float) -> None:
-        Steps(LOOK).run("contexts that move to other servers", self._leave_contexts)
-        if grace:
+    def _end_contexts(self, seconds: float) -> None:
+        Steps(LOOK).run("handing contexts over to other servers", self._leave_contexts)
+        if seconds:
             # A little less, so that contexts which are ended by force for it are still seen to end.
-            Steps(grace).run("contexts", lambda: self.registry.stop_all(grace * 0.9))
+            Steps(seconds).run("stopping contexts", lambda: self.registry.stop_all(seconds * 0.9))
         force = Steps(FORCE)
-        force.run("contexts that have not stopped", lambda: self.registry.kill_all(FORCE / 2))
-        force.run("the launcher", self.launcher.close)
+        force.run("killing contexts that have not stopped", lambda: self.registry.kill_all(FORCE / 2))
+        force.run("closing the launcher", self.launcher.close)
 
     def _leave_contexts(self) -> None:
-        if self.membership.has_heirs:
-            message = f"server {self.settings.servers.address or socket.gethostname()} was stopped"
+        if self.registry.all() and self.membership.has_heirs:
+            message = f"server {self.address} was stopped"
             self.registry.leave_all(ErrorInfo(message=message, error_class=SERVER_STOPPED))
 
     def _release(self, *, detached: bool) -> None:
         release = Steps(RELEASE)
-        release.run("those who wait for the disk", self.syncer.close)
-        release.run("requests to other servers", self.requests.close)
-        release.run("the notices", self.notices.close)
-        release.run("those who wait for jobs of other servers", self.jobs.close)
-        release.run("those who wait for contexts of other servers", self.contexts.close)
-        release.run("the sweep", self.sweeper.close)
-        release.run("callbacks", lambda: self.callbacks.close(RELEASE / 2))
+        release.run("waking those who wait for the disk", self.syncer.close)
+        release.run("ending requests to other servers", self.requests.close)
+        release.run("closing the notices", self.notices.close)
+        release.run("waking those who wait for jobs of other servers", self.jobs.close)
+        release.run("waking those who wait for contexts of other servers", self.contexts.close)
+        release.run("ending the sweep", self.sweeper.close)
+        release.run("ending callbacks", lambda: self.callbacks.close(RELEASE / 2))
         for transport in self.transports:
-            release.run(f"{type(transport).__name__}", transport.close)
-        release.run("the clock", self.clock.close)
-        release.run("the fetcher", self.fetcher.close)
-        release.run("the lease", lambda: self.membership.close(detached=detached))
-        release.run("the metadata store", self.metadata.close)
-        release.run("the blob store", self.blobs.close)
-        release.run("temporary files and locks", self.resources.close)
+            release.run(f"closing {type(transport).__name__}", transport.close)
+        release.run("closing the clock", self.clock.close)
+        release.run("closing the fetcher", self.fetcher.close)
+        release.run("giving the lease up", lambda: self.membership.close(detached=detached))
+        release.run("closing the metadata store", self.metadata.close)
+        release.run("closing the blob store", self.blobs.close)
+        release.run("removing temporary files and locks", self.resources.close)
 
     def _continue_time(self) -> None:
         """Let new records be newer than those of earlier runs, should the clock have been set back since."""

@@ -64,21 +64,24 @@ class Steps:
         self._deadline = time.monotonic() + seconds
 
     def run(self, name: str, step: Callable[[], object]) -> None:
-        """Run a step, and log if it fails or hangs. A step for which no time is left gets a moment."""
+        """Run a step, and log if it fails or hangs. A step for which no time is left gets a moment.
+
+        ``name`` says what the step does, as in "closing the clock".
+        """
 
         def work() -> None:
             try:
                 step()
             except (JobServerError, OSError) as error:
-                _log.warning("closing %s: %s", name, error)
+                _log.warning("%s: %s", name, error)
             except Exception:  # noqa: BLE001 - a backend's defect must not keep the others from being closed
-                _log.exception("closing %s", name)
+                _log.exception("%s", name)
 
-        thread = threading.Thread(target=work, name=f"closing {name}", daemon=True)
+        thread = threading.Thread(target=work, name=name, daemon=True)
         thread.start()
         thread.join(max(_MOMENT, self._deadline - time.monotonic()))
         if thread.is_alive():
-            _log.warning("closing %s takes too long; the shutdown goes on without it", name)
+            _log.warning("%s takes too long; the shutdown goes on without it", name)
 
 
 _MOMENT = 0.1

@@ -16,8 +16,6 @@ from jobserver_core.errors import (
     OnAnotherServer,
     ResultTimeout,
     ServerClosed,
-    StaleState,
-    StorageError,
 )
 from jobserver_core.models.contexts import Context, ResourceUsage, StartQueueStatus
 from jobserver_core.models.failures import ErrorInfo
@@ -219,11 +217,13 @@ class ContextRegistry:
         raise ContextNotFound(name=name)
 
     def find(self, name: str) -> LiveContext | Context:
-        """Return the living context of this name, or the record of one that another server runs.
+        """Return the living context of this name, or the record of one that another server has.
+
+        That server may be gone: the one that takes the context over deals with its jobs.
 
         Raises:
             ContextNotFound: No context has the name.
-            Unavailable: Its server is gone, and no other one has taken it over yet.
+            Unavailable: It is one of this server, which is only starting.
         """
         while True:
             remote = self.elsewhere(name)
@@ -294,8 +294,8 @@ class ContextRegistry:
         for context in self.all():
             try:
                 context.leave(reason)
-            except (StaleState, StorageError) as error:
-                _log.warning("context %s is not left to another server: %s", context.record.name, error)
+            except Exception:  # noqa: BLE001 - the others have to be handed over all the same
+                _log.exception("cannot hand context %s over to another server", context.record.name)
 
     def stop_all(self, timeout: float) -> None:
         """Stop all living contexts at once, and wait up to ``timeout`` seconds until they have ended."""

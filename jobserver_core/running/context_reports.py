@@ -15,7 +15,7 @@ import attrs
 
 from jobserver_core.errors import StaleState, StorageError
 from jobserver_core.models.contexts import Context
-from jobserver_core.models.failures import ErrorInfo
+from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.models.lifecycle import CONTEXTS, ContextEvent, ContextState, JobState
 from jobserver_core.ports import Clock, ContextEnd, ContextListener, JobOutcome, ResultSink
@@ -36,6 +36,9 @@ _END_EVENTS = {
     ContextEnd.KILLED_OUTSIDE: ContextEvent.KILL,
     ContextEnd.FAILED: ContextEvent.FAIL,
 }
+
+_LOST = (FailureKind.CONTEXT_LOST, FailureKind.CRASHED)
+"""Failures of jobs whose context or process was ended, perhaps together with the server."""
 
 
 class ContextReports(ContextListener):
@@ -143,7 +146,8 @@ class ContextReports(ContextListener):
         if self._jobs.running(live.job.id) is None:
             return  # it ended with its context, or continues under the next server
         stopped = self._context.leaving is not None and not live.job.kill_requested
-        if stopped and live.job.restartable and (reported.killed or reported.failure is not None):
+        lost = reported.killed or reported.failure in _LOST
+        if stopped and live.job.restartable and lost:
             return  # because its context is being stopped: it runs again elsewhere
         with live.storing_result():  # before the lock: see the theory of the record
             # A launcher may end jobs because their context ends; no user requested that kill.

@@ -15,8 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from jobserver_core.errors import (
-    ContextNotFound,
-    ContextStopping,
     JobAlreadyFinal,
     ServerClosed,
     StaleState,
@@ -43,7 +41,7 @@ from jobserver_core.running.deadlines import Deadlines
 from jobserver_core.running.job_queue import JobQueue
 from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.records import FinalOutcome, Records
-from jobserver_core.running.restarts import Death, death_of
+from jobserver_core.running.restarts import Death, death_of, reason_of_leaving
 from jobserver_core.running.starts import StartQueue
 from jobserver_core.running.waiting import Promise, Waiter
 
@@ -194,8 +192,14 @@ class LiveContext:
     def take_over(self, server_id: str) -> None:
         """Store that a context of an earlier server belongs to this one. Raises StaleState, StorageError."""
         with self._context.changing():
-            epoch = self.record.epoch + 1
-            self._context.advance(None, owner=server_id, owned_since=self._clock.now(), epoch=epoch)
+            record = self.record
+            self._context.advance(
+                None,
+                owner=server_id,
+                owned_since=self._clock.now(),
+                epoch=record.epoch + 1,
+                error=None if reason_of_leaving(record) else record.error,
+            )
             if not self.record.state.starting:
                 self._context.notify_ready()
 
@@ -261,14 +265,23 @@ class LiveContext:
     def leave(self, reason: ErrorInfo) -> None:
         """Have another server start the context again once it has stopped, if it is supervised.
 
-        Its end is not stored: its record tells the others why it is left, and they take it over as soon as
-        this server is not registered any more.
+        Its end is not stored: its record says why it is left, and the others take it over as soon as this
+        server is not registered any more. This is stored before the stop, however long that takes.
         """
-        with self._context.changing():
-            record, now = self.record, self._clock.now()
-            if death_of(record, settings=record.settings, reason=reason, died_at=now) is not None:
-                self._context.advance(None, error=reason)
+
+        def leave() -> None:
+            with self._context.changing():
+                record, now = self.record, self._clock.now()
+                if death_of(record, settings=record.settings, reason=reason, died_at=now) is None:
+                    return
+                try:
+                    self._context.advance(None, error=reason)
+                except StaleState as error:
+                    self._kill_stale(error)
+                    return
                 self._context.leaving = reason
+
+        self._context.changes.put(leave)
 
     def detach(self) -> None:
         """Leave the context to the next server: its launcher reports nothing any more."""
@@ -330,18 +343,15 @@ class LiveContext:
             ContextNotFound: The context has ended.
             ContextStopping: The context is stopping, or about to.
             ServerClosed: The jobs of the context are left to another server.
-            StorageError: The job was killed, which could not be recorded.
+            StorageError: The end of the job or of the context cannot be recorded yet.
         """
         with self._context.changing():
             if self._jobs.holding:
                 raise ServerClosed()
-            if self.record.state.final:
-                raise ContextNotFound(name=self.record.name)
-            if live.job.kill_requested:
+            if live.job.kill_requested and not self.record.state.final:
                 self._jobs.end(live, FinalOutcome.killed(live.job.id))
                 return
-            if self.record.state is ContextState.STOPPING or self._context.draining is not None:
-                raise ContextStopping(name=self.record.name)
+            self._context.check_accepts_jobs()
             live.waits_since = self._clock.now()
             self._jobs.add(live)
 
@@ -494,13 +504,13 @@ class LiveContext:
 
     def _kill_context_unless_ended(self, live: LiveJob) -> None:
         """Kill the context when the job has not ended after the grace period."""
-        grace = self._settings.jobs.kill_timeout
+        grace_period = self._settings.jobs.kill_timeout
 
         def kill() -> None:
-            _log.warning("job %s did not end in %g s: killing its context", live.job.id, grace)
+            _log.warning("job %s did not end in %g s: killing its context", live.job.id, grace_period)
             self.kill(requested=False)
 
-        timer = self._clock.call_later(grace, kill)
+        timer = self._clock.call_later(grace_period, kill)
         live.finished.waiter.add_done_callback(lambda _waiter: timer.cancel())
 
     def _release(self) -> None:

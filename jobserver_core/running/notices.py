@@ -157,7 +157,7 @@ class Notices:
             self._workers[topic.value].wake(ids)
 
     def send(self, topic: Topic, record_id: str) -> None:
-        """Tell all servers that there is something new about a record."""
+        """Notify all servers that there is something new about a record."""
         if self._started and (topic is not Topic.ENDED or self._heard or self.has_peers()):
             self._sender.wake(frozenset([notice_of(topic, record_id)]))
 

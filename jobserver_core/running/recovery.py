@@ -26,9 +26,11 @@ afterwards. Whichever comes first, either the claim no longer holds, or the epoc
 
 A server looks for lost records while it runs, so what it reads about its own contexts and jobs may be out of
 date. It leaves alone every context that lived here before or after the records were read, and reads a job
-again before it changes it. Once the server is closing, it claims nothing: its own contexts may be detached.
-On a shared store, a job that cannot run for a reason that will pass is left for the next look. On any other,
-nobody looks again: jobs for which there is no room are tried again after a while.
+again before it changes it. If storage fails in the middle of a look, contexts may have ended whose names and
+leftovers nobody would find in the records: they are remembered until a look succeeds. Once the server is
+closing, it claims nothing: its own contexts may be detached. On a shared store, a job that cannot run for a
+reason that will pass is left for the next look. On any other, nobody looks again: jobs for which there is no
+room are tried again after a while.
 
 A context that is taken over may still turn out to be dead. Until the launcher has reported that it is ready,
 none of its waiting jobs is given to it. So if it ends before, these jobs can run elsewhere, like those of a
@@ -75,7 +77,7 @@ from jobserver_core.running.jobs import JobService
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.records import FinalOutcome, Records
-from jobserver_core.running.restarts import SERVER_STOPPED, Death, death_of, runs_again
+from jobserver_core.running.restarts import Death, death_of, reason_of_leaving, runs_again
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import SparkSettings
@@ -142,6 +144,8 @@ class Recovery:
         self._class_paths = class_paths
         self._taken: set[str] = set()
         self._failed: dict[str, ErrorInfo] = {}
+        self._lost_names: set[str] = set()
+        self._to_sweep: set[str] = set()
         self._postponed: list[Job] = []
         self._reconciled = threading.Event()
         self._closed = threading.Event()
@@ -245,7 +249,10 @@ class Recovery:
             live.postpone()
 
     def end_lost(self) -> Lost:
-        """End everything that has lost its server and was not taken over; return what to start again."""
+        """End everything that has lost its server and was not taken over; return what to start again.
+
+        Raises StorageError; then call it again. What it has ended by then is part of what that call returns.
+        """
         before = self._contexts_here()
         jobs, contexts = self._live_jobs(), self._live_contexts()
         others = self._others()
@@ -255,8 +262,8 @@ class Recovery:
             return Lost(frozenset(), [])
         claimed: dict[str, Context] = {}
         for key, context in contexts.items():
-            if key not in kept:
-                self._claim(context, claimed)
+            if key not in kept and self._claim(context, claimed):
+                self._remember(context)
         live = list(claimed.values())
         deaths = {context.id: self._death(context) for context in live}
         again = []
@@ -278,17 +285,28 @@ class Recovery:
                 again.append(job)
             else:
                 self._end_lost_job(job)
-        self._sweep_lost([c for c in live if contexts[c.id].owner != self._records.server_id])
+        self._sweep_lost()
         self._taken.clear()  # the registry has those that still live
         self._failed.clear()
         self._reconciled.set()
-        return Lost(frozenset(context.name for context in live if not context.ad_hoc), again)
+        names, self._lost_names = frozenset(self._lost_names), set()
+        return Lost(names, again)
 
-    def _sweep_lost(self, contexts: list[Context]) -> None:
+    def _remember(self, context: Context) -> None:
+        """Remember a lost context until a look succeeds: the next one may find it ended, or owned here."""
+        if not context.ad_hoc:
+            self._lost_names.add(context.name)
+        if context.owner != self._records.server_id:
+            self._to_sweep.add(context.id)
+
+    def _sweep_lost(self) -> None:
         """Remove what contexts of other servers left in clusters, without waiting for it.
 
         What this server's own contexts left, the launcher knows by itself.
         """
+        found = [self._metadata.context(context_id) for context_id in self._to_sweep]
+        contexts = [c for c in found if c is not None and c.owner == self._records.server_id]
+        self._to_sweep.clear()
         if contexts:
             threading.Thread(
                 target=self._launcher.sweep_lost, args=(contexts,), name="jobserver-sweep-lost", daemon=True
@@ -312,8 +330,7 @@ class Recovery:
         return death_of(context, settings=settings, reason=self._reason(context), died_at=died_at)
 
     def _reason(self, context: Context) -> ErrorInfo:
-        left = context.error if context.error and context.error.error_class == SERVER_STOPPED else None
-        return self._failed.get(context.id) or left or _SERVER_ENDED
+        return self._failed.get(context.id) or reason_of_leaving(context) or _SERVER_ENDED
 
     def _settings_for(self, context: Context) -> JsonMapping:
         """Return the settings of a context's successor: those of the configuration, if they are valid."""
@@ -343,11 +360,7 @@ class Recovery:
             try:
                 event = ContextEvent.STOPPED if death.orderly else ContextEvent.FAIL
                 ended = self._records.replace_context(
-                    context,
-                    event,
-                    None if death.orderly else error,
-                    ended_at=death.died_at,
-                    successor=record,
+                    context, event, error, ended_at=death.died_at, successor=record
                 )
             except BaseException:
                 self._registry.forget(successor)

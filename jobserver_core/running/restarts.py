@@ -17,10 +17,11 @@ context that has lived for ``restart-reset`` resets the count.
 The invariants: a context that was asked to stop, or stops by itself (``idle-timeout``), has no successor, and
 neither has one that ends with the last server in an orderly way. If other servers are there, one that is
 stopped *leaves* its supervised contexts to them: their records say so, and are otherwise those of lost
-contexts, which another server takes over as soon as the registration of their server is gone. A context that
-was never ready has no successor either, because its creator gets the reason, unless it is a successor itself
-or its server died or left it while it was starting. At most one server stores a successor: the one whose
-write ends the context.
+contexts, which another server takes over as soon as the registration of their server is gone. The record
+keeps that reason when it ends; the successor has it only as words, so a crash of its own counts. A context
+that was never ready has no successor either, because its creator gets the reason, unless it is a successor
+itself or its server died or left it while it was starting. At most one server stores a successor: the one
+whose write ends the context.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from jobserver_core.models.lifecycle import ContextState
 from jobserver_core.running.context_settings import RestartLimits, restart_limits
 from jobserver_core.running.records import Records
 
-__all__ = ["SERVER_STOPPED", "Death", "death_of", "pause_before", "runs_again"]
+__all__ = ["SERVER_STOPPED", "Death", "death_of", "pause_before", "reason_of_leaving", "runs_again"]
 
 
 SERVER_STOPPED = "ServerStopped"
@@ -89,10 +90,12 @@ class Death:
         """Return the record that takes the name of the context, or None if it is not started again."""
         if self.final:
             return None
+        # Without the class of an orderly end: the successor's server has not left it.
+        error = attrs.evolve(self.reason, error_class="") if self.orderly else self.reason
         return attrs.evolve(
             records.new_context(self.context.name, self.settings, ad_hoc=False),
             state=ContextState.RESTARTING,
-            error=self.reason,
+            error=error,
             restarts=self.context.restarts + 1,
             consecutive_restarts=self._consecutive + (0 if self.orderly else 1),
         )
@@ -117,6 +120,12 @@ def death_of(
     )
 
 
+def reason_of_leaving(context: Context) -> ErrorInfo | None:
+    """Return why the server of a context has left it to another one; None if it has not."""
+    error = context.error
+    return error if error is not None and error.error_class == SERVER_STOPPED else None
+
+
 def pause_before(context: Context) -> float:
     """Return the seconds between the record of a successor and its launch."""
     limits = _limits(context.settings)
@@ -129,7 +138,7 @@ def pause_before(context: Context) -> float:
 def runs_again(job: Job, context: Context, death: Death | None) -> bool:
     """Whether a job of a lost context has to run in another one, and does not end with it.
 
-    ``death`` is None if the context is not supervised, or was final before its server was gone.
+    ``death`` is None if the context is not supervised, or if its end is stored already.
     """
     if job.kill_requested or context.stop_requested:
         return False
@@ -137,8 +146,8 @@ def runs_again(job: Job, context: Context, death: Death | None) -> bool:
         return False
     if job.waiting:
         return True
-    replaced = context.state in (ContextState.ERROR, ContextState.KILLED) and _limits(context.settings)
-    return job.restartable and bool(death or replaced)
+    died = context.state in (ContextState.ERROR, ContextState.KILLED) or reason_of_leaving(context)
+    return job.restartable and bool(death or (died and _limits(context.settings)))
 
 
 def _limits(settings: JsonMapping) -> RestartLimits | None:

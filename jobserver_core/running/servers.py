@@ -129,9 +129,12 @@ class Membership:
         self._known = self.others()
 
     def drain(self) -> None:
-        """Tell the other servers that this one accepts no new work. Raises StorageError. Idempotent."""
-        if self._joined and not self._draining:
-            self._draining = True
+        """Store that this server accepts no new work, so that the others give it none. Idempotent.
+
+        Raises StorageError; then every renewal tries again.
+        """
+        self._draining = True
+        if self._joined and not self._closed:
             self._metadata.drain_server(self._id)
 
     def others(self) -> frozenset[str]:
@@ -152,10 +155,14 @@ class Membership:
 
     @property
     def has_heirs(self) -> bool:
-        """Whether another server would take over what this one leaves. Raises StorageError."""
-        return self._metadata.shared and any(
-            server.id != self._id and not server.draining for server in self._metadata.servers(expired=False)
-        )
+        """Whether another server would take over what this one leaves, as far as the store can be read."""
+        if not self._metadata.shared:
+            return False
+        try:
+            servers = self._metadata.servers(expired=False)
+        except StorageError:
+            return self.has_peers
+        return any(server.id != self._id and not server.draining for server in servers)
 
     def servers_left(self, ids: frozenset[str] | None) -> None:
         """Look at once for what these servers have left. Raises StorageError."""
@@ -242,6 +249,8 @@ class Membership:
         if now - self._renewed_at > self._longest_gap:
             self._judges_from = now + self._lease
         self._renewed_at = now
+        if self._draining:
+            self._metadata.drain_server(self._id)
         if now >= self._judges_from:
             self._remove_dead()
         others = self.others()

@@ -84,7 +84,7 @@ def test_hosts_and_jvms_that_hang_do_not_delay_the_shutdown(
     try:
         server.signal(signal.SIGTERM)
         assert server.wait() is ExitCode.OK, "it ended by itself, not because its time was over"
-        assert "closing contexts takes too long" not in server.errors
+        assert "stopping contexts takes too long" not in server.errors
         wait_until(lambda: not processes_below(tmp_path), lambda: processes_below(tmp_path))
     finally:
         for pid in processes_below(tmp_path):
