@@ -14,7 +14,7 @@ from jobserver_core.binaries.data_files import DataUpload
 from jobserver_core.binaries.uploads import Upload
 from jobserver_core.data_directory import lock_data_dir
 from jobserver_core.events import Event, Subscription
-from jobserver_core.models.arguments import check_kind
+from jobserver_core.models.arguments import check_job_id, check_kind
 from jobserver_core.models.binaries import Binary, BinaryType, DataFile
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import (
@@ -466,14 +466,17 @@ class JobServer:
 
     def job(self, job_id: str) -> Job:
         """Return a job as it is recorded. Raises JobNotFound."""
+        check_job_id(job_id)
         return self._services.jobs.get(job_id)
 
     def job_handle(self, job_id: str) -> JobHandle:
         """Return a handle to wait for a job, whenever it was submitted. Raises JobNotFound."""
+        check_job_id(job_id)
         return self._services.jobs.handle(job_id)
 
     def job_config(self, job_id: str) -> str:
         """Return the job's configuration as JSON text. Raises JobNotFound."""
+        check_job_id(job_id)
         return self._services.jobs.config(job_id)
 
     def open_result(self, job_id: str) -> ResultReader | None:
@@ -481,10 +484,12 @@ class JobServer:
 
         Raises JobNotFound.
         """
+        check_job_id(job_id)
         return self._services.jobs.open_result(job_id)
 
     def deliveries(self, job_id: str) -> list[Delivery]:
         """Return the callback deliveries of a job, with their attempts and states."""
+        check_job_id(job_id)
         return self._services.metadata.deliveries_of(job_id)
 
     def kill_job(self, job_id: str, *, force: bool = False) -> Waiter[Job]:
@@ -502,12 +507,14 @@ class JobServer:
             ServerClosed: This server closed in the meantime.
             StorageError: The metadata store failed.
         """
+        check_job_id(job_id)
         return self._services.jobs.kill(job_id, force=force)
 
     # -- logs and data files -----------------------------------------------------------------------
 
     def job_log(self, job_id: str) -> Path:
         """Return the file that a job's output goes to. Raises JobNotFound, LogNotFound, OnAnotherServer."""
+        check_job_id(job_id)
         return self._services.logs.job_file(job_id)
 
     def context_log(self, name: str) -> Path:
@@ -523,6 +530,7 @@ class JobServer:
         Opening and reading block for up to 10 seconds if another server has the log and does not respond.
         Raises JobNotFound.
         """
+        check_job_id(job_id)
         return self._services.logs.open_job(job_id, last)
 
     def open_context_log(self, name: str, *, last: int | None = None) -> LogReader:

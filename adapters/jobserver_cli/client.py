@@ -84,6 +84,7 @@ class Client:
         """The client library, whose errors are its own: use it within :func:`translated`."""
         if self._remote is None:
             import jobserver_client  # noqa: PLC0415 - --help does not need it
+            from jobserver_client.errors import InvalidProxy  # noqa: PLC0415
             from jobserver_core.errors import InvalidRequest  # noqa: PLC0415
 
             connection = self.connection
@@ -100,6 +101,8 @@ class Client:
                     reconnect_timeout=RECONNECT_TIMEOUT,
                     user_agent="jobserver-cli",
                 )
+            except InvalidProxy as error:
+                raise CommandFailed(str(error), ExitCode.USAGE, _PROXY_ADVICE) from error
             except InvalidRequest as error:
                 raise CommandFailed(str(error), ExitCode.USAGE, _ADDRESS_ADVICE) from error
         return self._remote
@@ -148,6 +151,8 @@ class Client:
 
 
 _ADDRESS_ADVICE = "Set it with --server or JOBSERVER_URL, and the user with --user or JOBSERVER_USER."
+_PROXY_ADVICE = "To connect without a proxy, add the server's host to NO_PROXY."
+_CHECK_ADVICE = "Check --server and JOBSERVER_URL."
 _START_ADVICE = "Start one with: jobserver serve. Or set its address with --server or JOBSERVER_URL."
 
 
@@ -171,6 +176,7 @@ def translated(url: str) -> Iterator[None]:
         AccessDenied,
         ConnectionLost,
         ServerUnreachable,
+        UnexpectedResponse,
     )
     from jobserver_core.errors import JobServerError, ResultTimeout  # noqa: PLC0415
 
@@ -181,6 +187,8 @@ def translated(url: str) -> Iterator[None]:
         raise CommandFailed(str(error), ExitCode.UNREACHABLE, advice) from error
     except ResultTimeout as error:
         raise CommandFailed(f"the server at {url} did not answer in time", ExitCode.TIMED_OUT) from error
+    except UnexpectedResponse as error:
+        raise _unlike_a_server(url, error.status, error.reason) from error
     except JobServerError as error:
         code = (
             ExitCode.DENIED if isinstance(error, AccessDenied) else _EXITS.get(error.code, ExitCode.REFUSED)
@@ -197,7 +205,7 @@ def _decoded(response: httpx.Response, url: str) -> Json:
         raise CommandFailed(
             f"{url} does not look like a job server ({response.request.url.path} did not return JSON)",
             ExitCode.UNREACHABLE,
-            "Check --server and JOBSERVER_URL.",
+            _CHECK_ADVICE,
         ) from error
 
 
@@ -238,13 +246,27 @@ def refusal(response: httpx.Response, url: str) -> CommandFailed:
     except ValueError:
         body = None
     if not isinstance(body, dict) or "status" not in body:
-        return CommandFailed(
-            f"{url} answered {status} {response.reason_phrase}",
-            ExitCode.DENIED if status == 401 else ExitCode.REFUSED,
-        )
+        return _unlike_a_server(url, status, response.reason_phrase)
     reason = body.get("code")
     code = _EXITS.get(str(reason), ExitCode.REFUSED)
     return CommandFailed(message_of(body), code, _advice(status), reason=reason, detail=body.get("detail"))
+
+
+def _unlike_a_server(url: str, status: int, reason: str) -> CommandFailed:
+    """Return the error for an error response of a proxy or of a web server that is not a job server."""
+    message = f"{url} answered {status} {reason}"
+    if status in _NO_SUCH_PATH:
+        message = f"{url} does not look like a job server (it answered {status} {reason})"
+    code = ExitCode.UNREACHABLE if status in (*_NO_SUCH_PATH, *_OUTAGES) else ExitCode.REFUSED
+    code = ExitCode.DENIED if status in _DENIALS else code
+    return CommandFailed(message, code, _CHECK_ADVICE)
+
+
+_NO_SUCH_PATH = (404, 405, 501)
+"""What other web servers answer to a request for a job server."""
+_OUTAGES = (502, 503, 504)
+"""What a proxy answers whose server is away."""
+_DENIALS = (401, 403, 407)
 
 
 def _advice(status: int) -> str | None:

@@ -45,7 +45,7 @@ def moment(text: str) -> datetime:
     except ValueError:
         pass
     try:
-        if text.strip()[-1:].isdigit():
+        if text.strip()[-1:].isdigit() or text.strip().startswith("-"):
             raise ValueError(text)
         return datetime.now().astimezone() - timedelta(seconds=parse_duration(text))
     except (ValueError, OverflowError) as error:
@@ -148,18 +148,18 @@ def _list(terminal: Terminal, reports: list[JobReport]) -> None:
         terminal.note("no jobs")
     else:
         columns = ["Job", "State", "Started", "Took", "Class"] + (["Context"] if terminal.wide else [])
-        terminal.table(columns, [_row(report, terminal.wide) for report in reports])
+        terminal.table(columns, [_row(report, terminal) for report in reports])
 
 
-def _row(report: JobReport, wide: bool) -> list[object]:
+def _row(report: JobReport, terminal: Terminal) -> list[object]:
     row: list[object] = [
-        report.get("jobId"),
+        terminal.id_shown(report.get("jobId")),
         "WAITING" if report.get("waiting") else report.get("status"),
         time_shown(report.get("startTime")),
         duration_shown(report.get("duration")),
-        class_shown(report.get("classPath"), wide=wide),
+        class_shown(report.get("classPath"), wide=terminal.wide),
     ]
-    return [*row, report.get("context")] if wide else row
+    return [*row, report.get("context")] if terminal.wide else row
 
 
 def job(

@@ -91,13 +91,15 @@ def resolved_job(client: Client, given: str) -> str:
     A string that matches no job is returned unchanged, and the server rejects it.
 
     Raises:
-        CommandFailed: The prefix is ambiguous, or there are no jobs for ``@last``.
+        CommandFailed: The prefix is empty or ambiguous, or there are no jobs for ``@last``.
     """
     if given == LAST:
         newest = client.get("/jobs", limit=1)
         if not newest:
             raise CommandFailed("there are no jobs", ExitCode.REFUSED)
         return str(newest[0]["jobId"])
+    if not given:
+        raise CommandFailed("the job ID is empty", ExitCode.USAGE, "List jobs with: jobserver jobs")
     if len(given) >= FULL_LENGTH:
         return given
     try:

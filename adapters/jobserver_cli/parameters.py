@@ -127,12 +127,24 @@ def _runnable(function: Function) -> Function:
                 return
             options = Connection(**{key: given.pop(key) for key in connection})
             client = Client(saved_servers.completed(options))
-            _talk(terminal, client, lambda: function(**{**given, created[Client]: client}))
+            with _named_server(options.server):
+                _talk(terminal, client, lambda: function(**{**given, created[Client]: client}))
 
     ordered = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in options.values()]
     run.__dict__["__signature__"] = inspect.Signature(ordered)
     run.__annotations__ = {name: p.annotation for name, p in options.items()}
     return run
+
+
+@contextmanager
+def _named_server(server: str) -> Iterator[None]:
+    """Add a hint to errors about a server that is not reachable, if its name may be that of a saved one."""
+    try:
+        yield
+    except CommandFailed as error:
+        hint = saved_servers.not_saved(server) if error.code is ExitCode.UNREACHABLE else None
+        error.advice = hint or error.advice
+        raise
 
 
 def _talk(terminal: Terminal, client: Client, call: Callable[[], None]) -> None:

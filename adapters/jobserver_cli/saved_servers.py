@@ -18,11 +18,12 @@ import attrs
 
 from jobserver_cli.client import Connection
 from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_cli.lookups import nearest
 
 if TYPE_CHECKING:
     from jobserver_core.models.json_values import JsonObject
 
-__all__ = ["completed", "remove", "save"]
+__all__ = ["completed", "not_saved", "remove", "save"]
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _FIELDS = ("server", "user", "password", "token", "ca_file")
@@ -51,6 +52,21 @@ def completed(connection: Connection) -> Connection:
         ca_file=connection.ca_file or found.get("ca_file"),
         **credentials,
     )
+
+
+def not_saved(server: str) -> str | None:
+    """Return a hint if a server that does not answer was given by a name, but not by that of a saved one.
+
+    Raises:
+        CommandFailed: The file cannot be read, or others can read it.
+    """
+    if not _NAME.fullmatch(server) or server == "localhost" or server in (saved := _read()):
+        return None
+    found = nearest(server, saved)
+    return f"No server is saved as {server}. " + (f"Did you mean {found}?" if found else _SAVE_ADVICE)
+
+
+_SAVE_ADVICE = "Save one with: jobserver login NAME --server URL"
 
 
 def save(name: str, connection: Connection) -> Path:

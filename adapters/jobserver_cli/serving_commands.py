@@ -12,6 +12,7 @@ from jobserver_cli.client import Client
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.options import ConfigFile, DataDir, Host, Port, settings_of
 from jobserver_cli.parameters import command
+from jobserver_cli.reports import time_shown
 from jobserver_cli.server_process import (
     LogLevel,
     become_init,
@@ -122,8 +123,18 @@ def servers(client: Client, terminal: Terminal) -> None:
     if terminal.as_json:
         terminal.json(found)
         return
-    columns = ("address", "id", "state", "contexts", "version", "startTime", "leaseUntil")
-    rows = [tuple(server[column] for column in columns) for server in found]
+    rows = [
+        (
+            server["address"],
+            terminal.id_shown(server["id"]),
+            server["state"],
+            server["contexts"],
+            server["version"],
+            time_shown(server["startTime"]),
+            time_shown(server["leaseUntil"]),
+        )
+        for server in found
+    ]
     terminal.table(["Address", "ID", "State", "Contexts", "Version", "Started", "Lease until"], rows)
 
 

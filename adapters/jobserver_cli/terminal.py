@@ -25,6 +25,10 @@ UNLIMITED = 100_000
 """The width of an output that is not a terminal. Nothing is wrapped or truncated there."""
 SHORT = 20
 """Cells of a table up to this length are never truncated."""
+NARROW = 80
+"""Terminals below this width show the first characters of an ID, which are enough to name a job."""
+ID_DIGITS = 8
+"""How many characters of an ID a narrow terminal shows."""
 WIDE = 110
 """Terminals of at least this width show all columns of a table."""
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -70,6 +74,11 @@ class Terminal:
     def wide(self) -> bool:
         """Whether there is room for all columns of a table."""
         return self.out.width >= WIDE
+
+    def id_shown(self, value: object) -> str:
+        """Return an ID, or on a narrow terminal its first characters."""
+        narrow = self.out.is_terminal and self.out.width < NARROW
+        return str(value)[:ID_DIGITS] if narrow else str(value)
 
     def json(self, value: object) -> None:
         """Print a value as a JSON document, indented on a terminal, otherwise on one line."""

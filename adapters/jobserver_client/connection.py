@@ -7,8 +7,8 @@ import itertools
 import os
 import random
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit
@@ -18,6 +18,7 @@ import httpx
 
 from jobserver_client.errors import (
     ConnectionLost,
+    InvalidProxy,
     ServerUnreachable,
     UnexpectedResponse,
     error_from,
@@ -33,7 +34,7 @@ from jobserver_core.errors import (
     ResultTimeout,
     Unavailable,
 )
-from jobserver_core.models.arguments import chunks_of
+from jobserver_core.models.arguments import check_job_id, chunks_of
 from jobserver_core.models.json_values import Json, loads
 
 __all__ = ["Connection", "ConnectionOptions", "FileBody", "Params", "body_of", "decoded", "delay", "path_to"]
@@ -125,8 +126,11 @@ def path_to(collection: str, name: str, *rest: str) -> str:
     """Return the path of a resource, with each segment quoted.
 
     Raises:
+        InvalidRequest: A job's ID is not a string.
         NotFound: A path with this name would lead elsewhere, so there can be no such resource.
     """
+    if collection == "jobs":
+        check_job_id(name)
     if not isinstance(name, str) or name in ("", ".", "..") or ("/" in name and collection != "data"):
         raise _NOT_FOUND[collection](name)
     return "".join(f"/{quote(segment, safe='')}" for segment in (collection, name, *rest))
@@ -146,6 +150,24 @@ def decoded(response: httpx.Response) -> Json:
         ) from error
 
 
+@contextmanager
+def _proxies_checked() -> Iterator[None]:
+    """Raise InvalidProxy for a proxy of the environment that httpx refuses. Its address is not shown.
+
+    A proxy's address may contain a password.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise InvalidProxy(message=f"{_PROXY} needs a package: pip install 'httpx[socks]'") from error
+    except (ValueError, httpx.InvalidURL) as error:
+        message = f"{_PROXY} has no valid address; expected a URL such as http://proxy.example.com:3128"
+        raise InvalidProxy(message=message) from error
+
+
+_PROXY = "the proxy of the environment (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY)"
+
+
 class Connection:
     """Sends requests to one server, from one event loop.
 
@@ -158,14 +180,15 @@ class Connection:
     def __init__(self, options: ConnectionOptions) -> None:
         self.options = options
         self.url = options.address
-        self._http = httpx.AsyncClient(
-            auth=options.auth(),
-            headers={"User-Agent": options.user_agent, "Accept": "application/json, */*;q=0.5"},
-            timeout=self._timeout(options.timeout),
-            limits=httpx.Limits(max_connections=100, keepalive_expiry=KEEP_ALIVE),
-            trust_env=urlsplit(self.url).hostname not in _LOOPBACK,
-            verify=options.verification(),
-        )
+        with _proxies_checked():
+            self._http = httpx.AsyncClient(
+                auth=options.auth(),
+                headers={"User-Agent": options.user_agent, "Accept": "application/json, */*;q=0.5"},
+                timeout=self._timeout(options.timeout),
+                limits=httpx.Limits(max_connections=100, keepalive_expiry=KEEP_ALIVE),
+                trust_env=urlsplit(self.url).hostname not in _LOOPBACK,
+                verify=options.verification(),
+            )
 
     @property
     def is_closed(self) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from jobserver_core import errors as core
-from jobserver_core.errors import JobServerError, ResultTimeout, Unavailable
+from jobserver_core.errors import InvalidRequest, JobServerError, ResultTimeout, Unavailable
 from jobserver_core.models.json_values import Json, JsonMapping
 from jobserver_core.models.serialization import structure
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AccessDenied",
     "ConnectionLost",
+    "InvalidProxy",
     "ServerUnreachable",
     "UnexpectedResponse",
     "error_from",
@@ -41,6 +42,10 @@ class ConnectionLost(ServerUnreachable):
     """The connection was lost before the response was complete. The operation may have been carried out."""
 
     template = "lost the connection to {url}: {reason}"
+
+
+class InvalidProxy(InvalidRequest):
+    """The environment names a proxy that cannot be used."""
 
 
 class AccessDenied(JobServerError):

@@ -17,6 +17,7 @@ from jobserver_core.errors import InvalidConfig, InvalidRequest, InvalidSetting
 from jobserver_core.models.json_values import JsonMapping, WrittenObject, dumps
 
 __all__ = [
+    "check_job_id",
     "check_kind",
     "check_query_time",
     "check_seconds",
@@ -41,6 +42,12 @@ def check_kind(what: str, value: object, kind: type | tuple[type, ...], expected
     """
     if not isinstance(value, kind):
         raise InvalidRequest(message=f"{what} must be {expected}, not {type(value).__name__}")
+
+
+def check_job_id(value: object) -> None:
+    """Refuse a job's ID that is not a string, such as a handle. Raises InvalidRequest."""
+    expected = "a string (handle.id or job.id)" if hasattr(value, "id") else "a string"
+    check_kind("a job's ID", value, str, expected)
 
 
 def check_seconds(what: str, value: object) -> None:

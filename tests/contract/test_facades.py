@@ -360,7 +360,25 @@ CONTENT = (
     'the content of an upload must be bytes, a file opened with open(path, "rb"), or an iterable of bytes'
 )
 SETTINGS = "setting 'spark.context-settings':"
+HANDLE = "a job's ID must be a string (handle.id or job.id), not Named"
 SECONDS = "must be a number of seconds, such as 30 or 0.5, got"
+
+
+class Named:
+    """What has an ID, as handles and jobs do."""
+
+    id = "x"
+
+
+BY_JOB_ID: list[Callable[[Any], Any]] = [
+    lambda facade: facade.job(Named()),
+    lambda facade: facade.job_handle(Named()),
+    lambda facade: facade.job_config(Named()),
+    lambda facade: facade.open_result(Named()),
+    lambda facade: facade.deliveries(Named()),
+    lambda facade: facade.kill_job(Named()),
+]
+"""Calls that take a job's ID, with something else."""
 
 
 @pytest.mark.parametrize(
@@ -435,7 +453,8 @@ SECONDS = "must be a number of seconds, such as 30 or 0.5, got"
             InvalidSetting,
             f"{SETTINGS} must hold JSON values only: Object of type object is not JSON serializable",
         ),
-        (lambda facade: facade.job(None), JobNotFound, "job None not found"),
+        (lambda facade: facade.job(None), InvalidRequest, "a job's ID must be a string, not NoneType"),
+        *((call, InvalidRequest, HANDLE) for call in BY_JOB_ID),
         (lambda facade: facade.context(5), ContextNotFound, "context 5 not found"),
     ],
 )

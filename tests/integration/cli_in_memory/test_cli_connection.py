@@ -89,7 +89,38 @@ def test_a_server_that_is_not_a_job_server_is_recognized(jobserver: CommandLine,
     done = jobserver("jobs", "--server", stranger)
     assert done.code == 3
     assert f"{stranger} does not look like a job server" in done.err
-    assert "answered 404" in jobserver("submit", "a.B", "--cp", "a", "--server", stranger).err
+    done = jobserver("submit", "a.B", "--cp", "a", "--server", stranger)
+    assert (done.code, "does not look like a job server (it answered 404 Not Found)" in done.err) == (3, True)
+    assert "Check --server and JOBSERVER_URL" in done.err
+
+
+@pytest.mark.parametrize(
+    ("proxy", "problem"),
+    [
+        (
+            "foo://proxy",
+            "the proxy of the environment (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY) has no valid address",
+        ),
+        ("ftp://me:pa55@proxy", "has no valid address; expected a URL such as http://proxy.example.com:3128"),
+        ("http://me:pa55@proxy:port", "has no valid address"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_an_error_of_the_environment(
+    jobserver: CommandLine, proxy: str, problem: str
+) -> None:
+    jobserver.environment.setenv("HTTP_PROXY", proxy)
+    jobserver.environment.delenv("http_proxy", raising=False)
+    done = jobserver("jobs", "--server", "http://jobs.invalid")
+    assert (done.code, done.out) == (2, "")
+    assert problem in done.err
+    assert "NO_PROXY" in done.err
+    assert "pa55" not in done.err
+
+
+def test_a_proxy_is_not_used_for_a_server_on_this_machine(client: CommandLine) -> None:
+    client.environment.setenv("HTTP_PROXY", "foo")
+    client.environment.setenv("ALL_PROXY", "foo")
+    assert client("binaries").code == 0
 
 
 @pytest.mark.parametrize(

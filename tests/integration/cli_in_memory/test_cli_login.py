@@ -80,6 +80,14 @@ def test_a_saved_server_is_forgotten(jobserver: CommandLine, guarded: str, saved
     assert json.loads(saved.read_text()) == {}
 
 
+def test_a_misspelled_saved_server_is_named(jobserver: CommandLine, guarded: str) -> None:
+    first = jobserver("jobs", "--server", "prdo")
+    assert (first.code, "Save one with: jobserver login NAME" in first.err) == (ExitCode.UNREACHABLE, True)
+    jobserver("login", "prod", "--server", guarded, "--token", TOKEN)
+    done = jobserver("jobs", "--server", "prdo")
+    assert (done.code, "Did you mean prod?" in done.err) == (ExitCode.UNREACHABLE, True)
+
+
 def test_a_name_that_looks_like_an_address_is_not_saved(jobserver: CommandLine, guarded: str) -> None:
     for name in ("a.b", "http://x", "1st", ""):
         assert jobserver("login", name, "--server", guarded, "--token", TOKEN).code == ExitCode.USAGE

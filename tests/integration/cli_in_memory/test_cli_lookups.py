@@ -10,7 +10,7 @@ import typer
 from command_line import CommandLine
 from jobserver_cli.job_commands import moment
 from jobserver_cli.lookups import nearest
-from jobserver_core import JobServer
+from jobserver_core import JobRequest, JobServer
 
 JOB = ("submit", "words.Sleep", "--cp", "words", "-c", "warm")
 
@@ -23,11 +23,22 @@ def test_a_job_is_named_by_the_beginning_of_its_id(client: CommandLine) -> None:
 
 
 def test_the_beginning_of_several_ids_is_refused_with_these(client: CommandLine, server: JobServer) -> None:
-    ids = {client(*JOB).out.strip() for _ in range(3)}
-    done = client("job", "")
+    request = JobRequest(class_name="words.Stream", class_path="words", context="warm")
+    ids = [server.submit(request).id for _ in range(17)]  # two of them begin with the same digit
+    first = next(digit for digit in "0123456789abcdef" if sum(one.startswith(digit) for one in ids) > 1)
+    done = client("job", first)
     assert (done.code, done.out) == (2, "")
-    assert all(job_id in done.err for job_id in ids)
-    assert all(not job.state.final for job in server.jobs().jobs)
+    assert sum(job_id in done.err for job_id in ids if job_id.startswith(first)) > 1
+
+
+@pytest.mark.parametrize("command", ["job", "result", "logs", "kill"])
+def test_an_empty_id_names_no_job_even_if_there_is_only_one(
+    client: CommandLine, server: JobServer, command: str
+) -> None:
+    job_id = client(*JOB).out.strip()
+    done = client(command, "")
+    assert (done.code, done.out, "the job ID is empty" in done.err) == (2, "", True)
+    assert not server.job(job_id).state.final
 
 
 def test_last_is_the_newest_job(client: CommandLine) -> None:
@@ -68,7 +79,7 @@ def test_a_time_is_local_unless_it_says_otherwise() -> None:
     assert moment("2026-01-31T08:30Z").isoformat() == moment("2026-01-31T08:30+00:00").isoformat()
 
 
-@pytest.mark.parametrize("text", ["", "soon", "30", "-", "1e999 d", "99999999999999 d", "2026-13-01"])
+@pytest.mark.parametrize("text", ["", "soon", "30", "-", "-1h", "1e999 d", "99999999999999 d", "2026-13-01"])
 def test_text_that_is_neither_a_time_nor_a_duration_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="expected a time such as"):
         moment(text)

@@ -62,6 +62,17 @@ def test_a_table_fits_into_80_columns_and_cuts_no_id() -> None:
     assert "…" in lines[1]
 
 
+def test_jobs_and_servers_fit_into_60_columns_with_states_and_the_beginning_of_ids() -> None:
+    terminal, shown = on_a_terminal(60)
+    row = (terminal.id_shown(ROW[0]), *ROW[1:])
+    terminal.table(["Job", "State", "Started", "Took", "Class"], [(*row, "AVeryLongNameOfAClass")])
+    lines = shown.getvalue().splitlines()
+    assert max(len(line) for line in lines) <= 60
+    assert lines[1].startswith("f95e4a5f  FINISHED  2026-11-24 07:31  12.3 s  AVery")
+    assert on_a_terminal(80)[0].id_shown(ROW[0]) == ROW[0]
+    assert Terminal().id_shown(ROW[0]) == ROW[0]
+
+
 def test_without_a_terminal_output_is_not_truncated(capsys: pytest.CaptureFixture[str]) -> None:
     Terminal().table(["Job", "Class"], [(ROW[0], "x" * 500)])
     assert capsys.readouterr().out.splitlines()[1] == f"{ROW[0]}  {'x' * 500}"

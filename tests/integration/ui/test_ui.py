@@ -18,6 +18,8 @@ from serving import archive
 
 MARKUP = "<img src=x onerror='window.hacked=1'><script>window.hacked=1</script>"
 BIDI = "\u202egnp.exe"
+"""Without precautions, this is shown as exe.png."""
+ESCAPED = r"\u202egnp.exe"
 FOCUSED = "document.activeElement.textContent"
 # Text on its background, by the formula of WCAG 2; 4.5 is the least contrast of its level AA.
 CONTRAST = """() => {
@@ -197,6 +199,19 @@ def test_hostile_results_logs_and_errors_stay_text(start: Any, opened: Open) -> 
     assert not hacked(page)
 
 
+def test_text_that_would_be_shown_reversed_is_shown_with_escapes(start: Any, opened: Open) -> None:
+    def work(job: Any) -> Any:
+        job.print(f"log {BIDI}")
+        raise ValueError(f"error {BIDI}")
+
+    site = start(functions={"w.Work": work})
+    page = opened(site.page(f"jobs/{site.submit('w.Work', json.dumps({'a': BIDI}))}"))
+    section(page, "Error").get_by_role("paragraph").get_by_text(f"error {ESCAPED}").wait_for()
+    page.get_by_role("log").get_by_text(f"log {ESCAPED}").wait_for()
+    section(page, "Configuration").get_by_text(ESCAPED).wait_for()
+    assert "\u202e" not in page.locator("body").inner_text()
+
+
 def test_hostile_names_stay_text_and_links_lead_to_web_pages_only(site: Site, opened: Open) -> None:
     """The server refuses such names; the UI does not rely on it."""
     report = {"jobId": MARKUP, "startTime": "2026-01-02T03:04:05.000Z", "classPath": MARKUP + BIDI}
@@ -208,7 +223,7 @@ def test_hostile_names_stay_text_and_links_lead_to_web_pages_only(site: Site, op
     page.route("**/contexts?*", lambda route: route.fulfill(json=[context]))
     page.route("**/contexts/*", lambda route: route.fulfill(json=context))
     page.goto(site.page())
-    section(page, "Recent jobs").get_by_text(MARKUP + BIDI).wait_for()
+    section(page, "Recent jobs").get_by_text(MARKUP + ESCAPED).wait_for()
     link = section(page, "Contexts").get_by_role("link", name=MARKUP)
     assert not hacked(page)
     link.click()

@@ -16,7 +16,12 @@ export function element(name, attributes = {}, ...children) {
 }
 
 function asNode(child) {
-  return child instanceof Node ? child : document.createTextNode(String(child));
+  return child instanceof Node ? child : document.createTextNode(visible(String(child)));
+}
+
+/** A string whose characters that reverse text are shown as escapes: without them, it reads as it is. */
+export function visible(text) {
+  return text.replace(/[\u202a-\u202e\u2066-\u2069]/g, (found) => `\\u${found.charCodeAt(0).toString(16)}`);
 }
 
 /** A link to one of this UI's pages: `page("jobs", id)` is `#/jobs/<id>`. */

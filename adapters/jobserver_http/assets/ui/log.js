@@ -1,6 +1,6 @@
 // A log, followed while it grows.
 import { download, send } from "./api.js";
-import { alert, button, element, section } from "./dom.js";
+import { alert, button, element, section, visible } from "./dom.js";
 import { subscribe } from "./events.js";
 
 const TAIL = 256 * 1024;
@@ -13,7 +13,7 @@ const CONTROLS = /[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]/g;
 
 /** Remove escape sequences and control characters from a log. */
 export function plainText(text) {
-  return text.replace(ESCAPES, "").replace(/\r\n?/g, "\n").replace(CONTROLS, "\ufffd");
+  return visible(text.replace(ESCAPES, "").replace(/\r\n?/g, "\n").replace(CONTROLS, "\ufffd"));
 }
 
 /**
