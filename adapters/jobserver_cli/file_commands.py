@@ -80,7 +80,7 @@ def upload(
     if terminal.as_json:
         terminal.json(client.get(f"/binaries/{segment(name)}"))
     elif unchanged:
-        terminal.done(f"{name} is unchanged: its newest version is this {file.name}")
+        terminal.done(f"{name} is up to date: its newest version has the same content as {file.name}")
     else:
         terminal.done(f"uploaded {file.name} as {name}")
 
@@ -158,10 +158,14 @@ def data_upload(
     _, ending = split_ending(file.name)
     path = f"/data/{segment(prefix.removesuffix(ending) or prefix)}"
     answer = post_file(client, terminal, path, file, "application/octet-stream", ending=ending)
+    stored = str(answer["result"]["filename"])
     if terminal.as_json:
         terminal.json(answer)
     else:
-        terminal.line(str(answer["result"]["filename"]))
+        terminal.line(stored)
+    if not stored.endswith(ending):
+        warning = f"warning: the server ignored the ending {ending}, from which Spark would know the format"
+        terminal.note(warning, style="yellow")
 
 
 def data_delete(

@@ -343,7 +343,7 @@ class FileBody:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         chunks = chunks_of(self._data)
-        while chunk := await asyncio.to_thread(next, chunks, b""):
+        while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
             self.sent += len(chunk)
             yield chunk
 

@@ -13,7 +13,7 @@ from typing import Any
 __all__ = ["GatewayBroken", "call", "construction", "pipelined", "results"]
 
 _RETURN = b"!"
-"""The beginning of an answer; anything else would be a call of Python code, for which these are too early."""
+"""The beginning of an answer; anything else would call Python code, which cannot happen at this stage."""
 
 
 class GatewayBroken(Exception):

@@ -1,7 +1,6 @@
 """An Airflow operator that runs a job on a job server, and a hook that connects to the server.
 
-It is for Airflow 3, and was tried with 3.3.2. For Airflow 2, import ``BaseHook`` from ``airflow.hooks.base``
-and ``BaseOperator`` from ``airflow.models``.
+It is for Airflow 3 and 2, and was tried with 3.3.2.
 
 Copy this file to the ``plugins`` directory of Airflow, and install ``jobserver-core[client]`` there. Create a
 connection of type HTTP with the server's host, port, schema (http or https) and login; for a bearer token,
@@ -33,8 +32,19 @@ from jobserver_core import JobAlreadyFinal, JobRequest, ResultTimeout
 
 try:
     from airflow.exceptions import AirflowException
-    from airflow.sdk import BaseHook, BaseOperator
-except ModuleNotFoundError:  # no Airflow: stand-ins with what this module uses of it
+
+    try:
+        from airflow.sdk import BaseHook, BaseOperator
+    except ModuleNotFoundError as missing:
+        if missing.name != "airflow.sdk":
+            raise
+        from airflow.hooks.base import BaseHook  # Airflow 2
+        from airflow.models import BaseOperator
+except ModuleNotFoundError as missing:
+    if missing.name != "airflow":
+        raise
+
+    # No Airflow: stand-ins with what this module uses of it.
 
     class AirflowException(Exception):  # type: ignore[no-redef]
         pass

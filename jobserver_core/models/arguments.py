@@ -110,7 +110,7 @@ def members(kind: type[E], values: Iterable[E | str] | E | str | None, what: str
 
 
 def chunks_of(data: bytes | BinaryIO | Iterable[bytes]) -> Iterator[bytes]:
-    """Read bytes, a file or an iterable in chunks of bounded size.
+    """Read bytes, a file or an iterable in chunks of bounded size. Empty chunks of an iterable are skipped.
 
     Raises:
         InvalidRequest: It is something else, or does not have bytes.
@@ -121,8 +121,9 @@ def chunks_of(data: bytes | BinaryIO | Iterable[bytes]) -> Iterator[bytes]:
         while chunk := _bytes(data.read(CHUNK), "a file in text mode"):
             yield chunk
     elif isinstance(data, Iterable) and not isinstance(data, (str, PathLike, Mapping)):
-        for chunk in data:
-            yield _bytes(chunk, f"an iterable of {type(chunk).__name__}")
+        for item in data:
+            if chunk := _bytes(item, f"an iterable of {type(item).__name__}"):
+                yield chunk
     else:
         raise _no_content(type(data).__name__)
 

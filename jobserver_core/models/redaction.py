@@ -12,7 +12,10 @@ __all__ = ["Secret", "redacted", "redacted_url"]
 _MASK = "***"
 _PASSWORD = re.compile(r"(://[^/?#@\s:]*):[^/?#\s]*@")
 _SECRET_QUERY = re.compile(r"(?i)([?&][^=&#]*(?:secret|passw|token|key)[^=&#]*=)[^&#]*")
-_SECRET_KEY = re.compile(r"(?i)secret|passw|credential|token|access[._-]?key|api[._-]?key|private")
+_SECRET_KEY = re.compile(
+    r"(?i)secret|passw|credential|token|access[._-]?key|api[._-]?key|private|pod-template"
+)
+"""Keys of secrets. The environment of the containers in a pod template may have some."""
 
 
 class Secret:

@@ -7,7 +7,7 @@ import runpy
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -141,6 +141,47 @@ def test_a_task_that_takes_too_long_kills_its_job(served: tuple[JobServer, str],
     with pytest.raises(ResultTimeout):
         task.execute(a_try())
     assert served[0].job(task.job_id).state is JobState.KILLED
+
+
+@pytest.fixture
+def operator_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Run the operator's module with an Airflow that has only these modules; return its names."""
+
+    def run(**sources: str) -> dict[str, Any]:
+        for name, source in {"exceptions": "class AirflowException(Exception): pass", **sources}.items():
+            file = tmp_path.joinpath("airflow", *name.split(".")).with_suffix(".py")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(source)
+        monkeypatch.syspath_prepend(tmp_path)
+        return runpy.run_path(str(EXAMPLES / "airflow" / "jobserver_operator.py"))
+
+    yield run
+    for name in [name for name in sys.modules if name.split(".")[0] == "airflow"]:
+        del sys.modules[name]
+
+
+HOOK, OPERATOR = "class BaseHook: pass\n", "class BaseOperator: pass\n"
+
+
+@pytest.mark.parametrize(
+    ("sources", "homes"),
+    [
+        ({"sdk": HOOK + OPERATOR}, ["airflow.sdk", "airflow.sdk"]),
+        ({"hooks.base": HOOK, "models": OPERATOR}, ["airflow.hooks.base", "airflow.models"]),
+    ],
+)
+def test_the_operator_uses_the_classes_of_airflow_3_and_2(
+    operator_with: Callable[..., dict[str, Any]], sources: dict[str, str], homes: list[str]
+) -> None:
+    names = operator_with(**sources)
+    bases = [names[name].__base__.__module__ for name in ("JobServerHook", "JobServerOperator")]
+    assert bases == homes
+    assert names["AirflowException"].__module__ == "airflow.exceptions"
+
+
+def test_an_airflow_without_these_classes_is_an_error(operator_with: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(ModuleNotFoundError, match=r"airflow\.hooks"):
+        operator_with()
 
 
 def test_the_hook_connects_as_the_connection_of_airflow_says(served: tuple[JobServer, str]) -> None:

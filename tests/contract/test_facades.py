@@ -482,7 +482,7 @@ def test_a_timeout_that_is_no_number_is_refused(play: Play) -> None:
 def test_what_has_only_one_meaning_is_accepted(play: Play) -> None:
     async def scenario(facade: Facade) -> None:
         data = archive()
-        for content in (bytearray(data), iter([data[:20], data[20:]]), io.BytesIO(data)):
+        for content in (bytearray(data), iter([data[:20], b"", data[20:]]), io.BytesIO(data)):
             assert (await done(facade.upload("more", "egg", content))).size == len(data)
         handle = await done(facade.submit(a_request("w.Echo", "value = 1")))
         assert await handle == 1

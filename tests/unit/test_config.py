@@ -444,6 +444,10 @@ def test_urls_and_trees_are_redacted() -> None:
     assert redacted_url("https://host/x?token=abc&y=1") == "https://host/x?token=***&y=1"
     assert redacted_url("https://host/x@y:z@") == "https://host/x@y:z@"
     assert redacted([{"apiKey": 1, "x": ("http://a:b@c",)}]) == [{"apiKey": "***", "x": ["http://a:***@c"]}]
+    pod = "spec: {containers: [{env: [{name: DSN, value: hunter2}]}]}"
+    file = {"spark.kubernetes.executor.podTemplateFile": "/etc/pod.yaml"}
+    assert redacted({"pod-template": pod, **file}) == {"pod-template": "***", **file}
+    assert "hunter2" not in repr(redacted({"pod-template.spec": pod, "a": {"pod-template": {"spec": pod}}}))
 
 
 def test_describing_includes_values_set_in_code() -> None:

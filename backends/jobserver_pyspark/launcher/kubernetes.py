@@ -10,9 +10,10 @@ own id, and its record of leftovers has that before the driver starts. The serve
 one or the next one on the data directory, deletes the objects with this label.
 
 Some settings name a file of the server's machine that the driver sends to the cluster: a template of pods, a
-token. Whoever creates a context chooses the cluster and the image of executors, and could read any file in
-this way. So only files that the server's own configuration names for the same setting are accepted. A context
-brings its own template as a string, which is stored in its directory.
+token. A context may name only files that the server's own configuration names for the same setting. This
+prevents mistakes and casual reads, and is no protection from an attacker: whoever may create contexts can
+reach the server's files in other ways, such as ``spark.files``, because that permission amounts to running
+code as the server's user. A context brings its own template as a string, which is stored in its directory.
 """
 
 from __future__ import annotations

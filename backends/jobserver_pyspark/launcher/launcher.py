@@ -19,7 +19,7 @@ import attrs
 
 from jobserver_core.config.cores import usable_cores
 from jobserver_core.config.settings import Settings
-from jobserver_core.errors import LaunchError
+from jobserver_core.errors import JobServerError, LaunchError
 from jobserver_core.models.contexts import Context, Resources, SparePool
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports import ContextHandle, ContextListener, ContextSpec, JobSpec, Launcher
@@ -162,7 +162,7 @@ class PySparkLauncher(Launcher):
         try:
             # A packed interpreter is not unpacked for this: most have the server's PySpark, and its site.
             site = spark_defaults(find_installation(sys.executable if is_packed(python) else python))
-        except LaunchError:  # the start of the context reports it
+        except JobServerError:  # the start of the context reports it
             site = {}
         return resources(settings, site, cores_here=usable_cores())
 
@@ -360,7 +360,7 @@ class PySparkLauncher(Launcher):
             site = spark_defaults(find_installation(sys.executable))
             found = {context.id: lost_objects(context, self._master, site) for context in contexts}
             self._leftovers.sweep_objects({key: objects for key, objects in found.items() if objects})
-        except (OSError, LaunchError) as error:
+        except (OSError, JobServerError) as error:
             _log.warning("cannot remove what contexts of dead servers left in clusters: %s", error)
 
     def detach(self) -> None:

@@ -128,10 +128,12 @@ def parse_count(key: str, value: str) -> int:
 
 
 def java_options(key: str, value: str) -> list[str]:
-    """Return the options of a JVM as a list; the heap size is not allowed in it.
+    """Return the options of a JVM as a list; the heap size and Spark's settings are not allowed in it.
+
+    Spark reads its settings from system properties too, where nothing here would see them.
 
     Raises:
-        InvalidSetting: The quotes are unbalanced, or ``-Xmx`` is given.
+        InvalidSetting: The quotes are unbalanced, or ``-Xmx`` or ``-Dspark.…`` is given.
     """
     try:
         options = shlex.split(value)
@@ -140,4 +142,8 @@ def java_options(key: str, value: str) -> list[str]:
     if any(option.startswith("-Xmx") for option in options):
         memory = "spark.executor.memory" if ".executor." in key else "spark.driver.memory"
         raise InvalidSetting(key=key, message=f"must not have -Xmx: set {memory} instead")
+    for option in options:
+        if option.startswith("-Dspark."):
+            name = option.removeprefix("-D").partition("=")[0]
+            raise InvalidSetting(key=key, message=f"must not have -D{name}: set {name} itself instead")
     return options

@@ -20,6 +20,8 @@ from jobserver_pyspark.protocol.converter import Message, Payload, ProtocolError
 _LENGTHS = struct.Struct(">II")
 _READ_SIZE = 64 * 1024
 """The number of bytes that are read at once, so that short frames need one system call, or less."""
+_MAX_PARTS = 1024
+"""The maximum number of buffers in one system call: ``IOV_MAX`` of Linux."""
 CHUNK_SIZE = 256 * 1024
 """The maximum number of bytes of a result in one frame."""
 MAX_HEADER = 2 * 1024 * 1024
@@ -72,7 +74,7 @@ class Channel(Generic[_Sent, _Received]):
         self._max_header, self._max_payload = MAX_HEADER, MAX_PAYLOAD
 
     def send(self, *messages: _Sent) -> None:
-        """Send messages, with one system call if they are short.
+        """Send messages, with one system call if they are short and not many.
 
         Raises:
             ChannelClosed: the connection is closed.
@@ -83,7 +85,8 @@ class Channel(Generic[_Sent, _Received]):
             parts += (_LENGTHS.pack(len(header), len(payload)) + header, payload)
         try:
             with self._sending:
-                self._send_all(parts)
+                for start in range(0, len(parts), _MAX_PARTS):
+                    self._send_all(parts[start : start + _MAX_PARTS])
         except TimeoutError:
             raise
         except OSError as error:

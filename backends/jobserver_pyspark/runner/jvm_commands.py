@@ -115,8 +115,8 @@ class _Script:
 
     py4j numbers the objects of a gateway from 0, so two processes that do the same send the same text. The
     answers are the JVM's own. If another command comes than the next of the script, what is left of the
-    script is forgotten: what has been sent too much has made a few objects that nobody uses. The arguments of
-    a constructor may be the process's own, such as an address. It waits for its turn, and so do the commands
+    script is forgotten: commands sent in excess have only created a few unused objects. The arguments of a
+    constructor may be the process's own, such as an address. It waits for its turn, and so do the commands
     after it.
     """
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from command_line import CommandLine, wheel
+from jobserver_cli import file_commands
 from jobserver_core import BinaryType, JobServer
 
 
@@ -27,10 +28,8 @@ def test_the_same_content_becomes_no_new_version(
     file = wheel(tmp_path)
     client("upload", "more", file)
     again = client("upload", "more", file)
-    assert (again.code, f"more is unchanged: its newest version is this {file.name}" in again.err) == (
-        0,
-        True,
-    )
+    assert again.code == 0
+    assert f"more is up to date: its newest version has the same content as {file.name}" in again.err
     assert len(server.binary_versions("more")) == 1
     assert client("upload", "more", file, "--json").json["binary-type"] == "Wheel"
     client("upload", "more", file, "--type", "egg")
@@ -123,6 +122,20 @@ def test_a_data_file_ends_on_the_server_as_it_does_here(
     assert name.startswith("birds-")
     assert name.endswith(".csv.gz")
     assert name.count(".csv") == 1
+
+
+def test_a_server_that_ignores_the_ending_of_a_data_file_causes_a_warning(
+    client: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post = file_commands.post_file
+    source = tmp_path / "wren.csv.gz"
+    source.write_bytes(b"x")
+    with monkeypatch.context() as patch:
+        patch.setattr(file_commands, "post_file", lambda *sent, **_params: post(*sent))
+        done = client("data", "upload", "birds", source)
+    assert (done.code, done.out.endswith(".dat\n")) == (0, True)
+    assert "warning: the server ignored the ending .csv.gz" in done.err
+    assert client("data", "upload", "birds", source).err == ""
 
 
 def test_deleting_a_file_the_server_does_not_own_exits_with_4_and_leaves_it(

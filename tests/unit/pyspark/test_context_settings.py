@@ -198,6 +198,7 @@ def test_an_unknown_isolation_of_versions_is_refused() -> None:
         ({"spark.task.cpus": "²"}, "spark.task.cpus"),
         ({"spark.driver.extraJavaOptions": "'-Da=b"}, "spark.driver.extraJavaOptions"),
         ({"spark.executor.extraJavaOptions": "-Xmx1g"}, "spark.executor.extraJavaOptions"),
+        ({"spark.driver.extraJavaOptions": "-Da=b '-Dspark.ui.port=1'"}, "spark.driver.extraJavaOptions"),
         ({"spark.submit.deployMode": "cluster"}, "spark.submit.deployMode"),
         ({"spark.driver.userClassPathFirst": True}, "spark.driver.userClassPathFirst"),
         ({"spark.executor.userClassPathFirst": "true"}, "spark.executor.userClassPathFirst"),

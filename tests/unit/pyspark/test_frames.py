@@ -47,6 +47,18 @@ def test_messages_that_are_sent_together_arrive_one_by_one(pair: tuple[RunnerCha
     assert not right.more
 
 
+def test_any_number_of_messages_can_be_sent_together() -> None:
+    left, right = socket.socketpair()
+    sender, receiver = (RunnerChannel(end, RunnerToHost) for end in (left, right))
+    messages = [ResultPart(stream=False, data=b"%d" % number) for number in range(2000)]
+    sending = threading.Thread(target=sender.send, args=messages)
+    sending.start()
+    assert [receiver.receive() for _ in messages] == messages
+    sending.join()
+    for one in (sender, receiver):
+        one.close()
+
+
 def test_a_part_of_a_frame_is_not_a_message_that_has_arrived() -> None:
     left, right = socket.socketpair()
     receiver = channel(right)

@@ -267,6 +267,21 @@ def test_the_next_start_removes_what_a_dead_server_left_and_nothing_else(
     gc.collect()  # reports a connection that was not closed
 
 
+def test_a_site_whose_defaults_cannot_be_read_fails_starts_and_neither_the_sweep_nor_the_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+    (tmp_path / "spark-defaults.conf").write_bytes(b"spark.app.name caf\xe9\n")
+    launcher = PySparkLauncher(tmp_path, master="local[2]")
+    launcher.sweep_lost([])
+    assert "cannot remove what contexts of dead servers left" in caplog.text
+    assert "spark-defaults.conf': is not UTF-8" in caplog.text
+    assert launcher.resources({}).cores == 2
+    with pytest.raises(InvalidSetting, match="is not UTF-8"):
+        plan_of(tmp_path)
+    launcher.close()
+
+
 @pytest.mark.real
 def test_another_server_removes_what_contexts_of_a_dead_one_left(
     api: ApiServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
