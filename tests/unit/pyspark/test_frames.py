@@ -50,6 +50,7 @@ def test_messages_that_are_sent_together_arrive_one_by_one(pair: tuple[RunnerCha
 def test_any_number_of_messages_can_be_sent_together() -> None:
     left, right = socket.socketpair()
     sender, receiver = (RunnerChannel(end, RunnerToHost) for end in (left, right))
+    receiver.settimeout(10)
     messages = [ResultPart(stream=False, data=b"%d" % number) for number in range(2000)]
     sending = threading.Thread(target=sender.send, args=messages)
     sending.start()
