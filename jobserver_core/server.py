@@ -435,7 +435,8 @@ class JobServer:
 
         May block while a URI is fetched. Raises InvalidRequest, InvalidConfig, InvalidCallbackUrl,
         MalformedUrl, FetchError, NotAnArchive, BinaryNotFound, ContextNotFound, ContextStopping, NoSlots,
-        ContextTooLarge, CapacityReached, IdempotencyMismatch, ServerClosed; then nothing was recorded.
+        ContextTooLarge, CapacityReached, IdempotencyMismatch, ServerClosed, or Unavailable if the server of
+        the context is shutting down; then nothing was recorded.
         """
         with self.begin_submit(request) as preparation:
             return preparation.finish()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +10,6 @@ from sqlalchemy import (
     BigInteger,
     Connection,
     Select,
-    Table,
     cast,
     delete,
     insert,
@@ -18,22 +17,19 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.elements import ColumnElement
 
 from jobserver_core.errors import DuplicateId
 from jobserver_core.models.servers import Server, ServerRequest
-from jobserver_sql.tables import columns_of, locks, requests, row_of, servers
+from jobserver_sql.tables import columns_of, requests, row_of, servers
 
 __all__ = [
-    "acquire_lock",
     "add_request",
     "answer_request",
     "delete_requests",
     "drain",
     "register",
     "registered",
-    "release_lock",
     "remove",
     "remove_request",
     "renew",
@@ -43,8 +39,6 @@ __all__ = [
 
 _COLUMNS = columns_of(Server, servers)
 _REQUEST_COLUMNS = columns_of(ServerRequest, requests)
-_INSERT: dict[str, Callable[[Table], Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
-"""Inserts of each dialect that can update what exists already."""
 _NOW = {
     "postgresql": "floor(extract(epoch from clock_timestamp()) * 1000000)",
     "sqlite": "(julianday('now') - 2440587.5) * 86400000000",
@@ -86,24 +80,6 @@ def remove(connection: Connection, server_id: str, only_expired: bool) -> bool:
     if only_expired:
         chosen = chosen.where(_has_expired(connection))
     return connection.execute(chosen).rowcount == 1
-
-
-def acquire_lock(connection: Connection, name: str, holder: str, seconds: float) -> bool:
-    """Write a lock, unless somebody else has it; return whether it was written."""
-    until = _end_of(connection, seconds)
-    free = cast(locks.c.expires_at, BigInteger) <= _now(connection)
-    build = _INSERT[connection.dialect.name](locks).values(name=name, holder=holder, expires_at=until)
-    written = build.on_conflict_do_update(
-        index_elements=[locks.c.name],
-        set_={"holder": holder, "expires_at": until},
-        where=(locks.c.holder == holder) | free,
-    )
-    return connection.execute(written).rowcount == 1
-
-
-def release_lock(connection: Connection, name: str, holder: str) -> None:
-    """Delete a lock of a holder."""
-    connection.execute(delete(locks).where(locks.c.name == name, locks.c.holder == holder))
 
 
 def add_request(connection: Connection, new: ServerRequest) -> None:

@@ -161,18 +161,6 @@ class SqlMetadataStore(MetadataStore):
         with self._database.write() as connection:
             return servers.remove(connection, server_id, only_expired)
 
-    # -- locks -------------------------------------------------------------------------------------
-
-    def acquire_lock(self, name: str, *, holder: str, seconds: float) -> bool:
-        """Take a lock or extend it; return whether the holder has it."""
-        with self._database.write() as connection:
-            return servers.acquire_lock(connection, name, holder, seconds)
-
-    def release_lock(self, name: str, *, holder: str) -> None:
-        """Give a lock back."""
-        with self._database.write() as connection:
-            servers.release_lock(connection, name, holder)
-
     # -- contexts ----------------------------------------------------------------------------------
 
     def add_context(self, context: Context) -> None:

@@ -37,7 +37,6 @@ __all__ = [
     "job_holds",
     "job_results",
     "jobs",
-    "locks",
     "metadata",
     "requests",
     "row_of",
@@ -77,14 +76,6 @@ servers = Table(
     _required("lease_until", Instant),
     Column("version", FreeText, nullable=False, server_default=""),
     Column("draining", Boolean, nullable=False, server_default=false()),
-)
-
-locks = Table(
-    "locks",
-    metadata,
-    Column("name", FreeText, primary_key=True),
-    _required("holder", FreeText),
-    _required("expires_at", Instant),
 )
 
 requests = Table(

@@ -83,7 +83,6 @@ CREATE TABLE IF NOT EXISTS deliveries (
 CREATE INDEX IF NOT EXISTS deliveries_by_job ON deliveries (job_id);
 CREATE INDEX IF NOT EXISTS deliveries_by_time ON deliveries (state, due_at);
 CREATE TABLE IF NOT EXISTS servers (id PRIMARY KEY, started_at, lease_until, document);
-CREATE TABLE IF NOT EXISTS locks (name PRIMARY KEY, holder, expires_at);
 CREATE TABLE IF NOT EXISTS requests (id PRIMARY KEY, recipient, created_at, document);
 CREATE TABLE IF NOT EXISTS checks (id PRIMARY KEY, at);
 """
@@ -335,23 +334,6 @@ class SqliteMetadataStore(MetadataStore):
     def _put_server(self, server: Server) -> None:
         times = {"started_at": server.started_at, "lease_until": server.lease_until}
         self._put("servers", id=server.id, **times, document=dumps(server))
-
-    # -- locks -------------------------------------------------------------------------------------
-
-    def acquire_lock(self, name: str, *, holder: str, seconds: float) -> bool:
-        """Insert or replace a lock, unless somebody else has it."""
-        held = "SELECT 1 FROM locks WHERE name = ? AND holder <> ? AND expires_at > ?"
-        with self._writing():
-            if self._one(held, name, holder, datetime.now(timezone.utc)):
-                return False
-            self._all("DELETE FROM locks WHERE name = ?", name)
-            self._put("locks", name=name, holder=holder, expires_at=_after(seconds))
-            return True
-
-    def release_lock(self, name: str, *, holder: str) -> None:
-        """Delete a lock."""
-        with self._writing():
-            self._all("DELETE FROM locks WHERE name = ? AND holder = ?", name, holder)
 
     # -- contexts ----------------------------------------------------------------------------------
 

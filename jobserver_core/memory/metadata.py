@@ -59,7 +59,6 @@ class MemoryMetadataStore(MetadataStore):
         self.shared = shared
         self._now = now or _utc_now
         self._servers: dict[str, Server] = {}
-        self._locks: dict[str, tuple[str, datetime]] = {}
         self._lock = threading.RLock()
         self._binaries: dict[str, Binary] = {}
         self._contexts: dict[str, Context] = {}
@@ -178,23 +177,6 @@ class MemoryMetadataStore(MetadataStore):
 
     def _expired(self, server: Server) -> bool:
         return server.lease_until <= self._now()
-
-    # -- locks -------------------------------------------------------------------------------------
-
-    def acquire_lock(self, name: str, *, holder: str, seconds: float) -> bool:
-        """Take a lock or extend it; return whether the holder has it."""
-        with self._lock:
-            has, until = self._locks.get(name, (holder, self._now()))
-            if has != holder and until > self._now():
-                return False
-            self._locks[name] = (holder, self._end_of(seconds))
-            return True
-
-    def release_lock(self, name: str, *, holder: str) -> None:
-        """Give a lock back."""
-        with self._lock:
-            if self._locks.get(name, ("",))[0] == holder:
-                del self._locks[name]
 
     # -- contexts ----------------------------------------------------------------------------------
 

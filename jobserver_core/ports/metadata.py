@@ -144,19 +144,6 @@ class MetadataStore(Backend):
         Returns whether this call removed it.
         """
 
-    # -- locks -------------------------------------------------------------------------------------
-
-    @abstractmethod
-    def acquire_lock(self, name: str, *, holder: str, seconds: float) -> bool:
-        """Take a lock for this many seconds from now, or extend it; return whether ``holder`` has it.
-
-        Only one holder has a lock at a time. It loses it when the time is over, on the store's clock.
-        """
-
-    @abstractmethod
-    def release_lock(self, name: str, *, holder: str) -> None:
-        """Give a lock back. Does nothing if ``holder`` does not have it."""
-
     # -- contexts ----------------------------------------------------------------------------------
 
     @abstractmethod

@@ -19,11 +19,12 @@ scan after that point therefore finds every job that was not picked up. They run
 context if it has one, and in a new context if it ended by itself while it was idle or drained; otherwise they
 end with it.
 
-A job whose files cannot be leased stops no other one. It is tried again in each look, until it has waited for
-its ``max_queue_time`` or for :data:`LEASE_TIMEOUT`. Nor does one whose files arrive slowly: they are leased
-on a thread of their own, for which the look waits only for a moment, so that jobs whose files are here keep
-their order. All jobs of one class path share such a thread. A job is claimed only once its files are here: a
-kill needs none, so it does not wait for them.
+A job whose files cannot be leased stops no other one. It is tried again in each look. Nor does one whose
+files arrive slowly: they are leased on a thread of their own, for which the look waits only for a moment, so
+that jobs whose files are here keep their order. All jobs of one class path share such a thread. In both
+cases, the job ends once it has waited for its ``max_queue_time`` or for :data:`LEASE_TIMEOUT`; what hangs
+then is the thread alone. A job is claimed only once its files are here: a kill needs none, so it does not
+wait for them.
 
 Deliberately not handled: a server that is closing. What it does not pick up waits for another server.
 """
@@ -63,7 +64,7 @@ _log = logging.getLogger(__name__)
 _repeats = Repeats(_log)
 
 LEASE_TIMEOUT = 300.0
-"""Seconds for which a job without ``max_queue_time`` waits for files that cannot be leased."""
+"""Seconds for which a job without ``max_queue_time`` waits for files that do not arrive."""
 DOWNLOAD_WAIT = 0.2
 """Seconds for which the jobs behind a job wait for its files."""
 KILL_TIMEOUT = 5.0
@@ -182,9 +183,8 @@ class Intake:
         try:
             code = self._class_paths.lease(job.class_path, files)
         except StorageError as error:
-            with self._claim(job.id) as claimed:
-                if claimed and not self._jobs.lives(job.id):
-                    self._wait_for_files(job, error)
+            _repeats.warning(job.id, "job %s of another server waits for its files: %s", job.id, error)
+            self._wait_for_files(job, ErrorInfo.from_exception(error))
             return
         with self._claim(job.id) as claimed:
             if not claimed or self._closed or self._jobs.lives(job.id):
@@ -195,16 +195,23 @@ class Intake:
             else:
                 self._put_off.pop(job.id, None)
 
-    def _with_files(self, job: Job, accept: Callable[[Job, ExitStack], None]) -> bool:
-        """Accept a job on a thread of its own, and wait a moment for that; return whether it is over.
+    def _with_files(self, job: Job, accept: Callable[[Job, ExitStack], None]) -> None:
+        """Accept a job once its files are here, and wait a moment for that. Raises StorageError.
 
-        If the files of its class path are awaited already, it is over later. Raises StorageError.
+        If the files of its class path are awaited already, a later look accepts it.
         """
         wanted = tuple(entry.digest for entry in job.class_path)
         with self._lock:
-            if wanted in self._awaited:
-                return False
+            awaited = wanted in self._awaited
             self._awaited.add(wanted)
+        if awaited or not self._accepted_in_time(job, wanted, accept):
+            message = f"the files of its class path did not arrive within {LEASE_TIMEOUT:g} s"
+            self._wait_for_files(job, ErrorInfo(message=message))
+
+    def _accepted_in_time(
+        self, job: Job, wanted: tuple[str, ...], accept: Callable[[Job, ExitStack], None]
+    ) -> bool:
+        """Accept a job on a thread of its own; return whether that took only a moment."""
         failures: list[StorageError] = []
         late = threading.Event()
 
@@ -255,10 +262,16 @@ class Intake:
             _log.warning("job %s of another server cannot be run: %s", job.id, error)
             self._end(job, FinalOutcome.failed(FailureKind.CONTEXT_LOST, ErrorInfo.from_exception(error)))
 
-    def _wait_for_files(self, job: Job, error: StorageError) -> None:
-        _repeats.warning(job.id, "job %s of another server waits for its files: %s", job.id, error)
-        if not self._expire(job) and self._waited(job) >= LEASE_TIMEOUT:
-            self._end(job, FinalOutcome.failed(FailureKind.LOADING, ErrorInfo.from_exception(error)))
+    def _wait_for_files(self, job: Job, reason: ErrorInfo) -> None:
+        """Put a job off, or end it if it has waited for too long. Raises StorageError."""
+        with self._claim(job.id) as claimed:
+            if not claimed or self._jobs.lives(job.id):
+                return
+            current = self._metadata.job(job.id)
+            if current is None or not current.waiting or current.context_id != job.context_id:
+                self._put_off.pop(job.id, None)
+            elif not self._expire(current) and self._waited(current) >= LEASE_TIMEOUT:
+                self._end(current, FinalOutcome.failed(FailureKind.LOADING, reason))
 
     def _expire(self, job: Job) -> bool:
         """End a job that was put off for longer than it may wait; return whether."""
@@ -277,13 +290,14 @@ class Intake:
         with self._lock:
             ended = list(self._ended.values())
         for context in ended:
-            over = True
+            look_again = False
             if context.record.owner == self._records.server_id:  # else another server deals with its jobs
                 again: list[Job] = []
                 successor = context.successor
                 for job in self._waiting_in(context):
                     if successor is not None:
-                        over &= self._with_files(job, partial(self._accept, successor, successor.adopt))
+                        self._with_files(job, partial(self._accept, successor, successor.adopt))
+                        look_again = True  # its files may not be here yet
                         continue
                     with self._claim(job.id) as claimed:
                         if claimed and self._leave(job, context):
@@ -292,7 +306,7 @@ class Intake:
                     # Fetching files for another context may take long, and other jobs wait for this thread.
                     call = partial(self._run_again, again)
                     threading.Thread(target=call, name="jobserver-notices-restart", daemon=True).start()
-            if over:
+            if not look_again:
                 with self._lock:
                     self._ended.pop(context.record.id, None)
 

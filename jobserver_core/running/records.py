@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 
 from jobserver_core.callbacks.service import CallbackService
-from jobserver_core.errors import OnAnotherServer, StaleState, StorageError, Unavailable
+from jobserver_core.errors import OnAnotherServer, ServerClosed, StaleState, StorageError, Unavailable
 from jobserver_core.events import ContextChanged, EventBus, JobChanged, JobProgressed
 from jobserver_core.models.binaries import ResolvedEntry
 from jobserver_core.models.callbacks import Delivery
@@ -311,12 +311,16 @@ class Records:
             ContextNotFound: The context has ended.
             ContextStopping: The context is stopping.
             NoSlots: The context has no room.
+            Unavailable: The server of the context is shutting down.
             DuplicateId: A job with the same idempotency key is stored.
             StorageError: The store failed, or has been failing for a while.
         """
         self._withdrawals.check_room()
         try:
             self._metadata.enqueue_job(job, config=config, limits=limits)
+        except ServerClosed as error:  # not this one
+            message = f"the server of context {job.context_name} is shutting down; try again"
+            raise Unavailable(message=message) from error
         except StorageError:
             if job.idempotency_key is None:
                 self._withdrawals.put(job.id, lambda: self._withdraw_job(job))

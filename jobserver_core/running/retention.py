@@ -258,7 +258,7 @@ class RecordSweep:
 class BlobSweep:
     """Removes the blobs that no record refers to, except those that ``pinned`` lists.
 
-    Does nothing while ``others`` returns ids of other servers: their pins and their uploads are unknown here.
+    Stops as soon as ``others`` returns ids of other servers: their pins and their uploads are unknown here.
     """
 
     def __init__(
@@ -290,7 +290,7 @@ class BlobSweep:
         for listed in _batches(self._blobs.digests(modified_before=before), _LISTED):
             unused = self._metadata.unreferenced(listed)
             for some in _batches(iter(unused), _DELETED):
-                if not pace.pause():
+                if not pace.pause() or self._others():
                     return
                 self._delete_unused(pace, some)
 

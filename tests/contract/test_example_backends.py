@@ -318,9 +318,7 @@ class TestSqliteMetadataStore(PersistentMetadataStoreContract):
         return opened
 
     def broken(self, store: MetadataStore) -> AbstractContextManager[None]:
-        return renamed(
-            ("binaries", "contexts", "jobs", "deliveries", "servers", "locks", "requests"), self._raw
-        )
+        return renamed(("binaries", "contexts", "jobs", "deliveries", "servers", "requests"), self._raw)
 
     def raw_counts(self, store: MetadataStore) -> dict[str, int]:
         return {kind: self._raw(statement) for kind, statement in COUNTS.items()}

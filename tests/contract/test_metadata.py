@@ -24,7 +24,7 @@ TABLES = {
     "results": "job_results",
     "deliveries": "deliveries",
 }
-OTHER_TABLES = ("job_holds", "servers", "locks", "requests")
+OTHER_TABLES = ("job_holds", "servers", "requests")
 
 
 class TestMemoryMetadataStore(MetadataStoreContract):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from conditions import wait_until
@@ -16,14 +18,16 @@ from jobserver_core import (
     NoSlots,
     ServerClosed,
     Settings,
+    Unavailable,
     parse_class_path,
 )
 from jobserver_core.events import JobChanged
 from jobserver_core.ports import ContextEnd
 from jobserver_core.running import intake
 from jobserver_core.running.notices import POLL
+from jobserver_core.testing.clock import ManualClock
 from serving import WAIT, a_request, archive, upload
-from several_servers import ONE_SLOT, RECEIVER, Fleet, Member, finish
+from several_servers import ONE_SLOT, RECEIVER, Fleet, FleetClock, Member, finish
 
 
 class Submitting(Fleet):
@@ -89,9 +93,12 @@ class Submitting(Fleet):
     def test_a_server_that_drains_gets_no_jobs_from_others(self, members: list[Member]) -> None:
         owner, other = self.owner_and_other()
         owner.server.drain()
-        for member in (owner, other):
-            with pytest.raises(ServerClosed):
-                member.server.submit(a_request("w.Any", context="shared"))
+        with pytest.raises(ServerClosed):
+            owner.server.submit(a_request("w.Any", context="shared"))
+        with pytest.raises(Unavailable, match="the server of context shared is shutting down") as caught:
+            other.server.submit(a_request("w.Any", context="shared"))
+        assert type(caught.value) is Unavailable
+        assert other.server.load.refused == 1
         assert other.server.jobs().jobs == ()
         assert [server.draining for server in other.server.servers()] == [
             server.id == owner.id for server in other.server.servers()
@@ -204,6 +211,39 @@ class Submitting(Fleet):
         wait_until(lambda: ("submit", slow) in calls, "the job whose files have arrived", WAIT)
         assert other.server.job(killed).state is JobState.KILLED
         assert ("submit", killed) not in calls
+
+    def test_a_job_whose_files_do_not_arrive_ends_with_its_time(
+        self, members: list[Member], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(intake, "LEASE_TIMEOUT", 20 * POLL)
+        monkeypatch.setattr(FleetClock, "_run", staticmethod(ManualClock._run))  # waits for no download
+        owner, other = self.owner_and_other()
+        other.server.upload("slow", BinaryType.EGG, archive("slow"))
+        self.blobs.slow = other.server.binary("slow").digest
+        first, short, long = (
+            other.server.submit(
+                JobRequest(
+                    class_name="w.Any",
+                    class_path=parse_class_path("slow"),
+                    context="shared",
+                    max_queue_time=limit,
+                )
+            ).id
+            for limit in (60.0, 60.0, None)
+        )
+
+        def ended(job: str) -> bool:
+            owner.clock.advance(POLL)
+            return owner.server.job(job).state.final
+
+        try:
+            for job in (first, short):
+                wait_until(partial(ended, job), "the end of the job")
+                assert owner.server.job(job).failure is FailureKind.QUEUE_TIME
+            wait_until(partial(ended, long), "the end of the job without a limit")
+            assert owner.server.job(long).failure is FailureKind.LOADING
+        finally:
+            self.blobs.arrived.set()
 
     def test_a_job_whose_files_can_never_be_read_ends(
         self, members: list[Member], monkeypatch: pytest.MonkeyPatch

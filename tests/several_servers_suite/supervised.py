@@ -20,6 +20,7 @@ from jobserver_core import (
 from jobserver_core.memory import InlineLauncher
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports import ContextEnd
+from jobserver_core.running.notices import POLL
 from serving import FUNCTIONS, WAIT, a_request, upload
 from several_servers import ONE_SLOT, RECEIVER, Fleet, Member, finish
 
@@ -71,6 +72,30 @@ class SupervisedContexts(Fleet):
         wait_until(lambda: in_time(lambda: len(owner.launcher.handles) == 2))
         owner.ready(1)
         wait_until(lambda: in_time(lambda: owner.launcher.handles[1].calls == [("submit", job)]))
+
+    def test_a_job_that_was_not_picked_up_runs_in_the_successor_soon_after_its_files_can_be_read(
+        self, members: list[Member]
+    ) -> None:
+        owner, other = self.boot(), self.boot()
+        upload(owner.server)
+        owner.server.create_context("shared", {"supervise": True})
+        owner.ready()
+        other.server._services.notices.close()
+        job = other.server.submit(a_request("w.Any", context="shared")).id
+        self.blobs.failing = owner.server.binaries()[0].digest
+        owner.launcher.listeners[0].context_ended(ContextEnd.FAILED)
+
+        def launched() -> bool:
+            owner.clock.advance(0.5)
+            return len(owner.launcher.handles) == 2
+
+        wait_until(launched)
+        owner.ready(1)
+        owner.clock.advance(POLL)
+        assert owner.launcher.handles[1].calls == []
+        self.blobs.failing = None
+        owner.clock.advance(POLL)
+        assert owner.launcher.handles[1].calls == [("submit", job)]
 
     def test_an_invalid_configuration_does_not_keep_a_supervised_context_from_starting_again(
         self, members: list[Member]

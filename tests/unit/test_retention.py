@@ -405,3 +405,22 @@ def test_a_closing_server_does_not_prune(make: Make) -> None:
     world.server.drain()
     with pytest.raises(errors.ServerClosed):
         world.server.prune()
+
+
+def test_a_sweep_of_blobs_stops_when_another_server_joins(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = MemoryMetadataStore(shared=True)
+    world = make(metadata=metadata)
+    for number in range(3 * retention._DELETED):
+        world.blobs.put([str(number).encode()])
+    world.clock.advance(DAY)
+    deleted: list[str] = []
+
+    def delete(digest: str) -> None:
+        deleted.append(digest)
+        metadata.register_server("new", started_at=world.clock.now(), address="", lease=DAY)
+
+    monkeypatch.setattr(world.blobs, "delete", delete)
+    world.sweep()
+    assert len(deleted) == retention._DELETED

@@ -217,8 +217,6 @@ class PersistenceContract(StoreAccess):
             "register_server": partial(store.register_server, "s", started_at=at(0), address="", lease=9),
             "renew_server": partial(store.renew_server, "s", lease=9),
             "drain_server": partial(store.drain_server, "s"),
-            "acquire_lock": partial(store.acquire_lock, "lock", holder="s", seconds=9),
-            "release_lock": partial(store.release_lock, "lock", holder="s"),
             "remove_server": partial(store.remove_server, "s"),
             "add_request": partial(
                 store.add_request, ServerRequest(id="r", recipient="s", created_at=at(), payload="")

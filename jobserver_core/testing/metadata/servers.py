@@ -178,34 +178,6 @@ class ServersContract(StoreAccess):
         _register(store, "a")
         assert not any(server.draining for server in store.servers())
 
-    # -- locks -------------------------------------------------------------------------------------
-
-    @pytest.mark.parametrize("text", ODD_TEXTS)
-    def test_a_lock_has_one_holder_until_it_is_released(self, store: MetadataStore, text: str) -> None:
-        assert store.acquire_lock(text, holder=text, seconds=HOUR)
-        assert not store.acquire_lock(text, holder="other", seconds=HOUR)
-        assert store.acquire_lock("another lock", holder="other", seconds=HOUR)
-        store.release_lock(text, holder="other")
-        assert not store.acquire_lock(text, holder="other", seconds=HOUR)
-        assert store.acquire_lock(text, holder=text, seconds=HOUR)
-        store.release_lock(text, holder=text)
-        assert store.acquire_lock(text, holder="other", seconds=HOUR)
-
-    def test_a_lock_is_lost_when_its_time_is_over(self, store: MetadataStore) -> None:
-        assert store.acquire_lock("lock", holder="a", seconds=HOUR)
-        assert store.acquire_lock("lock", holder="a", seconds=0)
-        assert store.acquire_lock("lock", holder="b", seconds=HOUR)
-        assert not store.acquire_lock("lock", holder="a", seconds=HOUR)
-
-    def test_of_many_that_want_a_lock_one_gets_it(self, store: MetadataStore) -> None:
-        for number in range(ROUNDS):
-            assert store.acquire_lock(str(number), holder="before", seconds=0)
-            calls = [
-                partial(store.acquire_lock, str(number), holder=f"{writer}", seconds=HOUR)
-                for writer in range(WRITERS)
-            ]
-            assert race(*calls).count(True) == 1
-
     # -- jobs for contexts of other servers --------------------------------------------------------
 
     def test_an_enqueued_job_is_stored_with_its_configuration(self, store: MetadataStore) -> None:

@@ -11,7 +11,6 @@ from jobserver_core.models.jobs import Job
 from jobserver_core.models.lifecycle import DeliveryState
 from jobserver_core.models.servers import Server, ServerRequest
 from jobserver_core.testing.builders import at
-from jobserver_core.testing.metadata.races import WRITERS
 from metadata_faults.fault import Fault
 
 
@@ -158,34 +157,3 @@ class StopsDrainingWithARenewal(Fault):
         if renewed:
             self._servers[server_id] = attrs.evolve(self._servers[server_id], draining=False)
         return renewed
-
-
-class ReleasesLocksOfOthers(Fault):
-    caught_by = "test_a_lock_has_one_holder_until_it_is_released"
-
-    def release_lock(self, name: str, *, holder: str) -> None:
-        self._locks.pop(name, None)
-
-
-class KeepsLocksForEver(Fault):
-    caught_by = "test_a_lock_is_lost_when_its_time_is_over"
-
-    def acquire_lock(self, name: str, *, holder: str, seconds: float) -> bool:
-        return super().acquire_lock(name, holder=holder, seconds=seconds + 1000)
-
-
-class LooksAtALockAndTakesItInTwoSteps(Fault):
-    caught_by = "test_of_many_that_want_a_lock_one_gets_it"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._compared = Rendezvous(WRITERS)
-
-    def acquire_lock(self, name: str, *, holder: str, seconds: float) -> bool:
-        if name in self._locks:
-            has, until = self._locks[name]
-            if has != holder and until > self._now():
-                return False
-            self._compared.wait()
-        self._locks[name] = (holder, self._end_of(seconds))
-        return True
