@@ -19,7 +19,7 @@ from master_suite import (
     check_loss_of_a_machine,
     check_loss_of_executors,
 )
-from package_checks import Wheel, check_a_large_package_is_shipped_once, check_packed_environment
+from package_checks import Wheel, check_a_large_package_is_shipped_once, check_packed_environment, see
 from served_world import check_a_context_outlives_its_server
 from yarn_cluster import YarnCluster
 
@@ -144,20 +144,24 @@ def test_an_application_killed_through_yarn_ends_its_context_with_the_reason(
 
 
 def test_a_context_of_another_user_has_its_files_on_hdfs_and_leaves_nothing_when_it_dies(
-    yarn: YarnCluster, start: Start, environment: Path
+    yarn: YarnCluster, start: Start, environment: Path, rates: Wheel
 ) -> None:
     yarn.hdfs.put("/environments/packed.tar.gz", environment)
     executors = {"archives": "hdfs:///environments/packed.tar.gz#packed", "pyspark.python": PACKED}
+    # The driver has PyArrow, but the archive has not.
+    executors["sql.execution.pythonUDF.arrow.enabled"] = "false"
     settings = yarn.settings(**{"proxy.user": "alice"}, **executors)
     del settings["spark"]["yarn.jars"]
-    context = start(settings).wait_ready(200.0)
+    context = start(settings, class_path=(rates("5.0", "of the context"),)).wait_ready(200.0)
     application = context.application_id
     users = context.run("work.Users").value
     assert users == {"spark": "alice", "hadoop": ["alice"] * 2, "sql": "alice", "counted": 3} | {
         "real": getpass.getuser()
     }
     assert yarn.application(application)["user"] == "alice"
-    assert context.run("dependencies.OnExecutors", {"module": "rates"}).value == "of the environment"
+    seen = see(context)
+    assert seen["values"] == ["of the context"] * 3
+    assert {Path(prefix).name for prefix in seen["prefixes"][1:]} == {"packed"}
     [archive] = yarn.hdfs.names("/user/alice/.jobserver")
     assert re.fullmatch(r"spark-[0-9a-f]{24}\.zip", archive)
     assert yarn.hdfs.names("/user/alice/.sparkStaging") == [application]

@@ -44,14 +44,6 @@ class Sees(Accepting):
         return context.range(4).mapInPandas(values, "value string").distinct().collect()
 
 
-class OnExecutors(Accepting):
-    """A module that only executors have."""
-
-    def run_job(self, context, runtime, data):
-        name = data.get("module")
-        return context.sparkContext.parallelize([name], 1).map(seen).first()[0]
-
-
 def executor_log():
     """The log of the executor: in its directory, on YARN in another one, or else where its output goes."""
     for path in (Path("stderr"), Path(os.environ.get("LOG_DIRS", "")) / "stderr"):
