@@ -45,7 +45,12 @@ def command(pid: int) -> bytes:
 
 def processes_in(directory: Path) -> list[int]:
     """The processes that work in a directory or below it."""
-    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _works_in(pid, directory)]
+    resolved = directory.resolve()  # as the kernel names the directories in which processes work
+    return [pid for pid in _all() if _works_in(pid, resolved)]
+
+
+def _all() -> Iterator[int]:
+    return map(int, filter(str.isdigit, os.listdir("/proc")))
 
 
 def end_processes_in(directory: Path) -> None:
@@ -68,6 +73,16 @@ def _works_in(pid: int, directory: Path) -> bool:
         return False
 
 
+def marker(pid: int) -> str | None:
+    """The marker of a process of a context, which begins with the id of the context."""
+    needle = f"{processes.MARKER}=".encode()
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return None  # it has ended
+    return next((each[len(needle) :].decode() for each in environment if each.startswith(needle)), None)
+
+
 def parent(pid: int) -> int:
     """The parent of a process, 0 if it has ended."""
     try:
@@ -78,15 +93,8 @@ def parent(pid: int) -> int:
 
 def carrying(context_id: str) -> list[int]:
     """The processes of a context."""
-    return [pid for pid in _carrying(context_id) if processes.start_time(pid) is not None]
-
-
-def _carrying(context_id: str) -> Iterator[int]:
-    needle = f"{processes.MARKER}={context_id}:".encode()
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended
-            if needle in (entry / "environ").read_bytes():
-                yield int(entry.name)
+    marked = [pid for pid in _all() if (marker(pid) or "").startswith(f"{context_id}:")]
+    return [pid for pid in marked if processes.start_time(pid) is not None]
 
 
 def family(context: Context) -> dict[str, list[int]]:

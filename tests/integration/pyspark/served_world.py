@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from context_processes import command, marker, processes_in
 
 from jobserver_core.models.json_values import JsonObject
 from jobserver_core.ports import JobCode
@@ -44,10 +45,10 @@ class World:
         config = self.folder / "server.conf"
         config.write_text(CONFIG % (reattach_timeout, on_shutdown, self._more))
         environment = {key: value for key, value in os.environ.items() if not key.startswith("JOBSERVER_")}
-        command = [sys.executable, "-m", "jobserver_cli", "serve"]
+        serve = [sys.executable, "-m", "jobserver_cli", "serve"]
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, "--config", str(config), "--data-dir", str(self.folder / "data")],
+                [*serve, "--config", str(config), "--data-dir", str(self.folder / "data")],
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -108,16 +109,11 @@ class World:
 
     def commands(self) -> dict[int, str]:
         """Return the commands of all processes of contexts by their ids."""
-        found = {}
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                marked = b"JOBSERVER_CONTEXT=" in (process / "environ").read_bytes()
-                if marked and os.readlink(process / "cwd").startswith(str(self.folder)):
-                    command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                    found[int(process.name)] = command
-            except OSError:
-                continue
-        return found
+        return {
+            pid: command(pid).replace(b"\0", b" ").decode()
+            for pid in processes_in(self.folder)
+            if marker(pid) is not None
+        }
 
 
 def check_a_context_outlives_its_server(

@@ -16,7 +16,7 @@ from typing import Any
 import pyspark
 from context_processes import command, end_processes_in, processes_in
 
-from conditions import wait_until
+from conditions import PATIENCE, wait_until
 
 SPARK_HOME = Path(pyspark.__file__).parent
 _PACKAGE = "org.apache.spark.deploy"
@@ -59,7 +59,7 @@ class StandaloneCluster:
     def kill_worker(self, worker: subprocess.Popen[bytes]) -> None:
         """Kill a worker with SIGKILL; its executors see that and end by themselves."""
         worker.kill()
-        worker.wait()
+        worker.wait(PATIENCE)
         self._workers.remove(worker)
 
     def kill_workers(self) -> None:
@@ -92,7 +92,7 @@ class StandaloneCluster:
     def end(self) -> None:
         end_processes_in(self._directory)
         for process in self._processes:
-            process.wait()
+            process.wait(PATIENCE)
 
     @property
     def _work(self) -> Path:

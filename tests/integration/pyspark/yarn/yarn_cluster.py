@@ -22,7 +22,7 @@ import pyspark
 import pytest
 from context_processes import command, end_processes_in, processes_in
 
-from conditions import wait_until
+from conditions import PATIENCE, wait_until
 
 _NODE_MANAGER = "org.apache.hadoop.yarn.server.nodemanager.NodeManager"
 _JVM_OPTIONS = ("-Xmx512m", "-XX:TieredStopAtLevel=1")
@@ -100,7 +100,7 @@ class YarnCluster:
         """End it with all its containers, which a killed NodeManager leaves."""
         end_processes_in(self._directory)
         for process in self._processes:
-            process.communicate()
+            process.communicate(timeout=PATIENCE)
 
     def settings(self, **more: Any) -> dict[str, Any]:
         """The settings of a context on this cluster, whose nodes have Spark's jars already."""
