@@ -15,6 +15,7 @@ from package_checks import Wheel, see
 from conditions import wait_until
 from jobserver_core.models.failures import FailureKind
 from jobserver_core.ports import ContextEnd, JobCode
+from jobserver_pyspark.processes import kill
 
 DYNAMIC = {
     "dynamicAllocation": {
@@ -83,6 +84,18 @@ class MasterSuite:
             on_master.handle.kill_job(job.id)
             assert on_master.listener.outcome(job.id, timeout=30.0).killed
         counted = on_master.end_of(on_master.submit("work.WordCount", {"input": {"string": "a"}}), 30.0)
+        assert counted.value == {"a": 1}
+
+    def test_a_job_whose_process_is_killed_fails_alone(self, on_master: Context) -> None:
+        job = on_master.running("trouble.SleepingTasks")
+        wait_until(lambda: on_master.listener.progress.get(job.id), "the job has tasks")
+        for pid in family(on_master)["runners"]:  # of the job, and those that wait for one
+            kill(pid)
+        outcome = on_master.listener.outcome(job.id, timeout=30.0)
+        assert outcome.failure is FailureKind.CRASHED
+        assert outcome.error is not None
+        assert "was killed from outside (signal 9)" in outcome.error.message
+        counted = on_master.end_of(on_master.submit("work.WordCount", {"input": {"string": "a"}}))
         assert counted.value == {"a": 1}
 
     def test_named_objects_are_shared(self, on_master: Context) -> None:

@@ -13,12 +13,14 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyspark
 import pytest
+
+from conditions import PATIENCE
 
 HERE = Path(__file__).parent / "cluster"
 EXECUTOR = Path(__file__).resolve().parents[4] / "deploy" / "container" / "executor.py"
@@ -129,7 +131,13 @@ class Kubelet:
         self._thread.start()
 
     def processes(self) -> list[int]:
-        return [process.pid for process in list(self._running.values()) if process.poll() is None]
+        """The processes of all pods."""
+        return self.processes_of(list(self._running))
+
+    def processes_of(self, pods: Iterable[str]) -> list[int]:
+        """The processes of the pods with these names."""
+        found = [self._running.get(name) for name in pods]
+        return [process.pid for process in found if process is not None and process.poll() is None]
 
     def close(self) -> None:
         self._stopped.set()
@@ -224,7 +232,7 @@ def claims_of(pod: dict[str, Any]) -> list[str]:
 def _end(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.wait(PATIENCE)
 
 
 def require_programs() -> None:

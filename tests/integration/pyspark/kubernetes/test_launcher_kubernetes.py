@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import random
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,19 +46,45 @@ VOLUME = {
     "mount": {"path": "/scratch", "readOnly": False},
 }
 OBJECTS = ("pods", "configmaps", "persistentvolumeclaims")
+RETRIES = 200
+"""How many ports a driver tries after that of its settings."""
 
 
 def free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as other:
-        for each in (one, other):
-            each.bind((ADDRESS, 0))
-        return one.getsockname()[1], other.getsockname()[1]
+    """Two ports that stay free: Linux gives those below 32768 to nobody who does not ask for them.
+
+    The second is beyond the ports that are tried after the first.
+    """
+    for first in random.sample(range(10_000, 32_000), 100):
+        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as other:
+            one.bind((ADDRESS, first))
+            other.bind((ADDRESS, first + RETRIES + 1))
+            return first, first + RETRIES + 1
+    raise AssertionError("no port is free")
+
+
+def executor_pod(kubernetes: KubernetesCluster, context: Context) -> dict[str, Any]:
+    """The executor pod of a context that has one. Waits until it exists, and until lost ones are gone."""
+    found: list[dict[str, Any]] = []
+
+    def is_one() -> bool:
+        found[:] = kubernetes.executors(context.application_id)
+        return len(found) == 1
+
+    wait_until(is_one, lambda: f"one executor pod: {[pod['metadata']['name'] for pod in found]}")
+    return found[0]
+
+
+def wait_for_objects(kubernetes: KubernetesCluster, context: Context) -> None:
+    """Wait until a context has objects of all kinds."""
+    executor_pod(kubernetes, context)
+    for kind in OBJECTS:
+        wait_until(lambda kind=kind: kubernetes.labelled(kind, context.application_id), kind)
 
 
 def driver_port(kubernetes: KubernetesCluster, context: Context) -> int:
     """The port at which the executors of a context look for their driver."""
-    wait_until(lambda: kubernetes.executors(context.application_id), "an executor pod")
-    variables = kubernetes.executors(context.application_id)[0]["spec"]["containers"][0]["env"]
+    variables = executor_pod(kubernetes, context)["spec"]["containers"][0]["env"]
     [address] = [entry["value"] for entry in variables if entry["name"] == "SPARK_DRIVER_URL"]
     return int(address.rpartition(":")[2])
 
@@ -76,22 +104,28 @@ def ports() -> tuple[int, int]:
 def on_kubernetes(
     kubernetes: KubernetesCluster, server_pod: dict[str, Any], ports: tuple[int, int], start_shared: Start
 ) -> Iterator[Context]:
-    """A context of a server in a pod, with a template, a volume on demand and fixed ports."""
+    """A context of a server in a pod, with fixed ports."""
     driver, block_manager = ports
-    settings = kubernetes.settings_in_pod(
-        **{"driver.port": driver, "driver.blockManager.port": block_manager},
-        **{"kubernetes.node.selector.zone": "a"},
-        **{"kubernetes.executor.volumes.persistentVolumeClaim.spark-local-dir-1": VOLUME},
-    )
-    settings["pod-template"] = yaml.safe_dump(TEMPLATE)
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("POD_NAME", server_pod["metadata"]["name"])
-        environment.setenv("POD_NAMESPACE", NAMESPACE)
-        environment.setenv("POD_IP", ADDRESS)
-        context = start_shared(settings, name="on-kubernetes").wait_ready(200.0)
+    fixed = {"driver.port": driver, "driver.blockManager.port": block_manager}
+    context = start_in_pod(kubernetes, start_shared, **fixed)
     yield context
     context.handle.kill()
     context.wait_end()
+
+
+def start_in_pod(kubernetes: KubernetesCluster, start: Start, **more: Any) -> Context:
+    """Start a context of a server in a pod, with a template and a volume on demand."""
+    settings = kubernetes.settings_in_pod(
+        **{"kubernetes.node.selector.zone": "a"},
+        **{"kubernetes.executor.volumes.persistentVolumeClaim.spark-local-dir-1": VOLUME},
+        **more,
+    )
+    settings["pod-template"] = yaml.safe_dump(TEMPLATE)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("POD_NAME", SERVER)
+        environment.setenv("POD_NAMESPACE", NAMESPACE)
+        environment.setenv("POD_IP", ADDRESS)
+        return start(settings).wait_ready(200.0)
 
 
 def test_a_job_survives_the_loss_of_its_executor(kubelet: Kubelet, on_kubernetes: Context) -> None:
@@ -122,21 +156,19 @@ def test_pods_are_labelled_with_their_server_and_their_context(
 ) -> None:
     application_id = on_kubernetes.application_id
     assert application_id == f"spark-{on_kubernetes.spec.id}"
-    wait_until(lambda: kubernetes.executors(application_id), "an executor pod")
-    for pod in kubernetes.executors(application_id):
-        labels = pod["metadata"]["labels"]
-        assert labels["jobserver-context"] == on_kubernetes.spec.id
-        assert labels["jobserver-server"] == SERVER
-        assert pod["spec"]["containers"][0]["image"] == IMAGE
+    pod = executor_pod(kubernetes, on_kubernetes)
+    labels = pod["metadata"]["labels"]
+    assert labels["jobserver-context"] == on_kubernetes.spec.id
+    assert labels["jobserver-server"] == SERVER
+    assert pod["spec"]["containers"][0]["image"] == IMAGE
 
 
 def test_all_objects_of_a_context_belong_to_the_pod_of_the_server(
     kubernetes: KubernetesCluster, server_pod: dict[str, Any], on_kubernetes: Context
 ) -> None:
+    wait_for_objects(kubernetes, on_kubernetes)
     for kind in OBJECTS:
-        found = kubernetes.labelled(kind, on_kubernetes.application_id)
-        assert found, kind
-        for thing in found:
+        for thing in kubernetes.labelled(kind, on_kubernetes.application_id):
             [owner] = thing["metadata"]["ownerReferences"]
             assert (owner["kind"], owner["name"]) == ("Pod", SERVER)
             assert owner["uid"] == server_pod["metadata"]["uid"]
@@ -145,10 +177,10 @@ def test_all_objects_of_a_context_belong_to_the_pod_of_the_server(
 def test_executor_pods_follow_the_template_and_the_settings_of_their_context(
     kubernetes: KubernetesCluster, on_kubernetes: Context
 ) -> None:
-    for pod in kubernetes.executors(on_kubernetes.application_id):
-        assert pod["metadata"]["labels"]["team"] == "analytics"
-        assert pod["spec"]["tolerations"] == TEMPLATE["spec"]["tolerations"]
-        assert pod["spec"]["nodeSelector"] == TEMPLATE["spec"]["nodeSelector"] | {"zone": "a"}
+    pod = executor_pod(kubernetes, on_kubernetes)
+    assert pod["metadata"]["labels"]["team"] == "analytics"
+    assert pod["spec"]["tolerations"] == TEMPLATE["spec"]["tolerations"]
+    assert pod["spec"]["nodeSelector"] == TEMPLATE["spec"]["nodeSelector"] | {"zone": "a"}
 
 
 def test_each_executor_writes_to_a_volume_that_is_claimed_for_it(
@@ -157,11 +189,10 @@ def test_each_executor_writes_to_a_volume_that_is_claimed_for_it(
     assert on_kubernetes.run("work.Stages").value == 6
     found = kubernetes.labelled("persistentvolumeclaims", on_kubernetes.application_id)
     claims = {claim["metadata"]["name"]: claim["spec"] for claim in found}
-    for pod in kubernetes.executors(on_kubernetes.application_id):
-        [name] = claims_of(pod)
-        assert claims[name]["storageClassName"] == "fast"
-        assert claims[name]["resources"]["requests"] == {"storage": "1Gi"}
-        assert list(kubelet.volume(name).rglob("shuffle_*"))
+    [name] = claims_of(executor_pod(kubernetes, on_kubernetes))
+    assert claims[name]["storageClassName"] == "fast"
+    assert claims[name]["resources"]["requests"] == {"storage": "1Gi"}
+    assert list(kubelet.volume(name).rglob("shuffle_*"))
 
 
 def test_a_driver_listens_on_the_ports_of_its_settings_or_on_the_next_free_ones(
@@ -174,22 +205,22 @@ def test_a_driver_listens_on_the_ports_of_its_settings_or_on_the_next_free_ones(
     assert driver_port(kubernetes, on_kubernetes) == ports[0]
     for port in ports:
         socket.create_connection((ADDRESS, port), timeout=10.0).close()
-    same = {"driver.port": ports[0], "driver.blockManager.port": ports[1], "port.maxRetries": 200}
+    same = {"driver.port": ports[0], "driver.blockManager.port": ports[1], "port.maxRetries": RETRIES}
     other = start(kubernetes.settings(**same)).wait_ready(200.0)
-    assert driver_port(kubernetes, other) in range(ports[0] + 1, ports[0] + 201)
-    others = len(kubelet.processes())
+    assert driver_port(kubernetes, other) in range(ports[0] + 1, ports[0] + 1 + RETRIES)
+    pod = executor_pod(kubernetes, other)["metadata"]["name"]
+    wait_until(lambda: kubelet.processes_of([pod]), "its executor runs")
     other.handle.stop(60.0)
     assert other.wait_end(120.0)[1] is None
     assert kubernetes.of_application(other.application_id) == []
-    wait_until(lambda: len(kubelet.processes()) < others, "its executor ends")
+    wait_until(lambda: not kubelet.processes_of([pod]), "its executor ends")
 
 
 def test_the_limits_count_what_a_context_asks_the_cluster_for(
     kubernetes: KubernetesCluster, on_kubernetes: Context
 ) -> None:
     asked = on_kubernetes.launcher.resources(on_kubernetes.spec.settings)
-    [pod] = kubernetes.executors(on_kubernetes.application_id)
-    requests = pod["spec"]["containers"][0]["resources"]["requests"]
+    requests = executor_pod(kubernetes, on_kubernetes)["spec"]["containers"][0]["resources"]["requests"]
     mebibytes = int(requests["memory"].removesuffix("Mi"))
     assert asked.cores == int(requests["cpu"])
     assert asked.memory == (1024 + mebibytes) * 2**20, "the driver has 1 GiB"
@@ -255,6 +286,7 @@ def test_a_large_package_is_shipped_once_for_all_jobs_of_a_context(
 def test_nothing_is_left_on_the_cluster_after_deaths(
     kubernetes: KubernetesCluster, on_kubernetes: Context, start: Start, tmp_path: Path, code: JobCode
 ) -> None:
+    wait_for_objects(kubernetes, on_kubernetes)
     alive = kubernetes.of_application(on_kubernetes.application_id)
     check_deaths(
         start,
@@ -276,34 +308,30 @@ def test_a_context_outlives_its_server(kubernetes: KubernetesCluster, tmp_path: 
 
 def kill(kubernetes: KubernetesCluster, context: Context) -> None:
     """Kill a context that has objects of all kinds, also a service, as applications may have."""
-    for kind in OBJECTS:
-        wait_until(lambda kind=kind: kubernetes.labelled(kind, context.application_id), kind)
+    wait_for_objects(kubernetes, context)
     labels = {"spark-app-selector": context.application_id}
-    service = {"metadata": {"name": "of-the-context", "labels": labels}}
+    service = {"metadata": {"name": f"of-{context.application_id}", "labels": labels}}
     kubernetes.call("POST", "services", {"apiVersion": "v1", "kind": "Service", **service})
     context.handle.kill()
     context.wait_end()
 
 
-# The tests below end the contexts that those above share.
-
-
 def test_a_killed_context_leaves_nothing_on_kubernetes(
     kubernetes: KubernetesCluster, on_kubernetes: Context
 ) -> None:
-    application_id = on_kubernetes.application_id
+    # This ends the context that the tests above share, so it is the last one that uses it.
     on_kubernetes.running("trouble.SleepingTasks")
     kill(kubernetes, on_kubernetes)
-    assert kubernetes.of_application(application_id) == []
+    assert kubernetes.of_application(on_kubernetes.application_id) == []
 
 
 def test_the_role_of_the_server_allows_what_contexts_do_and_no_more(
-    kubernetes: KubernetesCluster, on_kubernetes: Context, in_environment: Context
+    kubernetes: KubernetesCluster, server_pod: dict[str, Any], start: Start
 ) -> None:
-    if kubernetes.of_application(on_kubernetes.application_id):
-        kill(kubernetes, on_kubernetes)
-    in_environment.handle.stop(60.0)
-    in_environment.wait_end(120.0)
+    killed, stopped = start_in_pod(kubernetes, start), start(kubernetes.settings()).wait_ready(200.0)
+    kill(kubernetes, killed)
+    stopped.handle.stop(60.0)
+    stopped.wait_end(120.0)
     rules = next(yaml.safe_load_all(ROLE.read_text()))["rules"]
     allowed = {(verb, name) for rule in rules for verb in rule["verbs"] for name in rule["resources"]}
     assert kubernetes.requests() == allowed
