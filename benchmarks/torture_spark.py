@@ -2,9 +2,9 @@
 
 Three servers with contexts on ``local[2]`` and on a standalone cluster run random histories, in which
 servers, hosts, JVMs, runners, workers and PostgreSQL are killed, paused and restarted; the module
-``torture_spark`` of the tests has the theory. Each history has a seed, which is printed. At the end, or at
-the first fault, it prints what was done and checked. It needs PostgreSQL's programs, Java, two cores and 8
-GiB of memory.
+``torture_spark`` of the tests has the theory. Each history has a seed, which is printed. A history ends with
+its first fault, and the next one begins. At the end it prints what was done and checked, and exits with
+status 1 if there were faults. It needs PostgreSQL's programs, Java, two cores and 8 GiB of memory.
 
     python benchmarks/torture_spark.py --minutes 30
 """
@@ -19,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -28,23 +29,31 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "integrat
 
 from standalone_cluster import StandaloneCluster, started
 from torture_fleet import Fleet
-from torture_spark import FAILOVER, REATTACHMENT, SparkTorture
+from torture_spark import SparkTorture
 
 from jobserver_pyspark import PySparkLauncher
 from jobserver_sql.testing import PostgresqlServer
+
+REATTACHMENT = 2.0
+"""Seconds that a server should need, once it listens, to have its contexts back."""
+FAILOVER = 5.0
+"""Seconds that another server should need to take over after the end of a lease."""
 
 
 class Report:
     """Adds up what the histories did."""
 
     def __init__(self) -> None:
-        self.histories = 0
+        self.faulty: list[int] = []
+        """The seeds of the histories with faults."""
+        self._histories = 0
         self._most_jvms = 0
         self._counts: Counter[str] = Counter()
         self._times: dict[str, list[float]] = {}
 
     def add(self, history: SparkTorture) -> None:
         """Add what one history did."""
+        self._histories += 1
         self._counts += history.counts
         self._most_jvms = max(self._most_jvms, history.most_jvms)
         re_attachment = f"re-attachment after the start, at most {REATTACHMENT:g} s"
@@ -54,6 +63,7 @@ class Report:
 
     def print(self) -> None:
         """Print everything, one line each."""
+        print(f"{self._histories} histories, with faults: {self.faulty or 'none'}")
         for what, count in sorted(self._counts.items()):
             print(f"{count:8}  {what}")
         print(f"{self._most_jvms:8}  JVMs of contexts at once, at most")
@@ -69,8 +79,8 @@ def run(
     cluster: StandaloneCluster | None,
     options: argparse.Namespace,
     report: Report,
-) -> SparkTorture:
-    """Run one history, and keep the logs of its servers if it has faults."""
+) -> None:
+    """Run one history and report it; if it has faults, keep the logs of its servers."""
     made = directory / str(seed)
     made.mkdir()
     with Fleet(made, postgresql, cluster, f"torture{seed}") as fleet:
@@ -81,14 +91,15 @@ def run(
                 history.round(options.storm)
                 print(f"seed {seed}: round {number + 1} is over, all is well", flush=True)
             history.end()
-        except AssertionError:
-            report.add(history)
+        except Exception:  # noqa: BLE001 - whatever a check raises is a fault as well
+            traceback.print_exc()
+            report.faulty.append(seed)
             if options.logs is not None:
+                options.logs.mkdir(parents=True, exist_ok=True)
                 for server in fleet.servers:
-                    options.logs.mkdir(parents=True, exist_ok=True)
                     shutil.copy(server.log, options.logs / f"{seed}-{server.name}.log")
-            raise
-        return history
+            history.repair()
+        report.add(history)
 
 
 def main() -> None:
@@ -122,12 +133,11 @@ def main() -> None:
                     cluster = parts.enter_context(started(directory / "cluster"))
                 while time.monotonic() < deadline:
                     print(f"seed {seed}", flush=True)
-                    report.add(run(seed, directory / "histories", postgresql, cluster, options, report))
-                    report.histories += 1
+                    run(seed, directory / "histories", postgresql, cluster, options, report)
                     seed += 1
     finally:
-        print(f"{report.histories} histories without a fault")
         report.print()
+    sys.exit(1 if report.faulty else 0)
 
 
 if __name__ == "__main__":

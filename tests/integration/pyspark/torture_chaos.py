@@ -5,12 +5,16 @@ from __future__ import annotations
 import random
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Callable
 
 from torture_clients import Journal
-from torture_fleet import LEASE, REATTACH, Fleet, Server
+from torture_fleet import ContextProcess, Fleet, Server
 
 __all__ = ["Chaos"]
+
+_BEYOND = 4.0
+"""Seconds for which a server stays away beyond a lease that is meant to end."""
 
 
 class Chaos:
@@ -19,10 +23,15 @@ class Chaos:
     def __init__(self, seed: int, fleet: Fleet, journal: Journal) -> None:
         self.disturbed_at: list[float] = []
         """When a server was killed, paused or stopped, and when its debt was paid."""
+        self.processes_broken_at: dict[str, list[float]] = defaultdict(list)
+        """By the ids of contexts, when one of its processes was killed, paused, or resumed."""
+        self.database_broken_at: list[float] = []
+        """When the database was stopped, paused or cut off, and when it was there again."""
         self.most_jvms = 0
         self._dice = random.Random(seed)
         self._fleet = fleet
         self._journal = journal
+        self._for_long = _BEYOND + max(server.lease for server in fleet.servers)
         self._debts: list[tuple[float, Callable[[], object]]] = []
         self._next_at = 0.0
         self._actions: list[tuple[int, Callable[[], None]]] = [
@@ -82,20 +91,19 @@ class Chaos:
         server.wanted = True
 
     def _kill_server(self) -> None:
-        for_long = REATTACH + LEASE
-        server, after = self._server(), self._dice.choice([0.0, 0.0, 1.0, 4.0, for_long])
+        server, after = self._server(), self._dice.choice([0.0, 0.0, 1.0, 4.0, self._for_long])
         if server is not None:
             self.disturbed_at.append(time.monotonic())
             server.kill()
             self._did(
                 "kills of servers that stay away past their lease"
-                if after == for_long
+                if after == self._for_long
                 else "kills of servers"
             )
             self._owe(after, lambda: self._want(server))
 
     def _stop_server(self) -> None:
-        server, after = self._server(), self._dice.choice([0.0, 2.0, REATTACH + LEASE])
+        server, after = self._server(), self._dice.choice([0.0, 2.0, self._for_long])
         if server is not None:
             self.disturbed_at.append(time.monotonic())
             server.stop()
@@ -107,7 +115,7 @@ class Chaos:
         if server is None or server.paused:
             return
         past_lease = self._dice.random() < 0.5
-        after = server.kind.lease + LEASE if past_lease else self._dice.uniform(0.5, 3.0)
+        after = server.lease + _BEYOND if past_lease else self._dice.uniform(0.5, 3.0)
         self.disturbed_at.append(time.monotonic())
         server.pause()
         self._did("pauses of servers past their lease" if past_lease else "pauses of servers")
@@ -123,7 +131,7 @@ class Chaos:
         role = self._dice.choice(["host", "JVM", "runner", "runner", "worker"])
         found = [process for process in self._fleet.context_processes() if process.role == role]
         if found:
-            self._dice.choice(found).signal(signal.SIGKILL)
+            self._signal(self._dice.choice(found), signal.SIGKILL)
             self._did(f"kills of processes: {role}")
 
     def _pause_process(self) -> None:
@@ -131,28 +139,43 @@ class Chaos:
         found = [process for process in self._fleet.context_processes() if process.role == role]
         if found:
             process = self._dice.choice(found)
-            process.signal(signal.SIGSTOP)
+            self._signal(process, signal.SIGSTOP)
             self._did(f"pauses of processes: {role}")
-            self._owe(self._dice.uniform(0.5, 6.0), lambda: process.signal(signal.SIGCONT))
+            self._owe(self._dice.uniform(0.5, 6.0), lambda: self._signal(process, signal.SIGCONT))
+
+    def _signal(self, process: ContextProcess, number: signal.Signals) -> None:
+        self.processes_broken_at[process.context_id].append(time.monotonic())
+        process.signal(number)
 
     # -- the database ------------------------------------------------------------------------------
 
     def _restart_database(self) -> None:
         if self._fleet.database.running:
             abruptly = self._dice.random() < 0.5
+            self._database_breaks()
             self._fleet.database.stop(abruptly=abruptly)
             self._did("crashes of PostgreSQL" if abruptly else "restarts of PostgreSQL")
-            self._owe(self._dice.uniform(0.2, 5.0), self._fleet.database.start)
+            self._owe(self._dice.uniform(0.2, 5.0), self._start_database)
+
+    def _start_database(self) -> None:
+        self._fleet.database.start()
+        self._database_breaks()
+
+    def _database_breaks(self) -> None:
+        self.database_broken_at.append(time.monotonic())
 
     def _pause_database(self) -> None:
         if self._fleet.database.running:
+            self._database_breaks()
             self._fleet.database.server.pause()
             self._did("pauses of PostgreSQL")
             time.sleep(self._dice.uniform(0.5, 5.0))
             self._fleet.database.server.resume()
+            self._database_breaks()
 
     def _cut_database(self) -> None:
         if self._fleet.database.running:
+            self._database_breaks()
             self._fleet.database.cut()
             self._did("cuts of all connections to PostgreSQL")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
@@ -12,7 +13,7 @@ from typing import Any
 
 import httpx
 from torture_chaos import Chaos
-from torture_clients import FINAL, Journal, Submit, expected
+from torture_clients import FINAL, NAMES, Journal, Submit
 from torture_fleet import Attempt, Fleet
 
 from conditions import wait_until
@@ -22,7 +23,7 @@ __all__ = ["CHECKS", "Scene"]
 _OWNERSHIP = {"owner", "owned_since", "epoch"}
 """What a server may change of a final context whose jobs it deals with."""
 _DISTURBANCE = 25.0
-"""Seconds for which the death or the pause of a server explains that a callback is sent twice."""
+"""Seconds for which a fault explains what is near it: a callback that is sent twice, a job that is lost."""
 _DEATHS = ("Py4J", "py4j", "Connection", "ExecutorLost", "SparkContext")
 """What errors of jobs name whose JVM or executor was killed."""
 _REFUSED = "the request was refused: storage failed while it was being recorded"
@@ -35,6 +36,7 @@ class Scene:
 
     def __init__(self, fleet: Fleet, journal: Journal, chaos: Chaos, dice: random.Random) -> None:
         self.fleet, self.journal, self.chaos, self.dice = fleet, journal, chaos, dice
+        self._clock_offset = time.time() - time.monotonic()
         rows = fleet.database.rows
         self.jobs = {row["id"]: row for row in rows("SELECT * FROM jobs")}
         self.contexts = {row["id"]: row for row in rows("SELECT * FROM contexts")}
@@ -54,6 +56,32 @@ class Scene:
         path = self.fleet.runs / job_id
         return len(path.read_text().splitlines()) if path.exists() else 0
 
+    def servers_were_disturbed(self, at: float) -> bool:
+        """Whether a server was killed, paused or stopped near a moment of the monotonic clock."""
+        return _near(at, self.chaos.disturbed_at)
+
+    def context_was_stopped(self, job: Mapping[str, Any]) -> bool:
+        """Whether a user stopped the context of a job."""
+        return bool(self.contexts.get(job["context_id"], {}).get("stop_requested"))
+
+    def process_was_broken(self, job: Mapping[str, Any]) -> bool:
+        """Whether a process of its context was killed or paused near the end of a job."""
+        return _near(self._end_of(job), self.chaos.processes_broken_at[job["context_id"]])
+
+    def context_was_broken(self, job: Mapping[str, Any]) -> bool:
+        """Whether something was broken near the end of a job that can end its context.
+
+        That is a process of the context, or whatever makes a server lose its contexts: its own death or
+        pause, what it finds when it starts, and the database, without which it cannot renew its lease.
+        """
+        starts = [at for server in self.fleet.servers for at in server.listens]
+        servers = [*self.chaos.disturbed_at, *self.chaos.database_broken_at, *starts]
+        return self.process_was_broken(job) or _near(self._end_of(job), servers)
+
+    def _end_of(self, job: Mapping[str, Any]) -> float:
+        """The end of a job by the monotonic clock."""
+        return float(job["ended_at"]) / 1e6 - self._clock_offset
+
     def described(self, job_id: str) -> str:
         """Return what is known about a job, for the report of a fault."""
         job, submit = self.jobs[job_id], self.submit(job_id)
@@ -62,6 +90,10 @@ class Scene:
         picked = {key: value for key, value in job.items() if key not in ("class_path", "fingerprint")}
         where = {key: context.get(key) for key in ("name", "state", "owner", "stop_requested", "epoch")}
         return f"{submit}: {picked} in {where}, {self.runs(job_id)} runs, notes {notes}"
+
+
+def _near(at: float, moments: Iterable[float]) -> bool:
+    return any(abs(moment - at) < _DISTURBANCE for moment in moments)
 
 
 def accepted_jobs_are_recorded_and_final(scene: Scene) -> Iterable[str]:
@@ -118,30 +150,35 @@ def results_are_right(scene: Scene) -> Iterable[str]:
         for job_id in finished:
             submit, server = scene.submit(job_id), scene.dice.choice(scene.fleet.servers)
             answer = http.get(f"{server.url}/jobs/{job_id}/result")
-            wanted = expected(submit.kind, submit.number)
+            wanted = submit.result
             got = answer.content if isinstance(wanted, bytes) else answer.json()
             scene.journal.count("results checked")
             if submit.kind == "fail" or answer.status_code != 200 or got != wanted:
                 yield f"wrong result {answer.text[:100]} from {server.name}: {scene.described(job_id)}"
 
 
+_EXPLAINED: dict[str, Callable[[Scene, Mapping[str, Any]], object]] = {
+    "raised": lambda scene, job: scene.submit(job["id"]).kind == "fail" or _spark_died(job),
+    "crashed": lambda scene, job: scene.process_was_broken(job),
+    "context-lost": lambda scene, job: scene.context_was_stopped(job) or scene.context_was_broken(job),
+    "context-init": lambda scene, job: job["context_name"] not in NAMES,
+    "queue-time": lambda scene, job: job["max_queue_time"] is not None and job["dispatched_at"] is None,
+    "run-time": lambda scene, job: job["max_run_time"] is not None,
+}
+"""Whether a job may have failed in a way. Without Spark, chaos breaks no process, so no job may crash."""
+
+
 def failures_have_a_reason(scene: Scene) -> Iterable[str]:
     for job_id, job in scene.jobs.items():
-        submit, failure = scene.submit(job_id), job["failure"]
+        failure = job["failure"]
         if job["state"] == "ERROR":
             scene.journal.count(f"failures: {failure}")
         if job["state"] == "KILLED" and not job["kill_requested"]:
             yield f"killed by nobody: {scene.described(job_id)}"
-        explained = {
-            None: job["state"] != "ERROR",
-            "raised": submit.kind == "fail" or _spark_died(job),
-            "crashed": True,
-            "context-lost": True,
-            "context-init": job["context_name"] not in ("red", "green", "blue"),
-            "queue-time": job["max_queue_time"] is not None and job["dispatched_at"] is None,
-            "run-time": job["max_run_time"] is not None,
-        }
-        if not explained.get(failure, False):
+        if job["state"] != "ERROR" and failure is None:
+            continue
+        explained = _EXPLAINED.get(failure)
+        if explained is None or not explained(scene, job):
             yield f"failed for no good reason: {scene.described(job_id)}"
 
 
@@ -156,8 +193,7 @@ def callbacks_are_accounted_for(scene: Scene) -> Iterable[str]:
         attempts[attempt.delivery].append(attempt)
     for job_id, job in scene.jobs.items():
         found = scene.deliveries[job_id]
-        context = scene.contexts.get(job["context_id"])
-        cancelled = job["kill_requested"] or (context is not None and context["stop_requested"])
+        cancelled = job["kill_requested"] or scene.context_was_stopped(job)
         owed = job["callback_url"] is not None and (job["state"] == "FINISHED" or not cancelled)
         if len(found) > 1 or (owed and not found):
             yield f"{len(found)} deliveries: {scene.described(job_id)}"
@@ -172,8 +208,7 @@ def _delivery(
     taken = [attempt for attempt in attempts if attempt.status == 200]
     if delivery["state"] != "DELIVERED" or not taken:
         yield f"delivery {dict(delivery)} had {attempts}"
-    submit = scene.submit(job["id"])
-    wanted = expected(submit.kind, submit.number)
+    wanted = scene.submit(job["id"]).result
     for attempt in taken:
         result = attempt.body["result"]
         finished = result in (wanted, "<Stream result>")
@@ -183,9 +218,8 @@ def _delivery(
         scene.journal.count("callbacks that were delivered more than once")
     for first, second in pairwise(attempts):
         if first.ended is None or second.began < first.ended:
-            near = [at for at in scene.chaos.disturbed_at if abs(at - second.began) < _DISTURBANCE]
             scene.journal.count("callbacks that were sent twice at a time")
-            if not near:
+            if not scene.servers_were_disturbed(second.began):
                 yield f"two servers sent at a time: {first} and {second}"
 
 

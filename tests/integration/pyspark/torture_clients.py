@@ -12,8 +12,9 @@ from typing import Any
 import attrs
 import httpx
 from torture_fleet import Fleet, Server
+from torture_jobs import KINDS
 
-__all__ = ["FINAL", "NAMES", "Client", "Journal", "Submit", "expected"]
+__all__ = ["FINAL", "NAMES", "Client", "Journal", "Submit"]
 
 NAMES = ("red", "green", "blue")
 """The names of contexts: red is supervised, green is supervised and on the cluster, blue is neither."""
@@ -22,17 +23,6 @@ _NOT_FOR_CLIENTS = ("?", "internal_error", "on_another_server", "stale_state", "
 """Codes of errors that must not reach clients that ask for contexts and jobs; ``?`` is no code at all."""
 TIMEOUT = 15.0
 """Seconds for which a client waits for an answer."""
-
-
-def expected(kind: str, number: int) -> Any:
-    """Return the result of a job: a JSON value, or the bytes of a stream."""
-    if kind == "tasks":
-        return 4 * number + 6
-    if kind == "large":
-        return f"{number} " * 40_000
-    if kind == "stream":
-        return f"{number} ".encode() * 200_000
-    return number
 
 
 @attrs.define(kw_only=True)
@@ -47,6 +37,11 @@ class Submit:
     key: str | None
     ids: set[str] = attrs.field(factory=set)
     answered: bool = False
+
+    @property
+    def result(self) -> object:
+        """What the job returns if it finishes: a JSON value, or the bytes of a stream."""
+        return KINDS[self.kind].result(self.number)
 
 
 class Journal:
@@ -70,7 +65,7 @@ class Journal:
 
     def new(self, dice: random.Random, callback: str) -> Submit:
         """Make up a request."""
-        kind = dice.choice(["rows", "rows", "tasks", "sleep", "sleep", "large", "stream", "fail", "gated"])
+        kind = dice.choice([*KINDS, "rows", "sleep"])
         query = {"callbackUrl": callback} if dice.random() < 0.5 else {}
         context = "red" if kind == "gated" else dice.choice([*NAMES, *NAMES, None])
         if dice.random() < 0.5:
@@ -226,7 +221,7 @@ class Client(threading.Thread):
         self._journal.count("synchronous answers")
         state = answer.get("status", "FINISHED")
         self._journal.seen(answer["jobId"], state, asked_at, "a synchronous answer")
-        if state == "FINISHED" and answer.get("result") != expected(submit.kind, submit.number):
+        if state == "FINISHED" and answer.get("result") != submit.result:
             self._journal.fault(f"submit {submit.number} was answered with {response.text[:200]}")
 
     def _submit_everywhere(self) -> None:

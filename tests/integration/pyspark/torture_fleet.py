@@ -19,18 +19,19 @@ from typing import Any
 
 import attrs
 import psycopg
-from context_processes import command, end_processes_in, processes_in
+from context_processes import command, end_processes_in, marker, processes_in
 from standalone_cluster import StandaloneCluster
 from torture_inline import plugin_environment
 
+from conditions import PATIENCE
 from jobserver_pyspark import processes
 from jobserver_sql.testing import PostgresqlServer
 from loopback import Handler, Loopback
 
-__all__ = ["LEASE", "ContextProcess", "Database", "Fleet", "Receiver", "Server", "ServerKind"]
+__all__ = ["ContextProcess", "Database", "Fleet", "Receiver", "Server", "ServerKind"]
 
-LEASE = 4.0
-"""Seconds of a server's lease without re-attachment."""
+_LEASE = 4.0
+"""Seconds of a server's lease without re-attachment, unless a fleet has another."""
 REATTACH = 15.0
 """Seconds for which contexts wait for the next server, where they do."""
 _RESTART_PAUSE = 1.0
@@ -69,11 +70,6 @@ class ServerKind:
     shutdown: str = "stop"
     contexts: int = 1
 
-    @property
-    def lease(self) -> float:
-        """The seconds after which others declare the server dead."""
-        return max(LEASE, self.reattach)
-
 
 class Server:
     """``jobserver serve`` in a process of its own, on a data directory of its own.
@@ -88,8 +84,11 @@ class Server:
         kind: ServerKind,
         config: Mapping[str, Any],
         environment: Mapping[str, str],
+        lease: float,
     ) -> None:
         self.name, self.kind = name, kind
+        self.lease = max(lease, kind.reattach)
+        """The seconds after which others declare the server dead."""
         self.directory = directory / name
         self.data = self.directory / "data"
         self.log = self.directory / "log"
@@ -97,6 +96,8 @@ class Server:
         self.paused = False
         self.starts = 0
         self.listened_at: float | None = None
+        self.listens: list[float] = []
+        """When it was seen to listen, after each of its starts."""
         self.unexpected: list[str] = []
         self.status: int | None = None
         self._environment = environment
@@ -106,7 +107,7 @@ class Server:
         self._answer = self.directory / "url"
         self.directory.mkdir()
         settings = {**config, "name": name, "contexts": kind.contexts, "reattach": kind.reattach}
-        text = _CONFIG.format(**settings, shutdown=kind.shutdown, lease=LEASE)
+        text = _CONFIG.format(**settings, shutdown=kind.shutdown, lease=lease)
         (self.directory / "server.conf").write_text(text)
 
     @property
@@ -136,6 +137,7 @@ class Server:
             self._start()
         if self.listened_at is None and self.alive and self.url is not None:
             self.listened_at = time.monotonic()
+            self.listens.append(self.listened_at)
 
     def _start(self) -> None:
         self._answer.unlink(missing_ok=True)
@@ -160,7 +162,7 @@ class Server:
         if self._process is not None:
             self._ending = True
             self._process.kill()
-            self._process.wait()
+            self._process.wait(PATIENCE)
             self.paused = False
 
     def stop(self) -> None:
@@ -328,7 +330,13 @@ class Fleet:
     INLINE_KINDS = (ServerKind(contexts=2), ServerKind(contexts=2), ServerKind())
 
     def __init__(
-        self, directory: Path, postgresql: PostgresqlServer, cluster: StandaloneCluster | None, name: str
+        self,
+        directory: Path,
+        postgresql: PostgresqlServer,
+        cluster: StandaloneCluster | None,
+        name: str,
+        *,
+        lease: float = _LEASE,
     ) -> None:
         self.directory = directory
         self.cluster = cluster
@@ -344,7 +352,8 @@ class Fleet:
             environment = dict(plugin_environment(directory))
         config = {"database": self.database.url, "blobs": self.blobs, "launcher": launcher}
         self.servers = [
-            Server(directory, f"s{number}", kind, config, environment) for number, kind in enumerate(kinds)
+            Server(directory, f"s{number}", kind, config, environment, lease)
+            for number, kind in enumerate(kinds)
         ]
 
     def __enter__(self) -> Fleet:
@@ -352,6 +361,7 @@ class Fleet:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.database.start()  # for the next fleet, if this one has left it stopped
         for server in self.servers:
             server.kill()
         for process in self.context_processes():
@@ -372,16 +382,10 @@ class Fleet:
         return list(self._context_processes())
 
     def _context_processes(self) -> Iterator[ContextProcess]:
-        needle = f"{processes.MARKER}=".encode()
         for pid in processes_in(self.directory):
-            try:
-                environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            except OSError:
-                continue  # it has ended
-            marker = next((entry for entry in environment if entry.startswith(needle)), None)
-            if marker is not None and processes.start_time(pid) is not None:
-                context_id = marker.partition(b"=")[2].partition(b":")[0].decode()
-                yield ContextProcess(pid, _role(command(pid)), context_id)
+            marked = marker(pid)
+            if marked is not None and processes.start_time(pid) is not None:
+                yield ContextProcess(pid, _role(command(pid)), marked.partition(":")[0])
 
 
 def _role(line: bytes) -> str:

@@ -1,12 +1,13 @@
-"""The job of the torture without Spark: the launcher ``torture`` runs it on a thread of the server."""
+"""The torture without Spark: the launcher ``torture`` runs its jobs on threads of the server."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torture_jobs import Engine, work
 
 from jobserver_core.memory import InlineJob, InlineLauncher
 
@@ -30,30 +31,22 @@ def plugin_environment(directory: Path) -> Mapping[str, str]:
     return {"PYTHONPATH": os.pathsep.join([str(info.parent), str(Path(__file__).parent)])}
 
 
+class _Thread(Engine):
+    """Computes on the thread of a job."""
+
+    def __init__(self, job: InlineJob) -> None:
+        self._job = job
+
+    def count(self, number: int) -> int:
+        return len(range(number))
+
+    def sum_slowly(self, values: range) -> int:
+        self._job.sleep(0.6)
+        return sum(values)
+
+    def sleep(self, seconds: float) -> None:
+        self._job.sleep(seconds)
+
+
 def _work(job: InlineJob) -> Any:
-    number = job.config["number"]
-    record = os.open(Path(job.config["runs"]) / job.id, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.write(record, f"{os.getpid()}\n".encode())
-    os.close(record)
-    match job.config["kind"]:
-        case "fail":
-            raise ValueError(f"number {number}")
-        case "tasks":
-            job.sleep(0.6)
-            return 4 * number + 6
-        case "large":
-            return f"{number} " * 40_000
-        case "stream":
-            return _stream(number)
-        case "gated":
-            while not os.path.exists(job.config["gate"]):
-                job.sleep(0.05)
-        case _:
-            job.sleep(job.config["seconds"])
-    return number
-
-
-def _stream(number: int) -> Iterator[bytes]:
-    for _ in range(20):
-        yield f"{number} ".encode() * 10_000
-        time.sleep(0.02)
+    return work(_Thread(job), job.id, job.config)

@@ -46,10 +46,6 @@ __all__ = ["SparkTorture"]
 CLIENTS = 5
 DEADLINE = 240.0
 """Seconds for everything to come to rest."""
-REATTACHMENT = 2.0
-"""Seconds from the moment in which a new server listens until it has its contexts back."""
-FAILOVER = 5.0
-"""Seconds after the end of a lease until another server has taken over."""
 
 
 class SparkTorture:
@@ -59,7 +55,9 @@ class SparkTorture:
         self.fleet = fleet
         self.journal = Journal()
         self.reattachments: list[float] = []
+        """Seconds from the moment in which a new server listens until it has its contexts back."""
         self.failovers: list[float] = []
+        """Seconds after the end of a lease until another server has taken over."""
         self.faults: list[str] = []
         self._dice = random.Random(seed)
         self._chaos = Chaos(self._dice.randrange(2**32), fleet, self.journal)
@@ -77,7 +75,11 @@ class SparkTorture:
         httpx.post(url, content=wheel.read_bytes(), headers=headers, timeout=60.0).raise_for_status()
 
     def round(self, seconds: float, *, measured: bool = True) -> None:
-        """Let a storm rage, and check what is left of it. Raises AssertionError for faults."""
+        """Run a storm, then check the result.
+
+        Raises:
+            AssertionError: Something did not hold, or did not happen in time.
+        """
         self._rounds += 1
         (self.fleet.directory / "gate").unlink(missing_ok=True)
         clients = [
@@ -99,6 +101,10 @@ class SparkTorture:
         if measured:
             self._measure_reattachment()
             self._measure_failover()
+
+    def repair(self) -> None:
+        """Repair what a storm that failed has left broken."""
+        self._chaos.repair()
 
     def end(self) -> None:
         """End all contexts, then all servers in order, and check that nothing is left."""
@@ -219,7 +225,7 @@ class SparkTorture:
         server.kill()
         died_at = time.monotonic()
         self._wait_closely(lambda: any(c["owner"] != server.id for c in self._live_contexts()))
-        self.failovers.append(time.monotonic() - died_at - server.kind.lease)
+        self.failovers.append(time.monotonic() - died_at - server.lease)
         server.wanted = True
         self._wait(self._all_ready, "the server that was killed is back")
 
