@@ -94,7 +94,7 @@ class MasterSuite:
         outcome = on_master.listener.outcome(job.id, timeout=30.0)
         assert outcome.failure is FailureKind.CRASHED
         assert outcome.error is not None
-        assert "was killed from outside (signal 9)" in outcome.error.message
+        assert "was ended by SIGKILL" in outcome.error.message
         counted = on_master.end_of(on_master.submit("work.WordCount", {"input": {"string": "a"}}))
         assert counted.value == {"a": 1}
 
