@@ -45,12 +45,21 @@ def results(client: Any, commands: Iterable[str]) -> list[Any]:
 
     Raises:
         GatewayBroken: the connection ended.
-        Py4JError: a call failed; the later ones were carried out all the same.
+        Py4JError: a call failed; the later ones were carried out all the same. It is that of the first one.
 
     """
-    from py4j.protocol import get_return_value  # noqa: PLC0415 - the host loads it while the JVM starts
+    from py4j.protocol import Py4JError, get_return_value  # noqa: PLC0415 - the host loads it while the JVM starts
 
-    return [get_return_value(answer, client) for answer in pipelined(client, commands)]
+    values: list[Any] = []
+    errors: list[Py4JError] = []
+    for answer in pipelined(client, commands):
+        try:  # every answer becomes an object of Python's, whose end releases that of the JVM
+            values.append(get_return_value(answer, client))
+        except Py4JError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return values
 
 
 def pipelined(client: Any, commands: Iterable[str]) -> list[str]:
@@ -64,11 +73,12 @@ def pipelined(client: Any, commands: Iterable[str]) -> list[str]:
 
     """
     sent = list(commands)
+    data = "".join(sent).encode()
     connection = client._get_connection()
     try:
-        connection.socket.sendall("".join(sent).encode())
+        connection.socket.sendall(data)
         lines = [connection.stream.readline() for _ in sent]
-    except OSError as error:
+    except (OSError, ValueError, AttributeError) as error:  # the latter two if another thread closed it
         connection.close()
         raise GatewayBroken(f"the connection to the JVM broke: {error}") from error
     if not all(line.startswith(_RETURN) for line in lines):

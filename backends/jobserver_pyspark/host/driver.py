@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import struct
@@ -257,7 +258,14 @@ class Driver:
             ],
         )
         # The constructor created the accepting thread.
-        _, port, secret = results(client, [call(server, m) for m in ("start", "getListeningPort", "secret")])
+        try:
+            _, port, secret = results(
+                client, [call(server, m) for m in ("start", "getListeningPort", "secret")]
+            )
+        except BaseException:
+            with contextlib.suppress(Exception):  # the JVM may have ended
+                server.shutdown()
+            raise
         return GatewayServer(server, port, secret)
 
     def cancel(self, tag: str) -> None:

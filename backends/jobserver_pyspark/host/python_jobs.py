@@ -46,7 +46,6 @@ from jobserver_pyspark.protocol.messages import (
     JobValidated,
     NotReady,
     QueryStarted,
-    Restored,
     ResultChunk,
     ResultPart,
     RunJob,
@@ -58,6 +57,7 @@ __all__ = ["PythonJobs"]
 
 _ATTEMPTS = 3
 _IDLE_TIMEOUT = 8.0
+_RESTORE_TIMEOUT = 30.0
 
 
 class _Job:
@@ -246,8 +246,7 @@ class PythonJobs:
             if job.used_spark:
                 self._driver.cancel(runner.tag)  # before its next job's Spark jobs carry the same tag
                 self._abandon(job.id)
-            answer = runner.receive()
-            reason = answer.unfit if isinstance(answer, Restored) else "it broke the protocol"
+            reason = runner.restored(_RESTORE_TIMEOUT)
         runner.output.write = runner.idle_write
         if reason is None:
             self.runners.keep(runner)

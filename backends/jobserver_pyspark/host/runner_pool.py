@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.logs import OutputPump
@@ -136,12 +136,17 @@ class RunnerPool:
 
     def _attached(self) -> RunnerProcess:
         runner = self._zygote.fork()
-        try:
+        with self._discarded_on_error(runner):
             runner.attach(self._driver)
-        except BaseException:
-            runner.kill()
-            raise
         return runner
+
+    @contextlib.contextmanager
+    def _discarded_on_error(self, runner: RunnerProcess) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.discard(runner)
+            raise
 
     def _keep_spares(self, first: RunnerProcess) -> None:
         self._warm_up_worker(first)
@@ -152,7 +157,8 @@ class RunnerPool:
                 try:
                     runner = self._attached()
                     if not self._busy():  # it takes longer than the attachment, and jobs need the cores now
-                        runner.prepare(self._spec.context_type)
+                        with self._discarded_on_error(runner):
+                            runner.prepare(self._spec.context_type)
                 except Exception as error:  # noqa: BLE001 - jobs then start their own runner, and report its error
                     self._warn(f"a spare runner could not be made: {describe(error)}")
                     break
@@ -174,10 +180,10 @@ class RunnerPool:
                 return
             self._spares.remove(first)
         try:
-            first.warm_up()
+            with self._discarded_on_error(first):
+                first.warm_up()
         except (ChannelClosed, RunnerLost, ProtocolError) as error:
             self._warn(f"the first Python worker did not start: {describe(error)}")
-            first.kill()
             return
         with self._lock:
             self._spares.append(first)

@@ -25,6 +25,7 @@ from jobserver_pyspark.protocol.messages import (
     Prepare,
     Prepared,
     RenameApplication,
+    Restored,
     RunnerExited,
     RunnerForked,
     RunnerToHost,
@@ -107,6 +108,19 @@ class RunnerProcess:
             self._known.names.update(message.names)
             message = self.channel.receive()
         return message
+
+    def restored(self, timeout: float) -> str | None:
+        """Wait until the runner has restored its state; return why it must serve no other job, or None.
+
+        ``timeout`` is in seconds. Raises ChannelClosed if the runner ends instead.
+        """
+        self.channel.settimeout(timeout)
+        try:
+            answer = self.receive()
+        except TimeoutError:
+            return f"it did not restore its state within {timeout:g} s"
+        self.channel.settimeout(None)
+        return answer.unfit if isinstance(answer, Restored) else "it broke the protocol"
 
     def _expect(self, kind: type[M]) -> M:
         answer = self.receive()

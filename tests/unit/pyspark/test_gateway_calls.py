@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -9,8 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from py4j import java_gateway  # noqa: F401 - defines what answers become
+from py4j.protocol import Py4JJavaError
 
-from jobserver_pyspark.gateway_calls import GatewayBroken, pipelined
+from jobserver_pyspark.gateway_calls import GatewayBroken, pipelined, results
+from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.runner.jvm_commands import Commands
 
 CONTEXT = "c\nz:org.apache.spark.SparkContext\ngetOrCreate\ne\n"
@@ -24,11 +29,16 @@ class Gateway:
     """Answers commands on a socket with the numbers of new objects, as py4j does.
 
     ``asked`` has all of them, and ``alone`` those whose sender waited for the answer before the next one.
+    Those in ``failing`` are answered with an error, which is a new object too.
     """
+
+    address, port, converters = "127.0.0.1", 1, ()
+    gateway_property = SimpleNamespace(auto_field=False, enable_memory_management=True, pool=None)
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         self.asked: list[str] = []
+        self.failing: set[str] = set()
         self.alone: list[str] = []
         self.released: list[str] = []
         self._connection = SimpleNamespace(socket=ours, stream=ours.makefile("rb"), close=ours.close)
@@ -36,13 +46,15 @@ class Gateway:
         self._thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, connection.makefile("r") as stream:
+        ended = contextlib.suppress(ConnectionError)  # the test closed its end before the answer
+        with connection, ended, connection.makefile("r") as stream:
             command = ""
             for line in stream:
                 command += line
                 if line == "e\n":
                     self.asked.append(command)
-                    connection.sendall(f"!yro{len(self.asked) - 1}\n".encode())
+                    outcome = "x" if command in self.failing else "y"
+                    connection.sendall(f"!{outcome}ro{len(self.asked) - 1}\n".encode())
                     command = ""
 
     def _get_connection(self) -> Any:
@@ -97,6 +109,41 @@ def test_a_connection_that_ends_is_an_error(gateway: Callable[[], Gateway]) -> N
     jvm._connection.socket.shutdown(socket.SHUT_WR)
     with pytest.raises(GatewayBroken):
         pipelined(jvm, [CONTEXT])
+
+
+@pytest.mark.parametrize("stream", ["closed", "none"])
+def test_a_connection_that_another_thread_closes_is_an_error(
+    gateway: Callable[[], Gateway], stream: str
+) -> None:
+    jvm = gateway()
+    jvm._connection.stream.close()
+    if stream == "none":  # py4j closes the stream, and forgets it
+        jvm._connection.stream = None
+    with pytest.raises(GatewayBroken):
+        pipelined(jvm, [CONTEXT])
+    jvm._connection.stream = SimpleNamespace(close=lambda: None)
+
+
+def test_a_call_that_fails_leaves_no_object_of_the_others(gateway: Callable[[], Gateway]) -> None:
+    jvm = gateway()
+    jvm.failing = {CONF, REGISTER}
+    with pytest.raises(Py4JJavaError) as raised:
+        results(jvm, [CONTEXT, CONF, OTHER, REGISTER])
+    assert raised.value.java_exception._get_object_id() == "o1"
+    del raised
+    gc.collect()
+    assert sorted(jvm.released) == ["o0", "o1", "o2", "o3"]
+
+
+def test_a_gateway_server_whose_start_fails_is_shut_down(gateway: Callable[[], Gateway]) -> None:
+    jvm = gateway()
+    driver = Driver.__new__(Driver)  # without a JVM
+    driver.gateway = SimpleNamespace(_gateway_client=jvm)
+    driver.context = driver._starter_conf = SimpleNamespace(_get_object_id=lambda: "o100")
+    jvm.failing = {"c\no3\nstart\ne\n"}
+    with pytest.raises(Py4JJavaError):
+        driver._start_gateway_server("tag")
+    assert jvm.alone == ["c\no3\nshutdown\ne\n"]
 
 
 def test_the_second_process_waits_only_for_the_commands_that_differ(gateway: Callable[[], Gateway]) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from conditions import wait_until
 from jobserver_pyspark.host.runner_pool import RunnerPool
+from jobserver_pyspark.host.runners import RunnerLost
 
 WORDS, OTHER = ("words",), ("other",)
 
@@ -22,10 +23,11 @@ class Spec:
 
 
 class Runner:
-    """A runner that notes what is asked of it; it ends at once when it is killed."""
+    """A runner that notes what is asked of it, and fails one call; it ends at once when it is killed."""
 
-    def __init__(self, class_path: tuple[str, ...] | None = None) -> None:
+    def __init__(self, class_path: tuple[str, ...] | None = None, *, fails: str | None = None) -> None:
         self.class_path = class_path
+        self._fails = fails
         self.exited = threading.Event()
         self.calls: list[str] = []
 
@@ -33,17 +35,23 @@ class Runner:
         self.exited.set()
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *_arguments: self.calls.append(name)
+        def call(*_arguments: object) -> None:
+            self.calls.append(name)
+            if name == self._fails:
+                raise RunnerLost(f"{name} failed")
+
+        return call
 
 
 class Zygote:
-    """Makes runners, and remembers them."""
+    """Makes runners, and remembers them. The first one fails the call ``first_fails``."""
 
     def __init__(self) -> None:
         self.made: list[Runner] = []
+        self.first_fails: str | None = None
 
     def fork(self) -> Runner:
-        self.made.append(Runner())
+        self.made.append(Runner(fails=None if self.made else self.first_fails))
         return self.made[-1]
 
 
@@ -99,6 +107,34 @@ def test_runners_that_have_ended_are_discarded_and_not_taken(world: World) -> No
     dead.kill()
     assert world.pool.take(WORDS, fresh=False) is not dead
     assert dead.calls == ["close", "detach"]
+
+
+def test_a_runner_that_cannot_be_attached_is_discarded(world: World) -> None:
+    world.zygote.first_fails = "attach"
+    with pytest.raises(RunnerLost, match="attach failed"):
+        world.pool.take(WORDS, fresh=False)
+    (runner,) = world.zygote.made
+    assert (runner.exited.is_set(), runner.calls) == (True, ["attach", "close", "detach"])
+
+
+def test_a_first_worker_that_does_not_start_costs_only_its_runner(world: World) -> None:
+    world.zygote.first_fails = "warm_up"
+    world.pool.start()
+    world.pool.session_ready.set()
+    wait_until(lambda: len(world.zygote.made) == 2)
+    runner = world.zygote.made[0]
+    assert (runner.exited.is_set(), runner.calls) == (True, ["attach", "warm_up", "close", "detach"])
+    assert world.warnings == ["the first Python worker did not start: warm_up failed"]
+
+
+def test_a_spare_that_cannot_be_prepared_is_discarded(world: World) -> None:
+    first = world.start()
+    spare = Runner(fails="prepare")
+    world.zygote.fork = lambda: spare  # type: ignore[method-assign]
+    assert world.pool.take(WORDS, fresh=False) is first
+    wait_until(lambda: "detach" in spare.calls)
+    assert (spare.exited.is_set(), spare.calls) == (True, ["attach", "prepare", "close", "detach"])
+    wait_until(lambda: world.warnings == ["a spare runner could not be made: prepare failed"])
 
 
 def test_no_more_than_sixteen_runners_are_idle_and_the_oldest_go_first(world: World) -> None:
