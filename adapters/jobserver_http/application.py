@@ -149,7 +149,16 @@ class HttpApplication:
             client = (scope.get("client") or ("-",))[0]
             # The query is not logged, because it may contain secrets, for example in a callback URL.
             path = quote(scope["path"], safe="/:@!$&'()*+,;=~-._")
-            _access.info("%s %s %s %s %.3f", client, scope["method"], path, recorder.status, seconds)
+            user = quote(scope.get("jobserver.user", ""), safe="@:+")
+            _access.info(
+                "%s %s %s %s %.3f%s",
+                client,
+                scope["method"],
+                path,
+                recorder.status,
+                seconds,
+                f" {user}" if user else "",
+            )
 
 
 def _without_slash(scope: Scope) -> Scope:
@@ -270,6 +279,7 @@ class _Endpoint:
                 headers = dict(scope["headers"])
                 rejected.headers[CHALLENGE] = without_password_dialog(challenge, headers)
             raise
+        scope["jobserver.user"] = identity.name
         if not allows(identity.permissions, route.permission):
             raise Rejected(403, f"missing permission {route.permission}")
         return identity

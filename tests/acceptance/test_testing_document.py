@@ -41,4 +41,4 @@ def test_what_needs_no_spark_passes_without_spark(project: Path) -> None:
 
 @pytest.mark.spark
 def test_what_needs_spark_passes(project: Path) -> None:
-    assert passed(project, ON_SPARK) == 2
+    assert passed(project, ON_SPARK) == 3
