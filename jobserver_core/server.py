@@ -41,6 +41,7 @@ from jobserver_core.ports import (
     Transport,
     UuidIds,
 )
+from jobserver_core.running.context_settings import check_common_settings
 from jobserver_core.running.fetching import Preparation
 from jobserver_core.running.logs import LogReader
 from jobserver_core.running.results import ResultReader
@@ -157,7 +158,7 @@ class JobServer:
         Raises:
             PluginNotFound: A selected backend is not installed.
             PluginFailed: A selected backend of another package cannot be imported or created.
-            InvalidSetting: A backend refuses its settings.
+            InvalidSetting: A backend refuses its settings, or ``spark.context-settings`` has a mistake.
             DataDirLocked: Another server uses the data directory.
             StorageError: The data directory or a store cannot be opened.
             TransportError: Two transports serve the same URL scheme.
@@ -175,11 +176,13 @@ class JobServer:
                 resources.callback(part.close)
                 return part
 
+            chosen = selected(Launcher, settings.launcher.backend, launcher)
+            check_common_settings(settings.spark, chosen)
             server = cls(
                 metadata=selected(MetadataStore, settings.metadata.backend, metadata),
                 blobs=selected(BlobStore, settings.blobs.backend, blobs),
                 fetcher=selected(Fetcher, settings.fetcher.backend, fetcher),
-                launcher=selected(Launcher, settings.launcher.backend, launcher),
+                launcher=chosen,
                 transports=[
                     *transports,
                     *(selected(Transport, name) for name in settings.callbacks.transports),

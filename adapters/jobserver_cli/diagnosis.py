@@ -11,6 +11,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +61,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     checks: list[Callable[[Settings], Finding]] = [_python]
     if settings.launcher.backend == "pyspark":
         checks += [_java, _pyspark, _descriptors, _host_name]
-    checks += [_backends, _front_end, _port, _data_dir, _disk, _temporary_disk, _memory]
+    checks += [_backends, _contexts, _metadata, _front_end, _port, _data_dir, _disk, _temporary_disk, _memory]
     for check in checks:
         yield check(settings)
 
@@ -167,6 +168,48 @@ def _backends(settings: Settings) -> Finding:
             return _bad("Backends", text, advice)
         names.append(f"{port.kind} {name}")
     return _good("Backends", ", ".join(names))
+
+
+def _contexts(settings: Settings) -> Finding:
+    from jobserver_core import plugins  # noqa: PLC0415 - --help does not need it
+    from jobserver_core.errors import InvalidSetting, JobServerError  # noqa: PLC0415
+    from jobserver_core.ports import Launcher  # noqa: PLC0415
+    from jobserver_core.running.context_settings import (  # noqa: PLC0415
+        check_common_settings,
+        configuration_problems,
+    )
+
+    name, advice = "Contexts", "Correct it in the configuration."
+    try:
+        with closing(
+            plugins.load(Launcher, settings.launcher.backend, settings, settings.data_dir)
+        ) as launcher:
+            check_common_settings(settings.spark, launcher)
+            problems = list(configuration_problems(settings.spark, launcher))
+    except InvalidSetting as error:
+        return _bad(name, str(error), advice)
+    except JobServerError as error:
+        return _warning(name, f"their settings are not checked: {error}", "Solve the other problems first.")
+    if problems:
+        return _warning(name, "; ".join(problems), advice)
+    return _good(name, "their settings are valid")
+
+
+def _metadata(settings: Settings) -> Finding:
+    from jobserver_core.errors import InvalidSetting, StorageError  # noqa: PLC0415 - --help does not need it
+
+    name, url = "Metadata", settings.metadata.url
+    if settings.metadata.backend != "sql" or not url:
+        return _good(name, "no database server is used")
+    try:
+        from jobserver_sql import check_database  # noqa: PLC0415 - the extra may be missing
+
+        check_database(url)
+    except ImportError as error:
+        return _bad(name, f"cannot load the store: {error}", "pip install 'jobserver-core[sql]'")
+    except (InvalidSetting, StorageError) as error:
+        return _bad(name, str(error), "Start the database, or correct jobserver.metadata.url.")
+    return _good(name, "the database answers")
 
 
 def _front_end(settings: Settings) -> Finding:

@@ -37,7 +37,7 @@ from jobserver_sql.durability import Barrier
 from jobserver_sql.sqlite_file import DatabaseFile, SqliteFile
 from jobserver_sql.statements import DriverConnection, Statement
 
-__all__ = ["Database"]
+__all__ = ["Database", "check_database"]
 
 T = TypeVar("T")
 
@@ -241,6 +241,22 @@ class Database:
             raise _Refused(message=_reason(error)) from error
         except (SQLAlchemyError, self._driver_error) as error:
             raise StorageError(message=_reason(error)) from error
+
+
+def check_database(url: str) -> None:
+    """Try a database without a change of it. A SQLite file is not opened, because that would create it.
+
+    Raises:
+        InvalidSetting: The URL is not that of a supported database.
+        StorageError: The database cannot be reached, or refuses the user.
+    """
+    if _parse(url).get_backend_name() == "sqlite":
+        return
+    with (
+        closing(Database(url, synchronous="full", pool_size=1, lock_timeout=1.0)) as database,
+        database.read() as connection,
+    ):
+        connection.exec_driver_sql("SELECT 1")
 
 
 def _nothing() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from jobserver_core.config.trees import merged
+from jobserver_core.config.trees import flatten, merged
 from jobserver_core.config.units import lacks_unit, parse_duration
 from jobserver_core.errors import InvalidName, InvalidSetting
 from jobserver_core.models.binaries import ClassPathEntry, parse_class_path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RestartLimits",
     "TimeLimits",
+    "check_common_settings",
     "check_settings",
     "configuration_problems",
     "effective_settings",
@@ -52,6 +53,22 @@ def check_settings(settings: JsonMapping, launcher: Launcher) -> None:
     time_limits(settings)
     restart_limits(settings)
     launcher.validate(settings)
+
+
+def check_common_settings(server: SparkSettings, launcher: Launcher) -> None:
+    """Check the settings for every context, but not whether one is missing: a context may add it.
+
+    Raises:
+        InvalidSetting: One of them is unknown, or has a value that no context can start with.
+    """
+    try:
+        check_settings(effective_settings(server, {}), launcher)
+    except InvalidSetting as error:
+        given = flatten(server.context_settings)
+        if not any(key == error.key or key.startswith(f"{error.key}.") for key in given):
+            return
+        key = f"spark.context-settings.{error.key}"
+        raise InvalidSetting(key=key, message=error.message, nearest=error.nearest) from error
 
 
 def configuration_problems(server: SparkSettings, launcher: Launcher) -> Iterator[str]:

@@ -50,6 +50,49 @@ def test_doctor_finds_nothing_wrong_with_a_healthy_setup(jobserver: CommandLine,
     assert not (tmp_path / "data").exists()
 
 
+BAD_SETTINGS = [
+    ("spark.context-settings.max-restarts = lots", "spark.context-settings.max-restarts': takes a number"),
+    ("spark.context-settings.inline.fial = x", "spark.context-settings.inline.fial': is not a setting"),
+    ("spark.context-settings.idle-timeout = 5", "spark.context-settings.idle-timeout': "),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), BAD_SETTINGS)
+def test_doctor_and_serve_refuse_a_mistake_in_the_settings_of_all_contexts(
+    jobserver: CommandLine, tmp_path: Path, text: str, words: str
+) -> None:
+    arguments = ("--config", config_file(tmp_path, text), "--data-dir", tmp_path / "data")
+    examined = jobserver("doctor", *arguments)
+    assert (examined.code, words in examined.out) == (7, True), examined.out
+    served = jobserver("serve", *arguments)
+    assert (served.code, words in served.err, "Traceback" in served.err) == (2, True, False), served.err
+
+
+def test_doctor_warns_of_a_context_of_the_configuration_that_cannot_start(tmp_path: Path) -> None:
+    chosen = settings(tmp_path, **{"spark.contexts": {"warm": {"max-restarts": "lots"}}})
+    finding = found(chosen)["Contexts"]
+    assert finding.verdict is Verdict.WARNING
+    assert "context warm of the configuration cannot start" in finding.text
+
+
+def test_doctor_and_serve_say_the_same_about_a_database_that_is_not_reachable(
+    jobserver: CommandLine, tmp_path: Path
+) -> None:
+    with socket.socket() as unused:  # bound, but nobody listens
+        unused.bind(("127.0.0.1", 0))
+        url = f"postgresql://ann:hush@127.0.0.1:{unused.getsockname()[1]}/jobs"
+        text = f'jobserver.metadata {{ backend = sql, url = "{url}" }}'
+        arguments = ("--config", config_file(tmp_path, text), "--data-dir", tmp_path / "data")
+        examined, served = jobserver("doctor", *arguments), jobserver("serve", *arguments)
+    [said] = [line for line in examined.out.splitlines() if "Metadata" in line]
+    message = said.partition("Metadata: ")[2]
+    assert examined.code == 7
+    assert served.code != 0
+    assert "the metadata database failed: " in message
+    assert message in served.err
+    assert "hush" not in examined.out + examined.err + served.err
+
+
 def test_doctor_with_json_prints_every_finding(jobserver: CommandLine, tmp_path: Path) -> None:
     findings = jobserver("doctor", "--config", config_file(tmp_path), "--data-dir", tmp_path, "--json").json
     assert {"name", "verdict", "text", "advice"} == set(findings[0])

@@ -22,6 +22,7 @@ import pytest
 from http_site import WHEEL, Site, Start
 
 from conditions import wait_until
+from jobserver_http import Authenticator, Credentials, Identity
 from jobserver_http.routes import ROUTES
 from serving import WAIT, archive
 
@@ -360,3 +361,28 @@ def test_a_line_break_in_a_path_forges_no_log_line(watched: Site, caplog: pytest
         exchange(watched, b"GET /x%0d%0aforged HTTP/1.1\r\nHost: localhost\r\n\r\n")
     lines: list[Any] = [r.getMessage() for r in caplog.records if r.name == "jobserver_http.access"]
     assert all("\n" not in line and "\r" not in line for line in lines)
+
+
+class OneUser(Authenticator):
+    """Knows one token, of a user whose name would forge a line of the log."""
+
+    def authenticate(self, credentials: Credentials) -> Identity | None:
+        right = credentials.secret == "the-token"
+        return Identity(name="ann lee\nforged", permissions=frozenset({"*"})) if right else None
+
+
+def test_a_line_of_the_log_names_the_user_and_never_the_token(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = start(authenticator=OneUser(), credentials=("words", ""))
+
+    def lines() -> list[str]:
+        return [r.getMessage() for r in caplog.records if r.name == "jobserver_http.access"]
+
+    with caplog.at_level(logging.INFO):
+        for token in ("the-token", "another-token"):
+            httpx.get(f"{site.url}/jobs", headers={"Authorization": f"Bearer {token}"})
+        wait_until(lambda: len(lines()) == 2, "a line for each call")
+    assert lines()[0].endswith(" ann%20lee%0Aforged")
+    assert lines()[1].rpartition(" ")[2].replace(".", "").isdigit()  # nobody: it ends with the seconds
+    assert not any("-token" in line for line in lines())
