@@ -42,9 +42,10 @@ sides::
     host      ContextResumed(ready, jobs), and then all reports about jobs that are not acknowledged
 
 So the host keeps ``JobRunning``, the last ``JobProgressed``, ``ResultChunk`` and ``JobEnded`` of each job,
-in a file if they are large, until the server sends ``AcknowledgeJob``: it has stored the end of the job. The id of the job makes repeated
-reports recognizable, so there are no sequence numbers. The new server submits the jobs that the host does
-not list, since they have not arrived; it kills those that it does not know, and acknowledges their end.
+in a file if they are large, until the server sends ``AcknowledgeJob``: it has stored the end of the job. The
+id of the job makes repeated reports recognizable, so there are no sequence numbers. The new server submits
+the jobs that the host does not list, since they have not arrived; it kills those that it does not know, and
+acknowledges their end.
 
 A new message is a new class below its direction; its name is its ``kind``. It is sent with ``Channel.send``,
 reports about jobs with ``JobReports.send``, which also keeps them for the next server. It is handled in the
