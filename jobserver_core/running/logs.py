@@ -13,10 +13,15 @@ secret, no certificates, no address that all can reach; one that listens on loop
 at all, serves its logs as well.
 
 The invariants: only the reader knows how far it has read, so the server that has the file keeps nothing for
-it, and nothing is left behind when either of them dies. The reader also remembers which file it has read: a
-log that begins anew, in another file or on another server, is read from its new start. The server of a
-context that has not ended has its logs. Those of one that has ended may be on any server that is alive, as
-the last owner may only have taken over the record; so all of them are asked.
+it, and nothing is left behind when either of them dies. The reader also remembers which file it has read, and
+how that began: a log that begins anew, in another file, on another server or because it was cut, is read from
+its new start.
+
+The server of a context that has not ended has its logs. A file here may be older: a restartable job that
+began here may run on another server now. So the owner comes first, and a reader at the end of a log looks
+from time to time whether the job has moved. The logs of a context that has ended may be on any server that
+is alive, as the last owner may only have taken over the record. So the owner comes first, then a file here,
+then all others, which are asked at once.
 
 Deliberately not handled: the logs of a machine that is gone, which are gone with it.
 """
@@ -24,19 +29,28 @@ Deliberately not handled: the logs of a machine that is gone, which are gone wit
 from __future__ import annotations
 
 import base64
-import os
+import time
 import zlib
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from jobserver_core.data_directory import DataDirectory
-from jobserver_core.errors import ContextNotFound, JobNotFound, LogNotFound, Unavailable
+from jobserver_core.errors import ContextNotFound, JobNotFound, JobServerError, LogNotFound, Unavailable
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_core.ports import MetadataStore
+from jobserver_core.running.log_files import (
+    LOCAL_POLL_INTERVAL,
+    REMOTE_CHUNK_SIZE,
+    REMOTE_POLL_INTERVAL,
+    LogFile,
+    log_here,
+    log_of,
+)
 from jobserver_core.running.records import Records
 from jobserver_core.running.requests import Action, Requests
 
@@ -44,122 +58,25 @@ __all__ = ["LogReader", "LogService"]
 
 CHUNK_SIZE = 64 * 1024
 """How many bytes are read at a time, if the caller does not say."""
-REMOTE_CHUNK_SIZE = 512 * 1024
-"""The most bytes of a log in one answer of another server."""
-
-
-class LogFile(ABC):
-    """One file of a log, here or on another server. ``identity`` differs from that of every other file."""
-
-    identity: str
-    poll_interval: float
-    """Seconds to wait for more after the current end was read."""
-
-    @property
-    @abstractmethod
-    def size(self) -> int:
-        """The size in bytes, as far as it is known here."""
-
-    @abstractmethod
-    def read(self, offset: int, limit: int) -> bytes:
-        """Return up to ``limit`` bytes from a position, none at the current end."""
-
-    @abstractmethod
-    def replaced(self) -> bool:
-        """Whether another file has taken the place of this one."""
-
-    def close(self) -> None:
-        """Close the file. Idempotent."""
-        return
-
-
-class _LocalLog(LogFile):
-    """A log of this server. A file that is removed while it is open can be read to its end."""
-
-    poll_interval = 0.2
-
-    def __init__(self, path: Path, server_id: str) -> None:
-        self._path = path
-        self._file = path.open("rb", buffering=0)
-        self._inode = os.fstat(self._file.fileno()).st_ino
-        self.identity = f"{server_id}/{self._inode}"
-
-    @property
-    def size(self) -> int:
-        return os.fstat(self._file.fileno()).st_size
-
-    def read(self, offset: int, limit: int) -> bytes:
-        return os.pread(self._file.fileno(), limit, offset)
-
-    def replaced(self) -> bool:
-        try:
-            return self._path.stat().st_ino != self._inode
-        except FileNotFoundError:
-            return False
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _NoOutput(LogFile):
-    """The log of a job of this server that has written nothing yet: its first output creates the file."""
-
-    poll_interval = _LocalLog.poll_interval
-    identity = ""
-    size = 0
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def read(self, offset: int, limit: int) -> bytes:
-        return b""
-
-    def replaced(self) -> bool:
-        return self._path.exists()
-
-
-class _RemoteLog(LogFile):
-    """A log of another server. ``ask`` has that server read, and returns its answer."""
-
-    poll_interval = 1.0  # each look costs a few statements in the database
-
-    def __init__(self, ask: Callable[[int, int], JsonObject]) -> None:
-        self._ask = ask
-        answer = ask(0, 0)
-        self.identity: str = answer["file"]
-        self._size: int = answer["size"]
-        self._replaced = False
-
-    @property
-    def size(self) -> int:
-        return self._size
-
-    def read(self, offset: int, limit: int) -> bytes:
-        answer = self._ask(offset, min(limit, REMOTE_CHUNK_SIZE))
-        self._replaced = answer["file"] != self.identity
-        self._size = answer["size"]
-        if self._replaced:
-            return b""
-        decoder = zlib.decompressobj()
-        return decoder.decompress(base64.b64decode(answer["data"]), limit)
-
-    def replaced(self) -> bool:
-        return self._replaced
+SEARCH_INTERVAL = 5.0
+"""Seconds between two looks of one reader for where its log is now."""
 
 
 class LogReader:
     """Reads a log from its start to its current end, and then what is appended.
 
     With ``last``, it starts that many bytes before the current end. A log that does not exist yet reads as
-    empty, and one that was truncated or replaced is read from its new start. Close it after use, or use it as
-    a context manager. Not thread-safe.
+    empty. One that begins anew is read from its new start: after it was cut, because it had reached its
+    largest size, or when its job runs again on another server, which is noticed within seconds. Close it
+    after use, or use it as a context manager. Not thread-safe.
     """
 
-    def __init__(self, find: Callable[[], LogFile], last: int | None = None) -> None:
-        self._find = find
+    def __init__(self, search: LogSearch, last: int | None = None) -> None:
+        self._search = search
         self._last = last
         self._file: LogFile | None = None
         self._identity: str | None = None
+        self._head = b""
         self._offset = 0
 
     def open(self) -> LogReader:
@@ -169,19 +86,21 @@ class LogReader:
             LogNotFound: There is no log, or not yet.
             Unavailable: Its server is gone or does not respond. Try again.
         """
-        self._file = file = self._find()
+        self.close()
+        self._file = file = self._search.find()
         if self._last is not None:
             self._offset = max(0, file.size - self._last)
             self._last = None  # a file that replaces this one is read from its start
         elif file.identity != self._identity:
             self._offset = 0
-        self._identity = file.identity
+        if file.identity != self._identity:
+            self._identity, self._head = file.identity, file.head
         return self
 
     @property
     def poll_interval(self) -> float:
         """Seconds to wait before another read if the last one returned nothing."""
-        return self._file.poll_interval if self._file is not None else _LocalLog.poll_interval
+        return self._file.poll_interval if self._file is not None else self._search.poll_interval
 
     @property
     def remaining(self) -> int:
@@ -198,20 +117,26 @@ class LogReader:
         try:
             file = self._file or self.open()._file
             assert file is not None
-            chunk = file.read(self._offset, limit)
+            chunk = self._next(file, limit)
         except (LogNotFound, Unavailable) as error:
             self.close()
             if isinstance(error, LogNotFound):
                 return b""
             raise
-        if not chunk and file.replaced():
+        if not chunk and (file.replaced() or self._search.moved()):
             self.close()
             return self.read(limit)
-        if not chunk and self._offset > file.size:
-            self._offset = 0
-            chunk = file.read(0, limit)
-        self._offset += len(chunk)
         return chunk
+
+    def _next(self, file: LogFile, limit: int) -> bytes:
+        while True:
+            chunk = file.read(self._offset, limit)
+            cut = not file.head.startswith(self._head) or (not chunk and self._offset > file.size)
+            self._head = file.head
+            if not cut:
+                self._offset += len(chunk)
+                return chunk
+            self._offset = 0
 
     def close(self) -> None:
         """Close the file. Idempotent."""
@@ -224,6 +149,111 @@ class LogReader:
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
+
+
+class LogSearch:
+    """Finds the log of one reader, whenever that asks. Not thread-safe.
+
+    ``context`` returns the context of the log as it is recorded now. ``here`` returns the log of this server,
+    or raises FileNotFoundError. ``ask`` has another server read.
+    """
+
+    def __init__(
+        self,
+        *,
+        metadata: MetadataStore,
+        server_id: str,
+        missing: LogNotFound,
+        context: Callable[[], Context | None],
+        here: Callable[[Context | None], LogFile],
+        ask: Callable[[str, int, int], JsonObject],
+    ) -> None:
+        self._metadata = metadata
+        self._server_id = server_id
+        self._missing = missing
+        self._context = context
+        self._here = here
+        self._ask = ask
+        self._place: tuple[str, str] | None = None
+        self._looks_at = 0.0
+        self._asks_all_at = 0.0
+        self._problem: LogNotFound | Unavailable = missing
+
+    @property
+    def poll_interval(self) -> float:
+        """Seconds to wait before another search if the last one has found nothing."""
+        elsewhere = self._place is not None and self._place[1] != self._server_id
+        return REMOTE_POLL_INTERVAL if elsewhere else LOCAL_POLL_INTERVAL
+
+    def find(self) -> LogFile:
+        """Return the log. Raises LogNotFound, Unavailable, JobNotFound."""
+        context = self._context()
+        self._place = self._place_of(context)
+        self._looks_at = time.monotonic() + SEARCH_INTERVAL
+        owner = context.owner if context is not None and self._metadata.shared else self._server_id
+        ended = context is not None and context.state.final
+        if owner != self._server_id and not ended:
+            return self._remote(owner)
+        try:
+            local = self._here(context)
+        except FileNotFoundError:
+            if ended and self._metadata.shared:
+                return self._ask_all(owner)
+            raise self._missing from None
+        if owner == self._server_id:
+            return local
+        try:
+            found = self._remote(owner)
+        except (LogNotFound, Unavailable):
+            return local
+        local.close()
+        return found
+
+    def moved(self) -> bool:
+        """Whether the log may be elsewhere by now. This looks rarely; in between, nothing has moved."""
+        if not self._metadata.shared or time.monotonic() < self._looks_at:
+            return False
+        self._looks_at = time.monotonic() + SEARCH_INTERVAL
+        try:
+            return self._place_of(self._context()) != self._place
+        except JobServerError:  # the record was removed, or storage fails: what was found can still be read
+            return False
+
+    def _ask_all(self, owner: str) -> LogFile:
+        """Ask all other servers at once. Only every few seconds: one that hangs lets the others wait."""
+        if time.monotonic() < self._asks_all_at:
+            raise self._problem.with_traceback(None)
+        self._problem = self._missing
+        ids = [server.id for server in self._metadata.servers() if server.id != self._server_id]
+        with _threads(len(ids)) as pool:
+            asked = {server_id: pool.submit(self._remote, server_id) for server_id in ids}
+            first = [asked.pop(owner)] if owner in asked else []  # it has the latest one
+            for answer in chain(first, as_completed(asked.values())):
+                try:
+                    return answer.result()
+                except LogNotFound:
+                    continue
+                except Unavailable as error:
+                    self._problem = error
+        self._asks_all_at = time.monotonic() + SEARCH_INTERVAL
+        raise self._problem
+
+    def _remote(self, server_id: str) -> LogFile:
+        return log_of(partial(self._ask, server_id))
+
+    @staticmethod
+    def _place_of(context: Context | None) -> tuple[str, str] | None:
+        return (context.id, context.owner) if context is not None else None
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[ThreadPoolExecutor]:
+    """Provide threads, and do not wait for those that still run at the end."""
+    pool = ThreadPoolExecutor(max(number, 1), "jobserver-logs")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False)
 
 
 class LogService:
@@ -254,8 +284,10 @@ class LogService:
 
     def _path(self, kind: str, record_id: str, name: str, context: Context | None) -> Path:
         path = self._paths[kind](record_id)
-        if not path.exists():
+        moved = context is not None and not context.state.final and context.owner != self._records.server_id
+        if moved or not path.exists():
             self._records.check_here(f"the log of {kind}", name, context)
+        if not path.exists():
             raise LogNotFound(kind=kind, id=name)
         return path
 
@@ -264,57 +296,39 @@ class LogService:
     def open_job(self, job_id: str, last: int | None) -> LogReader:
         """Return a reader of a job's output, which is not open yet. Raises JobNotFound."""
         self._context_of(job_id)
-        return LogReader(partial(self._find_of_job, job_id), last)
+        return LogReader(self._search("job", job_id, job_id, partial(self._context_of, job_id)), last)
 
     def open_context(self, name: str, last: int | None) -> LogReader:
         """Return a reader of a context's driver output, which is not open yet. Raises ContextNotFound."""
         context = self._named(name)
-        return LogReader(partial(self._find_of_context, context), last)
 
-    def _find_of_job(self, job_id: str) -> LogFile:
-        return self._find("job", job_id, job_id, self._context_of(job_id))
+        def current() -> Context:
+            return self._metadata.context(context.id) or context
 
-    def _find_of_context(self, context: Context) -> LogFile:
-        current = self._metadata.context(context.id) or context
-        return self._find("context", context.id, context.name, current)
+        return LogReader(self._search("context", context.id, name, current), last)
 
-    def _find(self, kind: str, record_id: str, name: str, context: Context | None) -> LogFile:
-        with suppress(FileNotFoundError):
-            return self._here(kind, record_id, context)
-        problem: LogNotFound | Unavailable = LogNotFound(kind=kind, id=name)
+    def _search(
+        self, kind: str, record_id: str, name: str, context: Callable[[], Context | None]
+    ) -> LogSearch:
         what, log = f"the log of {kind} {name}", {"kind": kind, "id": record_id}
-        for server_id in self._servers_of(context):
-            try:
-                return _RemoteLog(partial(self._ask, server_id, what, log))
-            except LogNotFound:
-                continue
-            except Unavailable as error:
-                problem = error
-        raise problem
+        return LogSearch(
+            metadata=self._metadata,
+            server_id=self._records.server_id,
+            missing=LogNotFound(kind=kind, id=name),
+            context=context,
+            here=partial(self._here, kind, record_id),
+            ask=partial(self._ask, what, log),
+        )
 
     def _here(self, kind: str, record_id: str, context: Context | None) -> LogFile:
         """Return a log of this server. Raises FileNotFoundError.
 
         Every context has a log where it runs, so a job without one there has written nothing.
         """
-        path = self._paths[kind](record_id)
-        try:
-            return _LocalLog(path, self._records.server_id)
-        except FileNotFoundError:
-            if kind == "job" and context is not None and self._paths["context"](context.id).exists():
-                return _NoOutput(path)
-            raise
+        silent = kind == "job" and context is not None and self._paths["context"](context.id).exists()
+        return log_here(self._paths[kind](record_id), self._records.server_id, may_be_silent=silent)
 
-    def _servers_of(self, context: Context | None) -> list[str]:
-        """Return the other servers that may have the logs of a context, its owner first."""
-        if context is None or not self._metadata.shared:
-            return []
-        if not context.state.final:
-            return [context.owner] if context.owner != self._records.server_id else []
-        others = [server.id for server in self._metadata.servers() if server.id != self._records.server_id]
-        return sorted(others, key=lambda server_id: server_id != context.owner)
-
-    def _ask(self, server_id: str, what: str, log: JsonObject, offset: int, limit: int) -> JsonObject:
+    def _ask(self, what: str, log: JsonObject, server_id: str, offset: int, limit: int) -> JsonObject:
         arguments: JsonObject = {**log, "offset": offset, "limit": limit}
         return self._requests.ask(server_id, Action.READ_LOG, arguments, what)
 
@@ -331,7 +345,8 @@ class LogService:
         try:
             data = file.read(arguments["offset"], min(arguments["limit"], REMOTE_CHUNK_SIZE))
             encoded = base64.b64encode(zlib.compress(data, 1)).decode("ascii")
-            return {"file": file.identity, "size": file.size, "data": encoded}
+            head = base64.b64encode(file.head).decode("ascii")
+            return {"file": file.identity, "size": file.size, "head": head, "data": encoded}
         finally:
             file.close()
 

@@ -22,6 +22,8 @@ common: it names the time until which the owner's lease was good when the owner 
 been renewed far beyond that, the owner no longer acts. A request also names ids, never only a name that
 another context may have by then.
 
+Logs are read on a thread of their own: a kill must not wait for a slow disk, or for many who follow logs.
+
 Deliberately not handled: a server that dies while it asks. What it asked for may still happen within that
 time. Requests that nobody removes are deleted after :data:`REQUEST_RETENTION`.
 """
@@ -40,7 +42,7 @@ from jobserver_core.models import json_values
 from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_core.models.servers import ServerRequest
 from jobserver_core.ports import Clock, Ids, MetadataStore
-from jobserver_core.running.notices import Notices, Topic
+from jobserver_core.running.notices import Notices, Topic, Worker
 
 __all__ = ["Action", "Requests"]
 
@@ -92,6 +94,7 @@ class Requests:
         self._unsent: dict[str, str] = {}
         self._cleaned_at: float | None = None
         self._closed = False
+        self._reader = Worker("logs", self._answer_reads)
         notices.on(Topic.REQUESTED, self._answer_all)
         notices.on(Topic.ANSWERED, self._wake)
 
@@ -103,6 +106,7 @@ class Requests:
         """Let those who wait for an answer fail with ServerClosed. Idempotent."""
         self._closed = True
         self._wake(None)
+        self._reader.close()
 
     # -- asking ------------------------------------------------------------------------------------
 
@@ -195,6 +199,9 @@ class Requests:
         elif self._server_id not in server_ids:
             return
         pending = self._metadata.requests_to(self._server_id)
+        if reads := frozenset(request.id for request in pending if _is_read(request)):
+            self._reader.wake(reads)
+            pending = [request for request in pending if request.id not in reads]
         for request_id in self._unsent.keys() - {request.id for request in pending}:
             del self._unsent[request_id]
         for request in pending:
@@ -205,6 +212,14 @@ class Requests:
             self._metadata.answer_request(request.id, self._unsent[request.id])
             del self._unsent[request.id]
             self._notices.send(Topic.ANSWERED, request.id)
+
+    def _answer_reads(self, request_ids: frozenset[str] | None) -> None:
+        """Answer requests to read logs. Raises StorageError; the next look at everything tries again."""
+        for request_id in sorted(request_ids or ()):
+            request = None if self._closed else self._metadata.request(request_id)
+            if request is not None and request.answer is None:
+                self._metadata.answer_request(request_id, self._answer(request))
+                self._notices.send(Topic.ANSWERED, request_id)
 
     def _answer(self, request: ServerRequest) -> str:
         from jobserver_core.models.serialization import unstructure  # noqa: PLC0415 - needs cattrs
@@ -240,6 +255,13 @@ class Requests:
         if self._cleaned_at is None or now - self._cleaned_at > REQUEST_RETENTION.total_seconds():
             self._metadata.delete_requests(created_before=self._clock.now() - REQUEST_RETENTION)
             self._cleaned_at = now
+
+
+def _is_read(request: ServerRequest) -> bool:
+    try:
+        return bool(json_values.loads(request.payload)["action"] == Action.READ_LOG.value)
+    except (ValueError, LookupError, TypeError):  # answering it says what is wrong
+        return False
 
 
 def _read(answer: str) -> JsonObject:

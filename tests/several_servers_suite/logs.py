@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from jobserver_core import ContextNotFound, JobNotFound, LogNotFound, Unavailable
-from jobserver_core.running import requests
-from jobserver_core.running.logs import REMOTE_CHUNK_SIZE
-from serving import a_request, upload
+from conditions import wait_until
+from jobserver_core import ContextNotFound, JobNotFound, JobState, LogNotFound, OnAnotherServer, Unavailable
+from jobserver_core.ports import ContextEnd
+from jobserver_core.running import logs, requests
+from jobserver_core.running.log_files import REMOTE_CHUNK_SIZE
+from serving import WAIT, a_request, upload
 from several_servers import Fleet, Member
 
 
@@ -113,3 +117,125 @@ class LogsOfOthers(Fleet):
         with pytest.raises(Unavailable, match=f"the server of the log of job {job} does not respond"):
             other.server.open_job_log(job).open()
         assert other.server._services.metadata.requests_to(owner.id) == []
+
+    def _moved_job(self) -> tuple[Member, Member, str]:
+        """Return a paused server with the log of a job that runs on another server now."""
+        first, second = self.boot(), self.boot()
+        upload(first.server)
+        first.server.create_context("shared", {"supervise": True})
+        first.ready()
+        job = first.running_job("shared", restartable=True)
+        self._job_log(first, job).write_bytes(b"first run\n")
+        return first, second, job
+
+    def _move(self, first: Member, second: Member, job: str) -> None:
+        self.expire(first.id)
+        second.renew()
+
+        def started() -> bool:
+            second.clock.advance(0.5)
+            return bool(second.launcher.handles)
+
+        wait_until(started, "the new context", WAIT)
+        second.ready()
+        wait_until(lambda: ("submit", job) in second.launcher.handles[0].calls, "the job", WAIT)
+        first.renew()
+
+    def test_the_log_of_a_job_that_runs_elsewhere_now_is_not_that_of_its_earlier_run_here(
+        self, members: list[Member]
+    ) -> None:
+        first, second, job = self._moved_job()
+        self._move(first, second, job)
+        with pytest.raises(LogNotFound):
+            first.server.open_job_log(job).open()
+        self._job_log(second, job).write_bytes(b"second run\n")
+        for member in members:
+            with member.server.open_job_log(job) as log:
+                assert log.read() == b"second run\n"
+        with pytest.raises(OnAnotherServer):
+            first.server.job_log(job)
+
+    def test_a_reader_follows_a_job_to_another_server(
+        self, members: list[Member], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, second, job = self._moved_job()
+        third = self.boot()
+        readers = [member.server.open_job_log(job) for member in (first, third)]
+        for log in readers:
+            assert (log.read(), log.read()) == (b"first run\n", b"")
+        self._move(first, second, job)
+        self._job_log(second, job).write_bytes(b"second run\n")
+        assert readers[0].read() == b""  # it looks for another owner only from time to time
+        monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + logs.SEARCH_INTERVAL)
+        for log in readers:
+            assert (log.read(), log.read()) == (b"second run\n", b"")
+            log.close()
+
+    def test_the_log_of_the_last_run_of_a_job_is_found_after_its_end(self, members: list[Member]) -> None:
+        first, second, job = self._moved_job()
+        self._move(first, second, job)
+        self._job_log(second, job).write_bytes(b"second run\n")
+        second.server.kill_context("shared")
+        second.launcher.listeners[0].context_ended(ContextEnd.KILLED)
+        assert first.server.job(job).state is JobState.ERROR
+        third = self.boot()
+        for member in (first, second, third):
+            with member.server.open_job_log(job) as log:
+                assert log.read() == b"second run\n"
+
+    def test_servers_that_hang_delay_the_search_for_a_log_by_one_timeout_and_rarely(
+        self, members: list[Member], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        owner, other = self.owner_and_other()
+        job = owner.running_job("shared")
+        owner.launcher.listeners[0].context_ended(ContextEnd.FAILED)
+        for hanging in (owner, self.boot(), self.boot()):
+            hanging.server._services.notices.close()
+        asked, deciding = [], threading.Barrier(3)
+        ask = other.server._services.requests.ask
+
+        def ask_together(server_id: str, *rest: object) -> object:
+            asked.append(server_id)
+            deciding.wait(WAIT)  # breaks unless all are asked at once
+            return ask(server_id, *rest)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(other.server._services.requests, "ask", ask_together)
+        monkeypatch.setattr(requests, "ANSWER_TIMEOUT", 0.01)
+        monkeypatch.setattr(requests, "ANSWER_POLL_INTERVAL", 0.01)
+        with other.server.open_job_log(job) as log:
+            for _ in range(3):
+                with pytest.raises(Unavailable, match="does not respond"):
+                    log.read()
+        assert sorted(asked) == sorted(member.id for member in members if member is not other)
+
+    def test_a_server_that_hangs_does_not_delay_a_log_that_another_one_has(
+        self, members: list[Member]
+    ) -> None:
+        owner, other = self.owner_and_other()
+        job = owner.running_job("shared")
+        self._job_log(owner, job).write_bytes(b"text\n")
+        owner.launcher.listeners[0].context_ended(ContextEnd.FAILED)
+        self.boot().server._services.notices.close()
+        with other.server.open_job_log(job) as log:
+            assert log.read() == b"text\n"
+
+    def test_a_kill_does_not_wait_for_a_log_that_is_slow_to_read(self, members: list[Member]) -> None:
+        owner, other = self.owner_and_other()
+        job = owner.running_job("shared")
+        reading, go_on = threading.Event(), threading.Event()
+
+        def read_slowly(_asked: object) -> dict[str, object]:
+            reading.set()
+            assert go_on.wait(WAIT)
+            return {"file": "1", "size": 0, "head": "", "data": ""}
+
+        owner.server._services.requests.on(requests.Action.READ_LOG, read_slowly)
+        reader = threading.Thread(target=other.server.open_job_log(job).open)
+        reader.start()
+        assert reading.wait(WAIT)
+        try:
+            other.server.kill_job(job)
+            assert ("kill_job", job) in owner.launcher.handles[0].calls
+        finally:
+            go_on.set()
+            reader.join(WAIT)

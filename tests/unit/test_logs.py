@@ -1,9 +1,11 @@
-"""Reading the logs of a server that is alone. For those of other servers, see ``several_servers.py``."""
+"""Reading the logs of a server that is alone. For those of other servers, see
+``several_servers_suite/logs.py``."""
 
 from __future__ import annotations
 
 import os
 
+from jobserver_pyspark.host.logs import BoundedLog
 from serving import Scene
 
 
@@ -24,5 +26,21 @@ def test_a_log_that_is_cut_or_replaced_is_read_from_its_new_beginning() -> None:
         assert log.read() == b"three\n"
         path.unlink()
         assert log.read() == b""
+    scene.launcher.close()
+    scene.server.close(0)
+
+
+def test_a_log_that_was_cut_is_read_from_its_new_start_even_if_it_has_grown_again_since() -> None:
+    scene = Scene()
+    job = scene.submit()
+    output = BoundedLog(scene.server._services.data_directory.job_log(job.id), 2048)
+    with scene.server.open_job_log(job.id) as log:
+        output.write(b"start\n")
+        assert log.read() == b"start\n"
+        for number in range(2):
+            for _ in range(40):
+                output.write(b"%d" % number * 99 + b"\n")
+            assert log.read(11).startswith(b"[")
+    output.close()
     scene.launcher.close()
     scene.server.close(0)
