@@ -363,9 +363,12 @@ class BlobNotFound(NotFound):
 
 
 class LogNotFound(NotFound):
-    """A log was never written, or has been removed."""
+    """A log was never written, has been removed, or is on a server that does not run."""
 
-    template = "log of {kind} {id} not found: nothing was written to it, or it was removed"
+    template = (
+        "log of {kind} {id} not found: nothing was written to it, it was removed, or it is on a server that "
+        "does not run"
+    )
     kind: str
     id: str
 

@@ -214,10 +214,15 @@ class LogsOfOthers(Fleet):
         owner, other = self.owner_and_other()
         job = owner.running_job("shared")
         self._job_log(owner, job).write_bytes(b"text\n")
-        owner.launcher.listeners[0].context_ended(ContextEnd.FAILED)
-        self.boot().server._services.notices.close()
+        self.expire(owner.id)
+        other.renew()
+        owner.renew()  # it was only paused
+        hanging = self.boot()
+        hanging.server._services.notices.close()
         with other.server.open_job_log(job) as log:
             assert log.read() == b"text\n"
+        requests_to = other.server._services.metadata.requests_to
+        wait_until(lambda: requests_to(hanging.id), "the request that has no answer yet", WAIT)
 
     def test_a_kill_does_not_wait_for_a_log_that_is_slow_to_read(self, members: list[Member]) -> None:
         owner, other = self.owner_and_other()
