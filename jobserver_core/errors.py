@@ -22,7 +22,7 @@
     │   ├── BinaryNotFound, ContextNotFound, JobNotFound, DataFileNotFound, BlobNotFound, LogNotFound
     ├── Conflict                     not possible in the current state
     │   ├── ContextExists, ContextStopping, BinaryInUse, JobAlreadyFinal
-    │   ├── OnAnotherServer          only the server that has something can do this
+    │   ├── OnAnotherServer          something that only another server can return
     │   ├── IllegalTransition        an event that the state does not allow
     │   ├── StaleState               another writer changed the record first
     │   │   └── StaleOwner           another server took the record over
@@ -421,9 +421,9 @@ class IllegalTransition(Conflict):
 
 
 class OnAnotherServer(Conflict):
-    """Only the server that has something can do this, and the request reached another one.
+    """What the request is about is on another server, and only that one can return it.
 
-    ``server`` is the address of the server that has it.
+    ``server`` is the address of that server.
     """
 
     template = "{kind} {id} is on another server, {server}; send the request there"

@@ -14,7 +14,7 @@ from jobserver_core.binaries.data_files import DataUpload
 from jobserver_core.binaries.uploads import Upload
 from jobserver_core.data_directory import lock_data_dir
 from jobserver_core.events import Event, Subscription
-from jobserver_core.models.arguments import check_job_id, check_kind
+from jobserver_core.models.arguments import check_job_id, check_kind, check_seconds
 from jobserver_core.models.binaries import Binary, BinaryType, DataFile
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import (
@@ -247,11 +247,15 @@ class JobServer:
         The default is the configured ``stop-timeout``. The last 7 seconds of it are for killing contexts that
         have not stopped by then, and for closing the stores; what hangs even then is left behind. Jobs
         that run end as ERROR, jobs that have not begun run under the next server.
+
+        Raises:
+            InvalidRequest: The timeout is not a number of seconds.
         """
+        check_seconds("timeout", timeout)
         if (contexts or self.settings.contexts.on_shutdown) == "detach":
             self._detached = True  # for good: a second call must not end the contexts
         timeout = self.settings.stop_timeout if timeout is None else timeout
-        self._services.close(timeout, detach=self._detached)
+        self._services.close(min(timeout, threading.TIMEOUT_MAX), detach=self._detached)
 
     def __enter__(self: _Server) -> _Server:
         self.start()

@@ -81,7 +81,10 @@ def pipelined(client: Any, commands: Iterable[str]) -> list[str]:
     except (OSError, ValueError, AttributeError) as error:  # the latter two if another thread closed it
         connection.close()
         raise GatewayBroken(f"the connection to the JVM broke: {error}") from error
-    if not all(line.startswith(_RETURN) for line in lines):
+    except BaseException:  # interrupted: the next command must not get an answer to these
+        connection.close()
+        raise
+    if not all(line.startswith(_RETURN) and line.endswith(b"\n") for line in lines):
         connection.close()
         raise GatewayBroken("the JVM has ended")
     client._give_back_connection(connection)

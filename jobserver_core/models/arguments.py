@@ -52,9 +52,13 @@ def check_job_id(value: object) -> None:
 
 def check_seconds(what: str, value: object) -> None:
     """Refuse a duration that is not a number of seconds. None is accepted. Raises InvalidRequest."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+    expected = f"{what} must be a number of seconds, such as 30 or 0.5"
+    try:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+    except OverflowError:  # an integer of hundreds of digits
+        raise InvalidRequest(message=f"{expected}, got one that is too large") from None
     if value is not None and not number:
-        raise InvalidRequest(message=f"{what} must be a number of seconds, such as 30 or 0.5, got {value!r}")
+        raise InvalidRequest(message=f"{expected}, got {value!r}")
 
 
 def check_query_time(what: str, value: object) -> None:
@@ -71,7 +75,7 @@ def check_settings(settings: object) -> None:
     try:
         dumps(settings)
     except (TypeError, ValueError) as error:
-        message = f"must hold JSON values only: {error}"
+        message = f"must hold only JSON values: {error}"
         raise InvalidSetting(key="spark.context-settings", message=message) from error
 
 
@@ -82,7 +86,7 @@ def config_text(config: JsonMapping) -> str:
     try:
         return dumps(config)
     except (TypeError, ValueError) as error:
-        raise InvalidConfig(message=f"a job's configuration holds JSON values only: {error}") from error
+        raise InvalidConfig(message=f"a job's configuration must hold only JSON values: {error}") from error
 
 
 def member(kind: type[E], value: E | str, what: str) -> E:

@@ -47,6 +47,9 @@ _PREFIX = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-~+@]*")
 _EXTENSIONS = r"(?:\.[A-Za-z][A-Za-z0-9]{0,15}){1,2}"
 _CLASS = re.compile(r"[^\W\d]\w*\$?(?:[.$][^\W\d]\w*\$?)*")
 
+_MAX_DATA_FILE = _MAX_NAME - len("-2026-11-29T04_16_29.140+00_00-999")
+"""The most characters of a data file's prefix and ending together: a time and perhaps a number are added."""
+
 DEFAULT_ENDING = ".dat"
 """The end of the name of a data file if there is no other."""
 
@@ -94,11 +97,16 @@ def data_file_name(prefix: str, ending: str | None = None) -> tuple[str, str]:
     _check("data file", prefix, _PREFIX, rule)
     if ending is None:
         prefix, found = split_ending(prefix)
-        return prefix, found or DEFAULT_ENDING
+        ending = found or DEFAULT_ENDING
     rule = (
-        "its ending must be one or two extensions such as .csv.gz, each a letter and up to 15 more or digits"
+        "it must be one or two extensions such as .csv.gz, "
+        "each a letter followed by up to 15 letters or digits"
     )
-    return prefix, _check("data file", ending, re.compile(_EXTENSIONS), rule)
+    _check("ending of a data file", ending, re.compile(_EXTENSIONS), rule)
+    if len(prefix) + len(ending) > _MAX_DATA_FILE:
+        rule = f"it must have at most {_MAX_DATA_FILE} characters, including its ending"
+        raise InvalidName(kind="data file", name=prefix[:32] + "…", rule=rule)
+    return prefix, ending
 
 
 def split_ending(file_name: str) -> tuple[str, str]:

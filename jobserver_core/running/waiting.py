@@ -42,7 +42,8 @@ class Waiter(Generic[T]):
         """
         check_seconds("timeout", timeout)
         try:
-            return self._future.result(timeout)
+            # Python cannot wait longer than TIMEOUT_MAX, which is some centuries.
+            return self._future.result(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
         except FutureTimeout:
             if self._future.done():
                 raise

@@ -409,12 +409,17 @@ BY_JOB_ID: list[Callable[[Any], Any]] = [
         (
             lambda facade: facade.submit(a_request("w.Echo", {"value": {1}})),
             InvalidConfig,
-            "a job's configuration holds JSON values only: Object of type set is not JSON serializable",
+            "a job's configuration must hold only JSON values: Object of type set is not JSON serializable",
         ),
         (
             lambda facade: facade.submit(a_request("w.Echo", max_run_time="30 s")),
             InvalidRequest,
             f"max_run_time {SECONDS} '30 s'",
+        ),
+        (
+            lambda facade: facade.submit(a_request("w.Echo", max_run_time=10**400)),
+            InvalidRequest,
+            f"max_run_time {SECONDS} one that is too large",
         ),
         (
             lambda facade: facade.submit(a_request("w.Echo", context_settings=["a"])),
@@ -451,7 +456,7 @@ BY_JOB_ID: list[Callable[[Any], Any]] = [
         (
             lambda facade: facade.create_context("c", {"a": object()}),
             InvalidSetting,
-            f"{SETTINGS} must hold JSON values only: Object of type object is not JSON serializable",
+            f"{SETTINGS} must hold only JSON values: Object of type object is not JSON serializable",
         ),
         (lambda facade: facade.job(None), InvalidRequest, "a job's ID must be a string, not NoneType"),
         *((call, InvalidRequest, HANDLE) for call in BY_JOB_ID),

@@ -327,7 +327,7 @@ def test_a_caller_that_leaves_frees_its_slot_at_once(world: World) -> None:
     assert world.started(3)[-1] == "http://slow/mine"
     world.fetcher.let_go("http://slow/mine")
     staying.ready.result(WAIT)
-    assert sorted(world.fetcher.cancelled) == ["http://slow/0", "http://slow/1"]
+    wait_until(lambda: sorted(world.fetcher.cancelled) == ["http://slow/0", "http://slow/1"])
 
 
 def test_the_first_failure_ends_the_other_fetches_of_a_class_path(world: World) -> None:

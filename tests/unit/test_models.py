@@ -98,6 +98,20 @@ def test_invalid_data_file_prefixes_are_refused(prefix: str) -> None:
         data_file_name(prefix)
 
 
+@pytest.mark.parametrize("name", [("a" * 217,), ("a" * 210, ".parquet.gz"), (f"{'a' * 217}.csv",)])
+def test_the_longest_data_file_names_fit_into_a_directory(name: tuple[str, ...]) -> None:
+    prefix, ending = data_file_name(*name)
+    assert len(f"{prefix}-2026-11-29T04_16_29.140+00_00-999{ending}") == 255
+    with pytest.raises(InvalidName, match="it must have at most 221 characters, including its ending"):
+        data_file_name("a" + name[0], *name[1:])
+
+
+@pytest.mark.parametrize("ending", ["csv", "", ".a.b.c", ".1", f".{'a' * 17}", 5])
+def test_invalid_endings_of_data_files_are_refused(ending: Any) -> None:
+    with pytest.raises(InvalidName, match="ending of a data file name"):
+        data_file_name("sales", ending)
+
+
 def binary(**changes: Any) -> Binary:
     values: dict[str, Any] = {
         "id": "1",

@@ -299,9 +299,17 @@ def test_a_streamed_result_is_not_kept_in_memory(server: JobServer) -> None:
     assert job.result(0) == b"0,1,2,"
 
 
+def test_the_timeout_of_a_close_must_be_a_number_of_seconds(server: JobServer) -> None:
+    for timeout in ("30 s", float("nan"), 10**400):
+        with pytest.raises(errors.InvalidRequest, match="timeout must be a number of seconds"):
+            server.close(timeout)  # type: ignore[arg-type]
+    server.submit(a_request("w.Echo")).result(WAIT)
+    server.close(float("inf"))
+
+
 def test_a_config_of_values_that_are_not_json_is_refused(server: JobServer) -> None:
     for value in (float("nan"), object(), {1, 2}):
-        with pytest.raises(errors.InvalidConfig, match="JSON values only"):
+        with pytest.raises(errors.InvalidConfig, match="only JSON values"):
             server.submit(a_request("w.Echo", {"value": value}))
 
 

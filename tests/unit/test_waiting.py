@@ -27,6 +27,15 @@ def test_a_wait_that_times_out_names_its_target_and_can_be_repeated() -> None:
     assert promise.waiter.result(0.01) == 1
 
 
+@pytest.mark.parametrize("timeout", [float("inf"), 1e10, 10**300])
+def test_a_wait_may_have_any_timeout(timeout: float) -> None:
+    promise: Promise[int] = Promise("x")
+    timer = threading.Timer(0.01, promise.keep, [1])
+    timer.start()
+    assert promise.waiter.result(timeout) == 1
+    timer.join()
+
+
 def test_a_broken_promise_raises_its_own_error_even_a_timeout() -> None:
     promise: Promise[int] = Promise("x")
     promise.fail(TimeoutError("of the thing itself"))

@@ -41,7 +41,9 @@ class Gateway:
         self.failing: set[str] = set()
         self.alone: list[str] = []
         self.released: list[str] = []
-        self._connection = SimpleNamespace(socket=ours, stream=ours.makefile("rb"), close=ours.close)
+        self._connection = SimpleNamespace(
+            socket=ours, stream=ours.makefile("rb"), close=lambda: ours.shutdown(socket.SHUT_RDWR)
+        )
         self._thread = threading.Thread(target=self._serve, args=(theirs,))
         self._thread.start()
 
@@ -144,6 +146,33 @@ def test_a_gateway_server_whose_start_fails_is_shut_down(gateway: Callable[[], G
     with pytest.raises(Py4JJavaError):
         driver._start_gateway_server("tag")
     assert jvm.alone == ["c\no3\nshutdown\ne\n"]
+
+
+def test_an_answer_that_is_cut_off_is_an_error() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ours.makefile("rb") as stream:
+        connection = SimpleNamespace(socket=ours, stream=stream, close=ours.close)
+        theirs.sendall(b"!yro0\n!yr")
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(GatewayBroken):
+            pipelined(SimpleNamespace(_get_connection=lambda: connection), [CONTEXT, CONF])
+
+
+def test_a_command_after_an_interrupted_one_does_not_get_its_answer(gateway: Callable[[], Gateway]) -> None:
+    class Interrupted(BaseException):
+        pass
+
+    class Interrupting:
+        def readline(self) -> bytes:
+            raise Interrupted
+
+    jvm = gateway()
+    stream, jvm._connection.stream = jvm._connection.stream, Interrupting()
+    with pytest.raises(Interrupted):
+        pipelined(jvm, [CONTEXT])
+    jvm._connection.stream = stream
+    with pytest.raises(GatewayBroken):
+        pipelined(jvm, [OTHER])
 
 
 def test_the_second_process_waits_only_for_the_commands_that_differ(gateway: Callable[[], Gateway]) -> None:
