@@ -12,7 +12,7 @@ from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.lookups import explained
 from jobserver_cli.options import config_text
 from jobserver_cli.parameters import command
-from jobserver_cli.reports import ContextReport, error_text, time_shown
+from jobserver_cli.reports import ContextReport, error_text, load_shown, settings_shown, time_shown
 from jobserver_cli.terminal import Terminal
 
 PANEL = "Contexts"
@@ -95,8 +95,10 @@ def show(client: Client, terminal: Terminal, name: ContextName) -> None:
             "Ended": time_shown(ended) if ended != "Empty" else None,
             "Application": report.get("applicationId"),
             "Spark UI": report.get("url"),
+            "Load": load_shown(report),
             "Restarts": report.get("restarts"),
             "Error": error_text(report["error"]) if report.get("error") else None,
+            "Settings": settings_shown(report),
         }
     )
 

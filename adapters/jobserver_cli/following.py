@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 from jobserver_cli.client import Client, segment, translated
 from jobserver_cli.exits import CommandFailed, ExitCode
@@ -14,6 +14,7 @@ from jobserver_cli.reports import JobReport, progress_shown, state_shown
 from jobserver_cli.terminal import Terminal
 
 if TYPE_CHECKING:
+    from jobserver_client.synchronous import StreamedResponse
     from jobserver_core.models.jobs import Job
 
 __all__ = [
@@ -23,12 +24,18 @@ __all__ = [
     "naming_job_in_errors",
     "show_again",
     "log_lines",
+    "opened_log",
     "wait_for_end",
+    "while_taken_over",
 ]
+
+T = TypeVar("T")
 
 FINAL = ("FINISHED", "ERROR", "KILLED")
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 """Seconds between two lists of ``--watch``: the shorter one when jobs change all the time."""
+TAKEOVER_TIMEOUT = 60.0
+"""For how many seconds a command that follows tries again while another server takes over what it follows."""
 LOG_TIMEOUT = 10.0
 """How many seconds to wait for the rest of the log after a job has ended."""
 
@@ -45,7 +52,7 @@ def wait_for_end(
     """
     terminal.interrupt_note = interrupt_note(job_id)
     with naming_job_in_errors(job_id), terminal.status(f"waiting for job {job_id}"):
-        _await_end(client, job_id, timeout)
+        while_taken_over(lambda: _await_end(client, job_id, timeout))
         report: JobReport = client.get(f"/jobs/{segment(job_id)}", result="false")
     terminal.interrupt_note = None
     return report
@@ -91,9 +98,37 @@ def naming_job_in_errors(job_id: str) -> Iterator[None]:
         raise CommandFailed(error.message, error.code, advice, reason=error.reason) from None
 
 
+def while_taken_over(call: Callable[[], T]) -> T:
+    """Return what a call returns; call again while the server is not available yet, for up to a minute.
+
+    So it is in the seconds after the death of a server, until another one has taken over its contexts.
+
+    Raises:
+        CommandFailed: The last call failed, or one for another reason.
+    """
+    deadline = time.monotonic() + TAKEOVER_TIMEOUT
+    while True:
+        try:
+            return call()
+        except CommandFailed as error:
+            if error.reason != "unavailable" or time.monotonic() >= deadline:
+                raise
+        time.sleep(SHORTEST_PAUSE)
+
+
+@contextmanager
+def opened_log(client: Client, path: str, *, follow: bool) -> Iterator[StreamedResponse]:
+    """Open a log. With ``follow``, it ends when the job or context has ended."""
+    with ExitStack() as stack:
+        if follow:
+            yield while_taken_over(lambda: stack.enter_context(client.stream(path, follow="true")))
+        else:
+            yield stack.enter_context(client.stream(path))
+
+
 def log_lines(client: Client, path: str, *, follow: bool) -> Iterator[str]:
     """Yield the lines of a log. With ``follow``, yield new lines until the job or context has ended."""
-    with client.stream(path, follow="true" if follow else None) as response:
+    with opened_log(client, path, follow=follow) as response:
         yield from response.iter_lines()
 
 
@@ -121,7 +156,7 @@ def follow_job(client: Client, job_id: str, terminal: Terminal) -> JobReport:
     terminal.interrupt_note = interrupt_note(job_id)
     with naming_job_in_errors(job_id), terminal.status("submitted") as show, _showing(client, job_id, show):
         log.start()
-        _await_end(client, job_id)
+        while_taken_over(lambda: _await_end(client, job_id))
         report: JobReport = client.get(f"/jobs/{segment(job_id)}", result="false")
         show(_shown(report))
         log.join(LOG_TIMEOUT)

@@ -14,10 +14,11 @@ from typer.core import TyperGroup
 from jobserver_cli.client import Client, segment
 from jobserver_cli.completion import job_ids
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.following import FINAL, show_again, wait_for_end
+from jobserver_cli.following import FINAL, opened_log, show_again, wait_for_end, while_taken_over
 from jobserver_cli.lookups import LAST, explained, resolved_job
 from jobserver_cli.parameters import JOB_HELP, JobId, command, context_option
 from jobserver_cli.reports import (
+    CONTEXT_TERMINATED,
     JobReport,
     class_shown,
     duration_shown,
@@ -179,7 +180,8 @@ def job(
         if config:
             terminal.json(client.get(f"/jobs/{segment(job_id)}/config"))
         elif follow:
-            client.get(f"/jobs/{segment(job_id)}", result="false")  # fails at once for an unknown job
+            # Fails at once for an unknown job.
+            while_taken_over(lambda: client.get(f"/jobs/{segment(job_id)}", result="false"))
             follow_to_result(client, terminal, job_id)
         elif terminal.as_json:
             copy_report(client, terminal, job_id)
@@ -198,14 +200,21 @@ def _show(client: Client, terminal: Terminal, job_id: str) -> None:
             "Context": report.get("context"),
             "Started": time_shown(report.get("startTime")),
             "Took": duration_shown(report.get("duration")) or None,
+            "Restarts": report.get("restarts") or None,
             "Progress": progress_shown(report) if report.get("status") not in FINAL else None,
             "Error": error_text(report.get("result")) if unsuccessful else None,
         }
     )
     if report.get("status") == "FINISHED":
         print_result(client, terminal, job_id, brief=True)
-    elif unsuccessful and isinstance(error := report.get("result"), dict) and error.get("stack"):
-        terminal.line(f"\n{error['stack']}")
+    elif unsuccessful and _has_stack(report.get("result")):
+        terminal.line(f"\n{report['result']['stack']}")
+
+
+def _has_stack(error: object) -> bool:
+    if not isinstance(error, dict) or error.get("errorClass") == CONTEXT_TERMINATED:
+        return False  # what stands for the stack of that error is shown with its message
+    return bool(error.get("stack"))
 
 
 def result(
@@ -305,8 +314,7 @@ def logs(
         path = f"/jobs/{segment(job_id)}/logs"
     else:
         path = f"/contexts/{segment(context or '')}/logs"
-    wanted = "true" if follow else None
-    with explained(client, job=job_id, context=context), client.stream(path, follow=wanted) as response:
+    with explained(client, job=job_id, context=context), opened_log(client, path, follow=follow) as response:
         if terminal.as_json:
             for line in response.iter_lines():
                 terminal.json(line)

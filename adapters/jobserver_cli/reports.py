@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, TypedDict
@@ -11,6 +12,8 @@ FRAMES = 3
 """How many stack frames are shown with an error."""
 _LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3.", "<frozen ")
 """Path fragments of installed libraries, as opposed to the job's own code."""
+CONTEXT_TERMINATED = "ContextTerminated"
+"""The class of the error of a job whose context has ended. Its stack is the reason in words."""
 MESSAGE_LINES = 12
 """How many lines of an error message are shown. Messages from the JVM can contain a whole stack trace."""
 
@@ -27,6 +30,7 @@ class JobReport(TypedDict, total=False):
     contextId: str
     waiting: bool
     killRequested: bool
+    restarts: int
     progress: Mapping[str, int] | None
     result: Any
 
@@ -44,6 +48,8 @@ class ContextReport(TypedDict, total=False):
     url: str
     error: Any
     restarts: int
+    load: Mapping[str, int]
+    settings: Mapping[str, Any]
 
 
 def time_shown(text: object, now: datetime | None = None) -> str:
@@ -87,12 +93,31 @@ def state_shown(report: JobReport) -> str:
 
 
 def progress_shown(report: JobReport) -> str | None:
-    """Format a job's progress, or return None if it is unknown."""
+    """Format a job's progress, or return None if it is unknown, or has no stage yet."""
     progress = report.get("progress")
-    if not isinstance(progress, Mapping):
+    if not isinstance(progress, Mapping) or not (progress.get("stagesTotal") or progress.get("tasksTotal")):
         return None
     stages = f"stage {progress.get('stagesDone', 0)}/{progress.get('stagesTotal', 0)}"
     return f"{stages}, task {progress.get('tasksDone', 0)}/{progress.get('tasksTotal', 0)}"
+
+
+def load_shown(report: ContextReport) -> str | None:
+    """Format how many slots of a context are taken, or return None if the server does not know it."""
+    load = report.get("load")
+    if not isinstance(load, Mapping):
+        return None
+    taken = f"{load.get('running', 0)} of {load.get('slots', 0)} slots in use"
+    return f"{taken}, {waiting} waiting" if (waiting := load.get("waiting")) else taken
+
+
+def settings_shown(report: ContextReport) -> str | None:
+    """Format the settings of a context, one a line, or return None if there are none."""
+    settings = report.get("settings") or {}
+    lines = [
+        f"{key} = {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        for key, value in sorted(settings.items())
+    ]
+    return "\n".join(lines) or None
 
 
 def error_text(result: object) -> str:
@@ -100,6 +125,8 @@ def error_text(result: object) -> str:
     if not isinstance(result, Mapping):
         return str(result)
     kind, message = result.get("errorClass"), result.get("message", "unknown reason")
+    if kind == CONTEXT_TERMINATED and (reason := result.get("stack")):
+        message = f"{message}: {reason}"
     lines = str(message).splitlines() or [""]
     if len(lines) > MESSAGE_LINES:
         lines = [*lines[:MESSAGE_LINES], "…"]

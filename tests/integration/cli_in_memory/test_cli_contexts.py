@@ -105,10 +105,17 @@ def test_a_setting_that_is_not_a_pair_is_refused_before_any_request(
     assert "--set takes KEY=VALUE" in done.err
 
 
+def test_show_prints_the_load_and_the_settings(client: CommandLine) -> None:
+    client("context", "create", "etl", "-s", "num-cpu-cores=2")
+    lines = client("context", "show", "etl").out.splitlines()
+    assert [line.split(None, 1)[1] for line in lines if line.startswith("Load")] == ["0 of 8 slots in use"]
+    assert any(line.split()[-3:] == ["num-cpu-cores", "=", "2"] for line in lines)
+
+
 def test_show_reports_that_a_context_has_ended_and_why(client: CommandLine) -> None:
     client("context", "create", "etl", "-s", "inline.fail=no JVM")
     shown = client("context", "show", "etl").out
-    assert "State    ERROR" in shown
+    assert ["State", "ERROR"] in [line.split() for line in shown.splitlines()]
     assert "no JVM" in shown
     assert client("context", "show", "etl", "--json").json["name"] == "etl"
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from command_line import HOSTILE, CommandLine, wheel
 from conditions import wait_until
 from jobserver_core import BinaryType, JobServer, JobState
+from loopback import Loopback
 
 COUNT = ("words.Count", "--cp", "words", "-c", "warm", "-d", "input.string = a b c a b see")
 ANSWER = {"a": 2, "b": 2, "c": 1, "see": 1}
@@ -322,3 +325,36 @@ def test_job_output_on_stderr_cannot_control_the_terminal(client: CommandLine) -
     assert HOSTILE not in done.err
     assert "\x1b" not in done.err
     assert "plain" in done.err
+
+
+REPORT = {
+    "jobId": "a" * 32,
+    "status": "ERROR",
+    "context": "warm",
+    "restarts": 2,
+    "result": {"errorClass": "ContextTerminated", "message": "terminated", "stack": "out of memory"},
+}
+
+
+def test_a_job_is_shown_with_its_restarts_and_why_its_context_has_ended(jobserver: CommandLine) -> None:
+    answer = json.dumps(REPORT).encode()
+    with Loopback(lambda handler: handler.say(200, answer)) as web:
+        shown = jobserver("job", REPORT["jobId"], "--server", web.url("")).out
+    lines = [line.split(None, 1) for line in shown.splitlines()]
+    assert ["Restarts", "2"] in lines
+    assert ["Error", "ContextTerminated: terminated: out of memory"] in lines
+    assert shown.count("out of memory") == 1
+
+
+def test_a_log_is_followed_while_another_server_takes_over(jobserver: CommandLine) -> None:
+    refused = b'{"status": "ERROR", "result": "is being taken over; try again", "code": "unavailable"}'
+    with Loopback(lambda handler: handler.say(503, refused)) as web:
+        assert jobserver("logs", "a" * 32, "--server", web.url("")).code == 4  # without --follow, at once
+
+        def log(handler: Any) -> None:
+            followed = len([call for call in web.calls if "follow=true" in call.path])
+            handler.say(200, b"a line\n") if followed > 2 else handler.say(503, refused)
+
+        web.behave = log
+        done = jobserver("logs", "a" * 32, "--follow", "--server", web.url(""))
+    assert (done.code, done.out) == (0, "a line\n"), done.err

@@ -180,6 +180,7 @@ def test_progress_is_shown_when_some_is_known() -> None:
     progress = {"stagesDone": 1, "stagesTotal": 2, "tasksDone": 3, "tasksTotal": 4}
     assert progress_shown({"progress": progress}) == "stage 1/2, task 3/4"
     assert progress_shown({}) is None
+    assert progress_shown({"progress": dict.fromkeys(progress, 0)}) is None
 
 
 @pytest.mark.parametrize(
@@ -188,6 +189,10 @@ def test_progress_is_shown_when_some_is_known() -> None:
         ({"errorClass": "ValueError", "message": "no", "stack": ""}, "ValueError: no"),
         ({"message": "killed"}, "killed"),
         ("text", "text"),
+        (
+            {"errorClass": "ContextTerminated", "message": "terminated", "stack": "out of memory"},
+            "ContextTerminated: terminated: out of memory",
+        ),
     ],
 )
 def test_an_error_is_shown_with_its_class(result: object, shown: str) -> None:
