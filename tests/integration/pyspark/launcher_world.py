@@ -13,6 +13,7 @@ from uuid import uuid4
 import attrs
 
 from jobserver_core.models.binaries import BinaryType
+from jobserver_core.models.jobs import JobProgress
 from jobserver_core.ports import ContextHandle, ContextSpec, JobCode, JobOutcome, JobSpec
 from jobserver_core.testing.launcher import RecordingListener
 from jobserver_pyspark import PySparkLauncher
@@ -97,6 +98,20 @@ class Context:
 
     def run(self, name: str, config: Any = None, *, code: JobCode | None = None) -> Result:
         return self.end_of(self.submit(name, config, code=code))
+
+    def progress_of_stages(self) -> list[JobProgress]:
+        """Run a job of two stages until it was seen in the middle, and return the progress of that job.
+
+        The host asks Spark once a second. On a busy machine, its first question, for which the JVM loads
+        classes, can take as long as the job.
+        """
+        for _ in range(5):
+            job = self.run("work.Stages")
+            assert job.value == 6
+            progress = self.listener.progress[job.id]
+            if any(0 < each.tasks_done < each.tasks_total for each in progress):
+                return progress
+        raise AssertionError("no job was seen in the middle")
 
     def running(self, name: str, config: Any = None) -> JobSpec:
         job = self.submit(name, config)

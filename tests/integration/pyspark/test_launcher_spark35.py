@@ -82,9 +82,7 @@ def test_crashes_and_failures_are_reported_on_spark_3_5(on_35: Context) -> None:
 def test_objects_and_progress_on_spark_3_5(on_35: Context) -> None:
     assert on_35.run("results.Share").value == ["frame", "rdd"]
     assert on_35.run("results.UseShared").value["frame"] == 5
-    job = on_35.submit("work.Stages")
-    assert on_35.end_of(job).value == 6
-    assert any(0 < p.tasks_done < p.tasks_total for p in on_35.listener.progress[job.id])
+    assert on_35.progress_of_stages()
 
 
 # -- JVM jobs --------------------------------------------------------------------------------------

@@ -56,9 +56,8 @@ def test_a_job_survives_the_loss_of_its_executor(yarn: YarnCluster, on_yarn: Con
 
 
 def test_a_job_survives_the_loss_of_a_node(yarn: YarnCluster, start: Start, tmp_path: Path) -> None:
-    context = start(yarn.settings() | {"memory-per-node": "4g"})
-    node = yarn.start_node()  # only this one has room for such an executor
-    context.wait_ready(200.0)
+    node = yarn.start_node()  # only this one has room for such an executor, which YARN refuses without
+    context = start(yarn.settings() | {"memory-per-node": "4g"}).wait_ready(200.0)
 
     def lose() -> None:
         yarn.lose_node(node)
