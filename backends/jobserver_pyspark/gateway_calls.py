@@ -7,6 +7,7 @@ not depend on each other's answers can be sent together.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable
 from typing import Any
 
@@ -77,7 +78,7 @@ def pipelined(client: Any, commands: Iterable[str]) -> list[str]:
     connection = client._get_connection()
     try:
         connection.socket.sendall(data)
-        lines = [connection.stream.readline() for _ in sent]
+        lines = [_next_line(connection) for _ in sent]
     except (OSError, ValueError, AttributeError) as error:  # the latter two if another thread closed it
         connection.close()
         raise GatewayBroken(f"the connection to the JVM broke: {error}") from error
@@ -89,3 +90,16 @@ def pipelined(client: Any, commands: Iterable[str]) -> list[str]:
         raise GatewayBroken("the JVM has ended")
     client._give_back_connection(connection)
     return [line[1:-1].decode() for line in lines]
+
+
+def _next_line(connection: Any) -> bytes:
+    """Read an answer, and have the kernel acknowledge it at once.
+
+    The JVM writes each answer by itself, and by Nagle's algorithm its kernel holds the next one back until
+    the last one is acknowledged. The kernel here delays that by 40 ms as long as nothing is sent. The option
+    lasts only for a while, so it is set before each line.
+    """
+    if connection.socket.family != socket.AF_UNIX:
+        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+    line: bytes = connection.stream.readline()
+    return line
