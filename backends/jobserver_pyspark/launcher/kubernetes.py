@@ -11,7 +11,7 @@ one or the next one on the data directory, deletes the objects with this label.
 
 Some settings name a file of the server's machine that the driver sends to the cluster: a template of pods, a
 token. A context may name only files that the server's own configuration names for the same setting. This
-prevents mistakes and casual reads, and is no protection from an attacker: whoever may create contexts can
+prevents mistakes and casual reads, and is no protection from an attacker: users who may create contexts can
 reach the server's files in other ways, such as ``spark.files``, because that permission amounts to running
 code as the server's user. A context brings its own template as a string, which is stored in its directory.
 """
